@@ -1,0 +1,3 @@
+//! The command line: the whole product from a terminal.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The node's logic: the durable copy, plans, one driver per instance, status.

@@ -1,0 +1,3 @@
+//! The node's daemon.
+
+fn main() {}

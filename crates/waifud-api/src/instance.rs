@@ -1,0 +1,122 @@
+//! Instances on the wire.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use waifud_types::spec::{InstanceSpec, PlacementSpec, RestartPolicy};
+use waifud_types::status::InstanceStatus;
+use waifud_types::{ByteSize, Generation, InstanceId, MacAddr, Name, Secret, Timestamp};
+
+/// An instance, as `list` and `show` print it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name, unique among living instances.
+    pub name: Name,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Counts changes of the spec; the `ETag`.
+    pub generation: Generation,
+    /// When it was created.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+    /// What people want.
+    pub spec: InstanceSpec,
+    /// What is.
+    pub status: InstanceStatus,
+}
+
+/// `POST /v1/instances`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateInstance {
+    /// A name is made up when there is none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The template's name.
+    pub template: String,
+    /// 1 by default.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// 1 GiB by default.
+    #[serde(default)]
+    pub memory_bytes: Option<ByteSize>,
+    /// The root disk's size; the template's own or 10 GiB, whichever is larger, by default.
+    #[serde(default)]
+    pub disk_bytes: Option<ByteSize>,
+    /// The pool of the root disk; `main` by default.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// cloud-init's user-data, as text: `#cloud-config` YAML, a script, or MIME.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub user_data: Option<Secret<String>>,
+    /// Public SSH keys in OpenSSH's one-line form.
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+    /// Whether it should be started; true by default.
+    #[serde(default)]
+    pub run: Option<bool>,
+    /// What happens when it stops by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// Higher starts earlier.
+    #[serde(default)]
+    pub priority: i32,
+    /// Whether delete is refused.
+    #[serde(default)]
+    pub protected: bool,
+    /// A fixed MAC address for the first nic; one is chosen by default.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// Wishes about the node.
+    #[serde(default)]
+    pub placement: PlacementSpec,
+}
+
+/// `PATCH /v1/instances/{name}`: what is absent stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateInstance {
+    /// Start or stop it.
+    #[serde(default)]
+    pub run: Option<bool>,
+    /// Protect it from deletion, or no longer.
+    #[serde(default)]
+    pub protected: Option<bool>,
+    /// New user-data; the next boot reads it, without a re-run of what is done once per instance.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub user_data: Option<Secret<String>>,
+}
+
+/// `GET /v1/instances/{name}/why`: the story of one instance, from its events and its status.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// The instance as it is.
+    pub instance: Instance,
+    /// One sentence: what it is and what it waits for.
+    pub summary: String,
+    /// How its node was chosen, or why none could be.
+    pub placement: Vec<PlacementVerdict>,
+    /// Its events, oldest first, at most 100.
+    pub timeline: Vec<waifud_types::event::Event>,
+    /// What to do next; null when all is well.
+    pub hint: Option<String>,
+}
+
+/// One node's part in a choice.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PlacementVerdict {
+    /// The node's name.
+    pub node: Name,
+    /// 0 to 1, higher is better; null when it could not take the instance.
+    pub score: Option<f64>,
+    /// In words: free room, or what is missing.
+    pub reason: String,
+}

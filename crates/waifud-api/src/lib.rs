@@ -1,0 +1,18 @@
+//! The contract on the wire: requests, answers, problems, and the typed client.
+//!
+//! Shapes that are also the domain's own (specs, states, events, templates) live in `waifud-types`; here is what
+//! only the wire knows. Paths are under `/v1`; `docs/reference/openapi.json` is generated from the server.
+
+pub mod agent;
+pub mod instance;
+pub mod metadatad;
+pub mod node;
+pub mod page;
+pub mod problem;
+pub mod template;
+
+pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
+pub use node::Node;
+pub use page::Page;
+pub use problem::Problem;
+pub use template::{CreateTemplate, Image};

@@ -1,0 +1,53 @@
+//! Nodes on the wire.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use waifud_types::node::{HypervisorFacts, NodeState, PoolFacts, Resources};
+use waifud_types::status::Condition;
+use waifud_types::{Name, NodeId, Timestamp};
+
+/// A node, as `node list` and `node show` print it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// Its state.
+    pub state: NodeState,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// `x86_64` or `aarch64`; null before its agent has said so.
+    pub arch: Option<String>,
+    /// As the kernel names it.
+    pub cpu_model: Option<String>,
+    /// What runs guests there, and how that was found out.
+    pub hypervisor: Option<HypervisorFacts>,
+    /// The version of its agent.
+    pub agent_version: Option<String>,
+    /// What it has.
+    pub capacity: Resources,
+    /// What is promised to instances.
+    pub promised: Resources,
+    /// What is in use.
+    pub used: Resources,
+    /// The guests' subnets on it.
+    #[schema(value_type = Vec<String>)]
+    pub subnets: Vec<Ipv4Net>,
+    /// Bridges that it has.
+    pub bridges: Vec<String>,
+    /// Its pools.
+    pub pools: Vec<PoolFacts>,
+    /// When it last reported; null before it ever did.
+    #[schema(value_type = Option<String>)]
+    pub last_contact: Option<Timestamp>,
+    /// How far its clock is ahead of waifud's, in seconds.
+    pub clock_skew_s: Option<f64>,
+    /// Conditions that it reported.
+    pub conditions: Vec<Condition>,
+    /// What is on it and in nobody's list.
+    pub unclaimed: Vec<crate::agent::Unclaimed>,
+}

@@ -1,0 +1,1 @@
+//! The control server's logic: requests, placement, events, templates, the agents' watch.

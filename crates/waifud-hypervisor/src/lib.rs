@@ -1,0 +1,250 @@
+//! The hypervisor seam: the trait, libvirt behind it, and a fake.
+//!
+//! "Domain" is libvirt's word for a running machine and appears only here; above this crate it is an instance.
+//! Every verb is an *ensure*: calling it again when the work is done changes nothing and succeeds.
+
+pub mod conformance;
+pub mod fake;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use waifud_types::node::{HypervisorFacts, Resources};
+use waifud_types::status::HypervisorKind;
+use waifud_types::template::{Datasource, Firmware};
+use waifud_types::{ByteSize, Epoch, InstanceId, MacAddr, Name, TapName};
+
+/// What a machine needs to be defined. Two equal specs make the same domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainSpec {
+    /// The instance; becomes the domain's own UUID, so that a domain is found by it.
+    pub id: InstanceId,
+    /// The instance's name; becomes the domain's name, so that `virsh list` can be read.
+    pub name: Name,
+    /// Which copy of the instance; kept in the domain's metadata.
+    pub epoch: Epoch,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: ByteSize,
+    /// KVM or emulation, as the probe found.
+    pub kind: HypervisorKind,
+    /// What starts the boot loader.
+    pub firmware: Firmware,
+    /// How the guest finds its documents; decides the SMBIOS strings.
+    pub datasource: Datasource,
+    /// Disks in order; the first is booted.
+    pub disks: Vec<DomainDisk>,
+    /// Nics in order.
+    pub nics: Vec<DomainNic>,
+    /// Where the serial console is logged to.
+    pub console_log: PathBuf,
+    /// The VNC server's unix socket.
+    pub vnc_socket: PathBuf,
+}
+
+/// A disk of a domain: a qcow2 file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainDisk {
+    /// The disk's name in the spec, such as `root`.
+    pub name: Name,
+    /// The volume's file.
+    pub path: PathBuf,
+}
+
+/// A nic of a domain: an isolated port of a bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainNic {
+    /// The port's name on the node; ours, so that rules exist before the port does.
+    pub tap: TapName,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// The bridge that the port joins.
+    pub bridge: String,
+    /// MTU told to the guest; null leaves 1500.
+    pub mtu: Option<u16>,
+}
+
+/// What a domain is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainState {
+    /// It runs.
+    Running,
+    /// Halted: by a user, a full disk (`io_error`), or for another reason.
+    Paused {
+        /// Whether an input/output error (a full disk) halted it.
+        io_error: bool,
+    },
+    /// It was asked to shut down and has not yet.
+    ShuttingDown,
+    /// Off, and why.
+    Off(OffReason),
+    /// It crashed and libvirt kept what is left.
+    Crashed,
+}
+
+/// Why a domain is off, as far as the hypervisor remembers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffReason {
+    /// Never started since it was defined, or nothing is remembered.
+    Unknown,
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// Somebody destroyed it.
+    Destroyed,
+    /// The guest or QEMU crashed.
+    Crashed,
+    /// It could not be started.
+    StartFailed,
+}
+
+/// One domain of ours, as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObservedDomain {
+    /// The instance, from the domain's UUID.
+    pub id: InstanceId,
+    /// The domain's name.
+    pub name: String,
+    /// Which copy, from the domain's metadata; null in a domain that somebody else defined under our id.
+    pub epoch: Option<Epoch>,
+    /// What it is doing.
+    pub state: DomainState,
+    /// KVM or emulation.
+    pub kind: HypervisorKind,
+    /// A digest over the `DomainSpec` it was defined from, from the domain's metadata; null when absent.
+    pub spec_digest: Option<String>,
+}
+
+/// Something happened to a domain of ours. Only a hint to look again: events may be lost, never invented.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainEvent {
+    /// The instance.
+    pub id: InstanceId,
+    /// What happened.
+    pub kind: DomainEventKind,
+}
+
+/// Kinds of events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainEventKind {
+    /// It was started or resumed.
+    Started,
+    /// It was halted.
+    Paused,
+    /// It went off, and why.
+    Stopped(OffReason),
+    /// It was defined or undefined.
+    Changed,
+    /// Its guest agent connected or left.
+    AgentChanged,
+    /// The connection to the hypervisor was lost or made anew: look at everything again.
+    Resync,
+}
+
+/// What went wrong. Messages are fit for users; causes are in `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// libvirtd is not running or refuses the connection.
+    #[error(
+        "libvirt can't be reached at {uri}: {message}; is libvirtd running, and may this user connect?"
+    )]
+    Unreachable {
+        /// The connection's URI.
+        uri: String,
+        /// libvirt's words.
+        message: String,
+    },
+    /// No such domain.
+    #[error("there is no domain for instance {0}")]
+    NotFound(InstanceId),
+    /// The guest agent does not answer (yet).
+    #[error("the guest agent of {0} does not answer")]
+    AgentSilent(InstanceId),
+    /// The machine could not be started.
+    #[error("{name} could not be started: {message}")]
+    StartFailed {
+        /// The domain's name.
+        name: String,
+        /// libvirt's words.
+        message: String,
+    },
+    /// An outside call took too long.
+    #[error("libvirt did not answer {what} within {after:?}")]
+    TimedOut {
+        /// The call.
+        what: &'static str,
+        /// The limit.
+        after: Duration,
+    },
+    /// Another domain has the name or the UUID.
+    #[error("a domain named {name} exists that is not waifud's; rename or undefine it")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Anything else that the hypervisor said.
+    #[error("libvirt failed at {what}: {message}")]
+    Other {
+        /// The call.
+        what: &'static str,
+        /// libvirt's words.
+        message: String,
+    },
+}
+
+/// What the hypervisor of this node is and has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostFacts {
+    /// KVM or emulation, and what the probe saw.
+    pub hypervisor: HypervisorFacts,
+    /// CPUs and memory of the host.
+    pub capacity: Resources,
+    /// `x86_64` or `aarch64`.
+    pub arch: String,
+    /// As the kernel names it.
+    pub cpu_model: String,
+}
+
+/// Runs machines. Implementations are cheap to clone behind an `Arc` and safe to call from many tasks.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// What this host can do. The first call probes KVM by running something; the answer is remembered.
+    async fn host(&self) -> Result<HostFacts, HypervisorError>;
+
+    /// Every domain of ours (those that carry our metadata), running or not.
+    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError>;
+
+    /// One domain; `None` when there is none under that id.
+    async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError>;
+
+    /// Defines the domain, or redefines it when its spec differs; a running one keeps running and takes what it can
+    /// at its next start. Devices that somebody added by hand are kept.
+    async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError>;
+
+    /// Starts it unless it runs. A paused one is resumed.
+    async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Asks the guest to shut down (agent first, ACPI otherwise) and returns at once.
+    async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Pulls the plug; done when it is off. Succeeds when it was off or absent.
+    async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Pulls the plug if need be and undefines it. Succeeds when it is absent. Volumes are not touched.
+    async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Sends one JSON command to the guest agent and returns its `return` value. Text in it comes from the guest.
+    async fn agent_command(
+        &self,
+        id: InstanceId,
+        command: serde_json::Value,
+        timeout: Duration,
+    ) -> Result<serde_json::Value, HypervisorError>;
+
+    /// Events from now on.
+    fn events(&self) -> broadcast::Receiver<DomainEvent>;
+}

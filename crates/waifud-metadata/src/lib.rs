@@ -1,0 +1,1 @@
+//! The metadata service: who asks, which document, and how much of it at once.

@@ -1,0 +1,3 @@
+//! The daemon that faces guests.
+
+fn main() {}

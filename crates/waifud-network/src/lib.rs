@@ -1,0 +1,140 @@
+//! The guests' network: bridge, leases and DHCP, firewall, and a fake.
+//!
+//! One verb carries it: [`GuestNetwork::ensure`] takes everything that should be and makes it so, at once for what is
+//! seen from outside (rules are replaced in one transaction, before a port that needs them exists). Calling it again
+//! repairs what somebody else changed.
+
+pub mod conformance;
+pub mod fake;
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use ipnet::{IpNet, Ipv4Net};
+use tokio::sync::broadcast;
+use waifud_types::{InstanceId, MacAddr, Name, TapName};
+
+/// Everything that should be on this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkState {
+    /// The bridge of the `default` network, such as `waifu0`.
+    pub bridge: String,
+    /// The guests' subnet.
+    pub subnet: Ipv4Net,
+    /// The gateway's address, with the subnet's prefix on the bridge.
+    pub gateway: Ipv4Addr,
+    /// The gateway's MAC address, the same on all nodes.
+    pub gateway_mac: MacAddr,
+    /// The interface that leads to metadatad; packets of guests to 169.254.169.254 are routed to it, nobody else's.
+    pub metadata_interface: String,
+    /// MTU of guests' nics.
+    pub mtu: u16,
+    /// The DNS domain of guests, such as `waifu.internal`.
+    pub domain: String,
+    /// Ports of guests, whether their taps exist yet or not.
+    pub ports: Vec<Port>,
+}
+
+/// One guest's port: the only MAC and addresses that may speak there, and its lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The instance's name: its host name in DHCP and DNS.
+    pub name: Name,
+    /// The tap.
+    pub tap: TapName,
+    /// The only source MAC address.
+    pub mac: MacAddr,
+    /// Its lease and only source address.
+    pub address: Ipv4Addr,
+    /// Further source addresses.
+    pub allow_addresses: Vec<IpNet>,
+}
+
+/// What is found on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostNetworkFacts {
+    /// Bridges that exist.
+    pub bridges: Vec<String>,
+    /// Networks that routes lead to, our own excepted.
+    pub routes: Vec<Ipv4Net>,
+    /// Others' chains that drop forwarded packets (Docker, ufw, firewalld): names for people.
+    pub foreign_firewalls: Vec<String>,
+}
+
+/// Packets that a port's rules dropped, by reason.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortCounters {
+    /// Packets dropped because their source was not the port's own.
+    pub spoofed: u64,
+    /// Packets to the host that guests may not send.
+    pub to_host: u64,
+}
+
+/// Something outside changed what is ours: call `ensure` again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkDrift {
+    /// What was seen, for the log.
+    pub what: String,
+}
+
+/// What went wrong. Messages are fit for users; causes are in `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A tool is missing, failed or took too long.
+    #[error("{tool} failed: {message}")]
+    Tool {
+        /// The tool.
+        tool: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The kernel refused a change of a link, an address, a route or a rule.
+    #[error("{what} was refused by the kernel: {message}")]
+    Kernel {
+        /// The change.
+        what: String,
+        /// Its words.
+        message: String,
+    },
+    /// The state contradicts itself: one MAC or address on two ports.
+    #[error("{0}")]
+    Contradiction(String),
+    /// The subnet overlaps what the host already routes.
+    #[error("subnet {subnet} overlaps {other}, which this host already routes to")]
+    Overlap {
+        /// Ours.
+        subnet: Ipv4Net,
+        /// The host's.
+        other: Ipv4Net,
+    },
+    /// The filesystem said no.
+    #[error("{what} failed")]
+    Io {
+        /// The call and its file.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The guests' network of one node.
+#[async_trait]
+pub trait GuestNetwork: Send + Sync {
+    /// What this host already has.
+    async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError>;
+
+    /// Makes the node's network be exactly this. Rules and leases are in force when it returns.
+    async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError>;
+
+    /// Removes everything of ours: tables, rules, routes, dnsmasq, the bridge.
+    async fn ensure_absent(&self) -> Result<(), NetworkError>;
+
+    /// What the rules of a port have dropped; `None` when the port is unknown.
+    async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError>;
+
+    /// Drift from now on (rules flushed, bridge gone, dnsmasq dead).
+    fn drift(&self) -> broadcast::Receiver<NetworkDrift>;
+}

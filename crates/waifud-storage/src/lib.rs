@@ -1,0 +1,137 @@
+//! The storage seam: pools of images and volumes; qcow2 overlays and a fake.
+//!
+//! An image is imported once per pool; a volume is a clone of it, in milliseconds, whatever its size. Every verb is
+//! an *ensure*: calling it again when the work is done changes nothing and succeeds.
+
+pub mod conformance;
+pub mod fake;
+pub mod qcow2;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use waifud_types::{ByteSize, Digest, Name, VolumeId};
+
+/// One volume as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObservedVolume {
+    /// Which volume.
+    pub id: VolumeId,
+    /// The size that a guest sees; null when it can't be read.
+    pub size: Option<ByteSize>,
+}
+
+/// How full a pool is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolUsage {
+    /// Bytes in all.
+    pub size: ByteSize,
+    /// Bytes in use.
+    pub used: ByteSize,
+    /// `ok`, or what is wrong.
+    pub health: String,
+}
+
+/// What went wrong. Messages are fit for users; causes are in `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The pool has no room.
+    #[error("pool {pool} has no room left; free some space on its filesystem")]
+    NoRoom {
+        /// The pool.
+        pool: Name,
+    },
+    /// The image is not in the pool: import it first.
+    #[error("image {0} is not in the pool")]
+    NoImage(Digest),
+    /// The file does not have the digest that it was said to have.
+    #[error(
+        "the image's bytes have the digest {actual}, not {expected}; it was damaged on its way or changed"
+    )]
+    DigestMismatch {
+        /// What was wanted.
+        expected: Digest,
+        /// What was read.
+        actual: Digest,
+    },
+    /// The file is no image that may be used.
+    #[error("the image can't be used")]
+    BadImage(#[source] waifud_types::qcow2::Qcow2Error),
+    /// A tool refused the image.
+    #[error("{tool} refused the image: {message}")]
+    ImageRefused {
+        /// The tool.
+        tool: &'static str,
+        /// Its words, shortened.
+        message: String,
+    },
+    /// A volume can't be made smaller than its image.
+    #[error("a volume of {size} is smaller than its image ({minimum})")]
+    TooSmall {
+        /// What was wanted.
+        size: ByteSize,
+        /// The least.
+        minimum: ByteSize,
+    },
+    /// A tool is missing, failed or took too long.
+    #[error("{tool} failed: {message}")]
+    Tool {
+        /// The tool.
+        tool: &'static str,
+        /// What it said, or that it took too long.
+        message: String,
+    },
+    /// The filesystem said no.
+    #[error("{what} {path:?} failed")]
+    Io {
+        /// The call.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Where disks live on a node.
+#[async_trait]
+pub trait StoragePool: Send + Sync {
+    /// The pool's name, such as `main`.
+    fn name(&self) -> &Name;
+
+    /// `qcow2`, or what else it is made of.
+    fn kind(&self) -> &'static str;
+
+    /// How full it is.
+    async fn usage(&self) -> Result<PoolUsage, StorageError>;
+
+    /// Whether the image is there, whole and verified.
+    async fn has_image(&self, image: Digest) -> Result<bool, StorageError>;
+
+    /// Where to write the image's bytes to before `import_image`. On the pool's own filesystem; a leftover of a broken
+    /// download may be there, and may be resumed or overwritten.
+    async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError>;
+
+    /// Verifies the staged file against its digest, inspects it as a hostile file, and makes it an image of the pool.
+    /// The staged file is gone afterwards, whatever the outcome.
+    async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
+
+    /// Forgets the image. Refused with `Tool`/`Io` while volumes need it.
+    async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError>;
+
+    /// The volume, cloned from the image and at least `size` large; grown when it is smaller, never shrunk.
+    /// Returns the path that the hypervisor opens. Durable when it returns.
+    async fn ensure_volume(
+        &self,
+        id: &VolumeId,
+        image: Digest,
+        size: ByteSize,
+    ) -> Result<PathBuf, StorageError>;
+
+    /// Every volume in the pool.
+    async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError>;
+
+    /// Destroys the volume. Succeeds when it is absent.
+    async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError>;
+}

@@ -1,0 +1,32 @@
+//! The core: ids, names, sizes, specs, states and their transitions. No I/O.
+//!
+//! Everything else in the workspace speaks in these types. They serialise to the shapes of the HTTP API as they
+//! stand: unknown is `null`, never absent; sizes are whole bytes; times are RFC 3339 in UTC.
+
+pub mod digest;
+pub mod event;
+pub mod id;
+pub mod mac;
+pub mod name;
+pub mod node;
+pub mod qcow2;
+pub mod revision;
+mod schema;
+pub mod secret;
+pub mod size;
+pub mod spec;
+pub mod state;
+pub mod status;
+pub mod template;
+
+pub use digest::Digest;
+pub use id::{InstanceId, NodeId, TapName, VolumeId};
+pub use mac::MacAddr;
+pub use name::Name;
+pub use revision::{Epoch, Generation, Incarnation, Revision};
+pub use secret::Secret;
+pub use size::ByteSize;
+pub use state::InstanceState;
+
+/// A moment, in UTC; RFC 3339 on the wire.
+pub type Timestamp = jiff::Timestamp;

@@ -1,0 +1,107 @@
+//! Names that people give: DNS labels, because guests are found under them.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A DNS label (RFC 1123, section 2.1): 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+pub struct Name(String);
+
+/// Why a text can't be a name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a name: {why}")]
+pub struct NameError {
+    text: String,
+    why: &'static str,
+}
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let why = if text.is_empty() {
+            "it is empty"
+        } else if text.len() > 63 {
+            "it is longer than 63 characters"
+        } else if !text.chars().all(allowed) {
+            "only a-z, 0-9 and - are allowed"
+        } else if text.starts_with('-') || text.ends_with('-') {
+            "it begins or ends with -"
+        } else {
+            return Ok(Self(text.to_owned()));
+        };
+        // The text comes back in an error: keep it short whatever was sent.
+        Err(NameError {
+            text: text.chars().take(80).collect(),
+            why,
+        })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_names() {
+        for good in ["a", "web", "web-1", "0day", &"a".repeat(63)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_a_reason() {
+        for bad in [
+            "",
+            "Web",
+            "web_1",
+            "-a",
+            "a-",
+            "a.b",
+            "ü",
+            &"a".repeat(64),
+            "a\nb",
+            "a/../b",
+        ] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Reads the header of a qcow2 file, so that hostile images are refused before any tool opens them.
+//!
+//! Format: QEMU's `docs/interop/qcow2.txt`. Only the header is read, in safe code; what it claims about other files
+//! (a backing file, an external data file) is a reason to refuse, never a path to open.
+
+use crate::ByteSize;
+
+/// Bytes that `parse` needs at most: the fixed part of a version 3 header.
+pub const HEADER_BYTES: usize = 112;
+
+/// What the header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Qcow2Header {
+    /// 2 or 3.
+    pub version: u32,
+    /// The size that a guest sees.
+    pub virtual_size: ByteSize,
+    /// log2 of the cluster size.
+    pub cluster_bits: u32,
+}
+
+/// Why a file is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Qcow2Error {
+    /// The magic `QFI\xfb` is missing.
+    #[error("it is not a qcow2 image")]
+    NotQcow2,
+    /// The file ends within its header.
+    #[error("the image ends within its header")]
+    Truncated,
+    /// A version nobody wrote.
+    #[error("qcow2 version {0} is unknown (2 and 3 are known)")]
+    UnknownVersion(u32),
+    /// It names another file to read from.
+    #[error("the image has a backing file; images must stand alone")]
+    BackingFile,
+    /// Its data lies in another file.
+    #[error("the image keeps its data in an external file; images must stand alone")]
+    ExternalData,
+    /// Encrypted images can't be cloned for somebody else.
+    #[error("the image is encrypted")]
+    Encrypted,
+    /// Marked corrupt or dirty by whoever wrote it.
+    #[error("the image is marked corrupt or was not closed properly")]
+    Damaged,
+    /// Features that we do not know can mean anything.
+    #[error("the image needs unknown features (bits {0:#x})")]
+    UnknownFeatures(u64),
+    /// A cluster size outside of the format's limits (512 bytes to 2 MiB).
+    #[error("the image's cluster size is out of range")]
+    ClusterSize,
+    /// Internal snapshots carry data that a guest should not inherit.
+    #[error("the image has internal snapshots; flatten it first")]
+    Snapshots,
+    /// Nothing, or more than anybody stores.
+    #[error("the image claims a size of {0}, which is absurd")]
+    AbsurdSize(ByteSize),
+}
+
+const INCOMPATIBLE_DIRTY: u64 = 1;
+const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
+const INCOMPATIBLE_EXTERNAL_DATA: u64 = 1 << 2;
+const INCOMPATIBLE_COMPRESSION: u64 = 1 << 3;
+const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
+
+/// Reads the first bytes of a file (112 or all that there are).
+pub fn parse(head: &[u8]) -> Result<Qcow2Header, Qcow2Error> {
+    let u32_at = |at: usize| -> Result<u32, Qcow2Error> {
+        let bytes = head.get(at..at + 4).ok_or(Qcow2Error::Truncated)?;
+        bytes
+            .try_into()
+            .map(u32::from_be_bytes)
+            .map_err(|_| Qcow2Error::Truncated)
+    };
+    let u64_at = |at: usize| -> Result<u64, Qcow2Error> {
+        Ok(u64::from(u32_at(at)?) << 32 | u64::from(u32_at(at + 4)?))
+    };
+
+    if head.get(..4) != Some(b"QFI\xfb") {
+        return Err(Qcow2Error::NotQcow2);
+    }
+    let version = u32_at(4)?;
+    if !(2..=3).contains(&version) {
+        return Err(Qcow2Error::UnknownVersion(version));
+    }
+    if u64_at(8)? != 0 || u32_at(16)? != 0 {
+        return Err(Qcow2Error::BackingFile);
+    }
+    let cluster_bits = u32_at(20)?;
+    if !(9..=21).contains(&cluster_bits) {
+        return Err(Qcow2Error::ClusterSize);
+    }
+    let virtual_size = ByteSize(u64_at(24)?);
+    if u32_at(32)? != 0 {
+        return Err(Qcow2Error::Encrypted);
+    }
+    if u32_at(60)? != 0 {
+        return Err(Qcow2Error::Snapshots);
+    }
+    if version == 3 {
+        let incompatible = u64_at(72)?;
+        if incompatible & INCOMPATIBLE_EXTERNAL_DATA != 0 {
+            return Err(Qcow2Error::ExternalData);
+        }
+        if incompatible & (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT) != 0 {
+            return Err(Qcow2Error::Damaged);
+        }
+        let unknown = incompatible & !(INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2);
+        if unknown != 0 {
+            return Err(Qcow2Error::UnknownFeatures(unknown));
+        }
+    }
+    if virtual_size.bytes() == 0 || virtual_size > crate::spec::limits::DISK_MAX {
+        return Err(Qcow2Error::AbsurdSize(virtual_size));
+    }
+    Ok(Qcow2Header {
+        version,
+        virtual_size,
+        cluster_bits,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> Vec<u8> {
+        let mut head = vec![0; HEADER_BYTES];
+        head[..4].copy_from_slice(b"QFI\xfb");
+        head[7] = 3;
+        head[23] = 16;
+        head[24..32].copy_from_slice(&(2_u64 << 30).to_be_bytes());
+        head
+    }
+
+    fn with(at: usize, value: u8) -> Result<Qcow2Header, Qcow2Error> {
+        let mut head = header();
+        head[at] = value;
+        parse(&head)
+    }
+
+    #[test]
+    fn an_honest_header_gives_its_size() {
+        assert_eq!(parse(&header()).unwrap().virtual_size, ByteSize::gib(2));
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_each_with_its_reason() {
+        assert_eq!(parse(b"PNG"), Err(Qcow2Error::NotQcow2));
+        assert_eq!(parse(b"QFI\xfb\0\0"), Err(Qcow2Error::Truncated));
+        assert_eq!(with(7, 9), Err(Qcow2Error::UnknownVersion(9)));
+        assert_eq!(with(15, 1), Err(Qcow2Error::BackingFile));
+        assert_eq!(with(19, 1), Err(Qcow2Error::BackingFile));
+        assert_eq!(with(23, 40), Err(Qcow2Error::ClusterSize));
+        assert_eq!(with(35, 2), Err(Qcow2Error::Encrypted));
+        assert_eq!(with(63, 1), Err(Qcow2Error::Snapshots));
+        assert_eq!(with(79, 4), Err(Qcow2Error::ExternalData));
+        assert_eq!(with(79, 2), Err(Qcow2Error::Damaged));
+        assert_eq!(with(79, 64), Err(Qcow2Error::UnknownFeatures(64)));
+        assert!(matches!(with(24, 0x7f), Err(Qcow2Error::AbsurdSize(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {
+            if magic && bytes.len() > 8 {
+                bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+            }
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Counters of change: revisions of the history, generations of a spec, epochs of an owner.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The life of one database: new at init and at restore. Random, so that two lives never look alike.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct Incarnation(pub u32);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// A place in the history. Written `INCARNATION.N`, the incarnation as eight hexadecimal digits.
+///
+/// Revisions of different incarnations have no order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Revision {
+    /// Which life of the database.
+    pub incarnation: Incarnation,
+    /// The count of events in that life; 0 before the first.
+    pub number: u64,
+}
+
+crate::schema::string_schema!(Revision, "Revision");
+
+/// The text is not a revision.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a revision: INCARNATION.NUMBER is wanted, as an earlier answer gave it")]
+pub struct RevisionError(String);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.incarnation, self.number)
+    }
+}
+
+impl FromStr for Revision {
+    type Err = RevisionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || RevisionError(text.chars().take(40).collect());
+        let (incarnation, number) = text.split_once('.').ok_or_else(error)?;
+        if incarnation.len() != 8 {
+            return Err(error());
+        }
+        Ok(Self {
+            incarnation: Incarnation(u32::from_str_radix(incarnation, 16).map_err(|_| error())?),
+            number: number.parse().map_err(|_| error())?,
+        })
+    }
+}
+
+impl TryFrom<String> for Revision {
+    type Error = RevisionError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Revision> for String {
+    fn from(revision: Revision) -> Self {
+        revision.to_string()
+    }
+}
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Where counting starts.
+            pub const FIRST: Self = Self(1);
+
+            /// The one after; saturates.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+counter!(
+    /// Counts changes of a spec; `ETag` and If-Match on the wire (quoted there: `"7"`).
+    Generation
+);
+counter!(
+    /// Counts changes of owner of an instance.
+    Epoch
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_survives_its_text() {
+        let revision = Revision {
+            incarnation: Incarnation(0xab),
+            number: 7,
+        };
+        assert_eq!(revision.to_string(), "000000ab.7");
+        assert_eq!("000000ab.7".parse(), Ok(revision));
+    }
+
+    #[test]
+    fn other_texts_are_no_revisions() {
+        for bad in ["", "7", "ab.7", "000000ab.", "000000ab.x", "zzzzzzzz.1"] {
+            assert!(bad.parse::<Revision>().is_err(), "{bad}");
+        }
+    }
+}
