@@ -1,0 +1,86 @@
+//! SHA-256 of files and recipes, and the identifiers derived from it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use ring::digest::{Context, SHA256, digest};
+use uuid::{Builder, Uuid};
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// SHA-256 of a file, in hex.
+pub fn of_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut context = Context::new(&SHA256);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file
+            .read(&mut buffer)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else {
+            return Ok(hex(context.finish().as_ref()));
+        };
+        context.update(chunk);
+    }
+}
+
+/// SHA-256 of a list of fields, in hex. Each field is preceded by its length, so that no two lists read the same.
+pub fn of_fields<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
+    let mut context = Context::new(&SHA256);
+    for field in fields {
+        context.update(&(field.len() as u64).to_be_bytes());
+        context.update(field.as_bytes());
+    }
+    hex(context.finish().as_ref())
+}
+
+/// An identifier that depends on the recipe and on what it names, and on nothing else: the same recipe gives the same
+/// partition and file-system ids.
+pub fn derived_uuid(recipe: &str, what: &str) -> Uuid {
+    let hash = digest(&SHA256, format!("{recipe} {what}").as_bytes());
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    Builder::from_random_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_digest_that_everybody_else_computes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("abc");
+        std::fs::write(&path, "abc").unwrap();
+        // FIPS 180-4, example of one block.
+        assert_eq!(
+            of_file(&path).unwrap(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn moving_text_from_one_field_to_the_next_changes_the_digest() {
+        assert_ne!(of_fields(["ab", "c"]), of_fields(["a", "bc"]));
+    }
+
+    #[test]
+    fn derived_ids_are_stable_and_differ_by_purpose() {
+        assert_eq!(derived_uuid("r", "root"), derived_uuid("r", "root"));
+        assert_ne!(derived_uuid("r", "root"), derived_uuid("r", "esp"));
+        assert_ne!(derived_uuid("r", "root"), derived_uuid("s", "root"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Writes into a guest's file tree from outside. What lies there comes from packages and may be a symbolic link to
+//! anywhere on the host, so a path is never written through: what is in its place is removed first.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A guest's root directory on the host.
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// An existing directory.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where a path of the guest lies on the host.
+    fn at(&self, path: &str) -> Result<PathBuf> {
+        let relative = Path::new(path.trim_start_matches('/'));
+        if !relative
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            bail!("{path} is not a plain path in a guest");
+        }
+        let mut parent = self.root.clone();
+        for part in relative.parent().into_iter().flat_map(Path::components) {
+            parent.push(part);
+            // Debian's /bin, /lib and /sbin are relative links into /usr; nothing else is followed.
+            if let Ok(target) = fs::read_link(&parent)
+                && !target
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_)))
+            {
+                bail!("{} leads out of the guest's tree", parent.display());
+            }
+        }
+        Ok(self.root.join(relative))
+    }
+
+    /// A directory and those above it, mode 0755.
+    pub fn dir(&self, path: &str) -> Result<()> {
+        let at = self.at(path)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&at)
+            .with_context(|| format!("cannot create {}", at.display()))
+    }
+
+    /// Removes a file or link, if there is one.
+    pub fn remove(&self, path: &str) -> Result<()> {
+        let at = self.at(path)?;
+        match fs::remove_file(&at) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", at.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A file in place of whatever was there.
+    pub fn file(&self, path: &str, mode: u32, contents: impl AsRef<[u8]>) -> Result<()> {
+        self.parent(path)?;
+        self.remove(path)?;
+        let at = self.at(path)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&at)
+            .and_then(|mut file| file.write_all(contents.as_ref()))
+            .with_context(|| format!("cannot write {}", at.display()))
+    }
+
+    /// A symbolic link in place of whatever was there.
+    pub fn link(&self, path: &str, target: &str) -> Result<()> {
+        self.parent(path)?;
+        self.remove(path)?;
+        let at = self.at(path)?;
+        symlink(target, &at).with_context(|| format!("cannot create the link {}", at.display()))
+    }
+
+    /// A copy of a file from elsewhere.
+    pub fn copy(&self, from: &Path, path: &str, mode: u32) -> Result<()> {
+        let contents = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.file(path, mode, contents)
+    }
+
+    fn parent(&self, path: &str) -> Result<()> {
+        match path.trim_start_matches('/').rsplit_once('/') {
+            Some((parent, _)) => self.dir(parent),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_guest_is_replaced_and_never_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().join("host-file");
+        fs::write(&host, "host").unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let tree = Tree::new(&root);
+        tree.link("etc/resolv.conf", host.to_str().unwrap())
+            .unwrap();
+        tree.file("etc/resolv.conf", 0o644, "guest").unwrap();
+        assert_eq!(fs::read_to_string(&host).unwrap(), "host");
+        assert_eq!(
+            fs::read_to_string(root.join("etc/resolv.conf")).unwrap(),
+            "guest"
+        );
+    }
+
+    #[test]
+    fn paths_that_climb_or_leave_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        assert!(tree.file("../x", 0o644, "").is_err());
+        symlink("/etc", dir.path().join("out")).unwrap();
+        assert!(tree.file("out/waifud-test", 0o644, "").is_err());
+        assert!(!Path::new("/etc/waifud-test").exists());
+    }
+}
