@@ -1,0 +1,155 @@
+//! How other processes talk to a node's supervisor: one line of JSON each way over a unix socket.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// A supervisor answers at once; whoever does not send or read its line in this time is dropped.
+const LIMIT: Duration = Duration::from_secs(5);
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// What a supervisor can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Request {
+    /// How are the services?
+    Status,
+    /// Send a signal to a service's process. What ends is started again.
+    Kill {
+        /// Its name in [`ServiceStatus`].
+        service: String,
+        /// A number as in `signal(7)`.
+        signal: i32,
+    },
+    /// SIGTERM, then start again at once.
+    Restart {
+        /// Its name in [`ServiceStatus`].
+        service: String,
+    },
+    /// SIGTERM, and leave it stopped until [`Request::Start`].
+    Stop {
+        /// Its name in [`ServiceStatus`].
+        service: String,
+    },
+    /// Start a stopped service, or one that waits for its next try.
+    Start {
+        /// Its name in [`ServiceStatus`].
+        service: String,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// All services, in the order in which they start.
+    Services(Vec<ServiceStatus>),
+    /// It was done.
+    Done,
+    /// It could not be done, and why.
+    Refused(String),
+}
+
+/// Where a service is in its life.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Waits for an earlier service to be ready.
+    Waiting,
+    /// Has a process that is not ready yet.
+    Starting,
+    /// Has a process that answers.
+    Ready,
+    /// Ended, and waits for its next try.
+    BackingOff,
+    /// Was stopped on request.
+    Stopped,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// `virtlogd`, `libvirtd`, `waifud`, `waifud-metadatad`, `waifud-agentd`.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: ServiceState,
+    /// Its process, as numbered inside the node.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// The socket of the node `name` in the lab's directory `dir`.
+pub(crate) fn socket(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.ctl"))
+}
+
+/// Asks the node `name` of the lab in `dir`.
+///
+/// # Errors
+/// The node does not answer, or refuses.
+pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply> {
+    let socket = socket(dir, name);
+    let stream = UnixStream::connect(&socket)
+        .with_context(|| format!("{name} does not answer on {}", socket.display()))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    send(&stream, request)?;
+    match receive(&stream)? {
+        Reply::Refused(reason) => bail!("{name}: {reason}"),
+        reply => Ok(reply),
+    }
+}
+
+/// The supervisor's side: one request, one reply, then the connection is done.
+pub(crate) fn serve(stream: &UnixStream, answer: impl FnOnce(Request) -> Reply) -> Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let request = receive(stream)?;
+    send(stream, &answer(request))
+}
+
+fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line).context("cannot send")
+}
+
+fn receive<T: for<'de> Deserialize<'de>>(stream: &UnixStream) -> Result<T> {
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST_LINE))
+        .read_line(&mut line)
+        .context("no answer")?;
+    serde_json::from_str(&line).with_context(|| format!("not understood: {line:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_and_its_reply_cross_the_socket() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || {
+            serve(&there, |request| match request {
+                Request::Kill { service, signal: 9 } => Reply::Refused(service),
+                _ => Reply::Done,
+            })
+        });
+        let kill = Request::Kill {
+            service: "waifud".into(),
+            signal: 9,
+        };
+        send(&here, &kill).unwrap();
+        assert_eq!(
+            receive::<Reply>(&here).unwrap(),
+            Reply::Refused("waifud".into())
+        );
+        server.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,100 @@
+//! "The" lab of `cargo xtask lab`: a file at a fixed place names its directory.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Uid;
+
+use crate::{Lab, guard};
+
+/// `$XDG_RUNTIME_DIR/waifud-lab-current`, else the same in the temporary directory.
+pub fn place() -> PathBuf {
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_dir())
+        .unwrap_or_else(std::env::temp_dir)
+        .join("waifud-lab-current")
+}
+
+/// The directory that `place` names, alive or not; `None` when there is no such file.
+///
+/// # Errors
+/// The file belongs to somebody else than root or the caller, or cannot be read.
+pub fn dir(place: &Path) -> Result<Option<PathBuf>> {
+    let data = match fs::symlink_metadata(place) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        data => data.with_context(|| format!("cannot look at {}", place.display()))?,
+    };
+    let trusted = data.is_file() && (data.uid() == 0 || data.uid() == Uid::effective().as_raw());
+    ensure!(trusted, "{} is not ours: remove it", place.display());
+    let text =
+        fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))?;
+    Ok(Some(PathBuf::from(text.trim())))
+}
+
+/// The living lab that `place` names, if any.
+///
+/// # Errors
+/// As [`dir`], or the lab cannot be attached to.
+pub fn lab(place: &Path) -> Result<Option<Lab>> {
+    match dir(place)? {
+        Some(dir) if guard::alive(&dir) => Lab::attach(&dir).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Makes `place` name `lab`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn set(place: &Path, lab: &Lab) -> Result<()> {
+    let folder = place.parent().context("no directory")?;
+    // Renamed over whatever stands there, so that a link planted in a shared directory is replaced, not followed.
+    let new = folder.join(format!("{}.place", lab.name()));
+    fs::write(&new, format!("{}\n", lab.dir().display()))
+        .with_context(|| format!("cannot write {}", new.display()))?;
+    fs::rename(&new, place).with_context(|| format!("cannot write {}", place.display()))
+}
+
+/// Forgets the lab.
+///
+/// # Errors
+/// The file exists and cannot be removed.
+pub fn clear(place: &Path) -> Result<()> {
+    match fs::remove_file(place) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", place.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_is_no_lab_and_a_dead_labs_file_is_none_either() {
+        let dir_ = tempfile::tempdir().unwrap();
+        let place = dir_.path().join("current");
+        assert!(lab(&place).unwrap().is_none());
+        fs::write(&place, "/nonexistent/waifud-lab-1-a\n").unwrap();
+        assert!(lab(&place).unwrap().is_none());
+        assert_eq!(
+            dir(&place).unwrap().unwrap(),
+            Path::new("/nonexistent/waifud-lab-1-a")
+        );
+        clear(&place).unwrap();
+        clear(&place).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let dir_ = tempfile::tempdir().unwrap();
+        let place = dir_.path().join("current");
+        std::os::unix::fs::symlink("/etc/hostname", &place).unwrap();
+        assert!(dir(&place).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! The small configuration files of a node, as text.
+
+use std::fmt::Write as _;
+
+use crate::net;
+use crate::options::{LabSpec, NodeSpec};
+
+/// `libvirtd.conf`: unix sockets for root only, its own identity, a log that stays in the lab.
+pub(crate) fn libvirtd_conf(node: &NodeSpec) -> String {
+    format!(
+        "host_uuid = \"{}\"\n\
+         listen_tls = 0\n\
+         listen_tcp = 0\n\
+         auth_unix_ro = \"none\"\n\
+         auth_unix_rw = \"none\"\n\
+         unix_sock_group = \"root\"\n\
+         unix_sock_ro_perms = \"0700\"\n\
+         unix_sock_rw_perms = \"0700\"\n\
+         log_filters = \"3:remote 4:event 3:util.json 3:rpc\"\n\
+         log_outputs = \"2:file:/var/log/libvirt/libvirtd.log\"\n",
+        node.host_uuid
+    )
+}
+
+/// `qemu.conf`: guests run as `libvirt-qemu`, files change owner with them, as on an installed Debian.
+pub(crate) const QEMU_CONF: &str = "user = \"libvirt-qemu\"\n\
+    group = \"kvm\"\n\
+    dynamic_ownership = 1\n\
+    security_driver = \"none\"\n\
+    stdio_handler = \"logd\"\n";
+
+/// `/etc/hosts`: the lab's own names only.
+pub(crate) fn hosts(spec: &LabSpec) -> String {
+    let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
+    for node in &spec.nodes {
+        let _ = writeln!(text, "{} {}", net::address(node.index), node.name);
+    }
+    text
+}
+
+/// `/etc/resolv.conf`: the pretend router. Nobody answers there, so a lookup fails at once instead of hanging.
+pub(crate) fn resolv_conf() -> String {
+    format!(
+        "nameserver {}\noptions timeout:1 attempts:1\n",
+        net::address(0)
+    )
+}
+
+/// `/etc/nsswitch.conf`: files and DNS, whatever the machine uses.
+pub(crate) const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n";
+
+/// `agentd.toml`: everything else has a default.
+pub(crate) fn agentd_toml(node: &NodeSpec) -> String {
+    format!("node = \"{}\"\n", node.name)
+}

@@ -1,0 +1,178 @@
+//! The guard: the one process outside of the namespaces. It starts the inits, waits, and cleans up.
+//!
+//! It has one thread and sleeps in `poll` on its signals and, for a lab that belongs to a process, on its standard
+//! input, which closes when that process ends in any way.
+
+use std::fs::File;
+use std::io::{Read, stdin};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, getpid, setsid};
+use serde::{Deserialize, Serialize};
+
+use crate::options::LabSpec;
+use crate::stale::{GUARD_LOCK, lock, remove};
+use crate::{net, spawn};
+
+/// How long the inits have to stop their services before they are killed.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// The lab's processes as the machine numbers them, in `pids.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pids {
+    pub guard: i32,
+    /// Node name and PID of its init, "outside" first.
+    pub inits: Vec<(String, i32)>,
+}
+
+impl Pids {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("pids.json");
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        // Renamed into place, so that a reader sees all or nothing.
+        let new = dir.join("pids.json.new");
+        std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::rename(new, dir.join("pids.json"))?;
+        Ok(())
+    }
+}
+
+/// Runs the lab in `dir` until it ends for any reason, and leaves nothing of it.
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    // A terminal's Ctrl-C is for the caller, who then tells us.
+    let _ = setsid();
+    let signals = signals()?;
+    let Some(_lock) = lock(dir, GUARD_LOCK)? else {
+        bail!("{} has a guard already", dir.display());
+    };
+    let spec = LabSpec::read(dir)?;
+    let mut inits = Vec::new();
+    let result = start(dir, &spec, &mut inits).and_then(|()| watch(&signals, spec.stay, &inits));
+    end(&mut inits, &signals);
+    remove(dir)?;
+    result
+}
+
+fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
+    for node in &spec.nodes {
+        inits.push(spawn::init(dir, &node.name)?);
+    }
+    let outside = inits.first().context("a lab has an outside")?.as_raw();
+    for (node, pid) in spec.nodes.iter().zip(inits.iter()).skip(1) {
+        net::connect(node, pid.as_raw(), outside)?;
+    }
+    let names = spec.nodes.iter().map(|node| node.name.clone());
+    Pids {
+        guard: getpid().as_raw(),
+        inits: names.zip(inits.iter().map(|pid| pid.as_raw())).collect(),
+    }
+    .write(dir)
+}
+
+/// Returns when somebody wants the lab to end, with an error when an init ended by itself.
+fn watch(signals: &SignalFd, stay: bool, inits: &[Pid]) -> Result<()> {
+    let owner = stdin();
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(owner.as_fd(), PollFlags::POLLIN),
+        ];
+        let count = if stay { 1 } else { 2 };
+        match poll(fds.get_mut(..count).unwrap_or_default(), PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait"),
+        }
+        if !stay && fds[1].any().unwrap_or(false) && owner.lock().read(&mut [0; 64])? == 0 {
+            return Ok(());
+        }
+        while let Some(signal) = signals.read_signal()? {
+            if signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32 {
+                return Ok(());
+            }
+        }
+        if let Some(dead) = inits.iter().find(|pid| reaped(**pid)) {
+            bail!("the init with PID {dead} ended");
+        }
+    }
+}
+
+/// Whether this child has ended (and is now reaped, or was before).
+fn reaped(pid: Pid) -> bool {
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => status.pid().is_some(),
+        Err(error) => error == Errno::ECHILD,
+    }
+}
+
+/// Asks all inits to stop, kills those that do not, and returns when none is left: `wait` on a PID 1 returns after the
+/// kernel has ended everything in its namespace.
+fn end(inits: &mut Vec<Pid>, signals: &SignalFd) {
+    let limit = Instant::now() + STOP_LIMIT;
+    for pid in inits.iter() {
+        let _ = kill(*pid, Signal::SIGTERM);
+    }
+    let mut killed = false;
+    loop {
+        inits.retain(|pid| !reaped(*pid));
+        if inits.is_empty() {
+            return;
+        }
+        let left = limit.saturating_duration_since(Instant::now());
+        if left.is_zero() && !killed {
+            killed = true;
+            for pid in inits.iter() {
+                let _ = kill(*pid, Signal::SIGKILL);
+            }
+        }
+        let time = PollTimeout::from(
+            u16::try_from(left.as_millis())
+                .unwrap_or(60_000)
+                .clamp(10, 1000),
+        );
+        let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], time);
+        while let Ok(Some(_)) = signals.read_signal() {}
+    }
+}
+
+/// The signals that a guard or an init acts on, as a descriptor.
+pub(crate) fn signals() -> Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
+        mask.add(signal);
+    }
+    mask.thread_block().context("cannot block signals")?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot watch signals")
+}
+
+/// Whether the lab in `dir` has a living guard.
+pub(crate) fn alive(dir: &Path) -> bool {
+    crate::stale::held(dir, GUARD_LOCK)
+}
+
+/// Opens the guard's log for a new guard.
+pub(crate) fn log(dir: &Path) -> Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("guard.log"))
+        .context("cannot open the guard's log")
+}

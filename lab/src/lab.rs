@@ -1,0 +1,564 @@
+//! The handle on a lab: make one, use it, end it.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+use crate::control::{Reply, Request, ServiceState, ServiceStatus, ask};
+use crate::guard::{self, Pids};
+use crate::options::{LabOptions, LabSpec, NodeSpec, PROTOCOL, check_name};
+use crate::stale::{MAKER_LOCK, PREFIX, default_base, lock, remove, remove_stale};
+use crate::{OUTSIDE, layout, testing, wait};
+
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// More than the guard takes to kill what does not stop.
+const DOWN_LIMIT: Duration = Duration::from_secs(40);
+/// The longest path that fits a unix socket's address (`unix(7)`: 108 with the final zero).
+const SOCKET_PATH: usize = 107;
+
+/// A running lab. Dropping the one that [`Lab::up`] gave takes the lab down, unless it was made to stay.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+    spec: LabSpec,
+    pids: Pids,
+    /// Ours to reap, when this process made the lab. Its standard input is what tells it that we are gone.
+    guard: Option<Child>,
+    owned: bool,
+}
+
+impl Lab {
+    /// Makes a lab and returns when all its services are ready.
+    ///
+    /// # Errors
+    /// Not root, a missing program, or a service that does not get ready (with the end of its log). Nothing is left.
+    pub fn up(options: &LabOptions) -> Result<Self> {
+        ensure!(
+            Uid::effective().is_root(),
+            "a lab needs root: it makes namespaces"
+        );
+        check_name(&options.node)?;
+        let init_exe = match &options.init_exe {
+            Some(path) => path.clone(),
+            None => testing::init_exe()?,
+        };
+        let base = options.base.clone().unwrap_or_else(default_base);
+        remove_stale(Some(&base))?;
+        let spec = specify(options, &init_exe)?;
+        let dir = base.join(&spec.name);
+        let longest = layout::outside_path(
+            &dir,
+            &options.node,
+            Path::new("/run/waifud-metadata/metadatad.sock"),
+        );
+        ensure!(
+            longest.as_os_str().len() <= SOCKET_PATH,
+            "{} is too long for unix sockets: set WAIFUD_LAB_BASE to a shorter directory",
+            base.display()
+        );
+        fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let made = Self::make(&dir, spec, options, &init_exe);
+        if made.is_err() {
+            // The guard may have done it already; what stands in the way is in the error below.
+            let _ = remove(&dir);
+        }
+        made
+    }
+
+    fn make(dir: &Path, spec: LabSpec, options: &LabOptions, init_exe: &Path) -> Result<Self> {
+        let maker = lock(dir, MAKER_LOCK)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        for node in &spec.nodes {
+            let extra = if node.name == options.node {
+                options.files.as_slice()
+            } else {
+                &[]
+            };
+            layout::write(dir, &spec, node, extra)?;
+        }
+        fs::write(dir.join("lab.json"), serde_json::to_vec_pretty(&spec)?)?;
+        let log = guard::log(dir)?;
+        let mut child = Command::new(init_exe)
+            .arg("lab-guard")
+            .arg(dir)
+            .current_dir("/")
+            .stdin(if spec.stay {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", init_exe.display()))?;
+        // Read while the directory exists: a guard that fails takes it with it.
+        let mut said = fs::File::open(dir.join("guard.log"))?;
+        let pids = wait::until("the lab's guard", START_LIMIT, || {
+            if let Some(status) = child.try_wait()? {
+                bail!("the lab's guard ended with {status}: {}", tail(&mut said));
+            }
+            Ok(Pids::read(dir).ok())
+        });
+        let pids = match pids {
+            Ok(pids) => pids,
+            Err(error) => {
+                stop_guard(&mut child);
+                return Err(error);
+            }
+        };
+        drop(maker);
+        let mut lab = Self {
+            dir: dir.to_owned(),
+            spec,
+            pids,
+            guard: Some(child),
+            owned: true,
+        };
+        match lab.ready_or_guard_gone(options.start_limit, &mut said) {
+            Ok(()) => {
+                lab.owned = !lab.spec.stay;
+                Ok(lab)
+            }
+            Err(error) => {
+                let logs = lab.logs();
+                lab.end()?;
+                Err(error.context(logs))
+            }
+        }
+    }
+
+    /// The lab whose directory is `dir`, made by another process. Dropping the handle leaves it as it is.
+    ///
+    /// # Errors
+    /// There is no living lab.
+    pub fn attach(dir: &Path) -> Result<Self> {
+        ensure!(guard::alive(dir), "no lab runs in {}", dir.display());
+        Ok(Self {
+            dir: dir.to_owned(),
+            spec: LabSpec::read(dir)?,
+            pids: Pids::read(dir)?,
+            guard: None,
+            owned: false,
+        })
+    }
+
+    /// The lab's directory on the machine.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The lab's name, which its processes carry in the environment as `WAIFUD_LAB`.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// The nodes' names, without "outside".
+    pub fn nodes(&self) -> Vec<&str> {
+        self.spec
+            .nodes
+            .iter()
+            .skip(1)
+            .map(|node| node.name.as_str())
+            .collect()
+    }
+
+    /// The guard's PID on the machine.
+    pub fn guard_pid(&self) -> i32 {
+        self.pids.guard
+    }
+
+    /// The PID, on the machine, of the init of `node` (or of "outside").
+    ///
+    /// # Errors
+    /// No such node.
+    pub fn init_pid(&self, node: &str) -> Result<i32> {
+        let found = self.pids.inits.iter().find(|(name, _)| name == node);
+        found
+            .map(|(_, pid)| *pid)
+            .with_context(|| format!("the lab has no node {node:?}"))
+    }
+
+    /// A command inside `node` (or "outside") as root. Arguments that are paths must be absolute.
+    ///
+    /// # Errors
+    /// No such node, or no program named.
+    pub fn command<I, S>(&self, node: &str, argv: I) -> Result<Command>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let bin_dir = &self.spec.node(node)?.bin_dir;
+        let mut argv = argv.into_iter().peekable();
+        ensure!(argv.peek().is_some(), "no program named");
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.init_pid(node)?))
+            .args(["--mount", "--net", "--uts", "--pid", "--"])
+            .args(argv)
+            .env("PATH", search_path(bin_dir))
+            .env("WAIFUD_LAB", &self.spec.name)
+            // These name things as they are seen from outside.
+            .env_remove("WAIFUD_SOCKET")
+            .env_remove("TMPDIR")
+            .env_remove("XDG_RUNTIME_DIR");
+        Ok(command)
+    }
+
+    /// As [`Lab::command`], as the node's user `user` with that user's groups and without any capability.
+    ///
+    /// # Errors
+    /// As [`Lab::command`].
+    pub fn command_as<I, S>(&self, node: &str, user: &str, argv: I) -> Result<Command>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = self.command(node, ["setpriv"])?;
+        command
+            .args([
+                &format!("--reuid={user}"),
+                "--init-groups",
+                "--bounding-set=-all",
+                "--inh-caps=-all",
+            ])
+            .arg(format!("--regid={user}"))
+            .args(["--no-new-privs", "--"])
+            .args(argv);
+        Ok(command)
+    }
+
+    /// Where the first node's `path` is on the machine.
+    pub fn path_outside(&self, path: impl AsRef<Path>) -> PathBuf {
+        let node = self.nodes().first().copied().unwrap_or(OUTSIDE);
+        self.path_outside_of(node, path)
+    }
+
+    /// Where `node`'s `path` is on the machine.
+    pub fn path_outside_of(&self, node: &str, path: impl AsRef<Path>) -> PathBuf {
+        layout::outside_path(&self.dir, node, path.as_ref())
+    }
+
+    /// What a process outside needs to use the lab, in the order in which `lab env` prints it.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let bin_dir = self
+            .spec
+            .nodes
+            .get(1)
+            .map_or(Path::new("/"), |node| &node.bin_dir);
+        let before = std::env::var("PATH").unwrap_or_default();
+        let bin = bin_dir.to_string_lossy().into_owned();
+        let path = if before.split(':').any(|part| part == bin) {
+            before
+        } else {
+            format!("{bin}:{before}")
+        };
+        [
+            (
+                "WAIFUD_SOCKET",
+                self.path_outside("/run/waifud/waifud.sock")
+                    .to_string_lossy()
+                    .into_owned(),
+            ),
+            ("WAIFUD_LAB_DIR", self.dir.to_string_lossy().into_owned()),
+            ("WAIFUD_LAB_NODES", self.nodes().join(" ")),
+            ("PATH", path),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .to_vec()
+    }
+
+    /// The services of `node`.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub fn status(&self, node: &str) -> Result<Vec<ServiceStatus>> {
+        match ask(&self.dir, node, &Request::Status)? {
+            Reply::Services(list) => Ok(list),
+            other => bail!("{node} answered {other:?} to a question for its status"),
+        }
+    }
+
+    /// The PID, on the machine, of the first node's `service`; `None` while it does not run.
+    ///
+    /// # Errors
+    /// The node does not answer, or has no such service.
+    pub fn pid_of(&self, service: &str) -> Result<Option<i32>> {
+        let node = self.first_node()?;
+        let status = self.status(&node)?;
+        let found = status.iter().find(|entry| entry.name == service);
+        let inside = found
+            .with_context(|| format!("{node} has no service {service:?}"))?
+            .pid;
+        inside.map_or(Ok(None), |inside| host_pid(self.init_pid(&node)?, inside))
+    }
+
+    /// Sends `signal` to the first node's `service`. The supervisor starts again what ends.
+    ///
+    /// # Errors
+    /// It does not run, or does not exist.
+    pub fn kill(&self, service: &str, signal: Signal) -> Result<()> {
+        self.order(
+            |service| Request::Kill {
+                service,
+                signal: signal as i32,
+            },
+            service,
+        )
+    }
+
+    /// Stops the first node's `service` with SIGTERM and starts it again at once.
+    ///
+    /// # Errors
+    /// No such service.
+    pub fn restart(&self, service: &str) -> Result<()> {
+        self.order(|service| Request::Restart { service }, service)
+    }
+
+    /// Stops the first node's `service` until [`Lab::start`]. Returns when it has ended.
+    ///
+    /// # Errors
+    /// No such service, or it does not end.
+    pub fn stop(&self, service: &str) -> Result<()> {
+        self.order(|service| Request::Stop { service }, service)?;
+        let node = self.first_node()?;
+        wait::until(&format!("{service} to stop"), START_LIMIT, || {
+            let status = self.status(&node)?;
+            Ok(status
+                .iter()
+                .any(|entry| entry.name == service && entry.state == ServiceState::Stopped)
+                .then_some(()))
+        })
+    }
+
+    /// Starts the first node's `service` after [`Lab::stop`], or at once if it waits for its next try.
+    ///
+    /// # Errors
+    /// No such service.
+    pub fn start(&self, service: &str) -> Result<()> {
+        self.order(|service| Request::Start { service }, service)
+    }
+
+    fn order(&self, request: impl FnOnce(String) -> Request, service: &str) -> Result<()> {
+        ask(&self.dir, &self.first_node()?, &request(service.to_owned())).map(|_| ())
+    }
+
+    fn first_node(&self) -> Result<String> {
+        Ok((*self.nodes().first().context("the lab has no node")?).to_owned())
+    }
+
+    /// Returns when every service of every node is ready.
+    ///
+    /// # Errors
+    /// `limit` has passed; says which service is in which state.
+    pub fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let mut last = String::new();
+        let ready = wait::until("the lab's services", limit, || {
+            let unready = self.unready();
+            last = unready.join(", ");
+            Ok(unready.is_empty().then_some(()))
+        });
+        ready.with_context(|| format!("not ready: {last}"))
+    }
+
+    fn unready(&self) -> Vec<String> {
+        let mut unready = Vec::new();
+        for node in &self.spec.nodes {
+            match self.status(&node.name) {
+                Err(_) => unready.push(format!("{} (no answer)", node.name)),
+                Ok(list) => unready.extend(
+                    list.iter()
+                        .filter(|entry| entry.state != ServiceState::Ready)
+                        .map(|entry| {
+                            format!(
+                                "{} ({:?}, {} restarts)",
+                                entry.name, entry.state, entry.restarts
+                            )
+                        }),
+                ),
+            }
+        }
+        unready
+    }
+
+    /// As [`Lab::wait_ready`], ending early when the guard does.
+    fn ready_or_guard_gone(&mut self, limit: Duration, said: &mut fs::File) -> Result<()> {
+        let mut last = Vec::new();
+        let mut guard = self.guard.take();
+        let ready = wait::until("the lab's services", limit, || {
+            if let Some(status) = guard
+                .as_mut()
+                .and_then(|guard| guard.try_wait().ok().flatten())
+            {
+                bail!("the lab ended with {status}: {}", tail(said));
+            }
+            last = self.unready();
+            Ok(last.is_empty().then_some(()))
+        });
+        self.guard = guard;
+        ready.with_context(|| format!("not ready: {}", last.join(", ")))
+    }
+
+    /// The last lines of all services' logs, for an error message.
+    fn logs(&self) -> String {
+        let mut text = String::from("the lab did not start; its logs end with");
+        let dir = self.path_outside("/var/log/waifud");
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if let Ok(mut file) = fs::File::open(entry.path()) {
+                let name = entry.file_name();
+                let _ = write!(
+                    text,
+                    "
+--- {}
+{}",
+                    name.to_string_lossy(),
+                    tail(&mut file)
+                );
+            }
+        }
+        text
+    }
+
+    /// Ends the lab and returns when nothing of it is left.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn down(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.owned = false;
+        if let Some(mut child) = self.guard.take() {
+            stop_guard(&mut child);
+        } else if guard::alive(&self.dir) {
+            let _ = kill(Pid::from_raw(self.pids.guard), Signal::SIGTERM);
+            wait::until("the lab's guard to end", DOWN_LIMIT, || {
+                Ok((!guard::alive(&self.dir)).then_some(()))
+            })?;
+        }
+        // Nothing is here any more unless the guard was killed.
+        remove(&self.dir)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.owned
+            && let Err(error) = self.end()
+        {
+            eprintln!("the lab in {} is not gone: {error:#}", self.dir.display());
+        }
+    }
+}
+
+/// The search path of everything in a node.
+pub(crate) fn search_path(bin_dir: &Path) -> String {
+    format!(
+        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        bin_dir.display()
+    )
+}
+
+fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> {
+    let init_dir = init_exe.parent().context("the init has no directory")?;
+    let bin_dir = options
+        .bin_dir
+        .clone()
+        .unwrap_or_else(|| init_dir.to_owned());
+    let bin_dir = bin_dir
+        .canonicalize()
+        .with_context(|| format!("no directory {}", bin_dir.display()))?;
+    if options.daemons {
+        for program in ["waifud", "waifud-agentd", "waifud-metadatad"] {
+            let path = bin_dir.join(program);
+            ensure!(
+                path.is_file(),
+                "{} is not built: run `cargo build --workspace`",
+                path.display()
+            );
+        }
+    }
+    let mut visible = options.visible.clone();
+    visible.extend([bin_dir.clone(), init_dir.canonicalize()?]);
+    visible.sort();
+    visible.dedup();
+    let random = uuid()?;
+    let short = random.get(..6).unwrap_or("000000");
+    let node = |name: &str, index| -> Result<NodeSpec> {
+        Ok(NodeSpec {
+            name: name.to_owned(),
+            index,
+            bin_dir: bin_dir.clone(),
+            host_uuid: uuid()?,
+            libvirt: index != 0,
+            daemons: index != 0 && options.daemons,
+        })
+    };
+    Ok(LabSpec {
+        protocol: PROTOCOL,
+        name: format!("{PREFIX}{}-{short}", std::process::id()),
+        nodes: vec![node(OUTSIDE, 0)?, node(&options.node, 1)?],
+        visible,
+        env: options.env.clone(),
+        stay: options.stay,
+    })
+}
+
+/// A random UUID, version 4, from the kernel.
+fn uuid() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .context("no random UUID from the kernel")?;
+    Ok(text.trim().to_owned())
+}
+
+/// The PID, here, of the process that is `inside` in the pid namespace of `init`.
+fn host_pid(init: i32, inside: i32) -> Result<Option<i32>> {
+    let namespace =
+        fs::read_link(format!("/proc/{init}/ns/pid")).context("the node's init is gone")?;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        if fs::read_link(entry.path().join("ns/pid")).ok().as_ref() != Some(&namespace) {
+            continue;
+        }
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let innermost = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .and_then(|pids| pids.split_whitespace().last()?.parse::<i32>().ok());
+        if innermost == Some(inside) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+fn stop_guard(child: &mut Child) {
+    // The guard ends on either; a lab that stays has no standard input.
+    drop(child.stdin.take());
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+    let ended = wait::until("the guard", DOWN_LIMIT, || Ok(child.try_wait()?));
+    if ended.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// The last two thousand bytes of a log.
+fn tail(file: &mut fs::File) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let length = file.metadata().map_or(0, |data| data.len());
+    let mut text = Vec::new();
+    let _ = file.seek(SeekFrom::Start(length.saturating_sub(2000)));
+    let _ = file.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).trim().to_owned()
+}

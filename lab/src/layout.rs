@@ -1,0 +1,205 @@
+//! The lab's directory: what is written before any process starts.
+//!
+//! `DIR/NODE/run`, `etc`, `tmp`, `var/lib`, `var/log`, `var/cache` become those directories of the node. Entries of
+//! the machine's own `/etc`, `/var/lib` and `/var/cache` that the lab does not replace are symbolic links into
+//! `/run/waifud-lab/host`, where the node's init binds the originals: no mount point is ever made on the machine.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::accounts::{self, Machine};
+use crate::files;
+use crate::options::{LabSpec, NodeSpec};
+
+/// Directories of a node that belong to the lab. Those with `true` show the machine's other entries as links.
+pub(crate) const OWNED: [(&str, bool); 6] = [
+    ("/etc", true),
+    ("/var/lib", true),
+    ("/var/cache", true),
+    ("/var/log", false),
+    ("/tmp", false),
+    ("/run", false),
+];
+
+/// Inside a node: where the originals of the linked directories are.
+pub(crate) const HOST_VIEW: &str = "/run/waifud-lab/host";
+
+/// Where the node's `path` is outside; a path that the lab does not own is the same everywhere.
+pub(crate) fn outside_path(dir: &Path, node: &str, path: &Path) -> PathBuf {
+    let owned = OWNED.iter().any(|(own, _)| path.starts_with(own));
+    match (owned, path.strip_prefix("/")) {
+        (true, Ok(relative)) => dir.join(node).join(relative),
+        _ => path.to_owned(),
+    }
+}
+
+/// Writes all of `node`'s files under `dir`.
+pub(crate) fn write(
+    dir: &Path,
+    spec: &LabSpec,
+    node: &NodeSpec,
+    extra: &[(PathBuf, String)],
+) -> Result<()> {
+    let machine = Machine::look();
+    let root = dir.join(&node.name);
+    let place = |path: &str| root.join(path.trim_start_matches('/'));
+    directory(&root, 0, 0o711)?;
+    directory(&place("/var"), 0, 0o755)?;
+    for (path, _) in OWNED {
+        directory(&place(path), 0, if path == "/tmp" { 0o1777 } else { 0o755 })?;
+    }
+    for (path, uid, mode) in directories(node) {
+        directory(&place(path), uid, mode)?;
+    }
+    for (path, text) in texts(spec, node, machine) {
+        let target = place(path);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&target, text).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    for (path, text) in extra {
+        let target = outside_path(dir, &node.name, path);
+        if target == *path || path.components().any(|part| part == Component::ParentDir) {
+            bail!("{} is not in a directory that the lab owns", path.display());
+        }
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&target, text).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
+        fs::create_dir_all(place(&format!("{HOST_VIEW}{path}")))?;
+        link_others(Path::new(path), &place(path))?;
+    }
+    for path in &spec.visible {
+        let target = outside_path(dir, &node.name, path);
+        if target != *path {
+            fs::create_dir_all(&target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Directories with their owner (the group is the user's own) and mode.
+fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
+    let mut list = vec![
+        ("/run/lock", 0, 0o1777),
+        ("/run/waifud-lab", 0, 0o755),
+        ("/var/log/waifud", 0, 0o755),
+        ("/var/lib/misc", 0, 0o755),
+    ];
+    if node.index != 0 {
+        list.extend([
+            ("/etc/waifud", 0, 0o755),
+            ("/etc/libvirt", 0, 0o755),
+            ("/run/libvirt", 0, 0o755),
+            ("/var/lib/libvirt", 0, 0o755),
+            ("/var/log/libvirt", 0, 0o755),
+            ("/var/cache/libvirt", 0, 0o755),
+            ("/run/waifud", accounts::WAIFUD, 0o755),
+            ("/var/lib/waifud", accounts::WAIFUD, 0o700),
+            ("/run/waifud-agent", 0, 0o755),
+            // QEMU, as another user, passes through to the disks below.
+            ("/var/lib/waifud-agent", 0, 0o711),
+            ("/run/waifud-metadata", accounts::METADATA, 0o755),
+            ("/var/lib/waifud-metadata", accounts::METADATA, 0o700),
+        ]);
+    }
+    list
+}
+
+fn texts(spec: &LabSpec, node: &NodeSpec, machine: Machine) -> Vec<(&'static str, String)> {
+    let mut list = vec![
+        ("/etc/passwd", accounts::passwd(machine)),
+        ("/etc/group", accounts::group(machine)),
+        ("/etc/hostname", format!("{}\n", node.name)),
+        ("/etc/hosts", files::hosts(spec)),
+        ("/etc/resolv.conf", files::resolv_conf()),
+        ("/etc/nsswitch.conf", files::NSSWITCH.to_owned()),
+    ];
+    if node.index != 0 {
+        list.extend([
+            ("/etc/libvirt/libvirtd.conf", files::libvirtd_conf(node)),
+            ("/etc/libvirt/qemu.conf", files::QEMU_CONF.to_owned()),
+            ("/etc/waifud/waifud.toml", String::new()),
+            ("/etc/waifud/agentd.toml", files::agentd_toml(node)),
+            ("/etc/waifud/metadatad.toml", String::new()),
+        ]);
+    }
+    list
+}
+
+/// A directory with exactly this owner and mode, whatever the umask.
+fn directory(path: &Path, uid: u32, mode: u32) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+    chown(path, Some(uid), Some(uid))
+        .with_context(|| format!("cannot give {} away", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+/// Everything in the machine's `from` that `to` does not have yet appears there as a link.
+fn link_others(from: &Path, to: &Path) -> Result<()> {
+    let entries = match fs::read_dir(from) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", from.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let link = to.join(entry.file_name());
+        if link.symlink_metadata().is_ok() {
+            continue;
+        }
+        // A link of the machine stays the link it is: a relative one means something only where it stands.
+        let target = if entry.file_type()?.is_symlink() {
+            fs::read_link(entry.path())?
+        } else {
+            PathBuf::from(format!("{HOST_VIEW}{}", entry.path().display()))
+        };
+        symlink(&target, &link).with_context(|| format!("cannot link {}", link.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_that_the_lab_owns_move() {
+        let at = |path: &str| outside_path(Path::new("/tmp/l"), "alder", Path::new(path));
+        assert_eq!(
+            at("/run/waifud/waifud.sock"),
+            Path::new("/tmp/l/alder/run/waifud/waifud.sock")
+        );
+        assert_eq!(at("/var/lib/x"), Path::new("/tmp/l/alder/var/lib/x"));
+        assert_eq!(at("/usr/bin/env"), Path::new("/usr/bin/env"));
+        assert_eq!(at("/etcetera"), Path::new("/etcetera"));
+    }
+
+    #[test]
+    fn links_of_the_machine_are_copied_and_files_are_linked_to_the_host_view() {
+        let machine = tempfile::tempdir().unwrap();
+        let own = tempfile::tempdir().unwrap();
+        fs::write(machine.path().join("passwd"), "theirs").unwrap();
+        fs::write(machine.path().join("services"), "x").unwrap();
+        symlink("../usr/lib/os-release", machine.path().join("os-release")).unwrap();
+        fs::write(own.path().join("passwd"), "ours").unwrap();
+        link_others(machine.path(), own.path()).unwrap();
+        assert_eq!(
+            fs::read_to_string(own.path().join("passwd")).unwrap(),
+            "ours"
+        );
+        let link = |name: &str| fs::read_link(own.path().join(name)).unwrap();
+        assert_eq!(link("os-release"), Path::new("../usr/lib/os-release"));
+        assert_eq!(
+            link("services"),
+            Path::new(&format!("{HOST_VIEW}{}/services", machine.path().display()))
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! The node's view of the file system, made by its init in a mount namespace that nobody else sees.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::layout::{HOST_VIEW, OWNED, outside_path};
+
+const NONE: Option<&str> = None;
+
+/// One bind mount, from the machine's view.
+#[derive(Debug, PartialEq, Eq)]
+struct Bind {
+    from: PathBuf,
+    to: PathBuf,
+    /// With the binds that were made below `from` before.
+    deep: bool,
+}
+
+/// All binds in the order in which they must happen: first what shows through, then the lab's directories over the
+/// machine's, and last the one that covers the lab's directory itself.
+fn plan(dir: &Path, node: &str, visible: &[PathBuf]) -> Vec<Bind> {
+    let mut binds = Vec::new();
+    for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
+        binds.push(Bind {
+            from: path.into(),
+            to: outside_path(dir, node, Path::new(&format!("{HOST_VIEW}{path}"))),
+            deep: false,
+        });
+    }
+    for path in visible {
+        let to = outside_path(dir, node, path);
+        if to != *path {
+            binds.push(Bind {
+                from: path.clone(),
+                to,
+                deep: false,
+            });
+        }
+    }
+    let mut covers: Vec<_> = OWNED.iter().map(|(path, _)| Path::new(path)).collect();
+    covers.sort_by_key(|path| dir.starts_with(path));
+    binds.extend(covers.into_iter().map(|path| Bind {
+        from: outside_path(dir, node, path),
+        to: path.to_owned(),
+        deep: true,
+    }));
+    binds
+}
+
+/// Makes the view. Nothing of it leaves the calling process's mount namespace.
+pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .context("cannot make mounts private")?;
+    for bind in plan(dir, node, visible) {
+        let flags = if bind.deep {
+            MsFlags::MS_BIND | MsFlags::MS_REC
+        } else {
+            MsFlags::MS_BIND
+        };
+        mount(Some(&bind.from), &bind.to, NONE, flags, NONE).with_context(|| {
+            format!(
+                "cannot bind {} on {}",
+                bind.from.display(),
+                bind.to.display()
+            )
+        })?;
+    }
+    read_only(Path::new("/"))?;
+    for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
+        read_only(Path::new(&format!("{HOST_VIEW}{path}")))?;
+    }
+    for path in visible
+        .iter()
+        .filter(|path| OWNED.iter().any(|(own, _)| path.starts_with(own)))
+    {
+        read_only(path)?;
+    }
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), NONE)
+        .context("cannot mount /proc")?;
+    // Detached rather than covered: libvirt looks for cgroups in the list of mounts, and must find none.
+    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE)
+        .context("cannot mount /sys")?;
+    mount(
+        Some("tmpfs"),
+        "/dev/shm",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=1777"),
+    )
+    .context("cannot mount /dev/shm")?;
+    Ok(())
+}
+
+/// This namespace sees `path` read-only from now on; the machine's own mount keeps its flags.
+fn read_only(path: &Path) -> Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(NONE, path, NONE, flags, NONE)
+        .with_context(|| format!("cannot make {} read-only", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_the_labs_own_directory_is_bound_last() {
+        for (dir, last) in [
+            ("/tmp/lab", "/tmp"),
+            ("/run/user/0/lab", "/run"),
+            ("/var/cache/lab", "/var/cache"),
+        ] {
+            let plan = plan(Path::new(dir), "alder", &[]);
+            assert_eq!(plan.last().unwrap().to, Path::new(last));
+        }
+    }
+
+    #[test]
+    fn a_clone_under_tmp_stays_visible_at_its_place() {
+        let plan = plan(
+            Path::new("/tmp/lab"),
+            "alder",
+            &["/tmp/clone/target".into(), "/home/me/target".into()],
+        );
+        let shown: Vec<_> = plan
+            .iter()
+            .filter(|bind| bind.from.ends_with("target"))
+            .collect();
+        assert_eq!(shown.len(), 1);
+        assert_eq!(shown[0].to, Path::new("/tmp/lab/alder/tmp/clone/target"));
+    }
+}

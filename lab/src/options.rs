@@ -1,0 +1,158 @@
+//! What a lab should be: the caller's options, and the specification that guard and inits read.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// Bumped when guard, init and library must change together, so that an older `xtask` is refused clearly.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// What the caller wants. `Default` is one node "alder" with libvirtd and without our daemons.
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    /// Where our programs are; the directory of `init_exe` when absent.
+    pub bin_dir: Option<PathBuf>,
+    /// Start waifud, waifud-metadatad and waifud-agentd too.
+    pub daemons: bool,
+    /// The node's name, a DNS label.
+    pub node: String,
+    /// Where the lab's directory is made; `$WAIFUD_LAB_BASE`, else the temporary directory, when absent.
+    pub base: Option<PathBuf>,
+    /// A program whose `main` begins with [`crate::init_if_asked`]; found by [`crate::testing::init_exe`] when absent.
+    pub init_exe: Option<PathBuf>,
+    /// Files to write into the node before anything starts: absolute path in the node, content. Only under the
+    /// directories that the lab owns (`/etc/waifud/waifud.toml`, …).
+    pub files: Vec<(PathBuf, String)>,
+    /// Paths of the machine to keep visible (read-only) where the node hides them, that is under `/tmp` and `/run`.
+    pub visible: Vec<PathBuf>,
+    /// Environment for all services.
+    pub env: Vec<(String, String)>,
+    /// Keep the lab when the process that made it ends. Otherwise the guard takes it down then.
+    pub stay: bool,
+    /// How long the services may take to get ready.
+    pub start_limit: Duration,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            bin_dir: None,
+            daemons: false,
+            node: "alder".into(),
+            base: None,
+            init_exe: None,
+            files: Vec::new(),
+            visible: Vec::new(),
+            env: Vec::new(),
+            stay: false,
+            start_limit: Duration::from_mins(1),
+        }
+    }
+}
+
+impl LabOptions {
+    /// The default with our daemons running.
+    #[must_use]
+    pub fn with_daemons() -> Self {
+        Self {
+            daemons: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// All that guard and inits know, written to `lab.json` in the lab's directory.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct LabSpec {
+    pub protocol: u32,
+    pub name: String,
+    pub nodes: Vec<NodeSpec>,
+    pub visible: Vec<PathBuf>,
+    pub env: Vec<(String, String)>,
+    pub stay: bool,
+}
+
+/// One namespace set. `outside` is the first; the others are nodes in the order of their addresses.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct NodeSpec {
+    pub name: String,
+    /// 0 is outside (192.0.2.1); node n has 192.0.2.(n+1).
+    pub index: u8,
+    pub bin_dir: PathBuf,
+    pub host_uuid: String,
+    pub libvirt: bool,
+    pub daemons: bool,
+}
+
+impl LabSpec {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("lab.json");
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let spec: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not a lab's specification", path.display()))?;
+        ensure!(
+            spec.protocol == PROTOCOL,
+            "this program speaks lab protocol {PROTOCOL}, the lab wants {}: run `cargo build -p xtask`",
+            spec.protocol
+        );
+        Ok(spec)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Result<&NodeSpec> {
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .with_context(|| {
+                format!(
+                    "the lab has no node {name:?}, only {}",
+                    self.names().join(", ")
+                )
+            })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+}
+
+/// A node's name becomes a host name, a directory and part of an interface's name.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let fits = !name.is_empty()
+        && name.len() <= 12
+        && name != crate::OUTSIDE
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && !name.ends_with('-');
+    ensure!(
+        fits,
+        "{name:?} cannot name a node: 1 to 12 of a-z, 0-9 and -, beginning with a letter, and not \"outside\""
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_short_labels_are_refused() {
+        for bad in [
+            "",
+            "outside",
+            "-a",
+            "a-",
+            "A",
+            "a b",
+            "../x",
+            "a23456789012345",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        check_name("alder").unwrap();
+    }
+}

@@ -1,0 +1,192 @@
+//! What runs on a node, in order: name, arguments, who, where its log goes, and when it counts as ready.
+
+use std::path::{Path, PathBuf};
+
+use crate::accounts::{self, Identity, Machine};
+use crate::options::NodeSpec;
+
+/// When a service counts as ready, so that the next one may start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// A unix socket at this path accepts a connection.
+    Socket(PathBuf),
+    /// Any unix socket in this directory accepts a connection.
+    SocketIn(PathBuf),
+    /// It runs; whether it works is for others to ask (the agent dials out and listens nowhere that counts).
+    Started,
+}
+
+/// One service of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub name: &'static str,
+    pub argv: Vec<String>,
+    pub identity: Identity,
+    pub log: PathBuf,
+    pub ready: Ready,
+}
+
+impl Service {
+    fn new<const N: usize>(
+        name: &'static str,
+        argv: [&str; N],
+        identity: Identity,
+        ready: Ready,
+    ) -> Self {
+        Self {
+            name,
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            identity,
+            log: Path::new("/var/log/waifud").join(format!("{name}.log")),
+            ready,
+        }
+    }
+
+    /// The whole command: other users are entered through `setpriv`, which leaves them no capability and no way to one.
+    pub(crate) fn command(&self) -> Vec<String> {
+        if self.identity == Identity::ROOT {
+            return self.argv.clone();
+        }
+        let Identity { uid, gid, groups } = &self.identity;
+        let groups = match groups.as_slice() {
+            [] => "--clear-groups".to_owned(),
+            groups => format!(
+                "--groups={}",
+                groups
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            ),
+        };
+        let mut words = vec![
+            "setpriv".to_owned(),
+            format!("--reuid={uid}"),
+            format!("--regid={gid}"),
+            groups,
+            "--bounding-set=-all".to_owned(),
+            "--inh-caps=-all".to_owned(),
+            "--no-new-privs".to_owned(),
+            "--".to_owned(),
+        ];
+        words.extend(self.argv.iter().cloned());
+        words
+    }
+}
+
+/// The services of `node`, in the order in which they start.
+pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
+    let mut list = Vec::new();
+    if node.libvirt {
+        list.push(Service::new(
+            "virtlogd",
+            ["virtlogd"],
+            Identity::ROOT,
+            Ready::Socket("/run/libvirt/virtlogd-sock".into()),
+        ));
+        list.push(Service::new(
+            "libvirtd",
+            ["libvirtd"],
+            Identity::ROOT,
+            Ready::Socket("/run/libvirt/libvirt-sock".into()),
+        ));
+    }
+    if node.daemons {
+        let program = |name: &str| node.bin_dir.join(name).to_string_lossy().into_owned();
+        list.push(Service::new(
+            "waifud",
+            [&program("waifud"), "--config", "/etc/waifud/waifud.toml"],
+            Identity {
+                uid: accounts::WAIFUD,
+                gid: accounts::WAIFUD,
+                groups: vec![machine.admin_gid()],
+            },
+            Ready::Socket("/run/waifud/waifud.sock".into()),
+        ));
+        list.push(Service::new(
+            "waifud-metadatad",
+            [
+                &program("waifud-metadatad"),
+                "--config",
+                "/etc/waifud/metadatad.toml",
+            ],
+            Identity {
+                uid: accounts::METADATA,
+                gid: accounts::METADATA,
+                groups: Vec::new(),
+            },
+            Ready::SocketIn("/run/waifud-metadata".into()),
+        ));
+        list.push(Service::new(
+            "waifud-agentd",
+            [
+                &program("waifud-agentd"),
+                "--config",
+                "/etc/waifud/agentd.toml",
+            ],
+            Identity::ROOT,
+            Ready::Started,
+        ));
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(daemons: bool) -> NodeSpec {
+        NodeSpec {
+            name: "alder".into(),
+            index: 1,
+            bin_dir: "/b".into(),
+            host_uuid: "u".into(),
+            libvirt: true,
+            daemons,
+        }
+    }
+
+    #[test]
+    fn libvirt_comes_before_our_daemons_and_the_agent_last() {
+        let names: Vec<_> = of(&node(true), Machine::default())
+            .iter()
+            .map(|service| service.name)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "virtlogd",
+                "libvirtd",
+                "waifud",
+                "waifud-metadatad",
+                "waifud-agentd"
+            ]
+        );
+        assert_eq!(of(&node(false), Machine::default()).len(), 2);
+    }
+
+    #[test]
+    fn daemons_that_face_people_and_guests_keep_no_capability() {
+        for service in of(&node(true), Machine::default()) {
+            let drops = service
+                .command()
+                .iter()
+                .any(|word| word == "--bounding-set=-all");
+            assert_eq!(drops, service.identity.uid != 0, "{}", service.name);
+        }
+    }
+
+    #[test]
+    fn waifud_is_in_the_group_that_its_socket_is_for() {
+        let machine = Machine {
+            caller_gid: Some(1000),
+            ..Machine::default()
+        };
+        let waifud = of(&node(true), machine).remove(2).command().join(" ");
+        assert!(waifud.contains("--groups=1000 "), "{waifud}");
+        assert!(
+            waifud.ends_with("-- /b/waifud --config /etc/waifud/waifud.toml"),
+            "{waifud}"
+        );
+    }
+}

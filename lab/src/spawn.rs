@@ -1,0 +1,41 @@
+//! Starting a node's init: one `clone` into new namespaces, tied to the life of the guard.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, clone};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, dup2_stdin, execv};
+
+/// Starts `/proc/self/exe lab-init DIR NODE` as PID 1 of new pid, network, mount and uts namespaces, and gives its PID
+/// here. It gets SIGKILL when the caller ends.
+pub(crate) fn init(dir: &Path, node: &str) -> Result<Pid> {
+    let exe = c"/proc/self/exe".to_owned();
+    let arguments = [
+        c"waifud-lab-init".to_owned(),
+        c"lab-init".to_owned(),
+        CString::new(dir.as_os_str().as_bytes())?,
+        CString::new(node)?,
+    ];
+    let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    let child = Box::new(move || {
+        // Set after the exec would be too late: the guard may be gone by then. `init` looks once more.
+        let _ = set_pdeathsig(Signal::SIGKILL);
+        let _ = dup2_stdin(&null);
+        // Only a failure returns; the guard sees the exit status.
+        let _ = execv(&exe, &arguments);
+        127
+    });
+    let mut stack = vec![0; 64 * 1024];
+    let flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWUTS;
+    // SAFETY: the guard has one thread, so the child (a copy: no CLONE_VM) holds no lock of another; it touches only
+    // memory that was ready before, and ends in exec or exit. The stack outlives the call, and the copy is the child's.
+    let pid = unsafe { clone(child, &mut stack, flags, Some(Signal::SIGCHLD as i32)) };
+    pid.with_context(|| format!("cannot make the namespaces of {node}: is this root?"))
+}

@@ -1,0 +1,113 @@
+//! Directories that a killed guard left: found by a lock that nobody holds, and removed.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Every lab's directory begins so.
+pub(crate) const PREFIX: &str = "waifud-lab-";
+/// Held, exclusively, by the guard as long as it lives.
+pub(crate) const GUARD_LOCK: &str = "guard.lock";
+/// Held, exclusively, by whoever makes the lab until the guard has it.
+pub(crate) const MAKER_LOCK: &str = "maker.lock";
+
+/// Takes the lock file `name` in `dir`, or says `None` when another process has it.
+pub(crate) fn lock(dir: &Path, name: &str) -> Result<Option<File>> {
+    let path = dir.join(name);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Whether a process holds the lock `name` of the lab in `dir`; a missing file is held by nobody.
+pub(crate) fn held(dir: &Path, name: &str) -> bool {
+    let Ok(file) = File::open(dir.join(name)) else {
+        return false;
+    };
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Where labs are made when nobody says otherwise: `$WAIFUD_LAB_BASE`, else the temporary directory.
+pub(crate) fn default_base() -> PathBuf {
+    std::env::var_os("WAIFUD_LAB_BASE").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+/// Removes the directories of dead labs in `base` (the default base when absent), and gives those it removed.
+///
+/// # Errors
+/// `base` cannot be listed, or a dead lab's directory cannot be removed.
+pub fn remove_stale(base: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let base = base.map_or_else(default_base, Path::to_owned);
+    let mut removed = Vec::new();
+    let entries = fs::read_dir(&base).with_context(|| format!("cannot list {}", base.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir()
+        {
+            continue;
+        }
+        // One that is being made has no lock for a moment.
+        let age = entry
+            .metadata()
+            .and_then(|data| data.modified())
+            .map(|then| then.elapsed().unwrap_or_default());
+        let unborn =
+            !path.join(MAKER_LOCK).exists() && age.is_ok_and(|age| age < Duration::from_secs(10));
+        if unborn || held(&path, GUARD_LOCK) || held(&path, MAKER_LOCK) {
+            continue;
+        }
+        remove(&path)?;
+        removed.push(path);
+    }
+    Ok(removed)
+}
+
+/// Removes a lab's directory; one that is already gone is fine.
+pub(crate) fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_dead_labs_are_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = base.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (dead, alive) = (make("waifud-lab-1-a"), make("waifud-lab-2-b"));
+        let (unborn, other) = (make("waifud-lab-3-c"), make("something-else"));
+        // Unlocked rather than closed: a test that forks at this moment has a copy of the descriptor.
+        lock(&dead, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();
+        let guard = lock(&alive, GUARD_LOCK).unwrap().unwrap();
+        lock(&alive, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();
+
+        assert_eq!(remove_stale(Some(base.path())).unwrap(), [dead]);
+        assert!(alive.exists() && unborn.exists() && other.exists());
+
+        guard.unlock().unwrap();
+        assert_eq!(remove_stale(Some(base.path())).unwrap(), [alive]);
+    }
+}

@@ -1,0 +1,290 @@
+//! The lab as a whole: it boots libvirt, runs guests as `libvirt-qemu`, and leaves nothing, however it ends.
+
+mod traces;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use traces::{Machine, Traces};
+use waifud_lab::{Lab, LabOptions, ServiceState, Signal, testing, wait};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn lab() -> Result<Option<Lab>> {
+    testing::lab_or_skip(&LabOptions::default())
+}
+
+fn ask(lab: &Lab, node: &str, words: &[&str]) -> Result<Output> {
+    wait::output(&mut lab.command(node, words)?, LIMIT)
+}
+
+fn must(lab: &Lab, node: &str, words: &[&str]) -> Result<String> {
+    wait::run(&mut lab.command(node, words)?, LIMIT)
+}
+
+fn virsh(lab: &Lab, words: &[&str]) -> Result<String> {
+    must(
+        lab,
+        "alder",
+        &[&["virsh", "-q", "-c", "qemu:///system"], words].concat(),
+    )
+}
+
+/// A guest that is started paused and has no disk, no network and no screen.
+const DOMAIN: &str = "<domain type='qemu'><name>still</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+    <os><type arch='x86_64' machine='q35'>hvm</type></os>\
+    <devices><serial type='null'/><video><model type='none'/></video><memballoon model='none'/></devices></domain>";
+
+fn start_guest(lab: &Lab) -> Result<()> {
+    std::fs::write(lab.path_outside("/tmp/still.xml"), DOMAIN)?;
+    virsh(lab, &["create", "--paused", "/tmp/still.xml"])?;
+    Ok(())
+}
+
+#[test]
+fn libvirt_answers_inside_and_sees_no_cgroups_of_the_machine() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    let version = virsh(&lab, &["version"])?;
+    assert!(version.contains("QEMU"), "{version}");
+    assert_eq!(virsh(&lab, &["list", "--all"])?.trim(), "");
+    assert!(!must(&lab, "alder", &["cat", "/proc/mounts"])?.contains("cgroup"));
+    lab.down()
+}
+
+#[test]
+fn a_guest_runs_as_libvirt_qemu_and_survives_the_daemon() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    start_guest(&lab)?;
+    let qemu = || must(&lab, "alder", &["pgrep", "--uid", "64055", "--list-name"]);
+    let before = qemu()?;
+    assert!(before.contains("qemu-system"), "{before}");
+
+    lab.kill("libvirtd", Signal::SIGKILL)?;
+    wait::until("libvirtd to be started again", LIMIT, || {
+        let status = lab.status("alder")?;
+        let libvirtd = status.into_iter().find(|entry| entry.name == "libvirtd");
+        Ok(libvirtd.filter(|entry| entry.state == ServiceState::Ready && entry.restarts == 1))
+    })?;
+    assert_eq!(qemu()?, before);
+    assert_eq!(virsh(&lab, &["domstate", "still"])?.trim(), "paused");
+    lab.down()
+}
+
+#[test]
+fn a_stopped_service_stays_stopped_until_it_is_started() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    let first = lab.pid_of("libvirtd")?.context("libvirtd runs")?;
+    lab.stop("libvirtd")?;
+    assert_eq!(lab.pid_of("libvirtd")?, None);
+    assert!(lab.kill("libvirtd", Signal::SIGTERM).is_err());
+    lab.start("libvirtd")?;
+    lab.wait_ready(LIMIT)?;
+    let second = lab.pid_of("libvirtd")?.context("libvirtd runs again")?;
+    assert_ne!(first, second);
+    lab.restart("libvirtd")?;
+    wait::until("another process", LIMIT, || {
+        Ok(lab.pid_of("libvirtd")?.filter(|pid| *pid != second))
+    })?;
+    assert!(lab.restart("sshd").is_err());
+    lab.down()
+}
+
+#[test]
+fn a_node_reaches_the_outside_and_nothing_else() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    for (from, to) in [
+        ("alder", "192.0.2.1"),
+        ("alder", "198.51.100.1"),
+        ("outside", "192.0.2.2"),
+    ] {
+        must(&lab, from, &["ping", "-q", "-c", "1", "-W", "5", to])?;
+    }
+    // Asked, not sent: the outside has no way on, so nothing can leave the machine.
+    let route = ask(&lab, "outside", &["ip", "route", "get", "203.0.113.1"])?;
+    assert!(!route.status.success(), "{route:?}");
+    let devices = must(&lab, "alder", &["ls", "/sys/class/net"])?;
+    assert_eq!(
+        devices.split_whitespace().collect::<Vec<_>>(),
+        ["eth0", "lo"]
+    );
+    assert_eq!(
+        must(&lab, "alder", &["cat", "/proc/sys/net/ipv4/ip_forward"])?.trim(),
+        "0"
+    );
+    assert_eq!(must(&lab, "alder", &["hostname"])?.trim(), "alder");
+    lab.down()
+}
+
+#[test]
+fn a_node_writes_only_into_the_labs_directory() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    for path in [
+        "/usr/share/waifud-test",
+        "/root/waifud-test",
+        "/run/waifud-lab/host/etc/waifud-test",
+    ] {
+        assert!(
+            !ask(&lab, "alder", &["touch", path])?.status.success(),
+            "{path}"
+        );
+    }
+    for path in [
+        "/etc/waifud/x",
+        "/var/lib/x",
+        "/run/x",
+        "/tmp/x",
+        "/var/cache/x",
+        "/var/log/x",
+    ] {
+        must(&lab, "alder", &["touch", path])?;
+        assert!(lab.path_outside(path).exists(), "{path}");
+        assert!(lab.path_outside(path).starts_with(lab.dir()));
+    }
+    lab.down()
+}
+
+#[test]
+fn users_of_the_node_have_their_directories_and_no_capability() -> Result<()> {
+    let Some(lab) = lab()? else { return Ok(()) };
+    let run = |user: &str, words: &[&str]| {
+        wait::output(&mut lab.command_as("alder", user, words)?, LIMIT)
+    };
+    for (user, dir) in [
+        ("waifud", "/var/lib/waifud/x"),
+        ("waifud-metadata", "/run/waifud-metadata/x"),
+    ] {
+        assert!(run(user, &["touch", dir])?.status.success(), "{user}");
+        let status = run(user, &["grep", "Cap[EPB]", "/proc/self/status"])?;
+        let text = String::from_utf8(status.stdout)?;
+        assert_eq!(text.matches("0000000000000000").count(), 3, "{text}");
+    }
+    assert!(
+        !run("waifud-metadata", &["ls", "/var/lib/waifud"])?
+            .status
+            .success()
+    );
+    assert!(
+        !run("waifud-metadata", &["ls", "/run/waifud-lab/host/root"])?
+            .status
+            .success()
+    );
+    lab.down()
+}
+
+#[test]
+fn after_down_nothing_of_the_lab_is_left() -> Result<()> {
+    let Some(machine) = Machine::before()? else {
+        return Ok(());
+    };
+    let lab = Lab::up(&LabOptions::default())?;
+    start_guest(&lab)?;
+    let traces = Traces::of(&lab)?;
+    lab.down()?;
+    traces.must_be_gone()?;
+    machine.must_be_unchanged()
+}
+
+#[test]
+fn after_a_nodes_pid_1_is_killed_nothing_of_the_lab_is_left() -> Result<()> {
+    let Some(machine) = Machine::before()? else {
+        return Ok(());
+    };
+    let lab = Lab::up(&LabOptions::default())?;
+    start_guest(&lab)?;
+    let traces = Traces::of(&lab)?;
+    traces::sigkill(lab.init_pid("alder")?)?;
+    // The guard does it: the handle is still alive and has done nothing.
+    traces.must_be_gone()?;
+    machine.must_be_unchanged()?;
+    drop(lab);
+    Ok(())
+}
+
+#[test]
+fn after_the_guard_is_killed_the_next_lab_removes_what_is_left() -> Result<()> {
+    let Some(machine) = Machine::before()? else {
+        return Ok(());
+    };
+    let base = tempfile::tempdir()?;
+    let options = LabOptions {
+        base: Some(base.path().to_owned()),
+        ..LabOptions::default()
+    };
+    let lab = Lab::up(&options)?;
+    start_guest(&lab)?;
+    let traces = Traces::of(&lab)?;
+    traces::sigkill(lab.guard_pid())?;
+    traces.processes_must_end()?;
+    assert!(lab.dir().exists(), "nobody was left to remove it");
+
+    let next = Lab::up(&options)?;
+    assert!(!lab.dir().exists());
+    traces.must_be_gone()?;
+    next.down()?;
+    drop(lab);
+    machine.must_be_unchanged()
+}
+
+#[test]
+fn a_lab_ends_with_the_process_that_made_it() -> Result<()> {
+    let Some(machine) = Machine::before()? else {
+        return Ok(());
+    };
+    // This very program, asked for the one test below that waits to be killed.
+    let mut owner = Command::new(std::env::current_exe()?)
+        .args(["--exact", "owner_that_is_killed", "--nocapture"])
+        .env("WAIFUD_LAB_TEST_OWNER", "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let dir = traces::line_after(&mut owner, "LAB ")?;
+    let lab = Lab::attach(Path::new(&dir))?;
+    let traces = Traces::of(&lab)?;
+    owner.kill()?;
+    owner.wait()?;
+    traces.must_be_gone()?;
+    machine.must_be_unchanged()
+}
+
+#[test]
+fn owner_that_is_killed() -> Result<()> {
+    if std::env::var_os("WAIFUD_LAB_TEST_OWNER").is_none() {
+        return Ok(()); // only a helper of the test above
+    }
+    let lab = Lab::up(&LabOptions::default())?;
+    println!("LAB {}", lab.dir().display());
+    wait::until("to be killed", Duration::from_mins(1), || Ok(None))
+}
+
+#[test]
+fn a_lab_that_cannot_start_says_why_and_leaves_nothing() -> Result<()> {
+    let Some(machine) = Machine::before()? else {
+        return Ok(());
+    };
+    let base = tempfile::tempdir()?;
+    let options = LabOptions {
+        base: Some(base.path().to_owned()),
+        files: vec![(
+            "/etc/libvirt/libvirtd.conf".into(),
+            "host_uuid = broken".into(),
+        )],
+        start_limit: Duration::from_secs(2),
+        ..LabOptions::default()
+    };
+    let error = format!(
+        "{:#}",
+        Lab::up(&options)
+            .err()
+            .context("libvirtd took a broken file")?
+    );
+    assert!(
+        error.contains("libvirtd") && error.contains("libvirtd.conf"),
+        "{error}"
+    );
+    ensure!(
+        std::fs::read_dir(base.path())?.next().is_none(),
+        "something is left"
+    );
+    machine.must_be_unchanged()
+}
