@@ -14,6 +14,9 @@
 //! it), then one `sync`, then changes as they are committed, and a `ping` at least every 10 seconds. `delete` means
 //! "no longer yours to look after", never "destroy": only a `tombstone` orders destruction. 410 Gone says that the
 //! history after `since` was trimmed, or is of another incarnation: ask again without `since`.
+//!
+//! After `hello` the agent names itself in every request by the header [`NODE_HEADER`]. A report, even an empty one,
+//! at least every 10 seconds is the heartbeat.
 
 use std::net::Ipv4Addr;
 
@@ -30,6 +33,10 @@ use waifud_types::{
     ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, MacAddr, Name,
     NodeId, Revision, Secret, Timestamp, VolumeId,
 };
+
+/// The header that carries the node's id, as [`Welcome`] gave it, in every request after `hello`. A certificate that
+/// names another node outranks it.
+pub const NODE_HEADER: &str = "waifud-node";
 
 /// The agent introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
