@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod fake;
+mod fault;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 
@@ -16,7 +17,7 @@ use tokio::sync::broadcast;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Epoch, InstanceId, MacAddr, Name, TapName};
+use waifud_types::{ByteSize, Digest, Epoch, InstanceId, MacAddr, Name, TapName};
 
 /// What a machine needs to be defined. Two equal specs make the same domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +46,17 @@ pub struct DomainSpec {
     pub console_log: PathBuf,
     /// The VNC server's unix socket.
     pub vnc_socket: PathBuf,
+}
+
+impl DomainSpec {
+    /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
+    pub fn digest(&self) -> String {
+        let mut bytes = [0; 32];
+        let text = format!("{self:?}");
+        bytes
+            .copy_from_slice(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
+        Digest::from_bytes(bytes).hex()
+    }
 }
 
 /// A disk of a domain: a qcow2 file.
@@ -141,7 +153,7 @@ pub enum DomainEventKind {
     Changed,
     /// Its guest agent connected or left.
     AgentChanged,
-    /// The connection to the hypervisor was lost or made anew: look at everything again.
+    /// The connection to the hypervisor was lost or made anew: look at everything again. The event's id is nil.
     Resync,
 }
 

@@ -1,1 +1,268 @@
-//! (being written)
+//! A pool in memory, for tests and simulations: images are checked as the real pool does, volumes are entries.
+//!
+//! Clones share one world, so images and volumes outlive whoever used them. Only staged files are real: downloads
+//! write there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use waifud_types::{ByteSize, Digest, Name, VolumeId, qcow2};
+
+use crate::fault::{Faults, lock};
+use crate::format::empty_image;
+use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, digest};
+
+/// The verbs of the trait, for scripting faults.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[expect(missing_docs, reason = "each is the trait's method of that name")]
+pub enum Op {
+    Usage,
+    HasImage,
+    StagingPath,
+    ImportImage,
+    EnsureImageAbsent,
+    EnsureVolume,
+    Volumes,
+    EnsureVolumeAbsent,
+}
+
+/// The fake. See the module's text.
+#[derive(Clone)]
+pub struct FakePool {
+    name: Name,
+    directory: PathBuf,
+    world: Arc<Mutex<World>>,
+    faults: Faults,
+}
+
+#[derive(Default)]
+struct World {
+    /// Each image's virtual size.
+    images: BTreeMap<Digest, ByteSize>,
+    volumes: BTreeMap<VolumeId, (Digest, ByteSize)>,
+    full: bool,
+}
+
+/// The bytes of a small, whole, empty image and its digest; different seeds make different images.
+///
+/// Fit for the fake and for real pools: tools accept it.
+pub fn image_bytes(size: ByteSize, seed: u8) -> (Vec<u8>, Digest) {
+    let bytes = empty_image(size, None, &[seed; 8]).unwrap_or_default();
+    let digest = digest::of_bytes(&bytes);
+    (bytes, digest)
+}
+
+impl FakePool {
+    /// An empty pool; staged files go to `directory`, which must exist.
+    pub fn new(name: Name, directory: impl Into<PathBuf>) -> Self {
+        Self {
+            name,
+            directory: directory.into(),
+            world: Arc::default(),
+            faults: Faults::new(),
+        }
+    }
+
+    /// Puts an image into the pool without a file.
+    pub fn add_image(&self, image: Digest, virtual_size: ByteSize) {
+        self.world().images.insert(image, virtual_size);
+    }
+
+    /// While full, whatever needs room fails with `NoRoom`.
+    pub fn set_full(&self, full: bool) {
+        self.world().full = full;
+    }
+
+    /// The next call of `op` fails with `error`; several are used up in order.
+    pub fn fail_next(&self, op: Op, error: StorageError) {
+        self.faults.fail_next(op, error);
+    }
+
+    /// Calls of `op` hang until `release`; a dropped call has done nothing.
+    pub fn hang(&self, op: Op) {
+        self.faults.hang(op);
+    }
+
+    /// Lets hanging and later calls of `op` through.
+    pub fn release(&self, op: Op) {
+        self.faults.release(op);
+    }
+
+    /// How often `op` was called.
+    pub fn calls(&self, op: Op) -> u64 {
+        self.faults.calls(op)
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.world)
+    }
+
+    fn staged(&self, image: Digest) -> PathBuf {
+        self.directory.join(format!("{}.part", image.hex()))
+    }
+
+    fn room(&self) -> Result<(), StorageError> {
+        if self.world().full {
+            Err(StorageError::NoRoom {
+                pool: self.name.clone(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn import(&self, image: Digest, staged: &Path) -> Result<(), StorageError> {
+        let bytes = std::fs::read(staged).map_err(|source| StorageError::Io {
+            what: "reading",
+            path: staged.to_owned(),
+            source,
+        })?;
+        let actual = digest::of_bytes(&bytes);
+        if actual != image {
+            return Err(StorageError::DigestMismatch {
+                expected: image,
+                actual,
+            });
+        }
+        let header = qcow2::parse(&bytes).map_err(StorageError::BadImage)?;
+        self.room()?;
+        self.add_image(image, header.virtual_size);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StoragePool for FakePool {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
+    async fn usage(&self) -> Result<PoolUsage, StorageError> {
+        self.faults.pass(Op::Usage).await?;
+        let size = ByteSize::gib(100);
+        let full = self.world().full;
+        Ok(PoolUsage {
+            size,
+            used: if full { size } else { ByteSize::gib(1) },
+            health: "ok".to_owned(),
+        })
+    }
+
+    async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
+        self.faults.pass(Op::HasImage).await?;
+        Ok(self.world().images.contains_key(&image))
+    }
+
+    async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError> {
+        self.faults.pass(Op::StagingPath).await?;
+        Ok(self.staged(image))
+    }
+
+    async fn import_image(&self, image: Digest) -> Result<(), StorageError> {
+        self.faults.pass(Op::ImportImage).await?;
+        let staged = self.staged(image);
+        if self.world().images.contains_key(&image) {
+            let _absent = std::fs::remove_file(&staged);
+            return Ok(());
+        }
+        let outcome = self.import(image, &staged);
+        let _absent = std::fs::remove_file(&staged);
+        outcome
+    }
+
+    async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError> {
+        self.faults.pass(Op::EnsureImageAbsent).await?;
+        let mut world = self.world();
+        if world.volumes.values().any(|(of, _)| *of == image) {
+            return Err(StorageError::Tool {
+                tool: "the pool",
+                message: "volumes are clones of the image".to_owned(),
+            });
+        }
+        world.images.remove(&image);
+        Ok(())
+    }
+
+    async fn ensure_volume(
+        &self,
+        id: &VolumeId,
+        image: Digest,
+        size: ByteSize,
+    ) -> Result<PathBuf, StorageError> {
+        self.faults.pass(Op::EnsureVolume).await?;
+        let path = self.directory.join(format!("{id}.qcow2"));
+        let existing = self.world().volumes.get(id).copied();
+        match existing {
+            Some((_, now)) if now >= size => {}
+            Some((of, _)) => {
+                self.room()?;
+                self.world().volumes.insert(id.clone(), (of, size));
+            }
+            None => {
+                let minimum = self
+                    .world()
+                    .images
+                    .get(&image)
+                    .copied()
+                    .ok_or(StorageError::NoImage(image))?;
+                if size < minimum {
+                    return Err(StorageError::TooSmall { size, minimum });
+                }
+                self.room()?;
+                self.world().volumes.insert(id.clone(), (image, size));
+            }
+        }
+        Ok(path)
+    }
+
+    async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError> {
+        self.faults.pass(Op::Volumes).await?;
+        let world = self.world();
+        let observed = |(id, (_, size)): (&VolumeId, &(Digest, ByteSize))| ObservedVolume {
+            id: id.clone(),
+            size: Some(*size),
+        };
+        Ok(world.volumes.iter().map(observed).collect())
+    }
+
+    async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
+        self.faults.pass(Op::EnsureVolumeAbsent).await?;
+        self.world().volumes.remove(id);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance;
+
+    #[tokio::test]
+    async fn the_fake_conforms() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = FakePool::new("main".parse().unwrap(), directory.path());
+        conformance::everything(&pool).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_says_so_and_recovers() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = FakePool::new("main".parse().unwrap(), directory.path());
+        let (_, image) = image_bytes(ByteSize::mib(1), 1);
+        pool.add_image(image, ByteSize::mib(1));
+        let id = conformance::volume_id("root");
+        pool.set_full(true);
+        let refused = pool.ensure_volume(&id, image, ByteSize::mib(2)).await;
+        assert!(matches!(refused, Err(StorageError::NoRoom { .. })));
+        pool.set_full(false);
+        pool.ensure_volume(&id, image, ByteSize::mib(2))
+            .await
+            .unwrap();
+    }
+}

@@ -4,7 +4,10 @@
 //! an *ensure*: calling it again when the work is done changes nothing and succeeds.
 
 pub mod conformance;
+mod digest;
 pub mod fake;
+mod fault;
+mod format;
 pub mod qcow2;
 
 use std::path::PathBuf;
