@@ -1,1 +1,133 @@
-//! (being written)
+//! One suite that every [`GuestNetwork`] passes, the real one and the fake.
+//!
+//! It is plain functions that panic on the first surprise, so that any test can call them with any adapter. The state
+//! handed in must have at least two ports and fit the host that the adapter works on.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test suite: it panics at the first surprise"
+)]
+
+use ipnet::IpNet;
+
+use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters};
+
+/// Makes a good state contradict itself.
+type Spoil = fn(&mut NetworkState);
+
+/// Runs everything, and leaves nothing behind.
+pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
+    nothing_is_known_before_the_first_ensure(network, state).await;
+    ensuring_twice_changes_nothing(network, state).await;
+    ports_come_and_go(network, state).await;
+    contradictions_are_refused_and_change_nothing(network, state).await;
+    what_is_ours_is_no_fact_of_the_host(network, state).await;
+    absence_can_be_ensured_at_any_time(network, state).await;
+}
+
+/// An adapter that was told nothing has no ports, and removing nothing is fine.
+pub async fn nothing_is_known_before_the_first_ensure(
+    network: &dyn GuestNetwork,
+    state: &NetworkState,
+) {
+    network.ensure_absent().await.unwrap();
+    for port in &state.ports {
+        assert_eq!(network.counters(&port.tap).await.unwrap(), None);
+    }
+}
+
+/// Ensuring is idempotent, and every port has counters from then on, whether its tap exists or not.
+pub async fn ensuring_twice_changes_nothing(network: &dyn GuestNetwork, state: &NetworkState) {
+    for _ in 0..2 {
+        network.ensure(state).await.unwrap();
+        for port in &state.ports {
+            let counters = network.counters(&port.tap).await.unwrap();
+            assert_eq!(counters, Some(PortCounters::default()), "{}", port.tap);
+        }
+    }
+}
+
+/// A port that is listed no more is unknown; one that comes back starts at zero.
+pub async fn ports_come_and_go(network: &dyn GuestNetwork, state: &NetworkState) {
+    network.ensure(state).await.unwrap();
+    let mut fewer = state.clone();
+    let gone = fewer.ports.remove(0);
+    network.ensure(&fewer).await.unwrap();
+    assert_eq!(network.counters(&gone.tap).await.unwrap(), None);
+    assert!(
+        network
+            .counters(&fewer.ports[0].tap)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    network.ensure(state).await.unwrap();
+    let counters = network.counters(&gone.tap).await.unwrap();
+    assert_eq!(counters, Some(PortCounters::default()));
+}
+
+/// Each contradiction is refused as one, and the state before it stays in force.
+pub async fn contradictions_are_refused_and_change_nothing(
+    network: &dyn GuestNetwork,
+    state: &NetworkState,
+) {
+    network.ensure(state).await.unwrap();
+    let mut fewer = state.clone();
+    fewer.ports.truncate(1);
+    network.ensure(&fewer).await.unwrap();
+    let absent = &state.ports[1].tap;
+
+    let spoils: [(&str, Spoil); 7] = [
+        ("one MAC on two ports", |s| {
+            s.ports[1].mac = s.ports[0].mac;
+        }),
+        ("one address on two ports", |s| {
+            s.ports[1].address = s.ports[0].address;
+        }),
+        ("the gateway's address", |s| s.ports[1].address = s.gateway),
+        ("the gateway's MAC", |s| s.ports[1].mac = s.gateway_mac),
+        ("an address outside", |s| {
+            s.ports[1].address = [192, 0, 2, 1].into();
+        }),
+        ("a gateway outside", |s| s.gateway = [192, 0, 2, 1].into()),
+        ("another's lease as further address", |s| {
+            s.ports[1].allow_addresses =
+                vec![IpNet::from(std::net::IpAddr::V4(s.ports[0].address))];
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let mut spoiled = state.clone();
+        spoil(&mut spoiled);
+        let error = network.ensure(&spoiled).await.unwrap_err();
+        assert!(
+            matches!(error, NetworkError::Contradiction(_)),
+            "{what}: {error}"
+        );
+        assert_eq!(network.counters(absent).await.unwrap(), None, "{what}");
+    }
+    network.ensure(state).await.unwrap();
+}
+
+/// Our own subnet is not reported as something that the host already routes; our bridge is one of its bridges.
+pub async fn what_is_ours_is_no_fact_of_the_host(network: &dyn GuestNetwork, state: &NetworkState) {
+    network.ensure(state).await.unwrap();
+    let facts = network.host_facts().await.unwrap();
+    assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);
+    assert!(facts.bridges.contains(&state.bridge), "{:?}", facts.bridges);
+}
+
+/// Absence is idempotent too, and not the end: a later ensure begins anew.
+pub async fn absence_can_be_ensured_at_any_time(network: &dyn GuestNetwork, state: &NetworkState) {
+    network.ensure(state).await.unwrap();
+    for _ in 0..2 {
+        network.ensure_absent().await.unwrap();
+        for port in &state.ports {
+            assert_eq!(network.counters(&port.tap).await.unwrap(), None);
+        }
+        let facts = network.host_facts().await.unwrap();
+        assert!(!facts.bridges.contains(&state.bridge));
+    }
+    network.ensure(state).await.unwrap();
+    network.ensure_absent().await.unwrap();
+}

@@ -1,1 +1,218 @@
-//! (being written)
+//! A network in memory, with faults to inject: for the agent's tests and the simulation.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use waifud_types::TapName;
+
+use crate::check::check;
+use crate::{
+    GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
+};
+
+/// The calls that can be made to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Call {
+    /// [`GuestNetwork::host_facts`].
+    HostFacts,
+    /// [`GuestNetwork::ensure`].
+    Ensure,
+    /// [`GuestNetwork::ensure_absent`].
+    EnsureAbsent,
+    /// [`GuestNetwork::counters`].
+    Counters,
+}
+
+/// The fake. It obeys the same conformance suite as the real adapter.
+#[derive(Debug)]
+pub struct FakeNetwork {
+    inner: Mutex<Inner>,
+    drift: broadcast::Sender<NetworkDrift>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Option<NetworkState>,
+    facts: HostNetworkFacts,
+    counters: HashMap<TapName, PortCounters>,
+    faults: HashMap<Call, u32>,
+    ensured: u64,
+}
+
+impl FakeNetwork {
+    /// A host with nothing on it.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::default(),
+            drift: broadcast::Sender::new(16),
+        })
+    }
+
+    /// What was ensured last; `None` before the first time and after `ensure_absent`.
+    pub fn state(&self) -> Option<NetworkState> {
+        self.lock().state.clone()
+    }
+
+    /// How many times `ensure` was called, failures included.
+    pub fn ensured(&self) -> u64 {
+        self.lock().ensured
+    }
+
+    /// What the host has apart from ours.
+    pub fn set_facts(&self, facts: HostNetworkFacts) {
+        self.lock().facts = facts;
+    }
+
+    /// Makes the next `times` calls fail; they change nothing.
+    pub fn fail(&self, call: Call, times: u32) {
+        self.lock().faults.insert(call, times);
+    }
+
+    /// Sets what a port's rules have dropped. Nothing happens when the port is unknown.
+    pub fn set_counters(&self, tap: &TapName, counters: PortCounters) {
+        if let Some(held) = self.lock().counters.get_mut(tap) {
+            *held = counters;
+        }
+    }
+
+    /// Forgets everything, as a foreign `nft flush ruleset` would, and tells the listeners.
+    pub fn cause_drift(&self, what: &str) {
+        let mut inner = self.lock();
+        inner.state = None;
+        inner.counters.clear();
+        drop(inner);
+        // Nobody listening is fine.
+        let _ = self.drift.send(NetworkDrift {
+            what: what.to_owned(),
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The data are plain values: a panic elsewhere leaves them whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn fault(&mut self, call: Call) -> Result<(), NetworkError> {
+        match self.faults.get_mut(&call) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                Err(NetworkError::Tool {
+                    tool: "fake",
+                    message: format!("{call:?} was told to fail"),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl GuestNetwork for FakeNetwork {
+    async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError> {
+        let mut inner = self.lock();
+        inner.fault(Call::HostFacts)?;
+        let mut facts = inner.facts.clone();
+        if let Some(state) = &inner.state
+            && !facts.bridges.contains(&state.bridge)
+        {
+            facts.bridges.push(state.bridge.clone());
+        }
+        Ok(facts)
+    }
+
+    async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError> {
+        let mut inner = self.lock();
+        inner.ensured += 1;
+        inner.fault(Call::Ensure)?;
+        check(state)?;
+        let taken = inner
+            .facts
+            .routes
+            .iter()
+            .find(|route| crate::check::overlap(**route, state.subnet));
+        if let Some(other) = taken {
+            return Err(NetworkError::Overlap {
+                subnet: state.subnet,
+                other: *other,
+            });
+        }
+        let counters = state
+            .ports
+            .iter()
+            .map(|port| {
+                let held = inner.counters.get(&port.tap).cloned().unwrap_or_default();
+                (port.tap.clone(), held)
+            })
+            .collect();
+        inner.counters = counters;
+        inner.state = Some(state.clone());
+        Ok(())
+    }
+
+    async fn ensure_absent(&self) -> Result<(), NetworkError> {
+        let mut inner = self.lock();
+        inner.fault(Call::EnsureAbsent)?;
+        inner.state = None;
+        inner.counters.clear();
+        Ok(())
+    }
+
+    async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError> {
+        let mut inner = self.lock();
+        inner.fault(Call::Counters)?;
+        Ok(inner.counters.get(tap).cloned())
+    }
+
+    fn drift(&self) -> broadcast::Receiver<NetworkDrift> {
+        self.drift.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::state;
+
+    #[tokio::test]
+    async fn the_fake_conforms() {
+        let network = FakeNetwork::new();
+        crate::conformance::all(network.as_ref(), &state(3)).await;
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_seen_as_often_as_asked_and_changes_nothing() {
+        let network = FakeNetwork::new();
+        network.fail(Call::Ensure, 2);
+        for _ in 0..2 {
+            network.ensure(&state(1)).await.unwrap_err();
+            assert_eq!(network.state(), None);
+        }
+        network.ensure(&state(1)).await.unwrap();
+        assert_eq!(network.ensured(), 3);
+    }
+
+    #[tokio::test]
+    async fn drift_is_told_and_needs_an_ensure() {
+        let network = FakeNetwork::new();
+        let mut drift = network.drift();
+        network.ensure(&state(1)).await.unwrap();
+        network.cause_drift("rules flushed");
+        assert_eq!(drift.recv().await.unwrap().what, "rules flushed");
+        assert_eq!(network.state(), None);
+    }
+
+    #[tokio::test]
+    async fn a_subnet_that_the_host_already_routes_is_refused() {
+        let network = FakeNetwork::new();
+        network.set_facts(HostNetworkFacts {
+            routes: vec!["10.144.0.0/16".parse().unwrap()],
+            ..HostNetworkFacts::default()
+        });
+        let error = network.ensure(&state(0)).await.unwrap_err();
+        assert!(matches!(error, NetworkError::Overlap { .. }), "{error}");
+    }
+}

@@ -4,8 +4,13 @@
 //! seen from outside (rules are replaced in one transaction, before a port that needs them exists). Calling it again
 //! repairs what somebody else changed.
 
+mod check;
 pub mod conformance;
 pub mod fake;
+#[cfg(test)]
+mod testing;
+
+pub use check::check;
 
 use std::net::Ipv4Addr;
 
@@ -70,6 +75,8 @@ pub struct PortCounters {
     pub spoofed: u64,
     /// Packets to the host that guests may not send.
     pub to_host: u64,
+    /// Frames that are neither IPv4 nor ARP: IPv6, VLAN tags and others. Honest guests send some.
+    pub not_ipv4: u64,
 }
 
 /// Something outside changed what is ours: call `ensure` again.

@@ -1,0 +1,326 @@
+//! A state that contradicts itself is refused before anything is changed.
+//!
+//! The firewall's promise is "one address, one owner". It can only be kept for a state in which that already holds,
+//! so both the real adapter and the fake ask [`check`] first. Names that end up in a ruleset or in dnsmasq's
+//! configuration are checked here too: whatever passes can be written there without quoting.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::{NetworkError, NetworkState, Port};
+
+/// Longest name of an interface: `IFNAMSIZ` (16) less the closing zero.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// An Ethernet interface carries at least this (RFC 791, "every internet module must forward 68 octets").
+const MTU_MIN: u16 = 68;
+
+/// Where no guest's address can be: link-local (RFC 3927), loopback, "this network", multicast and reserved.
+const NEVER_GUESTS: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
+    (Ipv4Addr::new(224, 0, 0, 0), 3),
+];
+
+/// Says yes to a state whose ports can all be served at once, else names the first contradiction.
+pub fn check(state: &NetworkState) -> Result<(), NetworkError> {
+    check_names(state)?;
+    check_subnet(state)?;
+    check_ports(state)
+}
+
+/// IPv4 ranges that `port` may also use as source. Those of IPv6 are left out: there is no IPv6 on this network.
+pub(crate) fn further_ranges(port: &Port) -> impl Iterator<Item = Ipv4Net> {
+    port.allow_addresses.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    })
+}
+
+fn contradiction(text: String) -> NetworkError {
+    NetworkError::Contradiction(text)
+}
+
+fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
+    for name in [&state.bridge, &state.metadata_interface] {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let leads = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !leads || name.len() > INTERFACE_NAME_MAX || !name.chars().all(plain) {
+            let shown: String = name.chars().take(40).collect();
+            return Err(contradiction(format!(
+                "{shown:?} is not a name for an interface: 1 to {INTERFACE_NAME_MAX} of a-z, 0-9, -, _ and ."
+            )));
+        }
+        if name.starts_with(waifud_types::TapName::PREFIX) {
+            return Err(contradiction(format!(
+                "interface {name} has a name that is kept for guests' ports"
+            )));
+        }
+    }
+    if state.bridge == state.metadata_interface {
+        return Err(contradiction(format!(
+            "{} is both the guests' bridge and the metadata interface",
+            state.bridge
+        )));
+    }
+    let labels_are_plain = state
+        .domain
+        .split('.')
+        .all(|label| label.parse::<waifud_types::Name>().is_ok());
+    // RFC 1035, 2.3.4: 255 octets; what a guest's own label needs is taken off.
+    if !labels_are_plain || state.domain.len() > 190 {
+        let shown: String = state.domain.chars().take(40).collect();
+        return Err(contradiction(format!("{shown:?} is not a DNS domain")));
+    }
+    if state.mtu < MTU_MIN {
+        return Err(contradiction(format!(
+            "an MTU of {} is less than {MTU_MIN}",
+            state.mtu
+        )));
+    }
+    Ok(())
+}
+
+fn check_subnet(state: &NetworkState) -> Result<(), NetworkError> {
+    let subnet = state.subnet;
+    if subnet.prefix_len() > 30 || subnet.trunc() != subnet {
+        return Err(contradiction(format!(
+            "{subnet} can't be a guests' subnet: it has host bits set, or no room for a gateway and a guest"
+        )));
+    }
+    if let Some(range) = never_guests(subnet) {
+        return Err(contradiction(format!(
+            "subnet {subnet} lies in {range}, which can't be routed"
+        )));
+    }
+    if !is_host_of(subnet, state.gateway) {
+        return Err(contradiction(format!(
+            "gateway {} is not an address of {subnet}",
+            state.gateway
+        )));
+    }
+    Ok(())
+}
+
+fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
+    let mut taps = HashSet::new();
+    let mut macs = HashMap::from([(state.gateway_mac, "the gateway".to_owned())]);
+    let mut leases = HashMap::from([(state.gateway, "the gateway".to_owned())]);
+    for port in &state.ports {
+        let who = format!("{} ({})", port.name, port.tap);
+        if !taps.insert(&port.tap) {
+            return Err(contradiction(format!("port {} is listed twice", port.tap)));
+        }
+        if !is_host_of(state.subnet, port.address) {
+            return Err(contradiction(format!(
+                "{who} has {}, which is not an address of {}",
+                port.address, state.subnet
+            )));
+        }
+        if let Some(other) = macs.insert(port.mac, who.clone()) {
+            return Err(contradiction(format!(
+                "MAC address {} is given to {other} and to {who}",
+                port.mac
+            )));
+        }
+        if let Some(other) = leases.insert(port.address, who.clone()) {
+            return Err(contradiction(format!(
+                "address {} is given to {other} and to {who}",
+                port.address
+            )));
+        }
+    }
+    for port in &state.ports {
+        check_further_ranges(state, port, &leases)?;
+    }
+    check_shared_ranges(state)
+}
+
+/// Further addresses must leave alone what is somebody's own: leases, the gateway, and addresses with a meaning.
+fn check_further_ranges(
+    state: &NetworkState,
+    port: &Port,
+    leases: &HashMap<Ipv4Addr, String>,
+) -> Result<(), NetworkError> {
+    for range in further_ranges(port) {
+        if let Some(reserved) = never_guests(range) {
+            return Err(contradiction(format!(
+                "{} may not use {range}: it overlaps {reserved}",
+                port.name
+            )));
+        }
+        // Few ranges, many leases: asking each lease is still cheap, and needs no tree.
+        let taken = leases
+            .iter()
+            .find(|(address, _)| **address != port.address && range.contains(*address));
+        if let Some((address, owner)) = taken {
+            return Err(contradiction(format!(
+                "{} may not use {range}: {address} belongs to {owner}",
+                port.name
+            )));
+        }
+        let edge = state.subnet.broadcast();
+        if range.contains(&edge) || range.contains(&state.subnet.network()) {
+            return Err(contradiction(format!(
+                "{} may not use {range}: it holds an edge of {}",
+                port.name, state.subnet
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A single further address may be shared (two guests that take it over from each other). A range is routed to one
+/// guest, so it can't be.
+fn check_shared_ranges(state: &NetworkState) -> Result<(), NetworkError> {
+    let mut owners: HashMap<Ipv4Net, &Port> = HashMap::new();
+    for port in &state.ports {
+        for range in further_ranges(port).filter(|range| range.prefix_len() < 32) {
+            if let Some(other) = owners.insert(range, port).filter(|o| o.tap != port.tap) {
+                return Err(contradiction(format!(
+                    "{range} is routed to {} and to {}",
+                    other.name, port.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn never_guests(range: Ipv4Net) -> Option<Ipv4Net> {
+    NEVER_GUESTS
+        .iter()
+        .filter_map(|(address, prefix)| Ipv4Net::new(*address, *prefix).ok())
+        .find(|reserved| overlap(*reserved, range))
+}
+
+/// Two ranges overlap when one contains the other's first address.
+pub(crate) fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
+    subnet.contains(&address) && address != subnet.network() && address != subnet.broadcast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{port, state};
+
+    #[track_caller]
+    fn refused(state: &NetworkState, words: &str) {
+        let text = check(state).unwrap_err().to_string();
+        assert!(text.contains(words), "{text:?} lacks {words:?}");
+    }
+
+    #[test]
+    fn ordinary_states_are_fine() {
+        check(&state(0)).unwrap();
+        check(&state(200)).unwrap();
+    }
+
+    #[test]
+    fn one_mac_address_or_lease_on_two_ports_is_refused() {
+        let mut twice = state(2);
+        twice.ports[1].mac = twice.ports[0].mac;
+        refused(&twice, "MAC address 52:54:00:00:00:01 is given to");
+        let mut twice = state(2);
+        twice.ports[1].address = twice.ports[0].address;
+        refused(&twice, "address 10.144.1.11 is given to");
+        let mut twice = state(1);
+        twice.ports.push(twice.ports[0].clone());
+        refused(&twice, "is listed twice");
+        let mut twice = state(1);
+        twice.ports[0].mac = twice.gateway_mac;
+        refused(&twice, "the gateway");
+    }
+
+    #[test]
+    fn addresses_that_are_no_guests_are_refused() {
+        for (address, words) in [
+            ([10, 144, 1, 1], "the gateway"),
+            ([10, 144, 2, 9], "not an address of"),
+            ([10, 144, 1, 0], "not an address of"),
+            ([10, 144, 1, 255], "not an address of"),
+        ] {
+            let mut state = state(1);
+            state.ports[0].address = address.into();
+            refused(&state, words);
+        }
+    }
+
+    #[test]
+    fn subnets_that_cannot_be_routed_are_refused() {
+        for subnet in [
+            "169.254.0.0/16",
+            "127.1.0.0/24",
+            "10.144.1.0/31",
+            "224.1.0.0/24",
+        ] {
+            let mut state = state(0);
+            state.subnet = subnet.parse().unwrap();
+            state.gateway = state.subnet.hosts().next().unwrap();
+            assert!(check(&state).is_err(), "{subnet}");
+        }
+        let mut outside = state(0);
+        outside.gateway = [10, 144, 2, 1].into();
+        refused(&outside, "gateway 10.144.2.1 is not");
+    }
+
+    #[test]
+    fn further_addresses_must_leave_others_alone() {
+        for (range, words) in [
+            ("10.144.1.12/32", "belongs to"),
+            ("10.144.1.0/28", "may not use"),
+            ("0.0.0.0/0", "may not use"),
+            ("169.254.169.254/32", "overlaps 169.254.0.0/16"),
+        ] {
+            let mut state = state(2);
+            state.ports[0].allow_addresses = vec![range.parse().unwrap()];
+            refused(&state, words);
+        }
+        let mut shared = state(2);
+        for port in &mut shared.ports {
+            port.allow_addresses = vec![
+                "10.99.0.7/32".parse().unwrap(),
+                "fd00::/64".parse().unwrap(),
+            ];
+        }
+        check(&shared).unwrap();
+        for port in &mut shared.ports {
+            port.allow_addresses = vec!["10.99.0.0/24".parse().unwrap()];
+        }
+        refused(&shared, "is routed to");
+    }
+
+    #[test]
+    fn names_that_could_break_out_of_a_file_are_refused() {
+        for bridge in [
+            "",
+            "waifu 0",
+            "waifu0\n",
+            "a\"b",
+            "../x",
+            "wf-bridge",
+            "0123456789abcdef",
+        ] {
+            let mut state = state(0);
+            state.bridge = bridge.to_owned();
+            assert!(check(&state).is_err(), "{bridge:?}");
+        }
+        for domain in ["", "a..b", "x\ndhcp-script=/bin/sh", "A.B"] {
+            let mut state = state(0);
+            state.domain = domain.to_owned();
+            assert!(check(&state).is_err(), "{domain:?}");
+        }
+    }
+
+    #[test]
+    fn the_test_states_ports_differ() {
+        assert_ne!(port(0), port(1));
+    }
+}
