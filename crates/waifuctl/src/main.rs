@@ -1,3 +1,58 @@
 //! The command line: the whole product from a terminal.
+//!
+//! `cli.rs` says what can be typed; each verb is one file in `commands/`. Data goes to stdout, everything else to
+//! stderr. Exit codes: 0 done, 1 your input, state or permission, 2 ours or waifud can't be reached, 3 a wait's
+//! deadline passed.
 
-fn main() {}
+mod cli;
+mod commands;
+mod context;
+mod failure;
+mod keys;
+mod names;
+mod printer;
+mod progress;
+mod text;
+mod user_data;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::context::Context;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _stdout_or_stderr_gone = error.print();
+            // Help and version are answers; anything else is a mistake in what was typed.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    let json = cli.json;
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print(json);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), failure::Failure> {
+    let context = Context::new(&cli)?;
+    commands::run(&context, cli.command).await
+}

@@ -4,14 +4,18 @@
 //! only the wire knows. Paths are under `/v1`; `docs/reference/openapi.json` is generated from the server.
 
 pub mod agent;
+pub mod client;
 pub mod instance;
 pub mod metadatad;
+pub mod metadatad_client;
 pub mod node;
 pub mod page;
 pub mod problem;
+pub mod sse;
 pub mod template;
 
 pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
+pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use node::Node;
 pub use page::Page;
 pub use problem::Problem;

@@ -1,0 +1,279 @@
+//! Everything that can be typed. Definitions only: what a verb does is in its own file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use waifud_types::ByteSize;
+
+/// Virtual machines on the machines that you own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "waifuctl",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 your input, state or permission; 2 ours, or waifud can't be reached; \
+3 a --wait deadline passed and the work goes on."
+)]
+pub struct Cli {
+    /// The socket of waifud on this machine
+    #[arg(
+        long,
+        global = true,
+        env = "WAIFUD_SOCKET",
+        default_value = "/run/waifud/waifud.sock",
+        value_name = "PATH"
+    )]
+    pub socket: PathBuf,
+
+    /// Print JSON: data on stdout, an error's problem body on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create an instance from a template
+    #[command(
+        visible_alias = "launch",
+        after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
+    )]
+    Create(CreateArgs),
+    /// List instances
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  waifuctl list --state running\n  waifuctl list --label tier=web --json"
+    )]
+    List(ListArgs),
+    /// Show one instance in full
+    #[command(after_help = "Example:\n  waifuctl show web --json | jq .status.state")]
+    Show(NameArg),
+    /// Destroy instances and their disks
+    #[command(
+        visible_alias = "rm",
+        after_help = "Examples:\n  waifuctl delete web\n  waifuctl delete web db --yes --wait"
+    )]
+    Delete(DeleteArgs),
+    /// Print an instance's address
+    #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
+    Ip(NameArg),
+    /// Show what happened, oldest first
+    #[command(after_help = "Examples:\n  waifuctl events web\n  waifuctl events --follow --json")]
+    Events(EventsArgs),
+    /// Tell why an instance is as it is, and what to do next
+    #[command(after_help = "Example:\n  waifuctl why web")]
+    Why(NameArg),
+    /// Templates: what instances are made from
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Nodes: the machines that run instances
+    #[command(subcommand)]
+    Node(NodeCommand),
+}
+
+/// `create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name, a DNS label: a-z, 0-9 and -
+    pub name: Option<String>,
+    /// The template
+    #[arg(short, long, value_name = "NAME")]
+    pub template: String,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory, such as 2G
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory: Option<ByteSize>,
+    /// The root disk's size, such as 20G
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub disk: Option<ByteSize>,
+    /// The pool of the root disk
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// A file with cloud-init user-data; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub user_data: Option<PathBuf>,
+    /// A public SSH key: a file, or the key itself; repeatable [default: ~/.ssh/*.pub]
+    #[arg(long, value_name = "FILE|KEY")]
+    pub ssh_key: Vec<String>,
+    /// Put no SSH key into the guest
+    #[arg(long, conflicts_with = "ssh_key")]
+    pub no_ssh_key: bool,
+    /// A label; repeatable
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Run it on this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Refuse to delete it
+    #[arg(long)]
+    pub protect: bool,
+    /// Wait until cloud-init in the guest has finished, and show the steps
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long --wait waits, such as 90s, 10m or 1h
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Makes a repeated call the same call; made up by default
+    #[arg(long, value_name = "KEY", hide = true)]
+    pub idempotency_key: Option<String>,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only in this state
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only on this node
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Only from this template
+    #[arg(short, long)]
+    pub template: Option<String>,
+    /// Only with this label: KEY or KEY=VALUE
+    #[arg(short, long)]
+    pub label: Option<String>,
+}
+
+/// One name.
+#[derive(Debug, Args)]
+pub struct NameArg {
+    /// Its name or id
+    pub name: String,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Names or ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Wait until nothing of them is left
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only about this instance, template or node
+    pub object: Option<String>,
+    /// Keep printing what happens
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only after this revision
+    #[arg(long, value_name = "REVISION")]
+    pub since: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u32,
+}
+
+/// `template …`.
+#[derive(Debug, Subcommand)]
+pub enum TemplateCommand {
+    /// Add a template from an image file on this machine
+    #[command(
+        after_help = "Example:\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian"
+    )]
+    Add(TemplateAddArgs),
+    /// List templates
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one template with every image that it pointed at
+    Show(NameArg),
+    /// Forget a template; instances made from it stay
+    #[command(visible_alias = "rm")]
+    Delete(TemplateDeleteArgs),
+}
+
+/// `template add`.
+#[derive(Debug, Args)]
+pub struct TemplateAddArgs {
+    /// Its name, such as debian-12
+    pub name: String,
+    /// A qcow2 image
+    #[arg(long, value_name = "PATH")]
+    pub file: PathBuf,
+    /// The user that cloud-init makes in it, such as debian
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// `x86_64` or `aarch64` [default: this machine's]
+    #[arg(long)]
+    pub arch: Option<String>,
+}
+
+/// `template delete`.
+#[derive(Debug, Args)]
+pub struct TemplateDeleteArgs {
+    /// Its name
+    pub name: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `node …`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one node in full
+    Show(NameArg),
+}
+
+/// Reads `90s`, `10m`, `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let error = || format!("{text:?} is not a time: write 90s, 10m or 1h");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let seconds = match unit {
+        "s" => number,
+        "m" => number.saturating_mul(60),
+        "h" => number.saturating_mul(3600),
+        _ => return Err(error()),
+    };
+    if seconds == 0 || seconds > 7 * 86400 {
+        Err(error())
+    } else {
+        Ok(Duration::from_secs(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
+        for bad in ["10", "", "m", "0s", "-1s", "1d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `waifuctl events`
+
+use futures::StreamExt;
+use waifud_api::client::{ClientError, EventQuery};
+use waifud_types::event::Event;
+use waifud_types::revision::RevisionError;
+
+use crate::cli::EventsArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::text::{clock, escape};
+
+/// Prints what happened and, with `--follow`, what happens.
+pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
+    let since = args
+        .since
+        .map(|s| s.parse())
+        .transpose()
+        .map_err(|e: RevisionError| {
+            Failure::input("bad-revision", e.to_string())
+                .field("--since")
+                .hint("waifuctl events --json shows revisions")
+        })?;
+    let mut query = EventQuery {
+        since,
+        object: args.object,
+        limit: Some(args.limit),
+    };
+    let page = context.client.events(&query).await?;
+    if context.printer.is_json() && !args.follow {
+        return context.printer.print(&page, String::new);
+    }
+    for event in &page.items {
+        context.printer.print_line(event, || line(event))?;
+    }
+    if !args.follow {
+        return Ok(());
+    }
+    query = EventQuery {
+        since: Some(page.revision),
+        limit: None,
+        ..query
+    };
+    loop {
+        let mut stream = match context.client.watch_events(&query).await {
+            Ok(stream) => Box::pin(stream),
+            // waifud restarts within a second; anything else is for the caller to see.
+            Err(ClientError::Unreachable { .. }) => {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        while let Some(Ok(frame)) = stream.next().await {
+            let Ok(event) = serde_json::from_str::<Event>(&frame.data) else {
+                continue;
+            };
+            query.since = Some(event.revision);
+            context.printer.print_line(&event, || line(&event))?;
+        }
+    }
+}
+
+/// One event on one line.
+pub fn line(event: &Event) -> String {
+    format!(
+        "{}  {:<22} {:<20} {}",
+        clock(event.at),
+        escape(&event.kind),
+        escape(&event.object.name),
+        escape(&event.message)
+    )
+    .trim_end()
+    .to_owned()
+}

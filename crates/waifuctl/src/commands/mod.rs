@@ -1,0 +1,30 @@
+//! One file per verb.
+
+mod create;
+mod delete;
+mod events;
+mod ip;
+mod list;
+mod node;
+mod show;
+mod template;
+mod why;
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs what was typed.
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create::run(context, args).await,
+        Command::List(args) => list::run(context, args).await,
+        Command::Show(args) => show::run(context, &args.name).await,
+        Command::Delete(args) => delete::run(context, args).await,
+        Command::Ip(args) => ip::run(context, &args.name).await,
+        Command::Events(args) => events::run(context, args).await,
+        Command::Why(args) => why::run(context, &args.name).await,
+        Command::Template(command) => template::run(context, command).await,
+        Command::Node(command) => node::run(context, command).await,
+    }
+}

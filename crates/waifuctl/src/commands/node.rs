@@ -1,0 +1,194 @@
+//! `waifuctl node …`
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use waifud_api::client::ListQuery;
+use waifud_api::{Instance, Node};
+
+use crate::cli::NodeCommand;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::printer::table;
+use crate::text::{age, escape};
+
+/// Runs one of the node verbs.
+pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List => list(context).await,
+        NodeCommand::Show(args) => show(context, &args.name).await,
+    }
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let nodes = context.client.nodes(&ListQuery::default()).await?;
+    // The guests' count is not part of a node: it is counted here, only for people.
+    let guests = if context.printer.is_json() {
+        Vec::new()
+    } else {
+        instances(context).await?
+    };
+    context.printer.print(&nodes, || {
+        let now = Timestamp::now();
+        let headers = [
+            "NAME",
+            "STATE",
+            "HYPERVISOR",
+            "CPU",
+            "MEM",
+            "POOL",
+            "GUESTS",
+            "VERSION",
+            "SEEN",
+        ];
+        table(
+            &headers,
+            nodes
+                .items
+                .iter()
+                .map(|node| row(node, &guests, now))
+                .collect(),
+        )
+    })
+}
+
+async fn instances(context: &Context) -> Result<Vec<Instance>, Failure> {
+    let mut query = ListQuery::default();
+    let mut all = Vec::new();
+    loop {
+        let page = context.client.instances(&query).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn row(node: &Node, guests: &[Instance], now: Timestamp) -> Vec<String> {
+    let on_it = guests
+        .iter()
+        .filter(|g| g.status.node.as_ref() == Some(&node.name))
+        .count();
+    vec![
+        node.name.to_string(),
+        node.state.to_string(),
+        node.hypervisor
+            .as_ref()
+            .map_or("-", |h| h.kind.as_str())
+            .to_owned(),
+        format!("{}/{}", node.promised.cpus, node.capacity.cpus),
+        format!(
+            "{}/{}",
+            zero_or(node.promised.memory_bytes),
+            node.capacity.memory_bytes
+        ),
+        node.pools.first().map_or_else(
+            || "-".to_owned(),
+            |p| format!("{}/{}", zero_or(p.used_bytes), p.size_bytes),
+        ),
+        on_it.to_string(),
+        node.agent_version.clone().unwrap_or_else(|| "-".to_owned()),
+        node.last_contact
+            .map_or_else(|| "never".to_owned(), |at| age(at, now)),
+    ]
+}
+
+/// `0` reads better than `0B` in a fraction.
+fn zero_or(size: waifud_types::ByteSize) -> String {
+    if size.bytes() == 0 {
+        "0".to_owned()
+    } else {
+        size.to_string()
+    }
+}
+
+async fn show(context: &Context, name: &str) -> Result<(), Failure> {
+    let node = context.client.node(name).await?;
+    context
+        .printer
+        .print(&node, || for_people(&node, Timestamp::now()))
+}
+
+fn for_people(node: &Node, now: Timestamp) -> String {
+    let mut out = String::new();
+    let mut line = |label: &str, value: &str| {
+        let _infallible = writeln!(out, "{label:<12} {value}");
+    };
+    line("name", node.name.as_str());
+    line("id", &node.id.to_string());
+    line("state", &node.state.to_string());
+    line(
+        "seen",
+        &node
+            .last_contact
+            .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now))),
+    );
+    if let Some(hypervisor) = &node.hypervisor {
+        line(
+            "hypervisor",
+            &format!(
+                "{} ({})",
+                hypervisor.kind.as_str(),
+                escape(&hypervisor.reason)
+            ),
+        );
+    }
+    line(
+        "cpu",
+        &format!("{} promised of {}", node.promised.cpus, node.capacity.cpus),
+    );
+    line(
+        "cpu model",
+        &escape(node.cpu_model.as_deref().unwrap_or("-")),
+    );
+    line("arch", node.arch.as_deref().unwrap_or("-"));
+    line(
+        "memory",
+        &format!(
+            "{} promised of {}",
+            zero_or(node.promised.memory_bytes),
+            node.capacity.memory_bytes
+        ),
+    );
+    for pool in &node.pools {
+        let promised = zero_or(pool.promised_bytes);
+        line(
+            "pool",
+            &format!(
+                "{} ({}): {} used of {}, {promised} promised, {}",
+                pool.name,
+                pool.kind,
+                zero_or(pool.used_bytes),
+                pool.size_bytes,
+                escape(&pool.health)
+            ),
+        );
+    }
+    for subnet in &node.subnets {
+        line("subnet", &subnet.to_string());
+    }
+    line("bridges", &escape(&node.bridges.join(" ")));
+    line("version", node.agent_version.as_deref().unwrap_or("-"));
+    if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
+        line("clock", &format!("{skew:+.0}s beside waifud's"));
+    }
+    for unclaimed in &node.unclaimed {
+        let name = unclaimed.name.as_deref().map(escape).unwrap_or_default();
+        line(
+            "unclaimed",
+            &format!("{} {} {name}", escape(&unclaimed.kind), unclaimed.instance),
+        );
+    }
+    for condition in node.conditions.iter().filter(|c| !c.ok) {
+        line(
+            "condition",
+            &format!(
+                "{}: {}",
+                escape(&condition.kind),
+                escape(&condition.message)
+            ),
+        );
+    }
+    out
+}

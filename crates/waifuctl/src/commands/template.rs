@@ -1,0 +1,184 @@
+//! `waifuctl template …`
+
+use std::fmt::Write;
+use std::io::Read;
+use std::path::Path;
+
+use jiff::Timestamp;
+use waifud_api::CreateTemplate;
+use waifud_api::client::ListQuery;
+use waifud_types::template::{Datasource, Firmware, Template};
+use waifud_types::{Digest, qcow2};
+
+use crate::cli::{TemplateAddArgs, TemplateCommand};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::names::confirm;
+use crate::printer::table;
+use crate::progress;
+use crate::text::{age, clock, escape};
+
+/// Runs one of the template verbs.
+pub async fn run(context: &Context, command: TemplateCommand) -> Result<(), Failure> {
+    match command {
+        TemplateCommand::Add(args) => add(context, args).await,
+        TemplateCommand::List => list(context).await,
+        TemplateCommand::Show(args) => show(context, &args.name).await,
+        TemplateCommand::Delete(args) => {
+            let template = context.client.template(&args.name).await?;
+            if !args.yes {
+                confirm("template", template.name.as_str())?;
+            }
+            context.client.delete_template(&args.name).await?;
+            let result = serde_json::json!({"name": args.name, "state": "deleted"});
+            context
+                .printer
+                .print(&result, || format!("{}: deleted", args.name))
+        }
+    }
+}
+
+async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
+    let quiet = context.printer.is_json();
+    let (digest, size) = inspect(&args.file, quiet)?;
+    if context.client.image(digest).await?.is_none() {
+        let bar = progress::bytes(size, "uploading", quiet);
+        let shown = bar.clone();
+        context
+            .client
+            .upload_image(digest, &args.file, move |sent| shown.set_position(sent))
+            .await?;
+        bar.finish_and_clear();
+    }
+    let request = CreateTemplate {
+        name: args.name,
+        image: digest,
+        arch: Some(
+            args.arch
+                .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        ),
+        datasource: Datasource::default(),
+        firmware: Firmware::default(),
+        default_user: args.user,
+    };
+    let template = context.client.create_template(&request).await?;
+    context.printer.print(&template, || {
+        format!(
+            "{}: {} ({} at least)",
+            template.name,
+            template.current.short(),
+            template.min_disk_bytes
+        )
+    })
+}
+
+/// The file's digest and length. What is no image is refused before anything is sent.
+fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
+    let unreadable = |e: std::io::Error| {
+        Failure::input(
+            "file-unreadable",
+            format!("image file {} can't be read", path.display()),
+        )
+        .field("--file")
+        .cause(&e)
+    };
+    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(
+            Failure::input("not-a-file", format!("{} is not a file", path.display()))
+                .field("--file"),
+        );
+    }
+    let bar = progress::bytes(meta.len(), "reading", quiet);
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0; 1 << 20];
+    let mut head = Vec::with_capacity(qcow2::HEADER_BYTES);
+    let mut length = 0;
+    loop {
+        let n = file.read(&mut buffer).map_err(unreadable)?;
+        let Some(bytes) = buffer.get(..n).filter(|b| !b.is_empty()) else {
+            break;
+        };
+        if length == 0 {
+            head.extend(bytes.iter().take(qcow2::HEADER_BYTES));
+            qcow2::parse(&head).map_err(|e| bad_image(path, &e))?;
+        }
+        context.update(bytes);
+        length += bytes.len() as u64;
+        bar.set_position(length);
+    }
+    bar.finish_and_clear();
+    if length == 0 {
+        return Err(bad_image(path, &qcow2::Qcow2Error::NotQcow2));
+    }
+    let bytes: [u8; 32] = context
+        .finish()
+        .as_ref()
+        .try_into()
+        .map_err(|_| Failure::ours("digest", "SHA-256 gave no 32 bytes"))?;
+    Ok((Digest::from_bytes(bytes), length))
+}
+
+fn bad_image(path: &Path, error: &qcow2::Qcow2Error) -> Failure {
+    Failure::input(
+        "bad-image",
+        format!("{} can't be used: {error}", path.display()),
+    )
+    .field("--file")
+    .hint("make one whole image: qemu-img convert -O qcow2 OLD NEW.qcow2")
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let page = context.client.templates(&ListQuery::default()).await?;
+    context.printer.print(&page, || {
+        let now = Timestamp::now();
+        let headers = ["NAME", "IMAGE", "MIN DISK", "USER", "USED BY", "AGE"];
+        table(&headers, page.items.iter().map(|t| row(t, now)).collect())
+    })
+}
+
+fn row(template: &Template, now: Timestamp) -> Vec<String> {
+    vec![
+        template.name.to_string(),
+        template.current.short(),
+        template.min_disk_bytes.to_string(),
+        escape(template.default_user.as_deref().unwrap_or("-")),
+        template.used_by.to_string(),
+        template
+            .revisions
+            .first()
+            .map_or_else(|| "-".to_owned(), |r| age(r.seen_at, now)),
+    ]
+}
+
+async fn show(context: &Context, name: &str) -> Result<(), Failure> {
+    let template = context.client.template(name).await?;
+    context.printer.print(&template, || {
+        let mut out = String::new();
+        let mut line = |label: &str, value: &str| {
+            let _infallible = writeln!(out, "{label:<12} {value}");
+        };
+        line("name", template.name.as_str());
+        line("image", &template.current.to_string());
+        line("min disk", &template.min_disk_bytes.to_string());
+        line(
+            "user",
+            &escape(template.default_user.as_deref().unwrap_or("-")),
+        );
+        line("used by", &template.used_by.to_string());
+        for revision in &template.revisions {
+            line(
+                "revision",
+                &format!(
+                    "{} {} {} {}",
+                    revision.image.short(),
+                    escape(&revision.arch),
+                    revision.size_bytes,
+                    clock(revision.seen_at)
+                ),
+            );
+        }
+        out
+    })
+}

@@ -1,0 +1,47 @@
+//! `waifuctl why`
+
+use std::fmt::Write;
+
+use waifud_api::Why;
+
+use super::events::line;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::text::escape;
+
+/// Tells why an instance is as it is.
+pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
+    let why = context.client.why(name).await?;
+    context.printer.print(&why, || for_people(&why))
+}
+
+fn for_people(why: &Why) -> String {
+    let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
+    for verdict in &why.placement {
+        let score = verdict
+            .score
+            .map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
+        let _infallible = writeln!(
+            out,
+            "  {:<12} {score:<5} {}",
+            verdict.node,
+            escape(&verdict.reason)
+        );
+    }
+    for event in &why.timeline {
+        let _infallible = writeln!(out, "  {}", line(event));
+    }
+    for condition in &why.instance.status.conditions {
+        let mark = if condition.ok { "ok" } else { "not ok" };
+        let _infallible = writeln!(
+            out,
+            "  {} ({mark}): {}",
+            escape(&condition.kind),
+            escape(&condition.message)
+        );
+    }
+    if let Some(hint) = &why.hint {
+        let _infallible = writeln!(out, "  hint: {}", escape(hint));
+    }
+    out
+}

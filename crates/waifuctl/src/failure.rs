@@ -1,0 +1,176 @@
+//! Every way to fail, with its exit code, its hint and its JSON.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use waifud_api::Problem;
+use waifud_api::client::ClientError;
+
+use crate::text::escape;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub struct Failure {
+    problem: Box<Problem>,
+    cause: Option<String>,
+    exit_code: u8,
+}
+
+/// The status of a failure that no server answered: not a number of HTTP's, so that scripts can tell.
+const NO_STATUS: u16 = 0;
+
+impl Failure {
+    /// The caller's input, the state of things, or a missing permission: exit code 1.
+    pub fn input(code: &str, title: impl Into<String>) -> Self {
+        Self {
+            problem: Box::new(Problem::new(NO_STATUS, code, title)),
+            cause: None,
+            exit_code: 1,
+        }
+    }
+
+    /// Our own fault, or waifud can't be reached: exit code 2.
+    pub fn ours(code: &str, title: impl Into<String>) -> Self {
+        Self {
+            problem: Box::new(Problem::new(NO_STATUS, code, title)),
+            cause: None,
+            exit_code: 2,
+        }
+    }
+
+    /// A deadline passed; the work goes on: exit code 3.
+    pub fn deadline(title: impl Into<String>) -> Self {
+        Self {
+            problem: Box::new(Problem::new(NO_STATUS, "deadline", title)),
+            cause: None,
+            exit_code: 3,
+        }
+    }
+
+    /// Names the field or argument.
+    pub fn field(mut self, field: &str) -> Self {
+        self.problem.field = Some(field.to_owned());
+        self
+    }
+
+    /// Says what to do next.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.problem.hint = Some(hint.into());
+        self
+    }
+
+    /// Says what was behind it.
+    pub fn cause(mut self, cause: &dyn std::error::Error) -> Self {
+        self.cause = Some(root(cause));
+        self
+    }
+
+    /// For the process.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+
+    /// To stderr, for people or as JSON.
+    pub fn print(&self, json: bool) {
+        let text = if json {
+            let mut problem = self.problem.clone();
+            if problem.detail.is_none() {
+                problem.detail.clone_from(&self.cause);
+            }
+            serde_json::to_string(&problem).unwrap_or_default()
+        } else {
+            self.for_people()
+        };
+        let _stderr_gone = writeln!(std::io::stderr(), "{text}");
+    }
+
+    fn for_people(&self) -> String {
+        let Problem {
+            title,
+            field,
+            detail,
+            hint,
+            request_id,
+            ..
+        } = &*self.problem;
+        let mut text = format!("error: {}", escape(title));
+        let lines = [
+            ("field", field),
+            ("detail", detail),
+            ("cause", &self.cause),
+            ("hint", hint),
+            // Only where a look at the log would help.
+            (
+                "request",
+                if self.exit_code == 2 {
+                    request_id
+                } else {
+                    &None
+                },
+            ),
+        ];
+        for (label, value) in lines {
+            if let Some(value) = value {
+                let _infallible = write!(text, "\n  {label}: {}", escape(value));
+            }
+        }
+        text
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Problem(problem) => {
+                let exit_code = if problem.status >= 500 { 2 } else { 1 };
+                Self {
+                    problem,
+                    cause: None,
+                    exit_code,
+                }
+            }
+            ClientError::Unreachable { ref at, ref source } => {
+                if io_kind(source) == Some(std::io::ErrorKind::PermissionDenied) {
+                    return Self::input(
+                        "permission-denied",
+                        format!("no permission to use waifud's socket {at}"),
+                    )
+                    .hint("sudo adduser $USER waifud-admin, then log in again; or use sudo");
+                }
+                Self::ours("unreachable", error.to_string()).cause(source).hint(format!(
+                    "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \
+                     WAIFUD_SOCKET (now {at})"
+                ))
+            }
+            ClientError::TimedOut { .. } => Self::ours("timed-out", error.to_string()).hint(
+                "look at waifud's log: journalctl -u waifud; the request may still be carried out",
+            ),
+            ClientError::Malformed(_) => Self::ours("malformed-answer", error.to_string())
+                .hint("are waifuctl and waifud of the same version? waifuctl --version"),
+            ClientError::File { ref source, .. } => {
+                Self::input("file-unreadable", error.to_string()).cause(source)
+            }
+        }
+    }
+}
+
+/// The error at the bottom: the layers above it only say what is said already.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut bottom = error;
+    while let Some(cause) = bottom.source() {
+        bottom = cause;
+    }
+    bottom.to_string()
+}
+
+/// The kind of the input/output error at the bottom of an error.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        next = cause.source();
+    }
+    None
+}

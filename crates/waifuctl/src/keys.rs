@@ -1,0 +1,114 @@
+//! Which public SSH keys go into a guest.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+
+/// A key file larger than this is none.
+const KEY_FILE_MAX: u64 = 64 << 10;
+
+/// The keys named by `--ssh-key`: each a file or the key itself.
+pub fn named(arguments: &[String]) -> Result<Vec<String>, Failure> {
+    let mut keys = Vec::new();
+    for argument in arguments {
+        if argument.contains(' ') {
+            keys.push(argument.trim().to_owned());
+            continue;
+        }
+        let found = read(Path::new(argument)).map_err(|e| {
+            Failure::input(
+                "ssh-key-unreadable",
+                format!("SSH key {argument:?} can't be read"),
+            )
+            .field("--ssh-key")
+            .cause(&e)
+            .hint("name a .pub file, or give the key itself in quotes")
+        })?;
+        if found.is_empty() {
+            return Err(
+                Failure::input("ssh-key-empty", format!("{argument:?} holds no key"))
+                    .field("--ssh-key"),
+            );
+        }
+        keys.extend(found);
+    }
+    Ok(keys)
+}
+
+/// The caller's own: every `~/.ssh/*.pub`, in the order of their names. Unreadable ones are passed over.
+pub fn own() -> Vec<String> {
+    let Some(home) = std::env::var_os("HOME") else {
+        return Vec::new();
+    };
+    let Ok(entries) = std::fs::read_dir(PathBuf::from(home).join(".ssh")) else {
+        return Vec::new();
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "pub"))
+        // A host certificate is not a key.
+        .filter(|path| {
+            !path
+                .file_name()
+                .is_some_and(|n| n.to_string_lossy().ends_with("-cert.pub"))
+        })
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .filter_map(|file| read(file).ok())
+        .flatten()
+        .collect()
+}
+
+/// The lines of a file of keys, without comments. A private key's text never leaves this function.
+fn read(path: &Path) -> std::io::Result<Vec<String>> {
+    if std::fs::metadata(path)?.len() > KEY_FILE_MAX {
+        return Err(std::io::Error::other(
+            "it is too large for a file of public keys",
+        ));
+    }
+    let text = std::fs::read_to_string(path)?;
+    if text.contains("PRIVATE KEY") {
+        return Err(std::io::Error::other(
+            "it is a private key; the public one ends in .pub",
+        ));
+    }
+    Ok(text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_keys_are_refused_without_being_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("id_ed25519");
+        std::fs::write(&path, "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n").unwrap();
+        let failure = named(&[path.display().to_string()]).unwrap_err();
+        assert!(!format!("{failure:?}").contains("hunter2"));
+        assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_file_may_hold_several_keys_and_comments() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.pub");
+        std::fs::write(&path, "# mine\nssh-ed25519 AAAA a\n\nssh-rsa BBBB b\n").unwrap();
+        assert_eq!(
+            named(&[path.display().to_string()]).unwrap(),
+            ["ssh-ed25519 AAAA a", "ssh-rsa BBBB b"]
+        );
+        assert_eq!(
+            named(&["ssh-ed25519 AAAA x".into()]).unwrap(),
+            ["ssh-ed25519 AAAA x"]
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! Asking before something is destroyed.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use crate::failure::Failure;
+
+/// Lets the person type the name of what is to be destroyed. Without a terminal, `--yes` is needed.
+pub fn confirm(what: &str, name: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::input(
+            "not-confirmed",
+            format!("{what} {name} is only deleted after a confirmation"),
+        )
+        .hint(format!("add --yes: waifuctl … delete {name} --yes")));
+    }
+    let mut stderr = std::io::stderr();
+    let _stderr_gone = write!(
+        stderr,
+        "This destroys {what} {name}. Type its name to go on: "
+    );
+    let _stderr_gone = stderr.flush();
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| Failure::input("not-confirmed", "no answer could be read").cause(&e))?;
+    if line.trim() == name {
+        Ok(())
+    } else {
+        Err(Failure::input(
+            "not-confirmed",
+            format!("{what} {name} was not deleted: another name was typed"),
+        ))
+    }
+}

@@ -1,0 +1,123 @@
+//! Data to stdout, notes to stderr, colour only on a terminal.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Where output goes, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub struct Printer {
+    json: bool,
+    colour: bool,
+}
+
+impl Printer {
+    /// JSON or text; colour as the terminal and `NO_COLOR` say.
+    pub fn new(json: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Self {
+            json,
+            colour: wanted && std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether `--json` was given.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Prints a value as JSON, or as text by `text`.
+    pub fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let out = if self.json {
+            serde_json::to_string_pretty(value)
+                .map_err(|e| Failure::ours("output", e.to_string()))?
+        } else {
+            text()
+        };
+        line(&out)
+    }
+
+    /// Prints one JSON value on one line (streams).
+    pub fn print_line<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let out = if self.json {
+            serde_json::to_string(value).map_err(|e| Failure::ours("output", e.to_string()))?
+        } else {
+            text()
+        };
+        line(&out)
+    }
+
+    /// A remark for people, on stderr; nothing with `--json`.
+    pub fn note(self, text: &str) {
+        if !self.json {
+            let _stderr_gone = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// A remark that matters with `--json` too.
+    pub fn warning(self, text: &str) {
+        let _stderr_gone = writeln!(std::io::stderr(), "{} {text}", self.yellow("warning:"));
+    }
+
+    /// Green on a terminal.
+    pub fn green(self, text: &str) -> String {
+        self.coloured("32", text)
+    }
+
+    /// Red on a terminal.
+    pub fn red(self, text: &str) -> String {
+        self.coloured("31", text)
+    }
+
+    fn yellow(self, text: &str) -> String {
+        self.coloured("33", text)
+    }
+
+    fn coloured(self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Prints to stdout. A reader that has gone (`| head`) ends the program quietly.
+fn line(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|e| Failure::ours("output", "stdout can't be written").cause(&e)),
+    }
+}
+
+/// A table without lines: two spaces between columns, headers in capitals.
+pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headers);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}

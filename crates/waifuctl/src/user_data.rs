@@ -1,0 +1,74 @@
+//! Reads user-data from a file or standard input. What it means is checked by waifud.
+
+use std::io::Read;
+use std::path::Path;
+
+use waifud_types::Secret;
+use waifud_types::spec::limits::USER_DATA_MAX;
+
+use crate::failure::Failure;
+
+/// The text of `path`; `-` is standard input.
+pub fn read(path: &Path) -> Result<Secret<String>, Failure> {
+    let failure = |code, title: String| Failure::input(code, title).field("--user-data");
+    let unreadable = |e: std::io::Error| {
+        failure(
+            "user-data-unreadable",
+            format!("user-data file {} can't be read", path.display()),
+        )
+        .cause(&e)
+        .hint("check the path; - reads standard input")
+    };
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells that it is too large without reading all of it.
+    if path == Path::new("-") {
+        std::io::stdin()
+            .take(USER_DATA_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+    } else {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        file.take(USER_DATA_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+    }
+    if bytes.len() as u64 > USER_DATA_MAX {
+        return Err(failure(
+            "user-data-too-large",
+            "user-data is larger than 1 MiB".to_owned(),
+        )
+        .hint("let the guest fetch large files itself, for example in runcmd"));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => Ok(Secret::new(text)),
+        _ => Err(failure(
+            "user-data-binary",
+            "user-data is not text (UTF-8)".to_owned(),
+        )
+        .hint(
+            "give plain #cloud-config, a script or MIME text; compressed user-data is not needed",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code_of(bytes: &[u8]) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        match read(file.path()) {
+            Ok(text) => text.into_inner(),
+            Err(failure) => format!("{failure:?}"),
+        }
+    }
+
+    #[test]
+    fn text_is_taken_as_it_is_and_the_rest_refused() {
+        assert_eq!(code_of(b"#cloud-config\n{}\n"), "#cloud-config\n{}\n");
+        assert!(code_of(b"\x1f\x8b\x08\0").contains("user-data-binary"));
+        assert!(code_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-large"));
+        assert!(matches!(read(Path::new("/nonexistent")), Err(f) if f.exit_code() == 1));
+    }
+}

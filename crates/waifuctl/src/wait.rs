@@ -1,0 +1,219 @@
+//! `create --wait`: watches the events of one instance and prints each step as it is reached.
+//!
+//! Waiting is watching: an event (or a progress frame) is the hint to read the instance again, and what is printed
+//! follows from what was read. A lost connection is made again until the deadline.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use waifud_api::Instance;
+use waifud_api::client::{ClientError, EventQuery};
+use waifud_types::InstanceState;
+use waifud_types::status::{CloudInitState, InstanceStatus};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::progress;
+use crate::text::escape;
+
+/// Read again at least this often: events are hints, and a hint can be lost with a connection.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// A step that people wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Milestone {
+    Placed,
+    Disk,
+    Started,
+    CloudInit,
+}
+
+impl Milestone {
+    const ALL: [Self; 4] = [Self::Placed, Self::Disk, Self::Started, Self::CloudInit];
+
+    fn reached(self, status: &InstanceStatus) -> bool {
+        let started = matches!(status.state, InstanceState::Running | InstanceState::Paused);
+        match self {
+            Self::Placed => status.node.is_some(),
+            Self::Disk => started || status.state == InstanceState::Starting,
+            Self::Started => started,
+            Self::CloudInit => started && (status.ready || status.cloud_init.state.is_final()),
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::Disk => "disk",
+            Self::Started => "started",
+            Self::CloudInit => "cloud-init",
+        }
+    }
+
+    fn describe(self, instance: &Instance) -> String {
+        let status = &instance.status;
+        let node = status.node.as_ref().map_or("-", |n| n.as_str());
+        match self {
+            Self::Placed => node.to_owned(),
+            Self::Disk => instance
+                .spec
+                .disks
+                .first()
+                .map_or_else(String::new, |disk| {
+                    format!(
+                        "{} on {}, clone of {}@{}",
+                        disk.size_bytes,
+                        disk.pool,
+                        instance.spec.template,
+                        instance.spec.image.short()
+                    )
+                }),
+            Self::Started => {
+                let kind = status.hypervisor.map_or("-", |h| h.as_str());
+                let address = primary_address(status).unwrap_or_else(|| "no address".to_owned());
+                format!("{kind}, {address}")
+            }
+            Self::CloudInit => match status.cloud_init.state {
+                CloudInitState::Done => "done".to_owned(),
+                CloudInitState::Degraded => "done, with recoverable errors".to_owned(),
+                CloudInitState::Error => "finished with errors; the VM runs".to_owned(),
+                CloudInitState::Disabled => "switched off in the guest".to_owned(),
+                CloudInitState::Pending | CloudInitState::Running | CloudInitState::Unknown => {
+                    "phoned home".to_owned()
+                }
+            },
+        }
+    }
+}
+
+/// The address that `waifuctl ip` prints.
+pub fn primary_address(status: &InstanceStatus) -> Option<String> {
+    let addresses = &status.addresses;
+    addresses
+        .iter()
+        .find(|a| a.primary)
+        .or_else(|| addresses.first())
+        .map(|a| a.address.to_string())
+}
+
+/// Prints the steps of a new instance until cloud-init has finished. Returns the instance as it then is.
+pub async fn until_ready(
+    context: &Context,
+    instance: Instance,
+    timeout: Duration,
+) -> Result<Instance, Failure> {
+    let begun = Instant::now();
+    let printer = context.printer;
+    let spinner = progress::spinner(printer.is_json());
+    let mut open: Vec<Milestone> = Milestone::ALL.to_vec();
+    let mut now = instance;
+    let id = now.id.to_string();
+    let query = EventQuery {
+        object: Some(id.clone()),
+        ..EventQuery::default()
+    };
+    let mut events = None;
+    loop {
+        let reached: Vec<_> = open.extract_if(.., |m| m.reached(&now.status)).collect();
+        for milestone in reached {
+            let failed = milestone == Milestone::CloudInit
+                && now.status.cloud_init.state == CloudInitState::Error;
+            let mark = if failed {
+                printer.red("✗")
+            } else {
+                printer.green("✓")
+            };
+            let line = format!(
+                "{mark} {:<11} {:<45} {:>6.1}s",
+                milestone.label(),
+                escape(&milestone.describe(&now)),
+                begun.elapsed().as_secs_f64()
+            );
+            spinner.suspend(|| printer.note(line.trim_end()));
+        }
+        if open.is_empty() {
+            spinner.finish_and_clear();
+            return finished(now);
+        }
+        if matches!(now.status.state, InstanceState::Deleting) {
+            spinner.finish_and_clear();
+            return Err(Failure::input(
+                "deleted",
+                format!("{} was deleted meanwhile", now.name),
+            ));
+        }
+        spinner.set_message(waiting_for(&now.status));
+        let left = timeout.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            spinner.finish_and_clear();
+            return Err(Failure::deadline(format!(
+                "{} is not ready after {}s ({}); the work goes on",
+                now.name,
+                timeout.as_secs(),
+                escape(&waiting_for(&now.status))
+            ))
+            .hint(format!("waifuctl why {}", now.name)));
+        }
+        if events.is_none() {
+            events = context.client.watch_events(&query).await.ok().map(Box::pin);
+        }
+        let pause = left.min(LOOK_AGAIN);
+        if let Some(stream) = &mut events {
+            match tokio::time::timeout(pause, stream.next()).await {
+                Ok(Some(Ok(_))) | Err(_) => {}
+                Ok(Some(Err(_)) | None) => events = None,
+            }
+        } else {
+            tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+        }
+        now = match context.client.instance(&id).await {
+            Ok(instance) => instance,
+            Err(ClientError::Unreachable { .. } | ClientError::TimedOut { .. }) => now,
+            Err(ClientError::Problem(problem)) if problem.status == 404 => {
+                spinner.finish_and_clear();
+                return Err(Failure::input(
+                    "deleted",
+                    format!("{} was deleted meanwhile", now.name),
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+}
+
+/// What keeps it, in a few words.
+fn waiting_for(status: &InstanceStatus) -> String {
+    if let Some(step) = &status.step {
+        let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
+        let waiting = step
+            .waiting_for
+            .as_ref()
+            .map_or_else(String::new, |w| format!(", waiting for: {w}"));
+        return format!("{}{percent}{waiting}", step.name);
+    }
+    match (&status.reason, status.state) {
+        (Some(reason), state) => format!("{state}, {reason}"),
+        (None, InstanceState::Running) => "waiting for cloud-init in the guest".to_owned(),
+        (None, state) => state.to_string(),
+    }
+}
+
+/// The end of the wait: errors of cloud-init are the caller's to mend.
+fn finished(instance: Instance) -> Result<Instance, Failure> {
+    let cloud_init = &instance.status.cloud_init;
+    if cloud_init.state != CloudInitState::Error {
+        return Ok(instance);
+    }
+    let first = cloud_init
+        .errors
+        .first()
+        .map_or_else(String::new, |e| format!(": {}", escape(e)));
+    Err(Failure::input(
+        "cloud-init-error",
+        format!(
+            "cloud-init in {} finished with errors{first}",
+            instance.name
+        ),
+    )
+    .hint(format!("waifuctl why {}; the VM runs", instance.name)))
+}

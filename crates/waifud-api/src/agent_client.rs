@@ -1,0 +1,443 @@
+//! The typed client of the agents' routes: the wire of [`crate::agent`], one method per route, over a unix socket.
+//!
+//! Each request has a connection of its own: it costs microseconds on one machine, and a waifud that was restarted is
+//! found again without a pool that has to notice. Bodies that go on (a watch, an image) are read piece by piece; a
+//! silent peer ends them, so nothing here can wait for ever. Dropping a body closes its connection.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{net::UnixStream, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+use waifud_types::{Digest, NodeId, Revision};
+
+use crate::{
+    Problem,
+    agent::{AgentReport, Hello, NODE_HEADER, WatchFrame, Welcome},
+};
+
+/// How long waifud may take until it answers, and to send a small body.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a watch or an image may be silent. waifud pings a watch every 10 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(35);
+/// Bytes of a small answer at most.
+const ANSWER_MAX: usize = 1 << 20;
+/// Bytes of an encrypted bundle at most: 1 MiB of user-data, rendered in a few formats.
+const BUNDLE_MAX: usize = 16 << 20;
+/// Bytes of one line of a watch at most.
+const LINE_MAX: usize = 4 << 20;
+
+/// Why a request to waifud failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentClientError {
+    /// Nothing answers on the socket, or the connection broke. Try again.
+    #[error("waifud can't be reached on {}", socket.display())]
+    Unreachable {
+        /// The unix socket.
+        socket: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It took the request and fell silent. Try again.
+    #[error("waifud said nothing for {} s", after.as_secs())]
+    Timeout {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// It refused, and says why.
+    #[error("waifud refused: {0}")]
+    Problem(#[source] Box<Problem>),
+    /// It answered something that is not of this contract.
+    #[error("waifud gave an answer that can't be understood (HTTP {status})")]
+    Unexpected {
+        /// The HTTP status.
+        status: u16,
+        /// Why it could not be read, if it was JSON at all.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+    /// More than anybody sends.
+    #[error("waifud sent more than {limit} bytes where less was expected")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The bundle does not have the digest that it was asked for by.
+    #[error("the bundle {expected} arrived with other bytes ({actual})")]
+    DigestMismatch {
+        /// What was asked for.
+        expected: Digest,
+        /// What arrived.
+        actual: Digest,
+    },
+}
+
+impl AgentClientError {
+    /// The HTTP status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            Self::Unexpected { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the history after `since` is gone (410): watch again without it.
+    pub fn is_gone(&self) -> bool {
+        self.status() == Some(410)
+    }
+}
+
+/// A client of waifud's agent routes. Cheap to clone; holds no connection.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    socket: PathBuf,
+    node: Option<NodeId>,
+    timeout: Duration,
+}
+
+impl AgentClient {
+    /// A client for the waifud that listens on `socket`, usually `/run/waifud/agent.sock`. Does no I/O.
+    pub fn unix(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            node: None,
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// The same client, speaking for this node. Every request but `hello` needs it.
+    #[must_use]
+    pub fn with_node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// The same client with another timeout per answer (30 s by default).
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Introduces the node.
+    pub async fn hello(&self, hello: &Hello) -> Result<Welcome, AgentClientError> {
+        let open = self
+            .open(Method::POST, "/v1/agent/hello", body(hello)?, None)
+            .await?;
+        self.json(open).await
+    }
+
+    /// Watches the node's slice, from after `since` or from the beginning.
+    pub async fn watch(&self, since: Option<Revision>) -> Result<WatchStream, AgentClientError> {
+        let path = since.map_or_else(
+            || "/v1/agent/watch".to_owned(),
+            |revision| format!("/v1/agent/watch?since={revision}"),
+        );
+        Ok(WatchStream {
+            body: self.open(Method::GET, &path, Bytes::new(), None).await?,
+            buffer: BytesMut::new(),
+            searched: 0,
+        })
+    }
+
+    /// Delivers a report; `Ok` once it is durable.
+    pub async fn report(&self, report: &AgentReport) -> Result<(), AgentClientError> {
+        self.open(Method::POST, "/v1/agent/report", body(report)?, None)
+            .await
+            .map(drop)
+    }
+
+    /// The bytes of an image, from byte `from` on where waifud can do that, else from the beginning:
+    /// [`ImageBody::from`] says which. 416 when the image has no such byte.
+    pub async fn image(&self, image: Digest, from: u64) -> Result<ImageBody, AgentClientError> {
+        let path = format!("/v1/agent/images/{image}");
+        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let open = self.open(Method::GET, &path, Bytes::new(), range).await?;
+        let partial = open.status == StatusCode::PARTIAL_CONTENT;
+        Ok(ImageBody {
+            from: if partial { from } else { 0 },
+            body: open,
+        })
+    }
+
+    /// The encrypted bytes of a bundle, verified against its digest.
+    pub async fn bundle(&self, digest: Digest) -> Result<Bytes, AgentClientError> {
+        let path = format!("/v1/agent/bundles/{digest}");
+        let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
+        let bytes = self.collect(open, BUNDLE_MAX).await?;
+        let actual = sha256(&bytes);
+        if actual == digest {
+            Ok(bytes)
+        } else {
+            Err(AgentClientError::DigestMismatch {
+                expected: digest,
+                actual,
+            })
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> AgentClientError {
+        AgentClientError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        }
+    }
+
+    /// Sends a request and waits for the head of a successful answer; reads the problem of another.
+    async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        range: Option<String>,
+    ) -> Result<OpenBody, AgentClientError> {
+        let after = self.timeout;
+        let (response, connection) = timeout(after, self.exchange(method, path, body, range))
+            .await
+            .map_err(|_| AgentClientError::Timeout { after })?
+            .map_err(|source| self.unreachable(source))?;
+        let open = OpenBody {
+            status: response.status(),
+            socket: self.socket.clone(),
+            body: response.into_body(),
+            _connection: connection,
+        };
+        if open.status.is_success() {
+            return Ok(open);
+        }
+        let status = open.status.as_u16();
+        let bytes = self.collect(open, ANSWER_MAX).await?;
+        Err(serde_json::from_slice(&bytes).map_or_else(
+            |source| AgentClientError::Unexpected {
+                status,
+                source: Some(source),
+            },
+            |problem| AgentClientError::Problem(Box::new(problem)),
+        ))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        range: Option<String>,
+    ) -> io::Result<(Response<Incoming>, AbortOnDropHandle<()>)> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // Its errors reach the reader of the body too; it ends with whoever holds the handle.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _seen_by_the_reader = connection.await;
+        }));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(node) = self.node {
+            request = request.header(NODE_HEADER, node.to_string());
+        }
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
+        }
+        let request = request.body(Full::new(body)).map_err(io::Error::other)?;
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        Ok((response, connection))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, open: OpenBody) -> Result<T, AgentClientError> {
+        let status = open.status.as_u16();
+        let bytes = self.collect(open, ANSWER_MAX).await?;
+        serde_json::from_slice(&bytes).map_err(|source| AgentClientError::Unexpected {
+            status,
+            source: Some(source),
+        })
+    }
+
+    async fn collect(&self, open: OpenBody, limit: usize) -> Result<Bytes, AgentClientError> {
+        let after = self.timeout;
+        timeout(after, Limited::new(open.body, limit).collect())
+            .await
+            .map_err(|_| AgentClientError::Timeout { after })?
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    AgentClientError::TooLarge { limit }
+                } else {
+                    self.unreachable(io::Error::other(error))
+                }
+            })
+    }
+}
+
+/// An answer whose body is still to be read, and the connection that it comes over.
+#[derive(Debug)]
+struct OpenBody {
+    status: StatusCode,
+    socket: PathBuf,
+    body: Incoming,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl OpenBody {
+    /// The next piece; `None` at the end. May be dropped and called again without losing bytes.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
+        loop {
+            let frame = timeout(SILENCE_MAX, self.body.frame())
+                .await
+                .map_err(|_| AgentClientError::Timeout { after: SILENCE_MAX })?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(AgentClientError::Unreachable {
+                        socket: self.socket.clone(),
+                        source: io::Error::other(error),
+                    });
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A watch that is open.
+#[derive(Debug)]
+pub struct WatchStream {
+    body: OpenBody,
+    buffer: BytesMut,
+    /// Bytes of the buffer that are known to hold no end of a line.
+    searched: usize,
+}
+
+impl WatchStream {
+    /// The next frame; `None` when waifud ended the watch. Frames of kinds that this version does not know are
+    /// skipped. May be dropped and called again without losing a frame.
+    pub async fn next(&mut self) -> Result<Option<WatchFrame>, AgentClientError> {
+        loop {
+            if let Some(line) = self.line()? {
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                match serde_json::from_slice(&line) {
+                    Ok(frame) => return Ok(Some(frame)),
+                    Err(_) if is_unknown_kind(&line) => {}
+                    Err(source) => {
+                        return Err(AgentClientError::Unexpected {
+                            status: self.body.status.as_u16(),
+                            source: Some(source),
+                        });
+                    }
+                }
+                continue;
+            }
+            match self.body.chunk().await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<Option<BytesMut>, AgentClientError> {
+        let rest = self.buffer.get(self.searched..).unwrap_or_default();
+        let Some(at) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.buffer.len();
+            return if self.buffer.len() > LINE_MAX {
+                Err(AgentClientError::TooLarge { limit: LINE_MAX })
+            } else {
+                Ok(None)
+            };
+        };
+        let line = self.buffer.split_to(self.searched + at + 1);
+        self.searched = 0;
+        Ok(Some(line))
+    }
+}
+
+/// Whether the line is a frame of a newer waifud's, which may be skipped.
+fn is_unknown_kind(line: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Kinds {
+        #[serde(rename = "type")]
+        frame: String,
+        object: Option<Object>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Object {
+        kind: String,
+    }
+    serde_json::from_slice::<Kinds>(line).is_ok_and(|kinds| match kinds.frame.as_str() {
+        "put" => kinds
+            .object
+            .is_some_and(|object| !matches!(object.kind.as_str(), "node" | "instance")),
+        "delete" | "tombstone" | "sync" | "ping" => false,
+        _ => true,
+    })
+}
+
+/// An image's bytes on their way.
+#[derive(Debug)]
+pub struct ImageBody {
+    from: u64,
+    body: OpenBody,
+}
+
+impl ImageBody {
+    /// The offset of the first byte that comes.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
+        self.body.chunk().await
+    }
+}
+
+/// The digest of some bytes.
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut out = [0; 32];
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    Digest::from_bytes(out)
+}
+
+fn body(value: &impl serde::Serialize) -> Result<Bytes, AgentClientError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|source| AgentClientError::Unexpected {
+            status: 0,
+            source: Some(source),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_a_newer_waifud_are_told_from_broken_ones() {
+        assert!(is_unknown_kind(br#"{"type":"stream","id":1}"#));
+        assert!(is_unknown_kind(
+            br#"{"type":"put","revision":"000000ab.1","object":{"kind":"peer"}}"#
+        ));
+        assert!(!is_unknown_kind(br#"{"type":"sync"}"#));
+        assert!(!is_unknown_kind(
+            br#"{"type":"put","object":{"kind":"instance"}}"#
+        ));
+        assert!(!is_unknown_kind(b"{"));
+    }
+}

@@ -1,0 +1,236 @@
+//! The agent's client of the node's metadata service: the wire of [`crate::metadatad`], one method per route.
+//!
+//! Each request uses a connection of its own: the socket is on this machine, so that costs microseconds, and a service
+//! that was restarted is found again without a pool that has to notice. Every method ends within its timeout.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{net::UnixStream, time::timeout};
+use waifud_types::{Digest, InstanceId};
+
+use crate::{
+    Problem,
+    metadatad::{Assignment, Observations, Status, Tunnel},
+};
+
+/// How long one request may take. The service answers from memory and, at most, after an fsync.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer at most: thousands of instances fit.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// Why a request to the metadata service failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadatadError {
+    /// Nothing answers on the socket, or the connection broke: it is not running, or was just restarted. Try again.
+    #[error("the metadata service can't be reached on {}", socket.display())]
+    Unreachable {
+        /// The unix socket.
+        socket: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It took the request and did not answer in time. Try again.
+    #[error("the metadata service did not answer within {} s", after.as_secs())]
+    Timeout {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// It refused, and says why. [`MetadatadError::is_bundle_missing`] tells the one that is expected.
+    #[error("the metadata service refused: {0}")]
+    Problem(#[source] Box<Problem>),
+    /// It answered something that is not of this contract: another version, or another program.
+    #[error("the metadata service gave an answer that can't be understood (HTTP {status})")]
+    Unexpected {
+        /// The HTTP status.
+        status: u16,
+        /// Why it could not be read, if it was JSON at all.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+}
+
+impl MetadatadError {
+    /// Whether the bundle has to be put before the assignment (409 `bundle-missing`).
+    pub fn is_bundle_missing(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.code == "bundle-missing")
+    }
+}
+
+/// A client of the metadata service on this node. Cheap to clone; holds no connection.
+#[derive(Clone, Debug)]
+pub struct MetadatadClient {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl MetadatadClient {
+    /// A client for the service that listens on `socket`, usually `/run/waifud-metadata/control.sock`. Does no I/O.
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// The same client with another timeout per request (10 s by default).
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Which process answers, and what it holds.
+    pub async fn status(&self) -> Result<Status, MetadatadError> {
+        self.json(Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    /// Ensures that the node's side of the tunnel is accepted, and no other.
+    pub async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadatadError> {
+        self.json(Method::PUT, "/v1/tunnel", body(tunnel)?).await
+    }
+
+    /// Ensures that it holds the bundle of this digest, on its disk. 400 `digest-mismatch` when the bytes have another.
+    pub async fn put_bundle(
+        &self,
+        digest: Digest,
+        ciphertext: impl Into<Bytes>,
+    ) -> Result<(), MetadatadError> {
+        let path = format!("/v1/bundles/{digest}");
+        self.done(Method::PUT, &path, ciphertext.into()).await
+    }
+
+    /// Ensures that it holds and serves this instance's documents: after `Ok` the guest may be started.
+    ///
+    /// The assignment replaces an earlier one of the instance. Problems: 409 `bundle-missing` (put the bundle first),
+    /// 409 `address-taken` (another instance has the address), 400 `bundle-unreadable` (the key does not open it).
+    pub async fn put_instance(
+        &self,
+        instance: InstanceId,
+        assignment: &Assignment,
+    ) -> Result<(), MetadatadError> {
+        let path = format!("/v1/instances/{instance}");
+        self.done(Method::PUT, &path, body(assignment)?).await
+    }
+
+    /// Ensures that nothing of the instance is held or served, also not on disk.
+    pub async fn delete_instance(&self, instance: InstanceId) -> Result<(), MetadatadError> {
+        let path = format!("/v1/instances/{instance}");
+        self.done(Method::DELETE, &path, Bytes::new()).await
+    }
+
+    /// What guests did after observation number `after` (0 for all that is kept). Waits up to `wait`, in whole
+    /// seconds and at most 60, until there is something; then answers an empty list.
+    pub async fn observations(
+        &self,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Observations, MetadatadError> {
+        let seconds = wait.as_secs().min(60);
+        let path = format!("/v1/observations?after={after}&wait={seconds}");
+        let patient = Self {
+            socket: self.socket.clone(),
+            timeout: self.timeout.saturating_add(Duration::from_secs(seconds)),
+        };
+        patient.json(Method::GET, &path, Bytes::new()).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, MetadatadError> {
+        let (status, bytes) = self.request(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| MetadatadError::Unexpected {
+            status: status.as_u16(),
+            source: Some(source),
+        })
+    }
+
+    async fn done(&self, method: Method, path: &str, body: Bytes) -> Result<(), MetadatadError> {
+        self.request(method, path, body).await.map(|_| ())
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), MetadatadError> {
+        let after = self.timeout;
+        let (status, bytes) = timeout(after, self.exchange(method, path, body))
+            .await
+            .map_err(|_| MetadatadError::Timeout { after })?
+            .map_err(|source| MetadatadError::Unreachable {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        if status.is_success() {
+            return Ok((status, bytes));
+        }
+        Err(serde_json::from_slice(&bytes).map_or_else(
+            |source| MetadatadError::Unexpected {
+                status: status.as_u16(),
+                source: Some(source),
+            },
+            |problem| MetadatadError::Problem(Box::new(problem)),
+        ))
+    }
+
+    /// One connection, one request, one answer.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> io::Result<(StatusCode, Bytes)> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(io::Error::other)?;
+        let answer = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(io::Error::other)?;
+            let status = response.status();
+            let bytes = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await
+                .map_err(io::Error::other)?
+                .to_bytes();
+            Ok((status, bytes))
+        };
+        // The connection is driven here and not in a task: when the caller gives up, nothing stays behind.
+        let mut connection = std::pin::pin!(connection);
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            ended = &mut connection => ended.map_err(io::Error::other)?,
+        }
+        answer.await
+    }
+}
+
+fn body(value: &impl serde::Serialize) -> Result<Bytes, MetadatadError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|source| MetadatadError::Unexpected {
+            status: 0,
+            source: Some(source),
+        })
+}
