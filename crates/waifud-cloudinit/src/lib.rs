@@ -1,1 +1,26 @@
 //! The documents that guests read: OpenStack, EC2 and NoCloud, rendered from one source.
+//!
+//! ```text
+//!  Source ── render ──► Documents ── seal ──► SealedBundle        (waifud)
+//!                       Documents ◄── open ── ciphertext + key    (metadatad)
+//!                           └── answer(request) ──► Answer        (metadatad, for the one guest that they are for)
+//! ```
+//!
+//! Everything here is pure. What is refused is refused at the border, by [`validate_user_data`] and [`SshKey`], so that
+//! rendering can't fail.
+
+mod answer;
+mod bundle;
+mod documents;
+mod render;
+mod source;
+mod ssh_key;
+mod user_data;
+
+pub use answer::{Answer, GuestRequest, Method};
+pub use bundle::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, seal};
+pub use documents::Documents;
+pub use render::render;
+pub use source::{NicDoc, Source, VendorOptions, instance_id};
+pub use ssh_key::{SshKey, SshKeyError};
+pub use user_data::{UserDataError, UserDataKind, validate_user_data};

@@ -1,0 +1,54 @@
+//! All of one instance's documents, rendered and immutable: what a bundle holds.
+//!
+//! They are kept as trees of finished texts, not as facts to render from. So a bundle says exactly what the guest
+//! reads, and a metadata service of another version than waifud changes nothing about it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use waifud_types::{InstanceId, Secret};
+
+/// The documents of one instance. `Debug` shows whose they are and none of their text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Documents {
+    /// Whose they are.
+    pub(crate) instance: InstanceId,
+    /// cloud-init's instance-id.
+    pub(crate) instance_id: String,
+    /// What lies below `/openstack/VERSION/`.
+    pub(crate) openstack: Tree,
+    /// What lies below `/VERSION/`, as EC2 has it.
+    pub(crate) ec2: Tree,
+    /// Once only, though it is in both trees: it may be 1 MiB.
+    pub(crate) user_data: Option<Secret<String>>,
+}
+
+/// Leaves by their path, without a slash at either end.
+pub(crate) type Tree = BTreeMap<String, Leaf>;
+
+/// One document.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Leaf {
+    /// Plain text.
+    Text(Secret<String>),
+    /// JSON, as text.
+    Json(Secret<String>),
+    /// What a directory's listing says instead of the names of its children.
+    Listing(Secret<String>),
+    /// The user-data.
+    UserData,
+}
+
+impl Documents {
+    /// Whose documents they are.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// cloud-init's instance-id: what the guest says that it is when it phones home.
+    pub fn instance_id(&self) -> &str {
+        &self.instance_id
+    }
+}

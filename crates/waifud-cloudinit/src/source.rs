@@ -1,0 +1,69 @@
+//! What is known of an instance before anything is rendered: the one source of all its documents.
+
+use std::net::Ipv4Addr;
+
+use waifud_types::{InstanceId, MacAddr, Name, Secret};
+
+/// Everything that an instance's documents are made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The instance.
+    pub instance: InstanceId,
+    /// cloud-init's instance-id, from [`instance_id`]. Never the SMBIOS UUID: cloud-init's OpenStack source keeps its
+    /// cache while the two are equal, and edited user-data would not be read at the next boot.
+    pub instance_id: String,
+    /// The host name, without a domain.
+    pub hostname: Name,
+    /// The domain that follows the host name, such as `waifu.internal`; none leaves the host name bare.
+    pub domain: Option<String>,
+    /// Where it runs: the node's name, or `waifud`.
+    pub availability_zone: String,
+    /// Public keys in OpenSSH's one-line form, checked by [`SshKey`](crate::SshKey).
+    pub ssh_keys: Vec<String>,
+    /// The user-data as the person wrote it, checked by [`validate_user_data`](crate::validate_user_data).
+    pub user_data: Option<Secret<String>>,
+    /// What waifud itself asks of cloud-init.
+    pub vendor_data: VendorOptions,
+    /// Its nics; the first has the default route.
+    pub nics: Vec<NicDoc>,
+    /// A user that cloud-init creates instead of the image's own default; none leaves the image's.
+    pub default_user: Option<Name>,
+}
+
+/// What waifud itself asks of cloud-init. User-data wins over it, by cloud-init's own merging.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VendorOptions {
+    /// Report to the metadata service when cloud-init is done.
+    pub phone_home: bool,
+}
+
+impl Default for VendorOptions {
+    fn default() -> Self {
+        Self { phone_home: true }
+    }
+}
+
+/// One nic, as the guest is told about it. The guest configures it by DHCP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NicDoc {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its fixed address; none on networks whose addresses are not ours to give.
+    pub address: Option<Ipv4Addr>,
+    /// Bits of the subnet's prefix, 0 to 32.
+    pub prefix: u8,
+    /// The default gateway, where it has one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Bytes of an IP packet at most; none leaves it to the guest.
+    pub mtu: Option<u16>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// cloud-init's instance-id of the `run`-th first boot of `instance`: `i-UUID-RUN`.
+///
+/// A changed instance-id makes the next boot a first boot. So `run` counts up (from 1) when somebody asks for that,
+/// and at no other time.
+pub fn instance_id(instance: InstanceId, run: u64) -> String {
+    format!("i-{instance}-{run}")
+}
