@@ -1,0 +1,118 @@
+//! Makes a staged download an image: digest, header, the tool's own opinion, and only then the final name.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::Deserialize;
+use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
+use waifud_types::{ByteSize, Digest};
+
+use super::blocking;
+use super::layout::Layout;
+use super::tool::{STDIN, Tool};
+use crate::{StorageError, digest};
+
+/// `qemu-img check`: whole, but with clusters that nothing uses. They cost room and harm nobody.
+const LEAKS_ONLY: i32 = 3;
+
+/// The fields of `qemu-img info --output=json` that decide something.
+#[derive(Deserialize)]
+struct Info {
+    #[serde(rename = "virtual-size")]
+    virtual_size: u64,
+    #[serde(rename = "backing-filename")]
+    backing_filename: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+}
+
+/// Verifies and inspects the staged file, then renames it. The caller removes what is left when this fails.
+pub(super) async fn import(
+    layout: &Layout,
+    tool: &Tool,
+    image: Digest,
+) -> Result<(), StorageError> {
+    let staged = layout.staged(image);
+    let (file, header) = {
+        let (layout, staged) = (layout.clone(), staged.clone());
+        blocking(move || verify(&layout, &staged, image)).await?
+    };
+    inspect(tool, &file, &staged, &header).await?;
+    let layout = layout.clone();
+    blocking(move || {
+        file.sync_all()
+            .map_err(|error| layout.io("syncing", &staged, error))?;
+        layout.rename(&staged, &layout.image(image))
+    })
+    .await
+}
+
+fn verify(
+    layout: &Layout,
+    staged: &Path,
+    image: Digest,
+) -> Result<(File, Qcow2Header), StorageError> {
+    let failed = |error| layout.io("reading", staged, error);
+    let mut file = layout.open_plain(staged)?;
+    let actual = digest::of_reader(&file).map_err(failed)?;
+    if actual != image {
+        return Err(StorageError::DigestMismatch {
+            expected: image,
+            actual,
+        });
+    }
+    let mut head = Vec::with_capacity(HEADER_BYTES);
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let limit = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+    (&file).take(limit).read_to_end(&mut head).map_err(failed)?;
+    let header = qcow2::parse(&head).map_err(StorageError::BadImage)?;
+    // Readable for the image tools' user, who gets the descriptor; the directory keeps everybody else out.
+    file.set_permissions(Permissions::from_mode(0o444))
+        .map_err(failed)?;
+    Ok((file, header))
+}
+
+async fn inspect(
+    tool: &Tool,
+    file: &File,
+    staged: &Path,
+    header: &Qcow2Header,
+) -> Result<(), StorageError> {
+    let refused = |message: String| StorageError::ImageRefused {
+        tool: "qemu-img",
+        message,
+    };
+    let handle = || {
+        file.try_clone().map_err(|source| StorageError::Io {
+            what: "opening",
+            path: staged.to_owned(),
+            source,
+        })
+    };
+
+    let answer = tool.run(&arguments("info"), Some(handle()?)).await?;
+    if answer.code != Some(0) {
+        return Err(refused(answer.complaint()));
+    }
+    let info: Info = serde_json::from_slice(&answer.stdout)
+        .map_err(|error| refused(format!("its report can't be read: {error}")))?;
+    if ByteSize(info.virtual_size) != header.virtual_size {
+        return Err(refused("it reads another size than we do".to_owned()));
+    }
+    if info.backing_filename.is_some() || info.encrypted {
+        return Err(refused("it sees a backing file or encryption".to_owned()));
+    }
+
+    let answer = tool.run(&arguments("check"), Some(handle()?)).await?;
+    match answer.code {
+        Some(0 | LEAKS_ONLY) => Ok(()),
+        _ => Err(refused(answer.complaint())),
+    }
+}
+
+fn arguments(verb: &str) -> [&OsStr; 5] {
+    [verb, "-f", "qcow2", "--output=json", STDIN].map(OsStr::new)
+}

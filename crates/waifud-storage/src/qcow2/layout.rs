@@ -1,0 +1,206 @@
+//! Where a pool keeps what, and how a file becomes part of it: written aside, made durable, then renamed.
+//!
+//! ```text
+//! images/<64 hex digits>.qcow2       0444  whole and verified; the name is the digest of the bytes
+//! staging/<64 hex digits>.part       0600  a download, perhaps broken
+//! volumes/<instance>.<disk>.qcow2    0600  an overlay on an image
+//! volumes/.new-<instance>.<disk>     0600  half-made; removed when the pool is opened
+//! ```
+//!
+//! A file under its final name is whole: the rename is the moment at which it comes to be.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use waifud_types::{Digest, Name, VolumeId};
+
+use crate::StorageError;
+
+const HALF_MADE: &str = ".new-";
+const SUFFIX: &str = ".qcow2";
+
+/// The directories of one pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) pool: Name,
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Makes the directories where they are missing and clears half-made volumes away.
+    ///
+    /// QEMU's user passes through the root, `images` and `volumes` to files that it knows the names of, but can't
+    /// list them; nobody else sees into `staging`.
+    pub(crate) fn open(pool: Name, root: &Path) -> Result<Self, StorageError> {
+        let mut layout = Self {
+            pool,
+            root: root.to_owned(),
+        };
+        for (directory, mode) in [
+            (layout.root.clone(), 0o711),
+            (layout.images(), 0o711),
+            (layout.staging(), 0o700),
+            (layout.volumes(), 0o711),
+        ] {
+            fs::create_dir_all(&directory)
+                .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(mode)))
+                .map_err(|error| layout.io("making the directory", &directory, error))?;
+        }
+        layout.root = fs::canonicalize(root).map_err(|e| layout.io("resolving", root, e))?;
+        for name in layout.names(&layout.volumes())? {
+            if name.starts_with(HALF_MADE) {
+                layout.remove(&layout.volumes().join(name))?;
+            }
+        }
+        Ok(layout)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    pub(crate) fn image(&self, image: Digest) -> PathBuf {
+        self.images().join(format!("{}{SUFFIX}", image.hex()))
+    }
+
+    pub(crate) fn staged(&self, image: Digest) -> PathBuf {
+        self.staging().join(format!("{}.part", image.hex()))
+    }
+
+    pub(crate) fn volume(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(format!("{id}{SUFFIX}"))
+    }
+
+    /// How an overlay names its image: relative to itself, so that a pool can be mounted elsewhere.
+    pub(crate) fn backing_name(image: Digest) -> PathBuf {
+        PathBuf::from(format!("../images/{}{SUFFIX}", image.hex()))
+    }
+
+    /// Every volume's id and path, by the names alone; files of others are passed over.
+    pub(crate) fn volume_files(&self) -> Result<Vec<(VolumeId, PathBuf)>, StorageError> {
+        let directory = self.volumes();
+        let names = self.names(&directory)?;
+        let volume = |name: String| {
+            let id = name.strip_suffix(SUFFIX)?.parse().ok()?;
+            Some((id, directory.join(name)))
+        };
+        Ok(names.into_iter().filter_map(volume).collect())
+    }
+
+    fn names(&self, directory: &Path) -> Result<Vec<String>, StorageError> {
+        let list = || {
+            fs::read_dir(directory)?
+                .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()))
+                .collect::<io::Result<Vec<_>>>()
+        };
+        list().map_err(|error| self.io("listing", directory, error))
+    }
+
+    /// Opens a file for reading unless it is a link, a device or anything but a plain file.
+    pub(crate) fn open_plain(&self, path: &Path) -> Result<File, StorageError> {
+        let open = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
+                .open(path)?;
+            if file.metadata()?.is_file() {
+                Ok(file)
+            } else {
+                Err(io::Error::other("it is not a plain file"))
+            }
+        };
+        open().map_err(|error| self.io("opening", path, error))
+    }
+
+    /// The first `at_most` bytes of a file, or fewer if it has fewer.
+    pub(crate) fn head(&self, path: &Path, at_most: u64) -> Result<Vec<u8>, StorageError> {
+        let mut bytes = Vec::new();
+        self.open_plain(path)?
+            .take(at_most)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.io("reading", path, error))?;
+        Ok(bytes)
+    }
+
+    /// Writes a volume's file: afterwards it is there, whole and durable, or not at all.
+    pub(crate) fn put_volume(
+        &self,
+        id: &VolumeId,
+        bytes: &[u8],
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), StorageError> {
+        let half = self.volumes().join(format!("{HALF_MADE}{id}"));
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .custom_flags(OFlag::O_NOFOLLOW.bits())
+                .open(&half)?;
+            file.write_all(bytes)?;
+            if let Some((uid, gid)) = owner {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+            file.sync_all()
+        };
+        if let Err(error) = write() {
+            let _absent = fs::remove_file(&half);
+            return Err(self.io("writing", &half, error));
+        }
+        self.rename(&half, &self.volume(id))
+    }
+
+    /// Gives a file its final name, durably.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
+        fs::rename(from, to).map_err(|error| self.io("renaming to", to, error))?;
+        self.sync_parent(to)
+    }
+
+    /// Removes a file, durably. Succeeds when it is absent.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        match fs::remove_file(path) {
+            Ok(()) => self.sync_parent(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.io("removing", path, error)),
+        }
+    }
+
+    fn sync_parent(&self, path: &Path) -> Result<(), StorageError> {
+        let Some(directory) = path.parent() else {
+            return Ok(());
+        };
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| self.io("syncing", directory, error))
+    }
+
+    /// An error of the filesystem; a full one has its own word.
+    pub(crate) fn io(&self, what: &'static str, path: &Path, source: io::Error) -> StorageError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::NoRoom {
+                pool: self.pool.clone(),
+            },
+            _ => StorageError::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! The qcow2 pool on a real filesystem with the real `qemu-img`.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use waifud_storage::conformance::{self, stage, volume_id};
+use waifud_storage::fake::image_bytes;
+use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_storage::{StorageError, StoragePool};
+use waifud_types::{ByteSize, Digest};
+
+/// The user that image tools run as here: Debian's `nobody`.
+const NOBODY: (u32, u32) = (65534, 65534);
+
+/// Whether the test can't run here: says so, or fails where nothing may be skipped.
+fn skip(reason: Option<String>) -> bool {
+    let Some(reason) = reason else { return false };
+    assert!(
+        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
+        "this test may not be skipped: {reason}"
+    );
+    eprintln!("SKIPPED: {reason}");
+    true
+}
+
+fn without_qemu_img() -> Option<String> {
+    let found = Command::new("qemu-img").arg("--version").output();
+    found.err().map(|e| format!("qemu-img can't be run: {e}"))
+}
+
+fn without_root() -> Option<String> {
+    let root = nix::unistd::geteuid().is_root();
+    (!root).then(|| "it needs root".to_owned())
+}
+
+fn config(path: &Path) -> Qcow2PoolConfig {
+    let mut config = Qcow2PoolConfig::new("main".parse().unwrap(), path);
+    config.image_user = Some(NOBODY);
+    config
+}
+
+fn open(path: &Path) -> Qcow2Pool {
+    Qcow2Pool::open(config(path)).unwrap()
+}
+
+async fn import(pool: &Qcow2Pool, bytes: &[u8], image: Digest) -> Result<(), StorageError> {
+    stage(pool, image, bytes).await.unwrap();
+    pool.import_image(image).await
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    Digest::from_bytes(digest)
+}
+
+/// Every file below a directory, by name.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn qemu_img(arguments: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {text}{complaint}");
+    text
+}
+
+#[tokio::test]
+async fn the_qcow2_pool_conforms() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    conformance::everything(&open(directory.path()))
+        .await
+        .unwrap();
+    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn qemu_finds_no_fault_in_volumes_of_any_size() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    import(&pool, &bytes, image).await.unwrap();
+    let sizes = [
+        ByteSize::mib(8),
+        ByteSize(ByteSize::mib(8).bytes() + 512),
+        ByteSize::gib(2),
+        ByteSize::gib(20),
+        ByteSize::gib(4097),
+        ByteSize::gib(16 * 1024),
+    ];
+    for size in sizes {
+        let id = volume_id("root");
+        let path = pool.ensure_volume(&id, image, size).await.unwrap();
+        let path = path.to_str().unwrap();
+        qemu_img(&["check", "-q", "-f", "qcow2", path]);
+        let info = qemu_img(&["info", "--output=json", "--backing-chain", path]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        assert_eq!(info[0]["virtual-size"], size.bytes(), "{info}");
+        assert_eq!(info[0]["backing-filename-format"], "qcow2");
+        assert_eq!(
+            info[1]["filename"],
+            fs::canonicalize(directory.path())
+                .unwrap()
+                .join(format!("volumes/../images/{}.qcow2", image.hex()))
+                .to_str()
+                .unwrap()
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    // An image with data in it: a megabyte of sevens.
+    let raw = directory.path().join("raw");
+    fs::write(&raw, vec![7; 1 << 20]).unwrap();
+    let made = directory.path().join("made");
+    let (raw, made) = (raw.to_str().unwrap(), made.to_str().unwrap());
+    qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw, made]);
+    let bytes = fs::read(made).unwrap();
+    let image = sha256(&bytes);
+    import(&pool, &bytes, image).await.unwrap();
+
+    let id = volume_id("root");
+    let path = pool
+        .ensure_volume(&id, image, ByteSize::mib(4))
+        .await
+        .unwrap();
+    let file = path.to_str().unwrap();
+    // What QEMU does for a guest: write into the overlay.
+    let wrote = Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write -P 9 2M 64k", file])
+        .output()
+        .unwrap();
+    assert!(wrote.status.success(), "{wrote:?}");
+    let again = pool.ensure_volume(&id, image, ByteSize::mib(64)).await;
+    assert_eq!(again.unwrap(), path);
+    qemu_img(&["check", "-q", "-f", "qcow2", file]);
+    let read = Command::new("qemu-io")
+        .args([
+            "-r",
+            "-f",
+            "qcow2",
+            "-c",
+            "read -P 9 2M 64k",
+            "-c",
+            "read -P 7 0 1M",
+            file,
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&read.stdout).into_owned();
+    assert!(
+        read.status.success() && !said.contains("verification failed"),
+        "{said}"
+    );
+    let volumes = pool.volumes().await.unwrap();
+    assert_eq!(volumes[0].size, Some(ByteSize::mib(64)));
+
+    let stored = files(&directory.path().join("images"));
+    assert_eq!(sha256(&fs::read(&stored[0]).unwrap()), image);
+    assert_eq!(fs::metadata(&stored[0]).unwrap().mode() & 0o7777, 0o444);
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+}
+
+#[tokio::test]
+async fn an_image_whose_inside_is_broken_is_refused_by_the_tool() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    let (mut bytes, _) = image_bytes(ByteSize::mib(8), 1);
+    // The L1 table's only entry points far behind the end of the file (qcow2.txt: bits 9 to 55 are the offset).
+    bytes[3 << 16..(3 << 16) + 8].copy_from_slice(&((1_u64 << 63) | (1 << 50)).to_be_bytes());
+    let refused = import(&pool, &bytes, sha256(&bytes)).await;
+    assert!(
+        matches!(refused, Err(StorageError::ImageRefused { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn links_and_directories_in_the_staging_place_are_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    let elsewhere = directory.path().join("elsewhere");
+    fs::write(&elsewhere, &bytes).unwrap();
+    let staged = pool.staging_path(image).await.unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    assert!(matches!(
+        pool.import_image(image).await,
+        Err(StorageError::Io { .. })
+    ));
+    assert!(!staged.exists() && elsewhere.exists());
+    assert!(!pool.has_image(image).await.unwrap());
+}
+
+/// A stand-in for qemu-img: a shell script.
+fn script(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("tool");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, tempfile::TempDir) {
+    let (tools, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut config = config(directory.path());
+    config.qemu_img = script(tools.path(), text);
+    config.tool_timeout = timeout;
+    let pool = Qcow2Pool::open(config).unwrap();
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    let refused = import(&pool, &bytes, image).await.unwrap_err();
+    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+    (refused, tools)
+}
+
+#[tokio::test]
+async fn a_tool_that_hangs_is_ended_and_nothing_is_left() {
+    let (refused, tools) =
+        import_with_script("while :; do :; done", Duration::from_millis(500)).await;
+    assert!(
+        matches!(&refused, StorageError::Tool { message, .. } if message.contains("took longer")),
+        "{refused}"
+    );
+    let name = tools.path().to_str().unwrap().as_bytes();
+    let runs = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.windows(name.len()).any(|part| part == name)
+    };
+    let left = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    assert_eq!(left.filter(runs).count(), 0);
+}
+
+#[tokio::test]
+async fn a_tool_runs_as_nobody_without_network_and_with_limits() {
+    if skip(without_root()) {
+        return;
+    }
+    let report = "echo \"$(id -u):$(id -g):$(id -G) \
+        $(grep -c : /proc/net/dev) $(grep ^CapEff /proc/self/status | tr -d '\\t') \
+        $(grep ^NoNewPrivs /proc/self/status | tr -d '\\t') \
+        $(ulimit -f) $(ulimit -n) $(ulimit -t) $(ulimit -v)\" >&2; exit 1";
+    let (refused, _tools) = import_with_script(report, Duration::from_secs(20)).await;
+    let StorageError::ImageRefused { message, .. } = refused else {
+        panic!("{refused}");
+    };
+    // One interface: a loopback that is down. No capability, no file, 64 descriptors, 20 s, 2 GiB.
+    assert_eq!(
+        message,
+        "65534:65534:65534 1 CapEff:0000000000000000 NoNewPrivs:1 0 64 20 2097152"
+    );
+}
+
+#[tokio::test]
+async fn endless_output_of_a_tool_is_cut_off() {
+    let (refused, _tools) = import_with_script(
+        "while :; do echo 'no no no no no no no no' >&2; done",
+        Duration::from_secs(1),
+    )
+    .await;
+    assert!(refused.to_string().len() < 500, "{refused}");
+}
+
+#[tokio::test]
+async fn a_missing_tool_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.qemu_img = PathBuf::from("/nonexistent/qemu-img");
+    let pool = Qcow2Pool::open(config).unwrap();
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    let refused = import(&pool, &bytes, image).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("/nonexistent/qemu-img"),
+        "{refused}"
+    );
+    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_made_counts_as_nothing() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let id = volume_id("root");
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    {
+        let pool = open(directory.path());
+        let staged = stage(&pool, image, &bytes[..1000]).await.unwrap();
+        fs::set_permissions(&staged, fs::Permissions::from_mode(0o444)).unwrap();
+        let half = directory.path().join(format!("volumes/.new-{id}"));
+        fs::write(&half, b"QFI").unwrap();
+        fs::write(directory.path().join("volumes/notes.txt"), b"somebody's").unwrap();
+    }
+    let pool = open(directory.path());
+    assert!(!pool.has_image(image).await.unwrap());
+    assert_eq!(pool.volumes().await.unwrap(), Vec::new());
+    // The download goes on where it was, and all ends well.
+    let staged = pool.staging_path(image).await.unwrap();
+    assert_eq!(fs::metadata(&staged).unwrap().len(), 1000);
+    import(&pool, &bytes, image).await.unwrap();
+    pool.ensure_volume(&id, image, ByteSize::mib(8))
+        .await
+        .unwrap();
+    let names: Vec<_> = files(directory.path())
+        .into_iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let expected = [
+        format!("{}.qcow2", image.hex()),
+        format!("{id}.qcow2"),
+        "notes.txt".to_owned(),
+    ];
+    assert_eq!(names, expected, "and what is not ours stays");
+}
+
+#[tokio::test]
+async fn volumes_belong_to_qemus_user() {
+    if skip(without_root()) || skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // Tools that run as that user pass through to the files.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let mut config = config(&directory.path().join("pool"));
+    config.volume_owner = Some((4321, 4322));
+    let pool = Qcow2Pool::open(config).unwrap();
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    import(&pool, &bytes, image).await.unwrap();
+    let id = volume_id("root");
+    let path = pool
+        .ensure_volume(&id, image, ByteSize::mib(8))
+        .await
+        .unwrap();
+    let facts = fs::metadata(&path).unwrap();
+    assert_eq!((facts.uid(), facts.gid()), (4321, 4322));
+    // Written to, so that growing takes the tool, which runs as that user.
+    let file = path.to_str().unwrap();
+    let wrote = Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write 0 64k", file])
+        .output()
+        .unwrap();
+    assert!(wrote.status.success(), "{wrote:?}");
+    pool.ensure_volume(&id, image, ByteSize::mib(32))
+        .await
+        .unwrap();
+    assert_eq!(
+        pool.volumes().await.unwrap()[0].size,
+        Some(ByteSize::mib(32))
+    );
+}
+
+/// On a filesystem of half a megabyte that only this test's threads see.
+#[test]
+fn a_full_filesystem_is_no_room_and_leaves_nothing_half_made() {
+    use nix::mount::{MsFlags, mount};
+    if skip(without_root()) || skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let outcome = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let small = Some("size=640k");
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), small).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let pool = open(&path);
+            let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+            import(&pool, &bytes, image).await.unwrap();
+            let first = volume_id("root");
+            pool.ensure_volume(&first, image, ByteSize::mib(8))
+                .await
+                .unwrap();
+            let second = volume_id("root");
+            let refused = pool.ensure_volume(&second, image, ByteSize::mib(8)).await;
+            assert!(
+                matches!(refused, Err(StorageError::NoRoom { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(files(&path.join("volumes")).len(), 1);
+            pool.ensure_volume_absent(&first).await.unwrap();
+            pool.ensure_volume(&second, image, ByteSize::mib(8))
+                .await
+                .unwrap();
+        });
+    })
+    .join();
+    outcome.unwrap();
+}
+
+/// Prints what a volume costs; asserts nothing about time.
+#[tokio::test]
+async fn a_volume_is_made_without_a_process() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    let (bytes, image) = image_bytes(ByteSize::gib(2), 1);
+    import(&pool, &bytes, image).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let id = volume_id("root");
+        let begin = Instant::now();
+        pool.ensure_volume(&id, image, ByteSize::gib(20))
+            .await
+            .unwrap();
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    eprintln!(
+        "ensure_volume: median {:?}, slowest of 50 {:?}",
+        times[25], times[49]
+    );
+    assert_eq!(pool.volumes().await.unwrap().len(), 50);
+}
