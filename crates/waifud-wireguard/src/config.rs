@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use crate::{PrivateKey, PublicKey, WireguardError};
+use crate::{PrivateKey, PublicKey, WireguardError, wire::MAX_MTU};
 
 /// Room for WireGuard's 60 to 80 bytes of wrapping inside an Ethernet frame; what `wg-quick` and the kernel use too.
 pub const DEFAULT_MTU: u16 = 1420;
@@ -106,8 +106,8 @@ impl StackLimits {
                 (1024..=1 << 20).contains(&self.tx_buffer),
                 "1 KiB to 1 MiB",
             ),
-            // 576 is what every IPv4 host must take (RFC 791); 9000 the largest frame in use.
-            ("mtu", (576..=9000).contains(&self.mtu), "576 to 9000"),
+            // 576 is what every IPv4 host must take (RFC 791).
+            ("mtu", (576..=MAX_MTU).contains(&self.mtu), "576 to 1920"),
         ];
         match rules.into_iter().find(|(_, holds, _)| !holds) {
             Some((name, _, why)) => Err(WireguardError::Limit { name, why }),
@@ -175,6 +175,9 @@ impl NodeTunnelConfig {
         loopback(self.server_endpoint)?;
         if self.allowed.is_empty() {
             return Err(WireguardError::NothingAllowed);
+        }
+        if !(576..=MAX_MTU).contains(&self.mtu) {
+            return Err(WireguardError::Limit { name: "mtu", why: "576 to 1920" });
         }
         let name = &self.interface;
         let plain = name

@@ -21,6 +21,9 @@ mod guest;
 mod key;
 mod node;
 mod server;
+mod stack;
+mod udp;
+mod wire;
 
 pub use config::{NodeTunnelConfig, PeerConfig, ServerConfig, StackLimits};
 pub use error::WireguardError;

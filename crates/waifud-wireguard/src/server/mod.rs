@@ -1,35 +1,48 @@
 //! The in-process end: sealed packets in on one UDP socket, guests' TCP connections out of [`Listener::accept`].
+//!
+//! Two pieces without I/O do the work: [`Wire`] opens and seals, [`Stack`] speaks TCP. [`Shared`] joins them to the
+//! socket. One task receives and keeps the time; whoever reads or writes a [`Connection`] drives the stack and sends the
+//! outcome from where it stands, so that an answer needs no switch of tasks.
+//!
+//! Locks: the way out (wire and socket) before the stack, never the other way round, and neither across an await.
 
-use std::{
-    io,
-    net::{SocketAddr, SocketAddrV4},
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
+mod connection;
+mod shared;
+mod stats;
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use tokio::task::JoinHandle;
+
+pub use self::{
+    connection::{Connection, Listener},
+    stats::{Refusals, ServerStats},
 };
+use self::shared::Shared;
+use crate::{PeerConfig, ServerConfig, WireguardError, stack::Stack, udp::LoopbackSocket, wire::{Peer, Wire}};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::{GuestListener, GuestStream, PeerConfig, ServerConfig, WireguardError};
-
-/// A running server end. Dropping it ends the tunnel: open connections break, the listener ends.
+/// A running server end. Dropping it ends the tunnel: open connections are reset, the listener ends.
 #[derive(Debug)]
 pub struct TunnelServer {
+    shared: Arc<Shared>,
     address: SocketAddr,
+    receiver: JoinHandle<()>,
 }
 
 impl TunnelServer {
     /// Opens the UDP socket and starts the stack, without a peer: until [`set_peer`](Self::set_peer) nobody is heard.
     /// Must be called inside a tokio runtime.
     pub fn start(config: ServerConfig) -> Result<(Self, Listener), WireguardError> {
-        config.limits.check()?;
-        crate::config::loopback(config.listen)?;
-        Ok((
-            Self {
-                address: config.listen,
-            },
-            Listener { _private: () },
-        ))
+        let ServerConfig { listen, private_key, service, limits } = config;
+        limits.check()?;
+        let socket = Arc::new(LoopbackSocket::bind(listen)?);
+        let address = socket.local_address().map_err(|source| WireguardError::Bind { address: listen, source })?;
+        let wire = Wire::new(&private_key, limits.mtu);
+        let stack = Stack::new(service, limits, rand::random());
+        let shared = Arc::new(Shared::new(Arc::clone(&socket), wire, stack));
+        let receiver = tokio::spawn(shared::receive(Arc::clone(&shared), socket));
+        let listener = Listener::new(Arc::clone(&shared));
+        Ok((Self { shared, address, receiver }, listener))
     }
 
     /// Where sealed packets are expected: the port that was taken if port 0 was asked for.
@@ -38,116 +51,45 @@ impl TunnelServer {
     }
 
     /// Ensures that this is the one peer. The same peer again changes nothing; another key ends the old peer's
-    /// connections; a narrower `allowed` ends those outside it. With an endpoint, a handshake is sent at once.
+    /// connections; a narrower `allowed` ends those outside it. With an endpoint, a handshake is sent at once, unless the
+    /// peer was heard within the last two seconds.
     pub fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError> {
-        peer.check()
+        peer.check()?;
+        let PeerConfig { public_key, endpoint, allowed } = peer;
+        let peer = Peer { key: public_key, endpoint, allowed };
+        let next = peer.clone();
+        let known = self.shared.outside(|wire, sealed| {
+            let known = wire.peer().is_some_and(|old| old.key == peer.key);
+            wire.set_peer(peer, Instant::now(), sealed);
+            known
+        });
+        self.shared.drive(|stack, now| stack.retain(|source| known == Some(true) && next.allows(*source.ip()), now));
+        Ok(())
     }
 
     /// Ensures that there is no peer: its connections are reset and nobody is heard.
-    pub fn remove_peer(&self) {}
+    pub fn remove_peer(&self) {
+        self.shared.drive(|stack, now| stack.retain(|_| false, now));
+        self.shared.outside(|wire, _| wire.remove_peer());
+    }
 
     /// What has happened so far.
     pub fn stats(&self) -> ServerStats {
-        ServerStats::default()
+        self.shared.stats()
+    }
+
+    /// Ends the tunnel and waits until the UDP port is free again.
+    pub async fn stop(mut self) {
+        self.shared.close();
+        self.receiver.abort();
+        // An aborted task answers with an error that says so.
+        let _ = (&mut self.receiver).await;
     }
 }
 
-/// A snapshot of the server's counters. All but the gauges only grow.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerStats {
-    /// Time since the current session's handshake; `None` without a session.
-    pub handshake_age: Option<Duration>,
-    /// Sealed bytes received and accepted from the peer.
-    pub received_bytes: u64,
-    /// Sealed bytes sent to the peer.
-    pub sent_bytes: u64,
-    /// Connections now, half-open and closing ones included (gauge).
-    pub connections: usize,
-    /// Source addresses with at least one connection now (gauge).
-    pub sources: usize,
-    /// Connections handed to [`Listener::accept`] so far.
-    pub accepted: u64,
-    /// What was turned away, by cause.
-    pub refused: Refusals,
-}
-
-/// Packets and connections turned away, by cause. All counters only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Refusals {
-    /// Datagrams that are not the peer's: wrong key, broken, replayed, or no peer is set.
-    pub not_from_peer: u64,
-    /// Packets whose inner source the peer may not use.
-    pub source_not_allowed: u64,
-    /// Inner packets that are no whole, plain IPv4: malformed, fragments, IPv6.
-    pub malformed: u64,
-    /// Packets for an inner address that is not the service's.
-    pub not_for_us: u64,
-    /// TCP to another port of the service's address; answered with a reset.
-    pub other_port: u64,
-    /// SYNs beyond [`StackLimits::max_per_source`](crate::StackLimits::max_per_source); dropped.
-    pub per_source: u64,
-    /// SYNs beyond [`StackLimits::max_connections`](crate::StackLimits::max_connections); dropped.
-    pub global: u64,
-    /// Connections that made place for a source that had fewer.
-    pub evicted: u64,
-    /// Connections that one of the four timeouts cut.
-    pub timed_out: u64,
-}
-
-/// Guests' connections, in the order in which their handshakes completed.
-#[derive(Debug)]
-pub struct Listener {
-    _private: (),
-}
-
-impl Listener {
-    /// The next connection, or `None` once the [`TunnelServer`] is gone. Safe to cancel.
-    pub async fn accept(&mut self) -> Option<Connection> {
-        None
-    }
-}
-
-impl GuestListener for Listener {
-    type Stream = Connection;
-
-    async fn accept(&mut self) -> Option<Connection> {
-        Self::accept(self).await
-    }
-}
-
-/// One guest's TCP connection. Dropping it closes it: what was written is still delivered, in the background.
-#[derive(Debug)]
-pub struct Connection {
-    /// Inner address and port; the address was in the peer's allowed list.
-    pub source: SocketAddrV4,
-}
-
-impl GuestStream for Connection {
-    fn source(&self) -> SocketAddrV4 {
-        self.source
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl Drop for TunnelServer {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.receiver.abort();
     }
 }

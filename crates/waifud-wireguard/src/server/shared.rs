@@ -1,0 +1,174 @@
+//! Where wire, socket and stack meet.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use gotatun::packet::Packet;
+use smoltcp::time::Instant as StackInstant;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::stats::ServerStats;
+use crate::{
+    stack::Stack,
+    udp::LoopbackSocket,
+    wire::{Sealed, TICK, Wire},
+};
+
+/// Rounds of "advance, seal, send" in a row before others get a turn.
+const ROUNDS: usize = 16;
+
+/// The way out: gone once the server is closed, so that lingering connections do not keep the port.
+struct Outside {
+    wire: Wire,
+    socket: Arc<LoopbackSocket>,
+    sealed: Vec<Sealed>,
+}
+
+/// Everything that the receiving task, the listener and the connections use together.
+pub(crate) struct Shared {
+    outside: Mutex<Option<Outside>>,
+    stack: Mutex<Stack>,
+    /// Beginning of the stack's time. Monotonic, unlike smoltcp's own clock.
+    epoch: Instant,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+/// A panic while a lock was held is a bug elsewhere; packets are independent, so the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(socket: Arc<LoopbackSocket>, wire: Wire, stack: Stack) -> Self {
+        let outside = Outside { wire, socket, sealed: Vec::new() };
+        Self { outside: Mutex::new(Some(outside)), stack: Mutex::new(stack), epoch: Instant::now() }
+    }
+
+    fn now(&self) -> StackInstant {
+        let micros = self.epoch.elapsed().as_micros();
+        StackInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// Does something with the wire and sends what comes of it. `None` once the server is closed.
+    pub fn outside<R>(&self, change: impl FnOnce(&mut Wire, &mut Vec<Sealed>) -> R) -> Option<R> {
+        let mut guard = lock(&self.outside);
+        let Outside { wire, socket, sealed } = guard.as_mut()?;
+        let result = change(wire, sealed);
+        socket.send(sealed);
+        Some(result)
+    }
+
+    /// Does something with the stack and sends what comes of it.
+    pub fn drive<R>(&self, change: impl FnOnce(&mut Stack, StackInstant) -> R) -> R {
+        let (result, pending) = {
+            let mut stack = lock(&self.stack);
+            let result = change(&mut stack, self.now());
+            (result, !stack.outgoing().is_empty())
+        };
+        if pending {
+            self.flush();
+        }
+        result
+    }
+
+    /// Sends all that the stack has to say now. The way out stays locked, so that packets leave in order.
+    fn flush(&self) {
+        let mut guard = lock(&self.outside);
+        let Some(Outside { wire, socket, sealed }) = guard.as_mut() else { return };
+        for _ in 0..ROUNDS {
+            let outgoing = {
+                let mut stack = lock(&self.stack);
+                stack.advance(self.now());
+                std::mem::take(stack.outgoing())
+            };
+            if outgoing.is_empty() {
+                return;
+            }
+            for packet in outgoing {
+                wire.seal(Packet::from_bytes(packet), sealed);
+            }
+            socket.send(sealed);
+        }
+    }
+
+    /// Takes what has arrived, from the socket to the stack, and sends the answers.
+    fn receive(&self, packets: &mut Vec<Packet>) {
+        {
+            let mut guard = lock(&self.outside);
+            let Some(Outside { wire, socket, sealed }) = guard.as_mut() else { return };
+            let now = Instant::now();
+            socket.receive(|datagram, from| packets.extend(wire.open(datagram, from, now, sealed)));
+            socket.send(sealed);
+        }
+        if !packets.is_empty() {
+            self.drive(|stack, now| {
+                for packet in packets.drain(..) {
+                    stack.ingress(&packet, now);
+                }
+                stack.advance(now);
+            });
+        }
+    }
+
+    /// Resets every connection, ends the listener and gives up the socket.
+    pub fn close(&self) {
+        self.drive(Stack::close);
+        *lock(&self.outside) = None;
+    }
+
+    pub fn stats(&self) -> ServerStats {
+        let wire = lock(&self.outside).as_ref().map(|outside| outside.wire.stats()).unwrap_or_default();
+        let stack = lock(&self.stack);
+        let mut refused = stack.refused();
+        refused.not_from_peer = wire.not_from_peer;
+        refused.source_not_allowed = wire.source_not_allowed;
+        refused.malformed += wire.not_ipv4;
+        ServerStats {
+            handshake_age: wire.handshake_age,
+            received_bytes: wire.received_bytes,
+            sent_bytes: wire.sent_bytes,
+            connections: stack.connections(),
+            sources: stack.sources(),
+            accepted: stack.accepted(),
+            refused,
+        }
+    }
+
+    /// When the stack wants attention, at the latest.
+    fn due(&self) -> Instant {
+        let due = lock(&self.stack).due();
+        let micros = due.map_or(u64::MAX, |due| u64::try_from(due.total_micros()).unwrap_or(0));
+        self.epoch.checked_add(Duration::from_micros(micros)).unwrap_or_else(|| Instant::now() + TICK)
+    }
+}
+
+/// Receives and keeps the time until the task is aborted.
+pub(crate) async fn receive(shared: Arc<Shared>, socket: Arc<LoopbackSocket>) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut packets = Vec::new();
+    loop {
+        let due = shared.due();
+        tokio::select! {
+            ready = socket.readable() => match ready {
+                Ok(()) => shared.receive(&mut packets),
+                Err(error) => {
+                    tracing::error!(%error, "the tunnel's UDP socket has failed");
+                    return;
+                }
+            },
+            () = sleep_until(due.into()) => shared.drive(Stack::advance),
+            _ = tick.tick() => {
+                shared.outside(|wire, sealed| wire.tick(Instant::now(), sealed));
+            }
+        }
+    }
+}

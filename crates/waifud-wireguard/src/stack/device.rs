@@ -1,0 +1,79 @@
+//! The stack's network card: one packet in at a time, a queue out.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+use smoltcp::{
+    phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    time::Instant,
+};
+
+/// Packets that may wait to be sealed. The stack stops producing at this point and goes on when they are gone.
+const QUEUE: usize = 1024;
+/// WireGuard pads to 16 bytes; with room for it, padding does not copy.
+const PADDING: usize = 16;
+
+/// Outgoing packets in order.
+pub(crate) type Outgoing = VecDeque<BytesMut>;
+
+/// Lives for one call into the stack.
+pub(crate) struct Card<'a> {
+    incoming: Option<&'a [u8]>,
+    outgoing: &'a mut Outgoing,
+    mtu: usize,
+}
+
+impl<'a> Card<'a> {
+    pub fn new(incoming: Option<&'a [u8]>, outgoing: &'a mut Outgoing, mtu: u16) -> Self {
+        Self { incoming, outgoing, mtu: usize::from(mtu) }
+    }
+}
+
+impl Device for Card<'_> {
+    type RxToken<'b>
+        = Incoming<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Slot<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Slot<'_>)> {
+        let packet = self.incoming.take()?;
+        Some((Incoming(packet), Slot(self.outgoing)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Slot<'_>> {
+        (self.outgoing.len() < QUEUE).then_some(Slot(self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        capabilities
+    }
+}
+
+/// The packet at hand.
+pub(crate) struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+/// A place at the end of the queue.
+pub(crate) struct Slot<'a>(&'a mut Outgoing);
+
+impl TxToken for Slot<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        let mut packet = BytesMut::with_capacity(length + PADDING);
+        packet.resize(length, 0);
+        let result = write(&mut packet);
+        self.0.push_back(packet);
+        result
+    }
+}

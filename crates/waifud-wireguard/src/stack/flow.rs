@@ -1,0 +1,185 @@
+//! One connection: a TCP socket, who holds it, and how long it may go on.
+
+use std::{
+    io,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use smoltcp::{
+    iface::{SocketHandle, SocketSet},
+    socket::tcp::{RecvError, Socket, SocketBuffer, State},
+    time::Instant,
+};
+use tokio::io::ReadBuf;
+
+use super::net::Net;
+use crate::StackLimits;
+
+/// How long an acknowledgement may wait for data to travel with. A service answers within it, which saves one packet in
+/// three; a client that sends its request in two parts is delayed by no more than this.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// Who holds the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nobody yet: the client has not completed the handshake.
+    Handshake,
+    /// The service, or the queue to it.
+    Held,
+    /// Nobody any more: what was written goes out, then it closes.
+    Released,
+}
+
+/// One connection. Owns a socket set of its own, so that no packet is ever compared with other connections.
+pub(crate) struct Flow {
+    pub serial: u64,
+    pub stage: Stage,
+    /// It is in the list of flows to settle.
+    pub dirty: bool,
+    /// Where it is in the timetable.
+    pub scheduled: Option<Instant>,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    born: Instant,
+    /// Last byte of payload received, or of ours acknowledged, or change of holder.
+    progress: Instant,
+    cut: bool,
+}
+
+impl Flow {
+    /// A flow that waits for its SYN. `None` if the stack cannot listen, which no valid service address causes.
+    pub fn listen(service: std::net::SocketAddrV4, limits: &StackLimits, serial: u64, now: Instant) -> Option<Self> {
+        let mut socket = Socket::new(
+            SocketBuffer::new(vec![0; limits.rx_buffer]),
+            SocketBuffer::new(vec![0; limits.tx_buffer]),
+        );
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY.into()));
+        socket.listen((*service.ip(), service.port())).ok()?;
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Some(Self {
+            serial,
+            stage: Stage::Handshake,
+            dirty: false,
+            scheduled: None,
+            sockets,
+            handle,
+            born: now,
+            progress: now,
+            cut: false,
+        })
+    }
+
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Takes one segment.
+    pub fn take(&mut self, packet: &[u8], net: &mut Net, now: Instant) {
+        let before = (self.socket().recv_queue(), self.socket().send_queue());
+        net.take(packet, &mut self.sockets, now);
+        if before != (self.socket().recv_queue(), self.socket().send_queue()) {
+            self.progress = now;
+        }
+    }
+
+    /// Sends what is to be sent.
+    pub fn give(&mut self, net: &mut Net, now: Instant) {
+        net.give(&mut self.sockets, now);
+    }
+
+    /// When it wants attention next.
+    pub fn due(&mut self, net: &mut Net, limits: &StackLimits, now: Instant) -> Instant {
+        let deadline = self.deadline(limits);
+        net.due(&self.sockets, now).map_or(deadline, |due| due.min(deadline))
+    }
+
+    /// When it is cut, if nothing happens before.
+    pub fn deadline(&self, limits: &StackLimits) -> Instant {
+        let end = self.born + limits.lifetime.into();
+        let lazy = match self.stage {
+            Stage::Handshake => self.born + limits.handshake_timeout.into(),
+            Stage::Held => self.progress + limits.idle_timeout.into(),
+            Stage::Released => self.progress + limits.close_timeout.into(),
+        };
+        end.min(lazy)
+    }
+
+    pub fn progress(&self) -> Instant {
+        self.progress
+    }
+
+    /// Ends it at once: a reset for the client, an error for the holder.
+    pub fn cut(&mut self) {
+        self.cut = true;
+        self.socket().abort();
+    }
+
+    /// The client has completed the handshake, just now.
+    pub fn completes(&mut self, now: Instant) -> bool {
+        let complete = self.stage == Stage::Handshake && matches!(self.socket().state(), State::Established | State::CloseWait);
+        if complete {
+            self.stage = Stage::Held;
+            self.progress = now;
+        }
+        complete
+    }
+
+    /// Both directions have ended, in peace or not.
+    pub fn ended(&mut self) -> bool {
+        matches!(self.socket().state(), State::Closed | State::TimeWait)
+    }
+
+    /// Nothing more will happen and nobody will ask. TIME-WAIT is not kept: it guards against old segments of a former
+    /// connection, which the tunnel's replay window already drops.
+    pub fn over(&mut self) -> bool {
+        self.cut
+            || match self.stage {
+                Stage::Handshake => self.ended() || self.socket().state() == State::Listen,
+                Stage::Held => false,
+                Stage::Released => self.ended(),
+            }
+    }
+
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let socket = self.socket();
+        if socket.may_recv() && !socket.can_recv() {
+            socket.register_recv_waker(cx.waker());
+            return Poll::Pending;
+        }
+        match socket.recv_slice(buf.initialize_unfilled()) {
+            Ok(length) => {
+                buf.advance(length);
+                Poll::Ready(Ok(()))
+            }
+            Err(RecvError::Finished) => Poll::Ready(Ok(())),
+            Err(RecvError::InvalidState) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let socket = self.socket();
+        match socket.send_slice(bytes) {
+            Ok(0) if !bytes.is_empty() => {
+                socket.register_send_waker(cx.waker());
+                Poll::Pending
+            }
+            Ok(length) => Poll::Ready(Ok(length)),
+            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// No more will be written.
+    pub fn shutdown(&mut self) {
+        self.socket().close();
+    }
+
+    /// The holder is gone.
+    pub fn release(&mut self, now: Instant) {
+        self.stage = Stage::Released;
+        self.progress = now;
+        self.socket().close();
+    }
+}

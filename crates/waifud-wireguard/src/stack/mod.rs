@@ -1,0 +1,334 @@
+//! A TCP server for one address and one port, without I/O and without a clock: packets and the time go in, packets come
+//! out, connections are read and written like sockets.
+//!
+//! The protocol is smoltcp's. Its interface keeps all sockets in one set and compares every packet with each of them, and
+//! it has no backlog: a SYN that finds no listening socket is refused. Both are turned round here. Every connection is a
+//! [`Flow`] with a socket set of its own, found by the guest's address and port; a SYN that [`Admission`] lets in gets a
+//! fresh listening socket, so there is no backlog to overflow. The cost of a packet does not depend on how many
+//! connections there are, which is what keeps a guest from slowing down the others by opening many.
+//!
+//! ```text
+//!  ingress ─► classify ─┬─ refused ──────────────────► counted
+//!                       ├─ other port, ICMP, stray ──► the interface answers: reset, echo
+//!                       └─ segment ─► Admission (SYN) ─► Flow::take ─► dirty
+//!  advance ─► dirty flows and those due by the timetable: cut late ones, send, hand over, bury, reschedule
+//! ```
+//!
+//! A flow is with exactly one of three holders ([`Stage`]) and leaves the table as soon as nobody needs it; a
+//! [`Connection`](crate::Connection) whose flow is gone reads a reset.
+
+mod admission;
+mod device;
+mod flow;
+mod ingress;
+mod net;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    io,
+    net::SocketAddrV4,
+    task::{Context, Poll, Waker},
+};
+
+use smoltcp::time::Instant;
+use tokio::io::ReadBuf;
+
+use self::{
+    admission::{Admission, Decision},
+    device::Outgoing,
+    flow::{Flow, Stage},
+    ingress::{Arrival, Cause, classify},
+    net::Net,
+};
+use crate::{Refusals, StackLimits};
+
+/// Names one connection for ever: a later one from the same port has another serial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowId {
+    pub source: SocketAddrV4,
+    serial: u64,
+}
+
+/// All connections of the service.
+pub(crate) struct Stack {
+    service: SocketAddrV4,
+    limits: StackLimits,
+    net: Net,
+    flows: HashMap<SocketAddrV4, Flow>,
+    admission: Admission,
+    /// When which flow wants attention; an entry may be early, never late.
+    timetable: BTreeSet<(Instant, SocketAddrV4)>,
+    dirty: Vec<SocketAddrV4>,
+    /// Complete, and not yet accepted.
+    ready: VecDeque<FlowId>,
+    listener: Option<Waker>,
+    serial: u64,
+    accepted: u64,
+    refused: Refusals,
+    closed: bool,
+}
+
+impl Stack {
+    pub fn new(service: SocketAddrV4, limits: StackLimits, seed: u64) -> Self {
+        Self {
+            net: Net::new(*service.ip(), limits.mtu, seed),
+            admission: Admission::new(limits.max_connections, limits.max_per_source),
+            service,
+            limits,
+            flows: HashMap::new(),
+            timetable: BTreeSet::new(),
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            listener: None,
+            serial: 0,
+            accepted: 0,
+            refused: Refusals::default(),
+            closed: false,
+        }
+    }
+
+    /// Takes one packet whose source is proven. Answers come out after [`advance`](Self::advance).
+    pub fn ingress(&mut self, packet: &[u8], now: Instant) {
+        match classify(packet, self.service) {
+            Arrival::Refused(Cause::Malformed) => self.refused.malformed += 1,
+            Arrival::Refused(Cause::NotForUs) => self.refused.not_for_us += 1,
+            Arrival::Icmp => self.net.answer(packet, now),
+            Arrival::OtherPort => {
+                self.refused.other_port += 1;
+                self.net.answer(packet, now);
+            }
+            Arrival::Segment { source, opens } => self.segment(source, opens, packet, now),
+        }
+    }
+
+    fn segment(&mut self, source: SocketAddrV4, opens: bool, packet: &[u8], now: Instant) {
+        if opens {
+            // A client may use a port again before the holder of the former connection has noticed its end.
+            if self.flows.get_mut(&source).is_some_and(Flow::ended) {
+                self.bury(source);
+            }
+            if !self.flows.contains_key(&source) && !self.admit(source, now) {
+                return;
+            }
+        }
+        match self.flows.get_mut(&source) {
+            Some(flow) => {
+                flow.take(packet, &mut self.net, now);
+                if !flow.dirty {
+                    flow.dirty = true;
+                    self.dirty.push(source);
+                }
+            }
+            None => self.net.answer(packet, now),
+        }
+    }
+
+    /// Makes a flow for a new connection, unless there is no room for it.
+    fn admit(&mut self, source: SocketAddrV4, now: Instant) -> bool {
+        if self.closed {
+            return false;
+        }
+        match self.admission.decide(*source.ip()) {
+            Decision::Admit => {}
+            Decision::RefuseSource => {
+                self.refused.per_source += 1;
+                return false;
+            }
+            Decision::RefuseGlobal => {
+                self.refused.global += 1;
+                return false;
+            }
+            Decision::Replace(rich) => {
+                let of_rich = self.flows.iter().filter(|(key, _)| *key.ip() == rich);
+                let Some(laziest) = of_rich.min_by_key(|(_, flow)| flow.progress()).map(|(key, _)| *key) else {
+                    return false;
+                };
+                self.refused.evicted += 1;
+                self.end(laziest, now);
+            }
+        }
+        let Some(flow) = Flow::listen(self.service, &self.limits, self.serial, now) else { return false };
+        self.serial += 1;
+        self.admission.add(*source.ip());
+        self.flows.insert(source, flow);
+        true
+    }
+
+    /// Does all that is due at `now`. Must follow every change, and happen no later than [`due`](Self::due).
+    pub fn advance(&mut self, now: Instant) {
+        for source in std::mem::take(&mut self.dirty) {
+            self.settle(source, now);
+        }
+        while let Some(&(at, source)) = self.timetable.first()
+            && at <= now
+        {
+            self.timetable.pop_first();
+            if let Some(flow) = self.flows.get_mut(&source)
+                && flow.scheduled == Some(at)
+            {
+                flow.scheduled = None;
+                self.settle(source, now);
+                self.defer(source, now);
+            }
+        }
+    }
+
+    /// A flow that still wants attention now cannot go on until the queue of outgoing packets has been emptied.
+    fn defer(&mut self, source: SocketAddrV4, now: Instant) {
+        if let Some(flow) = self.flows.get_mut(&source)
+            && let Some(at) = flow.scheduled
+            && at <= now
+        {
+            self.timetable.remove(&(at, source));
+            let later = now + smoltcp::time::Duration::from_millis(1);
+            flow.scheduled = Some(later);
+            self.timetable.insert((later, source));
+        }
+    }
+
+    /// Brings one flow up to date.
+    fn settle(&mut self, source: SocketAddrV4, now: Instant) {
+        let Some(flow) = self.flows.get_mut(&source) else { return };
+        flow.dirty = false;
+        if flow.deadline(&self.limits) <= now {
+            self.refused.timed_out += 1;
+            flow.cut();
+        }
+        flow.give(&mut self.net, now);
+        if flow.completes(now) {
+            self.accepted += 1;
+            self.ready.push_back(FlowId { source, serial: flow.serial });
+            if let Some(listener) = self.listener.take() {
+                listener.wake();
+            }
+        }
+        if flow.over() {
+            self.bury(source);
+            return;
+        }
+        let due = flow.due(&mut self.net, &self.limits, now);
+        if flow.scheduled.is_none_or(|scheduled| due < scheduled) {
+            if let Some(scheduled) = flow.scheduled.replace(due) {
+                self.timetable.remove(&(scheduled, source));
+            }
+            self.timetable.insert((due, source));
+        }
+    }
+
+    /// Cuts one flow and forgets it.
+    fn end(&mut self, source: SocketAddrV4, now: Instant) {
+        if let Some(flow) = self.flows.get_mut(&source) {
+            flow.cut();
+            flow.give(&mut self.net, now);
+            self.bury(source);
+        }
+    }
+
+    fn bury(&mut self, source: SocketAddrV4) {
+        if let Some(flow) = self.flows.remove(&source) {
+            self.admission.remove(*source.ip());
+            if let Some(scheduled) = flow.scheduled {
+                self.timetable.remove(&(scheduled, source));
+            }
+        }
+    }
+
+    /// Ends the connections whose source does not satisfy `keep`.
+    pub fn retain(&mut self, keep: impl Fn(SocketAddrV4) -> bool, now: Instant) {
+        let gone: Vec<_> = self.flows.keys().copied().filter(|source| !keep(*source)).collect();
+        for source in gone {
+            self.end(source, now);
+        }
+    }
+
+    /// Ends everything; nothing is admitted any more and the listener is told.
+    pub fn close(&mut self, now: Instant) {
+        self.closed = true;
+        self.retain(|_| false, now);
+        if let Some(listener) = self.listener.take() {
+            listener.wake();
+        }
+    }
+
+    /// When [`advance`](Self::advance) is wanted next.
+    pub fn due(&self) -> Option<Instant> {
+        self.timetable.first().map(|(at, _)| *at)
+    }
+
+    /// Packets to seal, in order.
+    pub fn outgoing(&mut self) -> &mut Outgoing {
+        self.net.outgoing()
+    }
+
+    /// The next connection; `None` once the stack is closed.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<FlowId>> {
+        while let Some(id) = self.ready.pop_front() {
+            if self.flow(id).is_some() {
+                return Poll::Ready(Some(id));
+            }
+        }
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        self.listener = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub fn poll_read(&mut self, id: FlowId, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, now: Instant) -> Poll<io::Result<()>> {
+        let Some(flow) = self.flow(id) else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
+        let polled = flow.poll_read(cx, buf);
+        if polled.is_ready() {
+            self.settle(id.source, now);
+        }
+        polled
+    }
+
+    pub fn poll_write(&mut self, id: FlowId, cx: &mut Context<'_>, bytes: &[u8], now: Instant) -> Poll<io::Result<usize>> {
+        let Some(flow) = self.flow(id) else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
+        let polled = flow.poll_write(cx, bytes);
+        if polled.is_ready() {
+            self.settle(id.source, now);
+        }
+        polled
+    }
+
+    /// No more will be written to this connection.
+    pub fn shutdown(&mut self, id: FlowId, now: Instant) {
+        if let Some(flow) = self.flow(id) {
+            flow.shutdown();
+            self.settle(id.source, now);
+        }
+    }
+
+    /// The holder of this connection is gone.
+    pub fn release(&mut self, id: FlowId, now: Instant) {
+        if let Some(flow) = self.flow(id) {
+            flow.release(now);
+            self.settle(id.source, now);
+        }
+    }
+
+    fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(&id.source).filter(|flow| flow.serial == id.serial && flow.stage == Stage::Held)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub fn sources(&self) -> usize {
+        self.admission.sources()
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    pub fn refused(&self) -> Refusals {
+        self.refused
+    }
+}
