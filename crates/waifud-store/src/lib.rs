@@ -1,1 +1,268 @@
 //! The only place with SQL: one SQLite file, one writer with group commit, readers beside it.
+//!
+//! [`Store::write`] takes a closure that gets a [`WriteTx`] and calls typed functions on it; it is queued for the one
+//! writer and answered once its changes are on the disk (WAL, `synchronous=FULL`). [`Store::read`] does the same with
+//! a [`ReadTx`] on a connection of its own. Nothing above this crate sees a statement, a row or a lock.
+//!
+//! Whatever changes what people may want to know of calls [`WriteTx::emit`] in the same transaction: the event's
+//! number is the revision of the change, and after the commit [`Store::subscribe`] wakes everybody who waits.
+//! Rows that a node's watch carries remember the revision that changed them last, so a watch resumes by asking for
+//! what is newer, however much of the history was trimmed in between.
+
+mod bundles;
+mod codec;
+mod error;
+mod events;
+mod idempotency;
+mod images;
+mod instances;
+mod leases;
+mod migrate;
+mod nodes;
+mod placing;
+mod query;
+mod readers;
+mod slice;
+mod templates;
+mod tombstones;
+mod tx;
+mod wakeups;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::watch;
+use waifud_types::{Incarnation, Revision};
+
+pub use bundles::StoredBundle;
+pub use error::{StoreError, Taken};
+pub use events::{EventFilter, NewEvent};
+pub use idempotency::{Remembered, StoredAnswer};
+pub use images::ImageRow;
+pub use instances::{InstanceRow, NewInstance};
+pub use leases::LeaseRow;
+pub use migrate::SCHEMA;
+pub use nodes::{NewNode, NodeRow};
+pub use placing::{NodeRoom, PlacementRow, PoolPromise};
+pub use query::InstanceFilter;
+pub use slice::SliceRow;
+pub use templates::{NewTemplate, TemplateRow};
+pub use tombstones::TombstoneRow;
+pub use tx::{ReadTx, WriteTx};
+pub use wakeups::Topic;
+
+use readers::Readers;
+use wakeups::Wakeups;
+use writer::{Core, Queue, TypedJob};
+
+/// How long a connection waits for another process's lock (a backup by hand, the `sqlite3` shell).
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How the store runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// A writer thread and this many reading connections.
+    Threads {
+        /// Reads at once.
+        readers: usize,
+    },
+    /// Everything at once on the caller's thread, for deterministic simulations.
+    Inline,
+}
+
+enum Engine {
+    Thread {
+        queue: Option<Queue>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    },
+    Inline(Mutex<Core>),
+}
+
+struct Inner {
+    engine: Engine,
+    readers: Readers,
+    incarnation: Incarnation,
+    wakeups: Arc<Wakeups>,
+}
+
+/// The database. Cheap to clone; the last one dropped waits for the queue to empty.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database, makes it when it is absent (0600), and migrates it. `fresh` becomes the incarnation of a new
+    /// database.
+    pub fn open(path: &Path, mode: Mode, fresh: Incarnation) -> Result<Self, StoreError> {
+        let open_error = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let mut conn = Connection::open(path).map_err(open_error)?;
+        restrict(path);
+        conn.busy_timeout(BUSY)?;
+        conn.set_prepared_statement_cache_capacity(128);
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+             PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864;",
+        )
+        .map_err(open_error)?;
+        migrate::migrate(&mut conn, path)?;
+        let incarnation = incarnation(&conn, fresh)?;
+        let newest = events::newest(&conn)?;
+        let wakeups = Arc::new(Wakeups::new(newest));
+        let core = Core {
+            conn,
+            incarnation,
+            wakeups: Arc::clone(&wakeups),
+        };
+        let (engine, connections) = match mode {
+            Mode::Inline => (Engine::Inline(Mutex::new(core)), 1),
+            Mode::Threads { readers } => {
+                let (queue, thread) = writer::spawn(core).map_err(StoreError::Thread)?;
+                let engine = Engine::Thread {
+                    queue: Some(queue),
+                    thread: Some(thread),
+                };
+                (engine, readers)
+            }
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                engine,
+                readers: Readers::new(path, connections),
+                incarnation,
+                wakeups,
+            }),
+        })
+    }
+
+    /// Queues a change and waits until it is durable. When the job returns an error, everything it did is undone.
+    /// Once queued it happens, also when the caller stops waiting.
+    pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (job, answer) = TypedJob::new(job);
+        match &self.inner.engine {
+            Engine::Inline(core) => core
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .run_group(vec![Box::new(job)]),
+            Engine::Thread { queue, .. } => {
+                let queue = queue.as_ref().ok_or(StoreError::Closed)?;
+                queue.send(Box::new(job)).map_err(|_| StoreError::Closed)?;
+            }
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+
+    /// Reads in one consistent view. A write that was acknowledged before is seen.
+    pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: FnOnce(ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        if matches!(inner.engine, Engine::Inline(_)) {
+            return inner.read_now(job);
+        }
+        let _permit = self
+            .inner
+            .readers
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        tokio::task::spawn_blocking(move || inner.read_now(job))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Panicked.into()))
+    }
+
+    /// The life of this database.
+    pub fn incarnation(&self) -> Incarnation {
+        self.inner.incarnation
+    }
+
+    /// The newest committed revision.
+    pub fn revision(&self) -> Revision {
+        Revision {
+            incarnation: self.inner.incarnation,
+            number: self.inner.wakeups.newest(),
+        }
+    }
+
+    /// The number of the newest event, as it grows.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.wakeups.subscribe()
+    }
+
+    /// Wakes whenever something about the topic was committed. Subscribe first, then read.
+    pub fn subscribe_topic(&self, topic: Topic) -> watch::Receiver<u64> {
+        self.inner.wakeups.subscribe_topic(topic)
+    }
+}
+
+impl Inner {
+    fn read_now<T, E: From<StoreError>>(
+        &self,
+        job: impl FnOnce(ReadTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.readers
+            .with(|conn| job(ReadTx::new(conn, self.incarnation)))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Engine::Thread { queue, thread } = &mut self.engine {
+            drop(queue.take());
+            if let Some(thread) = thread.take() {
+                let _ended_one_way_or_another = thread.join();
+            }
+        }
+    }
+}
+
+/// The database holds user-data: nobody else reads it. Best effort, as the directory is closed too.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        tracing::warn!(%error, "the database's permissions could not be set");
+    }
+}
+
+fn incarnation(conn: &Connection, fresh: Incarnation) -> Result<Incarnation, StoreError> {
+    let stored: Option<String> = conn
+        .query_row(
+            "SELECT value FROM meta WHERE key = 'incarnation'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()?;
+    if let Some(text) = stored {
+        return u32::from_str_radix(&text, 16)
+            .map(Incarnation)
+            .map_err(|e| codec::corrupt("incarnation")(e.into()));
+    }
+    conn.execute(
+        "INSERT INTO meta (key, value) VALUES ('incarnation', ?1)",
+        [fresh.to_string()],
+    )?;
+    Ok(fresh)
+}

@@ -1,0 +1,187 @@
+//! The history: appended to in every change, read by lists and watches, trimmed by count and age.
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use waifud_types::event::{Actor, Event, ObjectRef};
+use waifud_types::{Generation, Revision, Timestamp};
+
+use crate::codec::{count, json, maybe_count, time, to_i64, to_json};
+use crate::{ReadTx, StoreError, WriteTx};
+
+/// An event to be; the revision is given by the commit order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewEvent {
+    /// When.
+    pub at: Timestamp,
+    /// Such as `instance.created`.
+    pub kind: &'static str,
+    /// What it is about.
+    pub object: ObjectRef,
+    /// Who caused it.
+    pub actor: Actor,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// The spec's generation.
+    pub generation: Option<Generation>,
+    /// A word for scripts.
+    pub reason: Option<String>,
+    /// A sentence for people, without secrets.
+    pub message: String,
+    /// More, without secrets.
+    pub details: serde_json::Value,
+}
+
+/// Which events are wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EventFilter {
+    /// About the thing with this id or name.
+    pub object: Option<String>,
+    /// About things of this type, such as `instance`.
+    pub object_type: Option<String>,
+}
+
+pub(crate) fn newest(conn: &Connection) -> Result<u64, StoreError> {
+    let newest: Option<i64> = conn
+        .query_row(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(newest.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+}
+
+impl WriteTx<'_> {
+    /// Appends to the history and returns the revision of this change.
+    pub fn emit(&mut self, event: &NewEvent) -> Result<Revision, StoreError> {
+        let number = self
+            .conn
+            .prepare_cached(
+                "INSERT INTO events (at, kind, object_type, object_id, object_name, actor, request_id, generation,
+                                     reason, message, details)
+                 VALUES (:at, :kind, :object_type, :object_id, :object_name, :actor, :request_id, :generation,
+                         :reason, :message, :details)",
+            )?
+            .insert(named_params! {
+                ":at": event.at.as_microsecond(),
+                ":kind": event.kind,
+                ":object_type": event.object.kind,
+                ":object_id": event.object.id,
+                ":object_name": event.object.name,
+                ":actor": to_json("an actor", &event.actor)?,
+                ":request_id": event.request_id,
+                ":generation": event.generation.map(|g| to_i64(g.0)),
+                ":reason": event.reason,
+                ":message": event.message,
+                ":details": to_json("an event's details", &event.details)?,
+            })?;
+        let number = u64::try_from(number).unwrap_or(0);
+        self.advance(number);
+        Ok(self.at(number))
+    }
+
+    /// Removes all but the newest `keep` events, and those older than `before`; at most `limit` at once. Returns how
+    /// many went.
+    pub fn trim_events(
+        &mut self,
+        keep: u64,
+        before: Timestamp,
+        limit: u64,
+    ) -> Result<usize, StoreError> {
+        let last_by_count = to_i64(self.newest()).saturating_sub(to_i64(keep));
+        let removed = self
+            .conn
+            .prepare_cached(
+                "DELETE FROM events WHERE revision IN (
+                     SELECT revision FROM events
+                      WHERE revision <= ?1
+                         OR revision < coalesce((SELECT min(revision) FROM events WHERE at >= ?2), ?3 + 1)
+                      ORDER BY revision LIMIT ?4)",
+            )?
+            .execute((
+                last_by_count,
+                before.as_microsecond(),
+                to_i64(self.newest()),
+                to_i64(limit),
+            ))?;
+        Ok(removed)
+    }
+}
+
+impl ReadTx<'_> {
+    /// Events after number `after`, oldest first, at most `limit`.
+    pub fn events(
+        &self,
+        after: u64,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT * FROM events
+              WHERE revision > :after
+                AND (:object IS NULL OR object_id = :object OR object_name = :object)
+                AND (:type IS NULL OR object_type = :type)
+              ORDER BY revision LIMIT :limit",
+        )?;
+        let mut rows = statement.query(named_params! {
+            ":after": to_i64(after),
+            ":object": filter.object,
+            ":type": filter.object_type,
+            ":limit": limit,
+        })?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            events.push(self.event(row)?);
+        }
+        Ok(events)
+    }
+
+    /// The newest `limit` events about the thing with this id, oldest first.
+    pub fn newest_events_of(&self, object_id: &str, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT * FROM events WHERE object_id = ?1 ORDER BY revision DESC LIMIT ?2",
+        )?;
+        let mut rows = statement.query((object_id, limit))?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            events.push(self.event(row)?);
+        }
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The number of the newest event in this view.
+    pub fn newest_event(&self) -> Result<u64, StoreError> {
+        newest(self.conn)
+    }
+
+    /// The number before the oldest event that is still there: nothing after it is missing.
+    pub fn oldest_resumable(&self) -> Result<u64, StoreError> {
+        let oldest: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT min(revision) FROM events")?
+            .query_row([], |row| row.get(0))?;
+        match oldest.and_then(|n| u64::try_from(n).ok()) {
+            Some(oldest) => Ok(oldest.saturating_sub(1)),
+            None => self.newest_event(),
+        }
+    }
+
+    fn event(&self, row: &Row<'_>) -> Result<Event, StoreError> {
+        Ok(Event {
+            revision: self.at(count(row, "revision")?),
+            at: time(row, "at")?,
+            kind: row.get("kind")?,
+            object: ObjectRef {
+                kind: row.get("object_type")?,
+                id: row.get("object_id")?,
+                name: row.get("object_name")?,
+            },
+            actor: json::<Actor>(row, "actor")?,
+            request_id: row.get("request_id")?,
+            generation: maybe_count(row, "generation")?.map(Generation),
+            reason: row.get("reason")?,
+            message: row.get("message")?,
+            details: json(row, "details")?,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Images: which files the image store holds, and who still needs them.
+
+use rusqlite::{OptionalExtension, Row};
+use waifud_types::{ByteSize, Digest, Timestamp};
+
+use crate::codec::{digest, size, time, to_i64};
+use crate::{ReadTx, StoreError, WriteTx};
+
+/// One image file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImageRow {
+    /// The digest of its file.
+    pub digest: Digest,
+    /// Bytes of its file.
+    pub size: ByteSize,
+    /// The size that a guest sees.
+    pub virtual_size: ByteSize,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+}
+
+impl ReadTx<'_> {
+    /// One image.
+    pub fn image(&self, wanted: Digest) -> Result<Option<ImageRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM images WHERE digest = ?1")?
+            .query_and_then([wanted.bytes()], image)?
+            .next()
+            .transpose()
+    }
+
+    /// Images in the order of their digests, after `after`.
+    pub fn images(&self, after: Option<Digest>, limit: u32) -> Result<Vec<ImageRow>, StoreError> {
+        let after = after.map_or_else(Vec::new, |d| d.bytes().to_vec());
+        self.conn
+            .prepare_cached("SELECT * FROM images WHERE digest > ?1 ORDER BY digest LIMIT ?2")?
+            .query_and_then((after, limit), image)?
+            .collect()
+    }
+
+    /// Whether a template's revision or a living instance needs the image.
+    pub fn image_is_used(&self, wanted: Digest) -> Result<bool, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached(
+                "SELECT 1 WHERE EXISTS (SELECT 1 FROM template_revisions WHERE image = ?1)
+                             OR EXISTS (SELECT 1 FROM templates WHERE image = ?1)
+                             OR EXISTS (SELECT 1 FROM instances WHERE image = ?1)",
+            )?
+            .query_row([wanted.bytes()], |_| Ok(()))
+            .optional()?
+            .is_some())
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds an image. Succeeds, and says false, when it was there.
+    pub fn insert_image(&mut self, image: &ImageRow) -> Result<bool, StoreError> {
+        let added = self
+            .conn
+            .prepare_cached("INSERT INTO images VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+            .execute((
+                image.digest.bytes(),
+                to_i64(image.size.bytes()),
+                to_i64(image.virtual_size.bytes()),
+                image.created_at.as_microsecond(),
+            ))?;
+        Ok(added > 0)
+    }
+
+    /// Forgets an image that nothing needs; false when it was absent or is needed.
+    pub fn remove_unused_image(&mut self, unwanted: Digest) -> Result<bool, StoreError> {
+        if self.image_is_used(unwanted)? {
+            return Ok(false);
+        }
+        let removed = self
+            .conn
+            .prepare_cached("DELETE FROM images WHERE digest = ?1")?
+            .execute([unwanted.bytes()])?;
+        Ok(removed > 0)
+    }
+}
+
+fn image(row: &Row<'_>) -> Result<ImageRow, StoreError> {
+    Ok(ImageRow {
+        digest: digest(row, "digest")?,
+        size: size(row, "size_bytes")?,
+        virtual_size: size(row, "virtual_size_bytes")?,
+        created_at: time(row, "created_at")?,
+    })
+}

@@ -1,0 +1,304 @@
+//! Instances: spec, status, owner; one row for each that lives, the ones being destroyed included.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Row, named_params};
+use waifud_api::PlacementVerdict;
+use waifud_types::spec::InstanceSpec;
+use waifud_types::status::InstanceStatus;
+use waifud_types::template::{Datasource, Firmware};
+use waifud_types::{Epoch, Generation, InstanceId, Name, NodeId, Revision, Secret, Timestamp};
+
+use crate::codec::{
+    count, id16, instance_id, json, maybe_node_id, maybe_time, name, node16, time, to_i64, to_json,
+    to_word,
+};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
+
+/// An instance to be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewInstance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: Name,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What people want.
+    pub spec: InstanceSpec,
+    /// What is, so far.
+    pub status: InstanceStatus,
+    /// The architecture of its image.
+    pub arch: String,
+    /// How it finds its documents.
+    pub datasource: Datasource,
+    /// What starts its boot loader.
+    pub firmware: Firmware,
+    /// Public keys.
+    pub ssh_keys: Vec<String>,
+    /// The instance-id that cloud-init is given.
+    pub cloud_id: String,
+    /// The user-data.
+    pub user_data: Option<Secret<String>>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// An instance as it is stored, and what its node's row says of its reachability.
+#[derive(Clone, PartialEq, Debug)]
+pub struct InstanceRow {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: Name,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Counts changes of the spec.
+    pub generation: Generation,
+    /// Counts its owners.
+    pub epoch: Epoch,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What people want.
+    pub spec: InstanceSpec,
+    /// What was last reported.
+    pub status: InstanceStatus,
+    /// Where it is placed.
+    pub node: Option<NodeId>,
+    /// Whether that node is heard of; true when unplaced.
+    pub node_reachable: bool,
+    /// When that node was last heard of, if it no longer is.
+    pub node_last_contact: Option<Timestamp>,
+    /// Whether it is being destroyed.
+    pub deleting: bool,
+    /// How its node was chosen, or why none could be.
+    pub placement: Vec<PlacementVerdict>,
+    /// The architecture that it needs.
+    pub arch: String,
+    /// The instance-id that cloud-init is given.
+    pub cloud_id: String,
+}
+
+pub(crate) const SELECT: &str = "SELECT i.*, n.reachable, n.last_contact
+   FROM instances i LEFT JOIN nodes n ON n.id = i.node";
+
+impl ReadTx<'_> {
+    /// One instance by id.
+    pub fn instance(&self, id: InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+        self.conn
+            .prepare_cached(&format!("{SELECT} WHERE i.id = ?1"))?
+            .query_and_then([id16(&id)], instance)?
+            .next()
+            .transpose()
+    }
+
+    /// One living instance by name.
+    pub fn instance_named(&self, wanted: &str) -> Result<Option<InstanceRow>, StoreError> {
+        self.conn
+            .prepare_cached(&format!("{SELECT} WHERE i.name = ?1"))?
+            .query_and_then([wanted], instance)?
+            .next()
+            .transpose()
+    }
+
+    /// One instance by name, or else by id.
+    pub fn find_instance(&self, name_or_id: &str) -> Result<Option<InstanceRow>, StoreError> {
+        if let Some(row) = self.instance_named(name_or_id)? {
+            return Ok(Some(row));
+        }
+        match name_or_id.parse() {
+            Ok(id) => self.instance(id),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Instances that wait for a node, the ones that asked first coming first.
+    pub fn unplaced(&self, limit: u32) -> Result<Vec<InstanceRow>, StoreError> {
+        self.conn
+            .prepare_cached(&format!(
+                "{SELECT} WHERE i.node IS NULL AND i.deleting = 0 ORDER BY i.created_at LIMIT ?1"
+            ))?
+            .query_and_then([limit], instance)?
+            .collect()
+    }
+
+    /// Every instance of a node.
+    pub fn instances_on(&self, node: NodeId) -> Result<Vec<InstanceId>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT id FROM instances WHERE node = ?1")?
+            .query_and_then([node16(&node)], |row| instance_id(row, "id"))?
+            .collect()
+    }
+
+    /// The public keys of an instance.
+    pub fn ssh_keys(&self, id: InstanceId) -> Result<Vec<String>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT ssh_keys FROM instances WHERE id = ?1")?
+            .query_and_then([id16(&id)], |row| json(row, "ssh_keys"))?
+            .next()
+            .unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The user-data of an instance.
+    pub fn user_data(&self, id: InstanceId) -> Result<Option<Secret<String>>, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT text FROM user_data WHERE instance = ?1")?
+            .query_map([id16(&id)], |row| row.get(0).map(Secret::new))?
+            .next()
+            .transpose()?)
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds an instance, unplaced. `Taken` when its name is in use.
+    pub fn insert_instance(
+        &mut self,
+        new: &NewInstance,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO instances (id, name, generation, epoch, created_at, template, image, arch, datasource,
+                                        firmware, state, labels, spec, status, placement, ssh_keys, cloud_id,
+                                        slice_revision)
+                 VALUES (:id, :name, 1, 1, :at, :template, :image, :arch, :datasource, :firmware, :state, :labels,
+                         :spec, :status, '[]', :ssh_keys, :cloud_id, :revision)",
+            )?
+            .execute(named_params! {
+                ":id": id16(&new.id),
+                ":name": new.name.as_str(),
+                ":at": new.at.as_microsecond(),
+                ":template": new.spec.template.as_str(),
+                ":image": new.spec.image.bytes(),
+                ":arch": new.arch,
+                ":datasource": to_word("a datasource", &new.datasource)?,
+                ":firmware": to_word("a firmware", &new.firmware)?,
+                ":state": new.status.state.as_str(),
+                ":labels": to_json("labels", &new.labels)?,
+                ":spec": to_json("a spec", &new.spec)?,
+                ":status": to_json("a status", &new.status)?,
+                ":ssh_keys": to_json("keys", &new.ssh_keys)?,
+                ":cloud_id": new.cloud_id,
+                ":revision": to_i64(revision.number),
+            })
+            .map_err(|e| taken(e, &[("instances.name", Taken::InstanceName)]))?;
+        let mut label = self.conn.prepare_cached(
+            "INSERT INTO instance_labels (key, value, instance) VALUES (?1, ?2, ?3)",
+        )?;
+        for (key, value) in &new.labels {
+            label.execute((key, value, id16(&new.id)))?;
+        }
+        drop(label);
+        if let Some(text) = &new.user_data {
+            self.set_user_data(new.id, text)?;
+        }
+        self.touch(Topic::Instance(new.id));
+        Ok(())
+    }
+
+    /// Replaces the user-data's text.
+    pub fn set_user_data(
+        &mut self,
+        id: InstanceId,
+        text: &Secret<String>,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO user_data (instance, text) VALUES (?1, ?2)")?
+            .execute((id16(&id), text.expose()))?;
+        Ok(())
+    }
+
+    /// Replaces the spec. The node hears of it.
+    pub fn set_spec(
+        &mut self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        generation: Generation,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4 WHERE id = ?1")?
+            .execute((
+                id16(&id),
+                to_json("a spec", spec)?,
+                to_i64(generation.0),
+                to_i64(revision.number),
+            ))?;
+        self.touch_instance(id)
+    }
+
+    /// Replaces the status. The node does not hear of it: it came from there.
+    pub fn set_status(
+        &mut self,
+        id: InstanceId,
+        status: &InstanceStatus,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET status = ?2, state = ?3 WHERE id = ?1")?
+            .execute((
+                id16(&id),
+                to_json("a status", status)?,
+                status.state.as_str(),
+            ))?;
+        self.touch(Topic::Instance(id));
+        Ok(())
+    }
+
+    /// Marks it as being destroyed.
+    pub fn mark_deleting(&mut self, id: InstanceId) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET deleting = 1 WHERE id = ?1")?
+            .execute([id16(&id)])?;
+        self.touch_instance(id)
+    }
+
+    /// Removes it with its leases, reservations, volumes' promises, user-data and bundles.
+    pub fn remove_instance(&mut self, id: InstanceId) -> Result<(), StoreError> {
+        self.touch_instance(id)?;
+        // By hand and first: the sums on the node hang on this row's trigger, not on a cascade.
+        self.conn
+            .prepare_cached("DELETE FROM reservations WHERE instance = ?1")?
+            .execute([id16(&id)])?;
+        self.conn
+            .prepare_cached("DELETE FROM instances WHERE id = ?1")?
+            .execute([id16(&id)])?;
+        Ok(())
+    }
+
+    fn touch_instance(&mut self, id: InstanceId) -> Result<(), StoreError> {
+        self.touch(Topic::Instance(id));
+        let node = self
+            .conn
+            .prepare_cached("SELECT node FROM instances WHERE id = ?1")?
+            .query_and_then([id16(&id)], |row| maybe_node_id(row, "node"))?
+            .next()
+            .transpose()?
+            .flatten();
+        if let Some(node) = node {
+            self.touch(Topic::Node(node));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
+    Ok(InstanceRow {
+        id: instance_id(row, "id")?,
+        name: name(row, "name")?,
+        labels: json(row, "labels")?,
+        generation: Generation(count(row, "generation")?),
+        epoch: Epoch(count(row, "epoch")?),
+        created_at: time(row, "created_at")?,
+        spec: json(row, "spec")?,
+        status: json(row, "status")?,
+        node: maybe_node_id(row, "node")?,
+        node_reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),
+        node_last_contact: maybe_time(row, "last_contact")?,
+        deleting: row.get("deleting")?,
+        placement: json(row, "placement")?,
+        arch: row.get("arch")?,
+        cloud_id: row.get("cloud_id")?,
+    })
+}

@@ -1,0 +1,98 @@
+//! Leases: the MAC of a nic, for life, and its address, until the node has confirmed that the guest is gone.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use waifud_types::{InstanceId, MacAddr};
+
+use crate::codec::id16;
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, WriteTx};
+
+/// One lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseRow {
+    /// The nic's index.
+    pub nic: u32,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its address, once placed.
+    pub address: Option<Ipv4Addr>,
+}
+
+impl ReadTx<'_> {
+    /// The addresses of the subnet that have an owner, ascending.
+    pub fn taken_addresses(&self, subnet: Ipv4Net) -> Result<Vec<Ipv4Addr>, StoreError> {
+        let addresses = self
+            .conn
+            .prepare_cached(
+                "SELECT address FROM leases WHERE address BETWEEN ?1 AND ?2 ORDER BY address",
+            )?
+            .query_map(
+                (u32::from(subnet.network()), u32::from(subnet.broadcast())),
+                |row| row.get::<_, u32>(0).map(Ipv4Addr::from),
+            )?
+            .collect::<Result<_, _>>()?;
+        Ok(addresses)
+    }
+
+    /// Whether a nic has the MAC.
+    pub fn mac_is_taken(&self, mac: MacAddr) -> Result<bool, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM leases WHERE mac = ?1")?
+            .exists([mac.bytes()])?)
+    }
+
+    /// Who has the address.
+    pub fn address_owner(&self, address: Ipv4Addr) -> Result<Option<InstanceId>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT instance FROM leases WHERE address = ?1")?
+            .query_and_then([u32::from(address)], |row| {
+                crate::codec::instance_id(row, "instance")
+            })?
+            .next()
+            .transpose()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Gives a nic its MAC.
+    pub fn insert_lease(
+        &mut self,
+        instance: InstanceId,
+        lease: &LeaseRow,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO leases (instance, nic, mac, address) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                id16(&instance),
+                lease.nic,
+                lease.mac.bytes(),
+                lease.address.map(u32::from),
+            ))
+            .map_err(|e| taken(e, UNIQUE))?;
+        Ok(())
+    }
+
+    /// Gives a nic its address.
+    pub fn set_lease_address(
+        &mut self,
+        instance: InstanceId,
+        nic: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE leases SET address = ?3 WHERE instance = ?1 AND nic = ?2")?
+            .execute((id16(&instance), nic, u32::from(address)))
+            .map_err(|e| taken(e, UNIQUE))?;
+        Ok(())
+    }
+}
+
+const UNIQUE: &[(&str, Taken)] = &[
+    ("leases.mac", Taken::Mac),
+    ("leases.address", Taken::Address),
+];

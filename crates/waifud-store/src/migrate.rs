@@ -1,0 +1,162 @@
+//! Numbered migrations: each in one transaction, each after a backup of what was there.
+//!
+//! The number of the schema is `SQLite`'s own `user_version`. A database that is newer than this program is left
+//! alone: an old program that writes a new schema loses what it does not know of.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+
+use crate::StoreError;
+
+/// Every migration, in order; number 1 is the first.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+
+/// The newest schema that this program knows.
+pub const SCHEMA: u32 = 1;
+
+/// Brings the database to the newest schema. Returns whether it was empty before.
+pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {
+    run(conn, path, MIGRATIONS)
+}
+
+fn run(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<bool, StoreError> {
+    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    for (number, sql) in (1..).zip(migrations).skip(found as usize) {
+        if number > 1 {
+            back_up(conn, &backup_path(path, number))?;
+        }
+        tracing::info!(number, "migrating the database");
+        apply(conn, number, sql).map_err(|source| StoreError::Migration { number, source })?;
+    }
+    Ok(found == 0)
+}
+
+fn apply(conn: &mut Connection, number: u32, sql: &str) -> Result<(), rusqlite::Error> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    tx.execute_batch(sql)?;
+    tx.pragma_update(None, "user_version", number)?;
+    tx.commit()
+}
+
+fn backup_path(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-{number}"));
+    name.into()
+}
+
+/// A whole copy, complete or absent: written beside and renamed.
+fn back_up(conn: &Connection, to: &Path) -> Result<(), StoreError> {
+    let partial = to.with_extension("partial");
+    copy(conn, &partial)
+        .and_then(|()| std::fs::rename(&partial, to).map_err(Into::into))
+        .map_err(|source| {
+            let _may_be_absent = std::fs::remove_file(&partial);
+            StoreError::Backup {
+                path: to.to_owned(),
+                source,
+            }
+        })
+}
+
+fn copy(conn: &Connection, partial: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // The copy holds secrets as the database does.
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(partial)?;
+    let mut target = Connection::open(partial)?;
+    Backup::new(conn, &mut target)?.run_to_completion(256, Duration::ZERO, None)?;
+    target.close().map_err(|(_, error)| error)?;
+    std::fs::File::open(partial)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_the_number_of_the_last_migration() {
+        assert_eq!(SCHEMA as usize, MIGRATIONS.len());
+    }
+
+    const FIRST: &str = "CREATE TABLE t (a INTEGER) STRICT; INSERT INTO t VALUES (1);";
+    const SECOND: &str = "ALTER TABLE t ADD COLUMN b INTEGER;";
+
+    fn open(path: &Path) -> Connection {
+        Connection::open(path).unwrap()
+    }
+
+    #[test]
+    fn a_migration_of_a_used_database_leaves_a_backup_with_the_old_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        assert!(run(&mut open(&path), &path, &[FIRST]).unwrap());
+        assert!(!dir.path().join("waifud.db.before-1").exists());
+        assert!(!run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap());
+        let backup = open(&dir.path().join("waifud.db.before-2"));
+        let rows: i64 = backup
+            .query_row("SELECT count(*) FROM t", [], |r| r.get(0))
+            .unwrap();
+        let version: u32 = backup
+            .query_row("PRAGMA user_version", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!((rows, version), (1, 1));
+    }
+
+    #[test]
+    fn a_failing_migration_leaves_the_database_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        run(&mut open(&path), &path, &[FIRST]).unwrap();
+        let broken = "CREATE TABLE u (a INTEGER); SELECT nonsense;";
+        let error = run(&mut open(&path), &path, &[FIRST, broken]).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Migration { number: 2, .. }),
+            "{error}"
+        );
+        let tables: i64 = open(&path)
+            .query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name = 'u'",
+                [],
+                |r| r.get(0),
+            )
+            .unwrap();
+        assert_eq!(tables, 0);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_in_words_that_say_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap();
+        let error = run(&mut open(&path), &path, &[FIRST]).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(
+            error,
+            StoreError::NewerSchema {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ));
+        assert!(
+            text.contains("newer waifud") && text.contains("before-2"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! Nodes: what they told of themselves, their subnet, and whether they are heard of.
+
+use ipnet::Ipv4Net;
+use rusqlite::{Row, named_params};
+use waifud_api::agent::Unclaimed;
+use waifud_types::node::{NodeFacts, Resources};
+use waifud_types::{Name, NodeId, Revision, Timestamp};
+
+use crate::codec::{
+    corrupt, count, json, maybe_time, name, node_id, node16, size, time, to_i64, to_json,
+};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
+
+/// A node that joins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// What it told of itself.
+    pub facts: NodeFacts,
+    /// The guests' subnet on it.
+    pub subnet: Ipv4Net,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// A node as it is stored.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NodeRow {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// What it told of itself last.
+    pub facts: NodeFacts,
+    /// Whether it is heard of.
+    pub reachable: bool,
+    /// Whether it takes no more instances.
+    pub cordoned: bool,
+    /// The guests' subnet on it.
+    pub subnet: Ipv4Net,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// When it was last heard of; written only when that ended, null before.
+    pub last_contact: Option<Timestamp>,
+    /// What is on it and in nobody's list.
+    pub unclaimed: Vec<Unclaimed>,
+    /// What is promised to instances.
+    pub promised: Resources,
+    /// The revision that changed what the node itself is given.
+    pub slice_revision: u64,
+}
+
+impl ReadTx<'_> {
+    /// One node by id.
+    pub fn node(&self, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM nodes WHERE id = ?1")?
+            .query_and_then([node16(&id)], node)?
+            .next()
+            .transpose()
+    }
+
+    /// One node by name.
+    pub fn node_named(&self, wanted: &str) -> Result<Option<NodeRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM nodes WHERE name = ?1")?
+            .query_and_then([wanted], node)?
+            .next()
+            .transpose()
+    }
+
+    /// Nodes by name, after `after`.
+    pub fn nodes(&self, after: &str, limit: u32) -> Result<Vec<NodeRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2")?
+            .query_and_then((after, limit), node)?
+            .collect()
+    }
+
+    /// Every node's subnet.
+    pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT subnet FROM nodes")?
+            .query_and_then([], subnet)?
+            .collect()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds a node. `revision` is that of the event that tells of it.
+    pub fn insert_node(&mut self, new: &NewNode, revision: Revision) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO nodes (id, name, facts, subnet, joined_at, slice_revision)
+                 VALUES (:id, :name, :facts, :subnet, :at, :revision)",
+            )?
+            .execute(named_params! {
+                ":id": node16(&new.id),
+                ":name": new.name.as_str(),
+                ":facts": to_json("a node's facts", &new.facts)?,
+                ":subnet": new.subnet.to_string(),
+                ":at": new.at.as_microsecond(),
+                ":revision": to_i64(revision.number),
+            })
+            .map_err(|e| {
+                taken(
+                    e,
+                    &[
+                        ("nodes.name", Taken::NodeName),
+                        ("nodes.subnet", Taken::Subnet),
+                    ],
+                )
+            })?;
+        self.touch(Topic::Node(new.id));
+        Ok(())
+    }
+
+    /// Replaces what the node told of itself.
+    pub fn set_node_facts(&mut self, id: NodeId, facts: &NodeFacts) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET facts = ?2 WHERE id = ?1")?
+            .execute((node16(&id), to_json("a node's facts", facts)?))?;
+        Ok(())
+    }
+
+    /// Gives the node another name. `revision` is that of the event that tells of it.
+    pub fn rename_node(
+        &mut self,
+        id: NodeId,
+        name: &Name,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET name = ?2, slice_revision = ?3 WHERE id = ?1")?
+            .execute((node16(&id), name.as_str(), to_i64(revision.number)))
+            .map_err(|e| taken(e, &[("nodes.name", Taken::NodeName)]))?;
+        self.touch(Topic::Node(id));
+        Ok(())
+    }
+
+    /// Notes that the node is heard of again, or no longer.
+    pub fn set_node_reachable(
+        &mut self,
+        id: NodeId,
+        reachable: bool,
+        last_contact: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET reachable = ?2, last_contact = ?3 WHERE id = ?1")?
+            .execute((node16(&id), reachable, last_contact.as_microsecond()))?;
+        // Its instances' states follow from it.
+        for instance in self.instances_on(id)? {
+            self.touch(Topic::Instance(instance));
+        }
+        Ok(())
+    }
+
+    /// Replaces the list of what is on the node and in nobody's list.
+    pub fn set_node_unclaimed(
+        &mut self,
+        id: NodeId,
+        unclaimed: &[Unclaimed],
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET unclaimed = ?2 WHERE id = ?1")?
+            .execute((node16(&id), to_json("unclaimed things", &unclaimed)?))?;
+        Ok(())
+    }
+}
+
+fn subnet(row: &Row<'_>) -> Result<Ipv4Net, StoreError> {
+    let text: String = row.get("subnet")?;
+    text.parse()
+        .map_err(|e: ipnet::AddrParseError| corrupt("subnet")(e.into()))
+}
+
+pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
+    Ok(NodeRow {
+        id: node_id(row, "id")?,
+        name: name(row, "name")?,
+        facts: json(row, "facts")?,
+        reachable: row.get("reachable")?,
+        cordoned: row.get("cordoned")?,
+        subnet: subnet(row)?,
+        joined_at: time(row, "joined_at")?,
+        last_contact: maybe_time(row, "last_contact")?,
+        unclaimed: json(row, "unclaimed")?,
+        promised: Resources {
+            cpus: u32::try_from(count(row, "promised_cpus")?).unwrap_or(u32::MAX),
+            memory_bytes: size(row, "promised_memory_bytes")?,
+        },
+        slice_revision: count(row, "slice_revision")?,
+    })
+}

@@ -1,0 +1,64 @@
+//! Connections that only read: in WAL mode they never wait for the writer, nor it for them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+
+use crate::StoreError;
+
+/// A few open connections, handed out one at a time.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    /// As many reads at once as there are connections; more would only wait for the CPU.
+    pub(crate) permits: Semaphore,
+}
+
+impl Readers {
+    pub(crate) fn new(path: &Path, connections: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            idle: Mutex::default(),
+            permits: Semaphore::new(connections.max(1)),
+        }
+    }
+
+    /// Lends a connection for one read; opens it when none is idle.
+    pub(crate) fn with<T, E: From<StoreError>>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => open(&self.path)?,
+        };
+        // One transaction, so that everything a job reads is of one moment.
+        conn.execute_batch("BEGIN").map_err(StoreError::from)?;
+        let answer = read(&conn);
+        conn.execute_batch("COMMIT").map_err(StoreError::from)?;
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(conn);
+        answer
+    }
+}
+
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    conn.busy_timeout(crate::BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}

@@ -1,0 +1,59 @@
+//! A node's slice: what its watch carries.
+
+use rusqlite::Row;
+use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_types::{Epoch, Generation, NodeId, Secret};
+
+use crate::codec::{count, digest, instance_id, json, name, node16, size, to_i64, word};
+use crate::{ReadTx, StoreError};
+
+/// An instance of the slice and the revision that changed it last.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SliceRow {
+    /// As the node is given it.
+    pub instance: AgentInstance,
+    /// Where in the history.
+    pub slice_revision: u64,
+}
+
+impl ReadTx<'_> {
+    /// Instances of a node that changed after `since`, in the order of their changes. Those being destroyed are not
+    /// among them: a tombstone speaks for these.
+    pub fn slice(&self, node: NodeId, since: u64) -> Result<Vec<SliceRow>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
+                        b.key AS bundle_key, b.size_bytes AS bundle_size
+                   FROM instances i
+                   JOIN images m ON m.digest = i.image
+                   JOIN bundles b ON b.digest = i.bundle
+                  WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0
+                  ORDER BY i.slice_revision",
+            )?
+            .query_and_then((node16(&node), to_i64(since)), slice_row)?
+            .collect()
+    }
+}
+
+fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
+    let key: String = row.get("bundle_key")?;
+    Ok(SliceRow {
+        slice_revision: count(row, "slice_revision")?,
+        instance: AgentInstance {
+            id: instance_id(row, "id")?,
+            name: name(row, "name")?,
+            epoch: Epoch(count(row, "epoch")?),
+            generation: Generation(count(row, "generation")?),
+            spec: json(row, "spec")?,
+            image_size_bytes: size(row, "image_size")?,
+            image_virtual_size_bytes: size(row, "image_virtual_size")?,
+            datasource: word(row, "datasource")?,
+            firmware: word(row, "firmware")?,
+            bundle: BundleRef {
+                digest: digest(row, "bundle")?,
+                key: Secret::new(key),
+                size_bytes: count(row, "bundle_size")?,
+            },
+        },
+    })
+}

@@ -1,0 +1,142 @@
+//! Templates and the images they ever pointed at.
+
+use rusqlite::Row;
+use waifud_types::template::{Datasource, Firmware, Template, TemplateRevision};
+use waifud_types::{Digest, Name, Timestamp};
+
+use crate::codec::{count, digest, name, size, time, to_word, word};
+use crate::{ReadTx, StoreError, WriteTx};
+
+/// A template to be, or its new image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTemplate {
+    /// Its name.
+    pub name: Name,
+    /// The architecture of its image.
+    pub arch: String,
+    /// How its guests find their documents.
+    pub datasource: Datasource,
+    /// What starts its boot loader.
+    pub firmware: Firmware,
+    /// The user that cloud-init makes.
+    pub default_user: Option<String>,
+    /// The image.
+    pub image: Digest,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// A template with its architecture, which the API shows per revision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TemplateRow {
+    /// As the API shows it.
+    pub template: Template,
+    /// The architecture of the current image.
+    pub arch: String,
+}
+
+impl ReadTx<'_> {
+    /// One template.
+    pub fn template(&self, wanted: &str) -> Result<Option<TemplateRow>, StoreError> {
+        self.conn
+            .prepare_cached(&select("t.name = ?1"))?
+            .query_and_then([wanted], |row| self.template_row(row))?
+            .next()
+            .transpose()
+    }
+
+    /// Templates by name, after `after`.
+    pub fn templates(&self, after: &str, limit: u32) -> Result<Vec<TemplateRow>, StoreError> {
+        self.conn
+            .prepare_cached(&select("t.name > ?1 ORDER BY t.name LIMIT ?2"))?
+            .query_and_then((after, limit), |row| self.template_row(row))?
+            .collect()
+    }
+
+    fn template_row(&self, row: &Row<'_>) -> Result<TemplateRow, StoreError> {
+        let name = name(row, "name")?;
+        let revisions = self
+            .conn
+            .prepare_cached(
+                "SELECT r.*, i.size_bytes FROM template_revisions r JOIN images i ON i.digest = r.image
+                  WHERE r.template = ?1 ORDER BY r.seen_at DESC, r.rowid DESC",
+            )?
+            .query_and_then([name.as_str()], revision)?
+            .collect::<Result<_, _>>()?;
+        Ok(TemplateRow {
+            arch: row.get("arch")?,
+            template: Template {
+                datasource: word(row, "datasource")?,
+                firmware: word(row, "firmware")?,
+                default_user: row.get("default_user")?,
+                min_disk_bytes: size(row, "virtual_size_bytes")?,
+                current: digest(row, "image")?,
+                used_by: count(row, "used_by")?,
+                revisions,
+                name,
+            },
+        })
+    }
+}
+
+fn select(condition: &str) -> String {
+    format!(
+        "SELECT t.*, i.virtual_size_bytes,
+                (SELECT count(*) FROM instances WHERE template = t.name) AS used_by
+           FROM templates t JOIN images i ON i.digest = t.image WHERE {condition}"
+    )
+}
+
+fn revision(row: &Row<'_>) -> Result<TemplateRevision, StoreError> {
+    Ok(TemplateRevision {
+        image: digest(row, "image")?,
+        arch: row.get("arch")?,
+        source_url: row.get("source_url")?,
+        checksum: row.get("checksum")?,
+        seen_at: time(row, "seen_at")?,
+        size_bytes: size(row, "size_bytes")?,
+    })
+}
+
+impl WriteTx<'_> {
+    /// Adds the template, or points it at another image; the image must be there.
+    pub fn put_template(&mut self, new: &NewTemplate) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO templates (name, arch, datasource, firmware, default_user, image, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (name) DO UPDATE SET arch = excluded.arch, datasource = excluded.datasource,
+                     firmware = excluded.firmware, default_user = excluded.default_user, image = excluded.image",
+            )?
+            .execute((
+                new.name.as_str(),
+                &new.arch,
+                to_word("a datasource", &new.datasource)?,
+                to_word("a firmware", &new.firmware)?,
+                &new.default_user,
+                new.image.bytes(),
+                new.at.as_microsecond(),
+            ))?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO template_revisions (template, image, arch, seen_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET arch = excluded.arch, seen_at = excluded.seen_at",
+            )?
+            .execute((
+                new.name.as_str(),
+                new.image.bytes(),
+                &new.arch,
+                new.at.as_microsecond(),
+            ))?;
+        Ok(())
+    }
+
+    /// Removes a template; instances that came from it live on. False when it was absent.
+    pub fn remove_template(&mut self, name: &str) -> Result<bool, StoreError> {
+        let removed = self
+            .conn
+            .prepare_cached("DELETE FROM templates WHERE name = ?1")?
+            .execute([name])?;
+        Ok(removed > 0)
+    }
+}

@@ -1,0 +1,77 @@
+//! Who is told after a commit: everybody who waits for the history to grow, and those who wait for one thing.
+//!
+//! A wake-up carries only the newest revision. Whoever is woken reads the database: nothing is lost when wake-ups
+//! are merged, and a slow listener costs nothing.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+use waifud_types::{InstanceId, NodeId};
+
+/// One thing that can be waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Topic {
+    /// The slice of a node: its instances and tombstones.
+    Node(NodeId),
+    /// One instance: its spec or its status.
+    Instance(InstanceId),
+}
+
+/// The listeners.
+#[derive(Debug)]
+pub(crate) struct Wakeups {
+    newest: watch::Sender<u64>,
+    topics: Mutex<HashMap<Topic, watch::Sender<u64>>>,
+}
+
+impl Wakeups {
+    pub(crate) fn new(newest: u64) -> Self {
+        Self {
+            newest: watch::Sender::new(newest),
+            topics: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        *self.newest.borrow()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    pub(crate) fn subscribe_topic(&self, topic: Topic) -> watch::Receiver<u64> {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics
+            .entry(topic)
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
+    }
+
+    /// Wakes everybody when the history grew, and the topics' listeners in any case.
+    pub(crate) fn committed(&self, newest: u64, touched: &[Topic]) {
+        self.newest.send_if_modified(|seen| {
+            let grew = newest > *seen;
+            *seen = (*seen).max(newest);
+            grew
+        });
+        if touched.is_empty() {
+            return;
+        }
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        for topic in touched {
+            if let Some(sender) = topics.get(topic) {
+                if sender.receiver_count() == 0 {
+                    topics.remove(topic);
+                } else {
+                    sender.send_replace(newest);
+                }
+            }
+        }
+        // Listeners that left without another commit on their topic: swept when they become many.
+        if topics.len() > 1024 {
+            topics.retain(|_, sender| sender.receiver_count() > 0);
+        }
+    }
+}

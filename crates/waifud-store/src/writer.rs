@@ -1,0 +1,148 @@
+//! The one writer: jobs in a queue, many of them in one durable transaction.
+//!
+//! ```text
+//!  job ─┐            BEGIN ─ SAVEPOINT job RELEASE ─ SAVEPOINT job ROLLBACK TO ─ … ─ COMMIT (one fsync)
+//!  job ─┼─► queue ─► writer thread                                                    │
+//!  job ─┘                                                    wake-ups, then answers ◄─┘
+//! ```
+//!
+//! Jobs that arrive while a commit is at work make the next group: under load one fsync carries many changes, at rest
+//! a change waits for nobody. A job that fails takes back its own changes only. Nobody is answered before the commit.
+//! The same function runs one job at once without a thread, for the simulation.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use waifud_types::Incarnation;
+
+use crate::tx::WriteTx;
+use crate::wakeups::Wakeups;
+use crate::{StoreError, Topic};
+
+/// Jobs in one transaction at most: bounds how long the first of them waits.
+const GROUP_MAX: usize = 256;
+
+/// A queued change.
+pub(crate) trait Job: Send {
+    /// Does the work. False: take it back.
+    fn run(&mut self, tx: &mut WriteTx<'_>) -> bool;
+    /// Answers, after the commit or its failure.
+    fn finish(self: Box<Self>, commit: Result<(), &str>);
+}
+
+/// A job with its answer's channel.
+pub(crate) struct TypedJob<F, T, E> {
+    work: Option<F>,
+    outcome: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<F, T, E> TypedJob<F, T, E> {
+    pub(crate) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, E>>) {
+        let (reply, answer) = oneshot::channel();
+        let job = Self {
+            work: Some(work),
+            outcome: None,
+            reply,
+        };
+        (job, answer)
+    }
+}
+
+impl<F, T, E> Job for TypedJob<F, T, E>
+where
+    F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<StoreError> + Send,
+{
+    fn run(&mut self, tx: &mut WriteTx<'_>) -> bool {
+        let Some(work) = self.work.take() else {
+            return false;
+        };
+        let outcome = work(tx);
+        let keep = outcome.is_ok();
+        self.outcome = Some(outcome);
+        keep
+    }
+
+    fn finish(self: Box<Self>, commit: Result<(), &str>) {
+        let answer = match (self.outcome, commit) {
+            (Some(Ok(_)), Err(why)) => Err(StoreError::Commit(why.to_owned()).into()),
+            (Some(outcome), _) => outcome,
+            (None, _) => Err(StoreError::Panicked.into()),
+        };
+        // The asker may have gone away; the change stands all the same.
+        let _nobody_waits = self.reply.send(answer);
+    }
+}
+
+/// Where jobs are queued.
+pub(crate) type Queue = Sender<Box<dyn Job>>;
+
+/// The writing connection and who is told.
+pub(crate) struct Core {
+    pub(crate) conn: Connection,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) wakeups: Arc<Wakeups>,
+}
+
+impl Core {
+    /// Runs a group of jobs in one transaction and answers them.
+    pub(crate) fn run_group(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        match self.commit_group(&mut jobs) {
+            Ok((newest, touched)) => {
+                self.wakeups.committed(newest, &touched);
+                for job in jobs {
+                    job.finish(Ok(()));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a group of changes could not be committed");
+                let why = error.to_string();
+                for job in jobs {
+                    job.finish(Err(&why));
+                }
+            }
+        }
+    }
+
+    fn commit_group(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(u64, Vec<Topic>), StoreError> {
+        let group = self
+            .conn
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut newest = self.wakeups.newest();
+        let mut touched = Vec::new();
+        for job in jobs {
+            group.execute_batch("SAVEPOINT job")?;
+            let mut tx = WriteTx::new(&group, self.incarnation, newest);
+            let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
+            if kept {
+                newest = tx.newest();
+                touched.append(&mut tx.into_touched());
+            } else {
+                group.execute_batch("ROLLBACK TO job")?;
+            }
+            group.execute_batch("RELEASE job")?;
+        }
+        group.commit()?;
+        Ok((newest, touched))
+    }
+}
+
+/// Starts the writer's thread. It ends, after the last queued job, when every sender is gone.
+pub(crate) fn spawn(mut core: Core) -> std::io::Result<(Queue, std::thread::JoinHandle<()>)> {
+    let (sender, queue): (_, Receiver<Box<dyn Job>>) = channel();
+    let thread = std::thread::Builder::new()
+        .name("waifud-store".to_owned())
+        .spawn(move || {
+            while let Ok(first) = queue.recv() {
+                let mut group = vec![first];
+                group.extend(queue.try_iter().take(GROUP_MAX - 1));
+                core.run_group(group);
+            }
+        })?;
+    Ok((sender, thread))
+}
