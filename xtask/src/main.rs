@@ -2,8 +2,17 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod build;
+mod cargo;
+mod demo;
+mod image;
 mod lab;
+mod lint;
+mod packages;
+mod phases;
 mod root;
+mod test;
 
 /// Everything that is done to this repository.
 #[derive(Parser)]
@@ -19,15 +28,33 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// From a template to a running, configured VM, on this machine
+    Demo(demo::Args),
+    /// Install what is missing, build, lint, and run every test
+    Test(test::Args),
+    /// Format, clippy, crate arrows, files, the API's description, licences and sources
+    Lint(lint::Args),
+    /// Build a guest image: debian [bookworm|trixie], or tiny
+    Image(image::Args),
     /// A node on this machine, in namespaces of its own
     Lab(lab::Args),
+    /// Measure what we promise
+    Bench(bench::Args),
+    /// Install the Debian packages that a command needs
+    Packages(packages::Args),
 }
 
 fn main() {
     // Labs are started with this program; then it is a guard or a PID 1, and never gets past this line.
     waifud_lab::init_if_asked();
     let result = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Packages(args) => packages::run(&args),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use waifud_lab::{Lab, testing, wait};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// The parts of the machine's own network and mounts that a lab might touch by mistake.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,8 +151,8 @@ impl Traces {
             let mounts = fs::read_to_string(pid.path().join("mountinfo")).unwrap_or_default();
             ensure!(
                 !mounts.contains(&self.name),
-                "{:?} still sees a mount of the lab",
-                pid.path()
+                "{} still sees a mount of the lab",
+                pid.path().display()
             );
             for fd in fs::read_dir(pid.path().join("fd"))
                 .into_iter()
@@ -165,7 +165,10 @@ impl Traces {
                 let link = fs::read_link(fd.path()).unwrap_or_default();
                 if link.to_string_lossy().starts_with("net:[") && self.namespaces.contains(&target)
                 {
-                    bail!("{:?} holds a network namespace of the lab", fd.path());
+                    bail!(
+                        "{} holds a network namespace of the lab",
+                        fd.path().display()
+                    );
                 }
             }
         }

@@ -1,0 +1,76 @@
+//! Running cargo and other programs in the repository, with their output passed through.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(repository());
+    command
+}
+
+/// Whether `cargo NAME` exists.
+pub fn has_subcommand(name: &str) -> bool {
+    let version = Command::new(format!("cargo-{name}"))
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    version.is_ok_and(|status| status.success())
+}
+
+/// Runs `command`, whose output goes to stderr, to the end.
+///
+/// # Errors
+/// Not started, or failed.
+pub fn run(command: &mut Command) -> Result<()> {
+    let words = words(command);
+    eprintln!("$ {words}");
+    // Standard output is for what a caller of xtask wants to read; what tools say is not that.
+    let status = command
+        .stdout(std::io::stderr())
+        .status()
+        .with_context(|| format!("cannot start `{words}`"))?;
+    ensure!(status.success(), "`{words}` failed with {status}");
+    Ok(())
+}
+
+/// Runs `command` and gives its standard output; its standard error passes through.
+///
+/// # Errors
+/// Not started, failed, or not UTF-8.
+pub fn read(command: &mut Command) -> Result<String> {
+    let words = words(command);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{words}`"))?;
+    ensure!(
+        output.status.success(),
+        "`{words}` failed with {}",
+        output.status
+    );
+    String::from_utf8(output.stdout).with_context(|| format!("`{words}` printed no text"))
+}
+
+fn words(command: &Command) -> String {
+    let short = |word: &OsStr| word.to_string_lossy().into_owned();
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    std::iter::once(short(program))
+        .chain(command.get_args().map(short))
+        .collect::<Vec<_>>()
+        .join(" ")
+}

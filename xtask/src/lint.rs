@@ -1,0 +1,71 @@
+//! `cargo xtask lint`: everything that can be said about the code without running it.
+
+mod arrows;
+mod deny;
+mod files;
+mod licence;
+mod metadata;
+mod openapi;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::cargo;
+use crate::phases::Phases;
+
+/// One part of the lint.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    Format,
+    Files,
+    Arrows,
+    Deny,
+    Clippy,
+    Openapi,
+}
+
+#[derive(clap::Parser, Default)]
+pub struct Args {
+    /// Write docs/reference/openapi.json anew instead of comparing
+    #[arg(long)]
+    bless: bool,
+    /// Only this part; may be given more than once
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let mut phases = Phases::default();
+    let mut part = |part: Part, name, work: &dyn Fn() -> Result<()>| {
+        if args.only.is_empty() || args.only.contains(&part) {
+            phases.always(name, work);
+        }
+    };
+    part(Part::Format, "format", &|| {
+        cargo::run(cargo::cargo().args(["fmt", "--all", "--check", "--", "--files-with-diff"]))
+    });
+    part(Part::Files, "files", &files::check);
+    part(Part::Arrows, "crate arrows", &arrows::check);
+    part(Part::Deny, "licences, bans, sources", &deny::check);
+    part(Part::Clippy, "clippy", &|| {
+        let arguments = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        cargo::run(cargo::cargo().args(arguments))
+    });
+    part(Part::Openapi, "openapi", &|| openapi::check(args.bless));
+    phases.finish()
+}
+
+/// Fails with all `findings`, one a line, if there are any.
+fn none_of(findings: &[String]) -> Result<()> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", findings.join("\n"))
+}

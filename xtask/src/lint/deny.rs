@@ -1,0 +1,178 @@
+//! Licences, banned crates and sources, from `deny.toml`: by cargo-deny where it is installed, and always by ourselves.
+//!
+//! Our own check reads the part of cargo-deny's format that we use; it needs no network and nothing to install, so that
+//! it runs everywhere.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::licence::satisfied;
+use super::metadata::{Package, everything};
+use crate::cargo;
+
+#[derive(Deserialize)]
+struct Deny {
+    licenses: Licenses,
+    bans: Bans,
+    sources: Sources,
+}
+
+#[derive(Deserialize)]
+struct Licenses {
+    allow: Vec<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Bans {
+    #[serde(default)]
+    deny: Vec<Banned>,
+}
+
+#[derive(Deserialize)]
+struct Banned {
+    #[serde(rename = "crate")]
+    name: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Sources {
+    allow_registry: Vec<String>,
+}
+
+pub fn check() -> Result<()> {
+    let path = cargo::repository().join("deny.toml");
+    let text = std::fs::read_to_string(&path).context("cannot read deny.toml")?;
+    let deny: Deny = toml::from_str(&text).context("deny.toml is not understood")?;
+    super::none_of(&findings(&deny, &everything()?.packages))?;
+    if cargo::has_subcommand("deny") {
+        cargo::run(cargo::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
+    }
+    Ok(())
+}
+
+fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
+    let mut findings = Vec::new();
+    // What lies in this repository has this repository's licence.
+    let foreign = packages
+        .iter()
+        .filter_map(|package| package.source.as_deref().map(|source| (package, source)));
+    for (package, source) in foreign {
+        let name = format!("{} {}", package.name, package.version);
+        let registry = source
+            .strip_prefix("registry+")
+            .or_else(|| source.strip_prefix("sparse+"));
+        if !registry.is_some_and(|url| {
+            deny.sources
+                .allow_registry
+                .iter()
+                .any(|allowed| allowed == url)
+        }) {
+            findings.push(format!(
+                "{name} comes from {source}, which deny.toml does not allow"
+            ));
+        }
+        if let Some(banned) = deny
+            .bans
+            .deny
+            .iter()
+            .find(|banned| banned.name == package.name)
+        {
+            findings.push(format!("{name} is banned: {}", banned.reason));
+        }
+        let allowed = |licence: &str| {
+            let exceptions = deny
+                .licenses
+                .exceptions
+                .iter()
+                .filter(|exception| exception.name == package.name);
+            deny.licenses
+                .allow
+                .iter()
+                .chain(exceptions.flat_map(|exception| &exception.allow))
+                .any(|name| name == licence)
+        };
+        match package
+            .license
+            .as_deref()
+            .map(|expression| satisfied(expression, &allowed))
+        {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) => {
+                let licence = package.license.as_deref().unwrap_or_default();
+                findings.push(format!(
+                    "{name} has licence {licence}, which deny.toml does not allow"
+                ));
+            }
+            Some(Err(error)) => findings.push(format!("{name}: {error:#}")),
+            None => findings.push(format!("{name} names no licence")),
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DENY: &str = r#"
+        [licenses]
+        allow = ["MIT"]
+        exceptions = [{ crate = "virt", allow = ["LGPL-2.1"] }]
+        [bans]
+        deny = [{ crate = "openssl", reason = "we use rustls" }]
+        [sources]
+        allow-registry = ["https://registry.invalid/index"]
+    "#;
+
+    fn package(name: &str, license: Option<&str>, source: &str) -> Package {
+        Package {
+            name: name.into(),
+            version: "1.0.0".into(),
+            license: license.map(str::to_owned),
+            source: Some(source.into()),
+            dependencies: Vec::new(),
+            features: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_stranger_is_found() {
+        let deny: Deny = toml::from_str(DENY).unwrap();
+        let good = "registry+https://registry.invalid/index";
+        for fine in [
+            package("serde", Some("MIT OR Apache-2.0"), good),
+            package("virt", Some("LGPL-2.1"), good),
+        ] {
+            assert_eq!(findings(&deny, &[fine]), [""; 0]);
+        }
+        for bad in [
+            package("a", Some("GPL-3.0"), good),
+            package("a", Some("LGPL-2.1"), good),
+            package("a", None, good),
+            package("a", Some("nonsense AND"), good),
+            package("openssl", Some("MIT"), good),
+            package("a", Some("MIT"), "git+https://elsewhere.invalid/a"),
+            package("a", Some("MIT"), "registry+https://elsewhere.invalid/index"),
+        ] {
+            assert_eq!(findings(&deny, &[bad]).len(), 1);
+        }
+    }
+
+    #[test]
+    fn our_own_deny_toml_is_understood() {
+        let text = std::fs::read_to_string(cargo::repository().join("deny.toml")).unwrap();
+        let deny: Deny = toml::from_str(&text).unwrap();
+        assert!(deny.licenses.allow.iter().any(|name| name == "MIT"));
+    }
+}

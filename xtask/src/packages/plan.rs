@@ -1,0 +1,237 @@
+//! From which suite QEMU and libvirt come, and installing without starting anything.
+//!
+//! Debian's QEMU packages fit together only within one suite: `qemu-utils` from backports breaks `qemu-system-common`
+//! from the release. So: as apt would do it, unless a QEMU or libvirt package from backports is installed already or
+//! apt finds no way; then all of QEMU and libvirt by name from backports.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::apt;
+use super::sources::WithBackports;
+use crate::{cargo, root};
+
+/// Packages that must be of one suite. Those that a suite does not have are left out.
+const TOGETHER: &[&str] = &[
+    "qemu-system-x86",
+    "qemu-system-common",
+    "qemu-system-data",
+    "qemu-utils",
+    "seabios",
+    "ipxe-qemu",
+    "libvirt0",
+    "libvirt-common",
+    "libvirt-clients",
+    "libvirt-daemon",
+    "libvirt-daemon-common",
+    "libvirt-daemon-lock",
+    "libvirt-daemon-log",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-daemon-plugin-lockd",
+    "libvirt-dev",
+];
+
+/// Installs `names`.
+pub fn install(names: &[&str]) -> Result<()> {
+    let plain: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let installed = apt::installed()?;
+    let _quiet = NoServices::start()?;
+    apt::update(None)?;
+    let refused = if has_backports(&installed) {
+        "QEMU or libvirt from backports is installed".to_owned()
+    } else {
+        match apt::simulate(&plain, None)? {
+            Ok(()) => return apt::install(&plain, None),
+            Err(said) => said,
+        }
+    };
+    let codename = codename(&fs::read_to_string("/etc/os-release")?)
+        .context("/etc/os-release names no release")?;
+    let suite = format!("{codename}-backports");
+    eprintln!("taking QEMU and libvirt from {suite}: {refused}");
+    let configured = !apt::in_suite(&["qemu-utils"], &suite, None)?.is_empty();
+    let with = if configured {
+        None
+    } else {
+        Some(WithBackports::new(&codename)?)
+    };
+    let sources = with.as_ref().map(WithBackports::path);
+    if sources.is_some() {
+        apt::update(sources)?;
+    }
+    let available = apt::in_suite(TOGETHER, &suite, sources)?;
+    let words = from_backports(names, &installed, &available, &suite);
+    if let Err(said) = apt::simulate(&words, sources)? {
+        bail!(
+            "apt-get finds no way to install {}:\n{said}",
+            words.join(" ")
+        );
+    }
+    apt::install(&words, sources)
+}
+
+/// Whether a QEMU or libvirt package has a backport's version.
+fn has_backports(installed: &BTreeMap<String, String>) -> bool {
+    let ours = |name: &str| {
+        TOGETHER.contains(&name) || name.starts_with("qemu-") || name.starts_with("libvirt")
+    };
+    installed
+        .iter()
+        .any(|(name, version)| ours(name) && version.contains("~bpo"))
+}
+
+/// `names`, and of the packages that must fit them those that are installed or that a wanted one needs, each with the
+/// suite where the suite has it. (`-t SUITE` would draw in everything else from backports, too.)
+fn from_backports(
+    names: &[&str],
+    installed: &BTreeMap<String, String>,
+    available: &[String],
+    suite: &str,
+) -> Vec<String> {
+    let wants = |start: &str| names.iter().any(|name| name.starts_with(start));
+    let mut words: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    for &name in TOGETHER {
+        let kin = if name.starts_with("libvirt") {
+            wants("libvirt")
+        } else {
+            wants("qemu-system")
+        };
+        if !names.contains(&name)
+            && (kin || installed.contains_key(name))
+            && available.iter().any(|have| have == name)
+        {
+            words.push(name.to_owned());
+        }
+    }
+    for word in &mut words {
+        if available.contains(word) {
+            word.push('/');
+            word.push_str(suite);
+        }
+    }
+    words
+}
+
+/// `VERSION_CODENAME` of os-release(5).
+fn codename(os_release: &str) -> Option<String> {
+    let value = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    let value = value.trim().trim_matches('"');
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// While it lives, packages that are installed start nothing. Only on machines without systemd (containers) and
+/// without a policy of their own; none of our packages has a service, but what they draw in may.
+struct NoServices {
+    made: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn start() -> Result<Self> {
+        if Path::new("/run/systemd/system").exists() || fs::symlink_metadata(POLICY).is_ok() {
+            return Ok(Self { made: false });
+        }
+        let script = tempfile::NamedTempFile::new()?;
+        fs::write(
+            script.path(),
+            "#!/bin/sh\n# Made by waifud's cargo xtask packages, for the time of one installation.\nexit 101\n",
+        )?;
+        fs::set_permissions(script.path(), fs::Permissions::from_mode(0o755))?;
+        let mut install = as_root("install");
+        cargo::run(install.args(["-m", "755"]).arg(script.path()).arg(POLICY))?;
+        Ok(Self { made: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(error) = cargo::run(as_root("rm").args(["-f", POLICY]))
+        {
+            eprintln!("warning: remove {POLICY} by hand: {error:#}");
+        }
+    }
+}
+
+fn as_root(program: &str) -> std::process::Command {
+    match root::sudo() {
+        Some(sudo) if !root::is_root() => {
+            let mut command = std::process::Command::new(sudo);
+            command.args(["--", program]);
+            command
+        }
+        _ => std::process::Command::new(program),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn installed(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter()
+            .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn qemu_tools_from_backports_bring_the_rest_from_there() {
+        let machine = installed(&[("qemu-utils", "1:10.0.2+ds-2~bpo12+1"), ("gcc", "12")]);
+        assert!(has_backports(&machine));
+        let available: Vec<_> = [
+            "qemu-system-x86",
+            "qemu-system-common",
+            "qemu-utils",
+            "libvirt0",
+        ]
+        .map(str::to_owned)
+        .into();
+        let words = from_backports(
+            &["qemu-system-x86", "nftables"],
+            &machine,
+            &available,
+            "bookworm-backports",
+        );
+        assert_eq!(
+            words,
+            [
+                "qemu-system-x86/bookworm-backports",
+                "nftables",
+                "qemu-system-common/bookworm-backports",
+                "qemu-utils/bookworm-backports"
+            ]
+        );
+    }
+
+    #[test]
+    fn backports_of_other_packages_decide_nothing() {
+        assert!(!has_backports(&installed(&[
+            ("git", "1~bpo12+1"),
+            ("qemu-utils", "1:7.2+dfsg-7+deb12u18")
+        ])));
+        assert!(has_backports(&installed(&[(
+            "libvirt0",
+            "11.3.0-3~bpo12+1"
+        )])));
+    }
+
+    #[test]
+    fn the_code_name_is_read_with_and_without_quotes() {
+        assert_eq!(
+            codename("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(),
+            Some("bookworm")
+        );
+        assert_eq!(
+            codename("VERSION_CODENAME=\"trixie\"").as_deref(),
+            Some("trixie")
+        );
+        assert_eq!(codename("VERSION_CODENAME=\n"), None);
+    }
+}
