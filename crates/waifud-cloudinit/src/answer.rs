@@ -1,6 +1,38 @@
 //! What a guest's request is answered with: a pure function of its own documents.
+//!
+//! Two trees are served, because cloud-init's OpenStack source reads both: `/openstack/VERSION/…` and, as EC2 has it,
+//! `/VERSION/meta-data/…`. Directories list their children, with and without a slash at the end. Paths are compared
+//! as they come: nothing is decoded and nothing resolved, so that there is no second spelling of a path.
 
 use std::{borrow::Cow, fmt};
+
+use crate::{
+    Documents,
+    documents::{Leaf, Tree},
+    token::{TTL_MAX, Tokens},
+};
+
+/// OpenStack's versions that cloud-init knows (`OS_VERSIONS` there, in 22.4 as in 25.1), oldest first. It takes the
+/// newest that is listed, by exact comparison: a slash behind a version makes it fall back to `latest`.
+const OPENSTACK_VERSIONS: [&str; 9] = [
+    "2012-08-10",
+    "2013-04-04",
+    "2013-10-17",
+    "2015-10-15",
+    "2016-06-30",
+    "2016-10-06",
+    "2017-02-22",
+    "2018-08-27",
+    LATEST,
+];
+
+/// EC2's versions that the root lists. Any dated one is answered.
+const EC2_VERSIONS: &str = "1.0\n2009-04-04\n2021-03-23\nlatest";
+
+const LATEST: &str = "latest";
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// The methods that make a difference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +62,19 @@ pub struct GuestRequest<'a> {
     pub forwarded: bool,
 }
 
+impl<'a> GuestRequest<'a> {
+    /// A plain GET.
+    pub fn get(target: &'a str) -> Self {
+        Self {
+            method: Method::Get,
+            target,
+            token: None,
+            token_ttl: None,
+            forwarded: false,
+        }
+    }
+}
+
 /// An answer. `Debug` does not show the body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer<'a> {
@@ -41,6 +86,8 @@ pub struct Answer<'a> {
     pub body: Cow<'a, str>,
     /// Seconds for `X-aws-ec2-metadata-token-ttl-seconds`, beside a token.
     pub token_ttl: Option<u32>,
+    /// For `Allow`, beside 405.
+    pub allow: Option<&'static str>,
 }
 
 impl fmt::Debug for Answer<'_> {
@@ -51,4 +98,192 @@ impl fmt::Debug for Answer<'_> {
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
+}
+
+impl<'a> Answer<'a> {
+    fn found(content_type: &'static str, body: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            status: 200,
+            content_type,
+            body: body.into(),
+            token_ttl: None,
+            allow: None,
+        }
+    }
+
+    /// An answer without anything of a guest's in it: a status and its usual phrase.
+    pub fn refusal(status: u16) -> Self {
+        let phrase = match status {
+            400 => "Bad Request",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            413 => "Content Too Large",
+            415 => "Unsupported Media Type",
+            429 => "Too Many Requests",
+            _ => "Error",
+        };
+        Self {
+            status,
+            ..Self::found(TEXT, phrase)
+        }
+    }
+
+    /// 405, naming the methods that the path knows.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::refusal(405)
+        }
+    }
+}
+
+/// The path of a request target: without scheme and host, query and fragment.
+pub fn path_of(target: &str) -> &str {
+    let scheme = ["http://", "https://"].into_iter().find(|scheme| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    let path = match scheme {
+        Some(scheme) => {
+            let rest = target.get(scheme.len()..).unwrap_or_default();
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            rest.get(end..).unwrap_or_default()
+        }
+        None => target,
+    };
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    if path.is_empty() { "/" } else { path }
+}
+
+impl Documents {
+    /// Answers one request of the guest that these documents are for. `now` is in Unix seconds.
+    pub fn answer(&self, request: &GuestRequest<'_>, tokens: &Tokens, now: u64) -> Answer<'_> {
+        let path = path_of(request.target);
+        if !path.starts_with('/') {
+            return Answer::refusal(400);
+        }
+        let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+        let Some(first) = segments.next() else {
+            return read(request, || Some(Answer::found(TEXT, EC2_VERSIONS)));
+        };
+        let rest: Vec<&str> = segments.collect();
+        let slash = path.ends_with('/');
+        if first == "openstack" {
+            read(request, || self.openstack(&rest, slash))
+        } else if first == LATEST && rest == ["api", "token"] {
+            self.token(request, tokens, now)
+        } else if is_ec2_version(first) {
+            // Tokens are EC2's: elsewhere the header means nothing.
+            if let Some(token) = request.token
+                && !tokens.holds(token, self.instance, now)
+            {
+                return Answer::refusal(401);
+            }
+            read(request, || self.leaf_or_listing(&self.ec2, &rest, slash))
+        } else {
+            read(request, || None)
+        }
+    }
+
+    fn openstack(&self, rest: &[&str], slash: bool) -> Option<Answer<'_>> {
+        match rest.split_first() {
+            None => Some(Answer::found(TEXT, OPENSTACK_VERSIONS.join("\n"))),
+            Some((version, below)) if OPENSTACK_VERSIONS.contains(version) => {
+                self.leaf_or_listing(&self.openstack, below, slash)
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn leaf_or_listing<'a>(
+        &'a self,
+        tree: &'a Tree,
+        segments: &[&str],
+        slash: bool,
+    ) -> Option<Answer<'a>> {
+        let path = segments.join("/");
+        match tree.get(&path) {
+            Some(Leaf::Listing(text)) => Some(Answer::found(TEXT, text.expose().as_str())),
+            // A leaf with a slash behind it is another path, and nothing is there.
+            Some(_) if slash => None,
+            Some(Leaf::Text(text)) => Some(Answer::found(TEXT, text.expose().as_str())),
+            Some(Leaf::Json(text)) => Some(Answer::found(JSON, text.expose().as_str())),
+            Some(Leaf::UserData) => {
+                let text = self.user_data.as_ref()?;
+                Some(Answer::found(BYTES, text.expose().as_str()))
+            }
+            None => listing(tree, &path).map(|names| Answer::found(TEXT, names)),
+        }
+    }
+
+    /// EC2's session token (IMDSv2): `PUT /latest/api/token` with the seconds that it shall hold.
+    fn token(&self, request: &GuestRequest<'_>, tokens: &Tokens, now: u64) -> Answer<'_> {
+        if request.method != Method::Put {
+            return Answer::method_not_allowed("PUT");
+        }
+        if request.forwarded {
+            return Answer::refusal(403);
+        }
+        let ttl = request
+            .token_ttl
+            .and_then(|text| text.trim().parse::<u32>().ok())
+            .filter(|ttl| (1..=TTL_MAX).contains(ttl));
+        match ttl {
+            Some(ttl) => Answer {
+                token_ttl: Some(ttl),
+                ..Answer::found(TEXT, tokens.issue(self.instance, now, ttl))
+            },
+            None => Answer::refusal(400),
+        }
+    }
+}
+
+fn read<'a>(
+    request: &GuestRequest<'_>,
+    document: impl FnOnce() -> Option<Answer<'a>>,
+) -> Answer<'a> {
+    match request.method {
+        Method::Get | Method::Head => document().unwrap_or_else(|| Answer::refusal(404)),
+        Method::Put | Method::Other => Answer::method_not_allowed("GET, HEAD"),
+    }
+}
+
+/// `latest`, `1.0`, or any date: EC2's clients ask for the version that they were written for.
+fn is_ec2_version(segment: &str) -> bool {
+    let digits = |range| {
+        segment
+            .get(range)
+            .is_some_and(|part: &str| part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let dashes = segment.get(4..5) == Some("-") && segment.get(7..8) == Some("-");
+    segment == LATEST
+        || segment == "1.0"
+        || (segment.len() == 10 && dashes && digits(0..4) && digits(5..7) && digits(8..10))
+}
+
+/// The names below a directory, one a line, directories with a slash; none where nothing is below.
+fn listing(tree: &Tree, directory: &str) -> Option<String> {
+    let mut names: Vec<String> = Vec::new();
+    for (path, leaf) in tree {
+        let below = if directory.is_empty() {
+            Some(path.as_str())
+        } else {
+            path.strip_prefix(directory)
+                .and_then(|rest| rest.strip_prefix('/'))
+        };
+        let Some(below) = below else { continue };
+        let name = match (below.split_once('/'), leaf) {
+            (Some((child, _)), _) => format!("{child}/"),
+            (None, Leaf::Listing(_)) => format!("{below}/"),
+            (None, _) => below.to_owned(),
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    (!names.is_empty()).then(|| names.join("\n"))
 }

@@ -1,14 +1,168 @@
 //! From what is known of an instance to the documents that it reads.
 
-use crate::{Documents, Source, documents::Tree};
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use waifud_types::Secret;
+
+use crate::{
+    Documents, NicDoc, Source,
+    documents::{Leaf, Tree},
+    vendor,
+};
 
 /// Renders all documents of one instance. The same source gives the same documents.
 pub fn render(source: &Source) -> Documents {
     Documents {
         instance: source.instance,
         instance_id: source.instance_id.clone(),
-        openstack: Tree::new(),
-        ec2: Tree::new(),
+        openstack: openstack(source),
+        ec2: ec2(source),
         user_data: source.user_data.clone(),
     }
+}
+
+/// The host name with its domain, where there is one.
+fn fqdn(source: &Source) -> String {
+    match source.domain.as_deref().filter(|domain| !domain.is_empty()) {
+        Some(domain) => format!("{}.{domain}", source.hostname),
+        None => source.hostname.to_string(),
+    }
+}
+
+/// What a public key is called in both trees.
+fn key_name(index: usize) -> String {
+    format!("key-{index}")
+}
+
+fn text(value: impl Into<String>) -> Leaf {
+    Leaf::Text(Secret::new(value.into()))
+}
+
+fn document(value: &Value) -> Leaf {
+    Leaf::Json(Secret::new(value.to_string()))
+}
+
+fn openstack(source: &Source) -> Tree {
+    let mut tree = Tree::from([
+        ("meta_data.json".to_owned(), document(&meta_data(source))),
+        ("network_data.json".to_owned(), document(&network(source))),
+        (
+            "vendor_data.json".to_owned(),
+            document(&vendor::openstack(source)),
+        ),
+        // The dynamic kind, one entry per service; waifud has none.
+        ("vendor_data2.json".to_owned(), document(&json!({}))),
+    ]);
+    if source.user_data.is_some() {
+        tree.insert("user_data".to_owned(), Leaf::UserData);
+    }
+    tree
+}
+
+/// `meta_data.json`. cloud-init takes `uuid` for the instance-id and `hostname` for the host name with its domain.
+fn meta_data(source: &Source) -> Value {
+    let keys = || source.ssh_keys.iter().enumerate();
+    let public_keys: serde_json::Map<String, Value> = keys()
+        .map(|(index, key)| (key_name(index), json!(key)))
+        .collect();
+    let listed: Vec<Value> = keys()
+        .map(|(index, key)| json!({ "name": key_name(index), "type": "ssh", "data": key }))
+        .collect();
+    json!({
+        "uuid": source.instance_id,
+        "name": source.hostname,
+        "hostname": fqdn(source),
+        "availability_zone": source.availability_zone,
+        "launch_index": 0,
+        "project_id": "waifud",
+        "public_keys": public_keys,
+        "keys": listed,
+        "devices": [],
+        "meta": {},
+    })
+}
+
+/// `network_data.json`: every nic by DHCP, which gives it its fixed address. Saying it twice could only disagree.
+fn network(source: &Source) -> Value {
+    let nics = || source.nics.iter().enumerate();
+    let links: Vec<Value> = nics()
+        .map(|(index, nic)| {
+            json!({
+                "id": format!("nic{index}"),
+                "type": "phy",
+                "ethernet_mac_address": nic.mac,
+                "mtu": nic.mtu,
+            })
+        })
+        .collect();
+    let networks: Vec<Value> = nics()
+        .map(|(index, _)| {
+            json!({
+                "id": format!("network{index}"),
+                "type": "ipv4_dhcp",
+                "link": format!("nic{index}"),
+                "network_id": format!("network{index}"),
+            })
+        })
+        .collect();
+    let servers: BTreeSet<_> = source.nics.iter().flat_map(|nic| nic.dns.iter()).collect();
+    let services: Vec<Value> = servers
+        .into_iter()
+        .map(|address| json!({ "type": "dns", "address": address }))
+        .collect();
+    json!({ "links": links, "networks": networks, "services": services })
+}
+
+/// What lies below `/VERSION/`. Each leaf costs every boot one request, so there are few.
+fn ec2(source: &Source) -> Tree {
+    let fqdn = fqdn(source);
+    let mut tree = Tree::new();
+    let mut put = |path: &str, leaf| tree.insert(path.to_owned(), leaf);
+    put("meta-data/ami-id", text("ami-waifud"));
+    put("meta-data/hostname", text(fqdn.as_str()));
+    put("meta-data/instance-id", text(source.instance_id.as_str()));
+    put("meta-data/instance-type", text("waifud"));
+    put("meta-data/local-hostname", text(fqdn.as_str()));
+    put(
+        "meta-data/placement/availability-zone",
+        text(source.availability_zone.as_str()),
+    );
+    put(
+        "dynamic/instance-identity/document",
+        document(&identity(source)),
+    );
+    if let Some(nic) = source.nics.first() {
+        put("meta-data/mac", text(nic.mac.to_string()));
+        if let Some(address) = nic.address {
+            put("meta-data/local-ipv4", text(address.to_string()));
+        }
+    }
+    if source.user_data.is_some() {
+        put("user-data", Leaf::UserData);
+    }
+    // Here the directory lists numbers and names, not its children.
+    let names: Vec<String> = (0..source.ssh_keys.len())
+        .map(|index| format!("{index}={}", key_name(index)))
+        .collect();
+    if !names.is_empty() {
+        let names = Leaf::Listing(Secret::new(names.join("\n")));
+        put("meta-data/public-keys", names);
+    }
+    for (index, key) in source.ssh_keys.iter().enumerate() {
+        let path = format!("meta-data/public-keys/{index}/openssh-key");
+        put(&path, text(key.as_str()));
+    }
+    tree
+}
+
+/// `dynamic/instance-identity/document`, unsigned: without it cloud-init's token mode loses 5 s.
+fn identity(source: &Source) -> Value {
+    json!({
+        "instanceId": source.instance_id,
+        "availabilityZone": source.availability_zone,
+        "region": "waifud",
+        "privateIp": source.nics.first().and_then(|nic: &NicDoc| nic.address),
+        "version": "2017-09-30",
+    })
 }

@@ -1,0 +1,84 @@
+//! Bundles keep what they hold, from everybody without the key and against everybody who can write.
+
+use crate::common::{documents, source};
+use proptest::prelude::*;
+use waifud_cloudinit::{BundleError, SEAL_ENTROPY, digest_of, open, render, seal};
+use waifud_types::Secret;
+
+const ENTROPY: [u8; SEAL_ENTROPY] = [9; SEAL_ENTROPY];
+
+#[test]
+fn another_key_does_not_open_it() {
+    let sealed = seal(&documents(), &ENTROPY).unwrap();
+    let other = seal(&documents(), &[8; SEAL_ENTROPY]).unwrap();
+    assert!(matches!(
+        open(&sealed.ciphertext, sealed.digest, &other.key),
+        Err(BundleError::Sealed)
+    ));
+    for key in ["", "AAAA", "no base64"] {
+        let key = Secret::new(key.to_owned());
+        assert!(matches!(
+            open(&sealed.ciphertext, sealed.digest, &key),
+            Err(BundleError::NotAKey)
+        ));
+    }
+}
+
+#[test]
+fn another_digest_or_format_is_refused_before_the_key_is_used() {
+    let sealed = seal(&documents(), &ENTROPY).unwrap();
+    let other = seal(&documents(), &[8; SEAL_ENTROPY]).unwrap();
+    assert!(matches!(
+        open(&sealed.ciphertext, other.digest, &sealed.key),
+        Err(BundleError::WrongDigest { .. })
+    ));
+    let mut bytes = sealed.ciphertext.clone();
+    bytes[0] = 2;
+    assert!(matches!(
+        open(&bytes, digest_of(&bytes), &sealed.key),
+        Err(BundleError::Format { found: Some(2) })
+    ));
+    assert!(matches!(
+        open(&[], digest_of(&[]), &sealed.key),
+        Err(BundleError::Format { found: None })
+    ));
+}
+
+#[test]
+fn nothing_of_the_documents_can_be_read_in_the_ciphertext_or_in_debug() {
+    let sealed = seal(&documents(), &ENTROPY).unwrap();
+    assert!(!sealed.ciphertext.windows(4).any(|w| w == b"htop"));
+    assert!(!format!("{sealed:?}").contains(sealed.key.expose().as_str()));
+}
+
+proptest! {
+    #[test]
+    fn what_was_sealed_opens_unchanged(text in "#cloud-config\n.{0,200}", entropy: [u8; 32]) {
+        let mut all = ENTROPY;
+        all[..32].copy_from_slice(&entropy);
+        let mut source = source();
+        source.user_data = Some(Secret::new(text));
+        let documents = render(&source);
+        let sealed = seal(&documents, &all).unwrap();
+        prop_assert_eq!(digest_of(&sealed.ciphertext), sealed.digest);
+        let opened = open(&sealed.ciphertext, sealed.digest, &sealed.key).unwrap();
+        prop_assert_eq!(opened, documents);
+    }
+
+    #[test]
+    fn one_changed_bit_anywhere_is_noticed_even_under_its_own_digest(at: prop::sample::Index, bit in 0..8) {
+        let sealed = seal(&documents(), &ENTROPY).unwrap();
+        let mut bytes = sealed.ciphertext.clone();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1u8 << bit;
+        prop_assert!(open(&bytes, sealed.digest, &sealed.key).is_err());
+        prop_assert!(open(&bytes, digest_of(&bytes), &sealed.key).is_err());
+    }
+
+    #[test]
+    fn a_shortened_bundle_is_noticed(length: prop::sample::Index) {
+        let sealed = seal(&documents(), &ENTROPY).unwrap();
+        let bytes = &sealed.ciphertext[..length.index(sealed.ciphertext.len())];
+        prop_assert!(open(bytes, digest_of(bytes), &sealed.key).is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! Everything that guests read, through the public functions only.
+#![expect(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+
+mod answers;
+mod bundles;
+mod common;
+mod ssh_keys;
+mod user_data;
