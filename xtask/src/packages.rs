@@ -1,11 +1,12 @@
 //! `cargo xtask packages`: the Debian packages that each command needs, installed when they are missing.
 //!
-//! Nothing is installed that starts a service: of libvirt only the programs, never the package that sets up a daemon
-//! for the machine. QEMU and libvirt come from one suite; where the machine already has QEMU's tools from backports,
+//! Nothing that is installed runs by itself afterwards: of libvirt only the programs, never the package that sets up a
+//! daemon for the machine, and what newer packages bring along is kept from starting ([`quiet`]). QEMU and libvirt come from one suite; where the machine already has QEMU's tools from backports,
 //! the rest comes from there too ([`plan`]).
 
 mod apt;
 mod plan;
+mod quiet;
 mod sources;
 
 use anyhow::{Result, bail};

@@ -1,4 +1,4 @@
-//! From which suite QEMU and libvirt come, and installing without starting anything.
+//! From which suite QEMU and libvirt come.
 //!
 //! Debian's QEMU packages fit together only within one suite: `qemu-utils` from backports breaks `qemu-system-common`
 //! from the release. So: as apt would do it, unless a QEMU or libvirt package from backports is installed already or
@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use super::apt;
+use super::quiet::NoServices;
 use super::sources::WithBackports;
-use crate::{cargo, root};
 
 /// Packages that must be of one suite. Those that a suite does not have are left out.
 const TOGETHER: &[&str] = &[
@@ -28,10 +26,8 @@ const TOGETHER: &[&str] = &[
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-common",
-    "libvirt-daemon-lock",
     "libvirt-daemon-log",
     "libvirt-daemon-driver-qemu",
-    "libvirt-daemon-plugin-lockd",
     "libvirt-dev",
 ];
 
@@ -39,7 +35,7 @@ const TOGETHER: &[&str] = &[
 pub fn install(names: &[&str]) -> Result<()> {
     let plain: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let installed = apt::installed()?;
-    let _quiet = NoServices::start()?;
+    let _quiet = NoServices::start(names)?;
     apt::update(None)?;
     let refused = if has_backports(&installed) {
         "QEMU or libvirt from backports is installed".to_owned()
@@ -123,52 +119,6 @@ fn codename(os_release: &str) -> Option<String> {
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     let value = value.trim().trim_matches('"');
     (!value.is_empty()).then(|| value.to_owned())
-}
-
-/// While it lives, packages that are installed start nothing. Only on machines without systemd (containers) and
-/// without a policy of their own; none of our packages has a service, but what they draw in may.
-struct NoServices {
-    made: bool,
-}
-
-const POLICY: &str = "/usr/sbin/policy-rc.d";
-
-impl NoServices {
-    fn start() -> Result<Self> {
-        if Path::new("/run/systemd/system").exists() || fs::symlink_metadata(POLICY).is_ok() {
-            return Ok(Self { made: false });
-        }
-        let script = tempfile::NamedTempFile::new()?;
-        fs::write(
-            script.path(),
-            "#!/bin/sh\n# Made by waifud's cargo xtask packages, for the time of one installation.\nexit 101\n",
-        )?;
-        fs::set_permissions(script.path(), fs::Permissions::from_mode(0o755))?;
-        let mut install = as_root("install");
-        cargo::run(install.args(["-m", "755"]).arg(script.path()).arg(POLICY))?;
-        Ok(Self { made: true })
-    }
-}
-
-impl Drop for NoServices {
-    fn drop(&mut self) {
-        if self.made
-            && let Err(error) = cargo::run(as_root("rm").args(["-f", POLICY]))
-        {
-            eprintln!("warning: remove {POLICY} by hand: {error:#}");
-        }
-    }
-}
-
-fn as_root(program: &str) -> std::process::Command {
-    match root::sudo() {
-        Some(sudo) if !root::is_root() => {
-            let mut command = std::process::Command::new(sudo);
-            command.args(["--", program]);
-            command
-        }
-        _ => std::process::Command::new(program),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,136 @@
+//! Installing programs without getting services.
+//!
+//! Up to libvirt 9 the programs and the service files are different packages, and only the programs are installed. From
+//! 11 on (Debian 13, and backports for 12) one package has both, and starts them. The lab runs its own copies in its own
+//! namespaces, so on the machine itself they must not run.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{cargo, root};
+
+/// What invoke-rc.d and deb-systemd-invoke ask before they start something; 101 means no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// What libvirt's packages would start.
+const UNITS: &[&str] = &[
+    "libvirtd.service",
+    "libvirtd.socket",
+    "libvirtd-ro.socket",
+    "libvirtd-admin.socket",
+    "libvirt-guests.service",
+    "virtlogd.service",
+    "virtlogd.socket",
+    "virtlogd-admin.socket",
+    "virtlockd.service",
+    "virtlockd.socket",
+    "virtlockd-admin.socket",
+];
+
+/// Where systemd finds units.
+const UNIT_DIRS: &[&str] = &[
+    "/etc/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// While it lives, packages that are installed start nothing.
+pub struct NoServices {
+    policy_made: bool,
+}
+
+impl NoServices {
+    /// Without systemd (a container) for the time of the installation, by a policy unless the machine has its own.
+    /// With systemd for good, by masking libvirt's units, except those that the machine has already: those are its
+    /// owner's.
+    ///
+    /// # Errors
+    /// Not permitted.
+    pub fn start(packages: &[&str]) -> Result<Self> {
+        if Path::new("/run/systemd/system").exists() {
+            let exists = |unit: &str| {
+                UNIT_DIRS
+                    .iter()
+                    .any(|dir| fs::symlink_metadata(Path::new(dir).join(unit)).is_ok())
+            };
+            let units = to_mask(packages, exists);
+            if !units.is_empty() {
+                eprintln!(
+                    "libvirt shall run in labs only, so its services are masked here; to make this machine a node:"
+                );
+                eprintln!("  systemctl unmask {}", units.join(" "));
+                cargo::run(as_root("systemctl").arg("mask").args(&units))?;
+            }
+            return Ok(Self { policy_made: false });
+        }
+        if fs::symlink_metadata(POLICY).is_ok() {
+            return Ok(Self { policy_made: false });
+        }
+        let script = tempfile::NamedTempFile::new()?;
+        fs::write(
+            script.path(),
+            "#!/bin/sh\n# For the time of one installation: cargo xtask packages\nexit 101\n",
+        )?;
+        fs::set_permissions(script.path(), fs::Permissions::from_mode(0o755))?;
+        cargo::run(
+            as_root("install")
+                .args(["-m", "755"])
+                .arg(script.path())
+                .arg(POLICY),
+        )?;
+        Ok(Self { policy_made: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.policy_made
+            && let Err(error) = cargo::run(as_root("rm").args(["-f", POLICY]))
+        {
+            eprintln!("warning: remove {POLICY} by hand: {error:#}");
+        }
+    }
+}
+
+/// The units that installing `packages` would bring and that do not exist yet.
+fn to_mask(packages: &[&str], exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    if !packages
+        .iter()
+        .any(|name| name.starts_with("libvirt-daemon"))
+    {
+        return Vec::new();
+    }
+    UNITS.iter().copied().filter(|unit| !exists(unit)).collect()
+}
+
+fn as_root(program: &str) -> Command {
+    match root::sudo() {
+        Some(sudo) if !root::is_root() => {
+            let mut command = Command::new(sudo);
+            command.args(["--", program]);
+            command
+        }
+        _ => Command::new(program),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_units_that_are_new_and_only_with_libvirts_daemon_are_masked() {
+        assert!(to_mask(&["gcc", "libvirt-dev"], |_| false).is_empty());
+        assert_eq!(to_mask(&["libvirt-daemon"], |_| false).len(), UNITS.len());
+        assert!(to_mask(&["libvirt-daemon-driver-qemu"], |_| true).is_empty());
+        let masked = to_mask(&["libvirt-daemon"], |unit| unit.starts_with("virtlogd"));
+        assert!(
+            masked.contains(&"libvirtd.socket")
+                && !masked.iter().any(|unit| unit.starts_with("virtlogd"))
+        );
+    }
+}
