@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::gpt::{Layout, SECTOR};
+use crate::gpt::Layout;
 use crate::run::Tool;
 
 const PREFIX: &str = "(,gpt1)/boot/grub";
