@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::options::LabSpec;
 use crate::stale::{GUARD_LOCK, lock, remove};
-use crate::{net, spawn};
+use crate::{net, spawn, wait};
 
 /// How long the inits have to stop their services before they are killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -55,9 +55,12 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     // A terminal's Ctrl-C is for the caller, who then tells us.
     let _ = setsid();
     let signals = signals()?;
-    let Some(_lock) = lock(dir, GUARD_LOCK)? else {
-        bail!("{} has a guard already", dir.display());
-    };
+    // Somebody may be looking whether we live; that takes the lock for a moment.
+    let _lock = wait::until(
+        "the lock of the lab's guard",
+        Duration::from_secs(2),
+        || lock(dir, GUARD_LOCK),
+    )?;
     let spec = LabSpec::read(dir)?;
     let mut inits = Vec::new();
     let result = start(dir, &spec, &mut inits).and_then(|()| watch(&signals, spec.stay, &inits));

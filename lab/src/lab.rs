@@ -15,7 +15,7 @@ use nix::unistd::{Pid, Uid};
 use crate::control::{Reply, Request, ServiceState, ServiceStatus, ask};
 use crate::guard::{self, Pids};
 use crate::options::{LabOptions, LabSpec, NodeSpec, PROTOCOL, check_name};
-use crate::stale::{MAKER_LOCK, PREFIX, default_base, lock, remove, remove_stale};
+use crate::stale::{PREFIX, create, default_base, remove, remove_stale};
 use crate::{OUTSIDE, layout, testing, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -64,8 +64,8 @@ impl Lab {
             "{} is too long for unix sockets: set WAIFUD_LAB_BASE to a shorter directory",
             base.display()
         );
-        fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let made = Self::make(&dir, spec, options, &init_exe);
+        let maker = create(&dir)?;
+        let made = Self::make(&dir, maker, spec, options, &init_exe);
         if made.is_err() {
             // The guard may have done it already; what stands in the way is in the error below.
             let _ = remove(&dir);
@@ -73,8 +73,13 @@ impl Lab {
         made
     }
 
-    fn make(dir: &Path, spec: LabSpec, options: &LabOptions, init_exe: &Path) -> Result<Self> {
-        let maker = lock(dir, MAKER_LOCK)?;
+    fn make(
+        dir: &Path,
+        maker: fs::File,
+        spec: LabSpec,
+        options: &LabOptions,
+        init_exe: &Path,
+    ) -> Result<Self> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
         for node in &spec.nodes {
             let extra = if node.name == options.node {

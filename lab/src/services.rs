@@ -10,8 +10,6 @@ use crate::options::NodeSpec;
 pub(crate) enum Ready {
     /// A unix socket at this path accepts a connection.
     Socket(PathBuf),
-    /// Any unix socket in this directory accepts a connection.
-    SocketIn(PathBuf),
     /// It runs; whether it works is for others to ask (the agent dials out and listens nowhere that counts).
     Started,
 }
@@ -115,7 +113,7 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
                 gid: accounts::METADATA,
                 groups: Vec::new(),
             },
-            Ready::SocketIn("/run/waifud-metadata".into()),
+            Ready::Socket("/run/waifud-metadata/control.sock".into()),
         ));
         list.push(Service::new(
             "waifud-agentd",

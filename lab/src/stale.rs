@@ -36,12 +36,26 @@ pub(crate) fn held(dir: &Path, name: &str) -> bool {
     let Ok(file) = File::open(dir.join(name)) else {
         return false;
     };
-    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    // Shared, so that two who look do not see each other.
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
 /// Where labs are made when nobody says otherwise: `$WAIFUD_LAB_BASE`, else the temporary directory.
 pub(crate) fn default_base() -> PathBuf {
     std::env::var_os("WAIFUD_LAB_BASE").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+/// Makes the directory `dir`, which others see only once the maker's lock in it is held: nobody takes it for a dead one.
+pub(crate) fn create(dir: &Path) -> Result<File> {
+    let (base, name) = dir
+        .parent()
+        .zip(dir.file_name())
+        .context("a lab's directory is in another")?;
+    let hidden = base.join(format!(".{}", name.to_string_lossy()));
+    fs::create_dir(&hidden).with_context(|| format!("cannot create {}", dir.display()))?;
+    let maker = lock(&hidden, MAKER_LOCK)?.context("a new directory is locked by somebody else")?;
+    fs::rename(&hidden, dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(maker)
 }
 
 /// Removes the directories of dead labs in `base` (the default base when absent), and gives those it removed.
@@ -52,21 +66,22 @@ pub fn remove_stale(base: Option<&Path>) -> Result<Vec<PathBuf>> {
     let base = base.map_or_else(default_base, Path::to_owned);
     let mut removed = Vec::new();
     let entries = fs::read_dir(&base).with_context(|| format!("cannot list {}", base.display()))?;
-    for entry in entries {
-        let entry = entry?;
+    for entry in entries.flatten() {
         let path = entry.path();
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir()
-        {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let hidden = name.strip_prefix('.');
+        if !hidden.unwrap_or(&name).starts_with(PREFIX) || !path.is_dir() || path.is_symlink() {
             continue;
         }
-        // One that is being made has no lock for a moment.
-        let age = entry
-            .metadata()
-            .and_then(|data| data.modified())
-            .map(|then| then.elapsed().unwrap_or_default());
-        let unborn =
-            !path.join(MAKER_LOCK).exists() && age.is_ok_and(|age| age < Duration::from_secs(10));
-        if unborn || held(&path, GUARD_LOCK) || held(&path, MAKER_LOCK) {
+        let just_made = || {
+            let age = entry
+                .metadata()
+                .and_then(|data| data.modified())
+                .map(|then| then.elapsed().unwrap_or_default());
+            age.is_ok_and(|age| age < Duration::from_mins(1))
+        };
+        if (hidden.is_some() && just_made()) || held(&path, MAKER_LOCK) || held(&path, GUARD_LOCK) {
             continue;
         }
         remove(&path)?;
@@ -98,14 +113,16 @@ mod tests {
             path
         };
         let (dead, alive) = (make("waifud-lab-1-a"), make("waifud-lab-2-b"));
-        let (unborn, other) = (make("waifud-lab-3-c"), make("something-else"));
+        let (unborn, other) = (make(".waifud-lab-3-c"), make("something-else"));
+        let newborn = base.path().join("waifud-lab-4-d");
+        let _maker = create(&newborn).unwrap();
         // Unlocked rather than closed: a test that forks at this moment has a copy of the descriptor.
         lock(&dead, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();
         let guard = lock(&alive, GUARD_LOCK).unwrap().unwrap();
         lock(&alive, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();
 
         assert_eq!(remove_stale(Some(base.path())).unwrap(), [dead]);
-        assert!(alive.exists() && unborn.exists() && other.exists());
+        assert!(alive.exists() && unborn.exists() && newborn.exists() && other.exists());
 
         guard.unlock().unwrap();
         assert_eq!(remove_stale(Some(base.path())).unwrap(), [alive]);

@@ -11,7 +11,6 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -367,11 +366,6 @@ fn is_ready(ready: &Ready) -> bool {
     match ready {
         Ready::Started => true,
         Ready::Socket(path) => accepts(path),
-        Ready::SocketIn(dir) => std::fs::read_dir(dir).is_ok_and(|entries| {
-            entries.flatten().any(|entry| {
-                entry.file_type().is_ok_and(|kind| kind.is_socket()) && accepts(&entry.path())
-            })
-        }),
     }
 }
 

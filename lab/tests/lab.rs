@@ -2,6 +2,8 @@
 
 mod traces;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -38,7 +40,7 @@ const DOMAIN: &str = "<domain type='qemu'><name>still</name><memory unit='MiB'>6
     <devices><serial type='null'/><video><model type='none'/></video><memballoon model='none'/></devices></domain>";
 
 fn start_guest(lab: &Lab) -> Result<()> {
-    std::fs::write(lab.path_outside("/tmp/still.xml"), DOMAIN)?;
+    fs::write(lab.path_outside("/tmp/still.xml"), DOMAIN)?;
     virsh(lab, &["create", "--paused", "/tmp/still.xml"])?;
     Ok(())
 }
@@ -174,6 +176,96 @@ fn users_of_the_node_have_their_directories_and_no_capability() -> Result<()> {
 }
 
 #[test]
+fn our_daemons_run_as_their_own_users_in_order_and_are_started_again() -> Result<()> {
+    if let Some(why) = testing::why_no_lab() {
+        return testing::skip(&why);
+    }
+    // In place of each daemon a script that becomes this very program, asked for the helper below.
+    let bin = tempfile::tempdir()?;
+    fs::set_permissions(bin.path(), fs::Permissions::from_mode(0o755))?;
+    let exe = std::env::current_exe()?;
+    for name in ["waifud", "waifud-metadatad", "waifud-agentd"] {
+        let text = format!(
+            "#!/bin/sh\nWAIFUD_LAB_TEST_DAEMON=\"$0 $*\" exec '{}' --exact daemon_that_listens --nocapture\n",
+            exe.display()
+        );
+        fs::write(bin.path().join(name), text)?;
+        fs::set_permissions(bin.path().join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    let lab = Lab::up(&LabOptions {
+        bin_dir: Some(bin.path().to_owned()),
+        visible: vec![exe.parent().context("a directory")?.to_owned()],
+        env: vec![("COLOUR".into(), "blue".into())],
+        ..LabOptions::with_daemons()
+    })?;
+    for (service, uid, groups) in [
+        ("waifud", "64910", "64914"),
+        ("waifud-metadatad", "64911", ""),
+        ("waifud-agentd", "0", ""),
+    ] {
+        let pid = lab.pid_of(service)?.context("it runs")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default()
+                .trim_start_matches(':')
+                .trim()
+                .to_owned()
+        };
+        assert_eq!(field("Uid"), [uid; 4].join("\t"), "{service}");
+        assert_eq!(field("Groups"), groups, "{service}");
+        assert_eq!(field("SigBlk"), "0000000000000000", "{service}");
+        let powerless = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+            .map(|name| field(name) == "0000000000000000");
+        assert_eq!(
+            powerless.iter().all(|none| *none),
+            uid != "0",
+            "{service}: {status}"
+        );
+        let log = fs::read_to_string(lab.path_outside(format!("/var/log/waifud/{service}.log")))?;
+        assert!(
+            log.contains("--config /etc/waifud/") && log.contains("COLOUR=blue"),
+            "{log}"
+        );
+    }
+    assert_eq!(
+        fs::read_to_string(lab.path_outside("/etc/waifud/agentd.toml"))?,
+        "node = \"alder\"\n"
+    );
+
+    let before = lab.pid_of("waifud")?;
+    lab.kill("waifud", Signal::SIGKILL)?;
+    wait::until("waifud to be started again", LIMIT, || {
+        Ok(lab.pid_of("waifud")?.filter(|pid| Some(*pid) != before))
+    })?;
+    lab.wait_ready(LIMIT)?;
+    lab.down()
+}
+
+#[test]
+fn daemon_that_listens() -> Result<()> {
+    let Ok(call) = std::env::var("WAIFUD_LAB_TEST_DAEMON") else {
+        return Ok(()); // only a helper of the test above
+    };
+    println!(
+        "{call} COLOUR={}",
+        std::env::var("COLOUR").unwrap_or_default()
+    );
+    let socket = if call.contains("metadatad") {
+        "/run/waifud-metadata/control.sock"
+    } else if call.contains("agentd") {
+        "/run/waifud-agent/none.sock"
+    } else {
+        "/run/waifud/waifud.sock"
+    };
+    let _ = fs::remove_file(socket);
+    let listener = std::os::unix::net::UnixListener::bind(socket)?;
+    loop {
+        listener.accept()?;
+    }
+}
+
+#[test]
 fn after_down_nothing_of_the_lab_is_left() -> Result<()> {
     let Some(machine) = Machine::before()? else {
         return Ok(());
@@ -283,7 +375,7 @@ fn a_lab_that_cannot_start_says_why_and_leaves_nothing() -> Result<()> {
         "{error}"
     );
     ensure!(
-        std::fs::read_dir(base.path())?.next().is_none(),
+        fs::read_dir(base.path())?.next().is_none(),
         "something is left"
     );
     machine.must_be_unchanged()

@@ -111,6 +111,10 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
         daemons: !bare,
         bin_dir,
         stay: true,
+        env: std::env::var("RUST_LOG")
+            .map(|filter| ("RUST_LOG".to_owned(), filter))
+            .into_iter()
+            .collect(),
         ..LabOptions::default()
     })?;
     if let Err(error) = current::set(&place, &lab) {
