@@ -78,6 +78,9 @@ pub enum Command {
     /// Nodes: the machines that run instances
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Write this program's own reference: for packages and the docs
+    #[command(subcommand, hide = true)]
+    Reference(ReferenceCommand),
 }
 
 /// `create`.
@@ -238,6 +241,18 @@ pub enum NodeCommand {
     List,
     /// Show one node in full
     Show(NameArg),
+}
+
+/// `reference …`.
+#[derive(Debug, Subcommand)]
+pub enum ReferenceCommand {
+    /// Print the reference as Markdown
+    Markdown,
+    /// Write one man page for each verb
+    Man {
+        /// Where to
+        dir: PathBuf,
+    },
 }
 
 /// Reads `90s`, `10m`, `1h`.

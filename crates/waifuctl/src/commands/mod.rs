@@ -6,6 +6,7 @@ mod events;
 mod ip;
 mod list;
 mod node;
+mod reference;
 mod show;
 mod template;
 mod why;
@@ -26,5 +27,6 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Reference(command) => reference::run(command),
     }
 }
