@@ -1,0 +1,285 @@
+//! The agent's side: the wire of `waifud_api::metadatad` on a unix socket.
+//!
+//! Three doors in a row: the socket's mode (0600), the peer's uid as the kernel tells it (root or our own), and the
+//! checks of each verb.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        DefaultBodyLimit, Path as Segment, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::net::{UnixListener, UnixStream, unix};
+use tokio_util::sync::CancellationToken;
+use waifud_api::problem::{PROBLEM_JSON, Problem};
+
+use crate::{ControlError, MetadataService};
+
+/// Bytes of a request at most: user-data of 1 MiB, in JSON and encrypted, with room.
+const BODY_MAX: usize = 8 << 20;
+
+/// After an accept that failed for want of something (file descriptors), how long to leave others time to give it back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the control socket {} could not be opened", path.display())]
+pub struct ControlSocketError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The socket, listening. Its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    own_uid: u32,
+}
+
+impl ControlSocket {
+    /// Listens on `path` with mode 0600, in place of what a former process left there. The caller makes sure, by a lock,
+    /// that there is no other living process. The directory must be there.
+    pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
+        let failed = |source| ControlSocketError {
+            path: path.to_owned(),
+            source,
+        };
+        // Under another name until its mode is right, so that there is no moment at which others could connect.
+        let unfinished = path.with_extension("new");
+        let remove = match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        remove.map_err(failed)?;
+        let listener = UnixListener::bind(&unfinished).map_err(failed)?;
+        fs::set_permissions(&unfinished, Permissions::from_mode(0o600)).map_err(failed)?;
+        fs::rename(&unfinished, path).map_err(failed)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            own_uid: nix::unistd::geteuid().as_raw(),
+        })
+    }
+
+    /// Answers the agent until `stop` is cancelled; requests under way are finished.
+    pub async fn serve(
+        self,
+        service: Arc<MetadataService>,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        axum::serve(self, router(service))
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // If it is gone already, so much the better.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl axum::serve::Listener for ControlSocket {
+    type Io = UnixStream;
+    type Addr = unix::SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, unix::SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == 0 || peer.uid() == self.own_uid => {
+                        return (stream, address);
+                    }
+                    Ok(peer) => {
+                        tracing::warn!(uid = peer.uid(), "turned away at the control socket");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a caller without credentials was turned away");
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "a caller could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<unix::SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+type Service = State<Arc<MetadataService>>;
+
+fn router(service: Arc<MetadataService>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/tunnel", put(put_tunnel))
+        .route("/v1/bundles/{digest}", put(put_bundle))
+        .route(
+            "/v1/instances/{id}",
+            put(put_instance).delete(delete_instance),
+        )
+        .route("/v1/observations", get(observations))
+        .fallback(async || Refused::new(Problem::new(404, "not-found", "there is no such route")))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(service)
+}
+
+async fn status(State(service): Service) -> Response {
+    Json(service.status().await).into_response()
+}
+
+async fn put_tunnel(State(service): Service, body: Bytes) -> Result<Response, Refused> {
+    let status = service.put_tunnel(json(&body)?).await?;
+    Ok(Json(status).into_response())
+}
+
+async fn put_bundle(
+    State(service): Service,
+    digest: Result<Segment<String>, PathRejection>,
+    body: Bytes,
+) -> Result<StatusCode, Refused> {
+    service.put_bundle(segment(digest)?, body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn put_instance(
+    State(service): Service,
+    id: Result<Segment<String>, PathRejection>,
+    body: Bytes,
+) -> Result<StatusCode, Refused> {
+    service.put_instance(segment(id)?, json(&body)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_instance(
+    State(service): Service,
+    id: Result<Segment<String>, PathRejection>,
+) -> Result<StatusCode, Refused> {
+    service.delete_instance(segment(id)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What `GET /v1/observations` may say.
+#[derive(Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn observations(
+    State(service): Service,
+    query: Result<Query<After>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Query(After { after, wait }) = query.map_err(|error| malformed(error.body_text()))?;
+    let found = service.observations(after, Duration::from_secs(wait)).await;
+    Ok(Json(found).into_response())
+}
+
+fn segment<T: std::str::FromStr<Err: std::fmt::Display>>(
+    segment: Result<Segment<String>, PathRejection>,
+) -> Result<T, Refused> {
+    let Segment(text) = segment.map_err(|error| malformed(error.body_text()))?;
+    text.parse()
+        .map_err(|error: T::Err| malformed(error.to_string()))
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    // Keys travel in these bodies: the error says where, and never what.
+    serde_json::from_slice(body).map_err(|error| {
+        malformed(format!(
+            "the body is not the JSON that is wanted (line {}, column {})",
+            error.line(),
+            error.column()
+        ))
+    })
+}
+
+fn malformed(title: impl Into<String>) -> Refused {
+    Refused::new(Problem::new(400, "malformed", title))
+}
+
+/// A problem as an answer.
+struct Refused(Box<Problem>);
+
+impl Refused {
+    fn new(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<ControlError> for Refused {
+    fn from(error: ControlError) -> Self {
+        let (status, code, hint) = match &error {
+            ControlError::DigestMismatch { .. } => (400, "digest-mismatch", "send the bytes again"),
+            ControlError::BundleMissing { .. } => {
+                (409, "bundle-missing", "put the bundle, then the assignment")
+            }
+            ControlError::BundleUnreadable { .. } => (
+                400,
+                "bundle-unreadable",
+                "the key is another bundle's, or waifud is newer than this service",
+            ),
+            ControlError::BundleOfAnother { .. } => (
+                409,
+                "bundle-of-another",
+                "assign the instance its own bundle",
+            ),
+            ControlError::AddressTaken { .. } => (
+                409,
+                "address-taken",
+                "delete the instance that has it first",
+            ),
+            ControlError::NodeKey(_) | ControlError::Tunnel(_) => {
+                (400, "tunnel-refused", "check the node's key and endpoint")
+            }
+            ControlError::Store(_) => (500, "store-failed", "is the disk full, or read-only?"),
+        };
+        if status == 500 {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a change was not made"
+            );
+        }
+        let mut problem = Problem::new(status, code, error.to_string()).hint(hint);
+        if let Some(cause) = std::error::Error::source(&error) {
+            problem = problem.detail(cause.to_string());
+        }
+        Self::new(problem)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static(PROBLEM_JSON),
+        );
+        response
+    }
+}

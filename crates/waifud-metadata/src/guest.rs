@@ -1,0 +1,158 @@
+//! One request of a guest: who it is, by its inner address alone, and what it gets.
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::Body,
+    header::{self, HeaderName, HeaderValue},
+};
+use tokio::time::{Instant, timeout};
+use waifud_api::metadatad::Observed;
+use waifud_cloudinit::{Answer, GuestRequest, Method, PHONE_HOME_PATH, path_of};
+
+use crate::{
+    MetadataService,
+    phone_home::{harmless, parse},
+    registry::Entry,
+};
+
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Characters of a path that are kept in the log.
+const PATH_MAX: usize = 200;
+
+impl MetadataService {
+    /// Answers a request that came through the tunnel from `source`. `source` decides who asks; of the headers, three
+    /// of EC2's protocol are read, and none says who anybody is.
+    pub(crate) async fn answer_guest<B>(
+        &self,
+        source: Ipv4Addr,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data: Send> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if !self.limiter.allows(source, Instant::now()) {
+            return response(&Answer::refusal(429));
+        }
+        let Some(entry) = self.registry.at(source) else {
+            tracing::debug!(%source, "an address that nobody has asks");
+            return response(&Answer::refusal(404));
+        };
+        let (head, body) = request.into_parts();
+        let target = head.uri.to_string();
+        let path = path_of(&target);
+        if path == PHONE_HOME_PATH {
+            let answer = self.phone_home(&entry, &head, body).await;
+            return response(&answer);
+        }
+        let guest = GuestRequest {
+            method: match head.method {
+                hyper::Method::GET => Method::Get,
+                hyper::Method::HEAD => Method::Head,
+                hyper::Method::PUT => Method::Put,
+                _ => Method::Other,
+            },
+            target: &target,
+            token: text(&head.headers, &TOKEN),
+            token_ttl: text(&head.headers, &TOKEN_TTL),
+            forwarded: head.headers.contains_key(FORWARDED_FOR),
+        };
+        let now = (self.clock)();
+        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+        let answer = entry.documents.answer(&guest, &self.tokens, seconds);
+        tracing::debug!(instance = %entry.instance, status = answer.status, "answered");
+        let what = Observed::Request {
+            path: harmless(path, PATH_MAX),
+            status: answer.status,
+        };
+        self.log.record(entry.instance, now, what);
+        response(&answer)
+    }
+
+    /// A guest says that its cloud-init is done. It can say so of itself only: whose report it is follows from the
+    /// address, whatever the form says.
+    async fn phone_home<B>(
+        &self,
+        entry: &Entry,
+        head: &hyper::http::request::Parts,
+        body: B,
+    ) -> Answer<'static>
+    where
+        B: Body<Data: Send> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if head.method != hyper::Method::POST {
+            return Answer::method_not_allowed("POST");
+        }
+        let form = text(&head.headers, &header::CONTENT_TYPE)
+            .and_then(|kind| kind.split(';').next())
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FORM));
+        if !form {
+            return Answer::refusal(415);
+        }
+        let body = Box::pin(Limited::new(body, self.limits.body_bytes).collect());
+        let bytes = match timeout(self.limits.body_timeout, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Answer::refusal(413),
+            Ok(Err(_)) => return Answer::refusal(400),
+            Err(_) => return Answer::refusal(408),
+        };
+        tracing::info!(instance = %entry.instance, name = %entry.assignment.name, "phoned home");
+        self.log
+            .record(entry.instance, (self.clock)(), parse(&bytes));
+        Answer {
+            status: 200,
+            body: "ok\n".into(),
+            ..Answer::refusal(200)
+        }
+    }
+}
+
+/// A header's value, if it is there exactly once and is text.
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    // Twice, or not text: no token that we made, so that it is refused and not ignored.
+    if values.next().is_some() {
+        return Some("");
+    }
+    Some(value.to_str().unwrap_or_default())
+}
+
+fn response(answer: &Answer<'_>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(answer.body.as_bytes())));
+    *response.status_mut() = hyper::StatusCode::from_u16(answer.status)
+        .unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(answer.content_type),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::SERVER, HeaderValue::from_static("waifud"));
+    if let Some(ttl) = answer.token_ttl {
+        headers.insert(TOKEN_TTL, HeaderValue::from(ttl));
+    }
+    if let Some(allow) = answer.allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    match answer.status {
+        // What is left of a body that was not read would be taken for the next request.
+        408 | 413 => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        429 => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    response
+}

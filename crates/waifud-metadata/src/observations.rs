@@ -1,0 +1,250 @@
+//! What guests did, kept for the agent to read: bounded per instance and in all, and watched by waiting.
+//!
+//! A guest can fill its own part only. A report that it is done has a place of its own, so that a flood of requests
+//! does not push it out before the agent has read it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use waifud_api::metadatad::{Observation, Observations, Observed};
+use waifud_types::{InstanceId, Timestamp};
+
+/// Requests kept per instance: more than a boot makes.
+const REQUESTS_PER_INSTANCE: usize = 64;
+/// Reports kept per instance.
+const REPORTS_PER_INSTANCE: usize = 4;
+/// Observations kept in all.
+const IN_ALL: usize = 8_192;
+/// Observations in one answer.
+const PER_ANSWER: usize = 1_024;
+/// After the first news, others may join the same answer: a boot asks for thirty documents in a row.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The log of one process.
+#[derive(Debug)]
+pub(crate) struct ObservationLog {
+    inner: Mutex<Inner>,
+    last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    total: usize,
+    instances: HashMap<InstanceId, Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    requests: VecDeque<Observation>,
+    reports: VecDeque<Observation>,
+}
+
+impl Default for ObservationLog {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            last: watch::Sender::new(0),
+        }
+    }
+}
+
+impl ObservationLog {
+    /// Writes down what an instance did.
+    pub fn record(&self, instance: InstanceId, at: Timestamp, what: Observed) {
+        let last = self.with(|inner| inner.record(instance, at, what));
+        self.last.send_replace(last);
+    }
+
+    /// Drops what is known of an instance.
+    pub fn forget(&self, instance: InstanceId) {
+        self.with(|inner| {
+            if let Some(kept) = inner.instances.remove(&instance) {
+                inner.total -= kept.requests.len() + kept.reports.len();
+            }
+        });
+    }
+
+    /// What came after number `after`; waits until there is something, at most `wait`.
+    pub async fn after(&self, after: u64, wait: Duration) -> Observations {
+        let found = self.with(|inner| inner.after(after));
+        if !found.items.is_empty() || wait.is_zero() {
+            return found;
+        }
+        let mut last = self.last.subscribe();
+        let news = async {
+            if last.wait_for(|last| *last > after).await.is_ok() {
+                sleep(GATHER).await;
+            }
+        };
+        // Whether time ran out or news came shows in what is there now.
+        let _ = timeout(wait, news).await;
+        self.with(|inner| inner.after(after))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Inner {
+    fn record(&mut self, instance: InstanceId, at: Timestamp, what: Observed) -> u64 {
+        self.last += 1;
+        let kept = self.instances.entry(instance).or_default();
+        let (queue, most) = match what {
+            Observed::Request { .. } => (&mut kept.requests, REQUESTS_PER_INSTANCE),
+            Observed::PhoneHome { .. } => (&mut kept.reports, REPORTS_PER_INSTANCE),
+        };
+        queue.push_back(Observation {
+            number: self.last,
+            at,
+            instance,
+            what,
+        });
+        if queue.len() > most {
+            queue.pop_front();
+        } else {
+            self.total += 1;
+        }
+        if self.total > IN_ALL {
+            self.shrink();
+        }
+        self.last
+    }
+
+    /// Takes the oldest request of whoever has most.
+    fn shrink(&mut self) {
+        let most = self
+            .instances
+            .values_mut()
+            .max_by_key(|kept| kept.requests.len());
+        if let Some(kept) = most
+            && kept.requests.pop_front().is_some()
+        {
+            self.total -= 1;
+        }
+    }
+
+    fn after(&self, after: u64) -> Observations {
+        let mut items: Vec<&Observation> = self
+            .instances
+            .values()
+            .flat_map(|kept| kept.requests.iter().chain(&kept.reports))
+            .filter(|item| item.number > after)
+            .collect();
+        items.sort_by_key(|item| item.number);
+        let whole = items.len() <= PER_ANSWER;
+        items.truncate(PER_ANSWER);
+        let last = match items.last() {
+            Some(item) if !whole => item.number,
+            _ => self.last,
+        };
+        Observations {
+            last,
+            items: items.into_iter().cloned().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &str) -> Observed {
+        Observed::Request {
+            path: path.to_owned(),
+            status: 200,
+        }
+    }
+
+    fn report() -> Observed {
+        Observed::PhoneHome {
+            instance_id: None,
+            hostname: None,
+            host_keys: Vec::new(),
+        }
+    }
+
+    fn numbers(observations: &Observations) -> Vec<u64> {
+        observations.items.iter().map(|item| item.number).collect()
+    }
+
+    #[tokio::test]
+    async fn each_is_read_once_and_in_order() {
+        let log = ObservationLog::default();
+        let (a, b) = (InstanceId::generate(), InstanceId::generate());
+        for instance in [a, b, a] {
+            log.record(instance, Timestamp::UNIX_EPOCH, request("/"));
+        }
+        let first = log.after(0, Duration::ZERO).await;
+        assert_eq!((numbers(&first), first.last), (vec![1, 2, 3], 3));
+        let next = log.after(3, Duration::ZERO).await;
+        assert_eq!((numbers(&next), next.last), (vec![], 3));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_one_guest_loses_neither_its_report_nor_what_others_did() {
+        let log = ObservationLog::default();
+        let (flood, quiet) = (InstanceId::generate(), InstanceId::generate());
+        log.record(quiet, Timestamp::UNIX_EPOCH, request("/quiet"));
+        log.record(flood, Timestamp::UNIX_EPOCH, report());
+        for _ in 0..100_000 {
+            log.record(flood, Timestamp::UNIX_EPOCH, request("/"));
+        }
+        let seen = log.after(0, Duration::ZERO).await;
+        assert_eq!(seen.items.len(), REQUESTS_PER_INSTANCE + 2);
+        assert_eq!(numbers(&seen)[..2], [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn many_guests_together_stay_within_bounds_and_long_answers_come_in_parts() {
+        let log = ObservationLog::default();
+        for _ in 0..400 {
+            let instance = InstanceId::generate();
+            for _ in 0..REQUESTS_PER_INSTANCE {
+                log.record(instance, Timestamp::UNIX_EPOCH, request("/"));
+            }
+        }
+        let (mut after, mut count) = (0, 0);
+        loop {
+            let part = log.after(after, Duration::ZERO).await;
+            if part.items.is_empty() {
+                break;
+            }
+            assert!(part.items.len() <= PER_ANSWER);
+            (after, count) = (part.last, count + part.items.len());
+        }
+        assert_eq!(count, IN_ALL);
+        assert_eq!(after, 400 * REQUESTS_PER_INSTANCE as u64);
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_news_or_with_time() {
+        let log = ObservationLog::default();
+        let empty = log.after(0, Duration::from_millis(5)).await;
+        assert!(empty.items.is_empty());
+        let (seen, ()) = tokio::join!(log.after(0, Duration::from_hours(1)), async {
+            log.record(InstanceId::generate(), Timestamp::UNIX_EPOCH, report());
+        });
+        assert_eq!(numbers(&seen), [1]);
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_gone_and_leaves_no_hole_in_the_count() {
+        let log = ObservationLog::default();
+        let instance = InstanceId::generate();
+        log.record(instance, Timestamp::UNIX_EPOCH, report());
+        log.forget(instance);
+        log.forget(instance);
+        let seen = log.after(0, Duration::ZERO).await;
+        assert_eq!((numbers(&seen), seen.last), (vec![], 1));
+        assert_eq!(log.with(|inner| inner.total), 0);
+    }
+}

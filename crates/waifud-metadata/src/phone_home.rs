@@ -1,0 +1,81 @@
+//! What a guest says when its cloud-init is done: a form (`application/x-www-form-urlencoded`), believed in nothing but
+//! that it came, and made harmless for whoever prints it.
+
+use waifud_api::metadatad::Observed;
+
+/// Characters of an instance-id or host name that are kept; DNS knows no longer names (RFC 1035, section 2.3.4).
+const TEXT_MAX: usize = 255;
+/// Characters of a host key that are kept: RSA's 16,384 bits take 2.8 KiB.
+const KEY_MAX: usize = 4 << 10;
+/// Host keys that are kept; OpenSSH knows five types.
+const KEYS_MAX: usize = 8;
+/// What cloud-init sends for what it does not have.
+const NOT_THERE: &str = "N/A";
+
+/// Reads the form.
+pub(crate) fn parse(body: &[u8]) -> Observed {
+    let (mut instance_id, mut hostname, mut host_keys) = (None, None, Vec::new());
+    for (name, value) in form_urlencoded::parse(body) {
+        if value == NOT_THERE || value.is_empty() {
+            continue;
+        }
+        match name.as_ref() {
+            "instance_id" => instance_id = Some(harmless(&value, TEXT_MAX)),
+            "hostname" => hostname = Some(harmless(&value, TEXT_MAX)),
+            key if key.starts_with("pub_key_") && host_keys.len() < KEYS_MAX => {
+                host_keys.push(harmless(&value, KEY_MAX));
+            }
+            _ => {}
+        }
+    }
+    Observed::PhoneHome {
+        instance_id,
+        hostname,
+        host_keys,
+    }
+}
+
+/// Text of a guest, for logs and terminals: printable characters only, and not many.
+pub(crate) fn harmless(text: &str, most: usize) -> String {
+    text.trim()
+        .chars()
+        .take(most)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_cloud_init_sends_is_read() {
+        let body = b"instance_id=i-1&hostname=web&pub_key_ed25519=ssh-ed25519+AAAA%2B%2F+root%40web%0A&pub_key_rsa=N%2FA&x=y";
+        let Observed::PhoneHome {
+            instance_id,
+            hostname,
+            host_keys,
+        } = parse(body)
+        else {
+            panic!("not a report");
+        };
+        assert_eq!(instance_id.as_deref(), Some("i-1"));
+        assert_eq!(hostname.as_deref(), Some("web"));
+        assert_eq!(host_keys, ["ssh-ed25519 AAAA+/ root@web"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_into_something_short_and_printable(body in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let Observed::PhoneHome { instance_id, hostname, host_keys } = parse(&body) else {
+                panic!("not a report");
+            };
+            for text in instance_id.iter().chain(&hostname).chain(&host_keys) {
+                prop_assert!(text.chars().count() <= KEY_MAX);
+                prop_assert!(!text.chars().any(char::is_control));
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Guests' connections: each is served by a task of its own, for as long as it asks in time.
+
+use std::{convert::Infallible, sync::Arc};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use waifud_wireguard::{GuestListener, GuestStream};
+
+use crate::MetadataService;
+
+/// Serves connections until the listener ends or `stop` is cancelled; then lets answers that are under way finish. The
+/// caller bounds how long that may take.
+pub async fn serve_guests<L: GuestListener>(
+    mut listener: L,
+    service: Arc<MetadataService>,
+    stop: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            stream = listener.accept() => stream,
+            () = stop.cancelled() => break,
+        };
+        let Some(stream) = stream else { break };
+        connections.spawn(serve(stream, Arc::clone(&service), stop.clone()));
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// One connection. The source's address is read here, once, from the tunnel.
+async fn serve<S: GuestStream>(stream: S, service: Arc<MetadataService>, stop: CancellationToken) {
+    let source = *stream.source().ip();
+    let limits = service.limits.clone();
+    let answer = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(service.answer_guest(source, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    // The timer for heads runs while a kept connection waits for its next request, too.
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(8 << 10))
+        .keep_alive(true);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let end = Instant::now() + limits.lifetime;
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = sleep_until(end) => return,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%source, %error, "a guest's connection ended early");
+    }
+}

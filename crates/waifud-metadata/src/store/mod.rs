@@ -1,0 +1,129 @@
+//! What outlives the process. Two traits, because they part ways in a cluster: bundles may come out of Redis (their
+//! digest and key make any place as good as another), while who is served what stays on this node's disk.
+
+mod disk;
+mod fake;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use waifud_api::metadatad::{Assignment, Tunnel};
+use waifud_types::{Digest, InstanceId};
+
+pub use disk::DiskStore;
+pub use fake::FakeStore;
+
+/// The store could not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("the metadata store can't {action}")]
+pub struct StoreError {
+    /// What it tried, in words, with the file's name.
+    pub action: String,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Encrypted bundles by digest. Trusted for being there and for nothing else.
+#[async_trait]
+pub trait BundleStore: Send + Sync + 'static {
+    /// Ensures that the bundle is durable. The caller has checked the digest.
+    async fn put_bundle(&self, digest: Digest, ciphertext: Bytes) -> Result<(), StoreError>;
+
+    /// The bundle, if it is there. Its bytes are to be checked against the digest.
+    async fn bundle(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Ensures that the bundle is not there.
+    async fn delete_bundle(&self, digest: Digest) -> Result<(), StoreError>;
+
+    /// The bundles that are there.
+    async fn bundles(&self) -> Result<Vec<Digest>, StoreError>;
+}
+
+/// Assignments with their keys, and the tunnel's other end.
+#[async_trait]
+pub trait StateStore: Send + Sync + 'static {
+    /// Ensures that the assignment is durable, in place of an earlier one.
+    async fn put_assignment(
+        &self,
+        instance: InstanceId,
+        assignment: &Assignment,
+    ) -> Result<(), StoreError>;
+
+    /// Ensures that there is none, durably.
+    async fn delete_assignment(&self, instance: InstanceId) -> Result<(), StoreError>;
+
+    /// All that can be read. What can't is left out, and logged: the agent says it again.
+    async fn assignments(&self) -> Result<Vec<(InstanceId, Assignment)>, StoreError>;
+
+    /// Ensures that the tunnel's other end is durable.
+    async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<(), StoreError>;
+
+    /// The tunnel's other end, if it was ever said.
+    async fn tunnel(&self) -> Result<Option<Tunnel>, StoreError>;
+}
+
+/// What every store must do: run against the fake and the real one, on an empty store.
+#[doc(hidden)]
+pub mod conformance {
+    use waifud_api::agent::BundleRef;
+    use waifud_types::Secret;
+
+    use super::{
+        Assignment, BundleStore, Bytes, Digest, InstanceId, StateStore, StoreError, Tunnel,
+    };
+
+    fn assignment(last: u8) -> Assignment {
+        Assignment {
+            #[expect(clippy::unwrap_used, reason = "a name of this file")]
+            name: "web".parse().unwrap(),
+            address: [10, 0, 0, last].into(),
+            bundle: BundleRef {
+                digest: Digest::from_bytes([last; 32]),
+                key: Secret::new("key".to_owned()),
+                size_bytes: 3,
+            },
+        }
+    }
+
+    /// Bundles: put, read, list, delete, each twice.
+    pub async fn bundles(store: &impl BundleStore) -> Result<(), StoreError> {
+        let digest = Digest::from_bytes([1; 32]);
+        let bytes = Bytes::from_static(b"ciphertext");
+        assert_eq!(store.bundle(digest).await?, None);
+        store.put_bundle(digest, bytes.clone()).await?;
+        store.put_bundle(digest, bytes.clone()).await?;
+        assert_eq!(store.bundle(digest).await?, Some(bytes));
+        assert_eq!(store.bundles().await?, [digest]);
+        store.delete_bundle(digest).await?;
+        store.delete_bundle(digest).await?;
+        assert_eq!(store.bundle(digest).await?, None);
+        assert!(store.bundles().await?.is_empty());
+        Ok(())
+    }
+
+    /// State: put, replace, list, delete, each idempotent.
+    pub async fn state(store: &impl StateStore) -> Result<(), StoreError> {
+        let (a, b) = (InstanceId::generate(), InstanceId::generate());
+        assert!(store.assignments().await?.is_empty());
+        store.put_assignment(a, &assignment(1)).await?;
+        store.put_assignment(b, &assignment(2)).await?;
+        store.put_assignment(a, &assignment(3)).await?;
+        let mut all = store.assignments().await?;
+        all.sort_by_key(|(instance, _)| *instance != a);
+        assert_eq!(all, [(a, assignment(3)), (b, assignment(2))]);
+        store.delete_assignment(a).await?;
+        store.delete_assignment(a).await?;
+        assert_eq!(store.assignments().await?, [(b, assignment(2))]);
+        assert_eq!(store.tunnel().await?, None);
+        #[expect(clippy::unwrap_used, reason = "a subnet of this file")]
+        let tunnel = Tunnel {
+            node_public_key: "key".to_owned(),
+            node_endpoint: ([127, 0, 0, 1], 51822).into(),
+            subnet: "10.0.0.0/24".parse().unwrap(),
+        };
+        store.put_tunnel(&tunnel).await?;
+        store.put_tunnel(&tunnel).await?;
+        assert_eq!(store.tunnel().await?, Some(tunnel));
+        Ok(())
+    }
+}

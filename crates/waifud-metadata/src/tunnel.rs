@@ -1,0 +1,80 @@
+//! The seam to this end of the tunnel: the agent says which node's key is accepted, the service passes it on.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
+};
+
+use waifud_wireguard::{PeerConfig, PublicKey, TunnelServer, WireguardError};
+
+/// This end of the tunnel, as the control side needs it.
+pub trait TunnelEnd: Send + Sync + 'static {
+    /// This end's identity.
+    fn public_key(&self) -> PublicKey;
+
+    /// Where sealed packets are expected.
+    fn endpoint(&self) -> SocketAddr;
+
+    /// Ensures that this is the one peer.
+    fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError>;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct WireguardEnd {
+    server: TunnelServer,
+    public_key: PublicKey,
+}
+
+impl WireguardEnd {
+    /// Wraps a running server. `public_key` belongs to the private key that it was started with.
+    pub fn new(server: TunnelServer, public_key: PublicKey) -> Self {
+        Self { server, public_key }
+    }
+}
+
+impl TunnelEnd for WireguardEnd {
+    fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        self.server.local_address()
+    }
+
+    fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError> {
+        self.server.set_peer(peer)
+    }
+}
+
+/// Remembers who was set.
+#[derive(Debug, Default)]
+pub struct FakeTunnel(Mutex<Option<PeerConfig>>);
+
+impl FakeTunnel {
+    /// The peer that was set last.
+    pub fn peer(&self) -> Option<PeerConfig> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl TunnelEnd for FakeTunnel {
+    fn public_key(&self) -> PublicKey {
+        PublicKey::from([1; 32])
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 51821))
+    }
+
+    fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError> {
+        if peer.allowed.is_empty() {
+            return Err(WireguardError::NothingAllowed);
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+        Ok(())
+    }
+}
