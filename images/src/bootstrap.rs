@@ -38,7 +38,7 @@ impl Bootstrap<'_> {
     /// Fills `target`, which must not exist; `work` is for files that mmdebstrap reads.
     pub fn run(&self, work: &Path, target: &Path) -> Result<()> {
         sources::check_keyring(self.suite)?;
-        let list = work.join("apt.sources");
+        let list = work.join(sources::FILE);
         fs::write(&list, sources::apt_sources(self.suite)?)
             .with_context(|| format!("cannot write {}", list.display()))?;
         let settings = Tool::new("apt-config", "apt").arg("dump").run()?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::bootstrap::Bootstrap;
 use crate::disk::{self, FileSystems};
 use crate::tree::Tree;
-use crate::{Guest, recipe};
+use crate::{Guest, recipe, sources};
 
 /// What a guest sees; growpart extends it to whatever disk it is given.
 const DISK_BYTES: u64 = 2 << 30;
@@ -121,7 +121,13 @@ pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBu
     .run(work, &root)?;
 
     progress("configuring the guest");
-    configure(&Tree::new(&root), &FileSystems::of(&digest))?;
+    let tree = Tree::new(&root);
+    configure(&tree, &FileSystems::of(&digest))?;
+    // mmdebstrap numbers the files that it is given.
+    let sources = "etc/apt/sources.list.d/";
+    tree.remove(&format!("{sources}0000{}", sources::FILE))?;
+    let mirrors = sources::apt_sources(guest.suite())?;
+    tree.file(&format!("{sources}{}", sources::FILE), 0o644, mirrors)?;
     disk::make(&root, &digest, DISK_BYTES, work, progress)
 }
 

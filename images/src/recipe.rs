@@ -4,7 +4,7 @@
 use crate::{Guest, debian, hash, tiny};
 
 /// Raise it when code changes the image but none of the texts does.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The recipe's digest: 64 hex digits.
 pub fn digest(guest: Guest) -> String {

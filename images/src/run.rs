@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -69,8 +70,11 @@ impl Tool {
             file.try_clone()
                 .context("cannot share a temporary file with a tool")
         };
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        path.push(":/usr/sbin:/sbin");
+        // Not everybody's PATH has the directories where mke2fs and its like live.
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let mut path: Vec<_> = std::env::split_paths(&inherited).collect();
+        path.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        let path = std::env::join_paths(path).context("PATH can't be extended")?;
         let spawned = Command::new(&program)
             .args(args)
             .env("PATH", path)

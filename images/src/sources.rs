@@ -12,6 +12,9 @@ use anyhow::{Result, ensure};
 /// The archive's keys, of all releases that the host's `debian-archive-keyring` knows.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// What Debian calls the file in `sources.list.d` that names its own archive.
+pub const FILE: &str = "debian.sources";
+
 /// Names under which a Debian archive serves a release.
 const RELEASES: [&str; 9] = [
     "bullseye",

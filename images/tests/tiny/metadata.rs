@@ -157,7 +157,7 @@ fn story(image: &Path) {
     service.put(USER, "#!/bin/sh\necho ran >>/root/runs\n");
     service.put(
         "/openstack/latest/vendor_data.json",
-        json!({"cloud-init": "#cloud-config\nphone_home:\n  url: \"http://169.254.169.254/phone-home/$INSTANCE_ID\"\n  post: all\n  tries: 5\n"})
+        json!({"cloud-init": "#cloud-config\n{\n  \"phone_home\": {\n    \"post\": [\"instance_id\", \"hostname\"],\n    \"tries\": 5,\n    \"url\": \"http://169.254.169.254/waifud/phone-home\"\n  }\n}\n"})
             .to_string(),
     );
     let listener = TcpListener::bind("169.254.169.254:80").unwrap();
@@ -181,10 +181,13 @@ fn story(image: &Path) {
         machine.seen()
     );
     machine.wait_for("web login:");
-    assert_eq!(
-        *service.posts.lock().unwrap(),
-        ["instance_id=i-first&hostname=web&fqdn=web"]
+    let posts = service.posts.lock().unwrap().clone();
+    let host_key = "instance_id=i-first&hostname=web&pub_key_ed25519=ssh-ed25519%20AAAA";
+    assert!(
+        matches!(&posts[..], [form] if form.starts_with(host_key)),
+        "{posts:?}"
     );
+    assert_eq!(machine.read("/run/cloud-init/.instance-id"), "i-first\n");
     assert_eq!(machine.read("/root/runs"), "ran\n");
     for user in ["/root", "/home/debian"] {
         let keys = machine.read(&format!("{user}/.ssh/authorized_keys"));
