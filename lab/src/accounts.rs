@@ -26,26 +26,21 @@ pub(crate) const METADATA: u32 = 64_911;
 pub(crate) const IMAGE: u32 = 64_912;
 pub(crate) const DNSMASQ: u32 = 64_913;
 const ADMIN: u32 = 64_914;
-const KVM: u32 = 64_915;
+pub(crate) const KVM: u32 = 64_915;
 /// Fixed by Debian's libvirt packages.
 pub(crate) const LIBVIRT_QEMU: u32 = 64_055;
 
-/// What of the machine shows through: the group that may open `/dev/kvm`, and the caller's own group under sudo.
+/// What of the machine shows through: the caller's own group under sudo.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Machine {
-    pub kvm_gid: Option<u32>,
     pub caller_gid: Option<u32>,
 }
 
 impl Machine {
     pub(crate) fn look() -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let kvm = std::fs::metadata("/dev/kvm").ok().map(|kvm| kvm.gid());
-        let caller = std::env::var("SUDO_GID")
-            .ok()
-            .and_then(|gid| gid.parse().ok());
+        let caller = std::env::var("SUDO_GID").ok();
+        let caller = caller.and_then(|gid| gid.parse().ok());
         Self {
-            kvm_gid: kvm.filter(|&gid| gid != 0),
             caller_gid: caller.filter(|&gid| gid != 0),
         }
     }
@@ -54,14 +49,10 @@ impl Machine {
     pub(crate) fn admin_gid(self) -> u32 {
         self.caller_gid.unwrap_or(ADMIN)
     }
-
-    fn kvm(self) -> u32 {
-        self.kvm_gid.unwrap_or(KVM)
-    }
 }
 
 /// `/etc/passwd`.
-pub(crate) fn passwd(machine: Machine) -> String {
+pub(crate) fn passwd() -> String {
     let mut text = String::from("root:x:0:0:root:/root:/bin/bash\n");
     for (name, uid, gid, home) in [
         ("waifud", WAIFUD, WAIFUD, "/var/lib/waifud"),
@@ -73,12 +64,7 @@ pub(crate) fn passwd(machine: Machine) -> String {
         ),
         ("waifud-image", IMAGE, IMAGE, "/nonexistent"),
         ("dnsmasq", DNSMASQ, 65_534, "/var/lib/misc"),
-        (
-            "libvirt-qemu",
-            LIBVIRT_QEMU,
-            machine.kvm(),
-            "/var/lib/libvirt",
-        ),
+        ("libvirt-qemu", LIBVIRT_QEMU, KVM, "/var/lib/libvirt"),
         ("nobody", 65_534, 65_534, "/nonexistent"),
     ] {
         let _ = writeln!(text, "{name}:x:{uid}:{gid}:{name}:{home}:/usr/sbin/nologin");
@@ -93,7 +79,7 @@ pub(crate) fn group(machine: Machine) -> String {
         ("root", 0, ""),
         ("tty", 5, ""),
         ("disk", 6, ""),
-        ("kvm", machine.kvm(), ""),
+        ("kvm", KVM, ""),
         ("waifud", WAIFUD, ""),
         ("waifud-admin", machine.admin_gid(), "waifud"),
         ("waifud-metadata", METADATA, ""),
@@ -111,19 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn qemu_has_debians_number_and_the_group_of_dev_kvm() {
+    fn qemu_has_debians_number_and_admins_have_the_callers_group() {
         let machine = Machine {
-            kvm_gid: Some(104),
             caller_gid: Some(1000),
         };
-        assert!(passwd(machine).contains("\nlibvirt-qemu:x:64055:104:"));
-        assert!(group(machine).contains("\nkvm:x:104:\n"));
+        assert!(passwd().contains("\nlibvirt-qemu:x:64055:64915:"));
+        assert!(group(machine).contains("\nkvm:x:64915:\n"));
         assert!(group(machine).contains("\nwaifud-admin:x:1000:waifud\n"));
     }
 
     #[test]
     fn no_two_users_and_no_two_groups_share_a_number() {
-        for text in [passwd(Machine::default()), group(Machine::default())] {
+        for text in [passwd(), group(Machine::default())] {
             let mut numbers: Vec<_> = text
                 .lines()
                 .filter_map(|line| line.split(':').nth(2))

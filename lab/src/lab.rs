@@ -297,11 +297,7 @@ impl Lab {
     /// The node does not answer, or has no such service.
     pub fn pid_of(&self, service: &str) -> Result<Option<i32>> {
         let node = self.first_node()?;
-        let status = self.status(&node)?;
-        let found = status.iter().find(|entry| entry.name == service);
-        let inside = found
-            .with_context(|| format!("{node} has no service {service:?}"))?
-            .pid;
+        let inside = self.one(service)?.pid;
         inside.map_or(Ok(None), |inside| host_pid(self.init_pid(&node)?, inside))
     }
 
@@ -319,12 +315,21 @@ impl Lab {
         )
     }
 
-    /// Stops the first node's `service` with SIGTERM and starts it again at once.
+    /// Stops the first node's `service` with SIGTERM and starts it again. Returns when it is ready.
     ///
     /// # Errors
-    /// No such service.
+    /// No such service, or it does not get ready.
     pub fn restart(&self, service: &str) -> Result<()> {
-        self.order(|service| Request::Restart { service }, service)
+        let before = self.one(service)?.restarts;
+        self.order(|service| Request::Restart { service }, service)?;
+        wait::until(
+            &format!("{service} to be started again"),
+            START_LIMIT,
+            || {
+                let now = self.one(service)?;
+                Ok((now.restarts > before && now.state == ServiceState::Ready).then_some(()))
+            },
+        )
     }
 
     /// Stops the first node's `service` until [`Lab::start`]. Returns when it has ended.
@@ -333,13 +338,8 @@ impl Lab {
     /// No such service, or it does not end.
     pub fn stop(&self, service: &str) -> Result<()> {
         self.order(|service| Request::Stop { service }, service)?;
-        let node = self.first_node()?;
         wait::until(&format!("{service} to stop"), START_LIMIT, || {
-            let status = self.status(&node)?;
-            Ok(status
-                .iter()
-                .any(|entry| entry.name == service && entry.state == ServiceState::Stopped)
-                .then_some(()))
+            Ok((self.one(service)?.state == ServiceState::Stopped).then_some(()))
         })
     }
 
@@ -349,6 +349,16 @@ impl Lab {
     /// No such service.
     pub fn start(&self, service: &str) -> Result<()> {
         self.order(|service| Request::Start { service }, service)
+    }
+
+    /// The first node's `service`.
+    fn one(&self, service: &str) -> Result<ServiceStatus> {
+        let node = self.first_node()?;
+        let found = self
+            .status(&node)?
+            .into_iter()
+            .find(|entry| entry.name == service);
+        found.with_context(|| format!("{node} has no service {service:?}"))
     }
 
     fn order(&self, request: impl FnOnce(String) -> Request, service: &str) -> Result<()> {

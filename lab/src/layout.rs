@@ -114,7 +114,7 @@ fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
 
 fn texts(spec: &LabSpec, node: &NodeSpec, machine: Machine) -> Vec<(&'static str, String)> {
     let mut list = vec![
-        ("/etc/passwd", accounts::passwd(machine)),
+        ("/etc/passwd", accounts::passwd()),
         ("/etc/group", accounts::group(machine)),
         ("/etc/hostname", format!("{}\n", node.name)),
         ("/etc/hosts", files::hosts(spec)),

@@ -1,10 +1,13 @@
 //! The node's view of the file system, made by its init in a mount namespace that nobody else sees.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, mknod};
 
+use crate::accounts::KVM;
 use crate::layout::{HOST_VIEW, OWNED, outside_path};
 
 const NONE: Option<&str> = None;
@@ -91,7 +94,34 @@ pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
         Some("mode=1777"),
     )
     .context("cannot mount /dev/shm")?;
-    Ok(())
+    kvm_for_its_group()
+}
+
+/// `/dev/kvm` for root and the group `kvm`, as udev makes it on an installed Debian.
+///
+/// On a machine without udev only root can open it. libvirt asks QEMU for its capabilities as root but judges the
+/// answer as QEMU's user, finds that they differ, and asks again: ten times, a second each, for every guest it starts.
+fn kvm_for_its_group() -> Result<()> {
+    let kvm = Path::new("/dev/kvm");
+    let Ok(data) = kvm.metadata() else {
+        return Ok(());
+    };
+    // A file system of its own: the lab's directory may be on one that has no devices.
+    let dir = Path::new(HOST_VIEW).with_file_name("dev");
+    std::fs::create_dir_all(&dir)?;
+    mount(
+        Some("tmpfs"),
+        &dir,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+        Some("mode=755"),
+    )
+    .context("cannot mount devices")?;
+    let own = dir.join("kvm");
+    mknod(&own, SFlag::S_IFCHR, Mode::empty(), data.rdev()).context("cannot make a device")?;
+    std::os::unix::fs::chown(&own, Some(0), Some(KVM))?;
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o660))?;
+    mount(Some(&own), kvm, NONE, MsFlags::MS_BIND, NONE).context("cannot bind /dev/kvm")
 }
 
 /// This namespace sees `path` read-only from now on; the machine's own mount keeps its flags.

@@ -178,7 +178,6 @@ mod tests {
     fn waifud_is_in_the_group_that_its_socket_is_for() {
         let machine = Machine {
             caller_gid: Some(1000),
-            ..Machine::default()
         };
         let waifud = of(&node(true), machine).remove(2).command().join(" ");
         assert!(waifud.contains("--groups=1000 "), "{waifud}");

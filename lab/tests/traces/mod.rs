@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -68,74 +67,72 @@ impl Machine {
     }
 }
 
-/// What one lab has: its directory, its processes, and the namespaces that they are in.
+/// What one lab has: its directory, and the processes in its namespaces.
 #[derive(Debug)]
 pub struct Traces {
     dir: PathBuf,
     name: String,
-    guard: i32,
-    namespaces: BTreeSet<u64>,
+    /// PID and start time: neither alone says which process it is. (Nor does a namespace's number, once it is gone.)
+    processes: BTreeSet<(i32, String)>,
 }
 
 impl Traces {
     pub fn of(lab: &Lab) -> Result<Self> {
-        let mut namespaces = BTreeSet::new();
-        for node in ["outside", "alder"] {
-            for kind in ["pid", "net", "mnt", "uts"] {
-                namespaces.insert(
-                    namespace(lab.init_pid(node)?, kind).context("an init without namespaces")?,
-                );
-            }
-        }
         let own = std::process::id().cast_signed();
+        let mut namespaces = BTreeSet::new();
         for kind in ["pid", "net", "mnt", "uts"] {
             let shared = namespace(own, kind).context("no namespace")?;
-            ensure!(
-                !namespaces.contains(&shared),
-                "a node shares the machine's {kind} namespace"
-            );
+            for node in ["outside", "alder"] {
+                let id =
+                    namespace(lab.init_pid(node)?, kind).context("an init without namespaces")?;
+                ensure!(id != shared, "{node} shares the machine's {kind} namespace");
+                namespaces.insert((kind, id));
+            }
         }
-        let traces = Self {
+        let inside = |pid: &i32| {
+            let mut kinds = ["pid", "net", "mnt", "uts"].into_iter();
+            kinds.any(|kind| {
+                namespace(*pid, kind).is_some_and(|id| namespaces.contains(&(kind, id)))
+            })
+        };
+        let mut processes: BTreeSet<_> = all().filter(inside).filter_map(identity).collect();
+        ensure!(
+            processes.len() >= 4,
+            "two inits, virtlogd and libvirtd should be seen: {processes:?}"
+        );
+        processes.extend(identity(lab.guard_pid()));
+        Ok(Self {
             dir: lab.dir().to_owned(),
             name: lab.name().to_owned(),
-            guard: lab.guard_pid(),
-            namespaces,
-        };
-        let count = traces.processes().len();
-        ensure!(
-            count >= 5,
-            "guard, two inits, virtlogd and libvirtd should be seen, not {count} processes"
-        );
-        Ok(traces)
+            processes,
+        })
     }
 
-    /// Processes that are in one of the namespaces, carry the lab's mark, name its directory, or are its guard.
-    fn processes(&self) -> Vec<i32> {
+    /// Processes that were seen and still live, carry the lab's mark, or name its directory.
+    fn left(&self) -> Vec<String> {
         let own = std::process::id().cast_signed();
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
-        pids.filter(|pid| *pid != own && self.owns(*pid)).collect()
-    }
-
-    fn owns(&self, pid: i32) -> bool {
-        let has = |file: &str, words: &str| {
-            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).contains(words)
+        let marked = |pid: i32| {
+            let has = |file: &str, words: &str| {
+                let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).contains(words)
+            };
+            has("environ", &format!("WAIFUD_LAB={}\0", self.name)) || has("cmdline", &self.name)
         };
-        let inside = ["pid", "net", "mnt", "uts"]
-            .iter()
-            .filter_map(|kind| namespace(pid, kind))
-            .any(|id| self.namespaces.contains(&id));
-        inside
-            || (pid == self.guard && has("cmdline", "lab-guard"))
-            || has("environ", &format!("WAIFUD_LAB={}\0", self.name))
-            || has("cmdline", &self.name)
+        let seen =
+            |pid: i32| identity(pid).is_some_and(|process| self.processes.contains(&process));
+        all()
+            .filter(|pid| *pid != own && (seen(*pid) || marked(*pid)))
+            .map(|pid| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.chars().take(40).collect()
+            })
+            .collect()
     }
 
     pub fn processes_must_end(&self) -> Result<()> {
         let mut left = Vec::new();
         wait::until("the lab's processes to end", LIMIT, || {
-            left = self.processes();
+            left = self.left();
             Ok(left.is_empty().then_some(()))
         })
         .with_context(|| format!("left: {left:?}"))
@@ -146,34 +143,31 @@ impl Traces {
         wait::until("the lab's directory to be removed", LIMIT, || {
             Ok((!self.dir.exists()).then_some(()))
         })?;
-        // No process is in the namespaces any more; a mount or an open file could still hold one.
-        for pid in fs::read_dir("/proc")?.flatten() {
-            let mounts = fs::read_to_string(pid.path().join("mountinfo")).unwrap_or_default();
+        for pid in all() {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
             ensure!(
                 !mounts.contains(&self.name),
-                "{} still sees a mount of the lab",
-                pid.path().display()
+                "process {pid} still sees a mount of the lab"
             );
-            for fd in fs::read_dir(pid.path().join("fd"))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let target = fs::metadata(fd.path())
-                    .map(|data| data.ino())
-                    .unwrap_or_default();
-                let link = fs::read_link(fd.path()).unwrap_or_default();
-                if link.to_string_lossy().starts_with("net:[") && self.namespaces.contains(&target)
-                {
-                    bail!(
-                        "{} holds a network namespace of the lab",
-                        fd.path().display()
-                    );
-                }
-            }
         }
         Ok(())
     }
+}
+
+/// All processes that this one can see.
+fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+}
+
+/// A living process's PID and start time; one that only waits to be reaped is no process any more.
+fn identity(pid: i32) -> Option<(i32, String)> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; what follows it is the third field and so on.
+    let mut fields = line.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?;
+    (state != "Z").then(|| (pid, start.to_owned()))
 }
 
 /// The number of a namespace of a living process.
