@@ -8,6 +8,7 @@ pub mod fake;
 mod fault;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+pub mod xml;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,7 +53,8 @@ impl DomainSpec {
     /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
     pub fn digest(&self) -> String {
         let mut bytes = [0; 32];
-        let text = format!("{self:?}");
+        // Of what is written for it: a change of how domains are written makes another digest too.
+        let text = xml::render(self, xml::RenderOptions::default(), "");
         bytes
             .copy_from_slice(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
         Digest::from_bytes(bytes).hex()

@@ -1,1 +1,267 @@
-//! (being written)
+//! The hypervisor of real nodes: QEMU through libvirt's own library.
+//!
+//! ```text
+//! agent ──► LibvirtHypervisor ──► threads (4, and 4 for guest agents) ──► connection ──► libvirtd ──► QEMU
+//!   ▲                                                                        │
+//!   └───────────── broadcast ◄── events (libvirt's event loop, 1 thread) ◄───┘ keeper (1 thread) reconnects
+//! ```
+//!
+//! Nothing here needs libvirtd to be there: a call without it fails with `Unreachable`, the keeper tries on, and a
+//! `Resync` event tells when it is back. Guests don't notice; QEMU outlives libvirtd.
+
+mod connection;
+mod events;
+mod fault;
+pub mod kvm;
+mod state;
+mod threads;
+mod verbs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{OnceCell, broadcast};
+use virt::connect::Connect;
+use waifud_types::node::{HypervisorFacts, Resources};
+use waifud_types::{ByteSize, InstanceId};
+
+use self::connection::Connector;
+use self::fault::Fault;
+use self::threads::Threads;
+use self::verbs::NodeFacts;
+use crate::xml::RenderOptions;
+use crate::{DomainEvent, DomainSpec, HostFacts, Hypervisor, HypervisorError, ObservedDomain};
+
+/// Calls at a time. libvirtd serialises most of what matters; more would only queue there.
+const THREADS: usize = 4;
+/// Calls to guest agents at a time; a silent guest holds one for as long as its limit.
+const AGENT_THREADS: usize = 4;
+
+/// How libvirt is used.
+#[derive(Clone, Debug)]
+pub struct LibvirtConfig {
+    /// Such as `qemu:///system`; with `?socket=PATH` for a libvirtd elsewhere.
+    pub uri: String,
+    /// How long one call may take. Pulling a plug can take libvirt 20 s when QEMU hangs in the kernel.
+    pub call_timeout: Duration,
+    /// The file in which the KVM probe's answer is kept.
+    pub probe_cache: PathBuf,
+    /// The user and group (numbers) of QEMU processes (`user` and `group` in libvirt's `qemu.conf`), when volumes
+    /// belong to them already. libvirt then changes no owners; images that volumes share stay out of QEMU's hands.
+    /// Without it libvirt gives the files of a domain to QEMU at each start and takes them back afterwards.
+    pub qemu_owner: Option<(u32, u32)>,
+    /// Whether to make the directories of console logs and VNC sockets where they are missing. Switched off where
+    /// libvirtd sees another filesystem than we do.
+    pub make_directories: bool,
+}
+
+impl LibvirtConfig {
+    /// The system's libvirtd; all else by default.
+    pub fn new(probe_cache: impl Into<PathBuf>) -> Self {
+        Self {
+            uri: "qemu:///system".to_owned(),
+            call_timeout: Duration::from_mins(1),
+            probe_cache: probe_cache.into(),
+            qemu_owner: None,
+            make_directories: true,
+        }
+    }
+}
+
+/// The hypervisor. See the module's text.
+pub struct LibvirtHypervisor {
+    config: LibvirtConfig,
+    connector: Arc<Connector>,
+    threads: Threads,
+    agent_threads: Threads,
+    probed: OnceCell<HypervisorFacts>,
+}
+
+impl LibvirtHypervisor {
+    /// Starts the threads and returns at once; whether libvirtd is there shows at the first call.
+    pub fn connect(config: LibvirtConfig) -> Result<Arc<Self>, HypervisorError> {
+        let failed = |error: std::io::Error| HypervisorError::Other {
+            what: "starting threads",
+            message: error.to_string(),
+        };
+        Ok(Arc::new(Self {
+            connector: Connector::start(config.uri.clone()).map_err(failed)?,
+            threads: Threads::start("libvirt", THREADS).map_err(failed)?,
+            agent_threads: Threads::start("guest-agents", AGENT_THREADS).map_err(failed)?,
+            probed: OnceCell::new(),
+            config,
+        }))
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HypervisorError> {
+        let connector = Arc::clone(&self.connector);
+        self.threads
+            .run(what, self.config.call_timeout, move || connector.with(call))
+            .await
+    }
+
+    async fn probe(&self, facts: &NodeFacts) -> HypervisorFacts {
+        let signs = kvm::Signs::look(facts.qemu_version);
+        let Some(emulator) = &facts.emulator else {
+            return kvm::verdict(&Err(format!(
+                "libvirt knows no QEMU for {}; is qemu-system installed?",
+                facts.arch
+            )));
+        };
+        let run = kvm::boot::Run::kvm(PathBuf::from(emulator), self.config.qemu_owner);
+        let answer = kvm::decide(signs, run, &self.config.probe_cache).await;
+        tracing::info!(
+            kind = answer.kind.as_str(),
+            reason = answer.reason,
+            "hypervisor"
+        );
+        answer
+    }
+
+    fn options(&self) -> RenderOptions {
+        RenderOptions {
+            keep_owners: self.config.qemu_owner.is_some(),
+        }
+    }
+}
+
+impl Drop for LibvirtHypervisor {
+    fn drop(&mut self) {
+        self.connector.wake();
+    }
+}
+
+#[async_trait]
+impl Hypervisor for LibvirtHypervisor {
+    async fn host(&self) -> Result<HostFacts, HypervisorError> {
+        let facts = self.call("get node info", verbs::node_facts).await?;
+        let hypervisor = self.probed.get_or_init(|| self.probe(&facts)).await.clone();
+        Ok(HostFacts {
+            hypervisor,
+            capacity: Resources {
+                cpus: facts.cpus,
+                memory_bytes: ByteSize(facts.memory_kib.saturating_mul(1024)),
+            },
+            arch: facts.arch,
+            cpu_model: kvm::Signs::look(facts.qemu_version).cpu_model,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        self.call("list", verbs::list).await
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
+        self.call("get", move |connect| verbs::get(connect, id))
+            .await
+    }
+
+    async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
+        let (spec, options) = (spec.clone(), self.options());
+        let make = self.config.make_directories;
+        let owner = self.config.qemu_owner;
+        self.call("define", move |connect| {
+            if make {
+                make_directory(spec.console_log.parent(), None)?;
+                make_directory(spec.vnc_socket.parent(), owner)?;
+            }
+            verbs::ensure_defined(connect, &spec, options)
+        })
+        .await
+    }
+
+    async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.call("start", move |connect| verbs::ensure_started(connect, id))
+            .await
+    }
+
+    async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        // It may wait for the guest agent for a while, hence those threads.
+        let connector = Arc::clone(&self.connector);
+        self.agent_threads
+            .run("shutdown", self.config.call_timeout, move || {
+                connector.with(|connect| verbs::request_shutdown(connect, id))
+            })
+            .await
+    }
+
+    async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.call("destroy", move |connect| verbs::ensure_off(connect, id))
+            .await
+    }
+
+    async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.call("undefine", move |connect| verbs::ensure_absent(connect, id))
+            .await
+    }
+
+    async fn agent_command(
+        &self,
+        id: InstanceId,
+        command: serde_json::Value,
+        timeout: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        // libvirt counts in seconds, and 0 would mean not to wait.
+        let seconds = timeout.as_millis().div_ceil(1000).clamp(1, 3600);
+        let seconds = i32::try_from(seconds).unwrap_or(3600);
+        let connector = Arc::clone(&self.connector);
+        let answer = self
+            .agent_threads
+            .run(
+                "guest agent's command",
+                timeout + self.config.call_timeout,
+                move || {
+                    let command = command.to_string();
+                    connector.with(|connect| verbs::agent_command(connect, id, &command, seconds))
+                },
+            )
+            .await?;
+        let odd = |message: String| HypervisorError::Other {
+            what: "guest agent's command",
+            message,
+        };
+        let mut answer: serde_json::Value = serde_json::from_str(&answer)
+            .map_err(|error| odd(format!("its answer is not JSON: {error}")))?;
+        answer
+            .get_mut("return")
+            .map(serde_json::Value::take)
+            .ok_or_else(|| odd("its answer has no return value".to_owned()))
+    }
+
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
+        self.connector.events()
+    }
+}
+
+/// Makes a directory that only its owner (and root) may enter, unless it is there.
+fn make_directory(path: Option<&Path>, owner: Option<(u32, u32)>) -> Result<(), Fault> {
+    use std::os::unix::fs::{DirBuilderExt, chown};
+    let Some(path) = path.filter(|path| !path.exists()) else {
+        return Ok(());
+    };
+    let make = || {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        }
+        match owner {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    };
+    make().map_err(|error: std::io::Error| {
+        Fault::Known(HypervisorError::Other {
+            what: "making a directory",
+            message: format!("{}: {error}", path.display()),
+        })
+    })
+}

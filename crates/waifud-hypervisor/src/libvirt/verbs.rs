@@ -1,0 +1,249 @@
+//! The verbs of the seam as blocking calls on an open connection.
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::{Error, ErrorNumber};
+use virt_sys as sys;
+use waifud_types::InstanceId;
+
+use super::fault::{At, Fault, message};
+use super::state::domain_state;
+use crate::xml::{self, Described, RenderOptions};
+use crate::{DomainSpec, DomainState, HypervisorError, ObservedDomain};
+
+pub(super) fn list(connect: &Connect) -> Result<Vec<ObservedDomain>, Fault> {
+    let mut ours = Vec::new();
+    for domain in connect.list_all_domains(0).at("list")? {
+        if let Some(seen) = observe(&domain)?
+            && seen.epoch.is_some()
+        {
+            ours.push(seen);
+        }
+    }
+    Ok(ours)
+}
+
+pub(super) fn get(connect: &Connect, id: InstanceId) -> Result<Option<ObservedDomain>, Fault> {
+    match lookup(connect, id)? {
+        Some(domain) => observe(&domain),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn ensure_defined(
+    connect: &Connect,
+    spec: &DomainSpec,
+    options: RenderOptions,
+) -> Result<(), Fault> {
+    let digest = spec.digest();
+    let taken = |name: &str| HypervisorError::NameTaken {
+        name: name.to_owned(),
+    };
+    let Some(domain) = lookup(connect, spec.id)? else {
+        let xml = xml::render(spec, options, &digest);
+        return match Domain::define_xml(connect, &xml) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // libvirt has no error of its own for this, so look: it costs nothing where all is well.
+                match Domain::lookup_by_name(connect, spec.name.as_str()).unless_gone("lookup")? {
+                    Some(_) => Err(taken(spec.name.as_str()).into()),
+                    None => Err(error).at("define"),
+                }
+            }
+        };
+    };
+    let name = domain.get_name().at("get name")?;
+    if name != spec.name.as_str() {
+        rename(&domain, spec)?;
+    }
+    // With secrets (a password of a hand-added screen), or they would be lost.
+    let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+    let existing = domain.get_xml_desc(flags).at("get xml")?;
+    if described(&existing)?
+        .ours
+        .is_some_and(|(_, was)| was == digest)
+    {
+        return Ok(());
+    }
+    let xml = xml::merge(spec, options, &digest, &existing).map_err(|e| unreadable(&e))?;
+    Domain::define_xml(connect, &xml).at("define")?;
+    Ok(())
+}
+
+/// Somebody gave the domain another name. It gets ours back while it is off; libvirt can't rename a running one.
+fn rename(domain: &Domain, spec: &DomainSpec) -> Result<(), Fault> {
+    match domain.rename(spec.name.as_str(), 0) {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == ErrorNumber::OperationFailed => {
+            Err(Fault::Known(HypervisorError::NameTaken {
+                name: spec.name.to_string(),
+            }))
+        }
+        Err(error) => Err(error).at("rename"),
+    }
+}
+
+pub(super) fn ensure_started(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
+    let domain = wanted(connect, id)?;
+    let (state, reason) = domain.get_state().at("get state")?;
+    let started = match domain_state(state, reason) {
+        DomainState::Running | DomainState::ShuttingDown => return Ok(()),
+        DomainState::Paused { .. } if state == sys::VIR_DOMAIN_PMSUSPENDED => {
+            domain.pm_wakeup(0).map(drop)
+        }
+        DomainState::Paused { .. } => domain.resume().map(drop),
+        DomainState::Crashed => domain.destroy().and_then(|()| domain.create()).map(drop),
+        DomainState::Off(_) => domain.create().map(drop),
+    };
+    let Err(error) = started else { return Ok(()) };
+    // Somebody else may have been faster.
+    if state_of(&domain)? == Some(DomainState::Running) {
+        return Ok(());
+    }
+    let name = domain.get_name().at("get name")?;
+    Err(Fault::Start { name, error })
+}
+
+pub(super) fn request_shutdown(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
+    let domain = wanted(connect, id)?;
+    if state_of(&domain)? != Some(DomainState::Running) {
+        return Ok(());
+    }
+    // Without flags: through the guest agent where it answers, else the ACPI button.
+    match domain.shutdown() {
+        Err(error) if !gone_or_off(&error) => Err(error).at("shutdown"),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn ensure_off(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
+    let Some(domain) = lookup(connect, id)? else {
+        return Ok(());
+    };
+    plug_out(&domain)
+}
+
+pub(super) fn ensure_absent(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
+    let Some(domain) = lookup(connect, id)? else {
+        return Ok(());
+    };
+    plug_out(&domain)?;
+    let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+    domain.undefine_flags(flags).unless_gone("undefine")?;
+    Ok(())
+}
+
+pub(super) fn agent_command(
+    connect: &Connect,
+    id: InstanceId,
+    command: &str,
+    seconds: i32,
+) -> Result<String, Fault> {
+    let domain = wanted(connect, id)?;
+    match domain.qemu_agent_command(command, seconds, 0) {
+        Ok(answer) => Ok(answer),
+        Err(error) => match error.code() {
+            ErrorNumber::AgentUnresponsive
+            | ErrorNumber::AgentUnsynced
+            | ErrorNumber::AgentCommandTimeout
+            | ErrorNumber::OperationInvalid
+            | ErrorNumber::ArgumentUnsupported => Err(HypervisorError::AgentSilent(id).into()),
+            ErrorNumber::NoDomain => Err(HypervisorError::NotFound(id).into()),
+            _ => Err(error).at("guest agent's command"),
+        },
+    }
+}
+
+fn lookup(connect: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
+    Domain::lookup_by_uuid(connect, *id.as_uuid()).unless_gone("lookup")
+}
+
+fn wanted(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
+    lookup(connect, id)?.ok_or(Fault::Known(HypervisorError::NotFound(id)))
+}
+
+/// `None` when the domain was undefined meanwhile.
+fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
+    let xml = domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE);
+    let (Some(xml), Some(state)) = (xml.unless_gone("get xml")?, state_of(domain)?) else {
+        return Ok(None);
+    };
+    let Described { kind, ours } = described(&xml)?;
+    let (epoch, spec_digest) = ours.unzip();
+    Ok(Some(ObservedDomain {
+        id: InstanceId::from_uuid(domain.get_uuid().at("get uuid")?),
+        name: domain.get_name().at("get name")?,
+        epoch,
+        state,
+        kind,
+        spec_digest,
+    }))
+}
+
+fn state_of(domain: &Domain) -> Result<Option<DomainState>, Fault> {
+    let state = domain.get_state().unless_gone("get state")?;
+    Ok(state.map(|(state, reason)| domain_state(state, reason)))
+}
+
+fn plug_out(domain: &Domain) -> Result<(), Fault> {
+    match state_of(domain)? {
+        None | Some(DomainState::Off(_)) => Ok(()),
+        Some(
+            DomainState::Running
+            | DomainState::Paused { .. }
+            | DomainState::ShuttingDown
+            | DomainState::Crashed,
+        ) => match domain.destroy() {
+            Err(error) if !gone_or_off(&error) => Err(error).at("destroy"),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Whether a call failed because there was nothing left to do: the domain is off, or undefined.
+fn gone_or_off(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorNumber::OperationInvalid | ErrorNumber::NoDomain
+    )
+}
+
+fn described(xml: &str) -> Result<Described, Fault> {
+    xml::describe(xml).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &xml::XmlError) -> Fault {
+    Fault::Known(HypervisorError::Other {
+        what: "get xml",
+        message: error.to_string(),
+    })
+}
+
+/// What the host is, as libvirt tells it.
+pub(super) struct NodeFacts {
+    pub(super) cpus: u32,
+    pub(super) memory_kib: u64,
+    pub(super) arch: String,
+    pub(super) qemu_version: u32,
+    pub(super) emulator: Option<String>,
+}
+
+pub(super) fn node_facts(connect: &Connect) -> Result<NodeFacts, Fault> {
+    let info = connect.get_node_info().at("get node info")?;
+    let capabilities = connect.get_capabilities().at("get capabilities")?;
+    let emulator = xml::emulator(&capabilities, &info.model).map_err(|e| unreadable(&e))?;
+    Ok(NodeFacts {
+        cpus: info.cpus,
+        memory_kib: info.memory,
+        arch: info.model,
+        // Unknown when libvirt has found no QEMU; the probe then has nothing to run either.
+        qemu_version: connect.get_hyp_version().unwrap_or_else(|error| {
+            tracing::warn!(message = message(&error), "libvirt knows no QEMU");
+            0
+        }),
+        emulator,
+    })
+}

@@ -1,0 +1,170 @@
+//! Redefines a domain without losing what others put into it.
+//!
+//! What is ours is replaced: the elements that `render` writes, and the devices whose alias is ours. Everything else
+//! stays: devices that somebody added (a second disk, a host's device), controllers that libvirt added with the
+//! addresses that they have, whole sections such as `cputune`, other programs' metadata. Our own devices keep the bus
+//! address that libvirt once gave them, so that a guest finds its nic under the same name after a change.
+
+use super::observe::is_ours;
+use super::render::domain;
+use super::tree::{Element, XmlError};
+use super::{ALIAS, RenderOptions};
+use crate::DomainSpec;
+
+/// The XML that makes `existing` (a domain's inactive, complete XML) into what the spec asks for.
+pub fn merge(
+    spec: &DomainSpec,
+    options: RenderOptions,
+    digest: &str,
+    existing: &str,
+) -> Result<String, XmlError> {
+    let existing = Element::parse(existing)?;
+    let mut merged = domain(spec, options, digest);
+
+    // Prefixes that kept sections use, such as `xmlns:qemu`.
+    for (name, value) in &existing.attributes {
+        if name.starts_with("xmlns") {
+            merged.attributes.push((name.clone(), value.clone()));
+        }
+    }
+    if let (Some(metadata), Some(theirs)) = (merged.get_mut("metadata"), existing.get("metadata")) {
+        let others = theirs.children.iter().filter(|child| !is_ours(child));
+        metadata.children.extend(others.cloned());
+    }
+    let nothing = Element::new("devices");
+    let theirs = existing.get("devices").unwrap_or(&nothing);
+    if let Some(devices) = merged.get_mut("devices") {
+        for device in &mut devices.children {
+            keep_address(device, theirs);
+        }
+        let kept = theirs.children.iter().filter(|device| !replaced(device));
+        devices.children.extend(kept.cloned());
+    }
+    let written_by_us = |name: &str| {
+        // libvirt writes both whenever `memory` is given.
+        name == "currentMemory" || merged.get(name).is_some()
+    };
+    let kept = existing.children.iter();
+    let kept: Vec<_> = kept
+        .filter(|child| !written_by_us(&child.name))
+        .cloned()
+        .collect();
+    merged.children.extend(kept);
+    Ok(merged.write())
+}
+
+/// Whether a device of the existing domain is one that the spec speaks for.
+fn replaced(device: &Element) -> bool {
+    match device.name.as_str() {
+        // Graphics have no alias: the VNC server is ours, another kind of screen is not.
+        "graphics" => device.attribute("type") == Some("vnc"),
+        // libvirt mirrors the first serial port as a console, anew each time.
+        "console" => device
+            .get("target")
+            .is_some_and(|t| t.attribute("type") == Some("serial") && port(t) == "0"),
+        // There can be only one balloon, and libvirt adds one where none is asked for. It finds the emulator by itself; a
+        // path from an older QEMU would not go away.
+        "memballoon" | "emulator" => true,
+        _ => alias(device).is_some_and(|name| name.starts_with(ALIAS)),
+    }
+}
+
+fn alias(device: &Element) -> Option<&str> {
+    device.get("alias")?.attribute("name")
+}
+
+fn port(target: &Element) -> &str {
+    target.attribute("port").unwrap_or("0")
+}
+
+fn keep_address(device: &mut Element, existing: &Element) {
+    let same = |other: &&Element| {
+        other.name == device.name
+            && (alias(other) == alias(device) && alias(other).is_some()
+                || other.name == "memballoon")
+    };
+    let address = existing.children.iter().find(same);
+    if let Some(address) = address.and_then(|other| other.get("address")) {
+        device.children.push(address.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::describe;
+    use super::super::render::{render, tests::spec};
+    use super::*;
+
+    const OPTIONS: RenderOptions = RenderOptions { keep_owners: false };
+
+    /// What libvirt makes of a definition of ours, and what people then do to it.
+    fn lived_in() -> String {
+        let xml = render(&spec(), OPTIONS, "old");
+        xml.replace(
+            "<alias name='ua-waifud-nic-0'/>",
+            "<alias name='ua-waifud-nic-0'/><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>",
+        )
+        .replace(
+            "<devices>",
+            "<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+             <disk type='block' device='disk'><source dev='/dev/sdb'/><target dev='vdx' bus='virtio'/></disk>
+             <hostdev mode='subsystem' type='usb'><source><vendor id='0x1050'/></source></hostdev>
+             <controller type='pci' index='0' model='pcie-root'/>
+             <console type='pty'><target type='serial' port='0'/></console>
+             <console type='pty'><target type='virtio' port='1'/></console>
+             <graphics type='spice'/>",
+        )
+        .replace(
+            "<vcpu",
+            "<currentMemory unit='KiB'>1</currentMemory><cputune><shares>99</shares></cputune><vcpu",
+        )
+        .replace(
+            "<metadata>",
+            "<metadata><x:note xmlns:x='urn:theirs'>kept</x:note>",
+        )
+    }
+
+    fn merged() -> String {
+        let mut spec = spec();
+        spec.cpus = 7;
+        spec.disks.truncate(1);
+        merge(&spec, OPTIONS, "new", &lived_in()).unwrap()
+    }
+
+    #[test]
+    fn what_others_added_stays_and_what_is_ours_follows_the_spec() {
+        insta::assert_snapshot!(merged());
+    }
+
+    #[test]
+    fn devices_of_ours_that_the_spec_lost_are_gone() {
+        assert!(!merged().contains("ua-waifud-disk-a-name"));
+        assert!(merged().contains("ua-waifud-disk-root"));
+    }
+
+    #[test]
+    fn the_new_digest_replaces_the_old_one() {
+        let seen = describe(&merged()).unwrap();
+        assert_eq!(seen.ours.unwrap().1, "new");
+    }
+
+    #[test]
+    fn merging_again_changes_nothing() {
+        let mut spec = spec();
+        spec.cpus = 7;
+        spec.disks.truncate(1);
+        let once = merged();
+        assert_eq!(merge(&spec, OPTIONS, "new", &once).unwrap(), once);
+    }
+
+    #[test]
+    fn a_domain_without_anything_of_others_becomes_what_is_rendered() {
+        let old = render(&spec(), OPTIONS, "old");
+        let mut changed = spec();
+        changed.memory = waifud_types::ByteSize::gib(2);
+        assert_eq!(
+            merge(&changed, OPTIONS, "new", &old).unwrap(),
+            render(&changed, OPTIONS, "new")
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Reads what a domain's XML says about it: which of ours it is, and what runs it.
+
+use waifud_types::Epoch;
+use waifud_types::status::HypervisorKind;
+
+use super::NAMESPACE;
+use super::tree::{Element, XmlError};
+
+/// What there is to know from a domain's XML.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Described {
+    /// KVM or emulation.
+    pub kind: HypervisorKind,
+    /// Our metadata: epoch and digest of the spec; `None` in a domain that is not ours.
+    pub ours: Option<(Epoch, String)>,
+}
+
+/// Reads a domain's XML.
+pub fn describe(xml: &str) -> Result<Described, XmlError> {
+    let domain = Element::parse(xml)?;
+    let kind = match domain.attribute("type") {
+        Some("kvm") => HypervisorKind::Kvm,
+        _ => HypervisorKind::Tcg,
+    };
+    Ok(Described {
+        kind,
+        ours: ours(&domain),
+    })
+}
+
+/// The path of the QEMU that runs guests of this architecture, from libvirt's capabilities.
+pub fn emulator(capabilities: &str, arch: &str) -> Result<Option<String>, XmlError> {
+    let capabilities = Element::parse(capabilities)?;
+    let guests = capabilities.children.iter().filter(|c| c.name == "guest");
+    let arches = guests.filter_map(|guest| guest.get("arch"));
+    let fits = |element: &&Element| element.attribute("name") == Some(arch);
+    let path = arches.filter(fits).find_map(|arch| arch.get("emulator"));
+    Ok(path.map(|emulator| emulator.text.trim().to_owned()))
+}
+
+/// Whether an element of a domain's metadata is ours, whatever prefix it is written with.
+pub(super) fn is_ours(element: &Element) -> bool {
+    let prefix = match element.name.split_once(':') {
+        Some((prefix, "domain")) => format!("xmlns:{prefix}"),
+        None if element.name == "domain" => "xmlns".to_owned(),
+        _ => return false,
+    };
+    element.attribute(&prefix) == Some(NAMESPACE)
+}
+
+fn ours(domain: &Element) -> Option<(Epoch, String)> {
+    let metadata = domain.get("metadata")?;
+    let ours = metadata.children.iter().find(|child| is_ours(child))?;
+    let epoch = ours.attribute("epoch")?.parse().ok()?;
+    Some((Epoch(epoch), ours.attribute("spec")?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::render::tests::spec;
+    use super::super::{RenderOptions, render};
+    use super::*;
+
+    #[test]
+    fn what_is_rendered_is_observed() {
+        let xml = render(&spec(), RenderOptions::default(), "abc");
+        let seen = describe(&xml).unwrap();
+        assert_eq!(seen.kind, HypervisorKind::Tcg);
+        assert_eq!(seen.ours, Some((Epoch(3), "abc".to_owned())));
+    }
+
+    #[test]
+    fn other_peoples_domains_are_not_ours() {
+        for xml in [
+            "<domain type='kvm'/>",
+            "<domain type='kvm'><metadata><x:domain xmlns:x='urn:other' epoch='1' spec='a'/></metadata></domain>",
+            "<domain type='kvm'><metadata><w:domain xmlns:w='urn:waifud:domain:1'/></metadata></domain>",
+        ] {
+            let seen = describe(xml).unwrap();
+            assert_eq!((seen.kind, seen.ours), (HypervisorKind::Kvm, None), "{xml}");
+        }
+    }
+
+    #[test]
+    fn the_emulator_is_found_by_architecture() {
+        let capabilities = "<capabilities><host/>
+            <guest><os_type>hvm</os_type><arch name='i686'><emulator>/usr/bin/qemu-system-i386</emulator></arch></guest>
+            <guest><os_type>hvm</os_type><arch name='x86_64'><emulator>/usr/bin/qemu-system-x86_64</emulator></arch></guest>
+            </capabilities>";
+        let found = |arch| emulator(capabilities, arch).unwrap();
+        assert_eq!(
+            found("x86_64").as_deref(),
+            Some("/usr/bin/qemu-system-x86_64")
+        );
+        assert_eq!(found("riscv64"), None);
+    }
+}

@@ -1,0 +1,329 @@
+//! Writes the domain that a spec asks for.
+
+use std::path::Path;
+
+use waifud_types::status::HypervisorKind;
+use waifud_types::template::{Datasource, Firmware};
+
+use super::tree::Element;
+use super::{ALIAS, NAMESPACE};
+use crate::{DomainDisk, DomainNic, DomainSpec};
+
+/// QEMU's cache of translated code under emulation, in MiB. Its own default is a quarter of the guest's memory or
+/// more; guests boot as fast with this.
+const TB_CACHE_MIB: u32 = 64;
+/// A virtio disk's serial has 20 bytes (virtio 1.2, 5.2.6.4).
+const SERIAL_MAX: usize = 20;
+
+/// What the node decides about every domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RenderOptions {
+    /// Volumes belong to QEMU's user already: libvirt then leaves owners alone, those of shared images above all.
+    pub keep_owners: bool,
+}
+
+/// The domain's XML. `digest` names the spec in the domain's metadata.
+pub fn render(spec: &DomainSpec, options: RenderOptions, digest: &str) -> String {
+    domain(spec, options, digest).write()
+}
+
+pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) -> Element {
+    let kind = match spec.kind {
+        HypervisorKind::Kvm => "kvm",
+        HypervisorKind::Tcg => "qemu",
+    };
+    let metadata = Element::new("waifud:domain")
+        .with("xmlns:waifud", NAMESPACE)
+        .with("epoch", spec.epoch.0)
+        .with("spec", digest);
+    let off = |name| Element::new(name).with("enabled", "no");
+    Element::new("domain")
+        .with("type", kind)
+        .child(Element::new("name").text(&spec.name))
+        .child(Element::new("uuid").text(spec.id))
+        .child(Element::new("metadata").child(metadata))
+        .child(
+            Element::new("memory")
+                .with("unit", "KiB")
+                .text(spec.memory.bytes().div_ceil(1024)),
+        )
+        .child(
+            Element::new("vcpu")
+                .with("placement", "static")
+                .text(spec.cpus),
+        )
+        .child(os(spec))
+        .child(sysinfo(spec))
+        .child(features(spec.kind))
+        .child(cpu(spec.kind))
+        .child(Element::new("clock").with("offset", "utc"))
+        .child(Element::new("on_poweroff").text("destroy"))
+        .child(Element::new("on_reboot").text("restart"))
+        // Not `restart`: whether a crash is followed by a start is the agent's to decide, with its back-off.
+        .child(Element::new("on_crash").text("destroy"))
+        .child(
+            Element::new("pm")
+                .child(off("suspend-to-mem"))
+                .child(off("suspend-to-disk")),
+        )
+        .child(devices(spec, options))
+}
+
+fn os(spec: &DomainSpec) -> Element {
+    match spec.firmware {
+        Firmware::Bios => Element::new("os")
+            .child(
+                Element::new("type")
+                    .with("arch", "x86_64")
+                    .with("machine", "q35")
+                    .text("hvm"),
+            )
+            .child(Element::new("smbios").with("mode", "sysinfo")),
+    }
+}
+
+/// What a guest reads of its machine's maker; cloud-init finds its datasource by it.
+fn sysinfo(spec: &DomainSpec) -> Element {
+    let (manufacturer, product) = match spec.datasource {
+        Datasource::Openstack => ("OpenStack Foundation", "OpenStack Nova"),
+    };
+    let id = spec.id.to_string();
+    let entries = [
+        ("manufacturer", manufacturer),
+        ("product", product),
+        ("serial", &id),
+        ("uuid", &id),
+    ];
+    let entries = entries.map(|(name, value)| Element::new("entry").with("name", name).text(value));
+    Element::new("sysinfo")
+        .with("type", "smbios")
+        .child(Element::new("system").children(entries))
+}
+
+fn features(kind: HypervisorKind) -> Element {
+    let features = Element::new("features")
+        .child(Element::new("acpi"))
+        .child(Element::new("apic"));
+    match kind {
+        HypervisorKind::Kvm => features,
+        HypervisorKind::Tcg => features.child(
+            Element::new("tcg").child(
+                Element::new("tb-cache")
+                    .with("unit", "MiB")
+                    .text(TB_CACHE_MIB),
+            ),
+        ),
+    }
+}
+
+fn cpu(kind: HypervisorKind) -> Element {
+    match kind {
+        HypervisorKind::Kvm => Element::new("cpu")
+            .with("mode", "host-passthrough")
+            .with("check", "none"),
+        HypervisorKind::Tcg => Element::new("cpu").with("mode", "maximum"),
+    }
+}
+
+fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
+    let disks = spec.disks.iter().enumerate();
+    let nics = spec.nics.iter().enumerate();
+    Element::new("devices")
+        .children(disks.map(|(index, one)| disk(index, one, options)))
+        .children(nics.map(|(index, one)| nic(index, one)))
+        .child(serial(&spec.console_log))
+        .child(
+            Element::new("channel")
+                .with("type", "unix")
+                .child(
+                    Element::new("target")
+                        .with("type", "virtio")
+                        .with("name", "org.qemu.guest_agent.0"),
+                )
+                .child(alias("agent")),
+        )
+        .child(vnc(&spec.vnc_socket))
+        .child(
+            Element::new("video")
+                .child(
+                    Element::new("model")
+                        .with("type", "virtio")
+                        .with("heads", 1)
+                        .with("primary", "yes"),
+                )
+                .child(alias("video")),
+        )
+        .child(
+            Element::new("rng")
+                .with("model", "virtio")
+                .child(
+                    Element::new("backend")
+                        .with("model", "random")
+                        .text("/dev/urandom"),
+                )
+                .child(alias("rng")),
+        )
+        .child(
+            Element::new("memballoon")
+                .with("model", "virtio")
+                // Memory that the guest frees goes back to the host.
+                .with("freePageReporting", "on")
+                .child(alias("balloon")),
+        )
+}
+
+fn alias(name: impl std::fmt::Display) -> Element {
+    Element::new("alias").with("name", format!("{ALIAS}{name}"))
+}
+
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
+    let mut source = Element::new("source").with("file", path(&disk.path));
+    if options.keep_owners {
+        source = source.child(
+            Element::new("seclabel")
+                .with("model", "dac")
+                .with("relabel", "no"),
+        );
+    }
+    let serial: String = disk.name.as_str().chars().take(SERIAL_MAX).collect();
+    let mut element = Element::new("disk")
+        .with("type", "file")
+        .with("device", "disk")
+        .child(
+            // No `io`: `native` blocks where a write allocates, as it does in an overlay most of the time.
+            Element::new("driver")
+                .with("name", "qemu")
+                .with("type", "qcow2")
+                .with("cache", "none")
+                .with("discard", "unmap"),
+        )
+        .child(source)
+        .child(
+            Element::new("target")
+                .with("dev", format!("vd{}", letters(index)))
+                .with("bus", "virtio"),
+        )
+        .child(Element::new("serial").text(serial));
+    if index == 0 {
+        element = element.child(Element::new("boot").with("order", 1));
+    }
+    element.child(alias(format_args!("disk-{}", disk.name)))
+}
+
+/// `a` to `z`, then `aa`: how Linux counts disks.
+fn letters(index: usize) -> String {
+    let mut text = String::new();
+    let mut rest = index + 1;
+    while rest > 0 {
+        rest -= 1;
+        let letter = u8::try_from(rest % 26).unwrap_or(0);
+        text.insert(0, char::from(b'a' + letter));
+        rest /= 26;
+    }
+    text
+}
+
+fn nic(index: usize, nic: &DomainNic) -> Element {
+    let mut element = Element::new("interface")
+        .with("type", "bridge")
+        .child(Element::new("mac").with("address", nic.mac))
+        .child(Element::new("source").with("bridge", &nic.bridge))
+        .child(Element::new("target").with("dev", &nic.tap))
+        .child(Element::new("model").with("type", "virtio"));
+    if let Some(mtu) = nic.mtu {
+        element = element.child(Element::new("mtu").with("size", mtu));
+    }
+    element
+        .child(Element::new("port").with("isolated", "yes"))
+        .child(alias(format_args!("nic-{index}")))
+}
+
+fn serial(log: &Path) -> Element {
+    Element::new("serial")
+        .with("type", "pty")
+        // Appended, so that a crash can be read after the restart; virtlogd keeps it from growing for ever.
+        .child(
+            Element::new("log")
+                .with("file", path(log))
+                .with("append", "on"),
+        )
+        .child(
+            Element::new("target")
+                .with("type", "isa-serial")
+                .with("port", 0),
+        )
+        .child(alias("serial"))
+}
+
+fn vnc(socket: &Path) -> Element {
+    Element::new("graphics").with("type", "vnc").child(
+        Element::new("listen")
+            .with("type", "socket")
+            .with("socket", path(socket)),
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use waifud_types::{ByteSize, Epoch, InstanceId, TapName};
+
+    pub(crate) fn spec() -> DomainSpec {
+        let id: InstanceId = "0198c0de-0000-7000-8000-00000000abcd".parse().unwrap();
+        DomainSpec {
+            id,
+            name: "web".parse().unwrap(),
+            epoch: Epoch(3),
+            cpus: 2,
+            memory: ByteSize::gib(1),
+            kind: HypervisorKind::Tcg,
+            firmware: Firmware::Bios,
+            datasource: Datasource::Openstack,
+            disks: vec![
+                DomainDisk {
+                    name: "root".parse().unwrap(),
+                    path: format!("/pool/volumes/{id}.root.qcow2").into(),
+                },
+                DomainDisk {
+                    name: "a-name-of-more-than-twenty-bytes".parse().unwrap(),
+                    path: "/pool/volumes/it's <odd> & \"legal\"".into(),
+                },
+            ],
+            nics: vec![DomainNic {
+                tap: TapName::of(id, 0),
+                mac: "52:54:00:12:34:56".parse().unwrap(),
+                bridge: "waifud0".to_owned(),
+                mtu: Some(1420),
+            }],
+            console_log: "/var/log/waifud/console/web.log".into(),
+            vnc_socket: "/run/waifud/vnc/web.sock".into(),
+        }
+    }
+
+    #[test]
+    fn an_emulated_domain_looks_like_this() {
+        insta::assert_snapshot!(render(&spec(), RenderOptions::default(), "DIGEST"));
+    }
+
+    #[test]
+    fn a_kvm_domain_with_owners_kept_looks_like_this() {
+        let mut spec = spec();
+        spec.kind = HypervisorKind::Kvm;
+        spec.disks.truncate(1);
+        spec.nics[0].mtu = None;
+        let options = RenderOptions { keep_owners: true };
+        insta::assert_snapshot!(render(&spec, options, "DIGEST"));
+    }
+
+    #[test]
+    fn disks_are_counted_as_linux_does() {
+        assert_eq!(
+            [0, 1, 25, 26, 27, 701, 702].map(letters),
+            ["a", "b", "z", "aa", "ab", "zz", "aaa"]
+        );
+    }
+}
