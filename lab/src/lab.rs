@@ -14,8 +14,8 @@ use nix::unistd::{Pid, Uid};
 
 use crate::control::{Reply, Request, ServiceState, ServiceStatus, ask};
 use crate::guard::{self, Pids};
-use crate::options::{LabOptions, LabSpec, NodeSpec, PROTOCOL, check_name};
-use crate::stale::{PREFIX, create, default_base, remove, remove_stale};
+use crate::options::{LabOptions, LabSpec, check_name, specify};
+use crate::stale::{create, default_base, remove, remove_stale};
 use crate::{OUTSIDE, layout, testing, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -480,58 +480,6 @@ pub(crate) fn search_path(bin_dir: &Path) -> String {
         "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         bin_dir.display()
     )
-}
-
-fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> {
-    let init_dir = init_exe.parent().context("the init has no directory")?;
-    let bin_dir = options
-        .bin_dir
-        .clone()
-        .unwrap_or_else(|| init_dir.to_owned());
-    let bin_dir = bin_dir
-        .canonicalize()
-        .with_context(|| format!("no directory {}", bin_dir.display()))?;
-    if options.daemons {
-        for program in ["waifud", "waifud-agentd", "waifud-metadatad"] {
-            let path = bin_dir.join(program);
-            ensure!(
-                path.is_file(),
-                "{} is not built: run `cargo build --workspace`",
-                path.display()
-            );
-        }
-    }
-    let mut visible = options.visible.clone();
-    visible.extend([bin_dir.clone(), init_dir.canonicalize()?]);
-    visible.sort();
-    visible.dedup();
-    let random = uuid()?;
-    let short = random.get(..6).unwrap_or("000000");
-    let node = |name: &str, index| -> Result<NodeSpec> {
-        Ok(NodeSpec {
-            name: name.to_owned(),
-            index,
-            bin_dir: bin_dir.clone(),
-            host_uuid: uuid()?,
-            libvirt: index != 0,
-            daemons: index != 0 && options.daemons,
-        })
-    };
-    Ok(LabSpec {
-        protocol: PROTOCOL,
-        name: format!("{PREFIX}{}-{short}", std::process::id()),
-        nodes: vec![node(OUTSIDE, 0)?, node(&options.node, 1)?],
-        visible,
-        env: options.env.clone(),
-        stay: options.stay,
-    })
-}
-
-/// A random UUID, version 4, from the kernel.
-fn uuid() -> Result<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .context("no random UUID from the kernel")?;
-    Ok(text.trim().to_owned())
 }
 
 /// The PID, here, of the process that is `inside` in the pid namespace of `init`.

@@ -1,10 +1,14 @@
 //! What a lab should be: the caller's options, and the specification that guard and inits read.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::OUTSIDE;
+use crate::stale::PREFIX;
 
 /// Bumped when guard, init and library must change together, so that an older `xtask` is refused clearly.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -89,8 +93,7 @@ pub(crate) struct NodeSpec {
 impl LabSpec {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("lab.json");
-        let text =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let spec: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not a lab's specification", path.display()))?;
         ensure!(
@@ -118,11 +121,64 @@ impl LabSpec {
     }
 }
 
+/// The specification of a lab as the options want it, with a name that no other lab has.
+pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> {
+    let init_dir = init_exe.parent().context("the init has no directory")?;
+    let bin_dir = options
+        .bin_dir
+        .clone()
+        .unwrap_or_else(|| init_dir.to_owned());
+    let bin_dir = bin_dir
+        .canonicalize()
+        .with_context(|| format!("no directory {}", bin_dir.display()))?;
+    if options.daemons {
+        for program in ["waifud", "waifud-agentd", "waifud-metadatad"] {
+            let path = bin_dir.join(program);
+            ensure!(
+                path.is_file(),
+                "{} is not built: run `cargo build --workspace`",
+                path.display()
+            );
+        }
+    }
+    let mut visible = options.visible.clone();
+    visible.extend([bin_dir.clone(), init_dir.canonicalize()?]);
+    visible.sort();
+    visible.dedup();
+    let random = uuid()?;
+    let short = random.get(..6).unwrap_or("000000");
+    let node = |name: &str, index| -> Result<NodeSpec> {
+        Ok(NodeSpec {
+            name: name.to_owned(),
+            index,
+            bin_dir: bin_dir.clone(),
+            host_uuid: uuid()?,
+            libvirt: index != 0,
+            daemons: index != 0 && options.daemons,
+        })
+    };
+    Ok(LabSpec {
+        protocol: PROTOCOL,
+        name: format!("{PREFIX}{}-{short}", std::process::id()),
+        nodes: vec![node(OUTSIDE, 0)?, node(&options.node, 1)?],
+        visible,
+        env: options.env.clone(),
+        stay: options.stay,
+    })
+}
+
+/// A random UUID, version 4, from the kernel.
+fn uuid() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .context("no random UUID from the kernel")?;
+    Ok(text.trim().to_owned())
+}
+
 /// A node's name becomes a host name, a directory and part of an interface's name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let fits = !name.is_empty()
         && name.len() <= 12
-        && name != crate::OUTSIDE
+        && name != OUTSIDE
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name
             .chars()

@@ -359,7 +359,7 @@ fn a_lab_that_cannot_start_says_why_and_leaves_nothing() -> Result<()> {
             "/etc/libvirt/libvirtd.conf".into(),
             "host_uuid = broken".into(),
         )],
-        start_limit: Duration::from_secs(2),
+        start_limit: Duration::from_secs(6),
         ..LabOptions::default()
     };
     let error = format!(
