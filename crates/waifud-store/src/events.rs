@@ -135,6 +135,31 @@ impl ReadTx<'_> {
         Ok(events)
     }
 
+    /// The newest `limit` events that match, oldest first.
+    pub fn newest_events(
+        &self,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT * FROM events
+              WHERE (:object IS NULL OR object_id = :object OR object_name = :object)
+                AND (:type IS NULL OR object_type = :type)
+              ORDER BY revision DESC LIMIT :limit",
+        )?;
+        let mut rows = statement.query(named_params! {
+            ":object": filter.object,
+            ":type": filter.object_type,
+            ":limit": limit,
+        })?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            events.push(self.event(row)?);
+        }
+        events.reverse();
+        Ok(events)
+    }
+
     /// The newest `limit` events about the thing with this id, oldest first.
     pub fn newest_events_of(&self, object_id: &str, limit: u32) -> Result<Vec<Event>, StoreError> {
         let mut statement = self.conn.prepare_cached(

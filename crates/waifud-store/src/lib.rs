@@ -232,7 +232,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if let Engine::Thread { queue, thread } = &mut self.engine {
             drop(queue.take());
-            if let Some(thread) = thread.take() {
+            // A job may hold the last handle: a thread can't wait for itself.
+            let own = std::thread::current().id();
+            if let Some(thread) = thread.take_if(|thread| thread.thread().id() != own) {
                 let _ended_one_way_or_another = thread.join();
             }
         }

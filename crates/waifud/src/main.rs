@@ -1,3 +1,68 @@
-//! The control server.
+//! The control server: reads its configuration, puts the services behind two unix sockets, and runs until told to stop.
 
-fn main() {}
+mod config;
+mod serve;
+mod sockets;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+
+/// The control server of waifud.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file; /etc/waifud/waifud.toml, which may be absent, by default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Prints the HTTP API as OpenAPI 3.1.
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _nowhere_to_say_it = error.print();
+            // 1 is the caller's mistake; --help and --version are none.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(Command::Openapi) = arguments.command {
+        use std::io::Write;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", waifud_control::http::openapi().to_pretty_json()?)?;
+        return Ok(());
+    }
+    let config = Config::load(arguments.config.as_deref())?;
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| anyhow::anyhow!("log = {:?} can't be used: {error}", config.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve::serve(config))
+}

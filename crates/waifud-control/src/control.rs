@@ -1,0 +1,131 @@
+//! What every service shares: the store, the surroundings, what is live, and the word to stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use waifud_store::Store;
+use waifud_types::status::StepStatus;
+use waifud_types::{ByteSize, InstanceId, Name, Timestamp};
+
+use crate::ControlError;
+use crate::env::{Clock, Entropy};
+use crate::image_store::ImageStore;
+use crate::live::Live;
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Where images lie, below `images`.
+    pub state_dir: PathBuf,
+    /// Nodes' subnets are taken from here.
+    pub guest_range: Ipv4Net,
+    /// A node that is silent for so long is unreachable.
+    pub unreachable_after: Duration,
+    /// So many events are kept at most.
+    pub events_kept: u64,
+    /// Events are kept so long at most.
+    pub events_kept_for: Duration,
+    /// An image file may be this large.
+    pub image_max: ByteSize,
+    /// Guests' DNS domain.
+    pub domain: String,
+}
+
+impl ControlConfig {
+    /// The defaults, in a directory.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            guest_range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 144, 0, 0), 12),
+            unreachable_after: Duration::from_secs(30),
+            events_kept: 1_000_000,
+            events_kept_for: Duration::from_hours(90 * 24),
+            image_max: ByteSize::gib(64),
+            domain: "waifu.internal".to_owned(),
+        }
+    }
+}
+
+/// A step's progress: shown to whoever watches, never written down.
+#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct ProgressFrame {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its name.
+    pub name: Name,
+    /// The step at work; null when it ended.
+    pub step: Option<StepStatus>,
+}
+
+/// The control server's logic. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) config: ControlConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) live: Live,
+    pub(crate) images: ImageStore,
+    pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) started: Timestamp,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Puts the services together. What a broken upload left behind is removed.
+    pub async fn new(
+        store: Store,
+        config: ControlConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, ControlError> {
+        let images = ImageStore::open(&config.state_dir, config.image_max)?;
+        let known = store
+            .read(|tx| tx.images(None, u32::MAX))
+            .await
+            .map_err(|e: waifud_store::StoreError| e)?;
+        images.remove_strays(&known.iter().map(|image| image.digest).collect::<Vec<_>>())?;
+        let started = clock.now();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                store,
+                config,
+                clock,
+                entropy,
+                live: Live::default(),
+                images,
+                progress: broadcast::Sender::new(1024),
+                stop: CancellationToken::new(),
+                started,
+            }),
+        })
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Cancelled when waifud stops: watches end then.
+    pub fn stop_token(&self) -> &CancellationToken {
+        &self.shared.stop
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+}

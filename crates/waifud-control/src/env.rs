@@ -1,0 +1,53 @@
+//! What the services take from their surroundings, so that a simulation can give it: time and chance.
+
+use waifud_types::Timestamp;
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Gives unpredictable bytes.
+pub trait Entropy: Send + Sync {
+    /// Fills the buffer.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// The machine's clock, to the microsecond, as the database keeps it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    }
+}
+
+/// The operating system's generator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        use rand::RngCore;
+        rand::rng().fill_bytes(buffer);
+    }
+}
+
+/// A random number below `bound` (0 when it is 0). Slightly uneven for bounds near 2^64; fine for names and MACs.
+pub fn below(entropy: &dyn Entropy, bound: usize) -> usize {
+    let mut bytes = [0; 8];
+    entropy.fill(&mut bytes);
+    let wide = u64::from_le_bytes(bytes);
+    usize::try_from(wide % (bound.max(1) as u64)).unwrap_or(0)
+}
+
+/// A version 7 UUID from the given clock and entropy (RFC 9562, section 5.7).
+pub fn uuid(clock: &dyn Clock, entropy: &dyn Entropy) -> uuid::Uuid {
+    let mut random = [0; 10];
+    entropy.fill(&mut random);
+    let millis = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}

@@ -1,0 +1,159 @@
+//! `/v1/agent`: for nodes only, as `waifud_api::agent` describes.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio_util::io::ReaderStream;
+use waifud_api::agent::{AgentReport, Hello, NODE_HEADER, Welcome};
+use waifud_types::NodeId;
+
+use super::body::{JsonBytes, parse};
+use super::images::digest;
+use super::peer::AgentPeer;
+use super::query::Params;
+use super::refusal::Refusal;
+use crate::agent::SliceWatch;
+use crate::{Control, ControlError, problems};
+
+/// Bytes of an image sent at once.
+const CHUNK: usize = 256 << 10;
+
+pub fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/agent/hello", post(hello))
+        .route("/v1/agent/watch", get(watch))
+        .route("/v1/agent/report", post(report))
+        .route("/v1/agent/images/{digest}", get(image))
+        .route("/v1/agent/bundles/{digest}", get(bundle))
+}
+
+async fn node(control: &Control, headers: &HeaderMap) -> Result<NodeId, Refusal> {
+    let named = headers
+        .get(NODE_HEADER)
+        .map(|value| {
+            value
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| {
+                    problems::bad_header(
+                        NODE_HEADER,
+                        "that is no node's id",
+                        "send the id that hello answered with",
+                    )
+                })
+        })
+        .transpose()?;
+    Ok(control.asking_node(named).await?)
+}
+
+async fn hello(
+    State(control): State<Control>,
+    agent: AgentPeer,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Json<Welcome>, Refusal> {
+    let hello: Hello = parse(&bytes, str::to_owned)?;
+    Ok(Json(
+        control.hello(hello, agent.peer, &agent.request_id).await?,
+    ))
+}
+
+async fn report(
+    State(control): State<Control>,
+    agent: AgentPeer,
+    headers: HeaderMap,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<StatusCode, Refusal> {
+    let node = node(&control, &headers).await?;
+    let report: AgentReport = parse(&bytes, str::to_owned)?;
+    control
+        .report(node, report, agent.peer, &agent.request_id)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn watch(
+    State(control): State<Control>,
+    _: AgentPeer,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Result<Response, Refusal> {
+    let since = params.revision("since")?;
+    params.finish()?;
+    let node = node(&control, &headers).await?;
+    let watch = control.watch_slice(node, since)?;
+    let lines = futures::stream::unfold(watch, |mut watch| async move {
+        let line = next_line(&mut watch).await?;
+        Some((line, watch))
+    });
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
+}
+
+/// One line. An error ends the response: the agent asks again.
+async fn next_line(watch: &mut SliceWatch) -> Option<Result<Bytes, ControlError>> {
+    match watch.next().await {
+        Ok(Some(frame)) => {
+            let line = serde_json::to_vec(&frame).map(|mut line| {
+                line.push(b'\n');
+                Bytes::from(line)
+            });
+            Some(
+                line.map_err(|e| {
+                    ControlError::Inconsistent(format!("a frame can't be written: {e}"))
+                }),
+            )
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::error!(%error, "a node's watch ends");
+            Some(Err(error))
+        }
+    }
+}
+
+async fn image(
+    State(control): State<Control>,
+    _: AgentPeer,
+    Path(text): Path<String>,
+) -> Result<Response, Refusal> {
+    let path = control.image_file(digest(&text)?).await?;
+    let open = async {
+        let file = tokio::fs::File::open(&path).await?;
+        let length = file.metadata().await?.len();
+        Ok((file, length))
+    };
+    let (file, length) = open
+        .await
+        .map_err(ControlError::io(format!("opening {}", path.display())))?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    Ok((
+        headers,
+        Body::from_stream(ReaderStream::with_capacity(file, CHUNK)),
+    )
+        .into_response())
+}
+
+async fn bundle(
+    State(control): State<Control>,
+    _: AgentPeer,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Result<Response, Refusal> {
+    let node = node(&control, &headers).await?;
+    let ciphertext = control.bundle(node, digest(&text)?).await?;
+    Ok((
+        [(header::CONTENT_TYPE, "application/octet-stream")],
+        ciphertext,
+    )
+        .into_response())
+}

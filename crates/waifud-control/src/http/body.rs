@@ -1,0 +1,184 @@
+//! JSON bodies: read within a limit, and refused with the field that is wrong.
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use serde::de::DeserializeOwned;
+use waifud_api::Problem;
+
+use super::Refusal;
+
+/// A body's bytes at most. User-data may have 1 MiB, and JSON may take six bytes for one of its.
+const LIMIT: usize = 8 << 20;
+
+/// The bytes of a JSON body.
+#[derive(Debug)]
+pub struct JsonBytes(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBytes {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let kind = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .map(|v| v.to_str().unwrap_or_default());
+        let is_json = kind.is_none_or(|kind| {
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
+        });
+        if !is_json {
+            return Err(
+                Problem::new(415, "unsupported-media-type", "the body is not JSON")
+                    .field("Content-Type")
+                    .hint("send application/json")
+                    .into(),
+            );
+        }
+        read(request.into_body()).await.map(Self)
+    }
+}
+
+async fn read(body: Body) -> Result<Bytes, Refusal> {
+    to_bytes(body, LIMIT).await.map_err(|error| {
+        let too_large = std::error::Error::source(&error)
+            .is_some_and(|source| source.to_string().contains("length limit"));
+        let problem = if too_large {
+            Problem::new(
+                413,
+                "too-large",
+                format!("the body has more than {} MiB", LIMIT >> 20),
+            )
+            .field("body")
+            .hint("user-data may have 1 MiB; everything else is small")
+        } else {
+            Problem::new(400, "upload-broken", "the body ended before its end").field("body")
+        };
+        Refusal(problem)
+    })
+}
+
+/// Reads a body. `rename` turns a path of the request into the field's name as people know it.
+pub fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    rename: impl Fn(&str) -> String,
+) -> Result<T, Refusal> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        Refusal(refuse(&path, error.inner(), &rename))
+    })?;
+    json.end()
+        .map_err(|error| Refusal(refuse(".", &error, &rename)))?;
+    Ok(value)
+}
+
+fn refuse(path: &str, error: &serde_json::Error, rename: &impl Fn(&str) -> String) -> Problem {
+    use serde_json::error::Category;
+    let (line, column) = (error.line(), error.column());
+    match error.classify() {
+        Category::Data => {}
+        _ => {
+            return Problem::new(
+                400,
+                "bad-json",
+                format!("the body is not JSON at line {line}, column {column}"),
+            )
+            .field("body")
+            .hint("send one JSON object");
+        }
+    }
+    // serde_json ends its sentence with the place, which the field says better.
+    let text = error.to_string();
+    let why = text.split(" at line ").next().unwrap_or(&text);
+    let named = why.split('`').nth(1);
+    let field = match (path, named) {
+        ("." | "?", Some(named)) => named.to_owned(),
+        ("." | "?", None) => "body".to_owned(),
+        (path, Some(named)) if why.starts_with("missing field") => format!("{path}.{named}"),
+        (path, _) => path.to_owned(),
+    };
+    // What was sent there may be a secret: it is not said back.
+    let why = if field.starts_with("user_data") || field.starts_with("ssh_keys") {
+        "it is not a text"
+    } else {
+        why
+    };
+    let why: String = why.chars().take(300).collect();
+    let size = field.ends_with("_bytes");
+    let problem = Problem::new(422, "bad-field", format!("{field} can't be used: {why}"))
+        .field(rename(&field));
+    if size {
+        problem.hint("a whole number of bytes, without a unit; 1 GiB is 1073741824")
+    } else if why.starts_with("unknown field") {
+        problem.hint("GET /v1/openapi.json lists the fields")
+    } else {
+        problem.hint("send it as the API describes it: GET /v1/openapi.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waifud_api::CreateInstance;
+
+    fn problem(text: &str) -> Problem {
+        parse::<CreateInstance>(text.as_bytes(), str::to_owned)
+            .unwrap_err()
+            .0
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        for (text, code, field) in [
+            ("", "bad-json", "body"),
+            ("{", "bad-json", "body"),
+            ("[]", "bad-field", "body"),
+            ("{}", "bad-field", "template"),
+            (r#"{"template":"a","x":1}"#, "bad-field", "x"),
+            (
+                r#"{"template":"a","memory_bytes":-1}"#,
+                "bad-field",
+                "memory_bytes",
+            ),
+            (
+                r#"{"template":"a","memory_bytes":"2G"}"#,
+                "bad-field",
+                "memory_bytes",
+            ),
+            (
+                r#"{"template":"a","memory_bytes":1e30}"#,
+                "bad-field",
+                "memory_bytes",
+            ),
+            (r#"{"template":"a","cpus":1.5}"#, "bad-field", "cpus"),
+            (
+                r#"{"template":"a","ssh_keys":["x",7]}"#,
+                "bad-field",
+                "ssh_keys[1]",
+            ),
+            (
+                r#"{"template":"a","placement":{"node":"A B"}}"#,
+                "bad-field",
+                "placement.node",
+            ),
+            (r#"{"template":"a"} {}"#, "bad-json", "body"),
+        ] {
+            let problem = problem(text);
+            assert_eq!(
+                (problem.code.as_str(), problem.field.as_deref()),
+                (code, Some(field)),
+                "{text}"
+            );
+            assert!(problem.hint.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_said_back() {
+        let problem = problem(r#"{"template":"a","user_data":{"password":"hunter2"}}"#);
+        assert!(!format!("{problem:?}").contains("hunter2"));
+        let problem = self::problem(r#"{"template":"a","user_data":123456789}"#);
+        assert!(!format!("{problem:?}").contains("123456789"));
+    }
+}

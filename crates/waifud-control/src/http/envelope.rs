@@ -1,0 +1,141 @@
+//! What every request and answer has: an id, a line in the log, a problem body when it is no success.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tracing::Instrument;
+use waifud_api::Problem;
+use waifud_api::problem::PROBLEM_JSON;
+
+use super::Refusal;
+use crate::Control;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id: the client's own, when it is a short word, else one of ours.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+impl RequestId {
+    fn of(request: &Request) -> Self {
+        let given = request
+            .headers()
+            .get(&X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok());
+        let fits = |id: &&str| {
+            (1..=64).contains(&id.len())
+                && id
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        match given.filter(fits) {
+            Some(id) => Self(id.to_owned()),
+            None => Self(uuid::Uuid::now_v7().simple().to_string()),
+        }
+    }
+}
+
+/// Puts the envelope around a router, and answers what it has no route for.
+pub fn wrap(router: Router<Control>) -> Router<Control> {
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state((), envelope))
+}
+
+async fn no_route() -> Refusal {
+    Refusal(
+        Problem::new(404, "no-such-route", "there is nothing at this path")
+            .hint("GET /v1/openapi.json lists the routes"),
+    )
+}
+
+async fn no_method() -> Refusal {
+    Refusal(
+        Problem::new(
+            405,
+            "method-not-allowed",
+            "this path does not take that method",
+        )
+        .hint("the Allow header says which it takes"),
+    )
+}
+
+async fn envelope(State(()): State<()>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    // The path without its query, and no header: nothing here may be a secret.
+    let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = request.uri().path());
+    let head = request.method() == axum::http::Method::HEAD;
+    let mut response = async {
+        let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(|_| {
+            tracing::error!("a handler panicked");
+            Refusal(Problem::new(
+                500,
+                "internal",
+                "waifud could not do it, through no fault of yours",
+            ))
+            .into_response()
+        });
+        tracing::debug!(status = response.status().as_u16(), "answered");
+        if response.status().is_client_error() || response.status().is_server_error() {
+            response = problem(response, &id, head);
+        }
+        response
+    }
+    .instrument(span)
+    .await;
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    response
+}
+
+fn problem(mut response: Response, id: &RequestId, head: bool) -> Response {
+    let status = response.status();
+    let mut problem = response
+        .extensions_mut()
+        .remove::<Problem>()
+        .unwrap_or_else(|| Problem::new(status.as_u16(), code_of(status), title_of(status)));
+    problem.request_id = Some(id.0.clone());
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut out = (
+        status,
+        [(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON))],
+        if head {
+            Body::empty()
+        } else {
+            Body::from(body)
+        },
+    )
+        .into_response();
+    if let Some(allow) = allow {
+        out.headers_mut().insert(header::ALLOW, allow);
+    }
+    out
+}
+
+fn code_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "too-large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported-media-type",
+        StatusCode::NOT_FOUND => "not-found",
+        _ if status.is_server_error() => "internal",
+        _ => "bad-request",
+    }
+}
+
+fn title_of(status: StatusCode) -> String {
+    status
+        .canonical_reason()
+        .unwrap_or("the request can't be answered")
+        .to_lowercase()
+}

@@ -1,0 +1,66 @@
+//! ETag, If-Match and Idempotency-Key.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use waifud_api::{Instance, Problem};
+use waifud_types::Generation;
+
+use crate::instances::IfMatch;
+use crate::problems;
+
+/// The ETag of an instance: its generation, quoted.
+pub fn etag(instance: &Instance) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{}\"", instance.generation))
+        .unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+/// What If-Match asks for (RFC 9110, section 13.1.1).
+pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(IfMatch::Any);
+    };
+    let refuse = || {
+        problems::bad_header(
+            "If-Match",
+            "If-Match is not an ETag of ours",
+            "send the ETag as it came: \"7\"",
+        )
+    };
+    let text = value.to_str().map_err(|_| refuse())?.trim();
+    if text == "*" {
+        return Ok(IfMatch::Any);
+    }
+    text.split(',')
+        .map(|tag| {
+            let number = tag
+                .trim()
+                .strip_prefix('"')
+                .and_then(|tag| tag.strip_suffix('"'));
+            number
+                .and_then(|n| n.parse().ok())
+                .map(Generation)
+                .ok_or_else(refuse)
+        })
+        .collect::<Result<_, _>>()
+        .map(IfMatch::Generations)
+}
+
+/// The Idempotency-Key, when there is one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    headers
+        .get("idempotency-key")
+        .map(|value| {
+            value
+                .to_str()
+                .ok()
+                .filter(|key| (1..=255).contains(&key.len()))
+                .map(str::to_owned)
+                .ok_or_else(|| {
+                    problems::bad_header(
+                        "Idempotency-Key",
+                        "the Idempotency-Key can't be used",
+                        "1 to 255 visible ASCII characters, such as a UUID",
+                    )
+                })
+        })
+        .transpose()
+}

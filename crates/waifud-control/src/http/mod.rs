@@ -1,0 +1,83 @@
+//! HTTP before the services: routes, and what every answer has in common.
+//!
+//! Handlers read a request, call one verb of [`Control`] and shape its answer. Errors travel as [`Refusal`]; the one
+//! layer in `envelope.rs` turns every answer that is no success, also axum's own, into a problem body with the
+//! request's id.
+
+mod agent;
+mod body;
+mod envelope;
+mod events;
+mod headers;
+mod images;
+mod instances;
+mod nodes;
+mod peer;
+mod query;
+mod refusal;
+mod service;
+mod templates;
+mod wait;
+
+use axum::Router;
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use refusal::Refusal;
+
+use crate::Control;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "waifud",
+        description = "Virtual machines for people at home. Errors are RFC 9457 problems; lists are pages; \
+                       `?wait=` turns an order into its end."
+    ),
+    components(schemas(waifud_api::Problem, crate::ProgressFrame)),
+    tags(
+        (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"),
+        (name = "service")
+    )
+)]
+struct Document;
+
+fn user_routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(instances::create, instances::list))
+        .routes(routes!(
+            instances::show,
+            instances::update,
+            instances::delete
+        ))
+        .routes(routes!(instances::why))
+        .routes(routes!(instances::user_data))
+        .routes(routes!(templates::create, templates::list))
+        .routes(routes!(templates::show, templates::delete))
+        .routes(routes!(images::list))
+        .routes(routes!(images::upload, images::show, images::delete))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::show))
+        .routes(routes!(events::events))
+        .routes(routes!(service::openapi))
+        .routes(routes!(service::version))
+        .routes(routes!(service::healthz))
+}
+
+/// The API of the user's router, as OpenAPI 3.1, collected from its handlers.
+pub fn openapi() -> OpenApi {
+    user_routes().into_openapi()
+}
+
+/// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
+pub fn user_router(control: Control) -> Router {
+    let (router, _) = user_routes().split_for_parts();
+    envelope::wrap(router).with_state(control)
+}
+
+/// What nodes' requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
+pub fn agent_router(control: Control) -> Router {
+    envelope::wrap(agent::routes()).with_state(control)
+}

@@ -1,0 +1,84 @@
+//! What waifud says of itself.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use waifud_types::{Incarnation, Revision};
+
+use super::refusal::Refusal;
+use crate::{Control, ControlError};
+
+/// Which waifud this is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the name on the wire")]
+pub struct Version {
+    /// The program's version.
+    pub version: String,
+    /// The version of the API's paths.
+    pub api: String,
+    /// The database's schema.
+    pub schema: u32,
+    /// The life of the database.
+    pub incarnation: Incarnation,
+}
+
+/// That waifud works.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The newest revision.
+    pub revision: Revision,
+}
+
+/// Gives the API as OpenAPI 3.1.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "service", operation_id = "openapi",
+    responses((status = 200, description = "This document.", content_type = "application/json", body = Object))
+)]
+pub async fn openapi() -> Result<Response, Refusal> {
+    let text = super::openapi()
+        .to_json()
+        .map_err(|e| ControlError::Inconsistent(format!("the API can't be described: {e}")))?;
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        text,
+    )
+        .into_response())
+}
+
+/// Says which waifud this is.
+#[utoipa::path(
+    get, path = "/v1/version", tag = "service", operation_id = "version",
+    responses((status = 200, description = "Which waifud this is.", body = Version))
+)]
+pub async fn version(State(control): State<Control>) -> Json<Version> {
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        api: "v1".to_owned(),
+        schema: waifud_store::SCHEMA,
+        incarnation: control.store().incarnation(),
+    })
+}
+
+/// Says that waifud answers and its database reads.
+#[utoipa::path(
+    get, path = "/healthz", tag = "service", operation_id = "healthz",
+    responses((status = 200, description = "It works.", body = Health), (status = 500, description = "It does not.", body = waifud_api::Problem))
+)]
+pub async fn healthz(State(control): State<Control>) -> Result<Json<Health>, Refusal> {
+    let revision = control
+        .store()
+        .read(|tx| Ok::<_, ControlError>(tx.at(tx.newest_event()?)))
+        .await?;
+    Ok(Json(Health {
+        status: "ok".to_owned(),
+        revision,
+    }))
+}

@@ -1,0 +1,77 @@
+//! `/v1/templates`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use waifud_api::{CreateTemplate, Page, Problem};
+use waifud_types::template::Template;
+
+use super::body::{JsonBytes, parse};
+use super::peer::Asker;
+use super::query::Params;
+use super::refusal::Refusal;
+use crate::Control;
+
+/// Names an uploaded image; the same name again points at the new image.
+#[utoipa::path(
+    post, path = "/v1/templates", tag = "templates", operation_id = "create_template",
+    request_body = CreateTemplate,
+    responses((status = 201, description = "As it is now.", body = Template), (status = 422, description = "A field can't be used.", body = Problem))
+)]
+pub async fn create(
+    State(control): State<Control>,
+    asker: Asker,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<(StatusCode, Json<Template>), Refusal> {
+    let request: CreateTemplate = parse(&bytes, str::to_owned)?;
+    let template = control.create_template(request, asker.cause).await?;
+    Ok((StatusCode::CREATED, Json(template)))
+}
+
+/// Lists templates by name.
+#[utoipa::path(
+    get, path = "/v1/templates", tag = "templates", operation_id = "list_templates",
+    params(
+        ("limit" = Option<u32>, Query, description = "Items a page, 1 to 1000; 100 by default."),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<Template>), (status = 400, description = "A parameter can't be understood.", body = Problem))
+)]
+pub async fn list(
+    State(control): State<Control>,
+    _: Asker,
+    mut params: Params,
+) -> Result<Json<Page<Template>>, Refusal> {
+    let page = params.page()?;
+    params.finish()?;
+    Ok(Json(control.templates(page).await?))
+}
+
+/// Shows one template.
+#[utoipa::path(
+    get, path = "/v1/templates/{name}", tag = "templates", operation_id = "show_template",
+    params(("name" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "As it is.", body = Template), (status = 404, description = "There is none.", body = Problem))
+)]
+pub async fn show(
+    State(control): State<Control>,
+    _: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<Template>, Refusal> {
+    Ok(Json(control.template(&name).await?))
+}
+
+/// Forgets a template; its instances live on.
+#[utoipa::path(
+    delete, path = "/v1/templates/{name}", tag = "templates", operation_id = "delete_template",
+    params(("name" = String, Path, description = "Its name.")),
+    responses((status = 204, description = "Forgotten."), (status = 404, description = "There is none.", body = Problem))
+)]
+pub async fn delete(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    control.delete_template(&name, asker.cause).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,188 @@
+//! Image files: one per digest, whole and verified, or not there.
+//!
+//! An upload is written to a nameless-to-others file beside, looked at as soon as its header is there, hashed on the
+//! way, made durable and renamed. Whatever goes wrong before the rename leaves nothing behind.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
+use waifud_api::Problem;
+use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
+use waifud_types::{ByteSize, Digest};
+
+use crate::{ControlError, problems};
+
+const INCOMING: &str = ".incoming-";
+
+/// The directory of images.
+#[derive(Debug)]
+pub struct ImageStore {
+    dir: PathBuf,
+    max: ByteSize,
+    /// Held while a file appears or goes together with its row, so that the two never disagree.
+    pub(crate) changing: Mutex<()>,
+}
+
+/// An upload that was read to its end and verified; it vanishes unless it is kept.
+#[derive(Debug)]
+pub struct Incoming {
+    file: NamedTempFile,
+    digest: Digest,
+    /// Bytes of the file.
+    pub size: ByteSize,
+    /// What its header says.
+    pub header: Qcow2Header,
+}
+
+impl ImageStore {
+    /// Opens the directory, and makes it (0700) when it is absent.
+    pub fn open(state_dir: &Path, max: ByteSize) -> Result<Self, ControlError> {
+        let dir = state_dir.join("images");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(ControlError::io(format!("making {}", dir.display())))?;
+        Ok(Self {
+            dir,
+            max,
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Removes what broken uploads and crashes left: everything that is no image of the list.
+    pub fn remove_strays(&self, known: &[Digest]) -> Result<(), ControlError> {
+        let entries = std::fs::read_dir(&self.dir)
+            .map_err(ControlError::io(format!("reading {}", self.dir.display())))?;
+        for entry in entries {
+            let entry =
+                entry.map_err(ControlError::io(format!("reading {}", self.dir.display())))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let stray = match name.parse::<Digest>() {
+                Ok(digest) => digest.hex() == name && !known.contains(&digest),
+                Err(_) => name.starts_with(INCOMING),
+            };
+            if stray {
+                tracing::info!(name, "removing what a broken upload left");
+                std::fs::remove_file(entry.path())
+                    .map_err(ControlError::io(format!("removing {name}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an image's file is.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.hex())
+    }
+
+    /// Reads an upload to its end and verifies it.
+    pub async fn receive<E>(
+        &self,
+        digest: Digest,
+        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<Incoming, ControlError> {
+        let file = tempfile::Builder::new()
+            .prefix(INCOMING)
+            .tempfile_in(&self.dir)
+            .map_err(ControlError::io(format!(
+                "making a file in {}",
+                self.dir.display()
+            )))?;
+        let handle = file
+            .reopen()
+            .map_err(ControlError::io("opening the new image"))?;
+        let mut out =
+            tokio::io::BufWriter::with_capacity(1 << 20, tokio::fs::File::from_std(handle));
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut head = Vec::with_capacity(HEADER_BYTES);
+        let mut size = 0_u64;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|_| problems::upload_broken())?;
+            if head.len() < HEADER_BYTES {
+                head.extend(chunk.iter().take(HEADER_BYTES - head.len()));
+                if head.len() == HEADER_BYTES {
+                    qcow2::parse(&head).map_err(|e| problems::bad_image(&e))?;
+                }
+            }
+            size = size.saturating_add(chunk.len() as u64);
+            if size > self.max.bytes() {
+                return Err(problems::image_too_large(self.max).into());
+            }
+            hash.update(&chunk);
+            out.write_all(&chunk).await.map_err(write_error)?;
+        }
+        let header = qcow2::parse(&head).map_err(|e| problems::bad_image(&e))?;
+        out.flush().await.map_err(write_error)?;
+        out.get_ref().sync_all().await.map_err(write_error)?;
+        let actual = digest_of(hash.finish().as_ref())?;
+        if actual != digest {
+            return Err(problems::digest_mismatch(digest, actual).into());
+        }
+        Ok(Incoming {
+            file,
+            digest,
+            size: ByteSize(size),
+            header,
+        })
+    }
+
+    /// Gives the upload its name; durable when it returns. Hold `changing`.
+    pub fn keep(&self, incoming: Incoming) -> Result<(), ControlError> {
+        incoming
+            .file
+            .persist(self.path(incoming.digest))
+            .map_err(|e| ControlError::io("naming the new image")(e.error))?;
+        self.sync_dir()
+    }
+
+    /// Removes an image's file. Hold `changing`. Succeeds when it is absent.
+    pub fn remove(&self, digest: Digest) -> Result<(), ControlError> {
+        match std::fs::remove_file(self.path(digest)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(ControlError::io(format!("removing image {digest}"))(e))
+            }
+            _ => self.sync_dir(),
+        }
+    }
+
+    fn sync_dir(&self) -> Result<(), ControlError> {
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(ControlError::io(format!("syncing {}", self.dir.display())))
+    }
+}
+
+fn write_error(error: std::io::Error) -> ControlError {
+    if matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    ) {
+        return Problem::into(problems::no_space());
+    }
+    ControlError::io("writing the new image")(error)
+}
+
+fn digest_of(bytes: &[u8]) -> Result<Digest, ControlError> {
+    bytes
+        .try_into()
+        .map(Digest::from_bytes)
+        .map_err(|_| ControlError::Inconsistent("SHA-256 did not give 32 bytes".to_owned()))
+}
+
+/// The SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> Digest {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    Digest::from_bytes(out)
+}

@@ -1,0 +1,261 @@
+//! Create: checked, named, placed and remembered in one transaction, and acknowledged once durable.
+
+use waifud_api::{CreateInstance, Instance};
+use waifud_store::{
+    InstanceRow, LeaseRow, NewInstance, Remembered, StoreError, StoredAnswer, Taken, TemplateRow,
+    WriteTx,
+};
+use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
+use waifud_types::status::InstanceStatus;
+use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name};
+
+use crate::image_store::sha256;
+use crate::note::EventExt;
+use crate::principal::{Cause, Principal};
+use crate::validate::{self, Checked};
+use crate::{Control, ControlError, env, names, note, problems, subnet, view};
+
+/// The root disk, unless the template needs more.
+const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
+
+/// How long an answer is remembered for its Idempotency-Key: 24 h.
+pub const REMEMBERED: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// A key under which the answer is remembered.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    /// Whose.
+    pub principal: String,
+    /// The key itself.
+    pub key: String,
+    /// The digest of the request.
+    pub request: Digest,
+}
+
+impl IdempotencyKey {
+    /// The key of a request with this path and body.
+    pub fn new(principal: &Principal, key: &str, path: &str, body: &[u8]) -> Self {
+        let request = [path.as_bytes(), b"\0", body].concat();
+        Self {
+            principal: principal.name.clone(),
+            key: key.to_owned(),
+            request: sha256(&request),
+        }
+    }
+}
+
+/// The answer, and whether it was given before.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Created {
+    /// The instance.
+    pub instance: Instance,
+    /// Whether the answer was remembered.
+    pub replayed: bool,
+}
+
+impl Control {
+    /// Creates an instance.
+    pub async fn create_instance(
+        &self,
+        request: CreateInstance,
+        key: Option<IdempotencyKey>,
+        cause: Cause,
+    ) -> Result<Created, ControlError> {
+        let checked = validate::create(request)?;
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                if let Some(key) = &key
+                    && let Some(instance) = control.replay(tx, key)?
+                {
+                    return Ok(Created {
+                        instance,
+                        replayed: true,
+                    });
+                }
+                let row = control.create_in(tx, &checked, &cause)?;
+                let instance = view::instance(row, &control.shared.live);
+                if let Some(key) = &key {
+                    control.remember(tx, key, &instance)?;
+                }
+                Ok(Created {
+                    instance,
+                    replayed: false,
+                })
+            })
+            .await
+    }
+
+    fn replay(
+        &self,
+        tx: &WriteTx<'_>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Instance>, ControlError> {
+        let oldest = self.now() - REMEMBERED;
+        match tx.remembered(&key.principal, &key.key, key.request, oldest)? {
+            Remembered::New => Ok(None),
+            Remembered::Different => Err(problems::idempotency_mismatch().into()),
+            Remembered::Same(answer) => {
+                serde_json::from_slice(&answer.body).map(Some).map_err(|e| {
+                    ControlError::Inconsistent(format!("a remembered answer can't be read: {e}"))
+                })
+            }
+        }
+    }
+
+    fn remember(
+        &self,
+        tx: &mut WriteTx<'_>,
+        key: &IdempotencyKey,
+        instance: &Instance,
+    ) -> Result<(), ControlError> {
+        let answer = StoredAnswer {
+            status: 201,
+            body: serde_json::to_vec(instance).map_err(|e| {
+                ControlError::Inconsistent(format!("an answer can't be written: {e}"))
+            })?,
+        };
+        tx.remember(&key.principal, &key.key, key.request, &answer, self.now())?;
+        Ok(())
+    }
+
+    fn create_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        wanted: &Checked,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        let template = tx
+            .template(wanted.template.as_str())?
+            .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
+        let new = NewInstance {
+            id: InstanceId::from_uuid(env::uuid(
+                self.shared.clock.as_ref(),
+                self.shared.entropy.as_ref(),
+            )),
+            name: self.choose_name(tx, wanted)?,
+            labels: wanted.labels.clone(),
+            spec: spec(wanted, &template, self.choose_mac(tx, wanted)?)?,
+            status: InstanceStatus::pending(None),
+            arch: template.arch,
+            datasource: template.template.datasource,
+            firmware: template.template.firmware,
+            ssh_keys: wanted.ssh_keys.clone(),
+            cloud_id: String::new(),
+            user_data: wanted.user_data.clone(),
+            at: self.now(),
+        };
+        let new = NewInstance {
+            cloud_id: waifud_cloudinit::instance_id(new.id, 1),
+            ..new
+        };
+        write_down(tx, &new, cause)?;
+        let row = tx
+            .instance(new.id)?
+            .ok_or_else(|| ControlError::Inconsistent("a new instance is not there".to_owned()))?;
+        let rooms = tx.rooms()?;
+        self.place(tx, row, &rooms, cause)
+    }
+
+    fn choose_name(&self, tx: &WriteTx<'_>, wanted: &Checked) -> Result<Name, ControlError> {
+        if let Some(name) = &wanted.name {
+            return Ok(name.clone());
+        }
+        names::make_up(self.shared.entropy.as_ref(), |text| {
+            tx.instance_named(text).map(|row| row.is_some())
+        })?
+        .ok_or_else(|| ControlError::Inconsistent("no name could be made up".to_owned()))
+    }
+
+    fn choose_mac(&self, tx: &WriteTx<'_>, wanted: &Checked) -> Result<MacAddr, ControlError> {
+        if let Some(mac) = wanted.mac {
+            return Ok(mac);
+        }
+        subnet::free_mac(self.shared.entropy.as_ref(), |mac| tx.mac_is_taken(mac))?
+            .ok_or_else(|| ControlError::Inconsistent("no MAC address could be found".to_owned()))
+    }
+}
+
+fn spec(
+    wanted: &Checked,
+    template: &TemplateRow,
+    mac: MacAddr,
+) -> Result<InstanceSpec, ControlError> {
+    let template = &template.template;
+    let least = template.min_disk_bytes;
+    let disk = wanted.disk.unwrap_or(least.max(DISK_DEFAULT));
+    if disk < least {
+        return Err(problems::disk_too_small(disk, &template.name, least).into());
+    }
+    let word = |text: &str| -> Result<Name, ControlError> {
+        text.parse()
+            .map_err(|e: waifud_types::name::NameError| ControlError::Inconsistent(e.to_string()))
+    };
+    Ok(InstanceSpec {
+        template: template.name.clone(),
+        image: template.current,
+        cpus: wanted.cpus,
+        memory_bytes: wanted.memory,
+        run: wanted.run,
+        restart: wanted.restart,
+        priority: wanted.priority,
+        protected: wanted.protected,
+        disks: vec![DiskSpec {
+            name: word("root")?,
+            size_bytes: disk,
+            pool: wanted.pool.clone(),
+        }],
+        nics: vec![NicSpec {
+            name: word("eth0")?,
+            network: word("default")?,
+            mac,
+            address: None,
+            allow_addresses: Vec::new(),
+        }],
+        publish: Vec::new(),
+        placement: wanted.placement.clone(),
+        user_data: wanted
+            .user_data
+            .as_ref()
+            .and_then(validate::user_data_facts),
+    })
+}
+
+fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<(), ControlError> {
+    let spec = &new.spec;
+    let revision = tx.emit(
+        &note::event(
+            new.at,
+            "instance.created",
+            note::instance(new.id, &new.name),
+            cause,
+            format!(
+                "{} CPUs, {} memory, from {}@{}",
+                spec.cpus,
+                spec.memory_bytes,
+                spec.template,
+                spec.image.short()
+            ),
+        )
+        .generation(waifud_types::Generation::FIRST),
+    )?;
+    tx.insert_instance(new, revision)
+        .map_err(|error| match error {
+            StoreError::Taken(Taken::InstanceName) => problems::name_taken(&new.name).into(),
+            other => ControlError::from(other),
+        })?;
+    for (nic, spec) in (0..).zip(&spec.nics) {
+        let lease = LeaseRow {
+            nic,
+            mac: spec.mac,
+            address: None,
+        };
+        tx.insert_lease(new.id, &lease)
+            .map_err(|error| match error {
+                StoreError::Taken(Taken::Mac) => problems::mac_taken().into(),
+                other => ControlError::from(other),
+            })?;
+    }
+    Ok(())
+}

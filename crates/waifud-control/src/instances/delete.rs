@@ -1,0 +1,140 @@
+//! Delete: works on anything, in any state.
+//!
+//! What was never placed is gone at once. What was placed gets a tombstone, and stays visible as `deleting`, with its
+//! name, address and reservation, until its node has confirmed that nothing of it is left: an offline node is not a
+//! special case, only a long wait.
+
+use waifud_api::Instance;
+use waifud_api::agent::Tombstone;
+use waifud_store::{InstanceRow, WriteTx};
+use waifud_types::Digest;
+
+use super::{IfMatch, find};
+use crate::note::EventExt;
+use crate::principal::Cause;
+use crate::{Control, ControlError, note, problems, view};
+
+/// How far a delete is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Deleted {
+    /// The instance as it was, or as it is while its node destroys it.
+    pub instance: Instance,
+    /// Whether nothing of it is left.
+    pub gone: bool,
+}
+
+impl Control {
+    /// Orders the deletion of an instance. Asking again changes nothing.
+    pub async fn delete_instance(
+        &self,
+        name_or_id: &str,
+        if_match: IfMatch,
+        cause: Cause,
+    ) -> Result<Deleted, ControlError> {
+        let control = self.clone();
+        let wanted = name_or_id.to_owned();
+        let (deleted, image) = self
+            .shared
+            .store
+            .write(move |tx| control.delete_in(tx, &wanted, &if_match, &cause))
+            .await?;
+        if let Some(image) = image {
+            self.collect_image(image).await?;
+        }
+        Ok(deleted)
+    }
+
+    fn delete_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        wanted: &str,
+        if_match: &IfMatch,
+        cause: &Cause,
+    ) -> Result<(Deleted, Option<Digest>), ControlError> {
+        let mut row = find(tx, wanted)?;
+        if_match.check(row.generation)?;
+        if !row.deleting {
+            if row.spec.protected {
+                return Err(problems::protected(&row.name).into());
+            }
+            if let Some(node) = row.node {
+                self.bury(tx, &row, node, cause)?;
+                row.deleting = true;
+            } else {
+                row.deleting = true;
+                let image = self.remove(tx, &row, cause, "it was never placed")?;
+                let instance = view::instance(row, &self.shared.live);
+                return Ok((
+                    Deleted {
+                        instance,
+                        gone: true,
+                    },
+                    Some(image),
+                ));
+            }
+        }
+        let instance = view::instance(row, &self.shared.live);
+        Ok((
+            Deleted {
+                instance,
+                gone: false,
+            },
+            None,
+        ))
+    }
+
+    fn bury(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &InstanceRow,
+        node: waifud_types::NodeId,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let on = row
+            .status
+            .node
+            .as_ref()
+            .map_or("its node", |name| name.as_str());
+        let revision = tx.emit(
+            &note::event(
+                self.now(),
+                "instance.deleting",
+                note::instance(row.id, &row.name),
+                cause,
+                format!("{on} is told to destroy it"),
+            )
+            .generation(row.generation),
+        )?;
+        let tombstone = Tombstone {
+            instance: row.id,
+            name: row.name.clone(),
+            epoch: row.epoch,
+        };
+        tx.mark_deleting(row.id)?;
+        tx.put_tombstone(node, &tombstone, self.now(), revision)?;
+        Ok(())
+    }
+
+    /// Forgets an instance of which nothing is left. Returns its image, which may be needed by nobody now.
+    pub(crate) fn remove(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &InstanceRow,
+        cause: &Cause,
+        message: &str,
+    ) -> Result<Digest, ControlError> {
+        tx.emit(
+            &note::event(
+                self.now(),
+                "instance.deleted",
+                note::instance(row.id, &row.name),
+                cause,
+                message,
+            )
+            .generation(row.generation),
+        )?;
+        tx.remove_instance(row.id)?;
+        self.shared.live.set_step(row.id, None);
+        Ok(row.spec.image)
+    }
+}

@@ -1,0 +1,44 @@
+//! What can be done to instances: one file per verb.
+//!
+//! Each verb is one job of the database's writer: checked, decided, written and told of in one transaction.
+
+pub mod create;
+pub mod delete;
+pub mod place;
+pub mod read;
+pub mod update;
+pub mod why;
+
+use waifud_store::{InstanceRow, ReadTx};
+use waifud_types::Generation;
+
+use crate::{ControlError, problems};
+
+/// One instance by name or id, or the problem that there is none.
+pub(crate) fn find(tx: &ReadTx<'_>, name_or_id: &str) -> Result<InstanceRow, ControlError> {
+    match tx.find_instance(name_or_id)? {
+        Some(row) => Ok(row),
+        None => Err(problems::not_found("instance", name_or_id).into()),
+    }
+}
+
+/// What If-Match asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum IfMatch {
+    /// Nothing, or `*`.
+    #[default]
+    Any,
+    /// One of these.
+    Generations(Vec<Generation>),
+}
+
+impl IfMatch {
+    fn check(&self, found: Generation) -> Result<(), ControlError> {
+        match self {
+            Self::Generations(wanted) if !wanted.contains(&found) => {
+                Err(problems::stale(found).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}

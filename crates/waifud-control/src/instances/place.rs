@@ -1,0 +1,169 @@
+//! Place: a node, an address and a bundle for an instance, in the transaction that promises them.
+
+use waifud_store::{InstanceRow, NodeRoom, PlacementRow, WriteTx};
+use waifud_types::Name;
+
+use crate::note::EventExt;
+use crate::placement::{Choice, Wish, choose};
+use crate::principal::Cause;
+use crate::{Control, ControlError, documents, note, subnet};
+
+/// Instances that are tried again when room appears, at most, in one transaction.
+const RETRIED_AT_ONCE: u32 = 200;
+
+impl Control {
+    /// Tries to place an unplaced instance, and says on it why that could not be done.
+    pub(crate) fn place(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: InstanceRow,
+        rooms: &[NodeRoom],
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        let choice = choose(
+            &Wish {
+                spec: &row.spec,
+                arch: &row.arch,
+            },
+            rooms,
+        );
+        let chosen = choice
+            .node
+            .and_then(|id| rooms.iter().find(|room| room.node.id == id));
+        let Some(room) = chosen else {
+            return self.keep_waiting(tx, row, choice, cause);
+        };
+        let taken = tx.taken_addresses(room.node.subnet)?;
+        if let Some(address) = subnet::free_address(room.node.subnet, &taken) {
+            return self.settle(tx, row, room, address, choice, cause);
+        }
+        let reason = format!("waiting for: a free address in {}", room.node.subnet);
+        let choice = Choice {
+            node: None,
+            reason: Some(reason),
+            ..choice
+        };
+        self.keep_waiting(tx, row, choice, cause)
+    }
+
+    fn settle(
+        &self,
+        tx: &mut WriteTx<'_>,
+        mut row: InstanceRow,
+        room: &NodeRoom,
+        address: std::net::Ipv4Addr,
+        choice: Choice,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        let node = &room.node;
+        for nic in row
+            .spec
+            .nics
+            .iter_mut()
+            .filter(|nic| is_default(&nic.network))
+        {
+            nic.address = Some(address);
+        }
+        tx.set_lease_address(row.id, 0, address)?;
+        row.status.node = Some(node.name.clone());
+        row.status.reason = Some(format!("waiting for {} to take it up", node.name));
+        let why = match choice.verdicts.len() {
+            1 => "the only node".to_owned(),
+            nodes => format!("most room of {nodes}"),
+        };
+        let event = note::event(
+            self.now(),
+            "instance.placed",
+            note::instance(row.id, &row.name),
+            cause,
+            format!("on {} ({why}), {address}", node.name),
+        )
+        .generation(row.generation)
+        .details(serde_json::json!({ "node": node.name, "address": address, "verdicts": choice.verdicts }));
+        let revision = tx.emit(&event)?;
+        let placement = PlacementRow {
+            instance: row.id,
+            node: node.id,
+            spec: &row.spec,
+            status: &row.status,
+            verdicts: &choice.verdicts,
+        };
+        tx.place(&placement, revision)?;
+        row.node = Some(node.id);
+        row.placement = choice.verdicts;
+        self.put_bundle(tx, &row, &node.name, node.subnet)?;
+        Ok(row)
+    }
+
+    /// Renders the instance's documents anew and makes them its own.
+    pub(crate) fn put_bundle(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &InstanceRow,
+        node: &Name,
+        net: ipnet::Ipv4Net,
+    ) -> Result<(), ControlError> {
+        let bundle = documents::bundle(
+            row,
+            node,
+            net,
+            &self.shared.config.domain,
+            tx.ssh_keys(row.id)?,
+            tx.user_data(row.id)?,
+            self.shared.entropy.as_ref(),
+        )?;
+        tx.put_bundle(row.id, &bundle, self.now())?;
+        Ok(())
+    }
+
+    fn keep_waiting(
+        &self,
+        tx: &mut WriteTx<'_>,
+        mut row: InstanceRow,
+        choice: Choice,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        if row.placement != choice.verdicts {
+            tx.set_verdicts(row.id, &choice.verdicts)?;
+            row.placement = choice.verdicts;
+        }
+        if row.status.reason != choice.reason {
+            row.status.reason = choice.reason;
+            tx.set_status(row.id, &row.status)?;
+            let event = note::event(
+                self.now(),
+                "instance.waiting",
+                note::instance(row.id, &row.name),
+                cause,
+                row.status.reason.clone().unwrap_or_default(),
+            )
+            .generation(row.generation)
+            .reason("no-room");
+            tx.emit(&event)?;
+        }
+        Ok(row)
+    }
+
+    /// Tries again to place those that wait, the oldest first. Called where room may have appeared.
+    pub(crate) fn place_waiting(&self, tx: &mut WriteTx<'_>) -> Result<(), ControlError> {
+        let waiting = tx.unplaced(RETRIED_AT_ONCE)?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut rooms = tx.rooms()?;
+        for row in waiting {
+            if self
+                .place(tx, row, &rooms, &Cause::system())?
+                .node
+                .is_some()
+            {
+                rooms = tx.rooms()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_default(network: &Name) -> bool {
+    network.as_str() == "default"
+}

@@ -1,0 +1,187 @@
+//! Why: the story of one instance in a form that answers "what is it waiting for, and what can I do?".
+
+use waifud_api::{Instance, PlacementVerdict, Why};
+use waifud_types::status::{CloudInitState, StoppedBy};
+use waifud_types::{ByteSize, InstanceState, Timestamp};
+
+use super::find;
+use crate::placement::{Wish, choose};
+use crate::{Control, ControlError, view};
+
+/// Events that the story holds at most.
+const TIMELINE: u32 = 100;
+
+impl Control {
+    /// The story of one instance.
+    pub async fn why(&self, name_or_id: &str) -> Result<Why, ControlError> {
+        let wanted = name_or_id.to_owned();
+        let (row, placement, timeline, largest) = self
+            .shared
+            .store
+            .read(move |tx| {
+                let row = find(&tx, &wanted)?;
+                let mut placement = row.placement.clone();
+                let mut largest = None;
+                if row.node.is_none() {
+                    let rooms = tx.rooms()?;
+                    let wish = Wish {
+                        spec: &row.spec,
+                        arch: &row.arch,
+                    };
+                    placement = choose(&wish, &rooms).verdicts;
+                    largest = rooms
+                        .iter()
+                        .filter(|room| room.node.reachable && !room.node.cordoned)
+                        .map(|room| {
+                            let capacity = room.node.facts.capacity.memory_bytes.bytes();
+                            ByteSize(
+                                capacity.saturating_sub(room.node.promised.memory_bytes.bytes()),
+                            )
+                        })
+                        .max();
+                }
+                let timeline = tx.newest_events_of(&row.id.to_string(), TIMELINE)?;
+                Ok::<_, ControlError>((row, placement, timeline, largest))
+            })
+            .await?;
+        let instance = view::instance(row, &self.shared.live);
+        let since = timeline
+            .last()
+            .map_or(instance.created_at, |event| event.at);
+        Ok(Why {
+            summary: summary(&instance, since, self.now()),
+            hint: hint(&instance, &placement, largest),
+            instance,
+            placement,
+            timeline,
+        })
+    }
+}
+
+fn summary(instance: &Instance, since: Timestamp, now: Timestamp) -> String {
+    let status = &instance.status;
+    let state = status.state;
+    let long = ago(
+        if state == InstanceState::Pending {
+            instance.created_at
+        } else {
+            since
+        },
+        now,
+    );
+    if state == InstanceState::Running {
+        let cloud_init = &status.cloud_init.state;
+        return match (status.ready, cloud_init) {
+            (true, _) => "running and ready".to_owned(),
+            (false, CloudInitState::Error | CloudInitState::Degraded) => {
+                format!("running; cloud-init finished with errors {long} ago")
+            }
+            (false, CloudInitState::Disabled) => {
+                "running; cloud-init is switched off in the guest".to_owned()
+            }
+            (false, _) => format!(
+                "not ready {long}, {}",
+                waiting(instance, "cloud-init to finish")
+            ),
+        };
+    }
+    let reason = status.reason.as_deref();
+    match state {
+        InstanceState::Stopped => match status.stopped_by {
+            Some(StoppedBy::Guest) => {
+                format!("stopped {long} ago by the guest itself; it stays off")
+            }
+            Some(StoppedBy::Crash) => format!("stopped {long} ago by a crash"),
+            Some(StoppedBy::Host) => format!("stopped {long} ago with its host"),
+            Some(StoppedBy::Outside) => {
+                format!("stopped {long} ago by something other than waifud")
+            }
+            Some(StoppedBy::User) | None => format!("stopped {long} ago, as asked"),
+        },
+        InstanceState::Failed => format!(
+            "failed {long} ago: {}",
+            reason.unwrap_or("no reason was given")
+        ),
+        _ => match (reason, &status.step) {
+            (_, Some(_)) => format!("{state} {long}, {}", waiting(instance, "its node")),
+            (Some(reason), None) => format!("{state} {long}, {reason}"),
+            (None, None) => format!("{state} {long}"),
+        },
+    }
+}
+
+fn waiting(instance: &Instance, otherwise: &str) -> String {
+    match &instance.status.step {
+        Some(step) => {
+            let percent = step
+                .percent
+                .map(|p| format!(" ({p} %)"))
+                .unwrap_or_default();
+            match &step.waiting_for {
+                Some(what) => format!("waiting for: {what}"),
+                None => format!("at work on: {}{percent}", step.name),
+            }
+        }
+        None => format!("waiting for: {otherwise}"),
+    }
+}
+
+fn hint(
+    instance: &Instance,
+    placement: &[PlacementVerdict],
+    largest: Option<ByteSize>,
+) -> Option<String> {
+    let name = &instance.name;
+    let status = &instance.status;
+    match status.state {
+        InstanceState::Pending if status.node.is_none() => {
+            if placement.is_empty() {
+                return Some("start waifud-agentd on a machine that shall run guests".to_owned());
+            }
+            let off = placement
+                .iter()
+                .find(|v| v.reason == "off, would fit")
+                .map(|v| &v.node);
+            let smaller = largest.filter(|free| {
+                *free < instance.spec.memory_bytes
+                    && *free >= waifud_types::spec::limits::MEMORY_MIN
+            });
+            let mut ways = Vec::new();
+            if let Some(free) = smaller {
+                let mib = ByteSize::mib(free.bytes() >> 20);
+                ways.push(format!("create it with --memory {mib} or less"));
+            }
+            if let Some(node) = off {
+                ways.push(format!("switch {node} on (it is placed by itself)"));
+            }
+            if ways.is_empty() {
+                ways.push("ask for less, or add a node; it is placed by itself".to_owned());
+            }
+            Some(ways.join(", or "))
+        }
+        InstanceState::Unknown => Some(format!(
+            "switch its node on, or look at it: waifuctl node show {}",
+            status.node.as_ref().map_or("NODE", |node| node.as_str())
+        )),
+        InstanceState::Failed => Some(format!(
+            "mend what the reason names; {name} is tried again by itself"
+        )),
+        InstanceState::Running if !status.ready => match status.cloud_init.state {
+            CloudInitState::Error | CloudInitState::Degraded => {
+                Some("look into the guest: cloud-init status --long".to_owned())
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn ago(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,98 @@
+//! What happens without being asked for: silent nodes become unreachable, old history goes.
+
+use std::time::Duration;
+
+use waifud_store::StoreError;
+use waifud_types::{NodeId, Timestamp};
+
+use crate::instances::create::REMEMBERED;
+use crate::principal::Cause;
+use crate::{Control, ControlError, note};
+
+/// Between two looks at old history.
+const TRIM_EVERY: Duration = Duration::from_mins(10);
+/// Events removed in one transaction: bounds how long others wait.
+const TRIM_AT_ONCE: u64 = 10_000;
+
+impl Control {
+    /// Runs until waifud stops.
+    pub async fn monitor(&self) -> Result<(), ControlError> {
+        self.expect_reachable_nodes().await?;
+        let look = (self.shared.config.unreachable_after / 4)
+            .clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let mut look = tokio::time::interval(look);
+        let mut trim = tokio::time::interval(TRIM_EVERY);
+        loop {
+            let done = tokio::select! {
+                () = self.shared.stop.cancelled() => return Ok(()),
+                _ = look.tick() => self.sweep().await,
+                _ = trim.tick() => self.trim().await,
+            };
+            if let Err(error) = done {
+                tracing::error!(%error, "looking after nodes and history failed; it is tried again");
+            }
+        }
+    }
+
+    /// Nodes that were reachable when waifud stopped have the usual time, from now, to show themselves.
+    async fn expect_reachable_nodes(&self) -> Result<(), ControlError> {
+        let rows = self.shared.store.read(|tx| tx.nodes("", u32::MAX)).await?;
+        for row in rows.into_iter().filter(|row| row.reachable) {
+            self.shared.live.expect(row.id, self.shared.started);
+        }
+        Ok(())
+    }
+
+    /// Notes which nodes have been silent for too long.
+    pub async fn sweep(&self) -> Result<(), ControlError> {
+        let limit = self.now() - self.shared.config.unreachable_after;
+        for (node, last_contact) in self.shared.live.fallen_silent(limit) {
+            if let Err(error) = self.lose(node, last_contact).await {
+                self.shared.live.expect(node, last_contact);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn lose(&self, node: NodeId, last_contact: Timestamp) -> Result<(), ControlError> {
+        let now = self.now();
+        self.shared
+            .store
+            .write(move |tx| {
+                let Some(row) = tx.node(node)?.filter(|row| row.reachable) else {
+                    return Ok(());
+                };
+                tx.emit(&note::event(
+                    now,
+                    "node.unreachable",
+                    note::node(node, &row.name),
+                    &Cause::system(),
+                    format!("silent since {}", crate::view::shown(last_contact)),
+                ))?;
+                tx.set_node_reachable(node, false, last_contact)
+            })
+            .await
+            .map_err(|error: StoreError| error.into())
+    }
+
+    async fn trim(&self) -> Result<(), ControlError> {
+        let config = &self.shared.config;
+        let (keep, before) = (config.events_kept, self.now() - config.events_kept_for);
+        let answers = self.now() - REMEMBERED;
+        loop {
+            let removed = self
+                .shared
+                .store
+                .write(move |tx| {
+                    tx.forget_answers(answers)?;
+                    tx.trim_events(keep, before, TRIM_AT_ONCE)
+                })
+                .await
+                .map_err(|error: StoreError| ControlError::from(error))?;
+            if (removed as u64) < TRIM_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Events of ours, made in one line.
+
+use serde_json::Value;
+use waifud_store::NewEvent;
+use waifud_types::event::ObjectRef;
+use waifud_types::{Digest, Generation, InstanceId, Name, NodeId, Timestamp};
+
+use crate::principal::Cause;
+
+/// An event about `object`.
+pub fn event(
+    at: Timestamp,
+    kind: &'static str,
+    object: ObjectRef,
+    cause: &Cause,
+    message: impl Into<String>,
+) -> NewEvent {
+    NewEvent {
+        at,
+        kind,
+        object,
+        actor: cause.actor.clone(),
+        request_id: cause.request_id.clone(),
+        generation: None,
+        reason: None,
+        message: message.into(),
+        details: Value::Object(serde_json::Map::new()),
+    }
+}
+
+/// What may be added to an event.
+pub trait EventExt {
+    /// The spec's generation.
+    fn generation(self, generation: Generation) -> Self;
+    /// A word for scripts.
+    fn reason(self, reason: impl Into<String>) -> Self;
+    /// More.
+    fn details(self, details: Value) -> Self;
+}
+
+impl EventExt for NewEvent {
+    fn generation(mut self, generation: Generation) -> Self {
+        self.generation = Some(generation);
+        self
+    }
+
+    fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    fn details(mut self, details: Value) -> Self {
+        self.details = details;
+        self
+    }
+}
+
+/// An instance.
+pub fn instance(id: InstanceId, name: &Name) -> ObjectRef {
+    ObjectRef {
+        kind: "instance".to_owned(),
+        id: id.to_string(),
+        name: name.to_string(),
+    }
+}
+
+/// A node.
+pub fn node(id: NodeId, name: &Name) -> ObjectRef {
+    ObjectRef {
+        kind: "node".to_owned(),
+        id: id.to_string(),
+        name: name.to_string(),
+    }
+}
+
+/// A template.
+pub fn template(name: &str) -> ObjectRef {
+    ObjectRef {
+        kind: "template".to_owned(),
+        id: name.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// An image.
+pub fn image(digest: Digest) -> ObjectRef {
+    ObjectRef {
+        kind: "image".to_owned(),
+        id: digest.to_string(),
+        name: digest.short(),
+    }
+}

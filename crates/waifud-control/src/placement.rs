@@ -1,0 +1,224 @@
+//! Choosing a node: a pure function from a wish and the nodes' rooms to a verdict for each node.
+//!
+//! Filters say in words why a node can't take the instance; of the rest the highest score wins, ties by name. Memory
+//! is never promised twice; CPUs are shared; disks are thin, so a pool may promise more than it has. What is chosen
+//! becomes a reservation in the same transaction, so nobody else can be promised the same room.
+
+use waifud_api::PlacementVerdict;
+use waifud_store::NodeRoom;
+use waifud_types::spec::InstanceSpec;
+use waifud_types::{ByteSize, NodeId};
+
+/// What an instance needs of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Its spec.
+    pub spec: &'a InstanceSpec,
+    /// The architecture of its image.
+    pub arch: &'a str,
+}
+
+/// The outcome.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Choice {
+    /// The node, when one can take it.
+    pub node: Option<NodeId>,
+    /// Every node's part in it, best first.
+    pub verdicts: Vec<PlacementVerdict>,
+    /// Why none could: one sentence; null when one did.
+    pub reason: Option<String>,
+}
+
+enum Verdict {
+    /// It can take it; higher is better.
+    Fits(f64, String),
+    /// It would, if it were there.
+    Away(String),
+    /// It lacks memory now, but has as much in all.
+    Full(String),
+    /// It never can.
+    Never(String),
+}
+
+/// Chooses.
+pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom]) -> Choice {
+    let mut judged: Vec<_> = rooms.iter().map(|room| (room, judge(wish, room))).collect();
+    judged.sort_by(|(a, x), (b, y)| {
+        rank(y)
+            .total_cmp(&rank(x))
+            .then_with(|| a.node.name.cmp(&b.node.name))
+    });
+    let node = judged.first().and_then(|(room, verdict)| match verdict {
+        Verdict::Fits(..) => Some(room.node.id),
+        _ => None,
+    });
+    let reason = node.is_none().then(|| waiting_for(wish, &judged));
+    let verdicts = judged
+        .into_iter()
+        .map(|(room, verdict)| {
+            let (score, reason) = match verdict {
+                Verdict::Fits(score, why) => (Some(score), why),
+                Verdict::Away(why) | Verdict::Full(why) | Verdict::Never(why) => (None, why),
+            };
+            PlacementVerdict {
+                node: room.node.name.clone(),
+                score,
+                reason,
+            }
+        })
+        .collect();
+    Choice {
+        node,
+        verdicts,
+        reason,
+    }
+}
+
+fn rank(verdict: &Verdict) -> f64 {
+    match verdict {
+        Verdict::Fits(score, _) => *score,
+        Verdict::Full(_) => -1.0,
+        Verdict::Away(_) => -2.0,
+        Verdict::Never(_) => -3.0,
+    }
+}
+
+fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
+    let node = &room.node;
+    let spec = wish.spec;
+    if let Some(wanted) = &spec.placement.node
+        && *wanted != node.name
+    {
+        return Verdict::Never("not the node that was asked for".to_owned());
+    }
+    for (key, value) in &spec.placement.require {
+        if node.facts.labels.get(key) != Some(value) {
+            return Verdict::Never(format!("lacks the label {key}={value}"));
+        }
+    }
+    if node.facts.arch != wish.arch {
+        return Verdict::Never(format!(
+            "is {}, and the image is for {}",
+            node.facts.arch, wish.arch
+        ));
+    }
+    let capacity = node.facts.capacity;
+    if spec.cpus > capacity.cpus {
+        return Verdict::Never(format!("has {} CPUs", capacity.cpus));
+    }
+    let free = ByteSize(
+        capacity
+            .memory_bytes
+            .bytes()
+            .saturating_sub(node.promised.memory_bytes.bytes()),
+    );
+    let room_in_words = format!("{free} free of {}", capacity.memory_bytes);
+    if spec.memory_bytes > capacity.memory_bytes {
+        return Verdict::Never(room_in_words);
+    }
+    if let Err(why) = disks_fit(spec, room) {
+        return Verdict::Never(why);
+    }
+    if !node.reachable {
+        let fits = spec.memory_bytes <= free;
+        return Verdict::Away(
+            if fits {
+                "off, would fit"
+            } else {
+                "off, and full"
+            }
+            .to_owned(),
+        );
+    }
+    if node.cordoned {
+        return Verdict::Full("cordoned".to_owned());
+    }
+    if spec.memory_bytes > free {
+        return Verdict::Full(room_in_words);
+    }
+    Verdict::Fits(score(wish, room), room_in_words)
+}
+
+fn disks_fit(spec: &InstanceSpec, room: &NodeRoom) -> Result<(), String> {
+    for disk in &spec.disks {
+        let Some(pool) = room.node.facts.pools.iter().find(|p| p.name == disk.pool) else {
+            return Err(format!("has no pool {}", disk.pool));
+        };
+        if disk.size_bytes > pool.size_bytes {
+            return Err(format!("pool {} has {} in all", pool.name, pool.size_bytes));
+        }
+    }
+    Ok(())
+}
+
+/// 0 to 1: mostly the share of memory that stays free, then of CPUs, then of disk.
+fn score(wish: &Wish<'_>, room: &NodeRoom) -> f64 {
+    let node = &room.node;
+    let spec = wish.spec;
+    let memory = free_share(
+        node.promised.memory_bytes.bytes() + spec.memory_bytes.bytes(),
+        node.facts.capacity.memory_bytes.bytes(),
+    );
+    let cpus = free_share(
+        u64::from(node.promised.cpus) + u64::from(spec.cpus),
+        u64::from(node.facts.capacity.cpus),
+    );
+    let disk = spec
+        .disks
+        .iter()
+        .filter_map(|disk| {
+            let pool = node.facts.pools.iter().find(|p| p.name == disk.pool)?;
+            let promised = room
+                .pools
+                .iter()
+                .find(|(name, _)| *name == disk.pool)
+                .map_or(0, |(_, size)| size.bytes());
+            let taken = promised.max(pool.used_bytes.bytes()) + disk.size_bytes.bytes();
+            Some(free_share(taken, pool.size_bytes.bytes()))
+        })
+        .fold(1.0, f64::min);
+    let total = 0.6 * memory + 0.25 * cpus + 0.15 * disk;
+    (total * 100.0).round() / 100.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs two digits")]
+fn free_share(taken: u64, of: u64) -> f64 {
+    (1.0 - taken as f64 / of.max(1) as f64).clamp(0.0, 1.0)
+}
+
+fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
+    let spec = wish.spec;
+    let Some((room, best)) = judged.first() else {
+        return "waiting for: a node; none has joined yet".to_owned();
+    };
+    match best {
+        Verdict::Full(_) if room.node.cordoned => {
+            "waiting for: a node that is not cordoned".to_owned()
+        }
+        Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
+        Verdict::Away(_) => format!("waiting for: {}, which is off", room.node.name),
+        Verdict::Never(_) | Verdict::Fits(..) => {
+            if let Some(wanted) = &spec.placement.node {
+                match judged.iter().find(|(room, _)| room.node.name == *wanted) {
+                    None => return format!("waiting for: node {wanted}, which is not known"),
+                    Some((_, Verdict::Never(why))) => {
+                        return format!("node {wanted} can't take it: {why}");
+                    }
+                    Some(_) => {}
+                }
+            }
+            format!(
+                "no node can take it: {} CPUs, {} memory, {} disk, {}",
+                spec.cpus,
+                spec.memory_bytes,
+                ByteSize(
+                    spec.disks
+                        .iter()
+                        .map(|d| d.size_bytes.bytes())
+                        .fold(0, u64::saturating_add)
+                ),
+                wish.arch
+            )
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Who asks.
+//!
+//! On the unix socket the kernel says which user is at the other end; the socket's permissions (0660, group
+//! `waifud-admin`) decide who gets that far, so everybody who does is an administrator.
+
+use waifud_types::event::Actor;
+
+/// The other end of a connection, as the kernel or the TLS layer vouches for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A process on this machine.
+    Unix {
+        /// Its effective user.
+        uid: u32,
+    },
+    /// Nobody vouches for it; it is let in nowhere.
+    Unknown,
+}
+
+impl Peer {
+    /// Where the request came from, for events.
+    pub fn from(&self) -> String {
+        match self {
+            Self::Unix { uid } => format!("unix:uid={uid}"),
+            Self::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    /// Whether it is root on this machine.
+    pub const fn is_root(&self) -> bool {
+        matches!(self, Self::Unix { uid: 0 })
+    }
+}
+
+/// Who asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Principal {
+    /// `uid=1000`.
+    pub name: String,
+    /// Where from.
+    pub from: String,
+}
+
+impl Principal {
+    /// The principal of a local user.
+    pub fn of(peer: Peer) -> Self {
+        let name = match peer {
+            Peer::Unix { uid } => format!("uid={uid}"),
+            Peer::Unknown => "unknown".to_owned(),
+        };
+        Self {
+            name,
+            from: peer.from(),
+        }
+    }
+}
+
+/// Who causes a change, and in which request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// For events.
+    pub actor: Actor,
+    /// For events.
+    pub request_id: Option<String>,
+}
+
+impl Cause {
+    /// A user's request.
+    pub fn user(principal: &Principal, request_id: &str) -> Self {
+        Self {
+            actor: Actor {
+                kind: "user".to_owned(),
+                name: principal.name.clone(),
+                from: Some(principal.from.clone()),
+            },
+            request_id: Some(request_id.to_owned()),
+        }
+    }
+
+    /// A node's report.
+    pub fn node(name: &str, from: Option<String>, request_id: Option<String>) -> Self {
+        Self {
+            actor: Actor {
+                kind: "node".to_owned(),
+                name: name.to_owned(),
+                from,
+            },
+            request_id,
+        }
+    }
+
+    /// waifud itself.
+    pub fn system() -> Self {
+        Self {
+            actor: Actor {
+                kind: "system".to_owned(),
+                name: "waifud".to_owned(),
+                from: None,
+            },
+            request_id: None,
+        }
+    }
+}

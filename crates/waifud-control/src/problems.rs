@@ -1,0 +1,263 @@
+//! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
+
+use waifud_api::Problem;
+use waifud_types::{ByteSize, Digest, Generation, Name};
+
+/// No such thing.
+pub fn not_found(kind: &str, name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::new(404, "not-found", format!("there is no {kind} {shown:?}"))
+        .hint(format!("list what there is: GET /v1/{kind}s"))
+}
+
+/// The text is no name.
+pub fn bad_name(field: &str, error: &waifud_types::name::NameError) -> Problem {
+    Problem::new(422, "bad-name", error.to_string())
+        .field(field)
+        .hint("use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit: web-1")
+}
+
+/// A living instance has it.
+pub fn name_taken(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "name-taken",
+        format!("an instance named {name} exists"),
+    )
+    .field("name")
+    .hint("choose another name, or delete that instance first and wait until it is gone")
+}
+
+/// A nic has it.
+pub fn mac_taken() -> Problem {
+    Problem::new(409, "mac-taken", "another instance has that MAC address")
+        .field("mac")
+        .hint("leave mac out and one is chosen")
+}
+
+/// The template is not known.
+pub fn unknown_template(name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::new(422, "unknown-template", format!("there is no template {shown:?}"))
+        .field("spec.template")
+        .hint("waifuctl template list shows the templates; waifuctl template add NAME --file IMAGE adds one")
+}
+
+/// The image was not uploaded.
+pub fn unknown_image(digest: Digest) -> Problem {
+    Problem::new(422, "unknown-image", format!("there is no image {digest}"))
+        .field("image")
+        .hint("upload it first: PUT /v1/images/DIGEST")
+}
+
+/// A number out of its range.
+pub fn out_of_range(
+    field: &str,
+    what: &str,
+    least: impl std::fmt::Display,
+    most: impl std::fmt::Display,
+) -> Problem {
+    Problem::new(422, "out-of-range", format!("{what} is out of range"))
+        .field(field)
+        .hint(format!("from {least} to {most}"))
+}
+
+/// The disk can't hold the image.
+pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Problem {
+    Problem::new(
+        422,
+        "disk-too-small",
+        format!("disk {size} is smaller than template {template} needs ({least})"),
+    )
+    .field("spec.disks[0].size_bytes")
+    .hint(format!("--disk {least} or more"))
+}
+
+/// User-data that cloud-init would not read.
+pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
+    use waifud_cloudinit::UserDataError as E;
+    let (code, hint) = match error {
+        E::TooLong { .. } => (
+            "user-data-too-long",
+            "fetch large things from user-data, do not put them in",
+        ),
+        E::Binary { .. } => (
+            "user-data-binary",
+            "give it as text; several parts go into a MIME archive",
+        ),
+        E::UnknownKind { hint } => ("user-data-unknown-kind", *hint),
+        _ => (
+            "user-data-invalid",
+            "check it with: cloud-init schema -c FILE",
+        ),
+    };
+    Problem::new(422, code, error.to_string())
+        .field("user_data")
+        .hint(hint)
+}
+
+/// Not a public key.
+pub fn bad_ssh_key(index: usize, error: waifud_cloudinit::SshKeyError) -> Problem {
+    Problem::new(422, "bad-ssh-key", error.to_string())
+        .field(format!("ssh_keys[{index}]"))
+        .hint("give a line of a .pub file: ssh-ed25519 AAAA… you@host")
+}
+
+/// A label that can't be stored or searched for.
+pub fn bad_label(key: &str) -> Problem {
+    let shown: String = key.chars().take(80).collect();
+    Problem::new(422, "bad-label", format!("label {shown:?} can't be used"))
+        .field("labels")
+        .hint("keys: 1 to 63 of a-z, A-Z, 0-9 and -_./; values: up to 255 characters without control characters")
+}
+
+/// Too many of something.
+pub fn too_many(field: &str, most: usize) -> Problem {
+    Problem::new(422, "too-many", format!("more than {most} are not taken"))
+        .field(field)
+        .hint("send fewer")
+}
+
+/// Somebody changed it in between.
+pub fn stale(found: Generation) -> Problem {
+    Problem::new(
+        412,
+        "stale-generation",
+        format!("the instance changed in between and is at generation {found}"),
+    )
+    .field("If-Match")
+    .hint("read it again, look at what changed, and send the new ETag")
+}
+
+/// Delete is refused.
+pub fn protected(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "protected",
+        format!("instance {name} is protected against deletion"),
+    )
+    .field("spec.protected")
+    .hint("set protected to false first: PATCH /v1/instances/NAME {\"protected\": false}")
+}
+
+/// It is being destroyed.
+pub fn deleting(name: &Name) -> Problem {
+    Problem::new(409, "deleting", format!("instance {name} is being deleted"))
+        .hint("create another one; nothing brings this one back")
+}
+
+/// The key was used for another request.
+pub fn idempotency_mismatch() -> Problem {
+    Problem::new(
+        409,
+        "idempotency-key-reused",
+        "this Idempotency-Key was used for another request",
+    )
+    .field("Idempotency-Key")
+    .hint("use a new key for every new request, the same key only to repeat one")
+}
+
+/// The upload is no image that may be used.
+pub fn bad_image(error: &waifud_types::qcow2::Qcow2Error) -> Problem {
+    Problem::new(
+        422,
+        "bad-image",
+        format!("the image can't be used: {error}"),
+    )
+    .field("body")
+    .hint("make one whole image: qemu-img convert -O qcow2 OLD NEW.qcow2")
+}
+
+/// The upload has another digest.
+pub fn digest_mismatch(expected: Digest, actual: Digest) -> Problem {
+    Problem::new(
+        422,
+        "digest-mismatch",
+        format!("the upload has the digest {actual}, not {expected}"),
+    )
+    .field("digest")
+    .hint("it was damaged on its way, or the file changed: compute its SHA-256 and upload again")
+}
+
+/// The upload is larger than allowed.
+pub fn image_too_large(limit: ByteSize) -> Problem {
+    Problem::new(
+        413,
+        "image-too-large",
+        format!("images of more than {limit} are not taken"),
+    )
+    .field("body")
+    .hint("images are small and disks are large: shrink it, and give the instance a larger disk")
+}
+
+/// The upload broke off.
+pub fn upload_broken() -> Problem {
+    Problem::new(400, "upload-broken", "the upload ended before its end")
+        .field("body")
+        .hint("upload it again; nothing was kept")
+}
+
+/// The image store's disk is full.
+pub fn no_space() -> Problem {
+    Problem::new(507, "no-space", "the image store's filesystem is full")
+        .hint("free some space on waifud's state_dir; unused templates and their images can go")
+}
+
+/// A template or an instance needs it.
+pub fn image_in_use(digest: Digest) -> Problem {
+    Problem::new(409, "image-in-use", format!("image {digest} is in use"))
+        .hint("delete the templates and instances that need it first")
+}
+
+/// The history is gone.
+pub fn revision_gone(oldest: waifud_types::Revision) -> Problem {
+    Problem::new(
+        410,
+        "revision-gone",
+        "the history after that revision was trimmed, or belongs to another life of the database",
+    )
+    .field("since")
+    .detail(oldest.to_string())
+    .hint(format!(
+        "read the lists again and go on from their revision; the history begins at {oldest}"
+    ))
+}
+
+/// A query parameter that can't be understood.
+pub fn bad_query(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem::new(400, "bad-query", why).field(field).hint(hint)
+}
+
+/// A header that can't be understood.
+pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem::new(400, "bad-header", why).field(field).hint(hint)
+}
+
+/// Who asks may not.
+pub fn forbidden(hint: &str) -> Problem {
+    Problem::new(403, "forbidden", "you may not do that").hint(hint)
+}
+
+/// The node is not known here.
+pub fn unknown_node() -> Problem {
+    Problem::new(404, "unknown-node", "this node is not known")
+        .field(waifud_api::agent::NODE_HEADER)
+        .hint("say hello first")
+}
+
+/// Another node has the name.
+pub fn node_name_taken(name: &Name) -> Problem {
+    Problem::new(409, "name-taken", format!("another node is named {name}"))
+        .field("name")
+        .hint("give this machine another name in its agent's configuration")
+}
+
+/// No subnet is left.
+pub fn no_subnet(range: &str) -> Problem {
+    Problem::new(
+        409,
+        "no-subnet",
+        format!("no /24 of {range} is free of other nodes and of this node's routes"),
+    )
+    .hint("choose another guest_range in waifud's configuration")
+}

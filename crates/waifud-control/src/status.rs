@@ -1,0 +1,224 @@
+//! From what was known of an instance and what its node reports, to what is known now and which events tell of it.
+//!
+//! Pure. A report that changes nothing but a step's progress gives nothing: progress is never written down.
+
+use waifud_api::agent::InstanceReport;
+use waifud_types::InstanceState as S;
+use waifud_types::status::{AddressSource, CloudInitState, InstanceStatus, StoppedBy};
+
+/// The new status and what to tell.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Merged {
+    /// To be stored.
+    pub status: InstanceStatus,
+    /// To be told, in this order.
+    pub told: Vec<Told>,
+}
+
+/// An event to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// Such as `instance.started`.
+    pub kind: &'static str,
+    /// A word for scripts.
+    pub reason: Option<String>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Merges a report into what is stored; `None` when nothing of it needs to be stored.
+pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
+    // A node may have missed to tell of a state in between, but it can't undo a placement.
+    let state = if old.state.may_become(report.state) {
+        report.state
+    } else {
+        old.state
+    };
+    let status = InstanceStatus {
+        observed_generation: Some(report.observed_generation).max(old.observed_generation),
+        state,
+        reason: report.reason.clone(),
+        ready: report.ready,
+        ready_by: report.ready_by,
+        node: old.node.clone(),
+        hypervisor: report.hypervisor,
+        stopped_by: report.stopped_by,
+        last_state: None,
+        last_seen: None,
+        addresses: report
+            .addresses
+            .iter()
+            .filter(|address| address.source == AddressSource::Observed)
+            .cloned()
+            .collect(),
+        step: None,
+        restart_needed: report.restart_needed.clone(),
+        cloud_init: report.cloud_init.clone(),
+        conditions: report.conditions.clone(),
+    };
+    if status == *old {
+        return None;
+    }
+    let mut told = Vec::new();
+    let failed_anew = status.state == S::Failed && status.reason != old.reason;
+    if status.state != old.state || failed_anew {
+        told.extend(entered(&status));
+    }
+    if status.ready && !old.ready {
+        told.push(Told {
+            kind: "instance.ready",
+            reason: status.ready_by.and_then(word),
+            message: "cloud-init is done".to_owned(),
+        });
+    }
+    let cloud_init = status.cloud_init.state;
+    if cloud_init != old.cloud_init.state
+        && matches!(cloud_init, CloudInitState::Error | CloudInitState::Degraded)
+    {
+        // What cloud-init says of it may hold secrets of the guest: it stays in the status.
+        told.push(Told {
+            kind: "instance.cloud-init-failed",
+            reason: word(cloud_init),
+            message: "cloud-init finished with errors; the VM runs".to_owned(),
+        });
+    }
+    Some(Merged { status, told })
+}
+
+fn word(value: impl serde::Serialize) -> Option<String> {
+    let value = serde_json::to_value(value).ok()?;
+    value.as_str().map(str::to_owned)
+}
+
+fn entered(status: &InstanceStatus) -> Option<Told> {
+    let plain = |kind, message: &str| {
+        Some(Told {
+            kind,
+            reason: None,
+            message: message.to_owned(),
+        })
+    };
+    let because = |otherwise: &str| {
+        status
+            .reason
+            .clone()
+            .unwrap_or_else(|| otherwise.to_owned())
+    };
+    match status.state {
+        S::Preparing => plain(
+            "instance.preparing",
+            "its node gets image, disk, network and documents ready",
+        ),
+        S::Starting => plain("instance.starting", "the hypervisor starts it"),
+        S::Running => Some(Told {
+            kind: "instance.started",
+            reason: status.hypervisor.map(|kind| kind.as_str().to_owned()),
+            message: match status.hypervisor {
+                Some(kind) => format!("it runs on {}", kind.as_str()),
+                None => "it runs".to_owned(),
+            },
+        }),
+        S::Paused => plain("instance.paused", &because("it was paused")),
+        S::Stopping => plain("instance.stopping", "it was asked to shut down"),
+        S::Stopped => Some(Told {
+            kind: "instance.stopped",
+            reason: status.stopped_by.and_then(word),
+            message: match status.stopped_by {
+                Some(StoppedBy::User) | None => "it is off".to_owned(),
+                Some(StoppedBy::Guest) => "the guest powered itself off".to_owned(),
+                Some(StoppedBy::Crash) => "it crashed".to_owned(),
+                Some(StoppedBy::Host) => "its host shut down".to_owned(),
+                Some(StoppedBy::Outside) => "something other than waifud stopped it".to_owned(),
+            },
+        }),
+        S::Moving => plain("instance.moving", "it moves to another node"),
+        S::Failed => Some(Told {
+            kind: "instance.failed",
+            reason: None,
+            message: because("its node gave no reason"),
+        }),
+        S::Pending | S::Deleting | S::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy};
+    use waifud_types::{Epoch, Generation, InstanceId};
+
+    fn report(state: S) -> InstanceReport {
+        InstanceReport {
+            id: InstanceId::generate(),
+            epoch: Epoch::FIRST,
+            observed_generation: Generation::FIRST,
+            state,
+            reason: None,
+            stopped_by: None,
+            hypervisor: Some(HypervisorKind::Tcg),
+            ready: false,
+            ready_by: None,
+            addresses: Vec::new(),
+            step: None,
+            restart_needed: Vec::new(),
+            cloud_init: CloudInitStatus::default(),
+            conditions: Vec::new(),
+        }
+    }
+
+    fn kinds(merged: &Merged) -> Vec<&str> {
+        merged.told.iter().map(|told| told.kind).collect()
+    }
+
+    #[test]
+    fn a_first_run_is_told_step_by_step_and_repeats_are_silent() {
+        let mut status = InstanceStatus::pending(None);
+        for (state, kind) in [
+            (S::Preparing, "instance.preparing"),
+            (S::Starting, "instance.starting"),
+            (S::Running, "instance.started"),
+        ] {
+            let merged = merge(&status, &report(state)).unwrap();
+            assert_eq!(kinds(&merged), [kind]);
+            assert_eq!(merge(&merged.status, &report(state)), None);
+            status = merged.status;
+        }
+        let ready = InstanceReport {
+            ready: true,
+            ready_by: Some(ReadyBy::PhoneHome),
+            ..report(S::Running)
+        };
+        let merged = merge(&status, &ready).unwrap();
+        assert_eq!(kinds(&merged), ["instance.ready"]);
+        assert_eq!(merged.told[0].reason.as_deref(), Some("phone-home"));
+    }
+
+    #[test]
+    fn cloud_inits_words_stay_out_of_events() {
+        let running = merge(&InstanceStatus::pending(None), &report(S::Running));
+        let mut failed = report(S::Running);
+        failed.cloud_init.state = CloudInitState::Error;
+        failed.cloud_init.errors = vec!["password hunter2 refused".to_owned()];
+        let old = running.map_or_else(|| InstanceStatus::pending(None), |m| m.status);
+        let merged = merge(&old, &failed).unwrap();
+        assert_eq!(kinds(&merged).last(), Some(&"instance.cloud-init-failed"));
+        assert!(
+            merged
+                .told
+                .iter()
+                .all(|told| !told.message.contains("hunter2"))
+        );
+        assert_eq!(merged.status.cloud_init.errors.len(), 1);
+    }
+
+    #[test]
+    fn a_report_cannot_unplace_an_instance() {
+        let placed = merge(&InstanceStatus::pending(None), &report(S::Preparing))
+            .unwrap()
+            .status;
+        assert_eq!(
+            merge(&placed, &report(S::Pending)).map(|m| m.status.state),
+            None
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Subnets for nodes and addresses for guests: pure functions that pick what nobody has.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use waifud_types::MacAddr;
+
+use crate::env::Entropy;
+
+/// Bits of a node's subnet's prefix.
+pub const NODE_PREFIX: u8 = 24;
+
+/// The gateway's MAC address on every node, so that a guest that moves keeps its neighbour entry. Locally
+/// administered (bit 1 of the first byte, IEEE 802-2014, 8.2.2).
+pub const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0x77, 0x61, 0x69, 0x66, 0x75]);
+
+/// The first /24 of the range that no node has and no route overlaps. The very first one is left out: 10.144.0.0/24
+/// is where people who number by hand begin.
+pub fn free_subnet(range: Ipv4Net, taken: &[Ipv4Net], routes: &[Ipv4Net]) -> Option<Ipv4Net> {
+    let overlaps = |net: &Ipv4Net, other: &Ipv4Net| {
+        // A default route leads everywhere and means nothing here.
+        other.prefix_len() > 0 && (net.contains(other) || other.contains(net))
+    };
+    range
+        .subnets(NODE_PREFIX.max(range.prefix_len()))
+        .ok()?
+        .skip(usize::from(range.prefix_len() < NODE_PREFIX))
+        .find(|net| !taken.iter().chain(routes).any(|other| overlaps(net, other)))
+}
+
+/// The gateway: the first host address.
+pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
+    subnet.hosts().next().unwrap_or(subnet.network())
+}
+
+/// The lowest host address after the gateway that is not in `taken` (ascending).
+pub fn free_address(subnet: Ipv4Net, taken: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+    let mut taken = taken.iter().copied().peekable();
+    subnet.hosts().skip(1).find(|address| {
+        while taken.next_if(|t| t < address).is_some() {}
+        taken.peek() != Some(address)
+    })
+}
+
+/// A MAC address for a guest that `taken` does not know.
+pub fn free_mac<E>(
+    entropy: &dyn Entropy,
+    mut taken: impl FnMut(MacAddr) -> Result<bool, E>,
+) -> Result<Option<MacAddr>, E> {
+    for _ in 0..256 {
+        let mut tail = [0; 3];
+        entropy.fill(&mut tail);
+        let mac = MacAddr::of_guest(tail);
+        if !taken(mac)? {
+            return Ok(Some(mac));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn subnets_avoid_nodes_and_routes_but_not_the_default_route() {
+        let range = net("10.144.0.0/12");
+        let routes = [net("0.0.0.0/0"), net("10.144.1.0/25"), net("10.144.2.0/23")];
+        assert_eq!(free_subnet(range, &[], &routes), Some(net("10.144.4.0/24")));
+        assert_eq!(
+            free_subnet(range, &[net("10.144.4.0/24")], &routes),
+            Some(net("10.144.5.0/24"))
+        );
+        assert_eq!(free_subnet(range, &[], &[net("10.0.0.0/8")]), None);
+    }
+
+    #[test]
+    fn addresses_are_given_from_the_one_after_the_gateway_until_none_is_left() {
+        let subnet = net("10.144.1.0/24");
+        assert_eq!(gateway(subnet), Ipv4Addr::new(10, 144, 1, 1));
+        let mut taken = Vec::new();
+        while let Some(address) = free_address(subnet, &taken) {
+            taken.push(address);
+        }
+        assert_eq!(taken.len(), 253);
+        assert_eq!(taken.first(), Some(&Ipv4Addr::new(10, 144, 1, 2)));
+        assert_eq!(taken.last(), Some(&Ipv4Addr::new(10, 144, 1, 254)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_ever_has_two_owners(steps in proptest::collection::vec(any::<Option<u8>>(), 0..400)) {
+            let subnet = net("10.144.1.0/24");
+            let mut owned = BTreeSet::new();
+            for step in steps {
+                let taken: Vec<_> = owned.iter().copied().collect();
+                match (step, free_address(subnet, &taken)) {
+                    (None, Some(address)) => {
+                        prop_assert!(subnet.contains(&address) && address != gateway(subnet));
+                        prop_assert!(owned.insert(address));
+                    }
+                    (None, None) => prop_assert_eq!(owned.len(), 253),
+                    (Some(which), _) => {
+                        let gone = taken.get(usize::from(which) % taken.len().max(1)).copied();
+                        if let Some(gone) = gone {
+                            owned.remove(&gone);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Templates and images: naming what was uploaded, and forgetting what nobody needs.
+
+use bytes::Bytes;
+use futures::Stream;
+use waifud_api::{CreateTemplate, Image, Page};
+use waifud_store::{ImageRow, NewTemplate, StoreError};
+use waifud_types::Digest;
+use waifud_types::template::Template;
+
+use crate::page::{Cursor, PageRequest};
+use crate::principal::Cause;
+use crate::{Control, ControlError, note, problems, view};
+
+impl Control {
+    /// Names an image; the same name again points at the new one.
+    pub async fn create_template(
+        &self,
+        request: CreateTemplate,
+        cause: Cause,
+    ) -> Result<Template, ControlError> {
+        let name = request
+            .name
+            .parse()
+            .map_err(|e| problems::bad_name("name", &e))?;
+        let arch = request.arch.unwrap_or_else(|| "x86_64".to_owned());
+        if !["x86_64", "aarch64"].contains(&arch.as_str()) {
+            return Err(waifud_api::Problem::new(
+                422,
+                "unknown-arch",
+                "that architecture is not known",
+            )
+            .field("arch")
+            .hint("x86_64 or aarch64")
+            .into());
+        }
+        let user_fits = |user: &String| {
+            (1..=32).contains(&user.len())
+                && user
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
+        };
+        if request
+            .default_user
+            .as_ref()
+            .is_some_and(|user| !user_fits(user))
+        {
+            return Err(
+                waifud_api::Problem::new(422, "bad-user", "that is no user's name")
+                    .field("default_user")
+                    .hint("1 to 32 of a-z, 0-9, - and _")
+                    .into(),
+            );
+        }
+        let new = NewTemplate {
+            name,
+            arch,
+            datasource: request.datasource,
+            firmware: request.firmware,
+            default_user: request.default_user,
+            image: request.image,
+            at: self.now(),
+        };
+        self.shared
+            .store
+            .write(move |tx| {
+                if tx.image(new.image)?.is_none() {
+                    return Err(problems::unknown_image(new.image).into());
+                }
+                let before = tx
+                    .template(new.name.as_str())?
+                    .map(|row| row.template.current);
+                let (kind, message) = match before {
+                    None => ("template.created", format!("image {}", new.image.short())),
+                    Some(old) => (
+                        "template.updated",
+                        format!("image {} after {}", new.image.short(), old.short()),
+                    ),
+                };
+                let object = note::template(new.name.as_str());
+                tx.emit(&note::event(new.at, kind, object, &cause, message))?;
+                tx.put_template(&new)?;
+                tx.template(new.name.as_str())?
+                    .map(|row| row.template)
+                    .ok_or_else(|| {
+                        ControlError::Inconsistent("a new template is not there".to_owned())
+                    })
+            })
+            .await
+    }
+
+    /// One template.
+    pub async fn template(&self, name: &str) -> Result<Template, ControlError> {
+        let wanted = name.to_owned();
+        let row = self
+            .shared
+            .store
+            .read(move |tx| tx.template(&wanted))
+            .await?;
+        row.map(|row| row.template)
+            .ok_or_else(|| problems::not_found("template", name).into())
+    }
+
+    /// A page of templates, by name.
+    pub async fn templates(&self, page: PageRequest) -> Result<Page<Template>, ControlError> {
+        let limit = page.limit;
+        let (rows, revision) = self
+            .shared
+            .store
+            .read(move |tx| {
+                let rows = tx.templates(page.after(), page.limit + 1)?;
+                Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
+            })
+            .await?;
+        let (rows, next) = Cursor::cut(rows, limit, |row| row.template.name.as_str());
+        Ok(Page {
+            items: rows.into_iter().map(|row| row.template).collect(),
+            next,
+            revision,
+        })
+    }
+
+    /// Forgets a template. Its instances live on, and the images that they need stay.
+    pub async fn delete_template(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
+        let wanted = name.to_owned();
+        let at = self.now();
+        let images = self
+            .shared
+            .store
+            .write(move |tx| {
+                let row = tx
+                    .template(&wanted)?
+                    .ok_or_else(|| problems::not_found("template", &wanted))?;
+                tx.emit(&note::event(
+                    at,
+                    "template.deleted",
+                    note::template(&wanted),
+                    &cause,
+                    "forgotten",
+                ))?;
+                tx.remove_template(&wanted)?;
+                Ok::<_, ControlError>(
+                    row.template
+                        .revisions
+                        .iter()
+                        .map(|revision| revision.image)
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .await?;
+        for image in images {
+            self.collect_image(image).await?;
+        }
+        Ok(())
+    }
+
+    /// One image.
+    pub async fn image(&self, digest: Digest) -> Result<Image, ControlError> {
+        let row = self.shared.store.read(move |tx| tx.image(digest)).await?;
+        row.as_ref()
+            .map(view::image)
+            .ok_or_else(|| problems::not_found("image", &digest.to_string()).into())
+    }
+
+    /// A page of images, by digest.
+    pub async fn images(&self, page: PageRequest) -> Result<Page<Image>, ControlError> {
+        let after = page.after().parse().ok();
+        let limit = page.limit;
+        let (rows, revision) = self
+            .shared
+            .store
+            .read(move |tx| {
+                Ok::<_, StoreError>((tx.images(after, limit + 1)?, tx.at(tx.newest_event()?)))
+            })
+            .await?;
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (row.digest.to_string(), view::image(row)))
+            .collect();
+        let (rows, next) = Cursor::cut(rows, limit, |(digest, _)| digest.as_str());
+        Ok(Page {
+            items: rows.into_iter().map(|(_, image)| image).collect(),
+            next,
+            revision,
+        })
+    }
+
+    /// Takes an upload in. Says whether the image is new; one that was there is left alone.
+    pub async fn upload_image<E>(
+        &self,
+        digest: Digest,
+        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        cause: Cause,
+    ) -> Result<(Image, bool), ControlError> {
+        let incoming = self.shared.images.receive(digest, body).await?;
+        let row = ImageRow {
+            digest,
+            size: incoming.size,
+            virtual_size: incoming.header.virtual_size,
+            created_at: self.now(),
+        };
+        let _changing = self.shared.images.changing.lock().await;
+        self.shared.images.keep(incoming)?;
+        let message = format!("{} for a disk of {}", row.size, row.virtual_size);
+        let stored = row.clone();
+        let new = self
+            .shared
+            .store
+            .write(move |tx| {
+                let new = tx.insert_image(&stored)?;
+                if new {
+                    let object = note::image(stored.digest);
+                    tx.emit(&note::event(
+                        stored.created_at,
+                        "image.uploaded",
+                        object,
+                        &cause,
+                        message,
+                    ))?;
+                }
+                Ok::<_, StoreError>(new)
+            })
+            .await?;
+        if !new {
+            return Ok((self.image(digest).await?, false));
+        }
+        Ok((view::image(&row), true))
+    }
+
+    /// Removes an image; refused while it is needed.
+    pub async fn delete_image(&self, digest: Digest) -> Result<(), ControlError> {
+        self.image(digest).await?;
+        if self.collect_image(digest).await? {
+            Ok(())
+        } else {
+            Err(problems::image_in_use(digest).into())
+        }
+    }
+
+    /// Removes an image that nothing needs. Says whether it went.
+    pub(crate) async fn collect_image(&self, digest: Digest) -> Result<bool, ControlError> {
+        let _changing = self.shared.images.changing.lock().await;
+        let at = self.now();
+        let went = self
+            .shared
+            .store
+            .write(move |tx| {
+                let went = tx.remove_unused_image(digest)?;
+                if went {
+                    let object = note::image(digest);
+                    tx.emit(&note::event(
+                        at,
+                        "image.deleted",
+                        object,
+                        &Cause::system(),
+                        "nothing needs it",
+                    ))?;
+                }
+                Ok::<_, StoreError>(went)
+            })
+            .await?;
+        if went {
+            self.shared.images.remove(digest)?;
+        }
+        Ok(went)
+    }
+
+    /// Where an image's file is, if waifud has it.
+    pub(crate) async fn image_file(
+        &self,
+        digest: Digest,
+    ) -> Result<std::path::PathBuf, ControlError> {
+        self.image(digest).await?;
+        Ok(self.shared.images.path(digest))
+    }
+}

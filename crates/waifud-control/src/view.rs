@@ -1,0 +1,167 @@
+//! From rows, and from what is live, to what the API shows.
+
+use waifud_api::{Image, Instance, Node};
+use waifud_store::{ImageRow, InstanceRow, NodeRow, PoolPromise};
+use waifud_types::node::NodeState;
+use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress, InstanceStatus};
+use waifud_types::{InstanceState, Timestamp};
+
+use crate::live::Live;
+
+/// An instance as it is shown.
+pub fn instance(row: InstanceRow, live: &Live) -> Instance {
+    let status = status(&row, live);
+    Instance {
+        id: row.id,
+        name: row.name,
+        labels: row.labels,
+        generation: row.generation,
+        created_at: row.created_at,
+        spec: row.spec,
+        status,
+    }
+}
+
+fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
+    let mut status = row.status.clone();
+    status.addresses = addresses(row);
+    let contact = row
+        .node
+        .and_then(|node| live.node(node))
+        .map(|n| n.last_contact);
+    status.last_seen = status
+        .observed_generation
+        .and(if row.node_reachable {
+            contact
+        } else {
+            row.node_last_contact
+        })
+        .or(status.last_seen);
+    if row.deleting {
+        status.state = InstanceState::Deleting;
+        status.ready = false;
+        status.reason = Some(waiting_for_destruction(row));
+    } else if !row.node_reachable {
+        status.last_state = Some(status.state);
+        status.state = InstanceState::Unknown;
+        status.ready = false;
+        let node = status
+            .node
+            .as_ref()
+            .map_or("its node", |name| name.as_str());
+        status.reason = Some(match row.node_last_contact {
+            Some(since) => format!("{node} has not been heard of since {}", shown(since)),
+            None => format!("{node} has not been heard of"),
+        });
+        return status;
+    }
+    status.step = live.step(row.id);
+    status
+}
+
+fn waiting_for_destruction(row: &InstanceRow) -> String {
+    let node = row
+        .status
+        .node
+        .as_ref()
+        .map_or("its node", |name| name.as_str());
+    if row.node_reachable {
+        format!("waiting for {node} to destroy it")
+    } else {
+        format!("waiting for {node}, which is off, to come back and destroy it")
+    }
+}
+
+/// Assigned addresses first, then those that were seen at the guest and are not among them.
+fn addresses(row: &InstanceRow) -> Vec<InstanceAddress> {
+    let mut all: Vec<_> = row
+        .spec
+        .nics
+        .iter()
+        .enumerate()
+        .filter_map(|(index, nic)| {
+            Some(InstanceAddress {
+                address: nic.address?.into(),
+                family: AddressFamily::Ipv4,
+                network: nic.network.clone(),
+                source: AddressSource::Assigned,
+                primary: index == 0,
+            })
+        })
+        .collect();
+    for seen in &row.status.addresses {
+        if !all.iter().any(|known| known.address == seen.address) {
+            let primary = seen.primary && all.is_empty();
+            all.push(InstanceAddress {
+                primary,
+                ..seen.clone()
+            });
+        }
+    }
+    all
+}
+
+/// A node as it is shown.
+pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
+    let live = live.node(row.id);
+    let mut pools = live
+        .as_ref()
+        .and_then(|live| live.pools.clone())
+        .unwrap_or_else(|| row.facts.pools.clone());
+    for pool in &mut pools {
+        if let Some(promise) = promises
+            .iter()
+            .find(|p| p.node == row.id && p.pool == pool.name)
+        {
+            pool.promised_bytes = promise.promised;
+        }
+    }
+    let state = match (row.reachable, row.cordoned) {
+        (false, _) => NodeState::Unreachable,
+        (true, true) => NodeState::Cordoned,
+        (true, false) => NodeState::Ready,
+    };
+    let last_contact = live.as_ref().map(|live| live.last_contact);
+    Node {
+        id: row.id,
+        name: row.name,
+        state,
+        labels: row.facts.labels,
+        arch: Some(row.facts.arch),
+        cpu_model: Some(row.facts.cpu_model),
+        hypervisor: Some(row.facts.hypervisor),
+        agent_version: Some(row.facts.agent_version),
+        capacity: row.facts.capacity,
+        promised: row.promised,
+        used: live
+            .as_ref()
+            .and_then(|live| live.used)
+            .unwrap_or(row.facts.used),
+        subnets: vec![row.subnet],
+        bridges: row.facts.bridges,
+        pools,
+        last_contact: if row.reachable {
+            last_contact
+        } else {
+            row.last_contact
+        },
+        clock_skew_s: live.and_then(|live| live.clock_skew),
+        conditions: row.facts.conditions,
+        unclaimed: row.unclaimed,
+    }
+}
+
+/// An image as it is shown.
+pub fn image(row: &ImageRow) -> Image {
+    Image {
+        digest: row.digest,
+        size_bytes: row.size,
+        virtual_size_bytes: row.virtual_size,
+        created_at: row.created_at,
+    }
+}
+
+/// A time to the second, for sentences.
+pub fn shown(at: Timestamp) -> String {
+    at.round(jiff::Unit::Second).unwrap_or(at).to_string()
+}

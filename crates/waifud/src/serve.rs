@@ -1,0 +1,132 @@
+//! Serving: lock, database, sockets, and an orderly end.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
+use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_store::{Mode, Store};
+use waifud_types::Incarnation;
+
+use crate::config::Config;
+use crate::sockets::listen;
+
+/// Requests at work may take so long to end once waifud was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything else, so that a signal during the start is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_dir)
+        .with_context(|| format!("making {} failed", config.state_dir.display()))?;
+    let _lock = lock(&config.state_dir)?;
+    let control = open(&config).await?;
+    let users = listen(&config.socket, 0o660, Some(&config.socket_group))?;
+    let agents = listen(&config.agent_socket, 0o600, None)?;
+    tracing::info!(
+        socket = %config.socket.display(),
+        agent_socket = %config.agent_socket.display(),
+        incarnation = %control.store().incarnation(),
+        "waifud {} is ready",
+        env!("CARGO_PKG_VERSION")
+    );
+
+    let stop = control.stop_token().clone();
+    let monitor = tokio::spawn({
+        let control = control.clone();
+        async move { control.monitor().await }
+    });
+    let mut servers = tokio::task::JoinSet::new();
+    servers.spawn(run(users, http::user_router(control.clone()), stop.clone()));
+    servers.spawn(run(
+        agents,
+        http::agent_router(control.clone()),
+        stop.clone(),
+    ));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("told to stop"),
+        _ = interrupt.recv() => tracing::info!("interrupted"),
+        ended = servers.join_next() => tracing::error!(?ended, "a server ended by itself"),
+    }
+    // Watches and waits end on this; everything else is done within the grace.
+    stop.cancel();
+    if tokio::time::timeout(GRACE, async {
+        while servers.join_next().await.is_some() {}
+    })
+    .await
+    .is_err()
+    {
+        tracing::warn!("some requests did not end in time");
+        servers.abort_all();
+    }
+    monitor.await??;
+    let _may_be_gone = std::fs::remove_file(&config.socket);
+    let _may_be_gone = std::fs::remove_file(&config.agent_socket);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn open(config: &Config) -> anyhow::Result<Control> {
+    let entropy = SystemEntropy;
+    let mut fresh = [0; 4];
+    entropy.fill(&mut fresh);
+    let readers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let store = Store::open(
+        &config.state_dir.join("waifud.db"),
+        Mode::Threads { readers },
+        Incarnation(u32::from_le_bytes(fresh)),
+    )?;
+    let settings = ControlConfig {
+        guest_range: config.guest_range,
+        unreachable_after: config.unreachable_after,
+        ..ControlConfig::new(config.state_dir.clone())
+    };
+    Ok(Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?)
+}
+
+/// One waifud for each state directory: the lock goes with the process, however that ends.
+fn lock(state_dir: &Path) -> anyhow::Result<File> {
+    let path = state_dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {} failed", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => anyhow::bail!(
+            "another waifud uses {}; stop it first, or give this one another state_dir",
+            state_dir.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {} failed", path.display()))
+        }
+    }
+}
+
+async fn run(
+    listener: UnixListener,
+    router: axum::Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(
+        listener,
+        router.into_make_service_with_connect_info::<Peer>(),
+    )
+    .with_graceful_shutdown(stop.cancelled_owned())
+    .await
+}
