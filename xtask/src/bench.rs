@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, packages};
+use crate::{cargo, packages, root};
 
 /// One promise and what measures it.
 struct Bench {
@@ -19,7 +19,7 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "create",
         about: "our share of creating a VM, beyond the same libvirt calls",
-        cargo: &[],
+        cargo: &["bench", "--package", "waifud-tests", "--bench", "create"],
     },
     Bench {
         name: "metadata",
@@ -64,6 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.rest.is_empty() {
         command.arg("--").args(&args.rest);
     }
+    root::for_test_programs(&mut command);
     // Its figures are what the caller wants on standard output.
     let status = command.status().context("cannot start cargo")?;
     if !status.success() {

@@ -38,3 +38,18 @@ pub fn become_root(why: &str) -> Result<()> {
         .exec();
     bail!("cannot run sudo: {error}")
 }
+
+/// Lets the programs that `cargo` builds and runs be root where sudo allows it, while cargo itself stays the caller,
+/// so that nothing in the target directory changes hands.
+pub fn for_test_programs(cargo: &mut Command) {
+    if !is_root() && sudo().is_some() {
+        let target = format!(
+            "{}_UNKNOWN_LINUX_GNU",
+            std::env::consts::ARCH.to_uppercase()
+        );
+        cargo.env(
+            format!("CARGO_TARGET_{target}_RUNNER"),
+            "sudo --preserve-env --",
+        );
+    }
+}

@@ -102,20 +102,10 @@ fn serial(nextest: bool) -> Result<()> {
     cargo::run(tests(&mut command))
 }
 
-/// Sets a test run's environment: nothing is skipped where nothing needs to be, and test programs run as root where
-/// sudo allows it, while cargo itself stays the caller.
+/// Sets a test run's environment: test programs are root where that is possible, and then, and in CI, nothing is skipped.
 fn tests(command: &mut Command) -> &mut Command {
+    root::for_test_programs(command);
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    if !root::is_root() && root::sudo().is_some() {
-        let target = format!(
-            "{}_UNKNOWN_LINUX_GNU",
-            std::env::consts::ARCH.to_uppercase()
-        );
-        command.env(
-            format!("CARGO_TARGET_{target}_RUNNER"),
-            "sudo --preserve-env --",
-        );
-    }
     if ci || root::is_root() || root::sudo().is_some() {
         command.env("WAIFUD_TEST_NO_SKIP", "1");
     }
