@@ -1,3 +1,180 @@
-//! The node's daemon.
+//! The node's daemon: reads its configuration, chooses adapters, and runs the agent.
+//!
+//! It starts whether waifud, libvirtd and metadatad are there or not, says what it waits for, and goes on when they
+//! come. SIGTERM and SIGINT end it; guests, their network's rules and DHCP go on.
 
-fn main() {}
+mod config;
+mod host;
+mod tunnel;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use waifud_agent::seam::{HttpLink, SystemClock};
+use waifud_agent::{Adapters, Agent, Settings, Timing};
+use waifud_api::MetadatadClient;
+use waifud_api::agent_client::AgentClient;
+use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
+use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
+use waifud_storage::StoragePool;
+use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_types::Incarnation;
+
+use crate::config::{Config, PoolKind};
+use crate::tunnel::Tunnel;
+
+/// Guests' packets to metadatad are wrapped, and so are those to other nodes: this is what fits (`wg-quick`'s default).
+const GUEST_MTU: u16 = 1420;
+
+const DEFAULT_CONFIG: &str = "/etc/waifud/agentd.toml";
+
+/// Runs guests on this node as waifud wishes.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration; the default file may be absent.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Confirms that waifud's database, restored as this incarnation, is the right one: what it orders to be destroyed
+    /// is destroyed from now on.
+    #[arg(long, value_name = "INCARNATION", value_parser = parse_incarnation)]
+    confirm_incarnation: Option<Incarnation>,
+}
+
+fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
+    let bad =
+        || "eight hexadecimal digits are wanted, as the node's condition shows them".to_owned();
+    if text.len() != 8 {
+        return Err(bad());
+    }
+    u32::from_str_radix(text, 16)
+        .map(Incarnation)
+        .map_err(|_| bad())
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match &arguments.config {
+        Some(path) => Config::read(path, true)?,
+        None => Config::read(DEFAULT_CONFIG.as_ref(), false)?,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?
+        .block_on(run(config, arguments.confirm_incarnation))
+}
+
+async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals can't be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be watched")?;
+    host::passable(&config.state_dir)?;
+    host::passable(&config.run_dir)?;
+    let _lock = host::lock(&config.state_dir)?;
+    let (settings, adapters, tunnel) = assemble(&config)?;
+    let node = settings.node.clone();
+    let agent = Agent::open(settings, adapters)?;
+    if let Some(incarnation) = confirmed {
+        if agent.confirm_incarnation(incarnation)? {
+            tracing::warn!(%incarnation, "confirmed: what waifud orders to be destroyed is destroyed");
+        } else {
+            tracing::warn!(%incarnation, "nothing waits for this confirmation");
+        }
+    }
+    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "waifud-agentd is at work");
+    let stop = CancellationToken::new();
+    let mut work = std::pin::pin!(agent.run(stop.clone()));
+    tokio::select! {
+        () = &mut work => {}
+        _ = terminate.recv() => tracing::info!("asked to end; guests go on"),
+        _ = interrupt.recv() => tracing::info!("asked to end; guests go on"),
+    }
+    stop.cancel();
+    work.await;
+    tunnel.stop().await;
+    Ok(())
+}
+
+fn assemble(config: &Config) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)> {
+    let qemu_owner = host::owner(&config.qemu_user, Some(&config.qemu_group))?;
+    if qemu_owner.is_none() {
+        tracing::warn!(
+            "there is no user {} or group {}; is libvirt installed? its own rules for owners apply",
+            config.qemu_user,
+            config.qemu_group
+        );
+    }
+    let image_user = host::owner(&config.image_user, None)?;
+    if image_user.is_none() {
+        tracing::warn!(
+            "there is no user {}; image tools run as this user",
+            config.image_user
+        );
+    }
+    let mut pools: Vec<Arc<dyn StoragePool>> = Vec::new();
+    for pool in &config.pools {
+        if let Some(above) = pool.path.parent()
+            && above.starts_with(&config.state_dir)
+        {
+            host::passable(above)?;
+        }
+        match pool.kind {
+            PoolKind::Qcow2 => {
+                let mut settings = Qcow2PoolConfig::new(pool.name.clone(), &pool.path);
+                settings.image_user = image_user;
+                settings.volume_owner = qemu_owner;
+                let pool = Qcow2Pool::open(settings)
+                    .with_context(|| format!("pool {} can't be opened", pool.name))?;
+                pools.push(Arc::new(pool));
+            }
+        }
+    }
+    let mut libvirt = LibvirtConfig::new(config.state_dir.join("kvm-probe.json"));
+    libvirt.uri.clone_from(&config.libvirt_uri);
+    libvirt.qemu_owner = qemu_owner;
+    let tunnel = Arc::new(Tunnel::open(
+        config.metadata_interface.clone(),
+        config.wireguard_listen,
+        &config.state_dir.join("wireguard.key"),
+    )?);
+    let network_run = config.run_dir.join("network");
+    let network_state = config.state_dir.join("network");
+    host::passable(&network_run)?;
+    host::passable(&network_state)?;
+    let adapters = Adapters {
+        hypervisor: LibvirtHypervisor::connect(libvirt)?,
+        pools,
+        network: LinuxNetwork::new(LinuxNetworkConfig::new(network_run, network_state)),
+        link: Arc::new(HttpLink::new(AgentClient::unix(
+            config.waifud_socket.clone(),
+        ))),
+        metadata: Arc::new(MetadatadClient::new(config.metadatad_socket.clone())),
+        tunnel: tunnel.clone(),
+        clock: Arc::new(SystemClock),
+    };
+    let settings = Settings {
+        node: config.node_name()?,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        bridge: config.bridge.clone(),
+        metadata_interface: config.metadata_interface.clone(),
+        mtu: GUEST_MTU,
+        domain: config.domain.clone(),
+        boot_alone: config.boot_alone()?,
+        qemu_owner,
+        timing: Timing::default(),
+    };
+    Ok((settings, adapters, tunnel))
+}

@@ -249,7 +249,10 @@ impl AgentClient {
             request = request.header(header::RANGE, range);
         }
         let request = request.body(Full::new(body)).map_err(io::Error::other)?;
-        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(io::Error::other)?;
         Ok((response, connection))
     }
 

@@ -4,6 +4,7 @@
 //! only the wire knows. Paths are under `/v1`; `docs/reference/openapi.json` is generated from the server.
 
 pub mod agent;
+pub mod agent_client;
 pub mod client;
 pub mod instance;
 pub mod metadatad;

@@ -1,0 +1,261 @@
+//! The agent as a whole: opens the durable copy, starts the tasks, and replaces a task that broke.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use waifud_api::agent::InstanceReport;
+use waifud_types::node::NodeFacts;
+use waifud_types::{Incarnation, InstanceId};
+
+use crate::driver::Driver;
+use crate::durable::DurableError;
+use crate::files::Files;
+use crate::images::Images;
+use crate::metadata::Metadata;
+use crate::network::Network;
+use crate::reports::Reports;
+use crate::settings::{BootAlone, Settings};
+use crate::shared::{Adapters, Shared};
+use crate::signals::{Signal, Signals};
+use crate::table::Table;
+use crate::{control, facts, keepers, reporter, sweep};
+
+/// An agent could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The durable copy can't be used.
+    #[error("the node's durable copy can't be used")]
+    Durable(#[from] DurableError),
+}
+
+/// The agent of one node. See the crate's text.
+pub struct Agent {
+    shared: Arc<Shared>,
+    spawn: mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>,
+    events: tokio::sync::broadcast::Receiver<waifud_hypervisor::DomainEvent>,
+    drift: tokio::sync::broadcast::Receiver<waifud_network::NetworkDrift>,
+}
+
+/// What a task was for, so that it can be begun again.
+#[derive(Clone)]
+enum Purpose {
+    Driver(InstanceId),
+    Keeper(&'static str),
+}
+
+impl Agent {
+    /// Opens the durable copy. Nothing is contacted or changed yet.
+    pub fn open(settings: Settings, adapters: Adapters) -> Result<Self, AgentError> {
+        let (table, damaged) = Table::open(settings.state_dir.join("records"))?;
+        for file in damaged {
+            tracing::error!("a record can't be understood and was set aside: {file}");
+        }
+        let (signals, spawn) = Signals::new();
+        let known = table.node().slice.is_some();
+        let shared = Arc::new(Shared {
+            network: Network::new(adapters.network.clone(), settings.clone()),
+            metadata: Metadata::new(
+                adapters.metadata,
+                adapters.tunnel,
+                adapters.link.clone(),
+                settings.state_dir.join("bundles"),
+            ),
+            images: Images::new(adapters.link.clone()),
+            files: Files::new(
+                settings.state_dir.clone(),
+                settings.run_dir.clone(),
+                settings.qemu_owner,
+            ),
+            reports: Reports::default(),
+            pools: adapters
+                .pools
+                .into_iter()
+                .map(|pool| (pool.name().clone(), pool))
+                .collect::<BTreeMap<_, _>>(),
+            start_allowed: watch::Sender::new(settings.boot_alone == BootAlone::Start),
+            welcomed: watch::Sender::new(false),
+            sweep: Notify::new(),
+            metadata_check: Notify::new(),
+            facts_check: Notify::new(),
+            slice_known: AtomicBool::new(known),
+            settings,
+            hypervisor: adapters.hypervisor,
+            guest_network: adapters.network,
+            link: adapters.link,
+            clock: adapters.clock,
+            table,
+            signals,
+        });
+        // Subscribed before anything is looked at: what happens in between is not missed.
+        let events = shared.hypervisor.events();
+        let drift = shared.guest_network.drift();
+        Ok(Self {
+            shared,
+            spawn,
+            events,
+            drift,
+        })
+    }
+
+    /// An operator's word that waifud's restored database is the right one. Says whether destruction was held for it.
+    pub fn confirm_incarnation(&self, incarnation: Incarnation) -> Result<bool, AgentError> {
+        Ok(self.shared.table.confirm(incarnation)?)
+    }
+
+    /// What can be asked while the agent runs.
+    pub fn view(&self) -> AgentView {
+        AgentView(self.shared.clone())
+    }
+
+    /// Runs until `stop`. Dropping the future, too, stops the agent and nothing else.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self {
+            shared,
+            mut spawn,
+            events,
+            drift,
+        } = self;
+        let mut tasks = JoinSet::new();
+        let mut purposes: HashMap<Id, Purpose> = HashMap::new();
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "control",
+            control::run(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "reporter",
+            reporter::run(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "facts",
+            facts::run(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "sweep",
+            sweep::run(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "events",
+            keepers::events(shared.clone(), events),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "network",
+            keepers::network(shared.clone(), drift),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "metadata",
+            keepers::metadata(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "observations",
+            keepers::observations(shared.clone()),
+        );
+        keep(
+            &mut tasks,
+            &mut purposes,
+            "boot",
+            keepers::boot_alone(shared.clone()),
+        );
+        // Higher priorities first: their drivers are the first to be polled.
+        let mut records = shared.table.records();
+        let priority = |record: &crate::record::InstanceRecord| {
+            record.instance.as_ref().map_or(0, |i| i.spec.priority)
+        };
+        records.sort_by_key(|record| (std::cmp::Reverse(priority(record)), record.id));
+        for record in records {
+            shared.signals.wake(record.id);
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some((id, signal)) = spawn.recv() => {
+                    let driver = Driver::new(shared.clone(), id, signal);
+                    let handle = tasks.spawn(async move { Some(driver.run().await) });
+                    purposes.insert(handle.id(), Purpose::Driver(id));
+                }
+                Some(ended) = tasks.join_next_with_id() => {
+                    let (task, broke) = match ended {
+                        Ok((task, _)) => (task, false),
+                        Err(error) => (error.id(), error.is_panic()),
+                    };
+                    match purposes.remove(&task) {
+                        Some(Purpose::Driver(id)) => {
+                            if broke {
+                                tracing::error!(instance = %id, "its driver broke; this is a bug; it is begun anew");
+                            }
+                            shared.signals.ended(id);
+                            // A record may have come back while the driver was ending.
+                            if shared.table.version(id).is_some() {
+                                shared.signals.wake(id);
+                            }
+                        }
+                        Some(Purpose::Keeper(name)) => {
+                            tracing::error!(keeper = name, "a task of the agent ended, which is a bug; restart waifud-agentd");
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        tasks.shutdown().await;
+    }
+}
+
+fn keep(
+    tasks: &mut JoinSet<Option<InstanceId>>,
+    purposes: &mut HashMap<Id, Purpose>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let handle = tasks.spawn(async move {
+        task.await;
+        None
+    });
+    purposes.insert(handle.id(), Purpose::Keeper(name));
+}
+
+/// What can be asked of a running agent, by tests and by its program.
+#[derive(Clone)]
+pub struct AgentView(Arc<Shared>);
+
+impl AgentView {
+    /// The status of an instance that waifud was or will be told.
+    pub fn instance(&self, id: InstanceId) -> Option<InstanceReport> {
+        self.0.reports.last_instance(id)
+    }
+
+    /// The node's facts, as far as gathered.
+    pub fn facts(&self) -> Option<NodeFacts> {
+        self.0.reports.last_facts()
+    }
+
+    /// Instances that there is a record of.
+    pub fn instances(&self) -> Vec<InstanceId> {
+        self.0
+            .table
+            .records()
+            .iter()
+            .map(|record| record.id)
+            .collect()
+    }
+}

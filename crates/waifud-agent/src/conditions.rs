@@ -1,0 +1,96 @@
+//! Conditions: statements about an instance or the node beyond its state, each with a reason for people.
+
+use waifud_types::status::Condition;
+use waifud_types::{Incarnation, Timestamp};
+
+use crate::plan::{Observed, Step};
+use crate::record::InstanceRecord;
+use crate::shared::Shared;
+use crate::status::Trouble;
+
+/// One condition. `since` is when it was first so, as far as known.
+pub(crate) fn condition(
+    kind: &str,
+    ok: bool,
+    reason: &str,
+    message: String,
+    since: Timestamp,
+) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        ok,
+        reason: reason.to_owned(),
+        message,
+        since,
+    }
+}
+
+/// What there is to say about an instance.
+pub(crate) fn of_instance(
+    shared: &Shared,
+    record: &InstanceRecord,
+    seen: Option<&Observed>,
+    trouble: Option<&Trouble>,
+) -> Vec<Condition> {
+    let since = record.memory.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
+    let mut conditions = Vec::new();
+    if seen.is_some_and(Observed::is_on) {
+        let broken = |step| {
+            trouble
+                .filter(|t| t.step == step)
+                .map(|t| t.message.clone())
+        };
+        conditions.push(match broken(Step::EnsurePort) {
+            Some(message) => condition("network", false, "not-in-force", message, since),
+            None => condition(
+                "network",
+                true,
+                "in-force",
+                "its lease and its rules are in force".to_owned(),
+                since,
+            ),
+        });
+        conditions.push(match broken(Step::EnsureBundle) {
+            Some(message) => condition("metadata-served", false, "unavailable", message, since),
+            None => served(shared, record, since),
+        });
+    }
+    conditions
+}
+
+fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Condition {
+    let evidence = shared.metadata.evidence(record.id);
+    match evidence.last {
+        Some((path, status, at)) => condition(
+            "metadata-served",
+            evidence.served > 0,
+            "asked",
+            format!(
+                "{} requests answered, {} refused; the last was {path} ({status})",
+                evidence.served, evidence.refused
+            ),
+            at,
+        ),
+        None => condition(
+            "metadata-served",
+            true,
+            "not-asked",
+            "its documents are held ready; it has not asked for them".to_owned(),
+            since,
+        ),
+    }
+}
+
+/// What there is to say while destruction waits for an operator.
+pub(crate) fn incarnation_changed(incarnation: Incarnation, now: Timestamp) -> Condition {
+    condition(
+        "destruction-held",
+        false,
+        "incarnation-changed",
+        format!(
+            "waifud's database is another than before ({incarnation}), as after a restored backup; nothing is destroyed \
+             on this node until an operator has confirmed it (waifud-agentd --confirm-incarnation {incarnation})"
+        ),
+        now,
+    )
+}

@@ -1,0 +1,154 @@
+//! What the node has: gathered now and then, reported when it changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
+use waifud_types::status::{Condition, HypervisorKind};
+use waifud_types::{ByteSize, Timestamp};
+
+use crate::conditions::{condition, incarnation_changed};
+use crate::record::RunMemory;
+use crate::shared::Shared;
+
+/// Goes on for ever.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        let facts = gather(&shared).await;
+        shared.reports.facts(facts);
+        let pause = if shared
+            .reports
+            .last_facts()
+            .is_some_and(|f| f.capacity.cpus == 0)
+        {
+            // The hypervisor was not there: nothing can be placed here before it is.
+            shared.settings.timing.metadata
+        } else {
+            shared.settings.timing.facts
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.facts_check.notified() => {}
+        }
+    }
+}
+
+/// Looks at everything once. What can't be learned becomes a condition.
+pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
+    let earlier = shared.reports.last_facts();
+    let conditions_before = earlier.as_ref().map_or(&[][..], |f| &f.conditions);
+    let now = shared.now();
+    let mut conditions = Vec::new();
+    let mut facts = unknown(shared, "libvirt was not reached yet");
+    match shared.hypervisor.host().await {
+        Ok(host) => {
+            facts.arch = host.arch;
+            facts.cpu_model = host.cpu_model;
+            facts.hypervisor = host.hypervisor;
+            facts.capacity = host.capacity;
+        }
+        Err(error) => {
+            let message = crate::with_cause(&error);
+            facts.hypervisor.reason.clone_from(&message);
+            if let Some(earlier) = &earlier {
+                facts.capacity = earlier.capacity;
+                facts.cpu_model.clone_from(&earlier.cpu_model);
+                facts.hypervisor = earlier.hypervisor.clone();
+            }
+            conditions.push(condition("hypervisor", false, "unreachable", message, now));
+        }
+    }
+    for pool in shared.pools.values() {
+        let (size, used, health) = match pool.usage().await {
+            Ok(usage) => (usage.size, usage.used, usage.health),
+            Err(error) => (ByteSize(0), ByteSize(0), crate::with_cause(&error)),
+        };
+        facts.pools.push(PoolFacts {
+            name: pool.name().clone(),
+            kind: pool.kind().to_owned(),
+            size_bytes: size,
+            used_bytes: used,
+            promised_bytes: ByteSize(0),
+            health,
+        });
+    }
+    match shared.guest_network.host_facts().await {
+        Ok(host) => {
+            facts.bridges = host.bridges;
+            facts.routes = host.routes;
+            if !host.foreign_firewalls.is_empty() {
+                let names = host.foreign_firewalls.join(", ");
+                let message = format!("other firewalls drop forwarded packets here: {names}");
+                conditions.push(condition("foreign-firewall", true, "found", message, now));
+            }
+        }
+        Err(error) => {
+            let message = crate::with_cause(&error);
+            conditions.push(condition("network", false, "unreadable", message, now));
+        }
+    }
+    if let Some(message) = shared.metadata.trouble() {
+        conditions.push(condition(
+            "metadata-service",
+            false,
+            "unavailable",
+            message,
+            now,
+        ));
+    }
+    if let Some(incarnation) = shared.table.node().unconfirmed {
+        conditions.push(incarnation_changed(incarnation, now));
+    }
+    facts.conditions = conditions
+        .into_iter()
+        .map(|new| keep_since(new, conditions_before))
+        .collect();
+    facts.used = used(shared);
+    facts
+}
+
+/// The facts of a node of which nothing is known but what it was built for.
+pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
+    NodeFacts {
+        arch: std::env::consts::ARCH.to_owned(),
+        cpu_model: String::new(),
+        hypervisor: HypervisorFacts {
+            kind: HypervisorKind::Tcg,
+            reason: why.to_owned(),
+        },
+        agent_version: shared.settings.agent_version.clone(),
+        capacity: Resources::default(),
+        used: Resources::default(),
+        pools: Vec::new(),
+        bridges: Vec::new(),
+        routes: Vec::new(),
+        conditions: Vec::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+/// A statement that was made before is as old as then.
+fn keep_since(mut new: Condition, before: &[Condition]) -> Condition {
+    let known = before
+        .iter()
+        .find(|old| old.kind == new.kind && old.ok == new.ok && old.reason == new.reason);
+    if let Some(old) = known {
+        new.since = old.since.max(Timestamp::UNIX_EPOCH);
+    }
+    new
+}
+
+/// What running guests may use.
+fn used(shared: &Shared) -> Resources {
+    let mut used = Resources::default();
+    for record in shared.table.records() {
+        if let Some(instance) = &record.instance
+            && record.memory.run == RunMemory::Started
+        {
+            used.cpus = used.cpus.saturating_add(instance.spec.cpus);
+            let memory = used.memory_bytes.bytes();
+            used.memory_bytes = ByteSize(memory.saturating_add(instance.spec.memory_bytes.bytes()));
+        }
+    }
+    used
+}

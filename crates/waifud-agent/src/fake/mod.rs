@@ -1,0 +1,81 @@
+//! waifud, metadatad and the tunnel in memory, for tests and simulations.
+//!
+//! Each is a handle on a world of its own that outlives the agents which use it.
+
+mod metadata;
+mod waifud;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
+use waifud_types::template::{Datasource, Firmware};
+use waifud_types::{ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, Secret};
+
+pub use metadata::{FakeMetadata, FakeTunnel};
+pub use waifud::FakeWaifud;
+
+/// A name that is known to be one.
+fn name(text: &str) -> Name {
+    // Only fixed texts and digits reach this; an odd one becomes the sample's name.
+    text.parse().unwrap_or_else(|_| sample_name())
+}
+
+fn sample_name() -> Name {
+    match "sample".parse() {
+        Ok(name) => name,
+        Err(_) => sample_name(),
+    }
+}
+
+/// An instance as waifud would send it: one disk of 10 MiB on `main`, one nic on `default`, to be run. Its address
+/// follows from its id, in 10.144.1.0/24.
+pub fn sample_instance(text: &str) -> AgentInstance {
+    let id = InstanceId::generate();
+    let tail = id.as_uuid().as_bytes()[15];
+    let host = tail % 200 + 10;
+    AgentInstance {
+        id,
+        name: name(text),
+        epoch: Epoch::FIRST,
+        generation: Generation::FIRST,
+        spec: InstanceSpec {
+            template: name("debian-12"),
+            image: Digest::from_bytes([7; 32]),
+            cpus: 1,
+            memory_bytes: ByteSize::mib(256),
+            run: true,
+            restart: RestartPolicy::OnCrash,
+            priority: 0,
+            protected: false,
+            disks: vec![DiskSpec {
+                name: name("root"),
+                size_bytes: ByteSize::mib(10),
+                pool: name("main"),
+            }],
+            nics: vec![NicSpec {
+                name: name("net0"),
+                network: name("default"),
+                mac: MacAddr::of_guest([tail, 1, 1]),
+                address: Some([10, 144, 1, host].into()),
+                allow_addresses: Vec::new(),
+            }],
+            publish: Vec::new(),
+            placement: PlacementSpec::default(),
+            user_data: None,
+        },
+        image_size_bytes: ByteSize(0),
+        image_virtual_size_bytes: ByteSize::mib(1),
+        datasource: Datasource::default(),
+        firmware: Firmware::default(),
+        bundle: BundleRef {
+            digest: Digest::from_bytes([tail; 32]),
+            key: Secret::new("a2V5".to_owned()),
+            size_bytes: 6,
+        },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,313 @@
+//! Guests' documents on this node: keeps metadatad told, the tunnel up, and what guests asked for at hand.
+//!
+//! A guest is started only after metadatad has said that it holds the guest's bundle and the tunnel is up. When
+//! metadatad's process changes, everything is said again. Bundles come from waifud; the last known good ones lie
+//! encrypted beside the records, so that a node without waifud can hand them to a metadatad that lost its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_api::metadatad::{Assignment, Observation, Observed, Status, Tunnel};
+use waifud_types::{Digest, InstanceId, Timestamp};
+
+use crate::network::DEFAULT_NETWORK;
+use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
+use crate::table::Table;
+
+/// What a guest was seen to do with its documents, since metadatad's process began.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Evidence {
+    /// Requests that were answered with success.
+    pub served: u64,
+    /// Other requests.
+    pub refused: u64,
+    /// The last request: path (a guest's text, shortened), status, time.
+    pub last: Option<(String, u16, Timestamp)>,
+    /// The last phone-home: time, and the instance-id that the guest believes to have.
+    pub phoned_home: Option<(Timestamp, Option<String>)>,
+}
+
+/// Keeps guests' documents served. See the module's text.
+pub struct Metadata {
+    service: Arc<dyn MetadataService>,
+    tunnel: Arc<dyn MetadataTunnel>,
+    link: Arc<dyn ControlLink>,
+    cache: PathBuf,
+    /// Held while the tunnel is changed.
+    changing: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The process that everything was told to, while it answers and the tunnel is up.
+    process: Option<String>,
+    held: BTreeMap<InstanceId, (Ipv4Addr, Digest)>,
+    trouble: Option<String>,
+    evidence: BTreeMap<InstanceId, Evidence>,
+}
+
+/// What a look at the service brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refreshed {
+    /// It is another process than before, or was away: look at every instance again.
+    pub changed: bool,
+    /// The link to it was made anew: routes have to be made again.
+    pub fresh_link: bool,
+}
+
+impl Metadata {
+    /// Nothing is known to be served. `cache` holds encrypted bundles; it is made when needed.
+    pub fn new(
+        service: Arc<dyn MetadataService>,
+        tunnel: Arc<dyn MetadataTunnel>,
+        link: Arc<dyn ControlLink>,
+        cache: PathBuf,
+    ) -> Self {
+        Self {
+            service,
+            tunnel,
+            link,
+            cache,
+            changing: tokio::sync::Mutex::new(()),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// The service itself.
+    pub fn service(&self) -> &Arc<dyn MetadataService> {
+        &self.service
+    }
+
+    /// Whether the instance's documents are served, as far as known.
+    pub fn serves(&self, want: &AgentInstance) -> bool {
+        let inner = self.inner();
+        inner.process.is_some()
+            && (identity(want).is_none()
+                || inner.held.get(&want.id).copied()
+                    == identity(want).map(|address| (address, want.bundle.digest)))
+    }
+
+    /// Whether it holds anything of the instance; yes while that is not known.
+    pub fn holds(&self, id: InstanceId) -> bool {
+        let inner = self.inner();
+        inner.process.is_none() || inner.held.contains_key(&id)
+    }
+
+    /// Whether it answered last time, and the tunnel is up.
+    pub fn is_connected(&self) -> bool {
+        self.inner().process.is_some()
+    }
+
+    /// What is wrong with it, in a sentence; null when all is well.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner().trouble.clone()
+    }
+
+    /// What the guest was seen to do.
+    pub fn evidence(&self, id: InstanceId) -> Evidence {
+        self.inner().evidence.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Looks at the service, brings the tunnel up and says whose side it is.
+    pub async fn refresh(&self, table: &Table) -> Result<Refreshed, MetadataError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let outcome = self.connect(table).await;
+        let mut inner = self.inner();
+        match outcome {
+            Ok((status, fresh_link)) => {
+                let changed = inner.process.as_deref() != Some(status.process.as_str());
+                if changed {
+                    inner.evidence.clear();
+                }
+                inner.process = Some(status.process);
+                inner.held = status
+                    .instances
+                    .into_iter()
+                    .map(|held| (held.id, (held.address, held.bundle)))
+                    .collect();
+                inner.trouble = None;
+                Ok(Refreshed {
+                    changed,
+                    fresh_link,
+                })
+            }
+            Err(error) => {
+                inner.process = None;
+                inner.trouble = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self, table: &Table) -> Result<(Status, bool), MetadataError> {
+        let status = self.service.status().await?;
+        let slice = table.node().slice.ok_or_else(|| MetadataError::Tunnel {
+            message: "waifud has not given this node a subnet yet".to_owned(),
+        })?;
+        let up = self
+            .tunnel
+            .ensure(&status.public_key, status.endpoint)
+            .await?;
+        let same_process = self.inner().process.as_deref() == Some(status.process.as_str());
+        if same_process && !up.fresh && status.node_public_key.as_ref() == Some(&up.public_key) {
+            return Ok((status, false));
+        }
+        let tunnel = Tunnel {
+            node_public_key: up.public_key,
+            node_endpoint: up.endpoint,
+            subnet: slice.subnet,
+        };
+        let status = self.service.set_tunnel(&tunnel).await?;
+        Ok((status, up.fresh))
+    }
+
+    /// Has the instance's documents served. The service must have been reached by [`Metadata::refresh`].
+    pub async fn ensure(&self, want: &AgentInstance) -> Result<(), MetadataError> {
+        let Some(address) = identity(want) else {
+            return Ok(());
+        };
+        if self.inner().process.is_none() {
+            return Err(MetadataError::Unreachable {
+                message: self
+                    .trouble()
+                    .unwrap_or_else(|| "the metadata service was not reached yet".to_owned()),
+            });
+        }
+        let assignment = Assignment {
+            name: want.name.clone(),
+            address,
+            bundle: want.bundle.clone(),
+        };
+        let known = self
+            .inner()
+            .held
+            .values()
+            .any(|(_, digest)| *digest == want.bundle.digest);
+        if !known {
+            self.hand_over(&want.bundle).await?;
+        }
+        match self.service.assign(want.id, &assignment).await {
+            Err(MetadataError::BundleMissing) => {
+                self.hand_over(&want.bundle).await?;
+                self.service.assign(want.id, &assignment).await?;
+            }
+            other => other?,
+        }
+        self.inner()
+            .held
+            .insert(want.id, (address, want.bundle.digest));
+        Ok(())
+    }
+
+    /// Has everything of the instance forgotten.
+    pub async fn release(&self, id: InstanceId) -> Result<(), MetadataError> {
+        self.service.release(id).await?;
+        let mut inner = self.inner();
+        inner.held.remove(&id);
+        inner.evidence.remove(&id);
+        Ok(())
+    }
+
+    /// Forgets cached bundles that no record names.
+    pub fn tidy(&self, table: &Table) {
+        let named: BTreeSet<String> = table
+            .records()
+            .iter()
+            .filter_map(|record| record.instance.as_ref())
+            .map(|instance| instance.bundle.digest.hex())
+            .collect();
+        for entry in fs::read_dir(&self.cache).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| !named.contains(name)) {
+                // A leftover that can't be removed now is removed next time.
+                let _next_time = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Takes note of what guests did. Returns whom it concerns.
+    pub fn note(&self, observations: &[Observation]) -> BTreeSet<InstanceId> {
+        let mut inner = self.inner();
+        let mut concerned = BTreeSet::new();
+        for observation in observations {
+            let evidence = inner.evidence.entry(observation.instance).or_default();
+            concerned.insert(observation.instance);
+            match &observation.what {
+                Observed::Request { path, status } => {
+                    if (200..300).contains(status) {
+                        evidence.served += 1;
+                    } else {
+                        evidence.refused += 1;
+                    }
+                    let path: String = crate::cloud_init::text(path).chars().take(120).collect();
+                    evidence.last = Some((path, *status, observation.at));
+                }
+                Observed::PhoneHome { instance_id, .. } => {
+                    let id = instance_id.as_deref().map(crate::cloud_init::text);
+                    evidence.phoned_home = Some((observation.at, id));
+                }
+            }
+        }
+        concerned
+    }
+
+    async fn hand_over(&self, bundle: &BundleRef) -> Result<(), MetadataError> {
+        let cached = self.cache.join(bundle.digest.hex());
+        if let Ok(bytes) = fs::read(&cached) {
+            match self.service.put_bundle(bundle.digest, bytes.into()).await {
+                // Damaged on disk: fetch it again.
+                Err(MetadataError::Refused { .. }) => {}
+                other => return other,
+            }
+        }
+        let bytes = self
+            .link
+            .fetch_bundle(bundle.digest)
+            .await
+            .map_err(|error| MetadataError::Refused {
+                message: format!("its documents can't be fetched: {error}"),
+            })?;
+        self.keep(bundle.digest, &bytes);
+        self.service.put_bundle(bundle.digest, bytes).await
+    }
+
+    /// Keeps a copy for days without waifud. Failing to is no reason to fail: metadatad keeps its own.
+    fn keep(&self, digest: Digest, bytes: &Bytes) {
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&self.cache)?;
+            let path = self.cache.join(digest.hex());
+            let beside = path.with_extension("tmp");
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
+            std::io::Write::write_all(&mut file, bytes)?;
+            fs::rename(beside, path)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(%digest, %error, "an encrypted bundle could not be kept");
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The address that identifies a guest: that of its first nic on the routed network. Without one nobody can ask.
+fn identity(want: &AgentInstance) -> Option<Ipv4Addr> {
+    want.spec
+        .nics
+        .iter()
+        .find(|nic| nic.network.as_str() == DEFAULT_NETWORK)
+        .and_then(|nic| nic.address)
+}

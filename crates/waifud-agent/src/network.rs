@@ -1,0 +1,311 @@
+//! The node's network as a whole: one reconciler that knows which ports are in force.
+//!
+//! Drivers ask for their port; what is applied is always the state of the whole node, computed from every record. So
+//! asking at once costs one change, not one each. A port stays until its instance's order to destroy is carried out:
+//! an instance that merely left the slice keeps its lease and its rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use waifud_network::{GuestNetwork, NetworkError, NetworkState, Port, check};
+use waifud_types::{InstanceId, TapName};
+
+use crate::record::InstanceRecord;
+use crate::settings::Settings;
+use crate::table::Table;
+
+/// The name of the network that the node routes.
+pub const DEFAULT_NETWORK: &str = "default";
+
+/// Why a port is not in force.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct PortError {
+    /// In a sentence.
+    pub message: String,
+    /// Whether trying again will not mend it by itself soon.
+    pub lasting: bool,
+}
+
+/// Keeps the node's network. See the module's text.
+pub struct Network {
+    adapter: Arc<dyn GuestNetwork>,
+    settings: Settings,
+    /// Held while the network is changed.
+    changing: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    applied: Option<NetworkState>,
+    released: BTreeSet<InstanceId>,
+    /// Counts invalidations, so that one during a change is not lost.
+    invalidated: u64,
+}
+
+impl Network {
+    /// Nothing is known to be in force.
+    pub fn new(adapter: Arc<dyn GuestNetwork>, settings: Settings) -> Self {
+        Self {
+            adapter,
+            settings,
+            changing: tokio::sync::Mutex::new(()),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Whether every port of the instance is in force, as far as known.
+    pub fn in_force(&self, record: &InstanceRecord) -> bool {
+        let inner = self.inner();
+        !inner.released.contains(&record.id)
+            && inner.applied.as_ref().is_some_and(|state| {
+                ports_of(record).is_ok_and(|ports| ports.iter().all(|p| state.ports.contains(p)))
+            })
+    }
+
+    /// Whether any port of the instance may be in force.
+    pub fn holds(&self, id: InstanceId) -> bool {
+        let inner = self.inner();
+        inner
+            .applied
+            .as_ref()
+            .map_or(!inner.released.contains(&id), |state| {
+                state.ports.iter().any(|port| port.instance == id)
+            })
+    }
+
+    /// Puts the instance's ports in force.
+    pub async fn ensure(&self, table: &Table, id: InstanceId) -> Result<(), PortError> {
+        self.inner().released.remove(&id);
+        let record = table.view(id).map(|view| view.record);
+        if let Some(record) = &record {
+            ports_of(record)?;
+            if self.in_force(record) {
+                return Ok(());
+            }
+        }
+        let conflicts = self.apply(table, false).await?;
+        conflicts.get(&id).map_or(Ok(()), |message| {
+            Err(PortError {
+                message: message.clone(),
+                lasting: true,
+            })
+        })
+    }
+
+    /// Removes the instance's ports.
+    pub async fn release(&self, table: &Table, id: InstanceId) -> Result<(), PortError> {
+        self.inner().released.insert(id);
+        // Without a subnet nothing was ever applied.
+        if table.node().slice.is_none() {
+            return Ok(());
+        }
+        self.apply(table, false).await.map(drop)
+    }
+
+    /// What is in force is no longer known: apply again.
+    pub fn invalidate(&self) {
+        let mut inner = self.inner();
+        inner.applied = None;
+        inner.invalidated += 1;
+    }
+
+    /// Makes the node's network be as the records say; `force` also when it is thought to be so. Returns the
+    /// instances whose ports contradict others', with the reason.
+    pub async fn apply(
+        &self,
+        table: &Table,
+        force: bool,
+    ) -> Result<BTreeMap<InstanceId, String>, PortError> {
+        let _one_at_a_time = self.changing.lock().await;
+        // Computed under the lock: whoever waited for it finds its own port done by the one before.
+        let (applied, released, invalidated) = {
+            let inner = self.inner();
+            (
+                inner.applied.clone(),
+                inner.released.clone(),
+                inner.invalidated,
+            )
+        };
+        let Some(slice) = table.node().slice else {
+            return Err(PortError {
+                message: "waifud has not given this node a subnet yet".to_owned(),
+                lasting: false,
+            });
+        };
+        let records = table.records();
+        let in_force: BTreeSet<TapName> = applied
+            .iter()
+            .flat_map(|state| state.ports.iter().map(|port| port.tap.clone()))
+            .collect();
+        let empty = NetworkState {
+            bridge: self.settings.bridge.clone(),
+            subnet: slice.subnet,
+            gateway: slice.gateway,
+            gateway_mac: slice.gateway_mac,
+            metadata_interface: self.settings.metadata_interface.clone(),
+            mtu: self.settings.mtu,
+            domain: self.settings.domain.clone(),
+            ports: Vec::new(),
+        };
+        let (state, conflicts) = choose_ports(empty, &records, &released, &in_force);
+        if force || applied.as_ref() != Some(&state) {
+            self.adapter
+                .ensure(&state)
+                .await
+                .map_err(|error| port_error(&error))?;
+        }
+        let mut inner = self.inner();
+        inner.applied = (inner.invalidated == invalidated).then_some(state);
+        Ok(conflicts)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn port_error(error: &NetworkError) -> PortError {
+    let lasting = match error {
+        NetworkError::Contradiction(_) | NetworkError::Overlap { .. } => true,
+        NetworkError::Tool { .. } | NetworkError::Kernel { .. } | NetworkError::Io { .. } => false,
+    };
+    PortError {
+        message: crate::with_cause(error),
+        lasting,
+    }
+}
+
+/// The ports of one instance. An instance of which only the tombstone is known has none.
+pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
+    let Some(instance) = &record.instance else {
+        return Ok(Vec::new());
+    };
+    let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
+        if nic.network.as_str() != DEFAULT_NETWORK {
+            return Err(PortError {
+                message: format!("this node has no network {}", nic.network),
+                lasting: true,
+            });
+        }
+        Ok(Port {
+            instance: instance.id,
+            name: instance.name.clone(),
+            tap: TapName::of(instance.id, index),
+            mac: nic.mac,
+            address: nic.address.ok_or_else(|| PortError {
+                message: format!("waifud has not given nic {} an address yet", nic.name),
+                lasting: false,
+            })?,
+            allow_addresses: nic.allow_addresses.clone(),
+        })
+    };
+    instance.spec.nics.iter().enumerate().map(port).collect()
+}
+
+/// The state with every port that can be in it: of two that contradict each other, the one that is in force already
+/// stays, and the other waits. One contradiction must not take everybody's network away.
+fn choose_ports(
+    mut state: NetworkState,
+    records: &[InstanceRecord],
+    released: &BTreeSet<InstanceId>,
+    in_force: &BTreeSet<TapName>,
+) -> (NetworkState, BTreeMap<InstanceId, String>) {
+    let mut wanted: Vec<Port> = records
+        .iter()
+        .filter(|record| !record.destroyed && !released.contains(&record.id))
+        .filter_map(|record| ports_of(record).ok())
+        .flatten()
+        .collect();
+    wanted.sort_by_key(|port| (!in_force.contains(&port.tap), port.instance));
+    let mut conflicts = BTreeMap::new();
+    state.ports.clone_from(&wanted);
+    if check(&state).is_err() {
+        state.ports.clear();
+        for port in wanted {
+            let id = port.instance;
+            state.ports.push(port);
+            if let Err(error) = check(&state) {
+                conflicts.insert(id, error.to_string());
+                state.ports.pop();
+            }
+        }
+    }
+    state
+        .ports
+        .sort_by_key(|port| (port.instance, port.tap.clone()));
+    (state, conflicts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::sample_instance;
+
+    fn record(name: &str) -> InstanceRecord {
+        let instance = sample_instance(name);
+        InstanceRecord {
+            instance: Some(instance.clone()),
+            claimed: true,
+            ..InstanceRecord::new(instance.id)
+        }
+    }
+
+    fn empty() -> NetworkState {
+        NetworkState {
+            bridge: "waifu0".to_owned(),
+            subnet: "10.144.1.0/24".parse().unwrap(),
+            gateway: [10, 144, 1, 1].into(),
+            gateway_mac: waifud_types::MacAddr::of_guest([0, 0, 1]),
+            metadata_interface: "wfmeta0".to_owned(),
+            mtu: 1420,
+            domain: "waifu.internal".to_owned(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn nic(record: &mut InstanceRecord) -> &mut waifud_types::spec::NicSpec {
+        &mut record.instance.as_mut().unwrap().spec.nics[0]
+    }
+
+    #[test]
+    fn of_two_with_one_address_the_port_in_force_stays() {
+        let (mut a, mut b) = (record("a"), record("b"));
+        nic(&mut b).address = nic(&mut a).address;
+        let in_force = BTreeSet::from([TapName::of(b.id, 0)]);
+        let records = [a.clone(), b.clone()];
+        let (state, conflicts) = choose_ports(empty(), &records, &BTreeSet::new(), &in_force);
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, b.id);
+        assert!(conflicts.contains_key(&a.id) && !conflicts.contains_key(&b.id));
+    }
+
+    #[test]
+    fn a_port_that_can_not_be_harms_nobody_else() {
+        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        nic(&mut a).address = Some([192, 168, 0, 1].into());
+        nic(&mut b).mac = empty().gateway_mac;
+        let records = [a.clone(), b.clone(), c.clone()];
+        let (state, conflicts) =
+            choose_ports(empty(), &records, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, c.id);
+        assert_eq!(conflicts.len(), 2, "{conflicts:?}");
+    }
+
+    #[test]
+    fn what_was_released_or_destroyed_has_no_port_and_what_left_the_slice_keeps_it() {
+        let (mut left, released, mut destroyed) = (record("a"), record("b"), record("c"));
+        left.claimed = false;
+        destroyed.destroyed = true;
+        let (state, _) = choose_ports(
+            empty(),
+            &[left.clone(), released.clone(), destroyed],
+            &BTreeSet::from([released.id]),
+            &BTreeSet::new(),
+        );
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, left.id);
+    }
+}

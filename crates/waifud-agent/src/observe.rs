@@ -1,0 +1,113 @@
+//! Looks at what there is of one instance, through the seams.
+
+use waifud_api::agent::AgentInstance;
+use waifud_hypervisor::ObservedDomain;
+use waifud_types::status::HypervisorKind;
+use waifud_types::{InstanceId, Name};
+
+use crate::plan::Observed;
+use crate::record::{InstanceRecord, Wish};
+use crate::shared::Shared;
+use crate::trouble::Failure;
+
+/// What a driver knows beyond what can be seen: what it did itself, in this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Own {
+    /// The volumes were ensured for the present spec.
+    pub volumes: bool,
+    /// The domain was defined from the present spec.
+    pub defined: bool,
+}
+
+/// What was seen, and what runs it.
+pub(crate) struct Sight {
+    pub seen: Observed,
+    pub hypervisor: Option<HypervisorKind>,
+}
+
+/// Looks. Costs one question to the hypervisor, and for an instance that is off a few to its pools.
+pub(crate) async fn look(
+    shared: &Shared,
+    record: &InstanceRecord,
+    wish: &Wish,
+    own: Own,
+) -> Result<Sight, Failure> {
+    let domain = shared.hypervisor.get(record.id).await?;
+    let mut seen = Observed {
+        domain: domain.as_ref().map(|domain| domain.state),
+        epoch: domain.as_ref().and_then(|domain| domain.epoch),
+        foreign: domain
+            .as_ref()
+            .is_some_and(|domain| is_foreign(domain, record)),
+        port: shared.network.in_force(record),
+        ..Observed::default()
+    };
+    match wish {
+        Wish::Keep(want) => {
+            seen.bundle = shared.metadata.serves(want);
+            seen.settled = record.memory.cloud_init.state.is_final();
+            if !seen.is_on() {
+                look_at_disks(shared, record, want, own, &mut seen).await?;
+            }
+        }
+        Wish::Destroy(_) | Wish::LeaveAlone => {
+            seen.port = shared.network.holds(record.id);
+            seen.assigned = shared.metadata.holds(record.id);
+            seen.leftovers = has_leftovers(shared, record.id).await?;
+        }
+    }
+    Ok(Sight {
+        seen,
+        hypervisor: domain.map(|domain| domain.kind),
+    })
+}
+
+/// A domain without our mark is somebody else's, unless we defined it and somebody took the mark away.
+fn is_foreign(domain: &ObservedDomain, record: &InstanceRecord) -> bool {
+    domain.epoch.is_none() && !record.memory.defined
+}
+
+async fn look_at_disks(
+    shared: &Shared,
+    record: &InstanceRecord,
+    want: &AgentInstance,
+    own: Own,
+    seen: &mut Observed,
+) -> Result<(), Failure> {
+    seen.image = true;
+    let mut pools: Vec<&Name> = want.spec.disks.iter().map(|disk| &disk.pool).collect();
+    pools.sort();
+    pools.dedup();
+    for name in pools {
+        let pool = shared
+            .pool(name)
+            .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
+        seen.image &= pool.has_image(want.spec.image).await?;
+        if record.memory.disks.is_empty() {
+            continue;
+        }
+        // A disk that was made must still be there: making it anew would hide that its data are gone.
+        let there = pool.volumes().await?;
+        let lost = want.spec.disks.iter().find(|disk| {
+            disk.pool == *name
+                && record.memory.disks.contains(&disk.name)
+                && !there
+                    .iter()
+                    .any(|volume| volume.id.instance == want.id && volume.id.disk == disk.name)
+        });
+        seen.lost = seen.lost.take().or(lost.map(|disk| disk.name.clone()));
+    }
+    seen.volumes = own.volumes && seen.lost.is_none();
+    seen.defined = own.defined && seen.domain.is_some();
+    Ok(())
+}
+
+async fn has_leftovers(shared: &Shared, id: InstanceId) -> Result<bool, Failure> {
+    for pool in shared.pools.values() {
+        let volumes = pool.volumes().await?;
+        if volumes.iter().any(|volume| volume.id.instance == id) {
+            return Ok(true);
+        }
+    }
+    Ok(shared.files.exist(id))
+}

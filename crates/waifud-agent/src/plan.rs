@@ -1,0 +1,310 @@
+//! What to do next about one instance: a pure function of what should be, what is, and what was tried.
+//!
+//! A driver calls [`next`] again after each step until it says [`Step::Idle`] or [`Step::Wait`]. Nothing else decides
+//! about an instance, so the rules that keep people's machines alive can be read, and are tested, here:
+//!
+//! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and none while an operator has to
+//!   confirm a restored database first.
+//! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes, port,
+//!   bundle, definition, start; each is an *ensure*, so a crash anywhere is mended by going through them again.
+//! - A running guest is left running whatever fails around it: a port or a bundle that can't be ensured is tried again
+//!   later and never a reason to stop.
+//!
+//! ```text
+//!   Keep, off:   EnsureImage → EnsureVolumes → EnsurePort → EnsureBundle → Define → (run?) Start
+//!   Keep, on:    EnsurePort → EnsureBundle → WatchReady → Idle      (run = false: RequestShutdown → wait → ForceOff)
+//!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
+//! ```
+
+use waifud_api::agent::AgentInstance;
+use waifud_hypervisor::DomainState;
+use waifud_types::{Epoch, Name};
+
+use crate::life;
+use crate::record::{Memory, Order, Wish};
+
+/// What was seen of an instance on its node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, named where they are used"
+)]
+pub struct Observed {
+    /// Its domain's state; null without a domain.
+    pub domain: Option<DomainState>,
+    /// The epoch that the domain is marked with.
+    pub epoch: Option<Epoch>,
+    /// The domain has its id and is not ours.
+    pub foreign: bool,
+    /// The domain was defined from the present spec by this process.
+    pub defined: bool,
+    /// Every pool that it needs has its image.
+    pub image: bool,
+    /// Every disk is there, as ensured by this process.
+    pub volumes: bool,
+    /// A disk that was made once and is not there.
+    pub lost: Option<Name>,
+    /// Any volume of it exists, or any other file.
+    pub leftovers: bool,
+    /// Its lease and rules are in force.
+    pub port: bool,
+    /// Its documents are served, through a tunnel that is up.
+    pub bundle: bool,
+    /// metadatad holds anything of it, as far as known.
+    pub assigned: bool,
+    /// cloud-init has come to its end in this run, or there is nothing more to learn.
+    pub settled: bool,
+}
+
+/// What was tried since the observation, and what the clock says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, named where they are used"
+)]
+pub struct Circumstances {
+    /// Guests may be started: waifud was heard, or the node may start alone.
+    pub start_allowed: bool,
+    /// A restart's back-off has passed.
+    pub restart_due: bool,
+    /// The guest has had its time to shut down.
+    pub grace_over: bool,
+    /// A paused guest's pool has room again.
+    pub room: bool,
+    /// `EnsurePort` failed in this pass.
+    pub port_failed: bool,
+    /// `EnsureBundle` failed in this pass.
+    pub bundle_failed: bool,
+}
+
+/// The next step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Get the image into the pools that need it.
+    EnsureImage,
+    /// Clone the disks.
+    EnsureVolumes,
+    /// Put lease and rules in force.
+    EnsurePort,
+    /// Have metadatad serve the documents.
+    EnsureBundle,
+    /// Define the domain.
+    Define,
+    /// Start it, or resume it.
+    Start,
+    /// Ask the guest to shut down.
+    RequestShutdown,
+    /// Pull the plug.
+    ForceOff,
+    /// Remove the domain.
+    Undefine,
+    /// Destroy its volumes.
+    DestroyVolumes,
+    /// Have metadatad forget it.
+    ReleaseBundle,
+    /// Remove lease and rules.
+    ReleasePort,
+    /// Tell waifud that nothing is left.
+    ConfirmDestroyed,
+    /// Look at cloud-init.
+    WatchReady,
+    /// Nothing can be done now.
+    Wait(Wait),
+    /// Nothing is to be done.
+    Idle,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// An operator's word that the restored database is the right one.
+    Confirmation,
+    /// Nothing: the order is for an older copy than this.
+    StaleOrder,
+    /// Somebody to remove a domain that has the id and is not ours.
+    ForeignDomain,
+    /// Nothing: a domain of a newer epoch is here.
+    NewerCopy,
+    /// Somebody to bring back a disk.
+    LostDisk,
+    /// waifud, or the time after which a node may start alone.
+    StartAllowed,
+    /// The restart's back-off.
+    Backoff,
+    /// The guest, which was asked to shut down.
+    Shutdown,
+    /// Room on the pool.
+    Room,
+    /// Whoever paused it.
+    Pause,
+}
+
+impl Observed {
+    /// Whether a QEMU process runs for it.
+    pub fn is_on(&self) -> bool {
+        matches!(
+            self.domain,
+            Some(DomainState::Running | DomainState::Paused { .. } | DomainState::ShuttingDown)
+        )
+    }
+}
+
+/// The next step. See the module's text.
+pub fn next(wish: &Wish, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+    match wish {
+        Wish::LeaveAlone => Step::Idle,
+        Wish::Destroy(order) => destroy(order, seen),
+        Wish::Keep(want) => keep(want, memory, seen, now),
+    }
+}
+
+fn destroy(order: &Order, seen: &Observed) -> Step {
+    let copy = seen.epoch.max(order.epoch);
+    if order.done {
+        Step::ConfirmDestroyed
+    } else if order.held {
+        Step::Wait(Wait::Confirmation)
+    } else if copy.is_some_and(|copy| copy > order.tombstone.epoch) {
+        Step::Wait(Wait::StaleOrder)
+    } else if seen.domain.is_some() && seen.foreign {
+        Step::Wait(Wait::ForeignDomain)
+    } else if seen.is_on() {
+        Step::ForceOff
+    } else if seen.domain.is_some() {
+        Step::Undefine
+    } else if seen.leftovers {
+        Step::DestroyVolumes
+    } else if seen.assigned {
+        Step::ReleaseBundle
+    } else if seen.port {
+        Step::ReleasePort
+    } else {
+        Step::ConfirmDestroyed
+    }
+}
+
+fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+    if seen.domain.is_some() && seen.foreign {
+        return Step::Wait(Wait::ForeignDomain);
+    }
+    if seen.epoch.is_some_and(|epoch| epoch > want.epoch) {
+        return Step::Wait(Wait::NewerCopy);
+    }
+    match seen.domain {
+        Some(DomainState::Crashed) => Step::ForceOff,
+        Some(_) if seen.is_on() && !want.spec.run => shut_down(memory, now),
+        Some(_) if seen.is_on() => {
+            if !seen.port && !now.port_failed {
+                Step::EnsurePort
+            } else if !seen.bundle && !now.bundle_failed {
+                Step::EnsureBundle
+            } else {
+                look_after(seen, now)
+            }
+        }
+        _ => prepare(want, memory, seen, now),
+    }
+}
+
+fn shut_down(memory: &Memory, now: Circumstances) -> Step {
+    if now.grace_over {
+        Step::ForceOff
+    } else if memory.stop_requested {
+        Step::Wait(Wait::Shutdown)
+    } else {
+        Step::RequestShutdown
+    }
+}
+
+fn look_after(seen: &Observed, now: Circumstances) -> Step {
+    match seen.domain {
+        Some(DomainState::Paused { io_error: true }) if now.room => Step::Start,
+        Some(DomainState::Paused { io_error: true }) => Step::Wait(Wait::Room),
+        Some(DomainState::Paused { io_error: false }) => Step::Wait(Wait::Pause),
+        Some(DomainState::ShuttingDown) => Step::Wait(Wait::Shutdown),
+        _ if seen.settled => Step::Idle,
+        _ => Step::WatchReady,
+    }
+}
+
+fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+    if seen.lost.is_some() {
+        Step::Wait(Wait::LostDisk)
+    } else if !seen.image {
+        Step::EnsureImage
+    } else if !seen.volumes {
+        Step::EnsureVolumes
+    } else if !seen.port {
+        Step::EnsurePort
+    } else if !seen.bundle {
+        Step::EnsureBundle
+    } else if seen.domain.is_none() || !seen.defined {
+        Step::Define
+    } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
+        Step::Idle
+    } else if !now.start_allowed {
+        Step::Wait(Wait::StartAllowed)
+    } else if life::is_restart(memory) && !now.restart_due {
+        Step::Wait(Wait::Backoff)
+    } else {
+        Step::Start
+    }
+}
+
+impl Step {
+    /// The step's name on the wire; null for what is no work.
+    pub fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::EnsureImage => "image",
+            Self::EnsureVolumes => "volume",
+            Self::EnsurePort => "network",
+            Self::EnsureBundle => "bundle",
+            Self::Define => "define",
+            Self::Start => "start",
+            Self::RequestShutdown | Self::Wait(Wait::Shutdown) => "shutdown",
+            Self::ForceOff => "force-off",
+            Self::Undefine => "undefine",
+            Self::DestroyVolumes => "destroy-volumes",
+            Self::ReleaseBundle => "release-bundle",
+            Self::ReleasePort => "release-network",
+            Self::ConfirmDestroyed => "confirm",
+            Self::WatchReady => "ready",
+            Self::Wait(_) => "wait",
+            Self::Idle => return None,
+        })
+    }
+
+    /// Whether the step may be given up in the middle when the wish changes: it only waits for others.
+    pub fn may_be_cancelled(self) -> bool {
+        matches!(
+            self,
+            Self::EnsureImage | Self::EnsureBundle | Self::WatchReady
+        )
+    }
+}
+
+impl Wait {
+    /// In words, for `waiting_for`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirmation => {
+                "an operator to confirm that waifud's restored database is the right one"
+            }
+            Self::StaleOrder => {
+                "nothing: the order to delete is for an older copy than the one here"
+            }
+            Self::ForeignDomain => {
+                "the domain with this instance's id, which is not waifud's, to be undefined"
+            }
+            Self::NewerCopy => "a newer owner's word: the domain here is of a newer epoch",
+            Self::LostDisk => {
+                "a disk that was made earlier and is missing; is the pool's filesystem mounted?"
+            }
+            Self::StartAllowed => "waifud, before this node may start its guests",
+            Self::Backoff => "the pause before the next restart",
+            Self::Shutdown => "the guest to shut down",
+            Self::Room => "room on the pool: the guest could not write to its disk",
+            Self::Pause => "whoever paused it to resume it",
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What the agent remembers durably: of the node, and of each instance.
+//!
+//! An instance's record outlives its place in the node's slice: while anything of it is on the node, its addresses and
+//! port stay known. It ends when waifud has heard that everything was destroyed, or when nothing is left of it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use waifud_api::agent::{AgentInstance, NodeSlice, Tombstone};
+use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
+use waifud_types::{Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp};
+
+/// What is remembered of the node itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeRecord {
+    /// Its id, as waifud's first welcome gave it.
+    pub node: Option<NodeId>,
+    /// The life of waifud's database that the records come from.
+    pub incarnation: Option<Incarnation>,
+    /// Set when the incarnation changed: nothing is destroyed until an operator has confirmed the new one.
+    pub unconfirmed: Option<Incarnation>,
+    /// Everything up to here has been taken over; a watch resumes after it.
+    pub revision: Option<Revision>,
+    /// Subnet and gateway.
+    pub slice: Option<NodeSlice>,
+}
+
+/// What is remembered of one instance.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Which instance.
+    pub id: InstanceId,
+    /// As waifud last gave it; null when only a tombstone is known.
+    pub instance: Option<AgentInstance>,
+    /// Whether it is in the node's slice. What left it is neither changed nor destroyed.
+    pub claimed: bool,
+    /// The order to destroy it.
+    pub tombstone: Option<Tombstone>,
+    /// The order was carried out and waifud may not have heard of it yet.
+    pub destroyed: bool,
+    /// What the driver has to know after a restart.
+    #[serde(default)]
+    pub memory: Memory,
+}
+
+impl InstanceRecord {
+    /// A record of an instance of which nothing is known.
+    pub fn new(id: InstanceId) -> Self {
+        Self {
+            id,
+            instance: None,
+            claimed: false,
+            tombstone: None,
+            destroyed: false,
+            memory: Memory::default(),
+        }
+    }
+
+    /// Its name, as far as known.
+    pub fn name(&self) -> Option<&Name> {
+        self.instance
+            .as_ref()
+            .map(|instance| &instance.name)
+            .or(self.tombstone.as_ref().map(|tombstone| &tombstone.name))
+    }
+
+    /// What should become of it. `held` when destruction waits for an operator.
+    pub fn wish(&self, held: bool) -> Wish {
+        match (&self.tombstone, &self.instance) {
+            (Some(tombstone), instance) => Wish::Destroy(Order {
+                tombstone: tombstone.clone(),
+                held,
+                epoch: instance.as_ref().map(|instance| instance.epoch),
+                done: self.destroyed,
+            }),
+            (None, Some(instance)) if self.claimed => Wish::Keep(Box::new(instance.clone())),
+            _ => Wish::LeaveAlone,
+        }
+    }
+}
+
+/// What should become of an instance on this node.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Wish {
+    /// Be as the spec says.
+    Keep(Box<AgentInstance>),
+    /// Be gone.
+    Destroy(Order),
+    /// In nobody's list: stay as it is.
+    LeaveAlone,
+}
+
+/// A tombstone, and what decides whether it may be carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Order {
+    /// The order.
+    pub tombstone: Tombstone,
+    /// Destruction waits for an operator.
+    pub held: bool,
+    /// The epoch of the copy on this node, as recorded.
+    pub epoch: Option<Epoch>,
+    /// It was carried out already.
+    pub done: bool,
+}
+
+/// Facts about an instance that nothing on the node shows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// Where it is in its life.
+    pub run: RunMemory,
+    /// Who stopped it; null while it runs and before it ever did.
+    pub stopped_by: Option<StoppedBy>,
+    /// The agent asked this run of the guest to shut down: however it ends, it was by wish.
+    pub stop_requested: bool,
+    /// A domain was defined by us: one without our mark is ours nevertheless.
+    pub defined: bool,
+    /// Disks that were made. One that is missing later is not made again: its data would silently be gone.
+    pub disks: BTreeSet<Name>,
+    /// When it was last started.
+    pub started_at: Option<Timestamp>,
+    /// How readiness was proven since.
+    pub ready_by: Option<ReadyBy>,
+    /// What cloud-init said since.
+    pub cloud_init: CloudInitStatus,
+}
+
+/// Where an instance is in its life, as the agent last knew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunMemory {
+    /// Nothing speaks against a start: it never ran, or its owner asked anew.
+    #[default]
+    Free,
+    /// A start was begun.
+    Starting,
+    /// It was seen running.
+    Started,
+    /// It was seen off after it had run.
+    Stopped,
+}

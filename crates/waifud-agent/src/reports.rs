@@ -1,0 +1,154 @@
+//! What waifud has yet to hear, kept until it has: changes together, at most a few times a second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed};
+use waifud_types::node::NodeFacts;
+use waifud_types::{InstanceId, Timestamp};
+
+/// The outbox. What is put in replaces what was said of the same thing before.
+#[derive(Debug, Default)]
+pub struct Reports {
+    inner: Mutex<Inner>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    instances: BTreeMap<InstanceId, InstanceReport>,
+    unsaid: BTreeSet<InstanceId>,
+    destroyed: BTreeMap<InstanceId, Tombstone>,
+    facts: Option<NodeFacts>,
+    facts_unsaid: bool,
+    unclaimed: Option<Vec<Unclaimed>>,
+    unclaimed_unsaid: bool,
+}
+
+impl Reports {
+    /// An instance's status.
+    pub fn instance(&self, report: InstanceReport) {
+        let mut inner = self.inner();
+        let id = report.id;
+        if inner.instances.get(&id) != Some(&report) {
+            inner.instances.insert(id, report);
+            inner.unsaid.insert(id);
+            self.filled.notify_one();
+        }
+    }
+
+    /// An instance was destroyed; nothing else is said of it any more.
+    pub fn destroyed(&self, tombstone: Tombstone) {
+        let mut inner = self.inner();
+        inner.instances.remove(&tombstone.instance);
+        inner.unsaid.remove(&tombstone.instance);
+        inner.destroyed.insert(tombstone.instance, tombstone);
+        self.filled.notify_one();
+    }
+
+    /// An instance is no longer this node's to speak of.
+    pub fn forget(&self, id: InstanceId) {
+        let mut inner = self.inner();
+        inner.instances.remove(&id);
+        inner.unsaid.remove(&id);
+    }
+
+    /// What the node has.
+    pub fn facts(&self, facts: NodeFacts) {
+        let mut inner = self.inner();
+        if inner.facts.as_ref() != Some(&facts) {
+            inner.facts = Some(facts);
+            inner.facts_unsaid = true;
+            self.filled.notify_one();
+        }
+    }
+
+    /// What is on the node and in nobody's list.
+    pub fn unclaimed(&self, unclaimed: Vec<Unclaimed>) {
+        let mut inner = self.inner();
+        if inner.unclaimed.as_ref() != Some(&unclaimed) {
+            inner.unclaimed = Some(unclaimed);
+            inner.unclaimed_unsaid = true;
+            self.filled.notify_one();
+        }
+    }
+
+    /// The facts that were put in last.
+    pub fn last_facts(&self) -> Option<NodeFacts> {
+        self.inner().facts.clone()
+    }
+
+    /// The status that was put in last.
+    pub fn last_instance(&self, id: InstanceId) -> Option<InstanceReport> {
+        self.inner().instances.get(&id).cloned()
+    }
+
+    /// Everything counts as unsaid: another waifud may be listening.
+    pub fn say_again(&self) {
+        let mut inner = self.inner();
+        inner.unsaid = inner.instances.keys().copied().collect();
+        inner.facts_unsaid = inner.facts.is_some();
+        inner.unclaimed_unsaid = inner.unclaimed.is_some();
+        self.filled.notify_one();
+    }
+
+    /// What was put back is to be said soon.
+    pub fn again(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Returns when something may be unsaid.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// What is unsaid, counted as said from now on; empty when nothing is. Destroyed ones stay until acknowledged.
+    pub fn take(&self, now: Timestamp) -> AgentReport {
+        let mut inner = self.inner();
+        let unsaid = std::mem::take(&mut inner.unsaid);
+        AgentReport {
+            facts: std::mem::take(&mut inner.facts_unsaid)
+                .then(|| inner.facts.clone())
+                .flatten(),
+            now: Some(now),
+            instances: unsaid
+                .iter()
+                .filter_map(|id| inner.instances.get(id).cloned())
+                .collect(),
+            destroyed: inner.destroyed.values().cloned().collect(),
+            unclaimed: std::mem::take(&mut inner.unclaimed_unsaid)
+                .then(|| inner.unclaimed.clone())
+                .flatten(),
+        }
+    }
+
+    /// The report was not heard: what it said is unsaid again.
+    pub fn put_back(&self, report: &AgentReport) {
+        let mut inner = self.inner();
+        for instance in &report.instances {
+            if inner.instances.contains_key(&instance.id) {
+                inner.unsaid.insert(instance.id);
+            }
+        }
+        inner.facts_unsaid |= report.facts.is_some();
+        inner.unclaimed_unsaid |= report.unclaimed.is_some();
+    }
+
+    /// The report was heard. Returns the instances that may be forgotten.
+    pub fn heard(&self, report: &AgentReport) -> Vec<InstanceId> {
+        let mut inner = self.inner();
+        let mut done = Vec::new();
+        for tombstone in &report.destroyed {
+            if inner.destroyed.get(&tombstone.instance) == Some(tombstone) {
+                inner.destroyed.remove(&tombstone.instance);
+                done.push(tombstone.instance);
+            }
+        }
+        done
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,132 @@
+//! The link to waifud over HTTP.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::fs::OpenOptions;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent_client::{AgentClient, AgentClientError, WatchStream};
+use waifud_types::{Digest, Revision};
+
+use super::{ControlLink, FrameStream, LinkError};
+
+/// [`ControlLink`] through [`AgentClient`]. Speaks for the node that the last welcome named.
+#[derive(Debug)]
+pub struct HttpLink {
+    client: RwLock<AgentClient>,
+}
+
+impl HttpLink {
+    /// Wraps a client. Does no I/O.
+    pub fn new(client: AgentClient) -> Self {
+        Self {
+            client: RwLock::new(client),
+        }
+    }
+
+    fn client(&self) -> AgentClient {
+        self.client
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[async_trait]
+impl ControlLink for HttpLink {
+    async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
+        let client = self.client();
+        let welcome = client.hello(hello).await.map_err(link_error)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) =
+            client.with_node(welcome.node);
+        Ok(welcome)
+    }
+
+    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
+        let stream = self.client().watch(since).await.map_err(link_error)?;
+        Ok(Box::new(HttpFrames(stream)))
+    }
+
+    async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
+        self.client().report(report).await.map_err(link_error)
+    }
+
+    async fn fetch_image(
+        &self,
+        image: Digest,
+        to: &Path,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), LinkError> {
+        let failed = |source: std::io::Error| file_error(to, source);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(to)
+            .await
+            .map_err(failed)?;
+        let have = file.metadata().await.map_err(failed)?.len();
+        let client = self.client();
+        let mut body = match client.image(image, have).await {
+            // Nothing left to send, or the leftover is longer than the image: the beginning will tell.
+            Err(error) if error.status() == Some(416) => client.image(image, 0).await,
+            other => other,
+        }
+        .map_err(link_error)?;
+        let mut at = body.from();
+        file.set_len(at).await.map_err(failed)?;
+        file.seek(std::io::SeekFrom::Start(at))
+            .await
+            .map_err(failed)?;
+        progress(at);
+        while let Some(chunk) = body.chunk().await.map_err(link_error)? {
+            file.write_all(&chunk).await.map_err(failed)?;
+            at += u64::try_from(chunk.len()).unwrap_or(0);
+            progress(at);
+        }
+        file.sync_all().await.map_err(failed)
+    }
+
+    async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
+        self.client().bundle(bundle).await.map_err(link_error)
+    }
+}
+
+struct HttpFrames(WatchStream);
+
+#[async_trait]
+impl FrameStream for HttpFrames {
+    async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError> {
+        self.0.next().await.map_err(link_error)
+    }
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> LinkError {
+    let path = path.to_owned();
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => LinkError::NoRoom { path },
+        _ => LinkError::File { path, source },
+    }
+}
+
+fn link_error(error: AgentClientError) -> LinkError {
+    if error.is_gone() {
+        return LinkError::Gone;
+    }
+    match error {
+        AgentClientError::Problem(problem) => LinkError::Refused {
+            status: problem.status,
+            message: problem.title,
+        },
+        AgentClientError::Unreachable { ref source, .. } => LinkError::Unreachable {
+            message: format!("{error}: {source}"),
+        },
+        other => LinkError::Unreachable {
+            message: other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,79 @@
+//! What every task of the agent shares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::{Notify, watch};
+use waifud_hypervisor::Hypervisor;
+use waifud_network::GuestNetwork;
+use waifud_storage::StoragePool;
+use waifud_types::{Name, Timestamp};
+
+use crate::files::Files;
+use crate::images::Images;
+use crate::metadata::Metadata;
+use crate::network::Network;
+use crate::reports::Reports;
+use crate::seam::{Clock, ControlLink, MetadataService, MetadataTunnel};
+use crate::settings::Settings;
+use crate::signals::Signals;
+use crate::table::Table;
+
+/// The adapters that an agent works with.
+#[derive(Clone)]
+pub struct Adapters {
+    /// Runs machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Where disks live; names are unique.
+    pub pools: Vec<Arc<dyn StoragePool>>,
+    /// The guests' network.
+    pub network: Arc<dyn GuestNetwork>,
+    /// waifud.
+    pub link: Arc<dyn ControlLink>,
+    /// metadatad.
+    pub metadata: Arc<dyn MetadataService>,
+    /// The node's end of the tunnel to it.
+    pub tunnel: Arc<dyn MetadataTunnel>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What every task of the agent shares.
+pub(crate) struct Shared {
+    pub settings: Settings,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub pools: BTreeMap<Name, Arc<dyn StoragePool>>,
+    pub guest_network: Arc<dyn GuestNetwork>,
+    pub link: Arc<dyn ControlLink>,
+    pub clock: Arc<dyn Clock>,
+    pub table: Table,
+    pub network: Network,
+    pub metadata: Metadata,
+    pub images: Images,
+    pub reports: Reports,
+    pub files: Files,
+    pub signals: Signals,
+    /// Guests may be started.
+    pub start_allowed: watch::Sender<bool>,
+    /// waifud knows this process: reports may be sent.
+    pub welcomed: watch::Sender<bool>,
+    /// Look for what is in nobody's list.
+    pub sweep: Notify,
+    /// Look at the metadata service now.
+    pub metadata_check: Notify,
+    /// Gather the node's facts now.
+    pub facts_check: Notify,
+    /// The watch has told the whole slice at least once, now or in an earlier process.
+    pub slice_known: AtomicBool,
+}
+
+impl Shared {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn pool(&self, name: &Name) -> Option<&Arc<dyn StoragePool>> {
+        self.pools.get(name)
+    }
+}

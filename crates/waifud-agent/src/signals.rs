@@ -1,0 +1,90 @@
+//! Wakes drivers: one signal per instance, and the list of instances that need a driver.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+use waifud_types::InstanceId;
+
+/// One driver's signal. Signals between two looks count once.
+#[derive(Debug, Default)]
+pub struct Signal {
+    notify: Notify,
+    reprobe: AtomicBool,
+}
+
+impl Signal {
+    /// Returns when something happened since the last time.
+    pub async fn raised(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Whether cloud-init has to be looked at again; asking resets it.
+    pub fn take_reprobe(&self) -> bool {
+        self.reprobe.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Every driver's signal.
+#[derive(Debug)]
+pub struct Signals {
+    signals: Mutex<BTreeMap<InstanceId, Arc<Signal>>>,
+    spawn: mpsc::UnboundedSender<(InstanceId, Arc<Signal>)>,
+}
+
+impl Signals {
+    /// No driver yet. The receiver is told of each that has to be started.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>) {
+        let (spawn, spawned) = mpsc::unbounded_channel();
+        let signals = Self {
+            signals: Mutex::default(),
+            spawn,
+        };
+        (signals, spawned)
+    }
+
+    /// Wakes the instance's driver, or has one started.
+    pub fn wake(&self, id: InstanceId) {
+        let mut signals = self.signals();
+        if let Some(signal) = signals.get(&id) {
+            signal.notify.notify_one();
+        } else {
+            let signal = Arc::new(Signal::default());
+            signals.insert(id, signal.clone());
+            // Nobody listening: the agent is on its way out.
+            let _ending = self.spawn.send((id, signal));
+        }
+    }
+
+    /// Wakes the instance's driver where there is one.
+    pub fn nudge(&self, id: InstanceId) {
+        if let Some(signal) = self.signals().get(&id) {
+            signal.notify.notify_one();
+        }
+    }
+
+    /// The guest agent came or left: cloud-init may have to be looked at again.
+    pub fn reprobe(&self, id: InstanceId) {
+        if let Some(signal) = self.signals().get(&id) {
+            signal.reprobe.store(true, Ordering::Relaxed);
+            signal.notify.notify_one();
+        }
+    }
+
+    /// Wakes every driver.
+    pub fn nudge_all(&self) {
+        for signal in self.signals().values() {
+            signal.notify.notify_one();
+        }
+    }
+
+    /// The driver ended.
+    pub fn ended(&self, id: InstanceId) {
+        self.signals().remove(&id);
+    }
+
+    fn signals(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Signal>>> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

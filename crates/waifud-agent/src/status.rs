@@ -1,0 +1,148 @@
+//! An instance's status, as it is reported: a pure function of what is wished, remembered, seen and being done.
+
+use waifud_api::agent::{AgentInstance, InstanceReport};
+use waifud_hypervisor::DomainState;
+use waifud_types::status::{Condition, HypervisorKind, StepStatus};
+use waifud_types::{Epoch, Generation, InstanceState, Timestamp};
+
+use crate::life;
+use crate::plan::{Observed, Step, Wait};
+use crate::record::{InstanceRecord, Memory, Wish};
+
+/// Trouble with a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// The step that failed.
+    pub step: Step,
+    /// Why, in a sentence.
+    pub message: String,
+    /// Whether trying again will not mend it by itself soon.
+    pub lasting: bool,
+}
+
+/// Everything that a status is made of.
+#[derive(Clone, Debug)]
+pub struct Situation<'a> {
+    /// The record.
+    pub record: &'a InstanceRecord,
+    /// The wish.
+    pub wish: &'a Wish,
+    /// What was seen; null when the hypervisor could not be asked.
+    pub seen: Option<&'a Observed>,
+    /// What runs it.
+    pub hypervisor: Option<HypervisorKind>,
+    /// The step at work, or what the plan ends with.
+    pub step: Step,
+    /// When that began.
+    pub since: Timestamp,
+    /// How far it is.
+    pub percent: Option<u8>,
+    /// What failed last, if that is why nothing goes on.
+    pub trouble: Option<&'a Trouble>,
+    /// Further conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is said of an instance; `None` for what is in nobody's list.
+pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
+    let memory = &s.record.memory;
+    let (epoch, generation): (Epoch, Generation) = match s.wish {
+        Wish::LeaveAlone => return None,
+        Wish::Keep(want) => (want.epoch, want.generation),
+        Wish::Destroy(order) => (
+            order.tombstone.epoch,
+            s.record
+                .instance
+                .as_ref()
+                .map_or(Generation::FIRST, |instance| instance.generation),
+        ),
+    };
+    let state = match s.wish {
+        Wish::Keep(want) => kept_state(want, memory, &s),
+        _ => InstanceState::Deleting,
+    };
+    let on = s.seen.is_some_and(Observed::is_on);
+    Some(InstanceReport {
+        id: s.record.id,
+        epoch,
+        observed_generation: generation,
+        state,
+        reason: reason(&s),
+        stopped_by: memory
+            .stopped_by
+            .filter(|_| !on && state != InstanceState::Running),
+        hypervisor: s.hypervisor,
+        ready: memory.ready_by.is_some() && (on || s.seen.is_none()),
+        ready_by: memory.ready_by,
+        addresses: Vec::new(),
+        step: step_status(&s),
+        restart_needed: Vec::new(),
+        cloud_init: memory.cloud_init.clone(),
+        conditions: s.conditions,
+    })
+}
+
+fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
+    let Some(seen) = s.seen else {
+        // The hypervisor can't be asked. What was true is not known to have changed, and guests don't need it.
+        return match memory.run {
+            crate::record::RunMemory::Started => InstanceState::Running,
+            crate::record::RunMemory::Stopped => InstanceState::Stopped,
+            _ => InstanceState::Preparing,
+        };
+    };
+    match seen.domain {
+        Some(DomainState::Running) if want.spec.run => InstanceState::Running,
+        Some(DomainState::Paused { .. }) if want.spec.run => InstanceState::Paused,
+        Some(DomainState::Running | DomainState::ShuttingDown | DomainState::Paused { .. }) => {
+            InstanceState::Stopping
+        }
+        Some(DomainState::Off(_) | DomainState::Crashed) | None => off_state(want, memory, s),
+    }
+}
+
+fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
+    let lasting = s.trouble.is_some_and(|trouble| trouble.lasting);
+    let stays_off = !want.spec.run || !life::may_start(memory, want.spec.restart);
+    match s.step {
+        _ if lasting => InstanceState::Failed,
+        Step::Wait(Wait::LostDisk | Wait::ForeignDomain | Wait::NewerCopy) => InstanceState::Failed,
+        // What ran before and stays off is off, whatever is tidied up around it.
+        _ if stays_off && memory.run == crate::record::RunMemory::Stopped => InstanceState::Stopped,
+        Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed) => InstanceState::Stopped,
+        Step::Start => InstanceState::Starting,
+        _ => InstanceState::Preparing,
+    }
+}
+
+fn reason(s: &Situation<'_>) -> Option<String> {
+    if let Some(trouble) = s.trouble {
+        return Some(trouble.message.clone());
+    }
+    match s.step {
+        Step::Wait(Wait::LostDisk) => {
+            let disk = s.seen.and_then(|seen| seen.lost.as_ref());
+            Some(format!(
+                "disk {} was made earlier and is missing; is the pool's filesystem mounted?",
+                disk.map_or("root", |name| name.as_str())
+            ))
+        }
+        Step::Wait(wait) => Some(format!("waits for {}", wait.as_str())),
+        _ => None,
+    }
+}
+
+fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
+    let step = s.trouble.map_or(s.step, |trouble| trouble.step);
+    Some(StepStatus {
+        name: step.name()?.to_owned(),
+        percent: s.percent,
+        since: s.since,
+        waiting_for: match (s.trouble, step) {
+            (Some(trouble), _) => Some(trouble.message.clone()),
+            (None, Step::Wait(wait)) => Some(wait.as_str().to_owned()),
+            (None, Step::WatchReady) => Some("cloud-init to finish".to_owned()),
+            _ => None,
+        },
+    })
+}

@@ -1,0 +1,204 @@
+//! Carries out the steps of a plan. Each is an *ensure*: doing it again when it is done changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use waifud_api::agent::AgentInstance;
+use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
+use waifud_types::status::CloudInitStatus;
+use waifud_types::{InstanceId, Name, TapName, VolumeId};
+
+use crate::record::RunMemory;
+use crate::shared::Shared;
+use crate::trouble::Failure;
+
+/// Where the disks are that were ensured.
+pub(crate) type Disks = BTreeMap<Name, PathBuf>;
+
+/// Gets the image into every pool that a disk lives on. May be dropped at any point.
+pub(crate) async fn ensure_image(
+    shared: &Shared,
+    want: &AgentInstance,
+    progress: impl Fn(u8) + Send + Copy,
+) -> Result<(), Failure> {
+    let mut pools: Vec<&Name> = want.spec.disks.iter().map(|disk| &disk.pool).collect();
+    pools.sort();
+    pools.dedup();
+    for name in pools {
+        let pool = shared
+            .pool(name)
+            .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
+        if !pool.has_image(want.spec.image).await? {
+            shared
+                .images
+                .ensure(pool, want.spec.image, want.image_size_bytes, progress)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Clones the disks, and remembers that they were made.
+pub(crate) async fn ensure_volumes(
+    shared: &Shared,
+    want: &AgentInstance,
+) -> Result<Disks, Failure> {
+    let mut disks = Disks::new();
+    for disk in &want.spec.disks {
+        let pool = shared
+            .pool(&disk.pool)
+            .ok_or_else(|| Failure::lasting(format!("this node has no pool {}", disk.pool)))?;
+        let id = VolumeId {
+            instance: want.id,
+            disk: disk.name.clone(),
+        };
+        let path = pool
+            .ensure_volume(&id, want.spec.image, disk.size_bytes)
+            .await?;
+        disks.insert(disk.name.clone(), path);
+    }
+    shared.table.remember(want.id, |memory| {
+        memory
+            .disks
+            .extend(want.spec.disks.iter().map(|disk| disk.name.clone()));
+    })?;
+    Ok(disks)
+}
+
+/// Has the documents served; brings the way to them up first. May be dropped at any point.
+pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Result<(), Failure> {
+    if shared.metadata.trouble().is_some() || !shared.metadata.is_connected() {
+        refresh_metadata(shared).await?;
+    }
+    Ok(shared.metadata.ensure(want).await?)
+}
+
+/// Looks at the metadata service, and passes on what follows from it.
+pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
+    let refreshed = shared.metadata.refresh(&shared.table).await?;
+    if refreshed.fresh_link {
+        // The kernel forgets the routes of a link that went away.
+        shared.network.invalidate();
+    }
+    if refreshed.changed || refreshed.fresh_link {
+        shared.signals.nudge_all();
+    }
+    Ok(())
+}
+
+/// The domain's spec.
+pub(crate) async fn domain_spec(
+    shared: &Shared,
+    want: &AgentInstance,
+    disks: &Disks,
+) -> Result<DomainSpec, Failure> {
+    let host = shared.hypervisor.host().await?;
+    let disks =
+        want.spec
+            .disks
+            .iter()
+            .map(|disk| {
+                let path = disks.get(&disk.name).cloned().ok_or_else(|| {
+                    Failure::passing(format!("disk {} is not ready yet", disk.name))
+                })?;
+                Ok(DomainDisk {
+                    name: disk.name.clone(),
+                    path,
+                })
+            })
+            .collect::<Result<_, Failure>>()?;
+    let nics = want
+        .spec
+        .nics
+        .iter()
+        .enumerate()
+        .map(|(index, nic)| DomainNic {
+            tap: TapName::of(want.id, index),
+            mac: nic.mac,
+            bridge: shared.settings.bridge.clone(),
+            mtu: Some(shared.settings.mtu),
+        })
+        .collect();
+    Ok(DomainSpec {
+        id: want.id,
+        name: want.name.clone(),
+        epoch: want.epoch,
+        cpus: want.spec.cpus,
+        memory: want.spec.memory_bytes,
+        kind: host.hypervisor.kind,
+        firmware: want.firmware,
+        datasource: want.datasource,
+        disks,
+        nics,
+        console_log: shared.files.console_log(want.id),
+        vnc_socket: shared.files.vnc_socket(want.id),
+    })
+}
+
+/// Defines the domain.
+pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Failure> {
+    shared.files.ensure(spec.id).map_err(|error| {
+        Failure::passing(format!("the guest's directories can't be made: {error}"))
+    })?;
+    shared
+        .table
+        .remember(spec.id, |memory| memory.defined = true)?;
+    Ok(shared.hypervisor.ensure_defined(spec).await?)
+}
+
+/// Starts the domain, or resumes it. The gates are looked at once more, now: a guest without rules or documents must
+/// not come up, whatever changed since the plan was made.
+pub(crate) async fn start(
+    shared: &Shared,
+    want: &AgentInstance,
+    resume: bool,
+) -> Result<(), Failure> {
+    if !resume {
+        shared.network.ensure(&shared.table, want.id).await?;
+        if !shared.metadata.serves(want) {
+            return Err(Failure::passing(
+                "the metadata service was restarted a moment ago",
+            ));
+        }
+        let now = shared.now();
+        shared.table.remember(want.id, |memory| {
+            memory.run = RunMemory::Starting;
+            memory.stop_requested = false;
+            memory.started_at = Some(now);
+            memory.ready_by = None;
+            memory.cloud_init = CloudInitStatus::default();
+        })?;
+    }
+    Ok(shared.hypervisor.ensure_started(want.id).await?)
+}
+
+/// Asks the guest to shut down, and remembers having asked.
+pub(crate) async fn request_shutdown(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
+    shared
+        .table
+        .remember(id, |memory| memory.stop_requested = true)?;
+    match shared.hypervisor.request_shutdown(id).await {
+        Err(HypervisorError::NotFound(_)) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Destroys every volume of the instance in every pool, and its other files.
+pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
+    for pool in shared.pools.values() {
+        for volume in pool.volumes().await? {
+            if volume.id.instance == id {
+                pool.ensure_volume_absent(&volume.id).await?;
+            }
+        }
+    }
+    shared
+        .files
+        .ensure_absent(id)
+        .map_err(|error| Failure::passing(format!("the guest's files can't be removed: {error}")))
+}
+
+/// Has metadatad forget the instance.
+pub(crate) async fn release_bundle(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
+    Ok(shared.metadata.release(id).await?)
+}

@@ -1,0 +1,375 @@
+//! An instance's life on a node of fakes: created, ready, stopped, crashed, deleted.
+
+use crate::world::{World, cloud_init_done, guest_with};
+use waifud_api::metadatad::Observed;
+use waifud_hypervisor::fake::Op;
+use waifud_hypervisor::{DomainState, Hypervisor, OffReason};
+use waifud_types::spec::RestartPolicy;
+use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
+use waifud_types::{ByteSize, InstanceState};
+
+#[tokio::test]
+async fn an_instance_is_created_gets_ready_and_is_deleted_without_a_trace() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let status = world.waifud.status(id).unwrap();
+    assert_eq!(status.ready_by, Some(ReadyBy::GuestAgent));
+    assert_eq!(status.cloud_init.state, CloudInitState::Done);
+    assert_eq!(status.cloud_init.instance_id.as_deref(), Some("i-1"));
+    assert!(status.hypervisor.is_some());
+    assert!(world.metadata.would_serve(id));
+    let ports = world.network.state().unwrap().ports;
+    assert_eq!(ports.len(), 1);
+    assert_eq!(
+        world.hypervisor.spec(id).unwrap().nics[0].tap,
+        ports[0].tap,
+        "the domain's nic is the port that the rules speak of"
+    );
+    world.delete(id).await;
+    assert_eq!(world.ports(), 0);
+    assert_eq!(world.hypervisor.starts(), 1);
+}
+
+#[tokio::test]
+async fn its_story_goes_from_preparing_over_starting_to_running_and_never_back() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let mut states: Vec<InstanceState> = world.waifud.story(id).iter().map(|s| s.state).collect();
+    states.dedup();
+    for pair in states.windows(2) {
+        assert!(pair[0].may_become(pair[1]), "{states:?}");
+    }
+    assert_eq!(states.last(), Some(&InstanceState::Running));
+    let reports = world.waifud.story(id);
+    assert!(
+        reports
+            .iter()
+            .all(|s| !s.ready || s.state == InstanceState::Running)
+    );
+}
+
+#[tokio::test]
+async fn many_at_once_share_one_download_and_each_gets_its_own() {
+    let world = World::new();
+    world.start();
+    let ids: Vec<_> = (0..20)
+        .map(|n| {
+            let mut instance = world.instance(&format!("web-{n}"));
+            instance.spec.nics[0].address = Some([10, 144, 1, 50 + n].into());
+            instance.spec.nics[0].mac = waifud_types::MacAddr::of_guest([1, 1, n]);
+            let id = instance.id;
+            world.waifud.put(instance);
+            id
+        })
+        .collect();
+    for id in &ids {
+        world.until_ready(*id).await;
+    }
+    assert_eq!(world.waifud.fetches(), 1);
+    assert_eq!(world.hypervisor.starts(), 20);
+    assert_eq!(world.ports(), 20);
+    for id in ids {
+        world.delete(id).await;
+    }
+    assert_eq!((world.volumes().await, world.ports()), (0, 0));
+}
+
+#[tokio::test]
+async fn one_that_shall_not_run_is_prepared_and_stays_off_until_it_shall() {
+    let world = World::new();
+    world.start();
+    let mut instance = world.instance("web");
+    instance.spec.run = false;
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, None);
+    assert_eq!(world.volumes().await, 1);
+    world.waifud.edit(id, |i| i.spec.run = true);
+    world.until_ready(id).await;
+}
+
+#[tokio::test]
+async fn a_stop_asks_the_guest_first_and_is_its_users() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.edit(id, |i| i.spec.run = false);
+    let status = world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::User));
+    assert!(!status.ready);
+    assert_eq!(
+        world.domain(id).await,
+        Some(DomainState::Off(OffReason::GuestShutdown))
+    );
+    world.waifud.edit(id, |i| i.spec.run = true);
+    world.until_ready(id).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_listen_is_switched_off_after_its_time() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.hypervisor.set_ignores_shutdown(id, true);
+    world.waifud.edit(id, |i| i.spec.run = false);
+    world.until_state(id, InstanceState::Stopping).await;
+    let status = world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::User));
+    assert_eq!(
+        world.domain(id).await,
+        Some(DomainState::Off(OffReason::Destroyed))
+    );
+}
+
+#[tokio::test]
+async fn a_guests_own_power_off_sticks_until_its_owner_asks_anew() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.hypervisor.power_off(id);
+    let status = world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::Guest));
+    world.restart().await;
+    let reports = world.waifud.reports();
+    world
+        .until("a few more reports", async || {
+            world.waifud.reports() > reports + 5
+        })
+        .await;
+    // Edited user-data is not an order to start.
+    world.waifud.edit(id, |i| i.bundle.size_bytes += 1);
+    world
+        .until_status(id, "edit seen", |s| s.observed_generation.0 == 2)
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    world.waifud.edit(id, |_| {});
+    world.until_ready(id).await;
+    assert_eq!(world.hypervisor.starts(), 2);
+}
+
+#[tokio::test]
+async fn a_crash_and_a_stop_from_outside_are_answered_with_a_restart() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    for starts in 2..5 {
+        if starts % 2 == 0 {
+            world.hypervisor.crash(id);
+        } else {
+            world.hypervisor.destroy(id);
+        }
+        world
+            .until("restarted", async || world.hypervisor.starts() == starts)
+            .await;
+        world.until_ready(id).await;
+    }
+    // Also when somebody undefines it altogether: the disk is there.
+    world.hypervisor.undefine(id);
+    world
+        .until("restarted", async || world.hypervisor.starts() == 5)
+        .await;
+    world.until_ready(id).await;
+    assert_eq!(world.volumes().await, 1);
+}
+
+#[tokio::test]
+async fn one_that_shall_never_be_restarted_stays_as_it_fell() {
+    let world = World::new();
+    world.start();
+    let mut instance = world.instance("web");
+    instance.spec.restart = RestartPolicy::Never;
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until_ready(id).await;
+    world.hypervisor.crash(id);
+    let status = world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::Crash));
+    assert_eq!(world.hypervisor.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_lost_its_power_starts_its_guests_again_also_without_waifud() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.kill().await;
+    world.hypervisor.host_crash();
+    world.waifud.set_online(false);
+    world.metadata.restart(true);
+    world.start();
+    world
+        .until("running", async || {
+            world.domain(id).await == Some(DomainState::Running)
+        })
+        .await;
+    assert!(world.metadata.would_serve(id));
+    assert_eq!(world.ports(), 1);
+    world.waifud.set_online(true);
+    world.until_ready(id).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_a_full_disk_halted_is_resumed_when_there_is_room() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.pool.set_full(true);
+    world.hypervisor.pause(id, true);
+    let status = world.until_state(id, InstanceState::Paused).await;
+    assert!(status.reason.unwrap().contains("room"));
+    world.pool.set_full(false);
+    world.hypervisor.pause(id, true);
+    world.until_state(id, InstanceState::Running).await;
+    assert_eq!(world.hypervisor.starts(), 1, "resumed, not started");
+}
+
+#[tokio::test]
+async fn one_that_somebody_paused_is_left_to_somebody() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.hypervisor.pause(id, false);
+    world.until_state(id, InstanceState::Paused).await;
+    world.hypervisor.ensure_started(id).await.unwrap();
+    world.until_state(id, InstanceState::Running).await;
+}
+
+#[tokio::test]
+async fn without_a_guest_agent_a_phone_call_proves_that_it_is_ready() {
+    let world = World::new();
+    world.hypervisor.set_default_agent(None);
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until_state(id, InstanceState::Running).await;
+    let now = || waifud_types::Timestamp::now();
+    world.metadata.observe(
+        id,
+        now(),
+        Observed::Request {
+            path: "/openstack/latest/user_data".to_owned(),
+            status: 200,
+        },
+    );
+    let status = world
+        .until_status(id, "asking", |s| {
+            s.cloud_init.state == CloudInitState::Running
+        })
+        .await;
+    let served = status
+        .conditions
+        .iter()
+        .find(|c| c.kind == "metadata-served");
+    assert!(served.unwrap().message.contains("user_data"));
+    world.metadata.observe(
+        id,
+        now(),
+        Observed::PhoneHome {
+            instance_id: Some("i-1".to_owned()),
+            hostname: None,
+            host_keys: Vec::new(),
+        },
+    );
+    world.until_ready(id).await;
+    let status = world.waifud.status(id).unwrap();
+    assert_eq!(status.ready_by, Some(ReadyBy::PhoneHome));
+}
+
+#[tokio::test]
+async fn errors_of_cloud_init_are_told_and_a_reboot_takes_ready_back() {
+    let world = World::new();
+    world.hypervisor.set_default_agent(Some(guest_with(&[(
+        "/run/cloud-init/result.json",
+        r#"{"v1": {"datasource": "X", "errors": ["Unable to locate package ngnix"]}}"#,
+    )])));
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until_ready(id).await;
+    let status = world.waifud.status(id).unwrap();
+    assert_eq!(status.cloud_init.state, CloudInitState::Error);
+    assert_eq!(status.cloud_init.errors, ["Unable to locate package ngnix"]);
+    // It boots anew: its agent comes back, and cloud-init is at work.
+    let working = guest_with(&[(
+        "/run/cloud-init/status.json",
+        r#"{"v1": {"datasource": null, "stage": "init"}}"#,
+    )]);
+    world.hypervisor.set_agent(id, Some(working));
+    world.until_status(id, "not ready", |s| !s.ready).await;
+    world.hypervisor.set_agent(id, Some(cloud_init_done()));
+    let status = world.until_status(id, "ready again", |s| s.ready).await;
+    assert_eq!(status.cloud_init.state, CloudInitState::Done);
+}
+
+#[tokio::test]
+async fn edited_documents_reach_metadatad_while_the_guest_runs() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let digest = waifud_types::Digest::from_bytes([99; 32]);
+    world.waifud.edit(id, |i| i.bundle.digest = digest);
+    world
+        .until("the new documents", async || {
+            world.metadata.held()[&id].bundle.digest == digest && world.metadata.would_serve(id)
+        })
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    assert_eq!(world.hypervisor.calls(Op::EnsureDefined), 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_vanished_is_not_made_anew() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.edit(id, |i| i.spec.run = false);
+    world.until_state(id, InstanceState::Stopped).await;
+    let volume = waifud_storage::StoragePool::volumes(&world.pool)
+        .await
+        .unwrap()[0]
+        .clone();
+    waifud_storage::StoragePool::ensure_volume_absent(&world.pool, &volume.id)
+        .await
+        .unwrap();
+    world.waifud.edit(id, |i| i.spec.run = true);
+    let status = world.until_state(id, InstanceState::Failed).await;
+    assert!(status.reason.unwrap().contains("missing"));
+    assert_eq!(world.volumes().await, 0);
+    // It can still be deleted.
+    world.delete(id).await;
+}
+
+#[tokio::test]
+async fn lasting_reasons_are_told_as_failures_and_mended_causes_are_noticed() {
+    let world = World::new();
+    world.start();
+    let mut instance = world.instance("web");
+    instance.spec.disks[0].size_bytes = ByteSize(4096);
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world.until_state(id, InstanceState::Failed).await;
+    assert!(status.reason.unwrap().contains("smaller than its image"));
+    world
+        .waifud
+        .edit(id, |i| i.spec.disks[0].size_bytes = ByteSize::mib(10));
+    world.until_ready(id).await;
+
+    world.pool.set_full(true);
+    let mut other = world.instance("db");
+    other.spec.nics[0].address = Some([10, 144, 1, 250].into());
+    other.spec.nics[0].mac = waifud_types::MacAddr::of_guest([9, 9, 9]);
+    let other_id = other.id;
+    world.waifud.put(other);
+    let status = world
+        .until_status(other_id, "told why", |s| s.reason.is_some())
+        .await;
+    assert!(status.reason.unwrap().contains("no room"));
+    assert!(status.step.unwrap().waiting_for.is_some());
+    world.pool.set_full(false);
+    world.until_ready(other_id).await;
+}

@@ -1,0 +1,602 @@
+//! What an agent must survive, and what it must never do: its own death at any point, others' absence, stale orders.
+
+use std::time::{Duration, Instant};
+
+use waifud_agent::BootAlone;
+use waifud_api::agent::Tombstone;
+use waifud_hypervisor::fake::Op;
+use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError};
+use waifud_network::fake::Call;
+use waifud_storage::fake::Op as PoolOp;
+use waifud_types::{Epoch, Incarnation, InstanceId, InstanceState};
+
+use crate::world::World;
+
+/// Kills the agent at a growing number of polls of its work, and starts a new one, until a whole life fits between two
+/// kills; so it is killed around every step of the life.
+async fn killed_at_every_step(delete: bool) {
+    for micros in (0..20_000).step_by(250) {
+        let world = World::new();
+        let instance = world.instance("web");
+        let id = instance.id;
+        world.waifud.put(instance);
+        world.start();
+        if delete {
+            world.until_ready(id).await;
+            world.waifud.delete(id);
+        }
+        let until = Instant::now() + Duration::from_micros(micros);
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        world.restart().await;
+        if delete {
+            world.until_destroyed(id).await;
+        } else {
+            world.until_ready(id).await;
+            assert_eq!(
+                world.hypervisor.starts(),
+                1,
+                "started twice after {micros} µs"
+            );
+            assert_eq!(world.volumes().await, 1);
+            assert_eq!(world.ports(), 1);
+            assert!(world.metadata.would_serve(id));
+        }
+        world.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_killed_at_any_point_of_a_creation_is_carried_on_by_the_next() {
+    killed_at_every_step(false).await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_at_any_point_of_a_deletion_is_carried_on_by_the_next() {
+    killed_at_every_step(true).await;
+}
+
+/// Each verb that a creation calls.
+fn hypervisor_ops() -> [Op; 4] {
+    [Op::Host, Op::Get, Op::EnsureDefined, Op::EnsureStarted]
+}
+
+fn pool_ops() -> [PoolOp; 4] {
+    [
+        PoolOp::HasImage,
+        PoolOp::StagingPath,
+        PoolOp::ImportImage,
+        PoolOp::EnsureVolume,
+    ]
+}
+
+#[tokio::test]
+async fn an_agent_killed_inside_each_verb_is_carried_on_by_the_next() {
+    for op in hypervisor_ops() {
+        let world = World::new();
+        world.hypervisor.hang(op);
+        kill_inside(
+            &world,
+            async || world.hypervisor.calls(op) > 0,
+            || {
+                world.hypervisor.release(op);
+            },
+        )
+        .await;
+    }
+    for op in pool_ops() {
+        let world = World::new();
+        world.pool.hang(op);
+        kill_inside(
+            &world,
+            async || world.pool.calls(op) > 0,
+            || {
+                world.pool.release(op);
+            },
+        )
+        .await;
+    }
+}
+
+async fn kill_inside(world: &World, inside: impl AsyncFn() -> bool, release: impl Fn()) {
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until("inside", inside).await;
+    world.kill().await;
+    release();
+    world.start();
+    world.until_ready(id).await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    world.delete(id).await;
+}
+
+#[tokio::test]
+async fn a_deletion_during_each_step_of_a_creation_leaves_nothing() {
+    // Steps that only wait are given up in the middle; the others are waited for.
+    for op in hypervisor_ops() {
+        let world = World::new();
+        world.hypervisor.hang(op);
+        delete_inside(
+            &world,
+            async || world.hypervisor.calls(op) > 0,
+            || {
+                world.hypervisor.release(op);
+            },
+        )
+        .await;
+    }
+    for op in pool_ops() {
+        let world = World::new();
+        world.pool.hang(op);
+        delete_inside(
+            &world,
+            async || world.pool.calls(op) > 0,
+            || {
+                world.pool.release(op);
+            },
+        )
+        .await;
+    }
+}
+
+async fn delete_inside(world: &World, inside: impl AsyncFn() -> bool, release: impl Fn()) {
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until("inside", inside).await;
+    world.waifud.delete(id);
+    release();
+    world.until_destroyed(id).await;
+    assert_eq!((world.volumes().await, world.ports()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_download_that_never_ends_shows_how_far_it_is_and_can_be_given_up() {
+    let world = World::new();
+    world.waifud.stall_downloads(Some(1024));
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world
+        .until_status(id, "downloading", |s| {
+            s.step.as_ref().is_some_and(|step| step.percent.is_some())
+        })
+        .await;
+    assert_eq!(status.state, InstanceState::Preparing);
+    assert_eq!(status.step.unwrap().name, "image");
+    world.waifud.delete(id);
+    world.until_destroyed(id).await;
+    world.waifud.stall_downloads(None);
+    world.run_one("db").await;
+}
+
+#[tokio::test]
+async fn a_restarted_agent_takes_over_what_runs_and_touches_none_of_it() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let defined = world.hypervisor.calls(Op::EnsureDefined);
+    for _ in 0..3 {
+        world.restart().await;
+        let reports = world.waifud.story(id).len();
+        world
+            .until("heard of again", async || {
+                world.waifud.story(id).len() > reports
+            })
+            .await;
+        let status = world.waifud.status(id).unwrap();
+        assert_eq!(status.state, InstanceState::Running);
+        assert!(status.ready, "what was proven stays proven");
+    }
+    assert_eq!(world.hypervisor.starts(), 1);
+    assert_eq!(world.hypervisor.calls(Op::EnsureDefined), defined);
+    assert_eq!(world.hypervisor.calls(Op::EnsureOff), 0);
+}
+
+#[tokio::test]
+async fn without_waifud_a_guest_runs_on_and_what_happens_is_told_later() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.set_online(false);
+    world.hypervisor.crash(id);
+    world
+        .until("restarted", async || world.hypervisor.starts() == 2)
+        .await;
+    world.hypervisor.power_off(id);
+    world
+        .until("off", async || {
+            matches!(world.domain(id).await, Some(DomainState::Off(_)))
+        })
+        .await;
+    world.waifud.delete(id);
+    world.waifud.set_online(true);
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_start_alone_waits_for_waifud() {
+    let mut world = World::new();
+    world.start();
+    world.run_one("web").await;
+    world.kill().await;
+    world.hypervisor.host_crash();
+    world.waifud.set_online(false);
+    world.settings.boot_alone = BootAlone::Never;
+    world.start();
+    let calls = world.hypervisor.calls(Op::Get);
+    world
+        .until("looked a few times", async || {
+            world.hypervisor.calls(Op::Get) > calls + 5
+        })
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    world.waifud.set_online(true);
+    world
+        .until("started", async || world.hypervisor.starts() == 2)
+        .await;
+
+    world.kill().await;
+    world.hypervisor.host_crash();
+    world.waifud.set_online(false);
+    world.settings.boot_alone = BootAlone::Wait(Duration::from_millis(50));
+    world.start();
+    world
+        .until("started alone", async || world.hypervisor.starts() == 3)
+        .await;
+}
+
+#[tokio::test]
+async fn a_restarted_metadatad_is_told_everything_again_and_no_guest_is_touched() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    for keep_disk in [true, false] {
+        world.metadata.restart(keep_disk);
+        world
+            .until("served again", async || world.metadata.would_serve(id))
+            .await;
+    }
+    // Also with waifud away: the bundle is on the node.
+    world.waifud.set_online(false);
+    world.metadata.restart(false);
+    world
+        .until("served again", async || world.metadata.would_serve(id))
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    assert_eq!(world.hypervisor.calls(Op::EnsureOff), 0);
+}
+
+#[tokio::test]
+async fn no_guest_starts_before_its_documents_and_its_rules_are_there() {
+    let world = World::new();
+    world.metadata.set_online(false);
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world
+        .until_status(id, "waiting for metadatad", |s| {
+            s.step.as_ref().is_some_and(|step| step.name == "bundle") && s.reason.is_some()
+        })
+        .await;
+    assert_eq!(status.state, InstanceState::Preparing);
+    assert_eq!(world.hypervisor.starts(), 0);
+    world.metadata.set_online(true);
+    world.until_ready(id).await;
+
+    world.waifud.edit(id, |i| i.spec.run = false);
+    world.until_state(id, InstanceState::Stopped).await;
+    world.network.cause_drift("rules flushed");
+    world.network.fail(Call::Ensure, 10_000);
+    world.network.cause_drift("rules flushed");
+    world
+        .until("noticed", async || world.network.state().is_none())
+        .await;
+    world.waifud.edit(id, |i| i.spec.run = true);
+    world
+        .until_status(id, "waiting for the network", |s| {
+            s.step.as_ref().is_some_and(|step| step.name == "network") && s.reason.is_some()
+        })
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    world.network.fail(Call::Ensure, 0);
+    world.until_ready(id).await;
+    assert_eq!(world.ports(), 1);
+}
+
+#[tokio::test]
+async fn flushed_rules_are_put_back_while_guests_run() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.network.cause_drift("nft flush ruleset");
+    world.until("put back", async || world.ports() == 1).await;
+    world.tunnel.lose();
+    let ensured = world.network.ensured();
+    world
+        .until("routes made again", async || {
+            world.network.ensured() > ensured
+        })
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+}
+
+#[tokio::test]
+async fn a_running_guest_is_left_alone_when_everything_around_it_fails() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.metadata.set_online(false);
+    world.network.fail(Call::Ensure, 1_000_000);
+    world.network.cause_drift("gone");
+    let status = world
+        .until_status(id, "told", |s| s.conditions.iter().any(|c| !c.ok))
+        .await;
+    assert_eq!(status.state, InstanceState::Running);
+    world.restart().await;
+    world
+        .until_status(id, "running", |s| s.state == InstanceState::Running)
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    world.network.fail(Call::Ensure, 0);
+    world.metadata.set_online(true);
+    world
+        .until_status(id, "all well", |s| {
+            s.reason.is_none() && s.conditions.iter().all(|c| c.ok)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn libvirt_away_and_back_again_heals() {
+    let world = World::new();
+    world.hypervisor.set_reachable(false);
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world
+        .until_status(id, "waiting for libvirt", |s| s.reason.is_some())
+        .await;
+    assert!(status.reason.unwrap().contains("libvirt"));
+    let facts = world.waifud.facts().expect("the node was introduced");
+    assert!(facts.conditions.iter().any(|c| c.kind == "hypervisor"));
+    world.hypervisor.set_reachable(true);
+    world.until_ready(id).await;
+    world.hypervisor.set_reachable(false);
+    world
+        .until_status(id, "told why", |s| s.reason.is_some())
+        .await;
+    assert_eq!(
+        world.waifud.status(id).unwrap().state,
+        InstanceState::Running,
+        "guests don't need libvirt"
+    );
+    world.hypervisor.set_reachable(true);
+    world
+        .until_status(id, "well again", |s| s.reason.is_none() && s.ready)
+        .await;
+    assert_eq!(world.hypervisor.starts(), 1);
+}
+
+#[tokio::test]
+async fn each_failure_of_a_verb_is_told_and_tried_again() {
+    let world = World::new();
+    let other = |what| HypervisorError::Other {
+        what,
+        message: "it was told to fail".to_owned(),
+    };
+    for op in hypervisor_ops() {
+        for _ in 0..3 {
+            world.hypervisor.fail_next(op, other("a verb"));
+        }
+    }
+    world.network.fail(Call::Ensure, 3);
+    world.start();
+    let id = world.run_one("web").await;
+    assert_eq!(world.hypervisor.starts(), 1);
+    for op in [Op::EnsureOff, Op::EnsureAbsent, Op::Get] {
+        for _ in 0..3 {
+            world.hypervisor.fail_next(op, other("a verb"));
+        }
+    }
+    world.delete(id).await;
+}
+
+#[tokio::test]
+async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unclaimed() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.leave(id);
+    world
+        .until("shown", async || {
+            let unclaimed = world.waifud.unclaimed();
+            unclaimed.iter().any(|u| u.instance == id && u.running)
+                && unclaimed
+                    .iter()
+                    .any(|u| u.instance == id && u.volume.is_some())
+        })
+        .await;
+    world.restart().await;
+    world
+        .until("its port in force", async || world.ports() == 1)
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert_eq!(world.volumes().await, 1);
+    // An operator removes it by hand: now nothing of it is kept.
+    world.hypervisor.undefine(id);
+    let volumes = waifud_storage::StoragePool::volumes(&world.pool)
+        .await
+        .unwrap();
+    waifud_storage::StoragePool::ensure_volume_absent(&world.pool, &volumes[0].id)
+        .await
+        .unwrap();
+    std::fs::remove_dir_all(world.settings.state_dir.join(format!("instances/{id}"))).unwrap();
+    world
+        .until("forgotten", async || {
+            world.ports() == 0 && world.waifud.unclaimed().is_empty()
+        })
+        .await;
+    assert!(!world.metadata.held().contains_key(&id));
+}
+
+#[tokio::test]
+async fn a_list_that_no_longer_names_an_instance_destroys_nothing() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.set_online(false);
+    world.waifud.leave(id);
+    world.waifud.trim();
+    world.waifud.set_online(true);
+    world
+        .until("shown", async || !world.waifud.unclaimed().is_empty())
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert_eq!(world.volumes().await, 1);
+}
+
+#[tokio::test]
+async fn a_domain_that_nobody_ever_named_is_kept_and_shown() {
+    let world = World::new();
+    let stranger = InstanceId::generate();
+    world
+        .hypervisor
+        .ensure_defined(&waifud_hypervisor::conformance::diskless_spec(
+            stranger, "stranger",
+        ))
+        .await
+        .unwrap();
+    world.hypervisor.ensure_started(stranger).await.unwrap();
+    world.start();
+    world.run_one("web").await;
+    world
+        .until("shown", async || {
+            world
+                .waifud
+                .unclaimed()
+                .iter()
+                .any(|u| u.instance == stranger)
+        })
+        .await;
+    assert_eq!(world.domain(stranger).await, Some(DomainState::Running));
+    // Claimed by being given: its record says the epoch, so nothing is destroyed on a stale order.
+}
+
+#[tokio::test]
+async fn an_order_for_an_older_copy_is_not_carried_out() {
+    let world = World::new();
+    world.start();
+    let mut instance = world.instance("web");
+    instance.epoch = Epoch(2);
+    let (id, name) = (instance.id, instance.name.clone());
+    world.waifud.put(instance);
+    world.until_ready(id).await;
+    world.waifud.order(Tombstone {
+        instance: id,
+        name: name.clone(),
+        epoch: Epoch(1),
+    });
+    world
+        .until_status(id, "refused", |s| {
+            s.reason.as_ref().is_some_and(|r| r.contains("older copy"))
+        })
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert!(world.waifud.destroyed().is_empty());
+    world.waifud.order(Tombstone {
+        instance: id,
+        name,
+        epoch: Epoch(2),
+    });
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn an_order_for_something_that_is_not_here_is_confirmed() {
+    let world = World::new();
+    world.start();
+    let id = InstanceId::generate();
+    world.waifud.order(Tombstone {
+        instance: id,
+        name: "ghost".parse().unwrap(),
+        epoch: Epoch(1),
+    });
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.restore(0xbeef);
+    world
+        .until("told", async || {
+            world.waifud.facts().is_some_and(|facts| {
+                facts
+                    .conditions
+                    .iter()
+                    .any(|c| c.kind == "destruction-held")
+            })
+        })
+        .await;
+    world.waifud.delete(id);
+    let status = world.until_state(id, InstanceState::Deleting).await;
+    assert!(status.reason.unwrap().contains("confirm"));
+    world.restart().await;
+    let reports = world.waifud.reports();
+    world
+        .until("a few more reports", async || {
+            world.waifud.reports() > reports + 3
+        })
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert_eq!(world.volumes().await, 1);
+    world.kill().await;
+    world.start_confirming(Incarnation(0xbeef));
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_a_restored_backup_knows_as_living_is_kept() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let instance = {
+        let mut instance = world.instance("web");
+        instance.id = id;
+        instance.spec.nics[0].address = Some([10, 144, 1, 77].into());
+        instance
+    };
+    world.kill().await;
+    world.waifud.delete(id);
+    world.waifud.restore(0xbeef);
+    // The restored database still has it.
+    world.waifud.put(instance);
+    world.start();
+    world
+        .until_status(id, "running", |s| s.state == InstanceState::Running)
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+}
+
+#[tokio::test]
+async fn two_copies_of_a_name_wait_for_each_other() {
+    let world = World::new();
+    world.hypervisor.add_foreign("web");
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    let status = world.until_state(id, InstanceState::Failed).await;
+    assert!(status.reason.unwrap().contains("not waifud's"));
+    world.delete(id).await;
+}

@@ -1,0 +1,285 @@
+//! A node on fakes, whose agent can be killed and started again while everything else lives on.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use waifud_agent::fake::{FakeMetadata, FakeTunnel, FakeWaifud, sample_instance};
+use waifud_agent::seam::SystemClock;
+use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
+use waifud_api::agent::{AgentInstance, InstanceReport};
+use waifud_hypervisor::DomainState;
+use waifud_hypervisor::Hypervisor;
+use waifud_hypervisor::fake::{AgentScript, FakeHypervisor};
+use waifud_network::fake::FakeNetwork;
+use waifud_storage::StoragePool;
+use waifud_storage::fake::{FakePool, image_bytes};
+use waifud_types::{ByteSize, Incarnation, InstanceId, InstanceState};
+
+/// Far more than any of it takes; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub hypervisor: FakeHypervisor,
+    pub pool: FakePool,
+    pub network: Arc<FakeNetwork>,
+    pub waifud: FakeWaifud,
+    pub metadata: FakeMetadata,
+    pub tunnel: FakeTunnel,
+    pub settings: Settings,
+    image: (Vec<u8>, waifud_types::Digest),
+    agent: Mutex<Option<JoinHandle<()>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| -> PathBuf {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let pool = FakePool::new("main".parse().unwrap(), path("pool"));
+        let waifud = FakeWaifud::new();
+        let image = image_bytes(ByteSize::mib(1), 1);
+        waifud.add_image(image.1, image.0.clone());
+        let hypervisor = FakeHypervisor::new();
+        hypervisor.set_default_agent(Some(cloud_init_done()));
+        Self {
+            hypervisor,
+            pool,
+            network: FakeNetwork::new(),
+            waifud,
+            metadata: FakeMetadata::new(),
+            tunnel: FakeTunnel::default(),
+            settings: Settings {
+                node: "alder".parse().unwrap(),
+                agent_version: "0".to_owned(),
+                state_dir: path("state"),
+                run_dir: path("run"),
+                bridge: "waifu0".to_owned(),
+                metadata_interface: "wfmeta0".to_owned(),
+                mtu: 1420,
+                domain: "waifu.internal".to_owned(),
+                boot_alone: BootAlone::Start,
+                qemu_owner: None,
+                timing: fast(),
+            },
+            image,
+            agent: Mutex::default(),
+            _dir: dir,
+        }
+    }
+
+    /// An instance whose image waifud has.
+    pub fn instance(&self, name: &str) -> AgentInstance {
+        let mut instance = sample_instance(name);
+        instance.spec.image = self.image.1;
+        instance.image_size_bytes = ByteSize(self.image.0.len().try_into().unwrap());
+        instance
+    }
+
+    pub fn start(&self) {
+        let agent = self.open();
+        self.spawn(agent);
+    }
+
+    /// Starts an agent that an operator told that this incarnation is the right one.
+    pub fn start_confirming(&self, incarnation: Incarnation) {
+        let agent = self.open();
+        assert!(agent.confirm_incarnation(incarnation).unwrap());
+        self.spawn(agent);
+    }
+
+    fn open(&self) -> Agent {
+        Agent::open(
+            self.settings.clone(),
+            Adapters {
+                hypervisor: Arc::new(self.hypervisor.clone()),
+                pools: vec![Arc::new(self.pool.clone())],
+                network: self.network.clone(),
+                link: Arc::new(self.waifud.clone()),
+                metadata: Arc::new(self.metadata.clone()),
+                tunnel: Arc::new(self.tunnel.clone()),
+                clock: Arc::new(SystemClock),
+            },
+        )
+        .unwrap()
+    }
+
+    fn spawn(&self, agent: Agent) {
+        let task = tokio::spawn(agent.run(CancellationToken::new()));
+        *self.agent.lock().unwrap() = Some(task);
+    }
+
+    /// Drops every task of the agent wherever it is, as a kill would; its link dies with it.
+    pub async fn kill(&self) {
+        let task = self.agent.lock().unwrap().take();
+        if let Some(task) = task {
+            task.abort();
+            let _killed = task.await;
+        }
+        self.tunnel.lose();
+    }
+
+    pub async fn restart(&self) {
+        self.kill().await;
+        self.start();
+    }
+
+    /// Gives the node an instance and waits until it is ready.
+    pub async fn run_one(&self, name: &str) -> InstanceId {
+        let instance = self.instance(name);
+        let id = instance.id;
+        self.waifud.put(instance);
+        self.until_ready(id).await;
+        id
+    }
+
+    pub async fn until_ready(&self, id: InstanceId) {
+        self.until_status(id, "ready", |s| {
+            s.state == InstanceState::Running && s.ready
+        })
+        .await;
+    }
+
+    pub async fn until_state(&self, id: InstanceId, state: InstanceState) -> InstanceReport {
+        self.until_status(id, state.as_str(), |s| s.state == state)
+            .await
+    }
+
+    pub async fn until_status(
+        &self,
+        id: InstanceId,
+        what: &str,
+        is_so: impl Fn(&InstanceReport) -> bool,
+    ) -> InstanceReport {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = self.waifud.status(id);
+            if let Some(status) = &status
+                && is_so(status)
+            {
+                return status.clone();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never {what}; the last status was {status:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !is_so().await {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub async fn domain(&self, id: InstanceId) -> Option<DomainState> {
+        self.hypervisor.get(id).await.unwrap().map(|d| d.state)
+    }
+
+    pub async fn volumes(&self) -> usize {
+        self.pool.volumes().await.unwrap().len()
+    }
+
+    pub fn ports(&self) -> usize {
+        self.network.state().map_or(0, |state| state.ports.len())
+    }
+
+    /// Deletes the instance and waits until waifud has heard that nothing is left; then looks whether that is so.
+    pub async fn delete(&self, id: InstanceId) {
+        self.waifud.delete(id);
+        self.until_destroyed(id).await;
+    }
+
+    pub async fn until_destroyed(&self, id: InstanceId) {
+        self.until("destroyed", async || {
+            self.waifud.destroyed().iter().any(|t| t.instance == id)
+        })
+        .await;
+        assert_eq!(self.domain(id).await, None);
+        let volumes = self.pool.volumes().await.unwrap();
+        assert!(volumes.iter().all(|v| v.id.instance != id));
+        assert!(!self.metadata.held().contains_key(&id));
+        let state = self.network.state();
+        assert!(state.is_none_or(|s| s.ports.iter().all(|p| p.instance != id)));
+        assert!(
+            !self
+                .settings
+                .state_dir
+                .join(format!("instances/{id}"))
+                .exists()
+        );
+        self.until("record forgotten", async || {
+            !self
+                .settings
+                .state_dir
+                .join(format!("records/{id}.json"))
+                .exists()
+        })
+        .await;
+    }
+}
+
+fn fast() -> Timing {
+    let ms = Duration::from_millis;
+    Timing {
+        heartbeat: ms(200),
+        report_gap: ms(1),
+        facts: ms(200),
+        period: ms(300),
+        sweep: ms(50),
+        network: ms(500),
+        metadata: ms(50),
+        retry_min: ms(2),
+        retry_max: ms(50),
+        grace: ms(100),
+        restart_min: ms(5),
+        restart_max: ms(50),
+        stable: Duration::from_mins(5),
+        ready_min: ms(5),
+        ready_max: ms(50),
+    }
+}
+
+/// A guest agent in a guest whose cloud-init is done.
+pub fn cloud_init_done() -> AgentScript {
+    guest_with(&[
+        (
+            "/run/cloud-init/result.json",
+            r#"{"v1": {"datasource": "DataSourceOpenStackLocal", "errors": []}}"#,
+        ),
+        ("/run/cloud-init/.instance-id", "i-1\n"),
+    ])
+}
+
+/// A guest agent in a guest with these files.
+pub fn guest_with(files: &[(&'static str, &'static str)]) -> AgentScript {
+    use base64::Engine;
+    let files = files.to_vec();
+    Arc::new(move |command| {
+        let arguments = &command["arguments"];
+        match command["execute"].as_str()? {
+            "guest-file-open" => {
+                let path = arguments["path"].as_str()?;
+                let index = files.iter().position(|(name, _)| *name == path);
+                // A handle, or nothing that is one.
+                Some(index.map_or(serde_json::json!(null), |i| serde_json::json!(i)))
+            }
+            "guest-file-read" => {
+                let index = usize::try_from(arguments["handle"].as_u64()?).ok()?;
+                let text = files.get(index)?.1;
+                let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+                Some(serde_json::json!({"count": text.len(), "buf-b64": encoded, "eof": true}))
+            }
+            _ => Some(serde_json::json!({})),
+        }
+    })
+}

@@ -1,0 +1,201 @@
+//! The configuration file. Everything has a default; a key that is not known is refused, as it is surely misspelt.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use waifud_agent::BootAlone;
+use waifud_types::Name;
+
+/// `agentd.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name; the host name's first label by default.
+    pub node: Option<Name>,
+    /// Where waifud listens for agents.
+    pub waifud_socket: PathBuf,
+    /// libvirt's connection.
+    pub libvirt_uri: String,
+    /// Durable state.
+    pub state_dir: PathBuf,
+    /// What may vanish at a reboot.
+    pub run_dir: PathBuf,
+    /// Pools; one named `main` below `state_dir` by default.
+    pub pools: Vec<PoolConfig>,
+    /// Where metadatad listens for us.
+    pub metadatad_socket: PathBuf,
+    /// The guests' bridge.
+    pub bridge: String,
+    /// The interface that leads to metadatad.
+    pub metadata_interface: String,
+    /// Where the node's end of the tunnel listens; loopback only.
+    pub wireguard_listen: SocketAddr,
+    /// The guests' DNS domain.
+    pub domain: String,
+    /// The user that tools run as which look into images.
+    pub image_user: String,
+    /// The user that QEMU runs as (`user` in libvirt's qemu.conf).
+    pub qemu_user: String,
+    /// The group that QEMU runs as (`group` in libvirt's qemu.conf).
+    pub qemu_group: String,
+    /// `start`, `never` or `wait:SECONDSs`: whether guests are started before waifud was heard.
+    pub boot_alone: String,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// Unique on the node.
+    pub name: Name,
+    /// What it is made of.
+    #[serde(default)]
+    pub kind: PoolKind,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// What a pool is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolKind {
+    /// Overlays on any filesystem.
+    #[default]
+    Qcow2,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            waifud_socket: "/run/waifud/agent.sock".into(),
+            libvirt_uri: "qemu:///system".to_owned(),
+            state_dir: "/var/lib/waifud-agent".into(),
+            run_dir: "/run/waifud-agent".into(),
+            pools: Vec::new(),
+            metadatad_socket: "/run/waifud-metadata/control.sock".into(),
+            bridge: "waifu0".to_owned(),
+            metadata_interface: "wfmeta0".to_owned(),
+            wireguard_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 51822)),
+            domain: "waifu.internal".to_owned(),
+            image_user: "waifud-image".to_owned(),
+            qemu_user: "libvirt-qemu".to_owned(),
+            qemu_group: "libvirt-qemu".to_owned(),
+            boot_alone: "start".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file. One that is absent is an empty one, unless `required`.
+    pub fn read(path: &Path, required: bool) -> anyhow::Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+                String::new()
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} can't be read", path.display()));
+            }
+        };
+        Self::parse(&text).with_context(|| format!("{} can't be used", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut config: Self = toml::from_str(text)?;
+        if config.pools.is_empty() {
+            config.pools.push(PoolConfig {
+                name: "main".parse()?,
+                kind: PoolKind::Qcow2,
+                path: config.state_dir.join("pools/main"),
+            });
+        }
+        let mut names: Vec<&Name> = config.pools.iter().map(|pool| &pool.name).collect();
+        names.sort();
+        if names.windows(2).any(|pair| pair.first() == pair.last()) {
+            bail!("two pools have the same name");
+        }
+        if !config.wireguard_listen.ip().is_loopback() {
+            bail!("wireguard_listen must be a loopback address");
+        }
+        config.boot_alone()?;
+        Ok(config)
+    }
+
+    /// Whether guests are started before waifud was heard.
+    pub fn boot_alone(&self) -> anyhow::Result<BootAlone> {
+        let text = self.boot_alone.as_str();
+        let seconds = |text: &str| text.strip_suffix('s')?.parse().ok();
+        match text {
+            "start" => Ok(BootAlone::Start),
+            "never" => Ok(BootAlone::Never),
+            _ => match text.strip_prefix("wait:").and_then(seconds) {
+                Some(wait) => Ok(BootAlone::Wait(Duration::from_secs(wait))),
+                None => bail!("boot_alone is {text:?}; start, never or wait:120s is wanted"),
+            },
+        }
+    }
+
+    /// The node's name: as configured, or the host name's first label.
+    pub fn node_name(&self) -> anyhow::Result<Name> {
+        if let Some(name) = &self.node {
+            return Ok(name.clone());
+        }
+        let host = nix::unistd::gethostname().context("the host name can't be read")?;
+        let host = host.to_string_lossy().to_ascii_lowercase();
+        let label = host.split('.').next().unwrap_or_default();
+        label
+            .parse()
+            .context("the host name is no name for a node; set `node` in agentd.toml")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_means_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.pools.len(), 1);
+        assert_eq!(
+            config.pools[0].path,
+            Path::new("/var/lib/waifud-agent/pools/main")
+        );
+        assert_eq!(config.boot_alone().unwrap(), BootAlone::Start);
+    }
+
+    #[test]
+    fn what_is_misspelt_is_refused() {
+        for bad in [
+            "nodes = \"alder\"",
+            "node = \"Not A Label\"",
+            "boot_alone = \"maybe\"",
+            "boot_alone = \"wait:2h\"",
+            "wireguard_listen = \"0.0.0.0:51822\"",
+            "[[pools]]\nname = \"a\"\npath = \"/a\"\nkind = \"zfs\"",
+            "[[pools]]\nname = \"a\"\npath = \"/a\"\n[[pools]]\nname = \"a\"\npath = \"/b\"",
+        ] {
+            assert!(Config::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_may_wait_before_it_starts_its_guests_alone() {
+        let config = Config::parse("boot_alone = \"wait:120s\"").unwrap();
+        assert_eq!(
+            config.boot_alone().unwrap(),
+            BootAlone::Wait(Duration::from_mins(2))
+        );
+    }
+
+    #[test]
+    fn an_absent_file_is_an_error_only_when_it_was_asked_for() {
+        let path = Path::new("/nonexistent/agentd.toml");
+        assert!(Config::read(path, false).is_ok());
+        assert!(Config::read(path, true).is_err());
+    }
+}

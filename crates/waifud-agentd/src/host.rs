@@ -1,0 +1,65 @@
+//! The host: directories, users, and the lock that keeps a second agent out.
+
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use nix::unistd::{Group, User};
+
+/// Makes a directory (and those above it) that others may pass through and not list.
+pub fn passable(path: &Path) -> anyhow::Result<()> {
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o711))
+    };
+    make().with_context(|| format!("{} can't be made", path.display()))
+}
+
+/// Takes the lock in the state directory. It is held as long as the file.
+pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
+    let path = state_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("{} can't be made", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another waifud-agentd uses {}; only one may",
+            state_dir.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} can't be locked", path.display()))
+        }
+    }
+}
+
+/// User and group by name; null when one of them does not exist here.
+pub fn owner(user: &str, group: Option<&str>) -> anyhow::Result<Option<(u32, u32)>> {
+    let Some(user) = User::from_name(user).context("users can't be looked up")? else {
+        return Ok(None);
+    };
+    let Some(group) = group else {
+        return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
+    };
+    let group = Group::from_name(group).context("groups can't be looked up")?;
+    Ok(group.map(|group| (user.uid.as_raw(), group.gid.as_raw())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_kept_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        assert!(lock(dir.path()).is_err());
+        drop(first);
+        assert!(lock(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn users_are_found_by_name() {
+        assert_eq!(owner("root", Some("root")).unwrap(), Some((0, 0)));
+        assert_eq!(owner("no-such-user", None).unwrap(), None);
+    }
+}

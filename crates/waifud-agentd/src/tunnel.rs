@@ -1,0 +1,151 @@
+//! The node's end of the tunnel to metadatad, kept by this process.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use waifud_agent::seam::{MetadataError, MetadataTunnel, TunnelUp};
+use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, PrivateKey, PublicKey};
+
+/// How long the kernel may take to make a link.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The tunnel. Its link exists as long as this value.
+pub struct Tunnel {
+    interface: String,
+    listen: SocketAddr,
+    key: PrivateKey,
+    up: Mutex<Option<Up>>,
+}
+
+struct Up {
+    tunnel: NodeTunnel,
+    server_public_key: String,
+    server_endpoint: SocketAddr,
+}
+
+impl Tunnel {
+    /// A tunnel with the identity that `key_file` holds; made when absent. No link yet.
+    pub fn open(interface: String, listen: SocketAddr, key_file: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            interface,
+            listen,
+            key: read_or_make_key(key_file)?,
+            up: Mutex::new(None),
+        })
+    }
+
+    /// Removes the link.
+    pub async fn stop(&self) {
+        if let Some(up) = self.up.lock().await.take()
+            && let Err(error) = up.tunnel.stop().await
+        {
+            tracing::warn!(%error, "the tunnel's link could not be removed");
+        }
+    }
+
+    fn told(&self, fresh: bool) -> TunnelUp {
+        TunnelUp {
+            public_key: self.key.public_key().to_string(),
+            endpoint: self.listen,
+            fresh,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl MetadataTunnel for Tunnel {
+    async fn ensure(
+        &self,
+        server_public_key: &str,
+        server_endpoint: SocketAddr,
+    ) -> Result<TunnelUp, MetadataError> {
+        let failed = |message: String| MetadataError::Tunnel { message };
+        let mut up = self.up.lock().await;
+        let holds = up.as_ref().is_some_and(|up| {
+            up.server_public_key == server_public_key
+                && up.server_endpoint == server_endpoint
+                && up.tunnel.is_running()
+        });
+        if holds {
+            return Ok(self.told(false));
+        }
+        let public_key: PublicKey = server_public_key
+            .parse()
+            .map_err(|_| failed("the metadata service's key is no key".to_owned()))?;
+        if let Some(old) = up.take() {
+            // The new one replaces the link anyway.
+            let _replaced = timeout(TIMEOUT, old.tunnel.stop()).await;
+        }
+        let mut config = NodeTunnelConfig::new(self.key.clone(), public_key);
+        config.interface.clone_from(&self.interface);
+        config.listen = self.listen;
+        config.server_endpoint = server_endpoint;
+        let tunnel = timeout(TIMEOUT, NodeTunnel::start(config))
+            .await
+            .map_err(|_| failed("the kernel did not make the link in time".to_owned()))?
+            .map_err(|error| {
+                let cause = std::error::Error::source(&error).map(|c| format!(": {c}"));
+                failed(format!("{error}{}", cause.unwrap_or_default()))
+            })?;
+        tracing::info!(interface = tunnel.interface(), way = ?tunnel.way(), "the tunnel to the metadata service is up");
+        *up = Some(Up {
+            tunnel,
+            server_public_key: server_public_key.to_owned(),
+            server_endpoint,
+        });
+        Ok(self.told(true))
+    }
+}
+
+fn read_or_make_key(path: &Path) -> anyhow::Result<PrivateKey> {
+    match fs::read_to_string(path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .with_context(|| format!("{} holds no key; remove it", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let key = PrivateKey::generate();
+            let beside = path.with_extension("tmp");
+            let write = || {
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&beside)?;
+                file.write_all(key.to_base64().as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&beside, path)
+            };
+            write().with_context(|| format!("{} can't be written", path.display()))?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_identity_is_made_once_and_only_root_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wireguard.key");
+        let key = read_or_make_key(&path).unwrap();
+        let again = read_or_make_key(&path).unwrap();
+        assert_eq!(key.to_base64(), again.to_base64());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(&path, "nonsense").unwrap();
+        assert!(read_or_make_key(&path).is_err());
+    }
+}
