@@ -6,7 +6,10 @@
 
 mod check;
 pub mod conformance;
+mod dhcp;
 pub mod fake;
+pub mod linux;
+mod ruleset;
 #[cfg(test)]
 mod testing;
 

@@ -1,0 +1,178 @@
+//! What dnsmasq reads, as text: its configuration, the guests' leases and their names.
+//!
+//! The configuration changes with the node; leases and names change with guests and are read again on a signal. Every
+//! guest has exactly one lease, chosen by waifud and bound to its MAC: dnsmasq hands out, it never picks.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::NetworkState;
+
+/// The MTU that a client assumes when it is told none (Ethernet, RFC 894).
+const ETHERNET_MTU: u16 = 1500;
+
+/// What the configuration needs beside the state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct DhcpSettings {
+    /// The guests' leases, by MAC address: [`leases`].
+    pub(crate) leases_file: PathBuf,
+    /// The guests' names: [`names`].
+    pub(crate) names_file: PathBuf,
+    /// dnsmasq's own memory of what it handed out.
+    pub(crate) memory_file: PathBuf,
+    /// Where it writes its process id.
+    pub(crate) pid_file: PathBuf,
+    /// The host's list of name servers.
+    pub(crate) resolv_conf: PathBuf,
+    /// Whom it becomes after its sockets are open, and that user's group.
+    pub(crate) user: Option<(String, String)>,
+    /// How long a guest may use its lease without asking again.
+    pub(crate) lease_time: Duration,
+}
+
+/// The configuration file.
+///
+/// Notable choices: client ids are ignored and pings are not sent (a guest that changes DHCP clients while it boots
+/// would get a second address, and every offer would take 3 s); names of guests are never asked of other servers;
+/// `bind-dynamic` and one interface leave port 53 of the host's other addresses to whoever has it.
+pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> String {
+    let NetworkState {
+        bridge,
+        subnet,
+        gateway,
+        domain,
+        mtu,
+        ..
+    } = state;
+    let DhcpSettings {
+        leases_file,
+        names_file,
+        memory_file,
+        pid_file,
+        resolv_conf,
+        user,
+        lease_time,
+    } = settings;
+    let show = |path: &Path| path.display().to_string();
+    let mut lines = vec![
+        "# Written by waifud-agentd; changes are overwritten.".to_owned(),
+        format!("pid-file={}", show(pid_file)),
+        format!("interface={bridge}"),
+        "except-interface=lo".to_owned(),
+        "bind-dynamic".to_owned(),
+        "no-hosts".to_owned(),
+        format!("addn-hosts={}", show(names_file)),
+        format!("resolv-file={}", show(resolv_conf)),
+        "domain-needed".to_owned(),
+        format!("domain={domain}"),
+        format!("local=/{domain}/"),
+        "expand-hosts".to_owned(),
+        format!(
+            "dhcp-range={},static,{},{}s",
+            subnet.network(),
+            subnet.netmask(),
+            lease_time.as_secs()
+        ),
+        format!("dhcp-hostsfile={}", show(leases_file)),
+        format!("dhcp-leasefile={}", show(memory_file)),
+        format!(
+            "dhcp-lease-max={}",
+            u64::from(u32::from(subnet.broadcast())) - u64::from(u32::from(subnet.network()))
+        ),
+        "dhcp-authoritative".to_owned(),
+        "dhcp-ignore-clid".to_owned(),
+        "no-ping".to_owned(),
+        format!("dhcp-option=option:router,{gateway}"),
+        format!("dhcp-option=option:dns-server,{gateway}"),
+        format!("dhcp-option=option:domain-search,{domain}"),
+        // RFC 3442: a client that takes this option ignores the router above, so the default route is in it too.
+        format!(
+            "dhcp-option=option:classless-static-route,169.254.169.254/32,{gateway},0.0.0.0/0,{gateway}"
+        ),
+    ];
+    if *mtu != ETHERNET_MTU {
+        lines.push(format!("dhcp-option=option:mtu,{mtu}"));
+    }
+    if let Some((user, group)) = user {
+        lines.push(format!("user={user}"));
+        lines.push(format!("group={group}"));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The leases: `MAC,address,name`, one a line. An instance with several ports is known by its first one.
+pub(crate) fn leases(state: &NetworkState) -> String {
+    let mut named = HashSet::new();
+    let mut text = String::new();
+    for port in &state.ports {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{},{}", port.mac, port.address);
+        if named.insert(&port.name) {
+            let _ = write!(text, ",{}", port.name);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The names, in the shape of `/etc/hosts`. The first line marks the `load`: who can resolve [`mark`] of it knows that
+/// dnsmasq has read this file.
+pub(crate) fn names(state: &NetworkState, load: u64) -> String {
+    let mut text = format!("0.0.0.0 {}\n", mark(load));
+    for port in &state.ports {
+        let (name, domain) = (&port.name, &state.domain);
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{} {name}.{domain} {name}", port.address);
+    }
+    text
+}
+
+/// The name that exists from one load to the next. Guests' names have no dots, so none can be mistaken for it.
+pub(crate) fn mark(load: u64) -> String {
+    format!("load-{load}.waifud.invalid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{port, state};
+
+    fn settings() -> DhcpSettings {
+        DhcpSettings {
+            leases_file: "/run/waifud/network/leases".into(),
+            names_file: "/run/waifud/network/names".into(),
+            memory_file: "/var/lib/waifud/network/dnsmasq.leases".into(),
+            pid_file: "/run/waifud/network/dnsmasq.pid".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            user: Some(("dnsmasq".to_owned(), "nogroup".to_owned())),
+            lease_time: Duration::from_hours(12),
+        }
+    }
+
+    #[test]
+    fn a_node_gives_this_configuration() {
+        let mut state = state(2);
+        state.mtu = 1420;
+        insta::assert_snapshot!(configuration(&state, &settings()));
+    }
+
+    #[test]
+    fn guests_change_leases_and_names_and_not_the_configuration() {
+        assert_eq!(
+            configuration(&state(0), &settings()),
+            configuration(&state(9), &settings())
+        );
+        assert!(!configuration(&state(0), &settings()).contains("option:mtu"));
+    }
+
+    #[test]
+    fn leases_and_names_have_a_line_per_port() {
+        let mut state = state(2);
+        let mut second = port(7);
+        second.name = state.ports[0].name.clone();
+        state.ports.push(second);
+        insta::assert_snapshot!(leases(&state) + &names(&state, 3));
+    }
+}

@@ -1,0 +1,230 @@
+//! One dnsmasq for the guests: started detached, adopted after our own restart, reloaded, replaced.
+//!
+//! It makes itself a daemon, so guests keep their leases and names while agentd restarts. (A service manager that
+//! kills whole control groups must be told to leave it: `KillMode=process`.) It is ours if id, start and command line
+//! say so. It is started anew when its configuration changes, when the bridge that its socket is bound to was made
+//! anew, and when it died; everything else is a reload.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Group, User};
+
+use super::files;
+use super::process::Process;
+use super::record::DnsmasqRecord;
+use super::tool::Tool;
+use super::{probe, release};
+use crate::dhcp::{self, DhcpSettings};
+use crate::{NetworkError, NetworkState};
+
+/// A reload takes milliseconds; a swapping machine is given more.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Users without rights that Debian knows, best first.
+const USERS: [&str; 2] = ["dnsmasq", "nobody"];
+
+#[derive(Debug)]
+pub(super) struct Dnsmasq {
+    tool: Tool,
+    config: PathBuf,
+    settings: DhcpSettings,
+}
+
+impl Dnsmasq {
+    pub(super) fn new(
+        tool: Tool,
+        run_dir: &Path,
+        state_dir: &Path,
+        resolv_conf: PathBuf,
+        lease_time: Duration,
+    ) -> Self {
+        Self {
+            tool,
+            config: run_dir.join("dnsmasq.conf"),
+            settings: DhcpSettings {
+                leases_file: run_dir.join("dnsmasq.hosts"),
+                names_file: run_dir.join("dnsmasq.names"),
+                memory_file: state_dir.join("dnsmasq.leases"),
+                pid_file: run_dir.join("dnsmasq.pid"),
+                resolv_conf,
+                user: unprivileged(),
+                lease_time,
+            },
+        }
+    }
+
+    /// Makes it run for `state`, and returns what to remember of it. Leases and names are in force then.
+    pub(super) async fn ensure(
+        &self,
+        before: Option<&DnsmasqRecord>,
+        state: &NetworkState,
+        bridge_index: u32,
+    ) -> Result<DnsmasqRecord, NetworkError> {
+        let config = dhcp::configuration(state, &self.settings);
+        let fits = before.filter(|record| {
+            record.bridge_index == bridge_index
+                && self.process(record).is_some()
+                && matches!(files::read(&self.config), Ok(Some(text)) if text == config)
+        });
+        let Some(record) = fits else {
+            return self.restart(before, state, bridge_index, &config).await;
+        };
+        let Some(record) = self.reload(record, state).await? else {
+            return self.restart(before, state, bridge_index, &config).await;
+        };
+        if self.forget_stale(state).await? {
+            Ok(record)
+        } else {
+            self.restart(Some(&record), state, bridge_index, &config)
+                .await
+        }
+    }
+
+    /// Whether the one that was recorded still runs.
+    pub(super) fn runs(&self, record: &DnsmasqRecord) -> bool {
+        self.process(record).is_some()
+    }
+
+    /// Ends it and removes its files.
+    pub(super) async fn remove(&self, record: Option<&DnsmasqRecord>) -> Result<(), NetworkError> {
+        self.stop(record).await?;
+        for file in [
+            &self.config,
+            &self.settings.leases_file,
+            &self.settings.names_file,
+            &self.settings.memory_file,
+            &self.settings.pid_file,
+        ] {
+            files::remove(file)?;
+        }
+        Ok(())
+    }
+
+    fn process(&self, record: &DnsmasqRecord) -> Option<Process> {
+        let process = Process {
+            pid: record.pid,
+            start_time: record.start_time,
+        };
+        (process.runs() && process.was_started_with(&self.argument())).then_some(process)
+    }
+
+    fn argument(&self) -> PathBuf {
+        let mut argument = std::ffi::OsString::from("--conf-file=");
+        argument.push(&self.config);
+        argument.into()
+    }
+
+    /// One that was left without a record: its own pid file and command line tell.
+    fn left_over(&self) -> Option<Process> {
+        let pid = files::read(&self.settings.pid_file).ok()??;
+        let process = Process::find(pid.trim().parse().ok()?)?;
+        process
+            .was_started_with(&self.argument())
+            .then_some(process)
+    }
+
+    async fn stop(&self, record: Option<&DnsmasqRecord>) -> Result<(), NetworkError> {
+        let recorded = record.and_then(|record| self.process(record));
+        for process in recorded.into_iter().chain(self.left_over()) {
+            process.end().await?;
+        }
+        Ok(())
+    }
+
+    async fn restart(
+        &self,
+        before: Option<&DnsmasqRecord>,
+        state: &NetworkState,
+        bridge_index: u32,
+        config: &str,
+    ) -> Result<DnsmasqRecord, NetworkError> {
+        self.stop(before).await?;
+        let load = before.map_or(1, |record| record.load + 1);
+        release::prune(&self.settings.memory_file, state)?;
+        files::replace(&self.settings.leases_file, &dhcp::leases(state))?;
+        files::replace(&self.settings.names_file, &dhcp::names(state, load))?;
+        files::replace(&self.config, config)?;
+        files::remove(&self.settings.pid_file)?;
+        // It returns when the daemon has opened its sockets, or says why it could not.
+        self.tool.run(&[self.argument()], "").await?;
+        let process = self
+            .left_over()
+            .ok_or_else(|| self.tool.failed("it ended right after its start"))?;
+        let record = DnsmasqRecord {
+            pid: process.pid,
+            start_time: process.start_time,
+            bridge_index,
+            load,
+        };
+        if probe::knows(state.gateway, &dhcp::mark(load), RELOAD_PATIENCE).await {
+            Ok(record)
+        } else {
+            Err(self.tool.failed(format!(
+                "it runs and does not answer on {}, port 53",
+                state.gateway
+            )))
+        }
+    }
+
+    /// Brings leases and names up to date; `None` when it did not take them over.
+    async fn reload(
+        &self,
+        record: &DnsmasqRecord,
+        state: &NetworkState,
+    ) -> Result<Option<DnsmasqRecord>, NetworkError> {
+        let leases = dhcp::leases(state);
+        let read = |path: &Path| files::read(path);
+        if read(&self.settings.leases_file)?.as_ref() == Some(&leases)
+            && read(&self.settings.names_file)? == Some(dhcp::names(state, record.load))
+        {
+            return Ok(Some(record.clone()));
+        }
+        let record = DnsmasqRecord {
+            load: record.load + 1,
+            ..record.clone()
+        };
+        files::replace(&self.settings.leases_file, &leases)?;
+        files::replace(&self.settings.names_file, &dhcp::names(state, record.load))?;
+        let Some(process) = self.process(&record) else {
+            return Ok(None);
+        };
+        process.signal(Signal::SIGHUP)?;
+        let mark = dhcp::mark(record.load);
+        let taken_over = probe::knows(state.gateway, &mark, RELOAD_PATIENCE).await;
+        Ok(taken_over.then_some(record))
+    }
+
+    /// Makes it forget leases of guests that are no more. False when it does not.
+    async fn forget_stale(&self, state: &NetworkState) -> Result<bool, NetworkError> {
+        let read_stale = || {
+            let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
+            Ok::<_, NetworkError>(release::stale(&memory, state))
+        };
+        let leases = read_stale()?;
+        if leases.is_empty() {
+            return Ok(true);
+        }
+        release::send(&leases, state).await?;
+        let forgotten = async {
+            while !read_stale()?.is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Ok::<_, NetworkError>(())
+        };
+        match tokio::time::timeout(RELOAD_PATIENCE, forgotten).await {
+            Ok(result) => result.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+/// The first of [`USERS`] that this host has, with its group.
+fn unprivileged() -> Option<(String, String)> {
+    USERS.iter().find_map(|name| {
+        let user = User::from_name(name).ok()??;
+        let group = Group::from_gid(Gid::from_raw(user.gid.as_raw())).ok()??;
+        Some((user.name, group.name))
+    })
+}

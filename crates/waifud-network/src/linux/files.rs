@@ -1,0 +1,35 @@
+//! Small files of our own, replaced whole.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::NetworkError;
+
+pub(super) fn io(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError {
+    let what = format!("{what} {}", path.display());
+    move |source| NetworkError::Io { what, source }
+}
+
+/// The text of a file; `None` when there is none.
+pub(super) fn read(path: &Path) -> Result<Option<String>, NetworkError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("reading", path)(error)),
+    }
+}
+
+/// Replaces a file: readers see the old text or the new one, never half of it.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), NetworkError> {
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, text).map_err(io("writing", &draft))?;
+    std::fs::rename(&draft, path).map_err(io("replacing", path))
+}
+
+/// Removes a file; its absence is fine.
+pub(super) fn remove(path: &Path) -> Result<(), NetworkError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("removing", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,352 @@
+//! What `ensure` and its siblings do, in order.
+
+use std::net::IpAddr;
+
+use rtnetlink::Handle;
+use waifud_types::TapName;
+
+use super::dnsmasq::Dnsmasq;
+use super::firewall::Firewall;
+use super::links::{self, Links};
+use super::record::{BridgeRecord, Record, RecordFile};
+use super::routes::{self, Routes};
+use super::sysctl::{self, Setting};
+use super::tool::Tool;
+use super::watch::Finding;
+use super::{LinuxNetworkConfig, files, kernel_io};
+use crate::check::overlap;
+use crate::ruleset::HostSide;
+use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters};
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    config: LinuxNetworkConfig,
+    firewall: Firewall,
+    dnsmasq: Dnsmasq,
+    record_file: RecordFile,
+    /// What is in that file, once it was read.
+    record: Option<Record>,
+    handle: Option<Handle>,
+    /// What was ensured last, if that went well to the end.
+    state: Option<NetworkState>,
+    /// How often that happened.
+    ensured: u64,
+    pub(super) watched: bool,
+}
+
+impl Inner {
+    pub(super) fn new(config: LinuxNetworkConfig) -> Self {
+        Self {
+            firewall: Firewall::new(Tool::new("nft", config.nft.clone()), &config.run_dir),
+            dnsmasq: Dnsmasq::new(
+                Tool::new("dnsmasq", config.dnsmasq.clone()),
+                &config.run_dir,
+                &config.state_dir,
+                config.resolv_conf.clone(),
+                config.lease_time,
+            ),
+            record_file: RecordFile::new(config.run_dir.join("record.json")),
+            record: None,
+            handle: None,
+            state: None,
+            ensured: 0,
+            watched: false,
+            config,
+        }
+    }
+
+    pub(super) async fn ensure(&mut self, state: &NetworkState) -> Result<(), NetworkError> {
+        self.state = None;
+        for dir in [&self.config.run_dir, &self.config.state_dir] {
+            std::fs::create_dir_all(dir).map_err(files::io("making", dir))?;
+        }
+        let mut record = self.record()?;
+        if record
+            .bridge
+            .as_ref()
+            .is_some_and(|b| b.name != state.bridge)
+        {
+            self.ensure_absent().await?;
+            record = Record::default();
+        }
+        let handle = self.handle()?;
+        let links = Links::read(&handle).await?;
+        let routes = Routes::read(&handle).await?;
+        refuse_overlap(state, &links, &routes)?;
+
+        let switched = self.to_switch(state, &links, &routes, &record)?;
+        let host = HostSide {
+            switched: switched.clone(),
+            routed: self.config.routed.clone(),
+        };
+        self.firewall.ensure(state, &host).await?;
+
+        let before = record.bridge.take();
+        let ours = before.as_ref().map(|bridge| bridge.index);
+        let bridge = links::ensure_bridge(&handle, &links, state, ours).await?;
+        record.bridge = Some(BridgeRecord {
+            name: state.bridge.clone(),
+            index: bridge,
+            gateway: state.gateway,
+            subnet: state.subnet,
+        });
+        for (setting, value) in sysctl::of_bridge(&state.bridge) {
+            setting.ensure(value)?;
+        }
+        let gateway_before = before.map(|bridge| IpAddr::V4(bridge.gateway));
+        links::ensure_gateway(&handle, bridge, state, gateway_before).await?;
+        links::answer_for_metadata(&handle, bridge).await?;
+        for tap in links.astray(state, bridge) {
+            links::attach(&handle, tap, bridge).await?;
+        }
+        let metadata = metadata_interface(&links, state);
+        routes::ensure_metadata(&handle, &routes, state, metadata).await?;
+        routes::ensure_further(&handle, &routes, state, bridge).await?;
+
+        // Recorded before it is done: what we might have switched on, we know to switch off.
+        let former = std::mem::replace(&mut record.switched, switched.clone());
+        self.remember(&record)?;
+        switch(switched.iter(), "1")?;
+        let no_more = former.iter().filter(|i| !switched.contains(i));
+        switch_back(no_more)?;
+
+        let dnsmasq = self
+            .dnsmasq
+            .ensure(record.dnsmasq.as_ref(), state, bridge)
+            .await?;
+        record.dnsmasq = Some(dnsmasq);
+        self.remember(&record)?;
+        self.state = Some(state.clone());
+        self.ensured += 1;
+        Ok(())
+    }
+
+    pub(super) async fn ensure_absent(&mut self) -> Result<(), NetworkError> {
+        self.state = None;
+        let record = self.record()?;
+        let handle = self.handle()?;
+        self.dnsmasq.remove(record.dnsmasq.as_ref()).await?;
+        switch_back(record.switched.iter())?;
+        routes::remove(&handle).await?;
+        if let Some(bridge) = &record.bridge {
+            let links = Links::read(&handle).await?;
+            links::delete(&handle, &links, &bridge.name).await?;
+        }
+        self.firewall.remove().await?;
+        self.record = None;
+        self.record_file.remove()
+    }
+
+    pub(super) async fn host_facts(&mut self) -> Result<HostNetworkFacts, NetworkError> {
+        let record = self.record()?;
+        let handle = self.handle()?;
+        let links = Links::read(&handle).await?;
+        let ours: Vec<u32> = record.bridge.iter().map(|bridge| bridge.index).collect();
+        Ok(HostNetworkFacts {
+            bridges: links.bridges(),
+            routes: Routes::read(&handle).await?.foreign(&ours),
+            foreign_firewalls: self.firewall.foreign().await?,
+        })
+    }
+
+    pub(super) async fn counters(
+        &mut self,
+        tap: &TapName,
+    ) -> Result<Option<PortCounters>, NetworkError> {
+        self.firewall.counters(tap).await
+    }
+
+    /// What is not as it was ensured; nothing when nothing was ensured.
+    pub(super) async fn look(&mut self, full: bool) -> Result<Option<Finding>, NetworkError> {
+        let Some(state) = self.state.clone() else {
+            return Ok(None);
+        };
+        let since = self.ensured;
+        let found = |what: String| {
+            Ok(Some(Finding {
+                what,
+                may_pass: false,
+                since,
+            }))
+        };
+        if !self.firewall.is_whole().await? {
+            return found("firewall rules were changed".to_owned());
+        }
+        let record = self.record()?;
+        if !record
+            .dnsmasq
+            .as_ref()
+            .is_some_and(|r| self.dnsmasq.runs(r))
+        {
+            return found("dnsmasq is gone".to_owned());
+        }
+        if !full {
+            return Ok(None);
+        }
+        let handle = self.handle()?;
+        let links = Links::read(&handle).await?;
+        if let Some(complaint) = links.complaint(&state) {
+            return found(complaint);
+        }
+        let bridge = record.bridge.map(|bridge| bridge.index);
+        let there = links.named(&state.bridge).map(|link| link.index);
+        let (Some(index), true) = (there, there == bridge) else {
+            return found(format!("bridge {} was made anew", state.bridge));
+        };
+        if !links::has_gateway(&handle, index, &state).await? {
+            return found(format!("bridge {} has lost its address", state.bridge));
+        }
+        for (setting, value) in sysctl::of_bridge(&state.bridge) {
+            if !setting.is(value)? {
+                return found(format!("a setting of {} was changed", state.bridge));
+            }
+        }
+        let routes = Routes::read(&handle).await?;
+        let metadata = metadata_interface(&links, &state);
+        if !routes::rules_are_whole(&handle, &state).await? || !routes.lead_to_metadata(metadata) {
+            return found("routes to metadata were changed".to_owned());
+        }
+        for interface in self.forwarding_interfaces(&state, &links, &routes) {
+            if !Setting::forwarding(&interface).is("1")? {
+                return found(format!("forwarding on {interface} is off"));
+            }
+        }
+        let astray = links.astray(&state, index);
+        Ok(astray.first().map(|tap| Finding {
+            what: format!("{} is not a port of {}", tap.name, state.bridge),
+            may_pass: true,
+            since,
+        }))
+    }
+
+    fn record(&mut self) -> Result<Record, NetworkError> {
+        if self.record.is_none() {
+            self.record = Some(self.record_file.load()?);
+        }
+        Ok(self.record.clone().unwrap_or_default())
+    }
+
+    fn remember(&mut self, record: &Record) -> Result<(), NetworkError> {
+        if self.record.as_ref() != Some(record) {
+            self.record = None;
+            self.record_file.save(record)?;
+            self.record = Some(record.clone());
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self) -> Result<Handle, NetworkError> {
+        if let Some(handle) = &self.handle {
+            return Ok(handle.clone());
+        }
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(kernel_io("talking to the kernel about links"))?;
+        // Ends with the last handle.
+        tokio::spawn(connection);
+        self.handle = Some(handle.clone());
+        Ok(handle)
+    }
+
+    /// Interfaces other than the bridge that must forward what they receive: answers to guests come in there.
+    fn forwarding_interfaces(
+        &self,
+        state: &NetworkState,
+        links: &Links,
+        routes: &Routes,
+    ) -> Vec<String> {
+        let mut names: Vec<String> = if self.config.uplinks.is_empty() {
+            let uplinks = routes.uplinks();
+            let names = uplinks.iter().filter_map(|index| links.name_of(*index));
+            names.map(str::to_owned).collect()
+        } else {
+            let there = self.config.uplinks.iter();
+            there
+                .filter(|name| links.named(name).is_some())
+                .cloned()
+                .collect()
+        };
+        names.extend(
+            links
+                .named(&state.metadata_interface)
+                .map(|link| link.name.clone()),
+        );
+        names.retain(|name| *name != state.bridge);
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Those of them that forward for the guests' sake only: they did not before, or because of us.
+    fn to_switch(
+        &self,
+        state: &NetworkState,
+        links: &Links,
+        routes: &Routes,
+        record: &Record,
+    ) -> Result<Vec<String>, NetworkError> {
+        // Somebody else made the whole host a router: what it forwards is not ours to limit.
+        if Setting::forwarding_everywhere().is("1")? {
+            return Ok(Vec::new());
+        }
+        let mut switched = self.forwarding_interfaces(state, links, routes);
+        let mut failure = None;
+        switched.retain(|name| {
+            let on = Setting::forwarding(name).is("1");
+            let on = on.unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            });
+            !on || record.switched.contains(name)
+        });
+        failure.map_or(Ok(switched), Err)
+    }
+}
+
+/// The index of the interface to metadatad, once it is there and up.
+fn metadata_interface(links: &Links, state: &NetworkState) -> Option<u32> {
+    let link = links.named(&state.metadata_interface)?;
+    link.up.then_some(link.index)
+}
+
+/// The guests' subnet must not hide, or be hidden by, what the host reaches already.
+fn refuse_overlap(
+    state: &NetworkState,
+    links: &Links,
+    routes: &Routes,
+) -> Result<(), NetworkError> {
+    let ours: Vec<u32> = links
+        .named(&state.bridge)
+        .map(|link| link.index)
+        .into_iter()
+        .collect();
+    let foreign = routes.foreign(&ours);
+    match foreign.iter().find(|other| overlap(**other, state.subnet)) {
+        Some(other) => Err(NetworkError::Overlap {
+            subnet: state.subnet,
+            other: *other,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Switches forwarding off where we switched it on, unless the whole host forwards by now.
+fn switch_back<'a>(interfaces: impl Iterator<Item = &'a String>) -> Result<(), NetworkError> {
+    if Setting::forwarding_everywhere().is("1")? {
+        return Ok(());
+    }
+    switch(interfaces, "0")
+}
+
+/// Switches forwarding where there is an interface: one that was unplugged meanwhile forwards nothing.
+fn switch<'a>(
+    interfaces: impl Iterator<Item = &'a String>,
+    value: &str,
+) -> Result<(), NetworkError> {
+    for interface in interfaces {
+        let setting = Setting::forwarding(interface);
+        if setting.get()?.is_some() {
+            setting.ensure(value)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! Links as the kernel shows them, and the guests' bridge among them.
+
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec};
+use waifud_types::MacAddr;
+
+use super::kernel;
+use super::routes::METADATA;
+use crate::{NetworkError, NetworkState};
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) up: bool,
+    pub(super) is_bridge: bool,
+    mac: Vec<u8>,
+    mtu: u32,
+    /// The bridge that it is a port of.
+    controller: Option<u32>,
+    /// Whether it is a port that sees no other isolated port.
+    isolated: bool,
+}
+
+/// All links of this network namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Links(Vec<Link>);
+
+impl Links {
+    pub(super) async fn read(handle: &Handle) -> Result<Self, NetworkError> {
+        let messages: Vec<LinkMessage> = handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(kernel("listing links"))?;
+        Ok(Self(messages.iter().map(Link::from).collect()))
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Link> {
+        self.0.iter().find(|link| link.name == name)
+    }
+
+    pub(super) fn name_of(&self, index: u32) -> Option<&str> {
+        let link = self.0.iter().find(|link| link.index == index)?;
+        Some(&link.name)
+    }
+
+    /// Names of all bridges, sorted.
+    pub(super) fn bridges(&self) -> Vec<String> {
+        let bridges = self.0.iter().filter(|link| link.is_bridge);
+        let mut names: Vec<_> = bridges.map(|link| link.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Taps of the state that exist and are not isolated ports of the bridge: the hypervisor makes them so when it
+    /// makes them, but a bridge that was deleted and made again has lost its ports.
+    pub(super) fn astray(&self, state: &NetworkState, bridge: u32) -> Vec<&Link> {
+        state
+            .ports
+            .iter()
+            .filter_map(|port| self.named(port.tap.as_str()))
+            .filter(|link| link.controller != Some(bridge) || !link.isolated)
+            .collect()
+    }
+
+    /// What differs of the bridge, in words; `None` when it is as it should be.
+    pub(super) fn complaint(&self, state: &NetworkState) -> Option<String> {
+        let name = &state.bridge;
+        let Some(link) = self.named(name) else {
+            return Some(format!("bridge {name} is gone"));
+        };
+        if !link.up {
+            return Some(format!("bridge {name} is down"));
+        }
+        if !link.is_as_wanted(state) {
+            return Some(format!("bridge {name} was changed"));
+        }
+        None
+    }
+}
+
+impl Link {
+    fn is_as_wanted(&self, state: &NetworkState) -> bool {
+        self.is_bridge
+            && self.up
+            && self.mac == state.gateway_mac.bytes()
+            && self.mtu == u32::from(state.mtu)
+    }
+}
+
+impl From<&LinkMessage> for Link {
+    fn from(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(InfoKind::Bridge) => link.is_bridge = true,
+                            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                                link.isolated = data.contains(&InfoBridgePort::Isolated(true));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// Makes the bridge be there, as it should be, and returns its index. A link of that name which we did not make is
+/// left alone: taking over a bridge that carries somebody's LAN would cut it off.
+pub(super) async fn ensure_bridge(
+    handle: &Handle,
+    links: &Links,
+    state: &NetworkState,
+    ours: Option<u32>,
+) -> Result<u32, NetworkError> {
+    let name = &state.bridge;
+    let mac = state.gateway_mac;
+    match links.named(name) {
+        None => {
+            create_bridge(handle, name, mac, state.mtu).await?;
+            let mut found = handle.link().get().match_name(name.clone()).execute();
+            found
+                .try_next()
+                .await
+                .map_err(kernel(&format!("finding bridge {name}")))?
+                .map(|message| message.header.index)
+                .ok_or_else(|| NetworkError::Kernel {
+                    what: format!("finding bridge {name}"),
+                    message: "it vanished".to_owned(),
+                })
+        }
+        // The gateway's MAC is set in the moment of creation, so it tells even when we were killed right after.
+        Some(link) if link.is_bridge && (link.mac == mac.bytes() || ours == Some(link.index)) => {
+            if !link.is_as_wanted(state) {
+                let wanted = LinkUnspec::new_with_index(link.index)
+                    .address(mac.bytes().to_vec())
+                    .mtu(u32::from(state.mtu))
+                    .up()
+                    .build();
+                handle
+                    .link()
+                    .set(wanted)
+                    .execute()
+                    .await
+                    .map_err(kernel(&format!("setting up bridge {name}")))?;
+            }
+            Ok(link.index)
+        }
+        Some(_) => Err(NetworkError::Kernel {
+            what: format!("taking {name} for the guests' bridge"),
+            message: "it exists and waifud did not make it; choose another name".to_owned(),
+        }),
+    }
+}
+
+async fn create_bridge(
+    handle: &Handle,
+    name: &str,
+    mac: MacAddr,
+    mtu: u16,
+) -> Result<(), NetworkError> {
+    let message = LinkBridge::new(name)
+        .address(mac.bytes().to_vec())
+        .mtu(u32::from(mtu))
+        .set_info_data(InfoData::Bridge(vec![
+            // No other switch is ever attached: nothing to learn from spanning trees, and ports forward at once.
+            InfoBridge::StpState(BridgeStpState::Disabled),
+            InfoBridge::ForwardDelay(0),
+            InfoBridge::MulticastSnooping(false),
+        ]))
+        .build();
+    handle
+        .link()
+        .add(message)
+        .execute()
+        .await
+        .map_err(kernel(&format!("making bridge {name}")))
+}
+
+/// Attaches a tap to the bridge as an isolated port.
+pub(super) async fn attach(handle: &Handle, tap: &Link, bridge: u32) -> Result<(), NetworkError> {
+    let what = format!("attaching {}", tap.name);
+    let port = LinkUnspec::new_with_index(tap.index)
+        .controller(bridge)
+        .build();
+    let set = async {
+        handle.link().set(port).execute().await?;
+        let isolated = LinkBridgePort::new(tap.index).isolated(true).build();
+        handle.link().set_port(isolated).execute().await
+    };
+    set.await.map_err(kernel(&what))
+}
+
+/// Whether the gateway's address is on the bridge.
+pub(super) async fn has_gateway(
+    handle: &Handle,
+    bridge: u32,
+    state: &NetworkState,
+) -> Result<bool, NetworkError> {
+    let addresses = addresses(handle, bridge).await?;
+    Ok(addresses.iter().any(|address| is_gateway(address, state)))
+}
+
+/// Puts the gateway's address on the bridge, and takes the one away that was there in its role before.
+pub(super) async fn ensure_gateway(
+    handle: &Handle,
+    bridge: u32,
+    state: &NetworkState,
+    before: Option<IpAddr>,
+) -> Result<(), NetworkError> {
+    let gateway = IpAddr::V4(state.gateway);
+    for address in addresses(handle, bridge).await? {
+        // The former gateway, or the gateway with a former prefix.
+        let held = local(&address);
+        let had_the_role = held == Some(gateway) || (held.is_some() && held == before);
+        if had_the_role && !is_gateway(&address, state) {
+            handle
+                .address()
+                .del(address)
+                .execute()
+                .await
+                .map_err(kernel("removing an address of the bridge"))?;
+        }
+    }
+    if has_gateway(handle, bridge, state).await? {
+        return Ok(());
+    }
+    handle
+        .address()
+        .add(bridge, gateway, state.subnet.prefix_len())
+        .execute()
+        .await
+        .map_err(kernel(&format!("adding {gateway} to {}", state.bridge)))
+}
+
+async fn addresses(handle: &Handle, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
+    let all: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .set_link_index_filter(link)
+        .execute()
+        .try_collect()
+        .await
+        .map_err(kernel("listing addresses"))?;
+    Ok(all
+        .into_iter()
+        .filter(|a| a.header.family == AddressFamily::Inet && a.header.index == link)
+        .collect())
+}
+
+fn local(address: &AddressMessage) -> Option<IpAddr> {
+    address.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    })
+}
+
+fn is_gateway(address: &AddressMessage, state: &NetworkState) -> bool {
+    local(address) == Some(IpAddr::V4(state.gateway))
+        && address.header.prefix_len == state.subnet.prefix_len()
+}
+
+/// Answers ARP for the metadata address: some images have an on-link route to all of 169.254.0.0/16 (RFC 3927) and ask
+/// for it instead of using the gateway.
+pub(super) async fn answer_for_metadata(handle: &Handle, bridge: u32) -> Result<(), NetworkError> {
+    handle
+        .neighbours()
+        .add(bridge, IpAddr::V4(METADATA))
+        .flags(NeighbourFlags::Proxy)
+        .state(NeighbourState::None)
+        .replace()
+        .execute()
+        .await
+        .map_err(kernel("answering ARP for 169.254.169.254"))
+}
+
+/// Deletes a link; its absence is fine.
+pub(super) async fn delete(handle: &Handle, links: &Links, name: &str) -> Result<(), NetworkError> {
+    let Some(link) = links.named(name) else {
+        return Ok(());
+    };
+    handle
+        .link()
+        .del(link.index)
+        .execute()
+        .await
+        .map_err(kernel(&format!("deleting {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::state;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            up: true,
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn only_known_taps_off_the_bridge_are_astray() {
+        let state = state(3);
+        let mut attached = link(11, state.ports[0].tap.as_str());
+        attached.controller = Some(7);
+        attached.isolated = true;
+        let mut open = link(12, state.ports[1].tap.as_str());
+        open.controller = Some(7);
+        let links = Links(vec![
+            attached,
+            open,
+            link(13, "eth0"),
+            link(14, "wf-00000000"),
+        ]);
+        let names: Vec<_> = links.astray(&state, 7).iter().map(|l| l.index).collect();
+        assert_eq!(names, [12]);
+        let names: Vec<_> = links.astray(&state, 8).iter().map(|l| l.index).collect();
+        assert_eq!(names, [11, 12]);
+    }
+
+    #[test]
+    fn a_bridge_is_complained_about_in_words() {
+        let state = state(0);
+        let mut bridge = Link {
+            is_bridge: true,
+            mac: state.gateway_mac.bytes().to_vec(),
+            mtu: 1500,
+            ..link(7, "waifu0")
+        };
+        assert_eq!(Links(vec![bridge.clone()]).complaint(&state), None);
+        bridge.mtu = 1400;
+        let changed = Links(vec![bridge.clone()]).complaint(&state);
+        assert_eq!(changed.as_deref(), Some("bridge waifu0 was changed"));
+        bridge.up = false;
+        let down = Links(vec![bridge]).complaint(&state);
+        assert_eq!(down.as_deref(), Some("bridge waifu0 is down"));
+        let gone = Links::default().complaint(&state);
+        assert_eq!(gone.as_deref(), Some("bridge waifu0 is gone"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Giving a lease back in a guest's name, when the guest is no more.
+//!
+//! dnsmasq keeps a lease until it runs out, whatever its configuration says meanwhile, and would not hand the address
+//! to the next guest for hours. A DHCPRELEASE (RFC 2131, section 4.4.6) is the way to make it forget one without
+//! being restarted.
+
+use std::net::Ipv4Addr;
+
+use tokio::net::UdpSocket;
+use waifud_types::MacAddr;
+
+use super::files;
+use crate::{NetworkError, NetworkState};
+
+/// What dnsmasq remembers of one guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    pub(super) mac: MacAddr,
+    pub(super) address: Ipv4Addr,
+}
+
+/// Reads dnsmasq's memory: a line is `EXPIRY MAC ADDRESS NAME CLIENT-ID`. Other lines (the server's own id) are no
+/// leases.
+pub(super) fn held(memory: &str) -> Vec<Held> {
+    let lines = memory.lines().map(str::split_ascii_whitespace);
+    lines
+        .filter_map(|mut words| {
+            Some(Held {
+                mac: words.nth(1)?.parse().ok()?,
+                address: words.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+/// Leases that are in nobody's state.
+pub(super) fn stale(memory: &str, state: &NetworkState) -> Vec<Held> {
+    let is_known = |held: &Held| {
+        let mut ports = state.ports.iter();
+        ports.any(|port| (port.mac, port.address) == (held.mac, held.address))
+    };
+    let mut held = held(memory);
+    held.retain(|lease| !is_known(lease));
+    held
+}
+
+/// Sends the releases to dnsmasq. They never leave the host: the gateway's address is the host's own. They must come
+/// out of the bridge all the same, because that is where dnsmasq listens.
+pub(super) async fn send(leases: &[Held], state: &NetworkState) -> Result<(), NetworkError> {
+    let io = |source| NetworkError::Io {
+        what: "releasing a lease".to_owned(),
+        source,
+    };
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .await
+        .map_err(io)?;
+    socket
+        .bind_device(Some(state.bridge.as_bytes()))
+        .map_err(io)?;
+    for held in leases {
+        let message = message(*held, state.gateway);
+        socket
+            .send_to(&message, (state.gateway, 67))
+            .await
+            .map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Forgets stale leases in dnsmasq's memory on disk, for when dnsmasq does not run.
+pub(super) fn prune(path: &std::path::Path, state: &NetworkState) -> Result<(), NetworkError> {
+    let Some(memory) = files::read(path)? else {
+        return Ok(());
+    };
+    if stale(&memory, state).is_empty() {
+        return Ok(());
+    }
+    let mut kept = String::new();
+    for line in memory.lines().filter(|line| stale(line, state).is_empty()) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    files::replace(path, &kept)
+}
+
+/// RFC 2131, section 2 and table 5.
+fn message(held: Held, server: Ipv4Addr) -> Vec<u8> {
+    const BOOTREQUEST: u8 = 1;
+    const ETHERNET: u8 = 1;
+    const COOKIE: [u8; 4] = [99, 130, 83, 99];
+    const TYPE_RELEASE: [u8; 3] = [53, 1, 7];
+    const SERVER_ID: [u8; 2] = [54, 4];
+    const END: u8 = 255;
+
+    let mut message = vec![BOOTREQUEST, ETHERNET, 6, 0];
+    // xid, secs, flags
+    message.resize(12, 0);
+    message.extend(held.address.octets());
+    // yiaddr, siaddr, giaddr
+    message.resize(28, 0);
+    message.extend(held.mac.bytes());
+    // the rest of chaddr, sname, file
+    message.resize(236, 0);
+    message.extend(COOKIE);
+    message.extend(TYPE_RELEASE);
+    message.extend(SERVER_ID);
+    message.extend(server.octets());
+    message.push(END);
+    // BOOTP's least length (RFC 951): some servers drop shorter ones.
+    message.resize(300, 0);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::state;
+
+    const MEMORY: &str = "1795330800 52:54:00:00:00:01 10.144.1.11 guest-0 *\n\
+                          1795330800 52:54:00:00:00:02 10.144.1.99 * *\n\
+                          1795330800 52:54:00:00:00:77 10.144.1.12 old *\n\
+                          duid 00:01:00:01\n";
+
+    #[test]
+    fn a_lease_is_stale_unless_mac_and_address_belong_together() {
+        let addresses: Vec<_> = stale(MEMORY, &state(2))
+            .iter()
+            .map(|held| held.address.to_string())
+            .collect();
+        assert_eq!(addresses, ["10.144.1.99", "10.144.1.12"]);
+    }
+
+    #[test]
+    fn pruning_keeps_what_is_known_and_what_is_no_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory");
+        prune(&path, &state(2)).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, MEMORY).unwrap();
+        prune(&path, &state(2)).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "1795330800 52:54:00:00:00:01 10.144.1.11 guest-0 *\nduid 00:01:00:01\n"
+        );
+    }
+
+    #[test]
+    fn a_release_has_its_fields_where_the_standard_puts_them() {
+        let held = held(MEMORY)[0];
+        let message = message(held, Ipv4Addr::new(10, 144, 1, 1));
+        assert_eq!(message.len(), 300);
+        assert_eq!(message[12..16], [10, 144, 1, 11]);
+        assert_eq!(message[28..34], [0x52, 0x54, 0, 0, 0, 1]);
+        assert_eq!(
+            message[236..249],
+            [99, 130, 83, 99, 53, 1, 7, 54, 4, 10, 144, 1, 1]
+        );
+        assert_eq!(message[249], 255);
+    }
+}

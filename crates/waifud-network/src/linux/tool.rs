@@ -1,0 +1,86 @@
+//! Running a tool: argument vector, no shell, an end in any case.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::NetworkError;
+
+/// `nft` and dnsmasq's start take milliseconds; this is for machines that are swapping.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// More of a tool's complaint helps nobody.
+const COMPLAINT_MAX: usize = 600;
+
+#[derive(Clone, Debug)]
+pub(super) struct Tool {
+    name: &'static str,
+    path: PathBuf,
+}
+
+impl Tool {
+    pub(super) const fn new(name: &'static str, path: PathBuf) -> Self {
+        Self { name, path }
+    }
+
+    pub(super) fn failed(&self, message: impl Into<String>) -> NetworkError {
+        NetworkError::Tool {
+            tool: self.name,
+            message: message.into(),
+        }
+    }
+
+    /// What it wrote to stdout. Anything but exit code 0 is an error with what it wrote to stderr.
+    pub(super) async fn run<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        input: &str,
+    ) -> Result<String, NetworkError> {
+        tokio::time::timeout(TIMEOUT, self.run_to_end(arguments, input))
+            .await
+            .map_err(|_| self.failed(format!("no answer within {} s", TIMEOUT.as_secs())))?
+    }
+
+    async fn run_to_end<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        input: &str,
+    ) -> Result<String, NetworkError> {
+        let io = |error: std::io::Error| {
+            self.failed(format!("{} can't be run: {error}", self.path.display()))
+        };
+        let mut child = Command::new(&self.path)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(io)?;
+        // A tool that refuses early closes its stdin: what it says then matters more than the broken pipe.
+        let feed = child.stdin.take().map(|mut stdin| async move {
+            let _ = stdin.write_all(input.as_bytes()).await;
+        });
+        let (output, ()) = tokio::join!(child.wait_with_output(), async {
+            if let Some(feed) = feed {
+                feed.await;
+            }
+        });
+        let output = output.map_err(io)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said: String = said.trim().chars().take(COMPLAINT_MAX).collect();
+            return Err(self.failed(if said.is_empty() {
+                output.status.to_string()
+            } else {
+                said
+            }));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}

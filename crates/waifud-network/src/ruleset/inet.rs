@@ -1,0 +1,123 @@
+//! Packets behind the gateway: what guests reach of the host, and what is forwarded for them.
+//!
+//! What may reach the host is asked before destination NAT, so that a port which Docker publishes on the host's
+//! address is the host too, and again at input. An `accept` here ends our table only: other tables on the same hook
+//! still have their say, and we do not override the administrator's rules.
+
+use ipnet::Ipv4Net;
+
+use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter};
+use crate::NetworkState;
+use crate::check::further_ranges;
+
+pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
+    let mut text = format!("table inet {TABLE} {{\n");
+    for port in &state.ports {
+        let before = counted.get(&port.tap).map_or(0, |c| c.to_host);
+        text.push_str(&counter(&format!("{TO_HOST}{}", port.tap), before));
+    }
+    text.push_str(&collection(
+        "map refused_by",
+        "type ipv4_addr : counter",
+        state
+            .ports
+            .iter()
+            .map(|p| format!("{} : \"{TO_HOST}{}\"", p.address, p.tap)),
+    ));
+    text.push_str(&collection(
+        "set guests",
+        "type ipv4_addr\n\t\tflags interval",
+        guests(state).iter().map(Ipv4Net::to_string),
+    ));
+    text.push_str(&collection(
+        "set routed",
+        "type ipv4_addr\n\t\tflags interval",
+        Ipv4Net::aggregate(&host.routed)
+            .iter()
+            .map(Ipv4Net::to_string),
+    ));
+    text.push_str(&collection(
+        "set switched",
+        "type ifname",
+        host.switched.iter().map(|name| format!("\"{name}\"")),
+    ));
+    text.push_str(&chains(state));
+    text.push_str("}\n");
+    text
+}
+
+/// The subnet and the further ranges, merged where they touch: interval sets hold no overlaps.
+fn guests(state: &NetworkState) -> Vec<Ipv4Net> {
+    let mut ranges = vec![state.subnet];
+    ranges.extend(state.ports.iter().flat_map(further_ranges));
+    Ipv4Net::aggregate(&ranges)
+}
+
+fn chains(state: &NetworkState) -> String {
+    let NetworkState {
+        bridge,
+        metadata_interface: metadata,
+        gateway,
+        ..
+    } = state;
+    format!(
+        r#"	chain before_nat {{
+		type filter hook prerouting priority mangle; policy accept;
+		iifname "{bridge}" meta nfproto ipv6 drop
+		iifname "{bridge}" fib daddr type != unicast goto to_host
+	}}
+	chain input {{
+		type filter hook input priority filter - 10; policy accept;
+		iifname "{bridge}" goto to_host
+	}}
+	chain to_host {{
+		ip daddr {{ 255.255.255.255, {gateway} }} udp sport 68 udp dport 67 accept
+		ip daddr {gateway} udp dport 53 accept
+		ip daddr {gateway} tcp dport 53 accept
+		ip daddr {gateway} icmp type echo-request accept
+		ct state established,related accept
+		fib daddr type {{ broadcast, multicast }} drop
+		goto refused
+	}}
+	chain refused {{
+		counter name ip saddr map @refused_by drop
+		drop
+	}}
+	chain output {{
+		type filter hook output priority filter; policy accept;
+		oifname "{bridge}" icmp type redirect drop
+	}}
+	chain forwarding {{
+		type filter hook forward priority filter - 10; policy accept;
+		iifname "{bridge}" goto from_guests
+		oifname "{bridge}" goto to_guests
+		oifname "{metadata}" drop
+		iifname "{metadata}" drop
+		iifname @switched ct state new drop
+	}}
+	chain from_guests {{
+		meta nfproto ipv6 drop
+		oifname "{metadata}" goto to_metadata
+		ip daddr 169.254.0.0/16 goto refused
+		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+		accept
+	}}
+	chain to_metadata {{
+		ip daddr 169.254.169.254 tcp dport 80 accept
+		ip daddr 169.254.169.254 icmp type echo-request accept
+		goto refused
+	}}
+	chain to_guests {{
+		meta nfproto ipv6 drop
+		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
+		iifname "{metadata}" drop
+		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+		accept
+	}}
+	chain masquerading {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr @guests ip daddr != @routed oifname != {{ "{bridge}", "{metadata}", "lo" }} masquerade
+	}}
+"#
+    )
+}

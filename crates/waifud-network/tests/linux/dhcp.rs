@@ -1,0 +1,168 @@
+//! Leases from the real dnsmasq, asked for as a guest's firmware or operating system would.
+
+use std::net::Ipv4Addr;
+
+use crate::frames::{self, BROADCAST, IPV4, Mac, ethernet, ipv4, udp};
+use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, on_a_node, port};
+
+const DISCOVER: u8 = 1;
+const OFFER: u8 = 2;
+const REQUEST: u8 = 3;
+const ACK: u8 = 5;
+
+/// What a server said: its message type, the address, and options by number.
+struct Answer {
+    kind: u8,
+    address: Ipv4Addr,
+    options: Vec<(u8, Vec<u8>)>,
+}
+
+impl Answer {
+    fn of(frame: &[u8], mac: Mac) -> Option<Self> {
+        let is_answer = frame.get(12..14)? == IPV4.to_be_bytes()
+            && *frame.get(23)? == 17
+            && frame.get(34..38)? == [0, 67, 0, 68];
+        let message = frame.get(42..)?;
+        if !is_answer || message.get(28..34)? != mac {
+            return None;
+        }
+        let address = <[u8; 4]>::try_from(message.get(16..20)?).ok()?.into();
+        let mut rest = message.get(240..)?;
+        let mut options = Vec::new();
+        while let [number, length, tail @ ..] = rest {
+            if *number == 255 {
+                break;
+            }
+            let (value, next) = tail.split_at(usize::from(*length));
+            options.push((*number, value.to_vec()));
+            rest = next;
+        }
+        let mut answer = Self {
+            kind: 0,
+            address,
+            options,
+        };
+        answer.kind = answer.option(53)?[0];
+        Some(answer)
+    }
+
+    fn option(&self, number: u8) -> Option<&[u8]> {
+        let mut options = self.options.iter();
+        options
+            .find(|(found, _)| *found == number)
+            .map(|(_, value)| value.as_slice())
+    }
+}
+
+/// Asks as `chaddr` and waits for an answer of that kind.
+fn ask(guest: &Guest, kind: u8, options: &[u8], wanted: u8) -> Answer {
+    // The parameters that clients ask for: mask, router, DNS, host name, domain, MTU, static routes.
+    let options = [options, &[55, 7, 1, 3, 6, 12, 15, 26, 121]].concat();
+    let message = frames::dhcp(kind, guest.mac(), &options);
+    let packet = udp(68, 67, &message);
+    let packet = ipv4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 17, &packet);
+    guest.wire.seen();
+    guest
+        .wire
+        .send(&ethernet(BROADCAST, guest.mac(), IPV4, &packet));
+    let is_wanted =
+        |frame: &[u8]| Answer::of(frame, guest.mac()).is_some_and(|answer| answer.kind == wanted);
+    let seen = guest.wire.until("a DHCP answer", is_wanted);
+    Answer::of(seen.last().unwrap(), guest.mac()).unwrap()
+}
+
+/// Discovers and requests, with a client id, as RFC 2131's figure 3 has it.
+fn lease(guest: &Guest, client_id: &[u8]) -> Answer {
+    let id = [&[61, u8::try_from(client_id.len()).unwrap()], client_id].concat();
+    let offer = ask(guest, DISCOVER, &id, OFFER);
+    let request = [
+        id.as_slice(),
+        &[54, 4],
+        &GATEWAY.octets(),
+        &[50, 4],
+        &offer.address.octets(),
+    ]
+    .concat();
+    ask(guest, REQUEST, &request, ACK)
+}
+
+#[test]
+fn a_guest_gets_its_address_and_the_way_to_metadata() {
+    on_a_node(2, |mut lab| async move {
+        lab.state.mtu = 1420;
+        lab.ensure().await;
+        let guest = lab.attach_as(&lab.state.ports[1].clone()).await;
+        let ack = lease(&guest, b"\x01firmware");
+        assert_eq!(ack.address, guest.address());
+        let gateway = GATEWAY.octets();
+        assert_eq!(ack.option(1), Some([255, 255, 255, 0].as_slice()));
+        assert_eq!(ack.option(3), Some(gateway.as_slice()));
+        assert_eq!(ack.option(6), Some(gateway.as_slice()));
+        assert_eq!(ack.option(12), Some(b"guest-1".as_slice()));
+        assert_eq!(ack.option(15), Some(b"waifu.internal".as_slice()));
+        assert_eq!(ack.option(26), Some([5, 0x8c].as_slice()));
+        let routes = [&[32, 169, 254, 169, 254], &gateway[..], &[0], &gateway].concat();
+        assert_eq!(ack.option(121), Some(routes.as_slice()));
+        // A guest sees the gateway's MAC, whatever node it is on.
+        let seen = guest.namespace.run(|| guest.mac());
+        assert_ne!(seen, GATEWAY_MAC);
+    });
+}
+
+#[test]
+fn one_mac_has_one_address_whatever_client_asks() {
+    on_a_node(1, |lab| async move {
+        lab.ensure().await;
+        let guest = lab.attach_as(&lab.state.ports[0].clone()).await;
+        let ids: [&[u8]; 3] = [b"\x01PXE", b"\xff\0\0\0\x01dhcpcd", b"\0systemd-networkd"];
+        for id in ids {
+            assert_eq!(lease(&guest, id).address, guest.address());
+        }
+        let memory = std::fs::read_to_string(lab.state_dir().join("dnsmasq.leases")).unwrap();
+        assert_eq!(memory.lines().count(), 1, "{memory}");
+    });
+}
+
+#[test]
+fn a_new_guest_is_served_without_a_restart_and_gets_a_former_ones_address() {
+    on_a_node(1, |mut lab| async move {
+        lab.ensure().await;
+        let pid = lab.dnsmasq_pid();
+        let former = lab.attach_as(&lab.state.ports[0].clone()).await;
+        assert_eq!(lease(&former, b"\x01x").address, former.address());
+        let memory = lab.state_dir().join("dnsmasq.leases");
+        let held = |what: &str| std::fs::read_to_string(&memory).unwrap().contains(what);
+        assert!(held("52:54:00:00:00:01 10.144.1.11"));
+
+        // It is deleted, and its address goes to another guest while the lease would run for hours.
+        let mut heir = port(1);
+        heir.address = former.address();
+        lab.state.ports = vec![heir.clone()];
+        lab.ensure().await;
+        assert!(!held("52:54:00:00:00:01"));
+        let heir = lab.attach_as(&heir).await;
+        assert_eq!(lease(&heir, b"\x01x").address, former.address());
+        assert_eq!(lab.dnsmasq_pid(), pid);
+
+        lab.state.ports.clear();
+        lab.ensure().await;
+        assert!(!held("10.144.1.11"));
+        assert_eq!(lab.dnsmasq_pid(), pid);
+    });
+}
+
+#[test]
+fn stale_leases_are_forgotten_though_dnsmasq_died_meanwhile() {
+    on_a_node(1, |mut lab| async move {
+        lab.ensure().await;
+        let former = lab.attach_as(&lab.state.ports[0].clone()).await;
+        lease(&former, b"\x01x");
+        lab.kill_dnsmasq();
+        let mut heir = port(1);
+        heir.address = former.address();
+        lab.state.ports = vec![heir.clone()];
+        lab.ensure().await;
+        let heir = lab.attach_as(&heir).await;
+        assert_eq!(lease(&heir, b"\x01x").address, former.address());
+    });
+}

@@ -1,0 +1,296 @@
+//! A node with its guests, an outside and a metadata service.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
+use tempfile::TempDir;
+use uuid::Uuid;
+use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
+use waifud_network::{GuestNetwork, NetworkState, Port, PortCounters};
+use waifud_types::{InstanceId, MacAddr, TapName};
+
+use crate::frames::Mac;
+use crate::namespace::{Namespace, can_run};
+use crate::wire::Wire;
+
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 1);
+pub const GATEWAY_MAC: Mac = [0x02, 0x77, 0x61, 0x69, 0x66, 0x75];
+pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// The node's address on its uplink, and the outside's.
+pub const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+pub struct Lab {
+    pub node: Namespace,
+    pub outside: Namespace,
+    pub metadata: Namespace,
+    pub network: Arc<LinuxNetwork>,
+    pub state: NetworkState,
+    dir: TempDir,
+}
+
+/// A guest's end of its port.
+pub struct Guest {
+    pub namespace: Namespace,
+    pub port: Port,
+    pub wire: Wire,
+}
+
+/// Runs a test in a node's namespace; the node has `guests` ports in its state, none of them attached yet.
+pub fn on_a_node<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab) -> F + Send) {
+    if !can_run() {
+        return;
+    }
+    let node = Namespace::new();
+    std::thread::scope(|scope| {
+        let test = scope.spawn(|| {
+            node.enter();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                test(Lab::new(guests).await).await;
+            });
+        });
+        if let Err(panic) = test.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Ends the dnsmasq of a test that did not get to its end, or did not care to.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pid in self.dnsmasqs() {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+}
+
+/// Processes that have exactly this argument.
+fn processes_with(argument: &str) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.split(|b| *b == 0).any(|a| a == argument.as_bytes()))
+        })
+        .collect()
+}
+
+impl Lab {
+    async fn new(guests: u8) -> Self {
+        let node = Namespace::current();
+        node.ip("link set lo up");
+        // Addresses that come by themselves after a while would only disturb comparisons.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        // dnsmasq's user reads its files again while it runs.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let lab = Self {
+            outside: Namespace::new(),
+            metadata: Namespace::new(),
+            network: LinuxNetwork::new(Self::config(&dir)),
+            state: state(guests),
+            node,
+            dir,
+        };
+        lab.connect_outside().await;
+        lab
+    }
+
+    fn config(dir: &TempDir) -> LinuxNetworkConfig {
+        let resolv_conf = dir.path().join("resolv.conf");
+        std::fs::write(&resolv_conf, "").unwrap();
+        LinuxNetworkConfig {
+            resolv_conf,
+            ..LinuxNetworkConfig::new(dir.path().join("run"), dir.path().join("state"))
+        }
+    }
+
+    /// An adapter that knows nothing, as after a restart of its process.
+    pub fn restarted(&self) -> Arc<LinuxNetwork> {
+        LinuxNetwork::new(Self::config(&self.dir))
+    }
+
+    /// The same with other settings.
+    pub fn restarted_with(
+        &self,
+        change: impl FnOnce(&mut LinuxNetworkConfig),
+    ) -> Arc<LinuxNetwork> {
+        let mut config = Self::config(&self.dir);
+        change(&mut config);
+        LinuxNetwork::new(config)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub async fn ensure(&self) {
+        self.network.ensure(&self.state).await.unwrap();
+    }
+
+    /// The uplink: `up0` here, `eth0` there. Nothing is behind it.
+    async fn connect_outside(&self) {
+        veth(("up0", None), "eth0", &self.outside).await;
+        self.node.ip(&format!("addr add {UPLINK}/24 dev up0"));
+        self.node.ip("link set up0 up");
+        self.outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
+        self.outside.ip("link set eth0 up");
+        self.node.ip(&format!("route add default via {OUTSIDE}"));
+    }
+
+    /// The metadata interface: `wgw0` here, `eth0` there, with the address and the way back to guests.
+    pub async fn connect_metadata(&self) {
+        veth(
+            (&self.state.metadata_interface, None),
+            "eth0",
+            &self.metadata,
+        )
+        .await;
+        self.metadata
+            .ip(&format!("addr add {METADATA}/32 dev eth0"));
+        self.metadata.ip("link set eth0 up");
+        self.metadata.ip("route add 10.144.1.0/24 dev eth0");
+        let name = &self.state.metadata_interface;
+        // A tunnel needs no neighbours; a veth pair does, and answers ARP for what is behind the node.
+        self.node.ip(&format!("link set {name} up"));
+        let file = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");
+        std::fs::write(file, "1").unwrap();
+    }
+
+    /// Attaches guest `index` as the hypervisor would, with its address and routes as DHCP would set them.
+    pub async fn attach(&self, index: usize) -> Guest {
+        let port = self.state.ports[index].clone();
+        let guest = self.attach_as(&port).await;
+        let ip = |arguments: &str| guest.namespace.ip(arguments);
+        ip(&format!("addr add {}/24 dev eth0", port.address));
+        ip(&format!("route add default via {GATEWAY}"));
+        guest
+    }
+
+    /// Attaches a guest at any port, without an address.
+    pub async fn attach_as(&self, port: &Port) -> Guest {
+        let namespace = Namespace::new();
+        veth((port.tap.as_str(), Some(port.mac)), "eth0", &namespace).await;
+        let tap = &port.tap;
+        namespace.run(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap();
+        });
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1").unwrap();
+        self.node
+            .ip(&format!("link set {tap} master {}", self.state.bridge));
+        self.node
+            .ip(&format!("link set {tap} type bridge_slave isolated on"));
+        self.node.ip(&format!("link set {tap} up"));
+        namespace.ip("link set eth0 up");
+        let wire = Wire::new(&namespace, "eth0");
+        Guest {
+            namespace,
+            port: port.clone(),
+            wire,
+        }
+    }
+
+    pub async fn counters(&self, tap: &TapName) -> PortCounters {
+        self.network.counters(tap).await.unwrap().unwrap()
+    }
+
+    /// Our tables as the kernel lists them, with handles and without counters.
+    pub fn ruleset(&self) -> String {
+        let list = |family| {
+            let arguments = ["-s", "-a", "list", "table", family, "waifud"];
+            self.node.tool("nft", &arguments)
+        };
+        list("bridge") + &list("inet")
+    }
+
+    pub fn dnsmasq_pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.run_dir().join("dnsmasq.pid")).unwrap();
+        text.trim().parse().unwrap()
+    }
+
+    pub fn kill_dnsmasq(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.dnsmasq_pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    /// Processes of this node's dnsmasq.
+    pub fn dnsmasqs(&self) -> Vec<i32> {
+        let config = self.run_dir().join("dnsmasq.conf");
+        processes_with(&format!("--conf-file={}", config.display()))
+    }
+}
+
+impl Guest {
+    pub fn mac(&self) -> Mac {
+        self.port.mac.bytes()
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.port.address
+    }
+}
+
+/// A veth pair: `here` in this thread's namespace, `there` in another one. The other end gets the MAC address.
+async fn veth(here: (&str, Option<MacAddr>), there: &str, namespace: &Namespace) {
+    let (connection, handle, _) = new_connection().unwrap();
+    let connection = tokio::spawn(connection);
+    let (name, mac) = here;
+    // Unique in the node for the moment that both ends are in it.
+    let passing = format!("p{name}");
+    let pair = LinkVeth::new(name, &passing).build();
+    handle.link().add(pair).execute().await.unwrap();
+    let mut moved = LinkUnspec::new_with_name(&passing);
+    if let Some(mac) = mac {
+        moved = moved.address(mac.bytes().to_vec());
+    }
+    handle.link().set(moved.build()).execute().await.unwrap();
+    let moved = LinkUnspec::new_with_name(&passing).setns_by_fd(namespace.file().as_raw_fd());
+    handle.link().set(moved.build()).execute().await.unwrap();
+    namespace.ip(&format!("link set {passing} name {there}"));
+    connection.abort();
+}
+
+/// Guest number `index`'s port, as the library's own tests number them.
+pub fn port(index: u8) -> Port {
+    let mut bytes = [0x77; 16];
+    bytes[15] = index;
+    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
+    Port {
+        instance,
+        name: format!("guest-{index}").parse().unwrap(),
+        tap: TapName::of(instance, 0),
+        mac: MacAddr::of_guest([0, 0, index + 1]),
+        address: [10, 144, 1, 11 + index].into(),
+        allow_addresses: Vec::new(),
+    }
+}
+
+fn state(guests: u8) -> NetworkState {
+    NetworkState {
+        bridge: "waifu0".to_owned(),
+        subnet: "10.144.1.0/24".parse().unwrap(),
+        gateway: GATEWAY,
+        gateway_mac: MacAddr::new(GATEWAY_MAC),
+        metadata_interface: "wgw0".to_owned(),
+        mtu: 1500,
+        domain: "waifu.internal".to_owned(),
+        ports: (0..guests).map(port).collect(),
+    }
+}

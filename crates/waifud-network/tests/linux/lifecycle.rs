@@ -1,0 +1,431 @@
+//! Ensured twice, restarted, broken by others, and removed.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use waifud_network::{GuestNetwork, NetworkDrift, NetworkError, conformance};
+
+use crate::frames::{self, IPV4, ethernet, ipv4};
+use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
+use crate::wire::PATIENCE;
+
+async fn drifts(drift: &mut broadcast::Receiver<NetworkDrift>, words: &str) {
+    let seen = async {
+        loop {
+            let what = drift.recv().await.unwrap().what;
+            if what.contains(words) {
+                return;
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, seen).await;
+    in_time.unwrap_or_else(|_| panic!("drift {words:?} was not reported"));
+}
+
+/// The gateway answers the guest.
+fn is_served(guest: &Guest) {
+    let ping = frames::echo(b"are you there");
+    let ping = ipv4(guest.address(), GATEWAY, 1, &ping);
+    guest.wire.seen();
+    guest
+        .wire
+        .send(&ethernet(GATEWAY_MAC, guest.mac(), IPV4, &ping));
+    guest.wire.until("an echo reply", |frame| {
+        frame[..6] == guest.mac() && frame[23] == 1 && frame[34] == 0
+    });
+}
+
+/// Everything of a host that must be as before when we are gone.
+fn host(lab: &Lab) -> String {
+    let mut text = String::new();
+    for arguments in [
+        "rule",
+        "-o addr",
+        "route show table all",
+        "-o link",
+        "neigh show proxy",
+    ] {
+        text.push_str(&lab.node.ip(arguments));
+    }
+    text.push_str(&lab.node.tool("nft", &["list", "ruleset"]));
+    for interface in ["all", "default", "lo", "up0", "wgw0"] {
+        for key in [
+            "forwarding",
+            "rp_filter",
+            "send_redirects",
+            "proxy_arp_pvlan",
+        ] {
+            text.push_str(&lab.node.sysctl(&format!("ipv4/conf/{interface}/{key}")));
+        }
+    }
+    text.push_str(&lab.node.sysctl("ipv4/ip_forward"));
+    text
+}
+
+#[test]
+fn the_real_network_conforms() {
+    on_a_node(3, |lab| async move {
+        conformance::all(lab.network.as_ref(), &lab.state).await;
+    });
+}
+
+#[test]
+fn ensuring_again_changes_nothing() {
+    on_a_node(2, |lab| async move {
+        lab.connect_metadata().await;
+        lab.ensure().await;
+        let _guest = lab.attach(0).await;
+        let (rules, pid, there) = (lab.ruleset(), lab.dnsmasq_pid(), host(&lab));
+        for _ in 0..2 {
+            lab.ensure().await;
+            // Handles are given anew to everything that is loaded again.
+            assert_eq!(lab.ruleset(), rules);
+            assert_eq!(lab.dnsmasq_pid(), pid);
+            assert_eq!(host(&lab), there);
+        }
+    });
+}
+
+#[test]
+fn a_restart_of_ours_adopts_everything_and_stops_nothing() {
+    on_a_node(2, |lab| async move {
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        // The second ensure looks at what the first one loaded.
+        lab.ensure().await;
+        let (rules, pid) = (lab.ruleset(), lab.dnsmasq_pid());
+        let heir = lab.restarted();
+        let Lab { network, .. } = &lab;
+        assert_eq!(std::sync::Arc::strong_count(network), 1);
+        heir.ensure(&lab.state).await.unwrap();
+        assert_eq!(lab.ruleset(), rules);
+        assert_eq!(lab.dnsmasq_pid(), pid);
+        assert_eq!(lab.dnsmasqs().len(), 1);
+        is_served(&guest);
+    });
+}
+
+#[test]
+fn dnsmasq_is_a_daemon_of_its_own_and_runs_without_rights() {
+    on_a_node(1, |lab| async move {
+        lab.ensure().await;
+        let pid = nix::unistd::Pid::from_raw(lab.dnsmasq_pid());
+        assert_ne!(
+            nix::unistd::getsid(Some(pid)).unwrap(),
+            nix::unistd::getsid(None).unwrap()
+        );
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let uid = status
+            .lines()
+            .find(|line| line.starts_with("Uid:"))
+            .unwrap();
+        assert!(!uid.split_ascii_whitespace().any(|id| id == "0"), "{uid}");
+    });
+}
+
+#[test]
+fn a_dnsmasq_without_a_record_is_found_and_replaced() {
+    on_a_node(1, |lab| async move {
+        lab.ensure().await;
+        let before = lab.dnsmasq_pid();
+        std::fs::remove_file(lab.run_dir().join("record.json")).unwrap();
+        lab.restarted().ensure(&lab.state).await.unwrap();
+        assert_ne!(lab.dnsmasq_pid(), before);
+        assert_eq!(lab.dnsmasqs(), [lab.dnsmasq_pid()]);
+    });
+}
+
+#[test]
+fn counters_survive_a_change_of_ports() {
+    on_a_node(1, |mut lab| async move {
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        let forged = ethernet(GATEWAY_MAC, [2; 6], IPV4, b"forged");
+        for _ in 0..3 {
+            guest.wire.send(&forged);
+        }
+        is_served(&guest);
+        assert_eq!(lab.counters(&guest.port.tap).await.spoofed, 3);
+        lab.state.ports.push(port(7));
+        lab.ensure().await;
+        assert_eq!(lab.counters(&guest.port.tap).await.spoofed, 3);
+        assert_eq!(lab.counters(&port(7).tap).await.spoofed, 0);
+    });
+}
+
+#[test]
+fn flushed_rules_are_noticed_and_put_back() {
+    on_a_node(1, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        lab.node.tool("nft", &["flush", "ruleset"]);
+        drifts(&mut drift, "firewall").await;
+        assert_eq!(lab.network.counters(&guest.port.tap).await.unwrap(), None);
+        lab.ensure().await;
+        assert!(
+            lab.network
+                .counters(&guest.port.tap)
+                .await
+                .unwrap()
+                .is_some()
+        );
+        is_served(&guest);
+    });
+}
+
+#[test]
+fn one_rule_taken_out_is_noticed_and_foreign_rules_are_none_of_our_business() {
+    on_a_node(1, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        lab.ensure().await;
+        let pid = lab.dnsmasq_pid();
+        lab.node.tool("nft", &["add", "table", "ip", "foreign"]);
+        let rules = lab.ruleset();
+        lab.ensure().await;
+        assert_eq!(lab.ruleset(), rules);
+        lab.node
+            .tool("nft", &["flush", "chain", "inet", "waifud", "to_host"]);
+        drifts(&mut drift, "firewall").await;
+        lab.ensure().await;
+        let chain = lab
+            .node
+            .tool("nft", &["list", "chain", "inet", "waifud", "to_host"]);
+        assert!(chain.contains("dport 53"), "{chain}");
+        lab.node.tool("nft", &["list", "table", "ip", "foreign"]);
+        assert_eq!(lab.dnsmasq_pid(), pid);
+    });
+}
+
+#[test]
+fn a_deleted_bridge_is_noticed_and_gets_its_ports_back() {
+    on_a_node(2, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        is_served(&guest);
+        lab.node.ip("link del waifu0");
+        drifts(&mut drift, "waifu0").await;
+        lab.ensure().await;
+        is_served(&guest);
+        let port = lab.node.ip(&format!("-d link show {}", guest.port.tap));
+        assert!(port.contains("isolated on"), "{port}");
+        assert_eq!(lab.dnsmasqs().len(), 1);
+    });
+}
+
+#[test]
+fn changes_of_the_bridge_and_the_routes_are_noticed_and_undone() {
+    on_a_node(1, |lab| async move {
+        lab.connect_metadata().await;
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        let there = host(&lab);
+        for (change, words) in [
+            ("link set waifu0 down", "is down"),
+            ("link set waifu0 address 02:00:00:00:00:09", "was changed"),
+            ("addr flush dev waifu0", "lost its address"),
+            ("rule del priority 1690", "routes to metadata"),
+            ("route flush table 1690", "routes to metadata"),
+            ("link set wf-77777700 nomaster", "is not a port"),
+        ] {
+            lab.node.ip(change);
+            drifts(&mut drift, words).await;
+            lab.ensure().await;
+            assert_eq!(host(&lab), there, "after {change}");
+            is_served(&guest);
+        }
+        std::fs::write("/proc/sys/net/ipv4/conf/up0/forwarding", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/waifu0/forwarding", "0").unwrap();
+        // Nothing tells of these; they are looked at with the rest.
+        lab.node.ip("link set lo down");
+        lab.node.ip("link set lo up");
+        drifts(&mut drift, "setting of waifu0").await;
+        lab.ensure().await;
+        assert_eq!(host(&lab), there);
+    });
+}
+
+#[test]
+fn a_metadata_interface_that_comes_later_is_noticed() {
+    on_a_node(1, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        lab.connect_metadata().await;
+        drifts(&mut drift, "routes to metadata").await;
+        lab.ensure().await;
+        let table = lab.node.ip("route show table 1690");
+        assert!(table.contains("169.254.169.254 dev wgw0"), "{table}");
+    });
+}
+
+#[test]
+fn a_killed_dnsmasq_is_noticed_and_started_again() {
+    on_a_node(1, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let before = lab.dnsmasq_pid();
+        lab.kill_dnsmasq();
+        drifts(&mut drift, "dnsmasq").await;
+        lab.ensure().await;
+        assert_ne!(lab.dnsmasq_pid(), before);
+        assert_eq!(lab.dnsmasqs(), [lab.dnsmasq_pid()]);
+    });
+}
+
+#[test]
+fn a_quiet_network_drifts_nowhere() {
+    on_a_node(1, |lab| async move {
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        // Links come and go and foreign rules change: several looks, and nothing to tell.
+        for round in 0..3 {
+            lab.node.ip(&format!("link add d{round} type bridge"));
+            lab.node
+                .tool("nft", &["add", "table", "ip", &format!("t{round}")]);
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
+        assert!(drift.try_recv().is_err());
+        is_served(&guest);
+    });
+}
+
+#[test]
+fn nothing_is_left_when_all_is_removed() {
+    on_a_node(2, |lab| async move {
+        lab.connect_metadata().await;
+        let before = host(&lab);
+        let mut state = lab.state.clone();
+        state.ports[0].allow_addresses = vec!["10.99.0.0/24".parse().unwrap()];
+        lab.network.ensure(&state).await.unwrap();
+        assert_ne!(host(&lab), before);
+        lab.network.ensure_absent().await.unwrap();
+        assert_eq!(host(&lab), before);
+        assert!(lab.dnsmasqs().is_empty());
+        let left = |dir| std::fs::read_dir(dir).unwrap().count();
+        assert_eq!(left(lab.run_dir()), 0);
+        assert_eq!(left(lab.state_dir()), 0);
+
+        // By another adapter, which only has the record.
+        lab.network.ensure(&state).await.unwrap();
+        lab.restarted().ensure_absent().await.unwrap();
+        assert_eq!(host(&lab), before);
+    });
+}
+
+#[test]
+fn forwarding_that_was_on_stays_on() {
+    on_a_node(1, |lab| async move {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let before = host(&lab);
+        lab.ensure().await;
+        let switched = lab
+            .node
+            .tool("nft", &["list", "set", "inet", "waifud", "switched"]);
+        assert!(!switched.contains("up0"), "{switched}");
+        lab.network.ensure_absent().await.unwrap();
+        assert_eq!(host(&lab), before);
+    });
+}
+
+#[test]
+fn another_subnet_takes_the_place_of_the_former_one() {
+    on_a_node(1, |mut lab| async move {
+        lab.ensure().await;
+        lab.state.subnet = "10.144.9.0/24".parse().unwrap();
+        lab.state.gateway = [10, 144, 9, 1].into();
+        lab.state.ports[0].address = [10, 144, 9, 11].into();
+        lab.ensure().await;
+        let addresses = lab.node.ip("-o -4 addr show dev waifu0");
+        assert!(addresses.contains("10.144.9.1/24"), "{addresses}");
+        assert_eq!(addresses.lines().count(), 1, "{addresses}");
+        let rules = lab.node.ip("rule");
+        assert!(!rules.contains("10.144.1.0"), "{rules}");
+        assert_eq!(lab.dnsmasqs().len(), 1);
+    });
+}
+
+#[test]
+fn another_bridge_takes_the_place_of_the_former_one() {
+    on_a_node(1, |mut lab| async move {
+        lab.ensure().await;
+        lab.state.bridge = "waifu1".to_owned();
+        lab.ensure().await;
+        let links = lab.node.ip("-o link");
+        assert!(
+            links.contains("waifu1") && !links.contains("waifu0"),
+            "{links}"
+        );
+    });
+}
+
+#[test]
+fn a_bridge_that_is_not_ours_is_left_alone() {
+    on_a_node(1, |lab| async move {
+        lab.node.ip("link add waifu0 type bridge");
+        lab.node.ip("link set waifu0 address 02:00:00:00:00:07");
+        let error = lab.network.ensure(&lab.state).await.unwrap_err();
+        assert!(matches!(error, NetworkError::Kernel { .. }), "{error}");
+        assert!(error.to_string().contains("choose another name"), "{error}");
+        let link = lab.node.ip("link show waifu0");
+        assert!(link.contains("02:00:00:00:00:07"), "{link}");
+    });
+}
+
+#[test]
+fn a_subnet_that_the_host_already_routes_is_refused_and_nothing_is_changed() {
+    on_a_node(1, |lab| async move {
+        lab.node.ip("route add 10.144.0.0/16 dev up0");
+        let before = host(&lab);
+        let error = lab.network.ensure(&lab.state).await.unwrap_err();
+        assert!(matches!(error, NetworkError::Overlap { .. }), "{error}");
+        assert_eq!(host(&lab), before);
+        let facts = lab.network.host_facts().await.unwrap();
+        let routes: Vec<_> = facts.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["10.144.0.0/16", "192.0.2.0/24"]);
+    });
+}
+
+#[test]
+fn firewalls_that_drop_forwarded_packets_are_named() {
+    on_a_node(0, |lab| async move {
+        let docker = "add table ip filter; \
+                      add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+                      add chain ip filter DOCKER-USER";
+        lab.node.tool("nft", &[docker]);
+        lab.ensure().await;
+        let facts = lab.network.host_facts().await.unwrap();
+        assert_eq!(
+            facts.foreign_firewalls,
+            ["Docker: chain FORWARD of table ip filter"]
+        );
+        assert_eq!(facts.bridges, ["waifu0"]);
+    });
+}
+
+#[test]
+fn a_tool_that_is_missing_is_named() {
+    on_a_node(0, |lab| async move {
+        let network = lab.restarted_with(|config| config.nft = "/nonexistent/nft".into());
+        let error = network.ensure(&lab.state).await.unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/nft"), "{error}");
+        let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        let error = lab.network.ensure(&lab.state).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                NetworkError::Tool {
+                    tool: "dnsmasq",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        drop(taken);
+        lab.ensure().await;
+    });
+}

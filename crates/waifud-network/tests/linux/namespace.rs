@@ -1,0 +1,103 @@
+//! Network namespaces without names: entered by threads, gone with their last descriptor.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new one, with its loopback up.
+    pub fn new() -> Self {
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        })
+        .join()
+        .unwrap();
+        let namespace = Self { file };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// The one that the calling thread is in.
+    pub fn current() -> Self {
+        let file = File::open("/proc/thread-self/ns/net").unwrap();
+        Self { file }
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Moves the calling thread into it, for good.
+    pub fn enter(&self) {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+    }
+
+    /// Runs `work` inside, on a thread of its own.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.enter();
+                    work()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// `ip ARGUMENTS` inside; words are parted by blanks.
+    pub fn ip(&self, arguments: &str) -> String {
+        self.tool(
+            "ip",
+            &arguments.split_ascii_whitespace().collect::<Vec<_>>(),
+        )
+    }
+
+    /// A tool inside, which must succeed; its stdout.
+    pub fn tool(&self, tool: &str, arguments: &[&str]) -> String {
+        let output = self.run(|| Command::new(tool).args(arguments).output());
+        let output = output.unwrap_or_else(|error| panic!("{tool}: {error}"));
+        assert!(
+            output.status.success(),
+            "{tool} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A value below `/proc/sys/net`, as seen inside; empty when there is none.
+    pub fn sysctl(&self, path: &str) -> String {
+        let path = format!("/proc/sys/net/{path}");
+        let read = || std::fs::read_to_string(&path).unwrap_or_default();
+        self.run(read).trim().to_owned()
+    }
+}
+
+/// Whether the tests of this file can run: root and the tools. Says loudly when not.
+pub fn can_run() -> bool {
+    let missing = if nix::unistd::geteuid().is_root() {
+        ["/usr/sbin/nft", "/usr/sbin/dnsmasq", "/usr/sbin/ip"]
+            .into_iter()
+            .find(|tool| !std::path::Path::new(tool).exists())
+    } else {
+        Some("root")
+    };
+    let Some(missing) = missing else {
+        return true;
+    };
+    assert!(
+        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1"),
+        "{missing} is needed and WAIFUD_TEST_NO_SKIP=1"
+    );
+    eprintln!("SKIPPED: {missing} is needed to make a node");
+    false
+}

@@ -1,0 +1,105 @@
+//! Raw frames on one interface: what a guest with bad intentions sends, and what is seen on the wire.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+
+use crate::namespace::Namespace;
+
+/// Long enough for a machine that does much else; only a failing test waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A packet socket on one interface: sends whole frames and sees all that pass, both ways.
+pub struct Wire {
+    socket: OwnedFd,
+}
+
+impl Wire {
+    pub fn new(namespace: &Namespace, interface: &str) -> Self {
+        let socket = namespace.run(|| {
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+                SockProtocol::EthAll,
+            )
+            .unwrap();
+            bind(socket.as_raw_fd(), &address(interface)).unwrap();
+            socket
+        });
+        let wire = Self { socket };
+        // Between the two calls above, the socket heard all interfaces.
+        wire.seen();
+        wire
+    }
+
+    pub fn send(&self, frame: &[u8]) {
+        let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
+        assert_eq!(sent, frame.len());
+    }
+
+    /// Frames seen since the last call, at once.
+    pub fn seen(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => frames.push(buffer[..length].to_vec()),
+                Err(Errno::EAGAIN) => return frames,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Frames seen until one is `wanted`, that one last.
+    pub fn until(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let end = Instant::now() + PATIENCE;
+        let mut frames = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    frames.push(buffer[..length].to_vec());
+                    if wanted(&buffer[..length]) {
+                        return frames;
+                    }
+                }
+                Err(Errno::EAGAIN) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    assert!(!left.is_zero(), "{what} was not seen in time");
+                    wait_readable(&self.socket, left);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn wait_readable(socket: &OwnedFd, patience: Duration) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut descriptors, PollTimeout::try_from(patience).unwrap()).unwrap();
+}
+
+fn address(interface: &str) -> LinkAddr {
+    getifaddrs()
+        .unwrap()
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| entry.address?.as_link_addr().copied())
+        .unwrap_or_else(|| panic!("no link {interface}"))
+}
+
+/// Asks until the answer is yes.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what} did not come true in time");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
