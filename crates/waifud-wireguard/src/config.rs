@@ -177,7 +177,10 @@ impl NodeTunnelConfig {
             return Err(WireguardError::NothingAllowed);
         }
         if !(576..=MAX_MTU).contains(&self.mtu) {
-            return Err(WireguardError::Limit { name: "mtu", why: "576 to 1920" });
+            return Err(WireguardError::Limit {
+                name: "mtu",
+                why: "576 to 1920",
+            });
         }
         let name = &self.interface;
         let plain = name

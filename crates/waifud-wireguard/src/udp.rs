@@ -37,7 +37,10 @@ impl LoopbackSocket {
             UdpSocket::from_std(socket)
         };
         let socket = open().map_err(|source| WireguardError::Bind { address, source })?;
-        Ok(Self { socket, pool: PacketBufPool::new(BATCH) })
+        Ok(Self {
+            socket,
+            pool: PacketBufPool::new(BATCH),
+        })
     }
 
     pub fn local_address(&self) -> io::Result<SocketAddr> {

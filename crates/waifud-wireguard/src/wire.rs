@@ -18,7 +18,10 @@ use std::{
 };
 
 use gotatun::{
-    noise::{TimerParams, Tunn, TunnResult, errors::WireGuardError, index_table::IndexTable, rate_limiter::RateLimiter},
+    noise::{
+        TimerParams, Tunn, TunnResult, errors::WireGuardError, index_table::IndexTable,
+        rate_limiter::RateLimiter,
+    },
     packet::{Packet, WgKind},
     tun::MtuWatcher,
 };
@@ -92,7 +95,10 @@ struct Link {
 impl Wire {
     pub fn new(key: &PrivateKey, mtu: u16) -> Self {
         Self {
-            limiter: Arc::new(RateLimiter::new(&key.public_key().point(), HANDSHAKES_PER_SECOND)),
+            limiter: Arc::new(RateLimiter::new(
+                &key.public_key().point(),
+                HANDSHAKES_PER_SECOND,
+            )),
             secret: key.secret(),
             indices: IndexTable::from_os_rng(),
             mtu: MtuWatcher::new(mtu),
@@ -130,11 +136,19 @@ impl Wire {
                     rekey_timeout: 2 * SOON..=3 * SOON,
                     ..TimerParams::default()
                 });
-                self.link = Some(Link { roamed: peer.endpoint, peer, tunn, heard: None, spoke_first: now });
+                self.link = Some(Link {
+                    roamed: peer.endpoint,
+                    peer,
+                    tunn,
+                    heard: None,
+                    spoke_first: now,
+                });
             }
         }
         if let Some(link) = &mut self.link
-            && link.silent_for(now).is_none_or(|silence| silence > 4 * SOON)
+            && link
+                .silent_for(now)
+                .is_none_or(|silence| silence > 4 * SOON)
         {
             self.counted.sent_bytes += link.shake_hands(now, out);
         }
@@ -146,7 +160,13 @@ impl Wire {
 
     /// Opens one datagram. Gives an inner IPv4 packet whose source the peer may use; it may carry padding behind its end.
     /// Answers, and packets that waited for a session, are appended to `out`; what is refused is counted.
-    pub fn open(&mut self, datagram: Packet, from: SocketAddr, now: Instant, out: &mut Vec<Sealed>) -> Option<Packet> {
+    pub fn open(
+        &mut self,
+        datagram: Packet,
+        from: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Sealed>,
+    ) -> Option<Packet> {
         let length = datagram.len() as u64;
         let verified = self.limiter.verify_packet(from, datagram);
         if let Err(TunnResult::WriteToNetwork(cookie)) = verified {
@@ -157,7 +177,9 @@ impl Wire {
             (Some(link), Ok(packet)) => Some((link.tunn.handle_incoming_packet(packet), link)),
             _ => None,
         };
-        let Some((result, link)) = opened.filter(|(result, _)| !matches!(result, TunnResult::Err(_))) else {
+        let Some((result, link)) =
+            opened.filter(|(result, _)| !matches!(result, TunnResult::Err(_)))
+        else {
             self.counted.not_from_peer += 1;
             return None;
         };
@@ -189,11 +211,16 @@ impl Wire {
     pub fn seal(&mut self, packet: Packet, out: &mut Vec<Sealed>) {
         let Some(link) = &mut self.link else { return };
         let Some(to) = link.roamed else { return };
-        let Some(destination) = destination(&packet) else { return };
+        let Some(destination) = destination(&packet) else {
+            return;
+        };
         if !link.peer.allows(destination) {
             return;
         }
-        if let Some(sealed) = link.tunn.handle_outgoing_packet(packet, Some(&mut self.mtu)) {
+        if let Some(sealed) = link
+            .tunn
+            .handle_outgoing_packet(packet, Some(&mut self.mtu))
+        {
             self.counted.sent_bytes += push(out, sealed, to);
         }
     }
@@ -220,8 +247,14 @@ impl Wire {
     }
 
     pub fn stats(&self) -> WireStats {
-        let age = self.link.as_ref().and_then(|link| link.tunn.time_since_last_handshake());
-        WireStats { handshake_age: age, ..self.counted }
+        let age = self
+            .link
+            .as_ref()
+            .and_then(|link| link.tunn.time_since_last_handshake());
+        WireStats {
+            handshake_age: age,
+            ..self.counted
+        }
     }
 }
 
@@ -236,7 +269,9 @@ impl Link {
     fn shake_hands(&mut self, now: Instant, out: &mut Vec<Sealed>) -> u64 {
         let Some(to) = self.roamed else { return 0 };
         self.spoke_first = now;
-        self.tunn.format_handshake_initiation(true).map_or(0, |packet| push(out, packet.into(), to))
+        self.tunn
+            .format_handshake_initiation(true)
+            .map_or(0, |packet| push(out, packet.into(), to))
     }
 }
 

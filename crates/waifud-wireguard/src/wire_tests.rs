@@ -25,7 +25,11 @@ struct Pair {
 }
 
 fn peer(key: &PrivateKey, endpoint: Option<([u8; 4], u16)>, allowed: &str) -> Peer {
-    Peer { key: key.public_key(), endpoint: endpoint.map(SocketAddr::from), allowed: vec![allowed.parse().unwrap()] }
+    Peer {
+        key: key.public_key(),
+        endpoint: endpoint.map(SocketAddr::from),
+        allowed: vec![allowed.parse().unwrap()],
+    }
 }
 
 impl Pair {
@@ -35,22 +39,49 @@ impl Pair {
         let (mut server, mut node) = (Wire::new(&keys[0], 1420), Wire::new(&keys[1], 1420));
         let now = Instant::now();
         let (mut to_node, mut to_server) = (Vec::new(), Vec::new());
-        server.set_peer(peer(&keys[1], both.then_some(NODE), "10.77.1.0/24"), now, &mut to_node);
-        node.set_peer(peer(&keys[0], Some(SERVER), "169.254.169.254/32"), now, &mut to_server);
-        (Self { server, node, keys, now }, to_node, to_server)
+        server.set_peer(
+            peer(&keys[1], both.then_some(NODE), "10.77.1.0/24"),
+            now,
+            &mut to_node,
+        );
+        node.set_peer(
+            peer(&keys[0], Some(SERVER), "169.254.169.254/32"),
+            now,
+            &mut to_server,
+        );
+        (
+            Self {
+                server,
+                node,
+                keys,
+                now,
+            },
+            to_node,
+            to_server,
+        )
     }
 
     /// Carries datagrams both ways until there are none; gives the inner packets that came out at the server and the node.
-    fn carry(&mut self, mut to_node: Vec<Sealed>, mut to_server: Vec<Sealed>) -> (Vec<Packet>, Vec<Packet>) {
+    fn carry(
+        &mut self,
+        mut to_node: Vec<Sealed>,
+        mut to_server: Vec<Sealed>,
+    ) -> (Vec<Packet>, Vec<Packet>) {
         let (mut at_server, mut at_node) = (Vec::new(), Vec::new());
         while !(to_node.is_empty() && to_server.is_empty()) {
             for (datagram, to) in std::mem::take(&mut to_server) {
                 assert_eq!(to, SERVER.into());
-                at_server.extend(self.server.open(datagram, NODE.into(), self.now, &mut to_node));
+                at_server.extend(
+                    self.server
+                        .open(datagram, NODE.into(), self.now, &mut to_node),
+                );
             }
             for (datagram, to) in std::mem::take(&mut to_node) {
                 assert_eq!(to, NODE.into());
-                at_node.extend(self.node.open(datagram, SERVER.into(), self.now, &mut to_server));
+                at_node.extend(
+                    self.node
+                        .open(datagram, SERVER.into(), self.now, &mut to_server),
+                );
             }
         }
         (at_server, at_node)
@@ -77,7 +108,11 @@ fn inner(from: [u8; 4], to: [u8; 4]) -> Packet {
 fn a_packet_that_comes_before_the_handshake_waits_for_it() {
     let (mut pair, _, _) = Pair::new(false);
     let mut to_server = Vec::new();
-    pair.node.set_peer(peer(&pair.keys[0], Some(SERVER), "169.254.169.254/32"), pair.now, &mut to_server);
+    pair.node.set_peer(
+        peer(&pair.keys[0], Some(SERVER), "169.254.169.254/32"),
+        pair.now,
+        &mut to_server,
+    );
     pair.node.seal(inner(GUEST, SERVICE), &mut to_server);
     let (at_server, _) = pair.carry(Vec::new(), to_server);
     assert_eq!(at_server.len(), 1);
@@ -112,7 +147,11 @@ fn a_stranger_with_another_key_is_not_heard() {
     let (mut pair, _, _) = Pair::new(false);
     let mut stranger = Wire::new(&PrivateKey::generate(), 1420);
     let mut sealed = Vec::new();
-    stranger.set_peer(peer(&pair.keys[0], Some(SERVER), "0.0.0.0/0"), pair.now, &mut sealed);
+    stranger.set_peer(
+        peer(&pair.keys[0], Some(SERVER), "0.0.0.0/0"),
+        pair.now,
+        &mut sealed,
+    );
     let (at_server, _) = pair.carry(Vec::new(), sealed);
     assert!(at_server.is_empty());
     assert_eq!(pair.server.stats().not_from_peer, 1);
@@ -137,7 +176,11 @@ fn a_restarted_server_that_knows_the_endpoint_is_used_at_once() {
     pair.carry(to_node, to_server);
     pair.server = Wire::new(&pair.keys[0], 1420);
     let mut to_node = Vec::new();
-    pair.server.set_peer(peer(&pair.keys[1], Some(NODE), "10.77.1.0/24"), pair.now, &mut to_node);
+    pair.server.set_peer(
+        peer(&pair.keys[1], Some(NODE), "10.77.1.0/24"),
+        pair.now,
+        &mut to_node,
+    );
     pair.carry(to_node, Vec::new());
     assert_eq!(pair.ask(GUEST, SERVICE).len(), 1);
 }
@@ -150,7 +193,8 @@ fn the_same_peer_again_sends_nothing_while_it_is_heard() {
     let same = peer(&pair.keys[1], Some(NODE), "10.77.1.0/24");
     pair.server.set_peer(same.clone(), pair.now, &mut to_node);
     assert!(to_node.is_empty());
-    pair.server.set_peer(same, pair.now + Duration::from_secs(3), &mut to_node);
+    pair.server
+        .set_peer(same, pair.now + Duration::from_secs(3), &mut to_node);
     assert_eq!(to_node.len(), 1);
 }
 
@@ -159,9 +203,11 @@ fn an_end_that_hears_nothing_speaks_first_again() {
     let (mut pair, to_node, to_server) = Pair::new(true);
     pair.carry(to_node, to_server);
     let mut to_node = Vec::new();
-    pair.server.tick(pair.now + Duration::from_secs(29), &mut to_node);
+    pair.server
+        .tick(pair.now + Duration::from_secs(29), &mut to_node);
     assert!(to_node.is_empty());
-    pair.server.tick(pair.now + Duration::from_secs(31), &mut to_node);
+    pair.server
+        .tick(pair.now + Duration::from_secs(31), &mut to_node);
     assert_eq!(to_node.len(), 1);
 }
 
@@ -171,7 +217,11 @@ fn without_a_peer_nothing_is_sent_or_heard() {
     pair.server.remove_peer();
     let mut out = Vec::new();
     for (datagram, _) in to_server {
-        assert!(pair.server.open(datagram, NODE.into(), pair.now, &mut out).is_none());
+        assert!(
+            pair.server
+                .open(datagram, NODE.into(), pair.now, &mut out)
+                .is_none()
+        );
     }
     pair.server.seal(inner(SERVICE, GUEST), &mut out);
     pair.server.tick(pair.now, &mut out);
@@ -192,8 +242,14 @@ fn a_full_packet_fits_into_a_datagram() {
 
 #[test]
 fn addresses_are_read_from_whole_ipv4_headers_only() {
-    assert_eq!(super::source(&inner(GUEST, SERVICE)), Some(Ipv4Addr::from(GUEST)));
-    assert_eq!(super::destination(&inner(GUEST, SERVICE)), Some(Ipv4Addr::from(SERVICE)));
+    assert_eq!(
+        super::source(&inner(GUEST, SERVICE)),
+        Some(Ipv4Addr::from(GUEST))
+    );
+    assert_eq!(
+        super::destination(&inner(GUEST, SERVICE)),
+        Some(Ipv4Addr::from(SERVICE))
+    );
     assert_eq!(super::source(&[0x45; 19]), None);
     assert_eq!(super::source(&[0x65; 40]), None);
 }

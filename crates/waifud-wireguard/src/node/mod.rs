@@ -1,7 +1,13 @@
 //! The node's end: a link that guests' packets are routed into, sealed and sent to the server on loopback.
 
-use std::time::Duration;
+mod kernel;
+mod link;
+mod tun;
+mod userspace;
 
+use std::{fmt, time::Duration};
+
+use self::{link::Links, userspace::Userspace};
 use crate::{NodeTunnelConfig, WireguardError};
 
 /// How the link is provided.
@@ -13,24 +19,73 @@ pub enum TunnelWay {
     Userspace,
 }
 
-/// A running node's end. The link exists as long as this value; both are gone after [`stop`](Self::stop), a drop, or
-/// the death of the process.
+/// A running node's end. The link exists as long as this value; it is gone after [`stop`](Self::stop) or a drop. When the
+/// process dies a TUN device dies with it; a link of the kernel stays, and the next start replaces it.
 ///
 /// It makes the link, sets its MTU and brings it up. Addresses, routes and rules are the network's business, and have to
 /// be ensured again after every start, since the kernel forgets routes of a link that goes away.
-#[derive(Debug)]
 pub struct NodeTunnel {
     interface: String,
+    links: Links,
+    /// `None` when the kernel carries the packets, and once stopped.
+    userspace: Option<Userspace>,
     way: TunnelWay,
 }
 
 impl NodeTunnel {
     /// Makes the link and shakes hands with the server. Uses the kernel's WireGuard where there is one, else a TUN
     /// device. Needs `CAP_NET_ADMIN`; must be called inside a tokio runtime, in the network namespace that gets the link.
+    /// A link of that name that a former run has left behind is replaced.
     pub async fn start(config: NodeTunnelConfig) -> Result<Self, WireguardError> {
+        let links = Self::prepare(&config).await?;
+        if !kernel::probe(&config.interface, &links).await {
+            return Self::start_userspace(config, links).await;
+        }
+        match kernel::configure(&config, &links).await {
+            Ok(()) => Ok(Self {
+                interface: config.interface,
+                links,
+                userspace: None,
+                way: TunnelWay::Kernel,
+            }),
+            Err(error) => {
+                let interface = &config.interface;
+                tracing::warn!(interface, %error, "the kernel's WireGuard fails, doing without");
+                links
+                    .remove(interface)
+                    .await
+                    .map_err(userspace::failed(interface, "removing the kernel's link"))?;
+                Self::start_userspace(config, links).await
+            }
+        }
+    }
+
+    /// Like [`start`](Self::start), but always with a TUN device.
+    pub async fn start_in_userspace(config: NodeTunnelConfig) -> Result<Self, WireguardError> {
+        let links = Self::prepare(&config).await?;
+        Self::start_userspace(config, links).await
+    }
+
+    async fn prepare(config: &NodeTunnelConfig) -> Result<Links, WireguardError> {
         config.check()?;
+        let interface = &config.interface;
+        let links = Links::new().map_err(userspace::failed(interface, "talking to the kernel"))?;
+        links
+            .remove(interface)
+            .await
+            .map_err(userspace::failed(interface, "removing the former link"))?;
+        Ok(links)
+    }
+
+    async fn start_userspace(
+        config: NodeTunnelConfig,
+        links: Links,
+    ) -> Result<Self, WireguardError> {
+        let userspace = Some(Userspace::start(&config, &links).await?);
         Ok(Self {
             interface: config.interface,
+            links,
+            userspace,
             way: TunnelWay::Userspace,
         })
     }
@@ -45,13 +100,51 @@ impl NodeTunnel {
         self.way
     }
 
-    /// What has happened so far.
-    pub fn stats(&self) -> NodeTunnelStats {
-        NodeTunnelStats::default()
+    /// Whether packets are carried. False once somebody else has removed the TUN device: start again.
+    pub fn is_running(&self) -> bool {
+        self.userspace.as_ref().is_none_or(Userspace::is_running)
+    }
+
+    /// What has happened so far; `None` when the kernel carries the packets and counts for itself.
+    pub fn stats(&self) -> Option<NodeTunnelStats> {
+        self.userspace.as_ref().map(Userspace::stats)
     }
 
     /// Removes the link and waits until it is gone.
-    pub async fn stop(self) {}
+    pub async fn stop(mut self) -> Result<(), WireguardError> {
+        if let Some(userspace) = self.userspace.take() {
+            userspace.stop().await;
+        }
+        let removed = self.links.remove(&self.interface).await;
+        // Nothing is left for the drop to do.
+        self.way = TunnelWay::Userspace;
+        removed.map_err(userspace::failed(&self.interface, "removing it"))
+    }
+}
+
+impl Drop for NodeTunnel {
+    fn drop(&mut self) {
+        if self.way != TunnelWay::Kernel {
+            return;
+        }
+        let interface = std::mem::take(&mut self.interface);
+        if let (Ok(runtime), Ok(links)) = (tokio::runtime::Handle::try_current(), Links::new()) {
+            runtime.spawn(async move {
+                if let Err(error) = links.remove(&interface).await {
+                    tracing::warn!(interface, %error, "the link to the metadata service was left behind");
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for NodeTunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeTunnel")
+            .field("interface", &self.interface)
+            .field("way", &self.way)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A snapshot of the node's counters.

@@ -11,7 +11,10 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
-use crate::{GuestListener, GuestStream, stack::FlowId};
+use crate::{
+    GuestListener, GuestStream,
+    stack::{FlowId, Stack},
+};
 
 /// Guests' connections, in the order in which their handshakes completed.
 pub struct Listener {
@@ -27,9 +30,20 @@ impl Listener {
     pub async fn accept(&mut self) -> Option<Connection> {
         std::future::poll_fn(|cx| {
             let id = ready!(self.shared.drive(|stack, _| stack.poll_accept(cx)));
-            Poll::Ready(id.map(|id| Connection { source: id.source, id, shared: Arc::clone(&self.shared) }))
+            Poll::Ready(id.map(|id| Connection {
+                source: id.source,
+                id,
+                shared: Arc::clone(&self.shared),
+            }))
         })
         .await
+    }
+}
+
+/// Guests that try to connect from now on are refused; accepted connections go on.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shared.drive(Stack::stop_listening);
     }
 }
 
@@ -64,14 +78,24 @@ impl GuestStream for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.shared.drive(|stack, now| stack.poll_read(self.id, cx, buf, now))
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.shared
+            .drive(|stack, now| stack.poll_read(self.id, cx, buf, now))
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.shared.drive(|stack, now| stack.poll_write(self.id, cx, bytes, now))
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shared
+            .drive(|stack, now| stack.poll_write(self.id, cx, bytes, now))
     }
 
     /// Written bytes are on their way at once; there is nothing to flush.
@@ -93,6 +117,8 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }

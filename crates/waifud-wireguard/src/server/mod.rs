@@ -14,12 +14,17 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinHandle;
 
+use self::shared::Shared;
 pub use self::{
     connection::{Connection, Listener},
     stats::{Refusals, ServerStats},
 };
-use self::shared::Shared;
-use crate::{PeerConfig, ServerConfig, WireguardError, stack::Stack, udp::LoopbackSocket, wire::{Peer, Wire}};
+use crate::{
+    PeerConfig, ServerConfig, WireguardError,
+    stack::Stack,
+    udp::LoopbackSocket,
+    wire::{Peer, Wire},
+};
 
 /// A running server end. Dropping it ends the tunnel: open connections are reset, the listener ends.
 #[derive(Debug)]
@@ -33,16 +38,33 @@ impl TunnelServer {
     /// Opens the UDP socket and starts the stack, without a peer: until [`set_peer`](Self::set_peer) nobody is heard.
     /// Must be called inside a tokio runtime.
     pub fn start(config: ServerConfig) -> Result<(Self, Listener), WireguardError> {
-        let ServerConfig { listen, private_key, service, limits } = config;
+        let ServerConfig {
+            listen,
+            private_key,
+            service,
+            limits,
+        } = config;
         limits.check()?;
         let socket = Arc::new(LoopbackSocket::bind(listen)?);
-        let address = socket.local_address().map_err(|source| WireguardError::Bind { address: listen, source })?;
+        let address = socket
+            .local_address()
+            .map_err(|source| WireguardError::Bind {
+                address: listen,
+                source,
+            })?;
         let wire = Wire::new(&private_key, limits.mtu);
         let stack = Stack::new(service, limits, rand::random());
         let shared = Arc::new(Shared::new(Arc::clone(&socket), wire, stack));
         let receiver = tokio::spawn(shared::receive(Arc::clone(&shared), socket));
         let listener = Listener::new(Arc::clone(&shared));
-        Ok((Self { shared, address, receiver }, listener))
+        Ok((
+            Self {
+                shared,
+                address,
+                receiver,
+            },
+            listener,
+        ))
     }
 
     /// Where sealed packets are expected: the port that was taken if port 0 was asked for.
@@ -55,15 +77,28 @@ impl TunnelServer {
     /// peer was heard within the last two seconds.
     pub fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError> {
         peer.check()?;
-        let PeerConfig { public_key, endpoint, allowed } = peer;
-        let peer = Peer { key: public_key, endpoint, allowed };
+        let PeerConfig {
+            public_key,
+            endpoint,
+            allowed,
+        } = peer;
+        let peer = Peer {
+            key: public_key,
+            endpoint,
+            allowed,
+        };
         let next = peer.clone();
         let known = self.shared.outside(|wire, sealed| {
             let known = wire.peer().is_some_and(|old| old.key == peer.key);
             wire.set_peer(peer, Instant::now(), sealed);
             known
         });
-        self.shared.drive(|stack, now| stack.retain(|source| known == Some(true) && next.allows(*source.ip()), now));
+        self.shared.drive(|stack, now| {
+            stack.retain(
+                |source| known == Some(true) && next.allows(*source.ip()),
+                now,
+            );
+        });
         Ok(())
     }
 

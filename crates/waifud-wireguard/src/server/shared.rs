@@ -8,7 +8,10 @@ use std::{
 
 use gotatun::packet::Packet;
 use smoltcp::time::Instant as StackInstant;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{MissedTickBehavior, interval, sleep_until},
+};
 
 use super::stats::ServerStats;
 use crate::{
@@ -48,8 +51,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub fn new(socket: Arc<LoopbackSocket>, wire: Wire, stack: Stack) -> Self {
-        let outside = Outside { wire, socket, sealed: Vec::new() };
-        Self { outside: Mutex::new(Some(outside)), stack: Mutex::new(stack), epoch: Instant::now() }
+        let outside = Outside {
+            wire,
+            socket,
+            sealed: Vec::new(),
+        };
+        Self {
+            outside: Mutex::new(Some(outside)),
+            stack: Mutex::new(stack),
+            epoch: Instant::now(),
+        }
     }
 
     fn now(&self) -> StackInstant {
@@ -60,7 +71,11 @@ impl Shared {
     /// Does something with the wire and sends what comes of it. `None` once the server is closed.
     pub fn outside<R>(&self, change: impl FnOnce(&mut Wire, &mut Vec<Sealed>) -> R) -> Option<R> {
         let mut guard = lock(&self.outside);
-        let Outside { wire, socket, sealed } = guard.as_mut()?;
+        let Outside {
+            wire,
+            socket,
+            sealed,
+        } = guard.as_mut()?;
         let result = change(wire, sealed);
         socket.send(sealed);
         Some(result)
@@ -82,7 +97,14 @@ impl Shared {
     /// Sends all that the stack has to say now. The way out stays locked, so that packets leave in order.
     fn flush(&self) {
         let mut guard = lock(&self.outside);
-        let Some(Outside { wire, socket, sealed }) = guard.as_mut() else { return };
+        let Some(Outside {
+            wire,
+            socket,
+            sealed,
+        }) = guard.as_mut()
+        else {
+            return;
+        };
         for _ in 0..ROUNDS {
             let outgoing = {
                 let mut stack = lock(&self.stack);
@@ -99,11 +121,18 @@ impl Shared {
         }
     }
 
-    /// Takes what has arrived, from the socket to the stack, and sends the answers.
-    fn receive(&self, packets: &mut Vec<Packet>) {
+    /// Takes what has arrived, from the socket to the stack, and sends the answers. False once the server is closed.
+    fn receive(&self, packets: &mut Vec<Packet>) -> bool {
         {
             let mut guard = lock(&self.outside);
-            let Some(Outside { wire, socket, sealed }) = guard.as_mut() else { return };
+            let Some(Outside {
+                wire,
+                socket,
+                sealed,
+            }) = guard.as_mut()
+            else {
+                return false;
+            };
             let now = Instant::now();
             socket.receive(|datagram, from| packets.extend(wire.open(datagram, from, now, sealed)));
             socket.send(sealed);
@@ -116,6 +145,7 @@ impl Shared {
                 stack.advance(now);
             });
         }
+        true
     }
 
     /// Resets every connection, ends the listener and gives up the socket.
@@ -125,7 +155,10 @@ impl Shared {
     }
 
     pub fn stats(&self) -> ServerStats {
-        let wire = lock(&self.outside).as_ref().map(|outside| outside.wire.stats()).unwrap_or_default();
+        let wire = lock(&self.outside)
+            .as_ref()
+            .map(|outside| outside.wire.stats())
+            .unwrap_or_default();
         let stack = lock(&self.stack);
         let mut refused = stack.refused();
         refused.not_from_peer = wire.not_from_peer;
@@ -145,12 +178,16 @@ impl Shared {
     /// When the stack wants attention, at the latest.
     fn due(&self) -> Instant {
         let due = lock(&self.stack).due();
-        let micros = due.map_or(u64::MAX, |due| u64::try_from(due.total_micros()).unwrap_or(0));
-        self.epoch.checked_add(Duration::from_micros(micros)).unwrap_or_else(|| Instant::now() + TICK)
+        let micros = due.map_or(u64::MAX, |due| {
+            u64::try_from(due.total_micros()).unwrap_or(0)
+        });
+        self.epoch
+            .checked_add(Duration::from_micros(micros))
+            .unwrap_or_else(|| Instant::now() + TICK)
     }
 }
 
-/// Receives and keeps the time until the task is aborted.
+/// Receives and keeps the time until the server is closed.
 pub(crate) async fn receive(shared: Arc<Shared>, socket: Arc<LoopbackSocket>) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,16 +195,22 @@ pub(crate) async fn receive(shared: Arc<Shared>, socket: Arc<LoopbackSocket>) {
     loop {
         let due = shared.due();
         tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(()) => shared.receive(&mut packets),
-                Err(error) => {
+            ready = socket.readable() => {
+                if let Err(error) = ready {
                     tracing::error!(%error, "the tunnel's UDP socket has failed");
                     return;
                 }
-            },
+                if !shared.receive(&mut packets) {
+                    return;
+                }
+                // Under load there is always more to receive; whoever is to answer needs a turn as well.
+                yield_now().await;
+            }
             () = sleep_until(due.into()) => shared.drive(Stack::advance),
             _ = tick.tick() => {
-                shared.outside(|wire, sealed| wire.tick(Instant::now(), sealed));
+                if shared.outside(|wire, sealed| wire.tick(Instant::now(), sealed)).is_none() {
+                    return;
+                }
             }
         }
     }

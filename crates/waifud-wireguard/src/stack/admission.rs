@@ -30,7 +30,12 @@ pub(crate) struct Admission {
 
 impl Admission {
     pub fn new(total: usize, per_source: usize) -> Self {
-        Self { per_source, total, counts: HashMap::new(), sum: 0 }
+        Self {
+            per_source,
+            total,
+            counts: HashMap::new(),
+            sum: 0,
+        }
     }
 
     /// Decides, and changes nothing.
@@ -43,7 +48,11 @@ impl Admission {
             return Decision::Admit;
         }
         // With one connection more, the newcomer must not hold more than the one that gives.
-        match self.counts.iter().max_by_key(|(address, count)| (**count, **address)) {
+        match self
+            .counts
+            .iter()
+            .max_by_key(|(address, count)| (**count, **address))
+        {
             Some((&most, &count)) if count >= own + 2 => Decision::Replace(most),
             _ => Decision::RefuseGlobal,
         }

@@ -25,7 +25,11 @@ pub(crate) struct Card<'a> {
 
 impl<'a> Card<'a> {
     pub fn new(incoming: Option<&'a [u8]>, outgoing: &'a mut Outgoing, mtu: u16) -> Self {
-        Self { incoming, outgoing, mtu: usize::from(mtu) }
+        Self {
+            incoming,
+            outgoing,
+            mtu: usize::from(mtu),
+        }
     }
 }
 

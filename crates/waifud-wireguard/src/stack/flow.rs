@@ -49,7 +49,12 @@ pub(crate) struct Flow {
 
 impl Flow {
     /// A flow that waits for its SYN. `None` if the stack cannot listen, which no valid service address causes.
-    pub fn listen(service: std::net::SocketAddrV4, limits: &StackLimits, serial: u64, now: Instant) -> Option<Self> {
+    pub fn listen(
+        service: std::net::SocketAddrV4,
+        limits: &StackLimits,
+        serial: u64,
+        now: Instant,
+    ) -> Option<Self> {
         let mut socket = Socket::new(
             SocketBuffer::new(vec![0; limits.rx_buffer]),
             SocketBuffer::new(vec![0; limits.tx_buffer]),
@@ -93,7 +98,8 @@ impl Flow {
     /// When it wants attention next.
     pub fn due(&mut self, net: &mut Net, limits: &StackLimits, now: Instant) -> Instant {
         let deadline = self.deadline(limits);
-        net.due(&self.sockets, now).map_or(deadline, |due| due.min(deadline))
+        net.due(&self.sockets, now)
+            .map_or(deadline, |due| due.min(deadline))
     }
 
     /// When it is cut, if nothing happens before.
@@ -119,7 +125,8 @@ impl Flow {
 
     /// The client has completed the handshake, just now.
     pub fn completes(&mut self, now: Instant) -> bool {
-        let complete = self.stage == Stage::Handshake && matches!(self.socket().state(), State::Established | State::CloseWait);
+        let complete = self.stage == Stage::Handshake
+            && matches!(self.socket().state(), State::Established | State::CloseWait);
         if complete {
             self.stage = Stage::Held;
             self.progress = now;
@@ -143,13 +150,19 @@ impl Flow {
             }
     }
 
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let socket = self.socket();
         if socket.may_recv() && !socket.can_recv() {
             socket.register_recv_waker(cx.waker());
             return Poll::Pending;
         }
-        match socket.recv_slice(buf.initialize_unfilled()) {
+        // No more than there is: clearing the rest of a large buffer would cost more than the copy.
+        let wanted = socket.recv_queue().min(buf.remaining());
+        match socket.recv_slice(buf.initialize_unfilled_to(wanted)) {
             Ok(length) => {
                 buf.advance(length);
                 Poll::Ready(Ok(()))

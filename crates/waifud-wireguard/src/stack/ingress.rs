@@ -36,9 +36,16 @@ pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
     use Arrival::{Icmp, OtherPort, Refused, Segment};
     use Cause::{Malformed, NotForUs};
 
-    let Ok(ip) = Ipv4Packet::new_checked(packet) else { return Refused(Malformed) };
+    let Ok(ip) = Ipv4Packet::new_checked(packet) else {
+        return Refused(Malformed);
+    };
     // Reassembly is memory that a guest could fill; no honest client of a small service fragments.
-    if ip.version() != 4 || ip.header_len() < 20 || ip.more_frags() || ip.frag_offset() != 0 || !ip.verify_checksum() {
+    if ip.version() != 4
+        || ip.header_len() < 20
+        || ip.more_frags()
+        || ip.frag_offset() != 0
+        || !ip.verify_checksum()
+    {
         return Refused(Malformed);
     }
     if ip.dst_addr() != *service.ip() {
@@ -47,7 +54,9 @@ pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
     match ip.next_header() {
         IpProtocol::Icmp => Icmp,
         IpProtocol::Tcp => {
-            let Ok(tcp) = TcpPacket::new_checked(ip.payload()) else { return Refused(Malformed) };
+            let Ok(tcp) = TcpPacket::new_checked(ip.payload()) else {
+                return Refused(Malformed);
+            };
             let source = SocketAddrV4::new(ip.src_addr(), tcp.src_port());
             // The stack cannot connect to either (RFC 1122 3.2.1.3, RFC 6335 6), and says so by panicking.
             if source.port() == 0 || !unicast(source) {
@@ -82,16 +91,31 @@ mod tests {
     #[test]
     fn a_syn_to_the_service_opens() {
         let packet = segment(guest(7), SERVICE, TcpControl::Syn, 1, None, b"");
-        assert_eq!(classify(&packet, SERVICE), Arrival::Segment { source: guest(7), opens: true });
+        assert_eq!(
+            classify(&packet, SERVICE),
+            Arrival::Segment {
+                source: guest(7),
+                opens: true
+            }
+        );
         let packet = segment(guest(7), SERVICE, TcpControl::None, 1, Some(1), b"x");
-        assert_eq!(classify(&packet, SERVICE), Arrival::Segment { source: guest(7), opens: false });
+        assert_eq!(
+            classify(&packet, SERVICE),
+            Arrival::Segment {
+                source: guest(7),
+                opens: false
+            }
+        );
     }
 
     #[test]
     fn padding_behind_the_packet_is_ignored() {
         let mut packet = segment(guest(7), SERVICE, TcpControl::Syn, 1, None, b"");
         packet.extend([0; 8]);
-        assert!(matches!(classify(&packet, SERVICE), Arrival::Segment { .. }));
+        assert!(matches!(
+            classify(&packet, SERVICE),
+            Arrival::Segment { .. }
+        ));
     }
 
     #[test]
@@ -101,7 +125,10 @@ mod tests {
         assert_eq!(classify(&packet, SERVICE), Arrival::OtherPort);
         let host = SocketAddrV4::new([10, 0, 0, 1].into(), 80);
         let packet = segment(guest(7), host, TcpControl::Syn, 1, None, b"");
-        assert_eq!(classify(&packet, SERVICE), Arrival::Refused(Cause::NotForUs));
+        assert_eq!(
+            classify(&packet, SERVICE),
+            Arrival::Refused(Cause::NotForUs)
+        );
     }
 
     #[test]
@@ -112,15 +139,34 @@ mod tests {
             packet[7] = second;
             let mut ip = Ipv4Packet::new_unchecked(&mut packet[..]);
             ip.fill_checksum();
-            assert_eq!(classify(&packet, SERVICE), Arrival::Refused(Cause::Malformed));
+            assert_eq!(
+                classify(&packet, SERVICE),
+                Arrival::Refused(Cause::Malformed)
+            );
         }
     }
 
     #[test]
     fn sources_that_nobody_can_have_are_refused() {
-        for source in ["0.0.0.0:5", "224.0.0.1:5", "255.255.255.255:5", "10.0.0.2:0"] {
-            let packet = segment(source.parse().unwrap(), SERVICE, TcpControl::Syn, 1, None, b"");
-            assert_eq!(classify(&packet, SERVICE), Arrival::Refused(Cause::Malformed), "{source}");
+        for source in [
+            "0.0.0.0:5",
+            "224.0.0.1:5",
+            "255.255.255.255:5",
+            "10.0.0.2:0",
+        ] {
+            let packet = segment(
+                source.parse().unwrap(),
+                SERVICE,
+                TcpControl::Syn,
+                1,
+                None,
+                b"",
+            );
+            assert_eq!(
+                classify(&packet, SERVICE),
+                Arrival::Refused(Cause::Malformed),
+                "{source}"
+            );
         }
     }
 

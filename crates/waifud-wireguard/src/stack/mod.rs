@@ -69,6 +69,8 @@ pub(crate) struct Stack {
     serial: u64,
     accepted: u64,
     refused: Refusals,
+    /// Whether somebody accepts connections.
+    listening: bool,
     closed: bool,
 }
 
@@ -87,6 +89,7 @@ impl Stack {
             serial: 0,
             accepted: 0,
             refused: Refusals::default(),
+            listening: true,
             closed: false,
         }
     }
@@ -106,7 +109,7 @@ impl Stack {
     }
 
     fn segment(&mut self, source: SocketAddrV4, opens: bool, packet: &[u8], now: Instant) {
-        if opens {
+        if opens && self.listening {
             // A client may use a port again before the holder of the former connection has noticed its end.
             if self.flows.get_mut(&source).is_some_and(Flow::ended) {
                 self.bury(source);
@@ -129,9 +132,6 @@ impl Stack {
 
     /// Makes a flow for a new connection, unless there is no room for it.
     fn admit(&mut self, source: SocketAddrV4, now: Instant) -> bool {
-        if self.closed {
-            return false;
-        }
         match self.admission.decide(*source.ip()) {
             Decision::Admit => {}
             Decision::RefuseSource => {
@@ -144,14 +144,19 @@ impl Stack {
             }
             Decision::Replace(rich) => {
                 let of_rich = self.flows.iter().filter(|(key, _)| *key.ip() == rich);
-                let Some(laziest) = of_rich.min_by_key(|(_, flow)| flow.progress()).map(|(key, _)| *key) else {
+                let Some(laziest) = of_rich
+                    .min_by_key(|(_, flow)| flow.progress())
+                    .map(|(key, _)| *key)
+                else {
                     return false;
                 };
                 self.refused.evicted += 1;
                 self.end(laziest, now);
             }
         }
-        let Some(flow) = Flow::listen(self.service, &self.limits, self.serial, now) else { return false };
+        let Some(flow) = Flow::listen(self.service, &self.limits, self.serial, now) else {
+            return false;
+        };
         self.serial += 1;
         self.admission.add(*source.ip());
         self.flows.insert(source, flow);
@@ -192,7 +197,9 @@ impl Stack {
 
     /// Brings one flow up to date.
     fn settle(&mut self, source: SocketAddrV4, now: Instant) {
-        let Some(flow) = self.flows.get_mut(&source) else { return };
+        let Some(flow) = self.flows.get_mut(&source) else {
+            return;
+        };
         flow.dirty = false;
         if flow.deadline(&self.limits) <= now {
             self.refused.timed_out += 1;
@@ -201,7 +208,10 @@ impl Stack {
         flow.give(&mut self.net, now);
         if flow.completes(now) {
             self.accepted += 1;
-            self.ready.push_back(FlowId { source, serial: flow.serial });
+            self.ready.push_back(FlowId {
+                source,
+                serial: flow.serial,
+            });
             if let Some(listener) = self.listener.take() {
                 listener.wake();
             }
@@ -239,15 +249,31 @@ impl Stack {
 
     /// Ends the connections whose source does not satisfy `keep`.
     pub fn retain(&mut self, keep: impl Fn(SocketAddrV4) -> bool, now: Instant) {
-        let gone: Vec<_> = self.flows.keys().copied().filter(|source| !keep(*source)).collect();
+        let gone: Vec<_> = self
+            .flows
+            .keys()
+            .copied()
+            .filter(|source| !keep(*source))
+            .collect();
         for source in gone {
             self.end(source, now);
+        }
+    }
+
+    /// Nobody accepts connections any more: new ones are answered with a reset, those that wait are cut, the others go on.
+    pub fn stop_listening(&mut self, now: Instant) {
+        self.listening = false;
+        for id in std::mem::take(&mut self.ready) {
+            if self.flow(id).is_some() {
+                self.end(id.source, now);
+            }
         }
     }
 
     /// Ends everything; nothing is admitted any more and the listener is told.
     pub fn close(&mut self, now: Instant) {
         self.closed = true;
+        self.listening = false;
         self.retain(|_| false, now);
         if let Some(listener) = self.listener.take() {
             listener.wake();
@@ -278,8 +304,16 @@ impl Stack {
         Poll::Pending
     }
 
-    pub fn poll_read(&mut self, id: FlowId, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let Some(flow) = self.flow(id) else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
+    pub fn poll_read(
+        &mut self,
+        id: FlowId,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        now: Instant,
+    ) -> Poll<io::Result<()>> {
+        let Some(flow) = self.flow(id) else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
         let polled = flow.poll_read(cx, buf);
         if polled.is_ready() {
             self.settle(id.source, now);
@@ -287,8 +321,16 @@ impl Stack {
         polled
     }
 
-    pub fn poll_write(&mut self, id: FlowId, cx: &mut Context<'_>, bytes: &[u8], now: Instant) -> Poll<io::Result<usize>> {
-        let Some(flow) = self.flow(id) else { return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) };
+    pub fn poll_write(
+        &mut self,
+        id: FlowId,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Poll<io::Result<usize>> {
+        let Some(flow) = self.flow(id) else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
         let polled = flow.poll_write(cx, bytes);
         if polled.is_ready() {
             self.settle(id.source, now);
@@ -313,7 +355,9 @@ impl Stack {
     }
 
     fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(&id.source).filter(|flow| flow.serial == id.serial && flow.stage == Stage::Held)
+        self.flows
+            .get_mut(&id.source)
+            .filter(|flow| flow.serial == id.serial && flow.stage == Stage::Held)
     }
 
     pub fn connections(&self) -> usize {

@@ -25,14 +25,23 @@ impl Net {
         let mut outgoing = Outgoing::new();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut Card::new(None, &mut outgoing, mtu), Instant::ZERO);
+        let mut interface = Interface::new(
+            config,
+            &mut Card::new(None, &mut outgoing, mtu),
+            Instant::ZERO,
+        );
         interface.update_ip_addrs(|addresses| {
             // An empty list has room; it is a fixed array whose size is a build option of the library.
             let _ = addresses.push(IpCidr::new(address.into(), 32));
         });
         // Everything is reached through the tunnel; the gateway is never spoken to on a link without neighbours.
         let _ = interface.routes_mut().add_default_ipv4_route(address);
-        Self { interface, outgoing, mtu, nobody: SocketSet::new(Vec::new()) }
+        Self {
+            interface,
+            outgoing,
+            mtu,
+            nobody: SocketSet::new(Vec::new()),
+        }
     }
 
     /// Hands one packet to a connection.
@@ -44,13 +53,16 @@ impl Net {
     /// Answers one packet that belongs to no connection.
     pub fn answer(&mut self, packet: &[u8], now: Instant) {
         let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
-        self.interface.poll_ingress_single(now, &mut card, &mut self.nobody);
+        self.interface
+            .poll_ingress_single(now, &mut card, &mut self.nobody);
     }
 
     /// Sends what a connection has to say now, as far as the queue has room.
     pub fn give(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
         let mut card = Card::new(None, &mut self.outgoing, self.mtu);
-        while self.interface.poll_egress(now, &mut card, sockets) == PollResult::SocketStateChanged {}
+        while self.interface.poll_egress(now, &mut card, sockets) == PollResult::SocketStateChanged
+        {
+        }
     }
 
     /// When a connection's own timers want attention next.

@@ -28,7 +28,14 @@ pub fn guest(last: u8) -> SocketAddrV4 {
 }
 
 /// A whole IPv4 packet with one TCP segment.
-pub fn segment(from: SocketAddrV4, to: SocketAddrV4, control: TcpControl, seq: i32, ack: Option<i32>, payload: &[u8]) -> Vec<u8> {
+pub fn segment(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    control: TcpControl,
+    seq: i32,
+    ack: Option<i32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let tcp = TcpRepr {
         src_port: 1,
         dst_port: 1,
@@ -55,7 +62,12 @@ pub fn segment(from: SocketAddrV4, to: SocketAddrV4, control: TcpControl, seq: i
     let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
     ip.emit(&mut packet, &checksums);
     let mut inner = TcpPacket::new_unchecked(packet.payload_mut());
-    tcp.emit(&mut inner, &ip.src_addr.into(), &ip.dst_addr.into(), &checksums);
+    tcp.emit(
+        &mut inner,
+        &ip.src_addr.into(),
+        &ip.dst_addr.into(),
+        &checksums,
+    );
     inner.set_src_port(from.port());
     inner.set_dst_port(to.port());
     inner.fill_checksum(&ip.src_addr.into(), &ip.dst_addr.into());
@@ -74,7 +86,12 @@ pub struct Seen {
 pub fn seen(packet: &[u8]) -> Option<Seen> {
     let ip = Ipv4Packet::new_checked(packet).ok()?;
     let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
-    Some(Seen { port: tcp.dst_port(), syn: tcp.syn(), ack: tcp.ack(), rst: tcp.rst() })
+    Some(Seen {
+        port: tcp.dst_port(),
+        syn: tcp.syn(),
+        ack: tcp.ack(),
+        rst: tcp.rst(),
+    })
 }
 
 /// One guest with any number of client sockets.
@@ -120,7 +137,12 @@ impl World {
     pub fn new(limits: StackLimits, guests: u8) -> Self {
         let guest = |last| {
             let address = *guest(last).ip();
-            Guest { net: Net::new(address, 1420, 7), sockets: SocketSet::new(vec![]), address, port: 40_000 }
+            Guest {
+                net: Net::new(address, 1420, 7),
+                sockets: SocketSet::new(vec![]),
+                address,
+                port: 40_000,
+            }
         };
         Self {
             stack: Stack::new(SERVICE, limits, 1),
@@ -138,7 +160,13 @@ impl World {
         let mut socket = Socket::new(buffer(), buffer());
         guest.port += 1;
         let context = guest.net.interface().context();
-        socket.connect(context, (*SERVICE.ip(), SERVICE.port()), (guest.address, guest.port)).unwrap();
+        socket
+            .connect(
+                context,
+                (*SERVICE.ip(), SERVICE.port()),
+                (guest.address, guest.port),
+            )
+            .unwrap();
         guest.sockets.add(socket)
     }
 
@@ -183,7 +211,10 @@ impl World {
         loop {
             self.settle();
             let now = self.now;
-            let theirs = self.guests.iter_mut().filter_map(|guest| guest.net.due(&guest.sockets, now));
+            let theirs = self
+                .guests
+                .iter_mut()
+                .filter_map(|guest| guest.net.due(&guest.sockets, now));
             let next = theirs.chain(self.stack.due()).min().unwrap_or(end);
             // A timer that is due and yet not gone waits for the next millisecond, as in life.
             let next = next.max(now + smoltcp::time::Duration::from_millis(1));
@@ -197,7 +228,10 @@ impl World {
     }
 
     pub fn accept(&mut self) -> Option<FlowId> {
-        match self.stack.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        match self
+            .stack
+            .poll_accept(&mut Context::from_waker(Waker::noop()))
+        {
             Poll::Ready(id) => id,
             Poll::Pending => None,
         }
@@ -207,7 +241,12 @@ impl World {
     pub fn read(&mut self, id: FlowId) -> Option<io::Result<Vec<u8>>> {
         let mut bytes = [0; 4096];
         let mut buf = ReadBuf::new(&mut bytes);
-        match self.stack.poll_read(id, &mut Context::from_waker(Waker::noop()), &mut buf, self.now) {
+        match self.stack.poll_read(
+            id,
+            &mut Context::from_waker(Waker::noop()),
+            &mut buf,
+            self.now,
+        ) {
             Poll::Ready(Ok(())) => Some(Ok(buf.filled().to_vec())),
             Poll::Ready(Err(error)) => Some(Err(error)),
             Poll::Pending => None,
@@ -216,7 +255,10 @@ impl World {
 
     /// How many bytes were taken; `None` if there is no room.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> Option<io::Result<usize>> {
-        match self.stack.poll_write(id, &mut Context::from_waker(Waker::noop()), bytes, self.now) {
+        match self
+            .stack
+            .poll_write(id, &mut Context::from_waker(Waker::noop()), bytes, self.now)
+        {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         }

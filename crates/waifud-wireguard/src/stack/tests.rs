@@ -28,14 +28,24 @@ fn connected(limits: StackLimits) -> (World, smoltcp::iface::SocketHandle, FlowI
 
 /// Everything went as far as the table is concerned: no flow, no timer, no count.
 fn assert_forgotten(world: &World) {
-    assert_eq!((world.stack.connections(), world.stack.sources(), world.stack.due()), (0, 0, None));
+    assert_eq!(
+        (
+            world.stack.connections(),
+            world.stack.sources(),
+            world.stack.due()
+        ),
+        (0, 0, None)
+    );
 }
 
 #[test]
 fn a_request_is_answered_and_the_connection_forgotten_at_once() {
     let (mut world, client, flow) = connected(StackLimits::default());
     assert_eq!(flow.source.ip(), guest(1).ip());
-    world.guests[0].socket(client).send_slice(b"question").unwrap();
+    world.guests[0]
+        .socket(client)
+        .send_slice(b"question")
+        .unwrap();
     world.pass(MOMENT);
     assert_eq!(world.read(flow).unwrap().unwrap(), b"question");
     assert_eq!(world.write(flow, b"answer").unwrap().unwrap(), 6);
@@ -51,14 +61,20 @@ fn a_request_is_answered_and_the_connection_forgotten_at_once() {
 #[test]
 fn a_client_that_closes_first_is_read_to_the_end() {
     let (mut world, client, flow) = connected(StackLimits::default());
-    world.guests[0].socket(client).send_slice(b"last words").unwrap();
+    world.guests[0]
+        .socket(client)
+        .send_slice(b"last words")
+        .unwrap();
     world.guests[0].socket(client).close();
     world.pass(MOMENT);
     assert_eq!(world.read(flow).unwrap().unwrap(), b"last words");
     assert_eq!(world.read(flow).unwrap().unwrap(), b"");
     world.write(flow, b"bye").unwrap().unwrap();
     world.stack.shutdown(flow, world.now);
-    assert_eq!(world.write(flow, b"more").unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(
+        world.write(flow, b"more").unwrap().unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
     world.pass(MOMENT);
     assert_eq!(world.guests[0].read(client), b"bye");
     assert_eq!(world.read(flow).unwrap().unwrap(), b"");
@@ -70,7 +86,9 @@ fn a_client_that_closes_first_is_read_to_the_end() {
 fn a_body_arrives_intact_although_every_seventh_packet_is_lost() {
     let (mut world, client, flow) = connected(StackLimits::default());
     world.lost = |number| number % 7 == 0;
-    let body: Vec<u8> = (0..200_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let body: Vec<u8> = (0..200_000_u32)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect();
     let (mut sent, mut got) = (0, Vec::new());
     for _ in 0..10_000 {
         while sent < body.len()
@@ -89,7 +107,10 @@ fn a_body_arrives_intact_although_every_seventh_packet_is_lost() {
 
 #[test]
 fn one_source_has_no_more_than_its_share_and_another_is_served() {
-    let limits = StackLimits { max_per_source: 8, ..StackLimits::default() };
+    let limits = StackLimits {
+        max_per_source: 8,
+        ..StackLimits::default()
+    };
     let mut world = World::new(limits, 2);
     for _ in 0..100 {
         world.connect(0);
@@ -105,7 +126,11 @@ fn one_source_has_no_more_than_its_share_and_another_is_served() {
 
 #[test]
 fn when_all_places_are_taken_the_richest_source_gives_its_laziest_one() {
-    let limits = StackLimits { max_connections: 4, max_per_source: 4, ..StackLimits::default() };
+    let limits = StackLimits {
+        max_connections: 4,
+        max_per_source: 4,
+        ..StackLimits::default()
+    };
     let mut world = World::new(limits, 2);
     let clients: Vec<_> = (0..4).map(|_| world.connect(0)).collect();
     world.pass(MOMENT);
@@ -113,26 +138,46 @@ fn when_all_places_are_taken_the_richest_source_gives_its_laziest_one() {
     // All but the third have been busy since.
     world.pass(secs(1));
     for index in [0, 1, 3] {
-        world.guests[0].socket(clients[index]).send_slice(b"busy").unwrap();
+        world.guests[0]
+            .socket(clients[index])
+            .send_slice(b"busy")
+            .unwrap();
     }
     world.pass(MOMENT);
     let client = world.connect(1);
     world.pass(MOMENT);
     assert_eq!(world.guests[1].state(client), State::Established);
     assert_eq!(world.guests[0].state(clients[2]), State::Closed);
-    let lazy = flows.iter().find(|flow| flow.source.port() == 40_003).unwrap();
-    assert_eq!(world.read(*lazy).unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!((world.stack.connections(), world.stack.refused().evicted), (4, 1));
+    let lazy = flows
+        .iter()
+        .find(|flow| flow.source.port() == 40_003)
+        .unwrap();
+    assert_eq!(
+        world.read(*lazy).unwrap().unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        (world.stack.connections(), world.stack.refused().evicted),
+        (4, 1)
+    );
 }
 
 #[test]
 fn a_handshake_that_is_not_completed_is_repeated_and_then_given_up() {
     let mut world = World::new(StackLimits::default(), 0);
-    world.stack.ingress(&segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b""), world.now);
+    world.stack.ingress(
+        &segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b""),
+        world.now,
+    );
     let mut answers = 0;
     for _ in 0..60 {
         world.stack.advance(world.now);
-        answers += world.stack.outgoing().drain(..).filter(|p| seen(p).is_some_and(|s| s.syn && s.ack)).count();
+        answers += world
+            .stack
+            .outgoing()
+            .drain(..)
+            .filter(|p| seen(p).is_some_and(|s| s.syn && s.ack))
+            .count();
         world.now += smoltcp::time::Duration::from_millis(100);
         if world.stack.connections() == 0 {
             break;
@@ -149,7 +194,10 @@ fn an_idle_connection_is_cut_and_its_holder_told() {
     world.pass(secs(29));
     assert!(world.read(flow).is_none());
     world.pass(secs(2));
-    assert_eq!(world.read(flow).unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        world.read(flow).unwrap().unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
     assert_eq!(world.guests[0].state(client), State::Closed);
     assert_forgotten(&world);
 }
@@ -193,8 +241,14 @@ fn a_reset_reaches_the_holder_and_the_port_can_be_used_again() {
     let (mut world, client, flow) = connected(StackLimits::default());
     world.guests[0].socket(client).abort();
     world.pass(MOMENT);
-    assert_eq!(world.read(flow).unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
-    world.stack.ingress(&segment(flow.source, SERVICE, TcpControl::Syn, 5, None, b""), world.now);
+    assert_eq!(
+        world.read(flow).unwrap().unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    world.stack.ingress(
+        &segment(flow.source, SERVICE, TcpControl::Syn, 5, None, b""),
+        world.now,
+    );
     world.stack.advance(world.now);
     let answer = seen(&world.stack.outgoing().pop_front().unwrap()).unwrap();
     assert!(answer.syn && answer.ack);
@@ -207,12 +261,29 @@ fn a_reset_reaches_the_holder_and_the_port_can_be_used_again() {
 fn other_ports_and_strays_are_reset_and_pings_answered() {
     let mut world = World::new(StackLimits::default(), 0);
     let other = std::net::SocketAddrV4::new(*SERVICE.ip(), 81);
-    world.stack.ingress(&segment(guest(1), other, TcpControl::Syn, 1, None, b""), world.now);
-    assert!(seen(&world.stack.outgoing().pop_front().unwrap()).unwrap().rst);
-    world.stack.ingress(&segment(guest(1), SERVICE, TcpControl::None, 1, Some(1), b"x"), world.now);
-    assert!(seen(&world.stack.outgoing().pop_front().unwrap()).unwrap().rst);
+    world.stack.ingress(
+        &segment(guest(1), other, TcpControl::Syn, 1, None, b""),
+        world.now,
+    );
+    assert!(
+        seen(&world.stack.outgoing().pop_front().unwrap())
+            .unwrap()
+            .rst
+    );
+    world.stack.ingress(
+        &segment(guest(1), SERVICE, TcpControl::None, 1, Some(1), b"x"),
+        world.now,
+    );
+    assert!(
+        seen(&world.stack.outgoing().pop_front().unwrap())
+            .unwrap()
+            .rst
+    );
     // Nobody answers a reset with a reset.
-    world.stack.ingress(&segment(guest(1), SERVICE, TcpControl::Rst, 1, Some(1), b""), world.now);
+    world.stack.ingress(
+        &segment(guest(1), SERVICE, TcpControl::Rst, 1, Some(1), b""),
+        world.now,
+    );
     assert!(world.stack.outgoing().is_empty());
     // An echo request: type 8, code 0, checksum 0xf7ff, identifier 0, number 0.
     let mut ping = segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b"");
@@ -223,8 +294,27 @@ fn other_ports_and_strays_are_reset_and_pings_answered() {
     smoltcp::wire::Ipv4Packet::new_unchecked(&mut ping[..]).fill_checksum();
     world.stack.ingress(&ping, world.now);
     let echo = world.stack.outgoing().pop_front().unwrap();
-    assert_eq!((echo[9], echo[20], &echo[12..16]), (1, 0, &SERVICE.ip().octets()[..]));
+    assert_eq!(
+        (echo[9], echo[20], &echo[12..16]),
+        (1, 0, &SERVICE.ip().octets()[..])
+    );
     assert_forgotten(&world);
+}
+
+#[test]
+fn without_a_listener_newcomers_are_refused_and_the_others_go_on() {
+    let (mut world, client, flow) = connected(StackLimits::default());
+    let waiting = world.connect(0);
+    world.pass(MOMENT);
+    world.stack.stop_listening(world.now);
+    let late = world.connect(1);
+    world.pass(MOMENT);
+    assert_eq!(world.guests[0].state(waiting), State::Closed);
+    assert_eq!(world.guests[1].state(late), State::Closed);
+    world.write(flow, b"still here").unwrap().unwrap();
+    world.pass(MOMENT);
+    assert_eq!(world.guests[0].read(client), b"still here");
+    assert_eq!(world.stack.connections(), 1);
 }
 
 #[test]
@@ -237,7 +327,10 @@ fn closing_resets_all_and_ends_the_listener() {
     assert_eq!(world.guests[0].state(client), State::Closed);
     assert!(world.read(flow).unwrap().is_err());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert_eq!(world.stack.poll_accept(&mut context), std::task::Poll::Ready(None));
+    assert_eq!(
+        world.stack.poll_accept(&mut context),
+        std::task::Poll::Ready(None)
+    );
     world.connect(0);
     world.pass(MOMENT);
     assert_forgotten(&world);

@@ -1,0 +1,157 @@
+//! The node's end in the kernel: a link of type WireGuard, told its keys by generic netlink.
+//!
+//! The kernel binds its UDP port on every address, not on loopback alone; the firewall has to close it to guests, as it
+//! closes everything but what they need. Sealed packets of strangers are dropped by their keys either way.
+
+use std::{io, net::IpAddr, time::Duration};
+
+use futures::StreamExt;
+use netlink_packet_generic::{
+    GenlMessage,
+    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
+};
+use netlink_packet_wireguard::{
+    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute,
+    WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute,
+};
+use rtnetlink::{
+    packet_core::{
+        NLM_F_ACK, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+        NetlinkSerializable,
+    },
+    proto,
+};
+use tokio::time::timeout;
+
+use super::{link::Links, userspace::failed};
+use crate::{NodeTunnelConfig, WireguardError};
+
+/// `NETLINK_GENERIC` of linux/netlink.h.
+const GENERIC: isize = 16;
+/// Keepalives keep the server informed of where the node is, and the node of a session that has died.
+const KEEPALIVE: u16 = 25;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether this kernel can make such a link, found out by making one under a name that is free for it.
+pub(super) async fn probe(interface: &str, links: &Links) -> bool {
+    match links.add_wireguard(interface).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(interface, %error, "no WireGuard in this kernel");
+            false
+        }
+    }
+}
+
+/// Tells a link that [`probe`] has made its keys and its peer, and brings it up.
+pub(super) async fn configure(
+    config: &NodeTunnelConfig,
+    links: &Links,
+) -> Result<(), WireguardError> {
+    let interface = &config.interface;
+    let told = async {
+        let family = family().await?;
+        let message = GenlMessage::from_payload(WireguardMessage {
+            cmd: WireguardCmd::SetDevice,
+            attributes: attributes(config),
+        });
+        request(with_family(message, family)).await.map(|_| ())
+    };
+    told.await
+        .map_err(failed(interface, "telling the kernel its keys"))?;
+    links
+        .bring_up(interface, config.mtu)
+        .await
+        .map_err(failed(interface, "bringing it up"))
+}
+
+/// The device as the kernel is to know it.
+fn attributes(config: &NodeTunnelConfig) -> Vec<WireguardAttribute> {
+    let allowed = config.allowed.iter().map(|net| {
+        WireguardAllowedIp(vec![
+            WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv4),
+            WireguardAllowedIpAttr::IpAddr(IpAddr::V4(net.addr())),
+            WireguardAllowedIpAttr::Cidr(net.prefix_len()),
+        ])
+    });
+    let server = WireguardPeer(vec![
+        WireguardPeerAttribute::PublicKey(*config.server_public_key.as_bytes()),
+        WireguardPeerAttribute::Endpoint(config.server_endpoint),
+        WireguardPeerAttribute::PersistentKeepalive(KEEPALIVE),
+        WireguardPeerAttribute::AllowedIps(allowed.collect()),
+    ]);
+    vec![
+        WireguardAttribute::IfName(config.interface.clone()),
+        WireguardAttribute::PrivateKey(config.private_key.secret().to_bytes()),
+        WireguardAttribute::ListenPort(config.listen.port()),
+        WireguardAttribute::Peers(vec![server]),
+    ]
+}
+
+/// The number that the kernel has given to WireGuard's messages.
+async fn family() -> io::Result<u16> {
+    let question = GenlMessage::from_payload(GenlCtrl {
+        cmd: GenlCtrlCmd::GetFamily,
+        nlas: vec![GenlCtrlAttrs::FamilyName("wireguard".into())],
+    });
+    let answers = request(question).await?;
+    let id = answers
+        .into_iter()
+        .flat_map(|answer| answer.payload.nlas)
+        .find_map(|attribute| match attribute {
+            GenlCtrlAttrs::FamilyId(id) => Some(id),
+            _ => None,
+        });
+    id.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+fn with_family(
+    mut message: GenlMessage<WireguardMessage>,
+    family: u16,
+) -> GenlMessage<WireguardMessage> {
+    message.set_resolved_family_id(family);
+    message
+}
+
+/// Sends one request and collects its answers.
+async fn request<T>(message: T) -> io::Result<Vec<T>>
+where
+    T: NetlinkSerializable
+        + NetlinkDeserializable
+        + Into<NetlinkPayload<T>>
+        + std::fmt::Debug
+        + Unpin
+        + Send
+        + 'static,
+{
+    let (connection, handle, _) = proto::new_connection::<T>(GENERIC)?;
+    let conversation = tokio::spawn(connection);
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    let answers = collect(handle, message);
+    let result = timeout(PATIENCE, answers)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    conversation.abort();
+    result
+}
+
+async fn collect<T>(
+    handle: proto::ConnectionHandle<T>,
+    message: NetlinkMessage<T>,
+) -> io::Result<Vec<T>>
+where
+    T: NetlinkSerializable + NetlinkDeserializable + std::fmt::Debug + Unpin + Send + 'static,
+{
+    let kernel = proto::sys::SocketAddr::new(0, 0);
+    let mut responses = handle.request(message, kernel).map_err(io::Error::other)?;
+    let mut answers = Vec::new();
+    while let Some(response) = responses.next().await {
+        match response.payload {
+            NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            _ => {}
+        }
+    }
+    Ok(answers)
+}

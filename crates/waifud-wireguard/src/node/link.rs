@@ -1,0 +1,89 @@
+//! The few things that a link needs from the kernel, by rtnetlink.
+
+use std::{future::Future, io, time::Duration};
+
+use futures::TryStreamExt;
+use rtnetlink::{Handle, LinkUnspec, LinkWireguard, packet_route::link::LinkMessage};
+use tokio::{task::JoinHandle, time::timeout};
+
+/// The kernel answers at once; a lost answer must not hang the caller.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// "No such device": what deleting what is not there answers.
+const NO_SUCH_DEVICE: i32 = nix::libc::ENODEV;
+
+/// A conversation with the kernel about the links of the calling thread's network namespace.
+pub(super) struct Links {
+    handle: Handle,
+    conversation: JoinHandle<()>,
+}
+
+impl Links {
+    pub fn new() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self {
+            handle,
+            conversation: tokio::spawn(connection),
+        })
+    }
+
+    /// Makes a link of the kernel's WireGuard. Where there is none, the kernel answers `EOPNOTSUPP`.
+    pub async fn add_wireguard(&self, interface: &str) -> io::Result<()> {
+        within(
+            self.handle
+                .link()
+                .add(LinkWireguard::new(interface).build())
+                .execute(),
+        )
+        .await
+    }
+
+    /// Sets the MTU and brings the link up.
+    pub async fn bring_up(&self, interface: &str, mtu: u16) -> io::Result<()> {
+        let change = LinkUnspec::new_with_name(interface)
+            .mtu(u32::from(mtu))
+            .up()
+            .build();
+        within(self.handle.link().set(change).execute()).await
+    }
+
+    /// Ensures that there is no such link.
+    pub async fn remove(&self, interface: &str) -> io::Result<()> {
+        let index = match self.find(interface).await {
+            Ok(Some(link)) => link.header.index,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match within(self.handle.link().del(index).execute()).await {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_DEVICE) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn find(&self, interface: &str) -> io::Result<Option<LinkMessage>> {
+        let mut answers = self
+            .handle
+            .link()
+            .get()
+            .match_name(interface.to_owned())
+            .execute();
+        match within(answers.try_next()).await {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_DEVICE) => Ok(None),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.conversation.abort();
+    }
+}
+
+async fn within<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -> io::Result<T> {
+    match timeout(PATIENCE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(error.to_io()),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

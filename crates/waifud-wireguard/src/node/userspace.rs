@@ -1,0 +1,122 @@
+//! The node's end in this process: one task carries packets between a TUN device and the loopback socket.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{NodeTunnelStats, link::Links, tun::Tun};
+use crate::{
+    NodeTunnelConfig, WireguardError,
+    udp::LoopbackSocket,
+    wire::{Peer, Sealed, TICK, Wire},
+};
+
+/// A running carrier. The link goes with it.
+pub(super) struct Userspace {
+    wire: Arc<Mutex<Wire>>,
+    carrier: JoinHandle<()>,
+}
+
+fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
+    wire.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Userspace {
+    pub async fn start(config: &NodeTunnelConfig, links: &Links) -> Result<Self, WireguardError> {
+        let interface = &config.interface;
+        let socket = LoopbackSocket::bind(config.listen)?;
+        let tun = Tun::create(interface).map_err(failed(interface, "making the TUN device"))?;
+        links
+            .bring_up(interface, config.mtu)
+            .await
+            .map_err(failed(interface, "bringing it up"))?;
+
+        let mut wire = Wire::new(&config.private_key, config.mtu);
+        let server = Peer {
+            key: config.server_public_key,
+            endpoint: Some(config.server_endpoint),
+            allowed: config.allowed.clone(),
+        };
+        let mut sealed = Vec::new();
+        wire.set_peer(server, Instant::now(), &mut sealed);
+        socket.send(&mut sealed);
+        let wire = Arc::new(Mutex::new(wire));
+        let carrier = tokio::spawn(carry(Arc::clone(&wire), tun, socket, interface.clone()));
+        Ok(Self { wire, carrier })
+    }
+
+    pub fn stats(&self) -> NodeTunnelStats {
+        let stats = lock(&self.wire).stats();
+        NodeTunnelStats {
+            handshake_age: stats.handshake_age,
+            received_bytes: stats.received_bytes,
+            sent_bytes: stats.sent_bytes,
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        !self.carrier.is_finished()
+    }
+
+    pub async fn stop(mut self) {
+        self.carrier.abort();
+        // An aborted task answers with an error that says so; by then it has dropped the device.
+        let _ = (&mut self.carrier).await;
+    }
+}
+
+impl Drop for Userspace {
+    fn drop(&mut self) {
+        self.carrier.abort();
+    }
+}
+
+/// Gives an I/O error its place.
+pub(super) fn failed(
+    interface: &str,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> WireguardError {
+    let interface = interface.to_owned();
+    move |source| WireguardError::Link {
+        interface,
+        action,
+        source,
+    }
+}
+
+async fn carry(wire: Arc<Mutex<Wire>>, tun: Tun, socket: LoopbackSocket, interface: String) {
+    let mut sealed: Vec<Sealed> = Vec::new();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let alive = tokio::select! {
+            taken = tun.receive(|packet| lock(&wire).seal(packet, &mut sealed)) => taken,
+            ready = socket.readable() => ready.map(|()| {
+                let now = Instant::now();
+                socket.receive(|datagram, from| {
+                    if let Some(packet) = lock(&wire).open(datagram, from, now, &mut sealed) {
+                        tun.send(&packet);
+                    }
+                });
+            }),
+            _ = tick.tick() => {
+                lock(&wire).tick(Instant::now(), &mut sealed);
+                Ok(())
+            }
+        };
+        socket.send(&mut sealed);
+        // Under load there is always more to carry.
+        yield_now().await;
+        if let Err(error) = alive {
+            tracing::error!(interface, %error, "the link to the metadata service is gone");
+            return;
+        }
+    }
+}
