@@ -133,7 +133,8 @@ pub struct ObservedDomain {
     pub spec_digest: Option<String>,
 }
 
-/// Something happened to a domain of ours. Only a hint to look again: events may be lost, never invented.
+/// Something happened to a domain. Only a hint to look again: events may be lost, never invented, and may name a domain
+/// that is not ours.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainEvent {
     /// The instance.

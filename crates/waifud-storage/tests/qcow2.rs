@@ -5,13 +5,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
 use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
 use waifud_storage::{StorageError, StoragePool};
-use waifud_types::{ByteSize, Digest};
+use waifud_types::{ByteSize, Digest, VolumeId};
 
 /// The user that image tools run as here: Debian's `nobody`.
 const NOBODY: (u32, u32) = (65534, 65534);
@@ -343,6 +343,90 @@ async fn what_a_crash_left_half_made_counts_as_nothing() {
         "notes.txt".to_owned(),
     ];
     assert_eq!(names, expected, "and what is not ours stays");
+}
+
+#[tokio::test]
+async fn downloads_are_kept_for_a_week() {
+    let directory = tempfile::tempdir().unwrap();
+    let (recent, old) = (
+        image_bytes(ByteSize::mib(8), 1).1,
+        image_bytes(ByteSize::mib(8), 2).1,
+    );
+    let pool = open(directory.path());
+    for (image, days) in [(recent, 6), (old, 8)] {
+        let staged = stage(&pool, image, b"QFI").await.unwrap();
+        let then = SystemTime::now() - Duration::from_hours(days * 24);
+        fs::File::options()
+            .append(true)
+            .open(staged)
+            .unwrap()
+            .set_modified(then)
+            .unwrap();
+    }
+    let pool = open(directory.path());
+    assert!(pool.staging_path(recent).await.unwrap().exists());
+    assert!(!pool.staging_path(old).await.unwrap().exists());
+}
+
+/// The work that `a_pool_survives_being_killed_at_any_instant` kills: all verbs, over and over.
+async fn churn(path: &Path) {
+    let pool = open(path);
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
+    let id: VolumeId = "0198c0de-0000-7000-8000-00000000abcd.root".parse().unwrap();
+    loop {
+        import(&pool, &bytes, image).await.unwrap();
+        pool.ensure_volume(&id, image, ByteSize::mib(8))
+            .await
+            .unwrap();
+        pool.ensure_volume(&id, image, ByteSize::mib(64))
+            .await
+            .unwrap();
+        pool.ensure_volume_absent(&id).await.unwrap();
+        pool.ensure_image_absent(image).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pool_survives_being_killed_at_any_instant() {
+    const CHILD: &str = "WAIFUD_TEST_CHURN";
+    const NAME: &str = "a_pool_survives_being_killed_at_any_instant";
+    if let Some(path) = std::env::var_os(CHILD) {
+        return churn(Path::new(&path)).await;
+    }
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let begun = || directory.path().join("volumes").exists();
+    for round in 0..12_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME])
+            .env(CHILD, directory.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while !begun() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Not a wait for anything: the instant of the kill has to differ from round to round.
+        tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let pool = open(directory.path());
+        for path in files(&directory.path().join("images")) {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert_eq!(sha256(&fs::read(&path).unwrap()).hex(), name);
+        }
+        for path in files(&directory.path().join("volumes")) {
+            qemu_img(&["check", "-q", "-f", "qcow2", path.to_str().unwrap()]);
+        }
+        for volume in pool.volumes().await.unwrap() {
+            let size = volume.size.unwrap();
+            assert!(size == ByteSize::mib(8) || size == ByteSize::mib(64));
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use serde_json::json;
-use waifud_hypervisor::{DomainDisk, DomainState, Hypervisor, OffReason};
+use waifud_hypervisor::{DomainDisk, DomainEventKind, DomainState, Hypervisor, OffReason};
 use waifud_images::{Guest, build, default_cache_dir};
 use waifud_lab::testing;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
 use waifud_types::{ByteSize, Digest, InstanceId, VolumeId};
 
-use crate::node::{Node, QEMU, until};
+use crate::node::{Node, QEMU, hear, until};
 
 /// Emulated, on a machine that may be busy with other tests.
 const BOOT: Duration = Duration::from_mins(3);
@@ -58,6 +58,7 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
         // The same file as the node sees it.
         path: std::path::Path::new("/var/lib/pool/volumes").join(path.file_name().unwrap()),
     });
+    let mut events = node.hypervisor.events();
     let begin = Instant::now();
     node.hypervisor.ensure_defined(&spec).await.unwrap();
     node.hypervisor.ensure_started(id).await.unwrap();
@@ -84,6 +85,7 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
         }
     }
     let talking = begin.elapsed();
+    hear(&mut events, DomainEventKind::AgentChanged).await;
     let info = ask(json!({"execute": "guest-info"})).await.unwrap();
     assert!(info["version"].is_string(), "{info}");
     // The guest's own idea of its machine is what cloud-init goes by.

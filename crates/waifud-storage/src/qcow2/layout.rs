@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! images/<64 hex digits>.qcow2       0444  whole and verified; the name is the digest of the bytes
-//! staging/<64 hex digits>.part       0600  a download, perhaps broken
+//! staging/<64 hex digits>.part       0600  a download, perhaps broken; removed after a week without progress
 //! volumes/<instance>.<disk>.qcow2    0600  an overlay on an image
 //! volumes/.new-<instance>.<disk>     0600  half-made; removed when the pool is opened
 //! ```
@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use waifud_types::{Digest, Name, VolumeId};
@@ -20,6 +21,8 @@ use waifud_types::{Digest, Name, VolumeId};
 use crate::StorageError;
 
 const HALF_MADE: &str = ".new-";
+/// A download that nobody went on with for so long is not wanted any more.
+const STALE: Duration = Duration::from_hours(7 * 24);
 const SUFFIX: &str = ".qcow2";
 
 /// The directories of one pool.
@@ -53,6 +56,14 @@ impl Layout {
         for name in layout.names(&layout.volumes())? {
             if name.starts_with(HALF_MADE) {
                 layout.remove(&layout.volumes().join(name))?;
+            }
+        }
+        for name in layout.names(&layout.staging())? {
+            let path = layout.staging().join(name);
+            let age = path.metadata().and_then(|facts| facts.modified());
+            // A clock that was wrong makes ages that can't be told: those files stay.
+            if age.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > STALE)) {
+                layout.remove(&path)?;
             }
         }
         Ok(layout)
