@@ -72,6 +72,7 @@ impl Supervisor {
         let mut environment = vec![
             ("PATH".to_owned(), search_path(&node.bin_dir)),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
+            ("NO_COLOR".to_owned(), "1".to_owned()),
             ("WAIFUD_LAB".to_owned(), spec.name.clone()),
         ];
         environment.extend(spec.env.iter().cloned());

@@ -55,8 +55,22 @@ const LINES: &[Line] = &[
     (For::Lab, "util-linux", "nsenter and setpriv"),
     (For::Demo, "openssh-client", "logs in to guests"),
     (For::Test, "iputils-ping", "asks whether the wires work"),
+    (For::Test, "ovmf", "boots the tiny guest by UEFI"),
     (For::Test, "procps", "asks what runs"),
     (For::Test, "curl", "plays a user of the API"),
+    (
+        For::Test,
+        "python3",
+        "runs cloud-init's own client against our metadata",
+    ),
+    (For::Test, "python3-requests", "imported by cloud-init"),
+    (For::Test, "python3-yaml", "imported by cloud-init"),
+    (For::Test, "python3-jinja2", "imported by cloud-init"),
+    (For::Test, "python3-configobj", "imported by cloud-init"),
+    (For::Test, "python3-jsonpatch", "imported by cloud-init"),
+    (For::Test, "python3-jsonschema", "imported by cloud-init"),
+    (For::Test, "python3-oauthlib", "imported by cloud-init"),
+    (For::Test, "git", "lists our files for the lint"),
 ];
 
 #[derive(clap::Parser)]

@@ -59,11 +59,19 @@ fn build_image(guest: Guest, name: &str) -> Result<()> {
 fn parallel(nextest: bool) -> Result<()> {
     let mut command = cargo::cargo();
     if nextest {
-        command.args(["nextest", "run", "--workspace", "--exclude", SERIAL]);
+        command.args([
+            "nextest",
+            "run",
+            "--workspace",
+            "--no-fail-fast",
+            "--exclude",
+            SERIAL,
+        ]);
     } else {
         command.args([
             "test",
             "--workspace",
+            "--no-fail-fast",
             "--exclude",
             SERIAL,
             "--bins",
@@ -80,6 +88,7 @@ fn serial(nextest: bool) -> Result<()> {
         command.args([
             "nextest",
             "run",
+            "--no-fail-fast",
             "--package",
             SERIAL,
             "--test-threads",
@@ -90,6 +99,7 @@ fn serial(nextest: bool) -> Result<()> {
     } else {
         command.args([
             "test",
+            "--no-fail-fast",
             "--package",
             SERIAL,
             "--lib",
