@@ -1,0 +1,342 @@
+//! cloud-init's own client, of both Debian releases, in a guest's namespace, through the real tunnel, at the real address.
+//!
+//! It comes from Debian's packages, by way of the machine's own apt sources, and is kept in the cache directory. Each
+//! request that it makes is compared with what it should make: one that was repeated, or not found, costs guests time.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
+use waifud_api::{
+    agent::BundleRef,
+    metadatad::{Assignment, Observed},
+};
+use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal};
+use waifud_metadata::MetadataService;
+use waifud_types::{InstanceId, Secret};
+
+use crate::{
+    house::Guest,
+    kit::{World, guest_address},
+    tunnel::{furnish, start},
+};
+
+/// Debian's Python, which finds Debian's modules.
+const PYTHON: &str = "/usr/bin/python3";
+const MODULES: &str = "requests, yaml, jinja2, configobj, jsonpatch, jsonschema, oauthlib";
+const MAC: &str = "52:54:00:12:34:56";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmyhTZV4GUq9h7+A5C+gyHjT/lSd7pD0QFiNCU6rC5r me@desk";
+const USER_DATA: &str = "#cloud-config\npackages: [htop]\n# ünïcode\n";
+
+#[test]
+fn cloud_init_22_4_of_bookworm_understands_everything_at_once() {
+    check("bookworm", "22.4.");
+}
+
+#[test]
+fn cloud_init_25_1_of_trixie_understands_everything_at_once() {
+    check("trixie", "25.1.");
+}
+
+fn check(suite: &str, version: &str) {
+    let Some(world) = World::new(1) else { return };
+    let cloud_init = match cloud_init(suite, version) {
+        Ok(directory) => directory,
+        Err(error) => {
+            let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
+            assert!(may_skip, "may not skip: {error:#}");
+            eprintln!("SKIPPED: {error:#}");
+            return;
+        }
+    };
+    let root = tempfile::tempdir().unwrap();
+    let (service, _stop) = start(&world, root.path());
+    let _node = world.start_node();
+    let guest = guest_of(InstanceId::generate(), Some(USER_DATA));
+    furnish(&world, &service, std::slice::from_ref(&guest));
+    // No way to any name server, so that looking for one fails at once.
+    world.guests.ip("route del default");
+    world
+        .guests
+        .ip("route add 169.254.169.254/32 via 10.77.1.1");
+
+    let seen = run(&world, &cloud_init);
+    let iid = instance_id(guest.id, 1);
+    assert_eq!(seen["complaints"], json!([]));
+    assert_eq!(seen["metadata_address"], "http://169.254.169.254");
+    assert_eq!(seen["version"], 2);
+    assert_eq!(seen["instance_id"], json!(iid));
+    assert_eq!(seen["hostname"], "web");
+    assert_eq!(seen["fqdn"], "web.waifu.internal");
+    assert_eq!(seen["availability_zone"], "alder");
+    assert_eq!(seen["keys"], json!([KEY]));
+    assert_eq!(seen["user_data"], USER_DATA);
+    let phone_home = &seen["vendor_data"]["phone_home"];
+    assert_eq!(
+        phone_home["url"],
+        "http://169.254.169.254/waifud/phone-home"
+    );
+    assert_eq!(seen["network"], network());
+    assert_eq!(seen["ec2"]["instance-id"], json!(iid));
+    assert_eq!(seen["ec2"]["public-keys"], json!({ "key-0": KEY }));
+    assert_eq!(
+        seen["ec2"]["placement"],
+        json!({ "availability-zone": "alder" })
+    );
+    assert_eq!(seen["ec2_identity"]["document"]["instanceId"], json!(iid));
+    assert_eq!(seen["ec2_user_data"], USER_DATA);
+    assert_eq!(seen["phone_home_failed"], json!([]));
+
+    let (asked, reports) = observed(&world, &service);
+    assert_eq!(asked, REQUESTS, "\n{}", asked.join("\n"));
+    assert_eq!(reports, [(Some(iid), Some("web".to_owned()))]);
+
+    // Without user-data the same requests are made, once each: not found is an answer, not a failure to be retried.
+    furnish(&world, &service, &[guest_of(guest.id, None)]);
+    let seen = run(&world, &cloud_init);
+    assert_eq!(
+        (&seen["user_data"], &seen["ec2_user_data"]),
+        (&json!(""), &json!(""))
+    );
+    assert_eq!(seen["complaints"], json!([]));
+    let (asked, _) = observed(&world, &service);
+    let wanted: Vec<String> = REQUESTS
+        .iter()
+        .map(|line| match line.split_once(' ') {
+            Some((_, path)) if path.ends_with("data") && path.contains("user") => {
+                format!("404 {path}")
+            }
+            _ => (*line).to_owned(),
+        })
+        .collect();
+    assert_eq!(asked[REQUESTS.len()..], wanted);
+}
+
+type Reports = Vec<(Option<String>, Option<String>)>;
+
+/// What the service saw: requests with their status, and reports.
+fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<String>, Reports) {
+    let service = Arc::clone(service);
+    let observed = world
+        .node
+        .run(move || async move { service.observations(0, Duration::ZERO).await });
+    let (mut asked, mut reports) = (Vec::new(), Vec::new());
+    for item in observed.items {
+        match item.what {
+            Observed::Request { path, status } => asked.push(format!("{status} {path}")),
+            Observed::PhoneHome {
+                instance_id,
+                hostname,
+                ..
+            } => reports.push((instance_id, hostname)),
+        }
+    }
+    (asked, reports)
+}
+
+/// Every request of a boot, in order: none repeated (the list of versions is read once to find the service and once to
+/// choose), none in vain. The last three are EC2's, which the OpenStack source does not make.
+const REQUESTS: [&str; 22] = [
+    "200 /openstack",
+    "200 /openstack",
+    "200 /openstack/2018-08-27/meta_data.json",
+    "200 /openstack/2018-08-27/user_data",
+    "200 /openstack/2018-08-27/vendor_data.json",
+    "200 /openstack/2018-08-27/vendor_data2.json",
+    "200 /openstack/2018-08-27/network_data.json",
+    "200 /latest/meta-data/",
+    "200 /latest/meta-data/placement/",
+    "200 /latest/meta-data/placement/availability-zone",
+    "200 /latest/meta-data/public-keys/",
+    "200 /latest/meta-data/public-keys/0/openssh-key",
+    "200 /latest/meta-data/ami-id",
+    "200 /latest/meta-data/hostname",
+    "200 /latest/meta-data/instance-id",
+    "200 /latest/meta-data/instance-type",
+    "200 /latest/meta-data/local-hostname",
+    "200 /latest/meta-data/local-ipv4",
+    "200 /latest/meta-data/mac",
+    "200 /latest/dynamic/instance-identity",
+    "200 /latest/dynamic/instance-identity/document",
+    "200 /latest/user-data",
+];
+
+/// What `convert_net_json` should make of one nic with DHCP.
+fn network() -> Value {
+    json!({
+        "version": 1,
+        "config": [
+            {
+                "type": "physical",
+                "name": "eth0",
+                "mac_address": MAC,
+                "mtu": 1420,
+                "subnets": [{ "type": "dhcp4" }],
+            },
+            { "type": "nameserver", "address": "10.77.1.1" },
+        ],
+    })
+}
+
+fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
+    let address = guest_address(0);
+    let documents = render(&Source {
+        instance: id,
+        instance_id: instance_id(id, 1),
+        hostname: "web".parse().unwrap(),
+        domain: Some("waifu.internal".to_owned()),
+        availability_zone: "alder".to_owned(),
+        ssh_keys: vec![KEY.to_owned()],
+        user_data: user_data.map(|text| Secret::new(text.to_owned())),
+        vendor_data: VendorOptions::default(),
+        nics: vec![NicDoc {
+            mac: MAC.parse().unwrap(),
+            address: Some(address),
+            prefix: 24,
+            gateway: Some("10.77.1.1".parse().unwrap()),
+            mtu: Some(1420),
+            dns: vec!["10.77.1.1".parse().unwrap()],
+        }],
+        default_user: None,
+    });
+    let sealed = seal(&documents, &[3; SEAL_ENTROPY]).unwrap();
+    let assignment = Assignment {
+        name: "web".parse().unwrap(),
+        address,
+        bundle: BundleRef {
+            digest: sealed.digest,
+            key: sealed.key.clone(),
+            size_bytes: sealed.ciphertext.len() as u64,
+        },
+    };
+    Guest {
+        id,
+        name: "web".to_owned(),
+        sealed,
+        assignment,
+    }
+}
+
+/// Runs the client as a guest and reads what it printed.
+fn run(world: &World, cloud_init: &Path) -> Value {
+    let mut python = Command::new(PYTHON);
+    python
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/service/cloud_init.py"
+        ))
+        .arg(MAC)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("PYTHONPATH", cloud_init)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = world.guests.run(move || async move {
+        timeout(Duration::from_mins(2), python.output())
+            .await
+            .expect("in time")
+            .unwrap()
+    });
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// The directory with the package `cloudinit`: from the cache, else out of Debian's archive.
+fn cloud_init(suite: &str, version: &str) -> Result<PathBuf> {
+    let modules = command(PYTHON, &["-c", &format!("import {MODULES}")]);
+    modules.context("Debian's Python modules are missing: apt-get install python3-requests python3-yaml python3-jinja2 python3-configobj python3-jsonpatch python3-jsonschema python3-oauthlib")?;
+    let images = waifud_images::default_cache_dir();
+    let cache = images.parent().context("no cache directory")?;
+    fs::create_dir_all(cache)?;
+    let package = |directory: &Path| directory.join("usr/lib/python3/dist-packages");
+    let wanted = format!("cloud-init-{version}");
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&wanted) {
+            return Ok(package(&entry.path()));
+        }
+    }
+    let work = tempfile::tempdir_in(cache)?;
+    let (deb, found) = download(suite, work.path())?;
+    ensure!(
+        found.starts_with(version),
+        "{suite} has cloud-init {found}, and not {version}x"
+    );
+    let unpacked = work.path().join("unpacked");
+    command("dpkg-deb", &["-x", text(&deb)?, text(&unpacked)?])?;
+    let kept = cache.join(format!("cloud-init-{found}"));
+    // If another test program was quicker, its directory is as good.
+    if let Err(error) = fs::rename(&unpacked, &kept) {
+        ensure!(kept.exists(), "{}: {error}", kept.display());
+    }
+    Ok(package(&kept))
+}
+
+/// Fetches the package with an apt that knows this suite only and shares nothing with the machine's.
+fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
+    let sources = work.join("debian.sources");
+    fs::write(&sources, waifud_images::apt_sources(suite)?)?;
+    for directory in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(work.join(directory))?;
+    }
+    let options = [
+        format!("Dir::Etc::SourceList={}", sources.display()),
+        "Dir::Etc::SourceParts=/dev/null".to_owned(),
+        format!("Dir::State::Lists={}", work.join("lists").display()),
+        format!("Dir::Cache={}", work.join("cache").display()),
+        // The cache directory may be one that no other user can enter.
+        "APT::Sandbox::User=root".to_owned(),
+        "Acquire::http::Timeout=30".to_owned(),
+    ];
+    for words in [
+        ["update", "--error-on=any"].as_slice(),
+        &["download", "cloud-init"],
+    ] {
+        let mut apt = std::process::Command::new("timeout");
+        apt.args(["120", "apt-get", "-qq"]).current_dir(work);
+        for option in &options {
+            apt.args(["-o", option]);
+        }
+        let output = apt.args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "apt-get {words:?} for {suite}: {said}"
+        );
+    }
+    for entry in fs::read_dir(work)? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if let Some(rest) = name.strip_prefix("cloud-init_") {
+            let version = rest.split(['-', '_']).next().unwrap_or_default();
+            return Ok((path, version.to_owned()));
+        }
+    }
+    anyhow::bail!("apt-get download left no package")
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is no text")
+}
+
+fn command(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = std::process::Command::new(program).args(arguments).output();
+    let output = output.with_context(|| format!("{program} could not be run"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {said}");
+    Ok(())
+}

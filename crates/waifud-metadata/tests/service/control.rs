@@ -1,0 +1,306 @@
+//! The agent's side: its typed client against the real socket.
+
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    task::JoinHandle,
+};
+use waifud_api::{
+    MetadatadClient, MetadatadError,
+    metadatad::{Held, Observed, Tunnel},
+};
+use waifud_cloudinit::digest_of;
+use waifud_metadata::{ControlSocket, FakeStore, GuestLimits};
+use waifud_types::{InstanceId, Secret};
+use waifud_wireguard::PrivateKey;
+
+use crate::house::{A, B, Guest, House, PATIENCE};
+
+struct Agent {
+    house: House,
+    client: MetadatadClient,
+    socket: PathBuf,
+    serving: JoinHandle<std::io::Result<()>>,
+    _directory: tempfile::TempDir,
+}
+
+async fn agent() -> Agent {
+    let house = House::on(FakeStore::default(), GuestLimits::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let socket = ControlSocket::bind(&path).unwrap();
+    let serving = tokio::spawn(socket.serve(Arc::clone(&house.service), house.stop.clone()));
+    Agent {
+        house,
+        client: MetadatadClient::new(path.clone()),
+        socket: path,
+        serving,
+        _directory: directory,
+    }
+}
+
+fn code(result: Result<(), MetadatadError>) -> (u16, String) {
+    match result {
+        Err(MetadatadError::Problem(problem)) => (problem.status, problem.code),
+        other => panic!("not a problem: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_served_once_its_bundle_and_assignment_are_acknowledged() {
+    let agent = agent().await;
+    let guest = Guest::new("a", A);
+    let early = agent
+        .client
+        .put_instance(guest.id, &guest.assignment)
+        .await
+        .unwrap_err();
+    assert!(early.is_bundle_missing(), "{early}");
+    let digest = guest.sealed.digest;
+    for _ in 0..2 {
+        agent
+            .client
+            .put_bundle(digest, guest.sealed.ciphertext.clone())
+            .await
+            .unwrap();
+        agent
+            .client
+            .put_instance(guest.id, &guest.assignment)
+            .await
+            .unwrap();
+    }
+    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 200);
+    let status = agent.client.status().await.unwrap();
+    let held = Held {
+        id: guest.id,
+        address: A,
+        bundle: digest,
+    };
+    assert_eq!(status.instances, [held]);
+    assert_eq!(status.node_public_key, None);
+    for _ in 0..2 {
+        agent.client.delete_instance(guest.id).await.unwrap();
+    }
+    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 404);
+    assert!(agent.client.status().await.unwrap().instances.is_empty());
+}
+
+#[tokio::test]
+async fn what_does_not_fit_together_is_refused_by_its_code_and_changes_nothing() {
+    let agent = agent().await;
+    let (a, b) = (Guest::new("a", A), Guest::new("b", B));
+    agent.house.admit(&a).await;
+    agent.house.admit(&b).await;
+    let put = |id, assignment| {
+        let client = agent.client.clone();
+        async move { code(client.put_instance(id, &assignment).await) }
+    };
+    let wrong = agent
+        .client
+        .put_bundle(digest_of(b"x"), b"y".to_vec())
+        .await;
+    assert_eq!(code(wrong), (400, "digest-mismatch".to_owned()));
+
+    let mut taken = b.assignment.clone();
+    taken.address = A;
+    assert_eq!(put(b.id, taken).await, (409, "address-taken".to_owned()));
+
+    let mut wrong_key = a.assignment.clone();
+    wrong_key.bundle.key = b.assignment.bundle.key.clone();
+    assert_eq!(
+        put(a.id, wrong_key).await,
+        (400, "bundle-unreadable".to_owned())
+    );
+
+    let mut others = a.assignment.clone();
+    others.bundle = b.assignment.bundle.clone();
+    assert_eq!(
+        put(a.id, others).await,
+        (409, "bundle-of-another".to_owned())
+    );
+
+    for (address, guest) in [(A, &a), (B, &b)] {
+        let (_, answer) = agent.house.get(address, "/latest/user-data").await;
+        assert!(answer.contains(&guest.secret()));
+    }
+}
+
+#[tokio::test]
+async fn an_instance_may_get_another_address_and_leaves_the_old_one() {
+    let agent = agent().await;
+    let guest = Guest::new("a", A);
+    agent.house.admit(&guest).await;
+    let mut moved = guest.assignment.clone();
+    moved.address = B;
+    agent.client.put_instance(guest.id, &moved).await.unwrap();
+    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 404);
+    assert_eq!(agent.house.get(B, "/latest/user-data").await.0, 200);
+}
+
+#[tokio::test]
+async fn the_tunnels_other_end_is_set_and_a_key_that_is_none_is_refused() {
+    let agent = agent().await;
+    let mut tunnel = Tunnel {
+        node_public_key: PrivateKey::generate().public_key().to_string(),
+        node_endpoint: ([127, 0, 0, 1], 51822).into(),
+        subnet: "10.144.3.0/24".parse().unwrap(),
+    };
+    for _ in 0..2 {
+        let status = agent.client.put_tunnel(&tunnel).await.unwrap();
+        assert_eq!(
+            status.node_public_key.as_ref(),
+            Some(&tunnel.node_public_key)
+        );
+    }
+    assert_eq!(agent.house.tunnel.peer().unwrap().allowed, [tunnel.subnet]);
+    tunnel.node_public_key = "AAAA".to_owned();
+    let refused = agent.client.put_tunnel(&tunnel).await.map(drop);
+    assert_eq!(code(refused), (400, "tunnel-refused".to_owned()));
+}
+
+#[tokio::test]
+async fn observations_wait_for_news() {
+    let agent = agent().await;
+    let guest = Guest::new("a", A);
+    agent.house.admit(&guest).await;
+    let none = agent.client.observations(0, Duration::ZERO).await.unwrap();
+    assert_eq!((none.last, none.items.len()), (0, 0));
+    let (seen, _) = tokio::join!(
+        agent.client.observations(0, Duration::from_mins(1)),
+        agent.house.get(A, "/openstack"),
+    );
+    let seen = seen.unwrap();
+    assert_eq!(seen.last, 1);
+    assert!(
+        matches!(&seen.items[0].what, Observed::Request { path, status: 200 } if path == "/openstack")
+    );
+}
+
+#[tokio::test]
+async fn a_wait_ends_at_once_when_the_service_stops() {
+    let agent = agent().await;
+    let waiting = tokio::spawn({
+        let client = agent.client.clone();
+        async move { client.observations(0, Duration::from_mins(1)).await }
+    });
+    agent.client.status().await.unwrap();
+    agent.house.stop.cancel();
+    tokio::time::timeout(PATIENCE, agent.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    // It got an answer, or had not been heard yet.
+    let _ = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!agent.socket.exists());
+}
+
+#[tokio::test]
+async fn only_its_user_may_open_the_socket_and_one_left_by_a_dead_process_is_replaced() {
+    let agent = agent().await;
+    let mode = std::fs::metadata(&agent.socket)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let socket = ControlSocket::bind(&path).unwrap();
+    tokio::spawn(socket.serve(Arc::clone(&agent.house.service), agent.house.stop.clone()));
+    MetadatadClient::new(path).status().await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_from_somebody_who_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let client = MetadatadClient::new(path.clone()).with_timeout(Duration::from_millis(50));
+    let error = client.status().await.unwrap_err();
+    assert!(
+        matches!(error, MetadatadError::Unreachable { .. }),
+        "{error}"
+    );
+    let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = client.status().await.unwrap_err();
+    assert!(matches!(error, MetadatadError::Timeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn malformed_requests_are_problems_that_do_not_repeat_what_was_sent() {
+    let agent = agent().await;
+    let key = Secret::new("hunter2".to_owned());
+    let ask = |line: &'static str, body: String| {
+        let socket = agent.socket.clone();
+        async move {
+            let mut stream = UnixStream::connect(socket).await.unwrap();
+            let request = format!(
+                "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    };
+    let body = format!(
+        "{{\"name\": \"a\", \"address\": 7, \"key\": \"{}\"}}",
+        key.expose()
+    );
+    for (line, wanted) in [
+        (
+            "PUT /v1/instances/0198d2a8-1111-7000-8000-00000000000a",
+            "400",
+        ),
+        ("PUT /v1/instances/nobody", "400"),
+        ("PUT /v1/bundles/nothing", "400"),
+        ("GET /v1/observations?after=x", "400"),
+        ("GET /v1/other", "404"),
+    ] {
+        let answer = ask(line, body.clone()).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {wanted}")),
+            "{line}: {answer}"
+        );
+        assert!(answer.contains("application/problem+json"), "{answer}");
+        assert!(!answer.contains("hunter2"), "{answer}");
+    }
+    assert!(
+        agent
+            .client
+            .delete_instance(InstanceId::generate())
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_is_turned_away_although_the_mode_would_let_him_in() {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::Uid::effective().is_root() {
+        let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
+        assert!(may_skip, "needs root to be somebody else");
+        eprintln!("SKIPPED: needs root to be somebody else");
+        return;
+    }
+    let agent = agent().await;
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(&agent.socket, open.clone()).unwrap();
+    std::fs::set_permissions(agent.socket.parent().unwrap(), open).unwrap();
+    let ask = |uid| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--max-time", "20", "http://localhost/v1/status"]);
+        curl.arg("--unix-socket").arg(&agent.socket);
+        std::os::unix::process::CommandExt::uid(&mut curl, uid);
+        tokio::task::spawn_blocking(move || curl.output().unwrap().stdout)
+    };
+    assert!(ask(NOBODY).await.unwrap().is_empty());
+    assert!(!ask(0).await.unwrap().is_empty());
+}

@@ -1,0 +1,192 @@
+//! A service with two guests, and the shortest ways to speak to it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use waifud_api::{
+    agent::BundleRef,
+    metadatad::{Assignment, Observation},
+};
+use waifud_cloudinit::{
+    SEAL_ENTROPY, SealedBundle, Source, Tokens, VendorOptions, instance_id, render, seal,
+};
+use waifud_metadata::{
+    FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, serve_guests, system_clock,
+};
+use waifud_types::{InstanceId, Secret};
+use waifud_wireguard::fake::{FakeDialer, listener};
+
+/// Nothing here takes longer, on any machine, unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const A: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 10);
+pub const B: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 11);
+pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 12);
+
+/// An instance that was never seen before, its name in every document.
+pub struct Guest {
+    pub id: InstanceId,
+    pub name: String,
+    pub sealed: SealedBundle,
+    pub assignment: Assignment,
+}
+
+impl Guest {
+    pub fn new(name: &str, address: Ipv4Addr) -> Self {
+        Self::with_user_data(InstanceId::generate(), name, address, "first")
+    }
+
+    pub fn with_user_data(id: InstanceId, name: &str, address: Ipv4Addr, words: &str) -> Self {
+        let user_data = format!("#cloud-config\n# secret-of-{name} {words}\n");
+        let documents = render(&Source {
+            instance: id,
+            instance_id: instance_id(id, 1),
+            hostname: name.parse().unwrap(),
+            domain: None,
+            availability_zone: "alder".to_owned(),
+            ssh_keys: Vec::new(),
+            user_data: Some(Secret::new(user_data)),
+            vendor_data: VendorOptions::default(),
+            nics: Vec::new(),
+            default_user: None,
+        });
+        let mut entropy = [0; SEAL_ENTROPY];
+        for (byte, random) in entropy
+            .iter_mut()
+            .zip(InstanceId::generate().as_uuid().as_bytes())
+        {
+            *byte = *random;
+        }
+        let sealed = seal(&documents, &entropy).unwrap();
+        let assignment = Assignment {
+            name: name.parse().unwrap(),
+            address,
+            bundle: BundleRef {
+                digest: sealed.digest,
+                key: sealed.key.clone(),
+                size_bytes: sealed.ciphertext.len() as u64,
+            },
+        };
+        Self {
+            id,
+            name: name.to_owned(),
+            sealed,
+            assignment,
+        }
+    }
+
+    /// What nobody else may read.
+    pub fn secret(&self) -> String {
+        format!("secret-of-{}", self.name)
+    }
+}
+
+pub struct House {
+    pub service: Arc<MetadataService>,
+    pub tunnel: Arc<FakeTunnel>,
+    pub guests: FakeDialer,
+    pub stop: CancellationToken,
+    pub serving: JoinHandle<()>,
+}
+
+impl House {
+    /// An empty service on a store.
+    pub async fn on(store: FakeStore, limits: GuestLimits) -> Self {
+        let stop = CancellationToken::new();
+        let tunnel = Arc::new(FakeTunnel::default());
+        let service = MetadataService::start(Parts {
+            bundles: Arc::new(store.clone()),
+            state: Arc::new(store),
+            tunnel: Arc::<FakeTunnel>::clone(&tunnel),
+            tokens: Tokens::new(&[7; 32]),
+            limits,
+            clock: system_clock,
+            stop: stop.clone(),
+        })
+        .await
+        .unwrap();
+        let (guests, listener) = listener();
+        let serving = tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
+        Self {
+            service,
+            tunnel,
+            guests,
+            stop,
+            serving,
+        }
+    }
+
+    /// A service with the guests a and b.
+    pub async fn new() -> (Self, Guest, Guest) {
+        let house = Self::on(FakeStore::default(), GuestLimits::default()).await;
+        let (a, b) = (Guest::new("a", A), Guest::new("b", B));
+        house.admit(&a).await;
+        house.admit(&b).await;
+        (house, a, b)
+    }
+
+    pub async fn admit(&self, guest: &Guest) {
+        let ciphertext = guest.sealed.ciphertext.clone().into();
+        self.service
+            .put_bundle(guest.sealed.digest, ciphertext)
+            .await
+            .unwrap();
+        self.service
+            .put_instance(guest.id, guest.assignment.clone())
+            .await
+            .unwrap();
+    }
+
+    pub fn connect(&self, from: Ipv4Addr) -> DuplexStream {
+        self.guests
+            .connect(SocketAddrV4::new(from, 40_000))
+            .unwrap()
+    }
+
+    /// Sends bytes as they are and reads until the service closes.
+    pub async fn raw(&self, from: Ipv4Addr, bytes: &[u8]) -> String {
+        let mut stream = self.connect(from);
+        let mut answer = Vec::new();
+        let exchange = async {
+            // The service may refuse before it has read everything.
+            let _ = stream.write_all(bytes).await;
+            let _ = stream.read_to_end(&mut answer).await;
+        };
+        timeout(PATIENCE, exchange).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A GET with extra lines in its head; status and the whole answer.
+    pub async fn get_with(&self, from: Ipv4Addr, target: &str, lines: &str) -> (u16, String) {
+        let request = format!("GET {target} HTTP/1.1\r\nConnection: close\r\n{lines}\r\n");
+        let answer = self.raw(from, request.as_bytes()).await;
+        (status(&answer), answer)
+    }
+
+    pub async fn get(&self, from: Ipv4Addr, target: &str) -> (u16, String) {
+        self.get_with(from, target, "Host: 169.254.169.254\r\n")
+            .await
+    }
+
+    pub async fn seen(&self) -> Vec<Observation> {
+        self.service.observations(0, Duration::ZERO).await.items
+    }
+}
+
+/// The status of an answer; 0 for none.
+pub fn status(answer: &str) -> u16 {
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_default()
+}

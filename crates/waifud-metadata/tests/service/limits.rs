@@ -1,0 +1,172 @@
+//! One guest's greed or slowness is its own affair.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use waifud_metadata::{FakeStore, GuestLimits};
+
+use crate::house::{A, B, Guest, House, PATIENCE, status};
+
+const PATH: &str = "/openstack/latest/meta_data.json";
+
+async fn house(limits: GuestLimits) -> House {
+    let house = House::on(FakeStore::default(), limits).await;
+    house.admit(&Guest::new("a", A)).await;
+    house.admit(&Guest::new("b", B)).await;
+    house
+}
+
+fn impatient() -> GuestLimits {
+    GuestLimits {
+        head_timeout: Duration::from_millis(200),
+        body_timeout: Duration::from_millis(200),
+        ..GuestLimits::default()
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_connections_that_never_finish_their_request_leave_others_served() {
+    let house = house(GuestLimits::default()).await;
+    let mut slow = Vec::new();
+    for _ in 0..1000 {
+        let mut stream = house.connect(A);
+        stream
+            .write_all(b"GET /openstack HTTP/1.1\r\nX-Slow: ")
+            .await
+            .unwrap();
+        slow.push(stream);
+    }
+    for _ in 0..20 {
+        for stream in &mut slow {
+            stream.write_all(b"x").await.unwrap();
+        }
+        assert_eq!(house.get(B, PATH).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_comes_drop_by_drop_is_cut() {
+    let house = house(impatient()).await;
+    let mut stream = house.connect(A);
+    let dripping = async {
+        loop {
+            // Each byte comes well within the time for a head; together they take longer.
+            if stream.write_all(b"G").await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, dripping).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_cut_before_and_after_its_first_request() {
+    let house = house(impatient()).await;
+    for request in [String::new(), format!("GET {PATH} HTTP/1.1\r\n\r\n")] {
+        let mut stream = house.connect(A);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        timeout(PATIENCE, read).await.unwrap().unwrap();
+        assert_eq!(answer.is_empty(), request.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_busy_connection_ends_with_its_lifetime() {
+    let house = house(GuestLimits {
+        lifetime: Duration::from_millis(300),
+        ..GuestLimits::default()
+    })
+    .await;
+    let mut stream = house.connect(A);
+    let mut buffer = vec![0; 4096];
+    let asking = async {
+        let request = format!("GET {PATH} HTTP/1.1\r\n\r\n");
+        while stream.write_all(request.as_bytes()).await.is_ok() {
+            if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, asking).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_answered_408() {
+    let house = house(impatient()).await;
+    let request = "POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10\r\n\r\nhalf";
+    assert_eq!(status(&house.raw(A, request.as_bytes()).await), 408);
+}
+
+#[tokio::test]
+async fn heads_and_bodies_beyond_their_bounds_are_refused() {
+    let house = house(GuestLimits::default()).await;
+    let line = format!("X-Long: {}\r\n", "x".repeat(9000));
+    assert_eq!(house.get_with(A, PATH, &line).await.0, 431);
+    let body = "x".repeat((16 << 10) + 1);
+    for framing in [
+        format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        ),
+    ] {
+        let request = format!(
+            "POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\n{framing}"
+        );
+        assert_eq!(status(&house.raw(A, request.as_bytes()).await), 413);
+    }
+}
+
+#[tokio::test]
+async fn more_requests_than_allowed_get_429_and_other_guests_do_not_notice() {
+    let house = house(GuestLimits {
+        requests_per_second: 1,
+        burst: 5,
+        ..GuestLimits::default()
+    })
+    .await;
+    let mut refused = 0;
+    for _ in 0..20 {
+        let (status, answer) = house.get(A, PATH).await;
+        if status == 429 {
+            assert!(answer.contains("retry-after: 1"), "{answer}");
+            refused += 1;
+        } else {
+            assert_eq!(status, 200);
+        }
+    }
+    assert!(refused >= 10, "{refused}");
+    assert_eq!(house.get(B, PATH).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_boot_stays_far_below_the_limits() {
+    let house = house(GuestLimits::default()).await;
+    for _ in 0..200 {
+        assert_eq!(house.get(A, PATH).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn requests_under_way_are_finished_when_the_service_stops() {
+    let house = house(GuestLimits::default()).await;
+    let mut stream = house.connect(A);
+    stream.write_all(b"POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na").await.unwrap();
+    // Once another request was answered, the head above has been read.
+    house.get(B, PATH).await;
+    house.stop.cancel();
+    stream.write_all(b"=b").await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(status(&answer), 200);
+    timeout(PATIENCE, house.serving).await.unwrap().unwrap();
+}

@@ -1,0 +1,137 @@
+//! What was acknowledged is there after a restart, before the agent has said anything.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use waifud_api::metadatad::Tunnel;
+use waifud_cloudinit::Tokens;
+use waifud_metadata::{
+    BundleStore, ControlError, DiskStore, FakeStore, FakeTunnel, GuestLimits, MetadataService,
+    Parts, system_clock,
+};
+use waifud_wireguard::PrivateKey;
+
+use crate::house::{A, B, Guest, House};
+
+const USER_DATA: &str = "/openstack/latest/user_data";
+
+#[tokio::test]
+async fn a_restarted_service_serves_the_last_known_good() {
+    let store = FakeStore::default();
+    let (a, b) = (Guest::new("a", A), Guest::new("b", B));
+    let before = House::on(store.clone(), GuestLimits::default()).await;
+    before.admit(&a).await;
+    before.admit(&b).await;
+    let tunnel = Tunnel {
+        node_public_key: PrivateKey::generate().public_key().to_string(),
+        node_endpoint: ([127, 0, 0, 1], 51822).into(),
+        subnet: "10.144.3.0/24".parse().unwrap(),
+    };
+    let told = before.service.put_tunnel(tunnel.clone()).await.unwrap();
+    drop(before);
+    let after = House::on(store, GuestLimits::default()).await;
+    assert!(after.get(A, USER_DATA).await.1.contains(&a.secret()));
+    assert!(after.get(B, USER_DATA).await.1.contains(&b.secret()));
+    let status = after.service.status().await;
+    assert_ne!(status.process, told.process);
+    assert_eq!(status.instances, told.instances);
+    assert_eq!(
+        status.node_public_key.as_ref(),
+        Some(&tunnel.node_public_key)
+    );
+    // It greets the node by itself, so that nobody waits for a timer.
+    let peer = after.tunnel.peer().unwrap();
+    assert_eq!(peer.endpoint, Some(tunnel.node_endpoint));
+    assert_eq!(peer.allowed, [tunnel.subnet]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_stays_deleted_and_unused_bundles_are_swept_out() {
+    let store = FakeStore::default();
+    let a = Guest::new("a", A);
+    let before = House::on(store.clone(), GuestLimits::default()).await;
+    before.admit(&a).await;
+    let stray = Guest::new("stray", B);
+    let ciphertext = stray.sealed.ciphertext.clone().into();
+    before
+        .service
+        .put_bundle(stray.sealed.digest, ciphertext)
+        .await
+        .unwrap();
+    assert_eq!(store.bundles().await.unwrap().len(), 2);
+    drop(before);
+    let after = House::on(store.clone(), GuestLimits::default()).await;
+    assert_eq!(store.bundles().await.unwrap(), [a.sealed.digest]);
+    after.service.delete_instance(a.id).await.unwrap();
+    assert!(store.bundles().await.unwrap().is_empty());
+    drop(after);
+    let last = House::on(store, GuestLimits::default()).await;
+    assert_eq!(last.get(A, USER_DATA).await.0, 404);
+}
+
+#[tokio::test]
+async fn edited_user_data_is_what_the_next_request_reads_and_the_old_bundle_goes() {
+    let store = FakeStore::default();
+    let house = House::on(store.clone(), GuestLimits::default()).await;
+    let first = Guest::new("a", A);
+    house.admit(&first).await;
+    let second = Guest::with_user_data(first.id, "a", A, "second");
+    house.admit(&second).await;
+    assert!(house.get(A, USER_DATA).await.1.contains("second"));
+    assert_eq!(store.bundles().await.unwrap(), [second.sealed.digest]);
+}
+
+async fn on_disk(root: &std::path::Path) -> Arc<MetadataService> {
+    let store = Arc::new(DiskStore::open(root).unwrap());
+    MetadataService::start(Parts {
+        bundles: Arc::<DiskStore>::clone(&store),
+        state: store,
+        tunnel: Arc::new(FakeTunnel::default()),
+        tokens: Tokens::new(&[7; 32]),
+        limits: GuestLimits::default(),
+        clock: system_clock,
+        stop: CancellationToken::new(),
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_damaged_bundle_on_disk_is_not_served_and_mended_by_putting_it_again() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (Guest::new("a", A), Guest::new("b", B));
+    let service = on_disk(root.path()).await;
+    for guest in [&a, &b] {
+        let ciphertext = guest.sealed.ciphertext.clone().into();
+        service
+            .put_bundle(guest.sealed.digest, ciphertext)
+            .await
+            .unwrap();
+        service
+            .put_instance(guest.id, guest.assignment.clone())
+            .await
+            .unwrap();
+    }
+    drop(service);
+    let file = root.path().join("bundles").join(a.sealed.digest.hex());
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let service = on_disk(root.path()).await;
+    let held = service.status().await.instances;
+    assert_eq!(held.iter().map(|held| held.id).collect::<Vec<_>>(), [b.id]);
+    let again = service.put_instance(a.id, a.assignment.clone()).await;
+    assert!(matches!(again, Err(ControlError::BundleMissing { .. })));
+    let ciphertext = a.sealed.ciphertext.clone().into();
+    service
+        .put_bundle(a.sealed.digest, ciphertext)
+        .await
+        .unwrap();
+    service
+        .put_instance(a.id, a.assignment.clone())
+        .await
+        .unwrap();
+    assert_eq!(service.status().await.instances.len(), 2);
+    let seen = service.observations(0, Duration::ZERO).await;
+    assert!(seen.items.is_empty());
+}

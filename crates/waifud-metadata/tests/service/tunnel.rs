@@ -1,0 +1,188 @@
+//! The whole way: a guest's kernel, routing, the TUN device, sealed datagrams, the TCP stack, the service.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use waifud_api::metadatad::Tunnel;
+use waifud_cloudinit::Tokens;
+use waifud_metadata::{
+    DiskStore, GuestLimits, MetadataService, Parts, WireguardEnd, serve_guests, system_clock,
+};
+use waifud_wireguard::{ServerConfig, TunnelServer};
+
+use crate::{
+    house::{Guest, status},
+    kit::{World, guest_address},
+};
+
+const SERVICE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+const USER_DATA: &str = "/openstack/latest/user_data";
+/// Far below the 19.5 s for which a plain WireGuard stays silent after its other end was restarted.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// A service with a store on disk, on the node, as the program puts it together.
+pub fn start(world: &World, root: &Path) -> (Arc<MetadataService>, CancellationToken) {
+    let (root, key) = (root.to_owned(), world.server_key.clone());
+    world.node.run(move || async move {
+        let store = Arc::new(DiskStore::open(&root).unwrap());
+        let public_key = key.public_key();
+        let (server, listener) = TunnelServer::start(ServerConfig::new(key)).unwrap();
+        let stop = CancellationToken::new();
+        let service = MetadataService::start(Parts {
+            bundles: Arc::<DiskStore>::clone(&store),
+            state: store,
+            tunnel: Arc::new(WireguardEnd::new(server, public_key)),
+            tokens: Tokens::new(&[7; 32]),
+            limits: GuestLimits::default(),
+            clock: system_clock,
+            stop: stop.clone(),
+        })
+        .await
+        .unwrap();
+        tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
+        (service, stop)
+    })
+}
+
+/// Says what the agent says.
+pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) {
+    let tunnel = Tunnel {
+        node_public_key: world.node_key.public_key().to_string(),
+        node_endpoint: ([127, 0, 0, 1], 51822).into(),
+        subnet: "10.77.1.0/24".parse().unwrap(),
+    };
+    let told: Vec<_> = guests
+        .iter()
+        .map(|guest| (guest.id, guest.sealed.clone(), guest.assignment.clone()))
+        .collect();
+    let service = Arc::clone(service);
+    world.node.run(move || async move {
+        service.put_tunnel(tunnel).await.unwrap();
+        for (id, sealed, assignment) in told {
+            service
+                .put_bundle(sealed.digest, sealed.ciphertext.into())
+                .await
+                .unwrap();
+            service.put_instance(id, assignment).await.unwrap();
+        }
+    });
+}
+
+async fn connect(from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((from, 0)))?;
+    socket.connect(SERVICE).await
+}
+
+async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<String> {
+    let mut stream = connect(from).await?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+/// What a guest reads within a deadline, on a new connection.
+fn read(world: &World, number: u8) -> String {
+    let from = guest_address(number);
+    world.guests.run(move || async move {
+        timeout(PROMPT, get(from, USER_DATA))
+            .await
+            .expect("in time")
+            .expect("an answer")
+    })
+}
+
+fn guests(count: u8) -> Vec<Guest> {
+    (0..count)
+        .map(|number| Guest::new(&format!("guest{number}"), guest_address(number)))
+        .collect()
+}
+
+#[test]
+fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() {
+    let Some(world) = World::new(3) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let guests = guests(2);
+    let (service, stop) = start(&world, root.path());
+    let _node = world.start_node();
+    furnish(&world, &service, &guests);
+    let check = || {
+        for (number, guest) in (0..).zip(&guests) {
+            let answer = read(&world, number);
+            assert!(answer.contains(&guest.secret()), "{answer}");
+        }
+        // In the subnet, and nobody's.
+        assert_eq!(status(&read(&world, 2)), 404);
+    };
+    check();
+    // Gone without a word to the node; then another one on the same disk, before any agent has spoken.
+    stop.cancel();
+    drop(service);
+    let key = world.server_key.clone();
+    world.node.run(move || async move {
+        let free = async {
+            while TunnelServer::start(ServerConfig::new(key.clone())).is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PROMPT, free).await.expect("the port is free again");
+    });
+    let _again = start(&world, root.path());
+    check();
+}
+
+#[test]
+fn a_thousand_slow_connections_of_one_guest_leave_the_others_served() {
+    let Some(world) = World::new(4) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let guests = guests(4);
+    let (service, _stop) = start(&world, root.path());
+    let _node = world.start_node();
+    furnish(&world, &service, &guests);
+    let secrets: Vec<String> = guests.iter().map(Guest::secret).collect();
+    world.guests.run(move || async move {
+        let slow: Vec<_> = (0..1000)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut stream = connect(guest_address(0)).await?;
+                    stream
+                        .write_all(b"GET /openstack HTTP/1.1\r\nX-Slow: ")
+                        .await?;
+                    loop {
+                        stream.write_all(b"x").await?;
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                    #[expect(unreachable_code, reason = "says the type of the errors above")]
+                    std::io::Result::Ok(())
+                })
+            })
+            .collect();
+        for round in 0..30 {
+            for number in 1..4u8 {
+                let answer = timeout(PROMPT, get(guest_address(number), USER_DATA)).await;
+                let answer = answer.expect("in time").expect("an answer");
+                assert!(
+                    answer.contains(&secrets[usize::from(number)]),
+                    "{round}: {answer}"
+                );
+            }
+        }
+        for task in slow {
+            task.abort();
+        }
+    });
+}
