@@ -34,6 +34,8 @@ mod metadata;
 mod network;
 mod observe;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod readiness;
 mod ready;
 pub mod record;

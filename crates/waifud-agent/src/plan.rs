@@ -273,14 +273,6 @@ impl Step {
             Self::Idle => return None,
         })
     }
-
-    /// Whether the step may be given up in the middle when the wish changes: it only waits for others.
-    pub fn may_be_cancelled(self) -> bool {
-        matches!(
-            self,
-            Self::EnsureImage | Self::EnsureBundle | Self::WatchReady
-        )
-    }
 }
 
 impl Wait {

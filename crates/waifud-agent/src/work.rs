@@ -169,7 +169,13 @@ pub(crate) async fn start(
             memory.cloud_init = CloudInitStatus::default();
         })?;
     }
-    Ok(shared.hypervisor.ensure_started(want.id).await?)
+    shared.hypervisor.ensure_started(want.id).await?;
+    // From here on, its end is the end of a run.
+    shared.table.remember(want.id, |memory| {
+        memory.run = RunMemory::Started;
+        memory.stopped_by = None;
+    })?;
+    Ok(())
 }
 
 /// Asks the guest to shut down, and remembers having asked.

@@ -209,11 +209,6 @@ async fn without_waifud_a_guest_runs_on_and_what_happens_is_told_later() {
         .until("restarted", async || world.hypervisor.starts() == 2)
         .await;
     world.hypervisor.power_off(id);
-    world
-        .until("off", async || {
-            matches!(world.domain(id).await, Some(DomainState::Off(_)))
-        })
-        .await;
     world.waifud.delete(id);
     world.waifud.set_online(true);
     world.until_destroyed(id).await;
