@@ -77,16 +77,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_whose_caller_gave_up_is_not_begun() {
-        let threads = Threads::start("test", 1).unwrap();
+        let threads = Arc::new(Threads::start("test", 1).unwrap());
         let (release, held) = mpsc::channel::<()>();
-        let slow = threads.run("slow", Duration::from_millis(1), move || {
-            held.recv().ok();
-            Ok(())
+        let (busy, is_busy) = oneshot::channel();
+        let slow = tokio::spawn({
+            let threads = Arc::clone(&threads);
+            async move {
+                let call = move || {
+                    busy.send(()).ok();
+                    held.recv().ok();
+                    Ok(())
+                };
+                threads.run("slow", LONG, call).await
+            }
         });
-        assert!(matches!(
-            slow.await,
-            Err(HypervisorError::TimedOut { what: "slow", .. })
-        ));
+        is_busy.await.unwrap();
         let begun = Arc::new(AtomicBool::new(false));
         let late = threads.run("late", Duration::from_millis(1), {
             let begun = Arc::clone(&begun);
@@ -95,8 +100,12 @@ mod tests {
                 Ok(())
             }
         });
-        assert!(late.await.is_err());
+        assert!(matches!(
+            late.await,
+            Err(HypervisorError::TimedOut { what: "late", .. })
+        ));
         release.send(()).unwrap();
+        slow.await.unwrap().unwrap();
         threads.run("next", LONG, || Ok(())).await.unwrap();
         assert!(!begun.load(Ordering::SeqCst));
     }

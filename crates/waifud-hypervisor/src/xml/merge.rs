@@ -6,7 +6,7 @@
 //! address that libvirt once gave them, so that a guest finds its nic under the same name after a change.
 
 use super::observe::is_ours;
-use super::render::domain;
+use super::render::{domain, letters};
 use super::tree::{Element, XmlError};
 use super::{ALIAS, RenderOptions};
 use crate::DomainSpec;
@@ -38,7 +38,9 @@ pub fn merge(
             keep_address(device, theirs);
         }
         let kept = theirs.children.iter().filter(|device| !replaced(device));
-        devices.children.extend(kept.cloned());
+        let kept: Vec<_> = kept.cloned().collect();
+        give_way(&mut devices.children, &kept);
+        devices.children.extend(kept);
     }
     let written_by_us = |name: &str| {
         // libvirt writes both whenever `memory` is given.
@@ -67,6 +69,38 @@ fn replaced(device: &Element) -> bool {
         "memballoon" | "emulator" => true,
         _ => alias(device).is_some_and(|name| name.starts_with(ALIAS)),
     }
+}
+
+/// Moves our disks off target names that a kept disk has: `vdb`, say, of a disk that somebody attached before the spec
+/// got a second one. To guests the name means nothing; they go by the bus address.
+fn give_way(ours: &mut [Element], kept: &[Element]) {
+    let mut taken: Vec<String> = ours.iter().chain(kept).filter_map(target).collect();
+    for disk in ours.iter_mut().filter(|device| device.name == "disk") {
+        let is_theirs = |name: &String| {
+            kept.iter()
+                .any(|other| target(other).as_ref() == Some(name))
+        };
+        if !target(disk).as_ref().is_some_and(is_theirs) {
+            continue;
+        }
+        let mut names = (0..).map(|index| format!("vd{}", letters(index)));
+        let Some(free) = names.find(|name| !taken.contains(name)) else {
+            continue;
+        };
+        let dev = disk.get_mut("target").and_then(|target| {
+            let dev = target.attributes.iter_mut().find(|(name, _)| name == "dev");
+            dev.map(|(_, value)| value)
+        });
+        if let Some(dev) = dev {
+            dev.clone_from(&free);
+            taken.push(free);
+        }
+    }
+}
+
+fn target(disk: &Element) -> Option<String> {
+    let target = disk.get("target").filter(|_| disk.name == "disk")?;
+    target.attribute("dev").map(str::to_owned)
 }
 
 fn alias(device: &Element) -> Option<&str> {
@@ -146,6 +180,24 @@ mod tests {
     fn the_new_digest_replaces_the_old_one() {
         let seen = describe(&merged()).unwrap();
         assert_eq!(seen.ours.unwrap().1, "new");
+    }
+
+    #[test]
+    fn a_disk_of_the_spec_gives_way_to_one_that_somebody_attached_before() {
+        let mut before = spec();
+        before.disks.truncate(1);
+        let attached = render(&before, OPTIONS, "old").replace(
+            "<devices>",
+            "<devices><disk type='block'><target dev='vdb'/></disk>",
+        );
+        let merged = merge(&spec(), OPTIONS, "new", &attached).unwrap();
+        for name in ["vda", "vdb", "vdc"] {
+            assert_eq!(
+                merged.matches(&format!("dev='{name}'")).count(),
+                1,
+                "{merged}"
+            );
+        }
     }
 
     #[test]

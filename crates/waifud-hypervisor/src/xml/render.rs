@@ -215,7 +215,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
 }
 
 /// `a` to `z`, then `aa`: how Linux counts disks.
-fn letters(index: usize) -> String {
+pub(super) fn letters(index: usize) -> String {
     let mut text = String::new();
     let mut rest = index + 1;
     while rest > 0 {

@@ -1,92 +1,134 @@
 //! A real guest, from an image in a pool to its guest agent, through both adapters.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
-use serde_json::json;
-use waifud_hypervisor::{DomainDisk, DomainEventKind, DomainState, Hypervisor, OffReason};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use waifud_hypervisor::{
+    DomainDisk, DomainEventKind, DomainSpec, DomainState, Hypervisor, HypervisorError, OffReason,
+};
 use waifud_images::{Guest, build, default_cache_dir};
 use waifud_lab::testing;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
-use waifud_types::{ByteSize, Digest, InstanceId, VolumeId};
+use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
 
 use crate::node::{Node, QEMU, hear, until};
 
 /// Emulated, on a machine that may be busy with other tests.
 const BOOT: Duration = Duration::from_mins(3);
+/// Where the pool is, as the node sees it.
+const POOL: &str = "/var/lib/pool";
+
+/// Emulated guests slow each other down: one at a time.
+static ONE_GUEST: Mutex<()> = Mutex::const_new(());
+
+/// The tiny guest's volume in a pool of the node, and a spec that boots from it.
+struct Tiny {
+    pool: Qcow2Pool,
+    image: Digest,
+    volume: VolumeId,
+    path: PathBuf,
+    spec: DomainSpec,
+}
+
+impl Tiny {
+    /// `None` when the image can't be built here; that was said loudly.
+    async fn new(node: &Node) -> Option<Self> {
+        let built = match build(Guest::Tiny, &default_cache_dir(), &|step| {
+            eprintln!("{step}");
+        }) {
+            Ok(built) => built,
+            Err(error) => {
+                testing::skip(&format!("the tiny image can't be built: {error:#}")).unwrap();
+                return None;
+            }
+        };
+        let mut config = Qcow2PoolConfig::new("main".parse().unwrap(), node.lab.path_outside(POOL));
+        config.volume_owner = Some((QEMU, QEMU));
+        config.image_user = Some((65534, 65534));
+        let pool = Qcow2Pool::open(config).unwrap();
+        let image: Digest = built.sha256.parse().unwrap();
+        std::fs::copy(&built.qcow2, pool.staging_path(image).await.unwrap()).unwrap();
+        let begin = Instant::now();
+        pool.import_image(image).await.unwrap();
+        let imported = begin.elapsed();
+
+        let id = InstanceId::generate();
+        let disk: Name = "root".parse().unwrap();
+        let volume = VolumeId {
+            instance: id,
+            disk: disk.clone(),
+        };
+        let begin = Instant::now();
+        let path = pool
+            .ensure_volume(&volume, image, ByteSize::gib(1))
+            .await
+            .unwrap();
+        eprintln!("import {imported:?}, clone {:?}", begin.elapsed());
+        let mut spec = Node::spec(id, "tiny");
+        spec.memory = ByteSize::mib(192);
+        spec.disks.push(DomainDisk {
+            name: disk,
+            // The same file as the node sees it.
+            path: Path::new(POOL)
+                .join("volumes")
+                .join(path.file_name().unwrap()),
+        });
+        Some(Self {
+            pool,
+            image,
+            volume,
+            path,
+            spec,
+        })
+    }
+
+    /// Starts it and waits until its agent answers.
+    async fn boot(&self, node: &Node) {
+        let begin = Instant::now();
+        node.hypervisor.ensure_defined(&self.spec).await.unwrap();
+        node.hypervisor.ensure_started(self.spec.id).await.unwrap();
+        let started = begin.elapsed();
+        let log = node.lab.path_outside(&self.spec.console_log);
+        while !std::fs::read(&log)
+            .is_ok_and(|text| String::from_utf8_lossy(&text).contains("tiny: looking for metadata"))
+        {
+            assert!(begin.elapsed() < BOOT, "the guest never spoke");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let ping = || json!({"execute": "guest-ping"});
+        while ask(node, self.spec.id, ping()).await.is_err() {
+            assert!(begin.elapsed() < BOOT, "the guest agent never answered");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let talking = begin.elapsed();
+        eprintln!("define and start {started:?}, agent after {talking:?}");
+    }
+}
+
+async fn ask(node: &Node, id: InstanceId, command: Value) -> Result<Value, HypervisorError> {
+    let limit = Duration::from_secs(10);
+    node.hypervisor.agent_command(id, command, limit).await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
+    let _alone = ONE_GUEST.lock().await;
     let Some(node) = Node::up() else { return };
-    let built = match build(Guest::Tiny, &default_cache_dir(), &|step| {
-        eprintln!("{step}");
-    }) {
-        Ok(built) => built,
-        Err(error) => {
-            testing::skip(&format!("the tiny image can't be built: {error:#}")).unwrap();
-            return;
-        }
+    let Some(tiny) = Tiny::new(&node).await else {
+        return;
     };
-    let place = node.lab.path_outside("/var/lib/pool");
-    let mut config = Qcow2PoolConfig::new("main".parse().unwrap(), &place);
-    config.volume_owner = Some((QEMU, QEMU));
-    config.image_user = Some((65534, 65534));
-    let pool = Qcow2Pool::open(config).unwrap();
-    let image: Digest = built.sha256.parse().unwrap();
-    std::fs::copy(&built.qcow2, pool.staging_path(image).await.unwrap()).unwrap();
-    let begin = Instant::now();
-    pool.import_image(image).await.unwrap();
-    let imported = begin.elapsed();
-
-    let id = InstanceId::generate();
-    let volume = VolumeId {
-        instance: id,
-        disk: "root".parse().unwrap(),
-    };
-    let begin = Instant::now();
-    let path = pool
-        .ensure_volume(&volume, image, ByteSize::gib(1))
+    let id = tiny.spec.id;
+    let mut events = node.hypervisor.events();
+    tiny.boot(&node).await;
+    hear(&mut events, DomainEventKind::AgentChanged).await;
+    let info = ask(&node, id, json!({"execute": "guest-info"}))
         .await
         .unwrap();
-    let cloned = begin.elapsed();
-    let mut spec = Node::spec(id, "tiny");
-    spec.memory = ByteSize::mib(192);
-    spec.disks.push(DomainDisk {
-        name: "root".parse().unwrap(),
-        // The same file as the node sees it.
-        path: std::path::Path::new("/var/lib/pool/volumes").join(path.file_name().unwrap()),
-    });
-    let mut events = node.hypervisor.events();
-    let begin = Instant::now();
-    node.hypervisor.ensure_defined(&spec).await.unwrap();
-    node.hypervisor.ensure_started(id).await.unwrap();
-    let started = begin.elapsed();
-
-    let log = node.lab.path_outside(&spec.console_log);
-    let begin = Instant::now();
-    until("the guest's own line on the console", || async {
-        assert!(begin.elapsed() < BOOT);
-        let text = std::fs::read(&log).unwrap_or_default();
-        String::from_utf8_lossy(&text).contains("tiny: looking for metadata")
-    })
-    .await;
-    let ask = |command| {
-        node.hypervisor
-            .agent_command(id, command, Duration::from_secs(5))
-    };
-    let mut answered = false;
-    while !answered {
-        assert!(begin.elapsed() < BOOT, "the guest agent never answered");
-        answered = ask(json!({"execute": "guest-ping"})).await.is_ok();
-        if !answered {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-    let talking = begin.elapsed();
-    hear(&mut events, DomainEventKind::AgentChanged).await;
-    let info = ask(json!({"execute": "guest-info"})).await.unwrap();
     assert!(info["version"].is_string(), "{info}");
     // The guest's own idea of its machine is what cloud-init goes by.
     let product = read_file(&node, id, "/sys/class/dmi/id/product_name").await;
@@ -95,9 +137,10 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
     assert_eq!(serial.trim(), id.to_string());
 
     // QEMU has the volume and not the image that others share.
-    let stored = place.join(format!("images/{}.qcow2", image.hex()));
+    let stored = node.lab.path_outside(POOL);
+    let stored = stored.join(format!("images/{}.qcow2", tiny.image.hex()));
     assert_eq!(std::fs::metadata(&stored).unwrap().uid(), 0);
-    assert_eq!(std::fs::metadata(&path).unwrap().uid(), QEMU);
+    assert_eq!(std::fs::metadata(&tiny.path).unwrap().uid(), QEMU);
 
     node.hypervisor.request_shutdown(id).await.unwrap();
     until("the guest's own power-off", || async {
@@ -105,24 +148,59 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
         seen.state == DomainState::Off(OffReason::GuestShutdown)
     })
     .await;
-    assert_eq!(std::fs::metadata(&path).unwrap().uid(), QEMU);
+    assert_eq!(std::fs::metadata(&tiny.path).unwrap().uid(), QEMU);
     node.hypervisor.ensure_absent(id).await.unwrap();
-    pool.ensure_volume_absent(&volume).await.unwrap();
-    pool.ensure_image_absent(image).await.unwrap();
-    eprintln!(
-        "import {imported:?}, clone {cloned:?}, define and start {started:?}, agent after {talking:?}"
-    );
+    tiny.pool.ensure_volume_absent(&tiny.volume).await.unwrap();
+    tiny.pool.ensure_image_absent(tiny.image).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_halts_the_guest_and_it_goes_on_once_there_is_room() {
+    let _alone = ONE_GUEST.lock().await;
+    let Some(node) = Node::up() else { return };
+    let Some(mut tiny) = Tiny::new(&node).await else {
+        return;
+    };
+    // The pool again, on a small filesystem that only the node sees.
+    let small = "/var/lib/small";
+    node.run(["mkdir", small]).unwrap();
+    let size = "size=72m,mode=0711";
+    node.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", small])
+        .unwrap();
+    node.run(["cp", "-a", &format!("{POOL}/."), small]).unwrap();
+    tiny.spec.disks[0].path = Path::new(small)
+        .join("volumes")
+        .join(tiny.path.file_name().unwrap());
+    tiny.boot(&node).await;
+    let id = tiny.spec.id;
+    let fill = json!({"execute": "guest-exec", "arguments": {"path": "/bin/dd",
+        "arg": ["if=/dev/urandom", "of=/fill", "bs=1048576", "count=80"]}});
+    ask(&node, id, fill).await.unwrap();
+    let state = || async { node.hypervisor.get(id).await.unwrap().unwrap().state };
+    until("the halt", || async {
+        state().await == DomainState::Paused { io_error: true }
+    })
+    .await;
+    node.run(["mount", "-o", "remount,size=512m", small])
+        .unwrap();
+    node.hypervisor.ensure_started(id).await.unwrap();
+    assert_eq!(state().await, DomainState::Running);
+    let ping = json!({"execute": "guest-ping"});
+    until("the guest, alive", || async {
+        ask(&node, id, ping.clone()).await.is_ok()
+    })
+    .await;
+    node.hypervisor.ensure_absent(id).await.unwrap();
 }
 
 /// Reads a small file in the guest, as the agent's readiness check does.
 async fn read_file(node: &Node, id: InstanceId, path: &str) -> String {
-    let limit = Duration::from_secs(10);
     let run = json!({"execute": "guest-exec", "arguments":
         {"path": "/bin/cat", "arg": [path], "capture-output": true}});
-    let pid = node.hypervisor.agent_command(id, run, limit).await.unwrap()["pid"].clone();
+    let pid = ask(node, id, run).await.unwrap()["pid"].clone();
     loop {
-        let ask = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
-        let status = node.hypervisor.agent_command(id, ask, limit).await.unwrap();
+        let look = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
+        let status = ask(node, id, look).await.unwrap();
         if status["exited"] == true {
             let text = status["out-data"].as_str().unwrap_or_default();
             return String::from_utf8(BASE64.decode(text).unwrap()).unwrap();
