@@ -1,0 +1,88 @@
+//! The configuration: a TOML file in which everything has a default and nothing unknown is ignored.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Where it is read from, unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/waifud/metadatad.toml";
+
+/// All of it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The unix socket on which the node's agent speaks to this service.
+    pub socket: PathBuf,
+    /// Keys, bundles and assignments; made with mode 0700 when it is missing.
+    pub state_dir: PathBuf,
+    /// The UDP address for the tunnel's sealed packets; loopback only.
+    pub wireguard_listen: SocketAddr,
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives of `tracing`.
+    pub log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: "/run/waifud-metadata/control.sock".into(),
+            state_dir: "/var/lib/waifud-metadata".into(),
+            wireguard_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 51821)),
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file; a missing one means defaults, one that can't be read or understood is an error.
+    pub fn read(path: &Path) -> Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .with_context(|| format!("{} can't be understood", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadatad.toml");
+        fs::write(&path, text).unwrap();
+        Config::read(&path)
+    }
+
+    #[test]
+    fn a_missing_or_empty_file_means_defaults() {
+        let missing = Config::read(Path::new("/nonexistent/metadatad.toml")).unwrap();
+        assert_eq!(missing, Config::default());
+        assert_eq!(read("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_is_said_counts_and_the_rest_keeps_its_default() {
+        let config = read("wireguard_listen = \"127.0.0.1:7\"\nlog = \"debug\"\n").unwrap();
+        assert_eq!(config.wireguard_listen.port(), 7);
+        assert_eq!(config.log, "debug");
+        assert_eq!(config.socket, Config::default().socket);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_refused_by_name() {
+        for (text, word) in [
+            ("sokcet = \"/x\"\n", "sokcet"),
+            ("wireguard_listen = 7\n", "wireguard_listen"),
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

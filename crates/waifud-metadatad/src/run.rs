@@ -1,0 +1,83 @@
+//! Puts the parts together, and takes them apart again when told to stop.
+
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use waifud_metadata::{
+    ControlSocket, DiskStore, GuestLimits, MetadataService, Parts, WireguardEnd, serve_guests,
+    system_clock,
+};
+use waifud_wireguard::{ServerConfig, TunnelServer};
+
+use crate::{config::Config, state};
+
+/// How long answers that are under way may take after a signal to stop.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<()> {
+    // One thread: the tunnel, the stack and the documents all live in its caches, and it is far from busy.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?
+        .block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let _held = state::lock(&config.state_dir)?;
+    let private_key = state::wireguard_key(&config.state_dir)?;
+    let public_key = private_key.public_key();
+    let store = Arc::new(DiskStore::open(&config.state_dir)?);
+    let (server, listener) = TunnelServer::start(ServerConfig {
+        listen: config.wireguard_listen,
+        ..ServerConfig::new(private_key)
+    })?;
+    let stop = CancellationToken::new();
+    let endpoint = server.local_address();
+    let service = MetadataService::start(Parts {
+        bundles: Arc::<DiskStore>::clone(&store),
+        state: store,
+        tunnel: Arc::new(WireguardEnd::new(server, public_key)),
+        tokens: state::token_key(&config.state_dir)?,
+        limits: GuestLimits::default(),
+        clock: system_clock,
+        stop: stop.clone(),
+    })
+    .await?;
+    if let Some(directory) = config.socket.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("{} could not be made", directory.display()))?;
+    }
+    let socket = ControlSocket::bind(&config.socket)?;
+    tracing::info!(%endpoint, %public_key, socket = %config.socket.display(), "ready");
+    let guests = tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
+    let agent = tokio::spawn(socket.serve(service, stop.clone()));
+    let mut sides = tokio::spawn(async { tokio::join!(guests, agent) });
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut sides => {
+            let (guests, agent) = ended?;
+            guests?;
+            agent??;
+            anyhow::bail!("a side of the service ended by itself");
+        }
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+    if timeout(GRACE, sides).await.is_err() {
+        tracing::info!("answers that were still under way are cut");
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Starting, stopping, crashing, and being misconfigured.
+
+use std::{fs, net::Ipv4Addr, process::Stdio};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{process::Command, time::timeout};
+use waifud_types::InstanceId;
+use waifud_wireguard::PrivateKey;
+
+use crate::process::{Home, PATIENCE, PROGRAM, command, crash, serve, tunnel};
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 10);
+const ANYWHERE: &str = "127.0.0.1:0";
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_crash() {
+    let home = Home::new(ANYWHERE);
+    let (child, first) = home.start().await;
+    assert!(first.instances.is_empty() && first.node_public_key.is_none());
+    let id = InstanceId::generate();
+    serve(&home.client(), id, ADDRESS, "words").await;
+    let node = PrivateKey::generate().public_key();
+    home.client().put_tunnel(&tunnel(node)).await.unwrap();
+    crash(child).await;
+    assert!(home.socket().exists());
+    let (_child, second) = home.start().await;
+    assert_ne!(second.process, first.process);
+    assert_eq!(second.public_key, first.public_key);
+    assert_eq!(second.node_public_key, Some(node.to_string()));
+    let held: Vec<_> = second
+        .instances
+        .iter()
+        .map(|held| (held.id, held.address))
+        .collect();
+    assert_eq!(held, [(id, ADDRESS)]);
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_at_once_and_with_success_also_while_somebody_waits() {
+    let home = Home::new(ANYWHERE);
+    let (mut child, _) = home.start().await;
+    let waiting = tokio::spawn({
+        let client = home.client();
+        async move { client.observations(0, PATIENCE * 2).await }
+    });
+    home.client().status().await.unwrap();
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(!home.socket().exists());
+    // An answer, or a connection that broke: no hanging.
+    let _ = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+}
+
+async fn fails(home: &Home) -> String {
+    let output = command(&home.config()).stdin(Stdio::null()).output();
+    let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn a_second_one_on_the_same_directory_is_refused_and_disturbs_nobody() {
+    let home = Home::new(ANYWHERE);
+    let (_child, first) = home.start().await;
+    let said = fails(&home).await;
+    assert!(said.contains("another waifud-metadatad"), "{said}");
+    assert_eq!(home.client().status().await.unwrap().process, first.process);
+}
+
+#[tokio::test]
+async fn an_unknown_key_or_an_address_for_strangers_is_refused_in_words() {
+    let home = Home::new(ANYWHERE);
+    let text = fs::read_to_string(home.config()).unwrap();
+    fs::write(home.config(), text.clone() + "colour = \"blue\"\n").unwrap();
+    let said = fails(&home).await;
+    assert!(said.contains("colour"), "{said}");
+    fs::write(home.config(), text.replace("127.0.0.1", "0.0.0.0")).unwrap();
+    let said = fails(&home).await;
+    assert!(said.contains("loopback"), "{said}");
+}
+
+#[tokio::test]
+async fn logs_carry_no_secret_even_when_they_say_everything() {
+    let home = Home::new(ANYWHERE);
+    let text = fs::read_to_string(home.config()).unwrap();
+    fs::write(home.config(), text.replace("debug", "trace")).unwrap();
+    let log = home.state_dir().with_file_name("log");
+    let mut child = command(&home.config());
+    let mut child = child
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let ready = async {
+        while home.client().status().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.unwrap();
+    serve(&home.client(), InstanceId::generate(), ADDRESS, "hunter2").await;
+    let instances = home.state_dir().join("instances");
+    let file = fs::read_dir(instances)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    child.kill().await.unwrap();
+    let said = fs::read_to_string(log).unwrap();
+    assert!(said.contains("served"), "{said}");
+    assert!(!said.contains("hunter2"));
+    for secret in ["wireguard.key", "token.key"] {
+        let secret = fs::read_to_string(home.state_dir().join(secret)).unwrap();
+        assert!(!said.contains(secret.trim()));
+    }
+    let assignment = fs::read_to_string(file).unwrap();
+    let key = assignment
+        .split("\"key\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    assert!(!said.contains(key));
+}
+
+#[tokio::test]
+async fn it_says_its_version() {
+    let output = Command::new(PROGRAM)
+        .arg("--version")
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(
+        said,
+        format!("waifud-metadatad {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}

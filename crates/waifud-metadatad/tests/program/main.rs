@@ -1,0 +1,12 @@
+//! The real program, as a process: started, told, asked by guests through the tunnel, killed, stopped.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests may stop at the first surprise"
+)]
+
+mod guests;
+#[path = "../../../waifud-wireguard/tests/kit/mod.rs"]
+mod kit;
+mod life;
+mod process;
