@@ -1,8 +1,8 @@
 //! One dnsmasq for the guests: started detached, adopted after our own restart, reloaded, replaced.
 //!
 //! It makes itself a daemon, so guests keep their leases and names while agentd restarts. (A service manager that
-//! kills whole control groups must be told to leave it: `KillMode=process`.) It is ours if id, start and command line
-//! say so. It is started anew when its configuration changes, when the bridge that its socket is bound to was made
+//! kills whole control groups must be told to leave it: `KillMode=process`.) It is ours if id and start are those that
+//! we recorded, or if our pid file and its command line say so. It is started anew when its configuration changes, when the bridge that its socket is bound to was made
 //! anew, and when it died; everything else is a reload.
 
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl Dnsmasq {
         let config = dhcp::configuration(state, &self.settings);
         let fits = before.filter(|record| {
             record.bridge_index == bridge_index
-                && self.process(record).is_some()
+                && process(record).is_some()
                 && matches!(files::read(&self.config), Ok(Some(text)) if text == config)
         });
         let Some(record) = fits else {
@@ -82,11 +82,6 @@ impl Dnsmasq {
         }
     }
 
-    /// Whether the one that was recorded still runs.
-    pub(super) fn runs(&self, record: &DnsmasqRecord) -> bool {
-        self.process(record).is_some()
-    }
-
     /// Ends it and removes its files.
     pub(super) async fn remove(&self, record: Option<&DnsmasqRecord>) -> Result<(), NetworkError> {
         self.stop(record).await?;
@@ -100,14 +95,6 @@ impl Dnsmasq {
             files::remove(file)?;
         }
         Ok(())
-    }
-
-    fn process(&self, record: &DnsmasqRecord) -> Option<Process> {
-        let process = Process {
-            pid: record.pid,
-            start_time: record.start_time,
-        };
-        (process.runs() && process.was_started_with(&self.argument())).then_some(process)
     }
 
     fn argument(&self) -> PathBuf {
@@ -126,7 +113,7 @@ impl Dnsmasq {
     }
 
     async fn stop(&self, record: Option<&DnsmasqRecord>) -> Result<(), NetworkError> {
-        let recorded = record.and_then(|record| self.process(record));
+        let recorded = record.and_then(process);
         for process in recorded.into_iter().chain(self.left_over()) {
             process.end().await?;
         }
@@ -187,7 +174,7 @@ impl Dnsmasq {
         };
         files::replace(&self.settings.leases_file, &leases)?;
         files::replace(&self.settings.names_file, &dhcp::names(state, record.load))?;
-        let Some(process) = self.process(&record) else {
+        let Some(process) = process(&record) else {
             return Ok(None);
         };
         process.signal(Signal::SIGHUP)?;
@@ -218,6 +205,15 @@ impl Dnsmasq {
             Err(_) => Ok(false),
         }
     }
+}
+
+/// The recorded one, if it still runs. Its command line is not asked: an ending process loses that before its sockets.
+pub(super) fn process(record: &DnsmasqRecord) -> Option<Process> {
+    let process = Process {
+        pid: record.pid,
+        start_time: record.start_time,
+    };
+    process.runs().then_some(process)
 }
 
 /// The first of [`USERS`] that this host has, with its group.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rtnetlink::Handle;
 use waifud_types::TapName;
 
-use super::dnsmasq::Dnsmasq;
+use super::dnsmasq::{self, Dnsmasq};
 use super::firewall::Firewall;
 use super::links::{self, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
@@ -173,11 +173,7 @@ impl Inner {
             return found("firewall rules were changed".to_owned());
         }
         let record = self.record()?;
-        if !record
-            .dnsmasq
-            .as_ref()
-            .is_some_and(|r| self.dnsmasq.runs(r))
-        {
+        if record.dnsmasq.as_ref().and_then(dnsmasq::process).is_none() {
             return found("dnsmasq is gone".to_owned());
         }
         if !full {
