@@ -28,11 +28,11 @@ pub struct Told {
 
 /// Merges a report into what is stored; `None` when nothing of it needs to be stored.
 pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
-    // A node may have missed to tell of a state in between, but it can't undo a placement.
-    let state = if old.state.may_become(report.state) {
-        report.state
-    } else {
-        old.state
+    // States that come and go between two reports are never told, so any may follow any; but placing, deleting and
+    // being out of reach are not the node's to say.
+    let state = match report.state {
+        S::Pending | S::Deleting | S::Unknown => old.state,
+        told => told,
     };
     let status = InstanceStatus {
         observed_generation: Some(report.observed_generation).max(old.observed_generation),

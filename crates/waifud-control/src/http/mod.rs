@@ -33,6 +33,7 @@ use crate::Control;
 #[openapi(
     info(
         title = "waifud",
+        license(name = "PolyForm Noncommercial License 1.0.0", identifier = "PolyForm-Noncommercial-1.0.0"),
         description = "Virtual machines for people at home. Errors are RFC 9457 problems; lists are pages; \
                        `?wait=` turns an order into its end."
     ),

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use waifud_types::{Incarnation, Revision};
+use waifud_types::Revision;
 
 use super::refusal::Refusal;
 use crate::{Control, ControlError};
@@ -21,8 +21,8 @@ pub struct Version {
     pub api: String,
     /// The database's schema.
     pub schema: u32,
-    /// The life of the database.
-    pub incarnation: Incarnation,
+    /// The life of the database, as revisions begin with it.
+    pub incarnation: String,
 }
 
 /// That waifud works.
@@ -63,7 +63,7 @@ pub async fn version(State(control): State<Control>) -> Json<Version> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         api: "v1".to_owned(),
         schema: waifud_store::SCHEMA,
-        incarnation: control.store().incarnation(),
+        incarnation: control.store().incarnation().to_string(),
     })
 }
 

@@ -1,0 +1,455 @@
+//! A control server without sockets, a client that calls its routers, and an agent that a test drives step by step.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+#![allow(
+    dead_code,
+    reason = "each test file uses its own part of these helpers"
+)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use waifud_api::agent::{
+    AgentReport, Hello, InstanceReport, NODE_HEADER, SliceObject, Tombstone, WatchFrame, Welcome,
+};
+use waifud_api::{Instance, Problem};
+use waifud_control::env::{SystemClock, SystemEntropy};
+use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_store::{Mode, Store};
+use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
+use waifud_types::status::{CloudInitStatus, HypervisorKind};
+use waifud_types::{
+    ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, NodeId, Timestamp,
+};
+
+/// Longer than anything here takes; reached only when something is broken.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct Server {
+    pub dir: tempfile::TempDir,
+    pub control: Control,
+    user: Router,
+    agent: Router,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    pub fn instance(&self) -> Instance {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    pub fn problem(&self) -> Problem {
+        assert_eq!(
+            self.headers.get("content-type").unwrap(),
+            "application/problem+json"
+        );
+        let problem: Problem = serde_json::from_slice(&self.bytes).unwrap();
+        assert_eq!(problem.status, self.status.as_u16());
+        assert_eq!(
+            problem.request_id.as_deref(),
+            self.headers
+                .get("x-request-id")
+                .map(|v| v.to_str().unwrap())
+        );
+        problem
+    }
+
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(
+            self.status.as_u16(),
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.bytes)
+        );
+        self
+    }
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut ControlConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = ControlConfig::new(dir.path().to_owned());
+        change(&mut config);
+        let store = Store::open(
+            &dir.path().join("waifud.db"),
+            Mode::Threads { readers: 2 },
+            Incarnation(0xa),
+        )
+        .unwrap();
+        let control = Control::new(
+            store,
+            config,
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+        )
+        .await
+        .unwrap();
+        Self {
+            user: http::user_router(control.clone()),
+            agent: http::agent_router(control.clone()),
+            dir,
+            control,
+        }
+    }
+
+    pub async fn raw(&self, request: Request<Body>) -> axum::response::Response {
+        call(&self.user, request, Peer::Unix { uid: 0 }).await
+    }
+
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        collect(self.raw(request.body(body.into()).unwrap()).await).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, &[], Body::empty()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, &[], Body::empty()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::POST, path, &[], body.to_string()).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::PATCH, path, &[], body.to_string()).await
+    }
+
+    pub async fn create(&self, body: &Value) -> Answer {
+        self.post("/v1/instances", body).await
+    }
+
+    /// Uploads an image of 2 GiB and names it `debian-12`.
+    pub async fn template(&self) -> Digest {
+        let bytes = image(2 << 30);
+        let digest = digest(&bytes);
+        self.call(Method::PUT, &format!("/v1/images/{digest}"), &[], bytes)
+            .await
+            .expect(201);
+        self.post(
+            "/v1/templates",
+            &json!({"name": "debian-12", "image": digest}),
+        )
+        .await
+        .expect(201);
+        digest
+    }
+
+    pub async fn agent(
+        &self,
+        method: Method,
+        path: &str,
+        node: Option<NodeId>,
+        uid: u32,
+        body: impl Into<Body>,
+    ) -> axum::response::Response {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(node) = node {
+            request = request.header(NODE_HEADER, node.to_string());
+        }
+        call(
+            &self.agent,
+            request.body(body.into()).unwrap(),
+            Peer::Unix { uid },
+        )
+        .await
+    }
+
+    pub async fn join(&self, name: &str, memory: ByteSize) -> Agent {
+        let hello = hello(name, memory);
+        let body = serde_json::to_vec(&hello).unwrap();
+        let answer = collect(
+            self.agent(Method::POST, "/v1/agent/hello", None, 0, body)
+                .await,
+        )
+        .await
+        .expect(200);
+        let welcome: Welcome = serde_json::from_slice(&answer.bytes).unwrap();
+        Agent {
+            id: welcome.node,
+            router: self.agent.clone(),
+            watch: None,
+            line: Vec::new(),
+        }
+    }
+
+    /// Everything that a refused request might leave behind: rows of every kind, and files.
+    pub async fn footprint(&self) -> (usize, usize, u64, Vec<PathBuf>) {
+        let (instances, images, newest) = self
+            .control
+            .store()
+            .read(|tx| {
+                Ok::<_, waifud_store::StoreError>((
+                    tx.instances(&waifud_store::InstanceFilter::default(), "", 10_000)?
+                        .len(),
+                    tx.images(None, 10_000)?.len(),
+                    tx.newest_event()?,
+                ))
+            })
+            .await
+            .unwrap();
+        let mut files: Vec<_> = std::fs::read_dir(self.dir.path().join("images"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        (instances, images, newest, files)
+    }
+
+    pub async fn kinds(&self, object: &str) -> Vec<String> {
+        let page = self
+            .get(&format!("/v1/events?object={object}&limit=1000"))
+            .await
+            .expect(200)
+            .json();
+        page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["kind"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+async fn call(router: &Router, mut request: Request<Body>, peer: Peer) -> axum::response::Response {
+    request.extensions_mut().insert(ConnectInfo(peer));
+    router.clone().oneshot(request).await.unwrap()
+}
+
+pub async fn collect(response: axum::response::Response) -> Answer {
+    let (parts, body) = response.into_parts();
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        bytes: body.collect().await.unwrap().to_bytes().to_vec(),
+    }
+}
+
+pub fn image(virtual_size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    bytes[7] = 3;
+    bytes[23] = 16;
+    bytes[24..32].copy_from_slice(&virtual_size.to_be_bytes());
+    bytes
+}
+
+pub fn digest(bytes: &[u8]) -> Digest {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    Digest::from_bytes(hash.as_ref().try_into().unwrap())
+}
+
+pub fn facts(memory: ByteSize) -> NodeFacts {
+    NodeFacts {
+        arch: "x86_64".into(),
+        cpu_model: "a CPU".into(),
+        hypervisor: HypervisorFacts {
+            kind: HypervisorKind::Tcg,
+            reason: "no /dev/kvm".into(),
+        },
+        agent_version: "0.1.0".into(),
+        capacity: Resources {
+            cpus: 8,
+            memory_bytes: memory,
+        },
+        used: Resources::default(),
+        pools: vec![PoolFacts {
+            name: "main".parse().unwrap(),
+            kind: "qcow2".into(),
+            size_bytes: ByteSize::gib(500),
+            used_bytes: ByteSize(0),
+            promised_bytes: ByteSize(0),
+            health: "ok".into(),
+        }],
+        bridges: Vec::new(),
+        routes: Vec::new(),
+        conditions: Vec::new(),
+        labels: std::collections::BTreeMap::default(),
+    }
+}
+
+pub fn hello(name: &str, memory: ByteSize) -> Hello {
+    Hello {
+        name: name.parse().unwrap(),
+        node: None,
+        facts: facts(memory),
+        now: Timestamp::now(),
+    }
+}
+
+pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
+    InstanceReport {
+        id,
+        epoch: Epoch::FIRST,
+        observed_generation: Generation::FIRST,
+        state,
+        reason: None,
+        stopped_by: None,
+        hypervisor: Some(HypervisorKind::Tcg),
+        ready: false,
+        ready_by: None,
+        addresses: Vec::new(),
+        step: None,
+        restart_needed: Vec::new(),
+        cloud_init: CloudInitStatus::default(),
+        conditions: Vec::new(),
+    }
+}
+
+/// A node's agent in the hands of a test.
+pub struct Agent {
+    pub id: NodeId,
+    router: Router,
+    watch: Option<Body>,
+    line: Vec<u8>,
+}
+
+impl Agent {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> axum::response::Response {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(NODE_HEADER, self.id.to_string());
+        call(
+            &self.router,
+            request.body(body.into()).unwrap(),
+            Peer::Unix { uid: 0 },
+        )
+        .await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        collect(self.call(Method::GET, path, Body::empty()).await).await
+    }
+
+    pub async fn report(&self, report: &AgentReport) {
+        let response = self
+            .call(
+                Method::POST,
+                "/v1/agent/report",
+                serde_json::to_vec(report).unwrap(),
+            )
+            .await;
+        collect(response).await.expect(204);
+    }
+
+    pub async fn says(&self, instance: InstanceReport) {
+        self.report(&AgentReport {
+            instances: vec![instance],
+            ..AgentReport::default()
+        })
+        .await;
+    }
+
+    pub async fn destroyed(&self, tombstone: Tombstone) {
+        self.report(&AgentReport {
+            destroyed: vec![tombstone],
+            ..AgentReport::default()
+        })
+        .await;
+    }
+
+    pub async fn watch(&mut self, since: Option<&str>) {
+        let path = since.map_or_else(
+            || "/v1/agent/watch".to_owned(),
+            |since| format!("/v1/agent/watch?since={since}"),
+        );
+        let response = self.call(Method::GET, &path, Body::empty()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        self.watch = Some(response.into_body());
+        self.line.clear();
+    }
+
+    /// The next frame that is no ping.
+    pub async fn frame(&mut self) -> WatchFrame {
+        tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<_> = self.line.drain(..=end).collect();
+                    match serde_json::from_slice(&line).unwrap() {
+                        WatchFrame::Ping => {}
+                        frame => return frame,
+                    }
+                    continue;
+                }
+                let chunk = self.watch.as_mut().unwrap().frame().await.unwrap().unwrap();
+                self.line.extend_from_slice(&chunk.into_data().unwrap());
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Frames up to the `sync`, without it.
+    pub async fn until_sync(&mut self) -> Vec<WatchFrame> {
+        let mut frames = Vec::new();
+        loop {
+            match self.frame().await {
+                WatchFrame::Sync { .. } => return frames,
+                frame => frames.push(frame),
+            }
+        }
+    }
+
+    /// The next instance that is put.
+    pub async fn put(&mut self) -> waifud_api::agent::AgentInstance {
+        match self.frame().await {
+            WatchFrame::Put {
+                object: SliceObject::Instance(instance),
+                ..
+            } => *instance,
+            other => panic!("an instance was expected, not {other:?}"),
+        }
+    }
+
+    pub async fn tombstone(&mut self) -> Tombstone {
+        match self.frame().await {
+            WatchFrame::Tombstone { tombstone, .. } => tombstone,
+            other => panic!("a tombstone was expected, not {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The history has one order, and a stream of it loses nothing.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use common::{DEADLINE, Server, report};
+use http_body_util::BodyExt;
+use serde_json::json;
+use waifud_api::sse::{SseEvent, SseParser};
+use waifud_types::{ByteSize, InstanceState, Revision, Timestamp};
+
+struct Stream {
+    body: Body,
+    parser: SseParser,
+    ready: std::collections::VecDeque<SseEvent>,
+}
+
+impl Stream {
+    async fn open(server: &Server, path: &str, last: Option<&str>) -> Self {
+        let mut request = Request::builder()
+            .uri(path)
+            .header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = server.raw(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status().as_u16(), 200);
+        Self {
+            body: response.into_body(),
+            parser: SseParser::default(),
+            ready: std::collections::VecDeque::default(),
+        }
+    }
+
+    /// The next event; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<SseEvent> {
+        tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Some(event) = self.ready.pop_front() {
+                    return Some(event);
+                }
+                let frame = self.body.frame().await?.unwrap();
+                self.ready
+                    .extend(self.parser.push(&frame.into_data().unwrap()));
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+async fn create_many(server: &Server, count: usize) {
+    let body = json!({"template": "debian-12"});
+    let answers = futures::future::join_all((0..count).map(|_| server.create(&body))).await;
+    assert!(answers.iter().all(|answer| answer.status.as_u16() == 201));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_increase_strictly_under_concurrency_and_pages_miss_none() {
+    let server = Server::start().await;
+    server.template().await;
+    server.join("alder", ByteSize::gib(1000)).await;
+    create_many(&server, 100).await;
+    let mut seen = Vec::new();
+    let mut next = "0000000a.0".to_owned();
+    loop {
+        let page = server
+            .get(&format!("/v1/events?limit=7&since={next}"))
+            .await
+            .expect(200)
+            .json();
+        for event in page["items"].as_array().unwrap() {
+            seen.push(
+                event["revision"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<Revision>()
+                    .unwrap()
+                    .number,
+            );
+        }
+        match page["next"].as_str() {
+            Some(cursor) => next = cursor.to_owned(),
+            None => break,
+        }
+    }
+    // An upload, a template, a node, and for each instance its creation and its placement.
+    assert_eq!(seen, (1..=203).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_again_and_again_loses_nothing_and_repeats_nothing() {
+    let server = Server::start().await;
+    server.template().await;
+    server.join("alder", ByteSize::gib(1000)).await;
+    let start = server.control.store().revision().to_string();
+    let (seen, ()) = tokio::join!(
+        async {
+            let mut seen = Vec::new();
+            let mut last = start.clone();
+            let mut length = 0;
+            while seen.len() < 400 {
+                length = length % 13 + 1;
+                let mut stream = Stream::open(&server, "/v1/events", Some(&last)).await;
+                for _ in 0..length.min(400 - seen.len()) {
+                    let event = stream.next().await.unwrap();
+                    last = event.id.unwrap();
+                    seen.push(last.parse::<Revision>().unwrap().number);
+                }
+            }
+            seen
+        },
+        create_many(&server, 200)
+    );
+    assert_eq!(seen, (4..404).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_can_be_of_one_thing_and_carries_its_progress() {
+    let server = Server::start().await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    server
+        .create(&json!({"name": "other", "template": "debian-12"}))
+        .await
+        .expect(201);
+    let mut stream = Stream::open(
+        &server,
+        "/v1/events?object=instance/web&since=0000000a.0",
+        None,
+    )
+    .await;
+    assert_eq!(stream.next().await.unwrap().event, "instance.created");
+    assert_eq!(stream.next().await.unwrap().event, "instance.placed");
+    let mut at_work = report(id, InstanceState::Preparing);
+    at_work.step = Some(waifud_types::status::StepStatus {
+        name: "image".into(),
+        percent: Some(40),
+        since: Timestamp::now(),
+        waiting_for: None,
+    });
+    agent.says(at_work).await;
+    let both: BTreeSet<_> = [stream.next().await.unwrap(), stream.next().await.unwrap()]
+        .into_iter()
+        .map(|event| {
+            let progress = event.event == "progress";
+            assert!(
+                !progress || event.data.contains("\"percent\":40"),
+                "{}",
+                event.data
+            );
+            event.event
+        })
+        .collect();
+    assert_eq!(
+        both,
+        BTreeSet::from(["instance.preparing".to_owned(), "progress".to_owned()])
+    );
+    server.control.stop_token().cancel();
+    assert_eq!(stream.next().await, None, "watches end when waifud stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trimmed_history_and_another_life_are_answered_with_410() {
+    let server = Server::start().await;
+    server.template().await;
+    create_many(&server, 10).await;
+    server
+        .control
+        .store()
+        .write(|tx| tx.trim_events(5, Timestamp::UNIX_EPOCH, 1000))
+        .await
+        .map_err(|e: waifud_store::StoreError| e)
+        .unwrap();
+    for since in ["0000000a.3", "0000000b.20", "0000000a.999"] {
+        for accept in ["application/json", "text/event-stream"] {
+            let path = format!("/v1/events?since={since}");
+            let answer = server
+                .call(Method::GET, &path, &[("accept", accept)], "")
+                .await
+                .expect(410);
+            let problem = answer.problem();
+            assert_eq!(
+                (problem.code.as_str(), problem.field.as_deref()),
+                ("revision-gone", Some("since"))
+            );
+            let oldest = problem.detail.unwrap();
+            server
+                .get(&format!("/v1/events?since={oldest}"))
+                .await
+                .expect(200);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_name_actor_and_request_and_hold_no_secret() {
+    let server = Server::start().await;
+    server.template().await;
+    let body = json!({"template": "debian-12", "name": "web", "user_data": "#!/bin/sh\n# hunter2"})
+        .to_string();
+    server
+        .call(
+            Method::POST,
+            "/v1/instances",
+            &[("x-request-id", "req-7")],
+            body,
+        )
+        .await
+        .expect(201);
+    server
+        .patch(
+            "/v1/instances/web",
+            &json!({"user_data": "#!/bin/sh\n# hunter3"}),
+        )
+        .await
+        .expect(200);
+    let page = server.get("/v1/events?object=web").await.json();
+    let created = &page["items"][0];
+    assert_eq!(created["request_id"], "req-7");
+    assert_eq!(
+        created["actor"],
+        json!({"type": "user", "name": "uid=0", "from": "unix:uid=0"})
+    );
+    for path in [
+        "/v1/events",
+        "/v1/instances",
+        "/v1/instances/web",
+        "/v1/instances/web/why",
+    ] {
+        assert!(
+            !server.get(path).await.json().to_string().contains("hunter"),
+            "{path}"
+        );
+    }
+}
