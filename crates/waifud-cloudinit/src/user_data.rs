@@ -177,7 +177,11 @@ enum Shape {
 
 fn shape_of(text: &str) -> Result<Shape, UserDataError> {
     // As cloud-init's parser has it: of a key that is there twice, the last one counts.
-    let options = options! { duplicate_keys: DuplicateKeyPolicy::LastWins, with_snippet: false };
+    let options = options! {
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        ignore_binary_tag_for_string: true,
+        with_snippet: false,
+    };
     from_str_with_options::<Shape>(text, options).map_err(|error| {
         let at = error.location();
         UserDataError::NotYaml {

@@ -37,7 +37,7 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
         );
     }
     if let Some(user) = &source.default_user {
-        config.insert("user".to_owned(), json!(user));
+        config.insert("user".to_owned(), json!({ "name": user }));
     }
     if config.is_empty() {
         return None;

@@ -22,7 +22,7 @@ fn each_kind_is_told_by_its_first_line() {
             CloudConfig,
         ),
         (
-            "#cloud-config\nwrite_files:\n- content: !!binary AAAA\n  path: /x\n- content: |\n    a\n    b\n",
+            "#cloud-config\nwrite_files:\n- content: !!binary |\n    f0VMRgIB//8AAAA=\n    AAAA\n  path: /x\n- content: |\n    a\n    b\n",
             CloudConfig,
         ),
         (

@@ -18,7 +18,9 @@ use waifud_api::{
     agent::BundleRef,
     metadatad::{Assignment, Observed},
 };
-use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal};
+use waifud_cloudinit::{
+    NicDoc, SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal, validate_user_data,
+};
 use waifud_metadata::MetadataService;
 use waifud_types::{InstanceId, Secret};
 
@@ -46,17 +48,41 @@ fn cloud_init_25_1_of_trixie_understands_everything_at_once() {
     check("trixie", "25.1.");
 }
 
+/// cloud-init's own examples are what people copy.
+#[test]
+fn every_example_of_user_data_that_cloud_init_ships_is_taken() {
+    let Some(unpacked) = unpacked_or_skip("trixie", "25.1.") else {
+        return;
+    };
+    let mut taken = 0;
+    for entry in fs::read_dir(unpacked.join("usr/share/doc/cloud-init/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        // Files of other kinds lie there, too.
+        let user_data = [
+            "boothook",
+            "cloud-config",
+            "include",
+            "part-handler",
+            "user-script",
+        ];
+        if !user_data.iter().any(|start| name.starts_with(start)) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let verdict = validate_user_data(&text);
+        assert!(verdict.is_ok(), "{name}: {verdict:?}");
+        taken += 1;
+    }
+    assert!(taken > 20, "{taken}");
+}
+
 fn check(suite: &str, version: &str) {
     let Some(world) = World::new(1) else { return };
-    let cloud_init = match cloud_init(suite, version) {
-        Ok(directory) => directory,
-        Err(error) => {
-            let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
-            assert!(may_skip, "may not skip: {error:#}");
-            eprintln!("SKIPPED: {error:#}");
-            return;
-        }
+    let Some(unpacked) = unpacked_or_skip(suite, version) else {
+        return;
     };
+    let cloud_init = unpacked.join("usr/lib/python3/dist-packages");
     let root = tempfile::tempdir().unwrap();
     let (service, _stop) = start(&world, root.path());
     let _node = world.start_node();
@@ -251,19 +277,31 @@ fn run(world: &World, cloud_init: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
-/// The directory with the package `cloudinit`: from the cache, else out of Debian's archive.
-fn cloud_init(suite: &str, version: &str) -> Result<PathBuf> {
+/// The unpacked package, or a loud word about what is missing.
+fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
+    match unpacked(suite, version) {
+        Ok(directory) => Some(directory),
+        Err(error) => {
+            let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
+            assert!(may_skip, "may not skip: {error:#}");
+            eprintln!("SKIPPED: {error:#}");
+            None
+        }
+    }
+}
+
+/// Debian's package cloud-init, unpacked: from the cache, else out of the archive.
+fn unpacked(suite: &str, version: &str) -> Result<PathBuf> {
     let modules = command(PYTHON, &["-c", &format!("import {MODULES}")]);
     modules.context("Debian's Python modules are missing: apt-get install python3-requests python3-yaml python3-jinja2 python3-configobj python3-jsonpatch python3-jsonschema python3-oauthlib")?;
     let images = waifud_images::default_cache_dir();
     let cache = images.parent().context("no cache directory")?;
     fs::create_dir_all(cache)?;
-    let package = |directory: &Path| directory.join("usr/lib/python3/dist-packages");
     let wanted = format!("cloud-init-{version}");
     for entry in fs::read_dir(cache)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(&wanted) {
-            return Ok(package(&entry.path()));
+            return Ok(entry.path());
         }
     }
     let work = tempfile::tempdir_in(cache)?;
@@ -279,7 +317,7 @@ fn cloud_init(suite: &str, version: &str) -> Result<PathBuf> {
     if let Err(error) = fs::rename(&unpacked, &kept) {
         ensure!(kept.exists(), "{}: {error}", kept.display());
     }
-    Ok(package(&kept))
+    Ok(kept)
 }
 
 /// Fetches the package with an apt that knows this suite only and shares nothing with the machine's.
