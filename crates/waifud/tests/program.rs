@@ -1,0 +1,281 @@
+//! The real program: its sockets, its lock, its configuration, and what outlives a kill.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use waifud_api::client::{Client, EventQuery, ListQuery};
+use waifud_api::{CreateInstance, CreateTemplate};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+/// A running waifud; killed when it goes out of scope.
+struct Running {
+    child: Child,
+    client: Client,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _may_have_ended = self.child.kill();
+        let _may_have_ended = self.child.wait();
+    }
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        home.configure("");
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn configure(&self, more: &str) {
+        let dir = self.dir.path().display();
+        let text = format!(
+            "socket = '{dir}/waifud.sock'\nagent_socket = '{dir}/agent.sock'\nstate_dir = '{dir}/state'\n{more}\n"
+        );
+        std::fs::write(self.path("waifud.toml"), text).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waifud"));
+        command.arg("--config").arg(self.path("waifud.toml"));
+        command
+    }
+
+    fn fails(&self) -> Output {
+        self.command().stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Starts it and waits until it answers.
+    async fn start(&self) -> Running {
+        let child = self.command().stderr(Stdio::piped()).spawn().unwrap();
+        let client = Client::unix(&self.path("waifud.sock")).unwrap();
+        let mut running = Running { child, client };
+        let begun = Instant::now();
+        while running.client.nodes(&ListQuery::default()).await.is_err() {
+            if running.child.try_wait().unwrap().is_some() || begun.elapsed() > DEADLINE {
+                let _may_have_ended = running.child.kill();
+                let mut said = String::new();
+                running
+                    .child
+                    .stderr
+                    .take()
+                    .unwrap()
+                    .read_to_string(&mut said)
+                    .unwrap();
+                panic!("waifud does not answer: {said}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        eprintln!("waifud answered {:?} after it was started", begun.elapsed());
+        running
+    }
+}
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
+    }
+
+    async fn ends(&mut self) -> std::process::ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < DEADLINE, "waifud does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn upload_template(home: &Home, client: &Client) {
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    bytes[7] = 3;
+    bytes[23] = 16;
+    bytes[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
+    let file = home.path("image.qcow2");
+    std::fs::write(&file, &bytes).unwrap();
+    let sum = Command::new("sha256sum")
+        .arg(&file)
+        .output()
+        .unwrap()
+        .stdout;
+    let digest = String::from_utf8(sum)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    client.upload_image(digest, &file, |_| ()).await.unwrap();
+    let request = CreateTemplate {
+        name: "debian-12".into(),
+        image: digest,
+        arch: None,
+        datasource: waifud_types::template::Datasource::default(),
+        firmware: waifud_types::template::Firmware::default(),
+        default_user: None,
+    };
+    client.create_template(&request).await.unwrap();
+}
+
+fn wish() -> CreateInstance {
+    serde_json::from_str(r#"{"template": "debian-12"}"#).unwrap()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_kill_and_the_sockets_are_taken_over() {
+    let home = Home::new();
+    let mut running = home.start().await;
+    upload_template(&home, &running.client).await;
+    let mut names = Vec::new();
+    for key in ["a", "b", "c"] {
+        names.push(
+            running
+                .client
+                .create_instance(&wish(), key)
+                .await
+                .unwrap()
+                .name,
+        );
+    }
+    running.signal(Signal::SIGKILL);
+    running.ends().await;
+    assert!(
+        home.path("waifud.sock").exists(),
+        "a killed program leaves its sockets"
+    );
+
+    let again = home.start().await;
+    let page = again.client.instances(&ListQuery::default()).await.unwrap();
+    names.sort();
+    assert_eq!(
+        page.items.into_iter().map(|i| i.name).collect::<Vec<_>>(),
+        names
+    );
+}
+
+#[tokio::test]
+async fn told_to_stop_it_ends_its_watches_and_itself() {
+    let home = Home::new();
+    let mut running = home.start().await;
+    let mut watch = Box::pin(
+        running
+            .client
+            .watch_events(&EventQuery::default())
+            .await
+            .unwrap(),
+    );
+    running.signal(Signal::SIGTERM);
+    let rest = async { while watch.next().await.is_some() {} };
+    tokio::time::timeout(DEADLINE, rest).await.unwrap();
+    assert!(running.ends().await.success());
+    assert!(!home.path("waifud.sock").exists() && !home.path("agent.sock").exists());
+}
+
+#[tokio::test]
+async fn a_second_one_on_the_same_state_is_refused_and_disturbs_nothing() {
+    let home = Home::new();
+    let running = home.start().await;
+    let second = home.fails();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        said.contains("another waifud uses") && said.contains("state_dir"),
+        "{said}"
+    );
+    running.client.nodes(&ListQuery::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn sockets_and_state_are_closed_to_others() {
+    let home = Home::new();
+    let _running = home.start().await;
+    let mode = |name: &str| {
+        std::fs::metadata(home.path(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode("waifud.sock"), 0o660);
+    assert_eq!(mode("agent.sock"), 0o600);
+    assert_eq!(mode("state"), 0o700);
+    assert_eq!(mode("state/waifud.db"), 0o600);
+}
+
+#[test]
+fn an_unknown_key_is_refused_naming_key_and_file() {
+    let home = Home::new();
+    home.configure("colour = 'blue'");
+    let output = home.fails();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("colour") && said.contains("waifud.toml"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_left_alone() {
+    let home = Home::new();
+    std::fs::write(home.path("waifud.sock"), "mine").unwrap();
+    let output = home.fails();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("is no socket")
+    );
+    assert_eq!(
+        std::fs::read_to_string(home.path("waifud.sock")).unwrap(),
+        "mine"
+    );
+}
+
+#[test]
+fn the_document_that_is_committed_is_the_one_that_is_printed() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_waifud"))
+        .arg("openapi")
+        .output()
+        .unwrap();
+    assert!(printed.status.success());
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/reference/openapi.json"
+    );
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert!(
+        String::from_utf8(printed.stdout).unwrap() == committed,
+        "docs/reference/openapi.json is old: waifud openapi > docs/reference/openapi.json"
+    );
+}
