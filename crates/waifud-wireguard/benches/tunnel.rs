@@ -18,9 +18,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use kit::{World, guest_address, service};
 use load::Load;
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, task::spawn_blocking};
 use waifud_wireguard::{
-    NodeTunnel, NodeTunnelConfig, PrivateKey, ServerConfig, StackLimits, TunnelServer,
+    NodeTunnel, NodeTunnelConfig, PeerConfig, PrivateKey, ServerConfig, TunnelServer,
 };
 
 /// Guest addresses that the clients are spread over.
@@ -45,7 +45,7 @@ struct Round {
     requests: usize,
 }
 
-const ROUNDS: [Round; 6] = [
+const ROUNDS: [Round; 7] = [
     Round {
         name: "1 kept",
         clients: 1,
@@ -63,6 +63,13 @@ const ROUNDS: [Round; 6] = [
     Round {
         name: "64 kept",
         clients: 64,
+        keep: true,
+        path: "/",
+        requests: 100_000,
+    },
+    Round {
+        name: "512 kept",
+        clients: 512,
         keep: true,
         path: "/",
         requests: 100_000,
@@ -102,8 +109,8 @@ fn bench(real: bool) -> Result<()> {
         .ip("route add 169.254.169.254/32 dev wfmeta0 table 1690");
     println!(
         "server's memory: {} KiB, node's: {} KiB",
-        server.memory()?,
-        node.memory()?
+        server.memory("VmRSS")?,
+        node.memory("VmRSS")?
     );
     for round in ROUNDS {
         let load = Load {
@@ -127,7 +134,7 @@ fn bench(real: bool) -> Result<()> {
             round.name,
             server.cpu()? - cpu_server,
             node.cpu()? - cpu_node,
-            server.memory()?
+            server.memory("VmRSS")?
         );
         ensure!(
             outcome.failed == 0,
@@ -136,10 +143,21 @@ fn bench(real: bool) -> Result<()> {
             outcome.first_error
         );
     }
+    let idle = Duration::from_secs(if real { 20 } else { 1 });
+    let before = (server.cpu()?, node.cpu()?);
+    world.guests.run(move || tokio::time::sleep(idle));
+    let percent = |seconds: f64| 100.0 * seconds / idle.as_secs_f64();
     println!(
-        "server's memory: {} KiB, node's: {} KiB",
-        server.memory()?,
-        node.memory()?
+        "idle: server {:.2} % of a core, node {:.2} %",
+        percent(server.cpu()? - before.0),
+        percent(node.cpu()? - before.1)
+    );
+    println!(
+        "memory now and at most: server {} and {} KiB, node {} and {} KiB",
+        server.memory("VmRSS")?,
+        server.memory("VmHWM")?,
+        node.memory("VmRSS")?,
+        node.memory("VmHWM")?
     );
     Ok(())
 }
@@ -168,13 +186,13 @@ impl Part {
         Ok(Self(child))
     }
 
-    /// Resident memory in KiB.
-    fn memory(&self) -> Result<u64> {
+    /// Resident memory in KiB, now (`VmRSS`) or at most so far (`VmHWM`).
+    fn memory(&self, which: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
+            .find_map(|line| line.strip_prefix(which)?.strip_prefix(':'))
+            .with_context(|| format!("no {which}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
@@ -206,36 +224,33 @@ fn serve_until_told() {
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
+/// One thread, like `waifud-metadatad`.
 fn server(own: PrivateKey, node: &str) -> Result<()> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let _inside = runtime.enter();
-    let (server, listener) = TunnelServer::start(ServerConfig {
-        limits: StackLimits::default(),
-        ..ServerConfig::new(own)
-    })?;
-    server.set_peer(waifud_wireguard::PeerConfig {
+    let peer = PeerConfig {
         public_key: node.parse()?,
         endpoint: Some("127.0.0.1:51822".parse()?),
         allowed: vec!["10.77.1.0/24".parse()?],
-    })?;
-    runtime.spawn(service::serve(listener));
-    serve_until_told();
-    Ok(())
+    };
+    Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let (server, listener) = TunnelServer::start(ServerConfig::new(own))?;
+            server.set_peer(peer)?;
+            tokio::spawn(service::serve(listener));
+            Ok(spawn_blocking(serve_until_told).await?)
+        })
 }
 
+/// A task among others in a process that has more threads, like `waifud-agentd`.
 fn node(own: PrivateKey, server: &str) -> Result<()> {
-    let runtime = Builder::new_multi_thread()
+    let config = NodeTunnelConfig::new(own, server.parse()?);
+    Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
-        .build()?;
-    let _inside = runtime.enter();
-    let _tunnel = runtime.block_on(NodeTunnel::start(NodeTunnelConfig::new(
-        own,
-        server.parse()?,
-    )))?;
-    serve_until_told();
-    Ok(())
+        .build()?
+        .block_on(async {
+            let _tunnel = NodeTunnel::start_in_userspace(config).await?;
+            Ok(spawn_blocking(serve_until_told).await?)
+        })
 }

@@ -12,6 +12,9 @@ use crate::{PrivateKey, PublicKey, WireguardError, wire::MAX_MTU};
 /// Room for WireGuard's 60 to 80 bytes of wrapping inside an Ethernet frame; what `wg-quick` and the kernel use too.
 pub const DEFAULT_MTU: u16 = 1420;
 
+/// Longest time that a limit may name; a connection to a small service that lives longer is a mistake.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// The in-process end, as `waifud-metadatad` runs it.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -62,7 +65,7 @@ pub struct StackLimits {
 }
 
 impl Default for StackLimits {
-    /// 512 connections, 64 per source; 5 s to shake hands, 30 s idle, 5 min in all, 10 s to close; 8 KiB in, 32 KiB out.
+    /// 512 connections, 64 per source; 5 s to shake hands, 30 s idle, 5 min in all, 10 s to close; 8 KiB in, 16 KiB out.
     fn default() -> Self {
         Self {
             max_connections: 512,
@@ -72,7 +75,7 @@ impl Default for StackLimits {
             lifetime: Duration::from_mins(5),
             close_timeout: Duration::from_secs(10),
             rx_buffer: 8 << 10,
-            tx_buffer: 32 << 10,
+            tx_buffer: 16 << 10,
             mtu: DEFAULT_MTU,
         }
     }
@@ -81,31 +84,18 @@ impl Default for StackLimits {
 impl StackLimits {
     /// Refuses limits under which nobody could be served.
     pub(crate) fn check(&self) -> Result<(), WireguardError> {
+        let time = |time: Duration| !time.is_zero() && time <= LONGEST;
+        let buffer = |bytes: usize| (1 << 10..=1 << 20).contains(&bytes);
+        let (times, buffers) = ("more than 0, at most a day", "1 KiB to 1 MiB");
         let rules = [
             ("max_connections", self.max_connections > 0, "at least 1"),
             ("max_per_source", self.max_per_source > 0, "at least 1"),
-            (
-                "handshake_timeout",
-                !self.handshake_timeout.is_zero(),
-                "more than 0",
-            ),
-            ("idle_timeout", !self.idle_timeout.is_zero(), "more than 0"),
-            ("lifetime", !self.lifetime.is_zero(), "more than 0"),
-            (
-                "close_timeout",
-                !self.close_timeout.is_zero(),
-                "more than 0",
-            ),
-            (
-                "rx_buffer",
-                (1024..=1 << 20).contains(&self.rx_buffer),
-                "1 KiB to 1 MiB",
-            ),
-            (
-                "tx_buffer",
-                (1024..=1 << 20).contains(&self.tx_buffer),
-                "1 KiB to 1 MiB",
-            ),
+            ("handshake_timeout", time(self.handshake_timeout), times),
+            ("idle_timeout", time(self.idle_timeout), times),
+            ("lifetime", time(self.lifetime), times),
+            ("close_timeout", time(self.close_timeout), times),
+            ("rx_buffer", buffer(self.rx_buffer), buffers),
+            ("tx_buffer", buffer(self.tx_buffer), buffers),
             // 576 is what every IPv4 host must take (RFC 791).
             ("mtu", (576..=MAX_MTU).contains(&self.mtu), "576 to 1920"),
         ];

@@ -50,7 +50,7 @@ pub(super) async fn configure(
 ) -> Result<(), WireguardError> {
     let interface = &config.interface;
     let told = async {
-        let family = family().await?;
+        let family = family("wireguard").await?;
         let message = GenlMessage::from_payload(WireguardMessage {
             cmd: WireguardCmd::SetDevice,
             attributes: attributes(config),
@@ -88,11 +88,11 @@ fn attributes(config: &NodeTunnelConfig) -> Vec<WireguardAttribute> {
     ]
 }
 
-/// The number that the kernel has given to WireGuard's messages.
-async fn family() -> io::Result<u16> {
+/// The number that the kernel has given to a family of messages.
+async fn family(name: &str) -> io::Result<u16> {
     let question = GenlMessage::from_payload(GenlCtrl {
         cmd: GenlCtrlCmd::GetFamily,
-        nlas: vec![GenlCtrlAttrs::FamilyName("wireguard".into())],
+        nlas: vec![GenlCtrlAttrs::FamilyName(name.into())],
     });
     let answers = request(question).await?;
     let id = answers
@@ -154,4 +154,42 @@ where
         }
     }
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PrivateKey;
+
+    #[tokio::test]
+    async fn the_kernel_answers_on_generic_netlink() {
+        // The family that tells about families has a fixed number (linux/genetlink.h).
+        assert_eq!(family("nlctrl").await.unwrap(), 16);
+        let unknown = family("waifud-has-none").await.unwrap_err();
+        assert_eq!(unknown.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_kernel_is_told_what_the_configuration_says() {
+        let (own, server) = (PrivateKey::generate(), PrivateKey::generate().public_key());
+        let told = attributes(&NodeTunnelConfig::new(own.clone(), server));
+        assert!(told.contains(&WireguardAttribute::IfName("wfmeta0".into())));
+        assert!(told.contains(&WireguardAttribute::ListenPort(51822)));
+        let secret = own.secret().to_bytes();
+        assert!(told.contains(&WireguardAttribute::PrivateKey(secret)));
+        let peer = told.iter().find_map(|attribute| match attribute {
+            WireguardAttribute::Peers(peers) => peers.first(),
+            _ => None,
+        });
+        let peer = &peer.unwrap().0;
+        assert!(peer.contains(&WireguardPeerAttribute::PublicKey(*server.as_bytes())));
+        let endpoint = "127.0.0.1:51821".parse().unwrap();
+        assert!(peer.contains(&WireguardPeerAttribute::Endpoint(endpoint)));
+        let service = WireguardAllowedIp(vec![
+            WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv4),
+            WireguardAllowedIpAttr::IpAddr("169.254.169.254".parse().unwrap()),
+            WireguardAllowedIpAttr::Cidr(32),
+        ]);
+        assert!(peer.contains(&WireguardPeerAttribute::AllowedIps(vec![service])));
+    }
 }
