@@ -45,7 +45,6 @@ pub(crate) async fn look(
     match wish {
         Wish::Keep(want) => {
             seen.bundle = shared.metadata.serves(want);
-            seen.settled = record.memory.cloud_init.state.is_final();
             if !seen.is_on() {
                 look_at_disks(shared, record, want, own, &mut seen).await?;
             }
@@ -53,7 +52,8 @@ pub(crate) async fn look(
         Wish::Destroy(_) | Wish::LeaveAlone => {
             seen.port = shared.network.holds(record.id);
             seen.assigned = shared.metadata.holds(record.id);
-            seen.leftovers = has_leftovers(shared, record.id).await?;
+            seen.leftovers = has_volumes(shared, record.id).await?
+                || (matches!(wish, Wish::Destroy(_)) && shared.files.exist(record.id));
         }
     }
     Ok(Sight {
@@ -102,12 +102,12 @@ async fn look_at_disks(
     Ok(())
 }
 
-async fn has_leftovers(shared: &Shared, id: InstanceId) -> Result<bool, Failure> {
+async fn has_volumes(shared: &Shared, id: InstanceId) -> Result<bool, Failure> {
     for pool in shared.pools.values() {
         let volumes = pool.volumes().await?;
         if volumes.iter().any(|volume| volume.id.instance == id) {
             return Ok(true);
         }
     }
-    Ok(shared.files.exist(id))
+    Ok(false)
 }

@@ -44,7 +44,7 @@ pub struct Observed {
     pub volumes: bool,
     /// A disk that was made once and is not there.
     pub lost: Option<Name>,
-    /// Any volume of it exists, or any other file.
+    /// Any volume of it exists; under an order to destroy, also any other file.
     pub leftovers: bool,
     /// Its lease and rules are in force.
     pub port: bool,

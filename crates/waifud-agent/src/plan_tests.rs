@@ -156,13 +156,9 @@ fn go(
                 now.port_failed = false;
                 now.bundle_failed = false;
             }
-            Step::Idle | Step::ConfirmDestroyed => {
-                steps.push(step);
-                break;
-            }
             // Time passes, and what time can't mend ends it.
             Step::Wait(Wait::Shutdown) if !now.grace_over => now.grace_over = true,
-            Step::Wait(_) => {
+            Step::Idle | Step::ConfirmDestroyed | Step::Wait(_) => {
                 steps.push(step);
                 break;
             }

@@ -120,6 +120,8 @@ pub struct Memory {
     pub disks: BTreeSet<Name>,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
+    /// When it last phoned home.
+    pub phoned_home_at: Option<Timestamp>,
     /// How readiness was proven since.
     pub ready_by: Option<ReadyBy>,
     /// What cloud-init said since.

@@ -85,7 +85,7 @@ impl Default for Timing {
             heartbeat: Duration::from_secs(10),
             report_gap: Duration::from_millis(100),
             facts: Duration::from_mins(1),
-            period: Duration::from_secs(30),
+            period: Duration::from_mins(1),
             sweep: Duration::from_mins(1),
             network: Duration::from_mins(2),
             metadata: Duration::from_secs(10),

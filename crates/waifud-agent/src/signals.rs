@@ -20,6 +20,11 @@ impl Signal {
         self.notify.notified().await;
     }
 
+    /// Something happened: the next `raised` returns at once.
+    pub fn raise(&self) {
+        self.notify.notify_one();
+    }
+
     /// Whether cloud-init has to be looked at again; asking resets it.
     pub fn take_reprobe(&self) -> bool {
         self.reprobe.swap(false, Ordering::Relaxed)
@@ -48,7 +53,7 @@ impl Signals {
     pub fn wake(&self, id: InstanceId) {
         let mut signals = self.signals();
         if let Some(signal) = signals.get(&id) {
-            signal.notify.notify_one();
+            signal.raise();
         } else {
             let signal = Arc::new(Signal::default());
             signals.insert(id, signal.clone());
@@ -60,7 +65,7 @@ impl Signals {
     /// Wakes the instance's driver where there is one.
     pub fn nudge(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
-            signal.notify.notify_one();
+            signal.raise();
         }
     }
 
@@ -68,14 +73,14 @@ impl Signals {
     pub fn reprobe(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
             signal.reprobe.store(true, Ordering::Relaxed);
-            signal.notify.notify_one();
+            signal.raise();
         }
     }
 
     /// Wakes every driver.
     pub fn nudge_all(&self) {
         for signal in self.signals().values() {
-            signal.notify.notify_one();
+            signal.raise();
         }
     }
 

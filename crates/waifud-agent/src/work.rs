@@ -166,6 +166,7 @@ pub(crate) async fn start(
             memory.stop_requested = false;
             memory.started_at = Some(now);
             memory.ready_by = None;
+            memory.phoned_home_at = None;
             memory.cloud_init = CloudInitStatus::default();
         })?;
     }

@@ -433,7 +433,6 @@ async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unclaimed(
     waifud_storage::StoragePool::ensure_volume_absent(&world.pool, &volumes[0].id)
         .await
         .unwrap();
-    std::fs::remove_dir_all(world.settings.state_dir.join(format!("instances/{id}"))).unwrap();
     world
         .until("forgotten", async || {
             world.ports() == 0 && world.waifud.unclaimed().is_empty()

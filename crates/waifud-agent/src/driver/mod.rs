@@ -8,11 +8,17 @@
 //! A changed wish ends a pass at the next step; steps that only wait for others are given up in the middle. So an
 //! instance can be deleted at any point of its creation.
 
+mod act;
+mod effect;
+mod look;
+
+pub(crate) use effect::apply;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use waifud_api::agent::AgentInstance;
-use waifud_hypervisor::{DomainSpec, DomainState, HypervisorError};
+use waifud_hypervisor::{DomainSpec, DomainState};
 use waifud_types::InstanceId;
 use waifud_types::Timestamp;
 use waifud_types::status::HypervisorKind;
@@ -97,6 +103,9 @@ impl Driver {
     /// Drives until there is no record any more.
     pub async fn run(mut self) -> InstanceId {
         loop {
+            if self.signal.take_reprobe() {
+                self.readiness.agent_changed(self.shared.now());
+            }
             let pause = match self.pass().await {
                 Pass::Gone => return self.id,
                 Pass::Again => {
@@ -109,9 +118,6 @@ impl Driver {
             tokio::select! {
                 () = self.signal.raised() => {}
                 () = tokio::time::sleep(pause) => {}
-            }
-            if self.signal.take_reprobe() {
-                self.readiness.look_again();
             }
         }
     }
@@ -144,9 +150,7 @@ impl Driver {
             if self.shared.table.version(self.id) != Some(view.version) {
                 return Pass::Again;
             }
-            if self.readiness.wants_look() {
-                seen.settled = false;
-            }
+            seen.settled = self.readiness.is_settled(&view.record.memory);
             let step = plan::next(&view.wish, &view.record.memory, &seen, now);
             if !failed {
                 self.trouble = None;
@@ -161,7 +165,11 @@ impl Driver {
                 Step::WatchReady => return self.watch_ready(&view, &mut seen, failed).await,
                 _ => {}
             }
-            match self.carry_out(step, &view, &seen).await {
+            let begun = Instant::now();
+            let outcome = self.carry_out(step, &view, &seen).await;
+            let took = begun.elapsed();
+            tracing::debug!(instance = %self.id, step = step.name(), ?took, "step");
+            match outcome {
                 Outcome::GivenUp => return Pass::Again,
                 Outcome::Done => {
                     if !failed {
@@ -213,6 +221,8 @@ impl Driver {
                     work::release_bundle(&self.shared, self.id).await?;
                 }
                 self.shared.network.release(table, self.id).await?;
+                let files = self.shared.files.ensure_absent(self.id);
+                files.map_err(|error| Failure::passing(error.to_string()))?;
                 Ok::<_, Failure>(table.forget(self.id)?)
             };
             return match released.await {
@@ -343,219 +353,6 @@ impl Driver {
         true
     }
 
-    async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
-        let shared = self.shared.clone();
-        let done = match (&view.wish, step) {
-            (Wish::Keep(want), Step::EnsureImage) => {
-                return self.ensure_image(want, view, seen).await;
-            }
-            (Wish::Keep(want), Step::EnsureBundle) => {
-                return self
-                    .until_the_wish_changes(view.version, work::ensure_bundle(&shared, want))
-                    .await;
-            }
-            (Wish::Keep(want), Step::EnsureVolumes) => {
-                work::ensure_volumes(&shared, want).await.map(|disks| {
-                    self.prepared = Some(((**want).clone(), disks));
-                })
-            }
-            (Wish::Keep(_), Step::EnsurePort) => shared
-                .network
-                .ensure(&shared.table, self.id)
-                .await
-                .map_err(Failure::from),
-            (Wish::Keep(want), Step::Define) => self.define(want).await,
-            (Wish::Keep(want), Step::Start) => {
-                self.resume_after = Some(Instant::now() + Duration::from_secs(5));
-                work::start(&shared, want, seen.is_on()).await
-            }
-            (_, Step::RequestShutdown) => {
-                self.stopping_since = Some(Instant::now());
-                work::request_shutdown(&shared, self.id).await
-            }
-            (_, Step::ForceOff) => shared
-                .hypervisor
-                .ensure_off(self.id)
-                .await
-                .map_err(Failure::from),
-            (Wish::Destroy(_), Step::Undefine) => shared
-                .hypervisor
-                .ensure_absent(self.id)
-                .await
-                .map_err(Failure::from),
-            (Wish::Destroy(_), Step::DestroyVolumes) => {
-                work::destroy_volumes(&shared, self.id).await
-            }
-            (Wish::Destroy(_), Step::ReleaseBundle) => work::release_bundle(&shared, self.id).await,
-            (Wish::Destroy(_), Step::ReleasePort) => shared
-                .network
-                .release(&shared.table, self.id)
-                .await
-                .map_err(Failure::from),
-            (Wish::Destroy(order), Step::ConfirmDestroyed) => {
-                match shared.table.destroyed(self.id) {
-                    Ok(()) => {
-                        shared.reports.destroyed(order.tombstone.clone());
-                        Ok(())
-                    }
-                    Err(error) => Err(error.into()),
-                }
-            }
-            // The plan never asks for these: nothing is done rather than something wrong.
-            (Wish::Keep(_) | Wish::Destroy(_) | Wish::LeaveAlone, _) => Ok(()),
-        };
-        match done {
-            Ok(()) => Outcome::Done,
-            Err(failure) => Outcome::Failed(failure),
-        }
-    }
-
-    async fn define(&mut self, want: &AgentInstance) -> Result<(), Failure> {
-        let Some((_, disks)) = &self.prepared else {
-            return Err(Failure::passing("its disks are not ready yet"));
-        };
-        let spec = work::domain_spec(&self.shared, want, disks).await?;
-        work::define(&self.shared, &spec).await?;
-        self.defined = Some(spec);
-        if let Some((was, _)) = &mut self.prepared {
-            *was = want.clone();
-        }
-        Ok(())
-    }
-
-    /// Gets the image, and reports how far it is.
-    async fn ensure_image(
-        &mut self,
-        want: &AgentInstance,
-        view: &View,
-        seen: &Observed,
-    ) -> Outcome {
-        let shared = self.shared.clone();
-        let (percent, mut percents) = tokio::sync::watch::channel(0_u8);
-        let tell = |value: u8| {
-            percent.send_replace(value);
-        };
-        let fetch = work::ensure_image(&shared, want, tell);
-        let mut fetch = std::pin::pin!(fetch);
-        let outcome = loop {
-            tokio::select! {
-                done = &mut fetch => break match done {
-                    Ok(()) => Outcome::Done,
-                    Err(failure) => Outcome::Failed(failure),
-                },
-                Ok(()) = percents.changed() => {
-                    self.percent = Some(*percents.borrow_and_update());
-                    self.report(view, Some(seen));
-                }
-                () = self.signal.raised() => {
-                    if shared.table.version(self.id) != Some(view.version) {
-                        break Outcome::GivenUp;
-                    }
-                }
-            }
-        };
-        self.percent = None;
-        outcome
-    }
-
-    /// Goes on with the work until it ends or the wish is another.
-    async fn until_the_wish_changes(
-        &self,
-        version: u64,
-        work: impl Future<Output = Result<(), Failure>>,
-    ) -> Outcome {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return match done {
-                    Ok(()) => Outcome::Done,
-                    Err(failure) => Outcome::Failed(failure),
-                },
-                () = self.signal.raised() => {
-                    if self.shared.table.version(self.id) != Some(version) {
-                        return Outcome::GivenUp;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn watch_ready(&mut self, view: &View, seen: &mut Observed, failed: bool) -> Pass {
-        let evidence = self.shared.metadata.evidence(self.id);
-        if let Some(wait) = self.readiness.not_before(Instant::now()) {
-            if let Err(failure) =
-                self.learned(view, |memory| Readiness::from_evidence(memory, &evidence))
-            {
-                return self.failed(view, Some(seen), Step::WatchReady, failure);
-            }
-            return self.pause_after_look(view, seen, wait, failed);
-        }
-        let shared = self.shared.clone();
-        let probe = crate::readiness::probe(&shared.hypervisor, self.id);
-        let mut probe = std::pin::pin!(probe);
-        let found = loop {
-            tokio::select! {
-                found = &mut probe => break found,
-                () = self.signal.raised() => {
-                    if shared.table.version(self.id) != Some(view.version) {
-                        return Pass::Again;
-                    }
-                }
-            }
-        };
-        let found = match found {
-            Ok(status) => Some(status),
-            Err(HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. }) => None,
-            // Off in the meantime, or libvirt is away: the next look will tell.
-            Err(_) => return Pass::Pause(self.retry.pause()),
-        };
-        let learned = self.learned(view, |memory| {
-            Readiness::from_guest(memory, found.as_ref());
-            Readiness::from_evidence(memory, &evidence);
-        });
-        if let Err(failure) = learned {
-            return self.failed(view, Some(seen), Step::WatchReady, failure);
-        }
-        let wait = self.readiness.looked(found.as_ref());
-        self.pause_after_look(view, seen, wait, failed)
-    }
-
-    fn learned(&self, view: &View, change: impl Fn(&mut Memory)) -> Result<(), Failure> {
-        let mut after = view.record.memory.clone();
-        change(&mut after);
-        if after.cloud_init.state.is_final() || after.ready_by != view.record.memory.ready_by {
-            tracing::debug!(instance = %self.id, state = ?after.cloud_init.state, "cloud-init");
-        }
-        Ok(self.shared.table.remember(self.id, change)?)
-    }
-
-    fn pause_after_look(
-        &mut self,
-        view: &View,
-        seen: &mut Observed,
-        wait: Duration,
-        failed: bool,
-    ) -> Pass {
-        let Some(fresh) = self.shared.table.view(self.id) else {
-            return Pass::Gone;
-        };
-        if fresh.version != view.version {
-            return Pass::Again;
-        }
-        let settled = fresh.record.memory.cloud_init.state.is_final();
-        if settled && !failed {
-            self.enter(Step::Idle);
-        }
-        seen.settled = settled;
-        self.report(&fresh, Some(seen));
-        let pause = match (settled, failed) {
-            (true, false) => jittered(self.shared.settings.timing.period),
-            (true, true) => self.retry.pause(),
-            (false, _) => wait,
-        };
-        Pass::Pause(pause)
-    }
-
     fn pause(&mut self, step: Step, failed: bool) -> Duration {
         let timing = &self.shared.settings.timing;
         if failed {
@@ -636,36 +433,4 @@ impl Driver {
 /// Steps whose failure is no reason to leave a running guest's plan.
 fn is_repair(step: Step) -> bool {
     matches!(step, Step::EnsurePort | Step::EnsureBundle)
-}
-
-/// What a step changes, so that not every step costs a look.
-pub(crate) fn apply(seen: &mut Observed, step: Step) {
-    match step {
-        Step::EnsureImage => seen.image = true,
-        Step::EnsureVolumes => {
-            seen.volumes = true;
-            seen.leftovers = true;
-        }
-        Step::EnsurePort => seen.port = true,
-        Step::EnsureBundle => {
-            seen.bundle = true;
-            seen.assigned = true;
-        }
-        Step::Define => {
-            seen.defined = true;
-            if seen.domain.is_none() {
-                seen.domain = Some(DomainState::Off(waifud_hypervisor::OffReason::Unknown));
-            }
-        }
-        Step::Start => seen.domain = Some(DomainState::Running),
-        Step::ForceOff => {
-            seen.domain = Some(DomainState::Off(waifud_hypervisor::OffReason::Destroyed));
-        }
-        Step::Undefine => seen.domain = None,
-        Step::DestroyVolumes => seen.leftovers = false,
-        Step::ReleaseBundle => seen.assigned = false,
-        Step::ReleasePort => seen.port = false,
-        Step::WatchReady => seen.settled = true,
-        Step::RequestShutdown | Step::ConfirmDestroyed | Step::Wait(_) | Step::Idle => {}
-    }
 }

@@ -1,0 +1,161 @@
+//! Carrying out one step of the plan.
+
+use std::time::{Duration, Instant};
+
+use waifud_api::agent::AgentInstance;
+
+use super::{Driver, Outcome};
+use crate::plan::{Observed, Step};
+use crate::record::Wish;
+use crate::table::View;
+use crate::trouble::Failure;
+use crate::work;
+
+impl Driver {
+    pub(super) async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
+        let shared = self.shared.clone();
+        let done = match (&view.wish, step) {
+            (Wish::Keep(want), Step::EnsureImage) => {
+                return self.ensure_image(want, view, seen).await;
+            }
+            (Wish::Keep(want), Step::EnsureBundle) => {
+                let ensured = work::ensure_bundle(&shared, want);
+                match self.unless_the_wish_changes(view.version, ensured).await {
+                    Some(done) => done,
+                    None => return Outcome::GivenUp,
+                }
+            }
+            (Wish::Keep(want), Step::EnsureVolumes) => {
+                work::ensure_volumes(&shared, want).await.map(|disks| {
+                    self.prepared = Some(((**want).clone(), disks));
+                })
+            }
+            (Wish::Keep(_), Step::EnsurePort) => shared
+                .network
+                .ensure(&shared.table, self.id)
+                .await
+                .map_err(Failure::from),
+            (Wish::Keep(want), Step::Define) => self.define(want).await,
+            (Wish::Keep(want), Step::Start) => {
+                self.resume_after = Some(Instant::now() + Duration::from_secs(5));
+                work::start(&shared, want, seen.is_on()).await
+            }
+            (_, Step::RequestShutdown) => {
+                self.stopping_since = Some(Instant::now());
+                work::request_shutdown(&shared, self.id).await
+            }
+            (_, Step::ForceOff) => shared
+                .hypervisor
+                .ensure_off(self.id)
+                .await
+                .map_err(Failure::from),
+            (Wish::Destroy(_), Step::Undefine) => shared
+                .hypervisor
+                .ensure_absent(self.id)
+                .await
+                .map_err(Failure::from),
+            (Wish::Destroy(_), Step::DestroyVolumes) => {
+                work::destroy_volumes(&shared, self.id).await
+            }
+            (Wish::Destroy(_), Step::ReleaseBundle) => work::release_bundle(&shared, self.id).await,
+            (Wish::Destroy(_), Step::ReleasePort) => shared
+                .network
+                .release(&shared.table, self.id)
+                .await
+                .map_err(Failure::from),
+            (Wish::Destroy(order), Step::ConfirmDestroyed) => {
+                match shared.table.destroyed(self.id) {
+                    Ok(()) => {
+                        shared.reports.destroyed(order.tombstone.clone());
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
+            // The plan never asks for these: nothing is done rather than something wrong.
+            (Wish::Keep(_) | Wish::Destroy(_) | Wish::LeaveAlone, _) => Ok(()),
+        };
+        match done {
+            Ok(()) => Outcome::Done,
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    async fn define(&mut self, want: &AgentInstance) -> Result<(), Failure> {
+        let Some((_, disks)) = &self.prepared else {
+            return Err(Failure::passing("its disks are not ready yet"));
+        };
+        let spec = work::domain_spec(&self.shared, want, disks).await?;
+        work::define(&self.shared, &spec).await?;
+        self.defined = Some(spec);
+        if let Some((was, _)) = &mut self.prepared {
+            *was = want.clone();
+        }
+        Ok(())
+    }
+
+    /// Gets the image, and reports how far it is.
+    async fn ensure_image(
+        &mut self,
+        want: &AgentInstance,
+        view: &View,
+        seen: &Observed,
+    ) -> Outcome {
+        let shared = self.shared.clone();
+        let (percent, mut percents) = tokio::sync::watch::channel(0_u8);
+        let tell = |value: u8| {
+            percent.send_replace(value);
+        };
+        let fetch = work::ensure_image(&shared, want, tell);
+        let mut fetch = std::pin::pin!(fetch);
+        let mut signalled = false;
+        let outcome = loop {
+            tokio::select! {
+                done = &mut fetch => break match done {
+                    Ok(()) => Outcome::Done,
+                    Err(failure) => Outcome::Failed(failure),
+                },
+                Ok(()) = percents.changed() => {
+                    self.percent = Some(*percents.borrow_and_update());
+                    self.report(view, Some(seen));
+                }
+                () = self.signal.raised() => {
+                    signalled = true;
+                    if shared.table.version(self.id) != Some(view.version) {
+                        break Outcome::GivenUp;
+                    }
+                }
+            }
+        };
+        if signalled {
+            self.signal.raise();
+        }
+        self.percent = None;
+        outcome
+    }
+
+    /// Goes on with the work until it ends; `None` when the wish changed first. What was signalled meanwhile is not lost.
+    pub(super) async fn unless_the_wish_changes<T>(
+        &self,
+        version: u64,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut signalled = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut work => break Some(done),
+                () = self.signal.raised() => {
+                    signalled = true;
+                    if self.shared.table.version(self.id) != Some(version) {
+                        break None;
+                    }
+                }
+            }
+        };
+        if signalled {
+            self.signal.raise();
+        }
+        done
+    }
+}

@@ -1,0 +1,96 @@
+//! The real link to waifud, against a few bytes of HTTP on a socket.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use waifud_agent::seam::{ControlLink, HttpLink, LinkError};
+use waifud_api::agent_client::AgentClient;
+use waifud_types::Digest;
+
+/// Answers one connection after the other with these bytes, and returns the requests' heads.
+fn serve(
+    answers: Vec<&'static str>,
+) -> (
+    PathBuf,
+    tokio::task::JoinHandle<Vec<String>>,
+    tempfile::TempDir,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let task = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            heads.push(String::from_utf8(head).unwrap());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        heads
+    });
+    (socket, task, dir)
+}
+
+async fn fetch(
+    answers: Vec<&'static str>,
+    have: &str,
+) -> (Result<(), LinkError>, String, Vec<String>, Vec<u64>) {
+    let (socket, task, dir) = serve(answers);
+    let link = HttpLink::new(AgentClient::unix(socket));
+    let to = dir.path().join("image.part");
+    if !have.is_empty() {
+        std::fs::write(&to, have).unwrap();
+    }
+    let told = Mutex::new(Vec::new());
+    let outcome = link
+        .fetch_image(Digest::from_bytes([1; 32]), &to, &|bytes| {
+            told.lock().unwrap().push(bytes);
+        })
+        .await;
+    let text = std::fs::read_to_string(&to).unwrap_or_default();
+    let heads = task.await.unwrap();
+    (outcome, text, heads, told.into_inner().unwrap())
+}
+
+#[tokio::test]
+async fn an_image_is_written_whole_and_progress_is_told() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
+    let (outcome, text, heads, told) = fetch(vec![answer], "").await;
+    outcome.unwrap();
+    assert_eq!(text, "abcdef");
+    assert!(!heads[0].contains("range"));
+    assert_eq!(told.last(), Some(&6));
+}
+
+#[tokio::test]
+async fn a_broken_download_is_resumed_where_waifud_can_and_begun_anew_where_not() {
+    let partial = "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\ndef";
+    let (outcome, text, heads, _) = fetch(vec![partial], "abc").await;
+    outcome.unwrap();
+    assert_eq!(text, "abcdef");
+    assert!(heads[0].contains("range: bytes=3-"));
+
+    let whole = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
+    let (outcome, text, ..) = fetch(vec![whole], "xyz-longer-than-it").await;
+    outcome.unwrap();
+    assert_eq!(text, "abcdef");
+
+    let beyond = "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n";
+    let (outcome, text, heads, _) = fetch(vec![beyond, whole], "xyz-longer-than-it").await;
+    outcome.unwrap();
+    assert_eq!(text, "abcdef");
+    assert_eq!(heads.len(), 2);
+}
+
+#[tokio::test]
+async fn a_download_cut_short_is_an_error_and_what_came_stays() {
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc";
+    let (outcome, text, ..) = fetch(vec![cut], "").await;
+    assert!(matches!(outcome, Err(LinkError::Unreachable { .. })));
+    assert_eq!(text, "abc");
+}

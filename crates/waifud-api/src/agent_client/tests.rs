@@ -1,0 +1,198 @@
+//! The agents' client against a waifud on a socket that says what each test wants.
+
+use super::*;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use tokio::net::UnixListener;
+use waifud_types::{Incarnation, InstanceId};
+
+type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
+type Seen = Arc<Mutex<Vec<(String, Option<String>, Option<String>)>>>;
+
+/// Pieces of a body, as they are sent; the body goes on after the last when `open`.
+fn pieces(pieces: Vec<&'static [u8]>, open: bool) -> Body {
+    let frames =
+        futures::stream::iter(pieces).map(|piece| Ok(Frame::data(Bytes::from_static(piece))));
+    let rest = futures::stream::pending().take(usize::from(open));
+    BodyExt::boxed_unsync(StreamBody::new(frames.chain(rest)))
+}
+
+/// A waifud that gives one answer to everything, and notes path, node and range.
+fn serve(
+    answer: impl Fn(&str, Option<&str>) -> Response<Body> + Send + Sync + 'static,
+) -> (AgentClient, Seen, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let seen = Seen::default();
+    let (noted, answer) = (seen.clone(), Arc::new(answer));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (noted, answer) = (noted.clone(), answer.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let header = |name: &str| {
+                    let value = request.headers().get(name)?;
+                    Some(value.to_str().unwrap().to_owned())
+                };
+                let (node, range) = (header(NODE_HEADER), header("range"));
+                let response = answer(request.uri().path(), range.as_deref());
+                let path = request.uri().to_string();
+                noted.lock().unwrap().push((path, node, range));
+                async move { Ok::<_, Infallible>(response) }
+            });
+            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (AgentClient::unix(socket), seen, dir)
+}
+
+#[tokio::test]
+async fn hello_is_answered_and_later_requests_name_the_node() {
+    let (client, seen, _dir) = serve(|path, _| {
+        assert!(path.starts_with("/v1/agent/"));
+        let welcome = Welcome {
+            node: NodeId::from_uuid(waifud_types::InstanceId::generate().as_uuid().to_owned()),
+            incarnation: Incarnation(7),
+        };
+        let text = serde_json::to_vec(&welcome).unwrap();
+        Response::new(pieces(vec![text.leak()], false))
+    });
+    let hello: Hello = serde_json::from_value(serde_json::json!({
+        "name": "alder", "node": null, "now": "2026-01-01T00:00:00Z",
+        "facts": {"arch": "x86_64", "cpu_model": "", "hypervisor": {"kind": "tcg", "reason": ""},
+            "agent_version": "0", "capacity": {"cpus": 1, "memory_bytes": 1}, "used": {"cpus": 0, "memory_bytes": 0},
+            "pools": [], "bridges": [], "routes": [], "conditions": []},
+    }))
+    .unwrap();
+    let welcome = client.hello(&hello).await.unwrap();
+    assert_eq!(welcome.incarnation, Incarnation(7));
+    let client = client.with_node(welcome.node);
+    client.report(&AgentReport::default()).await.unwrap();
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen[0].1, None);
+    assert_eq!(seen[1].1, Some(welcome.node.to_string()));
+}
+
+#[tokio::test]
+async fn frames_arrive_however_the_bytes_are_cut_and_unknown_kinds_are_skipped() {
+    let (client, seen, _dir) = serve(|_, _| {
+        Response::new(pieces(
+            vec![
+                b"{\"type\":\"pi",
+                b"ng\"}\n\n{\"type\":\"stream\",\"id\":3}\n{\"type\":\"sync\",\"revision\":\"000000",
+                b"ab.7\"}\n{\"type\":\"ping\"}\n",
+            ],
+            false,
+        ))
+    });
+    let since = "000000ab.5".parse().unwrap();
+    let mut watch = client.watch(Some(since)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
+    let revision = "000000ab.7".parse().unwrap();
+    assert_eq!(
+        watch.next().await.unwrap(),
+        Some(WatchFrame::Sync { revision })
+    );
+    assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
+    assert_eq!(watch.next().await.unwrap(), None);
+    assert_eq!(
+        seen.lock().unwrap()[0].0,
+        "/v1/agent/watch?since=000000ab.5"
+    );
+}
+
+#[tokio::test]
+async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() {
+    let (client, _, _dir) = serve(|_, _| {
+        Response::new(pieces(
+            vec![b"{\"type\":\"ping\"}\n{\"type\":\"sync\"}\n"],
+            true,
+        ))
+    });
+    let mut watch = client.watch(None).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
+    assert!(matches!(
+        watch.next().await,
+        Err(AgentClientError::Unexpected { .. })
+    ));
+}
+
+#[tokio::test]
+async fn trimmed_history_is_told_from_other_problems() {
+    let (client, _, _dir) = serve(|_, _| {
+        let problem = Problem::new(410, "history-trimmed", "gone");
+        let text = serde_json::to_vec(&problem).unwrap();
+        let mut response = Response::new(pieces(vec![text.leak()], false));
+        *response.status_mut() = StatusCode::GONE;
+        response
+    });
+    let error = client.watch(None).await.unwrap_err();
+    assert!(error.is_gone(), "{error}");
+}
+
+#[tokio::test]
+async fn an_image_is_resumed_where_waifud_can() {
+    let (client, seen, _dir) = serve(|_, range| {
+        let mut response = Response::new(pieces(vec![b"abc", b"def"], false));
+        if range.is_some() {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    });
+    let image = Digest::from_bytes([1; 32]);
+    let mut whole = client.image(image, 0).await.unwrap();
+    assert_eq!(whole.from(), 0);
+    assert_eq!(whole.chunk().await.unwrap().as_deref(), Some(&b"abc"[..]));
+    assert_eq!(whole.chunk().await.unwrap().as_deref(), Some(&b"def"[..]));
+    assert_eq!(whole.chunk().await.unwrap(), None);
+    let rest = client.image(image, 9).await.unwrap();
+    assert_eq!(rest.from(), 9);
+    assert_eq!(seen.lock().unwrap()[1].2.as_deref(), Some("bytes=9-"));
+}
+
+#[tokio::test]
+async fn a_bundle_with_other_bytes_is_refused() {
+    let (client, _, _dir) = serve(|_, _| Response::new(pieces(vec![b"sealed"], false)));
+    let bytes = client.bundle(sha256(b"sealed")).await.unwrap();
+    assert_eq!(&bytes[..], b"sealed");
+    assert!(matches!(
+        client.bundle(sha256(b"other")).await,
+        Err(AgentClientError::DigestMismatch { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_waifud_that_is_not_there_or_silent_is_an_error_in_time() {
+    let client = AgentClient::unix("/nonexistent/agent.sock".into());
+    let error = client.watch(None).await.unwrap_err();
+    assert!(matches!(error, AgentClientError::Unreachable { .. }));
+
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let client = AgentClient::unix(socket).with_timeout(Duration::from_millis(20));
+    let error = client.report(&AgentReport::default()).await.unwrap_err();
+    assert!(matches!(error, AgentClientError::Timeout { .. }), "{error}");
+}
+
+#[test]
+fn frames_of_a_newer_waifud_are_told_from_broken_ones() {
+    assert!(is_unknown_kind(br#"{"type":"stream","id":1}"#));
+    assert!(is_unknown_kind(
+        br#"{"type":"put","revision":"000000ab.1","object":{"kind":"peer"}}"#
+    ));
+    assert!(!is_unknown_kind(br#"{"type":"sync"}"#));
+    assert!(!is_unknown_kind(
+        br#"{"type":"put","object":{"kind":"instance"}}"#
+    ));
+    assert!(!is_unknown_kind(b"{"));
+    let id = InstanceId::generate();
+    let line = format!(r#"{{"type":"delete","revision":"000000ab.1","instance":"{id}"}}"#);
+    assert!(serde_json::from_str::<WatchFrame>(&line).is_ok());
+}
