@@ -16,7 +16,7 @@ use waifud_types::{InstanceId, MacAddr, TapName};
 
 use crate::frames::Mac;
 use crate::namespace::{Namespace, can_run};
-use crate::wire::Wire;
+use crate::wire::{Wire, eventually};
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 1);
 pub const GATEWAY_MAC: Mac = [0x02, 0x77, 0x61, 0x69, 0x66, 0x75];
@@ -199,6 +199,11 @@ impl Lab {
             .ip(&format!("link set {tap} type bridge_slave isolated on"));
         self.node.ip(&format!("link set {tap} up"));
         namespace.ip("link set eth0 up");
+        // The bridge lets frames in once the kernel has told it of the carrier, a moment later.
+        eventually("the port forwards", || {
+            let link = self.node.ip(&format!("-d link show {tap}"));
+            link.contains("state forwarding")
+        });
         let wire = Wire::new(&namespace, "eth0");
         Guest {
             namespace,
