@@ -1,1 +1,12 @@
 //! End-to-end suites: the real programs on real parts.
+//!
+//! [`World`] is one node in namespaces with libvirtd and our three daemons; suites in `tests/` drive it through
+//! `waifuctl`, as a person would, and look at libvirt, the disk and the wires to see whether it told the truth.
+
+mod guest;
+mod waifuctl;
+mod world;
+
+pub use guest::Guest;
+pub use waifuctl::{Outcome, Waifuctl};
+pub use world::World;

@@ -48,7 +48,7 @@ fn main() {
     // Labs are started with this program; then it is a guard or a PID 1, and never gets past this line.
     waifud_lab::init_if_asked();
     let result = match Cli::parse().command {
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Image(args) => image::run(&args),

@@ -1,0 +1,233 @@
+//! Our share of creating a VM: from the request to running, beyond what the same libvirt calls cost by themselves.
+//!
+//! Both ways run inside one node, against one libvirtd, interleaved, so that a busy machine slows both alike:
+//!
+//! - *waifud*: `POST /v1/instances` until the event `instance.started` arrives;
+//! - *bare*: the same overlay, `defineXML` and `create`, with the XML that waifud's own domain had.
+//!
+//! The image is in the pool before the first round. `-- --rounds N` changes the number of rounds (30).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use waifud_api::client::{Client, EventQuery};
+use waifud_api::{CreateInstance, Instance};
+use waifud_lab::{Lab, LabOptions, wait};
+use waifud_storage::StoragePool;
+use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_types::{ByteSize, InstanceId, VolumeId};
+
+const POOL: &str = "/var/lib/waifud-agent/pools/main";
+const SOCKET: &str = "/run/waifud/waifud.sock";
+const LIMIT: Duration = Duration::from_mins(1);
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let rounds = args
+        .iter()
+        .position(|a| a == "--rounds")
+        .and_then(|i| args.get(i + 1))
+        .map_or(Ok(30), |n| n.parse())?;
+    if args.iter().any(|a| a == "inside") {
+        return tokio::runtime::Runtime::new()?.block_on(inside(rounds));
+    }
+    outside(rounds)
+}
+
+/// Makes the lab and runs this program again inside of it.
+fn outside(rounds: usize) -> Result<()> {
+    let me = std::env::current_exe()?;
+    // target/release/deps/create-123
+    let bin_dir = me
+        .ancestors()
+        .nth(2)
+        .context("this program lies nowhere")?
+        .to_owned();
+    let tiny = waifud_images::build(
+        waifud_images::Guest::Tiny,
+        &waifud_images::default_cache_dir(),
+        &|line| {
+            eprintln!("{line}");
+        },
+    )?;
+    let lab = Lab::up(&LabOptions {
+        init_exe: Some(bin_dir.join("xtask")),
+        bin_dir: Some(bin_dir.clone()),
+        ..LabOptions::with_daemons()
+    })?;
+    let mut add = std::process::Command::new(bin_dir.join("waifuctl"));
+    add.env("WAIFUD_SOCKET", lab.path_outside(SOCKET))
+        .args(["template", "add", "tiny", "--file"])
+        .arg(&tiny.qcow2);
+    wait::run(&mut add, LIMIT)?;
+    let me = me.display().to_string();
+    let mut command = lab.command("alder", [&me, "inside", "--rounds", &rounds.to_string()])?;
+    let status = command.status()?;
+    lab.down()?;
+    ensure!(
+        status.success(),
+        "the bench failed inside of the node: {status}"
+    );
+    Ok(())
+}
+
+/// Both ways, one after the other, `rounds` times.
+async fn inside(rounds: usize) -> Result<()> {
+    let client = Client::unix(Path::new(SOCKET))?;
+    let libvirt = Connect::open(Some("qemu:///system"))?;
+    let pool = Qcow2Pool::open(Qcow2PoolConfig::new("main".parse()?, POOL))?;
+    // Brings the image into the pool and shows what waifud's domains look like.
+    let (_, sample) = by_waifud(&client, "sample").await?;
+    let xml = Domain::lookup_by_uuid_string(&libvirt, &sample.id.to_string())?
+        .get_xml_desc(0x2 /* inactive */)?;
+    delete(&client, "sample").await?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let (time, _) = by_waifud(&client, &format!("bench{round}")).await?;
+        ours.push(time);
+        delete(&client, &format!("bench{round}")).await?;
+        bare.push(by_hand(&libvirt, &pool, &xml, &sample).await?);
+    }
+    let (ours, bare) = (Spread::of(ours), Spread::of(bare));
+    println!("create to running, {rounds} rounds each, interleaved, one libvirtd (milliseconds)");
+    println!(
+        "  {:<8} {:>8} {:>8} {:>8} {:>8}",
+        "", "min", "median", "p90", "max"
+    );
+    for (name, spread) in [("waifud", &ours), ("bare", &bare)] {
+        let Spread {
+            min,
+            median,
+            p90,
+            max,
+        } = spread;
+        println!("  {name:<8} {min:>8.1} {median:>8.1} {p90:>8.1} {max:>8.1}");
+    }
+    let share = ours.median - bare.median;
+    let verdict = if share < 20.0 { "met" } else { "missed" };
+    println!("  our share of the median: {share:.1} ms; promised: under 20 ms: {verdict}");
+    Ok(())
+}
+
+/// From the request until the event that says it runs.
+async fn by_waifud(client: &Client, name: &str) -> Result<(Duration, Instance)> {
+    let since = client
+        .events(&EventQuery {
+            limit: Some(1),
+            ..EventQuery::default()
+        })
+        .await?
+        .revision;
+    let query = EventQuery {
+        since: Some(since),
+        ..EventQuery::default()
+    };
+    let mut events = Box::pin(client.watch_events(&query).await?);
+    let request: CreateInstance = serde_json::from_value(serde_json::json!({
+        "name": name, "template": "tiny", "memory_bytes": 128 << 20, "disk_bytes": 1 << 30,
+    }))?;
+    let begun = Instant::now();
+    let instance = client.create_instance(&request, name).await?;
+    let running = async {
+        while let Some(event) = events.next().await {
+            let event = event?;
+            if event.event == "instance.started" && event.data.contains(&instance.id.to_string()) {
+                return Ok(());
+            }
+        }
+        bail!("the stream of events ended")
+    };
+    tokio::time::timeout(LIMIT, running)
+        .await
+        .context("it never ran")??;
+    Ok((begun.elapsed(), instance))
+}
+
+async fn delete(client: &Client, name: &str) -> Result<()> {
+    let progress = client.delete_instance(name, LIMIT).await?;
+    ensure!(
+        progress == waifud_api::client::Progress::Done,
+        "{name} was not deleted in time"
+    );
+    Ok(())
+}
+
+/// The same overlay and the same two libvirt calls.
+async fn by_hand(
+    libvirt: &Connect,
+    pool: &Qcow2Pool,
+    xml: &str,
+    sample: &Instance,
+) -> Result<Duration> {
+    let id = InstanceId::generate();
+    // Another domain under another id: the id is in its UUID and in every path.
+    let xml = xml
+        .replace(&sample.id.to_string(), &id.to_string())
+        .replace("<name>sample<", "<name>bare<");
+    for dir in directories(&xml, &id) {
+        std::fs::create_dir_all(&dir)?;
+    }
+    let volume = VolumeId {
+        instance: id,
+        disk: "root".parse()?,
+    };
+    let begun = Instant::now();
+    pool.ensure_volume(&volume, sample.spec.image, ByteSize::gib(1))
+        .await?;
+    let domain = Domain::define_xml(libvirt, &xml)?;
+    domain.create()?;
+    let time = begun.elapsed();
+    domain.destroy()?;
+    domain.undefine()?;
+    pool.ensure_volume_absent(&volume).await?;
+    for dir in directories(&xml, &id) {
+        std::fs::remove_dir_all(&dir).ok();
+    }
+    Ok(time)
+}
+
+/// The directories of the instance's own that the XML names.
+fn directories(xml: &str, id: &InstanceId) -> Vec<PathBuf> {
+    let id = id.to_string();
+    xml.split(['\'', '"', '<', '>'])
+        .filter(|text| text.starts_with('/') && text.contains(&id))
+        .filter_map(|text| Path::new(text).parent().map(Path::to_owned))
+        .filter(|dir| dir.ends_with(&id))
+        .collect()
+}
+
+/// Milliseconds.
+struct Spread {
+    min: f64,
+    median: f64,
+    p90: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        let at = |part: f64| {
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an index"
+            )]
+            let index = ((times.len().saturating_sub(1)) as f64 * part).round() as usize;
+            times
+                .get(index)
+                .map_or(f64::NAN, |t| t.as_secs_f64() * 1000.0)
+        };
+        Self {
+            min: at(0.0),
+            median: at(0.5),
+            p90: at(0.9),
+            max: at(1.0),
+        }
+    }
+}

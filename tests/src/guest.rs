@@ -1,0 +1,44 @@
+//! A running guest, reached over SSH from its node.
+
+use anyhow::Result;
+use waifud_lab::wait;
+
+use crate::World;
+use crate::world::{NODE, SOON};
+
+/// A guest that is ready.
+pub struct Guest<'a> {
+    /// Where it runs.
+    pub world: &'a World,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+impl Guest<'_> {
+    /// Runs a shell command in the guest, as root, and gives its output.
+    pub fn run(&self, script: &str) -> Result<String> {
+        let key = self.world.key.to_string_lossy().into_owned();
+        let user = format!("root@{}", self.address);
+        let mut argv = vec!["ssh", "-q", "-i", &key];
+        // Guests come and go under the same addresses here: their host keys mean nothing.
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=5",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+        ] {
+            argv.extend(["-o", option]);
+        }
+        argv.extend([user.as_str(), "--", script]);
+        wait::run(&mut self.world.lab.command(NODE, argv)?, SOON)
+    }
+
+    /// Runs a shell command until it succeeds: sshd starts after the guest has said that it is ready.
+    pub fn run_when_up(&self, script: &str) -> Result<String> {
+        wait::until(&format!("SSH to {}", self.name), SOON, || {
+            Ok(self.run(script).ok())
+        })
+    }
+}

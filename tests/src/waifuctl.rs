@@ -1,0 +1,72 @@
+//! Runs waifuctl as a person or a script would.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_lab::wait;
+
+/// Longer than any `--wait` in the suites.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// The program and the socket that it talks to.
+pub struct Waifuctl {
+    /// The built program.
+    pub program: PathBuf,
+    /// waifud's socket, as the machine sees it.
+    pub socket: PathBuf,
+    /// A home directory without SSH keys of the person who runs the tests.
+    pub home: PathBuf,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code.
+    pub code: i32,
+    /// Its data.
+    pub stdout: String,
+    /// Everything else.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The problem body that `--json` printed on stderr.
+    pub fn problem(&self) -> Result<Value> {
+        let line = self.stderr.lines().last().context("nothing on stderr")?;
+        serde_json::from_str(line).with_context(|| format!("no problem body: {line}"))
+    }
+}
+
+impl Waifuctl {
+    /// Runs a command, whatever comes of it.
+    pub fn run(&self, args: &[&str]) -> Result<Outcome> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(args)
+            .env("WAIFUD_SOCKET", &self.socket)
+            .env("HOME", &self.home);
+        let output = wait::output(&mut command, LIMIT)?;
+        Ok(Outcome {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs a command that must succeed, and gives its JSON.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let outcome = self.run(&[args, &["--json"]].concat())?;
+        ensure!(
+            outcome.code == 0,
+            "waifuctl {} ended with {}: {}",
+            args.join(" "),
+            outcome.code,
+            outcome.stderr
+        );
+        serde_json::from_str(&outcome.stdout)
+            .with_context(|| format!("no JSON from waifuctl {}", args.join(" ")))
+    }
+}

@@ -1,0 +1,205 @@
+//! One node in namespaces, with everything that waifud needs, shared by the tests of one suite.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_images::{BuiltImage, Guest as Image};
+use waifud_lab::{Lab, LabOptions, testing, wait};
+
+use crate::{Guest, Waifuctl};
+
+/// The node's name.
+pub const NODE: &str = "alder";
+/// The template of the small guest.
+pub const TINY: &str = "tiny";
+/// For what should take seconds; generous, because the machine may be busy.
+pub const SOON: Duration = Duration::from_mins(2);
+
+/// A lab with our daemons, a template, and a key to log in with.
+pub struct World {
+    /// The lab itself.
+    pub lab: Lab,
+    /// Drives it.
+    pub waifuctl: Waifuctl,
+    /// The small guest's image.
+    pub tiny: BuiltImage,
+    /// The private key, as the node sees it.
+    pub key: PathBuf,
+    /// The public key, as the machine sees it.
+    pub public_key: PathBuf,
+    _home: tempfile::TempDir,
+}
+
+static SHARED: OnceLock<Mutex<Option<World>>> = OnceLock::new();
+
+impl World {
+    /// Runs `test` in the suite's one world, one test at a time. Where no lab can be, it is skipped loudly.
+    ///
+    /// The lab is taken down by its guard when the test process ends.
+    pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+        if let Some(why) = testing::why_no_lab() {
+            return testing::skip(&why);
+        }
+        let shared = SHARED.get_or_init(|| Mutex::new(None));
+        let mut world: MutexGuard<'_, Option<World>> =
+            shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if world.is_none() {
+            *world = Some(Self::up()?);
+        }
+        let world = world.as_ref().context("no world")?;
+        world.lab.wait_ready(SOON)?;
+        let result = test(world);
+        if result.is_err() {
+            world.tell_logs();
+        }
+        result
+    }
+
+    fn up() -> Result<Self> {
+        let tiny =
+            waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
+                eprintln!("{line}");
+            })?;
+        let init = testing::init_exe()?;
+        let bin_dir = init.parent().context("xtask lies nowhere")?.to_owned();
+        let lab = Lab::up(&LabOptions {
+            node: NODE.to_owned(),
+            bin_dir: Some(bin_dir.clone()),
+            init_exe: Some(init),
+            ..LabOptions::with_daemons()
+        })?;
+        let key = PathBuf::from("/etc/waifud/test-key");
+        let private = lab.path_outside(&key);
+        let mut keygen = Command::new("ssh-keygen");
+        keygen
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+            .arg(&private);
+        wait::run(&mut keygen, SOON)?;
+        let home = tempfile::tempdir()?;
+        let waifuctl = Waifuctl {
+            program: bin_dir.join("waifuctl"),
+            socket: lab.path_outside("/run/waifud/waifud.sock"),
+            home: home.path().to_owned(),
+        };
+        let world = Self {
+            public_key: private.with_extension("pub"),
+            lab,
+            waifuctl,
+            tiny,
+            key,
+            _home: home,
+        };
+        world.node_is_ready()?;
+        let image = world.tiny.qcow2.display().to_string();
+        world.waifuctl.json(&[
+            "template", "add", TINY, "--user", "debian", "--file", &image,
+        ])?;
+        Ok(world)
+    }
+
+    /// Waits until the node takes instances.
+    pub fn node_is_ready(&self) -> Result<()> {
+        wait::until("the node to be ready", SOON, || {
+            let nodes = self.waifuctl.json(&["node", "list"])?;
+            Ok(
+                (nodes.pointer("/items/0/state").and_then(Value::as_str) == Some("ready"))
+                    .then_some(()),
+            )
+        })
+    }
+
+    /// Creates a small guest and waits until it is ready.
+    pub fn ready_guest(&self, name: &str, more: &[&str]) -> Result<Guest<'_>> {
+        let key = self.public_key.display().to_string();
+        let args = [
+            &[
+                "create",
+                name,
+                "-t",
+                TINY,
+                "--memory",
+                "128M",
+                "--disk",
+                "1G",
+                "--ssh-key",
+                &key,
+                "--wait",
+                "--timeout",
+                "5m",
+            ],
+            more,
+        ]
+        .concat();
+        let instance = self.waifuctl.json(&args)?;
+        let address = instance
+            .pointer("/status/addresses/0/address")
+            .and_then(Value::as_str)
+            .context("no address")?;
+        Ok(Guest {
+            world: self,
+            name: name.to_owned(),
+            address: address.to_owned(),
+        })
+    }
+
+    /// Deletes an instance and waits until nothing of it is left.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        let outcome = self
+            .waifuctl
+            .run(&["delete", name, "--yes", "--wait", "--timeout", "2m"])?;
+        ensure!(
+            outcome.code == 0,
+            "delete {name} ended with {}: {}",
+            outcome.code,
+            outcome.stderr
+        );
+        Ok(())
+    }
+
+    /// What `show --json` says.
+    pub fn show(&self, name: &str) -> Result<Value> {
+        self.waifuctl.json(&["show", name])
+    }
+
+    /// Waits until `condition` holds for what `show --json` says.
+    pub fn until(
+        &self,
+        name: &str,
+        what: &str,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait::until(&format!("{name}: {what}"), SOON, || {
+            let instance = self.show(name)?;
+            Ok(condition(&instance).then_some(instance))
+        })
+        .with_context(|| {
+            self.waifuctl
+                .run(&["why", name])
+                .map_or_else(|e| e.to_string(), |o| o.stdout)
+        })
+    }
+
+    /// Runs a program in the node, as root, and gives its output.
+    pub fn node(&self, argv: &[&str]) -> Result<String> {
+        wait::run(&mut self.lab.command(NODE, argv)?, SOON)
+    }
+
+    /// The last lines of our daemons' logs, on stderr.
+    fn tell_logs(&self) {
+        let Ok(files) = std::fs::read_dir(self.lab.path_outside("/var/log/waifud")) else {
+            return;
+        };
+        for file in files.flatten() {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("--- {}", file.file_name().display());
+            for line in lines.iter().skip(lines.len().saturating_sub(40)) {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

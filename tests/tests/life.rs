@@ -1,0 +1,257 @@
+//! The life of an instance on one machine: created, configured, reached, deleted, and nothing left of it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_lab::wait;
+use waifud_tests::World;
+
+/// Domains, volumes, leases and rules that name `needle`.
+fn traces(world: &World, needle: &str) -> Result<String> {
+    let parts = [
+        world.node(&[
+            "virsh",
+            "-q",
+            "-c",
+            "qemu:///system",
+            "list",
+            "--all",
+            "--name",
+            "--uuid",
+        ])?,
+        world.node(&[
+            "find",
+            "/var/lib/waifud-agent",
+            "/var/lib/waifud-metadata",
+            "/run/waifud-agent",
+            "-name",
+            "*",
+        ])?,
+        world.node(&["nft", "list", "ruleset"])?,
+        world.node(&["ip", "-o", "link"])?,
+    ];
+    Ok(parts
+        .iter()
+        .flat_map(|p| p.lines())
+        .filter(|l| l.contains(needle))
+        .collect::<Vec<_>>()
+        .join("\n"))
+}
+
+#[test]
+fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_deleted() -> Result<()>
+{
+    World::with(|world| {
+        let script = tempfile::NamedTempFile::new()?;
+        std::fs::write(
+            script.path(),
+            "#!/bin/sh\necho ran-once >> /root/user-data-ran\n",
+        )?;
+        let path = script.path().display().to_string();
+        let guest = world.ready_guest("web", &["--user-data", &path, "--label", "tier=web"])?;
+        let shown = world.show("web")?;
+        ensure!(shown["status"]["state"] == "running", "{shown}");
+        ensure!(shown["status"]["ready"] == true, "{shown}");
+        ensure!(shown["status"]["cloud_init"]["state"] == "done", "{shown}");
+        ensure!(shown["spec"]["user_data"]["size_bytes"] == 47, "{shown}");
+        ensure!(
+            !shown.to_string().contains("ran-once"),
+            "user-data is shown: {shown}"
+        );
+
+        let ip = world.waifuctl.run(&["ip", "web"])?;
+        ensure!(
+            ip.stdout.trim() == guest.address,
+            "ip printed {:?}",
+            ip.stdout
+        );
+        ensure!(guest.run_when_up("hostname")?.trim() == "web");
+        ensure!(guest.run("cat /root/user-data-ran")?.trim() == "ran-once");
+        let listed = world.waifuctl.run(&["list", "--label", "tier=web"])?;
+        ensure!(
+            listed.stdout.contains("web") && listed.stdout.contains("running"),
+            "{}",
+            listed.stdout
+        );
+
+        let id = shown["id"].as_str().context("no id")?.to_owned();
+        let mac = shown
+            .pointer("/spec/nics/0/mac")
+            .and_then(Value::as_str)
+            .context("no mac")?
+            .to_owned();
+        ensure!(
+            !traces(world, &id)?.is_empty(),
+            "nothing on the node carries the instance's id"
+        );
+        ensure!(
+            !traces(world, &mac)?.is_empty(),
+            "no rule names its MAC address"
+        );
+        world.delete("web")?;
+        for needle in [&id, &mac, &guest.address] {
+            let left = traces(world, needle)?;
+            ensure!(left.is_empty(), "left behind: {left}");
+        }
+        let gone = world.waifuctl.run(&["show", "web", "--json"])?;
+        ensure!(
+            gone.code == 1 && gone.problem()?["status"] == 404,
+            "{gone:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> Result<()> {
+    World::with(|world| {
+        let first = tempfile::NamedTempFile::new()?;
+        std::fs::write(first.path(), "#!/bin/sh\necho first >> /root/ran\n")?;
+        let path = first.path().display().to_string();
+        let guest = world.ready_guest("edited", &["--user-data", &path])?;
+        guest.run_when_up("grep first /root/ran && grep first /var/lib/cloud/user-data")?;
+
+        let change =
+            serde_json::json!({"user_data": "#!/bin/sh\necho second >> /root/ran\n"}).to_string();
+        let socket = world.waifuctl.socket.display().to_string();
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "-sS",
+            "--fail-with-body",
+            "--unix-socket",
+            &socket,
+            "-X",
+            "PATCH",
+        ]);
+        curl.args([
+            "-H",
+            "content-type: application/json",
+            "-d",
+            &change,
+            "http://waifud/v1/instances/edited",
+        ]);
+        wait::run(&mut curl, std::time::Duration::from_secs(30))?;
+        let changed = world.until("edited", "the change to be observed", |i| {
+            i["status"]["observed_generation"] == i["generation"] && i["generation"] != 1
+        })?;
+        ensure!(
+            !changed.to_string().contains("second"),
+            "user-data is shown"
+        );
+
+        let booted = guest.run("cat /proc/sys/kernel/random/boot_id")?;
+        // The connection breaks under the reboot: only what comes after it counts.
+        let _broken = guest.run("reboot");
+        wait::until("the next boot", std::time::Duration::from_mins(3), || {
+            let now =
+                guest.run("cat /proc/sys/kernel/random/boot_id && cat /run/cloud-init/result.json");
+            Ok(now.ok().filter(|text| !text.starts_with(booted.trim())))
+        })?;
+        let read = guest.run("cat /var/lib/cloud/user-data")?;
+        ensure!(read.contains("second"), "the next boot read {read:?}");
+        ensure!(
+            guest.run("cat /root/ran")?.trim() == "first",
+            "user-data ran again without being asked to"
+        );
+        world.delete("edited")
+    })
+}
+
+#[test]
+fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
+    World::with(|world| {
+        let secret = tempfile::NamedTempFile::new()?;
+        std::fs::write(secret.path(), "#!/bin/sh\n# the-secret-of-victim\n")?;
+        let path = secret.path().display().to_string();
+        let victim = world.ready_guest("victim", &["--user-data", &path])?;
+        let thief = world.ready_guest("thief", &[])?;
+        let fetch = |header: &str| {
+            thief.run_when_up(&format!(
+                "wget -q -O - {header} http://169.254.169.254/openstack/latest/meta_data.json; \
+                 wget -q -O - {header} http://169.254.169.254/openstack/latest/user_data; true"
+            ))
+        };
+        let address = &victim.address;
+        for header in [
+            String::new(),
+            format!("--header 'X-Forwarded-For: {address}'"),
+            format!("--header 'Forwarded: for={address}'"),
+            format!("--header 'X-Real-IP: {address}'"),
+            format!("--header 'Host: {address}'"),
+            "--header 'X-Instance-ID: victim'".to_owned(),
+        ] {
+            let got = fetch(&header)?;
+            ensure!(
+                got.contains("\"thief\""),
+                "{header}: not its own documents: {got}"
+            );
+            ensure!(
+                !got.contains("the-secret-of-victim") && !got.contains("\"victim\""),
+                "{header}: {got}"
+            );
+        }
+        // With the victim's address as its own source, nothing comes through at all.
+        let forged = thief.run(&format!(
+            "ip addr add {address}/32 dev eth0; ip route add 169.254.169.254/32 via $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p') src {address}; \
+             timeout 5 wget -q -O - http://169.254.169.254/openstack/latest/user_data; \
+             ip route del 169.254.169.254/32; ip addr del {address}/32 dev eth0; true"
+        ))?;
+        ensure!(
+            !forged.contains("the-secret-of-victim"),
+            "a forged source got the victim's documents"
+        );
+        ensure!(
+            fetch("")?.contains("\"thief\""),
+            "the thief's own documents are gone after its attempt"
+        );
+        world.delete("thief")?;
+        world.delete("victim")
+    })
+}
+
+#[test]
+fn an_instance_is_deleted_while_it_is_being_created() -> Result<()> {
+    World::with(|world| {
+        for round in 0..3 {
+            let name = format!("hasty{round}");
+            world.waifuctl.json(&[
+                "create",
+                &name,
+                "-t",
+                "tiny",
+                "--memory",
+                "128M",
+                "--disk",
+                "1G",
+                "--no-ssh-key",
+            ])?;
+            let id = world.show(&name)?["id"]
+                .as_str()
+                .context("no id")?
+                .to_owned();
+            world.delete(&name)?;
+            let left = traces(world, &id)?;
+            ensure!(left.is_empty(), "left behind: {left}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn why_and_events_tell_the_story() -> Result<()> {
+    World::with(|world| {
+        let _guest = world.ready_guest("storied", &[])?;
+        let why = world.waifuctl.run(&["why", "storied"])?;
+        ensure!(
+            why.code == 0 && why.stdout.contains("alder"),
+            "{}",
+            why.stdout
+        );
+        let events = world.waifuctl.json(&["events", "storied"])?;
+        let items = events["items"].as_array().context("no items")?;
+        let kinds: Vec<_> = items.iter().filter_map(|e| e["kind"].as_str()).collect();
+        for kind in ["instance.created", "instance.started", "instance.ready"] {
+            ensure!(kinds.contains(&kind), "{kind} is missing in {kinds:?}");
+        }
+        world.delete("storied")
+    })
+}

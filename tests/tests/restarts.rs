@@ -1,0 +1,132 @@
+//! Daemons are killed and restarted under a running guest: it must not notice, and what was wanted still happens.
+
+use anyhow::{Context, Result, ensure};
+use waifud_lab::{Signal, wait};
+use waifud_tests::{Guest, World};
+
+fn qemu_pids(world: &World) -> Result<String> {
+    // pgrep's own status says whether it found one; its output is what counts here.
+    world.node(&["sh", "-c", "pgrep -f qemu-system || true"])
+}
+
+fn uptime_goes_on(guest: &Guest<'_>, since: &str) -> Result<()> {
+    let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(boot == since, "the guest was rebooted");
+    Ok(())
+}
+
+#[test]
+fn killing_each_daemon_stops_no_guest_and_new_guests_still_come_up() -> Result<()> {
+    World::with(|world| {
+        let guest = world.ready_guest("steady", &[])?;
+        let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
+        let pids = qemu_pids(world)?;
+        ensure!(!pids.trim().is_empty(), "no QEMU runs");
+        for service in ["waifud", "waifud-agentd", "waifud-metadatad", "libvirtd"] {
+            let before = world.lab.pid_of(service)?.context("not running")?;
+            world.lab.kill(service, Signal::SIGKILL)?;
+            wait::until(
+                &format!("{service} to come back"),
+                std::time::Duration::from_mins(1),
+                || Ok(world.lab.pid_of(service)?.filter(|pid| *pid != before)),
+            )?;
+            world.lab.wait_ready(std::time::Duration::from_mins(1))?;
+            world.node_is_ready()?;
+            world.until(
+                "steady",
+                &format!("running after {service} was killed"),
+                |i| i["status"]["state"] == "running" && i["status"]["ready"] == true,
+            )?;
+            ensure!(
+                qemu_pids(world)? == pids,
+                "QEMU was restarted when {service} was killed"
+            );
+            uptime_goes_on(&guest, &boot)?;
+            let documents = guest.run(
+                "timeout 20 wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json",
+            )?;
+            ensure!(
+                documents.contains("\"steady\""),
+                "after {service}: {documents}"
+            );
+        }
+        let other = world.ready_guest("after", &[])?;
+        ensure!(other.run_when_up("hostname")?.trim() == "after");
+        world.delete("after")?;
+        world.delete("steady")
+    })
+}
+
+#[test]
+fn a_node_that_comes_up_without_waifud_starts_its_guests() -> Result<()> {
+    World::with(|world| {
+        let guest = world.ready_guest("lonely", &[])?;
+        let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
+        world.lab.stop("waifud")?;
+        world.lab.stop("waifud-agentd")?;
+        // What a power cut leaves: no process of the guest.
+        world.node(&["virsh", "-q", "-c", "qemu:///system", "destroy", "lonely"])?;
+        world.lab.start("waifud-agentd")?;
+        let again = wait::until(
+            "the guest to be started again",
+            std::time::Duration::from_mins(3),
+            || Ok(guest.run("cat /proc/sys/kernel/random/boot_id").ok()),
+        )?;
+        ensure!(again != boot, "the guest never went down");
+        world.lab.start("waifud")?;
+        world.lab.wait_ready(std::time::Duration::from_mins(1))?;
+        world.until("lonely", "running again", |i| {
+            i["status"]["state"] == "running"
+        })?;
+        world.delete("lonely")
+    })
+}
+
+#[test]
+fn without_libvirtd_an_instance_says_what_it_waits_for_and_goes_on_when_it_is_back() -> Result<()> {
+    World::with(|world| {
+        world.lab.stop("libvirtd")?;
+        let created = world.waifuctl.json(&[
+            "create",
+            "patient",
+            "-t",
+            "tiny",
+            "--memory",
+            "128M",
+            "--disk",
+            "1G",
+            "--no-ssh-key",
+        ])?;
+        ensure!(created["status"]["node"] == "alder", "{created}");
+        world.until("patient", "a reason that names libvirt", |i| {
+            let status = &i["status"];
+            [&status["reason"], &status["step"]["waiting_for"]]
+                .iter()
+                .any(|v| v.as_str().is_some_and(|text| text.contains("libvirt")))
+        })?;
+        world.lab.start("libvirtd")?;
+        world.until("patient", "running", |i| i["status"]["state"] == "running")?;
+        world.delete("patient")
+    })
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_stays_off() -> Result<()> {
+    World::with(|world| {
+        let guest = world.ready_guest("sleepy", &[])?;
+        guest.run_when_up("true")?;
+        // The connection breaks under the power-off.
+        let _broken = guest.run("poweroff");
+        let off = world.until("sleepy", "stopped", |i| i["status"]["state"] == "stopped")?;
+        ensure!(off["status"]["stopped_by"] == "guest", "{off}");
+        world.lab.restart("waifud-agentd")?;
+        world.lab.wait_ready(std::time::Duration::from_mins(1))?;
+        world.node_is_ready()?;
+        let still = world.show("sleepy")?;
+        ensure!(
+            still["status"]["state"] == "stopped" && still["spec"]["run"] == true,
+            "{still}"
+        );
+        world.delete("sleepy")
+    })
+}

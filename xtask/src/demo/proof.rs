@@ -1,0 +1,154 @@
+//! What the demo puts into the guest, and how it proves over SSH that the guest's own cloud-init did it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_lab::{Lab, wait};
+
+/// The demo's cloud-config. One kind of host key and no locale, because an emulated guest makes them slowly.
+pub const USER_DATA: &str = "#cloud-config
+locale: false
+ssh_genkeytypes: [ed25519]
+write_files:
+  - path: /etc/waifud-demo
+    content: written by user-data
+runcmd:
+  - [sh, -c, 'echo ran as $(id -un) on $(hostname) > /var/lib/waifud-demo']
+";
+
+/// How long SSH may take: the guest says ready before its sshd has answered once.
+const SSH_LIMIT: Duration = Duration::from_secs(90);
+
+/// An SSH key made for this run.
+pub struct Key {
+    /// As the node sees it.
+    pub private_inside: PathBuf,
+    /// The public half, as the machine sees it.
+    pub public_outside: PathBuf,
+    /// The public half's text.
+    public: String,
+}
+
+/// What the guest said of itself.
+pub struct Proven {
+    pub datasource: String,
+    pub cloud_init: String,
+}
+
+/// Makes a key in the lab's own directory.
+pub fn make_key(lab: &Lab) -> Result<Key> {
+    let private_inside = PathBuf::from("/etc/waifud/demo-key");
+    let private = lab.path_outside(&private_inside);
+    let mut command = Command::new("ssh-keygen");
+    command
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "waifud-demo", "-f"])
+        .arg(&private);
+    wait::run(&mut command, Duration::from_secs(20))?;
+    let public_outside = private.with_extension("pub");
+    let public =
+        std::fs::read_to_string(&public_outside).context("ssh-keygen left no public key")?;
+    Ok(Key {
+        private_inside,
+        public_outside,
+        public,
+    })
+}
+
+/// Logs in and checks everything that user-data and metadata should have done.
+pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Proven> {
+    let guest = Guest { lab, key, address };
+    let hostname = wait::until("the guest's SSH", SSH_LIMIT, || {
+        Ok(guest.run(&["hostname"]).ok())
+    })?;
+    ensure!(
+        hostname.trim() == name,
+        "the guest calls itself {hostname:?}"
+    );
+    let written = guest.run(&["cat", "/etc/waifud-demo"])?;
+    ensure!(
+        written.trim() == "written by user-data",
+        "write_files left {written:?}"
+    );
+    let ran = guest.run(&["cat", "/var/lib/waifud-demo"])?;
+    ensure!(
+        ran.trim() == format!("ran as root on {name}"),
+        "runcmd left {ran:?}"
+    );
+    let keys = guest.run(&["cat", ".ssh/authorized_keys"])?;
+    let key_body = key
+        .public
+        .split_whitespace()
+        .nth(1)
+        .context("the public key has no body")?;
+    ensure!(
+        keys.contains(key_body),
+        "the SSH key of the metadata is not in the guest"
+    );
+
+    let result: Value = serde_json::from_str(&guest.run(&["cat", "/run/cloud-init/result.json"])?)
+        .context("result.json is no JSON")?;
+    let errors = result
+        .pointer("/v1/errors")
+        .and_then(Value::as_array)
+        .context("result.json has no errors list")?;
+    ensure!(
+        errors.is_empty(),
+        "cloud-init finished with errors: {errors:?}"
+    );
+    let datasource = result
+        .pointer("/v1/datasource")
+        .and_then(Value::as_str)
+        .context("no datasource")?;
+    ensure!(
+        datasource.contains("OpenStack"),
+        "cloud-init found {datasource} instead of OpenStack"
+    );
+    let status = guest.run(&["cloud-init", "status"])?;
+    let cloud_init = status
+        .trim()
+        .strip_prefix("status: ")
+        .context("cloud-init status said nothing")?;
+    ensure!(cloud_init == "done", "cloud-init status is {cloud_init:?}");
+    // "DataSourceOpenStackLocal [net,ver=2]": the class is the datasource, the rest how it was reached.
+    let class = datasource.split_whitespace().next().unwrap_or(datasource);
+    Ok(Proven {
+        datasource: class.to_owned(),
+        cloud_init: cloud_init.to_owned(),
+    })
+}
+
+/// A guest reached from its node.
+struct Guest<'a> {
+    lab: &'a Lab,
+    key: &'a Key,
+    address: &'a str,
+}
+
+impl Guest<'_> {
+    fn run(&self, remote: &[&str]) -> Result<String> {
+        let node = self
+            .lab
+            .nodes()
+            .first()
+            .copied()
+            .unwrap_or("alder")
+            .to_owned();
+        let identity = self.key.private_inside.to_string_lossy().into_owned();
+        let user = format!("debian@{}", self.address);
+        let mut argv = vec!["ssh", "-q", "-i", &identity];
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=5",
+            "StrictHostKeyChecking=accept-new",
+            "UserKnownHostsFile=/etc/waifud/demo-known-hosts",
+        ] {
+            argv.extend(["-o", option]);
+        }
+        argv.extend([user.as_str(), "--"]);
+        argv.extend(remote);
+        wait::run(&mut self.lab.command(&node, argv)?, Duration::from_secs(30))
+    }
+}
