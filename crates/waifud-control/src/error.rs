@@ -46,6 +46,7 @@ impl ControlError {
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Problem(problem) => *problem,
+            Self::Store(error) if error.is_full() => crate::problems::no_space(),
             ours => {
                 let mut causes = String::new();
                 let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&ours);

@@ -17,6 +17,13 @@ pub fn bad_name(field: &str, error: &waifud_types::name::NameError) -> Problem {
         .hint("use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit: web-1")
 }
 
+/// The text is a name and would be taken for an id.
+pub fn name_like_id() -> Problem {
+    Problem::new(422, "bad-name", "the name looks like an instance's id")
+        .field("name")
+        .hint("choose a name that is no UUID")
+}
+
 /// A living instance has it.
 pub fn name_taken(name: &Name) -> Problem {
     Problem::new(
@@ -197,10 +204,21 @@ pub fn upload_broken() -> Problem {
         .hint("upload it again; nothing was kept")
 }
 
-/// The image store's disk is full.
+/// The disk of the image store or of the database is full.
 pub fn no_space() -> Problem {
-    Problem::new(507, "no-space", "the image store's filesystem is full")
-        .hint("free some space on waifud's state_dir; unused templates and their images can go")
+    Problem::new(
+        507,
+        "no-space",
+        "the filesystem of waifud's state_dir is full",
+    )
+    .hint("free some space there; templates that nobody needs can go, with their images")
+}
+
+/// The image ends before that byte.
+pub fn no_such_byte(length: u64) -> Problem {
+    Problem::new(416, "no-such-byte", format!("the image has {length} bytes"))
+        .field("Range")
+        .hint("begin again without Range")
 }
 
 /// A template or an instance needs it.

@@ -57,6 +57,12 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
         .as_deref()
         .map(|text| name("name", text))
         .transpose()?;
+    if name
+        .as_ref()
+        .is_some_and(|name| name.as_str().parse::<waifud_types::InstanceId>().is_ok())
+    {
+        return Err(problems::name_like_id());
+    }
     let template = request
         .template
         .parse()

@@ -78,6 +78,7 @@ async fn a_name_that_is_no_dns_label_is_refused() {
         "a\nb",
         "a/../b",
         &"a".repeat(64),
+        "0190b1c2-7d3e-7a4f-8b5c-6d7e8f901234",
     ] {
         refused(
             &server,

@@ -477,3 +477,20 @@ async fn a_node_can_speak_for_its_own_instances_only() {
     alder.destroyed(order).await;
     server.get("/v1/instances/web").await.expect(404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_download_of_an_image_goes_on_where_it_ended() {
+    let server = Server::start().await;
+    let image = server.template().await;
+    let agent = server.join("alder", ByteSize::gib(1)).await;
+    let path = format!("/v1/agent/images/{image}");
+    let whole = agent.get(&path).await.expect(200).bytes;
+    let rest = agent.get_from(&path, 1000).await.expect(206);
+    assert_eq!(
+        rest.headers.get("content-range").unwrap(),
+        "bytes 1000-4095/4096"
+    );
+    assert_eq!(rest.bytes, whole[1000..]);
+    let problem = agent.get_from(&path, 4096).await.expect(416).problem();
+    assert_eq!(problem.code, "no-such-byte");
+}

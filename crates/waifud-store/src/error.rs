@@ -70,8 +70,13 @@ pub enum StoreError {
     #[error("{0} is in use")]
     Taken(Taken),
     /// The group of changes could not be made durable; none of it happened.
-    #[error("the change could not be made durable: {0}")]
-    Commit(String),
+    #[error("the change could not be made durable: {why}")]
+    Commit {
+        /// What `SQLite` said; its error can't be shared among the jobs of the group.
+        why: String,
+        /// Whether the filesystem has no room left.
+        full: bool,
+    },
     /// The writer could not be started.
     #[error("the database's writer can't be started")]
     Thread(#[source] std::io::Error),
@@ -81,6 +86,17 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the database is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the filesystem has no room left.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Sql(error) => is_full(error),
+            Self::Commit { full, .. } => *full,
+            _ => false,
+        }
+    }
 }
 
 /// What must be unique and is not.
@@ -108,6 +124,10 @@ impl std::fmt::Display for Taken {
             Self::Subnet => "the subnet",
         })
     }
+}
+
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 /// Turns a violated UNIQUE constraint into `Taken`; `SQLite` names the column in its message.

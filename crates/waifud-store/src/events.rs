@@ -39,6 +39,17 @@ pub struct EventFilter {
     pub object_type: Option<String>,
 }
 
+impl EventFilter {
+    /// Without an object it is a walk along the history; with one, of its own events only, by the indexes.
+    fn condition(&self) -> &'static str {
+        if self.object.is_some() {
+            "(object_id = :object OR object_name = :object) AND (:type IS NULL OR object_type = :type)"
+        } else {
+            ":object IS NULL AND (:type IS NULL OR object_type = :type)"
+        }
+    }
+}
+
 pub(crate) fn newest(conn: &Connection) -> Result<u64, StoreError> {
     let newest: Option<i64> = conn
         .query_row(
@@ -115,13 +126,10 @@ impl ReadTx<'_> {
         filter: &EventFilter,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT * FROM events
-              WHERE revision > :after
-                AND (:object IS NULL OR object_id = :object OR object_name = :object)
-                AND (:type IS NULL OR object_type = :type)
-              ORDER BY revision LIMIT :limit",
-        )?;
+        let mut statement = self.conn.prepare_cached(&format!(
+            "SELECT * FROM events WHERE revision > :after AND {} ORDER BY revision LIMIT :limit",
+            filter.condition()
+        ))?;
         let mut rows = statement.query(named_params! {
             ":after": to_i64(after),
             ":object": filter.object,
@@ -141,12 +149,10 @@ impl ReadTx<'_> {
         filter: &EventFilter,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT * FROM events
-              WHERE (:object IS NULL OR object_id = :object OR object_name = :object)
-                AND (:type IS NULL OR object_type = :type)
-              ORDER BY revision DESC LIMIT :limit",
-        )?;
+        let mut statement = self.conn.prepare_cached(&format!(
+            "SELECT * FROM events WHERE {} ORDER BY revision DESC LIMIT :limit",
+            filter.condition()
+        ))?;
         let mut rows = statement.query(named_params! {
             ":object": filter.object,
             ":type": filter.object_type,

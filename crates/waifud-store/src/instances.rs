@@ -102,7 +102,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// One instance by name, or else by id.
+    /// One instance by name or by id; no name looks like an id.
     pub fn find_instance(&self, name_or_id: &str) -> Result<Option<InstanceRow>, StoreError> {
         if let Some(row) = self.instance_named(name_or_id)? {
             return Ok(Some(row));

@@ -230,6 +230,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // The writer's connection goes last: only one that may write can fold the log back into the file.
+        self.readers.close();
         if let Engine::Thread { queue, thread } = &mut self.engine {
             drop(queue.take());
             // A job may hold the last handle: a thread can't wait for itself.

@@ -26,6 +26,14 @@ impl Readers {
         }
     }
 
+    /// Closes the idle connections.
+    pub(crate) fn close(&self) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// Lends a connection for one read; opens it when none is idle.
     pub(crate) fn with<T, E: From<StoreError>>(
         &self,

@@ -30,7 +30,7 @@ pub(crate) trait Job: Send {
     /// Does the work. False: take it back.
     fn run(&mut self, tx: &mut WriteTx<'_>) -> bool;
     /// Answers, after the commit or its failure.
-    fn finish(self: Box<Self>, commit: Result<(), &str>);
+    fn finish(self: Box<Self>, commit: Result<(), &StoreError>);
 }
 
 /// A job with its answer's channel.
@@ -68,9 +68,16 @@ where
         keep
     }
 
-    fn finish(self: Box<Self>, commit: Result<(), &str>) {
+    fn finish(self: Box<Self>, commit: Result<(), &StoreError>) {
         let answer = match (self.outcome, commit) {
-            (Some(Ok(_)), Err(why)) => Err(StoreError::Commit(why.to_owned()).into()),
+            (Some(Ok(_)), Err(error)) => {
+                let commit = StoreError::Commit {
+                    why: std::error::Error::source(error)
+                        .map_or_else(|| error.to_string(), ToString::to_string),
+                    full: error.is_full(),
+                };
+                Err(commit.into())
+            }
             (Some(outcome), _) => outcome,
             (None, _) => Err(StoreError::Panicked.into()),
         };
@@ -101,9 +108,8 @@ impl Core {
             }
             Err(error) => {
                 tracing::error!(%error, "a group of changes could not be committed");
-                let why = error.to_string();
                 for job in jobs {
-                    job.finish(Err(&why));
+                    job.finish(Err(&error));
                 }
             }
         }

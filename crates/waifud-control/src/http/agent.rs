@@ -1,11 +1,14 @@
 //! `/v1/agent`: for nodes only, as `waifud_api::agent` describes.
 
+use std::io::SeekFrom;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
 use waifud_api::agent::{AgentReport, Hello, NODE_HEADER, Welcome};
 use waifud_types::NodeId;
@@ -122,25 +125,53 @@ async fn image(
     State(control): State<Control>,
     _: AgentPeer,
     Path(text): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let path = control.image_file(digest(&text)?).await?;
+    let from = resume_from(&headers);
     let open = async {
-        let file = tokio::fs::File::open(&path).await?;
+        let mut file = tokio::fs::File::open(&path).await?;
         let length = file.metadata().await?.len();
+        file.seek(SeekFrom::Start(from.unwrap_or(0))).await?;
         Ok((file, length))
     };
     let (file, length) = open
         .await
         .map_err(ControlError::io(format!("opening {}", path.display())))?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, length.to_string()),
-    ];
-    Ok((
-        headers,
-        Body::from_stream(ReaderStream::with_capacity(file, CHUNK)),
-    )
-        .into_response())
+    let mut response = Body::from_stream(ReaderStream::with_capacity(file, CHUNK)).into_response();
+    let mut put = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    put(header::CONTENT_TYPE, "application/octet-stream".to_owned());
+    put(header::ACCEPT_RANGES, "bytes".to_owned());
+    put(
+        header::CONTENT_LENGTH,
+        length.saturating_sub(from.unwrap_or(0)).to_string(),
+    );
+    if let Some(from) = from {
+        if from >= length {
+            return Err(problems::no_such_byte(length).into());
+        }
+        put(
+            header::CONTENT_RANGE,
+            format!("bytes {from}-{}/{length}", length - 1),
+        );
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// Where to go on after a broken download: `Range: bytes=N-`. Other forms of Range are ignored, as RFC 9110
+/// (section 14.2) allows.
+fn resume_from(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(header::RANGE)?.to_str().ok()?;
+    range
+        .strip_prefix("bytes=")?
+        .strip_suffix('-')?
+        .parse()
+        .ok()
 }
 
 async fn bundle(

@@ -366,6 +366,14 @@ impl Agent {
         collect(self.call(Method::GET, path, Body::empty()).await).await
     }
 
+    pub async fn get_from(&self, path: &str, from: usize) -> Answer {
+        let request = Request::builder()
+            .uri(path)
+            .header("range", format!("bytes={from}-"));
+        let request = request.body(Body::empty()).unwrap();
+        collect(call(&self.router, request, Peer::Unix { uid: 0 }).await).await
+    }
+
     pub async fn report(&self, report: &AgentReport) {
         let response = self
             .call(
