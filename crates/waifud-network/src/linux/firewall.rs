@@ -25,6 +25,8 @@ pub(super) struct Firewall {
     ours_at: Option<u32>,
     /// Whether `listed` was written or compared since.
     settled: bool,
+    /// What they were made of.
+    made_of: Option<(NetworkState, HostSide)>,
 }
 
 impl Firewall {
@@ -35,6 +37,7 @@ impl Firewall {
             listed: directory.join("rules.listed"),
             ours_at: None,
             settled: false,
+            made_of: None,
         }
     }
 
@@ -48,15 +51,49 @@ impl Firewall {
         if files::read(&self.loaded)?.as_ref() == Some(&wanted) && self.is_whole().await? {
             return Ok(());
         }
+        if let Some(change) = self.change(state, host)?
+            && self.load(&change, &wanted).await.is_ok()
+        {
+            tracing::debug!("guests' rules were changed in place");
+            self.made_of = Some((state.clone(), host.clone()));
+            return Ok(());
+        }
         let counted = self.counted(state).await?;
-        let text = ruleset::replacing(&ruleset::tables(state, host, &counted));
+        let all = ruleset::replacing(&ruleset::tables(state, host, &counted));
+        self.load(&all, &wanted).await?;
+        self.made_of = Some((state.clone(), host.clone()));
+        Ok(())
+    }
+
+    /// The short way to the rules for `state`, if the rules in force are known to be ours and near enough.
+    fn change(
+        &self,
+        state: &NetworkState,
+        host: &HostSide,
+    ) -> Result<Option<String>, NetworkError> {
+        let Some((before, _)) = self.made_of.as_ref().filter(|(_, h)| h == host) else {
+            return Ok(None);
+        };
+        if self.ours_at != Some(generation()?) {
+            return Ok(None);
+        }
+        Ok(ruleset::change(before, state))
+    }
+
+    /// Sends one transaction, after which the rules are as `tables` says.
+    async fn load(&mut self, transaction: &str, tables: &str) -> Result<(), NetworkError> {
+        if transaction.is_empty() {
+            // Nothing that rules speak of has changed, only its order.
+            return files::replace(&self.loaded, tables);
+        }
         // From here until the end, what is on disk says nothing about what is in force.
         files::remove(&self.listed)?;
         self.ours_at = None;
         self.settled = false;
+        self.made_of = None;
         let before = generation()?;
-        self.nft.run(&["-f", "-"], &text).await?;
-        files::replace(&self.loaded, &wanted)?;
+        self.nft.run(&["-f", "-"], transaction).await?;
+        files::replace(&self.loaded, tables)?;
         // A commit of somebody else's in between: only listing tells what is there now.
         let after = generation()?;
         if after == before.wrapping_add(1) {
@@ -130,6 +167,7 @@ impl Firewall {
     /// Takes our tables away.
     pub(super) async fn remove(&mut self) -> Result<(), NetworkError> {
         self.ours_at = None;
+        self.made_of = None;
         self.nft.run(&["-f", "-"], &ruleset::removal()).await?;
         files::remove(&self.loaded)?;
         files::remove(&self.listed)

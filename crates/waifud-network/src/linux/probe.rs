@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-/// An answer comes from the same host: well under a millisecond. Asked again, as a datagram may be dropped.
-const ASK_AGAIN: Duration = Duration::from_millis(10);
+/// It reads again within a millisecond; the pauses between questions grow from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// An answer comes from the same host. A datagram may be dropped all the same.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Waits until `server` knows `name`, at most for `patience`.
 pub(super) async fn knows(server: Ipv4Addr, name: &str, patience: Duration) -> bool {
     let asking = async {
-        loop {
-            if ask(server, name).await == Some(true) {
-                return;
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
+        let mut pause = FIRST_PAUSE;
+        while ask(server, name).await != Some(true) {
+            tokio::time::sleep(pause).await;
+            pause = LAST_PAUSE.min(pause * 2);
         }
     };
     tokio::time::timeout(patience, asking).await.is_ok()
@@ -30,7 +33,7 @@ async fn ask(server: Ipv4Addr, name: &str) -> Option<bool> {
     socket.connect((server, 53)).await.ok()?;
     socket.send(&question(name)).await.ok()?;
     let mut answer = [0; 512];
-    let length = tokio::time::timeout(ASK_AGAIN * 10, socket.recv(&mut answer));
+    let length = tokio::time::timeout(ANSWER_PATIENCE, socket.recv(&mut answer));
     let length = length.await.ok()?.ok()?;
     answer.get(..length).map(is_positive)
 }

@@ -4,9 +4,7 @@
 //! what is addressed to its MAC, ARP that asks for its addresses, and DHCP answers that are its own. The second half
 //! matters because a bridge floods frames whose receiver it has forgotten to all ports.
 
-use waifud_types::MacAddr;
-
-use super::{Counted, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, collection, counter};
+use super::{Counted, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, as_number, collection, counter};
 use crate::NetworkState;
 use crate::check::further_ranges;
 
@@ -112,11 +110,4 @@ pub(super) fn table(state: &NetworkState, counted: &Counted) -> String {
     text.push_str(RULES.trim_start_matches('\n'));
     text.push_str("}\n");
     text
-}
-
-/// Raw payload is compared with numbers.
-fn as_number(mac: MacAddr) -> String {
-    mac.bytes()
-        .iter()
-        .fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -11,13 +11,15 @@
 //! Names from outside reach the text only after [`crate::check`], which lets nothing pass that would need quoting.
 
 mod bridge;
+mod change;
 mod inet;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use waifud_types::TapName;
+use waifud_types::{MacAddr, TapName};
 
+pub(crate) use self::change::change;
 use crate::{NetworkState, PortCounters};
 
 /// The name of both tables.
@@ -68,6 +70,13 @@ pub(crate) fn removal() -> String {
         let _ = writeln!(text, "delete table {family} {TABLE}");
     }
     text
+}
+
+/// A MAC address as raw payload is compared with it.
+fn as_number(mac: MacAddr) -> String {
+    mac.bytes()
+        .iter()
+        .fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// A named counter that goes on from `packets`. Bytes are not kept: nobody asks for them.

@@ -8,6 +8,7 @@ use waifud_network::{GuestNetwork, NetworkDrift, NetworkError, conformance};
 
 use crate::frames::{self, IPV4, ethernet, ipv4};
 use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
+use crate::namespace::Namespace;
 use crate::wire::PATIENCE;
 
 async fn drifts(drift: &mut broadcast::Receiver<NetworkDrift>, words: &str) {
@@ -151,6 +152,41 @@ fn counters_survive_a_change_of_ports() {
         lab.ensure().await;
         assert_eq!(lab.counters(&guest.port.tap).await.spoofed, 3);
         assert_eq!(lab.counters(&port(7).tap).await.spoofed, 0);
+    });
+}
+
+#[test]
+fn rules_that_were_changed_step_by_step_are_those_that_are_loaded_at_once() {
+    on_a_node(3, |mut lab| async move {
+        let listed = |lab: &Lab| {
+            let list = |family| {
+                let arguments = ["-s", "list", "table", family, "waifud"];
+                lab.node.tool("nft", &arguments)
+            };
+            list("bridge") + &list("inet")
+        };
+        lab.ensure().await;
+        let chain = lab.node.tool("nft", &["-a", "list", "chains", "bridge"]);
+        for step in [7, 8, 9] {
+            lab.state.ports.remove(0);
+            lab.state.ports.push(port(step));
+            lab.ensure().await;
+            let stepwise = listed(&lab);
+            // Chains that are loaded anew have other handles.
+            let same = lab.node.tool("nft", &["-a", "list", "chains", "bridge"]);
+            assert_eq!(same, chain);
+            // Another node of the same state, from nothing.
+            let other = Namespace::new();
+            let rules = std::fs::read_to_string(lab.run_dir().join("rules.nft")).unwrap();
+            let file = lab.run_dir().join("copy.nft");
+            std::fs::write(&file, rules).unwrap();
+            other.tool("nft", &["-f", file.to_str().unwrap()]);
+            let at_once = ["bridge", "inet"]
+                .map(|family| other.tool("nft", &["-s", "list", "table", family, "waifud"]));
+            assert_eq!(stepwise, at_once.concat());
+        }
+        let guest = lab.attach(2).await;
+        is_served(&guest);
     });
 }
 

@@ -1,0 +1,154 @@
+//! The difference between two states as a transaction, where guests came or went and nothing else changed.
+//!
+//! Replacing both tables costs the kernel five times as much as adding a guest's elements, and a guest that is being
+//! created waits for it. So the common case is written out here; for all others there is [`super::replacing`], which
+//! is always right.
+
+use std::fmt::Write as _;
+
+use super::{NOT_IPV4, SPOOFED, TABLE, TO_HOST, as_number};
+use crate::{NetworkState, Port};
+
+/// Leads from the rules of `before` to those of `after`; `None` when that takes more than guests' elements.
+pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<String> {
+    if !same_node(before, after) {
+        return None;
+    }
+    let mut text = String::new();
+    // Elements refer to counters, so they go first and come last.
+    for port in missing(before, after)? {
+        for (place, element) in elements(port) {
+            write(
+                &mut text,
+                &format!("delete element {place} {{ {element} }}"),
+            );
+        }
+        for counter in counters(port) {
+            write(&mut text, &format!("delete counter {counter}"));
+        }
+    }
+    for port in missing(after, before)? {
+        for counter in counters(port) {
+            write(&mut text, &format!("add counter {counter}"));
+        }
+        for (place, element) in elements(port) {
+            write(&mut text, &format!("add element {place} {{ {element} }}"));
+        }
+    }
+    Some(text)
+}
+
+/// Whether everything but the ports is the same to the rules.
+fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
+    let bare = |state: &NetworkState| NetworkState {
+        ports: Vec::new(),
+        // No rule speaks of these.
+        mtu: 0,
+        domain: String::new(),
+        ..state.clone()
+    };
+    bare(before) == bare(after)
+}
+
+/// Ports of `here` that are not `there`. `None` when one is there in another shape, or has further addresses: those
+/// are merged with the subnet.
+fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
+    let mut missing = Vec::new();
+    for port in &here.ports {
+        match there.ports.iter().find(|other| other.tap == port.tap) {
+            Some(other) if is_same(port, other) => {}
+            None if port.allow_addresses.is_empty() => missing.push(port),
+            _ => return None,
+        }
+    }
+    Some(missing)
+}
+
+/// Whether the rules of both are the same; the name is for DNS only.
+fn is_same(one: &Port, other: &Port) -> bool {
+    (one.mac, one.address) == (other.mac, other.address)
+        && one.allow_addresses == other.allow_addresses
+}
+
+fn counters(port: &Port) -> [String; 3] {
+    [("bridge", SPOOFED), ("bridge", NOT_IPV4), ("inet", TO_HOST)]
+        .map(|(family, prefix)| format!("{family} {TABLE} {prefix}{}", port.tap))
+}
+
+/// A port's elements, each with its set or map.
+fn elements(port: &Port) -> [(String, String); 6] {
+    let Port {
+        tap, mac, address, ..
+    } = port;
+    [
+        (
+            "bridge",
+            "spoofed_by",
+            format!("\"{tap}\" : \"{SPOOFED}{tap}\""),
+        ),
+        (
+            "bridge",
+            "not_ipv4_by",
+            format!("\"{tap}\" : \"{NOT_IPV4}{tap}\""),
+        ),
+        (
+            "inet",
+            "refused_by",
+            format!("{address} : \"{TO_HOST}{tap}\""),
+        ),
+        (
+            "bridge",
+            "dhcp_clients",
+            format!("\"{tap}\" . {}", as_number(*mac)),
+        ),
+        ("bridge", "leases", format!("\"{tap}\" . {address}")),
+        ("bridge", "macs", format!("\"{tap}\" . {mac}")),
+    ]
+    .map(|(family, set, element)| (format!("{family} {TABLE} {set}"), element))
+}
+
+fn write(text: &mut String, line: &str) {
+    // Writing to a String can't fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{port, state};
+
+    #[test]
+    fn one_guest_goes_and_one_comes() {
+        let mut after = state(2);
+        after.ports[0] = port(7);
+        insta::assert_snapshot!(change(&state(2), &after).unwrap());
+    }
+
+    #[test]
+    fn what_rules_do_not_speak_of_changes_no_rule() {
+        let mut after = state(2);
+        after.ports[0].name = "renamed".parse().unwrap();
+        after.mtu = 1400;
+        after.domain = "other".to_owned();
+        after.ports.reverse();
+        assert_eq!(change(&state(2), &after).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn everything_else_takes_a_replacement() {
+        let spoils: [fn(&mut NetworkState); 6] = [
+            |s| s.ports[0].mac = port(9).mac,
+            |s| s.ports[0].address = port(9).address,
+            |s| s.ports[0].allow_addresses = vec!["10.9.0.1/32".parse().unwrap()],
+            |s| s.gateway = [10, 144, 1, 2].into(),
+            |s| s.metadata_interface = "wg1".to_owned(),
+            |s| s.bridge = "waifu1".to_owned(),
+        ];
+        for spoil in spoils {
+            let mut after = state(2);
+            spoil(&mut after);
+            assert_eq!(change(&state(2), &after), None);
+            assert_eq!(change(&after, &state(2)), None);
+        }
+    }
+}
