@@ -148,7 +148,7 @@ impl Control {
             })
             .await?;
         for image in images {
-            self.collect_image(image).await?;
+            self.collect_image(image, Cause::system()).await?;
         }
         Ok(())
     }
@@ -227,9 +227,9 @@ impl Control {
     }
 
     /// Removes an image; refused while it is needed.
-    pub async fn delete_image(&self, digest: Digest) -> Result<(), ControlError> {
+    pub async fn delete_image(&self, digest: Digest, cause: Cause) -> Result<(), ControlError> {
         self.image(digest).await?;
-        if self.collect_image(digest).await? {
+        if self.collect_image(digest, cause).await? {
             Ok(())
         } else {
             Err(problems::image_in_use(digest).into())
@@ -237,7 +237,11 @@ impl Control {
     }
 
     /// Removes an image that nothing needs. Says whether it went.
-    pub(crate) async fn collect_image(&self, digest: Digest) -> Result<bool, ControlError> {
+    pub(crate) async fn collect_image(
+        &self,
+        digest: Digest,
+        cause: Cause,
+    ) -> Result<bool, ControlError> {
         let _changing = self.shared.images.changing.lock().await;
         let at = self.now();
         let went = self
@@ -251,7 +255,7 @@ impl Control {
                         at,
                         "image.deleted",
                         object,
-                        &Cause::system(),
+                        &cause,
                         "nothing needs it",
                     ))?;
                 }

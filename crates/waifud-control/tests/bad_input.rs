@@ -462,3 +462,22 @@ async fn parameters_that_cant_be_understood_are_named() {
         .await;
     check(&answer, 400, "bad-header", "If-Match");
 }
+
+#[tokio::test]
+async fn what_a_crash_left_of_an_upload_is_removed_at_the_next_start() {
+    let server = Server::start().await;
+    let image = server.template().await;
+    let images = server.dir.path().join("images");
+    std::fs::write(images.join(".incoming-x1"), "half").unwrap();
+    std::fs::write(images.join("0".repeat(64)), "no row").unwrap();
+    let config = waifud_control::ControlConfig::new(server.dir.path().to_owned());
+    waifud_control::Control::new(
+        server.control.store().clone(),
+        config,
+        std::sync::Arc::new(waifud_control::env::SystemClock),
+        std::sync::Arc::new(waifud_control::env::SystemEntropy),
+    )
+    .await
+    .unwrap();
+    assert_eq!(server.footprint().await.3, [images.join(image.hex())]);
+}

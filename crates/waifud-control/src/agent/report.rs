@@ -54,7 +54,7 @@ impl Control {
             .write(move |tx| control.report_in(tx, node, &report, &cause))
             .await?;
         for image in images {
-            self.collect_image(image).await?;
+            self.collect_image(image, Cause::system()).await?;
         }
         Ok(())
     }

@@ -119,9 +119,9 @@ pub async fn list(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    _: Asker,
+    asker: Asker,
     Path(text): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    control.delete_image(digest(&text)?).await?;
+    control.delete_image(digest(&text)?, asker.cause).await?;
     Ok(StatusCode::NO_CONTENT)
 }

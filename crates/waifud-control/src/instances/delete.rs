@@ -39,7 +39,7 @@ impl Control {
             .write(move |tx| control.delete_in(tx, &wanted, &if_match, &cause))
             .await?;
         if let Some(image) = image {
-            self.collect_image(image).await?;
+            self.collect_image(image, Cause::system()).await?;
         }
         Ok(deleted)
     }

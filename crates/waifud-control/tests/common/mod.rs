@@ -25,7 +25,7 @@ use waifud_api::agent::{
     AgentReport, Hello, InstanceReport, NODE_HEADER, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_api::{Instance, Problem};
-use waifud_control::env::{SystemClock, SystemEntropy};
+use waifud_control::env::{Clock, Entropy, SystemClock, SystemEntropy};
 use waifud_control::{Control, ControlConfig, Peer, http};
 use waifud_store::{Mode, Store};
 use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
@@ -98,20 +98,26 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let mut config = ControlConfig::new(dir.path().to_owned());
         change(&mut config);
-        let store = Store::open(
-            &dir.path().join("waifud.db"),
-            Mode::Threads { readers: 2 },
-            Incarnation(0xa),
-        )
-        .unwrap();
-        let control = Control::new(
-            store,
+        let threads = Mode::Threads { readers: 2 };
+        Self::of(
+            dir,
             config,
+            threads,
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
         )
         .await
-        .unwrap();
+    }
+
+    pub async fn of(
+        dir: tempfile::TempDir,
+        config: ControlConfig,
+        mode: Mode,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let store = Store::open(&dir.path().join("waifud.db"), mode, Incarnation(0xa)).unwrap();
+        let control = Control::new(store, config, clock, entropy).await.unwrap();
         Self {
             user: http::user_router(control.clone()),
             agent: http::agent_router(control.clone()),
