@@ -79,6 +79,7 @@ impl Agent {
                 .collect::<BTreeMap<_, _>>(),
             start_allowed: watch::Sender::new(settings.boot_alone == BootAlone::Start),
             welcomed: watch::Sender::new(false),
+            kind: watch::Sender::new(None),
             sweep: Notify::new(),
             metadata_check: Notify::new(),
             facts_check: Notify::new(),

@@ -44,6 +44,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         Ok(host) => {
             facts.arch = host.arch;
             facts.cpu_model = host.cpu_model;
+            shared.kind.send_replace(Some(host.hypervisor.kind));
             facts.hypervisor = host.hypervisor;
             facts.capacity = host.capacity;
         }

@@ -5,13 +5,13 @@
 //!
 //! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and none while an operator has to
 //!   confirm a restored database first.
-//! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes, port,
-//!   bundle, definition, start; each is an *ensure*, so a crash anywhere is mended by going through them again.
+//! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes,
+//!   definition, port, bundle, start; each is an *ensure*, so a crash anywhere is mended by going through them again.
 //! - A running guest is left running whatever fails around it: a port or a bundle that can't be ensured is tried again
 //!   later and never a reason to stop.
 //!
 //! ```text
-//!   Keep, off:   EnsureImage → EnsureVolumes → EnsurePort → EnsureBundle → Define → (run?) Start
+//!   Keep, off:   EnsureImage → EnsureVolumes → Define → EnsurePort → EnsureBundle → (run?) Start
 //!   Keep, on:    EnsurePort → EnsureBundle → WatchReady → Idle      (run = false: RequestShutdown → wait → ForceOff)
 //!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
 //! ```
@@ -234,12 +234,12 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::EnsureImage
     } else if !seen.volumes {
         Step::EnsureVolumes
+    } else if seen.domain.is_none() || !seen.defined {
+        Step::Define
     } else if !seen.port {
         Step::EnsurePort
     } else if !seen.bundle {
         Step::EnsureBundle
-    } else if seen.domain.is_none() || !seen.defined {
-        Step::Define
     } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
         Step::Idle
     } else if !now.start_allowed {

@@ -311,9 +311,9 @@ fn a_creation_takes_its_steps_in_order() {
         [
             Step::EnsureImage,
             Step::EnsureVolumes,
+            Step::Define,
             Step::EnsurePort,
             Step::EnsureBundle,
-            Step::Define,
             Step::Start,
             Step::WatchReady,
             Step::Idle

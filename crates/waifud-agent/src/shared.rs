@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Notify, watch};
-use waifud_hypervisor::Hypervisor;
+use waifud_hypervisor::{Hypervisor, HypervisorError};
 use waifud_network::GuestNetwork;
 use waifud_storage::StoragePool;
+use waifud_types::status::HypervisorKind;
 use waifud_types::{Name, Timestamp};
 
 use crate::files::Files;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub start_allowed: watch::Sender<bool>,
     /// waifud knows this process: reports may be sent.
     pub welcomed: watch::Sender<bool>,
+    /// What runs guests, once it was found out.
+    pub kind: watch::Sender<Option<HypervisorKind>>,
     /// Look for what is in nobody's list.
     pub sweep: Notify,
     /// Look at the metadata service now.
@@ -71,6 +74,17 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// What runs guests here. Asked for once; the facts keep it up to date.
+    pub async fn hypervisor_kind(&self) -> Result<HypervisorKind, HypervisorError> {
+        let known = *self.kind.borrow();
+        if let Some(kind) = known {
+            return Ok(kind);
+        }
+        let kind = self.hypervisor.host().await?.hypervisor.kind;
+        self.kind.send_replace(Some(kind));
+        Ok(kind)
     }
 
     pub fn pool(&self, name: &Name) -> Option<&Arc<dyn StoragePool>> {

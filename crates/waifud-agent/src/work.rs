@@ -92,7 +92,7 @@ pub(crate) async fn domain_spec(
     want: &AgentInstance,
     disks: &Disks,
 ) -> Result<DomainSpec, Failure> {
-    let host = shared.hypervisor.host().await?;
+    let kind = shared.hypervisor_kind().await?;
     let disks =
         want.spec
             .disks
@@ -125,7 +125,7 @@ pub(crate) async fn domain_spec(
         epoch: want.epoch,
         cpus: want.spec.cpus,
         memory: want.spec.memory_bytes,
-        kind: host.hypervisor.kind,
+        kind,
         firmware: want.firmware,
         datasource: want.datasource,
         disks,

@@ -19,7 +19,16 @@ impl Driver {
                 return self.ensure_image(want, view, seen).await;
             }
             (Wish::Keep(want), Step::EnsureBundle) => {
-                let ensured = work::ensure_bundle(&shared, want);
+                let begun = self.early.bundle.take();
+                let ensured = async {
+                    if let Some(begun) = begun {
+                        let _asked_again = begun.await;
+                    }
+                    if shared.metadata.serves(want) {
+                        return Ok(());
+                    }
+                    work::ensure_bundle(&shared, want).await
+                };
                 match self.unless_the_wish_changes(view.version, ensured).await {
                     Some(done) => done,
                     None => return Outcome::GivenUp,
@@ -30,11 +39,13 @@ impl Driver {
                     self.prepared = Some(((**want).clone(), disks));
                 })
             }
-            (Wish::Keep(_), Step::EnsurePort) => shared
-                .network
-                .ensure(&shared.table, self.id)
-                .await
-                .map_err(Failure::from),
+            (Wish::Keep(_), Step::EnsurePort) => {
+                if let Some(begun) = self.early.port.take() {
+                    let _asked_again = begun.await;
+                }
+                let ensured = shared.network.ensure(&shared.table, self.id).await;
+                ensured.map_err(Failure::from)
+            }
             (Wish::Keep(want), Step::Define) => self.define(want).await,
             (Wish::Keep(want), Step::Start) => {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));

@@ -9,6 +9,7 @@
 //! instance can be deleted at any point of its creation.
 
 mod act;
+mod early;
 mod effect;
 mod look;
 
@@ -23,6 +24,7 @@ use waifud_types::InstanceId;
 use waifud_types::Timestamp;
 use waifud_types::status::HypervisorKind;
 
+use self::early::Early;
 use crate::backoff::{Backoff, jittered};
 use crate::conditions;
 use crate::life;
@@ -74,6 +76,7 @@ pub(crate) struct Driver {
     percent: Option<u8>,
     trouble: Option<Trouble>,
     hypervisor: Option<HypervisorKind>,
+    early: Early,
 }
 
 impl Driver {
@@ -94,6 +97,7 @@ impl Driver {
             percent: None,
             trouble: None,
             hypervisor: None,
+            early: Early::default(),
             shared,
             id,
             signal,
@@ -123,6 +127,7 @@ impl Driver {
     }
 
     async fn pass(&mut self) -> Pass {
+        self.end_early().await;
         let Some(mut view) = self.shared.table.view(self.id) else {
             return Pass::Gone;
         };
@@ -165,6 +170,7 @@ impl Driver {
                 Step::WatchReady => return self.watch_ready(&view, &mut seen, failed).await,
                 _ => {}
             }
+            self.begin_early(step, &view, &seen);
             let begun = Instant::now();
             let outcome = self.carry_out(step, &view, &seen).await;
             let took = begun.elapsed();
