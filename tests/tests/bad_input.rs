@@ -67,7 +67,7 @@ fn wrong_names_templates_and_sizes_are_refused() -> Result<()> {
         refused(
             world,
             &["create", "x", "-t", "debain-12"],
-            Some("template"),
+            Some("spec.template"),
             "unknown-template",
         )?;
         refused(

@@ -6,7 +6,7 @@ use waifud_tests::{Guest, World};
 
 fn qemu_pids(world: &World) -> Result<String> {
     // pgrep's own status says whether it found one; its output is what counts here.
-    world.node(&["sh", "-c", "pgrep -f qemu-system || true"])
+    world.node(&["sh", "-c", "pgrep qemu-system || true"])
 }
 
 fn uptime_goes_on(guest: &Guest<'_>, since: &str) -> Result<()> {

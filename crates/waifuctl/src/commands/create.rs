@@ -19,12 +19,12 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| waifud_types::InstanceId::generate().to_string());
     let request = request(args)?;
+    let mut instance = context.client.create_instance(&request, &key).await?;
     if request.ssh_keys.is_empty() && request.user_data.is_none() {
         context.printer.warning(
             "no SSH key found (~/.ssh/*.pub) and no user-data: there may be no way to log in; see --ssh-key",
         );
     }
-    let mut instance = context.client.create_instance(&request, &key).await?;
     if wait {
         instance = wait::until_ready(context, instance, timeout).await?;
     }
