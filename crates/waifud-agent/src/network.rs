@@ -6,13 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use waifud_network::{GuestNetwork, NetworkError, NetworkState, Port, check};
 use waifud_types::{InstanceId, TapName};
 
 use crate::record::InstanceRecord;
 use crate::settings::Settings;
 use crate::table::Table;
+
+/// How long one change may take; tools that it runs have limits of their own.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The name of the network that the node routes.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -151,9 +156,12 @@ impl Network {
         };
         let (state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         if force || applied.as_ref() != Some(&state) {
-            self.adapter
-                .ensure(&state)
-                .await
+            let ensured = timeout(TIMEOUT, self.adapter.ensure(&state)).await;
+            ensured
+                .map_err(|_| PortError {
+                    message: format!("the network was not ready within {} s", TIMEOUT.as_secs()),
+                    lasting: false,
+                })?
                 .map_err(|error| port_error(&error))?;
         }
         let mut inner = self.inner();

@@ -90,11 +90,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file. One that is absent is an empty one, unless `required`.
-    pub fn read(path: &Path, required: bool) -> anyhow::Result<Self> {
+    /// Reads the file. One that is absent is an empty one.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::info!("there is no {}; defaults count", path.display());
                 String::new()
             }
             Err(error) => {
@@ -193,9 +194,8 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_file_is_an_error_only_when_it_was_asked_for() {
-        let path = Path::new("/nonexistent/agentd.toml");
-        assert!(Config::read(path, false).is_ok());
-        assert!(Config::read(path, true).is_err());
+    fn an_absent_file_means_defaults_and_one_that_can_not_be_read_is_an_error() {
+        assert!(Config::read(Path::new("/nonexistent/agentd.toml")).is_ok());
+        assert!(Config::read(Path::new("/")).is_err());
     }
 }

@@ -32,15 +32,13 @@ use crate::tunnel::Tunnel;
 /// Guests' packets to metadatad are wrapped, and so are those to other nodes: this is what fits (`wg-quick`'s default).
 const GUEST_MTU: u16 = 1420;
 
-const DEFAULT_CONFIG: &str = "/etc/waifud/agentd.toml";
-
 /// Runs guests on this node as waifud wishes.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration; the default file may be absent.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// The configuration; absent means defaults.
+    #[arg(long, value_name = "FILE", default_value = "/etc/waifud/agentd.toml")]
+    config: PathBuf,
     /// Confirms that waifud's database, restored as this incarnation, is the right one: what it orders to be destroyed
     /// is destroyed from now on.
     #[arg(long, value_name = "INCARNATION", value_parser = parse_incarnation)]
@@ -66,10 +64,7 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    let config = match &arguments.config {
-        Some(path) => Config::read(path, true)?,
-        None => Config::read(DEFAULT_CONFIG.as_ref(), false)?,
-    };
+    let config = Config::read(&arguments.config)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
