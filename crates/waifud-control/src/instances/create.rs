@@ -231,8 +231,9 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
             note::instance(new.id, &new.name),
             cause,
             format!(
-                "{} CPUs, {} memory, from {}@{}",
+                "{} CPU{}, {} memory, from {}@{}",
                 spec.cpus,
+                if spec.cpus == 1 { "" } else { "s" },
                 spec.memory_bytes,
                 spec.template,
                 spec.image.short()

@@ -231,13 +231,27 @@ pub(super) struct NodeFacts {
     pub(super) emulator: Option<String>,
 }
 
+/// What the kernel says that it has. libvirt adds up the NUMA cells' own files, and on a machine whose memory was
+/// partly added while it ran these were seen to lack ten of twenty-four gigabytes.
+fn kernel_memory_kib() -> Option<u64> {
+    mem_total_kib(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// `MemTotal:       24684092 kB`, from the text of `/proc/meminfo` (proc(5)).
+fn mem_total_kib(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
 pub(super) fn node_facts(connect: &Connect) -> Result<NodeFacts, Fault> {
     let info = connect.get_node_info().at("get node info")?;
     let capabilities = connect.get_capabilities().at("get capabilities")?;
     let emulator = xml::emulator(&capabilities, &info.model).map_err(|e| unreadable(&e))?;
     Ok(NodeFacts {
         cpus: info.cpus,
-        memory_kib: info.memory,
+        memory_kib: kernel_memory_kib().unwrap_or(info.memory),
         arch: info.model,
         // Unknown when libvirt has found no QEMU; the probe then has nothing to run either.
         qemu_version: connect.get_hyp_version().unwrap_or_else(|error| {
@@ -246,4 +260,17 @@ pub(super) fn node_facts(connect: &Connect) -> Result<NodeFacts, Fault> {
         }),
         emulator,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mem_total_kib;
+
+    #[test]
+    fn the_kernels_total_is_read_and_nonsense_is_not() {
+        let text = "MemTotal:       24684092 kB\nMemFree:         1 kB\n";
+        assert_eq!(mem_total_kib(text), Some(24_684_092));
+        assert_eq!(mem_total_kib("MemFree: 1 kB\n"), None);
+        assert_eq!(mem_total_kib("MemTotal: many\n"), None);
+    }
 }
