@@ -2,7 +2,26 @@
 //!
 //! One verb carries it: [`GuestNetwork::ensure`] takes everything that should be and makes it so, at once for what is
 //! seen from outside (rules are replaced in one transaction, before a port that needs them exists). Calling it again
-//! repairs what somebody else changed.
+//! repairs what somebody else changed, and changes nothing when nobody did. Whoever holds the desired state listens
+//! to [`GuestNetwork::drift`] to know when.
+//!
+//! What a frame meets on its way from a guest:
+//!
+//! ```text
+//!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host itself: DHCP, DNS and ping of the gateway, nothing else
+//!             │            │              ├─ other guests: through the gateway, which answers ARP for them
+//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by a table of its own
+//!             │            │              └─ the outside: with the host's address, over the uplink
+//!             │            └─ table inet waifud: what may reach the host, and what is forwarded
+//!             └─ table bridge waifud: own MAC, own addresses, IPv4 and ARP only; an unknown tap is dropped
+//! ```
+//!
+//! Ports are isolated: guests never see each other's frames, nor frames of the host that are not theirs. There is no
+//! IPv6 on this network yet. Forwarding is switched on per interface, for guests' sake only; the host's own way to
+//! 169.254.169.254 stays what it was.
+//!
+//! Where to find what: [`check()`] refuses states that contradict themselves; `ruleset` and `dhcp` turn a state into
+//! text and are pure; [`linux`] does it; [`fake`] plays it; [`conformance`] is what both pass.
 
 mod check;
 pub mod conformance;

@@ -149,8 +149,9 @@ impl Dnsmasq {
             Ok(record)
         } else {
             Err(self.tool.failed(format!(
-                "it runs and does not answer on {}, port 53",
-                state.gateway
+                "it runs and does not answer on {}, port 53; can its user read {}?",
+                state.gateway,
+                self.settings.names_file.display()
             )))
         }
     }

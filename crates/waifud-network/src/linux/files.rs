@@ -1,6 +1,8 @@
 //! Small files of our own, replaced whole.
 
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::NetworkError;
@@ -19,10 +21,13 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, NetworkError> {
     }
 }
 
-/// Replaces a file: readers see the old text or the new one, never half of it.
+/// Replaces a file: readers see the old text or the new one, never half of it. Everybody may read it, whatever our
+/// umask: dnsmasq reads its files again as a user without rights, and nothing here is secret.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), NetworkError> {
     let draft = path.with_extension("new");
     std::fs::write(&draft, text).map_err(io("writing", &draft))?;
+    std::fs::set_permissions(&draft, Permissions::from_mode(0o644))
+        .map_err(io("opening", &draft))?;
     std::fs::rename(&draft, path).map_err(io("replacing", path))
 }
 

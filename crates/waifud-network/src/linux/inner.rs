@@ -1,6 +1,7 @@
 //! What `ensure` and its siblings do, in order.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rtnetlink::Handle;
 use waifud_types::TapName;
@@ -28,7 +29,7 @@ pub(super) struct Inner {
     record: Option<Record>,
     handle: Option<Handle>,
     /// What was ensured last, if that went well to the end.
-    state: Option<NetworkState>,
+    state: Option<Arc<NetworkState>>,
     /// How often that happened.
     ensured: u64,
     pub(super) watched: bool,
@@ -90,6 +91,7 @@ impl Inner {
             gateway: state.gateway,
             subnet: state.subnet,
         });
+        self.remember(&record)?;
         for (setting, value) in sysctl::of_bridge(&state.bridge) {
             setting.ensure(value)?;
         }
@@ -104,11 +106,15 @@ impl Inner {
         routes::ensure_further(&handle, &routes, state, bridge).await?;
 
         // Recorded before it is done: what we might have switched on, we know to switch off.
-        let former = std::mem::replace(&mut record.switched, switched.clone());
+        let former = std::mem::take(&mut record.switched);
+        record.switched = switched.iter().chain(&former).cloned().collect();
+        record.switched.sort();
+        record.switched.dedup();
         self.remember(&record)?;
         switch(switched.iter(), "1")?;
         let no_more = former.iter().filter(|i| !switched.contains(i));
         switch_back(no_more)?;
+        record.switched.clone_from(&switched);
 
         let dnsmasq = self
             .dnsmasq
@@ -116,7 +122,7 @@ impl Inner {
             .await?;
         record.dnsmasq = Some(dnsmasq);
         self.remember(&record)?;
-        self.state = Some(state.clone());
+        self.state = Some(Arc::new(state.clone()));
         self.ensured += 1;
         Ok(())
     }

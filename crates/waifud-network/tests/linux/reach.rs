@@ -153,6 +153,22 @@ fn a_guest_reaches_no_service_on_any_address_of_its_host() {
 }
 
 #[test]
+fn the_host_reaches_its_guests() {
+    on_a_node(1, |lab| async move {
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        let server = greeter(&guest.namespace, (guest.address(), 22));
+        let stream = lab.node.run(|| {
+            let to = SocketAddr::from((guest.address(), 22));
+            TcpStream::connect_timeout(&to, PATIENCE).unwrap()
+        });
+        let (_, peer) = server.accept().unwrap();
+        assert_eq!(peer, stream.local_addr().unwrap());
+        assert_eq!(lab.counters(&guest.port.tap).await, PortCounters::default());
+    });
+}
+
+#[test]
 fn what_docker_publishes_on_the_host_is_the_host_too() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
