@@ -81,6 +81,7 @@ impl Agent {
             welcomed: watch::Sender::new(false),
             kind: watch::Sender::new(None),
             sweep: Notify::new(),
+            network_check: Notify::new(),
             metadata_check: Notify::new(),
             facts_check: Notify::new(),
             slice_known: AtomicBool::new(known),

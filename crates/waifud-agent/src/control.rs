@@ -100,6 +100,7 @@ fn pass_on(shared: &Shared, concerns: Concerns) {
         Concerns::Nobody => {}
         Concerns::Instances(ids) => wake(ids),
         Concerns::Everybody => {
+            shared.network_check.notify_one();
             shared.metadata_check.notify_one();
             wake(shared.table.records().iter().map(|r| r.id).collect());
         }

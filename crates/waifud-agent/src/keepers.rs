@@ -68,6 +68,7 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
         };
         tokio::select! {
             () = sleep(pause) => {}
+            () = shared.network_check.notified() => {}
             seen = drift.recv() => match seen {
                 Ok(drift) => {
                     tracing::warn!("the guests' network was changed by somebody else and is put right: {}", drift.what);

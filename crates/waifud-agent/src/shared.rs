@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub kind: watch::Sender<Option<HypervisorKind>>,
     /// Look for what is in nobody's list.
     pub sweep: Notify,
+    /// Look at the guests' network now.
+    pub network_check: Notify,
     /// Look at the metadata service now.
     pub metadata_check: Notify,
     /// Gather the node's facts now.

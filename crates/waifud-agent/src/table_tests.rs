@@ -206,7 +206,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn what_is_in_memory_is_on_disk_after_every_frame(acts in proptest::collection::vec(act(), 1..25)) {

@@ -79,6 +79,7 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
     if refreshed.fresh_link {
         // The kernel forgets the routes of a link that went away.
         shared.network.invalidate();
+        shared.network_check.notify_one();
     }
     if refreshed.changed || refreshed.fresh_link {
         shared.signals.nudge_all();

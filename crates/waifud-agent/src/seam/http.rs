@@ -83,12 +83,18 @@ impl ControlLink for HttpLink {
             .await
             .map_err(failed)?;
         progress(at);
-        while let Some(chunk) = body.chunk().await.map_err(link_error)? {
-            file.write_all(&chunk).await.map_err(failed)?;
-            at += u64::try_from(chunk.len()).unwrap_or(0);
-            progress(at);
-        }
-        file.sync_all().await.map_err(failed)
+        let received = async {
+            while let Some(chunk) = body.chunk().await.map_err(link_error)? {
+                file.write_all(&chunk).await.map_err(failed)?;
+                at += u64::try_from(chunk.len()).unwrap_or(0);
+                progress(at);
+            }
+            Ok(())
+        };
+        let received = received.await;
+        // Also what a broken connection brought is kept, to be resumed.
+        file.sync_all().await.map_err(failed)?;
+        received
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
