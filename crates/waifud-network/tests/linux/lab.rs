@@ -152,6 +152,7 @@ impl Lab {
         self.node.ip("link set up0 up");
         self.outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
         self.outside.ip("link set eth0 up");
+        self.comes_up("up0");
         self.node.ip(&format!("route add default via {OUTSIDE}"));
     }
 
@@ -170,8 +171,17 @@ impl Lab {
         let name = &self.state.metadata_interface;
         // A tunnel needs no neighbours; a veth pair does, and answers ARP for what is behind the node.
         self.node.ip(&format!("link set {name} up"));
+        self.comes_up(name);
         let file = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");
         std::fs::write(file, "1").unwrap();
+    }
+
+    /// Waits for a link's carrier, which the kernel sees a moment after both ends are up.
+    fn comes_up(&self, name: &str) {
+        eventually("a carrier", || {
+            let link = self.node.ip(&format!("link show {name}"));
+            link.contains("state UP")
+        });
     }
 
     /// Attaches guest `index` as the hypervisor would, with its address and routes as DHCP would set them.

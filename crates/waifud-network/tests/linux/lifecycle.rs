@@ -40,14 +40,21 @@ fn is_served(guest: &Guest) {
 /// Everything of a host that must be as before when we are gone.
 fn host(lab: &Lab) -> String {
     let mut text = String::new();
-    for arguments in [
-        "rule",
-        "-o addr",
-        "route show table all",
-        "-o link",
-        "neigh show proxy",
-    ] {
+    for arguments in ["rule", "-o addr", "neigh show proxy"] {
         text.push_str(&lab.node.ip(arguments));
+    }
+    // Carriers come and go a moment after what causes them.
+    let routes = lab.node.ip("route show table all");
+    text.push_str(&routes.replace("linkdown ", ""));
+    for link in lab.node.ip("-o link").lines() {
+        let mut words = link.split_ascii_whitespace();
+        while let Some(word) = words.next() {
+            match word {
+                "state" => drop(words.next()),
+                _ if word.starts_with('<') => {}
+                _ => text.push_str(word),
+            }
+        }
     }
     text.push_str(&lab.node.tool("nft", &["list", "ruleset"]));
     for interface in ["all", "default", "lo", "up0", "wgw0"] {

@@ -9,12 +9,10 @@ use waifud_network::{GuestNetwork, PortCounters};
 use crate::frames::{self, IPV4, contains, ethernet, ipv4, udp};
 use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, METADATA, OUTSIDE, UPLINK, on_a_node};
 use crate::namespace::Namespace;
-use crate::wire::{PATIENCE, Wire, eventually};
+use crate::wire::{PATIENCE, Wire, eventually, ping};
 
-/// Sends an echo request through the guest's own stack and waits for the answer.
 fn pings(from: &Guest, to: Ipv4Addr) {
-    let tool = ["-n", "-c", "1", "-W", "5", &to.to_string()];
-    from.namespace.tool("ping", &tool);
+    ping(&from.namespace, to);
 }
 
 /// A server that greets whoever connects and tells who that was.
@@ -324,8 +322,7 @@ fn routed_destinations_see_the_guests_own_address() {
         let seen = is_greeted(&guest, SocketAddrV4::new(OUTSIDE, 80), &server);
         assert_eq!(seen, guest.address());
         // And who knows the way reaches the guest.
-        let to = guest.address().to_string();
-        lab.outside.tool("ping", &["-n", "-c", "1", "-W", "5", &to]);
+        ping(&lab.outside, guest.address());
     });
 }
 

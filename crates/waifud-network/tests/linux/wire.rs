@@ -1,14 +1,17 @@
 //! Raw frames on one interface: what a guest with bad intentions sends, and what is seen on the wire.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, recv,
+    send, sendto, socket,
 };
 
+use crate::frames;
 use crate::namespace::Namespace;
 
 /// Long enough for a machine that does much else; only a failing test waits for it.
@@ -78,6 +81,29 @@ impl Wire {
             }
         }
     }
+}
+
+/// Sends an echo request through the namespace's own stack and waits for its answer.
+pub fn ping(namespace: &Namespace, to: Ipv4Addr) {
+    let payload = b"is anybody there";
+    let request = frames::echo(payload);
+    let socket = namespace.run(|| {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            flags,
+            SockProtocol::Icmp,
+        )
+        .unwrap();
+        let address = SockaddrIn::from(SocketAddrV4::new(to, 0));
+        sendto(socket.as_raw_fd(), &request, &address, MsgFlags::empty()).unwrap();
+        socket
+    });
+    // The kernel hands over whole packets: a header of 20 octets, then type 0 for an answer.
+    Wire { socket }.until("the echo reply", |packet| {
+        packet[12..16] == to.octets() && packet[20] == 0 && frames::contains(packet, payload)
+    });
 }
 
 fn wait_readable(socket: &OwnedFd, patience: Duration) {
