@@ -88,7 +88,10 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             conditions.push(condition("network", false, "unreadable", message, now));
         }
     }
-    if let Some(message) = shared.metadata.trouble() {
+    // Before there is a subnet there is nothing that it could serve.
+    if shared.table.node().slice.is_some()
+        && let Some(message) = shared.metadata.trouble()
+    {
         conditions.push(condition(
             "metadata-service",
             false,
