@@ -44,9 +44,16 @@ pub(crate) fn to_word<T: Serialize>(what: &'static str, value: &T) -> Result<Str
 }
 
 pub(crate) fn name(row: &Row<'_>, column: &'static str) -> Result<Name, StoreError> {
-    let text: String = row.get(column)?;
-    text.parse()
-        .map_err(|e: waifud_types::name::NameError| corrupt(column)(e.into()))
+    maybe_name(row, column)?.ok_or_else(|| missing(column))
+}
+
+pub(crate) fn maybe_name(row: &Row<'_>, column: &'static str) -> Result<Option<Name>, StoreError> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| {
+        text.parse()
+            .map_err(|e: waifud_types::name::NameError| corrupt(column)(e.into()))
+    })
+    .transpose()
 }
 
 fn uuid(row: &Row<'_>, column: &'static str) -> Result<Option<Uuid>, StoreError> {

@@ -10,8 +10,8 @@ use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{Epoch, Generation, InstanceId, Name, NodeId, Revision, Secret, Timestamp};
 
 use crate::codec::{
-    count, id16, instance_id, json, maybe_node_id, maybe_time, name, node16, time, to_i64, to_json,
-    to_word,
+    count, id16, instance_id, json, maybe_name, maybe_node_id, maybe_time, name, node16, time,
+    to_i64, to_json, to_word,
 };
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
@@ -66,6 +66,8 @@ pub struct InstanceRow {
     pub status: InstanceStatus,
     /// Where it is placed.
     pub node: Option<NodeId>,
+    /// That node's name of today: the one in the status is of the day when it was placed.
+    pub node_name: Option<Name>,
     /// Whether that node is heard of; true when unplaced.
     pub node_reachable: bool,
     /// When that node was last heard of, if it no longer is.
@@ -80,7 +82,7 @@ pub struct InstanceRow {
     pub cloud_id: String,
 }
 
-pub(crate) const SELECT: &str = "SELECT i.*, n.reachable, n.last_contact
+pub(crate) const SELECT: &str = "SELECT i.*, n.name AS node_name, n.reachable, n.last_contact
    FROM instances i LEFT JOIN nodes n ON n.id = i.node";
 
 impl ReadTx<'_> {
@@ -294,6 +296,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
         spec: json(row, "spec")?,
         status: json(row, "status")?,
         node: maybe_node_id(row, "node")?,
+        node_name: maybe_name(row, "node_name")?,
         node_reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),
         node_last_contact: maybe_time(row, "last_contact")?,
         deleting: row.get("deleting")?,

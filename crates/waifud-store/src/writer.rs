@@ -70,7 +70,8 @@ where
 
     fn finish(self: Box<Self>, commit: Result<(), &StoreError>) {
         let answer = match (self.outcome, commit) {
-            (Some(Ok(_)), Err(error)) => {
+            // Its changes went with the group, or the group never got to it.
+            (Some(Ok(_)) | None, Err(error)) => {
                 let commit = StoreError::Commit {
                     why: std::error::Error::source(error)
                         .map_or_else(|| error.to_string(), ToString::to_string),
@@ -79,7 +80,7 @@ where
                 Err(commit.into())
             }
             (Some(outcome), _) => outcome,
-            (None, _) => Err(StoreError::Panicked.into()),
+            (None, Ok(())) => Err(StoreError::Panicked.into()),
         };
         // The asker may have gone away; the change stands all the same.
         let _nobody_waits = self.reply.send(answer);
