@@ -46,13 +46,15 @@ impl Control {
     /// Notes which nodes have been silent for too long.
     pub async fn sweep(&self) -> Result<(), ControlError> {
         let limit = self.now() - self.shared.config.unreachable_after;
+        let mut outcome = Ok(());
         for (node, last_contact) in self.shared.live.fallen_silent(limit) {
             if let Err(error) = self.lose(node, last_contact).await {
+                // Each of them is told of once: one that could not be written down is looked at again.
                 self.shared.live.expect(node, last_contact);
-                return Err(error);
+                outcome = Err(error);
             }
         }
-        Ok(())
+        outcome
     }
 
     async fn lose(&self, node: NodeId, last_contact: Timestamp) -> Result<(), ControlError> {

@@ -6,8 +6,13 @@ use waifud_types::{ByteSize, Digest, Generation, Name};
 /// No such thing.
 pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
-    Problem::new(404, "not-found", format!("there is no {kind} {shown:?}"))
-        .hint(format!("list what there is: GET /v1/{kind}s"))
+    Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
+        "instance" => "waifuctl list shows what there is (GET /v1/instances)".to_owned(),
+        "template" | "node" => {
+            format!("waifuctl {kind} list shows what there is (GET /v1/{kind}s)")
+        }
+        _ => format!("list what there is: GET /v1/{kind}s"),
+    })
 }
 
 /// The text is no name.
@@ -151,6 +156,16 @@ pub fn protected(name: &Name) -> Problem {
 pub fn deleting(name: &Name) -> Problem {
     Problem::new(409, "deleting", format!("instance {name} is being deleted"))
         .hint("create another one; nothing brings this one back")
+}
+
+/// It went while somebody waited for something else of it.
+pub fn deleted_meanwhile(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "deleted",
+        format!("instance {name} was deleted meanwhile"),
+    )
+    .hint("its events tell by whom: GET /v1/events?object=ID")
 }
 
 /// The key was used for another request.

@@ -34,12 +34,14 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
         S::Pending | S::Deleting | S::Unknown => old.state,
         told => told,
     };
+    // Nothing is ready that does not run, whatever was true of it before.
+    let ready = report.ready && matches!(state, S::Running | S::Paused);
     let status = InstanceStatus {
         observed_generation: Some(report.observed_generation).max(old.observed_generation),
         state,
         reason: report.reason.clone(),
-        ready: report.ready,
-        ready_by: report.ready_by,
+        ready,
+        ready_by: report.ready_by.filter(|_| ready),
         node: old.node.clone(),
         hypervisor: report.hypervisor,
         stopped_by: report.stopped_by,
@@ -209,6 +211,21 @@ mod tests {
                 .all(|told| !told.message.contains("hunter2"))
         );
         assert_eq!(merged.status.cloud_init.errors.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_ready_that_does_not_run() {
+        for state in [S::Starting, S::Stopping, S::Stopped, S::Failed] {
+            let mut after = report(state);
+            after.ready = true;
+            after.ready_by = Some(ReadyBy::GuestAgent);
+            let merged = merge(&InstanceStatus::pending(None), &after).unwrap();
+            assert!(!merged.status.ready && merged.status.ready_by.is_none());
+        }
+        let mut rebooted = report(S::Running);
+        rebooted.ready_by = Some(ReadyBy::GuestAgent);
+        let merged = merge(&InstanceStatus::pending(None), &rebooted).unwrap();
+        assert_eq!(merged.status.ready_by, None, "of the boot before");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub fn instance(row: InstanceRow, live: &Live) -> Instance {
 
 fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
     let mut status = row.status.clone();
+    status.node.clone_from(&row.node_name);
     status.addresses = addresses(row);
     let contact = row
         .node
@@ -40,11 +41,13 @@ fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
     if row.deleting {
         status.state = InstanceState::Deleting;
         status.ready = false;
+        status.ready_by = None;
         status.reason = Some(waiting_for_destruction(row));
     } else if !row.node_reachable {
         status.last_state = Some(status.state);
         status.state = InstanceState::Unknown;
         status.ready = false;
+        status.ready_by = None;
         let node = status
             .node
             .as_ref()
@@ -53,22 +56,23 @@ fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
             Some(since) => format!("{node} has not been heard of since {}", shown(since)),
             None => format!("{node} has not been heard of"),
         });
-        return status;
     }
-    status.step = live.step(row.id);
+    // What a silent node was at is not what it is at.
+    status.step = live.step(row.id).filter(|_| row.node_reachable);
     status
 }
 
 fn waiting_for_destruction(row: &InstanceRow) -> String {
     let node = row
-        .status
-        .node
+        .node_name
         .as_ref()
         .map_or("its node", |name| name.as_str());
-    if row.node_reachable {
-        format!("waiting for {node} to destroy it")
-    } else {
-        format!("waiting for {node}, which is off, to come back and destroy it")
+    match &row.status.reason {
+        _ if !row.node_reachable => {
+            format!("waiting for {node}, which is off, to come back and destroy it")
+        }
+        None => format!("waiting for {node} to destroy it"),
+        Some(trouble) => format!("waiting for {node} to destroy it: {trouble}"),
     }
 }
 

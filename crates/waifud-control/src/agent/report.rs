@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use waifud_api::agent::{AgentReport, InstanceReport};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
-use waifud_types::{Digest, NodeId};
+use waifud_types::status::InstanceStatus;
+use waifud_types::{Digest, InstanceState, NodeId};
 
 use super::hello::matters;
 use crate::note::EventExt;
 use crate::principal::Cause;
-use crate::status::merge;
+use crate::status::{Merged, merge};
 use crate::{Control, ControlError, Peer, ProgressFrame, note, problems};
 
 impl Control {
@@ -134,7 +135,7 @@ impl Control {
         said: &InstanceReport,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let Some(merged) = merge(&row.status, said) else {
+        let Some(merged) = news(row, said) else {
             return Ok(());
         };
         for told in merged.told {
@@ -154,7 +155,23 @@ impl Control {
     }
 }
 
-/// The reported instances that are this node's, of the epoch that it speaks of, and not being destroyed.
+/// What a report changes. Of an instance that is being destroyed only what keeps its node from it is news.
+fn news(row: &InstanceRow, said: &InstanceReport) -> Option<Merged> {
+    if !row.deleting {
+        return merge(&row.status, said);
+    }
+    let status = InstanceStatus {
+        reason: said.reason.clone(),
+        ..row.status.clone()
+    };
+    (status != row.status).then(|| Merged {
+        status,
+        told: Vec::new(),
+    })
+}
+
+/// The reported instances that are this node's and of the epoch that it speaks of. What it says of one that is to be
+/// destroyed counts once it knows of that.
 fn ours(
     tx: &ReadTx<'_>,
     node: NodeId,
@@ -164,7 +181,8 @@ fn ours(
     for said in &report.instances {
         let row = tx
             .instance(said.id)?
-            .filter(|row| row.node == Some(node) && row.epoch == said.epoch && !row.deleting);
+            .filter(|row| row.node == Some(node) && row.epoch == said.epoch)
+            .filter(|row| !row.deleting || said.state == InstanceState::Deleting);
         rows.extend(row);
     }
     Ok(rows)
@@ -183,7 +201,7 @@ fn is_news(report: &AgentReport, row: &NodeRow, instances: &[InstanceRow]) -> bo
         report
             .instances
             .iter()
-            .any(|said| said.id == row.id && merge(&row.status, said).is_some())
+            .any(|said| said.id == row.id && news(row, said).is_some())
     });
     !row.reachable || facts || unclaimed || statuses || !report.destroyed.is_empty()
 }

@@ -1,5 +1,7 @@
 //! `/v1/instances`.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -17,6 +19,9 @@ use super::wait::wait;
 use crate::instances::create::IdempotencyKey;
 use crate::instances::read::{Goal, Waited};
 use crate::{Control, problems};
+
+/// Labels that a list is filtered by at most; an instance has no more of them.
+const LABELS_MAX: usize = 64;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -75,7 +80,7 @@ pub async fn create(
             waited(
                 control.wait_for(created.instance.id, goal, wait).await?,
                 &created.instance,
-            )
+            )?
         }
     };
     let location = format!("/v1/instances/{}", created.instance.id);
@@ -98,11 +103,12 @@ fn default_goal(instance: &Instance) -> Goal {
     }
 }
 
-fn waited(outcome: Waited, last: &Instance) -> Response {
+/// The answer to a wait for anything but the end; that it is gone is not what was waited for.
+fn waited(outcome: Waited, last: &Instance) -> Result<Response, Refusal> {
     match outcome {
-        Waited::Reached(instance) => answer(StatusCode::OK, *instance),
-        Waited::NotYet(instance) => answer(StatusCode::ACCEPTED, *instance),
-        Waited::Gone => answer(StatusCode::OK, last.clone()),
+        Waited::Reached(instance) => Ok(answer(StatusCode::OK, *instance)),
+        Waited::NotYet(instance) => Ok(answer(StatusCode::ACCEPTED, *instance)),
+        Waited::Gone => Err(problems::deleted_meanwhile(&last.name).into()),
     }
 }
 
@@ -156,13 +162,18 @@ pub async fn list(
             .collect(),
     };
     params.finish()?;
+    // Each is a term of the database's condition, which can't grow for ever.
+    if filter.labels.len() > LABELS_MAX {
+        return Err(problems::too_many("label", LABELS_MAX).into());
+    }
     Ok(Json(control.instances(filter, page).await?))
 }
 
 fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
     let given = params.all("state");
-    let words = given.iter().flat_map(|value| value.split(','));
+    let words: BTreeSet<_> = given.iter().flat_map(|value| value.split(',')).collect();
     words
+        .into_iter()
         .map(|word| {
             InstanceState::ALL
                 .into_iter()
@@ -207,10 +218,11 @@ pub async fn show(
     };
     let goal = goal.unwrap_or(default_goal(&instance));
     let outcome = control.wait_for(instance.id, goal, wait).await?;
-    if outcome == Waited::Gone && goal != Goal::Gone {
-        return Err(Refusal(problems::not_found("instance", &name)));
+    match outcome {
+        Waited::Gone if goal == Goal::Gone => Ok(answer(StatusCode::OK, instance)),
+        Waited::Gone => Err(Refusal(problems::not_found("instance", &name))),
+        outcome => waited(outcome, &instance),
     }
-    Ok(waited(outcome, &instance))
 }
 
 /// Changes an instance.
@@ -250,10 +262,7 @@ pub async fn update(
         return Ok(answer(StatusCode::OK, instance));
     };
     let goal = Goal::Settled(instance.generation);
-    Ok(waited(
-        control.wait_for(instance.id, goal, wait).await?,
-        &instance,
-    ))
+    waited(control.wait_for(instance.id, goal, wait).await?, &instance)
 }
 
 /// Deletes an instance, in whatever state it is.
@@ -285,18 +294,18 @@ pub async fn delete(
     let deleted = control
         .delete_instance(&name, if_match, asker.cause)
         .await?;
-    let status = match wait {
-        _ if deleted.gone => StatusCode::OK,
-        None => StatusCode::ACCEPTED,
+    let (status, instance) = match wait {
+        _ if deleted.gone => (StatusCode::OK, deleted.instance),
+        None => (StatusCode::ACCEPTED, deleted.instance),
         Some(wait) => match control
             .wait_for(deleted.instance.id, Goal::Gone, wait)
             .await?
         {
-            Waited::Gone => StatusCode::OK,
-            Waited::Reached(_) | Waited::NotYet(_) => StatusCode::ACCEPTED,
+            Waited::Gone => (StatusCode::OK, deleted.instance),
+            Waited::Reached(now) | Waited::NotYet(now) => (StatusCode::ACCEPTED, *now),
         },
     };
-    Ok(answer(status, deleted.instance))
+    Ok(answer(status, instance))
 }
 
 /// Tells the story of one instance.

@@ -58,8 +58,7 @@ impl Control {
                 return Err(problems::protected(&row.name).into());
             }
             if let Some(node) = row.node {
-                self.bury(tx, &row, node, cause)?;
-                row.deleting = true;
+                self.bury(tx, &mut row, node, cause)?;
             } else {
                 row.deleting = true;
                 let image = self.remove(tx, &row, cause, "it was never placed")?;
@@ -86,13 +85,12 @@ impl Control {
     fn bury(
         &self,
         tx: &mut WriteTx<'_>,
-        row: &InstanceRow,
+        row: &mut InstanceRow,
         node: waifud_types::NodeId,
         cause: &Cause,
     ) -> Result<(), ControlError> {
         let on = row
-            .status
-            .node
+            .node_name
             .as_ref()
             .map_or("its node", |name| name.as_str());
         let revision = tx.emit(
@@ -111,6 +109,11 @@ impl Control {
             epoch: row.epoch,
         };
         tx.mark_deleting(row.id)?;
+        // From here on the reason and the step are about the destruction.
+        row.deleting = true;
+        row.status.reason = None;
+        tx.set_status(row.id, &row.status)?;
+        self.shared.live.set_step(row.id, None);
         tx.put_tombstone(node, &tombstone, self.now(), revision)?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Place: a node, an address and a bundle for an instance, in the transaction that promises them.
 
-use waifud_store::{InstanceRow, NodeRoom, PlacementRow, WriteTx};
+use waifud_api::PlacementVerdict;
+use waifud_store::{InstanceRow, NodeRoom, NodeRow, PlacementRow, ReadTx, WriteTx};
 use waifud_types::Name;
 
 use crate::note::EventExt;
@@ -20,29 +21,33 @@ impl Control {
         rooms: &[NodeRoom],
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
-        let choice = choose(
-            &Wish {
-                spec: &row.spec,
-                arch: &row.arch,
-            },
-            rooms,
-        );
-        let chosen = choice
+        let wish = Wish {
+            spec: &row.spec,
+            arch: &row.arch,
+        };
+        let mut choice = choose(&wish, rooms);
+        let mut candidates = std::borrow::Cow::Borrowed(rooms);
+        let mut without_address = Vec::new();
+        while let Some(room) = choice
             .node
-            .and_then(|id| rooms.iter().find(|room| room.node.id == id));
-        let Some(room) = chosen else {
-            return self.keep_waiting(tx, row, choice, cause);
-        };
-        let taken = tx.taken_addresses(room.node.subnet)?;
-        if let Some(address) = subnet::free_address(room.node.subnet, &taken) {
-            return self.settle(tx, row, room, address, choice, cause);
+            .and_then(|id| rooms.iter().find(|room| room.node.id == id))
+        {
+            let taken = tx.taken_addresses(room.node.subnet)?;
+            if let Some(address) = subnet::free_address(room.node.subnet, &taken) {
+                choice.verdicts.append(&mut without_address);
+                return self.settle(tx, row, room, address, choice, cause);
+            }
+            without_address.push(without(&room.node));
+            candidates
+                .to_mut()
+                .retain(|other| other.node.id != room.node.id);
+            choice = choose(&wish, &candidates);
+            choice.reason = Some(format!(
+                "waiting for: a free address in {}",
+                room.node.subnet
+            ));
         }
-        let reason = format!("waiting for: a free address in {}", room.node.subnet);
-        let choice = Choice {
-            node: None,
-            reason: Some(reason),
-            ..choice
-        };
+        choice.verdicts.append(&mut without_address);
         self.keep_waiting(tx, row, choice, cause)
     }
 
@@ -66,6 +71,7 @@ impl Control {
         }
         tx.set_lease_address(row.id, 0, address)?;
         row.status.node = Some(node.name.clone());
+        row.node_name = Some(node.name.clone());
         row.status.reason = Some(format!("waiting for {} to take it up", node.name));
         let why = match choice.verdicts.len() {
             1 => "the only node".to_owned(),
@@ -162,6 +168,33 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// The verdict on a node whose subnet is used up.
+fn without(node: &NodeRow) -> PlacementVerdict {
+    PlacementVerdict {
+        node: node.name.clone(),
+        score: None,
+        reason: format!("no free address in {}", node.subnet),
+    }
+}
+
+/// Every node's part in the choice as it would be made now.
+pub(crate) fn verdicts(
+    tx: &ReadTx<'_>,
+    wish: &Wish<'_>,
+    rooms: &[NodeRoom],
+) -> Result<Vec<PlacementVerdict>, ControlError> {
+    let mut verdicts = choose(wish, rooms).verdicts;
+    for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
+        if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node) {
+            let taken = tx.taken_addresses(room.node.subnet)?;
+            if subnet::free_address(room.node.subnet, &taken).is_none() {
+                *verdict = without(&room.node);
+            }
+        }
+    }
+    Ok(verdicts)
 }
 
 fn is_default(network: &Name) -> bool {

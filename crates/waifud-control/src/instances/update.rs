@@ -2,6 +2,8 @@
 
 use waifud_api::{Instance, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
+use waifud_types::InstanceState;
+use waifud_types::status::StoppedBy;
 
 use super::{IfMatch, find};
 use crate::note::EventExt;
@@ -64,7 +66,12 @@ impl Control {
                 said.push("new user-data for the next boot");
             }
         }
-        if row.spec == before {
+        // What stopped by itself and stays off is started by being told to run again: a generation of its own.
+        let start_again = change.run == Some(true) && row.spec == before && stays_off(&row);
+        if start_again {
+            said.push("should run again");
+        }
+        if row.spec == before && !start_again {
             return Ok(row);
         }
         row.generation = row.generation.next();
@@ -90,4 +97,15 @@ impl Control {
         }
         Ok(row)
     }
+}
+
+/// Whether it is off although it should run, as its node knows it.
+fn stays_off(row: &InstanceRow) -> bool {
+    let status = &row.status;
+    status.state == InstanceState::Stopped
+        && status.observed_generation == Some(row.generation)
+        && matches!(
+            status.stopped_by,
+            Some(StoppedBy::Guest | StoppedBy::Crash | StoppedBy::Outside)
+        )
 }

@@ -1,11 +1,13 @@
 //! Why: the story of one instance in a form that answers "what is it waiting for, and what can I do?".
 
 use waifud_api::{Instance, PlacementVerdict, Why};
+use waifud_types::event::Event;
 use waifud_types::status::{CloudInitState, StoppedBy};
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
-use crate::placement::{Wish, choose};
+use super::place::verdicts;
+use crate::placement::Wish;
 use crate::{Control, ControlError, view};
 
 /// Events that the story holds at most.
@@ -28,7 +30,7 @@ impl Control {
                         spec: &row.spec,
                         arch: &row.arch,
                     };
-                    placement = choose(&wish, &rooms).verdicts;
+                    placement = verdicts(&tx, &wish, &rooms)?;
                     largest = rooms
                         .iter()
                         .filter(|room| room.node.reachable && !room.node.cordoned)
@@ -45,9 +47,7 @@ impl Control {
             })
             .await?;
         let instance = view::instance(row, &self.shared.live);
-        let since = timeline
-            .last()
-            .map_or(instance.created_at, |event| event.at);
+        let since = since(&instance, &timeline);
         Ok(Why {
             summary: summary(&instance, since, self.now()),
             hint: hint(&instance, &placement, largest),
@@ -58,17 +58,26 @@ impl Control {
     }
 }
 
+/// Since when it is as it is. A change of its spec does not make a stop any younger.
+fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
+    let told = || {
+        timeline
+            .iter()
+            .rfind(|event| event.kind != "instance.updated")
+            .map(|event| event.at)
+    };
+    let at = match instance.status.state {
+        InstanceState::Pending => None,
+        InstanceState::Unknown => instance.status.last_seen.or_else(told),
+        _ => told(),
+    };
+    at.unwrap_or(instance.created_at)
+}
+
 fn summary(instance: &Instance, since: Timestamp, now: Timestamp) -> String {
     let status = &instance.status;
     let state = status.state;
-    let long = ago(
-        if state == InstanceState::Pending {
-            instance.created_at
-        } else {
-            since
-        },
-        now,
-    );
+    let long = ago(since, now);
     if state == InstanceState::Running {
         let cloud_init = &status.cloud_init.state;
         return match (status.ready, cloud_init) {
@@ -172,6 +181,9 @@ fn hint(
             }
             _ => None,
         },
+        InstanceState::Stopped if instance.spec.run => Some(format!(
+            "start it again: PATCH /v1/instances/{name} {{\"run\": true}}"
+        )),
         _ => None,
     }
 }

@@ -1,0 +1,221 @@
+//! What is shown is what is true: after deletes in between, renamed nodes, guests that stopped, nodes that struggle.
+
+mod common;
+
+use axum::http::Method;
+use common::{DEADLINE, Server, collect, hello, report};
+use serde_json::json;
+use waifud_types::status::{ReadyBy, StepStatus, StoppedBy};
+use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
+
+fn step(name: &str) -> StepStatus {
+    StepStatus {
+        name: name.to_owned(),
+        percent: None,
+        since: Timestamp::UNIX_EPOCH,
+        waiting_for: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_instance_that_is_deleted_is_not_told_that_it_runs() {
+    let server = std::sync::Arc::new(Server::start().await);
+    server.template().await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    // The repetition finds the answer of the first request, and waits for an instance that has gone.
+    let body = json!({"name": "web", "template": "debian-12"}).to_string();
+    let headers = [("idempotency-key", "k")];
+    let create = |path: &'static str| {
+        let (server, body) = (server.clone(), body.clone());
+        async move { server.call(Method::POST, path, &headers, body).await }
+    };
+    create("/v1/instances").await.expect(201);
+    agent.put().await;
+    server.delete("/v1/instances/web").await.expect(202);
+    let tombstone = agent.tombstone().await;
+    agent.destroyed(tombstone).await;
+    let problem = create("/v1/instances?wait=30s").await.expect(409).problem();
+    assert_eq!(problem.code, "deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_shows_what_keeps_the_node_from_it_and_nothing_of_before() {
+    let server = Server::start().await;
+    server.template().await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    agent.put().await;
+    let mut before = report(id, InstanceState::Running);
+    before.ready = true;
+    before.ready_by = Some(ReadyBy::PhoneHome);
+    before.step = Some(step("watch"));
+    agent.says(before.clone()).await;
+    server.delete("/v1/instances/web").await.expect(202);
+    // It was under way when the order came.
+    before.reason = Some("something of before".to_owned());
+    agent.says(before).await;
+    let shown = server.get("/v1/instances/web").await.instance().status;
+    assert_eq!(
+        (shown.state, shown.ready, shown.ready_by, shown.step),
+        (InstanceState::Deleting, false, None, None)
+    );
+    assert_eq!(shown.reason.unwrap(), "waiting for alder to destroy it");
+
+    let mut struggling = report(id, InstanceState::Deleting);
+    struggling.reason = Some("its disk is busy".to_owned());
+    struggling.step = Some(step("remove-disk"));
+    agent.says(struggling).await;
+    let shown = server.get("/v1/instances/web").await.instance().status;
+    assert_eq!(
+        shown.reason.unwrap(),
+        "waiting for alder to destroy it: its disk is busy"
+    );
+    assert_eq!(shown.step.unwrap().name, "remove-disk");
+    assert_eq!(
+        server.kinds(&id.to_string()).await.last().unwrap(),
+        "instance.deleting"
+    );
+    let tombstone = agent.tombstone().await;
+    agent.destroyed(tombstone).await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
+    let server = Server::start().await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201);
+    let mut renamed = hello("birch", ByteSize::gib(8));
+    renamed.node = Some(agent.id);
+    let body = serde_json::to_vec(&renamed).unwrap();
+    collect(
+        server
+            .agent(Method::POST, "/v1/agent/hello", None, 0, body)
+            .await,
+    )
+    .await
+    .expect(200);
+    let page = server.get("/v1/instances?node=birch").await.json();
+    assert_eq!(page["items"][0]["status"]["node"], "birch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_powered_itself_off_is_started_by_being_told_to_run() {
+    let server = Server::start().await;
+    server.template().await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    agent.put().await;
+    let run = json!({"run": true});
+    let running = server.patch("/v1/instances/web", &run).await.instance();
+    assert_eq!(running.generation, Generation(1), "it is no news");
+    let mut off = report(id, InstanceState::Stopped);
+    off.stopped_by = Some(StoppedBy::Guest);
+    agent.says(off).await;
+    let why = server.get("/v1/instances/web/why").await.json();
+    assert!(why["hint"].as_str().unwrap().contains("run"), "{why}");
+    for _ in 0..2 {
+        let ordered = server.patch("/v1/instances/web", &run).await.instance();
+        assert_eq!(
+            ordered.generation,
+            Generation(2),
+            "one order, however often"
+        );
+    }
+    let put = agent.put().await;
+    assert_eq!((put.generation, put.spec.run), (Generation(2), true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_addresses_is_passed_over() {
+    let server = Server::start().await;
+    server.template().await;
+    server.join("alder", ByteSize::gib(1024)).await;
+    let small = |node: Option<&str>| json!({"template": "debian-12", "memory_bytes": 128u64 << 20, "placement": {"node": node}});
+    for _ in 0..253 {
+        server.create(&small(Some("alder"))).await.expect(201);
+    }
+    let waiting = server.create(&small(None)).await.expect(201).instance();
+    assert_eq!(
+        waiting.status.reason.as_deref(),
+        Some("waiting for: a free address in 10.144.1.0/24")
+    );
+    let path = format!("/v1/instances/{}", waiting.id);
+    let why = server.get(&format!("{path}/why")).await.json();
+    let full = "no free address in 10.144.1.0/24";
+    assert_eq!(why["placement"][0]["reason"], full);
+    // Room for one: alder would be the better choice.
+    server.join("birch", ByteSize::mib(130)).await;
+    let placed = server.get(&path).await.instance();
+    assert_eq!(placed.status.node.unwrap().as_str(), "birch");
+    let why = server.get(&format!("{path}/why")).await.json();
+    assert_eq!(why["placement"][1]["reason"], full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_of_a_thousand_terms_is_the_askers_fault() {
+    let server = Server::start().await;
+    let labels = "label=a&".repeat(2000);
+    let path = format!("/v1/instances?{labels}");
+    let problem = server.get(&path).await.expect(422).problem();
+    assert_eq!(problem.code, "too-many");
+    let states = "state=running,stopped&".repeat(2000);
+    server
+        .get(&format!("/v1/instances?{states}limit=1"))
+        .await
+        .expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_is_as_old_as_the_last_word_of_the_node() {
+    let server = Server::with(|config| {
+        config.unreachable_after = std::time::Duration::from_millis(200);
+    })
+    .await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    let mut ready = report(id, InstanceState::Running);
+    ready.ready = true;
+    ready.ready_by = Some(ReadyBy::PhoneHome);
+    ready.step = Some(step("watch"));
+    agent.says(ready).await;
+    tokio::time::timeout(DEADLINE, async {
+        loop {
+            server.control.sweep().await.unwrap();
+            let shown = server.get("/v1/instances/web").await.instance().status;
+            if shown.state == InstanceState::Unknown {
+                assert_eq!((shown.ready_by, shown.step), (None, None));
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
