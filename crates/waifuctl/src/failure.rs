@@ -47,6 +47,31 @@ impl Failure {
         }
     }
 
+    /// Ctrl-C ended the waiting; the work goes on.
+    pub fn interrupted(title: impl Into<String>) -> Self {
+        Self {
+            problem: Box::new(Problem::new(NO_STATUS, "interrupted", title)),
+            cause: None,
+            // As shells count it: 128 and the number of SIGINT.
+            exit_code: 130,
+        }
+    }
+
+    /// What was typed is no command.
+    pub fn usage(error: &clap::Error) -> Self {
+        use clap::error::{ContextKind, ContextValue};
+        let text = error.to_string();
+        let title = text.lines().next().unwrap_or_default();
+        let failure = Self::input("usage", title.trim_start_matches("error: "))
+            .hint("waifuctl --help, or --help after a verb");
+        match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(argument)) => {
+                failure.field(argument.split(' ').next().unwrap_or(argument))
+            }
+            _ => failure,
+        }
+    }
+
     /// Names the field or argument.
     pub fn field(mut self, field: &str) -> Self {
         self.problem.field = Some(field.to_owned());
@@ -173,4 +198,26 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKi
         next = cause.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_mistake_in_what_was_typed_names_its_argument() {
+        let error = crate::cli::Cli::try_parse_from([
+            "waifuctl", "create", "web", "-t", "x", "--memory", "2", "--json",
+        ])
+        .unwrap_err();
+        let failure = Failure::usage(&error);
+        assert_eq!(failure.problem.field.as_deref(), Some("--memory"));
+        assert!(
+            failure.problem.title.contains("unit"),
+            "{}",
+            failure.problem.title
+        );
+        assert_eq!(failure.exit_code(), 1);
+    }
 }

@@ -27,6 +27,11 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                let failure = failure::Failure::usage(&error);
+                failure.print(true);
+                return ExitCode::from(failure.exit_code());
+            }
             let _stdout_or_stderr_gone = error.print();
             // Help and version are answers; anything else is a mistake in what was typed.
             return ExitCode::from(u8::from(error.use_stderr()));

@@ -40,6 +40,18 @@ pub fn clock(at: Timestamp) -> String {
         .to_string()
 }
 
+/// The wall clock of a moment: hours and minutes of today, else the date as well.
+pub fn since(at: Timestamp, now: Timestamp) -> String {
+    let zone = jiff::tz::TimeZone::system();
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
+    let format = if at.date() == now.date() {
+        "%H:%M"
+    } else {
+        "%Y-%m-%d %H:%M"
+    };
+    at.strftime(format).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

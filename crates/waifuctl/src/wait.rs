@@ -9,7 +9,8 @@ use futures::StreamExt;
 use waifud_api::Instance;
 use waifud_api::client::{ClientError, EventQuery};
 use waifud_types::InstanceState;
-use waifud_types::status::{CloudInitState, InstanceStatus};
+use waifud_types::spec::RestartPolicy;
+use waifud_types::status::{CloudInitState, InstanceStatus, StoppedBy};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -135,6 +136,10 @@ pub async fn until_ready(
             spinner.finish_and_clear();
             return finished(now);
         }
+        if let Some(end) = ended_early(&now) {
+            spinner.finish_and_clear();
+            return end.and_then(|()| finished(now));
+        }
         if matches!(now.status.state, InstanceState::Deleting) {
             spinner.finish_and_clear();
             return Err(Failure::input(
@@ -154,10 +159,11 @@ pub async fn until_ready(
             ))
             .hint(format!("waifuctl why {}", now.name)));
         }
-        if events.is_none() {
-            events = context.client.watch_events(&query).await.ok().map(Box::pin);
-        }
         let pause = left.min(LOOK_AGAIN);
+        if events.is_none() {
+            let asked = tokio::time::timeout(pause, context.client.watch_events(&query)).await;
+            events = asked.ok().and_then(Result::ok).map(Box::pin);
+        }
         if let Some(stream) = &mut events {
             match tokio::time::timeout(pause, stream.next()).await {
                 Ok(Some(Ok(_))) | Err(_) => {}
@@ -178,6 +184,41 @@ pub async fn until_ready(
             }
             Err(error) => return Err(error.into()),
         };
+    }
+}
+
+/// A guest that is off by its own or somebody's will gets no readier: `power_state: poweroff` in user-data is such an end.
+fn ended_early(instance: &Instance) -> Option<Result<(), Failure>> {
+    let status = &instance.status;
+    let stays_off = status.state == InstanceState::Stopped
+        && instance.spec.restart != RestartPolicy::Always
+        && matches!(status.stopped_by, Some(StoppedBy::Guest | StoppedBy::User));
+    stays_off.then(|| {
+        if status.cloud_init.state.is_final() {
+            return Ok(());
+        }
+        Err(Failure::input(
+            "stopped",
+            format!(
+                "{} was switched off before cloud-init was seen to finish",
+                instance.name
+            ),
+        )
+        .hint(format!("waifuctl why {}", instance.name)))
+    })
+}
+
+/// Waits for `what`; Ctrl-C ends the waiting and not the work.
+pub async fn or_detach<T>(
+    what: impl Future<Output = Result<T, Failure>>,
+    names: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = what => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(
+            Failure::interrupted(format!("no longer waiting for {names}; the work goes on"))
+                .hint("waifuctl list, or waifuctl why NAME"),
+        ),
     }
 }
 

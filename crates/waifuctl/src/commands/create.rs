@@ -26,7 +26,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         );
     }
     if wait {
-        instance = wait::until_ready(context, instance, timeout).await?;
+        let name = instance.name.to_string();
+        instance = wait::or_detach(wait::until_ready(context, instance, timeout), &name).await?;
     }
     context.printer.print(&instance, || summary(&instance))
 }

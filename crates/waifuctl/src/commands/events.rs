@@ -36,8 +36,13 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     if !args.follow {
         return Ok(());
     }
+    // A page that ends early goes on where it ended; a whole one shows everything up to its revision.
+    let seen = match (&page.next, page.items.last()) {
+        (Some(_), Some(last)) => last.revision,
+        _ => page.revision,
+    };
     query = EventQuery {
-        since: Some(page.revision),
+        since: Some(seen),
         limit: None,
         ..query
     };
@@ -58,6 +63,8 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
             query.since = Some(event.revision);
             context.printer.print_line(&event, || line(&event))?;
         }
+        // The stream ended: waifud stops, or history was trimmed under it. Not so fast that asking again is a load.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
 

@@ -1,16 +1,18 @@
 //! `waifuctl list`
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use waifud_api::client::ListQuery;
 use waifud_api::{Instance, Page};
-use waifud_types::InstanceState;
-use waifud_types::status::AddressSource;
+use waifud_types::status::{AddressSource, InstanceAddress};
+use waifud_types::{InstanceState, Name};
 
 use crate::cli::ListArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
-use crate::text::{age, clock};
+use crate::text::{age, since};
 
 /// Prints every instance that the filters leave.
 pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
@@ -31,7 +33,7 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
     context
         .printer
         .print(&all, || for_people(&all, Timestamp::now()))?;
-    for note in notes(&all) {
+    for note in notes(&all, Timestamp::now()) {
         context.printer.note(&note);
     }
     Ok(())
@@ -50,6 +52,15 @@ fn for_people(page: &Page<Instance>, now: Timestamp) -> String {
     )
 }
 
+/// The address in the table: the primary one.
+fn shown(instance: &Instance) -> Option<&InstanceAddress> {
+    let addresses = &instance.status.addresses;
+    addresses
+        .iter()
+        .find(|address| address.primary)
+        .or_else(|| addresses.first())
+}
+
 fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
     let Instance {
         name,
@@ -63,11 +74,7 @@ fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
         (_, true) => "yes",
         (_, false) => "no",
     };
-    let address = status
-        .addresses
-        .iter()
-        .find(|a| a.primary)
-        .or_else(|| status.addresses.first());
+    let address = shown(instance);
     vec![
         name.to_string(),
         status.state.to_string(),
@@ -97,31 +104,47 @@ fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
     ]
 }
 
+/// Guests of a node that is off are named one by one up to so many.
+const NAMED: usize = 3;
+
 /// What the table alone does not tell.
-fn notes(page: &Page<Instance>) -> Vec<String> {
-    let mut notes = Vec::new();
+fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
+    let mut off: BTreeMap<&Name, Vec<&Instance>> = BTreeMap::new();
     for instance in &page.items {
-        let status = &instance.status;
-        if let (InstanceState::Unknown, Some(node), Some(last)) =
-            (status.state, &status.node, status.last_state)
+        if let (InstanceState::Unknown, Some(node)) = (instance.status.state, &instance.status.node)
         {
-            let since = status
-                .last_seen
-                .map_or_else(String::new, |at| format!(" since {}", clock(at)));
-            notes.push(format!(
-                "note: {node} is off{since} ({} last seen {last})",
-                instance.name
-            ));
+            off.entry(node).or_default().push(instance);
         }
     }
-    let observed = |i: &Instance| {
-        i.status
-            .addresses
-            .iter()
-            .any(|a| a.source == AddressSource::Observed)
+    let mut notes: Vec<_> = off
+        .iter()
+        .map(|(node, guests)| is_off(node, guests, now))
+        .collect();
+    let starred = |instance: &Instance| {
+        shown(instance).is_some_and(|address| address.source == AddressSource::Observed)
     };
-    if page.items.iter().any(observed) {
+    if page.items.iter().any(starred) {
         notes.push("note: * = observed, not assigned".to_owned());
     }
     notes
+}
+
+fn is_off(node: &Name, guests: &[&Instance], now: Timestamp) -> String {
+    let last = guests
+        .iter()
+        .filter_map(|guest| guest.status.last_seen)
+        .max();
+    let last = last.map_or_else(String::new, |at| format!(" since {}", since(at, now)));
+    let mut seen: Vec<_> = guests
+        .iter()
+        .take(NAMED)
+        .filter_map(|guest| {
+            let state = guest.status.last_state?;
+            Some(format!("{} last seen {state}", guest.name))
+        })
+        .collect();
+    if guests.len() > NAMED {
+        seen.push(format!("{} more", guests.len() - NAMED));
+    }
+    format!("note: {node} is off{last} ({})", seen.join(", "))
 }

@@ -21,7 +21,14 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let nodes = context.client.nodes(&ListQuery::default()).await?;
+    let mut query = ListQuery::default();
+    let mut nodes = context.client.nodes(&query).await?;
+    while let Some(cursor) = nodes.next.take() {
+        query.cursor = Some(cursor);
+        let page = context.client.nodes(&query).await?;
+        nodes.items.extend(page.items);
+        nodes.next = page.next;
+    }
     // The guests' count is not part of a node: it is counted here, only for people.
     let guests = if context.printer.is_json() {
         Vec::new()
@@ -90,7 +97,7 @@ fn row(node: &Node, guests: &[Instance], now: Timestamp) -> Vec<String> {
         on_it.to_string(),
         node.agent_version.clone().unwrap_or_else(|| "-".to_owned()),
         node.last_contact
-            .map_or_else(|| "never".to_owned(), |at| age(at, now)),
+            .map_or_else(|| "-".to_owned(), |at| age(at, now)),
     ]
 }
 

@@ -47,7 +47,11 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
     });
     line(
         "ready",
-        &format!("{}{by}", if status.ready { "yes" } else { "no" }),
+        &match (status.state, status.ready) {
+            (waifud_types::InstanceState::Unknown, _) => "-".to_owned(),
+            (_, true) => format!("yes{by}"),
+            (_, false) => "no".to_owned(),
+        },
     );
     let cloud_init = &status.cloud_init;
     let datasource = cloud_init

@@ -130,7 +130,14 @@ fn bad_image(path: &Path, error: &qcow2::Qcow2Error) -> Failure {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let page = context.client.templates(&ListQuery::default()).await?;
+    let mut query = ListQuery::default();
+    let mut page = context.client.templates(&query).await?;
+    while let Some(cursor) = page.next.take() {
+        query.cursor = Some(cursor);
+        let more = context.client.templates(&query).await?;
+        page.items.extend(more.items);
+        page.next = more.next;
+    }
     context.printer.print(&page, || {
         let now = Timestamp::now();
         let headers = ["NAME", "IMAGE", "MIN DISK", "USER", "USED BY", "AGE"];
