@@ -1,7 +1,7 @@
 //! The hypervisor of real nodes: QEMU through libvirt's own library.
 //!
 //! ```text
-//! agent ──► LibvirtHypervisor ──► threads (4, and 4 for guest agents) ──► connection ──► libvirtd ──► QEMU
+//! agent ──► LibvirtHypervisor ──► threads (4, and 2 x 4 for guest agents) ──► connection ──► libvirtd ──► QEMU
 //!   ▲                                                                        │
 //!   └───────────── broadcast ◄── events (libvirt's event loop, 1 thread) ◄───┘ keeper (1 thread) reconnects
 //! ```
@@ -36,7 +36,7 @@ use crate::{DomainEvent, DomainSpec, HostFacts, Hypervisor, HypervisorError, Obs
 
 /// Calls at a time. libvirtd serialises most of what matters; more would only queue there.
 const THREADS: usize = 4;
-/// Calls to guest agents at a time; a silent guest holds one for as long as its limit.
+/// Calls to guest agents at a time, and requests to shut down; a silent guest holds one for as long as its limit.
 const AGENT_THREADS: usize = 4;
 
 /// How libvirt is used.
@@ -76,6 +76,9 @@ pub struct LibvirtHypervisor {
     connector: Arc<Connector>,
     threads: Threads,
     agent_threads: Threads,
+    /// Apart from the other calls to guest agents: whoever waits in vain for a thread to ask a guest to shut down on
+    /// would pull its plug.
+    shutdown_threads: Threads,
     probed: OnceCell<HypervisorFacts>,
 }
 
@@ -90,6 +93,7 @@ impl LibvirtHypervisor {
             connector: Connector::start(config.uri.clone()).map_err(failed)?,
             threads: Threads::start("libvirt", THREADS).map_err(failed)?,
             agent_threads: Threads::start("guest-agents", AGENT_THREADS).map_err(failed)?,
+            shutdown_threads: Threads::start("shutdowns", AGENT_THREADS).map_err(failed)?,
             probed: OnceCell::new(),
             config,
         }))
@@ -184,7 +188,7 @@ impl Hypervisor for LibvirtHypervisor {
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
         // It may wait for the guest agent for a while, hence those threads.
         let connector = Arc::clone(&self.connector);
-        self.agent_threads
+        self.shutdown_threads
             .run("shutdown", self.config.call_timeout, move || {
                 connector.with(|connect| verbs::request_shutdown(connect, id))
             })
@@ -245,23 +249,48 @@ fn make_directory(path: Option<&Path>, owner: Option<(u32, u32)>) -> Result<(), 
     let Some(path) = path.filter(|path| !path.exists()) else {
         return Ok(());
     };
-    let make = || {
+    // Under another name until it has its owner: one that a crash left without could never be used.
+    let unfinished = path.with_extension("new");
+    let finish = || {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            made => made?,
+        match std::fs::DirBuilder::new().mode(0o700).create(&unfinished) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other?,
         }
-        match owner {
-            Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
-            None => Ok(()),
+        if let Some((uid, gid)) = owner {
+            chown(&unfinished, Some(uid), Some(gid))?;
         }
+        std::fs::rename(&unfinished, path)
     };
-    make().map_err(|error: std::io::Error| {
+    let outcome = match finish() {
+        // Another call was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        other => other,
+    };
+    outcome.map_err(|error: std::io::Error| {
         Fault::Known(HypervisorError::Other {
             what: "making a directory",
             message: format!("{}: {error}", path.display()),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_directory_that_a_crash_left_without_its_owner_gets_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run").join("vnc");
+        let own = std::fs::metadata(root.path()).unwrap();
+        let owner = Some((own.uid(), own.gid()));
+        std::fs::create_dir_all(path.with_extension("new")).unwrap();
+        make_directory(Some(&path), owner).unwrap();
+        make_directory(Some(&path), owner).unwrap();
+        assert!(path.is_dir() && !path.with_extension("new").exists());
+    }
 }

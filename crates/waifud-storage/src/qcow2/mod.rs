@@ -113,7 +113,9 @@ impl Qcow2Pool {
                 })?;
                 layout.put_volume(&id, &bytes, owner)
             };
-            if !path.exists() {
+            // A volume that can't be looked at is there: what is made instead would take its place.
+            let there = path.try_exists();
+            if !there.map_err(|error| layout.io("looking for", &path, error))? {
                 let minimum = image_size(&layout, image)?;
                 if size < minimum {
                     return Err(StorageError::TooSmall { size, minimum });
