@@ -24,7 +24,13 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "metadata",
         about: "requests per second and p99 through the tunnel",
-        cargo: &[],
+        cargo: &[
+            "bench",
+            "--package",
+            "waifud-metadatad",
+            "--bench",
+            "metadata",
+        ],
     },
 ];
 
