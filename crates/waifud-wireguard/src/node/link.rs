@@ -11,6 +11,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// "No such device": what deleting what is not there answers.
 const NO_SUCH_DEVICE: i32 = nix::libc::ENODEV;
 
+/// The number of the link of that name in the calling thread's network namespace; `None` where there is none.
+pub(super) fn index_of(interface: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(interface).ok()
+}
+
 /// A conversation with the kernel about the links of the calling thread's network namespace.
 pub(super) struct Links {
     handle: Handle,
@@ -85,5 +90,17 @@ async fn within<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -
         Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(error.to_io()),
         Ok(Err(error)) => Err(io::Error::other(error)),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::index_of;
+
+    #[test]
+    fn a_link_that_is_gone_has_no_number() {
+        // Loopback has the first number in every namespace.
+        assert_eq!(index_of("lo"), Some(1));
+        assert_eq!(index_of("wf-none"), None);
     }
 }

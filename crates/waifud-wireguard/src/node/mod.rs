@@ -30,6 +30,8 @@ pub struct NodeTunnel {
     /// `None` when the kernel carries the packets, and once stopped.
     userspace: Option<Userspace>,
     way: TunnelWay,
+    /// The number of the kernel's link, which no later link of that name has.
+    index: Option<u32>,
 }
 
 impl NodeTunnel {
@@ -43,6 +45,7 @@ impl NodeTunnel {
         }
         match kernel::configure(&config, &links).await {
             Ok(()) => Ok(Self {
+                index: link::index_of(&config.interface),
                 interface: config.interface,
                 links,
                 userspace: None,
@@ -87,6 +90,7 @@ impl NodeTunnel {
             links,
             userspace,
             way: TunnelWay::Userspace,
+            index: None,
         })
     }
 
@@ -100,9 +104,12 @@ impl NodeTunnel {
         self.way
     }
 
-    /// Whether packets are carried. False once somebody else has removed the TUN device: start again.
+    /// Whether packets are carried. False once somebody else has removed the link: start again.
     pub fn is_running(&self) -> bool {
-        self.userspace.as_ref().is_none_or(Userspace::is_running)
+        match &self.userspace {
+            Some(userspace) => userspace.is_running(),
+            None => self.index.is_some() && link::index_of(&self.interface) == self.index,
+        }
     }
 
     /// What has happened so far; `None` when the kernel carries the packets and counts for itself.

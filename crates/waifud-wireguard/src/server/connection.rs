@@ -1,7 +1,8 @@
 //! What a service holds: the source of connections, and each connection as a byte stream.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     net::SocketAddrV4,
     pin::Pin,
     sync::Arc,
@@ -95,7 +96,21 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.shared
-            .drive(|stack, now| stack.poll_write(self.id, cx, bytes, now))
+            .drive(|stack, now| stack.poll_write(self.id, cx, &[IoSlice::new(bytes)], now))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared
+            .drive(|stack, now| stack.poll_write(self.id, cx, parts, now))
+    }
+
+    /// So that a server hands over a large document as it is, and makes no copy of it for each connection.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Written bytes are on their way at once; there is nothing to flush.

@@ -128,3 +128,25 @@ impl Drop for TunnelServer {
         self.receiver.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::PrivateKey;
+
+    #[tokio::test]
+    async fn when_the_receiving_task_breaks_the_listener_ends() {
+        let config = ServerConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..ServerConfig::new(PrivateKey::generate())
+        };
+        let (server, mut listener) = TunnelServer::start(config).unwrap();
+        server.receiver.abort();
+        let accepted = timeout(Duration::from_secs(30), listener.accept()).await;
+        assert!(accepted.unwrap().is_none());
+    }
+}

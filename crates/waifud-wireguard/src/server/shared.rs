@@ -187,8 +187,29 @@ impl Shared {
     }
 }
 
+/// Closes the server when the receiving task ends, in whatever way: whoever accepts connections then hears that there
+/// will be none any more, and does not wait for ever on a tunnel that nobody listens to.
+struct ClosesAtEnd(Arc<Shared>);
+
+impl Drop for ClosesAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Receives and keeps the time until the server is closed.
-pub(crate) async fn receive(shared: Arc<Shared>, socket: Arc<LoopbackSocket>) {
+pub(crate) fn receive(
+    shared: Arc<Shared>,
+    socket: Arc<LoopbackSocket>,
+) -> impl Future<Output = ()> + Send {
+    let closes = ClosesAtEnd(Arc::clone(&shared));
+    async move {
+        let _closes = closes;
+        receive_on(&shared, &socket).await;
+    }
+}
+
+async fn receive_on(shared: &Shared, socket: &LoopbackSocket) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut packets = Vec::new();

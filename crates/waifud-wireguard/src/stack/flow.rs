@@ -1,7 +1,7 @@
 //! One connection: a TCP socket, who holds it, and how long it may go on.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     task::{Context, Poll},
     time::Duration,
 };
@@ -172,16 +172,30 @@ impl Flow {
         }
     }
 
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Takes as much of the parts, one after the other, as there is room for.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let socket = self.socket();
-        match socket.send_slice(bytes) {
-            Ok(0) if !bytes.is_empty() => {
-                socket.register_send_waker(cx.waker());
-                Poll::Pending
+        let mut taken = 0;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            match socket.send_slice(part) {
+                Ok(0) if taken == 0 => {
+                    socket.register_send_waker(cx.waker());
+                    return Poll::Pending;
+                }
+                Ok(length) => {
+                    taken += length;
+                    if length < part.len() {
+                        break;
+                    }
+                }
+                Err(_) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
-            Ok(length) => Poll::Ready(Ok(length)),
-            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
+        Poll::Ready(Ok(taken))
     }
 
     /// No more will be written.

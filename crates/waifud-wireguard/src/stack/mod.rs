@@ -29,7 +29,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    io,
+    io::{self, IoSlice},
     net::SocketAddrV4,
     task::{Context, Poll, Waker},
 };
@@ -325,13 +325,13 @@ impl Stack {
         &mut self,
         id: FlowId,
         cx: &mut Context<'_>,
-        bytes: &[u8],
+        parts: &[IoSlice<'_>],
         now: Instant,
     ) -> Poll<io::Result<usize>> {
         let Some(flow) = self.flow(id) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
-        let polled = flow.poll_write(cx, bytes);
+        let polled = flow.poll_write(cx, parts);
         if polled.is_ready() {
             self.settle(id.source, now);
         }

@@ -255,10 +255,12 @@ impl World {
 
     /// How many bytes were taken; `None` if there is no room.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> Option<io::Result<usize>> {
-        match self
-            .stack
-            .poll_write(id, &mut Context::from_waker(Waker::noop()), bytes, self.now)
-        {
+        match self.stack.poll_write(
+            id,
+            &mut Context::from_waker(Waker::noop()),
+            &[std::io::IoSlice::new(bytes)],
+            self.now,
+        ) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         }
