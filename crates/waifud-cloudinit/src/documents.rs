@@ -47,6 +47,11 @@ impl Documents {
         self.instance
     }
 
+    /// The user-data, if there is any. An answer with it borrows this very text.
+    pub fn user_data(&self) -> Option<&str> {
+        self.user_data.as_ref().map(|text| text.expose().as_str())
+    }
+
     /// cloud-init's instance-id: what the guest says that it is when it phones home.
     pub fn instance_id(&self) -> &str {
         &self.instance_id

@@ -1,6 +1,6 @@
 //! One request of a guest: who it is, by its inner address alone, and what it gets.
 
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -40,18 +40,18 @@ impl MetadataService {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if !self.limiter.allows(source, Instant::now()) {
-            return response(&Answer::refusal(429));
+            return response(&Answer::refusal(429), None);
         }
         let Some(entry) = self.registry.at(source) else {
             tracing::debug!(%source, "an address that nobody has asks");
-            return response(&Answer::refusal(404));
+            return response(&Answer::refusal(404), None);
         };
         let (head, body) = request.into_parts();
         let target = head.uri.to_string();
         let path = path_of(&target);
         if path == PHONE_HOME_PATH {
             let answer = self.phone_home(&entry, &head, body).await;
-            return response(&answer);
+            return response(&answer, None);
         }
         let guest = GuestRequest {
             method: match head.method {
@@ -74,7 +74,7 @@ impl MetadataService {
             status: answer.status,
         };
         self.log.record(entry.instance, now, what);
-        response(&answer)
+        response(&answer, Some(&entry))
     }
 
     /// A guest says that its cloud-init is done. It can say so of itself only: whose report it is follows from the
@@ -105,7 +105,12 @@ impl MetadataService {
             Ok(Err(_)) => return Answer::refusal(400),
             Err(_) => return Answer::refusal(408),
         };
-        tracing::info!(instance = %entry.instance, name = %entry.assignment.name, "phoned home");
+        // Once: a guest may say so as often as it likes, and must not fill the host's log with it.
+        if self.log.has_report(entry.instance) {
+            tracing::debug!(instance = %entry.instance, "phoned home again");
+        } else {
+            tracing::info!(instance = %entry.instance, name = %entry.assignment.name, "phoned home");
+        }
         self.log
             .record(entry.instance, (self.clock)(), parse(&bytes));
         Answer {
@@ -127,8 +132,30 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     Some(value.to_str().unwrap_or_default())
 }
 
-fn response(answer: &Answer<'_>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(answer.body.as_bytes())));
+/// User-data on its way to a guest: the text that the documents hold, kept alive for as long as it takes.
+struct UserData(Arc<Entry>);
+
+impl AsRef<[u8]> for UserData {
+    fn as_ref(&self) -> &[u8] {
+        self.0.documents.user_data().unwrap_or_default().as_bytes()
+    }
+}
+
+/// The bytes of an answer. User-data may be 1 MiB, and a guest may ask for it on every connection that it gets and read
+/// none of it: it is shared, not copied.
+fn body(answer: &Answer<'_>, entry: Option<&Arc<Entry>>) -> Bytes {
+    if let Cow::Borrowed(text) = answer.body
+        && let Some(entry) = entry
+        && let Some(own) = entry.documents.user_data()
+        && std::ptr::eq(own, text)
+    {
+        return Bytes::from_owner(UserData(Arc::clone(entry)));
+    }
+    Bytes::copy_from_slice(answer.body.as_bytes())
+}
+
+fn response(answer: &Answer<'_>, entry: Option<&Arc<Entry>>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body(answer, entry)));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.status)
         .unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -155,4 +182,60 @@ fn response(answer: &Answer<'_>) -> Response<Full<Bytes>> {
         _ => {}
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use waifud_api::{agent::BundleRef, metadatad::Assignment};
+    use waifud_cloudinit::{Source, Tokens, VendorOptions, render};
+    use waifud_types::{Digest, InstanceId, Secret};
+
+    use super::*;
+
+    fn entry() -> Arc<Entry> {
+        let instance = InstanceId::generate();
+        let documents = render(&Source {
+            instance,
+            instance_id: "i-1".to_owned(),
+            hostname: "web".parse().unwrap(),
+            domain: None,
+            availability_zone: "alder".to_owned(),
+            ssh_keys: Vec::new(),
+            user_data: Some(Secret::new("#cloud-config\n".repeat(70_000))),
+            vendor_data: VendorOptions::default(),
+            nics: Vec::new(),
+            default_user: None,
+        });
+        let assignment = Assignment {
+            name: "web".parse().unwrap(),
+            address: [10, 0, 0, 1].into(),
+            bundle: BundleRef {
+                digest: Digest::from_bytes([1; 32]),
+                key: Secret::new("key".to_owned()),
+                size_bytes: 3,
+            },
+        };
+        Arc::new(Entry {
+            instance,
+            assignment,
+            documents,
+        })
+    }
+
+    #[test]
+    fn user_data_is_the_same_bytes_for_every_connection_that_asks() {
+        let (entry, tokens) = (entry(), Tokens::new(&[1; 32]));
+        for path in ["/openstack/latest/user_data", "/latest/user-data"] {
+            let answer = entry.documents.answer(&GuestRequest::get(path), &tokens, 0);
+            let (one, other) = (body(&answer, Some(&entry)), body(&answer, Some(&entry)));
+            assert_eq!(one, entry.documents.user_data().unwrap());
+            assert_eq!(one.as_ptr(), other.as_ptr(), "{path} is copied");
+        }
+        let answer = entry.documents.answer(
+            &GuestRequest::get("/latest/meta-data/instance-id"),
+            &tokens,
+            0,
+        );
+        assert_eq!(body(&answer, Some(&entry)), "i-1");
+    }
 }

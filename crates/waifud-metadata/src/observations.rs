@@ -63,6 +63,14 @@ impl ObservationLog {
         self.last.send_replace(last);
     }
 
+    /// Whether the instance has reported before, as far as kept.
+    pub fn has_report(&self, instance: InstanceId) -> bool {
+        self.with(|inner| {
+            let kept = inner.instances.get(&instance);
+            kept.is_some_and(|kept| !kept.reports.is_empty())
+        })
+    }
+
     /// Drops what is known of an instance.
     pub fn forget(&self, instance: InstanceId) {
         self.with(|inner| {
@@ -240,7 +248,9 @@ mod tests {
     async fn what_is_forgotten_is_gone_and_leaves_no_hole_in_the_count() {
         let log = ObservationLog::default();
         let instance = InstanceId::generate();
+        assert!(!log.has_report(instance));
         log.record(instance, Timestamp::UNIX_EPOCH, report());
+        assert!(log.has_report(instance));
         log.forget(instance);
         log.forget(instance);
         let seen = log.after(0, Duration::ZERO).await;

@@ -40,8 +40,17 @@ pub(crate) fn harmless(text: &str, most: usize) -> String {
     text.trim()
         .chars()
         .take(most)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if deceives(c) { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// Control characters, and those that are not seen but turn round or hide what stands beside them: invisible ones,
+/// separators of lines, and marks of direction (Unicode's categories Cc, Zl and Zp, and of Cf what acts so).
+fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -64,6 +73,13 @@ mod tests {
         assert_eq!(instance_id.as_deref(), Some("i-1"));
         assert_eq!(hostname.as_deref(), Some("web"));
         assert_eq!(host_keys, ["ssh-ed25519 AAAA+/ root@web"]);
+    }
+
+    #[test]
+    fn what_turns_a_line_round_or_hides_in_it_is_shown_as_such() {
+        let told = harmless("web\u{202e}gnp.\u{200b}x\u{2028}y", TEXT_MAX);
+        assert_eq!(told, "web\u{fffd}gnp.\u{fffd}x\u{fffd}y");
+        assert_eq!(harmless("Grün 日本", TEXT_MAX), "Grün 日本");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! Changes are taken one at a time. Each is checked, written to the store, and then swapped into the registry, so that a
 //! crash between leaves what was before or what was asked for. Guests' reads wait for none of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -141,7 +141,9 @@ impl MetadataService {
     }
 
     async fn load(&self) -> Result<(), StoreError> {
+        let mut assigned = HashSet::new();
         for (instance, assignment) in self.state.assignments().await? {
+            assigned.insert(assignment.bundle.digest);
             let loaded = match self.opened(instance, assignment).await {
                 Ok(entry) => self.registry_put(entry),
                 Err(error) => Err(error),
@@ -151,7 +153,10 @@ impl MetadataService {
             }
         }
         for digest in self.bundles.bundles().await? {
-            self.drop_unused(digest).await;
+            // Also what could not be read just now stays: waifud, who has it too, may be away.
+            if !assigned.contains(&digest) {
+                self.drop_unused(digest).await;
+            }
         }
         if let Some(tunnel) = self.state.tunnel().await? {
             match self.set_peer(&tunnel) {

@@ -5,6 +5,7 @@ use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, sync::Arc, time::Duration
 use anyhow::{Context, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -61,23 +62,58 @@ async fn serve(config: &Config) -> Result<()> {
     }
     let socket = ControlSocket::bind(&config.socket)?;
     tracing::info!(%endpoint, %public_key, socket = %config.socket.display(), "ready");
-    let guests = tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
-    let agent = tokio::spawn(socket.serve(service, stop.clone()));
-    let mut sides = tokio::spawn(async { tokio::join!(guests, agent) });
+    let mut guests = tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
+    let mut agent = tokio::spawn(socket.serve(service, stop.clone()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        ended = &mut sides => {
-            let (guests, agent) = ended?;
-            guests?;
-            agent??;
-            anyhow::bail!("a side of the service ended by itself");
-        }
+        ended = ended(&mut guests, &mut agent) => return ended,
     }
     tracing::info!("stopping");
     stop.cancel();
-    if timeout(GRACE, sides).await.is_err() {
+    if timeout(GRACE, async { tokio::join!(guests, agent) })
+        .await
+        .is_err()
+    {
         tracing::info!("answers that were still under way are cut");
     }
     Ok(())
+}
+
+/// Waits for the first side that ends though nobody asked it to. One side without the other is no service: the process
+/// ends with an error then, and whoever started it starts it anew.
+async fn ended(
+    guests: &mut JoinHandle<()>,
+    agent: &mut JoinHandle<std::io::Result<()>>,
+) -> Result<()> {
+    let side = tokio::select! {
+        ended = guests => ended.map(|()| "guests'").context("the guests' side broke")?,
+        ended = agent => {
+            ended.context("the agent's side broke")?.context("the agent's side failed")?;
+            "agent's"
+        }
+    };
+    anyhow::bail!("the {side} side of the service ended by itself")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_side_that_breaks_or_ends_is_enough_to_end_the_service() {
+        let forever = || tokio::spawn(std::future::pending::<std::io::Result<()>>());
+        for (mut guests, word) in [
+            (
+                tokio::spawn(async { panic!("this one is part of the test") }),
+                "broke",
+            ),
+            (tokio::spawn(async {}), "by itself"),
+        ] {
+            let mut agent = forever();
+            let outcome = ended(&mut guests, &mut agent);
+            let outcome = timeout(Duration::from_secs(30), outcome).await.unwrap();
+            assert!(outcome.unwrap_err().to_string().contains(word));
+        }
+    }
 }

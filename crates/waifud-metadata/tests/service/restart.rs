@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::Tunnel;
 use waifud_cloudinit::Tokens;
 use waifud_metadata::{
     BundleStore, ControlError, DiskStore, FakeStore, FakeTunnel, GuestLimits, MetadataService,
-    Parts, system_clock,
+    Parts, StoreError, system_clock,
 };
+use waifud_types::Digest;
 use waifud_wireguard::PrivateKey;
 
 use crate::house::{A, B, Guest, House};
@@ -134,4 +137,52 @@ async fn a_damaged_bundle_on_disk_is_not_served_and_mended_by_putting_it_again()
     assert_eq!(service.status().await.instances.len(), 2);
     let seen = service.observations(0, Duration::ZERO).await;
     assert!(seen.items.is_empty());
+}
+
+/// A store whose disk gives no bundle at the moment.
+struct Unreadable(FakeStore);
+
+#[async_trait]
+impl BundleStore for Unreadable {
+    async fn put_bundle(&self, digest: Digest, ciphertext: Bytes) -> Result<(), StoreError> {
+        self.0.put_bundle(digest, ciphertext).await
+    }
+
+    async fn bundle(&self, _: Digest) -> Result<Option<Bytes>, StoreError> {
+        Err(StoreError {
+            action: "read".to_owned(),
+            source: std::io::Error::other("not now"),
+        })
+    }
+
+    async fn delete_bundle(&self, digest: Digest) -> Result<(), StoreError> {
+        self.0.delete_bundle(digest).await
+    }
+
+    async fn bundles(&self) -> Result<Vec<Digest>, StoreError> {
+        self.0.bundles().await
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_that_could_not_be_read_at_a_start_is_there_at_the_next() {
+    let store = FakeStore::default();
+    let a = Guest::new("a", A);
+    let before = House::on(store.clone(), GuestLimits::default()).await;
+    before.admit(&a).await;
+    drop(before);
+    let parts = Parts {
+        bundles: Arc::new(Unreadable(store.clone())),
+        state: Arc::new(store.clone()),
+        tunnel: Arc::new(FakeTunnel::default()),
+        tokens: Tokens::new(&[7; 32]),
+        limits: GuestLimits::default(),
+        clock: system_clock,
+        stop: CancellationToken::new(),
+    };
+    let blind = MetadataService::start(parts).await.unwrap();
+    assert!(blind.status().await.instances.is_empty());
+    drop(blind);
+    let after = House::on(store, GuestLimits::default()).await;
+    assert!(after.get(A, USER_DATA).await.1.contains(&a.secret()));
 }
