@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use waifud_types::ByteSize;
 
@@ -87,6 +88,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// Its name, a DNS label: a-z, 0-9 and -
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// The template
     #[arg(short, long, value_name = "NAME")]
@@ -153,6 +155,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct NameArg {
     /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }
 
@@ -160,7 +163,7 @@ pub struct NameArg {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Names or ids
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
     /// Do not ask
     #[arg(short, long)]
@@ -227,6 +230,7 @@ pub struct TemplateAddArgs {
 #[derive(Debug, Args)]
 pub struct TemplateDeleteArgs {
     /// Its name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Do not ask
     #[arg(short, long)]
@@ -282,6 +286,19 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_name_is_none() {
+        for verb in [
+            &["show", ""][..],
+            &["delete", "web", "", "--yes"],
+            &["why", ""],
+            &["template", "delete", ""],
+        ] {
+            let typed = ["waifuctl"].iter().chain(verb);
+            assert!(Cli::try_parse_from(typed).is_err(), "{verb:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use waifud_api::{Image, Instance, Node};
 use waifud_store::{ImageRow, InstanceRow, NodeRow, PoolPromise};
 use waifud_types::node::NodeState;
-use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress, InstanceStatus};
+use waifud_types::status::{
+    AddressFamily, AddressSource, InstanceAddress, InstanceStatus, StepStatus,
+};
 use waifud_types::{InstanceState, Timestamp};
 
 use crate::live::Live;
@@ -58,7 +60,11 @@ fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
         });
     }
     // What a silent node was at is not what it is at.
-    status.step = live.step(row.id).filter(|_| row.node_reachable);
+    // Nor is the watch for readiness, which may end a report later than what it watches for.
+    let over = |step: &StepStatus| status.ready && step.name == "ready";
+    status.step = live
+        .step(row.id)
+        .filter(|step| row.node_reachable && !over(step));
     status
 }
 

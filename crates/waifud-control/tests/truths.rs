@@ -90,6 +90,29 @@ async fn a_delete_shows_what_keeps_the_node_from_it_and_nothing_of_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_ready_does_not_wait_to_be_ready() {
+    let server = Server::start().await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    let mut said = report(id, InstanceState::Running);
+    said.step = Some(step("ready"));
+    agent.says(said.clone()).await;
+    let shown = server.get("/v1/instances/web").await.instance().status;
+    assert_eq!(shown.step.unwrap().name, "ready");
+    said.ready = true;
+    said.ready_by = Some(ReadyBy::PhoneHome);
+    agent.says(said).await;
+    let shown = server.get("/v1/instances/web").await.instance().status;
+    assert_eq!((shown.ready, shown.step), (true, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
     let server = Server::start().await;
     server.template().await;

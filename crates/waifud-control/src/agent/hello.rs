@@ -130,11 +130,12 @@ impl Control {
             note::node(row.id, &row.name),
             cause,
             format!(
-                "{} CPUs, {} memory, {}, {} pools",
+                "{} CPUs, {} memory, {}, {} pool{}",
                 facts.capacity.cpus,
                 facts.capacity.memory_bytes,
                 facts.hypervisor.kind.as_str(),
-                facts.pools.len()
+                facts.pools.len(),
+                if facts.pools.len() == 1 { "" } else { "s" }
             ),
         ))?;
         tx.set_node_facts(row.id, facts)?;

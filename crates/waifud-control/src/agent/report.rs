@@ -99,7 +99,11 @@ impl Control {
                 "node.unclaimed",
                 note::node(row.id, &row.name),
                 cause,
-                format!("{} things on it are in nobody's list", unclaimed.len()),
+                match unclaimed.len() {
+                    0 => "nothing on it is in nobody's list any more".to_owned(),
+                    1 => "one thing on it is in nobody's list".to_owned(),
+                    many => format!("{many} things on it are in nobody's list"),
+                },
             ))?;
             tx.set_node_unclaimed(node, unclaimed)?;
         }
