@@ -4,6 +4,7 @@
 //! the guest's instructions one by one, the count takes minutes: the deadline tells the two apart. Where the CPU model
 //! can't be set up (`-cpu host`, which real guests get too), QEMU ends by itself with another code.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
@@ -82,7 +84,20 @@ impl Run {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         if let Some((uid, gid)) = self.user {
-            command.uid(uid).gid(gid);
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let groups = groups(uid, gid);
+            // SAFETY: the closure runs in the child between fork and exec. It makes three system calls, through wrappers
+            // that neither allocate nor lock, and touches nothing but what it owns.
+            unsafe {
+                command.pre_exec(move || {
+                    if geteuid().is_root() {
+                        setgroups(&groups)?;
+                    }
+                    setgid(gid)?;
+                    setuid(uid)?;
+                    Ok(())
+                });
+            }
         }
         let begin = Instant::now();
         let mut child = command
@@ -118,6 +133,16 @@ impl Run {
             }
         }
     }
+}
+
+/// All groups of a user, as libvirt gives them to a guest's QEMU: by one of them, `kvm`, it may open `/dev/kvm` (0660 on
+/// Debian), whatever group `qemu.conf` names.
+fn groups(uid: Uid, gid: Gid) -> Vec<Gid> {
+    let listed = || {
+        let user = User::from_uid(uid).ok()??;
+        getgrouplist(&CString::new(user.name).ok()?, gid).ok()
+    };
+    listed().unwrap_or_else(|| vec![gid])
 }
 
 /// A disk in memory that holds nothing but the boot sector.
@@ -230,5 +255,42 @@ mod tests {
             .unwrap();
         let why = Run::kvm(script, None).attempt().await.unwrap_err();
         assert_eq!(why, "failed to set MSR 0x10a");
+    }
+
+    /// Of all users of this machine the one with most groups tells most.
+    #[tokio::test]
+    async fn it_runs_with_every_group_of_its_user() {
+        if !geteuid().is_root() {
+            assert!(
+                std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
+                "this test needs root"
+            );
+            eprintln!("SKIPPED: only root becomes somebody else");
+            return;
+        }
+        // Nobody's own: what `qemu.conf` names need not be the user's first group.
+        let gid = Gid::from_raw(54_321);
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+        let (uid, expected) = passwd
+            .lines()
+            .filter_map(|line| line.split(':').nth(2)?.parse().ok())
+            .map(|uid| (uid, groups(Uid::from_raw(uid), gid)))
+            .max_by_key(|(_, groups)| groups.len())
+            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("qemu");
+        std::fs::write(&script, "#!/bin/sh\nid -G >&2\nexit 1\n").unwrap();
+        for path in [directory.path(), &script] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(path, mode).unwrap();
+        }
+        let run = Run::kvm(script, Some((uid, gid.as_raw())));
+        let said = run.attempt().await.unwrap_err();
+        let mut found: Vec<u32> = said.split(' ').map(|id| id.parse().unwrap()).collect();
+        let mut expected: Vec<u32> = expected.into_iter().map(Gid::as_raw).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(found.contains(&gid.as_raw()));
     }
 }
