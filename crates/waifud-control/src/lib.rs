@@ -20,6 +20,7 @@
 )]
 
 pub mod agent;
+mod boot;
 mod control;
 mod documents;
 pub mod env;

@@ -113,6 +113,50 @@ async fn what_is_ready_does_not_wait_to_be_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_after_the_machine_was_restarted_until_the_agent_says_so() {
+    let server = Server::start().await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let create = async |name: &str| {
+        let body = json!({"name": name, "template": "debian-12"});
+        server.create(&body).await.expect(201).instance().id
+    };
+    let (web, off) = (create("web").await, create("off").await);
+    let mut running = report(web, InstanceState::Running);
+    running.ready = true;
+    running.ready_by = Some(ReadyBy::PhoneHome);
+    agent.says(running.clone()).await;
+    let mut stopped = report(off, InstanceState::Stopped);
+    stopped.stopped_by = Some(StoppedBy::Guest);
+    agent.says(stopped).await;
+    // The first boot that is heard of, and a restart of waifud alone, mean nothing.
+    for boot in ["a", "a"] {
+        server.control.note_boot(boot).await.unwrap();
+        let shown = server.get("/v1/instances/web").await.instance().status;
+        assert_eq!((shown.state, shown.ready), (InstanceState::Running, true));
+    }
+    server.control.note_boot("b").await.unwrap();
+    let shown = server.get("/v1/instances/web").await.instance().status;
+    assert_eq!(
+        (shown.state, shown.ready, shown.ready_by, shown.stopped_by),
+        (InstanceState::Stopped, false, None, Some(StoppedBy::Host))
+    );
+    let shown = server.get("/v1/instances/off").await.instance().status;
+    assert_eq!(
+        shown.stopped_by,
+        Some(StoppedBy::Guest),
+        "it was off before"
+    );
+    running.ready = false;
+    agent.says(running).await;
+    let kinds = server.kinds(&web.to_string()).await;
+    assert_eq!(
+        kinds[kinds.len() - 2..],
+        ["instance.stopped", "instance.started"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
     let server = Server::start().await;
     server.template().await;

@@ -94,7 +94,12 @@ async fn open(config: &Config) -> anyhow::Result<Control> {
         unreachable_after: config.unreachable_after,
         ..ControlConfig::new(config.state_dir.clone())
     };
-    Ok(Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?)
+    let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
+    // Where the kernel has none to tell, nothing is made of it.
+    if let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        control.note_boot(boot.trim()).await?;
+    }
+    Ok(control)
 }
 
 /// One waifud for each state directory: the lock goes with the process, however that ends.
