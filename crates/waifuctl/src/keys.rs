@@ -35,12 +35,25 @@ pub fn named(arguments: &[String]) -> Result<Vec<String>, Failure> {
     Ok(keys)
 }
 
-/// The caller's own: every `~/.ssh/*.pub`, in the order of their names. Unreadable ones are passed over.
+/// The types that waifud takes. What else lies in `~/.ssh` (a DSA key of old, a key of another program) is nobody's
+/// mistake and keeps nobody from creating.
+const TYPES: [&str; 7] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+];
+
+/// The caller's own: every `~/.ssh/*.pub`, in the order of their names. Unreadable and unusable ones are passed over.
 pub fn own() -> Vec<String> {
-    let Some(home) = std::env::var_os("HOME") else {
-        return Vec::new();
-    };
-    let Ok(entries) = std::fs::read_dir(PathBuf::from(home).join(".ssh")) else {
+    std::env::var_os("HOME").map_or_else(Vec::new, |home| usable(&PathBuf::from(home).join(".ssh")))
+}
+
+fn usable(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
     let mut files: Vec<PathBuf> = entries
@@ -59,6 +72,7 @@ pub fn own() -> Vec<String> {
         .iter()
         .filter_map(|file| read(file).ok())
         .flatten()
+        .filter(|line| line.split(' ').next().is_some_and(|t| TYPES.contains(&t)))
         .collect()
 }
 
@@ -95,6 +109,23 @@ mod tests {
         let failure = named(&[path.display().to_string()]).unwrap_err();
         assert!(!format!("{failure:?}").contains("hunter2"));
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn of_the_callers_own_keys_only_usable_ones_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("id_dsa.pub", "ssh-dss AAAA old"),
+            ("id_ed25519.pub", "ssh-ed25519 AAAA a"),
+            (
+                "id_ed25519-cert.pub",
+                "ssh-ed25519-cert-v01@openssh.com AAAA c",
+            ),
+            ("putty.pub", "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n"),
+        ] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        assert_eq!(usable(dir.path()), ["ssh-ed25519 AAAA a"]);
     }
 
     #[test]

@@ -266,6 +266,13 @@ impl Client {
         self.json(request).await
     }
 
+    /// Removes an image that nothing needs.
+    pub async fn delete_image(&self, digest: Digest) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &["images", &digest.to_string()]))
+            .await
+            .map(drop)
+    }
+
     /// One page of nodes.
     pub async fn nodes(&self, query: &ListQuery) -> Result<Page<Node>, ClientError> {
         self.json(self.get(&["nodes"]).query(query)).await

@@ -7,8 +7,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use waifud_api::CreateTemplate;
 use waifud_api::client::ListQuery;
+use waifud_types::name::NameError;
 use waifud_types::template::{Datasource, Firmware, Template};
-use waifud_types::{Digest, qcow2};
+use waifud_types::{Digest, Name, qcow2};
 
 use crate::cli::{TemplateAddArgs, TemplateCommand};
 use crate::context::Context;
@@ -40,8 +41,15 @@ pub async fn run(context: &Context, command: TemplateCommand) -> Result<(), Fail
 
 async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
     let quiet = context.printer.is_json();
+    // Before anything is read or sent: what is refused afterwards was uploaded for nothing.
+    let name: Name = args.name.parse().map_err(|e: NameError| {
+        Failure::input("bad-name", e.to_string())
+            .field("name")
+            .hint("such as debian-12")
+    })?;
     let (digest, size) = inspect(&args.file, quiet)?;
-    if context.client.image(digest).await?.is_none() {
+    let uploaded = context.client.image(digest).await?.is_none();
+    if uploaded {
         let bar = progress::bytes(size, "uploading", quiet);
         let shown = bar.clone();
         context
@@ -51,7 +59,7 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
         bar.finish_and_clear();
     }
     let request = CreateTemplate {
-        name: args.name,
+        name: name.to_string(),
         image: digest,
         arch: Some(
             args.arch
@@ -61,7 +69,16 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
         firmware: Firmware::default(),
         default_user: args.user,
     };
-    let template = context.client.create_template(&request).await?;
+    let template = match context.client.create_template(&request).await {
+        Ok(template) => template,
+        Err(error) => {
+            if uploaded {
+                // Nothing is left behind: an image that somebody uses by now is kept by waifud.
+                let _kept_or_gone = context.client.delete_image(digest).await;
+            }
+            return Err(error.into());
+        }
+    };
     context.printer.print(&template, || {
         format!(
             "{}: {} ({} at least)",
