@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +29,9 @@ use crate::signals::{Signal, Signals};
 use crate::table::Table;
 use crate::{control, facts, keepers, reporter, sweep};
 
+/// Before a keeper that broke is begun anew.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// An agent could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -37,15 +44,12 @@ pub enum AgentError {
 pub struct Agent {
     shared: Arc<Shared>,
     spawn: mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>,
-    events: tokio::sync::broadcast::Receiver<waifud_hypervisor::DomainEvent>,
-    drift: tokio::sync::broadcast::Receiver<waifud_network::NetworkDrift>,
 }
 
 /// What a task was for, so that it can be begun again.
 #[derive(Clone)]
 enum Purpose {
     Driver(InstanceId),
-    Keeper(&'static str),
 }
 
 impl Agent {
@@ -93,15 +97,7 @@ impl Agent {
             table,
             signals,
         });
-        // Subscribed before anything is looked at: what happens in between is not missed.
-        let events = shared.hypervisor.events();
-        let drift = shared.guest_network.drift();
-        Ok(Self {
-            shared,
-            spawn,
-            events,
-            drift,
-        })
+        Ok(Self { shared, spawn })
     }
 
     /// An operator's word that waifud's restored database is the right one. Says whether destruction was held for it.
@@ -116,68 +112,16 @@ impl Agent {
 
     /// Runs until `stop`. Dropping the future, too, stops the agent and nothing else.
     pub async fn run(self, stop: CancellationToken) {
-        let Self {
-            shared,
-            mut spawn,
-            events,
-            drift,
-        } = self;
+        let Self { shared, mut spawn } = self;
         let mut tasks = JoinSet::new();
         let mut purposes: HashMap<Id, Purpose> = HashMap::new();
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "control",
-            control::run(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "reporter",
-            reporter::run(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "facts",
-            facts::run(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "sweep",
-            sweep::run(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "events",
-            keepers::events(shared.clone(), events),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "network",
-            keepers::network(shared.clone(), drift),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "metadata",
-            keepers::metadata(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "observations",
-            keepers::observations(shared.clone()),
-        );
-        keep(
-            &mut tasks,
-            &mut purposes,
-            "boot",
-            keepers::boot_alone(shared.clone()),
-        );
+        // Those that listen subscribe here, before anything is looked at: what happens in between is not missed.
+        for keeper in keepers(&shared) {
+            tasks.spawn(async move {
+                keeper.await;
+                None
+            });
+        }
         // Higher priorities first: their drivers are the first to be polled.
         let mut records = shared.table.records();
         let priority = |record: &crate::record::InstanceRecord| {
@@ -211,9 +155,7 @@ impl Agent {
                                 shared.signals.wake(id);
                             }
                         }
-                        Some(Purpose::Keeper(name)) => {
-                            tracing::error!(keeper = name, "a task of the agent ended, which is a bug; restart waifud-agentd");
-                        }
+                        // Keepers go on for ever.
                         None => {}
                     }
                 }
@@ -223,17 +165,51 @@ impl Agent {
     }
 }
 
-fn keep(
-    tasks: &mut JoinSet<Option<InstanceId>>,
-    purposes: &mut HashMap<Id, Purpose>,
+/// The tasks that look after what is the whole node's.
+fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 9] {
+    let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
+        let shared = shared.clone();
+        lasting(name, move || make(shared.clone())).boxed()
+    };
+    [
+        keep("control", |s| control::run(s).boxed()),
+        keep("reporter", |s| reporter::run(s).boxed()),
+        keep("facts", |s| facts::run(s).boxed()),
+        keep("sweep", |s| sweep::run(s).boxed()),
+        keep("events", |s| {
+            let events = s.hypervisor.events();
+            keepers::events(s, events).boxed()
+        }),
+        keep("network", |s| {
+            let drift = s.guest_network.drift();
+            keepers::network(s, drift).boxed()
+        }),
+        keep("metadata", |s| keepers::metadata(s).boxed()),
+        keep("observations", |s| keepers::observations(s).boxed()),
+        keep("boot", |s| keepers::boot_alone(s).boxed()),
+    ]
+}
+
+/// A task that is begun anew when it breaks: an agent without one of its keepers would be deaf or mute, and look well.
+/// The first is made at once, before this is polled.
+fn lasting<W: Future<Output = ()> + Send + 'static>(
     name: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let handle = tasks.spawn(async move {
-        task.await;
-        None
-    });
-    purposes.insert(handle.id(), Purpose::Keeper(name));
+    make: impl Fn() -> W + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let mut work = make();
+    async move {
+        loop {
+            // What tasks share is changed as a whole, behind locks that outlive a panic.
+            let broke = AssertUnwindSafe(work).catch_unwind().await.is_err();
+            tracing::error!(
+                keeper = name,
+                broke,
+                "a task of the agent ended, which is a bug; it is begun anew"
+            );
+            tokio::time::sleep(PAUSE).await;
+            work = make();
+        }
+    }
 }
 
 /// What can be asked of a running agent, by tests and by its program.
@@ -259,5 +235,24 @@ impl AgentView {
             .iter()
             .map(|record| record.id)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_keeper_that_breaks_is_begun_anew() {
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let keeper = tokio::spawn(lasting("test", move || {
+            begun.send(()).unwrap();
+            async { panic!("this one is part of the test") }
+        }));
+        for _ in 0..2 {
+            let heard = tokio::time::timeout(Duration::from_secs(30), begins.recv());
+            assert_eq!(heard.await.unwrap(), Some(()));
+        }
+        keeper.abort();
     }
 }

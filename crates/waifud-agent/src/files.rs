@@ -68,11 +68,47 @@ fn absent(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Under another name until it has its owner: one that a crash left without would be of no use to QEMU, for ever.
 fn make_dir(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    match std::fs::DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(error),
+    if path.is_dir() {
+        return Ok(());
     }
-    owner.map_or(Ok(()), |(user, group)| chown(path, Some(user), Some(group)))
+    let unfinished = path.with_extension("new");
+    let finish = || {
+        match std::fs::DirBuilder::new().mode(mode).create(&unfinished) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        if let Some((user, group)) = owner {
+            chown(&unfinished, Some(user), Some(group))?;
+        }
+        std::fs::rename(&unfinished, path)
+    };
+    match finish() {
+        // Another driver was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn a_directory_that_a_crash_left_without_its_owner_gets_it() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().metadata().unwrap();
+        let path = root.path().join("guest");
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(path.with_extension("new"))
+            .unwrap();
+        for _ in 0..2 {
+            make_dir(&path, 0o700, Some((own.uid(), own.gid()))).unwrap();
+        }
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(!path.with_extension("new").exists());
+    }
 }

@@ -17,6 +17,9 @@ use crate::work;
 /// How long one question for observations may wait for an answer.
 const LONG_POLL: Duration = Duration::from_secs(30);
 
+/// Between two answers that are passed on: a guest that asks without end must not have its driver look without end.
+const GAP: Duration = Duration::from_millis(200);
+
 /// Passes the hypervisor's events on to drivers.
 pub(crate) async fn events(shared: Arc<Shared>, mut events: broadcast::Receiver<DomainEvent>) {
     loop {
@@ -137,6 +140,9 @@ pub(crate) async fn observations(shared: Arc<Shared>) {
         after = seen.last;
         for id in shared.metadata.note(&seen.items) {
             shared.signals.nudge(id);
+        }
+        if !seen.items.is_empty() {
+            sleep(GAP).await;
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Metadata {
 struct Inner {
     /// The process that everything was told to, while it answers and the tunnel is up.
     process: Option<String>,
+    /// What it was told of the tunnel.
+    told: Option<Tunnel>,
     held: BTreeMap<InstanceId, (Ipv4Addr, Digest)>,
     trouble: Option<String>,
     evidence: BTreeMap<InstanceId, Evidence>,
@@ -156,15 +158,18 @@ impl Metadata {
             .ensure(&status.public_key, status.endpoint)
             .await?;
         let same_process = self.inner().process.as_deref() == Some(status.process.as_str());
-        if same_process && !up.fresh && status.node_public_key.as_ref() == Some(&up.public_key) {
-            return Ok((status, false));
-        }
         let tunnel = Tunnel {
             node_public_key: up.public_key,
             node_endpoint: up.endpoint,
             subnet: slice.subnet,
         };
+        let told = self.inner().told.as_ref() == Some(&tunnel);
+        let known = status.node_public_key.as_ref() == Some(&tunnel.node_public_key);
+        if same_process && !up.fresh && told && known {
+            return Ok((status, false));
+        }
         let status = self.service.set_tunnel(&tunnel).await?;
+        self.inner().told = Some(tunnel);
         Ok((status, up.fresh))
     }
 
@@ -291,6 +296,7 @@ impl Metadata {
                 .mode(0o600)
                 .open(&beside)?;
             std::io::Write::write_all(&mut file, bytes)?;
+            file.sync_all()?;
             fs::rename(beside, path)
         };
         if let Err(error) = write() {

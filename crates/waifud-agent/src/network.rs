@@ -140,6 +140,9 @@ impl Network {
             });
         };
         let records = table.records();
+        self.inner()
+            .released
+            .retain(|id| records.iter().any(|record| record.id == *id));
         let in_force: BTreeSet<TapName> = applied
             .iter()
             .flat_map(|state| state.ports.iter().map(|port| port.tap.clone()))

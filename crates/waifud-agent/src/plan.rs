@@ -69,6 +69,8 @@ pub struct Circumstances {
     pub restart_due: bool,
     /// The guest has had its time to shut down.
     pub grace_over: bool,
+    /// The guest was not asked to shut down by this process, or so long ago that it may have slept through it.
+    pub ask_again: bool,
     /// A paused guest's pool has room again.
     pub room: bool,
     /// `EnsurePort` failed in this pass.
@@ -209,7 +211,7 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
 fn shut_down(memory: &Memory, now: Circumstances) -> Step {
     if now.grace_over {
         Step::ForceOff
-    } else if memory.stop_requested {
+    } else if memory.stop_requested && !now.ask_again {
         Step::Wait(Wait::Shutdown)
     } else {
         Step::RequestShutdown

@@ -99,13 +99,14 @@ fn wanted() -> impl Strategy<Value = AgentInstance> {
 }
 
 fn circumstances() -> impl Strategy<Value = Circumstances> {
-    any::<[bool; 6]>().prop_map(|[a, b, c, d, e, f]| Circumstances {
+    any::<[bool; 7]>().prop_map(|[a, b, c, d, e, f, g]| Circumstances {
         start_allowed: a,
         restart_due: b,
         grace_over: c,
         room: d,
         port_failed: e,
         bundle_failed: f,
+        ask_again: g,
     })
 }
 
@@ -128,6 +129,7 @@ fn fair() -> Circumstances {
         start_allowed: true,
         restart_due: true,
         grace_over: false,
+        ask_again: false,
         room: true,
         port_failed: false,
         bundle_failed: false,
@@ -363,4 +365,31 @@ fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same
         next(&wish, &Memory::default(), &seen, now),
         Step::WatchReady
     );
+}
+
+#[test]
+fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plug_is_pulled() {
+    let seen = Observed {
+        domain: Some(DomainState::Running),
+        ..Observed::default()
+    };
+    let memory = Memory {
+        stop_requested: true,
+        ..Memory::default()
+    };
+    let mut want = sample_instance("web");
+    want.spec.run = false;
+    let wish = Wish::Keep(Box::new(want));
+    for (ask_again, grace_over, step) in [
+        (true, false, Step::RequestShutdown),
+        (false, false, Step::Wait(Wait::Shutdown)),
+        (true, true, Step::ForceOff),
+    ] {
+        let now = Circumstances {
+            grace_over,
+            ask_again,
+            ..fair()
+        };
+        assert_eq!(next(&wish, &memory, &seen, now), step);
+    }
 }

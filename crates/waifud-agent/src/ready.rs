@@ -87,7 +87,8 @@ impl Readiness {
         let counts = |at: &Timestamp| since.is_none_or(|since| *at >= since);
         if let Some((at, instance_id)) = &evidence.phoned_home
             && counts(at)
-            && memory.phoned_home_at.is_none_or(|known| known < *at)
+            // Once for each run: it is written to disk, and a guest may call as often as it likes.
+            && !memory.phoned_home_at.as_ref().is_some_and(counts)
         {
             memory.phoned_home_at = Some(*at);
             if !memory.cloud_init.state.is_final() {
@@ -159,6 +160,16 @@ mod tests {
         assert_eq!(memory.ready_by, Some(ReadyBy::GuestAgent));
         ready.learn(&mut memory, None, &evidence);
         assert_eq!(memory.cloud_init.state, CloudInitState::Error);
+    }
+
+    #[test]
+    fn only_the_first_call_of_a_run_is_written_down() {
+        let ready = readiness();
+        let mut memory = Memory::default();
+        ready.learn(&mut memory, None, &call("2026-01-01T00:00:00Z"));
+        let before = memory.clone();
+        ready.learn(&mut memory, None, &call("2026-01-01T00:00:01Z"));
+        assert_eq!(memory, before);
     }
 
     #[test]

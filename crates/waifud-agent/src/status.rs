@@ -134,6 +134,10 @@ fn reason(s: &Situation<'_>) -> Option<String> {
 
 fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
     let step = s.trouble.map_or(s.step, |trouble| trouble.step);
+    if step == Step::WatchReady && s.record.memory.ready_by.is_some() {
+        // It is ready; looking goes on for what else there is to learn, and nobody waits for that.
+        return None;
+    }
     Some(StepStatus {
         name: step.name()?.to_owned(),
         percent: s.percent,

@@ -52,8 +52,11 @@ impl Driver {
                 work::start(&shared, want, seen.is_on()).await
             }
             (_, Step::RequestShutdown) => {
-                self.stopping_since = Some(Instant::now());
-                work::request_shutdown(&shared, self.id).await
+                let asked = work::request_shutdown(&shared, self.id).await;
+                if asked.is_ok() && self.asked.replace(Instant::now()).is_none() {
+                    self.stopping_since = self.asked;
+                }
+                asked
             }
             (_, Step::ForceOff) => shared
                 .hypervisor

@@ -68,7 +68,9 @@ pub(crate) struct Driver {
     restarts: Backoff,
     restart_due: Option<Instant>,
     running_since: Option<Instant>,
+    /// When the guest was first asked to shut down, and when it was last.
     stopping_since: Option<Instant>,
+    asked: Option<Instant>,
     resume_after: Option<Instant>,
     readiness: Readiness,
     step: Step,
@@ -90,6 +92,7 @@ impl Driver {
             restart_due: None,
             running_since: None,
             stopping_since: None,
+            asked: None,
             resume_after: None,
             readiness: Readiness::new(timing.ready_min, timing.ready_max),
             step: Step::Idle,
@@ -196,6 +199,7 @@ impl Driver {
                         return Pass::Again;
                     }
                     view = fresh;
+                    now.ask_again &= step != Step::RequestShutdown;
                     apply(&mut seen, step);
                 }
                 Outcome::Failed(failure) if seen.is_on() && is_repair(step) => {
@@ -291,11 +295,13 @@ impl Driver {
         if !seen.is_on() {
             self.running_since = None;
             self.stopping_since = None;
+            self.asked = None;
             self.readiness.look_again();
         } else if want.spec.run && self.has_ignored_the_request() {
             // The wish changed and the guest stayed: a later end of it is its own.
             after.stop_requested = false;
             self.stopping_since = None;
+            self.asked = None;
         }
         if after != *before {
             self.shared.table.remember(self.id, |memory| {
@@ -324,8 +330,15 @@ impl Driver {
             .is_some_and(|since| since.elapsed() >= self.shared.settings.timing.grace)
     }
 
+    /// How long a guest may do nothing before it is asked again: one that was asked while it booted has not heard it.
+    fn ask_after(&self) -> Duration {
+        self.shared.settings.timing.grace / 4
+    }
+
     async fn circumstances(&mut self, view: &View, seen: &Observed) -> Circumstances {
-        if view.record.memory.stop_requested && seen.is_on() {
+        let changed_back = matches!(&view.wish, Wish::Keep(want) if want.spec.run);
+        if view.record.memory.stop_requested && seen.is_on() && changed_back {
+            // Asked before, perhaps by an earlier process: for so long its end may still be the answer.
             self.stopping_since.get_or_insert_with(Instant::now);
         }
         let io_error = seen.domain == Some(DomainState::Paused { io_error: true });
@@ -335,6 +348,7 @@ impl Driver {
             start_allowed,
             restart_due: self.restart_due.is_none_or(|at| at <= Instant::now()),
             grace_over: self.has_ignored_the_request(),
+            ask_again: self.asked.is_none_or(|at| at.elapsed() >= self.ask_after()),
             room: io_error && rested && self.has_room(&view.wish).await,
             port_failed: false,
             bundle_failed: false,
@@ -369,7 +383,11 @@ impl Driver {
         };
         let soon = match step {
             Step::Wait(Wait::Backoff) => until(self.restart_due),
-            Step::Wait(Wait::Shutdown) => until(self.stopping_since.map(|at| at + timing.grace)),
+            Step::Wait(Wait::Shutdown) => {
+                let end = self.stopping_since.map(|at| at + timing.grace);
+                let again = self.asked.map(|at| at + self.ask_after());
+                until(end.into_iter().chain(again).min())
+            }
             Step::Wait(Wait::Room) => Some(Duration::from_secs(5)),
             _ => None,
         };

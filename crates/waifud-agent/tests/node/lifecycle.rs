@@ -3,7 +3,7 @@
 use crate::world::{World, cloud_init_done, guest_with};
 use waifud_api::metadatad::Observed;
 use waifud_hypervisor::fake::Op;
-use waifud_hypervisor::{DomainState, Hypervisor, OffReason};
+use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError, OffReason};
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
 use waifud_types::{ByteSize, InstanceState};
@@ -106,6 +106,24 @@ async fn a_stop_asks_the_guest_first_and_is_its_users() {
     );
     world.waifud.edit(id, |i| i.spec.run = true);
     world.until_ready(id).await;
+}
+
+#[tokio::test]
+async fn a_guest_whom_the_request_did_not_reach_is_asked_again_and_its_plug_stays_in() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let late = HypervisorError::TimedOut {
+        what: "shutdown",
+        after: std::time::Duration::from_mins(1),
+    };
+    world.hypervisor.fail_next(Op::RequestShutdown, late);
+    world.waifud.edit(id, |i| i.spec.run = false);
+    world.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(
+        world.domain(id).await,
+        Some(DomainState::Off(OffReason::GuestShutdown))
+    );
 }
 
 #[tokio::test]
@@ -277,6 +295,10 @@ async fn without_a_guest_agent_a_phone_call_proves_that_it_is_ready() {
     world.until_ready(id).await;
     let status = world.waifud.status(id).unwrap();
     assert_eq!(status.ready_by, Some(ReadyBy::PhoneHome));
+    assert_eq!(
+        status.step, None,
+        "looking goes on, and nobody waits for it"
+    );
 }
 
 #[tokio::test]
