@@ -70,6 +70,11 @@ impl Live {
             .collect()
     }
 
+    /// Whether the node showed itself after it was told of as silent.
+    pub fn has_spoken(&self, node: NodeId) -> bool {
+        self.lock().signs.contains_key(&node)
+    }
+
     /// What the node has in use.
     pub fn set_use(&self, node: NodeId, used: Resources, pools: Vec<PoolFacts>) {
         if let Some(entry) = self.lock().nodes.get_mut(&node) {

@@ -59,9 +59,13 @@ impl Control {
 
     async fn lose(&self, node: NodeId, last_contact: Timestamp) -> Result<(), ControlError> {
         let now = self.now();
+        let control = self.clone();
         self.shared
             .store
             .write(move |tx| {
+                if control.shared.live.has_spoken(node) {
+                    return Ok(());
+                }
                 let Some(row) = tx.node(node)?.filter(|row| row.reachable) else {
                     return Ok(());
                 };

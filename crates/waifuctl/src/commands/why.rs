@@ -17,6 +17,10 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
 
 fn for_people(why: &Why) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
+    // Of an instance that has its node this is how it was chosen, and not how the nodes are now.
+    if why.instance.status.node.is_some() && !why.placement.is_empty() {
+        out.push_str("  when it was placed:\n");
+    }
     for verdict in &why.placement {
         let score = verdict
             .score

@@ -63,6 +63,13 @@ pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     rename: impl Fn(&str) -> String,
 ) -> Result<T, Refusal> {
+    // A list would be taken for the fields in their order, whatever they are: nobody means that.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let problem = Problem::new(422, "bad-field", "the body is a list")
+            .field("body")
+            .hint("send one JSON object");
+        return Err(Refusal(problem));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -134,6 +141,7 @@ mod tests {
             ("", "bad-json", "body"),
             ("{", "bad-json", "body"),
             ("[]", "bad-field", "body"),
+            (r#" [null, {}, "a"]"#, "bad-field", "body"),
             ("{}", "bad-field", "template"),
             (r#"{"template":"a","x":1}"#, "bad-field", "x"),
             (
