@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
+use nix::unistd::User;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use waifud_api::client::{Client, EventQuery};
@@ -79,7 +80,12 @@ fn outside(rounds: usize) -> Result<()> {
 async fn inside(rounds: usize) -> Result<()> {
     let client = Client::unix(Path::new(SOCKET))?;
     let libvirt = Connect::open(Some("qemu:///system"))?;
-    let pool = Qcow2Pool::open(Qcow2PoolConfig::new("main".parse()?, POOL))?;
+    let qemu = User::from_name("libvirt-qemu")?.context("the node has no user libvirt-qemu")?;
+    let owner = (qemu.uid.as_raw(), qemu.gid.as_raw());
+    let pool = Qcow2Pool::open(Qcow2PoolConfig {
+        volume_owner: Some(owner),
+        ..Qcow2PoolConfig::new("main".parse()?, POOL)
+    })?;
     // Brings the image into the pool and shows what waifud's domains look like.
     let (_, sample) = by_waifud(&client, "sample").await?;
     let xml = Domain::lookup_by_uuid_string(&libvirt, &sample.id.to_string())?
@@ -90,7 +96,7 @@ async fn inside(rounds: usize) -> Result<()> {
         let (time, _) = by_waifud(&client, &format!("bench{round}")).await?;
         ours.push(time);
         delete(&client, &format!("bench{round}")).await?;
-        bare.push(by_hand(&libvirt, &pool, &xml, &sample).await?);
+        bare.push(by_hand(&libvirt, &pool, owner, &xml, &sample).await?);
     }
     let (ours, bare) = (Spread::of(ours), Spread::of(bare));
     println!("create to running, {rounds} rounds each, interleaved, one libvirtd (milliseconds)");
@@ -160,6 +166,7 @@ async fn delete(client: &Client, name: &str) -> Result<()> {
 async fn by_hand(
     libvirt: &Connect,
     pool: &Qcow2Pool,
+    owner: (u32, u32),
     xml: &str,
     sample: &Instance,
 ) -> Result<Duration> {
@@ -170,6 +177,7 @@ async fn by_hand(
         .replace("<name>sample<", "<name>bare<");
     for dir in directories(&xml, &id) {
         std::fs::create_dir_all(&dir)?;
+        std::os::unix::fs::chown(&dir, Some(owner.0), Some(owner.1))?;
     }
     let volume = VolumeId {
         instance: id,
