@@ -345,6 +345,20 @@ async fn what_a_crash_left_half_made_counts_as_nothing() {
     assert_eq!(names, expected, "and what is not ours stays");
 }
 
+#[test]
+fn a_directory_that_others_use_keeps_its_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    for (before, after) in [(0o1777, 0o1777), (0o750, 0o751)] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("notes"), b"").unwrap();
+        let mode = std::fs::Permissions::from_mode(before);
+        std::fs::set_permissions(directory.path(), mode).unwrap();
+        open(directory.path());
+        let mode = directory.path().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, after, "{before:o}");
+    }
+}
+
 #[tokio::test]
 async fn downloads_are_kept_for_a_week() {
     let directory = tempfile::tempdir().unwrap();

@@ -42,8 +42,8 @@ impl Layout {
             pool,
             root: root.to_owned(),
         };
+        layout.open_root()?;
         for (directory, mode) in [
-            (layout.root.clone(), 0o711),
             (layout.images(), 0o711),
             (layout.staging(), 0o700),
             (layout.volumes(), 0o711),
@@ -67,6 +67,22 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// A directory that others use already keeps its mode, but that QEMU's user has to pass: the pool may be a place for
+    /// more than volumes.
+    fn open_root(&self) -> Result<(), StorageError> {
+        let open = || {
+            fs::create_dir_all(&self.root)?;
+            let used = fs::read_dir(&self.root)?.next().is_some();
+            let before = fs::metadata(&self.root)?.permissions().mode() & 0o7777;
+            let mode = if used { before | 0o011 } else { 0o711 };
+            if mode == before {
+                return Ok(());
+            }
+            fs::set_permissions(&self.root, Permissions::from_mode(mode))
+        };
+        open().map_err(|error: io::Error| self.io("making the directory", &self.root, error))
     }
 
     pub(crate) fn root(&self) -> &Path {
