@@ -84,6 +84,8 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         "dhcp-authoritative".to_owned(),
         "dhcp-ignore-clid".to_owned(),
         "no-ping".to_owned(),
+        // Two to four lines in the host's log for each question, and a guest may ask without end.
+        "quiet-dhcp".to_owned(),
         format!("dhcp-option=option:router,{gateway}"),
         format!("dhcp-option=option:dns-server,{gateway}"),
         format!("dhcp-option=option:domain-search,{domain}"),

@@ -245,6 +245,14 @@ fn a_probe_for_an_address_in_use_passes() {
             .wire
             .send(&ethernet(BROADCAST, guest.mac(), ARP, &probe));
         behind.until("the probe", |frame| contains(frame, &probe));
+        // An answer from no address is none.
+        let answer = arp(
+            2,
+            (guest.mac(), Ipv4Addr::UNSPECIFIED),
+            (GATEWAY_MAC, GATEWAY),
+        );
+        let frame = ethernet(GATEWAY_MAC, guest.mac(), ARP, &answer);
+        is_dropped(&lab, &guest, &frame, &answer, Counted::AsSpoofed).await;
     });
 }
 
