@@ -24,7 +24,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         // The sender lives in `shared`: this can't fail.
         drop(welcomed.wait_for(|welcomed| *welcomed).await);
-        sleep_until(last + timing.report_gap).await;
+        // Progress gathers; another state is said at once, or people would wait for our clock.
+        tokio::select! {
+            () = sleep_until(last + timing.report_gap) => {}
+            () = shared.reports.urgent() => {}
+        }
         let report = shared.reports.take(shared.now());
         let outcome = timeout(TIMEOUT, shared.link.report(&report)).await;
         last = Instant::now();

@@ -1,4 +1,5 @@
-//! What waifud has yet to hear, kept until it has: changes together, at most a few times a second.
+//! What waifud has yet to hear, kept until it has: changes together, at most a few times a second. What people wait
+//! for (another state, readiness, the end) does not wait for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use waifud_types::{InstanceId, Timestamp};
 pub struct Reports {
     inner: Mutex<Inner>,
     filled: Notify,
+    urgent: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,11 +33,16 @@ impl Reports {
     pub fn instance(&self, report: InstanceReport) {
         let mut inner = self.inner();
         let id = report.id;
-        if inner.instances.get(&id) != Some(&report) {
-            inner.instances.insert(id, report);
-            inner.unsaid.insert(id);
-            self.filled.notify_one();
+        let before = inner.instances.get(&id);
+        if before == Some(&report) {
+            return;
         }
+        if before.is_none_or(|b| b.state != report.state || b.ready != report.ready) {
+            self.urgent.notify_one();
+        }
+        inner.instances.insert(id, report);
+        inner.unsaid.insert(id);
+        self.filled.notify_one();
     }
 
     /// An instance was destroyed; nothing else is said of it any more.
@@ -44,6 +51,7 @@ impl Reports {
         inner.instances.remove(&tombstone.instance);
         inner.unsaid.remove(&tombstone.instance);
         inner.destroyed.insert(tombstone.instance, tombstone);
+        self.urgent.notify_one();
         self.filled.notify_one();
     }
 
@@ -103,6 +111,11 @@ impl Reports {
         self.filled.notified().await;
     }
 
+    /// Returns when something should not wait for the next round.
+    pub async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
     /// What is unsaid, counted as said from now on; empty when nothing is. Destroyed ones stay until acknowledged.
     pub fn take(&self, now: Timestamp) -> AgentReport {
         let mut inner = self.inner();
@@ -150,5 +163,47 @@ impl Reports {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use waifud_types::{Epoch, Generation, InstanceState};
+
+    use super::*;
+
+    fn report(state: InstanceState, reason: &str) -> InstanceReport {
+        InstanceReport {
+            id: InstanceId::from_uuid(uuid::Uuid::nil()),
+            epoch: Epoch::FIRST,
+            observed_generation: Generation::FIRST,
+            state,
+            reason: Some(reason.to_owned()),
+            stopped_by: None,
+            hypervisor: None,
+            ready: false,
+            ready_by: None,
+            addresses: Vec::new(),
+            step: None,
+            restart_needed: Vec::new(),
+            cloud_init: waifud_types::status::CloudInitStatus::default(),
+            conditions: Vec::new(),
+        }
+    }
+
+    fn urgent(reports: &Reports) -> bool {
+        reports.urgent().now_or_never().is_some()
+    }
+
+    #[test]
+    fn another_state_is_urgent_and_progress_is_not() {
+        let reports = Reports::default();
+        reports.instance(report(InstanceState::Preparing, "10 %"));
+        assert!(urgent(&reports));
+        reports.instance(report(InstanceState::Preparing, "20 %"));
+        assert!(!urgent(&reports));
+        reports.instance(report(InstanceState::Running, "20 %"));
+        assert!(urgent(&reports));
     }
 }
