@@ -175,7 +175,7 @@ mod tests {
 
     fn report(state: InstanceState, reason: &str) -> InstanceReport {
         InstanceReport {
-            id: InstanceId::from_uuid(uuid::Uuid::nil()),
+            id: "00000000-0000-7000-8000-000000000001".parse().unwrap(),
             epoch: Epoch::FIRST,
             observed_generation: Generation::FIRST,
             state,
