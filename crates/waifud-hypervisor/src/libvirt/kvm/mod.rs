@@ -101,7 +101,15 @@ pub async fn decide(signs: Signs, run: boot::Run, cache: &Path) -> HypervisorFac
     if let Some(known) = memory::recall(cache, &signs) {
         return known;
     }
-    let attempt = run.attempt().await;
+    let mut attempt = run.attempt().await;
+    if attempt.is_err() {
+        // Perhaps the host was busy, as hosts are at their start; and this answer is believed until the next one.
+        let patient = boot::Run {
+            deadline: run.deadline * 3,
+            ..run
+        };
+        attempt = patient.attempt().await;
+    }
     let facts = verdict(&attempt.map_err(|why| format!("a test machine under KVM failed: {why}")));
     if let Err(error) = memory::remember(cache, signs, &facts) {
         // It only costs the next start a probe.
@@ -181,5 +189,21 @@ mod tests {
         let no = verdict(&Err("of a reason".to_owned()));
         assert_eq!(no.kind, HypervisorKind::Tcg);
         assert_eq!(no.reason, "guests are emulated, which is slow: of a reason");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[tokio::test]
+    async fn one_failure_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("qemu");
+        // 85 is how the test machine ends when it has done its work.
+        let text = "#!/bin/sh\nif [ -e $0.again ]; then exit 85; fi\ntouch $0.again\nexit 1\n";
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let mut run = boot::Run::kvm(script, None);
+        run.deadline = Duration::from_secs(10);
+        let facts = decide(good(), run, &directory.path().join("cache")).await;
+        assert_eq!(facts.kind, HypervisorKind::Kvm, "{}", facts.reason);
     }
 }
