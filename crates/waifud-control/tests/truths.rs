@@ -5,7 +5,7 @@ mod common;
 use axum::http::Method;
 use common::{DEADLINE, Server, collect, hello, report};
 use serde_json::json;
-use waifud_types::status::{ReadyBy, StepStatus, StoppedBy};
+use waifud_types::status::{CloudInitState, ReadyBy, StepStatus, StoppedBy};
 use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
 
 fn step(name: &str) -> StepStatus {
@@ -154,6 +154,47 @@ async fn nothing_runs_after_the_machine_was_restarted_until_the_agent_says_so() 
         kinds[kinds.len() - 2..],
         ["instance.stopped", "instance.started"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_is_not_ended_by_what_was_true_before() {
+    let server = std::sync::Arc::new(Server::start().await);
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    let mut off = report(id, InstanceState::Stopped);
+    off.cloud_init.state = CloudInitState::Done;
+    agent.says(off).await;
+    let wait = |method, path: &'static str, body: &'static str| {
+        let server = server.clone();
+        tokio::spawn(async move { server.call(method, path, &[], body).await })
+    };
+    let ready = wait(Method::GET, "/v1/instances/web?wait=20s&for=ready", "");
+    let mut running = report(id, InstanceState::Running);
+    agent.says(running.clone()).await;
+    running.ready = true;
+    running.ready_by = Some(ReadyBy::GuestAgent);
+    agent.says(running).await;
+    assert_eq!(ready.await.unwrap().status, 200);
+
+    agent.says(report(id, InstanceState::Failed)).await;
+    let stop = wait(
+        Method::PATCH,
+        "/v1/instances/web?wait=20s",
+        r#"{"run":false}"#,
+    );
+    while server.get("/v1/instances/web").await.instance().generation == Generation(1) {
+        tokio::task::yield_now().await;
+    }
+    let mut stopped = report(id, InstanceState::Stopped);
+    stopped.observed_generation = Generation(2);
+    agent.says(stopped).await;
+    assert_eq!(stop.await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use waifud_api::{Instance, Page};
 use waifud_store::{InstanceFilter, Topic};
+use waifud_types::status::CloudInitState;
 use waifud_types::{Generation, InstanceId, InstanceState, Secret};
 
 use super::find;
@@ -60,7 +61,20 @@ impl Goal {
         let status = &instance.status;
         match self {
             Self::Gone => false,
-            Self::Ready if status.cloud_init.state.is_final() && !status.ready => true,
+            // What cloud-init said counts while the guest runs: after a stop it is of the boot before.
+            Self::Ready
+                if status.state == InstanceState::Running
+                    && matches!(
+                        status.cloud_init.state,
+                        CloudInitState::Degraded | CloudInitState::Error | CloudInitState::Disabled
+                    ) =>
+            {
+                !status.ready
+            }
+            // What failed before the node knew of the order says nothing about the order.
+            Self::Settled(generation) if status.observed_generation < Some(generation) => {
+                status.state == InstanceState::Deleting
+            }
             _ => matches!(
                 status.state,
                 InstanceState::Failed | InstanceState::Deleting
