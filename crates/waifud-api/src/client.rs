@@ -100,6 +100,16 @@ pub struct ListQuery {
     pub label: Option<String>,
 }
 
+impl ListQuery {
+    /// For reading a whole list: in pages as large as the server gives.
+    pub fn whole() -> Self {
+        Self {
+            limit: Some(1000),
+            ..Self::default()
+        }
+    }
+}
+
 /// Which events.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EventQuery {

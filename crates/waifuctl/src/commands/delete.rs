@@ -33,6 +33,17 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
         if instances.iter().any(|known| known.id == instance.id) {
             continue;
         }
+        if instance.spec.protected {
+            return Err(Failure::input(
+                "protected",
+                format!("instance {} is protected against deletion", instance.name),
+            )
+            .field("spec.protected")
+            .hint(format!(
+                "set protected to false first: PATCH /v1/instances/{} {{\"protected\": false}}",
+                instance.name
+            )));
+        }
         if !args.yes {
             confirm("instance", instance.name.as_str())?;
         }

@@ -21,7 +21,7 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
         node: args.node,
         template: args.template,
         label: args.label,
-        ..ListQuery::default()
+        ..ListQuery::whole()
     };
     let mut all = context.client.instances(&query).await?;
     while let Some(cursor) = all.next.take() {

@@ -21,7 +21,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let mut query = ListQuery::default();
+    let mut query = ListQuery::whole();
     let mut nodes = context.client.nodes(&query).await?;
     while let Some(cursor) = nodes.next.take() {
         query.cursor = Some(cursor);
@@ -60,7 +60,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
 }
 
 async fn instances(context: &Context) -> Result<Vec<Instance>, Failure> {
-    let mut query = ListQuery::default();
+    let mut query = ListQuery::whole();
     let mut all = Vec::new();
     loop {
         let page = context.client.instances(&query).await?;

@@ -147,7 +147,7 @@ fn bad_image(path: &Path, error: &qcow2::Qcow2Error) -> Failure {
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let mut query = ListQuery::default();
+    let mut query = ListQuery::whole();
     let mut page = context.client.templates(&query).await?;
     while let Some(cursor) = page.next.take() {
         query.cursor = Some(cursor);
