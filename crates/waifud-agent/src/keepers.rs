@@ -74,7 +74,7 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
             () = shared.network_check.notified() => {}
             seen = drift.recv() => match seen {
                 Ok(drift) => {
-                    tracing::warn!("the guests' network was changed by somebody else and is put right: {}", drift.what);
+                    tracing::warn!("the guests' network is put right: {}", drift.what);
                     shared.network.invalidate();
                 }
                 Err(RecvError::Lagged(_)) => shared.network.invalidate(),
