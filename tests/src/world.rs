@@ -31,7 +31,6 @@ pub struct World {
     pub key: PathBuf,
     /// The public key, as the machine sees it.
     pub public_key: PathBuf,
-    _home: tempfile::TempDir,
 }
 
 static SHARED: OnceLock<Mutex<Option<World>>> = OnceLock::new();
@@ -79,11 +78,13 @@ impl World {
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
             .arg(&private);
         wait::run(&mut keygen, SOON)?;
-        let home = tempfile::tempdir()?;
+        // In the lab's own directory, which its guard removes: what a static holds is never dropped.
+        let home = lab.path_outside("/etc/waifud/home");
+        std::fs::create_dir(&home)?;
         let waifuctl = Waifuctl {
             program: bin_dir.join("waifuctl"),
             socket: lab.path_outside("/run/waifud/waifud.sock"),
-            home: home.path().to_owned(),
+            home,
         };
         let world = Self {
             public_key: private.with_extension("pub"),
@@ -91,7 +92,6 @@ impl World {
             waifuctl,
             tiny,
             key,
-            _home: home,
         };
         world.node_is_ready()?;
         let image = world.tiny.qcow2.display().to_string();
