@@ -313,6 +313,13 @@ fn deleting_asks_first_and_unknown_names_are_said() -> Result<()> {
             unasked.code == 1 && unasked.stderr.contains("--yes"),
             "{unasked:?}"
         );
+        world.waifuctl.json(&["protect", "careful"])?;
+        let protected = world.waifuctl.run(&["delete", "careful", "--yes"])?;
+        ensure!(
+            protected.code == 1 && protected.stderr.contains("--off"),
+            "{protected:?}"
+        );
+        world.waifuctl.json(&["protect", "careful", "--off"])?;
         world.delete("careful")
     })
 }

@@ -127,6 +127,17 @@ fn a_guest_that_powers_itself_off_stays_off() -> Result<()> {
             still["status"]["state"] == "stopped" && still["spec"]["run"] == true,
             "{still}"
         );
+        let started = world.waifuctl.run(&["start", "sleepy"])?;
+        ensure!(started.code == 0, "{started:?}");
+        world.until("sleepy", "running again", |i| {
+            i["status"]["state"] == "running" && i["status"]["ready"] == true
+        })?;
+        let stopped = world.waifuctl.run(&["stop", "sleepy"])?;
+        ensure!(stopped.code == 0, "{stopped:?}");
+        let off = world.until("sleepy", "stopped by the user", |i| {
+            i["status"]["state"] == "stopped"
+        })?;
+        ensure!(off["status"]["stopped_by"] == "user", "{off}");
         world.delete("sleepy")
     })
 }

@@ -64,6 +64,15 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl delete web\n  waifuctl delete web db --yes --wait"
     )]
     Delete(DeleteArgs),
+    /// Start an instance; also one that powered itself off
+    #[command(after_help = "Example:\n  waifuctl start web")]
+    Start(NameArg),
+    /// Ask an instance to shut down; after 90 seconds its plug is pulled
+    #[command(after_help = "Example:\n  waifuctl stop web")]
+    Stop(NameArg),
+    /// Refuse to delete an instance, or with --off no longer
+    #[command(after_help = "Examples:\n  waifuctl protect web\n  waifuctl protect web --off")]
+    Protect(ProtectArgs),
     /// Print an instance's address
     #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
     Ip(NameArg),
@@ -157,6 +166,17 @@ pub struct NameArg {
     /// Its name or id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+}
+
+/// `protect`.
+#[derive(Debug, Args)]
+pub struct ProtectArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Allow deletion again
+    #[arg(long)]
+    pub off: bool,
 }
 
 /// `delete`.

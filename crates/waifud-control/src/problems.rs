@@ -149,7 +149,7 @@ pub fn protected(name: &Name) -> Problem {
         format!("instance {name} is protected against deletion"),
     )
     .field("spec.protected")
-    .hint("set protected to false first: PATCH /v1/instances/NAME {\"protected\": false}")
+    .hint("waifuctl protect NAME --off, then delete it")
 }
 
 /// It is being destroyed.

@@ -241,7 +241,10 @@ async fn a_guest_that_powered_itself_off_is_started_by_being_told_to_run() {
     off.stopped_by = Some(StoppedBy::Guest);
     agent.says(off).await;
     let why = server.get("/v1/instances/web/why").await.json();
-    assert!(why["hint"].as_str().unwrap().contains("run"), "{why}");
+    assert!(
+        why["hint"].as_str().unwrap().contains("waifuctl start web"),
+        "{why}"
+    );
     for _ in 0..2 {
         let ordered = server.patch("/v1/instances/web", &run).await.instance();
         assert_eq!(

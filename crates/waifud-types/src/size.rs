@@ -82,6 +82,9 @@ impl FromStr for ByteSize {
             return Err(ByteSizeError::Malformed(shown()));
         }
         let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" if number.bytes().all(|b| matches!(b, b'0' | b'.')) => {
+                return Err(ByteSizeError::Zero);
+            }
             "" => return Err(ByteSizeError::NoUnit(shown())),
             "b" => 0,
             "k" | "kb" | "kib" => 10,
@@ -165,6 +168,7 @@ mod tests {
             Err(ByteSizeError::Negative(_))
         ));
         assert!(matches!("0G".parse::<ByteSize>(), Err(ByteSizeError::Zero)));
+        assert!(matches!("0".parse::<ByteSize>(), Err(ByteSizeError::Zero)));
         assert!(matches!(
             "9999999999999T".parse::<ByteSize>(),
             Err(ByteSizeError::TooLarge(_))

@@ -40,7 +40,7 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
             )
             .field("spec.protected")
             .hint(format!(
-                "set protected to false first: PATCH /v1/instances/{} {{\"protected\": false}}",
+                "waifuctl protect {} --off, then delete it",
                 instance.name
             )));
         }

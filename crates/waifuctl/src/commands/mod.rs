@@ -9,6 +9,7 @@ mod node;
 mod reference;
 mod show;
 mod template;
+mod update;
 mod why;
 
 use crate::cli::Command;
@@ -22,6 +23,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, &args.name).await,
         Command::Delete(args) => delete::run(context, args).await,
+        Command::Start(args) => update::start(context, &args.name).await,
+        Command::Stop(args) => update::stop(context, &args.name).await,
+        Command::Protect(args) => update::protect(context, &args.name, !args.off).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,

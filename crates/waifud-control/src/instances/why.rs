@@ -181,9 +181,9 @@ fn hint(
             }
             _ => None,
         },
-        InstanceState::Stopped if instance.spec.run => Some(format!(
-            "start it again: PATCH /v1/instances/{name} {{\"run\": true}}"
-        )),
+        InstanceState::Stopped if instance.spec.run => {
+            Some(format!("start it again: waifuctl start {name}"))
+        }
         _ => None,
     }
 }
