@@ -73,85 +73,53 @@ fn pool_ops() -> [PoolOp; 4] {
 
 #[tokio::test]
 async fn an_agent_killed_inside_each_verb_is_carried_on_by_the_next() {
-    for op in hypervisor_ops() {
-        let world = World::new();
-        world.hypervisor.hang(op);
-        kill_inside(
-            &world,
-            async || world.hypervisor.calls(op) > 0,
-            || {
-                world.hypervisor.release(op);
-            },
-        )
-        .await;
-    }
-    for op in pool_ops() {
-        let world = World::new();
-        world.pool.hang(op);
-        kill_inside(
-            &world,
-            async || world.pool.calls(op) > 0,
-            || {
-                world.pool.release(op);
-            },
-        )
-        .await;
-    }
-}
-
-async fn kill_inside(world: &World, inside: impl AsyncFn() -> bool, release: impl Fn()) {
-    world.start();
-    let instance = world.instance("web");
-    let id = instance.id;
-    world.waifud.put(instance);
-    world.until("inside", inside).await;
-    world.kill().await;
-    release();
-    world.start();
-    world.until_ready(id).await;
-    assert_eq!(world.hypervisor.starts(), 1);
-    world.delete(id).await;
+    inside_each_verb(async |world, id, release| {
+        world.kill().await;
+        release();
+        world.start();
+        world.until_ready(id).await;
+        assert_eq!(world.hypervisor.starts(), 1);
+        world.delete(id).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_deletion_during_each_step_of_a_creation_leaves_nothing() {
     // Steps that only wait are given up in the middle; the others are waited for.
+    inside_each_verb(async |world, id, release| {
+        world.waifud.delete(id);
+        release();
+        world.until_destroyed(id).await;
+        assert_eq!((world.volumes().await, world.ports()), (0, 0));
+    })
+    .await;
+}
+
+/// Creates an instance in a world of its own for each verb, until that verb hangs; then it is `then`'s turn, who
+/// releases the verb.
+async fn inside_each_verb(then: impl AsyncFn(&World, InstanceId, &dyn Fn())) {
     for op in hypervisor_ops() {
         let world = World::new();
         world.hypervisor.hang(op);
-        delete_inside(
-            &world,
-            async || world.hypervisor.calls(op) > 0,
-            || {
-                world.hypervisor.release(op);
-            },
-        )
-        .await;
+        let id = begin(&world, async || world.hypervisor.calls(op) > 0).await;
+        then(&world, id, &|| world.hypervisor.release(op)).await;
     }
     for op in pool_ops() {
         let world = World::new();
         world.pool.hang(op);
-        delete_inside(
-            &world,
-            async || world.pool.calls(op) > 0,
-            || {
-                world.pool.release(op);
-            },
-        )
-        .await;
+        let id = begin(&world, async || world.pool.calls(op) > 0).await;
+        then(&world, id, &|| world.pool.release(op)).await;
     }
 }
 
-async fn delete_inside(world: &World, inside: impl AsyncFn() -> bool, release: impl Fn()) {
+async fn begin(world: &World, inside: impl AsyncFn() -> bool) -> InstanceId {
     world.start();
     let instance = world.instance("web");
     let id = instance.id;
     world.waifud.put(instance);
     world.until("inside", inside).await;
-    world.waifud.delete(id);
-    release();
-    world.until_destroyed(id).await;
-    assert_eq!((world.volumes().await, world.ports()), (0, 0));
+    id
 }
 
 #[tokio::test]
