@@ -23,7 +23,11 @@ fn skip(reason: Option<String>) -> bool {
         std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
         "this test may not be skipped: {reason}"
     );
-    eprintln!("SKIPPED: {reason}");
+    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+    drop(std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED: {reason}\n"),
+    ));
     true
 }
 

@@ -1,6 +1,11 @@
 //! The link across the ages of its keys: WireGuard renews a session after 120 s and rejects it after 180 s.
 //!
 //! `cargo test -p waifud-wireguard --test soak -- --ignored`
+//!
+//! Ignored by default, and so not in CI: gotatun's timers are the protocol's own and run on the real clock, so nine
+//! minutes can't be made shorter; CI's whole run takes eleven. The state around them (admission, timeouts,
+//! retransmission, restarts) is tested on a fake clock and in `tunnel.rs`. Run it after a change of gotatun or of
+//! `wire.rs`.
 
 mod kit;
 #[path = "../benches/load/mod.rs"]

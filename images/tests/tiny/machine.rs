@@ -40,7 +40,11 @@ pub fn missing(tools: &[&str]) -> bool {
         std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none(),
         "this test must not be skipped here: {reasons}"
     );
-    eprintln!("SKIPPED: {reasons}");
+    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+    drop(std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED: {reasons}\n"),
+    ));
     true
 }
 

@@ -36,15 +36,28 @@ pub struct World {
     pub node_key: PrivateKey,
 }
 
+/// Skips, or fails where nothing may be skipped.
+pub fn skip(why: &str) {
+    assert!(
+        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none(),
+        "may not skip: {why}"
+    );
+    say_skipped(why);
+}
+
+/// Says that something is skipped. Not with `eprintln!`: a passing test's is swallowed, and a skip has to be seen.
+pub fn say_skipped(why: &str) {
+    drop(std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED: {why}\n"),
+    ));
+}
+
 impl World {
     /// `None` where the machine does not let us; the reason has been printed, or the test has failed if it must not skip.
     pub fn new(addresses: u8) -> Option<Self> {
         if let Err(why) = namespace::available() {
-            assert!(
-                std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none(),
-                "may not skip: {why}"
-            );
-            eprintln!("SKIPPED: {why}");
+            skip(&why);
             return None;
         }
         let (node, guests) = (Namespace::new(), Namespace::new());
