@@ -3,7 +3,10 @@
 //! On the unix socket the kernel says which user is at the other end; the socket's permissions (0660, group
 //! `waifud-admin`) decide who gets that far, so everybody who does is an administrator.
 
+use std::net::SocketAddr;
+
 use waifud_types::event::Actor;
+use waifud_types::{Digest, NodeId};
 
 /// The other end of a connection, as the kernel or the TLS layer vouches for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +15,21 @@ pub enum Peer {
     Unix {
         /// Its effective user.
         uid: u32,
+    },
+    /// A TLS connection without a client certificate: a bearer token may say more.
+    Tls {
+        /// Its address.
+        from: SocketAddr,
+    },
+    /// A TLS connection with a client certificate of our CA, whose key the handshake has proven.
+    Certificate {
+        /// Its address.
+        from: SocketAddr,
+        /// The node that the certificate names.
+        node: NodeId,
+        /// The SHA-256 of the certificate's public key (its DER `SubjectPublicKeyInfo`): only the key that stands in
+        /// the node's row is accepted.
+        key: Digest,
     },
     /// Nobody vouches for it; it is let in nowhere.
     Unknown,
@@ -22,6 +40,7 @@ impl Peer {
     pub fn from(&self) -> String {
         match self {
             Self::Unix { uid } => format!("unix:uid={uid}"),
+            Self::Tls { from } | Self::Certificate { from, .. } => from.ip().to_string(),
             Self::Unknown => "unknown".to_owned(),
         }
     }
@@ -46,7 +65,8 @@ impl Principal {
     pub fn of(peer: Peer) -> Self {
         let name = match peer {
             Peer::Unix { uid } => format!("uid={uid}"),
-            Peer::Unknown => "unknown".to_owned(),
+            Peer::Certificate { node, .. } => format!("node={node}"),
+            Peer::Tls { .. } | Peer::Unknown => "unknown".to_owned(),
         };
         Self {
             name,

@@ -28,6 +28,11 @@ fn peer(parts: &Parts) -> Result<Peer, Refusal> {
             "the kernel does not say who you are; connect to the unix socket directly",
         )
         .into()),
+        // Neither tokens nor certificates are known yet: only the kernel's word counts.
+        Some(ConnectInfo(Peer::Tls { .. } | Peer::Certificate { .. })) => Err(problems::forbidden(
+            "this waifud knows local users only; use its unix socket",
+        )
+        .into()),
         Some(ConnectInfo(peer)) => Ok(*peer),
     }
 }

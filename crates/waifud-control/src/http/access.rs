@@ -1,0 +1,87 @@
+//! Who may ask for what: every route of the API in one table.
+//!
+//! A route that is not in the table is open to nobody, and a test fails until it is in it.
+
+use waifud_types::Role;
+
+/// Who may use a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Everybody who can connect.
+    Anyone,
+    /// People and programs with at least this role.
+    AtLeast(Role),
+    /// A node, by its client certificate.
+    Node,
+}
+
+use Access::{Anyone, AtLeast};
+use Role::{Operator, Viewer};
+
+/// Method, path as the router knows it, who.
+pub const ROUTES: &[(&str, &str, Access)] = &[
+    ("GET", "/healthz", Anyone),
+    ("GET", "/v1/version", Anyone),
+    ("GET", "/v1/openapi.json", Anyone),
+    ("GET", "/v1/events", AtLeast(Viewer)),
+    ("GET", "/v1/instances", AtLeast(Viewer)),
+    ("POST", "/v1/instances", AtLeast(Operator)),
+    ("GET", "/v1/instances/{name}", AtLeast(Viewer)),
+    ("PATCH", "/v1/instances/{name}", AtLeast(Operator)),
+    ("DELETE", "/v1/instances/{name}", AtLeast(Operator)),
+    ("GET", "/v1/instances/{name}/why", AtLeast(Viewer)),
+    ("GET", "/v1/instances/{name}/user-data", AtLeast(Operator)),
+    ("GET", "/v1/templates", AtLeast(Viewer)),
+    ("POST", "/v1/templates", AtLeast(Operator)),
+    ("GET", "/v1/templates/{name}", AtLeast(Viewer)),
+    ("DELETE", "/v1/templates/{name}", AtLeast(Operator)),
+    ("GET", "/v1/images", AtLeast(Viewer)),
+    ("GET", "/v1/images/{digest}", AtLeast(Viewer)),
+    ("PUT", "/v1/images/{digest}", AtLeast(Operator)),
+    ("DELETE", "/v1/images/{digest}", AtLeast(Operator)),
+    ("GET", "/v1/nodes", AtLeast(Viewer)),
+    ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),
+];
+
+/// Who may use the route; `None` when the table lacks it.
+pub fn of(method: &str, path: &str) -> Option<Access> {
+    ROUTES
+        .iter()
+        .find(|(m, p, _)| *m == method && *p == path)
+        .map(|(_, _, access)| *access)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every operation that the OpenAPI document has, as the router serves it.
+    fn operations() -> Vec<(String, String)> {
+        let document = serde_json::to_value(crate::http::openapi()).unwrap();
+        let mut found = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys() {
+                found.push((method.to_uppercase(), path.clone()));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn every_route_is_in_the_table_and_nothing_else_is() {
+        let mut table: Vec<_> = ROUTES
+            .iter()
+            .filter(|(_, _, access)| *access != Access::Node)
+            .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()))
+            .collect();
+        table.sort();
+        assert_eq!(table, operations());
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_open_to_nobody() {
+        assert_eq!(of("GET", "/v1/nowhere"), None);
+        assert_eq!(of("GET", "/healthz"), Some(Anyone));
+    }
+}
