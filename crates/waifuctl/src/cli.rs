@@ -48,7 +48,7 @@ pub enum Command {
         visible_alias = "launch",
         after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
     )]
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List instances
     #[command(
         visible_alias = "ls",
@@ -73,6 +73,11 @@ pub enum Command {
     /// Refuse to delete an instance, or with --off no longer
     #[command(after_help = "Examples:\n  waifuctl protect web\n  waifuctl protect web --off")]
     Protect(ProtectArgs),
+    /// Set or remove labels of an instance
+    #[command(
+        after_help = "Examples:\n  waifuctl label web tier=front owner=ana\n  waifuctl label web owner-\n\nKEY=VALUE sets, KEY- removes; other labels stay."
+    )]
+    Label(crate::cli_spec::LabelArgs),
     /// Print an instance's address
     #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
     Ip(NameArg),
@@ -126,12 +131,9 @@ pub struct CreateArgs {
     /// A label; repeatable
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
-    /// Run it on this node
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// Refuse to delete it
-    #[arg(long)]
-    pub protect: bool,
+    /// Where it runs, and when
+    #[command(flatten)]
+    pub wishes: crate::cli_spec::WishArgs,
     /// Wait until cloud-init in the guest has finished, and show the steps
     #[arg(short, long)]
     pub wait: bool,

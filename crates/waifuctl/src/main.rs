@@ -5,10 +5,12 @@
 //! deadline passed.
 
 mod cli;
+mod cli_spec;
 mod commands;
 mod context;
 mod failure;
 mod keys;
+mod labels;
 mod names;
 mod printer;
 mod progress;

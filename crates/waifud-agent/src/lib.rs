@@ -33,6 +33,7 @@ mod life;
 mod metadata;
 mod network;
 mod observe;
+mod pending;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;

@@ -29,6 +29,8 @@ pub struct Evidence {
     pub refused: u64,
     /// The last request: path (a guest's text, shortened), status, time.
     pub last: Option<(String, u16, Timestamp)>,
+    /// The bundle whose user-data the guest asked for last, whether there was any.
+    pub asked_for: Option<Digest>,
     /// The last phone-home: time, and the instance-id that the guest believes to have.
     pub phoned_home: Option<(Timestamp, Option<String>)>,
 }
@@ -51,6 +53,8 @@ struct Inner {
     /// What it was told of the tunnel.
     told: Option<Tunnel>,
     held: BTreeMap<InstanceId, (Ipv4Addr, Digest)>,
+    /// Since when at least, so that what was asked before is not taken for a look at the present documents.
+    held_since: BTreeMap<InstanceId, (Digest, Timestamp)>,
     trouble: Option<String>,
     evidence: BTreeMap<InstanceId, Evidence>,
 }
@@ -134,6 +138,10 @@ impl Metadata {
                     .into_iter()
                     .map(|held| (held.id, (held.address, held.bundle)))
                     .collect();
+                let held: Vec<_> = inner.held.iter().map(|(id, held)| (*id, held.1)).collect();
+                for (id, digest) in held {
+                    inner.now_holds(id, digest);
+                }
                 inner.trouble = None;
                 Ok(Refreshed {
                     changed,
@@ -205,9 +213,9 @@ impl Metadata {
             }
             other => other?,
         }
-        self.inner()
-            .held
-            .insert(want.id, (address, want.bundle.digest));
+        let mut inner = self.inner();
+        inner.held.insert(want.id, (address, want.bundle.digest));
+        inner.now_holds(want.id, want.bundle.digest);
         Ok(())
     }
 
@@ -216,6 +224,7 @@ impl Metadata {
         self.service.release(id).await?;
         let mut inner = self.inner();
         inner.held.remove(&id);
+        inner.held_since.remove(&id);
         inner.evidence.remove(&id);
         Ok(())
     }
@@ -242,6 +251,7 @@ impl Metadata {
         let mut inner = self.inner();
         let mut concerned = BTreeSet::new();
         for observation in observations {
+            let held = inner.held_since.get(&observation.instance).copied();
             let evidence = inner.evidence.entry(observation.instance).or_default();
             concerned.insert(observation.instance);
             match &observation.what {
@@ -250,6 +260,12 @@ impl Metadata {
                         evidence.served += 1;
                     } else {
                         evidence.refused += 1;
+                    }
+                    if let Some((digest, since)) = held
+                        && since <= observation.at
+                        && (path.ends_with("user_data") || path.ends_with("user-data"))
+                    {
+                        evidence.asked_for = Some(digest);
                     }
                     let path: String = crate::cloud_init::text(path).chars().take(120).collect();
                     evidence.last = Some((path, *status, observation.at));
@@ -306,6 +322,14 @@ impl Metadata {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn now_holds(&mut self, id: InstanceId, digest: Digest) {
+        if self.held_since.get(&id).map(|(held, _)| *held) != Some(digest) {
+            self.held_since.insert(id, (digest, Timestamp::now()));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::{AgentInstance, NodeSlice, Tombstone};
 use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
-use waifud_types::{Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp};
+use waifud_types::{Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp};
 
 /// What is remembered of the node itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -120,6 +120,8 @@ pub struct Memory {
     pub disks: BTreeSet<Name>,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
+    /// The documents that the running guest has read, or found at its start.
+    pub documents: Option<Digest>,
     /// When it last phoned home.
     pub phoned_home_at: Option<Timestamp>,
     /// How readiness was proven since.

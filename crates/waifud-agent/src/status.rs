@@ -6,6 +6,7 @@ use waifud_types::status::{Condition, HypervisorKind, StepStatus};
 use waifud_types::{Epoch, Generation, InstanceState, Timestamp};
 
 use crate::life;
+use crate::pending;
 use crate::plan::{Observed, Step, Wait};
 use crate::record::{InstanceRecord, Memory, Wish};
 
@@ -76,7 +77,10 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         ready_by: memory.ready_by,
         addresses: Vec::new(),
         step: step_status(&s),
-        restart_needed: Vec::new(),
+        restart_needed: match s.wish {
+            Wish::Keep(want) if on => pending::restart_needed(memory, want),
+            _ => Vec::new(),
+        },
         cloud_init: memory.cloud_init.clone(),
         conditions: s.conditions,
     })

@@ -166,6 +166,7 @@ pub(crate) async fn start(
             memory.run = RunMemory::Starting;
             memory.stop_requested = false;
             memory.started_at = Some(now);
+            memory.documents = Some(want.bundle.digest);
             memory.ready_by = None;
             memory.phoned_home_at = None;
             memory.cloud_init = CloudInitStatus::default();

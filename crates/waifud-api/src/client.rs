@@ -175,6 +175,35 @@ impl Client {
         .await
     }
 
+    /// Whether a request to create would be accepted now; nothing is done.
+    pub async fn check_instance(&self, request: &CreateInstance) -> Result<(), ClientError> {
+        let request = self
+            .request(Method::POST, &["instances"])
+            .query(&[("dry_run", "true")])
+            .json(request);
+        self.send(request).await.map(drop)
+    }
+
+    /// The request that would create this instance again, and the generation that it is of.
+    pub async fn description(
+        &self,
+        name: &str,
+    ) -> Result<(CreateInstance, Generation), ClientError> {
+        let response = self
+            .send(self.get(&["instances", name, "description"]))
+            .await?;
+        let generation = response
+            .headers()
+            .get("etag")
+            .and_then(|tag| tag.to_str().ok()?.trim_matches('"').parse().ok())
+            .map(Generation)
+            .ok_or_else(|| ClientError::Malformed("a description without ETag".to_owned()))?;
+        let body = response.bytes().await.map_err(|e| self.transport(e))?;
+        let description =
+            serde_json::from_slice(&body).map_err(|e| ClientError::Malformed(e.to_string()))?;
+        Ok((description, generation))
+    }
+
     /// Changes an instance, if it still is at this generation (or whatever it is, without one).
     pub async fn update_instance(
         &self,

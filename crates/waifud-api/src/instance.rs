@@ -93,6 +93,21 @@ pub struct UpdateInstance {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub user_data: Option<Secret<String>>,
+    /// True: the next boot is a first boot for cloud-init, and does again what is done once per instance.
+    #[serde(default)]
+    pub re_run: bool,
+    /// Labels to set; null removes one. Labels that are not named stay, and the generation does not count them.
+    #[serde(default)]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// What happens when it stops by itself.
+    #[serde(default)]
+    pub restart: Option<RestartPolicy>,
+    /// Higher starts earlier and stops later.
+    #[serde(default)]
+    pub priority: Option<i32>,
+    /// Wishes about the node, all of them: they replace the ones before. A placed instance is not moved.
+    #[serde(default)]
+    pub placement: Option<PlacementSpec>,
 }
 
 /// `GET /v1/instances/{name}/why`: the story of one instance, from its events and its status.

@@ -23,7 +23,7 @@ pub use answer::{Answer, GuestRequest, Method, path_of};
 pub use bundle::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, seal};
 pub use documents::Documents;
 pub use render::render;
-pub use source::{NicDoc, Source, VendorOptions, instance_id};
+pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
 pub use ssh_key::{SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};
 pub use user_data::{UserDataError, UserDataKind, validate_user_data};

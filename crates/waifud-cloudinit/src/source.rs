@@ -67,3 +67,31 @@ pub struct NicDoc {
 pub fn instance_id(instance: InstanceId, run: u64) -> String {
     format!("i-{instance}-{run}")
 }
+
+/// The instance-id that follows `current`: with it the next boot is a first boot once more.
+pub fn next_instance_id(instance: InstanceId, current: &str) -> String {
+    let run = current
+        .rsplit('-')
+        .next()
+        .and_then(|run| run.parse::<u64>().ok())
+        .unwrap_or(1);
+    instance_id(instance, run.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_has_an_instance_id_of_its_own() {
+        let instance = InstanceId::generate();
+        let first = instance_id(instance, 1);
+        let second = next_instance_id(instance, &first);
+        assert_eq!(second, instance_id(instance, 2));
+        let ninth = instance_id(instance, 9);
+        assert_eq!(
+            next_instance_id(instance, &ninth),
+            instance_id(instance, 10)
+        );
+    }
+}

@@ -141,6 +141,17 @@ pub fn stale(found: Generation) -> Problem {
     .hint("read it again, look at what changed, and send the new ETag")
 }
 
+/// A wish for another node than the one where it is.
+pub fn placed_elsewhere(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "placed-elsewhere",
+        format!("{name} is on {node} already, and a change of its wishes does not move it"),
+    )
+    .field("spec.placement.node")
+    .hint(format!("leave it at {node}, or null"))
+}
+
 /// Delete is refused.
 pub fn protected(name: &Name) -> Problem {
     Problem::new(

@@ -159,7 +159,8 @@ fn ssh_keys(lines: &[String]) -> Result<Vec<String>, Problem> {
         .collect()
 }
 
-fn labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+/// Checks labels.
+pub fn labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
     if labels.len() > LABELS_MAX {
         return Err(problems::too_many(field, LABELS_MAX));
     }

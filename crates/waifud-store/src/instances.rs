@@ -186,13 +186,7 @@ impl WriteTx<'_> {
                 ":revision": to_i64(revision.number),
             })
             .map_err(|e| taken(e, &[("instances.name", Taken::InstanceName)]))?;
-        let mut label = self.conn.prepare_cached(
-            "INSERT INTO instance_labels (key, value, instance) VALUES (?1, ?2, ?3)",
-        )?;
-        for (key, value) in &new.labels {
-            label.execute((key, value, id16(&new.id)))?;
-        }
-        drop(label);
+        self.index_labels(new.id, &new.labels)?;
         if let Some(text) = &new.user_data {
             self.set_user_data(new.id, text)?;
         }
@@ -209,6 +203,45 @@ impl WriteTx<'_> {
         self.conn
             .prepare_cached("INSERT OR REPLACE INTO user_data (instance, text) VALUES (?1, ?2)")?
             .execute((id16(&id), text.expose()))?;
+        Ok(())
+    }
+
+    /// Replaces the labels. The node does not hear of it: it knows none.
+    pub fn set_labels(
+        &mut self,
+        id: InstanceId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET labels = ?2 WHERE id = ?1")?
+            .execute((id16(&id), to_json("labels", labels)?))?;
+        self.conn
+            .prepare_cached("DELETE FROM instance_labels WHERE instance = ?1")?
+            .execute([id16(&id)])?;
+        self.index_labels(id, labels)?;
+        self.touch(Topic::Instance(id));
+        Ok(())
+    }
+
+    fn index_labels(
+        &self,
+        id: InstanceId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        let mut label = self.conn.prepare_cached(
+            "INSERT INTO instance_labels (key, value, instance) VALUES (?1, ?2, ?3)",
+        )?;
+        for (key, value) in labels {
+            label.execute((key, value, id16(&id)))?;
+        }
+        Ok(())
+    }
+
+    /// Gives it another cloud-init instance-id. Its documents have to be rendered anew for the node to hear of it.
+    pub fn set_cloud_id(&mut self, id: InstanceId, cloud_id: &str) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET cloud_id = ?2 WHERE id = ?1")?
+            .execute((id16(&id), cloud_id))?;
         Ok(())
     }
 

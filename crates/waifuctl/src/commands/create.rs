@@ -1,15 +1,15 @@
 //! `waifuctl create`
 
-use std::collections::BTreeMap;
-
 use waifud_api::{CreateInstance, Instance};
-use waifud_types::spec::{PlacementSpec, RestartPolicy};
+use waifud_types::name::NameError;
+use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
 use crate::cli::CreateArgs;
+use crate::cli_spec::WishArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::{keys, user_data, wait};
+use crate::{keys, labels, user_data, wait};
 
 /// Creates an instance; with `--wait`, shows its steps until cloud-init has finished.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
@@ -38,18 +38,10 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         (false, true) => keys::own(),
         (false, false) => keys::named(&args.ssh_key)?,
     };
-    let node =
-        args.node
-            .map(|n| n.parse())
-            .transpose()
-            .map_err(|e: waifud_types::name::NameError| {
-                Failure::input("bad-name", e.to_string())
-                    .field("--node")
-                    .hint("waifuctl node list")
-            })?;
+    let wishes = args.wishes;
     Ok(CreateInstance {
         name: args.name,
-        labels: labels(&args.label)?,
+        labels: labels::pairs("--label", &args.label)?,
         template: args.template,
         cpus: args.cpus,
         memory_bytes: args.memory,
@@ -57,30 +49,40 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         pool: args.pool,
         user_data: args.user_data.as_deref().map(user_data::read).transpose()?,
         ssh_keys,
-        run: None,
-        restart: RestartPolicy::default(),
-        priority: 0,
-        protected: args.protect,
-        mac: None,
-        placement: PlacementSpec {
-            node,
-            ..PlacementSpec::default()
-        },
+        run: wishes.no_start.then_some(false),
+        restart: wishes.restart.unwrap_or_default(),
+        priority: wishes.priority.unwrap_or_default(),
+        protected: wishes.protect,
+        mac: wishes.mac,
+        placement: placement(&wishes)?,
     })
 }
 
-fn labels(arguments: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    arguments
-        .iter()
-        .map(|argument| match argument.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(
-                Failure::input("bad-label", format!("{argument:?} is not a label"))
-                    .field("--label")
-                    .hint("write KEY=VALUE, such as tier=web"),
-            ),
+/// Where it may run.
+fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
+    let bad = |field: &str, e: NameError, hint: &str| {
+        Failure::input("bad-name", e.to_string())
+            .field(field)
+            .hint(hint)
+    };
+    let node = wishes.node.as_deref().map(str::parse).transpose();
+    let spread = wishes.spread.as_deref().map(|text| {
+        let (group, strict) = match text.split_once(',') {
+            Some((group, "strict")) => (group, true),
+            _ => (text, false),
+        };
+        Ok(SpreadSpec {
+            group: group.parse()?,
+            strict,
         })
-        .collect()
+    });
+    let hint =
+        "a group's name, a-z, 0-9 and -, such as db; db,strict rather waits than shares a node";
+    Ok(PlacementSpec {
+        node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
+        require: labels::pairs("--require", &wishes.require)?,
+        spread: spread.transpose().map_err(|e| bad("--spread", e, hint))?,
+    })
 }
 
 /// One line: what it is called, where it is, and its address.
@@ -103,15 +105,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_need_a_key() {
-        assert_eq!(
-            labels(&["a=b=c".into()])
-                .unwrap()
-                .get("a")
-                .map(String::as_str),
-            Some("b=c")
-        );
-        assert!(labels(&["=x".into()]).is_err());
-        assert!(labels(&["x".into()]).is_err());
+    fn a_spread_is_a_group_and_perhaps_strict() {
+        let of = |text: &str| {
+            placement(&WishArgs {
+                spread: Some(text.to_owned()),
+                ..WishArgs::default()
+            })
+        };
+        assert!(!of("db").unwrap().spread.unwrap().strict);
+        assert!(of("db,strict").unwrap().spread.unwrap().strict);
+        for bad in ["", ",strict", "db,lax", "D B"] {
+            assert_eq!(of(bad).unwrap_err().exit_code(), 1, "{bad:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::ListArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
-use crate::text::{age, since};
+use crate::text::{age, escape, since};
 
 /// Prints every instance that the filters leave.
 pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
@@ -120,6 +120,16 @@ fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
         .iter()
         .map(|(node, guests)| is_off(node, guests, now))
         .collect();
+    for instance in &page.items {
+        let pending = &instance.status.restart_needed;
+        if !pending.is_empty() {
+            notes.push(format!(
+                "note: {} has a new {} at its next start",
+                instance.name,
+                escape(&pending.join(", "))
+            ));
+        }
+    }
     let starred = |instance: &Instance| {
         shown(instance).is_some_and(|address| address.source == AddressSource::Observed)
     };

@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod events;
 mod ip;
+mod label;
 mod list;
 mod node;
 mod reference;
@@ -19,13 +20,14 @@ use crate::failure::Failure;
 /// Runs what was typed.
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Create(args) => create::run(context, args).await,
+        Command::Create(args) => create::run(context, *args).await,
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, &args.name).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Start(args) => update::start(context, &args.name).await,
         Command::Stop(args) => update::stop(context, &args.name).await,
         Command::Protect(args) => update::protect(context, &args.name, !args.off).await,
+        Command::Label(args) => label::run(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,

@@ -101,6 +101,15 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
             &format!("{} bytes, {}", user_data.size_bytes, user_data.sha256),
         );
     }
+    if !status.restart_needed.is_empty() {
+        line(
+            "pending",
+            &format!(
+                "{} at its next start",
+                escape(&status.restart_needed.join(", "))
+            ),
+        );
+    }
     if spec.protected {
         line("protected", "yes");
     }

@@ -29,6 +29,7 @@ use crate::backoff::{Backoff, jittered};
 use crate::conditions;
 use crate::life;
 use crate::observe::{self, Own};
+use crate::pending;
 use crate::plan::{self, Circumstances, Observed, Step, Wait};
 use crate::ready::Readiness;
 use crate::record::{Memory, RunMemory, Wish};
@@ -303,11 +304,14 @@ impl Driver {
             self.stopping_since = None;
             self.asked = None;
         }
+        let asked_for = self.shared.metadata.evidence(self.id).asked_for;
+        after.documents = pending::documents(before, want, seen, asked_for);
         if after != *before {
             self.shared.table.remember(self.id, |memory| {
                 memory.run = after.run;
                 memory.stopped_by = after.stopped_by;
                 memory.stop_requested = after.stop_requested;
+                memory.documents = after.documents;
             })?;
             view.record.memory = after;
         }

@@ -31,6 +31,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/v1/instances/{name}", AtLeast(Operator)),
     ("GET", "/v1/instances/{name}/why", AtLeast(Viewer)),
     ("GET", "/v1/instances/{name}/user-data", AtLeast(Operator)),
+    ("GET", "/v1/instances/{name}/description", AtLeast(Operator)),
     ("GET", "/v1/templates", AtLeast(Viewer)),
     ("POST", "/v1/templates", AtLeast(Operator)),
     ("GET", "/v1/templates/{name}", AtLeast(Viewer)),

@@ -48,6 +48,7 @@ fn field(path: &str) -> String {
     params(
         ("wait" = Option<String>, Query, description = "Wait at most so long, such as 30s, until `for` is true."),
         ("for" = Option<String>, Query, description = "`running` (the default; `stopped` when run is false) or `ready`."),
+        ("dry_run" = Option<bool>, Query, description = "True: everything is checked and nothing is done."),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same answer for 24 h."),
     ),
     request_body = CreateInstance,
@@ -55,6 +56,7 @@ fn field(path: &str) -> String {
         (status = 201, description = "Accepted and durable.", body = Instance),
         (status = 200, description = "With `wait`: `for` is true.", body = Instance),
         (status = 202, description = "With `wait`: not yet.", body = Instance),
+        (status = 204, description = "With `dry_run`: it would be accepted.", body = ()),
         (status = 409, description = "The name is taken, or the key was used for another body.", body = Problem),
         (status = 422, description = "A field can't be used.", body = Problem),
     )
@@ -68,8 +70,13 @@ pub async fn create(
 ) -> Result<Response, Refusal> {
     let wait = wait(&mut params)?;
     let goal = goal(&mut params)?;
+    let dry_run = dry_run(&mut params)?;
     params.finish()?;
     let request: CreateInstance = parse(&bytes, field)?;
+    if dry_run {
+        control.check_create(request).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let key = idempotency_key(&headers)?
         .map(|key| IdempotencyKey::new(&asker.principal, &key, "/v1/instances", &bytes));
     let created = control.create_instance(request, key, asker.cause).await?;
@@ -109,6 +116,18 @@ fn waited(outcome: Waited, last: &Instance) -> Result<Response, Refusal> {
         Waited::Reached(instance) => Ok(answer(StatusCode::OK, *instance)),
         Waited::NotYet(instance) => Ok(answer(StatusCode::ACCEPTED, *instance)),
         Waited::Gone => Err(problems::deleted_meanwhile(&last.name).into()),
+    }
+}
+
+fn dry_run(params: &mut Params) -> Result<bool, Problem> {
+    match params.one("dry_run")?.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(problems::bad_query(
+            "dry_run",
+            "dry_run is neither true nor false",
+            "true or false",
+        )),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod access;
 mod agent;
 mod body;
+mod descriptions;
 mod envelope;
 mod events;
 mod headers;
@@ -56,6 +57,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         ))
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
+        .routes(routes!(descriptions::description))
         .routes(routes!(templates::create, templates::list))
         .routes(routes!(templates::show, templates::delete))
         .routes(routes!(images::list))

@@ -177,7 +177,8 @@ impl Control {
     }
 }
 
-fn spec(
+/// The spec that a request asks for, of what its template points at.
+pub(crate) fn spec(
     wanted: &Checked,
     template: &TemplateRow,
     mac: MacAddr,

@@ -2,8 +2,10 @@
 //!
 //! Each verb is one job of the database's writer: checked, decided, written and told of in one transaction.
 
+mod amend;
 pub mod create;
 pub mod delete;
+pub mod describe;
 pub mod place;
 pub mod read;
 pub mod update;

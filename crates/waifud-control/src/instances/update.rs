@@ -5,14 +5,15 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::{IfMatch, find};
+use super::{IfMatch, amend, find};
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note, problems, validate, view};
 
 impl Control {
-    /// Changes an instance's spec. New user-data keeps cloud-init's instance-id: the next boot reads it, and nothing
-    /// that is done once per instance is done again.
+    /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id: the next boot reads it, and
+    /// nothing that is done once per instance is done again, unless `re_run` asks for that. Labels are no part of the
+    /// spec: its generation does not count them.
     pub async fn update_instance(
         &self,
         name_or_id: &str,
@@ -23,6 +24,7 @@ impl Control {
         if let Some(text) = &change.user_data {
             validate::user_data(text)?;
         }
+        amend::check(&change)?;
         let control = self.clone();
         let wanted = name_or_id.to_owned();
         self.shared
@@ -66,15 +68,24 @@ impl Control {
                 said.push("new user-data for the next boot");
             }
         }
+        amend::wishes(&mut row, change, &mut said)?;
+        let relabelled = amend::labels(&mut row, change, &mut said)?;
+        if change.re_run {
+            row.cloud_id = waifud_cloudinit::next_instance_id(row.id, &row.cloud_id);
+            said.push("the next boot is a first boot");
+        }
         // What stopped by itself and stays off is started by being told to run again: a generation of its own.
         let start_again = change.run == Some(true) && row.spec == before && stays_off(&row);
         if start_again {
             said.push("should run again");
         }
-        if row.spec == before && !start_again {
+        let respecified = row.spec != before || start_again || change.re_run;
+        if !respecified && !relabelled {
             return Ok(row);
         }
-        row.generation = row.generation.next();
+        if respecified {
+            row.generation = row.generation.next();
+        }
         let event = note::event(
             self.now(),
             "instance.updated",
@@ -84,16 +95,31 @@ impl Control {
         )
         .generation(row.generation);
         let revision = tx.emit(&event)?;
+        if relabelled {
+            tx.set_labels(row.id, &row.labels)?;
+        }
+        if !respecified {
+            return Ok(row);
+        }
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
-        if row.spec.user_data != before.user_data
-            && let Some(text) = &change.user_data
-        {
+        let new_text = (row.spec.user_data != before.user_data)
+            .then_some(change.user_data.as_ref())
+            .flatten();
+        if let Some(text) = new_text {
             tx.set_user_data(row.id, text)?;
-            if let Some(node) = row.node
-                && let Some(node) = tx.node(node)?
-            {
-                self.put_bundle(tx, &row, &node.name, node.subnet)?;
-            }
+        }
+        if change.re_run {
+            tx.set_cloud_id(row.id, &row.cloud_id)?;
+        }
+        if (new_text.is_some() || change.re_run)
+            && let Some(node) = row.node
+            && let Some(node) = tx.node(node)?
+        {
+            self.put_bundle(tx, &row, &node.name, node.subnet)?;
+        }
+        if row.node.is_none() && row.spec.placement != before.placement {
+            let rooms = tx.rooms()?;
+            return self.place(tx, row, &rooms, cause);
         }
         Ok(row)
     }

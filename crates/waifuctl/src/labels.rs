@@ -1,0 +1,83 @@
+//! Labels as they are typed: `key=value`, and `key-` to remove one.
+
+use std::collections::BTreeMap;
+
+use crate::failure::Failure;
+
+/// Labels to be: `KEY=VALUE` each. `argument` is named in errors.
+pub fn pairs(argument: &str, typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    typed
+        .iter()
+        .map(|text| {
+            pair(text).ok_or_else(|| bad(argument, text, "write KEY=VALUE, such as tier=web"))
+        })
+        .collect()
+}
+
+/// Changes of labels: a value sets, none removes. The same key twice is a mistake.
+pub fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Failure> {
+    let mut changes = BTreeMap::new();
+    for text in typed {
+        let (key, value) = match (pair(text), text.strip_suffix('-')) {
+            (Some((key, value)), _) => (key, Some(value)),
+            (None, Some(key)) if !key.is_empty() && !key.contains('=') => (key.to_owned(), None),
+            _ => {
+                let hint = "KEY=VALUE sets a label and KEY- removes it: tier=web, tier-";
+                return Err(bad("labels", text, hint));
+            }
+        };
+        if changes.insert(key.clone(), value).is_some() {
+            return Err(
+                Failure::input("bad-label", format!("label {key:?} is there twice"))
+                    .field("labels")
+                    .hint("name each label once"),
+            );
+        }
+    }
+    Ok(changes)
+}
+
+fn pair(text: &str) -> Option<(String, String)> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Some((key.to_owned(), value.to_owned())),
+        _ => None,
+    }
+}
+
+fn bad(field: &str, text: &str, hint: &str) -> Failure {
+    Failure::input("bad-label", format!("{text:?} is not a label"))
+        .field(field)
+        .hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn labels_need_a_key() {
+        let labels = pairs("--label", &typed(&["a=b=c"])).unwrap();
+        assert_eq!(labels.get("a").map(String::as_str), Some("b=c"));
+        assert!(pairs("--label", &typed(&["=x"])).is_err());
+        assert!(pairs("--label", &typed(&["x"])).is_err());
+    }
+
+    #[test]
+    fn a_dash_at_the_end_removes_and_one_in_a_value_does_not() {
+        let changes = changes(&typed(&["a-", "b=c-", "d-e-"])).unwrap();
+        assert_eq!(changes.get("a"), Some(&None));
+        assert_eq!(changes.get("b"), Some(&Some("c-".to_owned())));
+        assert_eq!(changes.get("d-e"), Some(&None));
+    }
+
+    #[test]
+    fn what_is_neither_and_what_is_there_twice_is_refused() {
+        for bad in [&["a"][..], &["-"], &["=b"], &["a=b", "a-"]] {
+            assert_eq!(changes(&typed(bad)).unwrap_err().exit_code(), 1, "{bad:?}");
+        }
+    }
+}
