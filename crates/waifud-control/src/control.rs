@@ -23,6 +23,8 @@ pub struct ControlConfig {
     pub state_dir: PathBuf,
     /// Nodes' subnets are taken from here.
     pub guest_range: Ipv4Net,
+    /// The URLs of this waifud, `https://HOST:PORT`, as nodes are told them.
+    pub addresses: Vec<String>,
     /// A node that is silent for so long is unreachable.
     pub unreachable_after: Duration,
     /// So many events are kept at most.
@@ -41,6 +43,7 @@ impl ControlConfig {
         Self {
             state_dir,
             guest_range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 144, 0, 0), 12),
+            addresses: Vec::new(),
             unreachable_after: Duration::from_secs(30),
             events_kept: 1_000_000,
             events_kept_for: Duration::from_hours(90 * 24),

@@ -1,10 +1,13 @@
 //! The configuration file: TOML, every key optional, no key unknown.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
+
+use crate::addresses::check_url;
 
 /// Where the file is unless said otherwise. It may be absent.
 pub const DEFAULT_PATH: &str = "/etc/waifud/waifud.toml";
@@ -19,7 +22,11 @@ pub struct Config {
     pub socket_group: String,
     /// The socket of this machine's agent.
     pub agent_socket: PathBuf,
-    /// The database and the images.
+    /// Where HTTPS is served, for people's programs and for nodes. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The URLs that nodes are told; where it listens, when empty.
+    pub advertise: Vec<String>,
+    /// The database, the images and the private CA.
     pub state_dir: PathBuf,
     /// Nodes' subnets are taken from here.
     pub guest_range: Ipv4Net,
@@ -36,6 +43,8 @@ impl Default for Config {
             socket: "/run/waifud/waifud.sock".into(),
             socket_group: "waifud-admin".to_owned(),
             agent_socket: "/run/waifud/agent.sock".into(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 7373))],
+            advertise: Vec::new(),
             state_dir: "/var/lib/waifud".into(),
             guest_range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 144, 0, 0), 12),
             log: "info".to_owned(),
@@ -84,6 +93,9 @@ impl Config {
                 config.guest_range
             ));
         }
+        for url in &config.advertise {
+            check_url(url)?;
+        }
         Ok(Self {
             guest_range: config.guest_range.trunc(),
             ..config
@@ -116,6 +128,8 @@ mod tests {
             "unreachable_after = 30",
             "unreachable_after = '0s'",
             "guest_range = '10.0.0.0/25'",
+            "listen = ['localhost']",
+            "advertise = ['waifud.lan']",
         ] {
             assert!(Config::parse(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,8 @@
-//! The control server: reads its configuration, puts the services behind two unix sockets, and runs until told to stop.
+//! The control server: reads its configuration, puts the services behind HTTPS and unix sockets, and runs until told to stop.
 
+mod addresses;
 mod config;
+mod https;
 mod serve;
 mod sockets;
 

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
 use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_pki::{Authority, server_config};
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
 
 use crate::config::Config;
 use crate::sockets::listen;
+use crate::{addresses, https};
 
 /// Requests at work may take so long to end once waifud was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -33,10 +35,31 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .create(&config.state_dir)
         .with_context(|| format!("making {} failed", config.state_dir.display()))?;
     let _lock = lock(&config.state_dir)?;
-    let control = open(&config).await?;
+    let listeners = https::bind(&config.listen).await?;
+    let mut bound = Vec::new();
+    for listener in &listeners {
+        bound.push(listener.local_addr()?);
+    }
+    let own = addresses::own();
+    let control = open(&config, addresses::urls(&config.advertise, &bound, &own)).await?;
     let users = listen(&config.socket, 0o660, Some(&config.socket_group))?;
     let agents = listen(&config.agent_socket, 0o600, None)?;
+    let pki = pki_dir(&config)?;
+    let authority = Authority::open(&pki)?;
+    let host_name = nix::unistd::gethostname().ok();
+    let names = addresses::names(
+        &config.advertise,
+        &bound,
+        &own,
+        host_name.as_ref().and_then(|name| name.to_str()),
+    );
+    let tls = server_config(
+        authority.certificate(),
+        &authority.open_server(&pki, &names)?,
+    )?;
     tracing::info!(
+        listen = ?bound,
+        ca = %authority.fingerprint(),
         socket = %config.socket.display(),
         agent_socket = %config.agent_socket.display(),
         incarnation = %control.store().incarnation(),
@@ -56,6 +79,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         http::agent_router(control.clone()),
         stop.clone(),
     ));
+    for listener in listeners {
+        let router = http::tls_router(control.clone());
+        servers.spawn(https::serve(listener, tls.clone(), router, stop.clone()));
+    }
     tokio::select! {
         _ = terminate.recv() => tracing::info!("told to stop"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
@@ -79,7 +106,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(config: &Config) -> anyhow::Result<Control> {
+async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control> {
     let entropy = SystemEntropy;
     let mut fresh = [0; 4];
     entropy.fill(&mut fresh);
@@ -91,6 +118,7 @@ async fn open(config: &Config) -> anyhow::Result<Control> {
     )?;
     let settings = ControlConfig {
         guest_range: config.guest_range,
+        addresses,
         unreachable_after: config.unreachable_after,
         ..ControlConfig::new(config.state_dir.clone())
     };
@@ -100,6 +128,17 @@ async fn open(config: &Config) -> anyhow::Result<Control> {
         control.note_boot(boot.trim()).await?;
     }
     Ok(control)
+}
+
+/// Where the CA and waifud's own key are.
+fn pki_dir(config: &Config) -> anyhow::Result<PathBuf> {
+    let dir = config.state_dir.join("pki");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("making {} failed", dir.display()))?;
+    Ok(dir)
 }
 
 /// One waifud for each state directory: the lock goes with the process, however that ends.

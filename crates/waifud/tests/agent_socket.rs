@@ -67,7 +67,7 @@ async fn an_agent_says_hello_watches_and_reports_over_the_socket() {
     let home = dir.path().display();
     let config = dir.path().join("waifud.toml");
     let text = format!(
-        "socket = '{home}/u.sock'\nagent_socket = '{home}/a.sock'\nstate_dir = '{home}/state'"
+        "socket = '{home}/u.sock'\nagent_socket = '{home}/a.sock'\nlisten = ['127.0.0.1:0']\nstate_dir = '{home}/state'"
     );
     std::fs::write(&config, text).unwrap();
     let _waifud = Killed(

@@ -53,7 +53,7 @@ impl Home {
     fn configure(&self, more: &str) {
         let dir = self.dir.path().display();
         let text = format!(
-            "socket = '{dir}/waifud.sock'\nagent_socket = '{dir}/agent.sock'\nstate_dir = '{dir}/state'\n{more}\n"
+            "socket = '{dir}/waifud.sock'\nagent_socket = '{dir}/agent.sock'\nlisten = ['127.0.0.1:0']\nstate_dir = '{dir}/state'\n{more}\n"
         );
         std::fs::write(self.path("waifud.toml"), text).unwrap();
     }

@@ -38,6 +38,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("waifud-api", Layer::Contract),
     ("waifud-store", Layer::Contract),
     ("waifud-cloudinit", Layer::Contract),
+    ("waifud-pki", Layer::Contract),
     ("waifud-types", Layer::Core),
     ("waifud-images", Layer::Tool),
     ("waifud-lab", Layer::Tool),

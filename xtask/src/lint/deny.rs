@@ -42,6 +42,9 @@ struct Banned {
     #[serde(rename = "crate")]
     name: String,
     reason: String,
+    /// Crates from outside that may bring it; ours may not use it even so.
+    #[serde(default)]
+    wrappers: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +90,7 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
             .deny
             .iter()
             .find(|banned| banned.name == package.name)
+            .filter(|banned| banned.wrappers.is_empty() || ours_use(packages, &banned.name))
         {
             findings.push(format!("{name} is banned: {}", banned.reason));
         }
@@ -119,6 +123,14 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Whether a crate of this repository names that one as its own dependency.
+fn ours_use(packages: &[Package], name: &str) -> bool {
+    packages
+        .iter()
+        .filter(|package| package.source.is_none())
+        .any(|package| package.dependencies.iter().any(|d| d.name == name))
 }
 
 #[cfg(test)]

@@ -85,3 +85,9 @@ pub fn user_router(control: Control) -> Router {
 pub fn agent_router(control: Control) -> Router {
     envelope::wrap(agent::routes()).with_state(control)
 }
+
+/// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
+pub fn tls_router(control: Control) -> Router {
+    let (router, _) = user_routes().split_for_parts();
+    envelope::wrap(router.merge(agent::routes())).with_state(control)
+}

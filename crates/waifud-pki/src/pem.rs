@@ -1,0 +1,44 @@
+//! Certificates and keys as text (RFC 7468), and their digests.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use waifud_types::Digest;
+
+use crate::PkiError;
+
+/// The SHA-256 of a certificate, or of anything else.
+pub fn fingerprint(bytes: &[u8]) -> Digest {
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
+        *to = *from;
+    }
+    Digest::from_bytes(out)
+}
+
+/// All certificates of a text; text around them is skipped.
+pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    found
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or(PkiError::Text("there is no certificate in the text"))
+}
+
+/// A certificate as text.
+pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in STANDARD.encode(certificate).as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PkiError> {
+    PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| PkiError::Text("there is no private key in the text"))
+}

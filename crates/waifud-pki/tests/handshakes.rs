@@ -1,0 +1,250 @@
+//! Real handshakes, in memory: who is let in, who is not, and what the server learns of whom it lets in.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use waifud_pki::{
+    Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates, client_config, join_config,
+    server_config, server_name,
+};
+use waifud_types::NodeId;
+
+fn node_id() -> NodeId {
+    NodeId::from_uuid(uuid::Uuid::now_v7())
+}
+
+/// Runs the handshake to its end on both sides; the error of whoever refuses.
+fn shake(
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<Vec<CertificateDer<'static>>, rustls::Error> {
+    let mut server = ServerConnection::new(server).unwrap();
+    let mut client = ClientConnection::new(client, name).unwrap();
+    for _ in 0..8 {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets()?;
+        }
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets()?;
+        }
+    }
+    assert!(!server.is_handshaking() && !client.is_handshaking());
+    assert_eq!(server.alpn_protocol(), Some(b"http/1.1".as_slice()));
+    Ok(server.peer_certificates().unwrap_or_default().to_vec())
+}
+
+fn server(ca: &Authority) -> Arc<ServerConfig> {
+    let names = ["127.0.0.1".to_owned(), "alder.lan".to_owned()];
+    let own = ca.issue_server(&names).unwrap();
+    server_config(ca.certificate(), &own).unwrap()
+}
+
+fn issued(ca: &Authority, key: &NodeKey, node: NodeId) -> String {
+    let request = NodeRequest::parse(&key.request().unwrap()).unwrap();
+    assert_eq!(request.digest(), key.digest());
+    ca.issue_node(&request, node).unwrap()
+}
+
+/// A client of `trusted` that shows this key and certificate.
+fn client(trusted: &Authority, key: &str, certificate: &str) -> Arc<ClientConfig> {
+    let own = Identity::from_pem(key, certificate).unwrap();
+    client_config(trusted.certificate(), Some(&own)).unwrap()
+}
+
+/// A certificate that our CA's key signs as the test wants it.
+fn signed_by_hand(
+    dir: &Path,
+    key: &KeyPair,
+    change: impl FnOnce(&mut CertificateParams),
+) -> String {
+    let ca = Authority::open(dir).unwrap();
+    let text = std::fs::read_to_string(dir.join("ca.key")).unwrap();
+    let issuer =
+        Issuer::from_ca_cert_der(ca.certificate(), KeyPair::from_pem(&text).unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    let name = format!("waifud:node:{}", node_id());
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(name).unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.is_ca = IsCa::ExplicitNoCa;
+    change(&mut params);
+    params.signed_by(key, &issuer).unwrap().pem()
+}
+
+#[test]
+fn a_node_is_let_in_and_its_certificate_says_which_node_and_key_it_is() {
+    let (ca, key, node) = (
+        Authority::generate().unwrap(),
+        NodeKey::generate().unwrap(),
+        node_id(),
+    );
+    let certificate = issued(&ca, &key, node);
+    let client = client(&ca, &key.to_pem(), &certificate);
+    let seen = shake(server(&ca), client, server_name()).unwrap();
+    assert_eq!(
+        NodePeer::of(&seen[0]).unwrap(),
+        NodePeer {
+            node,
+            key: key.digest()
+        }
+    );
+}
+
+#[test]
+fn whoever_shows_no_certificate_is_let_in_as_nobody_and_may_check_the_address() {
+    let ca = Authority::generate().unwrap();
+    let client = || client_config(ca.certificate(), None).unwrap();
+    for name in ["127.0.0.1", "alder.lan", "waifud"] {
+        let name = ServerName::try_from(name).unwrap();
+        assert_eq!(shake(server(&ca), client(), name).unwrap(), []);
+    }
+    let wrong = ServerName::try_from("birch.lan").unwrap();
+    shake(server(&ca), client(), wrong).unwrap_err();
+}
+
+#[test]
+fn certificates_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Authority::open(dir.path()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let foreign = Authority::generate().unwrap();
+    let node_key = NodeKey::generate().unwrap();
+
+    let good = signed_by_hand(dir.path(), &key, |_| {});
+    let shown = |certificate: &str| {
+        let client = client(&ca, &key.serialize_pem(), certificate);
+        shake(server(&ca), client, server_name())
+    };
+    shown(&good).unwrap();
+    let expired = signed_by_hand(dir.path(), &key, |p| {
+        p.not_before = date_time_ymd(1970, 1, 1);
+        p.not_after = date_time_ymd(2020, 1, 1);
+    });
+    shown(&expired).unwrap_err();
+    let for_servers = signed_by_hand(dir.path(), &key, |p| {
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    shown(&for_servers).unwrap_err();
+    let own = CertificateParams::default()
+        .self_signed(&key)
+        .unwrap()
+        .pem();
+    shown(&own).unwrap_err();
+
+    let elsewhere = issued(&foreign, &node_key, node_id());
+    let stranger = client(&ca, &node_key.to_pem(), &elsewhere);
+    shake(server(&ca), stranger, server_name()).unwrap_err();
+}
+
+#[test]
+fn a_certificate_without_its_key_is_of_no_use() {
+    let ca = Authority::generate().unwrap();
+    let certificate = issued(&ca, &NodeKey::generate().unwrap(), node_id());
+    let other = NodeKey::generate().unwrap();
+    let own = Identity::from_pem(&other.to_pem(), &certificate).unwrap();
+    client_config(ca.certificate(), Some(&own)).unwrap_err();
+}
+
+#[test]
+fn a_node_can_not_pretend_to_be_waifud() {
+    let ca = Authority::generate().unwrap();
+    let key = NodeKey::generate().unwrap();
+    let certificate = issued(&ca, &key, node_id());
+    let own = Identity::from_pem(&key.to_pem(), &certificate).unwrap();
+    let pretender = server_config(ca.certificate(), &own).unwrap();
+    let client = client_config(ca.certificate(), None).unwrap();
+    shake(pretender, client, server_name()).unwrap_err();
+}
+
+#[test]
+fn a_server_of_another_ca_is_refused_by_the_ca_and_by_the_fingerprint() {
+    let (ours, theirs) = (
+        Authority::generate().unwrap(),
+        Authority::generate().unwrap(),
+    );
+    let by_ca = client_config(ours.certificate(), None).unwrap();
+    shake(server(&theirs), by_ca, server_name()).unwrap_err();
+    let pinned = || join_config(ours.fingerprint()).unwrap();
+    shake(server(&theirs), pinned(), server_name()).unwrap_err();
+    shake(server(&ours), pinned(), server_name()).unwrap();
+    // Sending the right CA along is not enough: the server's own certificate must be of it.
+    let key = NodeKey::generate().unwrap();
+    let own_chain = format!("{}{}", issued(&theirs, &key, node_id()), ours.to_pem());
+    let liar = Identity::from_pem(&key.to_pem(), &own_chain).unwrap();
+    let liar = server_config(theirs.certificate(), &liar).unwrap();
+    shake(liar, pinned(), server_name()).unwrap_err();
+}
+
+#[test]
+fn requests_that_are_broken_changed_or_of_another_kind_are_refused() {
+    let good = NodeKey::generate().unwrap().request().unwrap();
+    NodeRequest::parse(&good).unwrap();
+    NodeRequest::parse("").unwrap_err();
+    NodeRequest::parse(&good[..good.len() / 2]).unwrap_err();
+    NodeRequest::parse(&"A".repeat(100_000)).unwrap_err();
+    let other_kind = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let request = CertificateParams::default()
+        .serialize_request(&other_kind)
+        .unwrap();
+    NodeRequest::parse(&request.pem().unwrap()).unwrap_err();
+}
+
+#[test]
+fn a_certificate_that_names_no_node_or_two_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let uri = |text: String| SanType::URI(Ia5String::try_from(text).unwrap());
+    let node = || uri(format!("waifud:node:{}", node_id()));
+    for names in [
+        vec![],
+        vec![uri("waifud:node:alder".to_owned())],
+        vec![uri("https://waifud.invalid/".to_owned())],
+        vec![node(), node()],
+    ] {
+        let text = signed_by_hand(dir.path(), &key, |p| p.subject_alt_names = names);
+        NodePeer::of(&certificates(&text).unwrap()[0]).unwrap_err();
+    }
+    let one = signed_by_hand(dir.path(), &key, |p| p.subject_alt_names = vec![node()]);
+    NodePeer::of(&certificates(&one).unwrap()[0]).unwrap();
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    #[test]
+    fn a_request_with_any_byte_changed_is_no_request_for_this_key(at in 0_usize..10_000, to in proptest::char::range('A', 'Z')) {
+        let key = NodeKey::generate().unwrap();
+        let text = key.request().unwrap();
+        let at = at % text.len();
+        let mut changed: Vec<u8> = text.clone().into_bytes();
+        changed[at] = u8::try_from(to).unwrap();
+        let changed = String::from_utf8(changed).unwrap();
+        if let Ok(parsed) = NodeRequest::parse(&changed) {
+            // Only what is no part of the request may differ: the same key is all that can come out.
+            proptest::prop_assert_eq!(parsed.digest(), key.digest());
+        }
+    }
+}

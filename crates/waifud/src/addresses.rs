@@ -1,0 +1,174 @@
+//! What waifud is called: the names in its certificate, and the URLs that nodes are told.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+/// An `advertise`d URL: `https://HOST[:PORT]`, without a path.
+pub fn check_url(text: &str) -> Result<(), String> {
+    host(text).map(drop).ok_or_else(|| {
+        format!("advertise has {text:?}; a URL such as \"https://waifud.lan:7373\" is wanted")
+    })
+}
+
+/// The host of such a URL, without brackets.
+fn host(url: &str) -> Option<String> {
+    let authority = url.strip_prefix("https://")?.trim_end_matches('/');
+    if let Ok(address) = authority.parse::<SocketAddr>() {
+        return Some(address.ip().to_string());
+    }
+    let bare = authority.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Some(address.to_string());
+    }
+    let (name, port) = authority.split_once(':').unwrap_or((authority, "443"));
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    (port.parse::<u16>().is_ok() && name.len() <= 253 && name.split('.').all(label))
+        .then(|| name.to_ascii_lowercase())
+}
+
+/// The URLs that nodes are told: as configured, else the addresses that waifud listens at. An address that means "all
+/// of this machine's" stands for each of `own`.
+pub fn urls(advertise: &[String], bound: &[SocketAddr], own: &[IpAddr]) -> Vec<String> {
+    if !advertise.is_empty() {
+        return advertise
+            .iter()
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .collect();
+    }
+    let mut urls = Vec::new();
+    for at in expand(bound, own) {
+        let url = format!("https://{at}");
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
+    urls
+}
+
+/// The names in waifud's certificate, in order, each once.
+pub fn names(
+    advertise: &[String],
+    bound: &[SocketAddr],
+    own: &[IpAddr],
+    host_name: Option<&str>,
+) -> Vec<String> {
+    let mut names: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"]
+        .map(str::to_owned)
+        .into_iter()
+        .collect();
+    names.extend(advertise.iter().filter_map(|url| host(url)));
+    names.extend(expand(bound, own).iter().map(|at| at.ip().to_string()));
+    // A host's name that is none in DNS would make no certificate.
+    names.extend(host_name.and_then(|name| host(&format!("https://{name}"))));
+    names.into_iter().collect()
+}
+
+fn expand(bound: &[SocketAddr], own: &[IpAddr]) -> Vec<SocketAddr> {
+    let mut all = Vec::new();
+    for at in bound {
+        if at.ip().is_unspecified() {
+            let same = own.iter().filter(|ip| at.is_ipv6() || ip.is_ipv4());
+            all.extend(same.map(|ip| SocketAddr::new(*ip, at.port())));
+        } else {
+            all.push(*at);
+        }
+    }
+    all
+}
+
+/// The addresses of this machine's interfaces that others may use: no loopback, nothing that is only valid on one link,
+/// no metadata service.
+pub fn own() -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let four = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            four.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .filter(|ip| match ip {
+            IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+        })
+        .collect();
+    found.sort_by_key(|ip| (ip.is_ipv6(), *ip));
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn urls_are_those_that_were_configured_or_else_where_it_listens() {
+        let own = ["192.0.2.7".parse().unwrap()];
+        let all = [at("0.0.0.0:7373"), at("127.0.0.1:7373")];
+        assert_eq!(
+            urls(&[], &all, &own),
+            ["https://192.0.2.7:7373", "https://127.0.0.1:7373"]
+        );
+        let told = ["https://waifud.lan:7373/".to_owned()];
+        assert_eq!(urls(&told, &all, &own), ["https://waifud.lan:7373"]);
+        assert_eq!(
+            urls(&[], &[at("[2001:db8::1]:1")], &own),
+            ["https://[2001:db8::1]:1"]
+        );
+    }
+
+    #[test]
+    fn the_certificate_has_every_name_that_somebody_may_dial() {
+        let told = ["https://[2001:db8::1]:7373", "https://Waifud.lan"].map(str::to_owned);
+        let own = ["192.0.2.7".parse().unwrap()];
+        let names = names(&told, &[at("0.0.0.0:1")], &own, Some("alder"));
+        for name in [
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            "2001:db8::1",
+            "waifud.lan",
+            "192.0.2.7",
+            "alder",
+        ] {
+            assert!(names.iter().any(|n| n == name), "{name} of {names:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_for_nodes_is_refused() {
+        for good in [
+            "https://a",
+            "https://a.b-c:1/",
+            "https://192.0.2.1:7373",
+            "https://[::1]:2",
+            "https://[2001:db8::1]",
+        ] {
+            check_url(good).unwrap();
+        }
+        for bad in [
+            "",
+            "a:1",
+            "http://a",
+            "https://",
+            "https://a/b",
+            "https://a:b",
+            "https://a b",
+            "https://u@a",
+            "https://a:70000",
+            "https://-_",
+        ] {
+            assert!(check_url(bad).unwrap_err().contains("waifud.lan"), "{bad}");
+        }
+    }
+}

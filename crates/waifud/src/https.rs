@@ -1,0 +1,169 @@
+//! HTTPS: one port for people's programs and for nodes. The handshake says who is at the other end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+use waifud_control::Peer;
+use waifud_pki::NodePeer;
+
+/// A handshake takes two round trips.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A request's head arrives in this time; a connection that is kept open says nothing for so long at most.
+const HEAD: Duration = Duration::from_mins(1);
+/// What was sent and is not acknowledged for so long was sent to nobody.
+const UNACKNOWLEDGED_MS: u32 = 60_000;
+/// Connections at once: 1,000 nodes with a watch, a report and a download each fit.
+const CONNECTIONS: usize = 4096;
+/// Handshakes at once: they cost CPU and prove nothing yet.
+const HANDSHAKES: usize = 128;
+/// How long to wait when the system has no file descriptor left.
+const OUT_OF_FILES: Duration = Duration::from_millis(200);
+
+/// Listens at each address. The addresses come back as bound: port 0 has become a real one.
+pub async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("listening at {address} failed; `listen` in waifud.toml names the addresses")
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Serves until told to stop, then lets requests at work end. Whoever calls decides how long that may take.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let tasks = TaskTracker::new();
+    loop {
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            let handshake = Arc::clone(&handshakes).acquire_owned().await;
+            (permit, handshake, listener.accept().await)
+        };
+        let (permit, handshake, accepted) = tokio::select! {
+            () = stop.cancelled() => break,
+            next = next => next,
+        };
+        let (Ok(permit), Ok(handshake)) = (permit, handshake) else {
+            break;
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted");
+                sleep(OUT_OF_FILES).await;
+                continue;
+            }
+        };
+        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            let met = tokio::select! {
+                () = stop.cancelled() => None,
+                met = meet(stream, from, acceptor, handshake) => met,
+            };
+            if let Some((stream, peer)) = met {
+                converse(stream, peer, router, stop).await;
+            }
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// The handshake, and who is at the other end. A certificate of ours that names no node is refused.
+async fn meet(
+    stream: TcpStream,
+    from: SocketAddr,
+    acceptor: TlsAcceptor,
+    _handshake: OwnedSemaphorePermit,
+) -> Option<(TlsStream<TcpStream>, Peer)> {
+    // Both only make things better.
+    let _best_effort = stream.set_nodelay(true);
+    let _best_effort = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
+    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%from, %error, "a handshake failed");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%from, "a handshake did not end in time");
+            return None;
+        }
+    };
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .map(NodePeer::of);
+    let peer = match certificate {
+        None => Peer::Tls { from },
+        Some(Ok(NodePeer { node, key })) => Peer::Certificate { from, node, key },
+        Some(Err(error)) => {
+            tracing::warn!(%from, %error, "a connection is refused");
+            return None;
+        }
+    };
+    Some((stream, peer))
+}
+
+async fn converse(
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().call(request.map(Body::new))
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(from = %peer.from(), %error, "a connection ended");
+    }
+}
