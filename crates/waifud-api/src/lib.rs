@@ -14,6 +14,7 @@ pub mod page;
 pub mod problem;
 pub mod sse;
 pub mod template;
+pub mod token;
 
 pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
 pub use metadatad_client::{MetadatadClient, MetadatadError};
@@ -21,3 +22,4 @@ pub use node::Node;
 pub use page::Page;
 pub use problem::Problem;
 pub use template::{CreateTemplate, Image};
+pub use token::{CreateToken, CreatedToken, Token, Whoami};

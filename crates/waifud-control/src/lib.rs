@@ -25,6 +25,7 @@ mod control;
 mod documents;
 pub mod env;
 mod error;
+mod failed_logins;
 pub mod http;
 mod image_store;
 pub mod instances;
@@ -40,6 +41,7 @@ mod problems;
 mod status;
 mod subnet;
 mod templates;
+mod tokens;
 mod validate;
 mod view;
 

@@ -1,7 +1,7 @@
 //! Events of ours, made in one line.
 
 use serde_json::Value;
-use waifud_store::NewEvent;
+use waifud_store::{NewEvent, TokenRow};
 use waifud_types::event::ObjectRef;
 use waifud_types::{Digest, Generation, InstanceId, Name, NodeId, Timestamp};
 
@@ -79,6 +79,15 @@ pub fn template(name: &str) -> ObjectRef {
         kind: "template".to_owned(),
         id: name.to_owned(),
         name: name.to_owned(),
+    }
+}
+
+/// A token: by its name and the part of it that is no secret.
+pub fn token(row: &TokenRow) -> ObjectRef {
+    ObjectRef {
+        kind: "token".to_owned(),
+        id: format!("{:016x}", u64::from_be_bytes(row.id)),
+        name: row.name.to_string(),
     }
 }
 

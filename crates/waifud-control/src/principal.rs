@@ -1,12 +1,14 @@
 //! Who asks.
 //!
 //! On the unix socket the kernel says which user is at the other end; the socket's permissions (0660, group
-//! `waifud-admin`) decide who gets that far, so everybody who does is an administrator.
+//! `waifud-admin`) decide who gets that far, so everybody who does is an administrator. Over the network a token says
+//! who asks (`tokens.rs`), and `http/guard.rs` lets them in.
 
 use std::net::SocketAddr;
 
+use waifud_store::TokenRow;
 use waifud_types::event::Actor;
-use waifud_types::{Digest, NodeId};
+use waifud_types::{Digest, NodeId, Role};
 
 /// The other end of a connection, as the kernel or the TLS layer vouches for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,24 +56,43 @@ impl Peer {
 /// Who asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
-    /// `uid=1000`.
+    /// `uid=1000`, or `token=laptop`.
     pub name: String,
+    /// What they may do.
+    pub role: Role,
     /// Where from.
     pub from: String,
+    /// The public part of the token that proves it; `None` for local users.
+    pub token: Option<[u8; 8]>,
 }
 
 impl Principal {
-    /// The principal of a local user.
-    pub fn of(peer: Peer) -> Self {
-        let name = match peer {
-            Peer::Unix { uid } => format!("uid={uid}"),
-            Peer::Certificate { node, .. } => format!("node={node}"),
-            Peer::Tls { .. } | Peer::Unknown => "unknown".to_owned(),
-        };
+    /// A user of this machine: who gets to the socket is an administrator.
+    pub fn local(uid: u32) -> Self {
         Self {
-            name,
-            from: peer.from(),
+            name: format!("uid={uid}"),
+            role: Role::Admin,
+            from: Peer::Unix { uid }.from(),
+            token: None,
         }
+    }
+
+    /// Whoever holds the token.
+    pub(crate) fn token(row: &TokenRow, from: String) -> Self {
+        Self {
+            name: format!("token={}", row.name),
+            role: row.role,
+            from,
+            token: Some(row.id),
+        }
+    }
+
+    /// Whose idempotency keys they are. A token that was revoked and made again under its name is another one.
+    pub fn key_owner(&self) -> String {
+        self.token.map_or_else(
+            || self.name.clone(),
+            |id| format!("token:{:016x}", u64::from_be_bytes(id)),
+        )
     }
 }
 

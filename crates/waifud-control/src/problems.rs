@@ -1,14 +1,14 @@
 //! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
 
 use waifud_api::Problem;
-use waifud_types::{ByteSize, Digest, Generation, Name};
+use waifud_types::{ByteSize, Digest, Generation, Name, Role};
 
 /// No such thing.
 pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
         "instance" => "waifuctl list shows what there is (GET /v1/instances)".to_owned(),
-        "template" | "node" => {
+        "template" | "node" | "token" => {
             format!("waifuctl {kind} list shows what there is (GET /v1/{kind}s)")
         }
         _ => format!("list what there is: GET /v1/{kind}s"),
@@ -280,6 +280,53 @@ pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<String>) 
 /// Who asks may not.
 pub fn forbidden(hint: &str) -> Problem {
     Problem::new(403, "forbidden", "you may not do that").hint(hint)
+}
+
+/// Nobody said who asks.
+pub fn no_credential() -> Problem {
+    Problem::new(401, "no-credential", "this request does not say who asks").hint(
+        "send a token as Authorization: Bearer …; an administrator makes one with waifuctl token create NAME --role ROLE",
+    )
+}
+
+/// What was sent to prove it proves nothing. One answer for every reason: guessers learn nothing.
+pub fn bad_credential() -> Problem {
+    Problem::new(401, "bad-credential", "the token is unknown, revoked or expired").hint(
+        "an administrator sees the tokens with waifuctl token list, and makes one with waifuctl token create NAME --role ROLE",
+    )
+}
+
+/// Too many wrong tokens came from there.
+pub fn too_many_attempts() -> Problem {
+    Problem::new(
+        429,
+        "too-many-attempts",
+        "too many wrong tokens came from this address",
+    )
+    .hint("wait as long as Retry-After says, then send a token that is valid")
+}
+
+/// The role does not suffice.
+pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
+    Problem::new(403, "role-too-low", format!("this needs the role {needed}; {who} is {own}"))
+        .hint(format!("ask an administrator, or use a token with the role {needed}: waifuctl token create NAME --role {needed}"))
+}
+
+/// A node's certificate where people ask.
+pub fn for_people() -> Problem {
+    forbidden("client certificates are for agents, under /v1/agent; people send a token")
+}
+
+/// A person where nodes report.
+pub fn for_agents() -> Problem {
+    forbidden("this route is for agents, which prove themselves with a client certificate")
+}
+
+/// A token has the name.
+pub fn token_name_taken(name: &Name) -> Problem {
+    Problem::new(409, "name-taken", format!("a token named {name} exists"))
+        .field("name")
+        .hint("choose another name, or revoke that one first: waifuctl token revoke NAME")
 }
 
 /// The node is not known here.

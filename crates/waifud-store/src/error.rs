@@ -112,6 +112,8 @@ pub enum Taken {
     NodeName,
     /// A node's subnet.
     Subnet,
+    /// A token's name.
+    TokenName,
 }
 
 impl std::fmt::Display for Taken {
@@ -122,6 +124,7 @@ impl std::fmt::Display for Taken {
             Self::Address => "the address",
             Self::NodeName => "the node's name",
             Self::Subnet => "the subnet",
+            Self::TokenName => "the token's name",
         })
     }
 }

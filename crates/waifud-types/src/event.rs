@@ -35,7 +35,7 @@ pub struct Event {
 /// What an event is about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ObjectRef {
-    /// `instance`, `template`, `image`, `node`, `cluster`.
+    /// `instance`, `template`, `image`, `node`, `token`, `cluster`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its id (a template's name, an image's digest, where there is no other).

@@ -16,7 +16,7 @@ pub enum Access {
 }
 
 use Access::{Anyone, AtLeast};
-use Role::{Operator, Viewer};
+use Role::{Admin, Operator, Viewer};
 
 /// Method, path as the router knows it, who.
 pub const ROUTES: &[(&str, &str, Access)] = &[
@@ -42,6 +42,10 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/v1/images/{digest}", AtLeast(Operator)),
     ("GET", "/v1/nodes", AtLeast(Viewer)),
     ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),
+    ("GET", "/v1/tokens", AtLeast(Admin)),
+    ("POST", "/v1/tokens", AtLeast(Admin)),
+    ("DELETE", "/v1/tokens/{name}", AtLeast(Admin)),
+    ("GET", "/v1/whoami", AtLeast(Viewer)),
 ];
 
 /// Who may use the route; `None` when the table lacks it.
@@ -50,6 +54,19 @@ pub fn of(method: &str, path: &str) -> Option<Access> {
         .iter()
         .find(|(m, p, _)| *m == method && *p == path)
         .map(|(_, _, access)| *access)
+}
+
+/// What the path takes, as the Allow header says it.
+pub fn methods(path: &str) -> Vec<&'static str> {
+    let mut methods: Vec<_> = ROUTES
+        .iter()
+        .filter(|(_, p, _)| *p == path)
+        .map(|(method, ..)| *method)
+        .collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -56,7 +56,7 @@ async fn no_route() -> Refusal {
     )
 }
 
-async fn no_method() -> Refusal {
+pub async fn no_method() -> Refusal {
     Refusal(
         Problem::new(
             405,
@@ -105,7 +105,16 @@ fn problem(mut response: Response, id: &RequestId, head: bool) -> Response {
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::new(status.as_u16(), code_of(status), title_of(status)));
     problem.request_id = Some(id.0.clone());
-    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut kept = HeaderMap::new();
+    for name in [header::ALLOW, header::RETRY_AFTER] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            kept.insert(name, value);
+        }
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"waifud\"");
+        kept.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut out = (
         status,
@@ -117,9 +126,7 @@ fn problem(mut response: Response, id: &RequestId, head: bool) -> Response {
         },
     )
         .into_response();
-    if let Some(allow) = allow {
-        out.headers_mut().insert(header::ALLOW, allow);
-    }
+    out.headers_mut().extend(kept);
     out
 }
 

@@ -99,7 +99,7 @@ pub async fn events(
 }
 
 fn filter(object: Option<String>) -> EventFilter {
-    const TYPES: [&str; 5] = ["instance", "template", "image", "node", "cluster"];
+    const TYPES: [&str; 6] = ["instance", "template", "image", "node", "token", "cluster"];
     match object.as_deref().and_then(|text| text.split_once('/')) {
         Some((kind, name)) if TYPES.contains(&kind) => EventFilter {
             object: Some(name.to_owned()),

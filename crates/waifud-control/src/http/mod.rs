@@ -10,6 +10,7 @@ mod body;
 mod descriptions;
 mod envelope;
 mod events;
+mod guard;
 mod headers;
 mod images;
 mod instances;
@@ -19,6 +20,7 @@ mod query;
 mod refusal;
 mod service;
 mod templates;
+mod tokens;
 mod wait;
 
 use axum::Router;
@@ -41,7 +43,7 @@ use crate::Control;
     ),
     components(schemas(waifud_api::Problem, crate::ProgressFrame)),
     tags(
-        (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"),
+        (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"), (name = "tokens"),
         (name = "service")
     )
 )]
@@ -65,6 +67,9 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show))
         .routes(routes!(events::events))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(tokens::whoami))
         .routes(routes!(service::openapi))
         .routes(routes!(service::version))
         .routes(routes!(service::healthz))
@@ -78,6 +83,7 @@ pub fn openapi() -> OpenApi {
 /// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
 pub fn user_router(control: Control) -> Router {
     let (router, _) = user_routes().split_for_parts();
+    let router = guard::around(router, control.clone());
     envelope::wrap(router).with_state(control)
 }
 

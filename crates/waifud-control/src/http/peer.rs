@@ -22,21 +22,6 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-fn peer(parts: &Parts) -> Result<Peer, Refusal> {
-    match parts.extensions.get::<ConnectInfo<Peer>>() {
-        Some(ConnectInfo(Peer::Unknown)) | None => Err(problems::forbidden(
-            "the kernel does not say who you are; connect to the unix socket directly",
-        )
-        .into()),
-        // Neither tokens nor certificates are known yet: only the kernel's word counts.
-        Some(ConnectInfo(Peer::Tls { .. } | Peer::Certificate { .. })) => Err(problems::forbidden(
-            "this waifud knows local users only; use its unix socket",
-        )
-        .into()),
-        Some(ConnectInfo(peer)) => Ok(*peer),
-    }
-}
-
 /// Somebody who may use the user's API.
 #[derive(Clone, Debug)]
 pub struct Asker {
@@ -50,7 +35,10 @@ impl<S: Sync> FromRequestParts<S> for Asker {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let principal = Principal::of(peer(parts)?);
+        // The guard put it there; without a guard nobody gets in.
+        let Some(principal) = parts.extensions.get::<Principal>().cloned() else {
+            return Err(problems::forbidden("this route is not guarded").into());
+        };
         let id = request_id(parts);
         Ok(Self {
             cause: Cause::user(&principal, &id),
@@ -72,7 +60,10 @@ impl<S: Sync> FromRequestParts<S> for AgentPeer {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let peer = peer(parts)?;
+        let peer = parts
+            .extensions
+            .get::<ConnectInfo<Peer>>()
+            .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer);
         if !peer.is_root() {
             return Err(
                 problems::forbidden("only root's waifud-agentd may use this socket").into(),

@@ -37,7 +37,7 @@ impl IdempotencyKey {
     pub fn new(principal: &Principal, key: &str, path: &str, body: &[u8]) -> Self {
         let request = [path.as_bytes(), b"\0", body].concat();
         Self {
-            principal: principal.name.clone(),
+            principal: principal.key_owner(),
             key: key.to_owned(),
             request: sha256(&request),
         }

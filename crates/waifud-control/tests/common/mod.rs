@@ -144,6 +144,29 @@ impl Server {
         collect(self.raw(request.body(body.into()).unwrap()).await).await
     }
 
+    /// A request by somebody else than root at the socket; `token` goes as a bearer token.
+    pub async fn call_as(
+        &self,
+        peer: Peer,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> axum::response::Response {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        call(&self.user, request.body(body.into()).unwrap(), peer).await
+    }
+
+    /// Makes a token and gives its secret.
+    pub async fn token(&self, name: &str, role: &str, expires_in_s: Option<u64>) -> String {
+        let body = json!({"name": name, "role": role, "expires_in_s": expires_in_s});
+        let created = self.post("/v1/tokens", &body).await.expect(201).json();
+        created["secret"].as_str().unwrap().to_owned()
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, &[], Body::empty()).await
     }

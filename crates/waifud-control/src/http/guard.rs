@@ -1,0 +1,168 @@
+//! The one place that lets people in: before every handler of the user's router, by the table in `access.rs`.
+//!
+//! Who asks is known from the connection ([`Peer`]) and from a bearer token. What is not in the table is refused, a
+//! handler that nobody put behind this guard as well: `Asker` finds no principal then.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use waifud_types::Role;
+
+use super::access::{self, Access};
+use super::envelope::no_method;
+use super::refusal::Refusal;
+use crate::principal::{Peer, Principal};
+use crate::tokens::Refused;
+use crate::{Control, problems};
+
+/// Puts the guard before every route that the router has by now.
+pub fn around(router: Router<Control>, control: Control) -> Router<Control> {
+    router.layer(from_fn_with_state(control, guard))
+}
+
+async fn guard(State(control): State<Control>, mut request: Request, next: Next) -> Response {
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(String::new, |path| path.as_str().to_owned());
+    // HEAD is GET without the body, to the router and to the table.
+    let method = match request.method() {
+        &Method::HEAD => "GET".to_owned(),
+        other => other.as_str().to_owned(),
+    };
+    let role = match access::of(&method, &path) {
+        Some(Access::Anyone) => return next.run(request).await,
+        Some(Access::AtLeast(role)) => role,
+        Some(Access::Node) => {
+            return Refusal(problems::for_agents()).into_response();
+        }
+        None => return not_in_the_table(&path).await,
+    };
+    let principal = match let_in(&control, &mut request, role).await {
+        Ok(principal) => principal,
+        Err(response) => return response,
+    };
+    request.extensions_mut().insert(principal.clone());
+    let response = next.run(request).await;
+    if principal.token.is_some() && is_stream(&response) {
+        return until_revoked(control, principal, response);
+    }
+    response
+}
+
+/// A path with other methods gets the usual answer without anybody's handler being asked; any other is closed.
+async fn not_in_the_table(path: &str) -> Response {
+    let takes = access::methods(path);
+    if takes.is_empty() {
+        tracing::error!(path, "a route is in no table of access");
+        return Refusal(problems::forbidden("nobody may use this route")).into_response();
+    }
+    let mut response = no_method().await.into_response();
+    if let Ok(allow) = HeaderValue::from_str(&takes.join(",")) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+async fn let_in(
+    control: &Control,
+    request: &mut Request,
+    needed: Role,
+) -> Result<Principal, Response> {
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<Peer>>()
+        .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer);
+    let credential = Credential::of(request.headers());
+    let principal = identify(control, peer, &credential).await?;
+    // From here on nobody needs it, and nobody can show it.
+    request.headers_mut().remove(header::AUTHORIZATION);
+    if principal.role < needed {
+        let problem = problems::role_too_low(&principal.name, principal.role, needed);
+        return Err(Refusal(problem).into_response());
+    }
+    Ok(principal)
+}
+
+/// What a request brings beside its connection.
+enum Credential {
+    None,
+    Bearer(waifud_types::Secret<String>),
+    /// Something that is no bearer token.
+    Other,
+}
+
+impl Credential {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return if headers.contains_key(header::AUTHORIZATION) {
+                Self::Other
+            } else {
+                Self::None
+            };
+        };
+        let token = value.to_str().ok().and_then(|text| {
+            let (scheme, token) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        token.map_or(Self::Other, |token| Self::Bearer(token.to_owned().into()))
+    }
+}
+
+async fn identify(
+    control: &Control,
+    peer: Peer,
+    credential: &Credential,
+) -> Result<Principal, Response> {
+    let refuse = |problem| Err(Refusal(problem).into_response());
+    let from = match (peer, credential) {
+        (Peer::Unknown, _) => {
+            return refuse(problems::forbidden(
+                "the kernel does not say who you are; connect to the unix socket directly",
+            ));
+        }
+        (Peer::Certificate { .. }, _) => return refuse(problems::for_people()),
+        (Peer::Unix { uid }, Credential::None) => return Ok(Principal::local(uid)),
+        (Peer::Tls { .. }, Credential::None) => return refuse(problems::no_credential()),
+        // Whoever brings a token is judged by it, on the unix socket too: a proxy before it makes nobody an
+        // administrator who brings less.
+        (Peer::Unix { .. }, _) => None,
+        (Peer::Tls { from }, _) => Some(from.ip()),
+    };
+    let token = match credential {
+        Credential::Bearer(token) => token.expose().as_str(),
+        Credential::None | Credential::Other => "",
+    };
+    match control.authenticate(token, from, peer.from()).await {
+        Ok(Ok(principal)) => Ok(principal),
+        Ok(Err(Refused::Worthless)) => refuse(problems::bad_credential()),
+        Ok(Err(Refused::TooMany(left))) => {
+            let mut response = Refusal(problems::too_many_attempts()).into_response();
+            let seconds = HeaderValue::from(left.as_secs().max(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            Err(response)
+        }
+        Err(error) => Err(Refusal::from(error).into_response()),
+    }
+}
+
+fn is_stream(response: &Response) -> bool {
+    response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// A stream ends with the token that opened it.
+fn until_revoked(control: Control, principal: Principal, response: Response) -> Response {
+    response.map(|body| {
+        let end = Box::pin(async move { control.until_revoked(&principal).await });
+        Body::from_stream(body.into_data_stream().take_until(end))
+    })
+}

@@ -1,0 +1,396 @@
+//! Who may do what: every route of the table with every kind of credential, and what becomes of tokens.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use common::{Server, collect};
+use http_body_util::BodyExt;
+use serde_json::json;
+use waifud_control::env::{Clock, SystemClock, SystemEntropy};
+use waifud_control::http::access::{Access, ROUTES};
+use waifud_control::{ControlConfig, Peer};
+use waifud_store::Mode;
+use waifud_types::{Digest, NodeId, Role, Timestamp};
+
+/// A clock that a test moves.
+struct Hands(Mutex<Timestamp>);
+
+impl Hands {
+    fn forward(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+async fn server() -> (Server, Arc<Hands>) {
+    let hands = Arc::new(Hands(Mutex::new(SystemClock.now())));
+    let dir = tempfile::tempdir().unwrap();
+    let config = ControlConfig::new(dir.path().to_owned());
+    let threads = Mode::Threads { readers: 2 };
+    let clock = Arc::clone(&hands) as Arc<dyn Clock>;
+    let server = Server::of(dir, config, threads, clock, Arc::new(SystemEntropy)).await;
+    (server, hands)
+}
+
+/// Each time another address: nobody here is kept out for trying too often.
+fn somewhere() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0x0a00_0001);
+    let address = Ipv4Addr::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    (address, 40000).into()
+}
+
+fn tls() -> Peer {
+    Peer::Tls { from: somewhere() }
+}
+
+/// What somebody brings.
+struct Credential {
+    name: &'static str,
+    peer: fn(NodeId) -> Peer,
+    token: Option<String>,
+    /// What it makes them; `Err` is what they are told on a route that needs a role.
+    role: Result<Role, u16>,
+}
+
+fn certificate(node: NodeId) -> Peer {
+    Peer::Certificate {
+        from: somewhere(),
+        node,
+        key: Digest::from_bytes([7; 32]),
+    }
+}
+
+async fn credentials(server: &Server, hands: &Hands) -> Vec<Credential> {
+    let revoked = server.token("revoked", "admin", None).await;
+    server.delete("/v1/tokens/revoked").await.expect(204);
+    let expired = server.token("expired", "admin", Some(60)).await;
+    hands.forward(Duration::from_mins(1));
+    let tls_peer: fn(NodeId) -> Peer = |_| tls();
+    let unix: fn(NodeId) -> Peer = |_| Peer::Unix { uid: 1000 };
+    let row = |name, peer, token, role| Credential {
+        name,
+        peer,
+        token,
+        role,
+    };
+    let viewer = server.token("viewer", "viewer", None).await;
+    let operator = server.token("operator", "operator", Some(3600)).await;
+    let admin = server.token("admin", "admin", None).await;
+    let mut forged = admin.clone();
+    let last = forged.pop().unwrap();
+    forged.push(if last == 'A' { 'E' } else { 'A' });
+    vec![
+        row("none", tls_peer, None, Err(401)),
+        row("garbage", tls_peer, Some("hunter2".into()), Err(401)),
+        row(
+            "an admin's with another end",
+            tls_peer,
+            Some(forged),
+            Err(401),
+        ),
+        row("revoked", tls_peer, Some(revoked), Err(401)),
+        row("expired", tls_peer, Some(expired), Err(401)),
+        row("viewer", tls_peer, Some(viewer.clone()), Ok(Role::Viewer)),
+        row("operator", tls_peer, Some(operator), Ok(Role::Operator)),
+        row("admin", tls_peer, Some(admin.clone()), Ok(Role::Admin)),
+        row("unix socket", unix, None, Ok(Role::Admin)),
+        row(
+            "a viewer's token at the unix socket",
+            unix,
+            Some(viewer),
+            Ok(Role::Viewer),
+        ),
+        row(
+            "garbage at the unix socket",
+            unix,
+            Some("x".into()),
+            Err(401),
+        ),
+        row("own node's certificate", certificate, None, Err(403)),
+        row(
+            "another node's certificate",
+            |_| certificate(NodeId::from_uuid(uuid::Uuid::from_u128(9))),
+            None,
+            Err(403),
+        ),
+        row(
+            "a certificate with an admin's token",
+            certificate,
+            Some(admin),
+            Err(403),
+        ),
+        row(
+            "nobody that the kernel vouches for",
+            |_| Peer::Unknown,
+            None,
+            Err(403),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_route_answers_every_kind_of_credential_as_the_table_says() {
+    let (server, hands) = server().await;
+    let node = server
+        .join("alder", waifud_types::ByteSize::gib(8))
+        .await
+        .id;
+    let credentials = credentials(&server, &hands).await;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let mut asked = 0;
+    for (method, route, access) in ROUTES {
+        let path = route
+            .replace("{name}", "nobody")
+            .replace("{digest}", &digest);
+        for credential in &credentials {
+            let at = format!("{method} {route} with {}", credential.name);
+            let peer = (credential.peer)(node);
+            let token = credential.token.as_deref();
+            let answer = collect(server.call_as(peer, token, method, &path, "{}").await).await;
+            let status = answer.status.as_u16();
+            asked += 1;
+            let expected = match (access, credential.role) {
+                (Access::Anyone, _) => None,
+                (Access::AtLeast(needed), Ok(role)) if role >= *needed => None,
+                (Access::AtLeast(_), Ok(_)) => Some(403),
+                (Access::AtLeast(_), Err(refused)) => Some(refused),
+                // People's router has none of them.
+                (Access::Node, _) => Some(404),
+            };
+            match expected {
+                None => assert!(![401, 403, 405, 429].contains(&status), "{at}: {status}"),
+                Some(expected) => {
+                    assert_eq!(status, expected, "{at}");
+                    let problem = answer.problem();
+                    let challenged = answer.headers.contains_key("www-authenticate");
+                    assert_eq!(challenged, status == 401, "{at}");
+                    assert!(problem.hint.is_some(), "{at}");
+                    if problem.code == "role-too-low" {
+                        let (Access::AtLeast(needed), Ok(own)) = (access, credential.role) else {
+                            unreachable!("{at}");
+                        };
+                        assert!(problem.title.contains(needed.as_str()), "{at}");
+                        assert!(problem.title.contains(own.as_str()), "{at}");
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(asked, ROUTES.len() * credentials.len());
+}
+
+#[tokio::test]
+async fn guessers_get_one_answer_whatever_was_wrong_and_soon_none() {
+    let (server, hands) = server().await;
+    let credentials = credentials(&server, &hands).await;
+    let mut answers: Vec<_> = Vec::new();
+    for credential in credentials
+        .iter()
+        .filter(|c| c.token.is_some() && c.role == Err(401))
+    {
+        let token = credential.token.as_deref();
+        let answer = collect(server.call_as(tls(), token, "GET", "/v1/nodes", "").await).await;
+        let mut problem = answer.problem();
+        problem.request_id = None;
+        answers.push((answer.status, problem));
+    }
+    assert!(answers.len() > 3);
+    assert!(
+        answers.windows(2).all(|pair| pair[0] == pair[1]),
+        "{answers:?}"
+    );
+
+    let guesser = tls();
+    let good = server.token("good", "viewer", None).await;
+    let ask = async |token: &str| {
+        server
+            .call_as(guesser, Some(token), "GET", "/v1/nodes", "")
+            .await
+    };
+    for _ in 0..10 {
+        assert_eq!(ask("guess").await.status(), 401);
+    }
+    let refused = ask("guess").await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["retry-after"], "6");
+    assert_eq!(
+        ask(&good).await.status(),
+        429,
+        "an address that guesses is refused unseen"
+    );
+    assert_eq!(
+        server
+            .call_as(tls(), Some(&good), "GET", "/v1/nodes", "")
+            .await
+            .status(),
+        200,
+        "others are not concerned"
+    );
+    hands.forward(Duration::from_secs(6));
+    assert_eq!(ask(&good).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_token_is_the_actor_of_what_it_does_and_its_last_use_is_noted_once_a_minute() {
+    let (server, hands) = server().await;
+    server.template().await;
+    let secret = server.token("laptop", "operator", None).await;
+    assert!(secret.starts_with("waifud_"), "scanners look for a prefix");
+    let from = somewhere();
+    let body = json!({"name": "web", "template": "debian-12"}).to_string();
+    let answer = server
+        .call_as(
+            Peer::Tls { from },
+            Some(&secret),
+            "POST",
+            "/v1/instances",
+            body,
+        )
+        .await;
+    assert_eq!(answer.status(), 201);
+    let events = server
+        .get("/v1/events?object=instance/web")
+        .await
+        .expect(200)
+        .json();
+    let actor = &events["items"][0]["actor"];
+    assert_eq!(actor["name"], "token=laptop");
+    assert_eq!(actor["from"], from.ip().to_string());
+
+    let used = async || {
+        let page = server.get("/v1/tokens").await.expect(200).json();
+        assert!(!page.to_string().contains(&secret));
+        let token = page["items"][0].clone();
+        assert_eq!(token["created_by"], "uid=0");
+        token["last_used_at"].clone()
+    };
+    let first = used().await;
+    assert!(first.is_string());
+    let ask = async || {
+        server
+            .call_as(tls(), Some(&secret), "GET", "/v1/whoami", "")
+            .await
+    };
+    hands.forward(Duration::from_secs(59));
+    assert_eq!(ask().await.status(), 200);
+    assert_eq!(used().await, first, "an idle cluster writes nothing");
+    hands.forward(Duration::from_secs(1));
+    let who = collect(ask().await).await.expect(200).json();
+    assert_eq!(
+        (&who["name"], &who["role"]),
+        (&json!("token=laptop"), &json!("operator"))
+    );
+    assert_ne!(used().await, first);
+}
+
+#[tokio::test]
+async fn idempotency_keys_belong_to_the_token_and_not_to_its_name() {
+    let (server, _) = server().await;
+    server.template().await;
+    let create = async |token: &str| {
+        let request = axum::http::Request::builder()
+            .method(Method::POST)
+            .uri("/v1/instances")
+            .header("authorization", format!("bearer {token}"))
+            .header("idempotency-key", "k")
+            .body(Body::from(json!({"template": "debian-12"}).to_string()))
+            .unwrap();
+        let mut request = request;
+        request
+            .extensions_mut()
+            .insert(axum::extract::ConnectInfo(tls()));
+        let router = waifud_control::http::user_router(server.control.clone());
+        let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        collect(answer).await.expect(201).instance().id
+    };
+    let first = server.token("ci", "operator", None).await;
+    let made = create(&first).await;
+    assert_eq!(create(&first).await, made);
+    let other = server.token("other", "operator", None).await;
+    assert_ne!(create(&other).await, made);
+    server.delete("/v1/tokens/ci").await.expect(204);
+    let second = server.token("ci", "operator", None).await;
+    assert_ne!(create(&second).await, made);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_the_token_that_opened_it_is_revoked() {
+    let (server, _) = server().await;
+    let secret = server.token("panel", "viewer", None).await;
+    let other = server.token("other", "viewer", None).await;
+    let open = async |secret: &str| {
+        let answer = server
+            .call_as(tls(), Some(secret), "GET", "/v1/events?watch=true", "")
+            .await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body()
+    };
+    let (mut stream, mut stays) = (open(&secret).await, open(&other).await);
+    server.delete("/v1/tokens/panel").await.expect(204);
+    tokio::time::timeout(common::DEADLINE, async {
+        while let Some(frame) = stream.frame().await {
+            frame.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    // The other one is told of it, and lives on.
+    tokio::time::timeout(common::DEADLINE, async {
+        loop {
+            let frame = stays.frame().await.unwrap().unwrap();
+            let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
+            if text.contains("token.revoked") {
+                return;
+            }
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_token_can_not_be_is_refused_and_leaves_nothing() {
+    let (server, _) = server().await;
+    server.token("ci", "viewer", None).await;
+    let before = server.footprint().await;
+    for (body, status, field) in [
+        (json!({"name": "ci", "role": "viewer"}), 409, "name"),
+        (json!({"name": "C I", "role": "viewer"}), 422, "name"),
+        (json!({"name": "x", "role": "root"}), 422, "role"),
+        (json!({"name": "x"}), 422, "role"),
+        (
+            json!({"name": "x", "role": "viewer", "expires_in_s": 59}),
+            422,
+            "expires_in_s",
+        ),
+        (
+            json!({"name": "x", "role": "viewer", "expires_in_s": u64::MAX}),
+            422,
+            "expires_in_s",
+        ),
+    ] {
+        let problem = server
+            .post("/v1/tokens", &body)
+            .await
+            .expect(status)
+            .problem();
+        assert_eq!(problem.field.as_deref(), Some(field), "{body}");
+    }
+    assert_eq!(server.footprint().await, before);
+}

@@ -1,0 +1,98 @@
+//! No secret in any log, event, list or problem: a run with tokens and user-data, and a look through all it left.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use axum::http::Method;
+use common::{Server, collect};
+use serde_json::json;
+use waifud_control::Peer;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_in_no_log_event_list_or_problem() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+        .with_writer(move || writer.clone())
+        .init();
+
+    let server = Server::start().await;
+    server.template().await;
+    server.join("alder", waifud_types::ByteSize::gib(64)).await;
+    let token = server.token("laptop", "operator", None).await;
+    let user_data = "#cloud-config\npassword: correct-horse-battery\n";
+    let from = "192.0.2.9:4000".parse().unwrap();
+    let mut seen = Vec::new();
+    let mut ask = async |token: &str, method: Method, path: &str, body: String| {
+        let peer = Peer::Tls { from };
+        let answer = server
+            .call_as(peer, Some(token), method.as_str(), path, body)
+            .await;
+        let answer = collect(answer).await;
+        seen.extend_from_slice(&answer.bytes);
+        answer.status.as_u16()
+    };
+    let body = json!({"name": "web", "template": "debian-12", "user_data": user_data}).to_string();
+    assert_eq!(
+        ask(&token, Method::POST, "/v1/instances", body.clone()).await,
+        201
+    );
+    // Refused ones too: a name that is taken, a field of another kind, a token that is none.
+    assert_eq!(ask(&token, Method::POST, "/v1/instances", body).await, 409);
+    let wrong = json!({"template": "debian-12", "user_data": [user_data]}).to_string();
+    assert_eq!(ask(&token, Method::POST, "/v1/instances", wrong).await, 422);
+    let (good, _) = token.split_at(token.len() - 1);
+    let forged = format!("{good}~");
+    assert_eq!(
+        ask(&forged, Method::GET, "/v1/nodes", String::new()).await,
+        401
+    );
+    for path in [
+        "/v1/instances/web",
+        "/v1/instances",
+        "/v1/instances/web/why",
+        "/v1/events?limit=1000",
+    ] {
+        assert_eq!(ask(&token, Method::GET, path, String::new()).await, 200);
+    }
+    seen.extend(server.get("/v1/tokens").await.expect(200).bytes);
+    server.delete("/v1/tokens/laptop").await.expect(204);
+    seen.extend(server.get("/v1/events?limit=1000").await.expect(200).bytes);
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        log.contains("a token was refused"),
+        "the log is looked at: {log}"
+    );
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.contains("token.revoked"));
+    // What comes after `waifud_`, the 16 digits that are no secret, and `_`.
+    let secret = &token[24..];
+    for secret in [secret, &secret[..secret.len() - 1], "correct-horse-battery"] {
+        assert!(!log.contains(secret), "the log has {secret}");
+        assert!(!seen.contains(secret), "an answer has {secret}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Tokens: who may come in over the network, and until when.
+
+use rusqlite::Row;
+use waifud_types::{Digest, Name, Role, Timestamp};
+
+use crate::codec::{digest, maybe_time, name, time, to_word, word};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, WriteTx};
+
+/// A token as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenRow {
+    /// Its name, unique.
+    pub name: Name,
+    /// The part that is no secret.
+    pub id: [u8; 8],
+    /// The SHA-256 of the whole token.
+    pub secret: Digest,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// By whom.
+    pub created_by: String,
+    /// From when on it is worth nothing; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to the minute or so; `None` is never.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl ReadTx<'_> {
+    /// The token with this public part.
+    pub fn token(&self, id: [u8; 8]) -> Result<Option<TokenRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM tokens WHERE id = ?1")?
+            .query_and_then([id], token)?
+            .next()
+            .transpose()
+    }
+
+    /// The token of this name.
+    pub fn token_named(&self, wanted: &str) -> Result<Option<TokenRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM tokens WHERE name = ?1")?
+            .query_and_then([wanted], token)?
+            .next()
+            .transpose()
+    }
+
+    /// Tokens by name, after `after`.
+    pub fn tokens(&self, after: &str, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM tokens WHERE name > ?1 ORDER BY name LIMIT ?2")?
+            .query_and_then((after, limit), token)?
+            .collect()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds a token.
+    pub fn insert_token(&mut self, new: &TokenRow) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO tokens (name, id, secret, role, created_at, created_by, expires_at, last_used_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute((
+                new.name.as_str(),
+                new.id,
+                new.secret.bytes(),
+                to_word("a role", &new.role)?,
+                new.created_at.as_microsecond(),
+                &new.created_by,
+                new.expires_at.map(Timestamp::as_microsecond),
+                new.last_used_at.map(Timestamp::as_microsecond),
+            ))
+            .map_err(|e| taken(e, &[("tokens.name", Taken::TokenName)]))?;
+        Ok(())
+    }
+
+    /// Notes that the token was used.
+    pub fn set_token_used(&mut self, id: [u8; 8], at: Timestamp) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "UPDATE tokens SET last_used_at = ?2 WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2",
+            )?
+            .execute((id, at.as_microsecond()))?;
+        Ok(())
+    }
+
+    /// Removes a token. False when there was none.
+    pub fn remove_token(&mut self, name: &str) -> Result<bool, StoreError> {
+        let removed = self
+            .conn
+            .prepare_cached("DELETE FROM tokens WHERE name = ?1")?
+            .execute([name])?;
+        Ok(removed > 0)
+    }
+}
+
+fn token(row: &Row<'_>) -> Result<TokenRow, StoreError> {
+    Ok(TokenRow {
+        name: name(row, "name")?,
+        id: row.get("id")?,
+        secret: digest(row, "secret")?,
+        role: word(row, "role")?,
+        created_at: time(row, "created_at")?,
+        created_by: row.get("created_by")?,
+        expires_at: maybe_time(row, "expires_at")?,
+        last_used_at: maybe_time(row, "last_used_at")?,
+    })
+}
