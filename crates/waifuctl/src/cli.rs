@@ -46,7 +46,7 @@ pub enum Command {
     /// Create an instance from a template
     #[command(
         visible_alias = "launch",
-        after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
+        after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n  waifuctl create -f web.yaml --wait\n\nA file may hold several descriptions, divided by ---; flags change what a file with one says. Running it\nagain creates what is not there yet. Its fields: waifuctl schema instance.\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
     )]
     Create(Box<CreateArgs>),
     /// List instances
@@ -56,8 +56,10 @@ pub enum Command {
     )]
     List(ListArgs),
     /// Show one instance in full
-    #[command(after_help = "Example:\n  waifuctl show web --json | jq .status.state")]
-    Show(NameArg),
+    #[command(
+        after_help = "Example:\n  waifuctl show web --json | jq .status.state\n  waifuctl show web -o yaml > web.yaml"
+    )]
+    Show(crate::cli_spec::ShowArgs),
     /// Destroy instances and their disks
     #[command(
         visible_alias = "rm",
@@ -93,6 +95,9 @@ pub enum Command {
     /// Nodes: the machines that run instances
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Print the JSON Schema of what can be written in a file
+    #[command(after_help = "Example:\n  waifuctl schema instance > instance.schema.json")]
+    Schema(crate::cli_spec::SchemaArgs),
     /// Write this program's own reference: for packages and the docs
     #[command(subcommand, hide = true)]
     Reference(ReferenceCommand),
@@ -104,9 +109,12 @@ pub struct CreateArgs {
     /// Its name, a DNS label: a-z, 0-9 and -
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
+    /// A description of instances, as YAML; - reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// The template
-    #[arg(short, long, value_name = "NAME")]
-    pub template: String,
+    #[arg(short, long, value_name = "NAME", required_unless_present = "file")]
+    pub template: Option<String>,
     /// Virtual CPUs
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
@@ -141,7 +149,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
     pub timeout: Duration,
     /// Makes a repeated call the same call; made up by default
-    #[arg(long, value_name = "KEY", hide = true)]
+    #[arg(long, value_name = "KEY", hide = true, conflicts_with = "file")]
     pub idempotency_key: Option<String>,
 }
 
@@ -160,6 +168,9 @@ pub struct ListArgs {
     /// Only with this label: KEY or KEY=VALUE
     #[arg(short, long)]
     pub label: Option<String>,
+    /// table, wide, json, or yaml for descriptions that create -f takes
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<crate::cli_spec::ListFormat>,
 }
 
 /// One name.

@@ -1,7 +1,7 @@
 //! What can be typed about a spec: wishes at `create`, and the verbs that change what an owner says of an instance.
 
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
 use waifud_types::MacAddr;
 use waifud_types::spec::RestartPolicy;
 
@@ -43,6 +43,55 @@ pub struct LabelArgs {
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
     pub changes: Vec<String>,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// text, json, or yaml for a description that create -f takes
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<ShowFormat>,
+}
+
+/// How one instance is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ShowFormat {
+    /// For people.
+    Text,
+    /// As the API has it.
+    Json,
+    /// Its description.
+    Yaml,
+}
+
+/// How instances are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    Table,
+    /// With more columns.
+    Wide,
+    /// As the API has it.
+    Json,
+    /// Their descriptions.
+    Yaml,
+}
+
+/// `schema`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SchemaArgs {
+    /// Of what
+    pub of: SchemaOf,
+}
+
+/// What has a schema.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SchemaOf {
+    /// The description of an instance.
+    Instance,
 }
 
 fn restart_policy(text: &str) -> Result<RestartPolicy, String> {

@@ -84,6 +84,18 @@ impl Failure {
         self
     }
 
+    /// Says more than the title.
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.problem.detail = Some(detail.into());
+        self
+    }
+
+    /// Puts words before its sentence: whom it concerns.
+    pub fn about(mut self, whom: &str) -> Self {
+        self.problem.title = format!("{whom}: {}", self.problem.title);
+        self
+    }
+
     /// Says what was behind it.
     pub fn cause(mut self, cause: &dyn std::error::Error) -> Self {
         self.cause = Some(root(cause));

@@ -9,25 +9,29 @@ const KEY_FILE_MAX: u64 = 64 << 10;
 
 /// The keys named by `--ssh-key`: each a file or the key itself.
 pub fn named(arguments: &[String]) -> Result<Vec<String>, Failure> {
+    named_from(Path::new(""), "--ssh-key", arguments)
+}
+
+/// Keys, or files that hold some; a relative path starts from `base`. `field` is named in errors.
+pub fn named_from(base: &Path, field: &str, arguments: &[String]) -> Result<Vec<String>, Failure> {
     let mut keys = Vec::new();
     for argument in arguments {
         if argument.contains(' ') {
             keys.push(argument.trim().to_owned());
             continue;
         }
-        let found = read(Path::new(argument)).map_err(|e| {
+        let found = read(&base.join(argument)).map_err(|e| {
             Failure::input(
                 "ssh-key-unreadable",
                 format!("SSH key {argument:?} can't be read"),
             )
-            .field("--ssh-key")
+            .field(field)
             .cause(&e)
             .hint("name a .pub file, or give the key itself in quotes")
         })?;
         if found.is_empty() {
             return Err(
-                Failure::input("ssh-key-empty", format!("{argument:?} holds no key"))
-                    .field("--ssh-key"),
+                Failure::input("ssh-key-empty", format!("{argument:?} holds no key")).field(field),
             );
         }
         keys.extend(found);

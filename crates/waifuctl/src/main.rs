@@ -8,6 +8,7 @@ mod cli;
 mod cli_spec;
 mod commands;
 mod context;
+mod description;
 mod failure;
 mod keys;
 mod labels;

@@ -93,6 +93,11 @@ impl Printer {
     }
 }
 
+/// Prints a text to stdout as it is, with one line end.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    line(text)
+}
+
 /// Prints to stdout. A reader that has gone (`| head`) ends the program quietly.
 fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();

@@ -10,7 +10,12 @@ use crate::failure::Failure;
 
 /// The text of `path`; `-` is standard input.
 pub fn read(path: &Path) -> Result<Secret<String>, Failure> {
-    let failure = |code, title: String| Failure::input(code, title).field("--user-data");
+    read_as(path, "--user-data")
+}
+
+/// The same, for the field or argument that errors name.
+pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
+    let failure = |code, title: String| Failure::input(code, title).field(field);
     let unreadable = |e: std::io::Error| {
         failure(
             "user-data-unreadable",

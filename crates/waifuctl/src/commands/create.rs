@@ -4,6 +4,7 @@ use waifud_api::{CreateInstance, Instance};
 use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
+use super::create_file;
 use crate::cli::CreateArgs;
 use crate::cli_spec::WishArgs;
 use crate::context::Context;
@@ -13,6 +14,9 @@ use crate::{keys, labels, user_data, wait};
 
 /// Creates an instance; with `--wait`, shows its steps until cloud-init has finished.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+    if args.file.is_some() {
+        return create_file::run(context, args).await;
+    }
     let (wait, timeout) = (args.wait, args.timeout);
     let key = args
         .idempotency_key
@@ -39,10 +43,13 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         (false, false) => keys::named(&args.ssh_key)?,
     };
     let wishes = args.wishes;
+    let Some(template) = args.template else {
+        return Err(Failure::input("usage", "a template is needed").field("--template"));
+    };
     Ok(CreateInstance {
         name: args.name,
         labels: labels::pairs("--label", &args.label)?,
-        template: args.template,
+        template,
         cpus: args.cpus,
         memory_bytes: args.memory,
         disk_bytes: args.disk,
@@ -59,7 +66,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
 }
 
 /// Where it may run.
-fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
+pub(super) fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
     let bad = |field: &str, e: NameError, hint: &str| {
         Failure::input("bad-name", e.to_string())
             .field(field)
@@ -86,7 +93,7 @@ fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
 }
 
 /// One line: what it is called, where it is, and its address.
-fn summary(instance: &Instance) -> String {
+pub(super) fn summary(instance: &Instance) -> String {
     let status = &instance.status;
     let node = status
         .node

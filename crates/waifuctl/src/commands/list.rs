@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use waifud_api::client::ListQuery;
 use waifud_api::{Instance, Page};
+use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{AddressSource, InstanceAddress};
 use waifud_types::{InstanceState, Name};
 
 use crate::cli::ListArgs;
+use crate::cli_spec::ListFormat;
 use crate::context::Context;
+use crate::description;
 use crate::failure::Failure;
-use crate::printer::table;
+use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, since};
 
 /// Prints every instance that the filters leave.
@@ -30,26 +33,88 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
         all.items.extend(page.items);
         all.next = page.next;
     }
-    context
-        .printer
-        .print(&all, || for_people(&all, Timestamp::now()))?;
+    let printer = match args.output {
+        Some(ListFormat::Yaml) => return descriptions(context, &all).await,
+        Some(ListFormat::Json) => Printer::new(true),
+        _ => context.printer,
+    };
+    let wide = args.output == Some(ListFormat::Wide);
+    printer.print(&all, || for_people(&all, wide, Timestamp::now()))?;
+    if printer.is_json() {
+        return Ok(());
+    }
     for note in notes(&all, Timestamp::now()) {
         context.printer.note(&note);
     }
     Ok(())
 }
 
-fn for_people(page: &Page<Instance>, now: Timestamp) -> String {
-    let headers = [
+/// One document each, divided by `---`. What was deleted meanwhile is left out.
+async fn descriptions(context: &Context, page: &Page<Instance>) -> Result<(), Failure> {
+    let mut documents = Vec::new();
+    for instance in &page.items {
+        match context.client.description(&instance.id.to_string()).await {
+            Ok((request, _)) => {
+                documents.push(description::yaml(&description::from_request(request))?);
+            }
+            Err(error) if error.problem().is_some_and(|p| p.status == 404) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if documents.is_empty() {
+        return Ok(());
+    }
+    print_text(&documents.join("---\n"))
+}
+
+fn for_people(page: &Page<Instance>, wide: bool, now: Timestamp) -> String {
+    let mut headers = vec![
         "NAME", "STATE", "READY", "NODE", "ADDRESS", "CPU", "MEM", "TEMPLATE", "AGE",
     ];
-    table(
-        &headers,
-        page.items
-            .iter()
-            .map(|instance| row(instance, now))
-            .collect(),
-    )
+    if wide {
+        headers.extend(["DISK", "HYPERVISOR", "RESTART", "LABELS"]);
+    }
+    let rows = page.items.iter().map(|instance| {
+        let mut row = row(instance, now);
+        if wide {
+            row.extend(wider(instance));
+        }
+        row
+    });
+    table(&headers, rows.collect())
+}
+
+/// The further columns.
+fn wider(instance: &Instance) -> [String; 4] {
+    let Instance { spec, status, .. } = instance;
+    let labels: Vec<_> = instance
+        .labels
+        .iter()
+        .map(|(key, value)| escape(&format!("{key}={value}")))
+        .collect();
+    let restart = match spec.restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnCrash => "on-crash",
+        RestartPolicy::Never => "never",
+    };
+    let or_dash = |text: String| {
+        if text.is_empty() {
+            "-".to_owned()
+        } else {
+            text
+        }
+    };
+    [
+        spec.disks
+            .first()
+            .map_or_else(|| "-".to_owned(), |disk| disk.size_bytes.to_string()),
+        status
+            .hypervisor
+            .map_or("-", |kind| kind.as_str())
+            .to_owned(),
+        restart.to_owned(),
+        or_dash(labels.join(",")),
+    ]
 }
 
 /// The address in the table: the primary one.

@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod create;
+mod create_file;
 mod delete;
 mod events;
 mod ip;
@@ -8,6 +9,7 @@ mod label;
 mod list;
 mod node;
 mod reference;
+mod schema;
 mod show;
 mod template;
 mod update;
@@ -22,7 +24,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(context, *args).await,
         Command::List(args) => list::run(context, args).await,
-        Command::Show(args) => show::run(context, &args.name).await,
+        Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Start(args) => update::start(context, &args.name).await,
         Command::Stop(args) => update::stop(context, &args.name).await,
@@ -33,6 +35,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Schema(args) => schema::run(args),
         Command::Reference(command) => reference::run(command),
     }
 }

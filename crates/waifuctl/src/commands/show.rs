@@ -5,16 +5,25 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use waifud_api::Instance;
 
+use crate::cli_spec::{ShowArgs, ShowFormat};
 use crate::context::Context;
+use crate::description;
 use crate::failure::Failure;
+use crate::printer::{Printer, print_text};
 use crate::text::{age, escape};
 
 /// Prints one instance in full.
-pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
-    let instance = context.client.instance(name).await?;
-    context
-        .printer
-        .print(&instance, || for_people(&instance, Timestamp::now()))
+pub async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
+    let printer = match args.output {
+        Some(ShowFormat::Yaml) => {
+            let (request, _) = context.client.description(&args.name).await?;
+            return print_text(&description::yaml(&description::from_request(request))?);
+        }
+        Some(ShowFormat::Json) => Printer::new(true),
+        Some(ShowFormat::Text) | None => context.printer,
+    };
+    let instance = context.client.instance(&args.name).await?;
+    printer.print(&instance, || for_people(&instance, Timestamp::now()))
 }
 
 fn for_people(instance: &Instance, now: Timestamp) -> String {

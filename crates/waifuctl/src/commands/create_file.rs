@@ -1,0 +1,322 @@
+//! `waifuctl create -f`: every description is checked before the first is carried out, and what is there already as it
+//! is described stays as it is.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use waifud_api::{CreateInstance, Instance};
+use waifud_types::InstanceId;
+
+use super::create::{placement, summary};
+use crate::cli::CreateArgs;
+use crate::context::Context;
+use crate::description::{self, Description, Document, Source};
+use crate::failure::Failure;
+use crate::{keys, labels, user_data, wait};
+
+/// A file of descriptions is no larger: user-data may have 1 MiB each.
+const FILE_MAX: u64 = 16 << 20;
+
+/// What is printed with `--json`.
+#[derive(Serialize)]
+struct Made {
+    items: Vec<Instance>,
+}
+
+/// One description that passed the checks.
+struct Checked {
+    called: String,
+    request: CreateInstance,
+    /// It is there already, as described.
+    there: Option<Instance>,
+}
+
+/// Creates what a file describes.
+pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+    let Some(path) = args.file.clone() else {
+        return Ok(());
+    };
+    let text = read(&path)?;
+    let shown = if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    let (wait, timeout) = (args.wait, args.timeout);
+    let documents = overridden(description::parse(&shown, &text)?, &args)?;
+    let source = Source {
+        text: &text,
+        base: &base,
+    };
+    let mut wanted = Vec::new();
+    for document in documents {
+        wanted.push(check(context, document, source).await?);
+    }
+    names_are_unique(&wanted)?;
+    let mut made = Vec::new();
+    let names: Vec<_> = wanted.iter().map(Checked::name).collect();
+    for (index, one) in wanted.into_iter().enumerate() {
+        let name = one.name();
+        match create(context, one).await {
+            Ok(instance) => made.push(instance),
+            Err(failure) => {
+                print(context, &made)?;
+                let left = names.get(index..).unwrap_or_default();
+                return Err(partly(failure.about(&name), &made, left));
+            }
+        }
+    }
+    if wait {
+        made = wait_for_all(context, made, timeout).await?;
+    }
+    print(context, &made)
+}
+
+impl Checked {
+    fn name(&self) -> String {
+        match &self.request.name {
+            Some(name) => name.clone(),
+            None => self.called.clone(),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let unreadable = |e: std::io::Error| {
+        Failure::input(
+            "file-unreadable",
+            format!("{} can't be read", path.display()),
+        )
+        .field("--file")
+        .cause(&e)
+        .hint("check the path; - reads standard input")
+    };
+    let mut text = String::new();
+    let stream: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(path).map_err(unreadable)?)
+    };
+    stream
+        .take(FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(
+            Failure::input("file-too-long", "the file is larger than 16 MiB")
+                .field("--file")
+                .hint("name large user-data with user_data_file"),
+        );
+    }
+    Ok(text)
+}
+
+/// Flags win over a file with one description, and are refused with several.
+fn overridden(mut documents: Vec<Document>, args: &CreateArgs) -> Result<Vec<Document>, Failure> {
+    let several = documents.len() > 1;
+    for document in &mut documents {
+        let before = document.description.clone();
+        apply(&mut document.description, args)?;
+        if several && document.description != before {
+            return Err(Failure::input(
+                "flags-and-several",
+                "flags change what a file with one description says; this file has several",
+            )
+            .field("--file")
+            .hint("write it into the file"));
+        }
+    }
+    Ok(documents)
+}
+
+fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
+    fn set<T>(field: &mut Option<T>, value: Option<T>) {
+        if value.is_some() {
+            *field = value;
+        }
+    }
+    let wishes = &args.wishes;
+    set(&mut to.name, args.name.clone());
+    set(&mut to.template, args.template.clone());
+    set(&mut to.cpus, args.cpus);
+    set(&mut to.memory, args.memory.map(description::Size));
+    set(&mut to.run, wishes.no_start.then_some(false));
+    set(&mut to.restart, wishes.restart);
+    set(&mut to.priority, wishes.priority);
+    set(&mut to.protected, wishes.protect.then_some(true));
+    to.labels.extend(labels::pairs("--label", &args.label)?);
+    if args.disk.is_some() || args.pool.is_some() {
+        to.disks
+            .resize_with(to.disks.len().max(1), Default::default);
+        if let Some(disk) = to.disks.first_mut() {
+            set(&mut disk.size, args.disk.map(description::Size));
+            set(&mut disk.pool, args.pool.clone());
+        }
+    }
+    if wishes.mac.is_some() {
+        to.nics.resize_with(to.nics.len().max(1), Default::default);
+        if let Some(nic) = to.nics.first_mut() {
+            set(&mut nic.mac, wishes.mac);
+        }
+    }
+    if let Some(path) = &args.user_data {
+        to.user_data = Some(user_data::read(path)?.into_inner());
+        to.user_data_file = None;
+        to.cloud_config = None;
+    }
+    if args.no_ssh_key {
+        to.ssh_keys = Some(Vec::new());
+    } else if !args.ssh_key.is_empty() {
+        to.ssh_keys = Some(keys::named(&args.ssh_key)?);
+    }
+    let typed = placement(wishes)?;
+    if typed != waifud_types::spec::PlacementSpec::default() {
+        let have = to.placement.get_or_insert_default();
+        set(&mut have.node, typed.node);
+        have.require.extend(typed.require);
+        let spread = typed.spread.map(|spread| description::SpreadDescription {
+            group: spread.group,
+            strict: spread.strict,
+        });
+        set(&mut have.spread, spread);
+    }
+    Ok(())
+}
+
+async fn check(
+    context: &Context,
+    document: Document,
+    source: Source<'_>,
+) -> Result<Checked, Failure> {
+    let Document {
+        description,
+        called,
+    } = document;
+    let said = description.clone();
+    let request =
+        description::request(description, source).map_err(|failure| failure.about(&called))?;
+    let there = match context.client.check_instance(&request).await {
+        Ok(()) => None,
+        Err(error) => {
+            let taken = error.problem().is_some_and(|p| p.code == "name-taken");
+            match request.name.as_deref().filter(|_| taken) {
+                Some(name) => Some(as_described(context, name, &said, &request, &called).await?),
+                None => return Err(Failure::from(error).about(&called)),
+            }
+        }
+    };
+    Ok(Checked {
+        called,
+        request,
+        there,
+    })
+}
+
+/// The instance that has the name, when it is what is described.
+async fn as_described(
+    context: &Context,
+    name: &str,
+    said: &Description,
+    wanted: &CreateInstance,
+    called: &str,
+) -> Result<Instance, Failure> {
+    let (have, _) = context.client.description(name).await?;
+    let differs = description::differs(said, wanted, &have);
+    if differs.is_empty() {
+        return Ok(context.client.instance(name).await?);
+    }
+    Err(Failure::input(
+        "exists-otherwise",
+        format!(
+            "{called}: {name} exists and differs in {}",
+            differs.join(", ")
+        ),
+    )
+    .field(differs.first().copied().unwrap_or("name"))
+    .hint(format!(
+        "waifuctl edit {name} --spec, or waifuctl delete {name} first"
+    )))
+}
+
+fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    for one in wanted {
+        if let Some(name) = &one.request.name
+            && !seen.insert(name)
+        {
+            return Err(
+                Failure::input("name-twice", format!("{name} is described twice"))
+                    .field("name")
+                    .hint("give each its own name"),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
+    if let Some(instance) = one.there {
+        context.printer.note(&format!(
+            "{}: is there already, as described",
+            instance.name
+        ));
+        return Ok(instance);
+    }
+    let key = InstanceId::generate().to_string();
+    Ok(context.client.create_instance(&one.request, &key).await?)
+}
+
+/// What was reached before it failed.
+fn partly(failure: Failure, made: &[Instance], left: &[String]) -> Failure {
+    let made: Vec<_> = made.iter().map(|i| i.name.to_string()).collect();
+    let made = if made.is_empty() {
+        "none".to_owned()
+    } else {
+        made.join(", ")
+    };
+    failure.detail(format!("created: {made}; not created: {}", left.join(", ")))
+}
+
+/// Waits for each in its turn, all until the same deadline.
+async fn wait_for_all(
+    context: &Context,
+    made: Vec<Instance>,
+    timeout: std::time::Duration,
+) -> Result<Vec<Instance>, Failure> {
+    let deadline = Instant::now() + timeout;
+    let names: Vec<_> = made.iter().map(|i| i.name.to_string()).collect();
+    let several = made.len() > 1;
+    let waiting = async {
+        let mut ready = Vec::new();
+        for instance in made {
+            if several {
+                context.printer.note(&format!("{}:", instance.name));
+            }
+            if !instance.spec.run {
+                ready.push(instance);
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            ready.push(wait::until_ready(context, instance, left).await?);
+        }
+        Ok(ready)
+    };
+    wait::or_detach(waiting, &names.join(", ")).await
+}
+
+fn print(context: &Context, made: &[Instance]) -> Result<(), Failure> {
+    if made.is_empty() && !context.printer.is_json() {
+        return Ok(());
+    }
+    let made = Made {
+        items: made.to_vec(),
+    };
+    context.printer.print(&made, || {
+        let lines: Vec<_> = made.items.iter().map(summary).collect();
+        lines.join("\n")
+    })
+}

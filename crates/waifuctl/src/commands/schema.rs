@@ -1,0 +1,12 @@
+//! `waifuctl schema`
+
+use crate::cli_spec::{SchemaArgs, SchemaOf};
+use crate::description;
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// Prints a JSON Schema.
+pub fn run(args: SchemaArgs) -> Result<(), Failure> {
+    let SchemaOf::Instance = args.of;
+    Printer::new(true).print(&description::schema(), String::new)
+}

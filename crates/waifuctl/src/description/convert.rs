@@ -1,0 +1,184 @@
+//! Between a description and the request to create.
+
+use std::path::{Path, PathBuf};
+
+use waifud_api::CreateInstance;
+use waifud_types::Secret;
+use waifud_types::spec::{PlacementSpec, SpreadSpec};
+
+use super::{
+    Description, DiskDescription, NicDescription, PlacementDescription, Size, SpreadDescription,
+};
+use crate::failure::Failure;
+use crate::{keys, user_data};
+
+/// Where a description comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its whole text.
+    pub text: &'a str,
+    /// The directory that relative paths start from.
+    pub base: &'a Path,
+}
+
+/// The request that a description asks for. Every field of a request has its place in it.
+pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance, Failure> {
+    let user_data = user_data_of(&wanted, source)?;
+    let Some(template) = wanted.template else {
+        return Err(
+            Failure::input("no-template", "the description names no template")
+                .field("template")
+                .hint("write for example template: debian-12; waifuctl template list"),
+        );
+    };
+    let disk = only(wanted.disks, "disks")?;
+    if disk
+        .name
+        .as_ref()
+        .is_some_and(|name| name.as_str() != "root")
+    {
+        return Err(Failure::input("bad-disk", "the first disk is called root")
+            .field("disks[0].name")
+            .hint("leave its name out"));
+    }
+    let nic = only(wanted.nics, "nics")?;
+    if nic
+        .network
+        .as_ref()
+        .is_some_and(|name| name.as_str() != "default")
+    {
+        return Err(
+            Failure::input("unknown-network", "there is no network but default")
+                .field("nics[0].network")
+                .hint("leave it out"),
+        );
+    }
+    let ssh_keys = match wanted.ssh_keys {
+        None => keys::own(),
+        Some(named) => keys::named_from(source.base, "ssh_keys", &named)?,
+    };
+    let placement = wanted.placement.unwrap_or_default();
+    Ok(CreateInstance {
+        name: wanted.name,
+        labels: wanted.labels,
+        template,
+        cpus: wanted.cpus,
+        memory_bytes: wanted.memory.map(|size| size.0),
+        disk_bytes: disk.size.map(|size| size.0),
+        pool: disk.pool,
+        user_data,
+        ssh_keys,
+        run: wanted.run,
+        restart: wanted.restart.unwrap_or_default(),
+        priority: wanted.priority.unwrap_or_default(),
+        protected: wanted.protected.unwrap_or_default(),
+        mac: nic.mac,
+        placement: PlacementSpec {
+            node: placement.node,
+            require: placement.require,
+            spread: placement.spread.map(|spread| SpreadSpec {
+                group: spread.group,
+                strict: spread.strict,
+            }),
+        },
+    })
+}
+
+fn only<T: Default>(mut all: Vec<T>, field: &str) -> Result<T, Failure> {
+    if all.len() > 1 {
+        return Err(
+            Failure::input("too-many", format!("only one of {field} is taken for now"))
+                .field(&format!("{field}[1]"))
+                .hint("leave the others out"),
+        );
+    }
+    Ok(all.pop().unwrap_or_default())
+}
+
+fn user_data_of(
+    wanted: &Description,
+    source: Source<'_>,
+) -> Result<Option<Secret<String>>, Failure> {
+    match (
+        &wanted.user_data,
+        &wanted.user_data_file,
+        &wanted.cloud_config,
+    ) {
+        (None, None, None) => Ok(None),
+        (Some(text), None, None) => Ok(Some(Secret::new(text.clone()))),
+        (None, Some(path), None) => {
+            user_data::read_as(&source.base.join(path), "user_data_file").map(Some)
+        }
+        (None, None, Some(config)) if config.value.is_object() => {
+            Ok(Some(Secret::new(config.render(source.text))))
+        }
+        (None, None, Some(_)) => Err(Failure::input(
+            "bad-cloud-config",
+            "cloud_config is not a mapping",
+        )
+        .field("cloud_config")
+        .hint("write its keys below it, or the whole text as user_data: |")),
+        _ => Err(
+            Failure::input("user-data-twice", "user-data is there more than once")
+                .field("user_data")
+                .hint("keep one of user_data, user_data_file and cloud_config"),
+        ),
+    }
+}
+
+/// The description of a request, with everything that it says.
+pub fn from_request(request: CreateInstance) -> Description {
+    let CreateInstance {
+        name,
+        labels,
+        template,
+        cpus,
+        memory_bytes,
+        disk_bytes,
+        pool,
+        user_data,
+        ssh_keys,
+        run,
+        restart,
+        priority,
+        protected,
+        mac,
+        placement,
+    } = request;
+    let disk = DiskDescription {
+        name: None,
+        size: disk_bytes.map(Size),
+        pool,
+    };
+    let nic = NicDescription { network: None, mac };
+    let placement = PlacementDescription {
+        node: placement.node,
+        require: placement.require,
+        spread: placement.spread.map(|spread| SpreadDescription {
+            group: spread.group,
+            strict: spread.strict,
+        }),
+    };
+    Description {
+        name,
+        template: Some(template),
+        labels,
+        cpus,
+        memory: memory_bytes.map(Size),
+        disks: some(disk).into_iter().collect(),
+        nics: some(nic).into_iter().collect(),
+        ssh_keys: Some(ssh_keys),
+        user_data: user_data.map(Secret::into_inner),
+        user_data_file: None::<PathBuf>,
+        cloud_config: None,
+        run,
+        restart: Some(restart),
+        priority: Some(priority),
+        protected: Some(protected),
+        placement: some(placement),
+    }
+}
+
+fn some<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
+}

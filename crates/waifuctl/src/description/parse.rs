@@ -1,0 +1,77 @@
+//! From YAML to descriptions: several documents, and errors that name the place.
+
+use serde_saphyr::{Error, options};
+
+use super::nearest::nearest;
+use super::{Description, schema};
+use crate::failure::Failure;
+
+/// A description, and how errors call it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Document {
+    /// What it says.
+    pub description: Description,
+    /// `web.yaml`, or `web.yaml, document 2`.
+    pub called: String,
+}
+
+/// Reads every document of `text`, which `file` holds.
+pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
+    // A snippet would show what may be a password.
+    let options = options! { with_snippet: false };
+    let all: Vec<Description> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| refuse(file, &error))?;
+    if all.is_empty() {
+        return Err(
+            Failure::input("no-description", format!("{file} describes nothing"))
+                .field("--file")
+                .hint("write at least: template: debian-12"),
+        );
+    }
+    let several = all.len() > 1;
+    Ok(all
+        .into_iter()
+        .enumerate()
+        .map(|(index, description)| Document {
+            description,
+            called: if several {
+                format!("{file}, document {}", index + 1)
+            } else {
+                file.to_owned()
+            },
+        })
+        .collect())
+}
+
+fn refuse(file: &str, error: &Error) -> Failure {
+    let place = error.location().map_or_else(String::new, |at| {
+        format!(" at line {}, column {}", at.line(), at.column())
+    });
+    let error = error.without_snippet();
+    if let Error::SerdeUnknownField {
+        field, expected, ..
+    } = error
+    {
+        let hint = match nearest(field, expected) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("known here: {}", expected.join(", ")),
+        };
+        let hint = match schema::elsewhere(field) {
+            Some(place) => place.to_owned(),
+            None => hint,
+        };
+        return Failure::input(
+            "unknown-field",
+            format!("{file} has an unknown field {field:?}{place}"),
+        )
+        .field(field)
+        .hint(hint);
+    }
+    let why = error.to_string();
+    let why = why.lines().next().unwrap_or_default();
+    let why: String = why.chars().take(200).collect();
+    Failure::input("bad-description", format!("{file} can't be used{place}"))
+        .field("--file")
+        .detail(why)
+        .hint("waifuctl schema instance prints every field; waifuctl show NAME -o yaml an example")
+}
