@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
-use waifud_types::ByteSize;
+use waifud_types::{ByteSize, Checksum};
 
 /// Virtual machines on the machines that you own.
 #[derive(Debug, Parser)]
@@ -112,7 +112,7 @@ pub struct CreateArgs {
     /// A description of instances, as YAML; - reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The template
+    /// The template; one of the catalog is added first
     #[arg(short, long, value_name = "NAME", required_unless_present = "file")]
     pub template: Option<String>,
     /// Virtual CPUs
@@ -228,17 +228,20 @@ pub struct EventsArgs {
 /// `template …`.
 #[derive(Debug, Subcommand)]
 pub enum TemplateCommand {
-    /// Add a template from an image file on this machine
+    /// Add a template: from the catalog, from a URL, or from an image file on this machine
     #[command(
-        after_help = "Example:\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian"
+        after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n\nwaifud downloads by itself: Ctrl-C ends only the waiting, waifuctl template delete ends the download.\nThe same command again fetches what the publisher has by now, as a new revision."
     )]
     Add(TemplateAddArgs),
-    /// List templates
+    /// List templates, and those on their way
     #[command(visible_alias = "ls")]
     List,
+    /// List well-known images that template add, and create, fetch by name
+    #[command(after_help = "Example:\n  waifuctl template catalog")]
+    Catalog,
     /// Show one template with every image that it pointed at
     Show(NameArg),
-    /// Forget a template; instances made from it stay
+    /// Forget a template, or end its download; instances made from it stay
     #[command(visible_alias = "rm")]
     Delete(TemplateDeleteArgs),
 }
@@ -248,9 +251,30 @@ pub enum TemplateCommand {
 pub struct TemplateAddArgs {
     /// Its name, such as debian-12
     pub name: String,
-    /// A qcow2 image
-    #[arg(long, value_name = "PATH")]
-    pub file: PathBuf,
+    /// A qcow2 image on this machine
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["url", "catalog"])]
+    pub file: Option<PathBuf>,
+    /// Where waifud downloads a qcow2 image
+    #[arg(long, value_name = "URL", conflicts_with = "catalog")]
+    pub url: Option<String>,
+    /// An entry of the catalog [default: the one called NAME]
+    #[arg(long, value_name = "ENTRY")]
+    pub catalog: Option<String>,
+    /// The publisher's checksum of the image
+    #[arg(long, value_name = "sha256:…|sha512:…", conflicts_with_all = ["file", "checksums_url"])]
+    pub checksum: Option<Checksum>,
+    /// The publisher's list of checksums, such as …/SHA256SUMS
+    #[arg(long, value_name = "URL", conflicts_with = "file")]
+    pub checksums_url: Option<String>,
+    /// What the image is called in that list [default: the last part of its URL]
+    #[arg(long, value_name = "NAME", requires = "checksums_url")]
+    pub checksums_file: Option<String>,
+    /// Take whatever https gives, without a checksum
+    #[arg(long, requires = "url", conflicts_with_all = ["checksum", "checksums_url"])]
+    pub insecure_no_checksum: bool,
+    /// Do not wait for the download
+    #[arg(long, conflicts_with = "file")]
+    pub no_wait: bool,
     /// The user that cloud-init makes in it, such as debian
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,

@@ -9,6 +9,7 @@ mod cli_spec;
 mod commands;
 mod context;
 mod description;
+mod download;
 mod failure;
 mod keys;
 mod labels;

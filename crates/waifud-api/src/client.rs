@@ -15,7 +15,8 @@ use waifud_types::{Digest, Generation, Revision};
 
 use crate::sse::{SseEvent, SseParser};
 use crate::{
-    CreateInstance, CreateTemplate, Image, Instance, Node, Page, Problem, UpdateInstance, Why,
+    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance, Node,
+    Page, Problem, UpdateInstance, Why,
 };
 
 /// How long an ordinary request may take beyond the wait that it asks for.
@@ -135,6 +136,7 @@ impl Client {
     /// Talks to the unix socket at `path`. Nothing is sent before the first request.
     pub fn unix(path: &Path) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(no_tls()?)
             .unix_socket(path)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")))
@@ -266,6 +268,41 @@ impl Client {
             .map(drop)
     }
 
+    /// Has an image fetched that becomes a template.
+    pub async fn create_download(&self, request: &CreateDownload) -> Result<Download, ClientError> {
+        self.json(self.request(Method::POST, &["downloads"]).json(request))
+            .await
+    }
+
+    /// Every template on its way.
+    pub async fn downloads(&self) -> Result<Page<Download>, ClientError> {
+        self.json(self.get(&["downloads"])).await
+    }
+
+    /// One template on its way; `None` when it is not: it is there, or was given up.
+    pub async fn download(&self, name: &str) -> Result<Option<Download>, ClientError> {
+        match self.json(self.get(&["downloads", name])).await {
+            Ok(download) => Ok(Some(download)),
+            Err(ClientError::Problem(problem)) if problem.status == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The catalog of well-known images.
+    pub async fn catalog(&self) -> Result<Page<CatalogEntry>, ClientError> {
+        self.json(self.get(&["catalog"])).await
+    }
+
+    /// One page of images.
+    pub async fn images(&self, query: &ListQuery) -> Result<Page<Image>, ClientError> {
+        self.json(self.get(&["images"]).query(query)).await
+    }
+
+    /// Which waifud answers: `version`, `api`, `schema`, `incarnation`.
+    pub async fn version(&self) -> Result<serde_json::Value, ClientError> {
+        self.json(self.get(&["version"])).await
+    }
+
     /// What is known of an image; `None` when waifud does not have it.
     pub async fn image(&self, digest: Digest) -> Result<Option<Image>, ClientError> {
         match self.json(self.get(&["images", &digest.to_string()])).await {
@@ -394,6 +431,16 @@ impl Client {
             }
         }
     }
+}
+
+/// A unix socket needs no TLS; without this, the machine's certificates would be read for each client.
+fn no_tls() -> Result<rustls::ClientConfig, ClientError> {
+    let ring = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Malformed(e.to_string()))?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
 }
 
 /// The URL of a path below `/v1`, each segment escaped. The host is for form: the socket decides.

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod agent_client;
 pub mod client;
+pub mod download;
 pub mod instance;
 pub mod metadatad;
 pub mod metadatad_client;
@@ -16,6 +17,7 @@ pub mod sse;
 pub mod template;
 pub mod token;
 
+pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use node::Node;

@@ -9,9 +9,10 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use waifud_store::Store;
 use waifud_types::status::StepStatus;
-use waifud_types::{ByteSize, InstanceId, Name, Timestamp};
+use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
 
 use crate::ControlError;
+use crate::downloads::{DownloadConfig, Jobs};
 use crate::env::{Clock, Entropy};
 use crate::image_store::ImageStore;
 use crate::live::Live;
@@ -35,6 +36,8 @@ pub struct ControlConfig {
     pub image_max: ByteSize,
     /// Guests' DNS domain.
     pub domain: String,
+    /// How images are fetched.
+    pub downloads: DownloadConfig,
 }
 
 impl ControlConfig {
@@ -49,6 +52,7 @@ impl ControlConfig {
             events_kept_for: Duration::from_hours(90 * 24),
             image_max: ByteSize::gib(64),
             domain: "waifu.internal".to_owned(),
+            downloads: DownloadConfig::default(),
         }
     }
 }
@@ -78,6 +82,9 @@ pub(crate) struct Shared {
     pub(crate) live: Live,
     pub(crate) tokens: crate::tokens::TokenState,
     pub(crate) images: ImageStore,
+    pub(crate) jobs: Jobs,
+    /// Sources of images that got further.
+    pub(crate) download_steps: broadcast::Sender<Digest>,
     pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
@@ -98,11 +105,14 @@ impl Control {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, ControlError> {
         let images = ImageStore::open(&config.state_dir, config.image_max)?;
-        let known = store
-            .read(|tx| tx.images(None, u32::MAX))
-            .await
-            .map_err(|e: waifud_store::StoreError| e)?;
-        images.remove_strays(&known.iter().map(|image| image.digest).collect::<Vec<_>>())?;
+        let (known, coming) = store
+            .read(|tx| {
+                Ok::<_, waifud_store::StoreError>((tx.images(None, u32::MAX)?, tx.downloads()?))
+            })
+            .await?;
+        let known: Vec<_> = known.iter().map(|image| image.digest).collect();
+        let coming: Vec<_> = coming.iter().map(|row| row.source).collect();
+        images.remove_strays(&known, &coming)?;
         let started = clock.now();
         Ok(Self {
             shared: Arc::new(Shared {
@@ -113,6 +123,8 @@ impl Control {
                 live: Live::default(),
                 tokens: crate::tokens::TokenState::default(),
                 images,
+                jobs: Jobs::default(),
+                download_steps: broadcast::Sender::new(256),
                 progress: broadcast::Sender::new(1024),
                 stop: CancellationToken::new(),
                 started,

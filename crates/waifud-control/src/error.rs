@@ -42,6 +42,11 @@ impl ControlError {
         move |source| Self::Io { what, source }
     }
 
+    /// Whether it says that there is no such thing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.code == "not-found")
+    }
+
     /// The problem to answer with. What is ours is logged and shown as such, without its inside.
     pub fn into_problem(self) -> Problem {
         match self {

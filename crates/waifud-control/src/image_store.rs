@@ -19,6 +19,7 @@ use waifud_types::{ByteSize, Digest};
 use crate::{ControlError, problems};
 
 const INCOMING: &str = ".incoming-";
+const PARTIAL: &str = ".download-";
 
 /// The directory of images.
 #[derive(Debug)]
@@ -56,8 +57,9 @@ impl ImageStore {
         })
     }
 
-    /// Removes what broken uploads and crashes left: everything that is no image of the list.
-    pub fn remove_strays(&self, known: &[Digest]) -> Result<(), ControlError> {
+    /// Removes what broken uploads and crashes left: everything that is no image of the list, and no beginning of one
+    /// that is on its way.
+    pub fn remove_strays(&self, known: &[Digest], coming: &[Digest]) -> Result<(), ControlError> {
         let entries = std::fs::read_dir(&self.dir)
             .map_err(ControlError::io(format!("reading {}", self.dir.display())))?;
         for entry in entries {
@@ -67,7 +69,10 @@ impl ImageStore {
             let Some(name) = name.to_str() else { continue };
             let stray = match name.parse::<Digest>() {
                 Ok(digest) => digest.hex() == name && !known.contains(&digest),
-                Err(_) => name.starts_with(INCOMING),
+                Err(_) => match name.strip_prefix(PARTIAL) {
+                    Some(source) => source.parse().is_ok_and(|source| !coming.contains(&source)),
+                    None => name.starts_with(INCOMING),
+                },
             };
             if stray {
                 tracing::info!(name, "removing what a broken upload left");
@@ -81,6 +86,28 @@ impl ImageStore {
     /// Where an image's file is.
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.hex())
+    }
+
+    /// Where the beginning of an image lies that is on its way from a source.
+    pub(crate) fn partial(&self, source: Digest) -> PathBuf {
+        self.dir.join(format!("{PARTIAL}{}", source.hex()))
+    }
+
+    /// Throws away the beginning of an image that will not come. What can't be removed goes at the next start.
+    pub(crate) fn discard_partial(&self, source: Digest) {
+        match std::fs::remove_file(self.partial(source)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "what is left of a download can't be removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives a whole, verified and durable file of this directory its name. Hold `changing`.
+    pub(crate) fn adopt(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
+        std::fs::rename(partial, self.path(digest))
+            .map_err(ControlError::io("naming the new image"))?;
+        self.sync_dir()
     }
 
     /// Reads an upload to its end and verifies it.

@@ -21,8 +21,10 @@
 
 pub mod agent;
 mod boot;
+pub mod catalog;
 mod control;
 mod documents;
+mod downloads;
 pub mod env;
 mod error;
 mod failed_logins;
@@ -46,6 +48,7 @@ mod validate;
 mod view;
 
 pub use control::{Control, ControlConfig, ProgressFrame};
+pub use downloads::DownloadConfig;
 pub use error::ControlError;
 pub use principal::{Cause, Peer, Principal};
 pub use subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};

@@ -8,6 +8,7 @@ pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
         "instance" => "waifuctl list shows what there is (GET /v1/instances)".to_owned(),
+        "download" => "waifuctl template list shows what is on its way, too".to_owned(),
         "template" | "node" | "token" => {
             format!("waifuctl {kind} list shows what there is (GET /v1/{kind}s)")
         }
@@ -52,7 +53,43 @@ pub fn unknown_template(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(422, "unknown-template", format!("there is no template {shown:?}"))
         .field("spec.template")
-        .hint("waifuctl template list shows the templates; waifuctl template add NAME --file IMAGE adds one")
+        .hint("waifuctl template list shows the templates, waifuctl template catalog what waifuctl template add NAME fetches")
+}
+
+/// The catalog does not have it.
+pub fn not_in_catalog(name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::new(
+        422,
+        "not-in-catalog",
+        format!("there is no {shown:?} in the catalog"),
+    )
+    .field("catalog")
+    .hint("waifuctl template catalog shows what is in it; others: --url and --checksum, or --file")
+}
+
+/// Nothing would prove the bytes.
+pub fn no_checksum() -> Problem {
+    Problem::new(
+        422,
+        "no-checksum",
+        "an image needs its publisher's checksum",
+    )
+    .field("checksum")
+    .hint("--checksum sha256:… or --checksums-url URL of the publisher's list; --insecure-no-checksum does without")
+}
+
+/// The template is on its way from elsewhere.
+pub fn download_running(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "download-running",
+        format!("template {name} is being downloaded from another source"),
+    )
+    .field("name")
+    .hint(format!(
+        "waifuctl template delete {name} ends that; or choose another name"
+    ))
 }
 
 /// The image was not uploaded.

@@ -3,13 +3,74 @@
 use bytes::Bytes;
 use futures::Stream;
 use waifud_api::{CreateTemplate, Image, Page};
-use waifud_store::{ImageRow, NewTemplate, StoreError};
-use waifud_types::Digest;
+use waifud_store::{ImageRow, NewTemplate, StoreError, WriteTx};
 use waifud_types::template::Template;
+use waifud_types::{Digest, Name};
 
 use crate::page::{Cursor, PageRequest};
 use crate::principal::Cause;
 use crate::{Control, ControlError, note, problems, view};
+
+/// A template's name.
+pub(crate) fn checked_name(text: &str) -> Result<Name, ControlError> {
+    text.parse()
+        .map_err(|e| problems::bad_name("name", &e).into())
+}
+
+/// Refuses what no template can have.
+pub(crate) fn check(arch: Option<&str>, default_user: Option<&str>) -> Result<(), ControlError> {
+    if arch.is_some_and(|arch| !["x86_64", "aarch64"].contains(&arch)) {
+        return Err(waifud_api::Problem::new(
+            422,
+            "unknown-arch",
+            "that architecture is not known",
+        )
+        .field("arch")
+        .hint("x86_64 or aarch64")
+        .into());
+    }
+    let user_fits = |user: &str| {
+        (1..=32).contains(&user.len())
+            && user
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
+    };
+    if default_user.is_some_and(|user| !user_fits(user)) {
+        return Err(
+            waifud_api::Problem::new(422, "bad-user", "that is no user's name")
+                .field("default_user")
+                .hint("1 to 32 of a-z, 0-9, - and _")
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Writes a template down, and tells of it.
+pub(crate) fn put(
+    tx: &mut WriteTx<'_>,
+    new: &NewTemplate,
+    cause: &Cause,
+) -> Result<(), ControlError> {
+    let before = tx
+        .template(new.name.as_str())?
+        .map(|row| row.template.current);
+    let (kind, message) = match before {
+        None => ("template.created", format!("image {}", new.image.short())),
+        Some(old) if old == new.image => (
+            "template.updated",
+            format!("image {} as before", new.image.short()),
+        ),
+        Some(old) => (
+            "template.updated",
+            format!("image {} after {}", new.image.short(), old.short()),
+        ),
+    };
+    let object = note::template(new.name.as_str());
+    tx.emit(&note::event(new.at, kind, object, cause, message))?;
+    tx.put_template(new)?;
+    Ok(())
+}
 
 impl Control {
     /// Names an image; the same name again points at the new one.
@@ -18,39 +79,9 @@ impl Control {
         request: CreateTemplate,
         cause: Cause,
     ) -> Result<Template, ControlError> {
-        let name = request
-            .name
-            .parse()
-            .map_err(|e| problems::bad_name("name", &e))?;
+        let name = checked_name(&request.name)?;
+        check(request.arch.as_deref(), request.default_user.as_deref())?;
         let arch = request.arch.unwrap_or_else(|| "x86_64".to_owned());
-        if !["x86_64", "aarch64"].contains(&arch.as_str()) {
-            return Err(waifud_api::Problem::new(
-                422,
-                "unknown-arch",
-                "that architecture is not known",
-            )
-            .field("arch")
-            .hint("x86_64 or aarch64")
-            .into());
-        }
-        let user_fits = |user: &String| {
-            (1..=32).contains(&user.len())
-                && user
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
-        };
-        if request
-            .default_user
-            .as_ref()
-            .is_some_and(|user| !user_fits(user))
-        {
-            return Err(
-                waifud_api::Problem::new(422, "bad-user", "that is no user's name")
-                    .field("default_user")
-                    .hint("1 to 32 of a-z, 0-9, - and _")
-                    .into(),
-            );
-        }
         let new = NewTemplate {
             name,
             arch,
@@ -58,6 +89,7 @@ impl Control {
             firmware: request.firmware,
             default_user: request.default_user,
             image: request.image,
+            source: None,
             at: self.now(),
         };
         self.shared
@@ -66,19 +98,7 @@ impl Control {
                 if tx.image(new.image)?.is_none() {
                     return Err(problems::unknown_image(new.image).into());
                 }
-                let before = tx
-                    .template(new.name.as_str())?
-                    .map(|row| row.template.current);
-                let (kind, message) = match before {
-                    None => ("template.created", format!("image {}", new.image.short())),
-                    Some(old) => (
-                        "template.updated",
-                        format!("image {} after {}", new.image.short(), old.short()),
-                    ),
-                };
-                let object = note::template(new.name.as_str());
-                tx.emit(&note::event(new.at, kind, object, &cause, message))?;
-                tx.put_template(&new)?;
+                put(tx, &new, &cause)?;
                 tx.template(new.name.as_str())?
                     .map(|row| row.template)
                     .ok_or_else(|| {
@@ -119,8 +139,13 @@ impl Control {
         })
     }
 
-    /// Forgets a template. Its instances live on, and the images that they need stay.
+    /// Forgets a template, and ends its download. Its instances live on, and the images that they need stay.
     pub async fn delete_template(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
+        match self.delete_download(name, cause.clone()).await {
+            Ok(()) if self.template(name).await.is_err() => return Ok(()),
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
         let wanted = name.to_owned();
         let at = self.now();
         let images = self

@@ -12,6 +12,7 @@
 mod boot;
 mod bundles;
 mod codec;
+mod downloads;
 mod error;
 mod events;
 mod idempotency;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 use waifud_types::{Incarnation, Revision};
 
 pub use bundles::StoredBundle;
+pub use downloads::DownloadRow;
 pub use error::{StoreError, Taken};
 pub use events::{EventFilter, NewEvent};
 pub use idempotency::{Remembered, StoredAnswer};

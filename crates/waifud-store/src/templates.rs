@@ -22,6 +22,8 @@ pub struct NewTemplate {
     pub default_user: Option<String>,
     /// The image.
     pub image: Digest,
+    /// Where it came from, and the publisher's checksum; null when uploaded.
+    pub source: Option<(String, Option<String>)>,
     /// Now.
     pub at: Timestamp,
 }
@@ -119,14 +121,19 @@ impl WriteTx<'_> {
             ))?;
         self.conn
             .prepare_cached(
-                "INSERT INTO template_revisions (template, image, arch, seen_at) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET arch = excluded.arch, seen_at = excluded.seen_at",
+                "INSERT INTO template_revisions (template, image, arch, seen_at, source_url, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT DO UPDATE SET arch = excluded.arch, seen_at = excluded.seen_at,
+                     source_url = coalesce(excluded.source_url, source_url),
+                     checksum = coalesce(excluded.checksum, checksum)",
             )?
             .execute((
                 new.name.as_str(),
                 new.image.bytes(),
                 &new.arch,
                 new.at.as_microsecond(),
+                new.source.as_ref().map(|(url, _)| url),
+                new.source.as_ref().and_then(|(_, checksum)| checksum.as_ref()),
             ))?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Everything else in the workspace speaks in these types. They serialise to the shapes of the HTTP API as they
 //! stand: unknown is `null`, never absent; sizes are whole bytes; times are RFC 3339 in UTC.
 
+pub mod checksum;
 pub mod digest;
 pub mod event;
 pub mod id;
@@ -20,6 +21,7 @@ pub mod state;
 pub mod status;
 pub mod template;
 
+pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use digest::Digest;
 pub use id::{InstanceId, NodeId, TapName, VolumeId};
 pub use mac::MacAddr;

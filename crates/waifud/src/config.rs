@@ -35,6 +35,10 @@ pub struct Config {
     /// A node that is silent for so long is unreachable.
     #[serde(deserialize_with = "duration")]
     pub unreachable_after: Duration,
+    /// Where the catalog's images come from instead of their publishers; empty for none.
+    pub catalog_mirror: String,
+    /// Whether images may be downloaded from this machine itself.
+    pub downloads_from_loopback: bool,
 }
 
 impl Default for Config {
@@ -49,6 +53,8 @@ impl Default for Config {
             guest_range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 144, 0, 0), 12),
             log: "info".to_owned(),
             unreachable_after: Duration::from_secs(30),
+            catalog_mirror: String::new(),
+            downloads_from_loopback: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
-use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_control::{Control, ControlConfig, DownloadConfig, Peer, http};
 use waifud_pki::{Authority, server_config};
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
@@ -120,9 +120,15 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
         guest_range: config.guest_range,
         addresses,
         unreachable_after: config.unreachable_after,
+        downloads: DownloadConfig {
+            mirror: config.catalog_mirror.clone(),
+            loopback: config.downloads_from_loopback,
+            ..DownloadConfig::default()
+        },
         ..ControlConfig::new(config.state_dir.clone())
     };
     let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
+    control.resume_downloads().await?;
     // Where the kernel has none to tell, nothing is made of it.
     if let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
         control.note_boot(boot.trim()).await?;

@@ -10,7 +10,7 @@ use crate::cli_spec::WishArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::{keys, labels, user_data, wait};
+use crate::{download, keys, labels, user_data, wait};
 
 /// Creates an instance; with `--wait`, shows its steps until cloud-init has finished.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
@@ -22,8 +22,19 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         .idempotency_key
         .clone()
         .unwrap_or_else(|| waifud_types::InstanceId::generate().to_string());
-    let request = request(args)?;
-    let mut instance = context.client.create_instance(&request, &key).await?;
+    let mut request = request(args)?;
+    let mut instance = match context.client.create_instance(&request, &key).await {
+        Err(error)
+            if error
+                .problem()
+                .is_some_and(|p| p.code == "unknown-template") =>
+        {
+            let name = download::for_create(context, &request.template, error).await?;
+            request.template = name;
+            context.client.create_instance(&request, &key).await?
+        }
+        other => other?,
+    };
     if request.ssh_keys.is_empty() && request.user_data.is_none() {
         context.printer.warning(
             "no SSH key found (~/.ssh/*.pub) and no user-data: there may be no way to log in; see --ssh-key",

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::Path;
 
 use jiff::Timestamp;
-use waifud_api::CreateTemplate;
 use waifud_api::client::ListQuery;
+use waifud_api::{CreateDownload, CreateTemplate};
 use waifud_types::name::NameError;
 use waifud_types::template::{Datasource, Firmware, Template};
 use waifud_types::{Digest, Name, qcow2};
@@ -16,19 +16,23 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::names::confirm;
 use crate::printer::table;
-use crate::progress;
 use crate::text::{age, clock, escape};
+use crate::{download, progress};
 
 /// Runs one of the template verbs.
 pub async fn run(context: &Context, command: TemplateCommand) -> Result<(), Failure> {
     match command {
         TemplateCommand::Add(args) => add(context, args).await,
         TemplateCommand::List => list(context).await,
+        TemplateCommand::Catalog => catalog(context).await,
         TemplateCommand::Show(args) => show(context, &args.name).await,
         TemplateCommand::Delete(args) => {
-            let template = context.client.template(&args.name).await?;
-            if !args.yes {
-                confirm("template", template.name.as_str())?;
+            // A download without a template loses nobody anything.
+            let coming = context.client.download(&args.name).await?.is_some();
+            match context.client.template(&args.name).await {
+                Ok(template) if !args.yes => confirm("template", template.name.as_str())?,
+                Err(error) if !coming => return Err(error.into()),
+                _ => {}
             }
             context.client.delete_template(&args.name).await?;
             let result = serde_json::json!({"name": args.name, "state": "deleted"});
@@ -47,14 +51,17 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
             .field("name")
             .hint("such as debian-12")
     })?;
-    let (digest, size) = inspect(&args.file, quiet)?;
+    let Some(file) = args.file else {
+        return fetch(context, args).await;
+    };
+    let (digest, size) = inspect(&file, quiet)?;
     let uploaded = context.client.image(digest).await?.is_none();
     if uploaded {
         let bar = progress::bytes(size, "uploading", quiet);
         let shown = bar.clone();
         context
             .client
-            .upload_image(digest, &args.file, move |sent| shown.set_position(sent))
+            .upload_image(digest, &file, move |sent| shown.set_position(sent))
             .await?;
         bar.finish_and_clear();
     }
@@ -79,13 +86,58 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
             return Err(error.into());
         }
     };
-    context.printer.print(&template, || {
-        format!(
-            "{}: {} ({} at least)",
-            template.name,
-            template.current.short(),
-            template.min_disk_bytes
-        )
+    context.printer.print(&template, || summary(&template))
+}
+
+fn summary(template: &Template) -> String {
+    format!(
+        "{}: {} ({} at least)",
+        template.name,
+        template.current.short(),
+        template.min_disk_bytes
+    )
+}
+
+/// Has waifud download it, and waits.
+async fn fetch(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
+    let request = CreateDownload {
+        name: args.name.clone(),
+        catalog: args.catalog,
+        url: args.url,
+        checksum: args.checksum,
+        checksums_url: args.checksums_url,
+        checksums_file: args.checksums_file,
+        insecure_no_checksum: args.insecure_no_checksum,
+        arch: args.arch,
+        datasource: None,
+        firmware: None,
+        default_user: args.user,
+    };
+    let begun = context.client.create_download(&request).await?;
+    if args.no_wait {
+        return context.printer.print(&begun, || {
+            format!("{}: downloading {}", begun.name, escape(&begun.source_url))
+        });
+    }
+    let template = download::until_there(context, begun).await?;
+    context.printer.print(&template, || summary(&template))
+}
+
+async fn catalog(context: &Context) -> Result<(), Failure> {
+    let page = context.client.catalog().await?;
+    context.printer.print(&page, || {
+        let rows = page.items.iter().map(|entry| {
+            vec![
+                entry.name.to_string(),
+                entry.title.clone(),
+                entry.arch.clone(),
+                entry.min_memory_bytes.to_string(),
+                entry.default_user.clone(),
+                entry.notes.clone().unwrap_or_default(),
+            ]
+        });
+        let headers = ["NAME", "IMAGE", "ARCH", "MIN MEM", "USER", "NOTES"];
+        table(&headers, rows.collect())
     })
 }
 
@@ -159,7 +211,13 @@ async fn list(context: &Context) -> Result<(), Failure> {
         let now = Timestamp::now();
         let headers = ["NAME", "IMAGE", "MIN DISK", "USER", "USED BY", "AGE"];
         table(&headers, page.items.iter().map(|t| row(t, now)).collect())
-    })
+    })?;
+    if !context.printer.is_json() {
+        for coming in context.client.downloads().await?.items {
+            context.printer.note(&download::remark(&coming));
+        }
+    }
+    Ok(())
 }
 
 fn row(template: &Template, now: Timestamp) -> Vec<String> {

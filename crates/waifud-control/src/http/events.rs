@@ -17,8 +17,8 @@ use futures::Stream;
 use tokio::sync::{broadcast, watch};
 use waifud_api::{Page, Problem};
 use waifud_store::{EventFilter, ReadTx};
-use waifud_types::Revision;
 use waifud_types::event::Event;
+use waifud_types::{Digest, Revision};
 
 use super::peer::Asker;
 use super::query::Params;
@@ -43,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
         ("Last-Event-ID" = Option<String>, Header, description = "Where a broken stream goes on; outranks `since`."),
     ),
     responses(
-        (status = 200, description = "A page; as text/event-stream, events whose id is their revision and whose type is their kind, and `progress` frames (ProgressFrame) without an id.", body = Page<Event>),
+        (status = 200, description = "A page; as text/event-stream, events whose id is their revision and whose type is their kind, and without an id `progress` frames (ProgressFrame) and `download` frames (Download).", body = Page<Event>),
         (status = 400, description = "A parameter can't be understood.", body = Problem),
         (status = 410, description = "The history after `since` is gone.", body = Problem),
     )
@@ -166,6 +166,7 @@ impl Control {
     ) -> Result<impl Stream<Item = Result<Frame, Infallible>> + use<>, ControlError> {
         let commits = self.shared.store.subscribe();
         let progress = self.shared.progress.subscribe();
+        let downloads = self.shared.download_steps.subscribe();
         let after = self
             .shared
             .store
@@ -180,6 +181,8 @@ impl Control {
             after,
             commits,
             progress,
+            downloads,
+            steps: VecDeque::new(),
             ready: VecDeque::new(),
         };
         Ok(futures::stream::unfold(watch, |mut watch| async move {
@@ -195,6 +198,8 @@ struct EventWatch {
     after: u64,
     commits: watch::Receiver<u64>,
     progress: broadcast::Receiver<Arc<ProgressFrame>>,
+    downloads: broadcast::Receiver<Digest>,
+    steps: VecDeque<Frame>,
     ready: VecDeque<Event>,
 }
 
@@ -204,6 +209,9 @@ impl EventWatch {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return event_frame(&event);
+            }
+            if let Some(frame) = self.steps.pop_front() {
+                return Some(frame);
             }
             self.commits.mark_unchanged();
             if !self.read_on().await? {
@@ -215,6 +223,7 @@ impl EventWatch {
                             return Some(frame);
                         }
                     }
+                    source = self.downloads.recv() => self.download_frames(source).await,
                 }
             }
         }
@@ -249,6 +258,23 @@ impl EventWatch {
         };
         self.ready = events.into();
         Some(!self.ready.is_empty())
+    }
+
+    async fn download_frames(&mut self, source: Result<Digest, broadcast::error::RecvError>) {
+        // As with other progress: what was missed is made up for by the next.
+        let Ok(source) = source else { return };
+        for download in self.control.downloads_from(source).await {
+            let name = download.name.as_str();
+            if self
+                .filter
+                .object
+                .as_deref()
+                .is_none_or(|object| object == name)
+            {
+                let frame = Frame::default().event("download").json_data(&download);
+                self.steps.extend(frame.ok());
+            }
+        }
     }
 
     fn progress_frame(

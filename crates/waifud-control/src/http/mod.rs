@@ -8,6 +8,7 @@ pub mod access;
 mod agent;
 mod body;
 mod descriptions;
+mod downloads;
 mod envelope;
 mod events;
 mod guard;
@@ -41,7 +42,7 @@ use crate::Control;
         description = "Virtual machines for people at home. Errors are RFC 9457 problems; lists are pages; \
                        `?wait=` turns an order into its end."
     ),
-    components(schemas(waifud_api::Problem, crate::ProgressFrame)),
+    components(schemas(waifud_api::Problem, waifud_api::Download, crate::ProgressFrame)),
     tags(
         (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"), (name = "tokens"),
         (name = "service")
@@ -62,6 +63,9 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(descriptions::description))
         .routes(routes!(templates::create, templates::list))
         .routes(routes!(templates::show, templates::delete))
+        .routes(routes!(downloads::create, downloads::list))
+        .routes(routes!(downloads::show, downloads::delete))
+        .routes(routes!(downloads::catalog))
         .routes(routes!(images::list))
         .routes(routes!(images::upload, images::show, images::delete))
         .routes(routes!(nodes::list))

@@ -126,6 +126,24 @@ impl Server {
         }
     }
 
+    /// As after a kill: what is in memory is gone, what is on the disk is there.
+    pub async fn restart(self, change: impl FnOnce(&mut ControlConfig)) -> Self {
+        self.control.stop_token().cancel();
+        let Self { dir, control, .. } = self;
+        drop(control);
+        let mut config = ControlConfig::new(dir.path().to_owned());
+        change(&mut config);
+        let threads = Mode::Threads { readers: 2 };
+        Self::of(
+            dir,
+            config,
+            threads,
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+        )
+        .await
+    }
+
     pub async fn raw(&self, request: Request<Body>) -> axum::response::Response {
         call(&self.user, request, Peer::Unix { uid: 0 }).await
     }

@@ -1,0 +1,209 @@
+//! Finds one image's checksum in what its publisher lists.
+//!
+//! | form | publishers |
+//! |---|---|
+//! | `DIGITS  NAME`, `DIGITS *NAME` (GNU coreutils) | Debian, Ubuntu, `AlmaLinux`, Arch, `openSUSE` |
+//! | `SHA256 (NAME) = DIGITS` (BSD), among comments and perhaps inside a signed message | Fedora |
+//! | `DIGITS` alone, in a file for one image | Alpine |
+//!
+//! Pure. The file comes from the network: whatever is in it, the answer is a checksum or a reason.
+
+use waifud_types::Checksum;
+
+/// Why there is no checksum.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChecksumFileError {
+    /// Nothing in it looks like a SHA-256 or SHA-512.
+    #[error("there is no SHA-256 or SHA-512 checksum in it")]
+    NoChecksums,
+    /// Other files are in it.
+    #[error("{0:?} is not in it")]
+    NotListed(String),
+    /// The file is in it with different checksums of one kind.
+    #[error("{0:?} is in it twice, with different checksums")]
+    Ambiguous(String),
+}
+
+/// The checksum of the file that is called `name`; SHA-512 where both kinds are there.
+///
+/// `for_one` says that the list is for this image alone (its URL is the image's and an ending): then its only entry
+/// counts whatever it is called, as some publishers name the build there and not the link that people use.
+pub fn find(text: &str, name: &str, for_one: bool) -> Result<Checksum, ChecksumFileError> {
+    let entries: Vec<Entry> = text.lines().filter_map(entry).collect();
+    if entries.is_empty() {
+        return Err(ChecksumFileError::NoChecksums);
+    }
+    let mut ours: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| entry.name.as_deref() == Some(name))
+        .collect();
+    if ours.is_empty() && for_one && entries.len() == 1 {
+        ours = entries.iter().collect();
+    }
+    let strongest = ours
+        .iter()
+        .map(|entry| entry.checksum.algorithm().digits())
+        .max()
+        .ok_or_else(|| ChecksumFileError::NotListed(name.to_owned()))?;
+    ours.retain(|entry| entry.checksum.algorithm().digits() == strongest);
+    match ours.as_slice() {
+        [first, others @ ..] if others.iter().all(|other| other.checksum == first.checksum) => {
+            Ok(first.checksum.clone())
+        }
+        _ => Err(ChecksumFileError::Ambiguous(name.to_owned())),
+    }
+}
+
+/// Whether a list's URL says that it is for the one image: the same but for an ending.
+pub fn is_for_one(checksums_url: &str, image_url: &str) -> bool {
+    checksums_url
+        .strip_prefix(image_url)
+        .is_some_and(|ending| ending.starts_with('.') && !ending.contains('/'))
+}
+
+struct Entry {
+    name: Option<String>,
+    checksum: Checksum,
+}
+
+fn entry(line: &str) -> Option<Entry> {
+    let line = line.trim();
+    if line.starts_with('#') {
+        return None;
+    }
+    bsd(line).or_else(|| gnu(line))
+}
+
+fn bsd(line: &str) -> Option<Entry> {
+    let (kind, rest) = line.split_once(" (")?;
+    let (name, digits) = rest.rsplit_once(") = ")?;
+    let checksum = Checksum::from_hex(digits.trim())?;
+    (checksum.algorithm().as_str() == kind.to_ascii_lowercase()).then(|| Entry {
+        name: Some(name.to_owned()),
+        checksum,
+    })
+}
+
+fn gnu(line: &str) -> Option<Entry> {
+    let (digits, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+    let checksum = Checksum::from_hex(digits)?;
+    let name = rest.trim_start().trim_start_matches('*');
+    let name = name.strip_prefix("./").unwrap_or(name);
+    Some(Entry {
+        name: (!name.is_empty()).then(|| name.to_owned()),
+        checksum,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hex(digit: &str, digits: usize) -> String {
+        digit.repeat(digits)
+    }
+
+    #[test]
+    fn debian_lists_sha512_of_many_files() {
+        let text = format!(
+            "{}  debian-12-generic-amd64.qcow2\n{}  debian-12-genericcloud-amd64.qcow2\n{}  debian-12-genericcloud-amd64.tar.xz\n",
+            hex("a", 128),
+            hex("b", 128),
+            hex("c", 128)
+        );
+        let found = find(&text, "debian-12-genericcloud-amd64.qcow2", false).unwrap();
+        assert_eq!(found.to_string(), format!("sha512:{}", hex("b", 128)));
+    }
+
+    #[test]
+    fn ubuntu_marks_files_as_binary() {
+        let text = format!(
+            "{} *ubuntu-24.04-server-cloudimg-amd64.img\n{} *ubuntu-24.04-server-cloudimg-amd64.manifest\n",
+            hex("1", 64),
+            hex("2", 64)
+        );
+        let found = find(&text, "ubuntu-24.04-server-cloudimg-amd64.img", false).unwrap();
+        assert_eq!(found.to_string(), format!("sha256:{}", hex("1", 64)));
+    }
+
+    #[test]
+    fn fedora_signs_a_list_with_comments() {
+        let text = format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2: 583532544 bytes\n\
+             SHA256 (Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2) = {}\n# other: 1 bytes\nSHA256 (other) = {}\n\
+             -----BEGIN PGP SIGNATURE-----\n\niQIzBAEBCAAdFiEE\n-----END PGP SIGNATURE-----\n",
+            hex("D", 64),
+            hex("e", 64)
+        );
+        let found = find(
+            &text,
+            "Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2",
+            false,
+        )
+        .unwrap();
+        assert_eq!(found.to_string(), format!("sha256:{}", hex("d", 64)));
+    }
+
+    #[test]
+    fn alpine_gives_digits_alone_and_opensuse_another_name() {
+        let bare = hex("7", 128);
+        assert!(find(&bare, "generic_alpine.qcow2", true).is_ok());
+        assert_eq!(
+            find(&bare, "generic_alpine.qcow2", false),
+            Err(ChecksumFileError::NotListed("generic_alpine.qcow2".into()))
+        );
+        let build = format!(
+            "{}  Leap-16.0-Minimal-VM.x86_64-16.0.0-Cloud-Build16.2.qcow2\n",
+            hex("8", 64)
+        );
+        assert!(find(&build, "Leap-16.0-Minimal-VM.x86_64-Cloud.qcow2", true).is_ok());
+        let image = "https://x/Leap.qcow2";
+        assert!(is_for_one("https://x/Leap.qcow2.sha256", image));
+        assert!(!is_for_one("https://x/SHA256SUMS", image));
+        assert!(!is_for_one("https://x/Leap.qcow2/../SHA256SUMS", image));
+    }
+
+    #[test]
+    fn almalinux_lists_links_beside_builds() {
+        let text = format!(
+            "{0}  AlmaLinux-9-GenericCloud-9.6-20250522.x86_64.qcow2\n{0}  AlmaLinux-9-GenericCloud-latest.x86_64.qcow2\n",
+            hex("9", 64)
+        );
+        let name = "AlmaLinux-9-GenericCloud-latest.x86_64.qcow2";
+        assert!(find(&text, name, false).is_ok());
+    }
+
+    #[test]
+    fn the_stronger_of_two_kinds_counts_and_weak_ones_never_do() {
+        let text = format!(
+            "MD5 (a) = {}\nSHA256 (a) = {}\nSHA512 (a) = {}\nSHA1 (a) = {}\n",
+            hex("1", 32),
+            hex("2", 64),
+            hex("3", 128),
+            hex("4", 40)
+        );
+        let found = find(&text, "a", false).unwrap();
+        assert_eq!(found.to_string(), format!("sha512:{}", hex("3", 128)));
+        let weak = format!("{}  a\n", hex("1", 32));
+        assert_eq!(find(&weak, "a", true), Err(ChecksumFileError::NoChecksums));
+    }
+
+    #[test]
+    fn two_checksums_for_one_name_are_none() {
+        let text = format!("{}  a\n{}  ./a\n", hex("1", 64), hex("2", 64));
+        assert_eq!(
+            find(&text, "a", false),
+            Err(ChecksumFileError::Ambiguous("a".into()))
+        );
+        let page = "<html><body>404 not here</body></html>";
+        assert_eq!(find(page, "a", true), Err(ChecksumFileError::NoChecksums));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(?s).{0,300}", name in ".{0,20}", for_one in any::<bool>()) {
+            let _ = find(&text, &name, for_one);
+        }
+    }
+}

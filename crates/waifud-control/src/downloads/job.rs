@@ -1,0 +1,311 @@
+//! One source at work: attempts until the image is here, or it is certain that it will not come.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use waifud_store::{ImageRow, StoreError};
+use waifud_types::{ByteSize, Checksum, Digest, Name};
+
+use super::fetch::{self, Failure, Limits, Validator, Watcher};
+use super::partial::Partial;
+use super::source::{Proof, Source};
+use super::words;
+use crate::{Control, ControlError};
+
+/// So many attempts in a row may bring nothing.
+const FRUITLESS: u32 = 8;
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// How far a source is; only in memory.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) done: u64,
+    pub(crate) total: Option<u64>,
+    pub(crate) checksum: Option<Checksum>,
+    pub(crate) waiting_for: Option<String>,
+}
+
+impl Progress {
+    /// What people see change: a hundredth of the whole, or a mebibyte of something without an end.
+    fn step(&self) -> (u64, Option<u64>, Option<&String>) {
+        let done = match self.total {
+            Some(total) => self.done.saturating_mul(100) / total.max(1),
+            None => self.done >> 20,
+        };
+        (done, self.total, self.waiting_for.as_ref())
+    }
+}
+
+struct Job {
+    progress: Arc<Mutex<Progress>>,
+    cancel: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// The sources at work.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    jobs: Mutex<HashMap<Digest, Job>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Jobs {
+    /// How far a source is; `None` when nothing is at work on it.
+    pub(crate) fn progress(&self, source: Digest) -> Option<Progress> {
+        let jobs = lock(&self.jobs);
+        let progress = lock(&jobs.get(&source)?.progress).clone();
+        Some(progress)
+    }
+
+    /// Sets to work on a source unless somebody is.
+    pub(super) fn ensure(&self, control: &Control, name: Digest, source: Source) {
+        let mut jobs = lock(&self.jobs);
+        let before = jobs.get(&name).filter(|job| !job.ended.is_cancelled());
+        if before.is_some_and(|job| !job.cancel.is_cancelled()) {
+            return;
+        }
+        let before = before.map(|job| job.ended.clone());
+        let job = Job {
+            progress: Arc::default(),
+            cancel: control.shared.stop.child_token(),
+            ended: CancellationToken::new(),
+        };
+        let worker = Worker {
+            control: control.clone(),
+            name,
+            source,
+            progress: Arc::clone(&job.progress),
+        };
+        let (cancel, ended) = (job.cancel.clone(), job.ended.clone());
+        jobs.insert(name, job);
+        tokio::spawn(async move {
+            let _says_so_however_it_ends = ended.drop_guard();
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => {
+                    // waifud stops: what is here is gone on with. Otherwise nobody wants it any more.
+                    if !worker.control.shared.stop.is_cancelled() {
+                        worker.control.shared.images.discard_partial(name);
+                    }
+                }
+                () = worker.run() => {}
+            }
+        });
+    }
+
+    /// Nobody wants the source any more.
+    pub(super) fn cancel(&self, source: Digest) {
+        if let Some(job) = lock(&self.jobs).get(&source) {
+            job.cancel.cancel();
+        }
+    }
+}
+
+struct Worker {
+    control: Control,
+    name: Digest,
+    source: Source,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl Worker {
+    async fn run(&self) {
+        let ended = match self.until_the_end().await {
+            Ok(Ok(())) => return,
+            Ok(Err(problem)) => {
+                self.control.shared.images.discard_partial(self.name);
+                self.control.download_failed(self.name, problem).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            // The database failed: the row says that it goes on, and it does when waifud starts again.
+            let _said_in_the_log = error.into_problem();
+        }
+    }
+
+    /// Inside, a problem that will last; outside, a failure of ours.
+    async fn until_the_end(&self) -> Result<Result<(), waifud_api::Problem>, ControlError> {
+        let config = &self.control.shared.config;
+        let limits = Limits {
+            reach: super::reach(config),
+            proxies: config.downloads.proxies,
+            max: config.image_max,
+        };
+        let path = self.control.shared.images.partial(self.name);
+        let mut validator = self.known_validator().await?;
+        let mut partial = match Partial::open(&path).await {
+            Ok(partial) => partial,
+            Err(error) => {
+                return Err(ControlError::io(format!("opening {}", path.display()))(
+                    error,
+                ));
+            }
+        };
+        if self.source.proof == Proof::HttpsAlone && partial.clear().await.is_err() {
+            validator = Validator::default();
+        }
+        let mut fruitless = 0;
+        loop {
+            let before = partial.length;
+            let why = match self.attempt(&limits, &mut partial, &mut validator).await? {
+                Ok(()) => return Ok(Ok(())),
+                Err(Failure::Lasting(problem)) => return Ok(Err(problem)),
+                Err(Failure::Passing(why)) => why,
+            };
+            fruitless = if partial.length > before {
+                0
+            } else {
+                fruitless + 1
+            };
+            if fruitless >= FRUITLESS {
+                return Ok(Err(words::gave_up(fruitless, &why)));
+            }
+            tracing::info!(source = %words::shown(&self.source.url), why, "a download is tried again");
+            self.change(|progress| {
+                progress.waiting_for = Some(format!("{why}; it is tried again"));
+            });
+            let pause = config.downloads.pause * 2_u32.saturating_pow(fruitless.saturating_sub(1));
+            tokio::time::sleep(pause.min(PAUSE_MAX)).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        limits: &Limits,
+        partial: &mut Partial,
+        validator: &mut Validator,
+    ) -> Result<Result<(), Failure>, ControlError> {
+        let expected = match fetch::expected(&self.source, limits).await {
+            Ok(expected) => expected,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        self.change(|progress| progress.checksum.clone_from(&expected));
+        if let Some(image) = self.image_that_is_here(expected.as_ref()).await? {
+            self.control.shared.images.discard_partial(self.name);
+            self.control
+                .download_done(self.name, image, expected)
+                .await?;
+            return Ok(Ok(()));
+        }
+        let mut learned = None;
+        let fetched = fetch::fetch(
+            &self.source,
+            limits,
+            partial,
+            validator,
+            self,
+            async |now: Validator| {
+                self.remember(&now)
+                    .await
+                    .map_err(|_| Failure::Passing("the database can't be written".to_owned()))?;
+                learned = Some(now);
+                Ok(())
+            },
+        )
+        .await;
+        if let Some(now) = learned {
+            *validator = now;
+        }
+        if let Err(failure) = fetched {
+            return Ok(Err(failure));
+        }
+        let (digest, header) = match fetch::verify(partial, expected.as_ref()).await {
+            Ok(verified) => verified,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let digest: Digest = digest
+            .to_string()
+            .parse()
+            .map_err(|_| ControlError::Inconsistent("SHA-256 gave no digest".to_owned()))?;
+        let row = ImageRow {
+            digest,
+            size: ByteSize(partial.length),
+            virtual_size: header.virtual_size,
+            created_at: self.control.now(),
+        };
+        self.control.keep_download(partial.path(), row).await?;
+        self.control
+            .download_done(self.name, digest, expected)
+            .await?;
+        Ok(Ok(()))
+    }
+
+    /// The image that the checksum names, where it came before.
+    async fn image_that_is_here(
+        &self,
+        expected: Option<&Checksum>,
+    ) -> Result<Option<Digest>, ControlError> {
+        let Some(expected) = expected.map(ToString::to_string) else {
+            return Ok(None);
+        };
+        self.control
+            .shared
+            .store
+            .read(move |tx| {
+                let named = match expected.parse::<Digest>() {
+                    Ok(digest) => Some(digest),
+                    Err(_) => tx.image_with_checksum(&expected)?,
+                };
+                let Some(digest) = named else {
+                    return Ok(None);
+                };
+                Ok::<_, StoreError>(tx.image(digest)?.map(|row| row.digest))
+            })
+            .await
+            .map_err(Into::into)
+    }
+
+    async fn known_validator(&self) -> Result<Validator, ControlError> {
+        let name = self.name;
+        let rows = self
+            .control
+            .shared
+            .store
+            .read(move |tx| tx.downloads_from(name))
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        Ok(Validator(rows.into_iter().find_map(|row| row.validator)))
+    }
+
+    async fn remember(&self, validator: &Validator) -> Result<(), StoreError> {
+        let (name, text) = (self.name, validator.0.clone());
+        self.control
+            .shared
+            .store
+            .write(move |tx| tx.set_download_validator(name, text.as_deref()))
+            .await
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = lock(&self.progress);
+        let before = progress.clone();
+        change(&mut progress);
+        if before.step() != progress.step() {
+            let _nobody_watches = self.control.shared.download_steps.send(self.name);
+        }
+    }
+}
+
+impl Watcher for Worker {
+    fn progress(&self, done: u64, total: Option<u64>) {
+        self.change(|progress| {
+            progress.done = done;
+            progress.total = total;
+            progress.waiting_for = None;
+        });
+    }
+}
+
+/// Names for logs: which templates wait for a source.
+pub(super) fn names(rows: &[waifud_store::DownloadRow]) -> Vec<Name> {
+    rows.iter().map(|row| row.template.clone()).collect()
+}

@@ -1,0 +1,335 @@
+//! Images by URL: asked for, fetched in the background, verified, and made templates.
+//!
+//! ```text
+//!  POST /v1/downloads ─► source.rs: may it be fetched, and what proves it? ─► one row per template (durable)
+//!                                                                                 │
+//!  job.rs: one task per source, however many templates wait for it ◄──────────────┘ also after a restart
+//!     │  http.rs, fetch.rs: Range and If-Range from where the last attempt broke ─► partial.rs: file and digests
+//!     ▼
+//!  checksum_file.rs: the publisher's word ─► the image store ─► the templates, in one transaction
+//! ```
+//!
+//! A publisher's URL whose contents change makes a new image and a new revision of the template; what instances were
+//! made from stays as it is.
+
+mod checksum_file;
+mod fetch;
+mod http;
+mod job;
+mod partial;
+mod source;
+mod words;
+
+use std::path::Path;
+use std::time::Duration;
+
+use waifud_api::{CreateDownload, Download, DownloadState, Page, Problem};
+use waifud_store::{DownloadRow, ImageRow, NewTemplate, StoreError, WriteTx};
+use waifud_types::{ByteSize, Checksum, Digest};
+
+pub(crate) use self::job::Jobs;
+use self::source::Reach;
+use crate::control::ControlConfig;
+use crate::note::EventExt;
+use crate::principal::Cause;
+use crate::{Control, ControlError, note, problems, templates};
+
+/// What can be set about downloads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DownloadConfig {
+    /// Whether images may come from this machine itself.
+    pub loopback: bool,
+    /// Where the catalog's images come from instead of their publishers: `MIRROR/HOST/PATH`. Empty for none.
+    pub mirror: String,
+    /// Whether `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the environment count.
+    pub proxies: bool,
+    /// The pause after the first attempt that failed; it doubles, up to a minute.
+    pub pause: Duration,
+}
+
+impl Default for DownloadConfig {
+    fn default() -> Self {
+        Self {
+            loopback: false,
+            mirror: String::new(),
+            proxies: true,
+            pause: Duration::from_secs(1),
+        }
+    }
+}
+
+fn reach(config: &ControlConfig) -> Reach {
+    Reach {
+        loopback: config.downloads.loopback,
+    }
+}
+
+impl Control {
+    /// Begins to fetch an image that becomes a template. The same request again changes nothing, or tries again what
+    /// failed.
+    pub async fn create_download(
+        &self,
+        request: CreateDownload,
+        cause: Cause,
+    ) -> Result<Download, ControlError> {
+        let config = &self.shared.config;
+        let request = source::complete(request, &config.downloads.mirror)?;
+        let template = templates::checked_name(&request.name)?;
+        templates::check(request.arch.as_deref(), request.default_user.as_deref())?;
+        let from = source::source(&request, reach(config))?;
+        let source = source::name(&from);
+        let row = DownloadRow {
+            template,
+            source,
+            request,
+            error: None,
+            validator: None,
+            created_at: self.now(),
+        };
+        let shown = words::shown(&from.url);
+        let row = self
+            .shared
+            .store
+            .write(move |tx| begin(tx, row, &shown, &cause))
+            .await?;
+        self.shared.jobs.ensure(self, source, from);
+        Ok(self.shown(row))
+    }
+
+    /// Goes on with what was on its way when waifud stopped. Call it before serving.
+    pub async fn resume_downloads(&self) -> Result<(), ControlError> {
+        let rows = self
+            .shared
+            .store
+            .read(|tx| tx.downloads())
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        for row in rows.into_iter().filter(|row| row.error.is_none()) {
+            match source::source(&row.request, reach(&self.shared.config)) {
+                Ok(from) => self.shared.jobs.ensure(self, row.source, from),
+                Err(problem) => self.download_failed(row.source, problem).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One template on its way.
+    pub async fn download(&self, name: &str) -> Result<Download, ControlError> {
+        let wanted = name.to_owned();
+        let row = self
+            .shared
+            .store
+            .read(move |tx| tx.download(&wanted))
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        row.map(|row| self.shown(row))
+            .ok_or_else(|| problems::not_found("download", name).into())
+    }
+
+    /// Every template on its way, on one page: they are few.
+    pub async fn downloads(&self) -> Result<Page<Download>, ControlError> {
+        let (rows, revision) = self
+            .shared
+            .store
+            .read(move |tx| Ok::<_, StoreError>((tx.downloads()?, tx.at(tx.newest_event()?))))
+            .await?;
+        Ok(Page {
+            items: rows.into_iter().map(|row| self.shown(row)).collect(),
+            next: None,
+            revision,
+        })
+    }
+
+    /// The downloads that share a source.
+    pub(crate) async fn downloads_from(&self, source: Digest) -> Vec<Download> {
+        let rows = self
+            .shared
+            .store
+            .read(move |tx| tx.downloads_from(source))
+            .await;
+        let rows = rows.unwrap_or_else(|_: StoreError| Vec::new());
+        rows.into_iter().map(|row| self.shown(row)).collect()
+    }
+
+    /// Ends the download of a template; another template's from the same source goes on.
+    pub async fn delete_download(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
+        let (wanted, at) = (name.to_owned(), self.now());
+        let (source, last) = self
+            .shared
+            .store
+            .write(move |tx| {
+                let row = tx
+                    .remove_download(&wanted)?
+                    .ok_or_else(|| problems::not_found("download", &wanted))?;
+                let object = note::template(&wanted);
+                tx.emit(&note::event(
+                    at,
+                    "template.download-ended",
+                    object,
+                    &cause,
+                    "given up",
+                ))?;
+                let last = tx.downloads_from(row.source)?.is_empty();
+                Ok::<_, ControlError>((row.source, last))
+            })
+            .await?;
+        if last {
+            self.shared.jobs.cancel(source);
+        }
+        Ok(())
+    }
+
+    fn shown(&self, row: DownloadRow) -> Download {
+        let progress = self.shared.jobs.progress(row.source);
+        let progress = progress.filter(|_| row.error.is_none()).unwrap_or_default();
+        Download {
+            name: row.template,
+            state: if row.error.is_some() {
+                DownloadState::Failed
+            } else {
+                DownloadState::Running
+            },
+            source_url: row.request.url.unwrap_or_default(),
+            checksum: row.request.checksum.or(progress.checksum),
+            done_bytes: ByteSize(progress.done),
+            total_bytes: progress.total.map(ByteSize),
+            waiting_for: progress.waiting_for,
+            error: row.error,
+            created_at: row.created_at,
+        }
+    }
+
+    /// A source will not come.
+    pub(crate) async fn download_failed(
+        &self,
+        source: Digest,
+        problem: Problem,
+    ) -> Result<(), ControlError> {
+        let at = self.now();
+        self.shared
+            .store
+            .write(move |tx| {
+                for row in tx.downloads_from(source)? {
+                    let object = note::template(row.template.as_str());
+                    let event = note::event(
+                        at,
+                        "template.download-failed",
+                        object,
+                        &Cause::system(),
+                        problem.title.clone(),
+                    );
+                    tx.emit(&event.reason(problem.code.clone()))?;
+                }
+                tx.fail_downloads(source, &problem)
+            })
+            .await
+            .map_err(|error: StoreError| error.into())
+    }
+
+    /// Makes the file an image of the store, under its digest.
+    pub(crate) async fn keep_download(
+        &self,
+        partial: &Path,
+        row: ImageRow,
+    ) -> Result<(), ControlError> {
+        let _changing = self.shared.images.changing.lock().await;
+        self.shared.images.adopt(partial, row.digest)?;
+        let message = format!("{} for a disk of {}", row.size, row.virtual_size);
+        self.shared
+            .store
+            .write(move |tx| {
+                if tx.insert_image(&row)? {
+                    let object = note::image(row.digest);
+                    let cause = Cause::system();
+                    tx.emit(&note::event(
+                        row.created_at,
+                        "image.downloaded",
+                        object,
+                        &cause,
+                        message,
+                    ))?;
+                }
+                Ok::<_, StoreError>(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The image is here: everybody who waited for the source gets a template.
+    pub(crate) async fn download_done(
+        &self,
+        source: Digest,
+        image: Digest,
+        checksum: Option<Checksum>,
+    ) -> Result<(), ControlError> {
+        let at = self.now();
+        let checksum = checksum.map(|checksum| checksum.to_string());
+        self.shared
+            .store
+            .write(move |tx| {
+                let rows = tx.downloads_from(source)?;
+                tracing::info!(templates = ?job::names(&rows), image = %image, "downloaded");
+                for row in rows {
+                    tx.remove_download(row.template.as_str())?;
+                    let request = row.request;
+                    let new = NewTemplate {
+                        name: row.template,
+                        arch: request.arch.unwrap_or_else(|| "x86_64".to_owned()),
+                        datasource: request.datasource.unwrap_or_default(),
+                        firmware: request.firmware.unwrap_or_default(),
+                        default_user: request.default_user,
+                        image,
+                        source: request.url.map(|url| (url, checksum.clone())),
+                        at,
+                    };
+                    templates::put(tx, &new, &Cause::system())?;
+                }
+                Ok::<_, ControlError>(())
+            })
+            .await?;
+        // Whoever asked may have given up in the last moment.
+        self.collect_image(image, Cause::system()).await?;
+        Ok(())
+    }
+}
+
+fn begin(
+    tx: &mut WriteTx<'_>,
+    row: DownloadRow,
+    shown: &str,
+    cause: &Cause,
+) -> Result<DownloadRow, ControlError> {
+    let before = tx.download(row.template.as_str())?;
+    let row = match before {
+        Some(before) if before.error.is_none() && before.source != row.source => {
+            return Err(problems::download_running(&row.template).into());
+        }
+        Some(before) if before.error.is_none() && before.request == row.request => {
+            return Ok(before);
+        }
+        Some(before) if before.error.is_none() => DownloadRow {
+            created_at: before.created_at,
+            validator: before.validator,
+            ..row
+        },
+        _ => {
+            // Another template's download may be half-way: what is known of its file counts for this one too.
+            let validator = tx
+                .downloads_from(row.source)?
+                .into_iter()
+                .find_map(|other| other.validator);
+            let object = note::template(row.template.as_str());
+            let message = format!("from {shown}");
+            tx.emit(&note::event(
+                row.created_at,
+                "template.download-started",
+                object,
+                cause,
+                message,
+            ))?;
+            DownloadRow { validator, ..row }
+        }
+    };
+    tx.put_download(&row)?;
+    Ok(row)
+}

@@ -1,0 +1,128 @@
+//! The problems of a download: what it was, and what a person can do.
+
+use reqwest::Url;
+use waifud_api::Problem;
+use waifud_types::qcow2::Qcow2Error;
+use waifud_types::{ByteSize, Checksum};
+
+/// First bytes of what people pack images in, its ending, and what unpacks it.
+const PACKED: [(&[u8], &str, &str); 4] = [
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"BZh", "bzip2", "bunzip2"),
+];
+
+pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
+    let packed = PACKED.iter().find(|(magic, ..)| head.starts_with(magic));
+    match packed {
+        Some((_, kind, tool)) => {
+            Problem::new(422, "bad-image", format!("the image is packed with {kind}"))
+                .field("url")
+                .hint(format!(
+                    "download and {tool} it, then: qemu-img convert -O qcow2 OLD NEW.qcow2; \
+                     waifuctl template add NAME --file NEW.qcow2"
+                ))
+        }
+        None => Problem::new(
+            422,
+            "bad-image",
+            format!("what came can't be used: {error}"),
+        )
+        .field("url")
+        .hint(
+            "the URL must lead to a qcow2 image; others: download it, qemu-img convert -O qcow2 OLD NEW.qcow2, and \
+             waifuctl template add NAME --file NEW.qcow2",
+        ),
+    }
+}
+
+pub(super) fn mismatch(expected: &Checksum, actual: Option<&Checksum>) -> Problem {
+    let actual = actual.map_or_else(|| "none".to_owned(), ToString::to_string);
+    Problem::new(
+        422,
+        "checksum-mismatch",
+        "what came does not have its publisher's checksum",
+    )
+    .field("checksum")
+    .detail(format!("expected {expected}, got {actual}"))
+    .hint("the image and its list may have been between two releases: try again later; if it stays so, do not use it")
+}
+
+pub(super) fn too_large(limit: ByteSize) -> Problem {
+    Problem::new(
+        413,
+        "image-too-large",
+        format!("images of more than {limit} are not taken"),
+    )
+    .field("url")
+    .hint("images are small and disks are large: choose a cloud image, and give the instance a larger disk")
+}
+
+pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
+    Problem::new(
+        422,
+        "bad-checksums",
+        format!("the list of checksums can't be used: {why}"),
+    )
+    .field("checksums_url")
+    .detail(shown(url))
+    .hint("look at it in a browser; --checksums-file NAME says what the image is called in it")
+}
+
+pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
+    Problem::new(
+        422,
+        "not-served",
+        format!("the server of {what} answers {status}"),
+    )
+    .field("url")
+    .detail(shown(url))
+    .hint("look for the image's present URL on its publisher's pages")
+}
+
+pub(super) fn refused(why: &str) -> Problem {
+    Problem::new(422, "bad-url", why.to_owned())
+        .field("url")
+        .hint("give a URL on a server that this machine may ask")
+}
+
+pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
+    Problem::new(
+        422,
+        "not-reached",
+        format!("{attempts} attempts got nothing more: {why}"),
+    )
+    .field("url")
+    .hint("when the server or the network is back: waifuctl template add NAME again, with the same source")
+}
+
+/// A URL without its query, which may hold a key.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.query().is_some() {
+        url.set_query(Some("…"));
+    }
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_told_how_to_unpack() {
+        let hint = no_image(b"\xfd7zXZ\0\0", &Qcow2Error::NotQcow2)
+            .hint
+            .unwrap();
+        assert!(hint.contains("unxz"), "{hint}");
+        let hint = no_image(b"<html>", &Qcow2Error::NotQcow2).hint.unwrap();
+        assert!(hint.contains("qemu-img convert"), "{hint}");
+    }
+
+    #[test]
+    fn a_query_is_not_shown() {
+        let url = Url::parse("https://example.org/a?token=secret").unwrap();
+        assert!(!shown(&url).contains("secret"));
+    }
+}

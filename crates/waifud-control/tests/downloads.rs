@@ -1,0 +1,440 @@
+//! Images by URL, against a mirror that does what mirrors do: break off, change files, redirect for ever, lie.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+mod mirror;
+
+use std::time::Duration;
+
+use axum::http::Method;
+use common::{DEADLINE, Server, digest, image};
+use mirror::{Mirror, Reply};
+use serde_json::{Value, json};
+use waifud_control::ControlConfig;
+use waifud_types::{ByteSize, Checksum, Digest};
+
+fn settings(config: &mut ControlConfig) {
+    config.downloads.loopback = true;
+    config.downloads.proxies = false;
+    config.downloads.pause = Duration::from_millis(1);
+}
+
+/// Some 300 KB that begin as an image does.
+fn large_image() -> Vec<u8> {
+    let mut bytes = image(2 << 30);
+    bytes.extend((0..300_000_u32).flat_map(|n| n.to_le_bytes()));
+    bytes
+}
+
+fn sha512(bytes: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA512, bytes);
+    hash.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+async fn begin(server: &Server, body: &Value) -> common::Answer {
+    server.post("/v1/downloads", body).await
+}
+
+/// The template, or the problem that its download ended with.
+async fn end(server: &Server, name: &str) -> Result<Value, Value> {
+    let looks = async {
+        loop {
+            let answer = server.get(&format!("/v1/downloads/{name}")).await;
+            if answer.status == 404 {
+                return Ok(server
+                    .get(&format!("/v1/templates/{name}"))
+                    .await
+                    .expect(200)
+                    .json());
+            }
+            let download = answer.json();
+            if download["state"] == "failed" {
+                return Err(download["error"].clone());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, looks).await.unwrap()
+}
+
+fn partials(server: &Server) -> usize {
+    std::fs::read_dir(server.dir.path().join("images"))
+        .unwrap()
+        .filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with(".download-")
+        })
+        .count()
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_verified_and_becomes_a_template() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/debian.qcow2", &bytes)]).await;
+    mirror.text(
+        "/SHA512SUMS",
+        &format!("{}  debian.qcow2\n", sha512(&bytes)),
+    );
+    let server = Server::with(settings).await;
+    let body = json!({
+        "name": "mine", "url": mirror.url("/debian.qcow2"),
+        "checksums_url": mirror.url("/SHA512SUMS"), "default_user": "debian",
+    });
+    let download = begin(&server, &body).await.expect(202).json();
+    assert_eq!(download["state"], "running");
+    let template = end(&server, "mine").await.unwrap();
+    assert_eq!(template["current"], digest(&bytes).to_string());
+    assert_eq!(template["default_user"], "debian");
+    let revision = &template["revisions"][0];
+    assert_eq!(
+        revision["checksum"],
+        format!("sha512:{}", sha512(&bytes)).as_str()
+    );
+    assert_eq!(revision["source_url"], mirror.url("/debian.qcow2").as_str());
+    assert_eq!(partials(&server), 0);
+    assert_eq!(
+        server.kinds("mine").await,
+        ["template.download-started", "template.created"]
+    );
+    // Again: the publisher's list is read, and its image is here.
+    begin(&server, &body).await.expect(202);
+    end(&server, "mine").await.unwrap();
+    assert_eq!(mirror.requests("/debian.qcow2").len(), 1);
+    assert_eq!(mirror.requests("/SHA512SUMS").len(), 2);
+}
+
+#[tokio::test]
+async fn what_breaks_half_way_goes_on_where_it_broke() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", vec![Reply::cut(100_000), Reply::cut(50_000)]);
+    let server = Server::with(settings).await;
+    let checksum = digest(&bytes).to_string();
+    begin(
+        &server,
+        &json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum}),
+    )
+    .await
+    .expect(202);
+    end(&server, "a").await.unwrap();
+    let requests = mirror.requests("/a.qcow2");
+    assert_eq!(requests.len(), 3);
+    assert!(!requests[0].contains("range:"));
+    for later in &requests[1..] {
+        assert!(later.contains("range: bytes="), "{later}");
+        assert!(later.contains("if-range: \"1\""), "{later}");
+    }
+    assert!(mirror.sent("/a.qcow2") < bytes.len() + 20_000);
+}
+
+#[tokio::test]
+async fn an_image_that_changes_in_between_is_fetched_anew_and_never_patched_together() {
+    let (old, new) = (large_image(), {
+        let mut bytes = large_image();
+        bytes.extend_from_slice(b"newer");
+        bytes
+    });
+    let mirror = Mirror::serve(&[("/a.qcow2", &old)]).await;
+    mirror.script("/a.qcow2", vec![Reply::cut(100_000)]);
+    mirror.then_serves("/a.qcow2", &new);
+    let server = Server::with(settings).await;
+    let checksum = digest(&new).to_string();
+    begin(
+        &server,
+        &json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum}),
+    )
+    .await
+    .expect(202);
+    let template = end(&server, "a").await.unwrap();
+    assert_eq!(template["current"], checksum.as_str());
+}
+
+#[tokio::test]
+async fn a_killed_waifud_goes_on_where_it_was() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", vec![Reply::stall(200_000)]);
+    let mut server = Server::with(settings).await;
+    let checksum = digest(&bytes).to_string();
+    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    begin(&server, &body).await.expect(202);
+    mirror.until_sent("/a.qcow2", 200_000).await;
+    let here = server.dir.path().join("images");
+    let arrived = async {
+        loop {
+            let length: u64 = std::fs::read_dir(&here)
+                .unwrap()
+                .map(|entry| entry.unwrap().metadata().unwrap().len())
+                .sum();
+            if length > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, arrived).await.unwrap();
+    server = server.restart(settings).await;
+    server.control.resume_downloads().await.unwrap();
+    let template = end(&server, "a").await.unwrap();
+    assert_eq!(template["current"], checksum.as_str());
+    let requests = mirror.requests("/a.qcow2");
+    assert!(requests.last().unwrap().contains("range: bytes="));
+}
+
+#[tokio::test]
+async fn two_askers_share_one_download_and_one_may_leave() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
+    let server = Server::with(settings).await;
+    let checksum = digest(&bytes).to_string();
+    for name in ["one", "two", "three"] {
+        let body = json!({"name": name, "url": mirror.url("/a.qcow2"), "checksum": checksum});
+        begin(&server, &body).await.expect(202);
+    }
+    mirror.until_sent("/a.qcow2", 100_000).await;
+    server.delete("/v1/templates/two").await.expect(204);
+    server.get("/v1/downloads/two").await.expect(404);
+    server.get("/v1/templates/two").await.expect(404);
+    mirror.release();
+    for name in ["one", "three"] {
+        assert_eq!(
+            end(&server, name).await.unwrap()["current"],
+            checksum.as_str()
+        );
+    }
+    assert!(mirror.requests("/a.qcow2").len() <= 2);
+    server.get("/v1/templates/two").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_wants_any_more_leaves_nothing() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
+    let server = Server::with(settings).await;
+    let body =
+        json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": digest(&bytes).to_string()});
+    begin(&server, &body).await.expect(202);
+    mirror.until_sent("/a.qcow2", 100_000).await;
+    server.delete("/v1/downloads/a").await.expect(204);
+    let gone = async {
+        while partials(&server) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    // Asked for again at once, it is fetched from its beginning.
+    begin(&server, &body).await.expect(202);
+    end(&server, "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
+    let bytes = large_image();
+    let other = digest(b"other").to_string();
+    let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
+    let endless = bytes.repeat(4);
+    let mirror = Mirror::serve(&[
+        ("/a.qcow2", &bytes),
+        ("/a.xz", &packed),
+        ("/endless", &endless),
+        ("/page", b"<html>not here</html>"),
+    ])
+    .await;
+    mirror.text("/SHA256SUMS", "no checksums at all\n");
+    mirror.redirect("/loop", "/loop");
+    mirror.redirect("/cloud", "http://169.254.169.254/latest/meta-data/");
+    mirror.redirect("/file", "file:///etc/shadow");
+    mirror.chunked("/endless");
+    let server = Server::with(|config| {
+        settings(config);
+        config.image_max = ByteSize(2 * large_image().len() as u64);
+    })
+    .await;
+    let before = server.footprint().await.3;
+    for (name, path, checksum, code) in [
+        ("mismatch", "/a.qcow2", &other, "checksum-mismatch"),
+        ("packed", "/a.xz", &other, "bad-image"),
+        ("page", "/page", &other, "checksum-mismatch"),
+        ("absent", "/absent", &other, "not-served"),
+        ("loop", "/loop", &other, "bad-url"),
+        ("cloud", "/cloud", &other, "bad-url"),
+        ("file", "/file", &other, "not-served"),
+        ("endless", "/endless", &other, "image-too-large"),
+    ] {
+        let body = json!({"name": name, "url": mirror.url(path), "checksum": checksum});
+        begin(&server, &body).await.expect(202);
+        let problem = end(&server, name).await.unwrap_err();
+        assert_eq!(problem["code"], code, "{name}: {problem}");
+        assert!(problem["hint"].is_string(), "{name}");
+        server
+            .delete(&format!("/v1/templates/{name}"))
+            .await
+            .expect(204);
+    }
+    let body = json!({
+        "name": "list", "url": mirror.url("/a.qcow2"), "checksums_url": mirror.url("/SHA256SUMS"),
+    });
+    begin(&server, &body).await.expect(202);
+    assert_eq!(
+        end(&server, "list").await.unwrap_err()["code"],
+        "bad-checksums"
+    );
+    assert_eq!(server.footprint().await.3, before);
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_asked_again_and_at_last_given_up() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script(
+        "/a.qcow2",
+        vec![Reply::status(503), Reply::status(429), Reply::cut(0)],
+    );
+    let server = Server::with(settings).await;
+    let checksum = digest(&bytes).to_string();
+    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    begin(&server, &body).await.expect(202);
+    end(&server, "a").await.unwrap();
+
+    mirror.script("/b.qcow2", vec![Reply::status(503); 8]);
+    let body =
+        json!({"name": "b", "url": mirror.url("/b.qcow2"), "checksum": digest(b"b").to_string()});
+    begin(&server, &body).await.expect(202);
+    let problem = end(&server, "b").await.unwrap_err();
+    assert_eq!(problem["code"], "not-reached");
+    // Asked for again by somebody, it is tried again.
+    mirror.script("/b.qcow2", vec![Reply::status(404)]);
+    begin(&server, &body).await.expect(202);
+    assert_eq!(end(&server, "b").await.unwrap_err()["code"], "not-served");
+}
+
+#[tokio::test]
+async fn new_contents_make_a_new_revision_and_instances_keep_theirs() {
+    let (old, new) = (large_image(), [large_image(), b"newer".to_vec()].concat());
+    let mirror = Mirror::serve(&[("/a.qcow2", &old)]).await;
+    mirror.text("/a.qcow2.sha256", &digest(&old).hex());
+    let server = Server::with(settings).await;
+    let _node = server.join("alder", ByteSize::gib(8)).await;
+    let body = json!({
+        "name": "a", "url": mirror.url("/a.qcow2"), "checksums_url": mirror.url("/a.qcow2.sha256"),
+    });
+    begin(&server, &body).await.expect(202);
+    end(&server, "a").await.unwrap();
+    server
+        .create(&json!({"name": "web", "template": "a"}))
+        .await
+        .expect(201);
+    mirror.put("/a.qcow2", &new);
+    mirror.text("/a.qcow2.sha256", &digest(&new).hex());
+    begin(&server, &body).await.expect(202);
+    let template = end(&server, "a").await.unwrap();
+    assert_eq!(template["current"], digest(&new).to_string());
+    assert_eq!(template["revisions"].as_array().unwrap().len(), 2);
+    let web = server.get("/v1/instances/web").await.expect(200).json();
+    assert_eq!(web["spec"]["image"], digest(&old).to_string());
+}
+
+#[tokio::test]
+async fn the_catalog_comes_from_a_mirror_by_name_alone() {
+    let bytes = large_image();
+    let entry = waifud_control::catalog::entry("debian-12").unwrap();
+    let path = entry.url.strip_prefix("https:/").unwrap();
+    let list = entry.checksums_url.strip_prefix("https:/").unwrap();
+    let mirror = Mirror::serve(&[(path, &bytes)]).await;
+    let file = path.rsplit('/').next().unwrap();
+    mirror.text(list, &format!("{}  {file}\n", sha512(&bytes)));
+    let base = mirror.url("");
+    let server = Server::with(|config| {
+        settings(config);
+        config.downloads.mirror = base;
+    })
+    .await;
+    begin(&server, &json!({"name": "debian-12"}))
+        .await
+        .expect(202);
+    let template = end(&server, "debian-12").await.unwrap();
+    assert_eq!(template["default_user"], "debian");
+    let shown = server.get("/v1/catalog").await.expect(200).json();
+    assert!(shown["items"].as_array().unwrap().len() > 10);
+}
+
+#[tokio::test]
+async fn what_may_not_be_fetched_is_refused_before_anything_is_written() {
+    let server = Server::start().await;
+    let before = server.footprint().await;
+    let good = format!("sha256:{}", "a".repeat(64));
+    for (body, code, field) in [
+        (
+            json!({"name": "x", "url": "https://127.0.0.1/a", "checksum": good}),
+            "bad-url",
+            "url",
+        ),
+        (
+            json!({"name": "x", "url": "https://169.254.169.254/a", "checksum": good}),
+            "bad-url",
+            "url",
+        ),
+        (
+            json!({"name": "x", "url": "http://example.org/a", "insecure_no_checksum": true}),
+            "bad-url",
+            "url",
+        ),
+        (
+            json!({"name": "x", "url": "https://example.org/a"}),
+            "no-checksum",
+            "checksum",
+        ),
+        (json!({"name": "plan-9"}), "not-in-catalog", "catalog"),
+        (
+            json!({"name": "Bad Name", "url": "https://example.org/a", "checksum": good}),
+            "bad-name",
+            "name",
+        ),
+        (
+            json!({"name": "x", "catalog": "arch", "url": "https://example.org/a"}),
+            "two-sources",
+            "catalog",
+        ),
+        (
+            json!({"name": "x", "url": "https://example.org/a", "checksum": good, "checksums_url": "https://example.org/b"}),
+            "two-checksums",
+            "checksums_url",
+        ),
+        (
+            json!({"name": "x", "catalog": "arch", "arch": "vax"}),
+            "unknown-arch",
+            "arch",
+        ),
+    ] {
+        let problem = begin(&server, &body).await.problem();
+        assert_eq!(
+            (problem.code.as_str(), problem.field.as_deref()),
+            (code, Some(field)),
+            "{body}"
+        );
+        assert!(problem.hint.is_some());
+    }
+    let bad = begin(
+        &server,
+        &json!({"name": "x", "url": "https://example.org/a", "checksum": "md5:1"}),
+    )
+    .await;
+    assert_eq!(bad.problem().status, 422);
+    assert_eq!(server.footprint().await, before);
+    let other = server
+        .call(Method::DELETE, "/v1/downloads/x", &[], String::new())
+        .await;
+    other.expect(404);
+}
+
+#[test]
+fn a_digest_and_a_checksum_are_written_alike() {
+    let text = digest(b"x").to_string();
+    assert_eq!(
+        text.parse::<Checksum>().unwrap().to_string(),
+        text.parse::<Digest>().unwrap().to_string()
+    );
+}

@@ -1,0 +1,138 @@
+//! Templates on their way: what was asked for, and what has to be known to go on after a restart.
+
+use rusqlite::{OptionalExtension, Row};
+use waifud_api::{CreateDownload, Problem};
+use waifud_types::{Digest, Name, Timestamp};
+
+use crate::codec::{corrupt, digest, json, name, time, to_json};
+use crate::{ReadTx, StoreError, WriteTx};
+
+/// One template on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DownloadRow {
+    /// The template to be.
+    pub template: Name,
+    /// Names the source: rows with the same one share a file.
+    pub source: Digest,
+    /// What was asked for, filled in from the catalog.
+    pub request: CreateDownload,
+    /// Why it failed; `None` while it goes on.
+    pub error: Option<Problem>,
+    /// What the server named the version whose beginning is here.
+    pub validator: Option<String>,
+    /// When somebody asked.
+    pub created_at: Timestamp,
+}
+
+impl ReadTx<'_> {
+    /// The download of one template.
+    pub fn download(&self, template: &str) -> Result<Option<DownloadRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM downloads WHERE template = ?1")?
+            .query_and_then([template], download)?
+            .next()
+            .transpose()
+    }
+
+    /// Every download, by name.
+    pub fn downloads(&self) -> Result<Vec<DownloadRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM downloads ORDER BY template")?
+            .query_and_then([], download)?
+            .collect()
+    }
+
+    /// The downloads that share a source and go on.
+    pub fn downloads_from(&self, source: Digest) -> Result<Vec<DownloadRow>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT * FROM downloads WHERE source = ?1 AND error IS NULL ORDER BY template",
+            )?
+            .query_and_then([source.bytes()], download)?
+            .collect()
+    }
+
+    /// The image that came from a publisher's checksum before, if it is still here.
+    pub fn image_with_checksum(&self, checksum: &str) -> Result<Option<Digest>, StoreError> {
+        let found: Option<[u8; 32]> = self
+            .conn
+            .prepare_cached(
+                "SELECT image FROM template_revisions WHERE checksum = ?1 ORDER BY seen_at DESC LIMIT 1",
+            )?
+            .query_row([checksum], |row| row.get(0))
+            .optional()?;
+        Ok(found.map(Digest::from_bytes))
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds a download, or replaces the one of that template.
+    pub fn put_download(&mut self, row: &DownloadRow) -> Result<(), StoreError> {
+        let error = row
+            .error
+            .as_ref()
+            .map(|error| to_json("a problem", error))
+            .transpose()?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO downloads (template, source, request, error, validator, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (template) DO UPDATE SET source = excluded.source, request = excluded.request,
+                     error = excluded.error, validator = excluded.validator, created_at = excluded.created_at",
+            )?
+            .execute((
+                row.template.as_str(),
+                row.source.bytes(),
+                to_json("a download", &row.request)?,
+                error,
+                &row.validator,
+                row.created_at.as_microsecond(),
+            ))?;
+        Ok(())
+    }
+
+    /// Remembers which version of the source has its beginning here.
+    pub fn set_download_validator(
+        &mut self,
+        source: Digest,
+        validator: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE downloads SET validator = ?2 WHERE source = ?1")?
+            .execute((source.bytes(), validator))?;
+        Ok(())
+    }
+
+    /// Ends the downloads that share a source: they failed, all for the same reason.
+    pub fn fail_downloads(&mut self, source: Digest, error: &Problem) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "UPDATE downloads SET error = ?2, validator = NULL WHERE source = ?1 AND error IS NULL",
+            )?
+            .execute((source.bytes(), to_json("a problem", error)?))?;
+        Ok(())
+    }
+
+    /// Forgets the download of a template; `None` when there was none.
+    pub fn remove_download(&mut self, template: &str) -> Result<Option<DownloadRow>, StoreError> {
+        let row = self.download(template)?;
+        self.conn
+            .prepare_cached("DELETE FROM downloads WHERE template = ?1")?
+            .execute([template])?;
+        Ok(row)
+    }
+}
+
+fn download(row: &Row<'_>) -> Result<DownloadRow, StoreError> {
+    let error: Option<String> = row.get("error")?;
+    Ok(DownloadRow {
+        template: name(row, "template")?,
+        source: digest(row, "source")?,
+        request: json(row, "request")?,
+        error: error
+            .map(|text| serde_json::from_str(&text).map_err(|e| corrupt("error")(e.into())))
+            .transpose()?,
+        validator: row.get("validator")?,
+        created_at: time(row, "created_at")?,
+    })
+}

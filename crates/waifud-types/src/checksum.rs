@@ -1,0 +1,139 @@
+//! Checksums as publishers of images give them: SHA-256 or SHA-512 (FIPS 180-4).
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A publisher's checksum, written `sha256:` or `sha512:` and its lower-case hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
+pub struct Checksum(String);
+
+/// What a checksum was made with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ChecksumAlgorithm {
+    /// 32 bytes.
+    Sha256,
+    /// 64 bytes.
+    Sha512,
+}
+
+impl ChecksumAlgorithm {
+    /// The word before the colon.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// Hexadecimal digits of a checksum.
+    pub const fn digits(self) -> usize {
+        match self {
+            Self::Sha256 => 64,
+            Self::Sha512 => 128,
+        }
+    }
+}
+
+/// The text is not a checksum.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a checksum: sha256: and 64, or sha512: and 128 hexadecimal digits are wanted"
+)]
+pub struct ChecksumError(String);
+
+impl Checksum {
+    /// From hexadecimal digits alone: their number tells SHA-256 and SHA-512 apart. `None` for any other text.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let algorithm = [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Sha512]
+            .into_iter()
+            .find(|algorithm| algorithm.digits() == text.len())?;
+        text.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| {
+            Self(format!(
+                "{}:{}",
+                algorithm.as_str(),
+                text.to_ascii_lowercase()
+            ))
+        })
+    }
+
+    /// What it was made with.
+    pub fn algorithm(&self) -> ChecksumAlgorithm {
+        if self.0.starts_with("sha512") {
+            ChecksumAlgorithm::Sha512
+        } else {
+            ChecksumAlgorithm::Sha256
+        }
+    }
+
+    /// Its digits, in lower case.
+    pub fn hex(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, hex)| hex)
+    }
+}
+
+impl FromStr for Checksum {
+    type Err = ChecksumError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ChecksumError(text.chars().take(150).collect());
+        let (word, hex) = text.split_once(':').ok_or_else(error)?;
+        Self::from_hex(hex)
+            .filter(|checksum| checksum.algorithm().as_str() == word.to_ascii_lowercase())
+            .ok_or_else(error)
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Checksum {
+    type Error = ChecksumError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Checksum> for String {
+    fn from(checksum: Checksum) -> Self {
+        checksum.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_survives_its_text() {
+        for text in [
+            format!("sha256:{}", "ab".repeat(32)),
+            format!("sha512:{}", "0f".repeat(64)),
+        ] {
+            assert_eq!(text.parse::<Checksum>().unwrap().to_string(), text);
+            let loud = text.to_ascii_uppercase();
+            assert_eq!(loud.parse::<Checksum>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for bad in [
+            String::new(),
+            "sha256:".to_owned(),
+            "ab".repeat(32),
+            format!("sha512:{}", "ab".repeat(32)),
+            format!("md5:{}", "ab".repeat(16)),
+            format!("sha256:{}", "zz".repeat(32)),
+        ] {
+            assert!(bad.parse::<Checksum>().is_err(), "{bad}");
+        }
+    }
+}
