@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use waifud_api::client::{ClientError, EventQuery};
 use waifud_api::{CreateDownload, Download, DownloadState};
+use waifud_types::ByteSize;
 use waifud_types::template::Template;
 
 use crate::context::Context;
@@ -83,7 +84,7 @@ async fn follow(context: &Context, begun: Download) -> Result<Template, Failure>
             bar.finish_and_clear();
             return Err(ClientError::Problem(Box::new(problem)).into());
         }
-        bar.set_length(now.total_bytes.map_or(0, |total| total.bytes()));
+        bar.set_length(now.total_bytes.map_or(0, ByteSize::bytes));
         bar.set_position(now.done_bytes.bytes());
         bar.set_message(match &now.waiting_for {
             Some(why) => format!("{name}: {}", escape(why)),

@@ -1,6 +1,6 @@
 //! Images by URL, against a mirror that does what mirrors do: break off, change files, redirect for ever, lie.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 mod mirror;
@@ -23,13 +23,15 @@ fn settings(config: &mut ControlConfig) {
 /// Some 300 KB that begin as an image does.
 fn large_image() -> Vec<u8> {
     let mut bytes = image(2 << 30);
-    bytes.extend((0..300_000_u32).flat_map(|n| n.to_le_bytes()));
+    bytes.extend((0..300_000_u32).flat_map(u32::to_le_bytes));
     bytes
 }
 
 fn sha512(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA512, bytes);
-    hash.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    hash.as_ref()
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 async fn begin(server: &Server, body: &Value) -> common::Answer {

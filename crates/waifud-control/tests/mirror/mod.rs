@@ -1,4 +1,4 @@
-//! A mirror on loopback that a test scripts: it serves files with ETags and ranges, and misbehaves as told.
+//! A mirror on loopback that a test scripts: it serves files with `ETag`s and ranges, and misbehaves as told.
 
 #![expect(
     clippy::unwrap_used,
@@ -73,11 +73,11 @@ impl Mirror {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State::default());
-        let served = Arc::clone(&state);
+        let shared = Arc::clone(&state);
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let state = Arc::clone(&served);
+                let state = Arc::clone(&shared);
                 // A client that goes away ends its own connection only.
                 tokio::spawn(async move { answer(stream, &state).await.ok() });
             }
@@ -248,13 +248,13 @@ fn plan(file: &mut File, head: &str) -> Plan {
     } else {
         "HTTP/1.1 200 OK\r\n".to_owned()
     };
-    lines.push_str(&format!("etag: {etag}\r\n"));
+    lines = format!("{lines}etag: {etag}\r\n");
     if file.chunked {
         lines.push_str("transfer-encoding: chunked\r\n");
         let size = format!("{:x}\r\n", body.len());
         body = [size.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
     } else {
-        lines.push_str(&format!("content-length: {}\r\n", body.len()));
+        lines = format!("{lines}content-length: {}\r\n", body.len());
     }
     let mut stall = false;
     match reply {
