@@ -75,6 +75,16 @@ pub enum Command {
     /// Refuse to delete an instance, or with --off no longer
     #[command(after_help = "Examples:\n  waifuctl protect web\n  waifuctl protect web --off")]
     Protect(ProtectArgs),
+    /// Change an instance's user-data or description in an editor
+    #[command(
+        after_help = "Examples:\n  waifuctl edit web\n  waifuctl edit web --user-data web.yaml --re-run\n  waifuctl edit web --spec\n\nThe editor is $VISUAL or $EDITOR. The next start reads new user-data; with --re-run it is a first boot for\ncloud-init, which does again what it does once per instance."
+    )]
+    Edit(crate::cli_spec::EditArgs),
+    /// Wait until instances are as asked
+    #[command(
+        after_help = "Examples:\n  waifuctl wait web --for ready\n  waifuctl wait web db --for stopped --timeout 2m\n\nExit code 3 when the time is over. Ctrl-C ends the waiting (130), not the work."
+    )]
+    Wait(crate::cli_spec::WaitArgs),
     /// Set or remove labels of an instance
     #[command(
         after_help = "Examples:\n  waifuctl label web tier=front owner=ana\n  waifuctl label web owner-\n\nKEY=VALUE sets, KEY- removes; other labels stay."
@@ -98,6 +108,11 @@ pub enum Command {
     /// Print the JSON Schema of what can be written in a file
     #[command(after_help = "Example:\n  waifuctl schema instance > instance.schema.json")]
     Schema(crate::cli_spec::SchemaArgs),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  waifuctl completions bash > /etc/bash_completion.d/waifuctl"
+    )]
+    Completions(crate::cli_spec::CompletionsArgs),
     /// Write this program's own reference: for packages and the docs
     #[command(subcommand, hide = true)]
     Reference(ReferenceCommand),
@@ -317,7 +332,7 @@ pub enum ReferenceCommand {
 }
 
 /// Reads `90s`, `10m`, `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let error = || format!("{text:?} is not a time: write 90s, 10m or 1h");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
     let (number, unit) = text.split_at(split);

@@ -1,6 +1,9 @@
 //! What can be typed about a spec: wishes at `create`, and the verbs that change what an owner says of an instance.
 
 use clap::builder::NonEmptyStringValueParser;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use waifud_types::MacAddr;
 use waifud_types::spec::RestartPolicy;
@@ -92,6 +95,62 @@ pub struct SchemaArgs {
 pub enum SchemaOf {
     /// The description of an instance.
     Instance,
+}
+
+/// `edit`.
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Take new user-data from a file instead of an editor; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "spec")]
+    pub user_data: Option<PathBuf>,
+    /// Edit the whole description
+    #[arg(long)]
+    pub spec: bool,
+    /// Make the next boot a first boot for cloud-init
+    #[arg(long)]
+    pub re_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Names or ids
+    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+    /// What for
+    #[arg(long = "for", value_name = "WHAT")]
+    pub what: WaitFor,
+    /// How long, for all of them, such as 90s, 10m or 1h
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::cli::parse_duration)]
+    pub timeout: Duration,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum WaitFor {
+    /// Its virtual machine runs.
+    Running,
+    /// It has an address.
+    Address,
+    /// cloud-init in it has finished.
+    Ready,
+    /// It is off.
+    Stopped,
+    /// Nothing of it is left.
+    Deleted,
+}
+
+/// `completions`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Of which shell
+    pub shell: clap_complete::Shell,
 }
 
 fn restart_policy(text: &str) -> Result<RestartPolicy, String> {

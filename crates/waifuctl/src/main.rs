@@ -10,6 +10,7 @@ mod commands;
 mod context;
 mod description;
 mod download;
+mod editor;
 mod failure;
 mod keys;
 mod labels;

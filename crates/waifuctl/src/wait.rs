@@ -240,7 +240,7 @@ fn waiting_for(status: &InstanceStatus) -> String {
 }
 
 /// The end of the wait: errors of cloud-init are the caller's to mend.
-fn finished(instance: Instance) -> Result<Instance, Failure> {
+pub fn finished(instance: Instance) -> Result<Instance, Failure> {
     let cloud_init = &instance.status.cloud_init;
     if cloud_init.state != CloudInitState::Error {
         return Ok(instance);

@@ -1,8 +1,11 @@
 //! One file per verb.
 
+mod completions;
 mod create;
 mod create_file;
 mod delete;
+mod edit;
+mod edit_spec;
 mod events;
 mod ip;
 mod label;
@@ -13,6 +16,7 @@ mod schema;
 mod show;
 mod template;
 mod update;
+mod wait_for;
 mod why;
 
 use crate::cli::Command;
@@ -29,12 +33,15 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Start(args) => update::start(context, &args.name).await,
         Command::Stop(args) => update::stop(context, &args.name).await,
         Command::Protect(args) => update::protect(context, &args.name, !args.off).await,
+        Command::Edit(args) => edit::run(context, args).await,
+        Command::Wait(args) => wait_for::run(context, args).await,
         Command::Label(args) => label::run(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Completions(args) => completions::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Reference(command) => reference::run(command),
     }

@@ -1,0 +1,144 @@
+//! `waifuctl edit`: user-data or the whole description; checked, shown and sent only if nobody changed it in between.
+
+use std::path::Path;
+
+use waifud_api::{CreateInstance, Instance, UpdateInstance};
+use waifud_types::Secret;
+
+use super::edit_spec;
+use crate::cli_spec::EditArgs;
+use crate::context::Context;
+use crate::description::{self, Source};
+use crate::editor::{Draft, ask, difference, is_attended};
+use crate::failure::Failure;
+use crate::text::escape;
+use crate::user_data;
+
+/// What an instance without user-data is edited from.
+const EMPTY: &str = "#cloud-config\n";
+
+/// Edits, checks, shows, asks and saves.
+pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
+    let (have, generation) = context.client.description(&args.name).await?;
+    let given = args.user_data.as_deref().map(user_data::read).transpose()?;
+    let before = text_of(&have, args.spec)?;
+    let (after, draft) = if let Some(text) = given {
+        (text.into_inner(), None)
+    } else {
+        let shown = if before.is_empty() { EMPTY } else { &before };
+        let draft = Draft::new(shown)?;
+        match edited(&draft, &have, args.spec) {
+            // What was shown to begin with is no change.
+            Ok(text) if text == shown => (before.clone(), Some(draft)),
+            Ok(text) => (text, Some(draft)),
+            Err(failure) => return Err(draft.keep(failure)),
+        }
+    };
+    let kept = |failure: Failure| match draft {
+        Some(draft) => draft.keep(failure),
+        None => failure,
+    };
+    let mut change = match change(&have, &after, args.spec) {
+        Ok(change) => change,
+        Err(failure) => return Err(kept(failure)),
+    };
+    change.re_run = args.re_run;
+    if change == UpdateInstance::default() {
+        context.printer.note("nothing changed");
+    } else {
+        let shown = difference(&before, &after);
+        for line in shown.lines() {
+            context.printer.note(&escape(line));
+        }
+        if is_attended() && !args.yes && !ask(&format!("Change {}?", args.name)) {
+            return Err(kept(Failure::input("not-confirmed", "nothing was changed")));
+        }
+    }
+    let id = args.name.as_str();
+    let saved = context
+        .client
+        .update_instance(id, &change, Some(generation))
+        .await;
+    match saved {
+        Ok(instance) => context
+            .printer
+            .print(&instance, || said(&instance, &change)),
+        Err(error) => Err(kept(Failure::from(error))),
+    }
+}
+
+fn text_of(have: &CreateInstance, spec: bool) -> Result<String, Failure> {
+    if spec {
+        description::yaml(&description::from_request(have.clone()))
+    } else {
+        let text = have.user_data.as_ref().map(Secret::expose);
+        Ok(text.cloned().unwrap_or_default())
+    }
+}
+
+/// Lets the editor run until the text is right; without a terminal, once.
+fn edited(draft: &Draft, have: &CreateInstance, spec: bool) -> Result<String, Failure> {
+    loop {
+        let text = draft.edit()?;
+        match change(have, &text, spec) {
+            Ok(_) => return Ok(text),
+            Err(failure) if is_attended() => {
+                failure.print(false);
+                if !ask("Edit it again?") {
+                    return Err(failure);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// What a text asks to be changed.
+fn change(have: &CreateInstance, text: &str, spec: bool) -> Result<UpdateInstance, Failure> {
+    if spec {
+        let source = Source {
+            text,
+            base: Path::new(""),
+        };
+        return edit_spec::change(have, source);
+    }
+    check_user_data(text)?;
+    let before = have.user_data.as_ref().map_or("", |t| t.expose().as_str());
+    Ok(UpdateInstance {
+        user_data: (text != before).then(|| Secret::new(text.to_owned())),
+        ..UpdateInstance::default()
+    })
+}
+
+/// As waifud checks it, before anything is sent.
+pub(super) fn check_user_data(text: &str) -> Result<(), Failure> {
+    use waifud_cloudinit::UserDataError as E;
+    let Err(error) = waifud_cloudinit::validate_user_data(text) else {
+        return Ok(());
+    };
+    let code = match error {
+        E::TooLong { .. } => "user-data-too-long",
+        E::Binary { .. } => "user-data-binary",
+        E::UnknownKind { .. } => "user-data-unknown-kind",
+        _ => "user-data-invalid",
+    };
+    Err(Failure::input(code, error.to_string())
+        .field("user_data")
+        .hint(error.hint()))
+}
+
+fn said(instance: &Instance, change: &UpdateInstance) -> String {
+    let name = &instance.name;
+    let mut what = Vec::new();
+    if change.user_data.is_some() {
+        what.push("its next start reads the new user-data");
+    }
+    if change.re_run {
+        what.push("its next start is a first boot for cloud-init");
+    }
+    if what.is_empty() {
+        format!("{name}: generation {}", instance.generation)
+    } else {
+        format!("{name}: {}", what.join(", and "))
+    }
+}

@@ -1,0 +1,128 @@
+//! A text in the person's editor: a private file, `$VISUAL` or `$EDITOR` as an argument vector, and nothing lost.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+use std::process::Command;
+
+use similar::TextDiff;
+use tempfile::NamedTempFile;
+
+use crate::failure::Failure;
+
+/// A text being edited. Its file, which only the owner reads, goes away with it unless it is kept.
+pub struct Draft {
+    file: NamedTempFile,
+}
+
+impl Draft {
+    /// Writes `text` where an editor finds it.
+    pub fn new(text: &str) -> Result<Self, Failure> {
+        let failed = |e: std::io::Error| {
+            Failure::input("draft", "no file for the editor can be written").cause(&e)
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix("waifuctl-")
+            .suffix(".yaml")
+            .tempfile()
+            .map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.flush().map_err(failed)?;
+        Ok(Self { file })
+    }
+
+    /// Runs the editor and gives the text that it left.
+    pub fn edit(&self) -> Result<String, Failure> {
+        let typed = ["VISUAL", "EDITOR"]
+            .into_iter()
+            .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
+            .unwrap_or_else(|| "vi".to_owned());
+        let mut words = typed.split_whitespace();
+        let program = words.next().unwrap_or("vi");
+        let failed = |title: String| {
+            Failure::input("editor", title)
+                .hint("set VISUAL or EDITOR to an editor that ends when you are done")
+        };
+        let status = Command::new(program)
+            .args(words)
+            .arg(self.file.path())
+            .status()
+            .map_err(|e| failed(format!("the editor {program:?} can't be run")).cause(&e))?;
+        if !status.success() {
+            return Err(failed(format!(
+                "the editor {program:?} ended with {status}"
+            )));
+        }
+        // Editors replace files: what is at the path counts, not what is open.
+        std::fs::read_to_string(self.file.path())
+            .map_err(|e| failed("the edited text can't be read".to_owned()).cause(&e))
+    }
+
+    /// Keeps the file, and says where with the failure.
+    pub fn keep(self, failure: Failure) -> Failure {
+        match self.file.into_temp_path().keep() {
+            Ok(path) => failure.detail(kept(&path)),
+            Err(_) => failure,
+        }
+    }
+}
+
+fn kept(path: &Path) -> String {
+    format!("your text is kept in {}", path.display())
+}
+
+/// The lines that differ, with two around them.
+pub fn difference(before: &str, after: &str) -> String {
+    TextDiff::from_lines(before, after)
+        .unified_diff()
+        .context_radius(2)
+        .header("now", "then")
+        .to_string()
+}
+
+/// Whether somebody is there to be asked.
+pub fn is_attended() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks; an empty answer means yes.
+pub fn ask(question: &str) -> bool {
+    let mut stderr = std::io::stderr();
+    let _stderr_gone = write!(stderr, "{question} [Y/n] ");
+    let _stderr_gone = stderr.flush();
+    let mut line = String::new();
+    match std::io::stdin().lock().read_line(&mut line) {
+        Ok(0) | Err(_) => false,
+        Ok(_) => matches!(line.trim().to_lowercase().as_str(), "" | "y" | "yes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_draft_is_for_its_owner_alone_and_is_kept_only_on_failure() {
+        let draft = Draft::new("hunter2").unwrap();
+        let path = draft.file.path().to_owned();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(draft);
+        assert!(!path.exists());
+
+        let draft = Draft::new("mine").unwrap();
+        let path = draft.file.path().to_owned();
+        let failure = draft.keep(Failure::input("x", "y"));
+        assert!(format!("{failure:?}").contains(&path.display().to_string()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_difference_shows_what_goes_and_what_comes() {
+        let shown = difference("a\nb\nc\n", "a\nx\nc\n");
+        assert!(shown.contains("-b\n+x\n"), "{shown}");
+        assert_eq!(difference("a\n", "a\n"), "");
+    }
+}
