@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use waifud_types::{ByteSize, Checksum};
+use waifud_types::template::{Datasource, Firmware};
 
 /// Virtual machines on the machines that you own.
 #[derive(Debug, Parser)]
@@ -245,7 +246,7 @@ pub struct EventsArgs {
 pub enum TemplateCommand {
     /// Add a template: from the catalog, from a URL, or from an image file on this machine
     #[command(
-        after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n\nwaifud downloads by itself: Ctrl-C ends only the waiting, waifuctl template delete ends the download.\nThe same command again fetches what the publisher has by now, as a new revision."
+        after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n  waifuctl template add alpine --file nocloud_alpine-uefi.qcow2 --user alpine --datasource cidata --firmware uefi\n\nwaifud downloads by itself: Ctrl-C ends only the waiting, waifuctl template delete ends the download.\nThe same command again fetches what the publisher has by now, as a new revision."
     )]
     Add(TemplateAddArgs),
     /// List templates, and those on their way
@@ -296,6 +297,12 @@ pub struct TemplateAddArgs {
     /// `x86_64` or `aarch64` [default: this machine's]
     #[arg(long)]
     pub arch: Option<String>,
+    /// How its guests find their documents; cidata is a small disk, for images that look for nothing else
+    #[arg(long, value_name = "KIND", default_value = "openstack", value_parser = parse_datasource())]
+    pub datasource: Datasource,
+    /// What starts its boot loader
+    #[arg(long, value_name = "KIND", default_value = "bios", value_parser = parse_firmware())]
+    pub firmware: Firmware,
 }
 
 /// `template delete`.
@@ -329,6 +336,22 @@ pub enum ReferenceCommand {
         /// Where to
         dir: PathBuf,
     },
+}
+
+/// One of the datasources, by its word on the wire.
+fn parse_datasource() -> impl TypedValueParser<Value = Datasource> {
+    PossibleValuesParser::new(Datasource::ALL.map(Datasource::as_str)).map(|word| {
+        let named = Datasource::ALL.into_iter().find(|one| one.as_str() == word);
+        named.unwrap_or_default()
+    })
+}
+
+/// One of the firmwares, by its word on the wire.
+fn parse_firmware() -> impl TypedValueParser<Value = Firmware> {
+    PossibleValuesParser::new(Firmware::ALL.map(Firmware::as_str)).map(|word| {
+        let named = Firmware::ALL.into_iter().find(|one| one.as_str() == word);
+        named.unwrap_or_default()
+    })
 }
 
 /// Reads `90s`, `10m`, `1h`.

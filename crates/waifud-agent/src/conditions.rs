@@ -55,6 +55,15 @@ pub(crate) fn of_instance(
             None => served(shared, record, since),
         });
     }
+    if let Some(because) = &record.memory.by_disk {
+        conditions.push(condition(
+            "documents",
+            true,
+            "by-disk",
+            format!("it reads its documents from a disk labelled cidata: {because}"),
+            since,
+        ));
+    }
     conditions
 }
 

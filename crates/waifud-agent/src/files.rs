@@ -1,7 +1,7 @@
 //! Files of guests outside of pools: the console's log and the screen's socket.
 
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use waifud_types::InstanceId;
@@ -27,6 +27,39 @@ impl Files {
     /// The console's log.
     pub fn console_log(&self, id: InstanceId) -> PathBuf {
         self.directory(id).join("console.log")
+    }
+
+    /// The disk with its documents, where it reads them from one.
+    pub fn seed(&self, id: InstanceId) -> PathBuf {
+        self.directory(id).join("cidata.iso")
+    }
+
+    /// Ensures that the disk with its documents has these bytes, which nobody but QEMU's user and root may read. A
+    /// running guest keeps what it started with: the file takes the place of the old one.
+    pub fn ensure_seed(&self, id: InstanceId, bytes: &[u8]) -> io::Result<()> {
+        self.ensure(id)?;
+        let path = self.seed(id);
+        if std::fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        let unfinished = path.with_extension("new");
+        absent(std::fs::remove_file(&unfinished))?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        file.write_all(bytes)?;
+        if let Some((user, group)) = self.owner {
+            chown(&unfinished, Some(user), Some(group))?;
+        }
+        file.sync_all()?;
+        std::fs::rename(&unfinished, &path)
+    }
+
+    /// Ensures that there is no disk with its documents.
+    pub fn ensure_no_seed(&self, id: InstanceId) -> io::Result<()> {
+        absent(std::fs::remove_file(self.seed(id)))
     }
 
     /// The screen's socket. Short: Linux allows 107 bytes.
@@ -95,6 +128,36 @@ fn make_dir(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()>
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn a_seed_is_replaced_whole_and_goes_with_its_guest() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().metadata().unwrap();
+        let place = root.path().to_owned();
+        let files = Files::new(place.clone(), place, Some((own.uid(), own.gid())));
+        let id = InstanceId::generate();
+        files.ensure_seed(id, b"one").unwrap();
+        // As a crash between writing and renaming leaves it.
+        std::fs::write(files.seed(id).with_extension("new"), b"half").unwrap();
+        let before = files.seed(id).metadata().unwrap();
+        files.ensure_seed(id, b"one").unwrap();
+        assert_eq!(
+            files.seed(id).metadata().unwrap().ino(),
+            before.ino(),
+            "written for nothing"
+        );
+        files.ensure_seed(id, b"two").unwrap();
+        let after = files.seed(id).metadata().unwrap();
+        assert_eq!(std::fs::read(files.seed(id)).unwrap(), b"two");
+        assert_ne!(
+            after.ino(),
+            before.ino(),
+            "a running guest's disk was changed under it"
+        );
+        assert_eq!(after.permissions().mode() & 0o777, 0o600);
+        files.ensure_absent(id).unwrap();
+        assert!(!files.exist(id));
+    }
 
     #[test]
     fn a_directory_that_a_crash_left_without_its_owner_gets_it() {

@@ -22,6 +22,7 @@ mod backoff;
 mod cloud_init;
 mod conditions;
 mod control;
+mod datasource;
 mod driver;
 mod durable;
 mod facts;

@@ -10,10 +10,12 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_api::metadatad::{Assignment, Observation, Observed, Status, Tunnel};
+use waifud_cloudinit::Documents;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::network::DEFAULT_NETWORK;
@@ -56,6 +58,8 @@ struct Inner {
     /// Since when at least, so that what was asked before is not taken for a look at the present documents.
     held_since: BTreeMap<InstanceId, (Digest, Timestamp)>,
     trouble: Option<String>,
+    /// When the trouble began.
+    away_since: Option<Instant>,
     evidence: BTreeMap<InstanceId, Evidence>,
 }
 
@@ -116,6 +120,25 @@ impl Metadata {
         self.inner().trouble.clone()
     }
 
+    /// For how long it has been out of reach; null while it is not.
+    pub fn away(&self) -> Option<Duration> {
+        self.inner().away_since.map(|since| since.elapsed())
+    }
+
+    /// The instance's documents in the clear: what a disk with them is made of.
+    pub async fn documents(&self, want: &AgentInstance) -> Result<Documents, MetadataError> {
+        let BundleRef { digest, key, .. } = &want.bundle;
+        if let Ok(bytes) = fs::read(self.cache.join(digest.hex()))
+            && let Ok(documents) = waifud_cloudinit::open(&bytes, *digest, key)
+        {
+            return Ok(documents);
+        }
+        let bytes = self.fetch(*digest).await?;
+        waifud_cloudinit::open(&bytes, *digest, key).map_err(|error| MetadataError::Refused {
+            message: error.to_string(),
+        })
+    }
+
     /// What the guest was seen to do.
     pub fn evidence(&self, id: InstanceId) -> Evidence {
         self.inner().evidence.get(&id).cloned().unwrap_or_default()
@@ -143,6 +166,7 @@ impl Metadata {
                     inner.now_holds(id, digest);
                 }
                 inner.trouble = None;
+                inner.away_since = None;
                 Ok(Refreshed {
                     changed,
                     fresh_link,
@@ -151,6 +175,7 @@ impl Metadata {
             Err(error) => {
                 inner.process = None;
                 inner.trouble = Some(error.to_string());
+                inner.away_since.get_or_insert_with(Instant::now);
                 Err(error)
             }
         }
@@ -288,15 +313,18 @@ impl Metadata {
                 other => return other,
             }
         }
-        let bytes = self
-            .link
-            .fetch_bundle(bundle.digest)
-            .await
-            .map_err(|error| MetadataError::Refused {
-                message: format!("its documents can't be fetched: {error}"),
-            })?;
-        self.keep(bundle.digest, &bytes);
+        let bytes = self.fetch(bundle.digest).await?;
         self.service.put_bundle(bundle.digest, bytes).await
+    }
+
+    /// Gets a bundle of waifud's, and keeps it.
+    async fn fetch(&self, bundle: Digest) -> Result<Bytes, MetadataError> {
+        let fetched = self.link.fetch_bundle(bundle).await;
+        let bytes = fetched.map_err(|error| MetadataError::Refused {
+            message: format!("its documents can't be fetched: {error}"),
+        })?;
+        self.keep(bundle, &bytes);
+        Ok(bytes)
     }
 
     /// Keeps a copy for days without waifud. Failing to is no reason to fail: metadatad keeps its own.
@@ -334,7 +362,7 @@ impl Inner {
 }
 
 /// The address that identifies a guest: that of its first nic on the routed network. Without one nobody can ask.
-fn identity(want: &AgentInstance) -> Option<Ipv4Addr> {
+pub(crate) fn identity(want: &AgentInstance) -> Option<Ipv4Addr> {
     want.spec
         .nics
         .iter()

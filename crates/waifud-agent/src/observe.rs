@@ -17,6 +17,10 @@ pub(crate) struct Own {
     pub volumes: bool,
     /// The domain was defined from the present spec.
     pub defined: bool,
+    /// The disk with its documents was ensured, or taken away, as its next start wants it.
+    pub seed: bool,
+    /// Its next start reads its documents from that disk.
+    pub by_disk: bool,
 }
 
 /// What was seen, and what runs it.
@@ -45,6 +49,8 @@ pub(crate) async fn look(
     match wish {
         Wish::Keep(want) => {
             seen.bundle = shared.metadata.serves(want);
+            seen.seed = own.seed || !own.by_disk && !shared.files.seed(want.id).exists();
+            seen.by_disk = own.by_disk;
             if !seen.is_on() {
                 look_at_disks(shared, record, want, own, &mut seen).await?;
             }

@@ -11,7 +11,7 @@
 //!   later and never a reason to stop.
 //!
 //! ```text
-//!   Keep, off:   EnsureImage → EnsureVolumes → Define → EnsurePort → EnsureBundle → (run?) Start
+//!   Keep, off:   EnsureImage → EnsureVolumes → EnsureSeed → Define → EnsurePort → EnsureBundle → (run?) Start
 //!   Keep, on:    EnsurePort → EnsureBundle → WatchReady → Idle      (run = false: RequestShutdown → wait → ForceOff)
 //!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
 //! ```
@@ -42,6 +42,10 @@ pub struct Observed {
     pub image: bool,
     /// Every disk is there, as ensured by this process.
     pub volumes: bool,
+    /// The disk with its documents is there, as ensured by this process; or it needs none and has none.
+    pub seed: bool,
+    /// It reads its documents from that disk, and can do without metadatad.
+    pub by_disk: bool,
     /// A disk that was made once and is not there.
     pub lost: Option<Name>,
     /// Any volume of it exists; under an order to destroy, also any other file.
@@ -86,6 +90,8 @@ pub enum Step {
     EnsureImage,
     /// Clone the disks.
     EnsureVolumes,
+    /// Write the disk with its documents, where it has one.
+    EnsureSeed,
     /// Put lease and rules in force.
     EnsurePort,
     /// Have metadatad serve the documents.
@@ -236,11 +242,13 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::EnsureImage
     } else if !seen.volumes {
         Step::EnsureVolumes
+    } else if !seen.seed {
+        Step::EnsureSeed
     } else if seen.domain.is_none() || !seen.defined {
         Step::Define
     } else if !seen.port {
         Step::EnsurePort
-    } else if !seen.bundle {
+    } else if !seen.bundle && !(seen.by_disk && now.bundle_failed) {
         Step::EnsureBundle
     } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
         Step::Idle
@@ -259,6 +267,7 @@ impl Step {
         Some(match self {
             Self::EnsureImage => "image",
             Self::EnsureVolumes => "volume",
+            Self::EnsureSeed => "seed",
             Self::EnsurePort => "network",
             Self::EnsureBundle => "bundle",
             Self::Define => "define",

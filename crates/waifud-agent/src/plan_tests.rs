@@ -40,15 +40,18 @@ prop_compose! {
     fn observed()(
         domain in domain(),
         epoch in proptest::option::of(1_u64..4),
-        flags in any::<[bool; 10]>(),
+        flags in any::<[bool; 12]>(),
     ) -> Observed {
-        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled] = flags;
+        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled, seed, by_disk] =
+            flags;
         Observed {
             epoch: epoch.filter(|_| domain.is_some()).map(Epoch),
             foreign: foreign && domain.is_some() && epoch.is_none(),
             defined: defined && domain.is_some(),
             image,
             volumes,
+            seed,
+            by_disk,
             lost: lost.then(|| "root".parse().unwrap()),
             leftovers,
             port,
@@ -223,7 +226,8 @@ proptest! {
         if step == Step::Start {
             prop_assert!(want_run && !seen.foreign && seen.epoch.is_none_or(|e| e <= epoch));
             if !seen.is_on() {
-                prop_assert!(seen.image && seen.volumes && seen.port && seen.bundle && seen.defined);
+                prop_assert!(seen.image && seen.volumes && seen.seed && seen.port && seen.defined);
+            prop_assert!(seen.bundle || seen.by_disk && now.bundle_failed);
                 prop_assert!(seen.lost.is_none() && now.start_allowed);
                 prop_assert!(life::may_start(&memory, policy));
             }
@@ -313,6 +317,7 @@ fn a_creation_takes_its_steps_in_order() {
         [
             Step::EnsureImage,
             Step::EnsureVolumes,
+            Step::EnsureSeed,
             Step::Define,
             Step::EnsurePort,
             Step::EnsureBundle,

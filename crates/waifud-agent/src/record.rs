@@ -126,6 +126,8 @@ pub struct Memory {
     pub phoned_home_at: Option<Timestamp>,
     /// How readiness was proven since.
     pub ready_by: Option<ReadyBy>,
+    /// Why its documents come from a disk, against its template's wish; null when they do not.
+    pub by_disk: Option<String>,
     /// What cloud-init said since.
     pub cloud_init: CloudInitStatus,
 }

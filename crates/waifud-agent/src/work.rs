@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
 use waifud_types::status::CloudInitStatus;
+use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, Name, TapName, VolumeId};
 
+use crate::datasource::Choice;
 use crate::record::RunMemory;
 use crate::shared::Shared;
 use crate::trouble::Failure;
@@ -65,6 +67,25 @@ pub(crate) async fn ensure_volumes(
     Ok(disks)
 }
 
+/// Writes the disk with the documents, where the guest reads them from one, and takes it away where not.
+pub(crate) async fn ensure_seed(
+    shared: &Shared,
+    want: &AgentInstance,
+    by_disk: bool,
+) -> Result<(), Failure> {
+    let written = if by_disk {
+        let disk = shared.metadata.documents(want).await?.cidata();
+        shared.files.ensure_seed(want.id, &disk)
+    } else {
+        shared.files.ensure_no_seed(want.id)
+    };
+    written.map_err(|error| {
+        Failure::passing(format!(
+            "the disk with its documents can't be written: {error}"
+        ))
+    })
+}
+
 /// Has the documents served; brings the way to them up first. May be dropped at any point.
 pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Result<(), Failure> {
     if shared.metadata.trouble().is_some() || !shared.metadata.is_connected() {
@@ -91,6 +112,7 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
 pub(crate) async fn domain_spec(
     shared: &Shared,
     want: &AgentInstance,
+    datasource: Datasource,
     disks: &Disks,
 ) -> Result<DomainSpec, Failure> {
     let kind = shared.hypervisor_kind().await?;
@@ -128,8 +150,9 @@ pub(crate) async fn domain_spec(
         memory: want.spec.memory_bytes,
         kind,
         firmware: want.firmware,
-        datasource: want.datasource,
+        datasource,
         disks,
+        seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),
         nics,
         console_log: shared.files.console_log(want.id),
         vnc_socket: shared.files.vnc_socket(want.id),
@@ -152,11 +175,12 @@ pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Fai
 pub(crate) async fn start(
     shared: &Shared,
     want: &AgentInstance,
+    choice: Choice,
     resume: bool,
 ) -> Result<(), Failure> {
     if !resume {
         shared.network.ensure(&shared.table, want.id).await?;
-        if !shared.metadata.serves(want) {
+        if choice.datasource.needs_metadata() && !shared.metadata.serves(want) {
             return Err(Failure::passing(
                 "the metadata service was restarted a moment ago",
             ));
@@ -170,6 +194,7 @@ pub(crate) async fn start(
             memory.ready_by = None;
             memory.phoned_home_at = None;
             memory.cloud_init = CloudInitStatus::default();
+            memory.by_disk = choice.because.map(str::to_owned);
         })?;
     }
     shared.hypervisor.ensure_started(want.id).await?;

@@ -1,7 +1,7 @@
 //! What a guest's request is answered with: a pure function of its own documents.
 //!
-//! Two trees are served, because cloud-init's OpenStack source reads both: `/openstack/VERSION/…` and, as EC2 has it,
-//! `/VERSION/meta-data/…`. Directories list their children, with and without a slash at the end. Paths are compared
+//! Three trees are served: `/openstack/VERSION/…`, as EC2 has it `/VERSION/meta-data/…` (cloud-init's OpenStack source
+//! reads both), and `/nocloud/…`. Directories list their children, with and without a slash at the end. Paths are compared
 //! as they come: nothing is decoded and nothing resolved, so that there is no second spelling of a path.
 
 use std::{borrow::Cow, fmt};
@@ -174,6 +174,10 @@ impl Documents {
         let slash = path.ends_with('/');
         if first == "openstack" {
             read(request, || self.openstack(&rest, slash))
+        } else if first == "nocloud" {
+            read(request, || {
+                self.leaf_or_listing(&self.nocloud, &rest, slash)
+            })
         } else if first == LATEST && rest == ["api", "token"] {
             self.token(request, tokens, now)
         } else if is_ec2_version(first) {
@@ -213,8 +217,8 @@ impl Documents {
             Some(Leaf::Text(text)) => Some(Answer::found(TEXT, text.expose().as_str())),
             Some(Leaf::Json(text)) => Some(Answer::found(JSON, text.expose().as_str())),
             Some(Leaf::UserData) => {
-                let text = self.user_data.as_ref()?;
-                Some(Answer::found(BYTES, text.expose().as_str()))
+                // The trees that have the leaf only where there is user-data never come here without.
+                Some(Answer::found(BYTES, self.user_data().unwrap_or_default()))
             }
             None => listing(tree, &path).map(|names| Answer::found(TEXT, names)),
         }

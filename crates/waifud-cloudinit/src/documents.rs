@@ -20,7 +20,11 @@ pub struct Documents {
     pub(crate) openstack: Tree,
     /// What lies below `/VERSION/`, as EC2 has it.
     pub(crate) ec2: Tree,
-    /// Once only, though it is in both trees: it may be 1 MiB.
+    /// What lies below `/nocloud/`, and on a disk labelled `cidata`. User-data is in it whether there is any or not:
+    /// without that file cloud-init takes nothing of the others.
+    #[serde(default)]
+    pub(crate) nocloud: Tree,
+    /// Once only, though it is in each tree: it may be 1 MiB.
     pub(crate) user_data: Option<Secret<String>>,
 }
 

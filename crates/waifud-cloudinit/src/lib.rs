@@ -11,7 +11,10 @@
 
 mod answer;
 mod bundle;
+mod cidata;
 mod documents;
+mod iso9660;
+mod nocloud;
 mod render;
 mod source;
 mod ssh_key;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use waifud_types::Secret;
+use waifud_types::template::Datasource;
 
 use crate::{
     Documents, NicDoc, Source,
     documents::{Leaf, Tree},
-    vendor,
+    nocloud, vendor,
 };
 
 /// Renders all documents of one instance. The same source gives the same documents.
@@ -18,12 +19,13 @@ pub fn render(source: &Source) -> Documents {
         instance_id: source.instance_id.clone(),
         openstack: openstack(source),
         ec2: ec2(source),
+        nocloud: nocloud::tree(source),
         user_data: source.user_data.clone(),
     }
 }
 
 /// The host name with its domain, where there is one.
-fn fqdn(source: &Source) -> String {
+pub(crate) fn fqdn(source: &Source) -> String {
     match source.domain.as_deref().filter(|domain| !domain.is_empty()) {
         Some(domain) => format!("{}.{domain}", source.hostname),
         None => source.hostname.to_string(),
@@ -35,7 +37,7 @@ fn key_name(index: usize) -> String {
     format!("key-{index}")
 }
 
-fn text(value: impl Into<String>) -> Leaf {
+pub(crate) fn text(value: impl Into<String>) -> Leaf {
     Leaf::Text(Secret::new(value.into()))
 }
 
@@ -153,7 +155,30 @@ fn ec2(source: &Source) -> Tree {
         let path = format!("meta-data/public-keys/{index}/openssh-key");
         put(&path, text(key.as_str()));
     }
+    if source.datasource == Datasource::Ec2 {
+        for (index, nic) in source.nics.iter().enumerate() {
+            interface(&mut tree, index, nic);
+        }
+    }
     tree
+}
+
+/// `meta-data/network/interfaces/macs/MAC/…`: cloud-init's EC2 source makes its network configuration of these, and
+/// complains where there are none. OpenStack's source would only fetch them too, one by one.
+fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
+    let mut put = |leaf: &str, value: String| {
+        let path = format!("meta-data/network/interfaces/macs/{}/{leaf}", nic.mac);
+        tree.insert(path, text(value));
+    };
+    put("device-number", index.to_string());
+    put("interface-id", format!("eni-{index}"));
+    put("mac", nic.mac.to_string());
+    if let Some(address) = nic.address {
+        put("local-ipv4s", address.to_string());
+        if let Ok(subnet) = ipnet::Ipv4Net::new(address, nic.prefix) {
+            put("subnet-ipv4-cidr-block", subnet.trunc().to_string());
+        }
+    }
 }
 
 /// `dynamic/instance-identity/document`, unsigned: without it cloud-init's token mode loses 5 s.

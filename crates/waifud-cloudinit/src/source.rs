@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr, Name, Secret};
 
 /// Everything that an instance's documents are made of.
@@ -24,6 +25,9 @@ pub struct Source {
     pub user_data: Option<Secret<String>>,
     /// What waifud itself asks of cloud-init.
     pub vendor_data: VendorOptions,
+    /// How the guest finds them. All are rendered whatever it is; but what only one of them needs and every boot would
+    /// ask for is left out of the others.
+    pub datasource: Datasource,
     /// Its nics; the first has the default route.
     pub nics: Vec<NicDoc>,
     /// A user that cloud-init creates instead of the image's own default; none leaves the image's.

@@ -41,6 +41,7 @@ pub fn bundle(
         ssh_keys,
         user_data: user_data.filter(|text| !text.expose().is_empty()),
         vendor_data: VendorOptions::default(),
+        datasource: row.datasource,
         nics,
         default_user: None,
     };

@@ -53,6 +53,7 @@ pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
         kind: HypervisorKind::Tcg,
         firmware: Firmware::Bios,
         datasource: Datasource::Openstack,
+        seed: None,
         disks: Vec::new(),
         nics: Vec::new(),
         console_log: PathBuf::from(format!("/var/log/libvirt/qemu/{id}.console.log")),

@@ -41,6 +41,8 @@ pub struct DomainSpec {
     pub datasource: Datasource,
     /// Disks in order; the first is booted.
     pub disks: Vec<DomainDisk>,
+    /// The disk with the guest's documents, where it reads them from one: raw, read-only, after all others.
+    pub seed: Option<PathBuf>,
     /// Nics in order.
     pub nics: Vec<DomainNic>,
     /// Where the serial console is logged to.

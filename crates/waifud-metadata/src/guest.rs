@@ -203,6 +203,7 @@ mod tests {
             ssh_keys: Vec::new(),
             user_data: Some(Secret::new("#cloud-config\n".repeat(70_000))),
             vendor_data: VendorOptions::default(),
+            datasource: waifud_types::template::Datasource::Openstack,
             nics: Vec::new(),
             default_user: None,
         });

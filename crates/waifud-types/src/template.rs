@@ -12,6 +12,40 @@ pub enum Datasource {
     /// OpenStack's, over HTTP at 169.254.169.254, announced by the DMI product name.
     #[default]
     Openstack,
+    /// EC2's, over HTTP at 169.254.169.254 with and without session tokens, announced by a DMI UUID that begins with
+    /// `ec2`.
+    Ec2,
+    /// NoCloud's, over HTTP at 169.254.169.254, announced by the DMI serial number.
+    Nocloud,
+    /// NoCloud's, from a small disk labelled `cidata`: needs no network.
+    Cidata,
+}
+
+/// What a DMI serial number says, so that cloud-init fetches its documents here: one text for all versions seen.
+///
+/// 22.4 (Debian 12) takes `ds=nocloud` alone for a local source and stops at the address, unless `dsmode` says otherwise;
+/// 25.1 (Debian 13) goes by the address, and calls the older way out, `ds=nocloud-net`, deprecated, which ends in
+/// "degraded". Both need the slash at the end.
+pub const NOCLOUD_SEED: &str = "ds=nocloud;dsmode=net;s=http://169.254.169.254/nocloud/";
+
+impl Datasource {
+    /// Every datasource, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Openstack, Self::Ec2, Self::Nocloud, Self::Cidata];
+
+    /// As on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Openstack => "openstack",
+            Self::Ec2 => "ec2",
+            Self::Nocloud => "nocloud",
+            Self::Cidata => "cidata",
+        }
+    }
+
+    /// Whether the guest can't find its documents without the metadata service.
+    pub const fn needs_metadata(self) -> bool {
+        !matches!(self, Self::Cidata)
+    }
 }
 
 /// What starts the guest's boot loader.
@@ -21,6 +55,21 @@ pub enum Firmware {
     /// SeaBIOS.
     #[default]
     Bios,
+    /// OVMF, without Secure Boot; its variables are kept beside the domain and go with it.
+    Uefi,
+}
+
+impl Firmware {
+    /// Every firmware.
+    pub const ALL: [Self; 2] = [Self::Bios, Self::Uefi];
+
+    /// As on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
 }
 
 /// A template as the API shows it.
@@ -60,4 +109,22 @@ pub struct TemplateRevision {
     pub seen_at: Timestamp,
     /// Bytes of the image file.
     pub size_bytes: ByteSize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_on_the_wire() {
+        for datasource in Datasource::ALL {
+            assert_eq!(
+                serde_json::to_value(datasource).unwrap(),
+                datasource.as_str()
+            );
+        }
+        for firmware in Firmware::ALL {
+            assert_eq!(serde_json::to_value(firmware).unwrap(), firmware.as_str());
+        }
+    }
 }

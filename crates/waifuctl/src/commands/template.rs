@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use waifud_api::client::ListQuery;
 use waifud_api::{CreateDownload, CreateTemplate};
 use waifud_types::name::NameError;
-use waifud_types::template::{Datasource, Firmware, Template};
+use waifud_types::template::Template;
 use waifud_types::{Digest, Name, qcow2};
 
 use crate::cli::{TemplateAddArgs, TemplateCommand};
@@ -72,8 +72,8 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
             args.arch
                 .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         ),
-        datasource: Datasource::default(),
-        firmware: Firmware::default(),
+        datasource: args.datasource,
+        firmware: args.firmware,
         default_user: args.user,
     };
     let template = match context.client.create_template(&request).await {
@@ -248,6 +248,8 @@ async fn show(context: &Context, name: &str) -> Result<(), Failure> {
             "user",
             &escape(template.default_user.as_deref().unwrap_or("-")),
         );
+        line("datasource", template.datasource.as_str());
+        line("firmware", template.firmware.as_str());
         line("used by", &template.used_by.to_string());
         for revision in &template.revisions {
             line(

@@ -39,6 +39,19 @@ impl Driver {
                     self.prepared = Some(((**want).clone(), disks));
                 })
             }
+            (Wish::Keep(want), Step::EnsureSeed) => {
+                let by_disk = seen.by_disk;
+                let ensured = work::ensure_seed(&shared, want, by_disk);
+                match self.unless_the_wish_changes(view.version, ensured).await {
+                    Some(done) => {
+                        if done.is_ok() {
+                            self.seeded = Some(by_disk.then_some(want.bundle.digest));
+                        }
+                        done
+                    }
+                    None => return Outcome::GivenUp,
+                }
+            }
             (Wish::Keep(_), Step::EnsurePort) => {
                 if let Some(begun) = self.early.port.take() {
                     let _asked_again = begun.await;
@@ -49,7 +62,7 @@ impl Driver {
             (Wish::Keep(want), Step::Define) => self.define(want).await,
             (Wish::Keep(want), Step::Start) => {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));
-                work::start(&shared, want, seen.is_on()).await
+                work::start(&shared, want, self.choice(want), seen.is_on()).await
             }
             (_, Step::RequestShutdown) => {
                 let asked = work::request_shutdown(&shared, self.id).await;
@@ -96,10 +109,11 @@ impl Driver {
     }
 
     async fn define(&mut self, want: &AgentInstance) -> Result<(), Failure> {
+        let datasource = self.choice(want).datasource;
         let Some((_, disks)) = &self.prepared else {
             return Err(Failure::passing("its disks are not ready yet"));
         };
-        let spec = work::domain_spec(&self.shared, want, disks).await?;
+        let spec = work::domain_spec(&self.shared, want, datasource, disks).await?;
         work::define(&self.shared, &spec).await?;
         self.defined = Some(spec);
         if let Some((was, _)) = &mut self.prepared {

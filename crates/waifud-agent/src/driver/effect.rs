@@ -12,6 +12,7 @@ pub(crate) fn apply(seen: &mut Observed, step: Step) {
             seen.volumes = true;
             seen.leftovers = true;
         }
+        Step::EnsureSeed => seen.seed = true,
         Step::EnsurePort => seen.port = true,
         Step::EnsureBundle => {
             seen.bundle = true;

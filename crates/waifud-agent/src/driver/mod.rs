@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainSpec, DomainState};
-use waifud_types::InstanceId;
-use waifud_types::Timestamp;
 use waifud_types::status::HypervisorKind;
+use waifud_types::template::Datasource;
+use waifud_types::{Digest, InstanceId, Timestamp};
 
 use self::early::Early;
 use crate::backoff::{Backoff, jittered};
 use crate::conditions;
+use crate::datasource::{self, Choice};
 use crate::life;
 use crate::observe::{self, Own};
 use crate::pending;
@@ -65,6 +66,11 @@ pub(crate) struct Driver {
     /// The spec that was prepared for in this process, and its disks.
     prepared: Option<(AgentInstance, Disks)>,
     defined: Option<DomainSpec>,
+    /// What the next start finds on the disk with its documents (null inside: there is no such disk), as ensured by this
+    /// process.
+    seeded: Option<Option<Digest>>,
+    /// How the next start finds its documents; chosen once a pass.
+    choice: Option<Choice>,
     retry: Backoff,
     restarts: Backoff,
     restart_due: Option<Instant>,
@@ -88,6 +94,8 @@ impl Driver {
         Self {
             prepared: None,
             defined: None,
+            seeded: None,
+            choice: None,
             retry: Backoff::new(timing.retry_min, timing.retry_max),
             restarts: Backoff::new(timing.restart_min, timing.restart_max),
             restart_due: None,
@@ -203,8 +211,12 @@ impl Driver {
                     now.ask_again &= step != Step::RequestShutdown;
                     apply(&mut seen, step);
                 }
-                Outcome::Failed(failure) if seen.is_on() && is_repair(step) => {
-                    // A guest that runs is left running; the rest of the plan goes on without this.
+                Outcome::Failed(failure)
+                    if seen.is_on() && is_repair(step)
+                        || seen.by_disk && step == Step::EnsureBundle =>
+                {
+                    // A guest that runs is left running, and one with its documents on a disk needs no service; the rest
+                    // of the plan goes on without this.
                     self.note(step, failure);
                     failed = true;
                     now.port_failed |= step == Step::EnsurePort;
@@ -215,6 +227,7 @@ impl Driver {
                         // Perhaps a file of it is gone: look at everything before the next try.
                         self.prepared = None;
                         self.defined = None;
+                        self.seeded = None;
                     }
                     return self.failed(&view, Some(&seen), step, failure);
                 }
@@ -249,11 +262,15 @@ impl Driver {
     }
 
     fn own(&mut self, wish: &Wish) -> Own {
+        self.choice = None;
         let Wish::Keep(want) = wish else {
             self.prepared = None;
             self.defined = None;
+            self.seeded = None;
             return Own::default();
         };
+        let choice = self.choice(want);
+        let by_disk = choice.datasource == Datasource::Cidata;
         let same = self.prepared.as_ref().is_some_and(|(was, _)| {
             was.spec.disks == want.spec.disks && was.spec.image == want.spec.image
         });
@@ -267,7 +284,7 @@ impl Driver {
                 && spec.cpus == want.spec.cpus
                 && spec.memory == want.spec.memory_bytes
                 && spec.firmware == want.firmware
-                && spec.datasource == want.datasource
+                && spec.datasource == choice.datasource
                 && self
                     .prepared
                     .as_ref()
@@ -276,7 +293,17 @@ impl Driver {
         Own {
             volumes: self.prepared.is_some(),
             defined,
+            seed: self.seeded == Some(by_disk.then_some(want.bundle.digest)),
+            by_disk,
         }
+    }
+
+    /// How the next start finds its documents. It stays the same within a pass.
+    fn choice(&mut self, want: &AgentInstance) -> Choice {
+        let shared = &self.shared;
+        *self
+            .choice
+            .get_or_insert_with(|| datasource::of_instance(shared, want))
     }
 
     /// Takes note of what was seen, durably before anything follows from it.

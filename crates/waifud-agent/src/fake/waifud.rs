@@ -36,6 +36,7 @@ struct World {
     instances: BTreeMap<InstanceId, AgentInstance>,
     tombstones: BTreeMap<InstanceId, Tombstone>,
     images: BTreeMap<Digest, Vec<u8>>,
+    bundles: BTreeMap<Digest, Vec<u8>>,
     /// Downloads stop after so many bytes.
     stall_after: Option<usize>,
     fetches: u64,
@@ -82,6 +83,7 @@ impl FakeWaifud {
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             images: BTreeMap::new(),
+            bundles: BTreeMap::new(),
             stall_after: None,
             fetches: 0,
             said: BTreeMap::new(),
@@ -94,6 +96,11 @@ impl FakeWaifud {
             world: Arc::new(Mutex::new(world)),
             changed: watch::Sender::new(0),
         }
+    }
+
+    /// Has a real bundle; every other one is a few bytes that nobody opens.
+    pub fn add_bundle(&self, bundle: Digest, sealed: Vec<u8>) {
+        lock(&self.world).bundles.insert(bundle, sealed);
     }
 
     /// Gives the node an instance, or a new spec of one.
@@ -402,8 +409,9 @@ impl ControlLink for FakeWaifud {
         }
     }
 
-    async fn fetch_bundle(&self, _bundle: Digest) -> Result<Bytes, LinkError> {
-        drop(self.online()?);
-        Ok(Bytes::from_static(b"sealed"))
+    async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
+        let world = self.online()?;
+        let known = world.bundles.get(&bundle).cloned();
+        Ok(known.map_or(Bytes::from_static(b"sealed"), Bytes::from))
     }
 }

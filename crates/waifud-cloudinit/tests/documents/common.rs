@@ -20,6 +20,7 @@ pub fn source() -> Source {
         ssh_keys: vec![KEY.to_owned()],
         user_data: Some(Secret::new("#cloud-config\npackages: [htop]\n".to_owned())),
         vendor_data: VendorOptions::default(),
+        datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             mac: "52:54:00:12:34:56".parse().unwrap(),
             address: Some("10.144.3.7".parse().unwrap()),

@@ -4,5 +4,6 @@
 mod answers;
 mod bundles;
 mod common;
+mod datasources;
 mod ssh_keys;
 mod user_data;

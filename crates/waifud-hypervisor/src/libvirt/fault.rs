@@ -54,7 +54,15 @@ pub(super) fn unreachable_at(uri: &str, error: &Error) -> HypervisorError {
 /// libvirt's words on one line, shortened.
 pub(super) fn message(error: &Error) -> String {
     let words = error.message().split_whitespace().collect::<Vec<_>>();
-    words.join(" ").chars().take(MESSAGE_MAX).collect()
+    explained(words.join(" ").chars().take(MESSAGE_MAX).collect())
+}
+
+/// With what libvirt leaves out: a node that has no UEFI firmware.
+fn explained(words: String) -> String {
+    if words.contains("find any firmware") {
+        return format!("{words}; UEFI guests need OVMF: install the package ovmf on the node");
+    }
+    words
 }
 
 /// Adds which call it was.
@@ -76,5 +84,22 @@ impl<T> At<T> for Result<T, Error> {
             Err(error) if error.code() == ErrorNumber::NoDomain => Ok(None),
             Err(error) => Err(Fault::Call { what, error }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::explained;
+
+    #[test]
+    fn a_node_without_uefi_firmware_is_told_what_to_install() {
+        // As libvirt 9 says it.
+        let told =
+            explained("operation failed: Unable to find any firmware to satisfy 'efi'".to_owned());
+        assert!(
+            told.ends_with("install the package ovmf on the node"),
+            "{told}"
+        );
+        assert_eq!(explained("no space left".to_owned()), "no space left");
     }
 }

@@ -7,6 +7,7 @@
 
 use super::observe::is_ours;
 use super::render::{domain, letters};
+use super::smbios;
 use super::tree::{Element, XmlError};
 use super::{ALIAS, RenderOptions};
 use crate::DomainSpec;
@@ -30,6 +31,16 @@ pub fn merge(
     if let (Some(metadata), Some(theirs)) = (merged.get_mut("metadata"), existing.get("metadata")) {
         let others = theirs.children.iter().filter(|child| !is_ours(child));
         metadata.children.extend(others.cloned());
+    }
+    if let (Some(arguments), Some(theirs)) = (
+        merged.get_mut(smbios::COMMANDLINE),
+        existing.get(smbios::COMMANDLINE),
+    ) {
+        let all = &theirs.children;
+        let others = (0..all.len()).filter(|index| !smbios::is_ours(all, *index));
+        arguments
+            .children
+            .extend(others.filter_map(|index| all.get(index).cloned()));
     }
     let nothing = Element::new("devices");
     let theirs = existing.get("devices").unwrap_or(&nothing);
@@ -198,6 +209,20 @@ mod tests {
                 "{merged}"
             );
         }
+    }
+
+    #[test]
+    fn arguments_that_somebody_gave_qemu_stay_beside_ours() {
+        let mut spec = spec();
+        spec.datasource = waifud_types::template::Datasource::Ec2;
+        let lived_in = render(&spec, OPTIONS, "old").replace(
+            "</qemu:commandline>",
+            "<qemu:arg value='-smbios'/><qemu:arg value='type=11,value=theirs'/></qemu:commandline>",
+        );
+        let once = merge(&spec, OPTIONS, "new", &lived_in).unwrap();
+        assert_eq!(once.matches("qemu:arg").count(), 4, "{once}");
+        assert!(once.contains("type=11,value=theirs"), "{once}");
+        assert_eq!(merge(&spec, OPTIONS, "new", &once).unwrap(), once);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod merge;
 mod observe;
 mod render;
+mod smbios;
 mod tree;
 
 pub use merge::merge;

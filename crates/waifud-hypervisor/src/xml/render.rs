@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use waifud_types::status::HypervisorKind;
-use waifud_types::template::{Datasource, Firmware};
+use waifud_types::template::Firmware;
 
+use super::smbios;
 use super::tree::Element;
 use super::{ALIAS, NAMESPACE};
 use crate::{DomainDisk, DomainNic, DomainSpec};
@@ -53,7 +54,7 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
                 .text(spec.cpus),
         )
         .child(os(spec))
-        .child(sysinfo(spec))
+        .child(smbios::sysinfo(spec))
         .child(features(spec.kind))
         .child(cpu(spec.kind))
         .child(Element::new("clock").with("offset", "utc"))
@@ -67,37 +68,30 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
                 .child(off("suspend-to-disk")),
         )
         .child(devices(spec, options))
+        .children(smbios::override_uuid(spec))
 }
 
 fn os(spec: &DomainSpec) -> Element {
-    match spec.firmware {
-        Firmware::Bios => Element::new("os")
-            .child(
-                Element::new("type")
-                    .with("arch", "x86_64")
-                    .with("machine", "q35")
-                    .text("hvm"),
-            )
-            .child(Element::new("smbios").with("mode", "sysinfo")),
-    }
-}
-
-/// What a guest reads of its machine's maker; cloud-init finds its datasource by it.
-fn sysinfo(spec: &DomainSpec) -> Element {
-    let (manufacturer, product) = match spec.datasource {
-        Datasource::Openstack => ("OpenStack Foundation", "OpenStack Nova"),
+    let os = Element::new("os");
+    let os = match spec.firmware {
+        Firmware::Bios => os,
+        // libvirt chooses among the installed OVMF images, and keeps the variables in a file of its own that goes with
+        // the domain. Without Secure Boot: not every boot loader is signed by a key that the firmware knows.
+        Firmware::Uefi => os.with("firmware", "efi").child(
+            Element::new("firmware").child(
+                Element::new("feature")
+                    .with("enabled", "no")
+                    .with("name", "secure-boot"),
+            ),
+        ),
     };
-    let id = spec.id.to_string();
-    let entries = [
-        ("manufacturer", manufacturer),
-        ("product", product),
-        ("serial", &id),
-        ("uuid", &id),
-    ];
-    let entries = entries.map(|(name, value)| Element::new("entry").with("name", name).text(value));
-    Element::new("sysinfo")
-        .with("type", "smbios")
-        .child(Element::new("system").children(entries))
+    os.child(
+        Element::new("type")
+            .with("arch", "x86_64")
+            .with("machine", "q35")
+            .text("hvm"),
+    )
+    .child(Element::new("smbios").with("mode", "sysinfo"))
 }
 
 fn features(kind: HypervisorKind) -> Element {
@@ -128,8 +122,10 @@ fn cpu(kind: HypervisorKind) -> Element {
 fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
     let disks = spec.disks.iter().enumerate();
     let nics = spec.nics.iter().enumerate();
+    let seed = spec.seed.as_deref();
     Element::new("devices")
         .children(disks.map(|(index, one)| disk(index, one, options)))
+        .children(seed.map(|path| seed_disk(spec.disks.len(), path, options)))
         .children(nics.map(|(index, one)| nic(index, one)))
         .child(serial(&spec.console_log))
         .child(
@@ -180,15 +176,40 @@ fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
-    let mut source = Element::new("source").with("file", path(&disk.path));
+fn source(file: &Path, options: RenderOptions) -> Element {
+    let source = Element::new("source").with("file", path(file));
     if options.keep_owners {
-        source = source.child(
+        return source.child(
             Element::new("seclabel")
                 .with("model", "dac")
                 .with("relabel", "no"),
         );
     }
+    source
+}
+
+/// The disk with the guest's documents. On virtio, for cloud kernels have no driver for a CD-ROM.
+fn seed_disk(index: usize, path: &Path, options: RenderOptions) -> Element {
+    Element::new("disk")
+        .with("type", "file")
+        .with("device", "disk")
+        .child(
+            Element::new("driver")
+                .with("name", "qemu")
+                .with("type", "raw"),
+        )
+        .child(source(path, options))
+        .child(
+            Element::new("target")
+                .with("dev", format!("vd{}", letters(index)))
+                .with("bus", "virtio"),
+        )
+        .child(Element::new("readonly"))
+        .child(Element::new("serial").text("cidata"))
+        .child(alias("seed"))
+}
+
+fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
     let serial: String = disk.name.as_str().chars().take(SERIAL_MAX).collect();
     let mut element = Element::new("disk")
         .with("type", "file")
@@ -201,7 +222,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
                 .with("cache", "none")
                 .with("discard", "unmap"),
         )
-        .child(source)
+        .child(source(&disk.path, options))
         .child(
             Element::new("target")
                 .with("dev", format!("vd{}", letters(index)))
@@ -270,6 +291,7 @@ fn vnc(socket: &Path) -> Element {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use waifud_types::template::Datasource;
     use waifud_types::{ByteSize, Epoch, InstanceId, TapName};
 
     pub(crate) fn spec() -> DomainSpec {
@@ -283,6 +305,7 @@ pub(super) mod tests {
             kind: HypervisorKind::Tcg,
             firmware: Firmware::Bios,
             datasource: Datasource::Openstack,
+            seed: None,
             disks: vec![
                 DomainDisk {
                     name: "root".parse().unwrap(),
@@ -315,6 +338,17 @@ pub(super) mod tests {
         spec.kind = HypervisorKind::Kvm;
         spec.disks.truncate(1);
         spec.nics[0].mtu = None;
+        let options = RenderOptions { keep_owners: true };
+        insta::assert_snapshot!(render(&spec, options, "DIGEST"));
+    }
+
+    #[test]
+    fn a_domain_with_uefi_and_its_documents_on_a_disk_looks_like_this() {
+        let mut spec = spec();
+        spec.firmware = Firmware::Uefi;
+        spec.datasource = Datasource::Cidata;
+        spec.seed = Some("/var/lib/waifud-agent/instances/web/cidata.iso".into());
+        spec.disks.truncate(1);
         let options = RenderOptions { keep_owners: true };
         insta::assert_snapshot!(render(&spec, options, "DIGEST"));
     }

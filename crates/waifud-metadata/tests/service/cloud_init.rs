@@ -223,6 +223,7 @@ fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
         ssh_keys: vec![KEY.to_owned()],
         user_data: user_data.map(|text| Secret::new(text.to_owned())),
         vendor_data: VendorOptions::default(),
+        datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             mac: MAC.parse().unwrap(),
             address: Some(address),

@@ -56,6 +56,7 @@ impl Guest {
             ssh_keys: Vec::new(),
             user_data: Some(Secret::new(user_data)),
             vendor_data: VendorOptions::default(),
+            datasource: waifud_types::template::Datasource::Openstack,
             nics: Vec::new(),
             default_user: None,
         });

@@ -84,6 +84,7 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
         ssh_keys: vec![KEY.to_owned()],
         user_data: Some(Secret::new(user_data)),
         vendor_data: VendorOptions::default(),
+        datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             mac: format!("52:54:00:12:34:{number:02x}").parse()?,
             address: Some(address),

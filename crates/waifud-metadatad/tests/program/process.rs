@@ -101,6 +101,7 @@ pub async fn serve(client: &MetadatadClient, id: InstanceId, address: Ipv4Addr, 
         ssh_keys: Vec::new(),
         user_data: Some(Secret::new(format!("#cloud-config\n# {words}\n"))),
         vendor_data: VendorOptions::default(),
+        datasource: waifud_types::template::Datasource::Openstack,
         nics: Vec::new(),
         default_user: None,
     });

@@ -1,0 +1,43 @@
+//! NoCloud's documents: `/nocloud/…` over HTTP, and the files of a disk labelled `cidata`.
+
+use std::fmt::Write;
+
+use crate::{
+    Source,
+    documents::{Leaf, Tree},
+    render::{fqdn, text},
+    vendor,
+};
+
+/// The documents by their names. All four are always there: over HTTP, cloud-init asks ten times, a second apart, for
+/// one that is answered with 404.
+pub(crate) fn tree(source: &Source) -> Tree {
+    let vendor_data = vendor::cloud_config(source).unwrap_or_default();
+    Tree::from([
+        ("meta-data".to_owned(), text(meta_data(source))),
+        // Empty: cloud-init then does what it does by itself, DHCP on the first nic. A configuration would have to name
+        // the nics, and over HTTP it comes when they are up under other names.
+        ("network-config".to_owned(), text("")),
+        ("user-data".to_owned(), Leaf::UserData),
+        ("vendor-data".to_owned(), text(vendor_data)),
+    ])
+}
+
+/// YAML, one key a line.
+fn meta_data(source: &Source) -> String {
+    let quoted = |value: &str| serde_json::Value::from(value).to_string();
+    let mut out = String::new();
+    let mut line = |key: &str, value: &str| {
+        let _infallible = writeln!(out, "{key}: {}", quoted(value));
+    };
+    line("instance-id", &source.instance_id);
+    line("local-hostname", &fqdn(source));
+    line("availability-zone", &source.availability_zone);
+    if !source.ssh_keys.is_empty() {
+        out.push_str("public-keys:\n");
+    }
+    for key in &source.ssh_keys {
+        let _infallible = writeln!(out, "- {}", quoted(key));
+    }
+    out
+}
