@@ -94,11 +94,18 @@ impl World {
             key,
         };
         world.node_is_ready()?;
-        let image = world.tiny.qcow2.display().to_string();
-        world.waifuctl.json(&[
-            "template", "add", TINY, "--user", "debian", "--file", &image,
-        ])?;
+        world.add_template(TINY, &[])?;
         Ok(world)
+    }
+
+    /// Adds a template of the small guest's image.
+    pub fn add_template(&self, name: &str, more: &[&str]) -> Result<()> {
+        let image = self.tiny.qcow2.display().to_string();
+        let args = [
+            "template", "add", name, "--user", "debian", "--file", &image,
+        ];
+        self.waifuctl.json(&[&args, more].concat())?;
+        Ok(())
     }
 
     /// Waits until the node takes instances.
@@ -114,13 +121,18 @@ impl World {
 
     /// Creates a small guest and waits until it is ready.
     pub fn ready_guest(&self, name: &str, more: &[&str]) -> Result<Guest<'_>> {
+        self.ready_guest_of(TINY, name, more)
+    }
+
+    /// The same, of another template.
+    pub fn ready_guest_of(&self, template: &str, name: &str, more: &[&str]) -> Result<Guest<'_>> {
         let key = self.public_key.display().to_string();
         let args = [
             &[
                 "create",
                 name,
                 "-t",
-                TINY,
+                template,
                 "--memory",
                 "128M",
                 "--disk",

@@ -47,8 +47,16 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
             "#!/bin/sh\necho ran-once >> /root/user-data-ran\n",
         )?;
         let path = script.path().display().to_string();
-        let guest = world.ready_guest("web", &["--user-data", &path, "--label", "tier=web"])?;
+        // Its documents on a disk: one thing more that has to go with it. Most other guests here ask OpenStack's service.
+        world.add_template("by-disk", &["--datasource", "cidata"])?;
+        let more = ["--user-data", &path, "--label", "tier=web"];
+        let guest = world.ready_guest_of("by-disk", "web", &more)?;
         let shown = world.show("web")?;
+        let found = shown["status"]["cloud_init"]["datasource"].as_str();
+        ensure!(
+            found == Some("DataSourceNoCloud [seed=/dev/vdb]"),
+            "{shown}"
+        );
         ensure!(shown["status"]["state"] == "running", "{shown}");
         ensure!(shown["status"]["ready"] == true, "{shown}");
         ensure!(shown["status"]["cloud_init"]["state"] == "done", "{shown}");
@@ -163,7 +171,14 @@ fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
         std::fs::write(secret.path(), "#!/bin/sh\n# the-secret-of-victim\n")?;
         let path = secret.path().display().to_string();
         let victim = world.ready_guest("victim", &["--user-data", &path])?;
-        let thief = world.ready_guest("thief", &[])?;
+        world.add_template("by-url", &["--datasource", "nocloud"])?;
+        let thief = world.ready_guest_of("by-url", "thief", &[])?;
+        let found = world.show("thief")?;
+        let found = found["status"]["cloud_init"]["datasource"].as_str();
+        ensure!(
+            found.is_some_and(|text| text.contains("http://169.254.169.254/nocloud/")),
+            "{found:?}"
+        );
         let fetch = |header: &str| {
             thief.run_when_up(&format!(
                 "wget -q -O - {header} http://169.254.169.254/openstack/latest/meta_data.json; \
@@ -239,7 +254,21 @@ fn an_instance_is_deleted_while_it_is_being_created() -> Result<()> {
 #[test]
 fn why_and_events_tell_the_story() -> Result<()> {
     World::with(|world| {
-        let _guest = world.ready_guest("storied", &[])?;
+        let more = ["--datasource", "ec2", "--firmware", "uefi"];
+        world.add_template("by-ec2", &more)?;
+        let guest = world.ready_guest_of("by-ec2", "storied", &[])?;
+        let shown = world.show("storied")?;
+        let found = shown["status"]["cloud_init"]["datasource"].as_str();
+        ensure!(found == Some("DataSourceEc2Local"), "{shown}");
+        // What cloud-init knows EC2 by: a UUID and a serial number that are equal and begin with `ec2`.
+        let marks = guest.run_when_up(
+            "ls -d /sys/firmware/efi && cd /sys/class/dmi/id && cat product_uuid product_serial",
+        )?;
+        let marks: Vec<&str> = marks.lines().collect();
+        ensure!(
+            matches!(marks.as_slice(), [_, uuid, serial] if uuid == serial && uuid.starts_with("ec2")),
+            "{marks:?}"
+        );
         let why = world.waifuctl.run(&["why", "storied"])?;
         ensure!(
             why.code == 0 && why.stdout.contains("alder"),

@@ -55,7 +55,7 @@ const LINES: &[Line] = &[
     (For::Lab, "util-linux", "nsenter and setpriv"),
     (For::Demo, "openssh-client", "logs in to guests"),
     (For::Test, "iputils-ping", "asks whether the wires work"),
-    (For::Test, "ovmf", "boots the tiny guest by UEFI"),
+    (For::Lab, "ovmf", "starts guests by UEFI"),
     (For::Test, "procps", "asks what runs"),
     (For::Test, "curl", "plays a user of the API"),
     (

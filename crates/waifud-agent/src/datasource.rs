@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use waifud_api::agent::AgentInstance;
+use waifud_types::Digest;
 use waifud_types::template::Datasource;
 
 use crate::metadata::identity;
@@ -32,16 +33,38 @@ pub(crate) struct Choice {
     pub because: Option<&'static str>,
 }
 
+/// What this process ensured of the disk with an instance's documents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Seeded {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// There is none.
+    NoDisk,
+    /// It holds the documents of this bundle.
+    Disk(Digest),
+}
+
+impl Seeded {
+    /// What the next start wants.
+    pub fn wanted(want: &AgentInstance, by_disk: bool) -> Self {
+        if by_disk {
+            Self::Disk(want.bundle.digest)
+        } else {
+            Self::NoDisk
+        }
+    }
+}
+
 /// Chooses. A disk needs nothing of the network, and cloud-init looks for one wherever nothing else announces itself.
 pub(crate) fn choose(template: Datasource, reach: Reach) -> Choice {
     let because = match reach {
         _ if !template.needs_metadata() => None,
-        Reach::Served => None,
         Reach::NoNetwork => Some("none of its networks leads to the metadata service"),
         Reach::Away(long) if long >= PATIENCE => {
             Some("the metadata service could not be reached before it was started")
         }
-        Reach::Away(_) => None,
+        Reach::Served | Reach::Away(_) => None,
     };
     Choice {
         datasource: because.map_or(template, |_| Datasource::Cidata),
@@ -65,12 +88,11 @@ mod tests {
 
     #[test]
     fn a_disk_takes_the_place_of_a_service_that_cannot_be_asked() {
-        let second = Duration::from_secs(1);
         for template in Datasource::ALL {
             for reach in [
                 Reach::Served,
                 Reach::NoNetwork,
-                Reach::Away(PATIENCE - second),
+                Reach::Away(PATIENCE / 2),
                 Reach::Away(PATIENCE),
             ] {
                 let chosen = choose(template, reach);

@@ -12,6 +12,10 @@ use crate::trouble::Failure;
 
 /// What a driver knows beyond what can be seen: what it did itself, in this process.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, named where they are used"
+)]
 pub(crate) struct Own {
     /// The volumes were ensured for the present spec.
     pub volumes: bool,

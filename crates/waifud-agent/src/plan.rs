@@ -248,7 +248,7 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::Define
     } else if !seen.port {
         Step::EnsurePort
-    } else if !seen.bundle && !(seen.by_disk && now.bundle_failed) {
+    } else if !(seen.bundle || seen.by_disk && now.bundle_failed) {
         Step::EnsureBundle
     } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
         Step::Idle

@@ -43,18 +43,13 @@ impl Names {
 
     /// Text of exactly `len` bytes, filled with spaces.
     fn text(self, text: &str, len: usize) -> Vec<u8> {
-        let mut bytes = match self {
-            Self::Primary => text.as_bytes().to_vec(),
-            Self::Joliet => ucs2(text),
+        let (mut bytes, space): (_, &[u8]) = match self {
+            Self::Primary => (text.as_bytes().to_vec(), b" "),
+            Self::Joliet => (ucs2(text), b"\0 "),
         };
+        let missing = len.saturating_sub(bytes.len());
+        bytes.extend(space.iter().cycle().take(missing));
         bytes.truncate(len);
-        while bytes.len() < len {
-            match self {
-                Self::Primary => bytes.push(b' '),
-                Self::Joliet if (len - bytes.len()).is_multiple_of(2) => bytes.push(0),
-                Self::Joliet => bytes.push(b' '),
-            }
-        }
         bytes
     }
 
@@ -194,15 +189,13 @@ fn byte(number: usize) -> u8 {
 }
 
 /// A number in both byte orders (7.3.3).
-fn both32(number: u32) -> [u8; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (number.to_le_bytes(), number.to_be_bytes());
-    [a, b, c, d, e, f, g, h]
+fn both32(number: u32) -> Vec<u8> {
+    [number.to_le_bytes(), number.to_be_bytes()].concat()
 }
 
 /// As [`both32`] (7.2.3).
-fn both16(number: u16) -> [u8; 4] {
-    let ([a, b], [c, d]) = (number.to_le_bytes(), number.to_be_bytes());
-    [a, b, c, d]
+fn both16(number: u16) -> Vec<u8> {
+    [number.to_le_bytes(), number.to_be_bytes()].concat()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use waifud_types::{Epoch, Generation, InstanceId, Name, NodeId, Revision, Secret
 
 use crate::codec::{
     count, id16, instance_id, json, maybe_name, maybe_node_id, maybe_time, name, node16, time,
-    to_i64, to_json, to_word,
+    to_i64, to_json, to_word, word,
 };
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
@@ -78,6 +78,8 @@ pub struct InstanceRow {
     pub placement: Vec<PlacementVerdict>,
     /// The architecture that it needs.
     pub arch: String,
+    /// How it finds its documents.
+    pub datasource: Datasource,
     /// The instance-id that cloud-init is given.
     pub cloud_id: String,
 }
@@ -335,6 +337,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
         deleting: row.get("deleting")?,
         placement: json(row, "placement")?,
         arch: row.get("arch")?,
+        datasource: word(row, "datasource")?,
         cloud_id: row.get("cloud_id")?,
     })
 }

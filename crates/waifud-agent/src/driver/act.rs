@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use waifud_api::agent::AgentInstance;
 
 use super::{Driver, Outcome};
+use crate::datasource::Seeded;
 use crate::plan::{Observed, Step};
 use crate::record::Wish;
 use crate::table::View;
@@ -45,7 +46,7 @@ impl Driver {
                 match self.unless_the_wish_changes(view.version, ensured).await {
                     Some(done) => {
                         if done.is_ok() {
-                            self.seeded = Some(by_disk.then_some(want.bundle.digest));
+                            self.seeded = Seeded::wanted(want, by_disk);
                         }
                         done
                     }

@@ -22,12 +22,12 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainSpec, DomainState};
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::Datasource;
-use waifud_types::{Digest, InstanceId, Timestamp};
+use waifud_types::{InstanceId, Timestamp};
 
 use self::early::Early;
 use crate::backoff::{Backoff, jittered};
 use crate::conditions;
-use crate::datasource::{self, Choice};
+use crate::datasource::{self, Choice, Seeded};
 use crate::life;
 use crate::observe::{self, Own};
 use crate::pending;
@@ -66,9 +66,7 @@ pub(crate) struct Driver {
     /// The spec that was prepared for in this process, and its disks.
     prepared: Option<(AgentInstance, Disks)>,
     defined: Option<DomainSpec>,
-    /// What the next start finds on the disk with its documents (null inside: there is no such disk), as ensured by this
-    /// process.
-    seeded: Option<Option<Digest>>,
+    seeded: Seeded,
     /// How the next start finds its documents; chosen once a pass.
     choice: Option<Choice>,
     retry: Backoff,
@@ -94,7 +92,7 @@ impl Driver {
         Self {
             prepared: None,
             defined: None,
-            seeded: None,
+            seeded: Seeded::Unknown,
             choice: None,
             retry: Backoff::new(timing.retry_min, timing.retry_max),
             restarts: Backoff::new(timing.restart_min, timing.restart_max),
@@ -227,7 +225,7 @@ impl Driver {
                         // Perhaps a file of it is gone: look at everything before the next try.
                         self.prepared = None;
                         self.defined = None;
-                        self.seeded = None;
+                        self.seeded = Seeded::Unknown;
                     }
                     return self.failed(&view, Some(&seen), step, failure);
                 }
@@ -266,7 +264,7 @@ impl Driver {
         let Wish::Keep(want) = wish else {
             self.prepared = None;
             self.defined = None;
-            self.seeded = None;
+            self.seeded = Seeded::Unknown;
             return Own::default();
         };
         let choice = self.choice(want);
@@ -293,7 +291,7 @@ impl Driver {
         Own {
             volumes: self.prepared.is_some(),
             defined,
-            seed: self.seeded == Some(by_disk.then_some(want.bundle.digest)),
+            seed: self.seeded == Seeded::wanted(want, by_disk),
             by_disk,
         }
     }
