@@ -127,14 +127,17 @@ impl World {
     /// The same, of another template.
     pub fn ready_guest_of(&self, template: &str, name: &str, more: &[&str]) -> Result<Guest<'_>> {
         let key = self.public_key.display().to_string();
+        let memory: &[&str] = if more.contains(&"--memory") {
+            &[]
+        } else {
+            &["--memory", "128M"]
+        };
         let args = [
             &[
                 "create",
                 name,
                 "-t",
                 template,
-                "--memory",
-                "128M",
                 "--disk",
                 "1G",
                 "--ssh-key",
@@ -143,6 +146,7 @@ impl World {
                 "--timeout",
                 "5m",
             ],
+            memory,
             more,
         ]
         .concat();
