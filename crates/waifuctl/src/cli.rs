@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use waifud_types::{ByteSize, Checksum};
 use waifud_types::template::{Datasource, Firmware};
+use waifud_types::{ByteSize, Checksum};
 
 /// Virtual machines on the machines that you own.
 #[derive(Debug, Parser)]
@@ -297,12 +297,13 @@ pub struct TemplateAddArgs {
     /// `x86_64` or `aarch64` [default: this machine's]
     #[arg(long)]
     pub arch: Option<String>,
-    /// How its guests find their documents; cidata is a small disk, for images that look for nothing else
-    #[arg(long, value_name = "KIND", default_value = "openstack", value_parser = parse_datasource())]
-    pub datasource: Datasource,
-    /// What starts its boot loader
-    #[arg(long, value_name = "KIND", default_value = "bios", value_parser = parse_firmware())]
-    pub firmware: Firmware,
+    /// How its guests find their documents; cidata is a small disk, for images that look for nothing else [default: the
+    /// catalog's, else openstack]
+    #[arg(long, value_name = "KIND", value_parser = parse_datasource())]
+    pub datasource: Option<Datasource>,
+    /// What starts its boot loader [default: the catalog's, else bios]
+    #[arg(long, value_name = "KIND", value_parser = parse_firmware())]
+    pub firmware: Option<Firmware>,
 }
 
 /// `template delete`.

@@ -72,8 +72,8 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
             args.arch
                 .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         ),
-        datasource: args.datasource,
-        firmware: args.firmware,
+        datasource: args.datasource.unwrap_or_default(),
+        firmware: args.firmware.unwrap_or_default(),
         default_user: args.user,
     };
     let template = match context.client.create_template(&request).await {
@@ -109,8 +109,8 @@ async fn fetch(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> 
         checksums_file: args.checksums_file,
         insecure_no_checksum: args.insecure_no_checksum,
         arch: args.arch,
-        datasource: None,
-        firmware: None,
+        datasource: args.datasource,
+        firmware: args.firmware,
         default_user: args.user,
     };
     let begun = context.client.create_download(&request).await?;
