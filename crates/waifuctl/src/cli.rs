@@ -103,6 +103,18 @@ pub enum Command {
     /// Templates: what instances are made from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Images: the files that templates point at
+    #[command(subcommand)]
+    Image(crate::cli_pool::ImageCommand),
+    /// Pools: where disks lie on a node
+    #[command(subcommand)]
+    Pool(crate::cli_pool::PoolCommand),
+    /// Show how full the pools and the image store are
+    #[command(after_help = "Example:\n  waifuctl df --json | jq .images_bytes")]
+    Df,
+    /// Look for what is wrong, and say what to do about it; fails when something is
+    #[command(after_help = "Example:\n  waifuctl doctor")]
+    Doctor,
     /// Nodes: the machines that run instances
     #[command(subcommand)]
     Node(NodeCommand),

@@ -5,6 +5,7 @@
 //! deadline passed.
 
 mod cli;
+mod cli_pool;
 mod cli_spec;
 mod commands;
 mod context;

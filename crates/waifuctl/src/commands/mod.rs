@@ -4,6 +4,7 @@ mod completions;
 mod create;
 mod create_file;
 mod delete;
+mod doctor;
 mod edit;
 mod edit_spec;
 mod events;
@@ -11,6 +12,7 @@ mod ip;
 mod label;
 mod list;
 mod node;
+mod pool;
 mod reference;
 mod schema;
 mod show;
@@ -40,6 +42,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,
+        Command::Image(command) => pool::image(context, command).await,
+        Command::Pool(command) => pool::run(context, command).await,
+        Command::Df => pool::df(context).await,
+        Command::Doctor => doctor::run(context).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Completions(args) => completions::run(args),
         Command::Schema(args) => schema::run(args),

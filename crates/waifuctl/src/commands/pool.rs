@@ -1,0 +1,177 @@
+//! `waifuctl pool list`, `df` and `image …`: where bytes lie.
+
+use serde::Serialize;
+use waifud_api::client::ListQuery;
+use waifud_api::{Image, Node};
+use waifud_types::node::PoolFacts;
+use waifud_types::{ByteSize, Digest, Name};
+
+use crate::cli_pool::{ImageCommand, PoolCommand};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::printer::table;
+use crate::text::escape;
+
+/// A pool and its node.
+#[derive(Debug, Serialize)]
+struct NodePool {
+    node: Name,
+    #[serde(flatten)]
+    pool: PoolFacts,
+}
+
+/// What `df` prints.
+#[derive(Debug, Serialize)]
+struct Usage {
+    pools: Vec<NodePool>,
+    images: Vec<Image>,
+    images_bytes: ByteSize,
+}
+
+/// Runs one of the pool verbs.
+pub async fn run(context: &Context, command: PoolCommand) -> Result<(), Failure> {
+    let PoolCommand::List { node } = command;
+    let pools = match node {
+        Some(name) => pools_of(vec![context.client.node(&name).await?]),
+        None => pools_of(nodes(context).await?),
+    };
+    let items = serde_json::json!({"items": pools, "next": null});
+    context.printer.print(&items, || shown(&pools))
+}
+
+/// Runs one of the image verbs.
+pub async fn image(context: &Context, command: ImageCommand) -> Result<(), Failure> {
+    match command {
+        ImageCommand::List => {
+            let images = images(context).await?;
+            let items = serde_json::json!({"items": images, "next": null});
+            context.printer.print(&items, || shown_images(&images))
+        }
+        ImageCommand::Delete { digest } => {
+            let wanted = find(context, &digest).await?;
+            context.client.delete_image(wanted).await?;
+            let result = serde_json::json!({"digest": wanted, "state": "deleted"});
+            context
+                .printer
+                .print(&result, || format!("{}: deleted", wanted.short()))
+        }
+    }
+}
+
+/// Pools and the image store, with what they hold.
+pub async fn df(context: &Context) -> Result<(), Failure> {
+    let images = images(context).await?;
+    let usage = Usage {
+        pools: pools_of(nodes(context).await?),
+        images_bytes: ByteSize(images.iter().map(|image| image.size_bytes.bytes()).sum()),
+        images,
+    };
+    context.printer.print(&usage, || {
+        format!(
+            "{}\n\nimage store: {} in {} images",
+            shown(&usage.pools),
+            usage.images_bytes,
+            usage.images.len()
+        )
+    })
+}
+
+/// Every node.
+pub async fn nodes(context: &Context) -> Result<Vec<Node>, Failure> {
+    let mut query = ListQuery::whole();
+    let mut all = Vec::new();
+    loop {
+        let page = context.client.nodes(&query).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return Ok(all),
+        }
+    }
+}
+
+async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
+    let mut query = ListQuery::whole();
+    let mut all = Vec::new();
+    loop {
+        let page = context.client.images(&query).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// The image whose digest begins with these digits, as lists show six of them.
+async fn find(context: &Context, text: &str) -> Result<Digest, Failure> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let found: Vec<_> = images(context)
+        .await?
+        .into_iter()
+        .filter(|image| image.digest.hex().starts_with(digits))
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(one.digest),
+        [] => Err(
+            Failure::input("not-found", format!("there is no image {text:?}"))
+                .field("digest")
+                .hint("waifuctl image list shows what there is"),
+        ),
+        _ => Err(
+            Failure::input("ambiguous", format!("several images begin with {text:?}"))
+                .field("digest")
+                .hint("give more of its digits"),
+        ),
+    }
+}
+
+fn pools_of(nodes: Vec<Node>) -> Vec<NodePool> {
+    nodes
+        .into_iter()
+        .flat_map(|node| {
+            let name = node.name;
+            node.pools.into_iter().map(move |pool| NodePool {
+                node: name.clone(),
+                pool,
+            })
+        })
+        .collect()
+}
+
+/// Hundredths in use.
+pub fn percent(pool: &PoolFacts) -> u64 {
+    let size = pool.size_bytes.bytes().max(1);
+    pool.used_bytes.bytes().saturating_mul(100) / size
+}
+
+fn shown(pools: &[NodePool]) -> String {
+    let rows = pools.iter().map(|NodePool { node, pool }| {
+        vec![
+            node.to_string(),
+            pool.name.to_string(),
+            escape(&pool.kind),
+            pool.size_bytes.to_string(),
+            pool.used_bytes.to_string(),
+            format!("{}%", percent(pool)),
+            pool.promised_bytes.to_string(),
+            escape(&pool.health),
+        ]
+    });
+    let headers = [
+        "NODE", "POOL", "KIND", "SIZE", "USED", "USE%", "PROMISED", "HEALTH",
+    ];
+    table(&headers, rows.collect())
+}
+
+fn shown_images(images: &[Image]) -> String {
+    let rows = images.iter().map(|image| {
+        vec![
+            image.digest.short(),
+            image.size_bytes.to_string(),
+            image.virtual_size_bytes.to_string(),
+            crate::text::age(image.created_at, jiff::Timestamp::now()),
+        ]
+    });
+    table(&["IMAGE", "SIZE", "MIN DISK", "AGE"], rows.collect())
+}
