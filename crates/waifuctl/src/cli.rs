@@ -94,6 +94,16 @@ pub enum Command {
     /// Print an instance's address
     #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
     Ip(NameArg),
+    /// Sit at an instance's serial console; Ctrl-] leaves
+    #[command(
+        after_help = "Examples:\n  waifuctl console web\n  waifuctl console web --raw\n\nWhat the guest prints may colour and move the cursor, and nothing else: titles, the clipboard, mouse reports\nand questions to the terminal are dropped. --raw passes everything; use it for guests that you trust. A console\nhas one user at a time, and whoever comes last has it."
+    )]
+    Console(ConsoleArgs),
+    /// Print what an instance said on its console
+    #[command(
+        after_help = "Examples:\n  waifuctl logs web --lines 50\n  waifuctl logs web --follow\n  waifuctl logs web --cloud-init\n\nEscape sequences of the guest are shown and not obeyed, colours are left out; --raw passes all bytes. With\n--json, each line is an object."
+    )]
+    Logs(LogsArgs),
     /// Show what happened, oldest first
     #[command(after_help = "Examples:\n  waifuctl events web\n  waifuctl events --follow --json")]
     Events(EventsArgs),
@@ -207,6 +217,40 @@ pub struct NameArg {
     /// Its name or id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+}
+
+/// `console`.
+#[derive(Debug, Args)]
+pub struct ConsoleArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Pass every byte of the guest to the terminal
+    #[arg(long)]
+    pub raw: bool,
+    /// So many of the last lines are shown first
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub lines: u32,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Keep printing what is added
+    #[arg(short, long, conflicts_with = "cloud_init")]
+    pub follow: bool,
+    /// What cloud-init's stages printed, read in the guest by its agent
+    #[arg(long)]
+    pub cloud_init: bool,
+    /// Pass every byte of the guest; not with --json
+    #[arg(long)]
+    pub raw: bool,
+    /// So many of the last lines
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub lines: u32,
 }
 
 /// `protect`.

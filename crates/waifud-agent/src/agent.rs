@@ -26,6 +26,7 @@ use crate::reports::Reports;
 use crate::settings::{BootAlone, Settings};
 use crate::shared::{Adapters, Shared};
 use crate::signals::{Signal, Signals};
+use crate::streams::{self, Streams};
 use crate::table::Table;
 use crate::{control, facts, keepers, reporter, sweep};
 
@@ -76,6 +77,8 @@ impl Agent {
                 settings.qemu_owner,
             ),
             reports: Reports::default(),
+            streams: Streams::default(),
+            dialer: adapters.dialer,
             pools: adapters
                 .pools
                 .into_iter()
@@ -166,7 +169,7 @@ impl Agent {
 }
 
 /// The tasks that look after what is the whole node's.
-fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 9] {
+fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 10] {
     let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
         let shared = shared.clone();
         lasting(name, move || make(shared.clone())).boxed()
@@ -186,6 +189,7 @@ fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 9] {
         }),
         keep("metadata", |s| keepers::metadata(s).boxed()),
         keep("observations", |s| keepers::observations(s).boxed()),
+        keep("streams", |s| streams::run(s).boxed()),
         keep("boot", |s| keepers::boot_alone(s).boxed()),
     ]
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use waifud_api::agent::Hello;
+use waifud_api::agent::{Hello, WatchFrame};
 use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
@@ -86,6 +86,10 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
             Err(error) => return error.to_string(),
         };
         backoff.reset();
+        if let WatchFrame::Stream(order) = frame {
+            shared.streams.order(order);
+            continue;
+        }
         match shared.table.apply(frame) {
             Ok(concerns) => pass_on(shared, concerns),
             // Nobody acts on what is not durable; the frame comes again with the next watch.

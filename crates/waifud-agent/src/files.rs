@@ -1,4 +1,4 @@
-//! Files of guests outside of pools: the console's log and the screen's socket.
+//! Files of guests outside of pools: the console's log and socket, and the screen's socket.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
@@ -67,6 +67,12 @@ impl Files {
         self.screens().join(format!("{}", id.as_uuid().simple()))
     }
 
+    /// The console's socket. Short: Linux allows 107 bytes.
+    pub fn console_socket(&self, id: InstanceId) -> PathBuf {
+        self.screens()
+            .join(format!("{}.console", id.as_uuid().simple()))
+    }
+
     /// Makes the directories that QEMU writes to; only its user and root reach into them.
     pub fn ensure(&self, id: InstanceId) -> io::Result<()> {
         make_dir(&self.state_dir.join("instances"), 0o711, None)?;
@@ -76,12 +82,15 @@ impl Files {
 
     /// Whether anything of the instance is there.
     pub fn exist(&self, id: InstanceId) -> bool {
-        self.directory(id).exists() || self.vnc_socket(id).exists()
+        self.directory(id).exists()
+            || self.vnc_socket(id).exists()
+            || self.console_socket(id).exists()
     }
 
     /// Removes what there is of the instance.
     pub fn ensure_absent(&self, id: InstanceId) -> io::Result<()> {
         absent(std::fs::remove_dir_all(self.directory(id)))?;
+        absent(std::fs::remove_file(self.console_socket(id)))?;
         absent(std::fs::remove_file(self.vnc_socket(id)))
     }
 

@@ -48,6 +48,7 @@ mod settings;
 mod shared;
 mod signals;
 mod status;
+pub mod streams;
 mod sweep;
 mod table;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::reports::Reports;
 use crate::seam::{Clock, ControlLink, MetadataService, MetadataTunnel};
 use crate::settings::Settings;
 use crate::signals::Signals;
+use crate::streams::{GuestDialer, Streams};
 use crate::table::Table;
 
 /// The adapters that an agent works with.
@@ -36,6 +37,8 @@ pub struct Adapters {
     pub metadata: Arc<dyn MetadataService>,
     /// The node's end of the tunnel to it.
     pub tunnel: Arc<dyn MetadataTunnel>,
+    /// Connects to guests.
+    pub dialer: Arc<dyn GuestDialer>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
     pub metadata: Metadata,
     pub images: Images,
     pub reports: Reports,
+    pub streams: Streams,
+    pub dialer: Arc<dyn GuestDialer>,
     pub files: Files,
     pub signals: Signals,
     /// Guests may be started.

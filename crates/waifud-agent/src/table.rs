@@ -165,7 +165,8 @@ impl Table {
     pub fn apply(&self, frame: WatchFrame) -> Result<Concerns, DurableError> {
         let mut inner = self.inner();
         let (revision, concerns) = match frame {
-            WatchFrame::Ping => return Ok(Concerns::Nobody),
+            // Neither is of the slice, and neither is remembered.
+            WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Concerns::Nobody),
             WatchFrame::Put {
                 revision,
                 object: SliceObject::Node(slice),

@@ -41,6 +41,7 @@ impl From<HypervisorError> for Failure {
             | HypervisorError::Other { .. } => true,
             HypervisorError::Unreachable { .. }
             | HypervisorError::NotFound(_)
+            | HypervisorError::NotRunning(_)
             | HypervisorError::AgentSilent(_)
             | HypervisorError::TimedOut { .. } => false,
         };

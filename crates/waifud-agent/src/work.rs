@@ -155,6 +155,7 @@ pub(crate) async fn domain_spec(
         seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),
         nics,
         console_log: shared.files.console_log(want.id),
+        console_socket: shared.files.console_socket(want.id),
         vnc_socket: shared.files.vnc_socket(want.id),
     })
 }

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use waifud_agent::seam::{HttpLink, SystemClock};
+use waifud_agent::streams::TcpDialer;
 use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::MetadatadClient;
 use waifud_api::agent_client::AgentClient;
@@ -158,6 +159,7 @@ fn assemble(config: &Config) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)
         ))),
         metadata: Arc::new(MetadatadClient::new(config.metadatad_socket.clone())),
         tunnel: tunnel.clone(),
+        dialer: Arc::new(TcpDialer),
         clock: Arc::new(SystemClock),
     };
     let settings = Settings {

@@ -9,6 +9,8 @@
 //! | `POST /v1/agent/report` [`AgentReport`] | 204 once it is durable |
 //! | `GET /v1/agent/images/{digest}` | the image's bytes |
 //! | `GET /v1/agent/bundles/{digest}` | the encrypted bundle's bytes |
+//! | `GET /v1/agent/streams/{id}` with `Upgrade` | a stream's bytes, both ways ([`crate::stream`]) |
+//! | `POST /v1/agent/streams/{id}/refuse` [`StreamRefusal`](crate::stream::StreamRefusal) | 204 |
 //!
 //! A watch begins with a `put` for everything in the node's slice that changed after `since` (everything, without
 //! it), then one `sync`, then changes as they are committed, and a `ping` at least every 10 seconds. `delete` means
@@ -33,6 +35,8 @@ use waifud_types::{
     ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, MacAddr, Name,
     NodeId, Revision, Secret, Timestamp, VolumeId,
 };
+
+use crate::stream::StreamOrder;
 
 /// The header that carries the node's id, as [`Welcome`] gave it, in every request after `hello`. A certificate that
 /// names another node outranks it.
@@ -91,6 +95,8 @@ pub enum WatchFrame {
         /// Resume from here.
         revision: Revision,
     },
+    /// Somebody wants a stream: open it and come back with its id. Has no revision, and is not sent again.
+    Stream(StreamOrder),
     /// The connection lives.
     Ping,
 }

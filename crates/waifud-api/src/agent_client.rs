@@ -15,6 +15,10 @@ use tokio::{net::UnixStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use waifud_types::{Digest, NodeId, Revision};
 
+mod stream;
+
+pub use stream::AgentStream;
+
 use crate::{
     Problem,
     agent::{AgentReport, Hello, NODE_HEADER, WatchFrame, Welcome},
@@ -385,6 +389,7 @@ fn is_unknown_kind(line: &[u8]) -> bool {
             .object
             .is_some_and(|object| !matches!(object.kind.as_str(), "node" | "instance")),
         "delete" | "tombstone" | "sync" | "ping" => false,
+        // Also a kind of stream that only a newer waifud knows.
         _ => true,
     })
 }

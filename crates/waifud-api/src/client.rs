@@ -2,6 +2,8 @@
 //!
 //! HTTPS with a token joins it here later; callers will not notice.
 
+mod stream;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use serde::de::DeserializeOwned;
 use waifud_types::event::Event;
 use waifud_types::template::Template;
 use waifud_types::{Digest, Generation, Revision};
+
+pub use stream::{PersonStream, StreamEnd};
 
 use crate::sse::{SseEvent, SseParser};
 use crate::{

@@ -14,6 +14,7 @@ pub mod node;
 pub mod page;
 pub mod problem;
 pub mod sse;
+pub mod stream;
 pub mod template;
 pub mod token;
 

@@ -16,6 +16,7 @@ use crate::downloads::{DownloadConfig, Jobs};
 use crate::env::{Clock, Entropy};
 use crate::image_store::ImageStore;
 use crate::live::Live;
+use crate::streams::{Broker, StreamLimits};
 
 /// What can be set.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct ControlConfig {
     pub domain: String,
     /// How images are fetched.
     pub downloads: DownloadConfig,
+    /// What streams may use.
+    pub streams: StreamLimits,
 }
 
 impl ControlConfig {
@@ -53,6 +56,7 @@ impl ControlConfig {
             image_max: ByteSize::gib(64),
             domain: "waifu.internal".to_owned(),
             downloads: DownloadConfig::default(),
+            streams: StreamLimits::default(),
         }
     }
 }
@@ -85,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) jobs: Jobs,
     /// Sources of images that got further.
     pub(crate) download_steps: broadcast::Sender<Digest>,
+    pub(crate) streams: Broker,
     pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
@@ -125,6 +130,7 @@ impl Control {
                 images,
                 jobs: Jobs::default(),
                 download_steps: broadcast::Sender::new(256),
+                streams: Broker::default(),
                 progress: broadcast::Sender::new(1024),
                 stop: CancellationToken::new(),
                 started,

@@ -41,6 +41,7 @@ pub mod placement;
 mod principal;
 mod problems;
 mod status;
+pub mod streams;
 mod subnet;
 mod templates;
 mod tokens;

@@ -366,6 +366,110 @@ pub fn token_name_taken(name: &Name) -> Problem {
         .hint("choose another name, or revoke that one first: waifuctl token revoke NAME")
 }
 
+/// It has no console, no screen and no ports while it is off.
+pub fn not_running(name: &Name, state: waifud_types::InstanceState) -> Problem {
+    Problem::new(
+        409,
+        "instance-not-running",
+        format!("instance {name} is {state}: there is nothing to connect to"),
+    )
+    .hint(format!(
+        "waifuctl start {name}; waifuctl why {name} tells more"
+    ))
+}
+
+/// Its node's agent is not heard of.
+pub fn node_unreachable() -> Problem {
+    Problem::new(
+        504,
+        "node-unreachable",
+        "the instance's node is not connected to waifud",
+    )
+    .hint("waifuctl node list shows since when; guests go on without waifud")
+}
+
+/// The node was asked and nobody came.
+pub fn agent_did_not_come() -> Problem {
+    Problem::new(
+        504,
+        "agent-did-not-come",
+        "the instance's node was asked for the stream and did not open it in time",
+    )
+    .hint("try again; the log of waifud-agentd on the node says more")
+}
+
+/// The node could not open the stream.
+pub fn stream_refused(
+    kind: waifud_api::stream::StreamKind,
+    refusal: &waifud_api::stream::StreamRefusal,
+) -> Problem {
+    use waifud_api::stream::RefusalReason as R;
+    let (status, code, hint) = match refusal.reason {
+        R::NotHere => (
+            409,
+            "not-on-its-node",
+            "it may be on its way: try again in a moment",
+        ),
+        R::NotRunning => (409, "instance-not-running", "waifuctl start NAME"),
+        R::NoAddress => (
+            409,
+            "no-address",
+            "waifuctl ip NAME shows whether it has an address",
+        ),
+        R::NothingListens => (
+            409,
+            "nothing-listens",
+            "is the guest up, and the service in it? waifuctl console NAME looks inside",
+        ),
+        R::NoGuestAgent => (
+            409,
+            "no-guest-agent",
+            "install qemu-guest-agent in the guest, or look at its console: waifuctl logs NAME",
+        ),
+        R::NoLog => (404, "no-log", "it comes with the first start"),
+        R::TooMany => (429, "too-many-streams", "close some streams first"),
+        R::Other => (
+            502,
+            "stream-failed",
+            "the log of waifud-agentd on the node says more",
+        ),
+    };
+    let shown: String = refusal
+        .message
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect();
+    Problem::new(
+        status,
+        code,
+        format!("the node could not open the {}: {shown}", kind.as_str()),
+    )
+    .hint(hint)
+}
+
+/// Too many at once.
+pub fn too_many_streams(most: usize) -> Problem {
+    Problem::new(429, "too-many-streams", "too many streams are open")
+        .hint(format!("close some; at most {most} lead to one instance"))
+}
+
+/// The request does not ask to become a stream.
+pub fn upgrade_required() -> Problem {
+    Problem::new(
+        426,
+        "upgrade-required",
+        "this path answers only requests that ask for an upgrade of the connection",
+    )
+    .hint("use waifuctl, or a WebSocket client over HTTP/1.1")
+}
+
+/// Used, expired, another node's, or never made.
+pub fn no_such_stream() -> Problem {
+    Problem::new(404, "no-such-stream", "nobody waits for that stream")
+        .hint("each id is good once, for 30 seconds, for one node")
+}
+
 /// The node is not known here.
 pub fn unknown_node() -> Problem {
     Problem::new(404, "unknown-node", "this node is not known")

@@ -57,6 +57,7 @@ pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
         disks: Vec::new(),
         nics: Vec::new(),
         console_log: PathBuf::from(format!("/var/log/libvirt/qemu/{id}.console.log")),
+        console_socket: PathBuf::from(format!("/run/libvirt/{id}.console")),
         vnc_socket: PathBuf::from(format!("/run/libvirt/{id}.vnc")),
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::io::DuplexStream;
 use tokio::sync::broadcast;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
@@ -17,9 +18,12 @@ use waifud_types::{ByteSize, InstanceId};
 
 use crate::fault::{Faults, lock};
 use crate::{
-    DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts, Hypervisor, HypervisorError,
-    ObservedDomain, OffReason,
+    ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
+    Hypervisor, HypervisorError, ObservedDomain, OffReason,
 };
+
+/// Bytes that a connection to a device holds in each direction.
+const DEVICE_BUFFER: usize = 16 << 10;
 
 /// The verbs of the trait, for scripting faults.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,10 +38,14 @@ pub enum Op {
     EnsureOff,
     EnsureAbsent,
     AgentCommand,
+    OpenDevice,
 }
 
 /// A scripted guest agent: gets the command, returns what the agent would put into `return`; `None` is silence.
 pub type AgentScript = Arc<dyn Fn(&Value) -> Option<Value> + Send + Sync>;
+
+/// Plays what is behind a device: gets the other end of a connection to it.
+pub type DeviceScript = Arc<dyn Fn(InstanceId, Device, DuplexStream) + Send + Sync>;
 
 /// The fake. See the module's text.
 #[derive(Clone)]
@@ -54,6 +62,7 @@ struct World {
     host: HostFacts,
     reachable: bool,
     default_agent: Option<AgentScript>,
+    devices: Option<DeviceScript>,
     starts: u64,
 }
 
@@ -117,6 +126,7 @@ impl FakeHypervisor {
                 host,
                 reachable: true,
                 default_agent: None,
+                devices: None,
                 starts: 0,
             })),
             faults: Faults::new(),
@@ -175,6 +185,11 @@ impl FakeHypervisor {
     /// Scripts the guest agent of every domain that has no script of its own.
     pub fn set_default_agent(&self, script: Option<AgentScript>) {
         self.world().default_agent = script;
+    }
+
+    /// Scripts consoles and screens; without a script nobody is behind them, and connections end at once.
+    pub fn set_devices(&self, script: Option<DeviceScript>) {
+        self.world().devices = script;
     }
 
     /// Whether the guest pays no heed to shutdown requests.
@@ -382,6 +397,29 @@ impl Hypervisor for FakeHypervisor {
         script
             .and_then(|script| script(&command))
             .ok_or(HypervisorError::AgentSilent(id))
+    }
+
+    async fn open_device(
+        &self,
+        id: InstanceId,
+        device: Device,
+    ) -> Result<Box<dyn ByteStream>, HypervisorError> {
+        let script = {
+            let world = self.enter(Op::OpenDevice).await?;
+            let domain = world
+                .domains
+                .get(&id)
+                .ok_or(HypervisorError::NotFound(id))?;
+            if !is_active(domain.state) {
+                return Err(HypervisorError::NotRunning(id));
+            }
+            world.devices.clone()
+        };
+        let (ours, theirs) = tokio::io::duplex(DEVICE_BUFFER);
+        if let Some(script) = script {
+            script(id, device, theirs);
+        }
+        Ok(Box::new(ours))
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -4,11 +4,14 @@
 //! Every verb is an *ensure*: calling it again when the work is done changes nothing and succeeds.
 
 pub mod conformance;
+mod device;
 pub mod fake;
 mod fault;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod xml;
+
+pub use device::{ByteStream, Device};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +50,8 @@ pub struct DomainSpec {
     pub nics: Vec<DomainNic>,
     /// Where the serial console is logged to.
     pub console_log: PathBuf,
+    /// The serial console's unix socket; QEMU serves one connection at a time.
+    pub console_socket: PathBuf,
     /// The VNC server's unix socket.
     pub vnc_socket: PathBuf,
 }
@@ -178,6 +183,9 @@ pub enum HypervisorError {
     /// No such domain.
     #[error("there is no domain for instance {0}")]
     NotFound(InstanceId),
+    /// It is off: it has neither console nor screen.
+    #[error("the domain of {0} is not running")]
+    NotRunning(InstanceId),
     /// The guest agent does not answer (yet).
     #[error("the guest agent of {0} does not answer")]
     AgentSilent(InstanceId),
@@ -261,6 +269,13 @@ pub trait Hypervisor: Send + Sync {
         command: serde_json::Value,
         timeout: Duration,
     ) -> Result<serde_json::Value, HypervisorError>;
+
+    /// Connects to a device of the running domain. A console has one connection at a time: another waits for its end.
+    async fn open_device(
+        &self,
+        id: InstanceId,
+        device: Device,
+    ) -> Result<Box<dyn ByteStream>, HypervisorError>;
 
     /// Events from now on.
     fn events(&self) -> broadcast::Receiver<DomainEvent>;

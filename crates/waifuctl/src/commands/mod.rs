@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod completions;
+mod console;
 mod create;
 mod create_file;
 mod delete;
@@ -11,6 +12,7 @@ mod events;
 mod ip;
 mod label;
 mod list;
+mod logs;
 mod node;
 mod pool;
 mod reference;
@@ -39,6 +41,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Wait(args) => wait_for::run(context, args).await,
         Command::Label(args) => label::run(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
+        Command::Console(args) => console::run(context, args).await,
+        Command::Logs(args) => logs::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,

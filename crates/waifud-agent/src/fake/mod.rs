@@ -2,6 +2,7 @@
 //!
 //! Each is a handle on a world of its own that outlives the agents which use it.
 
+mod dialer;
 mod metadata;
 mod waifud;
 
@@ -12,8 +13,9 @@ use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, Restart
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, Secret};
 
+pub use dialer::FakeDialer;
 pub use metadata::{FakeMetadata, FakeTunnel};
-pub use waifud::FakeWaifud;
+pub use waifud::{FakeWaifud, StreamOutcome};
 
 /// A name that is known to be one.
 fn name(text: &str) -> Name {

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::io::DuplexStream;
+use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
     AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, SliceObject, Tombstone,
     Unclaimed, WatchFrame, Welcome,
 };
+use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
+use waifud_hypervisor::ByteStream;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
@@ -45,7 +48,11 @@ struct World {
     unclaimed: Vec<Unclaimed>,
     facts: Option<NodeFacts>,
     reports: u64,
+    streams: BTreeMap<String, oneshot::Sender<StreamOutcome>>,
 }
+
+/// What came of an order: the other end of the stream, or why there is none.
+pub type StreamOutcome = Result<DuplexStream, StreamRefusal>;
 
 #[derive(Clone)]
 enum Change {
@@ -53,6 +60,8 @@ enum Change {
     Instance(InstanceId),
     Left(InstanceId),
     Tombstone(InstanceId),
+    /// Told once, to whoever listens then.
+    Stream(StreamOrder),
 }
 
 impl Default for FakeWaifud {
@@ -91,6 +100,7 @@ impl FakeWaifud {
             unclaimed: Vec::new(),
             facts: None,
             reports: 0,
+            streams: BTreeMap::new(),
         };
         Self {
             world: Arc::new(Mutex::new(world)),
@@ -217,6 +227,15 @@ impl FakeWaifud {
         lock(&self.world).facts.clone()
     }
 
+    /// Asks the node for a stream. The receiver fails when nobody comes for it.
+    pub fn ask(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
+        let (sender, receiver) = oneshot::channel();
+        let id = order.id.to_string();
+        lock(&self.world).streams.insert(id, sender);
+        self.commit(Change::Stream(order));
+        receiver
+    }
+
     /// How many reports came.
     pub fn reports(&self) -> u64 {
         lock(&self.world).reports
@@ -231,6 +250,11 @@ impl FakeWaifud {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    fn asker(&self, id: StreamId) -> Result<oneshot::Sender<StreamOutcome>, LinkError> {
+        let asker = self.online()?.streams.remove(&id.to_string());
+        asker.ok_or_else(no_such_stream)
+    }
+
     fn online(&self) -> Result<std::sync::MutexGuard<'_, World>, LinkError> {
         let world = lock(&self.world);
         if world.online {
@@ -240,6 +264,13 @@ impl FakeWaifud {
                 message: "waifud can't be reached: the fake was told so".to_owned(),
             })
         }
+    }
+}
+
+fn no_such_stream() -> LinkError {
+    LinkError::Refused {
+        status: 404,
+        message: "nobody waits for that stream".to_owned(),
     }
 }
 
@@ -266,6 +297,7 @@ impl World {
                 revision,
                 instance: *id,
             },
+            Change::Stream(order) => WatchFrame::Stream(*order),
             Change::Tombstone(id) => WatchFrame::Tombstone {
                 revision,
                 tombstone: self.tombstones.get(id)?.clone(),
@@ -327,7 +359,11 @@ impl ControlLink for FakeWaifud {
                 return Err(LinkError::Gone);
             }
             Some(since) => {
-                for (number, change) in world.history.iter().filter(|(n, _)| *n > since.number) {
+                let missed = world.history.iter().filter(|(n, _)| *n > since.number);
+                for (number, change) in missed {
+                    if matches!(change, Change::Stream(_)) {
+                        continue;
+                    }
                     queue.extend(world.frame(*number, change));
                 }
             }
@@ -413,5 +449,19 @@ impl ControlLink for FakeWaifud {
         let world = self.online()?;
         let known = world.bundles.get(&bundle).cloned();
         Ok(known.map_or(Bytes::from_static(b"sealed"), Bytes::from))
+    }
+
+    async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
+        let asker = self.asker(id)?;
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        asker.send(Ok(ours)).map_err(|_| no_such_stream())?;
+        Ok(Box::new(theirs))
+    }
+
+    async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
+        let asker = self.asker(id)?;
+        asker
+            .send(Err(refusal.clone()))
+            .map_err(|_| no_such_stream())
     }
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::stream::{StreamId, StreamRefusal};
+use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, Revision};
 
 /// Why waifud could not be asked, told or listened to. Messages are fit for users.
@@ -82,4 +84,10 @@ pub trait ControlLink: Send + Sync {
 
     /// The encrypted bytes of a bundle, verified against its digest.
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError>;
+
+    /// Comes for a stream that waifud asked for; what is written reaches whoever wanted it.
+    async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError>;
+
+    /// Says why a stream can't be opened.
+    async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError>;
 }

@@ -10,6 +10,8 @@ use tokio::fs::OpenOptions;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::agent_client::{AgentClient, AgentClientError, WatchStream};
+use waifud_api::stream::{StreamId, StreamRefusal};
+use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, Revision};
 
 use super::{ControlLink, FrameStream, LinkError};
@@ -99,6 +101,16 @@ impl ControlLink for HttpLink {
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
         self.client().bundle(bundle).await.map_err(link_error)
+    }
+
+    async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
+        let stream = self.client().stream(id).await.map_err(link_error)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
+        let client = self.client();
+        client.refuse_stream(id, refusal).await.map_err(link_error)
     }
 }
 

@@ -4,5 +4,6 @@
 mod datasource;
 mod lifecycle;
 mod link;
+mod streams;
 mod survival;
 mod world;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use waifud_agent::fake::{FakeMetadata, FakeTunnel, FakeWaifud, sample_instance};
+use waifud_agent::fake::{FakeDialer, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance};
 use waifud_agent::seam::SystemClock;
 use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::agent::{AgentInstance, InstanceReport};
@@ -28,6 +28,7 @@ pub struct World {
     pub waifud: FakeWaifud,
     pub metadata: FakeMetadata,
     pub tunnel: FakeTunnel,
+    pub dialer: FakeDialer,
     pub settings: Settings,
     image: (Vec<u8>, waifud_types::Digest),
     agent: Mutex<Option<JoinHandle<()>>>,
@@ -55,6 +56,7 @@ impl World {
             waifud,
             metadata: FakeMetadata::new(),
             tunnel: FakeTunnel::default(),
+            dialer: FakeDialer::default(),
             settings: Settings {
                 node: "alder".parse().unwrap(),
                 agent_version: "0".to_owned(),
@@ -104,6 +106,7 @@ impl World {
                 link: Arc::new(self.waifud.clone()),
                 metadata: Arc::new(self.metadata.clone()),
                 tunnel: Arc::new(self.tunnel.clone()),
+                dialer: Arc::new(self.dialer.clone()),
                 clock: Arc::new(SystemClock),
             },
         )

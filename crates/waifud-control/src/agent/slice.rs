@@ -12,6 +12,7 @@ use waifud_api::agent::{NodeSlice, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
 use waifud_types::{NodeId, Revision};
 
+use crate::streams::WatchSeat;
 use crate::{Control, ControlError, problems, subnet};
 
 /// A sign of life at least so often; half of what is promised.
@@ -26,6 +27,7 @@ pub struct SliceWatch {
     since: u64,
     synced: bool,
     ready: VecDeque<WatchFrame>,
+    seat: WatchSeat,
 }
 
 impl Control {
@@ -52,6 +54,7 @@ impl Control {
             since,
             synced: false,
             ready: VecDeque::new(),
+            seat: self.shared.streams.sit(node),
         })
     }
 }
@@ -67,6 +70,7 @@ impl SliceWatch {
                 tokio::select! {
                     () = self.control.shared.stop.cancelled() => return Ok(None),
                     () = tokio::time::sleep(PING) => return Ok(Some(WatchFrame::Ping)),
+                    order = self.seat.next() => return Ok(Some(WatchFrame::Stream(order))),
                     changed = self.changes.changed() => if changed.is_err() {
                         return Ok(None);
                     },

@@ -32,6 +32,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/instances/{name}/why", AtLeast(Viewer)),
     ("GET", "/v1/instances/{name}/user-data", AtLeast(Operator)),
     ("GET", "/v1/instances/{name}/description", AtLeast(Operator)),
+    ("GET", "/v1/instances/{name}/console", AtLeast(Operator)),
+    ("GET", "/v1/instances/{name}/log", AtLeast(Operator)),
     ("GET", "/v1/templates", AtLeast(Viewer)),
     ("POST", "/v1/templates", AtLeast(Operator)),
     ("GET", "/v1/templates/{name}", AtLeast(Viewer)),

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
 use waifud_api::agent::{AgentReport, Hello, NODE_HEADER, Welcome};
+use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 use waifud_types::NodeId;
 
 use super::body::{JsonBytes, parse};
@@ -31,6 +32,8 @@ pub fn routes() -> Router<Control> {
         .route("/v1/agent/report", post(report))
         .route("/v1/agent/images/{digest}", get(image))
         .route("/v1/agent/bundles/{digest}", get(bundle))
+        .route("/v1/agent/streams/{id}", get(stream))
+        .route("/v1/agent/streams/{id}/refuse", post(refuse_stream))
 }
 
 async fn node(control: &Control, headers: &HeaderMap) -> Result<NodeId, Refusal> {
@@ -187,4 +190,53 @@ async fn bundle(
         ciphertext,
     )
         .into_response())
+}
+
+fn stream_id(text: &str) -> Result<StreamId, Refusal> {
+    text.parse().map_err(|_| problems::no_such_stream().into())
+}
+
+async fn stream(
+    State(control): State<Control>,
+    _: AgentPeer,
+    Path(text): Path<String>,
+    mut request: axum::extract::Request,
+) -> Result<Response, Refusal> {
+    let node = node(&control, request.headers()).await?;
+    let id = stream_id(&text)?;
+    let wants = |name, value: &str| {
+        let sent = request.headers().get(name).and_then(|v| v.to_str().ok());
+        sent.is_some_and(|sent| sent.eq_ignore_ascii_case(value))
+    };
+    if !(wants(header::CONNECTION, "upgrade") && wants(header::UPGRADE, STREAM_PROTOCOL)) {
+        return Err(problems::upgrade_required().into());
+    }
+    control
+        .shared
+        .streams
+        .come(node, id, request.extensions_mut())?;
+    Ok((
+        StatusCode::SWITCHING_PROTOCOLS,
+        [
+            (header::CONNECTION, "upgrade"),
+            (header::UPGRADE, STREAM_PROTOCOL),
+        ],
+    )
+        .into_response())
+}
+
+async fn refuse_stream(
+    State(control): State<Control>,
+    _: AgentPeer,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<StatusCode, Refusal> {
+    let node = node(&control, &headers).await?;
+    let refusal: StreamRefusal = parse(&bytes, str::to_owned)?;
+    control
+        .shared
+        .streams
+        .refuse(node, stream_id(&text)?, refusal)?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -20,6 +20,7 @@ mod peer;
 mod query;
 mod refusal;
 mod service;
+mod streams;
 mod templates;
 mod tokens;
 mod wait;
@@ -45,6 +46,7 @@ use crate::Control;
     components(schemas(waifud_api::Problem, waifud_api::Download, crate::ProgressFrame)),
     tags(
         (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"), (name = "tokens"),
+        (name = "streams"),
         (name = "service")
     )
 )]
@@ -61,6 +63,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))
+        .routes(routes!(streams::console))
+        .routes(routes!(streams::log))
         .routes(routes!(templates::create, templates::list))
         .routes(routes!(templates::show, templates::delete))
         .routes(routes!(downloads::create, downloads::list))

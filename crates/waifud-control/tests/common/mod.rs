@@ -459,6 +459,11 @@ impl Agent {
         self.line.clear();
     }
 
+    /// The watch's connection ends.
+    pub fn hang_up(&mut self) {
+        self.watch = None;
+    }
+
     /// The next frame that is no ping.
     pub async fn frame(&mut self) -> WatchFrame {
         tokio::time::timeout(DEADLINE, async {

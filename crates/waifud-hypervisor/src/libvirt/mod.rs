@@ -10,6 +10,7 @@
 //! `Resync` event tells when it is back. Guests don't notice; QEMU outlives libvirtd.
 
 mod connection;
+mod device;
 mod events;
 mod fault;
 pub mod kvm;
@@ -32,7 +33,10 @@ use self::fault::Fault;
 use self::threads::Threads;
 use self::verbs::NodeFacts;
 use crate::xml::RenderOptions;
-use crate::{DomainEvent, DomainSpec, HostFacts, Hypervisor, HypervisorError, ObservedDomain};
+use crate::{
+    ByteStream, Device, DomainEvent, DomainSpec, HostFacts, Hypervisor, HypervisorError,
+    ObservedDomain,
+};
 
 /// Calls at a time. libvirtd serialises most of what matters; more would only queue there.
 const THREADS: usize = 4;
@@ -174,6 +178,7 @@ impl Hypervisor for LibvirtHypervisor {
             if make {
                 make_directory(spec.console_log.parent(), None)?;
                 make_directory(spec.vnc_socket.parent(), owner)?;
+                make_directory(spec.console_socket.parent(), owner)?;
             }
             verbs::ensure_defined(connect, &spec, options)
         })
@@ -236,6 +241,19 @@ impl Hypervisor for LibvirtHypervisor {
             .get_mut("return")
             .map(serde_json::Value::take)
             .ok_or_else(|| odd("its answer has no return value".to_owned()))
+    }
+
+    async fn open_device(
+        &self,
+        id: InstanceId,
+        device: Device,
+    ) -> Result<Box<dyn ByteStream>, HypervisorError> {
+        let path = self
+            .call("get a device", move |connect| {
+                verbs::device_socket(connect, id, device)
+            })
+            .await?;
+        device::connect(&path).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -1,5 +1,7 @@
 //! The verbs of the seam as blocking calls on an open connection.
 
+use std::path::PathBuf;
+
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
@@ -9,7 +11,7 @@ use waifud_types::InstanceId;
 use super::fault::{At, Fault, message};
 use super::state::domain_state;
 use crate::xml::{self, Described, RenderOptions};
-use crate::{DomainSpec, DomainState, HypervisorError, ObservedDomain};
+use crate::{Device, DomainSpec, DomainState, HypervisorError, ObservedDomain};
 
 pub(super) fn list(connect: &Connect) -> Result<Vec<ObservedDomain>, Fault> {
     let mut ours = Vec::new();
@@ -28,6 +30,26 @@ pub(super) fn get(connect: &Connect, id: InstanceId) -> Result<Option<ObservedDo
         Some(domain) => observe(&domain),
         None => Ok(None),
     }
+}
+
+/// Where the running domain's device listens.
+pub(super) fn device_socket(
+    connect: &Connect,
+    id: InstanceId,
+    device: Device,
+) -> Result<PathBuf, Fault> {
+    let domain = lookup(connect, id)?.ok_or(HypervisorError::NotFound(id))?;
+    if !domain.is_active().at("is active")? {
+        return Err(HypervisorError::NotRunning(id).into());
+    }
+    let text = domain.get_xml_desc(0).at("get xml")?;
+    let found = xml::socket(&text, device).map_err(|e| unreadable(&e))?;
+    Ok(found.ok_or_else(|| HypervisorError::Other {
+        what: "looking for the device",
+        message:
+            "it has no socket; a guest started by an older waifud-agentd gets one at its next start"
+                .to_owned(),
+    })?)
 }
 
 pub(super) fn ensure_defined(

@@ -1,10 +1,13 @@
 //! Reads what a domain's XML says about it: which of ours it is, and what runs it.
 
+use std::path::PathBuf;
+
 use waifud_types::Epoch;
 use waifud_types::status::HypervisorKind;
 
 use super::NAMESPACE;
 use super::tree::{Element, XmlError};
+use crate::Device;
 
 /// What there is to know from a domain's XML.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +29,27 @@ pub fn describe(xml: &str) -> Result<Described, XmlError> {
         kind,
         ours: ours(&domain),
     })
+}
+
+/// The unix socket that a running domain's device listens at; null where the device is of another kind.
+pub fn socket(xml: &str, device: Device) -> Result<Option<PathBuf>, XmlError> {
+    let domain = Element::parse(xml)?;
+    let Some(devices) = domain.get("devices") else {
+        return Ok(None);
+    };
+    let path = match device {
+        Device::Console => devices
+            .children
+            .iter()
+            .find(|child| child.name == "serial" && child.attribute("type") == Some("unix"))
+            .and_then(|serial| serial.get("source")?.attribute("path")),
+        Device::Screen => devices
+            .children
+            .iter()
+            .filter(|child| child.name == "graphics" && child.attribute("type") == Some("vnc"))
+            .find_map(|graphics| graphics.attribute("socket")),
+    };
+    Ok(path.map(PathBuf::from))
 }
 
 /// The path of the QEMU that runs guests of this architecture, from libvirt's capabilities.
@@ -67,6 +91,26 @@ mod tests {
         let seen = describe(&xml).unwrap();
         assert_eq!(seen.kind, HypervisorKind::Tcg);
         assert_eq!(seen.ours, Some((Epoch(3), "abc".to_owned())));
+    }
+
+    #[test]
+    fn sockets_of_devices_are_found_and_pseudo_terminals_are_none() {
+        let running = "<domain type='qemu'><devices>\
+            <serial type='unix'><source mode='bind' path='/run/c'/><target port='0'/></serial>\
+            <console type='pty' tty='/dev/pts/1'/>\
+            <graphics type='vnc' socket='/run/v'><listen type='socket' socket='/run/v'/></graphics>\
+            </devices></domain>";
+        assert_eq!(
+            socket(running, Device::Console).unwrap(),
+            Some("/run/c".into())
+        );
+        assert_eq!(
+            socket(running, Device::Screen).unwrap(),
+            Some("/run/v".into())
+        );
+        let older = "<domain type='qemu'><devices><serial type='pty'><source path='/dev/pts/3'/></serial></devices></domain>";
+        assert_eq!(socket(older, Device::Console).unwrap(), None);
+        assert_eq!(socket(older, Device::Screen).unwrap(), None);
     }
 
     #[test]

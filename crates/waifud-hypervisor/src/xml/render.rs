@@ -127,7 +127,7 @@ fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
         .children(disks.map(|(index, one)| disk(index, one, options)))
         .children(seed.map(|path| seed_disk(spec.disks.len(), path, options)))
         .children(nics.map(|(index, one)| nic(index, one)))
-        .child(serial(&spec.console_log))
+        .child(serial(&spec.console_socket, &spec.console_log))
         .child(
             Element::new("channel")
                 .with("type", "unix")
@@ -263,9 +263,15 @@ fn nic(index: usize, nic: &DomainNic) -> Element {
         .child(alias(format_args!("nic-{index}")))
 }
 
-fn serial(log: &Path) -> Element {
+fn serial(socket: &Path, log: &Path) -> Element {
     Element::new("serial")
-        .with("type", "pty")
+        .with("type", "unix")
+        // A socket rather than a pseudo-terminal: whoever connects is there at once, and hang-ups are seen.
+        .child(
+            Element::new("source")
+                .with("mode", "bind")
+                .with("path", path(socket)),
+        )
         // Appended, so that a crash can be read after the restart; virtlogd keeps it from growing for ever.
         .child(
             Element::new("log")
@@ -323,6 +329,7 @@ pub(super) mod tests {
                 mtu: Some(1420),
             }],
             console_log: "/var/log/waifud/console/web.log".into(),
+            console_socket: "/run/waifud/console/web.sock".into(),
             vnc_socket: "/run/waifud/vnc/web.sock".into(),
         }
     }

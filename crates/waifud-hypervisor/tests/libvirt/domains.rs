@@ -138,6 +138,7 @@ async fn qemu_is_not_root_and_its_screen_and_console_are_private() {
     let mut banner = [0; 4];
     screen.read_exact(&mut banner).unwrap();
     assert_eq!(&banner, b"RFB ");
+    drop(UnixStream::connect(node.lab.path_outside(&spec.console_socket)).unwrap());
     let socket = spec.vnc_socket.to_str().unwrap().to_owned();
     let sees = |user| {
         let test = node.lab.command_as(NODE, user, ["test", "-e", &socket]);

@@ -46,6 +46,7 @@ impl Node {
     pub fn spec(id: InstanceId, name: &str) -> DomainSpec {
         let mut spec = diskless_spec(id, name);
         spec.console_log = PathBuf::from(format!("/var/log/console/{id}.log"));
+        spec.console_socket = PathBuf::from(format!("/run/waifud-vnc/{id}.console"));
         spec.vnc_socket = PathBuf::from(format!("/run/waifud-vnc/{id}"));
         spec
     }

@@ -1,0 +1,84 @@
+//! `waifuctl logs`
+
+use std::io::Write;
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::cli::LogsArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::guest_text::line;
+use crate::terminal::write;
+
+/// Bytes of a line at most; a guest that never ends one must not fill memory.
+const LINE_MAX: usize = 64 << 10;
+
+/// One line, as JSON. Text of a guest, as it is.
+#[derive(Serialize)]
+struct Line<'a> {
+    line: &'a str,
+}
+
+/// Prints the console's log, or cloud-init's.
+pub async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure> {
+    if args.raw && context.printer.is_json() {
+        return Err(
+            Failure::input("usage", "--raw gives bytes, and --json lines")
+                .field("--raw")
+                .hint("choose one of them"),
+        );
+    }
+    let source = if args.cloud_init {
+        "cloud-init"
+    } else {
+        "console"
+    };
+    let log = context
+        .client
+        .log(&args.name, source, args.lines, args.follow)
+        .await?;
+    let mut log = Box::pin(log);
+    let mut kept = Vec::new();
+    while let Some(bytes) = log.next().await {
+        let bytes = bytes?;
+        if args.raw {
+            if !write(&bytes) {
+                return Ok(());
+            }
+            continue;
+        }
+        kept.extend_from_slice(&bytes);
+        while let Some(end) = end_of_line(&kept) {
+            let one: Vec<u8> = kept.drain(..end).collect();
+            print(context, &one)?;
+        }
+    }
+    if !kept.is_empty() {
+        print(context, &kept)?;
+    }
+    Ok(())
+}
+
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map(|at| at + 1);
+    end.or((bytes.len() >= LINE_MAX).then_some(LINE_MAX))
+}
+
+fn print(context: &Context, bytes: &[u8]) -> Result<(), Failure> {
+    if context.printer.is_json() {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_end_matches(['\r', '\n']);
+        return context
+            .printer
+            .print_line(&Line { line: text }, String::new);
+    }
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{}", line(bytes)).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|e| Failure::ours("output", "stdout can't be written").cause(&e)),
+    }
+}

@@ -1,0 +1,180 @@
+//! The console's log: its last lines, and what is added to it.
+
+use std::io::{self, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use waifud_api::stream::{RefusalReason, StreamRefusal};
+use waifud_hypervisor::ByteStream;
+
+use super::refusal;
+
+/// Bytes of a log that are looked through for its last lines; virtlogd begins another file at 2 MiB.
+const LOOK_BACK: u64 = 4 << 20;
+/// Bytes read at once.
+const CHUNK: usize = 32 << 10;
+/// Between two looks at a log that is followed.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// An open log, at the place where it is read from.
+#[derive(Debug)]
+pub(super) struct Tail {
+    path: PathBuf,
+    file: File,
+    follow: bool,
+}
+
+/// Opens the log at its last `lines` lines.
+pub(super) async fn open(path: PathBuf, lines: u32, follow: bool) -> Result<Tail, StreamRefusal> {
+    let attempt = async {
+        let mut file = File::open(&path).await?;
+        seek_to_last(&mut file, lines).await?;
+        Ok(file)
+    };
+    match attempt.await {
+        Ok(file) => Ok(Tail { path, file, follow }),
+        Err(error) => {
+            let error: io::Error = error;
+            let reason = match error.kind() {
+                io::ErrorKind::NotFound => RefusalReason::NoLog,
+                _ => RefusalReason::Other,
+            };
+            Err(refusal(
+                reason,
+                format!("the console's log can't be read: {error}"),
+            ))
+        }
+    }
+}
+
+async fn seek_to_last(file: &mut File, lines: u32) -> io::Result<()> {
+    let length = file.metadata().await?.len();
+    let from = length.saturating_sub(LOOK_BACK);
+    file.seek(SeekFrom::Start(from)).await?;
+    let mut bytes = Vec::new();
+    (&mut *file)
+        .take(length - from)
+        .read_to_end(&mut bytes)
+        .await?;
+    let skip = u64::try_from(last_lines(&bytes, lines)).unwrap_or(0);
+    file.seek(SeekFrom::Start(from + skip)).await?;
+    Ok(())
+}
+
+/// Where the last `lines` lines begin. A last line without an end counts.
+pub(super) fn last_lines(bytes: &[u8], lines: u32) -> usize {
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if lines == 0 {
+        return bytes.len();
+    }
+    let nth = usize::try_from(lines).unwrap_or(usize::MAX) - 1;
+    let ends = body
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n');
+    ends.map(|(at, _)| at + 1).nth(nth).unwrap_or(0)
+}
+
+/// Sends the log; where it is followed, until the other side leaves.
+pub(super) async fn send(mut tail: Tail, wire: Box<dyn ByteStream>) {
+    let (mut gone, mut wire) = tokio::io::split(wire);
+    let mut ignored = [0; 64];
+    let leaves = async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
+    let write = async {
+        let mut looks = tokio::time::interval(LOOK);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let count = tail.file.read(&mut buffer).await?;
+            if count > 0 {
+                wire.write_all(buffer.get(..count).unwrap_or_default())
+                    .await?;
+            } else if tail.follow {
+                wire.flush().await?;
+                looks.tick().await;
+                tail.reopen_if_replaced().await?;
+            } else {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        ended = write => if let Err(error) = ended {
+            tracing::debug!(%error, "a log's stream ended");
+        },
+        () = leaves => {}
+    }
+    let _gone_already = wire.shutdown().await;
+}
+
+/// Sends all there is.
+pub(super) async fn send_bytes(bytes: &[u8], mut wire: Box<dyn ByteStream>) {
+    if wire.write_all(bytes).await.is_ok() {
+        let _gone_already = wire.shutdown().await;
+    }
+}
+
+impl Tail {
+    /// virtlogd moves a full log away and begins another; what is read to its end goes on there.
+    async fn reopen_if_replaced(&mut self) -> io::Result<()> {
+        let now = match tokio::fs::metadata(&self.path).await {
+            Ok(now) => now,
+            // Between the two, or the instance is gone: the stream is ended by others.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let open = self.file.metadata().await?;
+        let at = self.file.stream_position().await?;
+        if now.ino() != open.ino() {
+            self.file = File::open(&self.path).await?;
+        } else if now.len() < at {
+            self.file.seek(SeekFrom::Start(0)).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_found() {
+        let text = b"a\nb\nc\n";
+        assert_eq!(last_lines(text, 0), 6);
+        assert_eq!(last_lines(text, 1), 4);
+        assert_eq!(last_lines(text, 2), 2);
+        assert_eq!(last_lines(text, 3), 0);
+        assert_eq!(last_lines(text, 100), 0);
+        assert_eq!(last_lines(b"a\nunended", 1), 2);
+        assert_eq!(last_lines(b"", 5), 0);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_moved_away_is_followed_into_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let tail = open(path.clone(), 1, true).await.unwrap();
+        let (mut person, wire) = tokio::io::duplex(1024);
+        let task = tokio::spawn(send(tail, Box::new(wire)));
+        let mut buffer = [0; 4];
+        person.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"two\n");
+        std::fs::rename(&path, dir.path().join("console.log.0")).unwrap();
+        std::fs::write(&path, "new\n").unwrap();
+        person.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"new\n");
+        drop(person);
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_not_there_is_refused() {
+        let refused = open("/nonexistent/console.log".into(), 1, false).await;
+        assert_eq!(refused.unwrap_err().reason, RefusalReason::NoLog);
+    }
+}

@@ -1,0 +1,203 @@
+//! What an agent opens, and what it does not.
+
+#![expect(clippy::expect_used, reason = "tests say what went wrong")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use waifud_api::agent::AgentInstance;
+use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
+use waifud_hypervisor::Device;
+use waifud_types::{Epoch, InstanceId};
+
+use crate::world::{World, guest_with};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn order(instance: &AgentInstance, kind: StreamKind) -> StreamOrder {
+    static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    StreamOrder {
+        id: StreamId::from_bytes([number; 32]),
+        instance: instance.id,
+        epoch: instance.epoch,
+        kind,
+    }
+}
+
+async fn ask(world: &World, order: StreamOrder) -> Result<DuplexStream, StreamRefusal> {
+    tokio::time::timeout(DEADLINE, world.waifud.ask(order))
+        .await
+        .expect("the agent neither came nor refused")
+        .expect("the agent dropped the order")
+}
+
+async fn refused(world: &World, order: StreamOrder) -> RefusalReason {
+    ask(world, order).await.expect_err("it was opened").reason
+}
+
+/// A guest that is ready, and whose console and screen say what they are and echo.
+async fn running(world: &World) -> AgentInstance {
+    world
+        .hypervisor
+        .set_devices(Some(Arc::new(|_, device, wire| {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(wire);
+                let greeting: &[u8] = match device {
+                    Device::Console => b"login: ",
+                    Device::Screen => b"RFB 003.008\n",
+                };
+                writer.write_all(greeting).await.unwrap();
+                let _ended = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        })));
+    let instance = world.instance("web");
+    world.waifud.put(instance.clone());
+    world.start();
+    world.until_ready(instance.id).await;
+    instance
+}
+
+async fn says(wire: &mut DuplexStream, text: &str) {
+    let mut buffer = vec![0; text.len()];
+    tokio::time::timeout(DEADLINE, wire.read_exact(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&buffer), text);
+}
+
+#[tokio::test]
+async fn console_and_screen_are_the_instances_own_and_the_newest_console_wins() {
+    let world = World::new();
+    let instance = running(&world).await;
+    let mut screen = ask(&world, order(&instance, StreamKind::Screen))
+        .await
+        .unwrap();
+    says(&mut screen, "RFB 003.008\n").await;
+
+    let mut first = ask(&world, order(&instance, StreamKind::Console))
+        .await
+        .unwrap();
+    says(&mut first, "login: ").await;
+    first.write_all(b"root").await.unwrap();
+    says(&mut first, "root").await;
+    let mut second = ask(&world, order(&instance, StreamKind::Console))
+        .await
+        .unwrap();
+    says(&mut second, "login: ").await;
+    let mut farewell = String::new();
+    first.read_to_string(&mut farewell).await.unwrap();
+    assert!(farewell.contains("somebody else"), "{farewell}");
+    second.write_all(b"x").await.unwrap();
+    says(&mut second, "x").await;
+}
+
+#[tokio::test]
+async fn another_instance_another_copy_and_one_that_is_off_are_refused() {
+    let world = World::new();
+    let instance = running(&world).await;
+    let mut stranger = order(&instance, StreamKind::Console);
+    stranger.instance = InstanceId::generate();
+    assert_eq!(refused(&world, stranger).await, RefusalReason::NotHere);
+    let mut another = order(&instance, StreamKind::Console);
+    another.epoch = Epoch(instance.epoch.0 + 1);
+    assert_eq!(refused(&world, another).await, RefusalReason::NotHere);
+
+    world
+        .waifud
+        .edit(instance.id, |instance| instance.spec.run = false);
+    world
+        .until_state(instance.id, waifud_types::InstanceState::Stopped)
+        .await;
+    for kind in [StreamKind::Console, StreamKind::Screen] {
+        let wanted = order(&instance, kind);
+        assert_eq!(refused(&world, wanted).await, RefusalReason::NotRunning);
+    }
+    world.delete(instance.id).await;
+    let gone = order(&instance, StreamKind::Console);
+    assert_eq!(refused(&world, gone).await, RefusalReason::NotHere);
+}
+
+#[tokio::test]
+async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
+    let world = World::new();
+    let instance = running(&world).await;
+    let address = instance.spec.nics[0].address.unwrap();
+    let closed = order(&instance, StreamKind::Ssh);
+    assert_eq!(refused(&world, closed).await, RefusalReason::NothingListens);
+    world.dialer.listen(address, 22);
+    world.dialer.listen(address, 8080);
+    let forward = StreamKind::Forward { port: 8080 };
+    for kind in [StreamKind::Ssh, forward] {
+        let mut wire = ask(&world, order(&instance, kind)).await.unwrap();
+        wire.write_all(b"hello").await.unwrap();
+        says(&mut wire, "hello").await;
+        // The end of what is sent reaches the guest, whose own end comes back.
+        wire.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        wire.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+    }
+    let zero = order(&instance, StreamKind::Forward { port: 0 });
+    assert_eq!(refused(&world, zero).await, RefusalReason::NothingListens);
+    let before = world.dialer.dialled();
+    assert_eq!(before, [(address, 22), (address, 22), (address, 8080)]);
+
+    for odd in ["127.0.0.1", "169.254.1.1", "10.144.1.1", "0.0.0.0"] {
+        let odd = odd.parse().unwrap();
+        world.dialer.listen(odd, 22);
+        world.waifud.edit(instance.id, |instance| {
+            instance.spec.nics[0].address = Some(odd);
+        });
+        world
+            .until("the order to be refused", async || {
+                refused(&world, order(&instance, StreamKind::Ssh)).await == RefusalReason::NoAddress
+            })
+            .await;
+    }
+    assert_eq!(
+        world.dialer.dialled(),
+        before,
+        "an address that is no guest's was dialled"
+    );
+}
+
+#[tokio::test]
+async fn logs_are_read_from_the_node_and_from_the_guest() {
+    let world = World::new();
+    let instance = running(&world).await;
+    let log = |lines| {
+        order(
+            &instance,
+            StreamKind::ConsoleLog {
+                lines,
+                follow: false,
+            },
+        )
+    };
+    assert_eq!(refused(&world, log(1)).await, RefusalReason::NoLog);
+    let path = world
+        .settings
+        .state_dir
+        .join(format!("instances/{}/console.log", instance.id));
+    std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
+    let mut text = String::new();
+    let mut wire = ask(&world, log(2)).await.unwrap();
+    wire.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "two\nthree\n");
+
+    let cloud = || order(&instance, StreamKind::CloudInitLog { lines: 1 });
+    assert_eq!(refused(&world, cloud()).await, RefusalReason::NoLog);
+    let files = guest_with(&[("/var/log/cloud-init-output.log", "early\nlate\n")]);
+    world.hypervisor.set_agent(instance.id, Some(files));
+    text.clear();
+    let mut wire = ask(&world, cloud()).await.unwrap();
+    wire.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "late\n");
+    world
+        .hypervisor
+        .set_agent(instance.id, Some(Arc::new(|_| None)));
+    assert_eq!(refused(&world, cloud()).await, RefusalReason::NoGuestAgent);
+}

@@ -1,0 +1,167 @@
+//! A person's end of a stream: a request that becomes a WebSocket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, Stream, StreamExt};
+use reqwest::{Method, StatusCode, Upgraded, header};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{Client, ClientError, url};
+use crate::Problem;
+
+/// How long waifud may take: the node's agent has 30 seconds to come.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// The close code of an orderly end (RFC 6455, section 7.4.1).
+const NORMAL: u16 = 1000;
+
+/// Bytes to and from a guest.
+#[derive(Debug)]
+pub struct PersonStream {
+    /// To the guest.
+    pub to: StreamSink,
+    /// From the guest.
+    pub from: StreamSource,
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub struct StreamSink(SplitSink<WebSocketStream<Upgraded>, Message>);
+
+/// The reading half.
+#[derive(Debug)]
+pub struct StreamSource(SplitStream<WebSocketStream<Upgraded>>);
+
+/// How a stream ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamEnd {
+    /// The guest's side ended it.
+    Done,
+    /// waifud ended it, and why.
+    Cut(String),
+}
+
+impl StreamSink {
+    /// Sends bytes; returns once the connection took them.
+    pub async fn send(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.0.send(Message::Binary(bytes)).await.map_err(broken)
+    }
+
+    /// Says that no more will come.
+    pub async fn finish(&mut self) -> Result<(), StreamEnd> {
+        self.0
+            .send(Message::Binary(Bytes::new()))
+            .await
+            .map_err(broken)
+    }
+
+    /// Takes leave.
+    pub async fn close(&mut self) {
+        let _gone_already = self.0.close().await;
+    }
+}
+
+impl StreamSource {
+    /// The next bytes. May be dropped and called again without losing any.
+    pub async fn next(&mut self) -> Result<Bytes, StreamEnd> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => return Ok(bytes),
+                Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) != NORMAL => {
+                    return Err(StreamEnd::Cut(frame.reason.to_string()));
+                }
+                Some(Ok(Message::Close(_))) => return Err(StreamEnd::Done),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(broken(error)),
+                None => return Err(StreamEnd::Cut("the connection to waifud broke".to_owned())),
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "so that it fits into map_err"
+)]
+fn broken(error: tokio_tungstenite::tungstenite::Error) -> StreamEnd {
+    StreamEnd::Cut(format!("the connection to waifud broke: {error}"))
+}
+
+impl Client {
+    /// Opens a stream: `what` is `console`, `screen`, `ssh` or `forward`, which takes a port.
+    pub async fn open_stream(
+        &self,
+        name: &str,
+        what: &str,
+        port: Option<u16>,
+    ) -> Result<PersonStream, ClientError> {
+        let mut request = self
+            .http
+            .request(Method::GET, url(&["instances", name, what]))
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, generate_key());
+        if let Some(port) = port {
+            request = request.query(&[("port", port)]);
+        }
+        let open = async {
+            let response = request.send().await.map_err(|e| self.transport(e))?;
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return response.upgrade().await.map_err(|e| self.transport(e));
+            }
+            let body = response.bytes().await.map_err(|e| self.transport(e))?;
+            Err(match serde_json::from_slice::<Problem>(&body) {
+                Ok(problem) => ClientError::Problem(Box::new(problem)),
+                Err(_) => ClientError::Malformed(format!("status {status} instead of a stream")),
+            })
+        };
+        let upgraded = tokio::time::timeout(OPEN_TIMEOUT, open)
+            .await
+            .map_err(|_| ClientError::TimedOut {
+                at: self.at.clone(),
+            })??;
+        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+        let (to, from) = socket.split();
+        Ok(PersonStream {
+            to: StreamSink(to),
+            from: StreamSource(from),
+        })
+    }
+
+    /// The last lines of a guest's log as they come; with `follow`, what is added as well.
+    pub async fn log(
+        &self,
+        name: &str,
+        source: &str,
+        lines: u32,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        // No limit on the whole: a log that is followed goes on.
+        let request = self
+            .http
+            .get(url(&["instances", name, "log"]))
+            .query(&[("source", source), ("lines", &lines.to_string())])
+            .query(&[("follow", follow)]);
+        let response = tokio::time::timeout(OPEN_TIMEOUT, self.send(request))
+            .await
+            .map_err(|_| ClientError::TimedOut {
+                at: self.at.clone(),
+            })??;
+        let at = self.at.clone();
+        Ok(response.bytes_stream().map(move |chunk| {
+            chunk.map_err(|source| ClientError::Unreachable {
+                at: at.clone(),
+                source,
+            })
+        }))
+    }
+}

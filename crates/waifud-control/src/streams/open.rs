@@ -1,0 +1,62 @@
+//! Opening a stream: everything that can go wrong does so here, before the connection becomes something else.
+
+use waifud_api::stream::StreamKind;
+
+use super::broker::{AgentEnd, Place, Target};
+use super::gate::{Gate, is_on};
+use crate::instances::find;
+use crate::{Control, ControlError, Principal, problems};
+
+/// A stream whose agent has come.
+#[derive(Debug)]
+pub struct OpenStream {
+    /// The agent's end.
+    pub agent: AgentEnd,
+    /// What keeps it open.
+    pub gate: Gate,
+    pub(super) place: Place,
+}
+
+impl Control {
+    /// Opens a stream to an instance; ends when the node's agent has come, or with the problem that it did not.
+    pub(crate) async fn open_stream(
+        &self,
+        name_or_id: &str,
+        kind: StreamKind,
+        asker: Principal,
+    ) -> Result<OpenStream, ControlError> {
+        let wanted = name_or_id.to_owned();
+        let row = self.shared.store.read(move |tx| find(&tx, &wanted)).await?;
+        if row.deleting {
+            return Err(problems::deleting(&row.name).into());
+        }
+        let Some(node) = row.node else {
+            return Err(problems::not_running(&row.name, row.status.state).into());
+        };
+        if !row.node_reachable {
+            return Err(problems::node_unreachable().into());
+        }
+        if !kind.is_history() && !is_on(row.status.state) {
+            return Err(problems::not_running(&row.name, row.status.state).into());
+        }
+        let target = Target {
+            node,
+            instance: row.id,
+            epoch: row.epoch,
+            kind,
+        };
+        let limits = &self.shared.config.streams;
+        let place = self.shared.streams.place(row.id, limits)?;
+        let agent = self
+            .shared
+            .streams
+            .call(target, &*self.shared.entropy, limits)
+            .await?;
+        tracing::info!(instance = %row.name, kind = kind.as_str(), by = asker.name, from = asker.from, "a stream opens");
+        Ok(OpenStream {
+            agent,
+            gate: Gate::new(self, target, asker),
+            place,
+        })
+    }
+}

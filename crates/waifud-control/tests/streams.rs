@@ -1,0 +1,423 @@
+//! Streams over real sockets: one side a person with a WebSocket, the other an agent in the hands of the test.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Agent, DEADLINE, Server, report};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use waifud_api::agent::WatchFrame;
+use waifud_api::agent_client::AgentClient;
+use waifud_api::client::{Client, ClientError, PersonStream, StreamEnd};
+use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
+use waifud_control::streams::StreamLimits;
+use waifud_control::{Peer, http};
+use waifud_types::{ByteSize, InstanceId, InstanceState};
+
+struct World {
+    server: Server,
+    person: Client,
+    user_socket: PathBuf,
+    agent_socket: PathBuf,
+    agent: Agent,
+    id: InstanceId,
+}
+
+impl World {
+    /// An instance that runs on a node whose watch is open.
+    async fn with(change: impl FnOnce(&mut StreamLimits)) -> Self {
+        let server = Server::with(|config| change(&mut config.streams)).await;
+        let listen = |name: &str| {
+            let path = server.dir.path().join(name);
+            (UnixListener::bind(&path).unwrap(), path)
+        };
+        let (user, user_socket) = listen("user.sock");
+        let (agents, agent_socket) = listen("agent.sock");
+        for (listener, router) in [
+            (user, http::user_router(server.control.clone())),
+            (agents, http::agent_router(server.control.clone())),
+        ] {
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            tokio::spawn(async move { axum::serve(listener, service).await });
+        }
+        server.template().await;
+        let mut agent = server.join("alder", ByteSize::gib(8)).await;
+        let made = server
+            .create(&json!({"name": "web", "template": "debian-12"}))
+            .await
+            .expect(201)
+            .instance();
+        agent.says(report(made.id, InstanceState::Running)).await;
+        agent.watch(None).await;
+        agent.until_sync().await;
+        Self {
+            person: Client::unix(&user_socket).unwrap(),
+            user_socket,
+            agent_socket,
+            agent,
+            id: made.id,
+            server,
+        }
+    }
+
+    fn ask(
+        &self,
+        what: &'static str,
+    ) -> tokio::task::JoinHandle<Result<PersonStream, ClientError>> {
+        let person = self.person.clone();
+        tokio::spawn(async move { person.open_stream("web", what, None).await })
+    }
+
+    async fn order(&mut self) -> StreamOrder {
+        loop {
+            if let WatchFrame::Stream(order) = self.agent.frame().await {
+                return order;
+            }
+        }
+    }
+
+    fn node(&self) -> AgentClient {
+        AgentClient::unix(self.agent_socket.clone()).with_node(self.agent.id)
+    }
+
+    async fn open(
+        &mut self,
+    ) -> (
+        PersonStream,
+        waifud_api::agent_client::AgentStream,
+        StreamOrder,
+    ) {
+        let asked = self.ask("console");
+        let order = self.order().await;
+        assert_eq!((order.instance, order.kind), (self.id, StreamKind::Console));
+        let agent = self.node().stream(order.id).await.unwrap();
+        (asked.await.unwrap().unwrap(), agent, order)
+    }
+}
+
+fn code(error: &ClientError) -> (u16, &str) {
+    let problem = error.problem().unwrap();
+    (problem.status, &problem.code)
+}
+
+async fn end(person: &mut PersonStream) -> StreamEnd {
+    let all = async {
+        loop {
+            if let Err(end) = person.from.next().await {
+                return end;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, all).await.unwrap()
+}
+
+fn cut(reason: &str) -> StreamEnd {
+    StreamEnd::Cut(reason.to_owned())
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_until_the_guests_side_ends() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open().await;
+    person.to.send(Bytes::from_static(b"root\r")).await.unwrap();
+    let mut typed = [0; 5];
+    agent.read_exact(&mut typed).await.unwrap();
+    assert_eq!(&typed, b"root\r");
+    agent.write_all(b"Password: ").await.unwrap();
+    assert_eq!(person.from.next().await.unwrap(), "Password: ");
+    person.to.finish().await.unwrap();
+    assert_eq!(
+        agent.read(&mut typed).await.unwrap(),
+        0,
+        "no end was passed on"
+    );
+    agent.write_all(b"bye").await.unwrap();
+    assert_eq!(person.from.next().await.unwrap(), "bye");
+    agent.shutdown().await.unwrap();
+    assert_eq!(end(&mut person).await, StreamEnd::Done);
+}
+
+#[tokio::test]
+async fn the_agent_is_told_when_the_person_leaves() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open().await;
+    person.to.close().await;
+    drop(person);
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(DEADLINE, agent.read_to_end(&mut rest));
+    let _end_or_reset = read.await.unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn an_id_is_good_once_and_for_its_node_only() {
+    let mut world = World::with(|_| {}).await;
+    let other = world.server.join("birch", ByteSize::gib(8)).await;
+    let asked = world.ask("console");
+    let order = world.order().await;
+    let thief = AgentClient::unix(world.agent_socket.clone()).with_node(other.id);
+    assert_eq!(
+        thief.stream(order.id).await.unwrap_err().status(),
+        Some(404)
+    );
+    let refusal = StreamRefusal {
+        reason: RefusalReason::NotHere,
+        message: "a thief's word".to_owned(),
+    };
+    let refused = thief.refuse_stream(order.id, &refusal).await;
+    assert_eq!(refused.unwrap_err().status(), Some(404));
+    // The node's own agent still can: the thief took nothing.
+    let agent = world.node().stream(order.id).await.unwrap();
+    let person = asked.await.unwrap().unwrap();
+    assert_eq!(
+        world.node().stream(order.id).await.unwrap_err().status(),
+        Some(404),
+        "replayed"
+    );
+    drop((agent, person));
+    let unknown = waifud_api::stream::StreamId::from_bytes([7; 32]);
+    assert_eq!(
+        world.node().stream(unknown).await.unwrap_err().status(),
+        Some(404)
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_never_comes_is_not_waited_for_and_its_id_expires() {
+    let mut world = World::with(|limits| limits.come_within = Duration::from_millis(200)).await;
+    let asked = world.ask("console");
+    let order = world.order().await;
+    let error = asked.await.unwrap().unwrap_err();
+    assert_eq!(code(&error), (504, "agent-did-not-come"));
+    assert_eq!(
+        world.node().stream(order.id).await.unwrap_err().status(),
+        Some(404)
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_problem_in_the_nodes_words() {
+    let mut world = World::with(|_| {}).await;
+    let asked = world.ask("console");
+    let order = world.order().await;
+    let refusal = StreamRefusal {
+        reason: RefusalReason::NotRunning,
+        message: "it is \u{1b}[31moff".to_owned(),
+    };
+    world
+        .node()
+        .refuse_stream(order.id, &refusal)
+        .await
+        .unwrap();
+    let error = asked.await.unwrap().unwrap_err();
+    assert_eq!(code(&error), (409, "instance-not-running"));
+    assert!(!error.problem().unwrap().title.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn what_can_not_be_opened_is_said_before_the_connection_is_switched() {
+    let mut world = World::with(|_| {}).await;
+    world
+        .server
+        .get("/v1/instances/web/console")
+        .await
+        .expect(426);
+    let missing = world.person.open_stream("nobody", "console", None).await;
+    assert_eq!(code(&missing.unwrap_err()), (404, "not-found"));
+    world
+        .agent
+        .says(report(world.id, InstanceState::Stopped))
+        .await;
+    let off = world.ask("console").await.unwrap().unwrap_err();
+    assert_eq!(code(&off), (409, "instance-not-running"));
+    assert!(off.problem().unwrap().hint.is_some());
+    world
+        .agent
+        .says(report(world.id, InstanceState::Running))
+        .await;
+    // Without a watch, nobody would hear of it.
+    world.agent.hang_up();
+    let away = async {
+        loop {
+            let error = world.ask("console").await.unwrap().unwrap_err();
+            if code(&error) == (504, "node-unreachable") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, away).await.unwrap();
+}
+
+#[tokio::test]
+async fn delete_stop_and_the_end_of_waifud_close_streams() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, _agent, _) = world.open().await;
+    world
+        .agent
+        .says(report(world.id, InstanceState::Stopped))
+        .await;
+    assert_eq!(end(&mut person).await, cut("the instance stopped"));
+
+    world
+        .agent
+        .says(report(world.id, InstanceState::Running))
+        .await;
+    let (mut person, mut agent, _) = world.open().await;
+    world.server.delete("/v1/instances/web").await;
+    assert_eq!(end(&mut person).await, cut("the instance is being deleted"));
+    let mut rest = Vec::new();
+    let _end_or_reset = tokio::time::timeout(DEADLINE, agent.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    let error = world.ask("console").await.unwrap().unwrap_err();
+    assert_eq!(code(&error).0, 409);
+
+    let mut world = World::with(|_| {}).await;
+    let (mut person, _agent, _) = world.open().await;
+    world.server.control.stop_token().cancel();
+    assert_eq!(end(&mut person).await, cut("waifud stops"));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_token_that_opened_it() {
+    let mut world = World::with(|_| {}).await;
+    let made = world
+        .server
+        .post("/v1/tokens", &json!({"name": "laptop", "role": "operator"}))
+        .await
+        .expect(201)
+        .json();
+    let secret = made["secret"].as_str().unwrap().to_owned();
+    let asked = tokio::spawn(upgrade(world.user_socket.clone(), secret));
+    let order = world.order().await;
+    let _agent = world.node().stream(order.id).await.unwrap();
+    let mut person = asked.await.unwrap();
+    world.server.delete("/v1/tokens/laptop").await;
+    let mut said = Vec::new();
+    tokio::time::timeout(DEADLINE, person.read_to_end(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("the token was revoked"), "{said}");
+}
+
+/// Asks for a console with a token, in the plainest way, and gives the connection once it is switched.
+async fn upgrade(socket: PathBuf, token: String) -> tokio::net::UnixStream {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let head = format!(
+        "GET /v1/instances/web/console HTTP/1.1\r\nhost: w\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         authorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    stream
+}
+
+#[tokio::test]
+async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
+    let mut world = World::with(|limits| limits.idle = Duration::from_secs(2)).await;
+    let (mut person, mut agent, _) = world.open().await;
+    // Longer than the limit, and never silent.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        agent.write_all(b"x").await.unwrap();
+        assert_eq!(person.from.next().await.unwrap(), "x");
+    }
+    assert_eq!(end(&mut person).await, cut("nothing was said for too long"));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_stream() {
+    let mut world = World::with(|limits| limits.message = 1024).await;
+    let (mut person, _agent, _) = world.open().await;
+    person.to.send(Bytes::from(vec![0; 4096])).await.unwrap();
+    assert_eq!(end(&mut person).await, cut("a message was too large"));
+}
+
+#[tokio::test]
+async fn so_many_streams_to_one_instance_and_no_more() {
+    let mut world = World::with(|limits| limits.per_instance = 1).await;
+    let (mut person, agent, _) = world.open().await;
+    let error = world.ask("console").await.unwrap().unwrap_err();
+    assert_eq!(code(&error), (429, "too-many-streams"));
+    drop(agent);
+    assert_eq!(end(&mut person).await, StreamEnd::Done);
+    // The place is free again once the farewell is said.
+    let again = async {
+        loop {
+            let asked = world.ask("console");
+            tokio::select! {
+                order = world.order() => {
+                    let _agent = world.node().stream(order.id).await.unwrap();
+                    return asked.await.unwrap().unwrap();
+                }
+                () = tokio::time::sleep(Duration::from_millis(50)) => asked.abort(),
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_reader_slows_the_guest_down_and_fills_no_memory() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open().await;
+    let chunk = vec![b'x'; 64 << 10];
+    let mut sent = 0_usize;
+    // Nobody reads: what waifud and the two sockets hold is little, so writing comes to a halt.
+    while let Ok(written) =
+        tokio::time::timeout(Duration::from_millis(500), agent.write(&chunk)).await
+    {
+        sent += written.unwrap();
+        assert!(sent < 16 << 20, "16 MiB are in flight");
+    }
+    let mut got = 0;
+    while got < sent {
+        got += person.from.next().await.unwrap().len();
+    }
+    assert_eq!(got, sent);
+}
+
+#[tokio::test]
+async fn a_log_is_an_ordinary_answer() {
+    use futures::StreamExt;
+    let mut world = World::with(|_| {}).await;
+    let client = world.person.clone();
+    let asked = tokio::spawn(async move {
+        let log = client.log("web", "console", 5, true).await.unwrap();
+        log.map(|bytes| bytes.unwrap().to_vec()).concat().await
+    });
+    let order = world.order().await;
+    assert_eq!(
+        order.kind,
+        StreamKind::ConsoleLog {
+            lines: 5,
+            follow: true
+        }
+    );
+    let mut agent = world.node().stream(order.id).await.unwrap();
+    agent.write_all(b"Linux version 6\n").await.unwrap();
+    agent.shutdown().await.unwrap();
+    assert_eq!(asked.await.unwrap(), b"Linux version 6\n");
+    for bad in [
+        "source=nowhere",
+        "source=cloud-init&follow=true",
+        "lines=1000000",
+        "who=me",
+    ] {
+        let path = format!("/v1/instances/web/log?{bad}");
+        world.server.get(&path).await.expect(400);
+    }
+}
