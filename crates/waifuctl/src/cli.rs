@@ -67,6 +67,11 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl delete web\n  waifuctl delete web db --yes --wait"
     )]
     Delete(DeleteArgs),
+    /// Take instances into the list that are on a node and in nobody's list, as after a restored backup
+    #[command(
+        after_help = "Examples:\n  waifuctl claim web\n  waifuctl claim web --node alder --name web-2\n\nTheir guests run on and notice nothing. `waifuctl node show NODE` lists what is unclaimed."
+    )]
+    Claim(ClaimArgs),
     /// Start an instance; also one that powered itself off
     #[command(after_help = "Example:\n  waifuctl start web")]
     Start(NameArg),
@@ -273,12 +278,46 @@ pub struct DeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// They are on a node and in nobody's list (`waifuctl node show` lists them); their disks go too
+    #[arg(long, conflicts_with = "wait")]
+    pub unclaimed: bool,
+    /// With --unclaimed: the node that has them
+    #[arg(long, value_name = "NODE", requires = "unclaimed")]
+    pub node: Option<String>,
     /// Wait until nothing of them is left
     #[arg(short, long)]
     pub wait: bool,
     /// How long --wait waits
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     pub timeout: Duration,
+}
+
+/// `claim`.
+#[derive(Debug, Args)]
+pub struct ClaimArgs {
+    /// Names that they had, or ids
+    #[arg(required = true, value_name = "INSTANCE", value_parser = NonEmptyStringValueParser::new())]
+    pub instances: Vec<String>,
+    /// The node that has them; needed when more than one has something of that name
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Another name than it had
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// `node confirm`.
+#[derive(Debug, Args)]
+pub struct ConfirmArgs {
+    /// Names or ids
+    #[arg(required_unless_present = "all", value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+    /// Every node that is not confirmed
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `events`.
@@ -381,6 +420,11 @@ pub enum NodeCommand {
     List,
     /// Show one node in full
     Show(NameArg),
+    /// Say that waifud's restored database is the right one for nodes: until then they destroy nothing
+    #[command(
+        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
+    )]
+    Confirm(ConfirmArgs),
 }
 
 /// `reference …`.

@@ -22,6 +22,9 @@ use crate::network::DEFAULT_NETWORK;
 use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;
 
+/// Bytes of an encrypted bundle that goes into a report at most; one with the longest user-data is about half of it.
+const KEPT_MAX: u64 = 4 << 20;
+
 /// What a guest was seen to do with its documents, since metadatad's process began.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Evidence {
@@ -252,6 +255,13 @@ impl Metadata {
         inner.held_since.remove(&id);
         inner.evidence.remove(&id);
         Ok(())
+    }
+
+    /// The encrypted bytes of a bundle, if a copy is kept here and is not unreasonably large.
+    pub fn kept(&self, digest: Digest) -> Option<Vec<u8>> {
+        let path = self.cache.join(digest.hex());
+        let size = fs::metadata(&path).ok()?.len();
+        (size <= KEPT_MAX).then(|| fs::read(path).ok()).flatten()
     }
 
     /// Forgets cached bundles that no record names.

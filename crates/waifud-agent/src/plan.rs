@@ -77,6 +77,8 @@ pub struct Circumstances {
     pub ask_again: bool,
     /// A paused guest's pool has room again.
     pub room: bool,
+    /// waifud's database was restored, and no operator has confirmed it for this node.
+    pub unconfirmed: bool,
     /// `EnsurePort` failed in this pass.
     pub port_failed: bool,
     /// `EnsureBundle` failed in this pass.
@@ -135,6 +137,8 @@ pub enum Wait {
     NewerCopy,
     /// Somebody to bring back a disk.
     LostDisk,
+    /// An operator's word that an instance of the restored database, of which nothing is here, is still wanted.
+    Restored,
     /// waifud, or the time after which a node may start alone.
     StartAllowed,
     /// The restart's back-off.
@@ -238,6 +242,8 @@ fn look_after(seen: &Observed, now: Circumstances) -> Step {
 fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
     if seen.lost.is_some() {
         Step::Wait(Wait::LostDisk)
+    } else if want.restored && now.unconfirmed && seen.domain.is_none() && !memory.defined {
+        Step::Wait(Wait::Restored)
     } else if !seen.image {
         Step::EnsureImage
     } else if !seen.volumes {
@@ -302,6 +308,10 @@ impl Wait {
             Self::NewerCopy => "a newer owner's word: the domain here is of a newer epoch",
             Self::LostDisk => {
                 "a disk that was made earlier and is missing; is the pool's filesystem mounted?"
+            }
+            Self::Restored => {
+                "an operator: it is in the restored database and nothing of it is on this node, so it may have been \
+                 deleted since the backup; delete it, or confirm the node to make it anew"
             }
             Self::StartAllowed => "waifud, before this node may start its guests",
             Self::Backoff => "the pause before the next restart",

@@ -102,7 +102,7 @@ fn wanted() -> impl Strategy<Value = AgentInstance> {
 }
 
 fn circumstances() -> impl Strategy<Value = Circumstances> {
-    any::<[bool; 7]>().prop_map(|[a, b, c, d, e, f, g]| Circumstances {
+    any::<[bool; 8]>().prop_map(|[a, b, c, d, e, f, g, h]| Circumstances {
         start_allowed: a,
         restart_due: b,
         grace_over: c,
@@ -110,6 +110,7 @@ fn circumstances() -> impl Strategy<Value = Circumstances> {
         port_failed: e,
         bundle_failed: f,
         ask_again: g,
+        unconfirmed: h,
     })
 }
 
@@ -136,6 +137,7 @@ fn fair() -> Circumstances {
         room: true,
         port_failed: false,
         bundle_failed: false,
+        unconfirmed: false,
     }
 }
 
@@ -397,4 +399,33 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
         };
         assert_eq!(next(&wish, &memory, &seen, now), step);
     }
+}
+
+#[test]
+fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
+    let mut want = sample_instance("web");
+    want.restored = true;
+    let wish = Wish::Keep(Box::new(want));
+    let unconfirmed = Circumstances {
+        unconfirmed: true,
+        ..fair()
+    };
+    let nothing = Observed::default();
+    assert_eq!(
+        next(&wish, &Memory::default(), &nothing, unconfirmed),
+        Step::Wait(Wait::Restored)
+    );
+    assert_ne!(
+        next(&wish, &Memory::default(), &nothing, fair()),
+        Step::Wait(Wait::Restored)
+    );
+    // What the node knows goes on as ever.
+    let known = Memory {
+        defined: true,
+        ..Memory::default()
+    };
+    assert_ne!(
+        next(&wish, &known, &nothing, unconfirmed),
+        Step::Wait(Wait::Restored)
+    );
 }

@@ -110,7 +110,9 @@ fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Instan
     let stays_off = !want.spec.run || !life::may_start(memory, want.spec.restart);
     match s.step {
         _ if lasting => InstanceState::Failed,
-        Step::Wait(Wait::LostDisk | Wait::ForeignDomain | Wait::NewerCopy) => InstanceState::Failed,
+        Step::Wait(Wait::LostDisk | Wait::ForeignDomain | Wait::NewerCopy | Wait::Restored) => {
+            InstanceState::Failed
+        }
         // What ran before and stays off is off, whatever is tidied up around it.
         _ if stays_off && memory.run == crate::record::RunMemory::Stopped => InstanceState::Stopped,
         Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed) => InstanceState::Stopped,

@@ -1,15 +1,21 @@
 //! Looks for what is on the node and in nobody's list. It is reported and left as it is.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use waifud_api::agent::Unclaimed;
 use waifud_hypervisor::DomainState;
 use waifud_types::InstanceId;
 
+use crate::record::InstanceRecord;
 use crate::shared::Shared;
 use crate::trouble::Failure;
+
+/// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are claimed.
+const BUNDLES_MAX: usize = 4 << 20;
 
 /// Goes on for ever.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -35,40 +41,83 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
         volumes.extend(pool.volumes().await?);
     }
     // Read last: what was claimed while the lists were made is claimed.
-    let claimed: BTreeSet<InstanceId> = shared
+    let records: BTreeMap<InstanceId, InstanceRecord> = shared
         .table
         .records()
-        .iter()
-        .filter(|record| record.claimed || record.tombstone.is_some())
-        .map(|record| record.id)
+        .into_iter()
+        .map(|record| (record.id, record))
         .collect();
+    let claimed = |id| {
+        records
+            .get(&id)
+            .is_some_and(|record| record.claimed || record.tombstone.is_some())
+    };
+    let entry = |kind: &str, instance| Unclaimed {
+        kind: kind.to_owned(),
+        instance,
+        name: None,
+        volume: None,
+        running: false,
+        addresses: Vec::new(),
+        record: None,
+        bundle: None,
+    };
     let mut unclaimed: Vec<Unclaimed> = domains
         .into_iter()
-        .filter(|domain| !claimed.contains(&domain.id))
+        .filter(|domain| !claimed(domain.id))
         .map(|domain| Unclaimed {
-            kind: "domain".to_owned(),
-            instance: domain.id,
             name: Some(domain.name),
-            volume: None,
             running: matches!(
                 domain.state,
                 DomainState::Running | DomainState::Paused { .. } | DomainState::ShuttingDown
             ),
+            ..entry("domain", domain.id)
         })
         .collect();
     unclaimed.extend(
         volumes
             .into_iter()
-            .filter(|volume| !claimed.contains(&volume.id.instance))
+            .filter(|volume| !claimed(volume.id.instance))
             .map(|volume| Unclaimed {
-                kind: "volume".to_owned(),
-                instance: volume.id.instance,
-                name: None,
-                volume: Some(volume.id),
-                running: false,
+                volume: Some(volume.id.clone()),
+                ..entry("volume", volume.id.instance)
             }),
     );
     unclaimed
         .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
+    remember(shared, &records, &mut unclaimed);
     Ok(unclaimed)
+}
+
+/// Adds, to the first entry of each instance, what the node was once given of it.
+fn remember(
+    shared: &Shared,
+    records: &BTreeMap<InstanceId, InstanceRecord>,
+    unclaimed: &mut [Unclaimed],
+) {
+    let mut told = None;
+    let mut left = BUNDLES_MAX;
+    for entry in unclaimed {
+        if told == Some(entry.instance) {
+            continue;
+        }
+        told = Some(entry.instance);
+        let known = records
+            .get(&entry.instance)
+            .and_then(|record| record.instance.as_ref());
+        let Some(instance) = known else {
+            continue;
+        };
+        let addresses = instance.spec.nics.iter().filter_map(|nic| nic.address);
+        entry.addresses = addresses.collect();
+        entry.bundle = shared
+            .metadata
+            .kept(instance.bundle.digest)
+            .filter(|bytes| bytes.len() <= left)
+            .map(|bytes| {
+                left -= bytes.len();
+                STANDARD.encode(bytes)
+            });
+        entry.record = Some(Box::new(instance.clone()));
+    }
 }

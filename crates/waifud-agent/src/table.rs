@@ -173,8 +173,20 @@ impl Table {
             } => {
                 let mut node = inner.node.clone();
                 let changed = node.slice.as_ref() != Some(&slice);
+                let confirmed = node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
+                if confirmed {
+                    tracing::warn!(
+                        "the restored database is confirmed: what waifud orders to be destroyed is destroyed"
+                    );
+                    node.unconfirmed = None;
+                }
                 node.slice = Some(slice);
                 self.save_node(&mut inner, node)?;
+                if confirmed {
+                    for entry in inner.entries.values_mut() {
+                        entry.version += 1;
+                    }
+                }
                 let concerns = if changed {
                     Concerns::Everybody
                 } else {

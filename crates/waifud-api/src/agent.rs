@@ -126,10 +126,14 @@ pub struct NodeSlice {
     pub gateway: Ipv4Addr,
     /// The gateway's MAC address, the same on every node.
     pub gateway_mac: MacAddr,
+    /// The life of the database that an operator has confirmed for this node: what waifud orders in it is carried out.
+    /// Null after a restore, until somebody has.
+    #[serde(default)]
+    pub confirmed: Option<Incarnation>,
 }
 
 /// Everything that a node has to know to run one instance.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AgentInstance {
     /// Its id.
     pub id: InstanceId,
@@ -151,6 +155,10 @@ pub struct AgentInstance {
     pub firmware: Firmware,
     /// The documents; the guest is not started before metadatad holds them.
     pub bundle: BundleRef,
+    /// It was in the database before that was restored from a backup, and nobody has confirmed it for this node yet:
+    /// if nothing of it is here, it may have been deleted since the backup, and is not made anew.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 /// Names a bundle and opens it.
@@ -237,4 +245,14 @@ pub struct Unclaimed {
     pub volume: Option<VolumeId>,
     /// Whether it runs.
     pub running: bool,
+    /// Addresses that it has, as far as known: nobody else is given them.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<Ipv4Addr>,
+    /// What the node was once given of the instance; on one entry of each instance. Null when the node has forgotten.
+    #[serde(default)]
+    pub record: Option<Box<AgentInstance>>,
+    /// The encrypted bytes of its documents in base64, so that it can be claimed with its user-data.
+    #[serde(default)]
+    pub bundle: Option<String>,
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use waifud_types::event::Event;
 use waifud_types::template::Template;
-use waifud_types::{Digest, Generation, Revision};
+use waifud_types::{Digest, Generation, InstanceId, NodeId, Revision};
 
 pub use stream::{PersonStream, StreamEnd};
 
@@ -21,6 +21,8 @@ use crate::sse::{SseEvent, SseParser};
 use crate::{
     CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance, Node,
     Page, Problem, UpdateInstance, Why,
+    ClaimInstance, CreateInstance, CreateTemplate, Image, Instance, Node, Page, Problem,
+    UpdateInstance, Why,
 };
 
 /// How long an ordinary request may take beyond the wait that it asks for.
@@ -361,6 +363,41 @@ impl Client {
     /// One node by name or id.
     pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
         self.json(self.get(&["nodes", name])).await
+    }
+
+    /// Takes an unclaimed instance into the list, under another name if one is given.
+    pub async fn claim(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        name: Option<&str>,
+    ) -> Result<Instance, ClientError> {
+        let (node, instance) = (node.to_string(), instance.to_string());
+        let request = ClaimInstance {
+            name: name.map(str::to_owned),
+        };
+        let path = ["nodes", &node, "unclaimed", &instance, "claim"];
+        self.json(self.request(Method::POST, &path).json(&request))
+            .await
+    }
+
+    /// Orders an unclaimed instance to be destroyed.
+    pub async fn delete_unclaimed(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+    ) -> Result<(), ClientError> {
+        let (node, instance) = (node.to_string(), instance.to_string());
+        let path = ["nodes", &node, "unclaimed", &instance];
+        self.send(self.request(Method::DELETE, &path))
+            .await
+            .map(drop)
+    }
+
+    /// An operator's word that the restored database is the right one for a node.
+    pub async fn confirm_node(&self, node: NodeId) -> Result<Node, ClientError> {
+        let path = ["nodes", &node.to_string(), "confirm"];
+        self.json(self.request(Method::POST, &path)).await
     }
 
     /// Events, oldest first.

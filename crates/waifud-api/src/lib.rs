@@ -21,7 +21,7 @@ pub mod token;
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
 pub use metadatad_client::{MetadatadClient, MetadatadError};
-pub use node::Node;
+pub use node::{ClaimInstance, Node, Unclaimed};
 pub use page::Page;
 pub use problem::Problem;
 pub use template::{CreateTemplate, Image};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::node::{HypervisorFacts, NodeState, PoolFacts, Resources};
 use waifud_types::status::Condition;
-use waifud_types::{Name, NodeId, Timestamp};
+use waifud_types::{InstanceId, Name, NodeId, Timestamp, VolumeId};
 
 /// A node, as `node list` and `node show` print it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -49,5 +49,37 @@ pub struct Node {
     /// Conditions that it reported.
     pub conditions: Vec<Condition>,
     /// What is on it and in nobody's list.
-    pub unclaimed: Vec<crate::agent::Unclaimed>,
+    pub unclaimed: Vec<Unclaimed>,
+    /// False after a restore, until an operator has confirmed that the restored database is the right one: until then
+    /// the node destroys nothing, and makes nothing anew that was in the backup.
+    pub confirmed: bool,
+}
+
+/// Something on a node that is in nobody's list: it stays as it is until somebody claims or deletes it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Unclaimed {
+    /// `domain` or `volume`.
+    pub kind: String,
+    /// The instance that it belonged to.
+    pub instance: InstanceId,
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// The volume, when it is one.
+    pub volume: Option<VolumeId>,
+    /// Whether it runs.
+    pub running: bool,
+    /// Addresses that it has, as far as known.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<std::net::Ipv4Addr>,
+    /// Whether the node knows enough of it for `waifuctl claim`.
+    pub claimable: bool,
+}
+
+/// `POST /v1/nodes/{name}/unclaimed/{instance}/claim`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimInstance {
+    /// Another name than it had, when that is taken.
+    #[serde(default)]
+    pub name: Option<String>,
 }

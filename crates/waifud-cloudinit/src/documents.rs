@@ -56,6 +56,19 @@ impl Documents {
         self.user_data.as_ref().map(|text| text.expose().as_str())
     }
 
+    /// Public SSH keys, one line each, as the guest is given them.
+    pub fn ssh_keys(&self) -> Vec<String> {
+        let prefix = "meta-data/public-keys/";
+        self.ec2
+            .iter()
+            .filter(|(path, _)| path.starts_with(prefix) && path.ends_with("/openssh-key"))
+            .filter_map(|(_, leaf)| match leaf {
+                Leaf::Text(text) => Some(text.expose().trim().to_owned()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// cloud-init's instance-id: what the guest says that it is when it phones home.
     pub fn instance_id(&self) -> &str {
         &self.instance_id

@@ -45,6 +45,7 @@ pub mod streams;
 mod subnet;
 mod templates;
 mod tokens;
+mod unclaimed;
 mod validate;
 mod view;
 

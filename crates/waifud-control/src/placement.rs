@@ -133,6 +133,9 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
     if node.cordoned {
         return Verdict::Full("cordoned".to_owned());
     }
+    if !node.swept {
+        return Verdict::Full("has not said yet what runs on it since the restore".to_owned());
+    }
     if spec.memory_bytes > free {
         return Verdict::Full(room_in_words);
     }
@@ -195,6 +198,10 @@ fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
         Verdict::Full(_) if room.node.cordoned => {
             "waiting for: a node that is not cordoned".to_owned()
         }
+        Verdict::Full(_) if !room.node.swept => format!(
+            "waiting for: {}, to say what runs on it since the restore",
+            room.node.name
+        ),
         Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
         Verdict::Away(_) => format!("waiting for: {}, which is off", room.node.name),
         Verdict::Never(_) | Verdict::Fits(..) => {

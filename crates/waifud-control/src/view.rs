@@ -157,7 +157,12 @@ pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
         },
         clock_skew_s: live.and_then(|live| live.clock_skew),
         conditions: row.facts.conditions,
-        unclaimed: row.unclaimed,
+        unclaimed: row
+            .unclaimed
+            .into_iter()
+            .map(crate::unclaimed::shown)
+            .collect(),
+        confirmed: row.confirmed,
     }
 }
 

@@ -28,6 +28,8 @@ fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom
             joined_at: Timestamp::UNIX_EPOCH,
             last_contact: None,
             unclaimed: Vec::new(),
+            swept: true,
+            confirmed: true,
             promised: Resources::default(),
             slice_revision: 1,
         },

@@ -36,6 +36,17 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The file is a database and none of waifud's.
+    #[error("there is no database of waifud in the file")]
+    NoDatabase,
+    /// The file is broken.
+    #[error("the database {path:?} is damaged: {verdict}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What `SQLite` found.
+        verdict: String,
+    },
     /// A migration failed and was rolled back.
     #[error("migration {number} of the database failed; the database was left as it is")]
     Migration {

@@ -196,6 +196,19 @@ impl WriteTx<'_> {
         Ok(())
     }
 
+    /// Gives a claimed instance the generation and the epoch that its copy on a node has.
+    pub fn set_claimed(
+        &mut self,
+        id: InstanceId,
+        generation: Generation,
+        epoch: Epoch,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET generation = ?2, epoch = ?3 WHERE id = ?1")?
+            .execute((id16(&id), to_i64(generation.0), to_i64(epoch.0)))?;
+        self.touch_instance(id)
+    }
+
     /// Replaces the user-data's text.
     pub fn set_user_data(
         &mut self,

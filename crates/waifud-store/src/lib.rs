@@ -9,6 +9,7 @@
 //! Rows that a node's watch carries remember the revision that changed them last, so a watch resumes by asking for
 //! what is newer, however much of the history was trimmed in between.
 
+pub mod backup;
 mod boot;
 mod bundles;
 mod codec;

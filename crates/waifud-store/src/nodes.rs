@@ -48,6 +48,10 @@ pub struct NodeRow {
     pub last_contact: Option<Timestamp>,
     /// What is on it and in nobody's list.
     pub unclaimed: Vec<Unclaimed>,
+    /// Whether it has said, since the database was restored, what is on it and in nobody's list.
+    pub swept: bool,
+    /// Whether an operator has confirmed the database for it; false only after a restore.
+    pub confirmed: bool,
     /// What is promised to instances.
     pub promised: Resources,
     /// The revision that changed what the node itself is given.
@@ -166,8 +170,24 @@ impl WriteTx<'_> {
         unclaimed: &[Unclaimed],
     ) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("UPDATE nodes SET unclaimed = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE nodes SET unclaimed = ?2, swept = 1 WHERE id = ?1")?
             .execute((node16(&id), to_json("unclaimed things", &unclaimed)?))?;
+        Ok(())
+    }
+
+    /// An operator's word that the restored database is the right one for this node. `revision` is that of the event
+    /// that tells of it. The node and its instances hear of it.
+    pub fn confirm_node(&mut self, id: NodeId, revision: Revision) -> Result<(), StoreError> {
+        let revision = to_i64(revision.number);
+        self.conn
+            .prepare_cached("UPDATE nodes SET confirmed = 1, slice_revision = ?2 WHERE id = ?1")?
+            .execute((node16(&id), revision))?;
+        self.conn
+            .prepare_cached(
+                "UPDATE instances SET restored = 0, slice_revision = ?2 WHERE node = ?1 AND restored = 1",
+            )?
+            .execute((node16(&id), revision))?;
+        self.touch(Topic::Node(id));
         Ok(())
     }
 }
@@ -189,6 +209,8 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         joined_at: time(row, "joined_at")?,
         last_contact: maybe_time(row, "last_contact")?,
         unclaimed: json(row, "unclaimed")?,
+        swept: row.get("swept")?,
+        confirmed: row.get("confirmed")?,
         promised: Resources {
             cpus: u32::try_from(count(row, "promised_cpus")?).unwrap_or(u32::MAX),
             memory_bytes: size(row, "promised_memory_bytes")?,

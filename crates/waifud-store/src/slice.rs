@@ -54,6 +54,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
                 key: Secret::new(key),
                 size_bytes: count(row, "bundle_size")?,
             },
+            restored: row.get("restored")?,
         },
     })
 }

@@ -1,6 +1,7 @@
 //! The control server: reads its configuration, puts the services behind HTTPS and unix sockets, and runs until told to stop.
 
 mod addresses;
+mod backup;
 mod config;
 mod https;
 mod serve;
@@ -30,6 +31,10 @@ struct Arguments {
 enum Command {
     /// Prints the HTTP API as OpenAPI 3.1.
     Openapi,
+    /// Writes everything that waifud knows to one file, while it runs.
+    Backup(backup::BackupArguments),
+    /// Puts a backup in the place of what is there. waifud must be stopped.
+    Restore(backup::RestoreArguments),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +63,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let config = Config::load(arguments.config.as_deref())?;
+    match &arguments.command {
+        Some(Command::Backup(arguments)) => return backup::backup(&config, arguments),
+        Some(Command::Restore(arguments)) => return backup::restore(&config, arguments),
+        Some(Command::Openapi) | None => {}
+    }
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| anyhow::anyhow!("log = {:?} can't be used: {error}", config.log))?;
     tracing_subscriber::fmt()

@@ -35,6 +35,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .create(&config.state_dir)
         .with_context(|| format!("making {} failed", config.state_dir.display()))?;
     let _lock = lock(&config.state_dir)?;
+    crate::backup::refuse_half_restored(&config.state_dir)?;
     let listeners = https::bind(&config.listen).await?;
     let mut bound = Vec::new();
     for listener in &listeners {
@@ -148,7 +149,7 @@ fn pki_dir(config: &Config) -> anyhow::Result<PathBuf> {
 }
 
 /// One waifud for each state directory: the lock goes with the process, however that ends.
-fn lock(state_dir: &Path) -> anyhow::Result<File> {
+pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
     let file = File::options()
         .create(true)

@@ -27,6 +27,10 @@ struct Deleted<'a> {
 /// Deletes instances. All names are checked and confirmed before the first is touched, and all are ordered before the
 /// first is waited for. What was done is printed also when the rest fails.
 pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
+    if args.unclaimed {
+        return super::unclaimed::delete(context, &args.names, args.node.as_deref(), args.yes)
+            .await;
+    }
     let mut instances: Vec<Instance> = Vec::new();
     for name in &args.names {
         let instance = context.client.instance(name).await?;

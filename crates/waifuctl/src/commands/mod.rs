@@ -19,6 +19,7 @@ mod reference;
 mod schema;
 mod show;
 mod template;
+mod unclaimed;
 mod update;
 mod wait_for;
 mod why;
@@ -34,6 +35,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
+        Command::Claim(args) => unclaimed::claim(context, args).await,
         Command::Start(args) => update::start(context, &args.name).await,
         Command::Stop(args) => update::stop(context, &args.name).await,
         Command::Protect(args) => update::protect(context, &args.name, !args.off).await,

@@ -17,6 +17,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
     match command {
         NodeCommand::List => list(context).await,
         NodeCommand::Show(args) => show(context, &args.name).await,
+        NodeCommand::Confirm(args) => super::unclaimed::confirm_nodes(context, args).await,
     }
 }
 
@@ -180,11 +181,27 @@ fn for_people(node: &Node, now: Timestamp) -> String {
     if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
         line("clock", &format!("{skew:+.0}s beside waifud's"));
     }
+    if !node.confirmed {
+        line(
+            "restored",
+            "the database was restored from a backup; nothing is destroyed here before: waifuctl node confirm",
+        );
+    }
     for unclaimed in &node.unclaimed {
         let name = unclaimed.name.as_deref().map(escape).unwrap_or_default();
         line(
             "unclaimed",
-            &format!("{} {} {name}", escape(&unclaimed.kind), unclaimed.instance),
+            &format!(
+                "{} {} {name}{}{}",
+                escape(&unclaimed.kind),
+                unclaimed.instance,
+                if unclaimed.running { ", running" } else { "" },
+                if unclaimed.claimable {
+                    ", can be claimed"
+                } else {
+                    ""
+                }
+            ),
         );
     }
     for condition in node.conditions.iter().filter(|c| !c.ok) {

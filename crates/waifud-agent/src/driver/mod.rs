@@ -378,6 +378,7 @@ impl Driver {
             restart_due: self.restart_due.is_none_or(|at| at <= Instant::now()),
             grace_over: self.has_ignored_the_request(),
             ask_again: self.asked.is_none_or(|at| at.elapsed() >= self.ask_after()),
+            unconfirmed: self.shared.table.node().unconfirmed.is_some(),
             room: io_error && rested && self.has_room(&view.wish).await,
             port_failed: false,
             bundle_failed: false,

@@ -75,6 +75,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
             key: Secret::new("a2V5".to_owned()),
             size_bytes: 6,
         },
+        restored: false,
     }
 }
 

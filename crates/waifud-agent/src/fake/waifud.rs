@@ -88,6 +88,7 @@ impl FakeWaifud {
                 subnet: net,
                 gateway: [10, 144, 1, 1].into(),
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
+                confirmed: Some(Incarnation(1)),
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
@@ -170,9 +171,22 @@ impl FakeWaifud {
         {
             let mut world = lock(&self.world);
             world.incarnation = Incarnation(incarnation);
+            world.slice.confirmed = None;
         }
         self.set_online(false);
         self.set_online(true);
+    }
+
+    /// An operator's word that the restored database is the right one.
+    pub fn confirm(&self) {
+        {
+            let mut world = lock(&self.world);
+            world.slice.confirmed = Some(world.incarnation);
+            for instance in world.instances.values_mut() {
+                instance.restored = false;
+            }
+        }
+        self.commit(Change::Node);
     }
 
     /// Comes and goes. Watches end when it goes.

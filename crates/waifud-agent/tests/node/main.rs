@@ -5,5 +5,6 @@ mod datasource;
 mod lifecycle;
 mod link;
 mod streams;
+mod restored;
 mod survival;
 mod world;

@@ -497,62 +497,6 @@ async fn an_order_for_something_that_is_not_here_is_confirmed() {
 }
 
 #[tokio::test]
-async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    world.waifud.restore(0xbeef);
-    world
-        .until("told", async || {
-            world.waifud.facts().is_some_and(|facts| {
-                facts
-                    .conditions
-                    .iter()
-                    .any(|c| c.kind == "destruction-held")
-            })
-        })
-        .await;
-    world.waifud.delete(id);
-    let status = world.until_state(id, InstanceState::Deleting).await;
-    assert!(status.reason.unwrap().contains("confirm"));
-    world.restart().await;
-    let reports = world.waifud.reports();
-    world
-        .until("a few more reports", async || {
-            world.waifud.reports() > reports + 3
-        })
-        .await;
-    assert_eq!(world.domain(id).await, Some(DomainState::Running));
-    assert_eq!(world.volumes().await, 1);
-    world.kill().await;
-    world.start_confirming(Incarnation(0xbeef));
-    world.until_destroyed(id).await;
-}
-
-#[tokio::test]
-async fn an_instance_that_a_restored_backup_knows_as_living_is_kept() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    let instance = {
-        let mut instance = world.instance("web");
-        instance.id = id;
-        instance.spec.nics[0].address = Some([10, 144, 1, 77].into());
-        instance
-    };
-    world.kill().await;
-    world.waifud.delete(id);
-    world.waifud.restore(0xbeef);
-    // The restored database still has it.
-    world.waifud.put(instance);
-    world.start();
-    world
-        .until_status(id, "running", |s| s.state == InstanceState::Running)
-        .await;
-    assert_eq!(world.domain(id).await, Some(DomainState::Running));
-}
-
-#[tokio::test]
 async fn two_copies_of_a_name_wait_for_each_other() {
     let world = World::new();
     world.hypervisor.add_foreign("web");

@@ -92,8 +92,10 @@ impl Control {
             room |= self.learn_facts(tx, &row, facts, cause)?;
         }
         if let Some(unclaimed) = &report.unclaimed
-            && *unclaimed != row.unclaimed
+            && (*unclaimed != row.unclaimed || !row.swept)
         {
+            // What is there may now be placed on, its addresses being known.
+            room |= !row.swept;
             tx.emit(&note::event(
                 self.now(),
                 "node.unclaimed",
@@ -200,7 +202,7 @@ fn is_news(report: &AgentReport, row: &NodeRow, instances: &[InstanceRow]) -> bo
     let unclaimed = report
         .unclaimed
         .as_ref()
-        .is_some_and(|list| *list != row.unclaimed);
+        .is_some_and(|list| *list != row.unclaimed || !row.swept);
     let statuses = instances.iter().any(|row| {
         report
             .instances

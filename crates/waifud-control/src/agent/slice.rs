@@ -109,6 +109,7 @@ fn frames(
             subnet: row.subnet,
             gateway: subnet::gateway(row.subnet),
             gateway_mac: subnet::GATEWAY_MAC,
+            confirmed: row.confirmed.then(|| newest.incarnation),
         };
         frames.push((
             row.slice_revision,

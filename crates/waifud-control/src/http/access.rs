@@ -53,6 +53,17 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/tokens", AtLeast(Admin)),
     ("DELETE", "/v1/tokens/{name}", AtLeast(Admin)),
     ("GET", "/v1/whoami", AtLeast(Viewer)),
+    ("POST", "/v1/nodes/{name}/confirm", AtLeast(Admin)),
+    (
+        "DELETE",
+        "/v1/nodes/{name}/unclaimed/{instance}",
+        AtLeast(Admin),
+    ),
+    (
+        "POST",
+        "/v1/nodes/{name}/unclaimed/{instance}/claim",
+        AtLeast(Admin),
+    ),
 ];
 
 /// Who may use the route; `None` when the table lacks it.

@@ -23,6 +23,7 @@ mod service;
 mod streams;
 mod templates;
 mod tokens;
+mod unclaimed;
 mod wait;
 
 use axum::Router;
@@ -74,6 +75,9 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(images::upload, images::show, images::delete))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show))
+        .routes(routes!(unclaimed::claim))
+        .routes(routes!(unclaimed::delete))
+        .routes(routes!(unclaimed::confirm))
         .routes(routes!(events::events))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))

@@ -32,7 +32,7 @@ impl Control {
             .node
             .and_then(|id| rooms.iter().find(|room| room.node.id == id))
         {
-            let taken = tx.taken_addresses(room.node.subnet)?;
+            let taken = taken_on(tx, &room.node)?;
             if let Some(address) = subnet::free_address(room.node.subnet, &taken) {
                 choice.verdicts.append(&mut without_address);
                 return self.settle(tx, row, room, address, choice, cause);
@@ -170,6 +170,15 @@ impl Control {
     }
 }
 
+/// The addresses of a node's subnet that somebody has: those in the list, and what runs there in nobody's list.
+fn taken_on(tx: &ReadTx<'_>, node: &NodeRow) -> Result<Vec<std::net::Ipv4Addr>, ControlError> {
+    let mut taken = tx.taken_addresses(node.subnet)?;
+    taken.extend(node.unclaimed.iter().flat_map(|entry| &entry.addresses));
+    taken.sort_unstable();
+    taken.dedup();
+    Ok(taken)
+}
+
 /// The verdict on a node whose subnet is used up.
 fn without(node: &NodeRow) -> PlacementVerdict {
     PlacementVerdict {
@@ -188,7 +197,7 @@ pub(crate) fn verdicts(
     let mut verdicts = choose(wish, rooms).verdicts;
     for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
         if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node) {
-            let taken = tx.taken_addresses(room.node.subnet)?;
+            let taken = taken_on(tx, &room.node)?;
             if subnet::free_address(room.node.subnet, &taken).is_none() {
                 *verdict = without(&room.node);
             }

@@ -259,6 +259,26 @@ impl Server {
         }
     }
 
+    /// The agent of a node that another server knows, at this one.
+    pub async fn agent_again(&self, agent: &Agent) -> Agent {
+        let mut hello = hello("alder", ByteSize::gib(8));
+        hello.node = Some(agent.id);
+        let body = serde_json::to_vec(&hello).unwrap();
+        let node = Some(agent.id);
+        collect(
+            self.agent(Method::POST, "/v1/agent/hello", node, 0, body)
+                .await,
+        )
+        .await
+        .expect(200);
+        Agent {
+            id: agent.id,
+            router: self.agent.clone(),
+            watch: None,
+            line: Vec::new(),
+        }
+    }
+
     /// Everything that a refused request might leave behind: rows of every kind, and files.
     pub async fn footprint(&self) -> (usize, usize, u64, Vec<PathBuf>) {
         let (instances, images, newest) = self

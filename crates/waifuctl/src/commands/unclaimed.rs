@@ -1,0 +1,145 @@
+//! `waifuctl claim`, `waifuctl delete --unclaimed` and `waifuctl node confirm`: what is on a node and in nobody's list.
+
+use waifud_api::client::ListQuery;
+use waifud_api::{Instance, Node, Unclaimed};
+
+use crate::cli::{ClaimArgs, ConfirmArgs};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::names::confirm;
+use crate::text::escape;
+
+/// Takes unclaimed instances into the list.
+pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), Failure> {
+    if args.name.is_some() && args.instances.len() > 1 {
+        return Err(
+            Failure::input("bad-arguments", "--name is for one instance at a time")
+                .field("--name")
+                .hint("claim them one by one"),
+        );
+    }
+    let mut claimed: Vec<Instance> = Vec::new();
+    for wanted in &args.instances {
+        let (node, id) = find(context, wanted, args.node.as_deref()).await?;
+        let instance = context
+            .client
+            .claim(node.id, id, args.name.as_deref())
+            .await?;
+        claimed.push(instance);
+    }
+    context.printer.print(&claimed, || {
+        let line = |i: &Instance| format!("{}: claimed, with its disks and address", i.name);
+        claimed.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// Orders unclaimed instances to be destroyed, each after a look at what it is.
+pub async fn delete(
+    context: &Context,
+    names: &[String],
+    node: Option<&str>,
+    yes: bool,
+) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for name in names {
+        let (node, id) = find(context, name, node).await?;
+        if !yes {
+            confirm("unclaimed instance", name)?;
+        }
+        found.push((name, node, id));
+    }
+    let mut told = Vec::new();
+    for (name, node, id) in found {
+        context.client.delete_unclaimed(node.id, id).await?;
+        told.push(serde_json::json!({ "name": name, "node": node.name, "state": "deleting" }));
+    }
+    context.printer.print(&told, || {
+        let line = |name: &String| format!("{}: its node is told to destroy it", escape(name));
+        names.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// Confirms for nodes that the restored database is the right one.
+pub async fn confirm_nodes(context: &Context, args: ConfirmArgs) -> Result<(), Failure> {
+    let mut nodes = Vec::new();
+    for name in &args.names {
+        nodes.push(context.client.node(name).await?);
+    }
+    if args.all {
+        nodes = all_nodes(context).await?;
+        nodes.retain(|node| !node.confirmed);
+    }
+    if !args.yes {
+        for node in nodes.iter().filter(|node| !node.confirmed) {
+            confirm(
+                "node; what waifud orders to be destroyed there will be, and what is missing is made anew",
+                node.name.as_str(),
+            )?;
+        }
+    }
+    let mut done: Vec<Node> = Vec::new();
+    for node in nodes {
+        done.push(context.client.confirm_node(node.id).await?);
+    }
+    context.printer.print(&done, || {
+        if done.is_empty() {
+            return "every node is confirmed".to_owned();
+        }
+        let line = |node: &Node| format!("{}: confirmed", node.name);
+        done.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// The node that has an unclaimed instance of this name or id, and its id.
+async fn find(
+    context: &Context,
+    wanted: &str,
+    node: Option<&str>,
+) -> Result<(Node, waifud_types::InstanceId), Failure> {
+    let nodes = match node {
+        Some(name) => vec![context.client.node(name).await?],
+        None => all_nodes(context).await?,
+    };
+    let is_it =
+        |u: &Unclaimed| u.name.as_deref() == Some(wanted) || u.instance.to_string() == wanted;
+    let mut found: Vec<(Node, waifud_types::InstanceId)> = Vec::new();
+    for node in nodes {
+        for entry in node.unclaimed.iter().filter(|u| is_it(u)) {
+            if !found
+                .iter()
+                .any(|(n, id)| n.id == node.id && *id == entry.instance)
+            {
+                found.push((node.clone(), entry.instance));
+            }
+        }
+    }
+    match found.pop() {
+        None => Err(Failure::input(
+            "not-found",
+            format!("nothing unclaimed is called {}", escape(wanted)),
+        )
+        .hint("waifuctl node show NODE lists what is unclaimed on it")),
+        Some(_) if !found.is_empty() => Err(Failure::input(
+            "ambiguous-name",
+            format!(
+                "more than one unclaimed instance is called {}",
+                escape(wanted)
+            ),
+        )
+        .hint("add --node NODE, or use the id")),
+        Some(one) => Ok(one),
+    }
+}
+
+async fn all_nodes(context: &Context) -> Result<Vec<Node>, Failure> {
+    let mut query = ListQuery::whole();
+    let mut all = Vec::new();
+    loop {
+        let page = context.client.nodes(&query).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return Ok(all),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! After waifud's database was restored from a backup: nothing is taken for granted before an operator has confirmed.
+
+use waifud_hypervisor::DomainState;
+use waifud_types::{Incarnation, InstanceState};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.restore(0xbeef);
+    world
+        .until("told", async || {
+            world.waifud.facts().is_some_and(|facts| {
+                facts
+                    .conditions
+                    .iter()
+                    .any(|c| c.kind == "destruction-held")
+            })
+        })
+        .await;
+    world.waifud.delete(id);
+    let status = world.until_state(id, InstanceState::Deleting).await;
+    assert!(status.reason.unwrap().contains("confirm"));
+    world.restart().await;
+    let reports = world.waifud.reports();
+    world
+        .until("a few more reports", async || {
+            world.waifud.reports() > reports + 3
+        })
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert_eq!(world.volumes().await, 1);
+    world.kill().await;
+    world.start_confirming(Incarnation(0xbeef));
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_a_restored_backup_knows_as_living_is_kept() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    let instance = {
+        let mut instance = world.instance("web");
+        instance.id = id;
+        instance.spec.nics[0].address = Some([10, 144, 1, 77].into());
+        instance
+    };
+    world.kill().await;
+    world.waifud.delete(id);
+    world.waifud.restore(0xbeef);
+    // The restored database still has it.
+    world.waifud.put(instance);
+    world.start();
+    world
+        .until_status(id, "running", |s| s.state == InstanceState::Running)
+        .await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+}
+
+#[tokio::test]
+async fn what_was_deleted_after_the_backup_is_not_made_anew_before_somebody_confirms() {
+    let world = World::new();
+    world.start();
+    let living = world.run_one("web").await;
+    let mut gone = world.instance("old");
+    gone.restored = true;
+    let id = gone.id;
+    world.waifud.restore(0xbeef);
+    world.waifud.put(gone);
+    let status = world.until_state(id, InstanceState::Failed).await;
+    assert!(status.reason.unwrap().contains("deleted since the backup"));
+    assert_eq!(world.domain(id).await, None);
+    // What is new in the restored database is made.
+    world.run_one("new").await;
+    assert_eq!(world.domain(living).await, Some(DomainState::Running));
+    world.waifud.confirm();
+    world
+        .until_status(id, "made anew", |s| s.state == InstanceState::Running)
+        .await;
+}
+
+#[tokio::test]
+async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.restore(0xbeef);
+    world
+        .until("welcomed by the other database", async || {
+            world.waifud.facts().is_some_and(|facts| {
+                facts
+                    .conditions
+                    .iter()
+                    .any(|c| c.kind == "destruction-held")
+            })
+        })
+        .await;
+    world.waifud.delete(id);
+    world.until_state(id, InstanceState::Deleting).await;
+    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    world.waifud.confirm();
+    world.until_destroyed(id).await;
+}
+
+#[tokio::test]
+async fn an_unclaimed_instance_is_reported_with_all_that_a_claim_needs() {
+    let world = World::new();
+    world.start();
+    let id = world.run_one("web").await;
+    world.waifud.leave(id);
+    world
+        .until("told", async || {
+            world.waifud.unclaimed().iter().any(|u| {
+                u.instance == id
+                    && u.record.is_some()
+                    && u.bundle.is_some()
+                    && !u.addresses.is_empty()
+            })
+        })
+        .await;
+    // Once, however many disks it has.
+    let unclaimed = world.waifud.unclaimed();
+    assert_eq!(unclaimed.iter().filter(|u| u.record.is_some()).count(), 1);
+}

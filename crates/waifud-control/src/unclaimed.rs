@@ -1,0 +1,308 @@
+//! What is on a node and in nobody's list: claimed, or ordered to be destroyed, by an operator; never by itself.
+//!
+//! A node reports with each such thing what it was once given of the instance, its sealed documents included, so
+//! claiming brings it back whole: spec, address, user-data, keys. Its guest runs on and notices nothing.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use waifud_api::agent::{AgentInstance, Tombstone, Unclaimed};
+use waifud_api::{ClaimInstance, Instance, Node};
+use waifud_store::{
+    ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, StoreError, StoredBundle, Taken,
+    WriteTx,
+};
+use waifud_types::status::InstanceStatus;
+use waifud_types::{Epoch, InstanceId, Name, NodeId};
+
+use crate::note::EventExt;
+use crate::principal::Cause;
+use crate::{Control, ControlError, note, problems, view};
+
+impl Control {
+    /// Takes an unclaimed instance into the list, as it is on its node.
+    pub async fn claim(
+        &self,
+        node: &str,
+        instance: &str,
+        request: ClaimInstance,
+        cause: Cause,
+    ) -> Result<Instance, ControlError> {
+        let (node, instance) = (node.to_owned(), instance.to_owned());
+        let name = request
+            .name
+            .map(|text| {
+                text.parse::<Name>()
+                    .map_err(|error| problems::bad_name("name", &error))
+            })
+            .transpose()?;
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &node)?;
+                let found = find_unclaimed(&row, &instance)?;
+                let claim = Claim::of(found, name)?;
+                control.claim_in(tx, &row, claim, &cause)
+            })
+            .await
+    }
+
+    fn claim_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        node: &NodeRow,
+        claim: Claim,
+        cause: &Cause,
+    ) -> Result<Instance, ControlError> {
+        if tx.instance(claim.record.id)?.is_some() {
+            return Err(problems::already_claimed(&claim.name).into());
+        }
+        let record = &claim.record;
+        let mut spec = record.spec.clone();
+        spec.user_data = claim
+            .user_data
+            .as_ref()
+            .and_then(crate::validate::user_data_facts);
+        let mut status =
+            InstanceStatus::pending(Some(format!("waiting for {} to take it up", node.name)));
+        status.node = Some(node.name.clone());
+        tx.insert_image(&ImageRow {
+            digest: spec.image,
+            size: record.image_size_bytes,
+            virtual_size: record.image_virtual_size_bytes,
+            created_at: self.now(),
+        })?;
+        let event = note::event(
+            self.now(),
+            "instance.claimed",
+            note::instance(record.id, &claim.name),
+            cause,
+            format!("it was on {} and in nobody's list", node.name),
+        )
+        .generation(record.generation)
+        .details(serde_json::json!({ "node": node.name }));
+        let revision = tx.emit(&event)?;
+        let new = NewInstance {
+            id: record.id,
+            name: claim.name.clone(),
+            labels: std::collections::BTreeMap::new(),
+            spec: spec.clone(),
+            status: status.clone(),
+            arch: node.facts.arch.clone(),
+            datasource: record.datasource,
+            firmware: record.firmware,
+            ssh_keys: claim.ssh_keys,
+            cloud_id: claim.cloud_id,
+            user_data: claim.user_data,
+            at: self.now(),
+        };
+        tx.insert_instance(&new, revision)
+            .map_err(|error| match error {
+                StoreError::Taken(Taken::InstanceName) => {
+                    problems::claimed_name_taken(&claim.name).into()
+                }
+                other => ControlError::from(other),
+            })?;
+        for (nic, spec) in (0..).zip(&spec.nics) {
+            let lease = LeaseRow {
+                nic,
+                mac: spec.mac,
+                address: spec.address,
+            };
+            tx.insert_lease(record.id, &lease)
+                .map_err(|error| match error {
+                    StoreError::Taken(taken) => {
+                        problems::claim_conflicts(&claim.name, &taken.to_string()).into()
+                    }
+                    other => ControlError::from(other),
+                })?;
+        }
+        tx.set_claimed(record.id, record.generation, record.epoch)?;
+        let placement = PlacementRow {
+            instance: record.id,
+            node: node.id,
+            spec: &spec,
+            status: &status,
+            verdicts: &[],
+        };
+        tx.place(&placement, revision)?;
+        tx.put_bundle(record.id, &claim.bundle, self.now())?;
+        let row = tx.instance(record.id)?.ok_or_else(|| {
+            ControlError::Inconsistent("a claimed instance is not there".to_owned())
+        })?;
+        Ok(view::instance(row, &self.shared.live))
+    }
+
+    /// Orders an unclaimed instance to be destroyed, disks included.
+    pub async fn delete_unclaimed(
+        &self,
+        node: &str,
+        instance: &str,
+        cause: Cause,
+    ) -> Result<(), ControlError> {
+        let (node, instance) = (node.to_owned(), instance.to_owned());
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &node)?;
+                let found = find_unclaimed(&row, &instance)?;
+                let id = found.instance;
+                let name = shown_name(found)?;
+                if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
+                    return Err(problems::already_claimed(&name).into());
+                }
+                let event = note::event(
+                    control.now(),
+                    "instance.deleting",
+                    note::instance(id, &name),
+                    &cause,
+                    format!(
+                        "{} is told to destroy it; it was in nobody's list",
+                        row.name
+                    ),
+                );
+                let revision = tx.emit(&event)?;
+                let tombstone = Tombstone {
+                    instance: id,
+                    name,
+                    // The copy that the node speaks of, and none that is made later.
+                    epoch: found.record.as_ref().map_or(Epoch(1), |r| r.epoch),
+                };
+                tx.put_tombstone(row.id, &tombstone, control.now(), revision)?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// An operator's word that the restored database is the right one for a node: what it orders is carried out there.
+    pub async fn confirm_node(&self, node: &str, cause: Cause) -> Result<Node, ControlError> {
+        let wanted = node.to_owned();
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &wanted)?;
+                if row.confirmed {
+                    return Ok::<_, ControlError>(());
+                }
+                let revision = tx.emit(&note::event(
+                    control.now(),
+                    "node.confirmed",
+                    note::node(row.id, &row.name),
+                    &cause,
+                    "the restored database is the right one: what it orders to be destroyed is destroyed, and what \
+                     is missing is made anew",
+                ))?;
+                tx.confirm_node(row.id, revision)?;
+                Ok(())
+            })
+            .await?;
+        self.node(node).await
+    }
+}
+
+/// Everything that a claim needs, checked.
+struct Claim {
+    name: Name,
+    record: AgentInstance,
+    bundle: StoredBundle,
+    cloud_id: String,
+    ssh_keys: Vec<String>,
+    user_data: Option<waifud_types::Secret<String>>,
+}
+
+impl Claim {
+    fn of(found: &Unclaimed, name: Option<Name>) -> Result<Self, ControlError> {
+        let old_name = shown_name(found)?;
+        let unknown = || problems::not_claimable(&old_name);
+        let record = found.record.as_deref().ok_or_else(unknown)?.clone();
+        let ciphertext = found
+            .bundle
+            .as_ref()
+            .and_then(|text| STANDARD.decode(text).ok())
+            .ok_or_else(unknown)?;
+        let documents =
+            waifud_cloudinit::open(&ciphertext, record.bundle.digest, &record.bundle.key)
+                .map_err(ControlError::Seal)?;
+        Ok(Self {
+            name: name.unwrap_or_else(|| record.name.clone()),
+            cloud_id: documents.instance_id().to_owned(),
+            ssh_keys: documents.ssh_keys(),
+            user_data: documents
+                .user_data()
+                .map(|text| waifud_types::Secret::new(text.to_owned())),
+            bundle: StoredBundle {
+                digest: record.bundle.digest,
+                key: record.bundle.key.clone(),
+                ciphertext,
+            },
+            record,
+        })
+    }
+}
+
+/// The name that it had, or its id when nobody remembers.
+fn shown_name(found: &Unclaimed) -> Result<Name, ControlError> {
+    let known = found.record.as_ref().map(|record| record.name.clone());
+    if let Some(name) = known.or_else(|| found.name.as_deref().and_then(|name| name.parse().ok())) {
+        return Ok(name);
+    }
+    found
+        .instance
+        .to_string()
+        .parse()
+        .map_err(|error: waifud_types::name::NameError| {
+            ControlError::Inconsistent(error.to_string())
+        })
+}
+
+fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
+    if let Some(row) = tx.node_named(wanted)? {
+        return Ok(row);
+    }
+    let by_id = match wanted.parse::<NodeId>() {
+        Ok(id) => tx.node(id)?,
+        Err(_) => None,
+    };
+    by_id.ok_or_else(|| problems::not_found("node", wanted).into())
+}
+
+/// The entry of an instance that says most, by id or by the name that it had.
+fn find_unclaimed<'a>(node: &'a NodeRow, wanted: &str) -> Result<&'a Unclaimed, ControlError> {
+    let id = wanted.parse::<InstanceId>().ok();
+    let named = |entry: &&Unclaimed| match id {
+        Some(id) => entry.instance == id,
+        None => {
+            entry.name.as_deref() == Some(wanted)
+                || entry
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.name.as_str() == wanted)
+        }
+    };
+    let mut found: Vec<&Unclaimed> = node.unclaimed.iter().filter(named).collect();
+    found.sort_by_key(|entry| entry.record.is_none());
+    let Some(first) = found.first() else {
+        return Err(problems::not_found("unclaimed instance", wanted).into());
+    };
+    if found.iter().any(|other| other.instance != first.instance) {
+        return Err(problems::ambiguous_unclaimed(wanted).into());
+    }
+    Ok(first)
+}
+
+/// As people see it: without what the node was once given, which holds a key.
+pub fn shown(entry: Unclaimed) -> waifud_api::Unclaimed {
+    waifud_api::Unclaimed {
+        claimable: entry.record.is_some() && entry.bundle.is_some(),
+        kind: entry.kind,
+        instance: entry.instance,
+        name: entry
+            .name
+            .or_else(|| entry.record.map(|record| record.name.to_string())),
+        volume: entry.volume,
+        running: entry.running,
+        addresses: entry.addresses,
+    }
+}

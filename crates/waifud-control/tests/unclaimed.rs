@@ -1,0 +1,253 @@
+//! What is on a node and in nobody's list: after a restore of yesterday's database, claimed, deleted, never lost.
+
+mod common;
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::{Agent, Server};
+use serde_json::json;
+use waifud_api::agent::{AgentInstance, AgentReport, Unclaimed, WatchFrame};
+use waifud_control::ControlConfig;
+use waifud_control::env::{SystemClock, SystemEntropy};
+use waifud_store::{Mode, backup};
+use waifud_types::{ByteSize, Incarnation, InstanceState};
+
+const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
+
+/// What a node reports of an instance that left its slice.
+async fn unclaimed(agent: &Agent, record: &AgentInstance) -> Unclaimed {
+    let path = format!("/v1/agent/bundles/{}", record.bundle.digest);
+    let bundle = agent.get(&path).await.expect(200).bytes;
+    Unclaimed {
+        kind: "domain".to_owned(),
+        instance: record.id,
+        name: Some(record.name.to_string()),
+        volume: None,
+        running: true,
+        addresses: record
+            .spec
+            .nics
+            .iter()
+            .filter_map(|nic| nic.address)
+            .collect(),
+        record: Some(Box::new(record.clone())),
+        bundle: Some(STANDARD.encode(bundle)),
+    }
+}
+
+async fn say(agent: &Agent, unclaimed: Vec<Unclaimed>) {
+    agent
+        .report(&AgentReport {
+            unclaimed: Some(unclaimed),
+            ..AgentReport::default()
+        })
+        .await;
+}
+
+/// A server whose database is a copy of `of` made by `backup`, in another life.
+async fn restored(of: &Server) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("waifud.db");
+    backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
+    let before = backup::begin_again(&db, Incarnation(0xb)).unwrap();
+    assert_eq!(before.revision.incarnation, Incarnation(0xa));
+    let config = ControlConfig::new(dir.path().to_owned());
+    Server::of(
+        dir,
+        config,
+        Mode::Threads { readers: 1 },
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_newer_than_the_backup_is_claimed_whole() {
+    let yesterday = Server::start().await;
+    yesterday.template().await;
+    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    let today = restored(&yesterday).await;
+
+    yesterday
+        .create(&json!({"name": "web", "template": "debian-12", "user_data": USER_DATA, "ssh_keys": [KEY],
+                        "memory_bytes": 512 << 20}))
+        .await
+        .expect(201);
+    let record = agent.put().await;
+    let report = unclaimed(&agent, &record).await;
+
+    // The restored waifud knows nothing of it, and gives the node nothing before it has said what is there.
+    let agent = today.agent_again(&agent).await;
+    let other = today
+        .create(&json!({"name": "other", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance();
+    assert_eq!(other.status.state, InstanceState::Pending);
+    assert!(other.status.reason.unwrap().contains("since the restore"));
+    say(&agent, vec![report]).await;
+    let other = today
+        .get("/v1/instances/other")
+        .await
+        .expect(200)
+        .instance();
+    let address = record.spec.nics[0].address.unwrap();
+    assert!(
+        other.spec.nics[0].address.is_some_and(|a| a != address),
+        "never one address with two owners"
+    );
+
+    let node = today.get("/v1/nodes/alder").await.expect(200).json();
+    assert_eq!(node["unclaimed"][0]["claimable"], true);
+    assert_eq!(node["unclaimed"][0]["addresses"][0], address.to_string());
+    assert!(
+        !node
+            .to_string()
+            .contains(record.bundle.key.expose().as_str()),
+        "keys are nobody's to see"
+    );
+
+    let path = "/v1/nodes/alder/unclaimed/web/claim";
+    let claimed = today.post(path, &json!({})).await.expect(201).instance();
+    assert_eq!(claimed.id, record.id);
+    assert_eq!(claimed.spec.nics[0].address, Some(address));
+    assert_eq!(claimed.spec.memory_bytes, ByteSize::mib(512));
+    let text = today.get("/v1/instances/web/user-data").await.expect(200);
+    assert_eq!(String::from_utf8(text.bytes).unwrap(), USER_DATA);
+    today.post(path, &json!({})).await.expect(409);
+    let promised = today.get("/v1/nodes/alder").await.expect(200).json();
+    assert_eq!(
+        promised["promised"]["memory_bytes"],
+        (512 << 20) + (1_u64 << 30)
+    );
+
+    // The node is given back exactly what it has: nothing to do.
+    let mut agent = agent;
+    agent.watch(None).await;
+    let frames = agent.until_sync().await;
+    let given = frames.into_iter().find_map(|frame| match frame {
+        WatchFrame::Put {
+            object: waifud_api::agent::SliceObject::Instance(i),
+            ..
+        } if i.id == record.id => Some(*i),
+        _ => None,
+    });
+    assert_eq!(given, Some(record));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_the_backup_is_marked_until_an_operator_confirms() {
+    let yesterday = Server::start().await;
+    yesterday.template().await;
+    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    yesterday
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201);
+    assert!(!agent.put().await.restored);
+    let today = restored(&yesterday).await;
+    let mut agent = today.agent_again(&agent).await;
+    agent.watch(None).await;
+    let (confirmed, restored) = slice(agent.until_sync().await);
+    assert_eq!((confirmed, restored), (None, Some(true)));
+    today
+        .post("/v1/nodes/alder/confirm", &json!({}))
+        .await
+        .expect(200);
+    agent.watch(None).await;
+    let (confirmed, restored) = slice(agent.until_sync().await);
+    assert_eq!((confirmed, restored), (Some(Incarnation(0xb)), Some(false)));
+    assert!(
+        today
+            .kinds("alder")
+            .await
+            .contains(&"node.confirmed".to_owned())
+    );
+}
+
+fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
+    use waifud_api::agent::SliceObject;
+    let mut found = (None, None);
+    for frame in frames {
+        match frame {
+            WatchFrame::Put {
+                object: SliceObject::Node(node),
+                ..
+            } => found.0 = node.confirmed,
+            WatchFrame::Put {
+                object: SliceObject::Instance(i),
+                ..
+            } => found.1 = Some(i.restored),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() {
+    let server = Server::start().await;
+    server.template().await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201);
+    let mut record = agent.put().await;
+    let mut report = unclaimed(&agent, &record).await;
+    record.id = waifud_types::InstanceId::generate();
+    report.instance = record.id;
+    report.record = Some(Box::new(record.clone()));
+    let forgotten = Unclaimed {
+        instance: waifud_types::InstanceId::generate(),
+        name: Some("old".to_owned()),
+        record: None,
+        bundle: None,
+        ..report.clone()
+    };
+    say(&agent, vec![report, forgotten]).await;
+    // Its name is taken; under another one its MAC is.
+    let path = format!("/v1/nodes/alder/unclaimed/{}/claim", record.id);
+    let problem = server.post(&path, &json!({})).await.expect(409).problem();
+    assert_eq!(problem.code, "name-taken");
+    let problem = server
+        .post(&path, &json!({"name": "web-2"}))
+        .await
+        .expect(409)
+        .problem();
+    assert_eq!(problem.code, "claim-conflicts");
+    server.get("/v1/instances/web-2").await.expect(404);
+    let problem = server
+        .post("/v1/nodes/alder/unclaimed/old/claim", &json!({}))
+        .await
+        .expect(409)
+        .problem();
+    assert_eq!(problem.code, "not-claimable");
+    server
+        .post("/v1/nodes/alder/unclaimed/nothing/claim", &json!({}))
+        .await
+        .expect(404);
+    // What is in the list is not deleted by this way.
+    server
+        .delete("/v1/nodes/alder/unclaimed/nothing")
+        .await
+        .expect(404);
+    server
+        .delete(&format!("/v1/nodes/alder/unclaimed/{}", record.id))
+        .await
+        .expect(202);
+    let order = agent.tombstone().await;
+    assert_eq!((order.instance, order.epoch), (record.id, record.epoch));
+    agent.destroyed(order).await;
+}

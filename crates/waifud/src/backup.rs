@@ -1,0 +1,122 @@
+//! `waifud backup` and `waifud restore`: everything that waifud knows, in one file.
+//!
+//! ```text
+//!  FILE (tar, 0600): manifest.json   what is in it, with sizes and digests
+//!                    waifud.db       the database as of one instant
+//!                    pki/…           the private CA, so that nodes need not join again
+//!                    images/…        image files, with --with-images only: nodes have their own copies
+//! ```
+//!
+//! A backup is made while waifud runs, by whoever may read its state. A restore needs waifud stopped, and puts what was
+//! there aside. It begins another life of the database: what happened after the backup is not in it, so nodes keep
+//! everything that they have, show what the database does not know as unclaimed, and destroy nothing before an
+//! operator has confirmed.
+
+mod archive;
+mod owner;
+mod restore;
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+
+use crate::config::Config;
+
+pub use restore::{RestoreArguments, refuse_half_restored, restore};
+
+/// The database's file in the state directory and in a backup.
+const DATABASE: &str = "waifud.db";
+/// Directories of the state that a backup holds as they are.
+const PKI: &str = "pki";
+/// The image store.
+const IMAGES: &str = "images";
+
+/// `waifud backup`.
+#[derive(Args, Debug)]
+pub struct BackupArguments {
+    /// The file to write; it must not exist. It holds user-data and keys: keep it as you keep those
+    file: PathBuf,
+    /// Also the image files, which may be many gigabytes. Nodes run on without them; new nodes and new instances of
+    /// templates that nobody can download again need them
+    #[arg(long)]
+    with_images: bool,
+}
+
+/// Writes a backup. waifud may be running.
+pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()> {
+    let database = config.state_dir.join(DATABASE);
+    ensure!(
+        database.exists(),
+        "there is no database in {}; is state_dir right?",
+        config.state_dir.display()
+    );
+    // Opened as the caller, whose directory it is; everything else is done as the state's owner.
+    let partial = beside(&arguments.file)?;
+    ensure!(
+        !arguments.file.exists(),
+        "{} exists; name another file, or remove it first",
+        arguments.file.display()
+    );
+    let out = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .with_context(|| format!("{} can't be written", partial.display()))?;
+    let written = write(config, arguments, &out).and_then(|summary| {
+        out.sync_all()?;
+        Ok(summary)
+    });
+    let finished = written.and_then(|summary| {
+        std::fs::rename(&partial, &arguments.file)
+            .with_context(|| format!("{} can't be named so", arguments.file.display()))?;
+        Ok(summary)
+    });
+    match finished {
+        Ok(summary) => {
+            eprintln!("{}: {summary}", arguments.file.display());
+            Ok(())
+        }
+        Err(error) => {
+            let _nothing_half_is_left = std::fs::remove_file(&partial);
+            Err(error)
+        }
+    }
+}
+
+fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Result<String> {
+    let state = &config.state_dir;
+    owner::as_owner_of(state, || {
+        let work = tempfile::Builder::new()
+            .prefix(".backup-")
+            .tempdir_in(state)
+            .with_context(|| format!("{} can't be written to", state.display()))?;
+        let copy = work.path().join(DATABASE);
+        let snapshot = waifud_store::backup::snapshot(&state.join(DATABASE), &copy)?;
+        let mut files = vec![(DATABASE.to_owned(), copy)];
+        files.extend(archive::files_below(state, PKI)?);
+        if arguments.with_images {
+            files.extend(archive::files_below(state, IMAGES)?);
+        }
+        let manifest = archive::write(out, &files, snapshot)?;
+        Ok(format!(
+            "revision {}, {} files, {}",
+            manifest.revision,
+            manifest.files.len(),
+            waifud_types::ByteSize(manifest.files.iter().map(|f| f.size_bytes).sum())
+        ))
+    })
+}
+
+fn beside(file: &Path) -> anyhow::Result<PathBuf> {
+    let mut name = file
+        .file_name()
+        .with_context(|| format!("{} names no file", file.display()))?
+        .to_owned();
+    name.push(".partial");
+    Ok(file.with_file_name(name))
+}

@@ -1,0 +1,338 @@
+//! The backup's file: a tar with a manifest in front. What comes out of one is believed only as far as its digests go,
+//! and only under the names that a backup has.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use ring::digest::{Context as Hash, SHA256};
+use serde::{Deserialize, Serialize};
+use waifud_store::backup::Snapshot;
+
+use super::{DATABASE, IMAGES, PKI};
+
+/// The manifest's name in the archive.
+const MANIFEST: &str = "manifest.json";
+/// Bytes of a manifest at most.
+const MANIFEST_MAX: u64 = 16 << 20;
+/// The format's number; another one is refused.
+const FORMAT: u32 = 1;
+
+/// What a backup holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Which waifud wrote it.
+    pub version: String,
+    /// The database's schema.
+    pub schema: u32,
+    /// The newest revision in it.
+    pub revision: String,
+    /// When it was made.
+    pub created_at: jiff::Timestamp,
+    /// The files that follow, in this order.
+    pub files: Vec<Entry>,
+}
+
+/// One file of a backup.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its path below the state directory.
+    pub name: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Of its bytes, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// The regular files below `state/dir`, with their names in a backup, by name. Without the directory there are none.
+pub fn files_below(state: &Path, dir: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let path = state.join(dir);
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{} can't be listed", path.display()));
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
+            continue;
+        };
+        let name = format!("{dir}/{name}");
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(state, &name)?);
+        } else if entry.file_type()?.is_file() {
+            files.push((name, entry.path()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Writes the archive: each file is read twice, for its digest first, and must not change in between.
+pub fn write(
+    out: &File,
+    files: &[(String, PathBuf)],
+    snapshot: Snapshot,
+) -> anyhow::Result<Manifest> {
+    let mut entries = Vec::with_capacity(files.len());
+    for (name, path) in files {
+        let (size_bytes, sha256) = digest(path)?;
+        entries.push(Entry {
+            name: name.clone(),
+            size_bytes,
+            sha256,
+        });
+    }
+    let manifest = Manifest {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema: snapshot.schema,
+        revision: snapshot.revision.to_string(),
+        created_at: jiff::Timestamp::now(),
+        files: entries,
+    };
+    let mut archive = tar::Builder::new(io::BufWriter::new(out));
+    let text = serde_json::to_vec_pretty(&manifest)?;
+    archive.append_data(&mut header(text.len() as u64), MANIFEST, text.as_slice())?;
+    for (entry, (_, path)) in manifest.files.iter().zip(files) {
+        let file = File::open(path).with_context(|| format!("{} can't be read", path.display()))?;
+        let bytes = file.take(entry.size_bytes);
+        archive.append_data(&mut header(entry.size_bytes), &entry.name, bytes)?;
+    }
+    archive.into_inner()?.flush()?;
+    Ok(manifest)
+}
+
+/// Unpacks a backup into the directory `to`, which exists and is empty, and verifies every file.
+pub fn read(from: &File, to: &Path) -> anyhow::Result<Manifest> {
+    let mut archive = tar::Archive::new(io::BufReader::new(from));
+    let mut entries = archive.entries().context("it is no backup")?;
+    let first = entries.next().context("it is empty")?;
+    let manifest = manifest(first.context("it is no backup")?)?;
+    let mut expected: BTreeMap<&str, &Entry> = manifest
+        .files
+        .iter()
+        .map(|entry| (entry.name.as_str(), entry))
+        .collect();
+    for entry in entries {
+        let mut entry = entry.context("it is cut short")?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        let wanted = expected
+            .remove(name.as_str())
+            .with_context(|| format!("it holds {name:?}, which its manifest does not name"))?;
+        unpack(&mut entry, wanted, to)?;
+    }
+    if let Some((name, _)) = expected.first_key_value() {
+        bail!("it is cut short: {name} is missing");
+    }
+    ensure!(to.join(DATABASE).exists(), "it holds no database");
+    Ok(manifest)
+}
+
+fn manifest(mut entry: tar::Entry<'_, impl Read>) -> anyhow::Result<Manifest> {
+    ensure!(
+        entry.path()?.as_ref() == Path::new(MANIFEST) && entry.size() <= MANIFEST_MAX,
+        "it is no backup of waifud"
+    );
+    let mut text = String::new();
+    entry.read_to_string(&mut text).context("it is cut short")?;
+    let manifest: Manifest = serde_json::from_str(&text).context("its manifest can't be read")?;
+    ensure!(
+        manifest.format == FORMAT,
+        "it has format {}, and this waifud knows {FORMAT}; use the waifud that made it ({})",
+        manifest.format,
+        manifest.version
+    );
+    Ok(manifest)
+}
+
+fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()> {
+    let path = safe(&wanted.name)
+        .map(|name| to.join(name))
+        .with_context(|| {
+            format!(
+                "its manifest names {:?}, which no backup holds",
+                wanted.name
+            )
+        })?;
+    if let Some(above) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(above)?;
+    }
+    let mut out = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("{} can't be written", path.display()))?;
+    let mut hash = Hash::new(&SHA256);
+    let mut size = 0_u64;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = entry.read(&mut buffer).context("it is cut short")?;
+        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
+            break;
+        };
+        hash.update(part);
+        size += part.len() as u64;
+        out.write_all(part)
+            .with_context(|| format!("{} can't be written", path.display()))?;
+    }
+    ensure!(
+        size == wanted.size_bytes && hex(hash) == wanted.sha256,
+        "{} in it is damaged",
+        wanted.name
+    );
+    out.sync_all()?;
+    Ok(())
+}
+
+/// The name, when it is one that a backup has: the database, or a file below the known directories.
+fn safe(name: &str) -> Option<&Path> {
+    let path = Path::new(name);
+    let mut parts = path.components();
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    let first = parts.next()?.as_os_str().to_str()?;
+    let below = parts.next().is_some();
+    let known = (first == DATABASE && !below) || ([PKI, IMAGES].contains(&first) && below);
+    (plain && known).then_some(path)
+}
+
+fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
+    let failed = || format!("{} can't be read", path.display());
+    let mut file = File::open(path).with_context(failed)?;
+    let mut hash = Hash::new(&SHA256);
+    let mut size = 0;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file.read(&mut buffer).with_context(failed)?;
+        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
+            return Ok((size, hex(hash)));
+        };
+        hash.update(part);
+        size += part.len() as u64;
+    }
+}
+
+fn hex(hash: Hash) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(64);
+    for byte in hash.finish().as_ref() {
+        let _a_string_takes_all = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn header(size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(0o600);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waifud_types::{Incarnation, Revision};
+
+    fn state() -> (tempfile::TempDir, Vec<(String, PathBuf)>) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pki")).unwrap();
+        fs::write(dir.path().join(DATABASE), vec![7; 700_000]).unwrap();
+        fs::write(dir.path().join("pki/ca.key"), "secret").unwrap();
+        fs::write(dir.path().join("pki/.partial"), "half").unwrap();
+        let mut files = vec![(DATABASE.to_owned(), dir.path().join(DATABASE))];
+        files.extend(files_below(dir.path(), PKI).unwrap());
+        (dir, files)
+    }
+
+    fn packed(files: &[(String, PathBuf)]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.tar");
+        let snapshot = Snapshot {
+            revision: Revision {
+                incarnation: Incarnation(1),
+                number: 9,
+            },
+            schema: 2,
+        };
+        write(&File::create(&path).unwrap(), files, snapshot).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let (_state, files) = state();
+        let (_dir, path) = packed(&files);
+        let to = tempfile::tempdir().unwrap();
+        let manifest = read(&File::open(&path).unwrap(), to.path()).unwrap();
+        assert_eq!(manifest.files.len(), 2, "hidden files are left out");
+        assert_eq!(
+            fs::read(to.path().join(DATABASE)).unwrap(),
+            vec![7; 700_000]
+        );
+        assert_eq!(fs::read(to.path().join("pki/ca.key")).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn a_backup_cut_anywhere_or_changed_in_any_part_is_refused() {
+        let (_state, files) = state();
+        let (_dir, path) = packed(&files);
+        let whole = fs::read(&path).unwrap();
+        for cut in [0, 1, 512, 1024, 2000, 100_000, 700_000, whole.len() - 2048] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let to = tempfile::tempdir().unwrap();
+            assert!(
+                read(&File::open(&path).unwrap(), to.path()).is_err(),
+                "cut at {cut}"
+            );
+        }
+        for at in (0..whole.len() - 1024).step_by(31_337) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            if changed[at..].iter().eq(whole[at..].iter()) {
+                continue;
+            }
+            fs::write(&path, &changed).unwrap();
+            let to = tempfile::tempdir().unwrap();
+            // Padding and unused header fields may change; what comes out must not.
+            if read(&File::open(&path).unwrap(), to.path()).is_ok() {
+                assert_eq!(
+                    fs::read(to.path().join(DATABASE)).unwrap(),
+                    vec![7; 700_000]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in [
+            "../x",
+            "/etc/passwd",
+            "pki/../../x",
+            "pki",
+            "waifud.db/x",
+            "lock",
+            "",
+        ] {
+            assert_eq!(safe(name), None, "{name}");
+        }
+        for name in ["waifud.db", "pki/ca.key", "images/sha256-ab"] {
+            assert!(safe(name).is_some(), "{name}");
+        }
+    }
+}
