@@ -19,10 +19,8 @@ pub use stream::{PersonStream, StreamEnd};
 
 use crate::sse::{SseEvent, SseParser};
 use crate::{
-    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance, Node,
-    Page, Problem, UpdateInstance, Why,
-    ClaimInstance, CreateInstance, CreateTemplate, Image, Instance, Node, Page, Problem,
-    UpdateInstance, Why,
+    CatalogEntry, ClaimInstance, CreateDownload, CreateInstance, CreateTemplate, Download, Image,
+    Instance, Node, Page, Problem, UpdateInstance, Why,
 };
 
 /// How long an ordinary request may take beyond the wait that it asks for.

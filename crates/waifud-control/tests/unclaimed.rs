@@ -48,6 +48,10 @@ async fn say(agent: &Agent, unclaimed: Vec<Unclaimed>) {
         .await;
 }
 
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test's helper may stop at the first surprise"
+)]
 /// A server whose database is a copy of `of` made by `backup`, in another life.
 async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();

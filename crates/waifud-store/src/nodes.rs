@@ -29,6 +29,7 @@ pub struct NewNode {
 
 /// A node as it is stored.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub struct NodeRow {
     /// Its id.
     pub id: NodeId,

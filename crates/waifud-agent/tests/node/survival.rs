@@ -8,7 +8,7 @@ use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError};
 use waifud_network::fake::Call;
 use waifud_storage::fake::Op as PoolOp;
-use waifud_types::{Epoch, Incarnation, InstanceId, InstanceState};
+use waifud_types::{Epoch, InstanceId, InstanceState};
 
 use crate::world::World;
 

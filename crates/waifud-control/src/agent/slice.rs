@@ -109,7 +109,7 @@ fn frames(
             subnet: row.subnet,
             gateway: subnet::gateway(row.subnet),
             gateway_mac: subnet::GATEWAY_MAC,
-            confirmed: row.confirmed.then(|| newest.incarnation),
+            confirmed: row.confirmed.then_some(newest.incarnation),
         };
         frames.push((
             row.slice_revision,
