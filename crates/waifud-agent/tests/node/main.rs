@@ -4,7 +4,7 @@
 mod datasource;
 mod lifecycle;
 mod link;
-mod streams;
 mod restored;
+mod streams;
 mod survival;
 mod world;
