@@ -16,7 +16,7 @@ use crate::control::{Reply, Request, ServiceState, ServiceStatus, ask};
 use crate::guard::{self, Pids};
 use crate::options::{LabOptions, LabSpec, check_name, specify};
 use crate::stale::{create, default_base, remove, remove_stale};
-use crate::{OUTSIDE, layout, testing, wait};
+use crate::{OUTSIDE, join, layout, testing, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// More than the guard takes to kill what does not stop.
@@ -127,7 +127,10 @@ impl Lab {
             guard: Some(child),
             owned: true,
         };
-        match lab.ready_or_guard_gone(options.start_limit, &mut said) {
+        let ready = lab
+            .ready_or_guard_gone(options.start_limit, &mut said)
+            .and_then(|()| lab.join_all());
+        match ready {
             Ok(()) => {
                 lab.owned = !lab.spec.stay;
                 Ok(lab)
@@ -138,6 +141,14 @@ impl Lab {
                 Err(error.context(logs))
             }
         }
+    }
+
+    /// Nodes with daemons become nodes of waifud's.
+    fn join_all(&self) -> Result<()> {
+        for node in self.spec.nodes.iter().filter(|node| node.daemons) {
+            join::join(self, &node.name)?;
+        }
+        Ok(())
     }
 
     /// The lab whose directory is `dir`, made by another process. Dropping the handle leaves it as it is.

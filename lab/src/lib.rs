@@ -47,6 +47,7 @@ mod entry;
 mod files;
 mod guard;
 mod init;
+mod join;
 mod lab;
 mod layout;
 mod mounts;

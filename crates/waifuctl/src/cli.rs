@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Checksum};
 
+use crate::cli_token::JoinTokenCommand;
+
 /// Virtual machines on the machines that you own.
 #[derive(Debug, Parser)]
 #[command(
@@ -425,6 +427,9 @@ pub enum NodeCommand {
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
     )]
     Confirm(ConfirmArgs),
+    /// Tokens that let machines in as nodes
+    #[command(subcommand)]
+    Token(JoinTokenCommand),
 }
 
 /// `reference …`.

@@ -7,6 +7,7 @@
 mod cli;
 mod cli_pool;
 mod cli_spec;
+mod cli_token;
 mod commands;
 mod context;
 mod description;

@@ -49,7 +49,6 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
     };
     let hello = Hello {
         name: shared.settings.node.clone(),
-        node: shared.table.node().node,
         facts,
         now: shared.now(),
     };

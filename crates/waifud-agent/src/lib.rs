@@ -31,6 +31,7 @@ mod files;
 mod images;
 mod keepers;
 mod life;
+mod membership;
 mod metadata;
 mod network;
 mod observe;
@@ -57,6 +58,7 @@ mod trouble;
 mod work;
 
 pub use agent::{Agent, AgentError};
+pub use membership::{Membership, MembershipError};
 pub use settings::{BootAlone, Settings, Timing};
 pub use shared::Adapters;
 

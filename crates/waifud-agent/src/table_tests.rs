@@ -131,6 +131,7 @@ fn another_incarnation_holds_destruction_until_it_is_confirmed() {
     let welcome = |incarnation| Welcome {
         node: NodeId::from_uuid(*instance.id.as_uuid()),
         incarnation: Incarnation(incarnation),
+        addresses: Vec::new(),
     };
     let held = |table: &Table| {
         let Wish::Destroy(order) = table.view(instance.id).unwrap().wish else {

@@ -15,8 +15,6 @@ use waifud_types::Name;
 pub struct Config {
     /// The node's name; the host name's first label by default.
     pub node: Option<Name>,
-    /// Where waifud listens for agents.
-    pub waifud_socket: PathBuf,
     /// libvirt's connection.
     pub libvirt_uri: String,
     /// Durable state.
@@ -71,7 +69,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             node: None,
-            waifud_socket: "/run/waifud/agent.sock".into(),
             libvirt_uri: "qemu:///system".to_owned(),
             state_dir: "/var/lib/waifud-agent".into(),
             run_dir: "/run/waifud-agent".into(),

@@ -5,6 +5,7 @@
 
 mod config;
 mod host;
+mod join;
 mod tunnel;
 
 use std::io::IsTerminal;
@@ -12,15 +13,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use waifud_agent::seam::{HttpLink, SystemClock};
 use waifud_agent::streams::TcpDialer;
-use waifud_agent::{Adapters, Agent, Settings, Timing};
+use waifud_agent::{Adapters, Agent, Membership, Settings, Timing};
 use waifud_api::MetadatadClient;
-use waifud_api::agent_client::AgentClient;
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
 use waifud_storage::StoragePool;
@@ -28,6 +28,7 @@ use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
 use waifud_types::Incarnation;
 
 use crate::config::{Config, PoolKind};
+use crate::join::JoinArguments;
 use crate::tunnel::Tunnel;
 
 /// Guests' packets to metadatad are wrapped, and so are those to other nodes: this is what fits (`wg-quick`'s default).
@@ -38,12 +39,25 @@ const GUEST_MTU: u16 = 1420;
 #[command(version)]
 struct Arguments {
     /// The configuration; absent means defaults.
-    #[arg(long, value_name = "FILE", default_value = "/etc/waifud/agentd.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/waifud/agentd.toml",
+        global = true
+    )]
     config: PathBuf,
     /// Confirms that waifud's database, restored as this incarnation, is the right one: what it orders to be destroyed
     /// is destroyed from now on.
     #[arg(long, value_name = "INCARNATION", value_parser = parse_incarnation)]
     confirm_incarnation: Option<Incarnation>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes this machine a node of the waifud that the token is of. May be repeated until it succeeds.
+    Join(JoinArguments),
 }
 
 fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
@@ -66,12 +80,15 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let config = Config::read(&arguments.config)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("the runtime can't be started")?
-        .block_on(run(config, arguments.confirm_incarnation))
+        .context("the runtime can't be started")?;
+    match arguments.command {
+        Some(Command::Join(arguments)) => runtime.block_on(join::join(&config, arguments)),
+        None => runtime.block_on(run(config, arguments.confirm_incarnation)),
+    }
 }
 
 async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
@@ -80,7 +97,12 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     host::passable(&config.state_dir)?;
     host::passable(&config.run_dir)?;
     let _lock = host::lock(&config.state_dir)?;
-    let (settings, adapters, tunnel) = assemble(&config)?;
+    let member = tokio::select! {
+        member = join::wait(&config) => member?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let (settings, adapters, tunnel) = assemble(&config, member)?;
     let node = settings.node.clone();
     let agent = Agent::open(settings, adapters)?;
     if let Some(incarnation) = confirmed {
@@ -104,7 +126,10 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     Ok(())
 }
 
-fn assemble(config: &Config) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)> {
+fn assemble(
+    config: &Config,
+    member: Membership,
+) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)> {
     let qemu_owner = host::owner(&config.qemu_user, Some(&config.qemu_group))?;
     if qemu_owner.is_none() {
         tracing::warn!(
@@ -154,9 +179,7 @@ fn assemble(config: &Config) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)
         hypervisor: LibvirtHypervisor::connect(libvirt)?,
         pools,
         network: LinuxNetwork::new(LinuxNetworkConfig::new(network_run, network_state)),
-        link: Arc::new(HttpLink::new(AgentClient::unix(
-            config.waifud_socket.clone(),
-        ))),
+        link: Arc::new(HttpLink::of(member)?),
         metadata: Arc::new(MetadatadClient::new(config.metadatad_socket.clone())),
         tunnel: tunnel.clone(),
         dialer: Arc::new(TcpDialer),

@@ -17,8 +17,8 @@
 //! "no longer yours to look after", never "destroy": only a `tombstone` orders destruction. 410 Gone says that the
 //! history after `since` was trimmed, or is of another incarnation: ask again without `since`.
 //!
-//! After `hello` the agent names itself in every request by the header [`NODE_HEADER`]. A report, even an empty one,
-//! at least every 10 seconds is the heartbeat.
+//! Who asks is said by the client's certificate; [`crate::join`] tells how a node gets one. A report, even an empty
+//! one, at least every 10 seconds is the heartbeat.
 
 use std::net::Ipv4Addr;
 
@@ -38,17 +38,11 @@ use waifud_types::{
 
 use crate::stream::StreamOrder;
 
-/// The header that carries the node's id, as [`Welcome`] gave it, in every request after `hello`. A certificate that
-/// names another node outranks it.
-pub const NODE_HEADER: &str = "waifud-node";
-
 /// The agent introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Hello {
     /// The node's name: its host name's first label unless configured.
     pub name: Name,
-    /// The id that an earlier welcome gave; null the first time.
-    pub node: Option<NodeId>,
     /// What the node has.
     pub facts: NodeFacts,
     /// The agent's clock, so that skew can be shown.
@@ -59,10 +53,13 @@ pub struct Hello {
 /// waifud knows the node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Welcome {
-    /// The node's id; the agent keeps it.
+    /// The node's id, as its certificate names it.
     pub node: NodeId,
     /// The life of waifud's database. When it changes, agents destroy nothing until an operator has confirmed.
     pub incarnation: Incarnation,
+    /// Where waifud is, `https://HOST:PORT`; the agent keeps them. Empty: as before.
+    #[serde(default)]
+    pub addresses: Vec<String>,
 }
 
 /// One line of a watch.

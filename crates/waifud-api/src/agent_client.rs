@@ -1,9 +1,11 @@
-//! The typed client of the agents' routes: the wire of [`crate::agent`], one method per route, over a unix socket.
+//! The typed client of the agents' routes: the wire of [`crate::agent`], one method per route, over TLS.
 //!
-//! Each request has a connection of its own: it costs microseconds on one machine, and a waifud that was restarted is
-//! found again without a pool that has to notice. Bodies that go on (a watch, an image) are read piece by piece; a
-//! silent peer ends them, so nothing here can wait for ever. Dropping a body closes its connection.
+//! A connection that has carried a small answer is kept for the next small request, as a handshake costs more than the
+//! request; one that broke meanwhile is replaced. Bodies that go on (a watch, an image) have a connection of their own
+//! and are read piece by piece; a silent peer ends them, so nothing here can wait for ever. Dropping such a body closes
+//! its connection.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +13,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
+use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 use tokio_util::task::AbortOnDropHandle;
-use waifud_types::{Digest, NodeId, Revision};
+use waifud_types::{Digest, Revision};
 
 mod stream;
 
@@ -21,8 +24,13 @@ pub use stream::AgentStream;
 
 use crate::{
     Problem,
-    agent::{AgentReport, Hello, NODE_HEADER, WatchFrame, Welcome},
+    agent::{AgentReport, Hello, WatchFrame, Welcome},
+    join::{JoinRequest, Joined},
 };
+
+mod dial;
+
+use dial::{Stream, Way};
 
 /// How long waifud may take until it answers, and to send a small body.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,11 +46,11 @@ const LINE_MAX: usize = 4 << 20;
 /// Why a request to waifud failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentClientError {
-    /// Nothing answers on the socket, or the connection broke. Try again.
-    #[error("waifud can't be reached on {}", socket.display())]
+    /// Nothing answers there, or the connection broke. Try again.
+    #[error("waifud can't be reached at {at}")]
     Unreachable {
-        /// The unix socket.
-        socket: PathBuf,
+        /// The addresses that were tried.
+        at: String,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -97,29 +105,50 @@ impl AgentClientError {
     }
 }
 
-/// A client of waifud's agent routes. Cheap to clone; holds no connection.
+/// A client of waifud's agent routes. Cheap to clone; clones share what they know of addresses, and the kept connection.
 #[derive(Clone, Debug)]
 pub struct AgentClient {
-    socket: PathBuf,
-    node: Option<NodeId>,
+    way: Way,
+    kept: Arc<Mutex<Option<Connection>>>,
     timeout: Duration,
 }
 
 impl AgentClient {
-    /// A client for the waifud that listens on `socket`, usually `/run/waifud/agent.sock`. Does no I/O.
+    /// A client for the waifud at one of these URLs (`https://HOST:PORT`), which has to prove that it is `name`. Does no
+    /// I/O.
+    pub fn tls(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        addresses: Vec<String>,
+    ) -> Self {
+        Self::by(Way::Tls {
+            config,
+            name,
+            addresses: Arc::new(addresses.into()),
+        })
+    }
+
+    /// A client for what listens on a unix socket: waifud does not, tests do. Does no I/O.
     pub fn unix(socket: PathBuf) -> Self {
+        Self::by(Way::Unix(socket))
+    }
+
+    fn by(way: Way) -> Self {
         Self {
-            socket,
-            node: None,
+            way,
+            kept: Arc::default(),
             timeout: DEFAULT_TIMEOUT,
         }
     }
 
-    /// The same client, speaking for this node. Every request but `hello` needs it.
-    #[must_use]
-    pub fn with_node(mut self, node: NodeId) -> Self {
-        self.node = Some(node);
-        self
+    /// Where waifud is, the address that answered last first.
+    pub fn addresses(&self) -> Vec<String> {
+        self.way.addresses()
+    }
+
+    /// waifud is at these addresses now. Those known before are tried after them.
+    pub fn set_addresses(&self, addresses: &[String]) {
+        self.way.set_addresses(addresses);
     }
 
     /// The same client with another timeout per answer (30 s by default).
@@ -127,6 +156,14 @@ impl AgentClient {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Asks to be let in. The one request that needs no certificate.
+    pub async fn join(&self, request: &JoinRequest) -> Result<Joined, AgentClientError> {
+        let open = self
+            .open(Method::POST, "/v1/agent/join", body(request)?, None)
+            .await?;
+        self.json(open).await
     }
 
     /// Introduces the node.
@@ -152,9 +189,10 @@ impl AgentClient {
 
     /// Delivers a report; `Ok` once it is durable.
     pub async fn report(&self, report: &AgentReport) -> Result<(), AgentClientError> {
-        self.open(Method::POST, "/v1/agent/report", body(report)?, None)
-            .await
-            .map(drop)
+        let open = self
+            .open(Method::POST, "/v1/agent/report", body(report)?, None)
+            .await?;
+        self.collect(open, ANSWER_MAX).await.map(drop)
     }
 
     /// The bytes of an image, from byte `from` on where waifud can do that, else from the beginning:
@@ -188,7 +226,7 @@ impl AgentClient {
 
     fn unreachable(&self, source: io::Error) -> AgentClientError {
         AgentClientError::Unreachable {
-            socket: self.socket.clone(),
+            at: self.way.shown(),
             source,
         }
     }
@@ -208,9 +246,9 @@ impl AgentClient {
             .map_err(|source| self.unreachable(source))?;
         let open = OpenBody {
             status: response.status(),
-            socket: self.socket.clone(),
+            at: self.way.shown(),
             body: response.into_body(),
-            _connection: connection,
+            connection,
         };
         if open.status.is_success() {
             return Ok(open);
@@ -232,32 +270,40 @@ impl AgentClient {
         path: &str,
         body: Bytes,
         range: Option<String>,
-    ) -> io::Result<(Response<Incoming>, AbortOnDropHandle<()>)> {
-        let stream = UnixStream::connect(&self.socket).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // Its errors reach the reader of the body too; it ends with whoever holds the handle.
-        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            let _seen_by_the_reader = connection.await;
-        }));
+    ) -> io::Result<(Response<Incoming>, Connection)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "localhost")
+            .header(header::HOST, "waifud")
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(node) = self.node {
-            request = request.header(NODE_HEADER, node.to_string());
-        }
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        let request = request.body(Full::new(body)).map_err(io::Error::other)?;
-        let response = sender
+        let mut request = request.body(Full::new(body)).map_err(io::Error::other)?;
+        let kept = self.kept().take();
+        if let Some(mut connection) = kept
+            && connection.sender.ready().await.is_ok()
+        {
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, connection)),
+                // It broke before anything went out: the request comes back, for a new connection.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(io::Error::other(error.into_error())),
+                },
+            }
+        }
+        let mut connection = Connection::open(self.way.connect().await?).await?;
+        let response = connection
+            .sender
             .send_request(request)
             .await
             .map_err(io::Error::other)?;
         Ok((response, connection))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn json<T: DeserializeOwned>(&self, open: OpenBody) -> Result<T, AgentClientError> {
@@ -271,7 +317,7 @@ impl AgentClient {
 
     async fn collect(&self, open: OpenBody, limit: usize) -> Result<Bytes, AgentClientError> {
         let after = self.timeout;
-        timeout(after, Limited::new(open.body, limit).collect())
+        let bytes = timeout(after, Limited::new(open.body, limit).collect())
             .await
             .map_err(|_| AgentClientError::Timeout { after })?
             .map(http_body_util::Collected::to_bytes)
@@ -281,7 +327,35 @@ impl AgentClient {
                 } else {
                     self.unreachable(io::Error::other(error))
                 }
-            })
+            })?;
+        // Read to its end: the connection is good for another request.
+        if !open.connection.sender.is_closed() {
+            *self.kept() = Some(open.connection);
+        }
+        Ok(bytes)
+    }
+}
+
+/// A connection; it ends with whoever holds this.
+#[derive(Debug)]
+struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Connection {
+    async fn open(stream: Box<dyn Stream>) -> io::Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // Its errors reach the reader of the body too.
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _seen_by_the_reader = connection.await;
+        }));
+        Ok(Self {
+            sender,
+            _task: task,
+        })
     }
 }
 
@@ -289,9 +363,9 @@ impl AgentClient {
 #[derive(Debug)]
 struct OpenBody {
     status: StatusCode,
-    socket: PathBuf,
+    at: String,
     body: Incoming,
-    _connection: AbortOnDropHandle<()>,
+    connection: Connection,
 }
 
 impl OpenBody {
@@ -305,7 +379,7 @@ impl OpenBody {
                 None => return Ok(None),
                 Some(Err(error)) => {
                     return Err(AgentClientError::Unreachable {
-                        socket: self.socket.clone(),
+                        at: self.at.clone(),
                         source: io::Error::other(error),
                     });
                 }

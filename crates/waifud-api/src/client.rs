@@ -17,6 +17,7 @@ use waifud_types::{Digest, Generation, InstanceId, NodeId, Revision};
 
 pub use stream::{PersonStream, StreamEnd};
 
+use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 use crate::sse::{SseEvent, SseParser};
 use crate::{
     CatalogEntry, ClaimInstance, CreateDownload, CreateInstance, CreateTemplate, Download, Image,
@@ -388,6 +389,27 @@ impl Client {
         let (node, instance) = (node.to_string(), instance.to_string());
         let path = ["nodes", &node, "unclaimed", &instance];
         self.send(self.request(Method::DELETE, &path))
+            .await
+            .map(drop)
+    }
+
+    /// Makes a token that lets one node in.
+    pub async fn create_join_token(
+        &self,
+        request: &CreateJoinToken,
+    ) -> Result<CreatedJoinToken, ClientError> {
+        self.json(self.request(Method::POST, &["join-tokens"]).json(request))
+            .await
+    }
+
+    /// All join tokens.
+    pub async fn join_tokens(&self) -> Result<Page<JoinTokenInfo>, ClientError> {
+        self.json(self.get(&["join-tokens"])).await
+    }
+
+    /// Makes a join token worthless.
+    pub async fn revoke_join_token(&self, id: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &["join-tokens", id]))
             .await
             .map(drop)
     }

@@ -8,6 +8,7 @@ pub mod agent_client;
 pub mod client;
 pub mod download;
 pub mod instance;
+pub mod join;
 pub mod metadatad;
 pub mod metadatad_client;
 pub mod node;

@@ -1,5 +1,7 @@
 //! What every service shares: the store, the surroundings, what is live, and the word to stop.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+use waifud_pki::Authority;
 use waifud_store::Store;
 use waifud_types::status::StepStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
@@ -21,7 +24,7 @@ use crate::streams::{Broker, StreamLimits};
 /// What can be set.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
-    /// Where images lie, below `images`.
+    /// Where images lie, below `images`, and the private CA, below `pki`.
     pub state_dir: PathBuf,
     /// Nodes' subnets are taken from here.
     pub guest_range: Ipv4Net,
@@ -90,6 +93,7 @@ pub(crate) struct Shared {
     /// Sources of images that got further.
     pub(crate) download_steps: broadcast::Sender<Digest>,
     pub(crate) streams: Broker,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
@@ -102,7 +106,7 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// Puts the services together. What a broken upload left behind is removed.
+    /// Puts the services together; makes the private CA when there is none. What a broken upload left behind is removed.
     pub async fn new(
         store: Store,
         config: ControlConfig,
@@ -119,6 +123,13 @@ impl Control {
         let coming: Vec<_> = coming.iter().map(|row| row.source).collect();
         images.remove_strays(&known, &coming)?;
         let started = clock.now();
+        let pki = config.state_dir.join("pki");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pki)
+            .map_err(ControlError::io(format!("making {}", pki.display())))?;
+        let authority = Arc::new(Authority::open(&pki)?);
         Ok(Self {
             shared: Arc::new(Shared {
                 store,
@@ -131,6 +142,7 @@ impl Control {
                 jobs: Jobs::default(),
                 download_steps: broadcast::Sender::new(256),
                 streams: Broker::default(),
+                authority,
                 progress: broadcast::Sender::new(1024),
                 stop: CancellationToken::new(),
                 started,
@@ -141,6 +153,16 @@ impl Control {
     /// The database.
     pub fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    /// The private CA.
+    pub fn authority(&self) -> &Authority {
+        &self.shared.authority
+    }
+
+    /// Where the CA's files are.
+    pub fn pki_dir(&self) -> PathBuf {
+        self.shared.config.state_dir.join("pki")
     }
 
     /// Cancelled when waifud stops: watches end then.

@@ -15,6 +15,9 @@ pub enum ControlError {
     /// A bundle could not be sealed.
     #[error("the guest's documents could not be sealed")]
     Seal(#[source] waifud_cloudinit::BundleError),
+    /// The private CA can't be used.
+    #[error("the private CA can't be used")]
+    Pki(#[from] waifud_pki::PkiError),
     /// The filesystem failed.
     #[error("{what} failed")]
     Io {

@@ -2,7 +2,7 @@
 //!
 //! [`Control`] is the services: each verb is a method in a file of its own, and each change is one job of the
 //! database's writer (`waifud-store`), so that it is checked, decided, written and told of at once or not at all.
-//! [`http`] puts HTTP before it: [`http::user_router`] for people, [`http::agent_router`] for nodes.
+//! [`http`] puts HTTP before it: [`http::user_router`] for people, [`http::tls_router`] for them and for nodes.
 //!
 //! ```text
 //!  POST /v1/instances ─► http/instances.rs ─► validate.rs ─► instances/create.rs ─► placement.rs ─► instances/place.rs
@@ -31,6 +31,7 @@ mod failed_logins;
 pub mod http;
 mod image_store;
 pub mod instances;
+mod joining;
 mod live;
 mod monitor;
 mod names;

@@ -525,9 +525,55 @@ pub fn no_such_stream() -> Problem {
 
 /// The node is not known here.
 pub fn unknown_node() -> Problem {
-    Problem::new(404, "unknown-node", "this node is not known")
-        .field(waifud_api::agent::NODE_HEADER)
-        .hint("say hello first")
+    Problem::new(404, "unknown-node", "this node is not known").hint("say hello first")
+}
+
+/// The certificate is not the one that the node is known by.
+pub fn node_not_admitted() -> Problem {
+    Problem::new(
+        403,
+        "not-admitted",
+        "this certificate is not the one that the node is known by",
+    )
+    .hint("the node has joined anew with another key, or waifud's database is another one; join again: waifuctl node token create --name NAME")
+}
+
+/// The join token lets nobody in.
+pub fn join_token(why: &str) -> Problem {
+    Problem::new(
+        401,
+        "bad-join-token",
+        format!("the join token can't be used: {why}"),
+    )
+    .field("token")
+    .hint("make a new one: waifuctl node token create")
+}
+
+/// The request for a certificate is none.
+pub fn bad_csr(error: &waifud_pki::PkiError) -> Problem {
+    Problem::new(422, "bad-csr", error.to_string())
+        .field("csr")
+        .hint("waifud-agentd join makes one")
+}
+
+/// The token is for another node.
+pub fn join_other_name(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "other-node",
+        format!("the join token is for node {name} only"),
+    )
+    .field("name")
+    .hint("set `node` in agentd.toml, or make a token for this node's name")
+}
+
+/// A node of that name is in already.
+pub fn join_name_taken(name: &Name) -> Problem {
+    Problem::new(409, "name-taken", format!("a node named {name} is in already"))
+        .field("name")
+        .hint(format!(
+            "if this is that machine: waifuctl node token create --name {name}; else set `node` in agentd.toml"
+        ))
 }
 
 /// Another node has the name.

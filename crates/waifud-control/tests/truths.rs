@@ -3,7 +3,7 @@
 mod common;
 
 use axum::http::Method;
-use common::{DEADLINE, Server, collect, hello, report};
+use common::{DEADLINE, Server, hello, report};
 use serde_json::json;
 use waifud_types::status::{CloudInitState, ReadyBy, StepStatus, StoppedBy};
 use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
@@ -206,16 +206,10 @@ async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
         .create(&json!({"name": "web", "template": "debian-12"}))
         .await
         .expect(201);
-    let mut renamed = hello("birch", ByteSize::gib(8));
-    renamed.node = Some(agent.id);
-    let body = serde_json::to_vec(&renamed).unwrap();
-    collect(
-        server
-            .agent(Method::POST, "/v1/agent/hello", None, 0, body)
-            .await,
-    )
-    .await
-    .expect(200);
+    agent
+        .hello(&hello("birch", ByteSize::gib(8)))
+        .await
+        .expect(200);
     let page = server.get("/v1/instances?node=birch").await.json();
     assert_eq!(page["items"][0]["status"]["node"], "birch");
 }

@@ -1,9 +1,9 @@
 //! Images: which files the image store holds, and who still needs them.
 
 use rusqlite::{OptionalExtension, Row};
-use waifud_types::{ByteSize, Digest, Timestamp};
+use waifud_types::{ByteSize, Digest, NodeId, Timestamp};
 
-use crate::codec::{digest, size, time, to_i64};
+use crate::codec::{digest, node16, size, time, to_i64};
 use crate::{ReadTx, StoreError, WriteTx};
 
 /// One image file.
@@ -20,6 +20,14 @@ pub struct ImageRow {
 }
 
 impl ReadTx<'_> {
+    /// Whether an instance on that node is made from the image.
+    pub fn image_is_on(&self, wanted: Digest, node: NodeId) -> Result<bool, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM instances WHERE image = ?1 AND node = ?2 LIMIT 1")?
+            .exists((wanted.bytes(), node16(&node)))?)
+    }
+
     /// One image.
     pub fn image(&self, wanted: Digest) -> Result<Option<ImageRow>, StoreError> {
         self.conn

@@ -17,10 +17,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_downloads.sql"),
     include_str!("migrations/0004_restore.sql"),
+    include_str!("migrations/0005_joining.sql"),
 ];
 
 /// The newest schema that this program knows.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

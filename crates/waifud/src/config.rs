@@ -20,8 +20,6 @@ pub struct Config {
     pub socket: PathBuf,
     /// The group that may use it, when there is such a group.
     pub socket_group: String,
-    /// The socket of this machine's agent.
-    pub agent_socket: PathBuf,
     /// Where HTTPS is served, for people's programs and for nodes. Port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
     /// The URLs that nodes are told; where it listens, when empty.
@@ -46,7 +44,6 @@ impl Default for Config {
         Self {
             socket: "/run/waifud/waifud.sock".into(),
             socket_group: "waifud-admin".to_owned(),
-            agent_socket: "/run/waifud/agent.sock".into(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 7373))],
             advertise: Vec::new(),
             state_dir: "/var/lib/waifud".into(),

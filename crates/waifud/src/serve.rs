@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
 use waifud_control::{Control, ControlConfig, DownloadConfig, Peer, http};
-use waifud_pki::{Authority, server_config};
+use waifud_pki::server_config;
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
 
@@ -43,10 +43,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let own = addresses::own();
     let control = open(&config, addresses::urls(&config.advertise, &bound, &own)).await?;
-    let users = listen(&config.socket, 0o660, Some(&config.socket_group))?;
-    let agents = listen(&config.agent_socket, 0o600, None)?;
-    let pki = pki_dir(&config)?;
-    let authority = Authority::open(&pki)?;
+    let users = listen(&config.socket, 0o660, &config.socket_group)?;
+    let (authority, pki) = (control.authority(), control.pki_dir());
     let host_name = nix::unistd::gethostname().ok();
     let names = addresses::names(
         &config.advertise,
@@ -62,7 +60,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         listen = ?bound,
         ca = %authority.fingerprint(),
         socket = %config.socket.display(),
-        agent_socket = %config.agent_socket.display(),
         incarnation = %control.store().incarnation(),
         "waifud {} is ready",
         env!("CARGO_PKG_VERSION")
@@ -75,11 +72,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(run(users, http::user_router(control.clone()), stop.clone()));
-    servers.spawn(run(
-        agents,
-        http::agent_router(control.clone()),
-        stop.clone(),
-    ));
     for listener in listeners {
         let router = http::tls_router(control.clone());
         servers.spawn(https::serve(listener, tls.clone(), router, stop.clone()));
@@ -102,7 +94,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     monitor.await??;
     let _may_be_gone = std::fs::remove_file(&config.socket);
-    let _may_be_gone = std::fs::remove_file(&config.agent_socket);
     tracing::info!("stopped");
     Ok(())
 }
@@ -135,17 +126,6 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
         control.note_boot(boot.trim()).await?;
     }
     Ok(control)
-}
-
-/// Where the CA and waifud's own key are.
-fn pki_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    let dir = config.state_dir.join("pki");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .with_context(|| format!("making {} failed", dir.display()))?;
-    Ok(dir)
 }
 
 /// One waifud for each state directory: the lock goes with the process, however that ends.

@@ -8,8 +8,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 use tokio::net::UnixListener;
 
-/// Listens at `path` with these permissions, for that group when it exists.
-pub fn listen(path: &Path, mode: u32, group: Option<&str>) -> anyhow::Result<UnixListener> {
+/// Listens at `path` with these permissions, for that group when there is one.
+pub fn listen(path: &Path, mode: u32, group: &str) -> anyhow::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("making {} failed", dir.display()))?;
     }
@@ -19,7 +19,7 @@ pub fn listen(path: &Path, mode: u32, group: Option<&str>) -> anyhow::Result<Uni
     let bound = UnixListener::bind(path);
     umask(before);
     let listener = bound.with_context(|| format!("listening at {} failed", path.display()))?;
-    if let Some(gid) = group.map(find_group).transpose()?.flatten() {
+    if let Some(gid) = find_group(group)? {
         chown(path, None, Some(gid))
             .with_context(|| format!("giving {} to its group failed", path.display()))?;
     }

@@ -44,7 +44,7 @@ impl Waifud {
         let home = dir.path().display();
         let config = dir.path().join("waifud.toml");
         let text = format!(
-            "socket = '{home}/u.sock'\nagent_socket = '{home}/a.sock'\nstate_dir = '{home}/state'\n\
+            "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\n\
              listen = ['127.0.0.1:0']"
         );
         std::fs::write(&config, text).unwrap();
@@ -161,7 +161,7 @@ async fn an_address_in_use_is_named() {
     let other = tempfile::tempdir().unwrap();
     let home = other.path().display();
     let text = format!(
-        "socket = '{home}/u.sock'\nagent_socket = '{home}/a.sock'\nstate_dir = '{home}/state'\nlisten = ['{}']",
+        "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\nlisten = ['{}']",
         waifud.at
     );
     let config = other.path().join("waifud.toml");

@@ -53,7 +53,7 @@ impl Home {
     fn configure(&self, more: &str) {
         let dir = self.dir.path().display();
         let text = format!(
-            "socket = '{dir}/waifud.sock'\nagent_socket = '{dir}/agent.sock'\nlisten = ['127.0.0.1:0']\nstate_dir = '{dir}/state'\n{more}\n"
+            "socket = '{dir}/waifud.sock'\nlisten = ['127.0.0.1:0']\nstate_dir = '{dir}/state'\n{more}\n"
         );
         std::fs::write(self.path("waifud.toml"), text).unwrap();
     }
@@ -198,7 +198,7 @@ async fn told_to_stop_it_ends_its_watches_and_itself() {
     let rest = async { while watch.next().await.is_some() {} };
     tokio::time::timeout(DEADLINE, rest).await.unwrap();
     assert!(running.ends().await.success());
-    assert!(!home.path("waifud.sock").exists() && !home.path("agent.sock").exists());
+    assert!(!home.path("waifud.sock").exists());
 }
 
 #[tokio::test]
@@ -227,9 +227,12 @@ async fn sockets_and_state_are_closed_to_others() {
             & 0o777
     };
     assert_eq!(mode("waifud.sock"), 0o660);
-    assert_eq!(mode("agent.sock"), 0o600);
     assert_eq!(mode("state"), 0o700);
     assert_eq!(mode("state/waifud.db"), 0o600);
+    assert_eq!(
+        (mode("state/pki"), mode("state/pki/ca.key")),
+        (0o700, 0o600)
+    );
 }
 
 #[test]

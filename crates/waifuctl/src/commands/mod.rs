@@ -10,6 +10,7 @@ mod edit;
 mod edit_spec;
 mod events;
 mod ip;
+mod join_token;
 mod label;
 mod list;
 mod logs;

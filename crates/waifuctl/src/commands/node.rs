@@ -18,6 +18,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
         NodeCommand::List => list(context).await,
         NodeCommand::Show(args) => show(context, &args.name).await,
         NodeCommand::Confirm(args) => super::unclaimed::confirm_nodes(context, args).await,
+        NodeCommand::Token(command) => super::join_token::run(context, command).await,
     }
 }
 

@@ -360,6 +360,7 @@ impl ControlLink for FakeWaifud {
         Ok(Welcome {
             node: world.node,
             incarnation: world.incarnation,
+            addresses: Vec::new(),
         })
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,46 +14,53 @@ use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, Revision};
 
 use super::{ControlLink, FrameStream, LinkError};
+use crate::{Membership, MembershipError};
 
-/// [`ControlLink`] through [`AgentClient`]. Speaks for the node that the last welcome named.
+/// [`ControlLink`] through [`AgentClient`]. Where waifud is, as the last welcome said, is remembered.
 #[derive(Debug)]
 pub struct HttpLink {
-    client: RwLock<AgentClient>,
+    client: AgentClient,
+    member: Option<Membership>,
 }
 
 impl HttpLink {
     /// Wraps a client. Does no I/O.
     pub fn new(client: AgentClient) -> Self {
         Self {
-            client: RwLock::new(client),
+            client,
+            member: None,
         }
     }
 
-    fn client(&self) -> AgentClient {
-        self.client
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The link of a node that has joined.
+    pub fn of(member: Membership) -> Result<Self, MembershipError> {
+        Ok(Self {
+            client: member.client()?,
+            member: Some(member),
+        })
     }
 }
 
 #[async_trait]
 impl ControlLink for HttpLink {
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
-        let client = self.client();
-        let welcome = client.hello(hello).await.map_err(link_error)?;
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) =
-            client.with_node(welcome.node);
+        let welcome = self.client.hello(hello).await.map_err(link_error)?;
+        self.client.set_addresses(&welcome.addresses);
+        if let Some(member) = &self.member
+            && let Err(error) = member.learn(&welcome.addresses)
+        {
+            tracing::warn!(%error, "where waifud is can't be written down");
+        }
         Ok(welcome)
     }
 
     async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
-        let stream = self.client().watch(since).await.map_err(link_error)?;
+        let stream = self.client.watch(since).await.map_err(link_error)?;
         Ok(Box::new(HttpFrames(stream)))
     }
 
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
-        self.client().report(report).await.map_err(link_error)
+        self.client.report(report).await.map_err(link_error)
     }
 
     async fn fetch_image(
@@ -72,7 +78,7 @@ impl ControlLink for HttpLink {
             .await
             .map_err(failed)?;
         let have = file.metadata().await.map_err(failed)?.len();
-        let client = self.client();
+        let client = &self.client;
         let mut body = match client.image(image, have).await {
             // Nothing left to send, or the leftover is longer than the image: the beginning will tell.
             Err(error) if error.status() == Some(416) => client.image(image, 0).await,
@@ -100,16 +106,16 @@ impl ControlLink for HttpLink {
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
-        self.client().bundle(bundle).await.map_err(link_error)
+        self.client.bundle(bundle).await.map_err(link_error)
     }
 
     async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
-        let stream = self.client().stream(id).await.map_err(link_error)?;
+        let stream = self.client.stream(id).await.map_err(link_error)?;
         Ok(Box::new(stream))
     }
 
     async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
-        let client = self.client();
+        let client = &self.client;
         client.refuse_stream(id, refusal).await.map_err(link_error)
     }
 }

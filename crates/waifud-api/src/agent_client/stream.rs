@@ -7,11 +7,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{ANSWER_MAX, AgentClient, AgentClientError, body};
-use crate::agent::NODE_HEADER;
 use crate::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
 /// A stream's bytes, both ways. Shutting down its writing half says that no more will come.
@@ -40,7 +38,9 @@ impl AgentClient {
 
     async fn upgrade(&self, path: &str) -> Result<AgentStream, AgentClientError> {
         let broken = |error: hyper::Error| self.unreachable(io::Error::other(error));
-        let stream = UnixStream::connect(&self.socket)
+        let stream = self
+            .way
+            .connect()
             .await
             .map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -50,15 +50,12 @@ impl AgentClient {
         tokio::spawn(async move {
             let _seen_by_the_reader = connection.with_upgrades().await;
         });
-        let mut request = Request::builder()
+        let request = Request::builder()
             .method(Method::GET)
             .uri(path)
-            .header(header::HOST, "localhost")
+            .header(header::HOST, "waifud")
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, STREAM_PROTOCOL);
-        if let Some(node) = self.node {
-            request = request.header(NODE_HEADER, node.to_string());
-        }
         let request = request
             .body(Full::new(Bytes::new()))
             .map_err(|error| self.unreachable(io::Error::other(error)))?;

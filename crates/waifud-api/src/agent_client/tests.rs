@@ -2,7 +2,6 @@
 
 use super::*;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
 use http_body_util::StreamBody;
@@ -10,10 +9,10 @@ use hyper::body::Frame;
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use tokio::net::UnixListener;
-use waifud_types::{Incarnation, InstanceId};
+use waifud_types::InstanceId;
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
-type Seen = Arc<Mutex<Vec<(String, Option<String>, Option<String>)>>>;
+type Seen = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
 /// Pieces of a body, as they are sent; the body goes on after the last when `open`.
 fn pieces(pieces: Vec<&'static [u8]>, open: bool) -> Body {
@@ -23,7 +22,7 @@ fn pieces(pieces: Vec<&'static [u8]>, open: bool) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(frames.chain(rest)))
 }
 
-/// A waifud that gives one answer to everything, and notes path, node and range.
+/// A waifud that gives one answer to everything, and notes path and range.
 fn serve(
     answer: impl Fn(&str, Option<&str>) -> Response<Body> + Send + Sync + 'static,
 ) -> (AgentClient, Seen, tempfile::TempDir) {
@@ -40,10 +39,10 @@ fn serve(
                     let value = request.headers().get(name)?;
                     Some(value.to_str().unwrap().to_owned())
                 };
-                let (node, range) = (header(NODE_HEADER), header("range"));
+                let range = header("range");
                 let response = answer(request.uri().path(), range.as_deref());
                 let path = request.uri().to_string();
-                noted.lock().unwrap().push((path, node, range));
+                noted.lock().unwrap().push((path, range));
                 async move { Ok::<_, Infallible>(response) }
             });
             tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -53,30 +52,40 @@ fn serve(
 }
 
 #[tokio::test]
-async fn hello_is_answered_and_later_requests_name_the_node() {
-    let (client, seen, _dir) = serve(|path, _| {
-        assert!(path.starts_with("/v1/agent/"));
-        let welcome = Welcome {
-            node: NodeId::from_uuid(waifud_types::InstanceId::generate().as_uuid().to_owned()),
-            incarnation: Incarnation(7),
-        };
-        let text = serde_json::to_vec(&welcome).unwrap();
-        Response::new(pieces(vec![text.leak()], false))
+async fn small_requests_share_a_connection_and_one_that_broke_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = connections.clone();
+    let (cut, mut cuts) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let (gone, mut goes) = tokio::sync::mpsc::unbounded_channel::<()>();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let service = service_fn(|_: Request<Incoming>| async {
+                let mut response = Response::new(pieces(vec![], false));
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok::<_, Infallible>(response)
+            });
+            let connection = server::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = connection => {}
+                _ = cuts.recv() => {}
+            }
+            gone.send(()).unwrap();
+        }
     });
-    let hello: Hello = serde_json::from_value(serde_json::json!({
-        "name": "alder", "node": null, "now": "2026-01-01T00:00:00Z",
-        "facts": {"arch": "x86_64", "cpu_model": "", "hypervisor": {"kind": "tcg", "reason": ""},
-            "agent_version": "0", "capacity": {"cpus": 1, "memory_bytes": 1}, "used": {"cpus": 0, "memory_bytes": 0},
-            "pools": [], "bridges": [], "routes": [], "conditions": []},
-    }))
-    .unwrap();
-    let welcome = client.hello(&hello).await.unwrap();
-    assert_eq!(welcome.incarnation, Incarnation(7));
-    let client = client.with_node(welcome.node);
+    let client = AgentClient::unix(socket);
+    let made = || connections.load(std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..5 {
+        client.report(&AgentReport::default()).await.unwrap();
+    }
+    assert_eq!(made(), 1);
+    cut.send(()).unwrap();
+    goes.recv().await.unwrap();
     client.report(&AgentReport::default()).await.unwrap();
-    let seen = seen.lock().unwrap().clone();
-    assert_eq!(seen[0].1, None);
-    assert_eq!(seen[1].1, Some(welcome.node.to_string()));
+    assert_eq!(made(), 2);
 }
 
 #[tokio::test]
@@ -153,7 +162,7 @@ async fn an_image_is_resumed_where_waifud_can() {
     assert_eq!(whole.chunk().await.unwrap(), None);
     let rest = client.image(image, 9).await.unwrap();
     assert_eq!(rest.from(), 9);
-    assert_eq!(seen.lock().unwrap()[1].2.as_deref(), Some("bytes=9-"));
+    assert_eq!(seen.lock().unwrap()[1].1.as_deref(), Some("bytes=9-"));
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use waifud_types::NodeId;
 use waifud_types::node::NodeFacts;
 
 use crate::principal::Cause;
-use crate::{Control, ControlError, Peer, env, note, problems, subnet};
+use crate::{Control, ControlError, Peer, note, problems, subnet};
 
 impl Control {
-    /// Lets a node in. On the local socket only root of this machine gets that far, so its word is taken: an agent that
-    /// lost its id gets its node back by name.
+    /// Takes in what a node says of itself. Its certificate has said which one it is; the first time it is registered.
     pub async fn hello(
         &self,
+        node: NodeId,
         hello: Hello,
         peer: Peer,
         request_id: &str,
@@ -25,35 +25,34 @@ impl Control {
         let now = self.now();
         let (used, pools, clock) = (hello.facts.used, hello.facts.pools.clone(), hello.now);
         let control = self.clone();
-        let node = self
-            .shared
+        self.shared
             .store
-            .write(move |tx| control.hello_in(tx, &hello, &cause))
+            .write(move |tx| control.hello_in(tx, node, &hello, &cause))
             .await?;
         self.shared.live.heard_of(node, now, Some(clock));
         self.shared.live.set_use(node, used, pools);
         Ok(Welcome {
             node,
             incarnation: self.shared.store.incarnation(),
+            addresses: self.shared.config.addresses.clone(),
         })
     }
 
     fn hello_in(
         &self,
         tx: &mut WriteTx<'_>,
+        node: NodeId,
         hello: &Hello,
         cause: &Cause,
-    ) -> Result<NodeId, ControlError> {
-        let by_name = tx.node_named(hello.name.as_str())?;
-        let known = match hello.node {
-            Some(id) => tx.node(id)?,
-            None => by_name.clone(),
-        };
-        let Some(row) = known else {
-            if by_name.is_some() {
-                return Err(problems::node_name_taken(&hello.name).into());
-            }
-            return self.join(tx, hello, cause);
+    ) -> Result<(), ControlError> {
+        if tx
+            .node_id_named(&hello.name)?
+            .is_some_and(|owner| owner != node)
+        {
+            return Err(problems::node_name_taken(&hello.name).into());
+        }
+        let Some(row) = tx.node(node)? else {
+            return self.register(tx, node, hello, cause);
         };
         if row.name != hello.name {
             let event = note::event(
@@ -65,30 +64,26 @@ impl Control {
             );
             let revision = tx.emit(&event)?;
             tx.rename_node(row.id, &hello.name, revision)
+                .and_then(|()| tx.rename_node_key(row.id, &hello.name))
                 .map_err(|error| name_taken(error, hello))?;
         }
         self.learn_facts(tx, &row, &hello.facts, cause)?;
         self.back_again(tx, &row, cause)?;
-        self.place_waiting(tx)?;
-        Ok(row.id)
+        self.place_waiting(tx)
     }
 
-    fn join(
+    fn register(
         &self,
         tx: &mut WriteTx<'_>,
+        node: NodeId,
         hello: &Hello,
         cause: &Cause,
-    ) -> Result<NodeId, ControlError> {
+    ) -> Result<(), ControlError> {
         let range = self.shared.config.guest_range;
         let subnet = subnet::free_subnet(range, &tx.subnets()?, &hello.facts.routes)
             .ok_or_else(|| problems::no_subnet(&range.to_string()))?;
         let new = NewNode {
-            id: hello.node.unwrap_or_else(|| {
-                NodeId::from_uuid(env::uuid(
-                    self.shared.clock.as_ref(),
-                    self.shared.entropy.as_ref(),
-                ))
-            }),
+            id: node,
             name: hello.name.clone(),
             facts: hello.facts.clone(),
             subnet,
@@ -108,9 +103,9 @@ impl Control {
         );
         let revision = tx.emit(&event)?;
         tx.insert_node(&new, revision)
+            .and_then(|()| tx.rename_node_key(node, &hello.name))
             .map_err(|error| name_taken(error, hello))?;
-        self.place_waiting(tx)?;
-        Ok(new.id)
+        self.place_waiting(tx)
     }
 
     /// Stores what changed of a node's facts, beyond what only tells how much is in use.

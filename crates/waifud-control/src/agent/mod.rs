@@ -6,25 +6,28 @@ mod slice;
 
 pub use slice::SliceWatch;
 
+use std::path::PathBuf;
+
 use waifud_types::{Digest, NodeId};
 
 use crate::{Control, ControlError, problems};
 
 impl Control {
-    /// The node that a request comes from. On the local socket of a single-node cluster it need not say so.
-    pub(crate) async fn asking_node(&self, named: Option<NodeId>) -> Result<NodeId, ControlError> {
-        let found = self
+    /// Where the file of an image is, for a node that has an instance made from it.
+    pub(crate) async fn image_for(
+        &self,
+        node: NodeId,
+        digest: Digest,
+    ) -> Result<PathBuf, ControlError> {
+        let may = self
             .shared
             .store
-            .read(move |tx| match named {
-                Some(id) => tx.node(id).map(|row| row.map(|row| row.id)),
-                None => tx.nodes("", 2).map(|rows| match rows.as_slice() {
-                    [only] => Some(only.id),
-                    _ => None,
-                }),
-            })
+            .read(move |tx| tx.image_is_on(digest, node))
             .await?;
-        found.ok_or_else(|| problems::unknown_node().into())
+        if !may {
+            return Err(problems::not_found("image", &digest.to_string()).into());
+        }
+        self.image_file(digest).await
     }
 
     /// The ciphertext of a bundle of one of the node's instances.

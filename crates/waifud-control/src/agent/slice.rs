@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use waifud_api::agent::{NodeSlice, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
-use waifud_types::{NodeId, Revision};
+use waifud_types::{Digest, NodeId, Revision};
 
+use crate::joining::is_admitted;
 use crate::streams::WatchSeat;
 use crate::{Control, ControlError, problems, subnet};
 
@@ -23,6 +24,7 @@ const PING: Duration = Duration::from_secs(5);
 pub struct SliceWatch {
     control: Control,
     node: NodeId,
+    key: Digest,
     changes: watch::Receiver<u64>,
     since: u64,
     synced: bool,
@@ -35,6 +37,7 @@ impl Control {
     pub(crate) fn watch_slice(
         &self,
         node: NodeId,
+        key: Digest,
         since: Option<Revision>,
     ) -> Result<SliceWatch, ControlError> {
         let newest = self.shared.store.revision();
@@ -50,6 +53,7 @@ impl Control {
         Ok(SliceWatch {
             control: self.clone(),
             node,
+            key,
             changes: self.shared.store.subscribe_topic(Topic::Node(node)),
             since,
             synced: false,
@@ -77,12 +81,18 @@ impl SliceWatch {
                 }
             }
             self.changes.mark_unchanged();
-            let (node, since) = (self.node, self.since);
+            let (node, key, since) = (self.node, self.key, self.since);
             let (frames, newest) = self
                 .control
                 .shared
                 .store
-                .read(move |tx| frames(&tx, node, since))
+                .read(move |tx| {
+                    // A key that was replaced meanwhile sees nothing more.
+                    if !is_admitted(&tx, node, key)? {
+                        return Err(problems::node_not_admitted().into());
+                    }
+                    frames(&tx, node, since)
+                })
                 .await?;
             self.ready = frames;
             self.since = newest.number;

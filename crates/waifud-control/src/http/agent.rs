@@ -10,13 +10,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
-use waifud_api::agent::{AgentReport, Hello, NODE_HEADER, Welcome};
+use waifud_api::agent::{AgentReport, Hello, Welcome};
+use waifud_api::join::{JoinRequest, Joined};
 use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
-use waifud_types::NodeId;
 
 use super::body::{JsonBytes, parse};
 use super::images::digest;
-use super::peer::AgentPeer;
+use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::agent::SliceWatch;
@@ -27,6 +27,7 @@ const CHUNK: usize = 256 << 10;
 
 pub fn routes() -> Router<Control> {
     Router::new()
+        .route("/v1/agent/join", post(join))
         .route("/v1/agent/hello", post(hello))
         .route("/v1/agent/watch", get(watch))
         .route("/v1/agent/report", post(report))
@@ -36,24 +37,17 @@ pub fn routes() -> Router<Control> {
         .route("/v1/agent/streams/{id}/refuse", post(refuse_stream))
 }
 
-async fn node(control: &Control, headers: &HeaderMap) -> Result<NodeId, Refusal> {
-    let named = headers
-        .get(NODE_HEADER)
-        .map(|value| {
-            value
-                .to_str()
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| {
-                    problems::bad_header(
-                        NODE_HEADER,
-                        "that is no node's id",
-                        "send the id that hello answered with",
-                    )
-                })
-        })
-        .transpose()?;
-    Ok(control.asking_node(named).await?)
+async fn join(
+    State(control): State<Control>,
+    newcomer: Newcomer,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Json<Joined>, Refusal> {
+    let request: JoinRequest = parse(&bytes, str::to_owned)?;
+    Ok(Json(
+        control
+            .join(request, newcomer.peer, &newcomer.request_id)
+            .await?,
+    ))
 }
 
 async fn hello(
@@ -63,34 +57,32 @@ async fn hello(
 ) -> Result<Json<Welcome>, Refusal> {
     let hello: Hello = parse(&bytes, str::to_owned)?;
     Ok(Json(
-        control.hello(hello, agent.peer, &agent.request_id).await?,
+        control
+            .hello(agent.node, hello, agent.peer, &agent.request_id)
+            .await?,
     ))
 }
 
 async fn report(
     State(control): State<Control>,
     agent: AgentPeer,
-    headers: HeaderMap,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<StatusCode, Refusal> {
-    let node = node(&control, &headers).await?;
     let report: AgentReport = parse(&bytes, str::to_owned)?;
     control
-        .report(node, report, agent.peer, &agent.request_id)
+        .report(agent.node, report, agent.peer, &agent.request_id)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn watch(
     State(control): State<Control>,
-    _: AgentPeer,
-    headers: HeaderMap,
+    agent: AgentPeer,
     mut params: Params,
 ) -> Result<Response, Refusal> {
     let since = params.revision("since")?;
     params.finish()?;
-    let node = node(&control, &headers).await?;
-    let watch = control.watch_slice(node, since)?;
+    let watch = control.watch_slice(agent.node, agent.key, since)?;
     let lines = futures::stream::unfold(watch, |mut watch| async move {
         let line = next_line(&mut watch).await?;
         Some((line, watch))
@@ -126,11 +118,11 @@ async fn next_line(watch: &mut SliceWatch) -> Option<Result<Bytes, ControlError>
 
 async fn image(
     State(control): State<Control>,
-    _: AgentPeer,
+    agent: AgentPeer,
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let path = control.image_file(digest(&text)?).await?;
+    let path = control.image_for(agent.node, digest(&text)?).await?;
     let from = resume_from(&headers);
     let open = async {
         let mut file = tokio::fs::File::open(&path).await?;
@@ -179,12 +171,10 @@ fn resume_from(headers: &HeaderMap) -> Option<u64> {
 
 async fn bundle(
     State(control): State<Control>,
-    _: AgentPeer,
-    headers: HeaderMap,
+    agent: AgentPeer,
     Path(text): Path<String>,
 ) -> Result<Response, Refusal> {
-    let node = node(&control, &headers).await?;
-    let ciphertext = control.bundle(node, digest(&text)?).await?;
+    let ciphertext = control.bundle(agent.node, digest(&text)?).await?;
     Ok((
         [(header::CONTENT_TYPE, "application/octet-stream")],
         ciphertext,
@@ -198,11 +188,10 @@ fn stream_id(text: &str) -> Result<StreamId, Refusal> {
 
 async fn stream(
     State(control): State<Control>,
-    _: AgentPeer,
+    AgentPeer { node, .. }: AgentPeer,
     Path(text): Path<String>,
     mut request: axum::extract::Request,
 ) -> Result<Response, Refusal> {
-    let node = node(&control, request.headers()).await?;
     let id = stream_id(&text)?;
     let wants = |name, value: &str| {
         let sent = request.headers().get(name).and_then(|v| v.to_str().ok());
@@ -227,12 +216,10 @@ async fn stream(
 
 async fn refuse_stream(
     State(control): State<Control>,
-    _: AgentPeer,
-    headers: HeaderMap,
+    AgentPeer { node, .. }: AgentPeer,
     Path(text): Path<String>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<StatusCode, Refusal> {
-    let node = node(&control, &headers).await?;
     let refusal: StreamRefusal = parse(&bytes, str::to_owned)?;
     control
         .shared

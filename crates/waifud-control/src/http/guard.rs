@@ -38,7 +38,7 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
     let role = match access::of(&method, &path) {
         Some(Access::Anyone) => return next.run(request).await,
         Some(Access::AtLeast(role)) => role,
-        Some(Access::Node) => {
+        Some(Access::Node | Access::JoinToken) => {
             return Refusal(problems::for_agents()).into_response();
         }
         None => return not_in_the_table(&path).await,

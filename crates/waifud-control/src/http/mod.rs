@@ -15,6 +15,7 @@ mod guard;
 mod headers;
 mod images;
 mod instances;
+mod join_tokens;
 mod nodes;
 mod peer;
 mod query;
@@ -78,6 +79,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(unclaimed::claim))
         .routes(routes!(unclaimed::delete))
         .routes(routes!(unclaimed::confirm))
+        .routes(routes!(join_tokens::create, join_tokens::list))
+        .routes(routes!(join_tokens::revoke))
         .routes(routes!(events::events))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
@@ -99,13 +102,9 @@ pub fn user_router(control: Control) -> Router {
     envelope::wrap(router).with_state(control)
 }
 
-/// What nodes' requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
-pub fn agent_router(control: Control) -> Router {
-    envelope::wrap(agent::routes()).with_state(control)
-}
-
 /// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
 pub fn tls_router(control: Control) -> Router {
     let (router, _) = user_routes().split_for_parts();
+    let router = guard::around(router, control.clone());
     envelope::wrap(router.merge(agent::routes())).with_state(control)
 }

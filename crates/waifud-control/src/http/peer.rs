@@ -5,11 +5,12 @@ use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::http::request::Parts;
 use axum::serve::IncomingStream;
 use tokio::net::UnixListener;
+use waifud_types::{Digest, NodeId};
 
 use super::Refusal;
 use super::envelope::RequestId;
 use crate::principal::{Cause, Peer, Principal};
-use crate::problems;
+use crate::{Control, problems};
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
@@ -47,30 +48,61 @@ impl<S: Sync> FromRequestParts<S> for Asker {
     }
 }
 
-/// A node's agent: root on this machine.
+fn peer(parts: &Parts) -> Peer {
+    parts
+        .extensions
+        .get::<ConnectInfo<Peer>>()
+        .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer)
+}
+
+/// A node's agent, with the certificate that the node is known by.
 #[derive(Clone, Debug)]
 pub struct AgentPeer {
+    /// The other end.
+    pub peer: Peer,
+    /// Which node it is.
+    pub node: NodeId,
+    /// The key that it has proven.
+    pub key: Digest,
+    /// For events.
+    pub request_id: String,
+}
+
+impl FromRequestParts<Control> for AgentPeer {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Refusal> {
+        let peer = peer(parts);
+        let Peer::Certificate { node, key, .. } = peer else {
+            return Err(problems::for_agents().into());
+        };
+        if !control.is_admitted(node, key).await? {
+            return Err(problems::node_not_admitted().into());
+        }
+        Ok(Self {
+            peer,
+            node,
+            key,
+            request_id: request_id(parts),
+        })
+    }
+}
+
+/// Somebody who wants to become a node; its token will say more.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
     /// The other end.
     pub peer: Peer,
     /// For events.
     pub request_id: String,
 }
 
-impl<S: Sync> FromRequestParts<S> for AgentPeer {
+impl<S: Sync> FromRequestParts<S> for Newcomer {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        let peer = parts
-            .extensions
-            .get::<ConnectInfo<Peer>>()
-            .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer);
-        if !peer.is_root() {
-            return Err(
-                problems::forbidden("only root's waifud-agentd may use this socket").into(),
-            );
-        }
         Ok(Self {
-            peer,
+            peer: peer(parts),
             request_id: request_id(parts),
         })
     }

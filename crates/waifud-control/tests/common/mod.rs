@@ -22,11 +22,13 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use waifud_api::agent::{
-    AgentReport, Hello, InstanceReport, NODE_HEADER, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentReport, Hello, InstanceReport, SliceObject, Tombstone, WatchFrame, Welcome,
 };
+use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_api::{Instance, Problem};
 use waifud_control::env::{Clock, Entropy, SystemClock, SystemEntropy};
 use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_pki::NodeKey;
 use waifud_store::{Mode, Store};
 use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{CloudInitStatus, HypervisorKind};
@@ -120,7 +122,7 @@ impl Server {
         let control = Control::new(store, config, clock, entropy).await.unwrap();
         Self {
             user: http::user_router(control.clone()),
-            agent: http::agent_router(control.clone()),
+            agent: http::tls_router(control.clone()),
             dir,
             control,
         }
@@ -221,42 +223,55 @@ impl Server {
         digest
     }
 
+    /// A request to nodes' routes, from whom the test says.
     pub async fn agent(
         &self,
         method: Method,
         path: &str,
-        node: Option<NodeId>,
-        uid: u32,
+        peer: Peer,
         body: impl Into<Body>,
     ) -> axum::response::Response {
-        let mut request = Request::builder().method(method).uri(path);
-        if let Some(node) = node {
-            request = request.header(NODE_HEADER, node.to_string());
-        }
-        call(
-            &self.agent,
-            request.body(body.into()).unwrap(),
-            Peer::Unix { uid },
+        let request = Request::builder().method(method).uri(path);
+        call(&self.agent, request.body(body.into()).unwrap(), peer).await
+    }
+
+    /// A join token, for the node of this name when one is given.
+    pub async fn join_token(&self, name: Option<&str>) -> JoinToken {
+        let answer = self.post("/v1/join-tokens", &json!({"name": name})).await;
+        let made: CreatedJoinToken = serde_json::from_slice(&answer.expect(201).bytes).unwrap();
+        JoinToken::parse(made.token.expose()).unwrap()
+    }
+
+    /// What a machine with this key asks for.
+    pub async fn ask_to_join(&self, token: &JoinToken, key: &NodeKey, name: &str) -> Answer {
+        let csr = key.request().unwrap();
+        let request = JoinRequest::new(token.secret.expose(), csr, name.parse().unwrap());
+        let body = serde_json::to_vec(&request).unwrap();
+        collect(
+            self.agent(Method::POST, "/v1/agent/join", nobody(), body)
+                .await,
         )
         .await
     }
 
+    /// Lets a machine in and says hello for it; one that was in before comes back with another key.
     pub async fn join(&self, name: &str, memory: ByteSize) -> Agent {
-        let hello = hello(name, memory);
-        let body = serde_json::to_vec(&hello).unwrap();
-        let answer = collect(
-            self.agent(Method::POST, "/v1/agent/hello", None, 0, body)
-                .await,
-        )
-        .await
-        .expect(200);
-        let welcome: Welcome = serde_json::from_slice(&answer.bytes).unwrap();
-        Agent {
-            id: welcome.node,
+        let known = self.get(&format!("/v1/nodes/{name}")).await.status == 200;
+        let token = self.join_token(known.then_some(name)).await;
+        let key = NodeKey::generate().unwrap();
+        let answer = self.ask_to_join(&token, &key, name).await.expect(200);
+        let joined: Joined = serde_json::from_slice(&answer.bytes).unwrap();
+        let agent = Agent {
+            id: joined.node,
+            key: key.digest(),
             router: self.agent.clone(),
             watch: None,
             line: Vec::new(),
-        }
+        };
+        let welcome = agent.hello(&hello(name, memory)).await.expect(200);
+        let welcome: Welcome = serde_json::from_slice(&welcome.bytes).unwrap();
+        assert_eq!(welcome.node, agent.id);
+        agent
     }
 
     /// The agent of a node that another server knows, at this one.
@@ -314,6 +329,13 @@ impl Server {
             .iter()
             .map(|e| e["kind"].as_str().unwrap().to_owned())
             .collect()
+    }
+}
+
+/// Somebody over TLS without a certificate.
+pub fn nobody() -> Peer {
+    Peer::Tls {
+        from: "192.0.2.9:4321".parse().unwrap(),
     }
 }
 
@@ -377,7 +399,6 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
 pub fn hello(name: &str, memory: ByteSize) -> Hello {
     Hello {
         name: name.parse().unwrap(),
-        node: None,
         facts: facts(memory),
         now: Timestamp::now(),
     }
@@ -405,28 +426,40 @@ pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
 /// A node's agent in the hands of a test.
 pub struct Agent {
     pub id: NodeId,
+    pub key: Digest,
     router: Router,
     watch: Option<Body>,
     line: Vec<u8>,
 }
 
 impl Agent {
+    /// This node, by its certificate.
+    pub fn peer(&self) -> Peer {
+        Peer::Certificate {
+            from: "192.0.2.2:4321".parse().unwrap(),
+            node: self.id,
+            key: self.key,
+        }
+    }
+
     async fn call(
         &self,
         method: Method,
         path: &str,
         body: impl Into<Body>,
     ) -> axum::response::Response {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(NODE_HEADER, self.id.to_string());
+        let request = Request::builder().method(method).uri(path);
         call(
             &self.router,
             request.body(body.into()).unwrap(),
-            Peer::Unix { uid: 0 },
+            self.peer(),
         )
         .await
+    }
+
+    pub async fn hello(&self, hello: &Hello) -> Answer {
+        let body = serde_json::to_vec(hello).unwrap();
+        collect(self.call(Method::POST, "/v1/agent/hello", body).await).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -438,7 +471,7 @@ impl Agent {
             .uri(path)
             .header("range", format!("bytes={from}-"));
         let request = request.body(Body::empty()).unwrap();
-        collect(call(&self.router, request, Peer::Unix { uid: 0 }).await).await
+        collect(call(&self.router, request, self.peer()).await).await
     }
 
     pub async fn report(&self, report: &AgentReport) {
@@ -502,6 +535,12 @@ impl Agent {
         })
         .await
         .unwrap()
+    }
+
+    /// Whether the watch ends by itself, or by an error.
+    pub async fn watch_ends(&mut self) -> bool {
+        let ends = async { while let Some(Ok(_)) = self.watch.as_mut().unwrap().frame().await {} };
+        tokio::time::timeout(DEADLINE, ends).await.is_ok()
     }
 
     /// Frames up to the `sync`, without it.

@@ -1,0 +1,223 @@
+//! What makes this machine a node: its key, its certificate, the CA that it trusts, and where waifud is.
+//!
+//! All of it is one file, so that no crash leaves half of it. Before there is one, the key alone is on the disk: it is
+//! written before the request goes out, and a join that was interrupted anywhere goes on with the same key, for which
+//! the token is still good.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use waifud_api::agent_client::{AgentClient, AgentClientError};
+use waifud_api::join::{JoinRequest, JoinToken, Joined};
+use waifud_pki::{
+    Identity, NodeKey, NodePeer, PkiError, certificates, client_config, fingerprint, join_config,
+    server_name, write_durably,
+};
+use waifud_types::{Name, NodeId, Secret};
+
+/// The file of a node that has joined.
+const FILE: &str = "identity.json";
+/// The key of one that has begun to.
+const JOINING: &str = "joining.key";
+
+/// Why a machine is no node, or can't be.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// A file can't be read or written.
+    #[error("{path:?} can't be used")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Keys or certificates are not what they should be.
+    #[error("keys or certificates can't be used")]
+    Pki(#[from] PkiError),
+    /// waifud does not answer, or refuses.
+    #[error("waifud did not let this machine in")]
+    Refused(#[from] AgentClientError),
+    /// No address is known.
+    #[error("the token names no address of waifud; give one with --server https://HOST:7373")]
+    NoAddress,
+    /// waifud's answer is not for us.
+    #[error("waifud's answer does not fit what was asked: {0}")]
+    Answer(&'static str),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    node: NodeId,
+    name: Name,
+    key: Secret<String>,
+    certificate: String,
+    ca: String,
+    addresses: Vec<String>,
+}
+
+/// This machine's place in a cluster.
+pub struct Membership {
+    path: PathBuf,
+    stored: Mutex<Stored>,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    /// What the state directory holds; `None` when this machine has not joined.
+    pub fn open(state_dir: &Path) -> Result<Option<Self>, MembershipError> {
+        let path = state_dir.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file(&path, error)),
+        };
+        let stored = serde_json::from_str(&text).map_err(|error| file(&path, error))?;
+        Ok(Some(Self {
+            path,
+            stored: Mutex::new(stored),
+        }))
+    }
+
+    /// Joins: makes a key, or takes that of an attempt before, and asks the waifud whose CA the token names.
+    ///
+    /// `servers` replaces the token's addresses when there are any.
+    pub async fn join(
+        state_dir: &Path,
+        token: &JoinToken,
+        servers: &[String],
+        name: Name,
+    ) -> Result<Self, MembershipError> {
+        let addresses = if servers.is_empty() {
+            &token.addresses
+        } else {
+            servers
+        };
+        if addresses.is_empty() {
+            return Err(MembershipError::NoAddress);
+        }
+        let key = key_for_joining(state_dir)?;
+        let client = AgentClient::tls(join_config(token.ca)?, server_name(), addresses.to_vec());
+        let request = JoinRequest::new(token.secret.expose(), key.request()?, name);
+        let joined = client.join(&request).await?;
+        check(&joined, token, &key)?;
+        let stored = Stored {
+            node: joined.node,
+            name: joined.name,
+            key: Secret::new(key.to_pem()),
+            certificate: joined.certificate,
+            ca: joined.ca,
+            // The one that answered is known to work from here.
+            addresses: with_first(client.addresses(), &joined.addresses),
+        };
+        let path = state_dir.join(FILE);
+        write(&path, &stored)?;
+        // A leftover is harmless: the next attempt would go on with it.
+        let _best_effort = std::fs::remove_file(state_dir.join(JOINING));
+        Ok(Self {
+            path,
+            stored: Mutex::new(stored),
+        })
+    }
+
+    /// Which node this is.
+    pub fn node(&self) -> NodeId {
+        self.stored().node
+    }
+
+    /// The name that it joined by.
+    pub fn name(&self) -> Name {
+        self.stored().name.clone()
+    }
+
+    /// Where waifud is, as far as is known.
+    pub fn addresses(&self) -> Vec<String> {
+        self.stored().addresses.clone()
+    }
+
+    /// A client that proves itself by this node's certificate.
+    pub fn client(&self) -> Result<AgentClient, MembershipError> {
+        let stored = self.stored().clone();
+        let own = Identity::from_pem(stored.key.expose(), &stored.certificate)?;
+        let ca = certificates(&stored.ca)?.swap_remove(0);
+        let config = client_config(&ca, Some(&own))?;
+        Ok(AgentClient::tls(config, server_name(), stored.addresses))
+    }
+
+    /// waifud has told where it is. Durable when it returns; nothing is written when it is known.
+    pub fn learn(&self, addresses: &[String]) -> Result<(), MembershipError> {
+        let mut stored = self.stored();
+        if addresses.is_empty() || addresses.iter().all(|a| stored.addresses.contains(a)) {
+            return Ok(());
+        }
+        // The old ones stay behind the new ones, a few: what is advertised by mistake must not cut a node off.
+        let old = std::mem::take(&mut stored.addresses);
+        stored.addresses = with_first(addresses.to_vec(), &old);
+        stored.addresses.truncate(16);
+        write(&self.path, &stored)
+    }
+
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn with_first(mut first: Vec<String>, rest: &[String]) -> Vec<String> {
+    for address in rest {
+        if !first.contains(address) {
+            first.push(address.clone());
+        }
+    }
+    first
+}
+
+/// The key of an attempt before, or a new one, durable before anybody hears of it.
+fn key_for_joining(state_dir: &Path) -> Result<NodeKey, MembershipError> {
+    let path = state_dir.join(JOINING);
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(key) = NodeKey::from_pem(&text)
+    {
+        return Ok(key);
+    }
+    let key = NodeKey::generate()?;
+    write_durably(&path, &key.to_pem(), 0o600)?;
+    Ok(key)
+}
+
+/// The handshake has proven the CA; the answer has to be about the same one and about our key.
+fn check(joined: &Joined, token: &JoinToken, key: &NodeKey) -> Result<(), MembershipError> {
+    let ca = certificates(&joined.ca)?.swap_remove(0);
+    if fingerprint(&ca) != token.ca {
+        return Err(MembershipError::Answer("another CA"));
+    }
+    let own = certificates(&joined.certificate)?.swap_remove(0);
+    let peer = NodePeer::of(&own)?;
+    if peer.node != joined.node || peer.key != key.digest() {
+        return Err(MembershipError::Answer("a certificate of another node"));
+    }
+    Ok(())
+}
+
+fn write(path: &Path, stored: &Stored) -> Result<(), MembershipError> {
+    let text = serde_json::to_string_pretty(stored).map_err(|error| file(path, error))?;
+    Ok(write_durably(path, &text, 0o600)?)
+}
+
+fn file(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> MembershipError {
+    MembershipError::File {
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}

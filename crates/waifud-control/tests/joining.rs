@@ -1,0 +1,249 @@
+//! Joining: what a token is good for, who gets whose name, and whose certificate counts.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::body::Body;
+use axum::http::Method;
+use common::{Server, collect, hello, nobody, report};
+use serde_json::json;
+use waifud_api::agent::WatchFrame;
+use waifud_api::join::{JoinRequest, Joined};
+use waifud_control::env::{Clock, SystemEntropy};
+use waifud_control::{ControlConfig, Peer};
+use waifud_pki::{NodeKey, NodePeer, certificates};
+use waifud_store::Mode;
+use waifud_types::{ByteSize, Digest, InstanceState, Timestamp};
+
+fn joined(answer: &common::Answer) -> Joined {
+    serde_json::from_slice(&answer.bytes).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_lets_one_key_in_and_that_key_again_when_the_answer_was_lost() {
+    let server = Server::start().await;
+    let token = server.join_token(None).await;
+    let (key, other) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
+    let first = joined(&server.ask_to_join(&token, &key, "alder").await.expect(200));
+    let again = joined(&server.ask_to_join(&token, &key, "alder").await.expect(200));
+    assert_eq!(first.node, again.node);
+    let certificate = certificates(&again.certificate).unwrap().swap_remove(0);
+    let peer = NodePeer::of(&certificate).unwrap();
+    assert_eq!((peer.node, peer.key), (first.node, key.digest()));
+    let refused = server.ask_to_join(&token, &other, "alder").await;
+    let problem = refused.expect(401).problem();
+    assert_eq!(problem.code, "bad-join-token");
+    assert!(problem.title.contains("another machine"), "{problem:?}");
+    let kinds = server.kinds("alder").await;
+    assert_eq!(kinds, ["node.admitted"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_an_expired_and_an_invented_token_let_nobody_in() {
+    struct Hands(AtomicI64);
+    impl Clock for Hands {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000)));
+    let config = ControlConfig::new(dir.path().to_owned());
+    let mode = Mode::Threads { readers: 2 };
+    let server = Server::of(dir, config, mode, clock.clone(), Arc::new(SystemEntropy)).await;
+    let key = NodeKey::generate().unwrap();
+
+    let token = server.join_token(None).await;
+    let listed = server.get("/v1/join-tokens").await.expect(200).json();
+    let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["items"][0]["state"], "unused");
+    server
+        .delete(&format!("/v1/join-tokens/{id}"))
+        .await
+        .expect(204);
+    server
+        .delete(&format!("/v1/join-tokens/{id}"))
+        .await
+        .expect(404);
+    server.ask_to_join(&token, &key, "alder").await.expect(401);
+
+    let token = server.join_token(None).await;
+    let spent = server.join_token(None).await;
+    let in_time = server.ask_to_join(&spent, &key, "birch").await;
+    in_time.expect(200);
+    clock.0.fetch_add(3600, Ordering::SeqCst);
+    for (token, name) in [(&token, "alder"), (&spent, "birch")] {
+        let problem = server.ask_to_join(token, &key, name).await;
+        assert!(problem.expect(401).problem().title.contains("expired"));
+    }
+    let mut invented = token.clone();
+    invented.secret = waifud_types::Secret::new([7; 32]);
+    server
+        .ask_to_join(&invented, &key, "alder")
+        .await
+        .expect(401);
+    server.get("/v1/nodes/alder").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_takes_a_node_from_its_owner_but_one_that_names_it() {
+    let server = Server::start().await;
+    let mut alder = server.join("alder", ByteSize::gib(1)).await;
+    alder.watch(None).await;
+    alder.until_sync().await;
+    let thief = NodeKey::generate().unwrap();
+    let any = server.join_token(None).await;
+    let problem = server.ask_to_join(&any, &thief, "alder").await.expect(409);
+    assert_eq!(problem.problem().code, "name-taken");
+    // Refused, it is not spent either.
+    let named = server.join_token(Some("alder")).await;
+    server
+        .ask_to_join(&named, &thief, "birch")
+        .await
+        .expect(409);
+    let anew = joined(
+        &server
+            .ask_to_join(&named, &thief, "alder")
+            .await
+            .expect(200),
+    );
+    assert_eq!(anew.node, alder.id);
+    // The key before is worth nothing from now on, neither for requests nor for a watch that is open.
+    let answer = alder.hello(&hello("alder", ByteSize::gib(1))).await;
+    assert_eq!(answer.expect(403).problem().code, "not-admitted");
+    assert!(alder.watch_ends().await);
+    // Nor can its lost answer be asked for again.
+    let old = server.join_token(Some("alder")).await;
+    let third = NodeKey::generate().unwrap();
+    server.ask_to_join(&old, &third, "alder").await.expect(200);
+    server
+        .ask_to_join(&named, &thief, "alder")
+        .await
+        .expect(401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_refused_by_its_field_and_spends_nothing() {
+    let server = Server::start().await;
+    let token = server.join_token(None).await;
+    let good = NodeKey::generate().unwrap();
+    for (body, field) in [
+        (json!({"secret": "x", "csr": "y", "name": "alder"}), "token"),
+        (
+            json!({"secret": JoinRequest::new(token.secret.expose(), String::new(), "a".parse().unwrap()).secret, "csr": "y", "name": "alder"}),
+            "csr",
+        ),
+        (json!({"csr": "y", "name": "alder"}), "body"),
+    ] {
+        let answer = collect(
+            server
+                .agent(Method::POST, "/v1/agent/join", nobody(), body.to_string())
+                .await,
+        )
+        .await;
+        assert!(answer.status.is_client_error());
+        let problem = answer.problem();
+        assert!(
+            field == "body" || problem.field.as_deref() == Some(field),
+            "{problem:?}"
+        );
+    }
+    server.ask_to_join(&token, &good, "alder").await.expect(200);
+    for bad in [
+        json!({"expires_in_s": 1}),
+        json!({"expires_in_s": 1e9 as u64}),
+    ] {
+        let problem = server.post("/v1/join-tokens", &bad).await.expect(422);
+        assert_eq!(problem.problem().field.as_deref(), Some("expires_in_s"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_certificate_that_a_node_is_known_by_opens_its_routes() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let birch = server.join("birch", ByteSize::gib(1)).await;
+    let Peer::Certificate { from, node, .. } = alder.peer() else {
+        unreachable!("agents have certificates");
+    };
+    let strangers = [
+        nobody(),
+        Peer::Unknown,
+        Peer::Unix { uid: 0 },
+        // A certificate of ours with a key that is not the node's.
+        Peer::Certificate {
+            from,
+            node,
+            key: Digest::from_bytes([9; 32]),
+        },
+        Peer::Certificate {
+            from,
+            node: birch.id,
+            key: alder.key,
+        },
+    ];
+    let digest = Digest::from_bytes([1; 32]);
+    for (method, path) in [
+        (Method::POST, "/v1/agent/hello".to_owned()),
+        (Method::GET, "/v1/agent/watch".to_owned()),
+        (Method::POST, "/v1/agent/report".to_owned()),
+        (Method::GET, format!("/v1/agent/images/{digest}")),
+        (Method::GET, format!("/v1/agent/bundles/{digest}")),
+    ] {
+        for peer in strangers {
+            let answer = server
+                .agent(method.clone(), &path, peer, Body::from("{}"))
+                .await;
+            assert_eq!(answer.status(), 403, "{method} {path} {peer:?}");
+        }
+    }
+    // And it opens none of people's.
+    let answer = server
+        .agent(Method::GET, "/v1/instances", alder.peer(), Body::empty())
+        .await;
+    let problem = collect(answer).await.expect(403).problem();
+    assert!(problem.hint.unwrap().contains("certificate"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_and_reports_only_what_is_its_own() {
+    let server = Server::start().await;
+    let image = server.template().await;
+    let mut alder = server.join("alder", ByteSize::gib(8)).await;
+    let mut birch = server.join("birch", ByteSize::gib(8)).await;
+    let placed = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
+    let web = server.create(&placed).await.expect(201).instance();
+    alder.watch(None).await;
+    let bundle = alder
+        .until_sync()
+        .await
+        .into_iter()
+        .find_map(|frame| match frame {
+            WatchFrame::Put {
+                object: waifud_api::agent::SliceObject::Instance(instance),
+                ..
+            } => Some(instance.bundle.digest),
+            _ => None,
+        })
+        .unwrap();
+    birch.watch(None).await;
+    let seen = format!("{:?}", birch.until_sync().await);
+    assert!(!seen.contains(&web.id.to_string()));
+    let (bundle, image) = (
+        format!("/v1/agent/bundles/{bundle}"),
+        format!("/v1/agent/images/{image}"),
+    );
+    alder.get(&bundle).await.expect(200);
+    alder.get(&image).await.expect(200);
+    birch.get(&bundle).await.expect(404);
+    birch.get(&image).await.expect(404);
+    birch.says(report(web.id, InstanceState::Failed)).await;
+    let shown = server.get("/v1/instances/web").await.instance();
+    assert_eq!(shown.status.state, InstanceState::Pending);
+    // A name that is another node's is not taken over by saying so.
+    let answer = birch.hello(&hello("alder", ByteSize::gib(8))).await;
+    assert_eq!(answer.expect(409).problem().code, "name-taken");
+}

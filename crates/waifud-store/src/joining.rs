@@ -1,0 +1,178 @@
+//! Join tokens, and the one key that each node is known by.
+
+use rusqlite::{Row, named_params};
+use waifud_types::{Digest, Name, NodeId, Timestamp};
+
+use crate::codec::{digest, maybe_name, maybe_node_id, name, node_id, node16, time};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
+
+/// A token, as it is stored: what makes it one is not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinTokenRow {
+    /// Names it.
+    pub id: String,
+    /// The node that it is for, when for one only.
+    pub name: Option<Name>,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+    /// The node that came in by it, and with which key.
+    pub spent: Option<(NodeId, Digest)>,
+}
+
+/// Which key a node is known by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeKeyRow {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// The SHA-256 of its public key.
+    pub key: Digest,
+}
+
+impl ReadTx<'_> {
+    /// The token with this secret's digest.
+    pub fn join_token(&self, secret: Digest) -> Result<Option<JoinTokenRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM join_tokens WHERE secret = ?1")?
+            .query_and_then([secret.bytes()], token)?
+            .next()
+            .transpose()
+    }
+
+    /// All tokens, the oldest first.
+    pub fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM join_tokens ORDER BY created_at, id")?
+            .query_and_then([], token)?
+            .collect()
+    }
+
+    /// The key that a node is known by; none when it never joined.
+    pub fn node_key(&self, node: NodeId) -> Result<Option<NodeKeyRow>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM node_keys WHERE node = ?1")?
+            .query_and_then([node16(&node)], key)?
+            .next()
+            .transpose()
+    }
+
+    /// The id of the node with this name, whether it only joined or was heard of too.
+    pub fn node_id_named(&self, wanted: &Name) -> Result<Option<NodeId>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT id AS node FROM nodes WHERE name = ?1
+                 UNION SELECT node FROM node_keys WHERE name = ?1 LIMIT 1",
+            )?
+            .query_and_then([wanted.as_str()], |row| node_id(row, "node"))?
+            .next()
+            .transpose()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Stores a token under its secret's digest. Tokens that expired before `forget` go.
+    pub fn insert_join_token(
+        &mut self,
+        row: &JoinTokenRow,
+        secret: Digest,
+        forget: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("DELETE FROM join_tokens WHERE expires_at < ?1")?
+            .execute([forget.as_microsecond()])?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO join_tokens (id, secret, name, created_by, created_at, expires_at)
+                 VALUES (:id, :secret, :name, :created_by, :created_at, :expires_at)",
+            )?
+            .execute(named_params! {
+                ":id": row.id,
+                ":secret": secret.bytes(),
+                ":name": row.name.as_ref().map(Name::as_str),
+                ":created_by": row.created_by,
+                ":created_at": row.created_at.as_microsecond(),
+                ":expires_at": row.expires_at.as_microsecond(),
+            })?;
+        Ok(())
+    }
+
+    /// The node has come in by the token.
+    pub fn spend_join_token(
+        &mut self,
+        id: &str,
+        node: NodeId,
+        key: Digest,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE join_tokens SET node = ?2, key = ?3 WHERE id = ?1")?
+            .execute((id, node16(&node), key.bytes()))?;
+        Ok(())
+    }
+
+    /// Forgets a token; false when there is none.
+    pub fn delete_join_token(&mut self, id: &str) -> Result<bool, StoreError> {
+        let gone = self
+            .conn
+            .prepare_cached("DELETE FROM join_tokens WHERE id = ?1")?
+            .execute([id])?;
+        Ok(gone > 0)
+    }
+
+    /// The node is known by this key from now on, and by no other.
+    pub fn put_node_key(&mut self, row: &NodeKeyRow, at: Timestamp) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO node_keys (node, name, key, admitted_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (node) DO UPDATE SET name = excluded.name, key = excluded.key,
+                     admitted_at = excluded.admitted_at",
+            )?
+            .execute((
+                node16(&row.node),
+                row.name.as_str(),
+                row.key.bytes(),
+                at.as_microsecond(),
+            ))
+            .map_err(|e| taken(e, &[("node_keys.name", Taken::NodeName)]))?;
+        // Its watches end when their key is no longer the one.
+        self.touch(Topic::Node(row.node));
+        Ok(())
+    }
+
+    /// The node has another name.
+    pub fn rename_node_key(&mut self, node: NodeId, name: &Name) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE node_keys SET name = ?2 WHERE node = ?1")?
+            .execute((node16(&node), name.as_str()))
+            .map_err(|e| taken(e, &[("node_keys.name", Taken::NodeName)]))?;
+        Ok(())
+    }
+}
+
+fn token(row: &Row<'_>) -> Result<JoinTokenRow, StoreError> {
+    let node = maybe_node_id(row, "node")?;
+    let spent = node
+        .map(|node| digest(row, "key").map(|key| (node, key)))
+        .transpose()?;
+    Ok(JoinTokenRow {
+        id: row.get("id")?,
+        name: maybe_name(row, "name")?,
+        created_by: row.get("created_by")?,
+        created_at: time(row, "created_at")?,
+        expires_at: time(row, "expires_at")?,
+        spent,
+    })
+}
+
+fn key(row: &Row<'_>) -> Result<NodeKeyRow, StoreError> {
+    Ok(NodeKeyRow {
+        node: node_id(row, "node")?,
+        name: name(row, "name")?,
+        key: digest(row, "key")?,
+    })
+}
