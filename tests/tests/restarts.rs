@@ -141,3 +141,39 @@ fn a_guest_that_powers_itself_off_stays_off() -> Result<()> {
         world.delete("sleepy")
     })
 }
+
+#[test]
+fn daemons_that_face_people_and_guests_run_as_their_users_without_any_capability() -> Result<()> {
+    World::with(|world| {
+        for (service, user) in [
+            ("waifud", "waifud"),
+            ("waifud-metadatad", "waifud-metadata"),
+            ("waifud-agentd", "root"),
+        ] {
+            let pid = world.lab.pid_of(service)?.context("it does not run")?;
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let field = |name: &str| {
+                let line = status.lines().find(|line| line.starts_with(name));
+                line.and_then(|line| line.split_whitespace().nth(1))
+                    .map(str::to_owned)
+                    .with_context(|| format!("no {name} of {service}"))
+            };
+            let uid = world.node(&["id", "-u", user])?;
+            ensure!(
+                field("Uid:")? == uid.trim(),
+                "{service} does not run as {user}"
+            );
+            if user != "root" {
+                for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
+                    let bits = field(set)?;
+                    ensure!(
+                        bits.chars().all(|digit| digit == '0'),
+                        "{service} has {set} {bits}"
+                    );
+                }
+                ensure!(field("NoNewPrivs:")? == "1", "{service} may gain privileges");
+            }
+        }
+        Ok(())
+    })
+}

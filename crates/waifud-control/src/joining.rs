@@ -43,7 +43,7 @@ impl Control {
         let info = info(&row, now, None);
         let event = note::event(
             now,
-            "token.created",
+            "join-token.created",
             object(&row.id),
             &cause,
             row.name.as_ref().map_or_else(
@@ -101,7 +101,7 @@ impl Control {
                 }
                 tx.emit(&note::event(
                     now,
-                    "token.revoked",
+                    "join-token.revoked",
                     object(&id),
                     &cause,
                     "no node gets in by it any more",

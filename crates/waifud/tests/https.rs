@@ -5,13 +5,13 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+mod kit;
+
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kit::Waifud;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -24,56 +24,12 @@ use waifud_types::NodeId;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running waifud; killed when it goes out of scope.
-struct Waifud {
-    child: Child,
-    at: SocketAddr,
-    dir: tempfile::TempDir,
+/// Requests of these tests.
+trait Get {
+    async fn get(&self, tls: Arc<ClientConfig>, path: &str) -> std::io::Result<String>;
 }
 
-impl Drop for Waifud {
-    fn drop(&mut self) {
-        let _may_have_ended = self.child.kill();
-        let _may_have_ended = self.child.wait();
-    }
-}
-
-impl Waifud {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let home = dir.path().display();
-        let config = dir.path().join("waifud.toml");
-        let text = format!(
-            "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\n\
-             listen = ['127.0.0.1:0']"
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waifud"))
-            .arg("--config")
-            .arg(&config)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It says where it listens once it does.
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let at = loop {
-            let line = lines.next().unwrap().unwrap();
-            if let Some((_, rest)) = line.split_once("listen=[") {
-                break rest.split(']').next().unwrap().parse().unwrap();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, at, dir }
-    }
-
-    fn pki(&self) -> PathBuf {
-        self.dir.path().join("state/pki")
-    }
-
-    fn authority(&self) -> Authority {
-        Authority::open(&self.pki()).unwrap()
-    }
-
+impl Get for Waifud {
     /// One request on a connection of its own; the whole answer, or why there is none.
     async fn get(&self, tls: Arc<ClientConfig>, path: &str) -> std::io::Result<String> {
         let exchange = async {
