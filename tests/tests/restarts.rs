@@ -171,7 +171,10 @@ fn daemons_that_face_people_and_guests_run_as_their_users_without_any_capability
                         "{service} has {set} {bits}"
                     );
                 }
-                ensure!(field("NoNewPrivs:")? == "1", "{service} may gain privileges");
+                ensure!(
+                    field("NoNewPrivs:")? == "1",
+                    "{service} may gain privileges"
+                );
             }
         }
         Ok(())

@@ -317,7 +317,12 @@ async fn a_silent_node_makes_its_instances_unknown_until_it_speaks_again() {
     server.get("/v1/instances/web").await.expect(404);
     assert_eq!(
         server.kinds("alder").await,
-        ["node.admitted", "node.joined", "node.unreachable", "node.ready"]
+        [
+            "node.admitted",
+            "node.joined",
+            "node.unreachable",
+            "node.ready"
+        ]
     );
     server.control.stop_token().cancel();
     monitor.await.unwrap().unwrap();

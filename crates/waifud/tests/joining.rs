@@ -7,6 +7,7 @@
 
 mod kit;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,7 +88,6 @@ async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began
         .unwrap();
     assert_eq!(again.node(), member.node());
     assert!(!home.path().join("joining.key").exists());
-    use std::os::unix::fs::PermissionsExt;
     let file = std::fs::metadata(home.path().join("identity.json")).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
     // Another machine finds the token spent.
@@ -101,6 +101,7 @@ async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began
 async fn nobody_joins_a_waifud_of_another_ca() {
     let waifud = Waifud::start();
     let mut token = token(&waifud).await;
+    assert_eq!(token.ca, waifud.authority().fingerprint());
     token.ca = Authority::generate().unwrap().fingerprint();
     let home = tempfile::tempdir().unwrap();
     let error = Membership::join(home.path(), &token, &[], name())
