@@ -7,6 +7,7 @@ mod common;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use common::{Agent, DEADLINE, Server, report};
 use serde_json::json;
@@ -24,7 +25,6 @@ struct World {
     server: Server,
     person: Client,
     user_socket: PathBuf,
-    agent_socket: PathBuf,
     agent: Agent,
     id: InstanceId,
 }
@@ -33,19 +33,11 @@ impl World {
     /// An instance that runs on a node whose watch is open.
     async fn with(change: impl FnOnce(&mut StreamLimits)) -> Self {
         let server = Server::with(|config| change(&mut config.streams)).await;
-        let listen = |name: &str| {
-            let path = server.dir.path().join(name);
-            (UnixListener::bind(&path).unwrap(), path)
-        };
-        let (user, user_socket) = listen("user.sock");
-        let (agents, agent_socket) = listen("agent.sock");
-        for (listener, router) in [
-            (user, http::user_router(server.control.clone())),
-            (agents, http::agent_router(server.control.clone())),
-        ] {
-            let service = router.into_make_service_with_connect_info::<Peer>();
-            tokio::spawn(async move { axum::serve(listener, service).await });
-        }
+        let user_socket = server.dir.path().join("user.sock");
+        let listener = UnixListener::bind(&user_socket).unwrap();
+        let service =
+            http::user_router(server.control.clone()).into_make_service_with_connect_info::<Peer>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
         server.template().await;
         let mut agent = server.join("alder", ByteSize::gib(8)).await;
         let made = server
@@ -59,7 +51,6 @@ impl World {
         Self {
             person: Client::unix(&user_socket).unwrap(),
             user_socket,
-            agent_socket,
             agent,
             id: made.id,
             server,
@@ -83,7 +74,19 @@ impl World {
     }
 
     fn node(&self) -> AgentClient {
-        AgentClient::unix(self.agent_socket.clone()).with_node(self.agent.id)
+        self.client_of(&self.agent)
+    }
+
+    /// A client whose connections are taken for that node's.
+    fn client_of(&self, agent: &Agent) -> AgentClient {
+        let socket = self.server.dir.path().join(format!("{}.sock", agent.id));
+        if !socket.exists() {
+            let listener = UnixListener::bind(&socket).unwrap();
+            let router = http::tls_router(self.server.control.clone())
+                .layer(axum::Extension(ConnectInfo(agent.peer())));
+            tokio::spawn(async move { axum::serve(listener, router).await });
+        }
+        AgentClient::unix(socket)
     }
 
     async fn open(
@@ -161,7 +164,7 @@ async fn an_id_is_good_once_and_for_its_node_only() {
     let other = world.server.join("birch", ByteSize::gib(8)).await;
     let asked = world.ask("console");
     let order = world.order().await;
-    let thief = AgentClient::unix(world.agent_socket.clone()).with_node(other.id);
+    let thief = world.client_of(&other);
     assert_eq!(
         thief.stream(order.id).await.unwrap_err().status(),
         Some(404)
