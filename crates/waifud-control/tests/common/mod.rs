@@ -276,22 +276,18 @@ impl Server {
 
     /// The agent of a node that another server knows, at this one.
     pub async fn agent_again(&self, agent: &Agent) -> Agent {
-        let mut hello = hello("alder", ByteSize::gib(8));
-        hello.node = Some(agent.id);
-        let body = serde_json::to_vec(&hello).unwrap();
-        let node = Some(agent.id);
-        collect(
-            self.agent(Method::POST, "/v1/agent/hello", node, 0, body)
-                .await,
-        )
-        .await
-        .expect(200);
-        Agent {
+        let again = Agent {
             id: agent.id,
+            key: agent.key,
             router: self.agent.clone(),
             watch: None,
             line: Vec::new(),
-        }
+        };
+        again
+            .hello(&hello("alder", ByteSize::gib(8)))
+            .await
+            .expect(200);
+        again
     }
 
     /// Everything that a refused request might leave behind: rows of every kind, and files.
