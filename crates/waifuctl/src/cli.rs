@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Checksum};
+use waifud_types::{ByteSize, Checksum, Name};
+
+use crate::cli_access::{ContextCommand, LoginArgs, TokenCommand};
 
 use crate::cli_token::JoinTokenCommand;
 
@@ -21,18 +23,16 @@ use crate::cli_token::JoinTokenCommand;
 )]
 #[command(
     after_help = "Exit codes: 0 done; 1 your input, state or permission; 2 ours, or waifud can't be reached; \
-3 a --wait deadline passed and the work goes on."
+3 a --wait deadline passed and the work goes on.\n\nWhich waifud: --context; --socket or WAIFUD_SOCKET; WAIFUD_URL with WAIFUD_CA (a file) and WAIFUD_TOKEN; the context in use; this machine's socket."
 )]
 pub struct Cli {
-    /// The socket of waifud on this machine
-    #[arg(
-        long,
-        global = true,
-        env = "WAIFUD_SOCKET",
-        default_value = "/run/waifud/waifud.sock",
-        value_name = "PATH"
-    )]
-    pub socket: PathBuf,
+    /// The socket of waifud on this machine [default: /run/waifud/waifud.sock]
+    #[arg(long, global = true, env = "WAIFUD_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// The waifud of this context, made by `waifuctl login`; `local` is this machine's
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<Name>,
 
     /// Print JSON: data on stdout, an error's problem body on stderr
     #[arg(long, global = true)]
@@ -143,6 +143,17 @@ pub enum Command {
         after_help = "Example:\n  waifuctl completions bash > /etc/bash_completion.d/waifuctl"
     )]
     Completions(crate::cli_spec::CompletionsArgs),
+    /// Tokens: who may use this waifud from elsewhere
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Use a waifud on another machine, by a token that was made there
+    #[command(
+        after_help = "Examples:\n  waifuctl login https://waifud.lan:7373\n  waifuctl login waifud.lan --fingerprint 3f9c… --token-file token --name home\n\nThe CA is believed by its fingerprint or file, or after you compared it; the token is kept in\n~/.config/waifud/contexts.toml, which only you can read."
+    )]
+    Login(LoginArgs),
+    /// Contexts: which waifud is used
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Write this program's own reference: for packages and the docs
     #[command(subcommand, hide = true)]
     Reference(ReferenceCommand),

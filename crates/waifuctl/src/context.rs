@@ -1,10 +1,23 @@
 //! What every command needs: the connection and the printer.
+//!
+//! Which waifud it is, in this order: `--context`; `--socket`, or `WAIFUD_SOCKET`; `WAIFUD_URL` with `WAIFUD_CA` and
+//! `WAIFUD_TOKEN`; the context that `waifuctl context use` chose; the socket of this machine. `WAIFUD_CA` and
+//! `WAIFUD_TOKEN` belong to `WAIFUD_URL` and are sent nowhere else. No secret is an argument: everybody on a machine
+//! sees those.
 
-use waifud_api::client::Client;
+use std::path::Path;
+
+use waifud_api::ServerUrl;
+use waifud_api::client::{Client, Trust};
+use waifud_types::{Name, Secret};
 
 use crate::cli::Cli;
+use crate::contexts::{self, Contexts, Entry, LOCAL};
 use crate::failure::Failure;
 use crate::printer::Printer;
+
+/// Where waifud's socket is unless said otherwise.
+const DEFAULT_SOCKET: &str = "/run/waifud/waifud.sock";
 
 /// The connection and the printer.
 pub struct Context {
@@ -18,8 +31,93 @@ impl Context {
     /// From what was typed.
     pub fn new(cli: &Cli) -> Result<Self, Failure> {
         Ok(Self {
-            client: Client::unix(&cli.socket)?,
+            client: client(cli)?,
             printer: Printer::new(cli.json),
         })
     }
+}
+
+fn client(cli: &Cli) -> Result<Client, Failure> {
+    if let Some(name) = &cli.context {
+        return if name.as_str() == LOCAL {
+            local()
+        } else {
+            of_context(&load()?, name)
+        };
+    }
+    if let Some(socket) = &cli.socket {
+        return Ok(Client::unix(socket)?);
+    }
+    if let Some(url) = variable("WAIFUD_URL")? {
+        return of_environment(&url);
+    }
+    let contexts = load()?;
+    match &contexts.current {
+        Some(name) => of_context(&contexts, name),
+        None => local(),
+    }
+}
+
+fn local() -> Result<Client, Failure> {
+    Ok(Client::unix(Path::new(DEFAULT_SOCKET))?)
+}
+
+fn load() -> Result<Contexts, Failure> {
+    contexts::path().map_or_else(|| Ok(Contexts::default()), |path| Contexts::load(&path))
+}
+
+fn of_context(contexts: &Contexts, name: &Name) -> Result<Client, Failure> {
+    let Entry { url, ca, token } = contexts.get(name)?;
+    Ok(Client::https(url, &only(ca)?, Some(token.clone()))?)
+}
+
+fn of_environment(url: &str) -> Result<Client, Failure> {
+    let url: ServerUrl = url
+        .parse()
+        .map_err(|e: waifud_api::server_url::ServerUrlError| {
+            Failure::input("bad-url", e.to_string()).field("WAIFUD_URL")
+        })?;
+    let trust = match variable("WAIFUD_CA")? {
+        Some(path) => only(&read_ca(Path::new(&path), "WAIFUD_CA")?)?,
+        None => Trust::System,
+    };
+    let token = variable("WAIFUD_TOKEN")?.map(Secret::new);
+    Ok(Client::https(&url, &trust, token)?)
+}
+
+/// A variable's value; empty is not set. What it holds may be a secret and is never said.
+fn variable(key: &str) -> Result<Option<String>, Failure> {
+    std::env::var_os(key)
+        .filter(|value| !value.is_empty())
+        .map(|value| {
+            value
+                .into_string()
+                .map_err(|_| Failure::input("bad-variable", format!("{key} is no text")).field(key))
+        })
+        .transpose()
+}
+
+/// The certificate of a CA, from a file.
+pub fn read_ca(path: &Path, field: &str) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Failure::input(
+            "file-unreadable",
+            format!("the CA's certificate {} can't be read", path.display()),
+        )
+        .field(field)
+        .cause(&e)
+    })
+}
+
+/// Believes this CA and nobody else.
+pub fn only(pem: &str) -> Result<Trust, Failure> {
+    let bad = |e: waifud_pki::PkiError| {
+        Failure::input("bad-ca", "the CA's certificate can't be used")
+            .cause(&e)
+            .hint("give the file /var/lib/waifud/pki/ca.crt of the machine that runs waifud")
+    };
+    let ca = waifud_pki::certificates(pem).map_err(bad)?.swap_remove(0);
+    Ok(Trust::Only(
+        waifud_pki::client_config(&ca, None).map_err(bad)?,
+    ))
 }

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use waifud_api::Problem;
 use waifud_api::client::ClientError;
 
-use crate::text::escape;
+use crate::text::{escape, tame_json};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Failure {
             if problem.detail.is_none() {
                 problem.detail.clone_from(&self.cause);
             }
-            serde_json::to_string(&problem).unwrap_or_default()
+            tame_json(&serde_json::to_string(&problem).unwrap_or_default())
         } else {
             self.for_people()
         };
@@ -172,7 +172,14 @@ impl From<ClientError> for Failure {
                         "permission-denied",
                         format!("no permission to use waifud's socket {at}"),
                     )
-                    .hint("sudo adduser $USER waifud-admin, then log in again; or use sudo");
+                    .hint(
+                        "sudo usermod -aG waifud-admin $USER, then log out and in again; or a token: waifuctl login URL",
+                    );
+                }
+                if at.starts_with("https://") {
+                    return Self::ours("unreachable", error.to_string()).cause(source).hint(
+                        "does waifud listen there? `listen` in its waifud.toml; if it has a new CA: waifuctl login URL",
+                    );
                 }
                 Self::ours("unreachable", error.to_string()).cause(source).hint(format!(
                     "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \

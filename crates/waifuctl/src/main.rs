@@ -6,10 +6,12 @@
 
 mod cli;
 mod cli_pool;
+mod cli_access;
 mod cli_spec;
 mod cli_token;
 mod commands;
 mod context;
+mod contexts;
 mod description;
 mod download;
 mod editor;
@@ -67,6 +69,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<(), failure::Failure> {
+    let cli = match commands::offline(cli).await {
+        Ok(done) => return done,
+        Err(cli) => cli,
+    };
     let context = Context::new(&cli)?;
     commands::run(&context, cli.command).await
 }

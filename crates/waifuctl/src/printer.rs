@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::text::{tame, tame_json};
 
 /// Where output goes, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +37,11 @@ impl Printer {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         let out = if self.json {
-            serde_json::to_string_pretty(value)
-                .map_err(|e| Failure::ours("output", e.to_string()))?
+            let json = serde_json::to_string_pretty(value)
+                .map_err(|e| Failure::ours("output", e.to_string()))?;
+            tame_json(&json)
         } else {
-            text()
+            tame(&text())
         };
         line(&out)
     }
@@ -51,9 +53,11 @@ impl Printer {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         let out = if self.json {
-            serde_json::to_string(value).map_err(|e| Failure::ours("output", e.to_string()))?
+            let json =
+                serde_json::to_string(value).map_err(|e| Failure::ours("output", e.to_string()))?;
+            tame_json(&json)
         } else {
-            text()
+            tame(&text())
         };
         line(&out)
     }
@@ -67,7 +71,12 @@ impl Printer {
 
     /// A remark that matters with `--json` too.
     pub fn warning(self, text: &str) {
-        let _stderr_gone = writeln!(std::io::stderr(), "{} {text}", self.yellow("warning:"));
+        let _stderr_gone = writeln!(
+            std::io::stderr(),
+            "{} {}",
+            self.yellow("warning:"),
+            tame(text)
+        );
     }
 
     /// Green on a terminal.

@@ -147,7 +147,7 @@ pub async fn until_ready(
                 format!("{} was deleted meanwhile", now.name),
             ));
         }
-        spinner.set_message(waiting_for(&now.status));
+        spinner.set_message(escape(&waiting_for(&now.status)));
         let left = timeout.saturating_sub(begun.elapsed());
         if left.is_zero() {
             spinner.finish_and_clear();

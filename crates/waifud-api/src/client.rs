@@ -1,10 +1,9 @@
-//! The typed client of the user's API: one method per route, over the unix socket.
-//!
-//! HTTPS with a token joins it here later; callers will not notice.
+//! The typed client of the user's API: one method per route, over the unix socket or over HTTPS with a token.
 
 mod stream;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -13,15 +12,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use waifud_types::event::Event;
 use waifud_types::template::Template;
-use waifud_types::{Digest, Generation, InstanceId, NodeId, Revision};
+use waifud_types::{Digest, Generation, InstanceId, NodeId, Revision, Secret};
 
 pub use stream::{PersonStream, StreamEnd};
 
 use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
+use crate::server_url::ServerUrl;
 use crate::sse::{SseEvent, SseParser};
 use crate::{
-    CatalogEntry, ClaimInstance, CreateDownload, CreateInstance, CreateTemplate, Download, Image,
-    Instance, Node, Page, Problem, UpdateInstance, Why,
+    CatalogEntry, ClaimInstance, CreateDownload, CreateInstance, CreateTemplate, CreateToken,
+    CreatedToken, Download, Image, Instance, Node, Page, Problem, Token, UpdateInstance, Whoami,
+    Why,
 };
 
 /// How long an ordinary request may take beyond the wait that it asks for.
@@ -135,14 +136,27 @@ pub struct EventQuery {
 pub struct Client {
     http: reqwest::Client,
     at: String,
+    /// The scheme, host and port of every request.
+    base: String,
+    token: Option<Arc<Secret<String>>>,
+}
+
+/// Which servers a client believes.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Those that the system trusts.
+    System,
+    /// What this configuration says: a private CA, usually.
+    Only(Arc<rustls::ClientConfig>),
 }
 
 impl Client {
     /// Talks to the unix socket at `path`. Nothing is sent before the first request.
     pub fn unix(path: &Path) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(no_tls()?)
             .unix_socket(path)
+            // Nothing here is TLS: the system's certificates need not be read.
+            .tls_backend_preconfigured(trusts_nobody()?)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -150,6 +164,40 @@ impl Client {
         Ok(Self {
             http,
             at: path.display().to_string(),
+            // The host is for form: the socket decides.
+            base: "http://waifud".to_owned(),
+            token: None,
+        })
+    }
+
+    /// Talks HTTPS to this server, and proves itself with a token. Redirections are not followed: a token goes where it
+    /// was meant to go, or nowhere.
+    pub fn https(
+        server: &ServerUrl,
+        trust: &Trust,
+        token: Option<Secret<String>>,
+    ) -> Result<Self, ClientError> {
+        let builder = reqwest::Client::builder()
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")));
+        let builder = match trust {
+            Trust::Only(config) => builder.tls_backend_preconfigured((**config).clone()),
+            Trust::System => {
+                let _somebody_was_faster =
+                    rustls::crypto::ring::default_provider().install_default();
+                builder.tls_backend_rustls()
+            }
+        };
+        let http = builder
+            .build()
+            .map_err(|e| ClientError::Malformed(e.to_string()))?;
+        Ok(Self {
+            http,
+            at: server.to_string(),
+            base: server.to_string(),
+            token: token.map(Arc::new),
         })
     }
 
@@ -414,6 +462,29 @@ impl Client {
             .map(drop)
     }
 
+    /// Who asks, as waifud sees it.
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.json(self.get(&["whoami"])).await
+    }
+
+    /// Makes a token; the answer has its secret.
+    pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, ClientError> {
+        self.json(self.request(Method::POST, &["tokens"]).json(request))
+            .await
+    }
+
+    /// One page of tokens.
+    pub async fn tokens(&self, query: &ListQuery) -> Result<Page<Token>, ClientError> {
+        self.json(self.get(&["tokens"]).query(query)).await
+    }
+
+    /// Revokes a token.
+    pub async fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &["tokens", name]))
+            .await
+            .map(drop)
+    }
+
     /// An operator's word that the restored database is the right one for a node.
     pub async fn confirm_node(&self, node: NodeId) -> Result<Node, ClientError> {
         let path = ["nodes", &node.to_string(), "confirm"];
@@ -432,8 +503,7 @@ impl Client {
         query: &EventQuery,
     ) -> Result<impl Stream<Item = Result<SseEvent, ClientError>> + Send + use<>, ClientError> {
         let request = self
-            .http
-            .get(url(&["events"]))
+            .timeless(Method::GET, &["events"])
             .query(query)
             .header("accept", "text/event-stream");
         let response = self.send(request).await?;
@@ -456,9 +526,17 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.http
-            .request(method, url(path))
-            .timeout(REQUEST_TIMEOUT)
+        self.timeless(method, path).timeout(REQUEST_TIMEOUT)
+    }
+
+    /// A request that may take as long as it likes.
+    fn timeless(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let request = self.http.request(method, url(&self.base, path));
+        match &self.token {
+            // reqwest marks the header as sensitive: its own logs leave it out.
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
@@ -494,19 +572,20 @@ impl Client {
     }
 }
 
-/// A unix socket needs no TLS; without this, the machine's certificates would be read for each client.
-fn no_tls() -> Result<rustls::ClientConfig, ClientError> {
-    let ring = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(ring)
+/// A configuration that believes no server.
+fn trusts_nobody() -> Result<rustls::ClientConfig, ClientError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| ClientError::Malformed(e.to_string()))?
+        .map_err(|e| ClientError::Malformed(e.to_string()))?;
+    Ok(builder
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth())
 }
 
-/// The URL of a path below `/v1`, each segment escaped. The host is for form: the socket decides.
-fn url(path: &[&str]) -> reqwest::Url {
-    let mut text = String::from("http://waifud/v1");
+/// The URL of a path below `/v1`, each segment escaped.
+fn url(base: &str, path: &[&str]) -> reqwest::Url {
+    let mut text = format!("{base}/v1");
     for segment in path {
         text.push('/');
         // URL parsers take %2E%2E for `..` too; escaped twice it is only a name that nobody has.
@@ -524,10 +603,10 @@ fn url(path: &[&str]) -> reqwest::Url {
     reqwest::Url::parse(&text).unwrap_or_else(|_| unreachable_url())
 }
 
-/// Only for a URL that `url` built from escaped ASCII and that can't fail to parse.
+/// Only for a URL that `url` built from a server's URL and escaped ASCII, and that can't fail to parse.
 fn unreachable_url() -> reqwest::Url {
     #[expect(clippy::unwrap_used, reason = "a constant that parses")]
-    reqwest::Url::parse("http://waifud/").unwrap()
+    reqwest::Url::parse("http://waifud.invalid/").unwrap()
 }
 
 #[cfg(test)]
@@ -536,9 +615,12 @@ mod tests {
 
     #[test]
     fn hostile_names_stay_one_path_segment() {
-        assert_eq!(url(&["instances", "web"]).path(), "/v1/instances/web");
+        assert_eq!(
+            url("http://waifud", &["instances", "web"]).path(),
+            "/v1/instances/web"
+        );
         for name in ["../nodes", "a/b", "a?x=1", "..", "a#b", "ü"] {
-            let url = url(&["instances", name]);
+            let url = url("http://waifud", &["instances", name]);
             assert!(url.path().starts_with("/v1/instances/"), "{name}: {url}");
             assert_eq!(url.path_segments().unwrap().count(), 3, "{name}: {url}");
             assert_eq!(url.query(), None, "{name}");

@@ -2,6 +2,7 @@
 
 mod completions;
 mod console;
+mod context;
 mod create;
 mod create_file;
 mod delete;
@@ -14,6 +15,7 @@ mod join_token;
 mod label;
 mod list;
 mod logs;
+mod login;
 mod node;
 mod pool;
 mod reference;
@@ -21,13 +23,28 @@ mod schema;
 mod show;
 mod template;
 mod unclaimed;
+mod token;
 mod update;
 mod wait_for;
 mod why;
 
-use crate::cli::Command;
+use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// Runs what needs no waifud, and gives back what does: nobody has to have a context to make or mend one.
+pub async fn offline(cli: Cli) -> Result<Result<(), Failure>, Box<Cli>> {
+    let printer = Printer::new(cli.json);
+    match cli.command {
+        Command::Login(args) => Ok(login::run(printer, args).await),
+        Command::Context(command) => Ok(context::run(printer, command)),
+        Command::Schema(args) => Ok(schema::run(args)),
+        Command::Completions(args) => Ok(completions::run(args)),
+        Command::Reference(command) => Ok(reference::run(command)),
+        command => Err(Box::new(Cli { command, ..cli })),
+    }
+}
 
 /// Runs what was typed.
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -56,6 +73,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Node(command) => node::run(context, command).await,
         Command::Completions(args) => completions::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Token(command) => token::run(context, command).await,
+        Command::Login(args) => login::run(context.printer, args).await,
+        Command::Context(command) => context::run(context.printer, command),
         Command::Reference(command) => reference::run(command),
     }
 }

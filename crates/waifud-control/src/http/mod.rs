@@ -97,14 +97,16 @@ pub fn openapi() -> OpenApi {
 
 /// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
 pub fn user_router(control: Control) -> Router {
+    envelope::wrap(guarded(&control)).with_state(control)
+}
+
+/// People's routes, with the guard before each.
+fn guarded(control: &Control) -> Router<Control> {
     let (router, _) = user_routes().split_for_parts();
-    let router = guard::around(router, control.clone());
-    envelope::wrap(router).with_state(control)
+    guard::around(router, control.clone())
 }
 
 /// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
 pub fn tls_router(control: Control) -> Router {
-    let (router, _) = user_routes().split_for_parts();
-    let router = guard::around(router, control.clone());
-    envelope::wrap(router.merge(agent::routes())).with_state(control)
+    envelope::wrap(guarded(&control).merge(agent::routes())).with_state(control)
 }

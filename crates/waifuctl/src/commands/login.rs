@@ -1,0 +1,241 @@
+//! `waifuctl login`: learns whom to believe, proves who one is, and keeps both as a context.
+
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use waifud_api::ServerUrl;
+use waifud_api::client::Client;
+use waifud_types::{Digest, Name, Secret};
+
+use super::context::file;
+use crate::cli_access::LoginArgs;
+use crate::context::{only, read_ca};
+use crate::contexts::{Contexts, Entry, LOCAL};
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// A connection and its handshake take so long at most.
+const LOOK: Duration = Duration::from_secs(10);
+/// What prints the fingerprint on the server.
+const SHOW_FINGERPRINT: &str =
+    "openssl x509 -noout -fingerprint -sha256 -in /var/lib/waifud/pki/ca.crt";
+/// A token has less than 100 characters.
+const TOKEN_MAX: u64 = 4096;
+
+/// Logs in.
+pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
+    let path = file()?;
+    let mut contexts = Contexts::load(&path)?;
+    let name = match args.name {
+        Some(name) => name,
+        None => name_of(&args.server)?,
+    };
+    check_name(&name, &args.server, &contexts)?;
+    let ca = match (&args.ca, args.fingerprint) {
+        (Some(file), _) => read_ca(file, "--ca")?,
+        (None, wanted) => meet(&args.server, wanted).await?,
+    };
+    let trust = only(&ca)?;
+    let token = token(args.token_file.as_deref())?;
+    let client = Client::https(&args.server, &trust, Some(token.clone()))?;
+    // Nothing is kept that does not work.
+    let me = client.whoami().await?;
+    let entry = Entry {
+        url: args.server,
+        ca,
+        token,
+    };
+    let shown =
+        serde_json::json!({"context": name, "url": entry.url, "name": me.name, "role": me.role});
+    contexts.contexts.insert(name.clone(), entry);
+    contexts.current = Some(name.clone());
+    contexts.save(&path)?;
+    printer.print(&shown, || {
+        format!(
+            "{name}: logged in at {} as {} ({})",
+            client.at(),
+            me.name,
+            me.role
+        )
+    })
+}
+
+/// The first label of the host's name; an address has none.
+fn name_of(server: &ServerUrl) -> Result<Name, Failure> {
+    let host = server.host();
+    let label = host.split('.').next().unwrap_or(host).to_ascii_lowercase();
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    label.parse().ok().filter(|_| !is_address).ok_or_else(|| {
+        Failure::input(
+            "no-context-name",
+            format!("{host} makes no name for a context"),
+        )
+        .field("--name")
+        .hint("choose one: --name home")
+    })
+}
+
+/// A context of that name is only replaced by one of the same server.
+fn check_name(name: &Name, server: &ServerUrl, contexts: &Contexts) -> Result<(), Failure> {
+    let other = contexts
+        .contexts
+        .get(name)
+        .filter(|entry| entry.url != *server);
+    if name.as_str() != LOCAL && other.is_none() {
+        return Ok(());
+    }
+    let held = other.map_or("the socket of this machine".to_owned(), |entry| {
+        entry.url.to_string()
+    });
+    Err(
+        Failure::input("context-taken", format!("the context {name} is {held}"))
+            .field("--name")
+            .hint(format!(
+                "choose another with --name, or waifuctl context remove {name}"
+            )),
+    )
+}
+
+/// The CA that the server shows: the one with this fingerprint, or the one that a person at a terminal agrees to.
+async fn meet(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Failure> {
+    let chain = look(server).await?;
+    let found = if let Some(wanted) = wanted {
+        chain
+            .iter()
+            .find(|certificate| waifud_pki::fingerprint(certificate) == wanted)
+            .ok_or_else(|| {
+                Failure::input(
+                    "other-fingerprint",
+                    format!("what answers at {server} has not the CA with that fingerprint"),
+                )
+                .field("--fingerprint")
+                .hint(format!(
+                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is right, somebody stands in between"
+                ))
+            })?
+    } else {
+        // Ours sends its own certificate, then its CA's.
+        let ca = chain.last().ok_or_else(|| no_certificate(server))?;
+        agree(server, waifud_pki::fingerprint(ca))?;
+        ca
+    };
+    Ok(waifud_pki::to_pem(found))
+}
+
+fn no_certificate(server: &ServerUrl) -> Failure {
+    Failure::ours("no-certificate", format!("{server} shows no certificate"))
+        .hint("is it waifud that listens there? `listen` in its /etc/waifud/waifud.toml")
+}
+
+/// Sees the server's certificates. Nothing is sent over that connection.
+async fn look(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let unreachable = |cause: &dyn std::error::Error| {
+        Failure::ours("unreachable", format!("waifud can't be reached at {server}"))
+            .cause(cause)
+            .hint("does it listen there? `listen` in its /etc/waifud/waifud.toml; is a firewall in between?")
+    };
+    let (config, shown) = waifud_pki::look_config()
+        .map_err(|e| Failure::ours("tls", "TLS can't be set up").cause(&e))?;
+    let name = ServerName::try_from(server.host().to_owned()).map_err(|e| unreachable(&e))?;
+    let connected = tokio::time::timeout(LOOK, async {
+        let stream = TcpStream::connect((server.host(), server.port())).await?;
+        // It always fails: a look is all it is for.
+        let _refused = TlsConnector::from(Arc::clone(&config))
+            .connect(name, stream)
+            .await;
+        Ok::<_, std::io::Error>(())
+    })
+    .await;
+    match connected {
+        Err(late) => return Err(unreachable(&late)),
+        Ok(Err(error)) => return Err(unreachable(&error)),
+        Ok(Ok(())) => {}
+    }
+    let chain = shown.chain();
+    if chain.is_empty() {
+        return Err(no_certificate(server));
+    }
+    Ok(chain)
+}
+
+/// As ssh asks at a first meeting. Without a terminal nobody is believed.
+fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
+    let refused = |title: String| {
+        Failure::input("not-trusted", title)
+            .field("--fingerprint")
+            .hint(format!(
+                "give --fingerprint SHA256 or --ca FILE; on the server: {SHOW_FINGERPRINT}"
+            ))
+    };
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(refused(format!(
+            "nobody said that {server} is to be believed"
+        )));
+    }
+    let mut stderr = std::io::stderr();
+    let _stderr_gone = write!(
+        stderr,
+        "{server} is not known here. The fingerprint of its CA is\n  {fingerprint}\n\
+         Compare it with the server's own:\n  {SHOW_FINGERPRINT}\n\
+         Is it the same (yes/no)? "
+    );
+    let _stderr_gone = stderr.flush();
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| refused("no answer could be read".to_owned()).cause(&e))?;
+    if line.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(refused(format!("{server} is not believed")))
+    }
+}
+
+/// The token: from the file, or typed without an echo.
+fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
+    let unreadable = |e: std::io::Error| {
+        Failure::input("token-unreadable", "the token can't be read")
+            .field("--token-file")
+            .cause(&e)
+    };
+    let text = match file {
+        Some(path) if path == Path::new("-") => {
+            limited(std::io::stdin().lock()).map_err(unreadable)?
+        }
+        Some(path) => std::fs::File::open(path)
+            .and_then(limited)
+            .map_err(unreadable)?,
+        None if std::io::stdin().is_terminal() => {
+            let terminal = console::Term::stderr();
+            let _stderr_gone = terminal
+                .write_str("Token (waifuctl token create NAME --role ROLE on the server): ");
+            terminal.read_secure_line().map_err(unreadable)?
+        }
+        None => {
+            return Err(
+                Failure::input("no-token", "there is no token to log in with")
+                    .field("--token-file")
+                    .hint("--token-file FILE, or --token-file - for standard input"),
+            );
+        }
+    };
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Failure::input("bad-token", "that is no token")
+            .field("--token-file")
+            .hint("a token is one word that begins with waifud_"));
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+fn limited(from: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    from.take(TOKEN_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,77 @@
+//! `waifuctl token …`
+
+use jiff::Timestamp;
+use waifud_api::client::ListQuery;
+use waifud_api::{CreateToken, Token};
+
+use crate::cli_access::TokenCommand;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::printer::table;
+use crate::text::{age, clock, escape};
+
+/// Runs one of the token verbs.
+pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Create(args) => {
+            let request = CreateToken {
+                name: args.name,
+                role: args.role,
+                expires_in_s: args.expires,
+            };
+            let created = context.client.create_token(&request).await?;
+            // The secret alone on stdout: `waifuctl token create … > FILE` is what `login --token-file` reads.
+            context
+                .printer
+                .print(&created, || created.secret.expose().clone())?;
+            context.printer.note(&format!(
+                "note: {} is {}; its secret is shown this once. On the other machine: waifuctl login URL",
+                created.token.name,
+                created.token.role
+            ));
+            Ok(())
+        }
+        TokenCommand::List => list(context).await,
+        TokenCommand::Revoke(args) => {
+            context.client.revoke_token(&args.name).await?;
+            let result = serde_json::json!({"name": args.name, "state": "revoked"});
+            context
+                .printer
+                .print(&result, || format!("{}: revoked", escape(&args.name)))
+        }
+    }
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let mut query = ListQuery::whole();
+    let mut page = context.client.tokens(&query).await?;
+    while let Some(cursor) = page.next.take() {
+        query.cursor = Some(cursor);
+        let more = context.client.tokens(&query).await?;
+        page.items.extend(more.items);
+        page.next = more.next;
+    }
+    context.printer.print(&page, || {
+        let now = Timestamp::now();
+        let headers = ["NAME", "ID", "ROLE", "MADE BY", "AGE", "USED", "EXPIRES"];
+        table(&headers, page.items.iter().map(|t| row(t, now)).collect())
+    })
+}
+
+fn row(token: &Token, now: Timestamp) -> Vec<String> {
+    vec![
+        token.name.to_string(),
+        escape(&token.id),
+        token.role.to_string(),
+        escape(&token.created_by),
+        age(token.created_at, now),
+        token
+            .last_used_at
+            .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now))),
+        match token.expires_at {
+            None => "never".to_owned(),
+            Some(end) if end <= now => "expired".to_owned(),
+            Some(end) => clock(end),
+        },
+    ]
+}

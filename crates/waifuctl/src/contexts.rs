@@ -1,0 +1,209 @@
+//! Contexts: which waifud, how it is recognised, and the token for it. One file, for its owner alone.
+//!
+//! `$XDG_CONFIG_HOME/waifud/contexts.toml`, else `~/.config/waifud/contexts.toml`:
+//!
+//! ```toml
+//! current = "home"
+//!
+//! [contexts.home]
+//! url = "https://waifud.lan:7373"
+//! ca = """-----BEGIN CERTIFICATE-----…"""
+//! token = "waifud_…"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use waifud_api::ServerUrl;
+use waifud_types::{Name, Secret};
+
+use crate::failure::Failure;
+
+/// The context that is none: the socket of this machine.
+pub const LOCAL: &str = "local";
+
+/// One waifud.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Where it is.
+    pub url: ServerUrl,
+    /// The certificate of its CA (PEM).
+    pub ca: String,
+    /// What proves who one is.
+    pub token: Secret<String>,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contexts {
+    /// The one in use; none is the socket of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Name>,
+    /// By name.
+    #[serde(default)]
+    pub contexts: BTreeMap<Name, Entry>,
+}
+
+/// Where the file is; `None` when there is no home directory.
+pub fn path() -> Option<PathBuf> {
+    let dir = |key| {
+        std::env::var_os(key)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    let config = dir("XDG_CONFIG_HOME").or_else(|| dir("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("waifud").join("contexts.toml"))
+}
+
+impl Contexts {
+    /// Reads the file; nothing when there is none. A file that others can read is refused: it holds tokens.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let unreadable = |e: std::io::Error| {
+            Failure::input(
+                "contexts-unreadable",
+                format!("{} can't be read", path.display()),
+            )
+            .cause(&e)
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let mode = std::fs::metadata(path)
+            .map_err(unreadable)?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            return Err(Failure::input(
+                "contexts-exposed",
+                format!("others may read {}, which holds tokens", path.display()),
+            )
+            .hint(format!(
+                "chmod 600 {}; if somebody may have read it, revoke its tokens",
+                path.display()
+            )));
+        }
+        // toml's own error quotes the line, and the line may be a token.
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| {
+                text.bytes()
+                    .take(span.start)
+                    .filter(|b| *b == b'\n')
+                    .count()
+                    + 1
+            });
+            Failure::input(
+                "contexts-broken",
+                format!("{} can't be understood at line {line}", path.display()),
+            )
+            .hint("mend that line, or move the file away and log in again: waifuctl login URL")
+        })
+    }
+
+    /// Writes the file: whole or not at all, for its owner alone.
+    pub fn save(&self, path: &Path) -> Result<(), Failure> {
+        let text = toml::to_string(self).map_err(|_| {
+            Failure::ours(
+                "contexts-unwritable",
+                "the contexts can't be written as TOML",
+            )
+        })?;
+        write(path, &text).map_err(|e| {
+            Failure::input(
+                "contexts-unwritable",
+                format!("{} can't be written", path.display()),
+            )
+            .cause(&e)
+        })
+    }
+
+    /// The context of this name.
+    pub fn get(&self, name: &Name) -> Result<&Entry, Failure> {
+        self.contexts.get(name).ok_or_else(|| {
+            Failure::input("unknown-context", format!("there is no context {name}"))
+                .field("--context")
+                .hint("waifuctl context list shows them; waifuctl login URL makes one")
+        })
+    }
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let draft = path.with_extension(format!("toml.{}", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&draft, path));
+    if written.is_err() {
+        let _may_be_absent = std::fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one() -> Contexts {
+        let entry = Entry {
+            url: "https://waifud.lan:7373".parse().unwrap(),
+            ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
+            token: "waifud_hunter2".to_owned().into(),
+        };
+        Contexts {
+            current: Some("home".parse().unwrap()),
+            contexts: [("home".parse().unwrap(), entry)].into(),
+        }
+    }
+
+    #[test]
+    fn contexts_survive_their_file_which_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud/contexts.toml");
+        assert!(Contexts::load(&path).unwrap().contexts.is_empty());
+        one().save(&path).unwrap();
+        one().save(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1
+        );
+        let read = Contexts::load(&path).unwrap();
+        let name = read.current.clone().unwrap();
+        assert_eq!(read.get(&name).unwrap().token.expose(), "waifud_hunter2");
+        assert!(!format!("{read:?}").contains("hunter2"));
+        assert!(read.get(&"other".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_or_that_is_broken_is_refused_without_its_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("contexts.toml");
+        one().save(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let failure = Contexts::load(&path).unwrap_err();
+        assert!(format!("{failure:?}").contains("contexts-exposed"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&path, "[contexts.home]\ntoken = waifud_hunter2\n").unwrap();
+        let failure = Contexts::load(&path).unwrap_err();
+        let said = format!("{failure:?}");
+        assert!(
+            said.contains("line 2") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+}
