@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{Client, ClientError, url};
+use super::{Client, ClientError};
 use crate::Problem;
 
 /// How long waifud may take: the node's agent has 30 seconds to come.
@@ -103,8 +103,7 @@ impl Client {
         port: Option<u16>,
     ) -> Result<PersonStream, ClientError> {
         let mut request = self
-            .http
-            .request(Method::GET, url(&["instances", name, what]))
+            .timeless(Method::GET, &["instances", name, what])
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
@@ -147,8 +146,7 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         // No limit on the whole: a log that is followed goes on.
         let request = self
-            .http
-            .get(url(&["instances", name, "log"]))
+            .timeless(Method::GET, &["instances", name, "log"])
             .query(&[("source", source), ("lines", &lines.to_string())])
             .query(&[("follow", follow)]);
         let response = tokio::time::timeout(OPEN_TIMEOUT, self.send(request))
