@@ -1,7 +1,11 @@
 //! Everything that can be typed. Definitions only: what a verb does is in its own file.
 
+mod power;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use power::{ResizeArgs, StartArgs, StopArgs};
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -74,12 +78,22 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl claim web\n  waifuctl claim web --node alder --name web-2\n\nTheir guests run on and notice nothing. `waifuctl node show NODE` lists what is unclaimed."
     )]
     Claim(ClaimArgs),
-    /// Start an instance; also one that powered itself off
-    #[command(after_help = "Example:\n  waifuctl start web")]
-    Start(NameArg),
-    /// Ask an instance to shut down; after 90 seconds its plug is pulled
-    #[command(after_help = "Example:\n  waifuctl stop web")]
-    Stop(NameArg),
+    /// Start instances; also those that powered themselves off
+    #[command(after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait")]
+    Start(StartArgs),
+    /// Ask instances to shut down; after 90 seconds the plug is pulled
+    #[command(after_help = "Examples:\n  waifuctl stop web db --wait\n  waifuctl stop web --force")]
+    Stop(StopArgs),
+    /// Shut instances down and start them again; pending changes count from then on
+    #[command(
+        after_help = "Examples:\n  waifuctl reboot web --wait\n  waifuctl reboot web --force"
+    )]
+    Reboot(StopArgs),
+    /// Change CPUs, memory or the disk of an instance
+    #[command(
+        after_help = "Examples:\n  waifuctl resize web --disk 40G\n  waifuctl resize web --cpus 4 --memory 8G --restart\n\nA disk grows at once and never shrinks; the guest's filesystem grows at the next boot where cloud-init's growpart\nis at work. CPUs and memory count from the next start on; until then show names them."
+    )]
+    Resize(ResizeArgs),
     /// Refuse to delete an instance, or with --off no longer
     #[command(after_help = "Examples:\n  waifuctl protect web\n  waifuctl protect web --off")]
     Protect(ProtectArgs),

@@ -23,6 +23,7 @@ mod names;
 mod printer;
 mod progress;
 mod terminal;
+mod settle;
 mod text;
 mod user_data;
 mod wait;

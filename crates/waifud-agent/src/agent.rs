@@ -16,6 +16,7 @@ use waifud_api::agent::InstanceReport;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Incarnation, InstanceId};
 
+use crate::boot_order::BootOrder;
 use crate::driver::Driver;
 use crate::durable::DurableError;
 use crate::files::Files;
@@ -97,6 +98,8 @@ impl Agent {
             guest_network: adapters.network,
             link: adapters.link,
             clock: adapters.clock,
+            host: adapters.host,
+            boot_order: BootOrder::new(table.records().iter().filter_map(first_turn)),
             table,
             signals,
         });
@@ -166,6 +169,13 @@ impl Agent {
         }
         tasks.shutdown().await;
     }
+}
+
+/// What should run, with its priority.
+fn first_turn(record: &crate::record::InstanceRecord) -> Option<(InstanceId, i32)> {
+    let instance = record.instance.as_ref();
+    let instance = instance.filter(|i| record.claimed && i.spec.run)?;
+    Some((record.id, instance.spec.priority))
 }
 
 /// The tasks that look after what is the whole node's.

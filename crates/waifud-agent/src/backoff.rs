@@ -34,6 +34,12 @@ impl Backoff {
     }
 }
 
+/// The pause before a try after `done` tries of a series whose pauses double from `min` to `max`.
+pub fn nth(done: u32, min: Duration, max: Duration) -> Duration {
+    let factor = 1_u32.checked_shl(done.min(31)).unwrap_or(u32::MAX);
+    jittered(min.saturating_mul(factor).min(max))
+}
+
 /// The duration, shortened by up to a quarter.
 pub fn jittered(nominal: Duration) -> Duration {
     // A hash of nothing with a random key is all the randomness that this needs.
@@ -44,6 +50,16 @@ pub fn jittered(nominal: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nth_pause_needs_no_memory_of_the_others() {
+        let (min, max) = (Duration::from_secs(1), Duration::from_mins(1));
+        for (done, nominal) in [(0, 1), (1, 2), (5, 32), (6, 60), (400, 60)] {
+            let pause = nth(done, min, max);
+            let nominal = Duration::from_secs(nominal);
+            assert!(pause <= nominal && pause >= nominal * 3 / 4, "{pause:?}");
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_their_limit_and_begin_again() {

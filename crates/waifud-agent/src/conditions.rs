@@ -34,6 +34,7 @@ pub(crate) fn of_instance(
 ) -> Vec<Condition> {
     let since = record.memory.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
     let mut conditions = Vec::new();
+    conditions.extend(crash_loop(record, since));
     if seen.is_some_and(Observed::is_on) {
         let broken = |step| {
             trouble
@@ -65,6 +66,15 @@ pub(crate) fn of_instance(
         ));
     }
     conditions
+}
+
+/// From the second restart in a row on, until it ran for a while.
+fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
+    let restarts = record.memory.restarts;
+    let message = || {
+        format!("it was restarted {restarts} times in a row; each pause is longer than the last")
+    };
+    (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
 }
 
 fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Condition {

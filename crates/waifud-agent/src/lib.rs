@@ -19,6 +19,7 @@
 
 mod agent;
 mod backoff;
+mod boot_order;
 mod cloud_init;
 mod conditions;
 mod control;
@@ -47,6 +48,7 @@ mod reports;
 pub mod seam;
 mod settings;
 mod shared;
+pub mod shutdown;
 mod signals;
 mod status;
 pub mod streams;

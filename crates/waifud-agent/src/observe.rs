@@ -55,6 +55,7 @@ pub(crate) async fn look(
             seen.bundle = shared.metadata.serves(want);
             seen.seed = own.seed || !own.by_disk && !shared.files.seed(want.id).exists();
             seen.by_disk = own.by_disk;
+            seen.grown = record.memory.disk_sizes == crate::work::sizes(want);
             if !seen.is_on() {
                 look_at_disks(shared, record, want, own, &mut seen).await?;
             }

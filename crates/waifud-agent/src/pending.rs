@@ -3,6 +3,7 @@
 use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 
+use crate::life;
 use crate::plan::Observed;
 use crate::record::Memory;
 
@@ -27,7 +28,7 @@ pub fn documents(
 
 /// The parts of the spec that a running guest will have after its next start, by their names in the spec.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
-    let mut parts = Vec::new();
+    let mut parts = life::restart_needed(memory, want);
     if memory
         .documents
         .is_some_and(|has| has != want.bundle.digest)

@@ -12,7 +12,8 @@
 //!
 //! ```text
 //!   Keep, off:   EnsureImage → EnsureVolumes → EnsureSeed → Define → EnsurePort → EnsureBundle → (run?) Start
-//!   Keep, on:    EnsurePort → EnsureBundle → WatchReady → Idle      (run = false: RequestShutdown → wait → ForceOff)
+//!   Keep, on:    EnsurePort → EnsureBundle → GrowDisks → WatchReady → Idle
+//!                (run = false: RequestShutdown → wait → ForceOff; a reboot: the same, then as when off)
 //!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
 //! ```
 
@@ -56,6 +57,8 @@ pub struct Observed {
     pub bundle: bool,
     /// metadatad holds anything of it, as far as known.
     pub assigned: bool,
+    /// Every disk is as large as it should be, as far as remembered.
+    pub grown: bool,
     /// cloud-init has come to its end in this run, or there is nothing more to learn.
     pub settled: bool,
 }
@@ -79,6 +82,10 @@ pub struct Circumstances {
     pub room: bool,
     /// waifud's database was restored, and no operator has confirmed it for this node.
     pub unconfirmed: bool,
+    /// The host is going down: nothing is started on it.
+    pub host_stopping: bool,
+    /// `GrowDisks` failed in this pass.
+    pub grow_failed: bool,
     /// `EnsurePort` failed in this pass.
     pub port_failed: bool,
     /// `EnsureBundle` failed in this pass.
@@ -102,6 +109,8 @@ pub enum Step {
     Define,
     /// Start it, or resume it.
     Start,
+    /// Grow the running guest's disks.
+    GrowDisks,
     /// Ask the guest to shut down.
     RequestShutdown,
     /// Pull the plug.
@@ -141,6 +150,8 @@ pub enum Wait {
     Restored,
     /// waifud, or the time after which a node may start alone.
     StartAllowed,
+    /// The host, which is going down.
+    Host,
     /// The restart's back-off.
     Backoff,
     /// The guest, which was asked to shut down.
@@ -204,12 +215,20 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
     }
     match seen.domain {
         Some(DomainState::Crashed) => Step::ForceOff,
-        Some(_) if seen.is_on() && !want.spec.run => shut_down(memory, now),
+        Some(_) if seen.is_on() && !want.spec.run => {
+            shut_down(memory, now, want.spec.power.force_off)
+        }
+        // The start that follows is the other half of it.
+        Some(_) if seen.is_on() && life::reboot_ordered(memory, want) => {
+            shut_down(memory, now, want.spec.power.force_reboot)
+        }
         Some(_) if seen.is_on() => {
             if !seen.port && !now.port_failed {
                 Step::EnsurePort
             } else if !seen.bundle && !now.bundle_failed {
                 Step::EnsureBundle
+            } else if seen.domain == Some(DomainState::Running) && !seen.grown && !now.grow_failed {
+                Step::GrowDisks
             } else {
                 look_after(seen, now)
             }
@@ -218,8 +237,8 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
     }
 }
 
-fn shut_down(memory: &Memory, now: Circumstances) -> Step {
-    if now.grace_over {
+fn shut_down(memory: &Memory, now: Circumstances, force: bool) -> Step {
+    if force || now.grace_over {
         Step::ForceOff
     } else if memory.stop_requested && !now.ask_again {
         Step::Wait(Wait::Shutdown)
@@ -258,6 +277,8 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::EnsureBundle
     } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
         Step::Idle
+    } else if now.host_stopping {
+        Step::Wait(Wait::Host)
     } else if !now.start_allowed {
         Step::Wait(Wait::StartAllowed)
     } else if life::is_restart(memory) && !now.restart_due {
@@ -278,6 +299,7 @@ impl Step {
             Self::EnsureBundle => "bundle",
             Self::Define => "define",
             Self::Start => "start",
+            Self::GrowDisks => "grow",
             Self::RequestShutdown | Self::Wait(Wait::Shutdown) => "shutdown",
             Self::ForceOff => "force-off",
             Self::Undefine => "undefine",
@@ -314,6 +336,7 @@ impl Wait {
                  deleted since the backup; delete it, or confirm the node to make it anew"
             }
             Self::StartAllowed => "waifud, before this node may start its guests",
+            Self::Host => "its host, which is going down, to come back",
             Self::Backoff => "the pause before the next restart",
             Self::Shutdown => "the guest to shut down",
             Self::Room => "room on the pool: the guest could not write to its disk",

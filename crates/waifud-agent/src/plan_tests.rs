@@ -40,9 +40,9 @@ prop_compose! {
     fn observed()(
         domain in domain(),
         epoch in proptest::option::of(1_u64..4),
-        flags in any::<[bool; 12]>(),
+        flags in any::<[bool; 13]>(),
     ) -> Observed {
-        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled, seed, by_disk] =
+        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled, seed, by_disk, grown] =
             flags;
         Observed {
             epoch: epoch.filter(|_| domain.is_some()).map(Epoch),
@@ -58,6 +58,7 @@ prop_compose! {
             bundle,
             assigned: assigned || bundle,
             settled,
+            grown,
             domain,
         }
     }
@@ -78,10 +79,11 @@ fn memory() -> impl Strategy<Value = Memory> {
         Just(Some(StoppedBy::Host)),
         Just(Some(StoppedBy::Outside)),
     ];
-    (run, by, any::<bool>()).prop_map(|(run, stopped_by, stop_requested)| Memory {
+    (run, by, any::<bool>(), 0_u64..3).prop_map(|(run, stopped_by, stop_requested, done)| Memory {
         run,
         stopped_by,
         stop_requested,
+        reboots_done: done,
         ..Memory::default()
     })
 }
@@ -92,8 +94,16 @@ fn wanted() -> impl Strategy<Value = AgentInstance> {
         Just(RestartPolicy::OnCrash),
         Just(RestartPolicy::Never),
     ];
-    (any::<bool>(), policy, 1_u64..4).prop_map(|(run, restart, epoch)| {
+    let power = (any::<bool>(), 0_u64..3, any::<bool>()).prop_map(|(off, reboots, reboot)| {
+        waifud_types::PowerSpec {
+            force_off: off,
+            reboots,
+            force_reboot: reboot,
+        }
+    });
+    (any::<bool>(), policy, 1_u64..4, power).prop_map(|(run, restart, epoch, power)| {
         let mut want = sample_instance("web");
+        want.spec.power = power;
         want.spec.run = run;
         want.spec.restart = restart;
         want.epoch = Epoch(epoch);
@@ -102,7 +112,7 @@ fn wanted() -> impl Strategy<Value = AgentInstance> {
 }
 
 fn circumstances() -> impl Strategy<Value = Circumstances> {
-    any::<[bool; 8]>().prop_map(|[a, b, c, d, e, f, g, h]| Circumstances {
+    any::<[bool; 10]>().prop_map(|[a, b, c, d, e, f, g, h, i, j]| Circumstances {
         start_allowed: a,
         restart_due: b,
         grace_over: c,
@@ -110,7 +120,9 @@ fn circumstances() -> impl Strategy<Value = Circumstances> {
         port_failed: e,
         bundle_failed: f,
         ask_again: g,
-        unconfirmed: h,
+        unconfirmed: j,
+        host_stopping: h,
+        grow_failed: i,
     })
 }
 
@@ -138,6 +150,8 @@ fn fair() -> Circumstances {
         port_failed: false,
         bundle_failed: false,
         unconfirmed: false,
+        host_stopping: false,
+        grow_failed: false,
     }
 }
 
@@ -154,12 +168,13 @@ fn go(
     let mut now = fair();
     for round in 0..MANY {
         if let Wish::Keep(want) = wish {
-            memory = life::remember(&memory, want, seen.domain);
+            memory = life::remember(&memory, want, seen.domain, false);
         }
         let step = next(wish, &memory, &seen, now);
         match step {
-            Step::Idle if now.port_failed || now.bundle_failed => {
+            Step::Idle if now.port_failed || now.bundle_failed || now.grow_failed => {
                 // The driver begins another pass after a pause.
+                now.grow_failed = false;
                 now.port_failed = false;
                 now.bundle_failed = false;
             }
@@ -173,6 +188,7 @@ fn go(
                 if seen.is_on() {
                     now.port_failed |= step == Step::EnsurePort;
                     now.bundle_failed |= step == Step::EnsureBundle;
+                    now.grow_failed |= step == Step::GrowDisks;
                 }
             }
             _ => {
@@ -196,6 +212,8 @@ proptest! {
     fn what_is_kept_is_never_destroyed(
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
     ) {
+        let power = want.spec.power;
+        let rebooting = life::reboot_ordered(&memory, &want);
         let run = want.spec.run;
         let step = next(&Wish::Keep(Box::new(want)), &memory, &seen, now);
         prop_assert!(
@@ -210,10 +228,12 @@ proptest! {
             "{step:?}"
         );
         if step == Step::ForceOff {
-            prop_assert!(seen.domain == Some(DomainState::Crashed) || (!run && now.grace_over));
+            let off = !run && (now.grace_over || power.force_off);
+            let reboot = rebooting && (now.grace_over || power.force_reboot);
+            prop_assert!(seen.domain == Some(DomainState::Crashed) || off || reboot);
         }
         if step == Step::RequestShutdown {
-            prop_assert!(!run);
+            prop_assert!(!run || rebooting);
         }
     }
 
@@ -230,7 +250,7 @@ proptest! {
             if !seen.is_on() {
                 prop_assert!(seen.image && seen.volumes && seen.seed && seen.port && seen.defined);
             prop_assert!(seen.bundle || seen.by_disk && now.bundle_failed);
-                prop_assert!(seen.lost.is_none() && now.start_allowed);
+                prop_assert!(seen.lost.is_none() && now.start_allowed && !now.host_stopping);
                 prop_assert!(life::may_start(&memory, policy));
             }
         }
@@ -280,11 +300,12 @@ proptest! {
         fails in proptest::collection::btree_set(0_usize..16, 0..8),
     ) {
         seen.lost = None;
-        let after_look = life::remember(&memory, &want, seen.domain);
+        let after_look = life::remember(&memory, &want, seen.domain, false);
         let blocked = seen.foreign || seen.epoch.is_some_and(|epoch| epoch > want.epoch);
         let paused = seen.domain == Some(DomainState::Paused { io_error: false });
         let on_its_way_off = seen.domain == Some(DomainState::ShuttingDown);
         let crashed = seen.domain == Some(DomainState::Crashed);
+        let rebooting = seen.is_on() && life::reboot_ordered(&memory, &want);
         let may_run = life::may_start(&after_look, want.spec.restart);
         let run = want.spec.run;
         let was_on = seen.is_on();
@@ -294,7 +315,7 @@ proptest! {
             prop_assert!(matches!(steps.as_slice(), [Step::Wait(_)]), "{:?}", steps);
         } else if !run {
             prop_assert!(!left.is_on(), "{:?}", steps);
-        } else if paused || on_its_way_off {
+        } else if !rebooting && (paused || on_its_way_off) {
             prop_assert!(matches!(steps.last(), Some(Step::Wait(_))), "{:?}", steps);
         } else if was_on || (may_run && !crashed) {
             prop_assert_eq!(left.domain, Some(DomainState::Running), "{:?}", steps);
@@ -365,6 +386,7 @@ fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same
     let now = Circumstances {
         port_failed: true,
         bundle_failed: true,
+        grow_failed: true,
         ..fair()
     };
     let wish = Wish::Keep(Box::new(sample_instance("web")));

@@ -3,12 +3,14 @@
 //! An instance's record outlives its place in the node's slice: while anything of it is on the node, its addresses and
 //! port stay known. It ends when waifud has heard that everything was destroyed, or when nothing is left of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::{AgentInstance, NodeSlice, Tombstone};
 use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
-use waifud_types::{Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp};
+use waifud_types::{
+    ByteSize, Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp,
+};
 
 /// What is remembered of the node itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -118,6 +120,14 @@ pub struct Memory {
     pub defined: bool,
     /// Disks that were made. One that is missing later is not made again: its data would silently be gone.
     pub disks: BTreeSet<Name>,
+    /// How many of the reboots that were ordered are carried out.
+    pub reboots_done: u64,
+    /// How often it was restarted since it last ran for a while.
+    pub restarts: u32,
+    /// What it was last started with; null when that is not known.
+    pub started_with: Option<StartedWith>,
+    /// How large each disk was made.
+    pub disk_sizes: BTreeMap<Name, ByteSize>,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
     /// The documents that the running guest has read, or found at its start.
@@ -130,6 +140,25 @@ pub struct Memory {
     pub by_disk: Option<String>,
     /// What cloud-init said since.
     pub cloud_init: CloudInitStatus,
+}
+
+/// The parts of a spec that count from a start to the next.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StartedWith {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_bytes: ByteSize,
+}
+
+impl StartedWith {
+    /// What this start takes from the spec.
+    pub fn of(want: &AgentInstance) -> Self {
+        Self {
+            cpus: want.spec.cpus,
+            memory_bytes: want.spec.memory_bytes,
+        }
+    }
 }
 
 /// Where an instance is in its life, as the agent last knew.

@@ -11,12 +11,13 @@ use waifud_storage::StoragePool;
 use waifud_types::status::HypervisorKind;
 use waifud_types::{Name, Timestamp};
 
+use crate::boot_order::BootOrder;
 use crate::files::Files;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
 use crate::reports::Reports;
-use crate::seam::{Clock, ControlLink, MetadataService, MetadataTunnel};
+use crate::seam::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::streams::{GuestDialer, Streams};
@@ -41,6 +42,8 @@ pub struct Adapters {
     pub dialer: Arc<dyn GuestDialer>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// The machine.
+    pub host: Arc<dyn HostPower>,
 }
 
 /// What every task of the agent shares.
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     pub guest_network: Arc<dyn GuestNetwork>,
     pub link: Arc<dyn ControlLink>,
     pub clock: Arc<dyn Clock>,
+    pub host: Arc<dyn HostPower>,
+    pub boot_order: BootOrder,
     pub table: Table,
     pub network: Network,
     pub metadata: Metadata,

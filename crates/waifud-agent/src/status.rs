@@ -2,8 +2,8 @@
 
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::DomainState;
-use waifud_types::status::{Condition, HypervisorKind, StepStatus};
-use waifud_types::{Epoch, Generation, InstanceState, Timestamp};
+use waifud_types::status::{Condition, HypervisorKind, StepStatus, StoppedBy};
+use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
 use crate::life;
 use crate::pending;
@@ -40,6 +40,10 @@ pub struct Situation<'a> {
     pub percent: Option<u8>,
     /// What failed last, if that is why nothing goes on.
     pub trouble: Option<&'a Trouble>,
+    /// When the next start is tried, while a restart is put off.
+    pub next_start: Option<Timestamp>,
+    /// The pool that has no room, while that halts the guest.
+    pub full: Option<Name>,
     /// Further conditions.
     pub conditions: Vec<Condition>,
 }
@@ -95,9 +99,10 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
             _ => InstanceState::Preparing,
         };
     };
+    let stays = want.spec.run && !life::reboot_ordered(memory, want);
     match seen.domain {
-        Some(DomainState::Running) if want.spec.run => InstanceState::Running,
-        Some(DomainState::Paused { .. }) if want.spec.run => InstanceState::Paused,
+        Some(DomainState::Running) if stays => InstanceState::Running,
+        Some(DomainState::Paused { .. }) if stays => InstanceState::Paused,
         Some(DomainState::Running | DomainState::ShuttingDown | DomainState::Paused { .. }) => {
             InstanceState::Stopping
         }
@@ -115,7 +120,9 @@ fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Instan
         }
         // What ran before and stays off is off, whatever is tidied up around it.
         _ if stays_off && memory.run == crate::record::RunMemory::Stopped => InstanceState::Stopped,
-        Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed) => InstanceState::Stopped,
+        Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed | Wait::Host) => {
+            InstanceState::Stopped
+        }
         Step::Start => InstanceState::Starting,
         _ => InstanceState::Preparing,
     }
@@ -133,9 +140,41 @@ fn reason(s: &Situation<'_>) -> Option<String> {
                 disk.map_or("root", |name| name.as_str())
             ))
         }
+        Step::Wait(Wait::Backoff) => Some(backoff(&s.record.memory, s.next_start)),
+        Step::Wait(Wait::Room) => s.full.as_ref().map_or_else(
+            || Some(format!("waits for {}", Wait::Room.as_str())),
+            |pool| {
+                Some(format!(
+                    "pool {pool} is full: the guest could not write to its disk; it goes on when there is room"
+                ))
+            },
+        ),
+        Step::Wait(Wait::Shutdown) | Step::RequestShutdown if is_rebooting(s) => {
+            Some("it reboots: the guest was asked to shut down".to_owned())
+        }
         Step::Wait(wait) => Some(format!("waits for {}", wait.as_str())),
         _ => None,
     }
+}
+
+fn is_rebooting(s: &Situation<'_>) -> bool {
+    matches!(s.wish, Wish::Keep(want) if want.spec.run && life::reboot_ordered(&s.record.memory, want))
+}
+
+fn backoff(memory: &Memory, next: Option<Timestamp>) -> String {
+    let what = match memory.stopped_by {
+        Some(StoppedBy::Crash) => "it crashed",
+        Some(StoppedBy::Guest) => "the guest powered itself off",
+        _ => "something other than waifud stopped it",
+    };
+    let times = match memory.restarts {
+        0 | 1 => String::new(),
+        many => format!(", {many} times in a row"),
+    };
+    let when = next
+        .and_then(|at| at.round(jiff::Unit::Second).ok())
+        .map_or_else(|| "soon".to_owned(), |at| format!("at {at}"));
+    format!("{what}{times}; the next start is tried {when}")
 }
 
 fn step_status(s: &Situation<'_>) -> Option<StepStatus> {

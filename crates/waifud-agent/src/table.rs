@@ -294,7 +294,13 @@ impl Table {
                 && record.memory.run == RunMemory::Stopped
             {
                 record.memory.run = RunMemory::Free;
+                record.memory.restarts = 0;
             }
+            // What was ordered before this node knew of the instance is past, and a restored database counts from less.
+            let ordered = instance.spec.power.reboots;
+            let known = record.instance.is_some();
+            let done = &mut record.memory.reboots_done;
+            *done = if known { ordered.min(*done) } else { ordered };
             record.tombstone = None;
             record.destroyed = false;
             record.claimed = true;

@@ -7,10 +7,10 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
 use waifud_types::status::CloudInitStatus;
 use waifud_types::template::Datasource;
-use waifud_types::{InstanceId, Name, TapName, VolumeId};
+use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
-use crate::record::RunMemory;
+use crate::record::{RunMemory, StartedWith};
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
@@ -63,6 +63,7 @@ pub(crate) async fn ensure_volumes(
         memory
             .disks
             .extend(want.spec.disks.iter().map(|disk| disk.name.clone()));
+        memory.disk_sizes = sizes(want);
     })?;
     Ok(disks)
 }
@@ -84,6 +85,27 @@ pub(crate) async fn ensure_seed(
             "the disk with its documents can't be written: {error}"
         ))
     })
+}
+
+/// How large the disks should be.
+pub(crate) fn sizes(want: &AgentInstance) -> BTreeMap<Name, ByteSize> {
+    let disks = want.spec.disks.iter();
+    disks.map(|d| (d.name.clone(), d.size_bytes)).collect()
+}
+
+/// Grows the disks of a running guest, through its QEMU: no other may touch an image in use.
+pub(crate) async fn grow_disks(shared: &Shared, want: &AgentInstance) -> Result<(), Failure> {
+    for disk in &want.spec.disks {
+        let size = disk.size_bytes;
+        let grown = shared
+            .hypervisor
+            .ensure_disk_size(want.id, &disk.name, size);
+        grown.await?;
+    }
+    shared
+        .table
+        .remember(want.id, |memory| memory.disk_sizes = sizes(want))?;
+    Ok(())
 }
 
 /// Has the documents served; brings the way to them up first. May be dropped at any point.
@@ -190,6 +212,7 @@ pub(crate) async fn start(
         shared.table.remember(want.id, |memory| {
             memory.run = RunMemory::Starting;
             memory.stop_requested = false;
+            memory.started_with = Some(StartedWith::of(want));
             memory.started_at = Some(now);
             memory.documents = Some(want.bundle.digest);
             memory.ready_by = None;

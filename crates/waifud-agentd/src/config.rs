@@ -41,6 +41,8 @@ pub struct Config {
     pub qemu_group: String,
     /// `start`, `never` or `wait:SECONDSs`: whether guests are started before waifud was heard.
     pub boot_alone: String,
+    /// What is logged, as `tracing` writes filters; `RUST_LOG` outranks it.
+    pub log: String,
 }
 
 /// A pool.
@@ -82,6 +84,7 @@ impl Default for Config {
             qemu_user: "libvirt-qemu".to_owned(),
             qemu_group: "libvirt-qemu".to_owned(),
             boot_alone: "start".to_owned(),
+            log: "info".to_owned(),
         }
     }
 }

@@ -6,11 +6,14 @@
 mod config;
 mod host;
 mod join;
+mod power;
+mod stop;
 mod tunnel;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -29,6 +32,7 @@ use waifud_types::Incarnation;
 
 use crate::config::{Config, PoolKind};
 use crate::join::JoinArguments;
+use crate::power::NodePower;
 use crate::tunnel::Tunnel;
 
 /// Guests' packets to metadatad are wrapped, and so are those to other nodes: this is what fits (`wg-quick`'s default).
@@ -50,14 +54,25 @@ struct Arguments {
     /// is destroyed from now on.
     #[arg(long, value_name = "INCARNATION", value_parser = parse_incarnation)]
     confirm_incarnation: Option<Incarnation>,
+    /// Something else than being the daemon.
     #[command(subcommand)]
     command: Option<Command>,
 }
 
+/// What is done once, beside the daemon or without it.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes this machine a node of the waifud that the token is of. May be repeated until it succeeds.
     Join(JoinArguments),
+    /// The host goes down: stop every guest cleanly, the lowest priority first, and start none until the host is up
+    /// again. For a unit's `ExecStop`; the guests are to run all the same, and do when the host is back.
+    StopGuests {
+        /// How many seconds guests of one priority have before their plugs are pulled.
+        #[arg(long, value_name = "SECONDS", default_value_t = 90)]
+        grace: u64,
+    },
+    /// The host does not go down after all, or is up again: guests may be started. For a unit's `ExecStart`.
+    StartGuests,
 }
 
 fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
@@ -73,7 +88,9 @@ fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let config = Config::read(&arguments.config)?;
+    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
+    let filter = filter.context("`log` in agentd.toml is no filter; info is one")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -85,10 +102,16 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    match arguments.command {
-        Some(Command::Join(arguments)) => runtime.block_on(join::join(&config, arguments)),
-        None => runtime.block_on(run(config, arguments.confirm_incarnation)),
-    }
+    runtime.block_on(async {
+        match arguments.command {
+            None => run(config, arguments.confirm_incarnation).await,
+            Some(Command::Join(arguments)) => join::join(&config, arguments).await,
+            Some(Command::StopGuests { grace }) => {
+                stop::stop_guests(&config, Duration::from_secs(grace)).await
+            }
+            Some(Command::StartGuests) => NodePower::new(&config.run_dir).clear(),
+        }
+    })
 }
 
 async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
@@ -124,6 +147,13 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     work.await;
     tunnel.stop().await;
     Ok(())
+}
+
+fn libvirt(config: &Config, qemu_owner: Option<(u32, u32)>) -> LibvirtConfig {
+    let mut libvirt = LibvirtConfig::new(config.state_dir.join("kvm-probe.json"));
+    libvirt.uri.clone_from(&config.libvirt_uri);
+    libvirt.qemu_owner = qemu_owner;
+    libvirt
 }
 
 fn assemble(
@@ -163,9 +193,7 @@ fn assemble(
             }
         }
     }
-    let mut libvirt = LibvirtConfig::new(config.state_dir.join("kvm-probe.json"));
-    libvirt.uri.clone_from(&config.libvirt_uri);
-    libvirt.qemu_owner = qemu_owner;
+    let libvirt = libvirt(config, qemu_owner);
     let tunnel = Arc::new(Tunnel::open(
         config.metadata_interface.clone(),
         config.wireguard_listen,
@@ -184,6 +212,7 @@ fn assemble(
         tunnel: tunnel.clone(),
         dialer: Arc::new(TcpDialer),
         clock: Arc::new(SystemClock),
+        host: Arc::new(NodePower::new(&config.run_dir)),
     };
     let settings = Settings {
         node: config.node_name()?,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::spec::{InstanceSpec, PlacementSpec, RestartPolicy};
 use waifud_types::status::InstanceStatus;
-use waifud_types::{ByteSize, Generation, InstanceId, MacAddr, Name, Secret, Timestamp};
+use waifud_types::{ByteSize, Generation, InstanceId, MacAddr, Name, Reboot, Secret, Timestamp};
 
 /// An instance, as `list` and `show` print it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -86,6 +86,21 @@ pub struct UpdateInstance {
     /// Start or stop it.
     #[serde(default)]
     pub run: Option<bool>,
+    /// With `run` false: pull the plug at once, also when it was asked to shut down before.
+    #[serde(default)]
+    pub force: bool,
+    /// Reboot it, once: it is shut down and started again. One that is off is started.
+    #[serde(default)]
+    pub reboot: Option<Reboot>,
+    /// Virtual CPUs from the next start on.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Memory from the next start on.
+    #[serde(default)]
+    pub memory_bytes: Option<ByteSize>,
+    /// The root disk's size from now on; it can only grow.
+    #[serde(default)]
+    pub disk_bytes: Option<ByteSize>,
     /// Protect it from deletion, or no longer.
     #[serde(default)]
     pub protected: Option<bool>,

@@ -122,6 +122,44 @@ pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Probl
     .hint(format!("--disk {least} or more"))
 }
 
+/// Disks grow and never shrink.
+pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
+    Problem::new(
+        422,
+        "disk-shrinks",
+        format!("the disk has {is}; it can't shrink to {wanted} without losing data"),
+    )
+    .field("spec.disks[0].size_bytes")
+    .hint(format!(
+        "--disk {is} or more; for a smaller one, create another instance"
+    ))
+}
+
+/// Its node has no room for what is asked for.
+pub fn no_room(field: &str, node: &Name, has: &str) -> Problem {
+    Problem::new(409, "no-room", format!("{node} {has}"))
+        .field(field)
+        .hint("ask for less, or delete or shrink something else on that node")
+}
+
+/// `force` belongs to a stop.
+pub fn nothing_to_force() -> Problem {
+    Problem::new(422, "nothing-to-force", "force belongs to run = false")
+        .field("force")
+        .hint("to pull the plug, send run false too; to reboot by force, send reboot \"force\"")
+}
+
+/// What should be off is not rebooted.
+pub fn reboot_of_what_is_off() -> Problem {
+    Problem::new(
+        409,
+        "not-running",
+        "it should be off, so it can't be rebooted",
+    )
+    .field("reboot")
+    .hint("waifuctl start NAME")
+}
+
 /// User-data that cloud-init would not read.
 pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
     use waifud_cloudinit::UserDataError as E;

@@ -14,7 +14,7 @@ use waifud_control::placement::{Wish, choose};
 use waifud_store::{NodeRoom, NodeRow};
 use waifud_types::node::Resources;
 use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy};
-use waifud_types::{ByteSize, Digest, NodeId, Timestamp};
+use waifud_types::{ByteSize, Digest, NodeId, PowerSpec, Timestamp};
 
 fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom {
     NodeRoom {
@@ -44,6 +44,7 @@ fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
         cpus,
         memory_bytes: ByteSize::gib(memory_gib),
         run: true,
+        power: PowerSpec::default(),
         restart: RestartPolicy::default(),
         priority: 0,
         protected: false,

@@ -14,12 +14,12 @@ use tokio::io::DuplexStream;
 use tokio::sync::broadcast;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
-use waifud_types::{ByteSize, InstanceId};
+use waifud_types::{ByteSize, InstanceId, Name};
 
 use crate::fault::{Faults, lock};
 use crate::{
     ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
-    Hypervisor, HypervisorError, ObservedDomain, OffReason,
+    Hypervisor, HypervisorError, ObservedDomain, OffReason, no_such_disk,
 };
 
 /// Bytes that a connection to a device holds in each direction.
@@ -37,6 +37,7 @@ pub enum Op {
     RequestShutdown,
     EnsureOff,
     EnsureAbsent,
+    EnsureDiskSize,
     AgentCommand,
     OpenDevice,
 }
@@ -71,6 +72,7 @@ struct FakeDomain {
     state: DomainState,
     agent: Option<AgentScript>,
     ignores_shutdown: bool,
+    disk_sizes: BTreeMap<Name, ByteSize>,
 }
 
 impl FakeDomain {
@@ -240,6 +242,14 @@ impl FakeHypervisor {
         }
     }
 
+    /// How large a running domain's disk was made, when it was.
+    pub fn disk_size(&self, id: InstanceId, disk: &str) -> Option<ByteSize> {
+        let world = self.world();
+        let sizes = &world.domains.get(&id)?.disk_sizes;
+        let found = sizes.iter().find(|(name, _)| name.as_str() == disk);
+        found.map(|(_, size)| *size)
+    }
+
     /// The spec that a domain was last defined from.
     pub fn spec(&self, id: InstanceId) -> Option<DomainSpec> {
         self.world().domains.get(&id).map(|d| d.spec.clone())
@@ -324,6 +334,7 @@ impl Hypervisor for FakeHypervisor {
                             state: DomainState::Off(OffReason::Unknown),
                             agent: None,
                             ignores_shutdown: false,
+                            disk_sizes: BTreeMap::new(),
                         },
                     );
                 }
@@ -375,6 +386,25 @@ impl Hypervisor for FakeHypervisor {
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
         drop(self.enter(Op::EnsureAbsent).await?);
         self.undefine(id);
+        Ok(())
+    }
+
+    async fn ensure_disk_size(
+        &self,
+        id: InstanceId,
+        disk: &Name,
+        size: ByteSize,
+    ) -> Result<(), HypervisorError> {
+        let mut world = self.enter(Op::EnsureDiskSize).await?;
+        let domain = world
+            .domains
+            .get_mut(&id)
+            .ok_or(HypervisorError::NotFound(id))?;
+        if !is_active(domain.state) || !domain.spec.disks.iter().any(|d| d.name == *disk) {
+            return Err(no_such_disk(disk));
+        }
+        let has = domain.disk_sizes.entry(disk.clone()).or_insert(size);
+        *has = (*has).max(size);
         Ok(())
     }
 

@@ -221,6 +221,14 @@ pub enum HypervisorError {
     },
 }
 
+/// A disk was to be grown that no running domain of that instance has.
+fn no_such_disk(disk: &Name) -> HypervisorError {
+    HypervisorError::Other {
+        what: "block resize",
+        message: format!("there is no running domain with a disk {disk}"),
+    }
+}
+
 /// What the hypervisor of this node is and has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostFacts {
@@ -261,6 +269,14 @@ pub trait Hypervisor: Send + Sync {
 
     /// Pulls the plug if need be and undefines it. Succeeds when it is absent. Volumes are not touched.
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError>;
+
+    /// Grows a running domain's disk to at least `size`; the guest sees it at once. Never shrinks one.
+    async fn ensure_disk_size(
+        &self,
+        id: InstanceId,
+        disk: &Name,
+        size: ByteSize,
+    ) -> Result<(), HypervisorError>;
 
     /// Sends one JSON command to the guest agent and returns its `return` value. Text in it comes from the guest.
     async fn agent_command(

@@ -4,11 +4,12 @@
 
 use ipnet::Ipv4Net;
 use waifud_api::PlacementVerdict;
-use waifud_types::spec::InstanceSpec;
+use waifud_types::node::Resources;
+use waifud_types::spec::{DiskSpec, InstanceSpec};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, InstanceId, Name, NodeId, Revision};
 
-use crate::codec::{id16, name, node_id, node16, size, to_i64, to_json};
+use crate::codec::{count, id16, name, node_id, node16, size, to_i64, to_json};
 use crate::nodes::node;
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
@@ -81,6 +82,20 @@ impl ReadTx<'_> {
             .collect()
     }
 
+    /// What is promised to an instance; `None` until it is placed.
+    pub fn reservation(&self, id: InstanceId) -> Result<Option<Resources>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT cpus, memory_bytes FROM reservations WHERE instance = ?1")?
+            .query_and_then([id16(&id)], |row| {
+                Ok::<_, StoreError>(Resources {
+                    cpus: u32::try_from(count(row, "cpus")?).unwrap_or(u32::MAX),
+                    memory_bytes: size(row, "memory_bytes")?,
+                })
+            })?
+            .next()
+            .transpose()
+    }
+
     /// The guests' subnet of a node.
     pub fn subnet_of(&self, id: NodeId) -> Result<Option<Ipv4Net>, StoreError> {
         Ok(self.node(id)?.map(|node| node.subnet))
@@ -109,16 +124,11 @@ impl WriteTx<'_> {
                 to_json("verdicts", &choice.verdicts)?,
                 to_i64(revision.number),
             ))?;
-        self.conn
-            .prepare_cached(
-                "INSERT INTO reservations (instance, node, cpus, memory_bytes) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute((
-                id,
-                node16(&choice.node),
-                choice.spec.cpus,
-                to_i64(choice.spec.memory_bytes.bytes()),
-            ))?;
+        let promised = Resources {
+            cpus: choice.spec.cpus,
+            memory_bytes: choice.spec.memory_bytes,
+        };
+        self.reserve(choice.instance, choice.node, promised)?;
         let mut volume = self.conn.prepare_cached(
             "INSERT INTO volumes (instance, disk, node, pool, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
@@ -134,6 +144,62 @@ impl WriteTx<'_> {
         drop(volume);
         self.touch(Topic::Instance(choice.instance));
         self.touch(Topic::Node(choice.node));
+        Ok(())
+    }
+
+    /// Changes what is promised to a placed instance. Says whether that is another than before.
+    pub fn set_reservation(
+        &mut self,
+        id: InstanceId,
+        node: NodeId,
+        promised: Resources,
+    ) -> Result<bool, StoreError> {
+        if self.reservation(id)? == Some(promised) {
+            return Ok(false);
+        }
+        // Made anew, so that the sums follow as they do for any reservation that ends and begins.
+        self.conn
+            .prepare_cached("DELETE FROM reservations WHERE instance = ?1")?
+            .execute([id16(&id)])?;
+        self.reserve(id, node, promised)?;
+        Ok(true)
+    }
+
+    fn reserve(
+        &mut self,
+        id: InstanceId,
+        node: NodeId,
+        promised: Resources,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO reservations (instance, node, cpus, memory_bytes) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                id16(&id),
+                node16(&node),
+                promised.cpus,
+                to_i64(promised.memory_bytes.bytes()),
+            ))?;
+        Ok(())
+    }
+
+    /// Changes the sizes of a placed instance's volumes.
+    pub fn set_volume_sizes(
+        &mut self,
+        id: InstanceId,
+        disks: &[DiskSpec],
+    ) -> Result<(), StoreError> {
+        let mut volume = self.conn.prepare_cached(
+            "UPDATE volumes SET size_bytes = ?3 WHERE instance = ?1 AND disk = ?2",
+        )?;
+        for disk in disks {
+            volume.execute((
+                id16(&id),
+                disk.name.as_str(),
+                to_i64(disk.size_bytes.bytes()),
+            ))?;
+        }
         Ok(())
     }
 

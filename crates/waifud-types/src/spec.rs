@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Digest, MacAddr, Name};
+use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec};
 
 /// The desired state of one instance. Every change counts its generation up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -22,6 +22,9 @@ pub struct InstanceSpec {
     pub memory_bytes: ByteSize,
     /// Whether it should run.
     pub run: bool,
+    /// Orders about its power beyond `run`.
+    #[serde(default)]
+    pub power: PowerSpec,
     /// What happens when it stops by itself.
     pub restart: RestartPolicy,
     /// Higher starts earlier and stops later; 0 by default.

@@ -18,6 +18,7 @@ mod logs;
 mod login;
 mod node;
 mod pool;
+mod power;
 mod reference;
 mod schema;
 mod show;
@@ -54,8 +55,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Claim(args) => unclaimed::claim(context, args).await,
-        Command::Start(args) => update::start(context, &args.name).await,
-        Command::Stop(args) => update::stop(context, &args.name).await,
+        Command::Start(args) => power::start(context, args).await,
+        Command::Stop(args) => power::stop(context, args).await,
+        Command::Reboot(args) => power::reboot(context, args).await,
+        Command::Resize(args) => power::resize(context, args).await,
         Command::Protect(args) => update::protect(context, &args.name, !args.off).await,
         Command::Edit(args) => edit::run(context, args).await,
         Command::Wait(args) => wait_for::run(context, args).await,

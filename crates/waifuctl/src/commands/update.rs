@@ -1,33 +1,9 @@
-//! `waifuctl start`, `stop` and `protect`: one field of the spec each.
+//! `waifuctl protect`: one field of the spec.
 
 use waifud_api::{Instance, UpdateInstance};
 
 use crate::context::Context;
 use crate::failure::Failure;
-
-/// Wants it to run.
-pub async fn start(context: &Context, name: &str) -> Result<(), Failure> {
-    let change = UpdateInstance {
-        run: Some(true),
-        ..UpdateInstance::default()
-    };
-    update(context, name, &change, |instance| {
-        format!("{}: told to start", instance.name)
-    })
-    .await
-}
-
-/// Wants it to be off.
-pub async fn stop(context: &Context, name: &str) -> Result<(), Failure> {
-    let change = UpdateInstance {
-        run: Some(false),
-        ..UpdateInstance::default()
-    };
-    update(context, name, &change, |instance| {
-        format!("{}: told to shut down", instance.name)
-    })
-    .await
-}
 
 /// Refuses deletion, or allows it again.
 pub async fn protect(context: &Context, name: &str, protected: bool) -> Result<(), Failure> {

@@ -65,6 +65,7 @@ impl Driver {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));
                 work::start(&shared, want, self.choice(want), seen.is_on()).await
             }
+            (Wish::Keep(want), Step::GrowDisks) => work::grow_disks(&shared, want).await,
             (_, Step::RequestShutdown) => {
                 let asked = work::request_shutdown(&shared, self.id).await;
                 if asked.is_ok() && self.asked.replace(Instant::now()).is_none() {

@@ -8,7 +8,9 @@ use crate::plan::{Observed, Step};
 pub(crate) fn apply(seen: &mut Observed, step: Step) {
     match step {
         Step::EnsureImage => seen.image = true,
+        Step::GrowDisks => seen.grown = true,
         Step::EnsureVolumes => {
+            seen.grown = true;
             seen.volumes = true;
             seen.leftovers = true;
         }

@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainSpec, DomainState};
+use waifud_types::spec::RestartPolicy;
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::Datasource;
-use waifud_types::{InstanceId, Timestamp};
+use waifud_types::{InstanceId, Name, Timestamp};
 
 use self::early::Early;
-use crate::backoff::{Backoff, jittered};
+use crate::backoff::{self, Backoff, jittered};
 use crate::conditions;
 use crate::datasource::{self, Choice, Seeded};
 use crate::life;
@@ -70,8 +71,11 @@ pub(crate) struct Driver {
     /// How the next start finds its documents; chosen once a pass.
     choice: Option<Choice>,
     retry: Backoff,
-    restarts: Backoff,
     restart_due: Option<Instant>,
+    /// The same in the clock's time, for people.
+    next_start: Option<Timestamp>,
+    /// The pool without room that halts the guest.
+    full: Option<Name>,
     running_since: Option<Instant>,
     /// When the guest was first asked to shut down, and when it was last.
     stopping_since: Option<Instant>,
@@ -95,8 +99,9 @@ impl Driver {
             seeded: Seeded::Unknown,
             choice: None,
             retry: Backoff::new(timing.retry_min, timing.retry_max),
-            restarts: Backoff::new(timing.restart_min, timing.restart_max),
             restart_due: None,
+            next_start: None,
+            full: None,
             running_since: None,
             stopping_since: None,
             asked: None,
@@ -156,10 +161,12 @@ impl Driver {
         if matches!(view.wish, Wish::LeaveAlone) {
             return self.leave_alone(&seen).await;
         }
-        if let Err(failure) = self.remember(&mut view, &seen) {
+        let host_stopping = self.host_stopping(&view, &seen).await;
+        if let Err(failure) = self.remember(&mut view, &seen, host_stopping) {
             return self.failed(&view, Some(&seen), Step::Idle, failure);
         }
         let mut now = self.circumstances(&view, &seen).await;
+        now.host_stopping = host_stopping;
         let mut failed = false;
         loop {
             if self.shared.table.version(self.id) != Some(view.version) {
@@ -174,10 +181,14 @@ impl Driver {
             self.report(&view, Some(&seen));
             match step {
                 Step::Idle | Step::Wait(_) => {
+                    self.had_its_turn(step);
                     let pause = self.pause(step, failed);
                     return Pass::Pause(pause);
                 }
-                Step::WatchReady => return self.watch_ready(&view, &mut seen, failed).await,
+                Step::WatchReady => {
+                    self.had_its_turn(step);
+                    return self.watch_ready(&view, &mut seen, failed).await;
+                }
                 _ => {}
             }
             self.begin_early(step, &view, &seen);
@@ -219,6 +230,7 @@ impl Driver {
                     failed = true;
                     now.port_failed |= step == Step::EnsurePort;
                     now.bundle_failed |= step == Step::EnsureBundle;
+                    now.grow_failed |= step == Step::GrowDisks;
                 }
                 Outcome::Failed(failure) => {
                     if step == Step::Start {
@@ -305,17 +317,22 @@ impl Driver {
     }
 
     /// Takes note of what was seen, durably before anything follows from it.
-    fn remember(&mut self, view: &mut View, seen: &Observed) -> Result<(), Failure> {
+    fn remember(
+        &mut self,
+        view: &mut View,
+        seen: &Observed,
+        host_stopping: bool,
+    ) -> Result<(), Failure> {
         let Wish::Keep(want) = &view.wish else {
             return Ok(());
         };
         let before = &view.record.memory;
-        let mut after = life::remember(before, want, seen.domain);
+        let mut after = life::remember(before, want, seen.domain, host_stopping);
         if seen.domain == Some(DomainState::Running) {
             self.running_since.get_or_insert_with(Instant::now);
         }
         if before.run == RunMemory::Started && after.run == RunMemory::Stopped {
-            self.schedule_restart(&after);
+            self.schedule_restart(&mut after, want.spec.restart);
             tracing::info!(instance = %self.id, name = %want.name, by = ?after.stopped_by, "it is off");
         }
         if !seen.is_on() {
@@ -323,7 +340,14 @@ impl Driver {
             self.stopping_since = None;
             self.asked = None;
             self.readiness.look_again();
-        } else if want.spec.run && self.has_ignored_the_request() {
+        } else if after.restarts > 0 && self.is_stable(&after) {
+            after.restarts = 0;
+        }
+        if seen.is_on()
+            && want.spec.run
+            && !life::reboot_ordered(&after, want)
+            && self.has_ignored_the_request()
+        {
             // The wish changed and the guest stayed: a later end of it is its own.
             after.stop_requested = false;
             self.stopping_since = None;
@@ -337,21 +361,58 @@ impl Driver {
                 memory.stopped_by = after.stopped_by;
                 memory.stop_requested = after.stop_requested;
                 memory.documents = after.documents;
+                memory.reboots_done = after.reboots_done;
+                memory.restarts = after.restarts;
             })?;
             view.record.memory = after;
         }
         Ok(())
     }
 
-    fn schedule_restart(&mut self, memory: &Memory) {
-        let stable = self.shared.settings.timing.stable;
-        if self
-            .running_since
-            .is_some_and(|since| since.elapsed() >= stable)
-        {
-            self.restarts.reset();
+    fn schedule_restart(&mut self, memory: &mut Memory, policy: RestartPolicy) {
+        self.restart_due = None;
+        self.next_start = None;
+        if !life::is_restart(memory) || !life::may_start(memory, policy) {
+            return;
         }
-        self.restart_due = life::is_restart(memory).then(|| Instant::now() + self.restarts.pause());
+        if self.is_stable(memory) {
+            memory.restarts = 0;
+        }
+        let timing = &self.shared.settings.timing;
+        let pause = backoff::nth(memory.restarts, timing.restart_min, timing.restart_max);
+        memory.restarts = memory.restarts.saturating_add(1);
+        self.restart_due = Some(Instant::now() + pause);
+        self.next_start = self.shared.now().checked_add(pause).ok();
+    }
+
+    /// Whether its run is, or was, long enough to end a series of restarts. It may have begun before this process.
+    fn is_stable(&self, memory: &Memory) -> bool {
+        let stable = self.shared.settings.timing.stable;
+        let here = self.running_since.map(|since| since.elapsed());
+        let told = memory
+            .started_at
+            .and_then(|at| self.shared.now().duration_since(at).try_into().ok());
+        here.max(told).is_some_and(|ran| ran >= stable)
+    }
+
+    /// Whether the host is going down, where that makes a difference: something went off, or would be started.
+    async fn host_stopping(&self, view: &View, seen: &Observed) -> bool {
+        let Wish::Keep(want) = &view.wish else {
+            return false;
+        };
+        let memory = &view.record.memory;
+        let matters = !seen.is_on()
+            && want.spec.run
+            && (memory.run == RunMemory::Started || life::may_start(memory, want.spec.restart));
+        matters && self.shared.host.is_stopping().await
+    }
+
+    /// Those of a lower priority may start, once this one was started or has nothing to do but wait.
+    fn had_its_turn(&self, step: Step) {
+        let held_up = matches!(step, Step::Wait(Wait::StartAllowed));
+        if !held_up && self.shared.boot_order.had_its_turn(self.id) {
+            self.shared.signals.nudge_all();
+        }
     }
 
     fn has_ignored_the_request(&self) -> bool {
@@ -372,35 +433,43 @@ impl Driver {
         }
         let io_error = seen.domain == Some(DomainState::Paused { io_error: true });
         let rested = self.resume_after.is_none_or(|at| at <= Instant::now());
-        let start_allowed = *self.shared.start_allowed.borrow();
+        let priority = match &view.wish {
+            Wish::Keep(want) => want.spec.priority,
+            _ => 0,
+        };
+        let start_allowed =
+            *self.shared.start_allowed.borrow() && self.shared.boot_order.is_turn_of(priority);
+        self.full = match &view.wish {
+            Wish::Keep(want) if io_error => self.full_pool(want).await,
+            _ => None,
+        };
         Circumstances {
             start_allowed,
             restart_due: self.restart_due.is_none_or(|at| at <= Instant::now()),
             grace_over: self.has_ignored_the_request(),
             ask_again: self.asked.is_none_or(|at| at.elapsed() >= self.ask_after()),
             unconfirmed: self.shared.table.node().unconfirmed.is_some(),
-            room: io_error && rested && self.has_room(&view.wish).await,
+            room: io_error && rested && self.full.is_none(),
+            host_stopping: false,
+            grow_failed: false,
             port_failed: false,
             bundle_failed: false,
         }
     }
 
-    /// Whether every pool of the instance has some room, 64 MiB or more.
-    async fn has_room(&self, wish: &Wish) -> bool {
-        let Wish::Keep(want) = wish else {
-            return false;
-        };
+    /// The first of the instance's pools that has less room than 64 MiB, or can't be asked.
+    async fn full_pool(&self, want: &AgentInstance) -> Option<Name> {
         for disk in &want.spec.disks {
             let usage = match self.shared.pool(&disk.pool) {
-                Some(pool) => pool.usage().await,
-                None => return false,
+                Some(pool) => pool.usage().await.ok(),
+                None => None,
             };
             let free = usage.map_or(0, |u| u.size.bytes().saturating_sub(u.used.bytes()));
             if free < 64 << 20 {
-                return false;
+                return Some(disk.pool.clone());
             }
         }
-        true
+        None
     }
 
     fn pause(&mut self, step: Step, failed: bool) -> Duration {
@@ -450,6 +519,7 @@ impl Driver {
     ) -> Pass {
         self.note(step, failure);
         self.report(view, seen);
+        self.had_its_turn(step);
         Pass::Pause(self.retry.pause())
     }
 
@@ -471,6 +541,8 @@ impl Driver {
             since: self.since,
             percent: self.percent,
             trouble: self.trouble.as_ref(),
+            next_start: self.next_start,
+            full: self.full.clone(),
             conditions: conditions::of_instance(
                 &self.shared,
                 &view.record,
@@ -486,5 +558,8 @@ impl Driver {
 
 /// Steps whose failure is no reason to leave a running guest's plan.
 fn is_repair(step: Step) -> bool {
-    matches!(step, Step::EnsurePort | Step::EnsureBundle)
+    matches!(
+        step,
+        Step::EnsurePort | Step::EnsureBundle | Step::GrowDisks
+    )
 }

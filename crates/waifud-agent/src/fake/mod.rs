@@ -3,6 +3,7 @@
 //! Each is a handle on a world of its own that outlives the agents which use it.
 
 mod dialer;
+mod host;
 mod metadata;
 mod waifud;
 
@@ -11,9 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, Secret};
+use waifud_types::{
+    ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
+};
 
 pub use dialer::FakeDialer;
+pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
 pub use waifud::{FakeWaifud, StreamOutcome};
 
@@ -47,6 +51,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
             cpus: 1,
             memory_bytes: ByteSize::mib(256),
             run: true,
+            power: PowerSpec::default(),
             restart: RestartPolicy::OnCrash,
             priority: 0,
             protected: false,

@@ -3,10 +3,12 @@
 //! Each is a small trait; the real one and the fake (in [`crate::fake`]) stand behind an `Arc`.
 
 mod control;
+mod host;
 mod http;
 mod metadata;
 
 pub use control::{ControlLink, FrameStream, LinkError};
+pub use host::HostPower;
 pub use http::HttpLink;
 pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 

@@ -6,5 +6,6 @@ mod lifecycle;
 mod link;
 mod restored;
 mod streams;
+mod power;
 mod survival;
 mod world;

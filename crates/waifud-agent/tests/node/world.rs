@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use waifud_agent::fake::{FakeDialer, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance};
+use waifud_agent::fake::{
+    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance,
+};
 use waifud_agent::seam::SystemClock;
 use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::agent::{AgentInstance, InstanceReport};
@@ -29,6 +31,7 @@ pub struct World {
     pub metadata: FakeMetadata,
     pub tunnel: FakeTunnel,
     pub dialer: FakeDialer,
+    pub host: FakeHost,
     pub settings: Settings,
     image: (Vec<u8>, waifud_types::Digest),
     agent: Mutex<Option<JoinHandle<()>>>,
@@ -57,6 +60,7 @@ impl World {
             metadata: FakeMetadata::new(),
             tunnel: FakeTunnel::default(),
             dialer: FakeDialer::default(),
+            host: FakeHost::default(),
             settings: Settings {
                 node: "alder".parse().unwrap(),
                 agent_version: "0".to_owned(),
@@ -108,6 +112,7 @@ impl World {
                 tunnel: Arc::new(self.tunnel.clone()),
                 dialer: Arc::new(self.dialer.clone()),
                 clock: Arc::new(SystemClock),
+                host: Arc::new(self.host.clone()),
             },
         )
         .unwrap()

@@ -8,6 +8,7 @@ use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceState, NodeId};
 
 use super::hello::matters;
+use crate::instances::resize;
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::status::{Merged, merge};
@@ -111,7 +112,7 @@ impl Control {
         }
         for instance in ours(tx, node, report)? {
             if let Some(said) = report.instances.iter().find(|said| said.id == instance.id) {
-                self.learn_status(tx, &instance, said, cause)?;
+                room |= self.learn_status(tx, instance, said, cause)?;
             }
         }
         let mut images = Vec::new();
@@ -134,15 +135,16 @@ impl Control {
         Ok(images)
     }
 
+    /// Says whether room has appeared.
     fn learn_status(
         &self,
         tx: &mut WriteTx<'_>,
-        row: &InstanceRow,
+        mut row: InstanceRow,
         said: &InstanceReport,
         cause: &Cause,
-    ) -> Result<(), ControlError> {
-        let Some(merged) = news(row, said) else {
-            return Ok(());
+    ) -> Result<bool, ControlError> {
+        let Some(merged) = news(&row, said) else {
+            return Ok(false);
         };
         for told in merged.told {
             let mut event = note::event(
@@ -157,7 +159,8 @@ impl Control {
             tx.emit(&event)?;
         }
         tx.set_status(row.id, &merged.status)?;
-        Ok(())
+        row.status = merged.status;
+        resize::settle(tx, &row)
     }
 }
 

@@ -25,15 +25,15 @@ pub fn check(change: &UpdateInstance) -> Result<(), Problem> {
 pub fn wishes(
     row: &mut InstanceRow,
     change: &UpdateInstance,
-    said: &mut Vec<&'static str>,
+    said: &mut Vec<String>,
 ) -> Result<(), ControlError> {
     if let Some(restart) = change.restart.filter(|r| *r != row.spec.restart) {
         row.spec.restart = restart;
-        said.push("another restart policy");
+        said.push("another restart policy".to_owned());
     }
     if let Some(priority) = change.priority.filter(|p| *p != row.spec.priority) {
         row.spec.priority = priority;
-        said.push("another priority");
+        said.push("another priority".to_owned());
     }
     if let Some(placement) = &change.placement
         && *placement != row.spec.placement
@@ -45,7 +45,7 @@ pub fn wishes(
             return Err(problems::placed_elsewhere(&row.name, there).into());
         }
         row.spec.placement = placement.clone();
-        said.push("other wishes about its node");
+        said.push("other wishes about its node".to_owned());
     }
     Ok(())
 }
@@ -54,7 +54,7 @@ pub fn wishes(
 pub fn labels(
     row: &mut InstanceRow,
     change: &UpdateInstance,
-    said: &mut Vec<&'static str>,
+    said: &mut Vec<String>,
 ) -> Result<bool, ControlError> {
     let before = row.labels.clone();
     for (key, value) in &change.labels {
@@ -70,7 +70,7 @@ pub fn labels(
     validate::labels("labels", &row.labels)?;
     let changed = row.labels != before;
     if changed {
-        said.push("other labels");
+        said.push("other labels".to_owned());
     }
     Ok(changed)
 }

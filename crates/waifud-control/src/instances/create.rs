@@ -7,7 +7,7 @@ use waifud_store::{
 };
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::status::InstanceStatus;
-use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name};
+use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name, PowerSpec};
 
 use crate::image_store::sha256;
 use crate::note::EventExt;
@@ -199,6 +199,7 @@ pub(crate) fn spec(
         cpus: wanted.cpus,
         memory_bytes: wanted.memory,
         run: wanted.run,
+        power: PowerSpec::default(),
         restart: wanted.restart,
         priority: wanted.priority,
         protected: wanted.protected,

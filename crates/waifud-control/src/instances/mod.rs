@@ -7,7 +7,9 @@ pub mod create;
 pub mod delete;
 pub mod describe;
 pub mod place;
+mod power;
 pub mod read;
+pub(crate) mod resize;
 pub mod update;
 pub mod why;
 

@@ -5,7 +5,7 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::{IfMatch, amend, find};
+use super::{IfMatch, amend, find, power, resize};
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note, problems, validate, view};
@@ -50,38 +50,40 @@ impl Control {
     ) -> Result<InstanceRow, ControlError> {
         let before = row.spec.clone();
         let mut said = Vec::new();
-        if let Some(run) = change.run.filter(|run| *run != row.spec.run) {
-            row.spec.run = run;
-            said.push(if run { "should run" } else { "should stop" });
-        }
+        power::apply(&mut row.spec, change, &mut said)?;
+        resize::apply(&mut row.spec, change, &mut said)?;
         if let Some(protected) = change.protected.filter(|p| *p != row.spec.protected) {
             row.spec.protected = protected;
-            said.push(if protected {
+            let word = if protected {
                 "protected"
             } else {
                 "no longer protected"
-            });
+            };
+            said.push(word.to_owned());
         }
         if let Some(text) = &change.user_data {
             row.spec.user_data = validate::user_data_facts(text);
             if row.spec.user_data != before.user_data {
-                said.push("new user-data for the next boot");
+                said.push("new user-data for the next boot".to_owned());
             }
         }
         amend::wishes(&mut row, change, &mut said)?;
         let relabelled = amend::labels(&mut row, change, &mut said)?;
         if change.re_run {
             row.cloud_id = waifud_cloudinit::next_instance_id(row.id, &row.cloud_id);
-            said.push("the next boot is a first boot");
+            said.push("the next boot is a first boot".to_owned());
         }
         // What stopped by itself and stays off is started by being told to run again: a generation of its own.
         let start_again = change.run == Some(true) && row.spec == before && stays_off(&row);
         if start_again {
-            said.push("should run again");
+            said.push("should run again".to_owned());
         }
         let respecified = row.spec != before || start_again || change.re_run;
         if !respecified && !relabelled {
             return Ok(row);
+        }
+        if resize::differs(&before, &row.spec) {
+            resize::reserve(tx, &row, &before)?;
         }
         if respecified {
             row.generation = row.generation.next();
@@ -121,7 +123,27 @@ impl Control {
             let rooms = tx.rooms()?;
             return self.place(tx, row, &rooms, cause);
         }
+        if resize::differs(&before, &row.spec) {
+            return self.place_resized(tx, row, cause);
+        }
         Ok(row)
+    }
+}
+
+impl Control {
+    /// What waits for a node may fit now; what has one may have made room for others.
+    fn place_resized(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: InstanceRow,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        if row.node.is_some() {
+            self.place_waiting(tx)?;
+            return Ok(row);
+        }
+        let rooms = tx.rooms()?;
+        self.place(tx, row, &rooms, cause)
     }
 }
 

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use tokio::sync::{OnceCell, broadcast};
 use virt::connect::Connect;
 use waifud_types::node::{HypervisorFacts, Resources};
-use waifud_types::{ByteSize, InstanceId};
+use waifud_types::{ByteSize, InstanceId, Name};
 
 use self::connection::Connector;
 use self::fault::Fault;
@@ -208,6 +208,19 @@ impl Hypervisor for LibvirtHypervisor {
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
         self.call("undefine", move |connect| verbs::ensure_absent(connect, id))
             .await
+    }
+
+    async fn ensure_disk_size(
+        &self,
+        id: InstanceId,
+        disk: &Name,
+        size: ByteSize,
+    ) -> Result<(), HypervisorError> {
+        let disk = disk.clone();
+        self.call("block resize", move |connect| {
+            verbs::ensure_disk_size(connect, id, &disk, size)
+        })
+        .await
     }
 
     async fn agent_command(

@@ -6,12 +6,12 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
-use waifud_types::InstanceId;
+use waifud_types::{ByteSize, InstanceId, Name};
 
 use super::fault::{At, Fault, message};
 use super::state::domain_state;
 use crate::xml::{self, Described, RenderOptions};
-use crate::{Device, DomainSpec, DomainState, HypervisorError, ObservedDomain};
+use crate::{Device, DomainSpec, DomainState, HypervisorError, ObservedDomain, no_such_disk};
 
 pub(super) fn list(connect: &Connect) -> Result<Vec<ObservedDomain>, Fault> {
     let mut ours = Vec::new();
@@ -155,6 +155,30 @@ pub(super) fn ensure_absent(connect: &Connect, id: InstanceId) -> Result<(), Fau
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
     domain.undefine_flags(flags).unless_gone("undefine")?;
+    Ok(())
+}
+
+pub(super) fn ensure_disk_size(
+    connect: &Connect,
+    id: InstanceId,
+    disk: &Name,
+    size: ByteSize,
+) -> Result<(), Fault> {
+    let domain = wanted(connect, id)?;
+    if !domain.is_active().at("is active")? {
+        return Err(no_such_disk(disk).into());
+    }
+    // As it runs: somebody may have defined another one for the next start.
+    let xml = domain.get_xml_desc(0).at("get xml")?;
+    let target = xml::disk_target(&xml, disk).map_err(|error| unreadable(&error))?;
+    let target = target.ok_or_else(|| no_such_disk(disk))?;
+    let has = domain.get_block_info(&target, 0).at("get block info")?;
+    if has.capacity < size.bytes() {
+        let unit = sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
+        domain
+            .block_resize(&target, size.bytes(), unit)
+            .at("block resize")?;
+    }
     Ok(())
 }
 

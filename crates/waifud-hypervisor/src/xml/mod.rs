@@ -10,7 +10,7 @@ mod smbios;
 mod tree;
 
 pub use merge::merge;
-pub use observe::{Described, describe, emulator, socket};
+pub use observe::{Described, describe, disk_target, emulator, socket};
 pub use render::{RenderOptions, render};
 pub use tree::XmlError;
 

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use waifud_types::Epoch;
 use waifud_types::status::HypervisorKind;
+use waifud_types::{Epoch, Name};
 
-use super::NAMESPACE;
 use super::tree::{Element, XmlError};
+use super::{ALIAS, NAMESPACE};
 use crate::Device;
 
 /// What there is to know from a domain's XML.
@@ -50,6 +50,19 @@ pub fn socket(xml: &str, device: Device) -> Result<Option<PathBuf>, XmlError> {
             .find_map(|graphics| graphics.attribute("socket")),
     };
     Ok(path.map(PathBuf::from))
+}
+
+/// The target's name (`vda`) of our disk in a domain's XML.
+pub fn disk_target(xml: &str, disk: &Name) -> Result<Option<String>, XmlError> {
+    let domain = Element::parse(xml)?;
+    let alias = format!("{ALIAS}disk-{disk}");
+    let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
+    let ours = devices.iter().find(|device| {
+        let name = device.get("alias").and_then(|a| a.attribute("name"));
+        device.name == "disk" && name == Some(&alias)
+    });
+    let target = ours.and_then(|device| device.get("target")?.attribute("dev"));
+    Ok(target.map(str::to_owned))
 }
 
 /// The path of the QEMU that runs guests of this architecture, from libvirt's capabilities.
@@ -111,6 +124,18 @@ mod tests {
         let older = "<domain type='qemu'><devices><serial type='pty'><source path='/dev/pts/3'/></serial></devices></domain>";
         assert_eq!(socket(older, Device::Console).unwrap(), None);
         assert_eq!(socket(older, Device::Screen).unwrap(), None);
+    }
+
+    #[test]
+    fn a_disk_of_ours_is_found_by_its_name() {
+        let xml = render(&spec(), RenderOptions::default(), "abc");
+        let found = |name: &str| disk_target(&xml, &name.parse().unwrap()).unwrap();
+        assert_eq!(found("root").as_deref(), Some("vda"));
+        assert_eq!(
+            found("a-name-of-more-than-twenty-bytes").as_deref(),
+            Some("vdb")
+        );
+        assert_eq!(found("data"), None);
     }
 
     #[test]
