@@ -9,12 +9,14 @@ pub use power::{ResizeArgs, StartArgs, StopArgs};
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use waifud_api::{CreateNic, Publish};
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Checksum, Name};
 
 use crate::cli_access::{ContextCommand, LoginArgs, TokenCommand};
 
 use crate::cli_token::JoinTokenCommand;
+use crate::network_args;
 
 /// Virtual machines on the machines that you own.
 #[derive(Debug, Parser)]
@@ -112,6 +114,16 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl label web tier=front owner=ana\n  waifuctl label web owner-\n\nKEY=VALUE sets, KEY- removes; other labels stay."
     )]
     Label(crate::cli_spec::LabelArgs),
+    /// Let a port of the instance's node lead to it
+    #[command(
+        after_help = "Examples:\n  waifuctl publish web 80\n  waifuctl publish web 8080:80\n  waifuctl publish dns 53/udp\n\nOn all addresses of the node but loopback. The guest sees who really asks."
+    )]
+    Publish(PublishArgs),
+    /// Let a port of the instance's node lead to it no longer
+    #[command(
+        after_help = "Examples:\n  waifuctl unpublish web 8080\n  waifuctl unpublish dns 53/udp"
+    )]
+    Unpublish(UnpublishArgs),
     /// Print an instance's address
     #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
     Ip(NameArg),
@@ -212,6 +224,12 @@ pub struct CreateArgs {
     /// Where it runs, and when
     #[command(flatten)]
     pub wishes: crate::cli_spec::WishArgs,
+    /// Its network, and a fixed address there, such as default,address=10.144.1.50
+    #[arg(long, value_name = "NAME[,address=IP][,mac=MAC]", value_parser = network_args::network)]
+    pub network: Vec<CreateNic>,
+    /// A port of its node that leads to it; repeatable
+    #[arg(long, value_name = "PORT[:GUESTPORT][/udp]", value_parser = network_args::port)]
+    pub publish: Vec<Publish>,
     /// Wait until cloud-init in the guest has finished, and show the steps
     #[arg(short, long)]
     pub wait: bool,
@@ -294,6 +312,28 @@ pub struct ProtectArgs {
     /// Allow deletion again
     #[arg(long)]
     pub off: bool,
+}
+
+/// `publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The node's port, and the guest's if it is another
+    #[arg(value_name = "PORT[:GUESTPORT][/udp]", value_parser = network_args::port)]
+    pub port: Publish,
+}
+
+/// `unpublish`.
+#[derive(Debug, Args)]
+pub struct UnpublishArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The node's port
+    #[arg(value_name = "PORT[/udp]", value_parser = network_args::port)]
+    pub port: Publish,
 }
 
 /// `delete`.

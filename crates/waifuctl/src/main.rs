@@ -20,6 +20,7 @@ mod guest_text;
 mod keys;
 mod labels;
 mod names;
+mod network_args;
 mod printer;
 mod progress;
 mod terminal;

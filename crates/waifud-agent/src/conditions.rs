@@ -1,5 +1,6 @@
 //! Conditions: statements about an instance or the node beyond its state, each with a reason for people.
 
+use waifud_types::spec::PublishSpec;
 use waifud_types::status::Condition;
 use waifud_types::{Incarnation, Timestamp};
 
@@ -65,6 +66,7 @@ pub(crate) fn of_instance(
             since,
         ));
     }
+    conditions.extend(published(shared, record, since));
     conditions
 }
 
@@ -75,6 +77,32 @@ fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
         format!("it was restarted {restarts} times in a row; each pause is longer than the last")
     };
     (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
+}
+
+/// Whether the node's ports lead to it.
+fn published(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
+    let wanted = &record.instance.as_ref()?.spec.publish;
+    if wanted.is_empty() {
+        return None;
+    }
+    let refused = shared.network.refused(record.id);
+    let list = |ports: &[PublishSpec]| {
+        let words: Vec<_> = ports.iter().map(PublishSpec::to_string).collect();
+        words.join(", ")
+    };
+    Some(if !shared.network.in_force(record) {
+        let message = format!("{} does not lead to it yet", list(wanted));
+        condition("published", false, "not-in-force", message, since)
+    } else if refused.is_empty() {
+        let message = format!("{} of this node leads to it", list(wanted));
+        condition("published", true, "in-force", message, since)
+    } else {
+        let message = format!(
+            "{} is not published: a program on this node listens there",
+            list(&refused)
+        );
+        condition("published", false, "port-taken", message, since)
+    })
 }
 
 fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Condition {

@@ -40,6 +40,7 @@ mod pending;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod published;
 mod readiness;
 mod ready;
 pub mod record;

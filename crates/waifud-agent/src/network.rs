@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use waifud_network::{GuestNetwork, NetworkError, NetworkState, Port, check};
+use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
+use crate::published::Published;
 use crate::record::InstanceRecord;
 use crate::settings::Settings;
 use crate::table::Table;
@@ -44,6 +46,7 @@ pub struct Network {
 #[derive(Debug, Default)]
 struct Inner {
     applied: Option<NetworkState>,
+    published: Published,
     released: BTreeSet<InstanceId>,
     /// Counts invalidations, so that one during a change is not lost.
     invalidated: u64,
@@ -65,8 +68,16 @@ impl Network {
         let inner = self.inner();
         !inner.released.contains(&record.id)
             && inner.applied.as_ref().is_some_and(|state| {
-                ports_of(record).is_ok_and(|ports| ports.iter().all(|p| state.ports.contains(p)))
+                ports_of(record).is_ok_and(|mut ports| {
+                    inner.published.leave_out(&mut ports);
+                    ports.iter().all(|port| state.ports.contains(port))
+                })
             })
+    }
+
+    /// Those of the instance's published ports that a program of this node has.
+    pub fn refused(&self, id: InstanceId) -> Vec<PublishSpec> {
+        self.inner().published.refused_of(id)
     }
 
     /// Whether any port of the instance may be in force.
@@ -157,7 +168,8 @@ impl Network {
             domain: self.settings.domain.clone(),
             ports: Vec::new(),
         };
-        let (state, conflicts) = choose_ports(empty, &records, &released, &in_force);
+        let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
+        self.leave_out_taken(&mut state).await?;
         if force || applied.as_ref() != Some(&state) {
             let ensured = timeout(TIMEOUT, self.adapter.ensure(&state)).await;
             ensured
@@ -170,6 +182,22 @@ impl Network {
         let mut inner = self.inner();
         inner.applied = (inner.invalidated == invalidated).then_some(state);
         Ok(conflicts)
+    }
+
+    /// Leaves out published ports that programs of this node have.
+    async fn leave_out_taken(&self, state: &mut NetworkState) -> Result<(), PortError> {
+        let listeners = if Published::asks(&state.ports) {
+            let listeners = timeout(TIMEOUT, self.adapter.listeners()).await;
+            listeners
+                .unwrap_or_else(|_| Ok(BTreeSet::new()))
+                .map_err(|error| port_error(&error))?
+        } else {
+            BTreeSet::new()
+        };
+        let mut inner = self.inner();
+        inner.published.decide(&state.ports, &listeners);
+        inner.published.leave_out(&mut state.ports);
+        Ok(())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -210,6 +238,11 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
                 lasting: false,
             })?,
             allow_addresses: nic.allow_addresses.clone(),
+            publish: if index == 0 {
+                instance.spec.publish.clone()
+            } else {
+                Vec::new()
+            },
         })
     };
     instance.spec.nics.iter().enumerate().map(port).collect()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::spec::{InstanceSpec, PlacementSpec, RestartPolicy};
+use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, RestartPolicy};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, Generation, InstanceId, MacAddr, Name, Reboot, Secret, Timestamp};
 
@@ -74,9 +74,54 @@ pub struct CreateInstance {
     /// A fixed MAC address for the first nic; one is chosen by default.
     #[serde(default)]
     pub mac: Option<MacAddr>,
+    /// Nics; one on `default` without any.
+    #[serde(default)]
+    pub nics: Vec<CreateNic>,
+    /// Ports of its node that lead to it.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Wishes about the node.
     #[serde(default)]
     pub placement: PlacementSpec,
+}
+
+/// A nic to be.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNic {
+    /// The network's name; `default` without one.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// A fixed address: one of its node's subnet, so it also says which node. One is chosen by default.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// A fixed MAC address; one is chosen by default.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+}
+
+/// A port to publish on the node's addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// On the node's addresses.
+    pub port: u16,
+    /// In the guest; the same without one.
+    #[serde(default)]
+    pub guest_port: Option<u16>,
+    /// `tcp` by default.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl From<&PublishSpec> for Publish {
+    fn from(spec: &PublishSpec) -> Self {
+        Self {
+            port: spec.port,
+            guest_port: Some(spec.guest_port),
+            protocol: spec.protocol,
+        }
+    }
 }
 
 /// `PATCH /v1/instances/{name}`: what is absent stays as it is.
@@ -104,6 +149,9 @@ pub struct UpdateInstance {
     /// Protect it from deletion, or no longer.
     #[serde(default)]
     pub protected: Option<bool>,
+    /// All published ports; those that are not among them are published no more.
+    #[serde(default)]
+    pub publish: Option<Vec<Publish>>,
     /// New user-data; the next boot reads it, without a re-run of what is done once per instance.
     #[serde(default)]
     #[schema(value_type = Option<String>)]

@@ -21,7 +21,9 @@ pub mod template;
 pub mod token;
 
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
-pub use instance::{CreateInstance, Instance, PlacementVerdict, UpdateInstance, Why};
+pub use instance::{
+    CreateInstance, CreateNic, Instance, PlacementVerdict, Publish, UpdateInstance, Why,
+};
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use node::{ClaimInstance, Node, Unclaimed};
 pub use page::Page;

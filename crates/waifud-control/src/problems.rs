@@ -1,5 +1,7 @@
 //! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
 
+pub mod network;
+
 use waifud_api::Problem;
 use waifud_types::{ByteSize, Digest, Generation, Name, Role};
 

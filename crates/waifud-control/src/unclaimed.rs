@@ -130,6 +130,7 @@ impl Control {
         let row = tx.instance(record.id)?.ok_or_else(|| {
             ControlError::Inconsistent("a claimed instance is not there".to_owned())
         })?;
+        crate::instances::network::claim_ports(tx, &row, &spec.publish)?;
         Ok(view::instance(row, &self.shared.live))
     }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use waifud_api::{CreateInstance, Problem};
 use waifud_cloudinit::{SshKey, validate_user_data};
-use waifud_types::spec::{PlacementSpec, RestartPolicy, UserDataFacts, limits};
-use waifud_types::{ByteSize, MacAddr, Name, Secret};
+use waifud_types::spec::{PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits};
+use waifud_types::{ByteSize, Name, Secret};
 
 use crate::image_store::sha256;
+use crate::instances::network::{self, WantedNic};
 use crate::problems;
 
 /// SSH keys of one instance at most.
@@ -44,8 +45,10 @@ pub struct Checked {
     pub priority: i32,
     /// Whether delete is refused.
     pub protected: bool,
-    /// A wish for the first nic's MAC.
-    pub mac: Option<MacAddr>,
+    /// Wishes for the nic.
+    pub nic: WantedNic,
+    /// Ports of its node that lead to it.
+    pub publish: Vec<PublishSpec>,
     /// Wishes about the node.
     pub placement: PlacementSpec,
 }
@@ -115,7 +118,8 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
         restart: request.restart,
         priority: request.priority,
         protected: request.protected,
-        mac: request.mac,
+        nic: network::nic(&request.nics, request.mac)?,
+        publish: network::publish(&request.publish)?,
         placement: request.placement,
     })
 }

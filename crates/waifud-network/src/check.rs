@@ -136,7 +136,30 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
     for port in &state.ports {
         check_further_ranges(state, port, &leases)?;
     }
-    check_shared_ranges(state)
+    check_shared_ranges(state)?;
+    check_published(state)
+}
+
+/// A port of the node leads to one guest.
+fn check_published(state: &NetworkState) -> Result<(), NetworkError> {
+    let mut owners = HashMap::new();
+    for port in &state.ports {
+        for published in &port.publish {
+            if published.port == 0 || published.guest_port == 0 {
+                return Err(contradiction(format!("{} publishes port 0", port.name)));
+            }
+            let key = (published.protocol, published.port);
+            if let Some(other) = owners.insert(key, &port.name) {
+                return Err(contradiction(format!(
+                    "port {}/{} of the node leads to {other} and to {}",
+                    published.port,
+                    published.protocol.as_str(),
+                    port.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Further addresses must leave alone what is somebody's own: leases, the gateway, and addresses with a meaning.

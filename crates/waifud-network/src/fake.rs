@@ -1,11 +1,12 @@
 //! A network in memory, with faults to inject: for the agent's tests and the simulation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use waifud_types::TapName;
+use waifud_types::spec::Protocol;
 
 use crate::check::check;
 use crate::{
@@ -21,6 +22,8 @@ pub enum Call {
     Ensure,
     /// [`GuestNetwork::ensure_absent`].
     EnsureAbsent,
+    /// [`GuestNetwork::listeners`].
+    Listeners,
     /// [`GuestNetwork::counters`].
     Counters,
 }
@@ -36,6 +39,7 @@ pub struct FakeNetwork {
 struct Inner {
     state: Option<NetworkState>,
     facts: HostNetworkFacts,
+    listeners: BTreeSet<(Protocol, u16)>,
     counters: HashMap<TapName, PortCounters>,
     faults: HashMap<Call, u32>,
     ensured: u64,
@@ -63,6 +67,11 @@ impl FakeNetwork {
     /// What the host has apart from ours.
     pub fn set_facts(&self, facts: HostNetworkFacts) {
         self.lock().facts = facts;
+    }
+
+    /// What programs of the host listen on.
+    pub fn set_listeners(&self, listeners: impl IntoIterator<Item = (Protocol, u16)>) {
+        self.lock().listeners = listeners.into_iter().collect();
     }
 
     /// Makes the next `times` calls fail; they change nothing.
@@ -159,6 +168,12 @@ impl GuestNetwork for FakeNetwork {
         inner.state = None;
         inner.counters.clear();
         Ok(())
+    }
+
+    async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {
+        let mut inner = self.lock();
+        inner.fault(Call::Listeners)?;
+        Ok(inner.listeners.clone())
     }
 
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError> {

@@ -9,6 +9,7 @@
 //!
 //! ```text
 //!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host itself: DHCP, DNS and ping of the gateway, nothing else
+//!             │            │              ├─ published ports of the host: on to the guest that they lead to
 //!             │            │              ├─ other guests: through the gateway, which answers ARP for them
 //!             │            │              ├─ 169.254.169.254:80: the metadata interface, by a table of its own
 //!             │            │              └─ the outside: with the host's address, over the uplink
@@ -34,11 +35,13 @@ mod testing;
 
 pub use check::check;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::broadcast;
+use waifud_types::spec::{Protocol, PublishSpec};
 use waifud_types::{InstanceId, MacAddr, Name, TapName};
 
 /// Everything that should be on this node.
@@ -77,6 +80,8 @@ pub struct Port {
     pub address: Ipv4Addr,
     /// Further source addresses.
     pub allow_addresses: Vec<IpNet>,
+    /// Ports of the node's addresses that lead here.
+    pub publish: Vec<PublishSpec>,
 }
 
 /// What is found on this node.
@@ -160,6 +165,9 @@ pub trait GuestNetwork: Send + Sync {
 
     /// Removes everything of ours: tables, rules, routes, dnsmasq, the bridge.
     async fn ensure_absent(&self) -> Result<(), NetworkError>;
+
+    /// Ports that programs of the host listen on, on other addresses than loopback.
+    async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError>;
 
     /// What the rules of a port have dropped; `None` when the port is unknown.
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError>;

@@ -17,6 +17,7 @@ pub(crate) fn port(index: u8) -> Port {
         mac: MacAddr::of_guest([0, 0, index + 1]),
         address: [10, 144, 1, 11 + index].into(),
         allow_addresses: Vec::new(),
+        publish: Vec::new(),
     }
 }
 

@@ -125,6 +125,8 @@ pub enum Taken {
     Subnet,
     /// A token's name.
     TokenName,
+    /// A port of a node.
+    Port,
 }
 
 impl std::fmt::Display for Taken {
@@ -136,6 +138,7 @@ impl std::fmt::Display for Taken {
             Self::NodeName => "the node's name",
             Self::Subnet => "the subnet",
             Self::TokenName => "the token's name",
+            Self::Port => "the port",
         })
     }
 }

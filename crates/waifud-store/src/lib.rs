@@ -24,6 +24,7 @@ mod leases;
 mod migrate;
 mod nodes;
 mod placing;
+mod published;
 mod query;
 mod readers;
 mod slice;

@@ -18,10 +18,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_downloads.sql"),
     include_str!("migrations/0004_restore.sql"),
     include_str!("migrations/0005_joining.sql"),
+    include_str!("migrations/0006_published.sql"),
 ];
 
 /// The newest schema that this program knows.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

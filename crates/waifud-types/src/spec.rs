@@ -85,7 +85,7 @@ pub struct NicSpec {
 }
 
 /// One published port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PublishSpec {
     /// On the node's addresses.
     pub port: u16,
@@ -96,13 +96,48 @@ pub struct PublishSpec {
 }
 
 /// A transport protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
+    #[default]
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Protocol {
+    /// The word that the wire, rules and people use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl std::fmt::Display for PublishSpec {
+    /// As people write it: `80/tcp`, or `8080:80/tcp` where the guest's port is another.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.port)?;
+        if self.guest_port != self.port {
+            write!(f, ":{}", self.guest_port)?;
+        }
+        write!(f, "/{}", self.protocol.as_str())
+    }
 }
 
 /// Wishes about the node.

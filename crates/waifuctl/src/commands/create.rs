@@ -73,6 +73,8 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         protected: wishes.protect,
         mac: wishes.mac,
         placement: placement(&wishes)?,
+        nics: args.network,
+        publish: args.publish,
     })
 }
 

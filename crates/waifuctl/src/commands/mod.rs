@@ -19,6 +19,7 @@ mod login;
 mod node;
 mod pool;
 mod power;
+mod publish;
 mod reference;
 mod schema;
 mod show;
@@ -63,6 +64,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Edit(args) => edit::run(context, args).await,
         Command::Wait(args) => wait_for::run(context, args).await,
         Command::Label(args) => label::run(context, args).await,
+        Command::Publish(args) => publish::publish(context, args).await,
+        Command::Unpublish(args) => publish::unpublish(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Console(args) => console::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,

@@ -100,6 +100,9 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
             &format!("{} {} on {}", nic.name, nic.mac, nic.network),
         );
     }
+    for published in &spec.publish {
+        line("published", &published.to_string());
+    }
     line(
         "template",
         &format!("{}@{}", spec.template, spec.image.short()),

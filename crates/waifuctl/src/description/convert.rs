@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use waifud_api::CreateInstance;
+use waifud_api::{CreateInstance, CreateNic, Publish};
 use waifud_types::Secret;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
@@ -10,7 +10,7 @@ use super::{
     Description, DiskDescription, NicDescription, PlacementDescription, Size, SpreadDescription,
 };
 use crate::failure::Failure;
-use crate::{keys, user_data};
+use crate::{keys, network_args, user_data};
 
 /// Where a description comes from.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,15 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         priority: wanted.priority.unwrap_or_default(),
         protected: wanted.protected.unwrap_or_default(),
         mac: nic.mac,
+        nics: nic
+            .address
+            .map(|address| CreateNic {
+                address: Some(address),
+                ..CreateNic::default()
+            })
+            .into_iter()
+            .collect(),
+        publish: publish(&wanted.publish)?,
         placement: PlacementSpec {
             node: placement.node,
             require: placement.require,
@@ -82,6 +91,24 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
             }),
         },
     })
+}
+
+/// Ports as `create --publish` reads them, in the order in which waifud keeps them.
+fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
+    let mut ports = Vec::with_capacity(wanted.len());
+    for (index, text) in wanted.iter().enumerate() {
+        let port = network_args::port(text).map_err(|error| {
+            Failure::input("bad-port", error)
+                .field(&format!("publish[{index}]"))
+                .hint("write \"8080:80\" in quotes: YAML takes some of these for numbers")
+        })?;
+        ports.push(Publish {
+            guest_port: port.guest_port.or(Some(port.port)),
+            ..port
+        });
+    }
+    ports.sort_by_key(|port| (port.port, port.guest_port, port.protocol));
+    Ok(ports)
 }
 
 fn only<T: Default>(mut all: Vec<T>, field: &str) -> Result<T, Failure> {
@@ -143,6 +170,8 @@ pub fn from_request(request: CreateInstance) -> Description {
         priority,
         protected,
         mac,
+        nics,
+        publish,
         placement,
     } = request;
     let disk = DiskDescription {
@@ -150,7 +179,12 @@ pub fn from_request(request: CreateInstance) -> Description {
         size: disk_bytes.map(Size),
         pool,
     };
-    let nic = NicDescription { network: None, mac };
+    let first = nics.into_iter().next().unwrap_or_default();
+    let nic = NicDescription {
+        network: None,
+        address: first.address,
+        mac: mac.or(first.mac),
+    };
     let placement = PlacementDescription {
         node: placement.node,
         require: placement.require,
@@ -167,6 +201,7 @@ pub fn from_request(request: CreateInstance) -> Description {
         memory: memory_bytes.map(Size),
         disks: some(disk).into_iter().collect(),
         nics: some(nic).into_iter().collect(),
+        publish: publish.iter().map(network_args::port_text).collect(),
         ssh_keys: Some(ssh_keys),
         user_data: user_data.map(Secret::into_inner),
         user_data_file: None::<PathBuf>,

@@ -37,6 +37,11 @@ pub fn differs(
     );
     compare("nics[0].mac", wanted.mac.is_some(), wanted.mac == have.mac);
     compare(
+        "publish",
+        !said.publish.is_empty(),
+        wanted.publish == have.publish,
+    );
+    compare(
         "ssh_keys",
         said.ssh_keys.is_some(),
         wanted.ssh_keys == have.ssh_keys,

@@ -56,6 +56,9 @@ pub struct Description {
     /// Nics; for now one, on the network `default`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicDescription>,
+    /// Ports of its node that lead to it, such as `80`, `8080:80` or `53/udp`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
     /// Public SSH keys, or files that hold some; without this field the caller's own, with an empty list none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_keys: Option<Vec<String>>,
@@ -113,6 +116,9 @@ pub struct NicDescription {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub network: Option<Name>,
+    /// A fixed address of its node's subnet; one is chosen by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// A fixed MAC address; one is chosen by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use waifud_api::CreateInstance;
-use waifud_types::spec::{PlacementSpec, RestartPolicy, SpreadSpec};
+use waifud_api::{CreateInstance, Publish};
+use waifud_types::spec::{PlacementSpec, Protocol, RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, MacAddr, Secret};
 
 use super::*;
@@ -29,7 +29,8 @@ fn user_data(text: &str) -> String {
 #[test]
 fn every_field_has_its_place() {
     let text = "name: web\ntemplate: debian-12\nlabels: {tier: web}\ncpus: 2\nmemory: 1.5G\n\
-        disks: [{name: root, size: 20G, pool: fast}]\nnics: [{network: default, mac: '52:54:00:12:34:56'}]\n\
+        disks: [{name: root, size: 20G, pool: fast}]\nnics: [{network: default, address: 10.144.1.50, mac: '52:54:00:12:34:56'}]\n\
+        publish: ['8080:80', 53/udp]\n\
         ssh_keys: ['ssh-ed25519 AAAA me']\nuser_data: |\n  #!/bin/sh\n  true\nrun: false\nrestart: never\n\
         priority: -2\nprotected: true\n\
         placement: {node: alder, require: {disk: ssd}, spread: {group: web, strict: true}}\n";
@@ -41,6 +42,8 @@ fn every_field_has_its_place() {
             "memory_bytes": 1_610_612_736, "disk_bytes": 21_474_836_480_u64, "pool": "fast",
             "user_data": "#!/bin/sh\ntrue\n", "ssh_keys": ["ssh-ed25519 AAAA me"], "run": false, "restart": "never",
             "priority": -2, "protected": true, "mac": "52:54:00:12:34:56",
+            "nics": [{"network": null, "address": "10.144.1.50", "mac": null}],
+            "publish": [{"port": 53, "guest_port": 53, "protocol": "udp"}, {"port": 8080, "guest_port": 80, "protocol": "tcp"}],
             "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}}})
     );
     assert!(json.as_object().unwrap().values().all(|v| !v.is_null()));
@@ -247,6 +250,8 @@ prop_compose! {
             priority,
             protected,
             mac: Some(MacAddr::of_guest(mac)),
+            nics: Vec::new(),
+            publish: vec![Publish { port: 53, guest_port: Some(5353), protocol: Protocol::Udp }],
             placement: PlacementSpec {
                 node: node.map(|node| node.parse().unwrap()),
                 require,
@@ -319,7 +324,7 @@ fn the_schema_stands_alone_and_knows_every_field_and_no_other() {
             "{field} is not a field: {shown}"
         );
     }
-    assert_eq!(known.len(), 16);
+    assert_eq!(known.len(), 17);
     for reference in schema.to_string().split("#/$defs/").skip(1) {
         let name = reference.split('"').next().unwrap();
         assert!(schema["$defs"].get(name).is_some(), "{name} is not defined");

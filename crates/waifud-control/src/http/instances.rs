@@ -37,7 +37,13 @@ fn field(path: &str) -> String {
         "template" | "cpus" | "memory_bytes" | "run" | "restart" | "priority" | "protected" => {
             format!("spec.{path}")
         }
-        nested if nested.starts_with("placement") => format!("spec.{nested}"),
+        nested
+            if ["placement", "nics", "publish"]
+                .iter()
+                .any(|part| nested.starts_with(part)) =>
+        {
+            format!("spec.{nested}")
+        }
         other => other.to_owned(),
     }
 }

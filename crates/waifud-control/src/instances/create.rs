@@ -9,6 +9,7 @@ use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name, PowerSpec};
 
+use super::network;
 use crate::image_store::sha256;
 use crate::note::EventExt;
 use crate::principal::{Cause, Principal};
@@ -129,6 +130,7 @@ impl Control {
         let template = tx
             .template(wanted.template.as_str())?
             .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
+        let rooms = tx.rooms()?;
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(
                 self.shared.clock.as_ref(),
@@ -136,7 +138,11 @@ impl Control {
             )),
             name: self.choose_name(tx, wanted)?,
             labels: wanted.labels.clone(),
-            spec: spec(wanted, &template, self.choose_mac(tx, wanted)?)?,
+            spec: {
+                let spec = spec(wanted, &template, self.choose_mac(tx, wanted)?)?;
+                network::check_address(&spec, &rooms)?;
+                spec
+            },
             status: InstanceStatus::pending(None),
             arch: template.arch,
             datasource: template.template.datasource,
@@ -154,7 +160,6 @@ impl Control {
         let row = tx
             .instance(new.id)?
             .ok_or_else(|| ControlError::Inconsistent("a new instance is not there".to_owned()))?;
-        let rooms = tx.rooms()?;
         self.place(tx, row, &rooms, cause)
     }
 
@@ -169,7 +174,7 @@ impl Control {
     }
 
     fn choose_mac(&self, tx: &WriteTx<'_>, wanted: &Checked) -> Result<MacAddr, ControlError> {
-        if let Some(mac) = wanted.mac {
+        if let Some(mac) = wanted.nic.mac {
             return Ok(mac);
         }
         subnet::free_mac(self.shared.entropy.as_ref(), |mac| tx.mac_is_taken(mac))?
@@ -210,12 +215,12 @@ pub(crate) fn spec(
         }],
         nics: vec![NicSpec {
             name: word("eth0")?,
-            network: word("default")?,
+            network: word(network::DEFAULT)?,
             mac,
-            address: None,
+            address: wanted.nic.address,
             allow_addresses: Vec::new(),
         }],
-        publish: Vec::new(),
+        publish: wanted.publish.clone(),
         placement: wanted.placement.clone(),
         user_data: wanted
             .user_data
@@ -252,13 +257,15 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
         let lease = LeaseRow {
             nic,
             mac: spec.mac,
-            address: None,
+            address: spec.address,
         };
-        tx.insert_lease(new.id, &lease)
-            .map_err(|error| match error {
-                StoreError::Taken(Taken::Mac) => problems::mac_taken().into(),
-                other => ControlError::from(other),
-            })?;
+        match tx.insert_lease(new.id, &lease) {
+            Err(StoreError::Taken(Taken::Mac)) => return Err(problems::mac_taken().into()),
+            Err(StoreError::Taken(Taken::Address)) => {
+                return Err(network::address_taken(tx, spec)?.into());
+            }
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Descriptions: what would create an instance as it is wanted now, and whether a description could be carried out.
 
-use waifud_api::CreateInstance;
+use waifud_api::{CreateInstance, Publish};
 use waifud_store::{InstanceRow, ReadTx};
 use waifud_types::Generation;
 
-use super::{create, find};
+use super::{create, find, network};
 use crate::{Control, ControlError, problems, subnet, validate};
 
 impl Control {
@@ -40,7 +40,7 @@ impl Control {
                 {
                     return Err(problems::name_taken(name).into());
                 }
-                let mac = match wanted.mac {
+                let mac = match wanted.nic.mac {
                     Some(mac) if tx.mac_is_taken(mac)? => {
                         return Err(problems::mac_taken().into());
                     }
@@ -50,7 +50,9 @@ impl Control {
                 let mac = mac.ok_or_else(|| {
                     ControlError::Inconsistent("no MAC address could be found".to_owned())
                 })?;
-                create::spec(&wanted, &template, mac).map(drop)
+                let spec = create::spec(&wanted, &template, mac)?;
+                network::check_address(&spec, &tx.rooms()?)?;
+                network::check_address_is_free(&tx, &spec)
             })
             .await
     }
@@ -78,6 +80,8 @@ fn description(tx: &ReadTx<'_>, row: InstanceRow) -> Result<CreateInstance, Cont
         priority: spec.priority,
         protected: spec.protected,
         mac: spec.nics.first().map(|nic| nic.mac),
+        nics: Vec::new(),
+        publish: spec.publish.iter().map(Publish::from).collect(),
         placement: spec.placement,
     })
 }

@@ -6,6 +6,7 @@ mod amend;
 pub mod create;
 pub mod delete;
 pub mod describe;
+pub mod network;
 pub mod place;
 mod power;
 pub mod read;

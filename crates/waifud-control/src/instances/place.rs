@@ -4,10 +4,11 @@ use waifud_api::PlacementVerdict;
 use waifud_store::{InstanceRow, NodeRoom, NodeRow, PlacementRow, ReadTx, WriteTx};
 use waifud_types::Name;
 
+use super::network;
 use crate::note::EventExt;
 use crate::placement::{Choice, Wish, choose};
 use crate::principal::Cause;
-use crate::{Control, ControlError, documents, note, subnet};
+use crate::{Control, ControlError, documents, note};
 
 /// Instances that are tried again when room appears, at most, in one transaction.
 const RETRIED_AT_ONCE: u32 = 200;
@@ -27,27 +28,26 @@ impl Control {
         };
         let mut choice = choose(&wish, rooms);
         let mut candidates = std::borrow::Cow::Borrowed(rooms);
-        let mut without_address = Vec::new();
+        let mut unfit = Vec::new();
         while let Some(room) = choice
             .node
             .and_then(|id| rooms.iter().find(|room| room.node.id == id))
         {
-            let taken = taken_on(tx, &room.node)?;
-            if let Some(address) = subnet::free_address(room.node.subnet, &taken) {
-                choice.verdicts.append(&mut without_address);
-                return self.settle(tx, row, room, address, choice, cause);
-            }
-            without_address.push(without(&room.node));
+            let obstacle = match network::fit(tx, &row.spec, &room.node)? {
+                Ok(address) => {
+                    choice.verdicts.append(&mut unfit);
+                    return self.settle(tx, row, room, address, choice, cause);
+                }
+                Err(obstacle) => obstacle,
+            };
+            unfit.push(without(&room.node, obstacle.verdict));
             candidates
                 .to_mut()
                 .retain(|other| other.node.id != room.node.id);
             choice = choose(&wish, &candidates);
-            choice.reason = Some(format!(
-                "waiting for: a free address in {}",
-                room.node.subnet
-            ));
+            choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
         }
-        choice.verdicts.append(&mut without_address);
+        choice.verdicts.append(&mut unfit);
         self.keep_waiting(tx, row, choice, cause)
     }
 
@@ -65,7 +65,7 @@ impl Control {
             .spec
             .nics
             .iter_mut()
-            .filter(|nic| is_default(&nic.network))
+            .filter(|nic| network::is_default(&nic.network))
         {
             nic.address = Some(address);
         }
@@ -96,6 +96,7 @@ impl Control {
         };
         tx.place(&placement, revision)?;
         row.node = Some(node.id);
+        network::claim_ports(tx, &row, &row.spec.publish)?;
         row.placement = choice.verdicts;
         self.put_bundle(tx, &row, &node.name, node.subnet)?;
         Ok(row)
@@ -170,21 +171,12 @@ impl Control {
     }
 }
 
-/// The addresses of a node's subnet that somebody has: those in the list, and what runs there in nobody's list.
-fn taken_on(tx: &ReadTx<'_>, node: &NodeRow) -> Result<Vec<std::net::Ipv4Addr>, ControlError> {
-    let mut taken = tx.taken_addresses(node.subnet)?;
-    taken.extend(node.unclaimed.iter().flat_map(|entry| &entry.addresses));
-    taken.sort_unstable();
-    taken.dedup();
-    Ok(taken)
-}
-
-/// The verdict on a node whose subnet is used up.
-fn without(node: &NodeRow) -> PlacementVerdict {
+/// The verdict on a node that has room, and something in the way.
+fn without(node: &NodeRow, reason: String) -> PlacementVerdict {
     PlacementVerdict {
         node: node.name.clone(),
         score: None,
-        reason: format!("no free address in {}", node.subnet),
+        reason,
     }
 }
 
@@ -196,16 +188,11 @@ pub(crate) fn verdicts(
 ) -> Result<Vec<PlacementVerdict>, ControlError> {
     let mut verdicts = choose(wish, rooms).verdicts;
     for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
-        if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node) {
-            let taken = taken_on(tx, &room.node)?;
-            if subnet::free_address(room.node.subnet, &taken).is_none() {
-                *verdict = without(&room.node);
-            }
+        if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node)
+            && let Err(obstacle) = network::fit(tx, wish.spec, &room.node)?
+        {
+            *verdict = without(&room.node, obstacle.verdict);
         }
     }
     Ok(verdicts)
-}
-
-fn is_default(network: &Name) -> bool {
-    network.as_str() == "default"
 }

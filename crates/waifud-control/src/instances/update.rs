@@ -5,7 +5,7 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::{IfMatch, amend, find, power, resize};
+use super::{IfMatch, amend, find, network, power, resize};
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note, problems, validate, view};
@@ -60,6 +60,14 @@ impl Control {
                 "no longer protected"
             };
             said.push(word.to_owned());
+        }
+        if let Some(publish) = &change.publish {
+            let publish = network::publish(publish)?;
+            if publish != row.spec.publish {
+                network::claim_ports(tx, &row, &publish)?;
+                row.spec.publish = publish;
+                said.push("other published ports".to_owned());
+            }
         }
         if let Some(text) = &change.user_data {
             row.spec.user_data = validate::user_data_facts(text);

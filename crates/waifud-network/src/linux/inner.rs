@@ -257,7 +257,11 @@ impl Inner {
         routes: &Routes,
     ) -> Vec<String> {
         let mut names: Vec<String> = if self.config.uplinks.is_empty() {
-            let uplinks = routes.uplinks();
+            let mut uplinks = routes.uplinks();
+            // A published port is asked for at any of the host's addresses.
+            if state.ports.iter().any(|port| !port.publish.is_empty()) {
+                uplinks.extend(routes.addressed());
+            }
             let names = uplinks.iter().filter_map(|index| links.name_of(*index));
             names.map(str::to_owned).collect()
         } else {
@@ -272,7 +276,7 @@ impl Inner {
                 .named(&state.metadata_interface)
                 .map(|link| link.name.clone()),
         );
-        names.retain(|name| *name != state.bridge);
+        names.retain(|name| *name != state.bridge && name != "lo");
         names.sort();
         names.dedup();
         names

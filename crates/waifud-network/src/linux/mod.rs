@@ -12,6 +12,7 @@ mod firewall;
 mod generation;
 mod inner;
 mod links;
+mod listeners;
 mod probe;
 mod process;
 mod record;
@@ -21,6 +22,7 @@ mod sysctl;
 mod tool;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -29,6 +31,7 @@ use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, broadcast};
 use waifud_types::TapName;
+use waifud_types::spec::Protocol;
 
 use self::inner::Inner;
 use self::watch::Finding;
@@ -119,6 +122,10 @@ impl GuestNetwork for LinuxNetwork {
 
     async fn ensure_absent(&self) -> Result<(), NetworkError> {
         self.inner.lock().await.ensure_absent().await
+    }
+
+    async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {
+        listeners::read()
     }
 
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError> {

@@ -101,6 +101,15 @@ impl Routes {
         indexes
     }
 
+    /// Interfaces that have an address of the host, loopback aside.
+    pub(super) fn addressed(&self) -> Vec<u32> {
+        self.0
+            .iter()
+            .filter(|r| r.table == TABLE_LOCAL && !r.destination.addr().is_loopback())
+            .flat_map(|route| route.interfaces.iter().copied())
+            .collect()
+    }
+
     /// Whether our table leads to metadatad: through `interface`, or nowhere when there is none.
     pub(super) fn lead_to_metadata(&self, interface: Option<u32>) -> bool {
         let in_table = || self.0.iter().filter(|route| route.table == TABLE);

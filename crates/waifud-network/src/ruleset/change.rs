@@ -50,14 +50,16 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     bare(before) == bare(after)
 }
 
-/// Ports of `here` that are not `there`. `None` when one is there in another shape, or has further addresses: those
-/// are merged with the subnet.
+/// Ports of `here` that are not `there`. `None` when one is there in another shape, publishes ports, or has further
+/// addresses: those are merged with the subnet.
 fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
     let mut missing = Vec::new();
     for port in &here.ports {
         match there.ports.iter().find(|other| other.tap == port.tap) {
             Some(other) if is_same(port, other) => {}
-            None if port.allow_addresses.is_empty() => missing.push(port),
+            None if port.allow_addresses.is_empty() && port.publish.is_empty() => {
+                missing.push(port);
+            }
             _ => return None,
         }
     }
@@ -68,6 +70,7 @@ fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a P
 fn is_same(one: &Port, other: &Port) -> bool {
     (one.mac, one.address) == (other.mac, other.address)
         && one.allow_addresses == other.allow_addresses
+        && one.publish == other.publish
 }
 
 fn counters(port: &Port) -> [String; 3] {
@@ -114,6 +117,8 @@ fn write(text: &mut String, line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use waifud_types::spec::{Protocol, PublishSpec};
+
     use super::*;
     use crate::testing::{port, state};
 
@@ -136,7 +141,14 @@ mod tests {
 
     #[test]
     fn everything_else_takes_a_replacement() {
-        let spoils: [fn(&mut NetworkState); 6] = [
+        let spoils: [fn(&mut NetworkState); 7] = [
+            |s| {
+                s.ports[0].publish = vec![PublishSpec {
+                    port: 80,
+                    guest_port: 80,
+                    protocol: Protocol::Tcp,
+                }];
+            },
             |s| s.ports[0].mac = port(9).mac,
             |s| s.ports[0].address = port(9).address,
             |s| s.ports[0].allow_addresses = vec!["10.9.0.1/32".parse().unwrap()],

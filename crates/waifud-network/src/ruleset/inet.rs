@@ -6,7 +6,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter};
+use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
 use crate::NetworkState;
 use crate::check::further_ranges;
 
@@ -41,7 +41,9 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
         "type ifname",
         host.switched.iter().map(|name| format!("\"{name}\"")),
     ));
+    text.push_str(&published::collections(state));
     text.push_str(&chains(state));
+    text.push_str(&published::chains(state));
     text.push_str("}\n");
     text
 }
@@ -64,6 +66,7 @@ fn chains(state: &NetworkState) -> String {
         r#"	chain before_nat {{
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "{bridge}" meta nfproto ipv6 drop
+		iifname "{bridge}" ip daddr != {gateway} fib daddr type local meta l4proto . th dport @published_ports accept
 		iifname "{bridge}" fib daddr type != unicast goto to_host
 	}}
 	chain input {{
@@ -116,6 +119,7 @@ fn chains(state: &NetworkState) -> String {
 	}}
 	chain masquerading {{
 		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr . ip daddr @publishers masquerade
 		ip saddr @guests ip daddr != @routed oifname != {{ "{bridge}", "{metadata}", "lo" }} masquerade
 	}}
 "#

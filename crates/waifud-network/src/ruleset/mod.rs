@@ -13,6 +13,7 @@
 mod bridge;
 mod change;
 mod inet;
+mod published;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -99,8 +100,18 @@ fn collection(head: &str, kind: &str, elements: impl Iterator<Item = String>) ->
 mod tests {
     use proptest::prelude::*;
 
+    use waifud_types::spec::{Protocol, PublishSpec};
+
     use super::*;
     use crate::testing::{port, state};
+
+    fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
+        PublishSpec {
+            port,
+            guest_port,
+            protocol,
+        }
+    }
 
     fn host() -> HostSide {
         HostSide {
@@ -116,6 +127,10 @@ mod tests {
             "10.99.0.0/24".parse().unwrap(),
             "10.144.1.200/32".parse().unwrap(),
             "fd00::/64".parse().unwrap(),
+        ];
+        state.ports[0].publish = vec![
+            published(80, 8080, Protocol::Tcp),
+            published(53, 53, Protocol::Udp),
         ];
         let counted = Counted::from([(
             state.ports[0].tap.clone(),

@@ -176,6 +176,16 @@ impl Lab {
         std::fs::write(file, "1").unwrap();
     }
 
+    /// A link with an address at both ends: `name` here, `eth0` there.
+    pub async fn add_link(&self, name: &str, here: Ipv4Addr, there: &Namespace, address: Ipv4Addr) {
+        veth((name, None), "eth0", there).await;
+        self.node.ip(&format!("addr add {here}/24 dev {name}"));
+        self.node.ip(&format!("link set {name} up"));
+        there.ip(&format!("addr add {address}/24 dev eth0"));
+        there.ip("link set eth0 up");
+        self.comes_up(name);
+    }
+
     /// Waits for a link's carrier, which the kernel sees a moment after both ends are up.
     fn comes_up(&self, name: &str) {
         eventually("a carrier", || {
@@ -294,6 +304,7 @@ pub fn port(index: u8) -> Port {
         mac: MacAddr::of_guest([0, 0, index + 1]),
         address: [10, 144, 1, 11 + index].into(),
         allow_addresses: Vec::new(),
+        publish: Vec::new(),
     }
 }
 

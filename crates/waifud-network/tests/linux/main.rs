@@ -18,5 +18,6 @@ mod frames;
 mod lab;
 mod lifecycle;
 mod namespace;
+mod publish;
 mod reach;
 mod wire;

@@ -16,13 +16,13 @@ fn pings(from: &Guest, to: Ipv4Addr) {
 }
 
 /// A server that greets whoever connects and tells who that was.
-fn greeter(namespace: &Namespace, address: impl Into<SocketAddr>) -> TcpListener {
+pub fn greeter(namespace: &Namespace, address: impl Into<SocketAddr>) -> TcpListener {
     let address = address.into();
     namespace.run(|| TcpListener::bind(address).unwrap())
 }
 
 /// The next connection, which must come in time.
-fn accept(server: &TcpListener) -> (TcpStream, SocketAddr) {
+pub fn accept(server: &TcpListener) -> (TcpStream, SocketAddr) {
     server.set_nonblocking(true).unwrap();
     let mut accepted = None;
     eventually("a connection", || {
@@ -35,14 +35,19 @@ fn accept(server: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// Connects from the guest; what the server saw as its address.
-fn is_greeted(guest: &Guest, to: SocketAddrV4, server: &TcpListener) -> Ipv4Addr {
+pub fn is_greeted(guest: &Guest, to: SocketAddrV4, server: &TcpListener) -> Ipv4Addr {
+    greets(&guest.namespace, to, server)
+}
+
+/// The same from any namespace.
+pub fn greets(from: &Namespace, to: SocketAddrV4, server: &TcpListener) -> Ipv4Addr {
     std::thread::scope(|scope| {
         let seen = scope.spawn(|| {
             let (mut stream, peer) = accept(server);
             stream.write_all(b"hello").unwrap();
             peer
         });
-        guest.namespace.run(|| {
+        from.run(|| {
             let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut text = String::new();

@@ -1,0 +1,133 @@
+//! Ports and nics as they are typed: `8080:80/udp`, `default,address=10.144.1.50`.
+
+use waifud_api::{CreateNic, Publish};
+use waifud_types::spec::{Protocol, PublishSpec};
+
+const PORT_HINT: &str = "write PORT, PORT:GUESTPORT or PORT/udp, such as 80, 8080:80 or 53/udp";
+const NETWORK_HINT: &str = "write NAME, or NAME,address=10.144.1.50";
+
+/// Reads `PORT[:GUESTPORT][/PROTOCOL]`.
+pub fn port(text: &str) -> Result<Publish, String> {
+    let error = || format!("{text:?} is no port: {PORT_HINT}");
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u16 = text.parse().ok().filter(|_| digits)?;
+        (number > 0).then_some(number)
+    };
+    let (ports, protocol) = match text.split_once('/') {
+        None | Some((_, "tcp")) => (text.split('/').next().unwrap_or(text), Protocol::Tcp),
+        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some(_) => return Err(error()),
+    };
+    let (port, guest_port) = match ports.split_once(':') {
+        None => (ports, None),
+        Some((port, guest_port)) => (port, Some(number(guest_port).ok_or_else(error)?)),
+    };
+    Ok(Publish {
+        port: number(port).ok_or_else(error)?,
+        guest_port,
+        protocol,
+    })
+}
+
+/// The port as it is typed: what [`port`] reads back.
+pub fn port_text(port: &Publish) -> String {
+    let spec = PublishSpec {
+        port: port.port,
+        guest_port: port.guest_port.unwrap_or(port.port),
+        protocol: port.protocol,
+    };
+    spec.to_string()
+}
+
+/// Reads `NAME[,KEY=VALUE]…`.
+pub fn network(text: &str) -> Result<CreateNic, String> {
+    let mut parts = text.split(',');
+    let name = parts
+        .next()
+        .filter(|name| !name.is_empty() && !name.contains('='));
+    let mut nic = CreateNic {
+        network: Some(
+            name.ok_or_else(|| format!("{text:?} names no network: {NETWORK_HINT}"))?
+                .to_owned(),
+        ),
+        ..CreateNic::default()
+    };
+    for part in parts {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("{part:?} is not KEY=VALUE: {NETWORK_HINT}"))?;
+        match key {
+            "address" if nic.address.is_none() => nic.address = Some(value.to_owned()),
+            "mac" if nic.mac.is_none() => {
+                let mac = value.parse();
+                nic.mac =
+                    Some(mac.map_err(|error| format!("{value:?} is no MAC address: {error}"))?);
+            }
+            "address" | "mac" => return Err(format!("{key} is given twice")),
+            _ => return Err(format!("{key:?} is not known: address and mac are")),
+        }
+    }
+    Ok(nic)
+}
+
+/// The port as it is typed to unpublish it.
+pub fn outside(spec: &PublishSpec) -> String {
+    match spec.protocol {
+        Protocol::Tcp => spec.port.to_string(),
+        Protocol::Udp => format!("{}/udp", spec.port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_people_write_them() {
+        let of = |port, guest_port, protocol| {
+            Ok(Publish {
+                port,
+                guest_port,
+                protocol,
+            })
+        };
+        assert_eq!(port("80"), of(80, None, Protocol::Tcp));
+        assert_eq!(port("8080:80"), of(8080, Some(80), Protocol::Tcp));
+        assert_eq!(port("8080:80/tcp"), of(8080, Some(80), Protocol::Tcp));
+        assert_eq!(port("53:5353/udp"), of(53, Some(5353), Protocol::Udp));
+        for bad in [
+            "",
+            "0",
+            "65536",
+            "80:",
+            ":80",
+            "80/sctp",
+            "80/",
+            "+80",
+            "80:80:80",
+            "80/tcp/udp",
+            "a",
+        ] {
+            assert!(port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read_with_their_settings() {
+        let nic = network("default,address=10.144.1.50,mac=52:54:00:00:00:07").unwrap();
+        assert_eq!(nic.network.as_deref(), Some("default"));
+        assert_eq!(nic.address.as_deref(), Some("10.144.1.50"));
+        assert_eq!(nic.mac.unwrap().to_string(), "52:54:00:00:00:07");
+        for bad in [
+            "",
+            "address=1",
+            "default,1",
+            "default,mac=1",
+            "default,ip=1",
+            "default,address=1,address=2",
+        ] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Published ports: each port of a node leads to one instance.
+
+use waifud_types::spec::{Protocol, PublishSpec};
+use waifud_types::{InstanceId, Name, NodeId};
+
+use crate::codec::{id16, instance_id, name, node16};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, WriteTx};
+
+impl ReadTx<'_> {
+    /// Whom a port of a node leads to, one that is being destroyed included.
+    pub fn publisher(
+        &self,
+        node: NodeId,
+        protocol: Protocol,
+        port: u16,
+    ) -> Result<Option<(InstanceId, Name)>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT i.id, i.name FROM published p JOIN instances i ON i.id = p.instance
+                  WHERE p.node = ?1 AND p.protocol = ?2 AND p.port = ?3",
+            )?
+            .query_and_then((node16(&node), protocol.as_str(), port), |row| {
+                Ok((instance_id(row, "id")?, name(row, "name")?))
+            })?
+            .next()
+            .transpose()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Makes these the ports of the node that lead to the instance. `Taken` when one leads to another.
+    pub fn set_published(
+        &mut self,
+        instance: InstanceId,
+        node: NodeId,
+        ports: &[PublishSpec],
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("DELETE FROM published WHERE instance = ?1")?
+            .execute([id16(&instance)])?;
+        let mut insert = self.conn.prepare_cached(
+            "INSERT INTO published (node, protocol, port, instance) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        for to in ports {
+            insert
+                .execute((
+                    node16(&node),
+                    to.protocol.as_str(),
+                    to.port,
+                    id16(&instance),
+                ))
+                .map_err(|e| taken(e, &[("published.port", Taken::Port)]))?;
+        }
+        Ok(())
+    }
+}
