@@ -5,8 +5,8 @@
 //! deadline passed.
 
 mod cli;
-mod cli_pool;
 mod cli_access;
+mod cli_pool;
 mod cli_spec;
 mod cli_token;
 mod commands;
@@ -23,8 +23,8 @@ mod names;
 mod network_args;
 mod printer;
 mod progress;
-mod terminal;
 mod settle;
+mod terminal;
 mod text;
 mod user_data;
 mod wait;

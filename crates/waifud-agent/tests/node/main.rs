@@ -4,8 +4,8 @@
 mod datasource;
 mod lifecycle;
 mod link;
+mod power;
 mod restored;
 mod streams;
-mod power;
 mod survival;
 mod world;
