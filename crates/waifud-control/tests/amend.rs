@@ -202,7 +202,7 @@ async fn a_description_creates_the_same_again_and_a_dry_run_creates_nothing() {
     let asked = json!({"name": "web", "template": "debian-12", "labels": {"tier": "web"}, "cpus": 3,
         "memory_bytes": 2_147_483_648_u64, "disk_bytes": 32_212_254_720_u64, "pool": "fast",
         "user_data": "#cloud-config\npackages: [htop]\n", "ssh_keys": [common_key()], "run": false, "restart": "never",
-        "priority": -3, "protected": false, "mac": "52:54:00:12:34:56",
+        "priority": -3, "protected": false, "mac": "52:54:00:12:34:56", "nics": [], "publish": [],
         "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": false}}});
     server.create(&asked).await.expect(201);
     let answer = server

@@ -222,7 +222,7 @@ mod tests {
             "agent_version": "0.1.0", "capacity": {"cpus": 4, "memory_bytes": 1}, "promised": {"cpus": 0, "memory_bytes": 0},
             "used": {"cpus": 0, "memory_bytes": 0}, "subnets": [], "bridges": [],
             "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1000, "used_bytes": 100, "promised_bytes": 0, "health": "ok"}],
-            "last_contact": null, "clock_skew_s": 0.1, "conditions": [], "unclaimed": []
+            "last_contact": null, "clock_skew_s": 0.1, "conditions": [], "unclaimed": [], "confirmed": true
         }))
         .unwrap()
     }
