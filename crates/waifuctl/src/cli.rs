@@ -1,11 +1,13 @@
 //! Everything that can be typed. Definitions only: what a verb does is in its own file.
 
 mod power;
+mod reach;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use power::{ResizeArgs, StartArgs, StopArgs};
+pub use reach::{ConsoleArgs, ForwardArgs, LogsArgs, ScreenArgs, SshArgs, SshConfigArgs};
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -125,7 +127,7 @@ pub enum Command {
     )]
     Unpublish(UnpublishArgs),
     /// Print an instance's address
-    #[command(after_help = "Example:\n  ssh debian@$(waifuctl ip web)")]
+    #[command(after_help = "Example:\n  ping $(waifuctl ip web)")]
     Ip(NameArg),
     /// Sit at an instance's serial console; Ctrl-] leaves
     #[command(
@@ -137,6 +139,29 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl logs web --lines 50\n  waifuctl logs web --follow\n  waifuctl logs web --cloud-init\n\nEscape sequences of the guest are shown and not obeyed, colours are left out; --raw passes all bytes. With\n--json, each line is an object."
     )]
     Logs(LogsArgs),
+    /// Log in to an instance, or run a command there, by the system's ssh
+    #[command(
+        after_help = "Examples:\n  waifuctl ssh web\n  waifuctl ssh root@web -- systemctl status nginx\n\nThrough waifud and the node: the guest needs no address that you can reach. Host keys are those that its console\nshows. The exit code is the command's; 255 is ssh's own."
+    )]
+    Ssh(SshArgs),
+    /// Print a file for ssh, scp, rsync and editors
+    #[command(
+        after_help = "Examples:\n  waifuctl ssh-config > ~/.ssh/waifud\n  ssh -F ~/.ssh/waifud web\n  scp -F ~/.ssh/waifud notes.txt web:"
+    )]
+    SshConfig(SshConfigArgs),
+    /// Let ports of this machine lead to an instance, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  waifuctl forward web 8080:80\n  waifuctl forward db 5432 0:9187\n\nOn 127.0.0.1 only. To let others in, see waifuctl publish."
+    )]
+    Forward(ForwardArgs),
+    /// Let viewers of this machine see an instance's screen, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  waifuctl screen web --viewer\n  waifuctl screen web --port 5901\n\nIt is VNC (RFB) on 127.0.0.1, without a password: whoever uses this machine can connect meanwhile."
+    )]
+    Screen(ScreenArgs),
+    /// What ssh runs to get to an instance
+    #[command(hide = true)]
+    SshProxy(NameArg),
     /// Show what happened, oldest first
     #[command(after_help = "Examples:\n  waifuctl events web\n  waifuctl events --follow --json")]
     Events(EventsArgs),
@@ -267,40 +292,6 @@ pub struct NameArg {
     /// Its name or id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-}
-
-/// `console`.
-#[derive(Debug, Args)]
-pub struct ConsoleArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub name: String,
-    /// Pass every byte of the guest to the terminal
-    #[arg(long)]
-    pub raw: bool,
-    /// So many of the last lines are shown first
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub lines: u32,
-}
-
-/// `logs`.
-#[derive(Debug, Args)]
-pub struct LogsArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub name: String,
-    /// Keep printing what is added
-    #[arg(short, long, conflicts_with = "cloud_init")]
-    pub follow: bool,
-    /// What cloud-init's stages printed, read in the guest by its agent
-    #[arg(long)]
-    pub cloud_init: bool,
-    /// Pass every byte of the guest; not with --json
-    #[arg(long)]
-    pub raw: bool,
-    /// So many of the last lines
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub lines: u32,
 }
 
 /// `protect`.

@@ -23,6 +23,8 @@ const DEFAULT_SOCKET: &str = "/run/waifud/waifud.sock";
 pub struct Context {
     /// Talks to waifud.
     pub client: Client,
+    /// How another run of this program gets to the same waifud.
+    pub way: Way,
     /// Talks to the person or script.
     pub printer: Printer,
 }
@@ -32,9 +34,38 @@ impl Context {
     pub fn new(cli: &Cli) -> Result<Self, Failure> {
         Ok(Self {
             client: client(cli)?,
+            way: way(cli)?,
             printer: Printer::new(cli.json),
         })
     }
+}
+
+/// What leads to a waifud.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Options of this program.
+    Options(Vec<String>),
+    /// Only `WAIFUD_URL` and its like: what holds a token is no option.
+    Environment,
+}
+
+/// In the order of [`client`]. A relative path of a socket is made absolute: ssh may run elsewhere.
+fn way(cli: &Cli) -> Result<Way, Failure> {
+    let context = |name: &str| Way::Options(vec!["--context".to_owned(), name.to_owned()]);
+    if let Some(name) = &cli.context {
+        return Ok(context(name.as_str()));
+    }
+    if let Some(socket) = &cli.socket {
+        let bad = || Failure::input("bad-path", "the socket's path is no text").field("--socket");
+        let path = std::path::absolute(socket).map_err(|_| bad())?;
+        let path = path.into_os_string().into_string().map_err(|_| bad())?;
+        return Ok(Way::Options(vec!["--socket".to_owned(), path]));
+    }
+    if variable("WAIFUD_URL")?.is_some() {
+        return Ok(Way::Environment);
+    }
+    let current = load()?.current;
+    Ok(context(current.as_ref().map_or(LOCAL, Name::as_str)))
 }
 
 fn client(cli: &Cli) -> Result<Client, Failure> {

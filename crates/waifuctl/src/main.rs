@@ -17,13 +17,17 @@ mod download;
 mod editor;
 mod failure;
 mod guest_text;
+mod host_keys;
 mod keys;
+mod known_hosts;
 mod labels;
 mod names;
 mod network_args;
 mod printer;
 mod progress;
+mod relay;
 mod settle;
+mod ssh_options;
 mod terminal;
 mod text;
 mod user_data;
@@ -61,7 +65,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match runtime.block_on(run(cli)) {
+    let outcome = runtime.block_on(run(cli));
+    // A read of stdin that still waits must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print(json);

@@ -76,7 +76,9 @@ async fn what_is_not_there_is_answered_with_404() {
         .filter(|(path, _)| path.contains("nobody") || path.contains("sha256"))
     {
         // A stream is refused before anything is looked up, unless an upgrade is asked for.
-        let streams = path.ends_with("/console");
+        let streams = ["/console", "/forward", "/screen", "/ssh"]
+            .iter()
+            .any(|end| path.ends_with(end));
         for method in takes.iter().filter(|method| *method != "put" && !streams) {
             let method: Method = method.to_uppercase().parse().unwrap();
             let answer = server

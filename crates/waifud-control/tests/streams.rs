@@ -394,6 +394,29 @@ async fn a_slow_reader_slows_the_guest_down_and_fills_no_memory() {
 }
 
 #[tokio::test]
+async fn ports_and_the_screen_are_asked_for_by_kind() {
+    let mut world = World::with(|_| {}).await;
+    for (what, port, kind) in [
+        ("ssh", None, StreamKind::Ssh),
+        ("screen", None, StreamKind::Screen),
+        ("forward", Some(8080), StreamKind::Forward { port: 8080 }),
+    ] {
+        let person = world.person.clone();
+        let asked = tokio::spawn(async move { person.open_stream("web", what, port).await });
+        let order = world.order().await;
+        assert_eq!((order.instance, order.kind), (world.id, kind));
+        let mut agent = world.node().stream(order.id).await.unwrap();
+        let mut person = asked.await.unwrap().unwrap();
+        agent.write_all(b"RFB").await.unwrap();
+        assert_eq!(person.from.next().await.unwrap(), "RFB");
+    }
+    for port in [None, Some(0)] {
+        let error = world.person.open_stream("web", "forward", port).await;
+        assert_eq!(code(&error.unwrap_err()), (400, "bad-query"));
+    }
+}
+
+#[tokio::test]
 async fn a_log_is_an_ordinary_answer() {
     use futures::StreamExt;
     let mut world = World::with(|_| {}).await;

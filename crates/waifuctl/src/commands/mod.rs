@@ -10,6 +10,7 @@ mod doctor;
 mod edit;
 mod edit_spec;
 mod events;
+mod forward;
 mod ip;
 mod join_token;
 mod label;
@@ -22,13 +23,17 @@ mod power;
 mod publish;
 mod reference;
 mod schema;
+mod screen;
 mod show;
+mod ssh;
 mod template;
 mod token;
 mod unclaimed;
 mod update;
 mod wait_for;
 mod why;
+
+pub use console::cut;
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
@@ -69,6 +74,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Console(args) => console::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
+        Command::Ssh(args) => ssh::ssh(context, args).await,
+        Command::SshConfig(args) => ssh::config(context, args).await,
+        Command::SshProxy(args) => ssh::proxy(context, &args.name).await,
+        Command::Forward(args) => forward::run(context, args).await,
+        Command::Screen(args) => screen::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Why(args) => why::run(context, &args.name).await,
         Command::Template(command) => template::run(context, command).await,

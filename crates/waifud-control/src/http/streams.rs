@@ -59,6 +59,89 @@ pub async fn console(
     open(control, asker, upgrade, &name, StreamKind::Console).await
 }
 
+/// Opens TCP to port 22 of the instance: a WebSocket whose binary messages are its bytes.
+#[utoipa::path(
+    get, path = "/v1/instances/{name}/ssh", tag = "streams", operation_id = "ssh",
+    params(("name" = String, Path, description = "Its name or id.")),
+    responses(
+        (status = 101, description = "The connection is a WebSocket (RFC 6455) now."),
+        (status = 404, description = "There is no such instance.", body = Problem),
+        (status = 409, description = "It does not run, or the node refuses.", body = Problem),
+        (status = 426, description = "The request asks for no upgrade.", body = Problem),
+        (status = 429, description = "Too many streams are open.", body = Problem),
+        (status = 504, description = "Its node is away, or its agent did not come.", body = Problem),
+    )
+)]
+pub async fn ssh(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+    params: Params,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    params.finish()?;
+    open(control, asker, upgrade, &name, StreamKind::Ssh).await
+}
+
+/// Opens the screen, which speaks RFB (RFC 6143): a WebSocket whose binary messages are its bytes.
+#[utoipa::path(
+    get, path = "/v1/instances/{name}/screen", tag = "streams", operation_id = "screen",
+    params(("name" = String, Path, description = "Its name or id.")),
+    responses(
+        (status = 101, description = "The connection is a WebSocket (RFC 6455) now."),
+        (status = 404, description = "There is no such instance.", body = Problem),
+        (status = 409, description = "It does not run, or the node refuses.", body = Problem),
+        (status = 426, description = "The request asks for no upgrade.", body = Problem),
+        (status = 429, description = "Too many streams are open.", body = Problem),
+        (status = 504, description = "Its node is away, or its agent did not come.", body = Problem),
+    )
+)]
+pub async fn screen(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+    params: Params,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    params.finish()?;
+    open(control, asker, upgrade, &name, StreamKind::Screen).await
+}
+
+/// Opens TCP to a port of the instance, and of nothing else: a WebSocket whose binary messages are its bytes.
+#[utoipa::path(
+    get, path = "/v1/instances/{name}/forward", tag = "streams", operation_id = "forward",
+    params(("name" = String, Path, description = "Its name or id."),
+        ("port" = u16, Query, description = "The guest's port, 1 to 65535.")),
+    responses(
+        (status = 101, description = "The connection is a WebSocket (RFC 6455) now."),
+        (status = 404, description = "There is no such instance.", body = Problem),
+        (status = 409, description = "It does not run, or the node refuses.", body = Problem),
+        (status = 426, description = "The request asks for no upgrade.", body = Problem),
+        (status = 429, description = "Too many streams are open.", body = Problem),
+        (status = 504, description = "Its node is away, or its agent did not come.", body = Problem),
+    )
+)]
+pub async fn forward(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+    mut params: Params,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let port = params
+        .number("port")?
+        .and_then(|port| u16::try_from(port).ok());
+    let port = port.filter(|port| *port > 0).ok_or_else(|| {
+        problems::bad_query(
+            "port",
+            "no port of the guest is named",
+            "?port=80; from 1 to 65535",
+        )
+    })?;
+    params.finish()?;
+    open(control, asker, upgrade, &name, StreamKind::Forward { port }).await
+}
+
 /// Gives the last lines of a log, as the guest wrote them, and with `follow` what is added.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/log", tag = "streams", operation_id = "log",

@@ -1,0 +1,189 @@
+//! What can be typed to reach into a guest: `console`, `logs`, `forward`, `screen`, `ssh`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+/// `console`.
+#[derive(Debug, Args)]
+pub struct ConsoleArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Pass every byte of the guest to the terminal
+    #[arg(long)]
+    pub raw: bool,
+    /// So many of the last lines are shown first
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub lines: u32,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Keep printing what is added
+    #[arg(short, long, conflicts_with = "cloud_init")]
+    pub follow: bool,
+    /// What cloud-init's stages printed, read in the guest by its agent
+    #[arg(long)]
+    pub cloud_init: bool,
+    /// Pass every byte of the guest; not with --json
+    #[arg(long)]
+    pub raw: bool,
+    /// So many of the last lines
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub lines: u32,
+}
+
+/// `forward`.
+#[derive(Debug, Args)]
+pub struct ForwardArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The guest's port, and the one here if it is another; 0 picks a free one
+    #[arg(required = true, value_name = "[LOCAL:]REMOTE", value_parser = pair)]
+    pub ports: Vec<Pair>,
+}
+
+/// A port here and one of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pair {
+    /// On 127.0.0.1; 0 is any that is free.
+    pub local: u16,
+    /// Of the guest.
+    pub remote: u16,
+}
+
+/// `screen`.
+#[derive(Debug, Args)]
+pub struct ScreenArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The port here; 0 picks a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Start a viewer, and end with it: remote-viewer or vncviewer
+    #[arg(long)]
+    pub viewer: bool,
+}
+
+/// `ssh`.
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// Its name or id, and the user if it is not the template's
+    #[arg(value_name = "[USER@]NAME", value_parser = login)]
+    pub login: Login,
+    /// What every connection needs
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// The file of the private key
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Run this instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `ssh-config`.
+#[derive(Debug, Args)]
+pub struct SshConfigArgs {
+    /// Names or ids [default: all that run]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+    /// What every connection needs
+    #[command(flatten)]
+    pub keys: KeyArgs,
+}
+
+/// Which host keys are believed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KeyArgs {
+    /// Where the console shows no host key, believe the one that answers first, and keep it
+    #[arg(long)]
+    pub accept_new_key: bool,
+}
+
+/// Who, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Login {
+    /// `None` is the template's default.
+    pub user: Option<String>,
+    /// The instance's name or id.
+    pub name: String,
+}
+
+/// Reads `[LOCAL:]REMOTE`.
+fn pair(text: &str) -> Result<Pair, String> {
+    let error = || {
+        format!("{text:?} is no port: write REMOTE or LOCAL:REMOTE, such as 80, 8080:80 or 0:80")
+    };
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|_| digits)
+    };
+    let (local, remote) = text.split_once(':').unwrap_or((text, text));
+    let remote = number(remote).filter(|port| *port > 0).ok_or_else(error)?;
+    let local = number(local).ok_or_else(error)?;
+    Ok(Pair { local, remote })
+}
+
+/// Reads `[USER@]NAME`.
+fn login(text: &str) -> Result<Login, String> {
+    let (user, name) = match text.rsplit_once('@') {
+        Some((user, name)) => (Some(user.to_owned()), name),
+        None => (None, text),
+    };
+    if name.is_empty() || user.as_ref().is_some_and(String::is_empty) {
+        return Err(format!(
+            "{text:?} is no NAME or USER@NAME, such as web or debian@web"
+        ));
+    }
+    Ok(Login {
+        user,
+        name: name.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_a_number_or_two() {
+        let read = |text| pair(text).map(|pair| (pair.local, pair.remote));
+        assert_eq!(read("80"), Ok((80, 80)));
+        assert_eq!(read("8080:80"), Ok((8080, 80)));
+        assert_eq!(read("0:22"), Ok((0, 22)));
+        for bad in [
+            "",
+            "0",
+            ":80",
+            "80:",
+            "80:0",
+            "65536",
+            "+80",
+            "1:2:3",
+            "a:80",
+            "127.0.0.1:80",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_login_may_name_its_user() {
+        let read = |text| login(text).map(|login| (login.user, login.name));
+        assert_eq!(read("web"), Ok((None, "web".into())));
+        assert_eq!(read("a@b@web"), Ok((Some("a@b".into()), "web".into())));
+        for bad in ["", "@web", "debian@"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

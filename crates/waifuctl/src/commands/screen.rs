@@ -1,0 +1,84 @@
+//! `waifuctl screen`
+
+use std::io::ErrorKind;
+use std::process::Stdio;
+
+use serde::Serialize;
+use tokio::process::{Child, Command};
+
+use crate::cli::ScreenArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::relay::{Far, asked_to_end, bind, listen};
+
+/// Where a viewer finds the screen.
+#[derive(Serialize)]
+struct Open {
+    url: String,
+}
+
+/// Listens on loopback for viewers that speak RFB, until Ctrl-C or the end of the viewer.
+pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
+    let instance = context.client.instance(&args.name).await?;
+    let listener = bind(args.port).await?;
+    let port = listener
+        .local_addr()
+        .map_err(|e| Failure::ours("listen", "the port can't be told").cause(&e))?
+        .port();
+    let open = Open {
+        url: format!("vnc://127.0.0.1:{port}"),
+    };
+    context.printer.print_line(&open, || open.url.clone())?;
+    let far = Far {
+        instance: instance.id.to_string(),
+        what: "screen",
+        port: None,
+    };
+    let listening = listen(context, listener, far);
+    if args.viewer {
+        let mut viewer = view(port)?;
+        return tokio::select! {
+            ended = viewer.wait() => ended
+                .map(drop)
+                .map_err(|e| Failure::ours("viewer", "the viewer can't be waited for").cause(&e)),
+            ended = asked_to_end() => ended,
+            failure = listening => Err(failure),
+        };
+    }
+    context
+        .printer
+        .note("Ctrl-C ends it; --viewer starts a viewer");
+    tokio::select! {
+        ended = asked_to_end() => ended,
+        failure = listening => Err(failure),
+    }
+}
+
+/// The first viewer that is installed.
+fn view(port: u16) -> Result<Child, Failure> {
+    let viewers = [
+        ("remote-viewer", format!("vnc://127.0.0.1:{port}")),
+        // Two colons: a port, not a display's number.
+        ("vncviewer", format!("127.0.0.1::{port}")),
+    ];
+    for (program, argument) in viewers {
+        let started = Command::new(program)
+            .arg(argument)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        match started {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => {
+                return other.map_err(|e| {
+                    Failure::input("viewer", format!("{program} can't be started")).cause(&e)
+                });
+            }
+        }
+    }
+    Err(
+        Failure::input("no-viewer", "there is no remote-viewer and no vncviewer")
+            .field("--viewer")
+            .hint("install virt-viewer or tigervnc-viewer, or leave --viewer out and connect another program"),
+    )
+}
