@@ -67,14 +67,20 @@ fn is_on(state: DomainState) -> bool {
     !matches!(state, DomainState::Off(_) | DomainState::Crashed)
 }
 
+/// The guests of ours that run.
+pub async fn running(hypervisor: &dyn Hypervisor) -> Result<Vec<ObservedDomain>, HypervisorError> {
+    let mut running = hypervisor.list().await?;
+    running.retain(|domain| is_on(domain.state));
+    Ok(running)
+}
+
 /// Stops every guest of ours. Each wave has `grace` to shut down; then the plug of those that are left is pulled.
 pub async fn stop_guests(
     hypervisor: &dyn Hypervisor,
     priorities: &BTreeMap<InstanceId, i32>,
     grace: Duration,
 ) -> Result<Vec<Stopped>, HypervisorError> {
-    let mut running = hypervisor.list().await?;
-    running.retain(|domain| is_on(domain.state));
+    let running = running(hypervisor).await?;
     let mut stopped = Vec::new();
     for (priority, wave) in waves(running, priorities) {
         tracing::info!(priority, guests = wave.len(), "asked to shut down");

@@ -32,6 +32,16 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// Whether an agent holds the lock. Makes nothing.
+pub fn is_locked(state_dir: &Path) -> anyhow::Result<bool> {
+    let path = state_dir.join("lock");
+    match File::open(&path) {
+        Ok(file) => Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{} can't be opened", path.display())),
+    }
+}
+
 /// User and group by name; null when one of them does not exist here.
 pub fn owner(user: &str, group: Option<&str>) -> anyhow::Result<Option<(u32, u32)>> {
     let Some(user) = User::from_name(user).context("users can't be looked up")? else {
@@ -53,7 +63,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = lock(dir.path()).unwrap();
         assert!(lock(dir.path()).is_err());
+        assert!(is_locked(dir.path()).unwrap());
         drop(first);
+        assert!(!is_locked(dir.path()).unwrap());
         assert!(lock(dir.path()).is_ok());
     }
 

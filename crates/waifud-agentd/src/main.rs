@@ -7,6 +7,7 @@ mod config;
 mod host;
 mod join;
 mod power;
+mod remove;
 mod stop;
 mod tunnel;
 
@@ -71,6 +72,9 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 90)]
         grace: u64,
     },
+    /// This host is to be no node any more: remove the guests' bridge, DHCP, firewall rules, routes and tunnel, and put
+    /// back what was changed for them. Refused while guests or waifud-agentd run. For the package's removal.
+    RemoveNetwork,
     /// The host does not go down after all, or is up again: guests may be started. For a unit's `ExecStart`.
     StartGuests,
 }
@@ -108,6 +112,7 @@ fn main() -> anyhow::Result<()> {
             Some(Command::StopGuests { grace }) => {
                 stop::stop_guests(&config, Duration::from_secs(grace)).await
             }
+            Some(Command::RemoveNetwork) => remove::remove_network(&config).await,
             Some(Command::StartGuests) => NodePower::new(&config.run_dir).clear(),
         }
     })
@@ -155,6 +160,13 @@ fn libvirt(config: &Config, qemu_owner: Option<(u32, u32)>) -> LibvirtConfig {
     libvirt
 }
 
+fn network(config: &Config) -> LinuxNetworkConfig {
+    LinuxNetworkConfig::new(
+        config.run_dir.join("network"),
+        config.state_dir.join("network"),
+    )
+}
+
 fn assemble(
     config: &Config,
     member: Membership,
@@ -198,14 +210,13 @@ fn assemble(
         config.wireguard_listen,
         &config.state_dir.join("wireguard.key"),
     )?);
-    let network_run = config.run_dir.join("network");
-    let network_state = config.state_dir.join("network");
-    host::passable(&network_run)?;
-    host::passable(&network_state)?;
+    let network = network(config);
+    host::passable(&network.run_dir)?;
+    host::passable(&network.state_dir)?;
     let adapters = Adapters {
         hypervisor: LibvirtHypervisor::connect(libvirt)?,
         pools,
-        network: LinuxNetwork::new(LinuxNetworkConfig::new(network_run, network_state)),
+        network: LinuxNetwork::new(network),
         link: Arc::new(HttpLink::of(member)?),
         metadata: Arc::new(MetadatadClient::new(config.metadatad_socket.clone())),
         tunnel: tunnel.clone(),

@@ -164,6 +164,13 @@ impl Firewall {
         parse_foreign(&text).map_err(|e| self.nft.failed(e.to_string()))
     }
 
+    /// Whether there is a table of ours.
+    pub(super) async fn is_there(&self) -> Result<bool, NetworkError> {
+        let tables = self.nft.run(&["list", "tables"], "").await?;
+        let is_ours = |line: &str| line.split_ascii_whitespace().nth(2) == Some(TABLE);
+        Ok(tables.lines().any(is_ours))
+    }
+
     /// Takes our tables away.
     pub(super) async fn remove(&mut self) -> Result<(), NetworkError> {
         self.ours_at = None;

@@ -22,14 +22,14 @@ use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters};
 #[derive(Debug)]
 pub(super) struct Inner {
     config: LinuxNetworkConfig,
-    firewall: Firewall,
-    dnsmasq: Dnsmasq,
-    record_file: RecordFile,
+    pub(super) firewall: Firewall,
+    pub(super) dnsmasq: Dnsmasq,
+    pub(super) record_file: RecordFile,
     /// What is in that file, once it was read.
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
     handle: Option<Handle>,
     /// What was ensured last, if that went well to the end.
-    state: Option<Arc<NetworkState>>,
+    pub(super) state: Option<Arc<NetworkState>>,
     /// How often that happened.
     ensured: u64,
     pub(super) watched: bool,
@@ -67,7 +67,7 @@ impl Inner {
             .as_ref()
             .is_some_and(|b| b.name != state.bridge)
         {
-            self.ensure_absent().await?;
+            self.remove(None).await?;
             record = Record::default();
         }
         let handle = self.handle()?;
@@ -125,22 +125,6 @@ impl Inner {
         self.state = Some(Arc::new(state.clone()));
         self.ensured += 1;
         Ok(())
-    }
-
-    pub(super) async fn ensure_absent(&mut self) -> Result<(), NetworkError> {
-        self.state = None;
-        let record = self.record()?;
-        let handle = self.handle()?;
-        self.dnsmasq.remove(record.dnsmasq.as_ref()).await?;
-        switch_back(record.switched.iter())?;
-        routes::remove(&handle).await?;
-        if let Some(bridge) = &record.bridge {
-            let links = Links::read(&handle).await?;
-            links::delete(&handle, &links, &bridge.name).await?;
-        }
-        self.firewall.remove().await?;
-        self.record = None;
-        self.record_file.remove()
     }
 
     pub(super) async fn host_facts(&mut self) -> Result<HostNetworkFacts, NetworkError> {
@@ -221,7 +205,7 @@ impl Inner {
         }))
     }
 
-    fn record(&mut self) -> Result<Record, NetworkError> {
+    pub(super) fn record(&mut self) -> Result<Record, NetworkError> {
         if self.record.is_none() {
             self.record = Some(self.record_file.load()?);
         }
@@ -237,7 +221,7 @@ impl Inner {
         Ok(())
     }
 
-    fn handle(&mut self) -> Result<Handle, NetworkError> {
+    pub(super) fn handle(&mut self) -> Result<Handle, NetworkError> {
         if let Some(handle) = &self.handle {
             return Ok(handle.clone());
         }
@@ -336,7 +320,9 @@ fn refuse_overlap(
 }
 
 /// Switches forwarding off where we switched it on, unless the whole host forwards by now.
-fn switch_back<'a>(interfaces: impl Iterator<Item = &'a String>) -> Result<(), NetworkError> {
+pub(super) fn switch_back<'a>(
+    interfaces: impl Iterator<Item = &'a String>,
+) -> Result<(), NetworkError> {
     if Setting::forwarding_everywhere().is("1")? {
         return Ok(());
     }

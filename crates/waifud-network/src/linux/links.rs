@@ -17,12 +17,18 @@ use super::kernel;
 use super::routes::METADATA;
 use crate::{NetworkError, NetworkState};
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that the kernel tells one by one"
+)]
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) up: bool,
     pub(super) is_bridge: bool,
+    /// Made by WireGuard or for a program: the two ways to have a tunnel.
+    pub(super) is_tunnel: bool,
     mac: Vec<u8>,
     mtu: u32,
     /// The bridge that it is a port of.
@@ -60,6 +66,15 @@ impl Links {
     pub(super) fn bridges(&self) -> Vec<String> {
         let bridges = self.0.iter().filter(|link| link.is_bridge);
         let mut names: Vec<_> = bridges.map(|link| link.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Names of a bridge's ports, sorted.
+    pub(super) fn ports_of(&self, bridge: u32) -> Vec<String> {
+        let ports = self.0.iter();
+        let ports = ports.filter(|link| link.controller == Some(bridge));
+        let mut names: Vec<_> = ports.map(|link| link.name.clone()).collect();
         names.sort();
         names
     }
@@ -117,6 +132,9 @@ impl From<&LinkMessage> for Link {
                     for info in infos {
                         match info {
                             LinkInfo::Kind(InfoKind::Bridge) => link.is_bridge = true,
+                            LinkInfo::Kind(InfoKind::Wireguard | InfoKind::Tun) => {
+                                link.is_tunnel = true;
+                            }
                             LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
                                 link.isolated = data.contains(&InfoBridgePort::Isolated(true));
                             }

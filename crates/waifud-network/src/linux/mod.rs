@@ -17,6 +17,7 @@ mod probe;
 mod process;
 mod record;
 mod release;
+mod removal;
 mod routes;
 mod sysctl;
 mod tool;
@@ -98,6 +99,23 @@ impl LinuxNetwork {
         })
     }
 
+    /// Removes everything of ours from this host, for good, and `tunnel` if a tunnel of that name lingers (its process
+    /// was killed). Returns what was there, in words; nothing when there was nothing.
+    ///
+    /// # Errors
+    /// What could not be removed. Call it again: it goes on where it stopped.
+    pub async fn remove(&self, tunnel: &str) -> Result<Vec<String>, NetworkError> {
+        self.inner.lock().await.remove(Some(tunnel)).await
+    }
+
+    /// Names of the interfaces that are attached to `bridge`, sorted; none when there is no such bridge.
+    ///
+    /// # Errors
+    /// The kernel can't be asked.
+    pub async fn attached(&self, bridge: &str) -> Result<Vec<String>, NetworkError> {
+        self.inner.lock().await.ports_of(bridge).await
+    }
+
     /// One look at the machine: what is not as it was ensured. `full` looks at links and routes too.
     async fn look(&self, full: bool) -> Result<Option<Finding>, NetworkError> {
         self.inner.lock().await.look(full).await
@@ -121,7 +139,7 @@ impl GuestNetwork for LinuxNetwork {
     }
 
     async fn ensure_absent(&self) -> Result<(), NetworkError> {
-        self.inner.lock().await.ensure_absent().await
+        self.inner.lock().await.remove(None).await.map(drop)
     }
 
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {

@@ -333,17 +333,20 @@ fn further(state: &NetworkState) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     wanted
 }
 
-/// Removes rules and routes of ours. Those that lead to links which are gone went with them.
-pub(super) async fn remove(handle: &Handle) -> Result<(), NetworkError> {
-    for rule in our_rules(handle).await? {
+/// Removes rules and routes of ours, and says how many. Those that lead to links which are gone went with them.
+pub(super) async fn remove(handle: &Handle) -> Result<usize, NetworkError> {
+    let rules = our_rules(handle).await?;
+    let mut removed = rules.len();
+    for rule in rules {
         delete_rule(handle, rule).await?;
     }
     for route in Routes::read(handle).await?.0 {
         if route.ours || route.table == TABLE {
             delete(handle, route.message).await?;
+            removed += 1;
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 async fn add(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError> {

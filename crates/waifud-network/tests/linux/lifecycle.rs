@@ -38,7 +38,7 @@ fn is_served(guest: &Guest) {
 }
 
 /// Everything of a host that must be as before when we are gone.
-fn host(lab: &Lab) -> String {
+pub fn host(lab: &Lab) -> String {
     let mut text = String::new();
     for arguments in ["rule", "-o addr", "neigh show proxy"] {
         text.push_str(&lab.node.ip(arguments));

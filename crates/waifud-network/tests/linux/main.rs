@@ -20,4 +20,5 @@ mod lifecycle;
 mod namespace;
 mod publish;
 mod reach;
+mod removal;
 mod wire;

@@ -1,0 +1,59 @@
+//! Taking away everything of ours, and saying what that was.
+
+use super::inner::{Inner, switch_back};
+use super::links::{self, Links};
+use super::{dnsmasq, routes};
+use crate::NetworkError;
+
+impl Inner {
+    /// Removes what we made, in the order opposite to that of making it, and `tunnel`, if a tunnel of that name
+    /// lingers. Returns what was there, in words.
+    pub(super) async fn remove(
+        &mut self,
+        tunnel: Option<&str>,
+    ) -> Result<Vec<String>, NetworkError> {
+        self.state = None;
+        let record = self.record()?;
+        let handle = self.handle()?;
+        let mut removed = Vec::new();
+        if record.dnsmasq.as_ref().and_then(dnsmasq::process).is_some() {
+            removed.push("dnsmasq".to_owned());
+        }
+        self.dnsmasq.remove(record.dnsmasq.as_ref()).await?;
+        switch_back(record.switched.iter())?;
+        if !record.switched.is_empty() {
+            removed.push(format!("forwarding on {}", record.switched.join(", ")));
+        }
+        match routes::remove(&handle).await? {
+            0 => {}
+            count => removed.push(format!("{count} routes and routing rules")),
+        }
+        let links = Links::read(&handle).await?;
+        if let Some(bridge) = &record.bridge
+            && links.named(&bridge.name).is_some()
+        {
+            links::delete(&handle, &links, &bridge.name).await?;
+            removed.push(format!("bridge {}", bridge.name));
+        }
+        if let Some(name) = tunnel
+            && links.named(name).is_some_and(|link| link.is_tunnel)
+        {
+            links::delete(&handle, &links, name).await?;
+            removed.push(format!("tunnel {name}"));
+        }
+        if self.firewall.is_there().await? {
+            removed.push("firewall tables".to_owned());
+        }
+        self.firewall.remove().await?;
+        self.record = None;
+        self.record_file.remove()?;
+        Ok(removed)
+    }
+
+    /// The ports of a bridge: guests that run, whoever else may know of them.
+    pub(super) async fn ports_of(&mut self, bridge: &str) -> Result<Vec<String>, NetworkError> {
+        let links = Links::read(&self.handle()?).await?;
+        let bridge = links.named(bridge).filter(|link| link.is_bridge);
+        Ok(bridge.map_or_else(Vec::new, |link| links.ports_of(link.index)))
+    }
+}
