@@ -29,7 +29,7 @@ use crate::shared::{Adapters, Shared};
 use crate::signals::{Signal, Signals};
 use crate::streams::{self, Streams};
 use crate::table::Table;
-use crate::{control, facts, keepers, reporter, sweep};
+use crate::{control, evidence, facts, keepers, reporter, sweep};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -92,6 +92,7 @@ impl Agent {
             network_check: Notify::new(),
             metadata_check: Notify::new(),
             facts_check: Notify::new(),
+            evidence_check: Notify::new(),
             slice_known: AtomicBool::new(known),
             settings,
             hypervisor: adapters.hypervisor,
@@ -179,7 +180,7 @@ fn first_turn(record: &crate::record::InstanceRecord) -> Option<(InstanceId, i32
 }
 
 /// The tasks that look after what is the whole node's.
-fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 10] {
+fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 11] {
     let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
         let shared = shared.clone();
         lasting(name, move || make(shared.clone())).boxed()
@@ -199,6 +200,7 @@ fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 10] {
         }),
         keep("metadata", |s| keepers::metadata(s).boxed()),
         keep("observations", |s| keepers::observations(s).boxed()),
+        keep("evidence", |s| evidence::run(s).boxed()),
         keep("streams", |s| streams::run(s).boxed()),
         keep("boot", |s| keepers::boot_alone(s).boxed()),
     ]

@@ -142,6 +142,7 @@ pub(crate) async fn observations(shared: Arc<Shared>) {
             shared.signals.nudge(id);
         }
         if !seen.items.is_empty() {
+            shared.evidence_check.notify_one();
             sleep(GAP).await;
         }
     }

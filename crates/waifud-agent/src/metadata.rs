@@ -19,6 +19,7 @@ use waifud_cloudinit::Documents;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::network::DEFAULT_NETWORK;
+use crate::requests::Requests;
 use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;
 
@@ -38,6 +39,8 @@ pub struct Evidence {
     pub asked_for: Option<Digest>,
     /// The last phone-home: time, and the instance-id that the guest believes to have.
     pub phoned_home: Option<(Timestamp, Option<String>)>,
+    /// Its different requests since its start, or since this process's own: kept over metadatad's end.
+    pub requests: Requests,
 }
 
 /// Keeps guests' documents served. See the module's text.
@@ -147,6 +150,13 @@ impl Metadata {
         self.inner().evidence.get(&id).cloned().unwrap_or_default()
     }
 
+    /// The guest starts: what it asked for before is of another boot.
+    pub fn begin_boot(&self, id: InstanceId) {
+        if let Some(evidence) = self.inner().evidence.get_mut(&id) {
+            evidence.requests = Requests::default();
+        }
+    }
+
     /// Looks at the service, brings the tunnel up and says whose side it is.
     pub async fn refresh(&self, table: &Table) -> Result<Refreshed, MetadataError> {
         let _one_at_a_time = self.changing.lock().await;
@@ -156,7 +166,12 @@ impl Metadata {
             Ok((status, fresh_link)) => {
                 let changed = inner.process.as_deref() != Some(status.process.as_str());
                 if changed {
-                    inner.evidence.clear();
+                    for evidence in inner.evidence.values_mut() {
+                        *evidence = Evidence {
+                            requests: std::mem::take(&mut evidence.requests),
+                            ..Evidence::default()
+                        };
+                    }
                 }
                 inner.process = Some(status.process);
                 inner.held = status
@@ -303,6 +318,7 @@ impl Metadata {
                         evidence.asked_for = Some(digest);
                     }
                     let path: String = crate::cloud_init::text(path).chars().take(120).collect();
+                    evidence.requests.add(path.clone(), *status, observation.at);
                     evidence.last = Some((path, *status, observation.at));
                 }
                 Observed::PhoneHome { instance_id, .. } => {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed};
+use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::{InstanceId, Timestamp};
 
@@ -21,6 +22,9 @@ pub struct Reports {
 struct Inner {
     instances: BTreeMap<InstanceId, InstanceReport>,
     unsaid: BTreeSet<InstanceId>,
+    /// Said with the instance's status, and only when it changed.
+    evidence: BTreeMap<InstanceId, GuestEvidence>,
+    evidence_unsaid: BTreeSet<InstanceId>,
     destroyed: BTreeMap<InstanceId, Tombstone>,
     facts: Option<NodeFacts>,
     facts_unsaid: bool,
@@ -45,11 +49,25 @@ impl Reports {
         self.filled.notify_one();
     }
 
+    /// What a guest was seen to do. Nobody waits for it: it goes with the next round.
+    pub fn evidence(&self, id: InstanceId, evidence: GuestEvidence) {
+        let mut inner = self.inner();
+        if inner.evidence.get(&id) != Some(&evidence) {
+            inner.evidence.insert(id, evidence);
+            inner.evidence_unsaid.insert(id);
+            self.filled.notify_one();
+        }
+    }
+
+    /// The evidence that was put in last.
+    pub fn last_evidence(&self, id: InstanceId) -> Option<GuestEvidence> {
+        self.inner().evidence.get(&id).cloned()
+    }
+
     /// An instance was destroyed; nothing else is said of it any more.
     pub fn destroyed(&self, tombstone: Tombstone) {
         let mut inner = self.inner();
-        inner.instances.remove(&tombstone.instance);
-        inner.unsaid.remove(&tombstone.instance);
+        inner.forget(tombstone.instance);
         inner.destroyed.insert(tombstone.instance, tombstone);
         self.urgent.notify_one();
         self.filled.notify_one();
@@ -57,9 +75,7 @@ impl Reports {
 
     /// An instance is no longer this node's to speak of.
     pub fn forget(&self, id: InstanceId) {
-        let mut inner = self.inner();
-        inner.instances.remove(&id);
-        inner.unsaid.remove(&id);
+        self.inner().forget(id);
     }
 
     /// What the node has.
@@ -96,6 +112,7 @@ impl Reports {
     pub fn say_again(&self) {
         let mut inner = self.inner();
         inner.unsaid = inner.instances.keys().copied().collect();
+        inner.evidence_unsaid = inner.evidence.keys().copied().collect();
         inner.facts_unsaid = inner.facts.is_some();
         inner.unclaimed_unsaid = inner.unclaimed.is_some();
         self.filled.notify_one();
@@ -119,16 +136,13 @@ impl Reports {
     /// What is unsaid, counted as said from now on; empty when nothing is. Destroyed ones stay until acknowledged.
     pub fn take(&self, now: Timestamp) -> AgentReport {
         let mut inner = self.inner();
-        let unsaid = std::mem::take(&mut inner.unsaid);
+        let instances = inner.take_instances();
         AgentReport {
             facts: std::mem::take(&mut inner.facts_unsaid)
                 .then(|| inner.facts.clone())
                 .flatten(),
             now: Some(now),
-            instances: unsaid
-                .iter()
-                .filter_map(|id| inner.instances.get(id).cloned())
-                .collect(),
+            instances,
             destroyed: inner.destroyed.values().cloned().collect(),
             unclaimed: std::mem::take(&mut inner.unclaimed_unsaid)
                 .then(|| inner.unclaimed.clone())
@@ -142,6 +156,9 @@ impl Reports {
         for instance in &report.instances {
             if inner.instances.contains_key(&instance.id) {
                 inner.unsaid.insert(instance.id);
+                if instance.evidence.is_some() {
+                    inner.evidence_unsaid.insert(instance.id);
+                }
             }
         }
         inner.facts_unsaid |= report.facts.is_some();
@@ -163,6 +180,32 @@ impl Reports {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, id: InstanceId) {
+        self.instances.remove(&id);
+        self.unsaid.remove(&id);
+        self.evidence.remove(&id);
+        self.evidence_unsaid.remove(&id);
+    }
+
+    /// The unsaid ones, counted as said. Evidence of an instance without a status waits for that.
+    fn take_instances(&mut self) -> Vec<InstanceReport> {
+        let mut ids = std::mem::take(&mut self.unsaid);
+        ids.extend(&self.evidence_unsaid);
+        let mut taken = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(report) = self.instances.get(&id) {
+                let evidence = self.evidence_unsaid.remove(&id);
+                taken.push(InstanceReport {
+                    evidence: evidence.then(|| self.evidence.get(&id).cloned()).flatten(),
+                    ..report.clone()
+                });
+            }
+        }
+        taken
     }
 }
 
@@ -189,6 +232,7 @@ mod tests {
             restart_needed: Vec::new(),
             cloud_init: waifud_types::status::CloudInitStatus::default(),
             conditions: Vec::new(),
+            evidence: None,
         }
     }
 
@@ -205,5 +249,38 @@ mod tests {
         assert!(!urgent(&reports));
         reports.instance(report(InstanceState::Running, "20 %"));
         assert!(urgent(&reports));
+    }
+
+    #[test]
+    fn evidence_is_said_with_the_status_and_only_when_it_changed() {
+        let reports = Reports::default();
+        let status = report(InstanceState::Running, "");
+        let id = status.id;
+        let now = Timestamp::UNIX_EPOCH;
+        let seen = GuestEvidence {
+            console: vec!["login:".to_owned()],
+            ..GuestEvidence::default()
+        };
+        reports.evidence(id, seen.clone());
+        assert!(reports.take(now).instances.is_empty(), "no status yet");
+        reports.instance(status.clone());
+        assert!(urgent(&reports));
+        let first = reports.take(now);
+        assert_eq!(first.instances[0].evidence, Some(seen.clone()));
+
+        reports.evidence(id, seen.clone());
+        reports.instance(status);
+        assert!(reports.take(now).instances.is_empty(), "nothing changed");
+        reports.instance(report(InstanceState::Running, "other"));
+        assert_eq!(reports.take(now).instances[0].evidence, None);
+
+        reports.put_back(&first);
+        assert_eq!(reports.take(now).instances[0].evidence, Some(seen.clone()));
+        reports.say_again();
+        assert_eq!(reports.take(now).instances[0].evidence, Some(seen));
+        reports.evidence(id, GuestEvidence::default());
+        assert!(!urgent(&reports), "nobody waits for evidence");
+        reports.forget(id);
+        assert!(reports.take(now).instances.is_empty());
     }
 }

@@ -77,6 +77,8 @@ pub struct Timing {
     pub ready_min: Duration,
     /// The longest.
     pub ready_max: Duration,
+    /// Between two looks at what a guest that boots does.
+    pub evidence: Duration,
 }
 
 impl Default for Timing {
@@ -97,6 +99,7 @@ impl Default for Timing {
             stable: Duration::from_mins(5),
             ready_min: Duration::from_secs(1),
             ready_max: Duration::from_secs(30),
+            evidence: Duration::from_secs(5),
         }
     }
 }

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub metadata_check: Notify,
     /// Gather the node's facts now.
     pub facts_check: Notify,
+    /// Look at what guests do soon.
+    pub evidence_check: Notify,
     /// The watch has told the whole slice at least once, now or in an earlier process.
     pub slice_known: AtomicBool,
 }

@@ -87,6 +87,8 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         },
         cloud_init: memory.cloud_init.clone(),
         conditions: s.conditions,
+        // The outbox adds it.
+        evidence: None,
     })
 }
 

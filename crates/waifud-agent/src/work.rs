@@ -209,6 +209,7 @@ pub(crate) async fn start(
             ));
         }
         let now = shared.now();
+        shared.metadata.begin_boot(want.id);
         shared.table.remember(want.id, |memory| {
             memory.run = RunMemory::Starting;
             memory.stop_requested = false;
@@ -222,6 +223,7 @@ pub(crate) async fn start(
         })?;
     }
     shared.hypervisor.ensure_started(want.id).await?;
+    shared.evidence_check.notify_one();
     // From here on, its end is the end of a run.
     shared.table.remember(want.id, |memory| {
         memory.run = RunMemory::Started;

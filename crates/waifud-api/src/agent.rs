@@ -25,6 +25,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::{
@@ -227,6 +228,9 @@ pub struct InstanceReport {
     pub cloud_init: CloudInitStatus,
     /// Further conditions.
     pub conditions: Vec<Condition>,
+    /// What the guest was seen to do since its start; null when that is as it was told before.
+    #[serde(default)]
+    pub evidence: Option<GuestEvidence>,
 }
 
 /// Something on a node that no list of waifud's names.

@@ -186,6 +186,9 @@ pub struct Why {
     pub timeline: Vec<waifud_types::event::Event>,
     /// What to do next; null when all is well.
     pub hint: Option<String>,
+    /// What the guest was seen to do since its start; null when its node has not told since waifud's own start.
+    #[serde(default)]
+    pub evidence: Option<waifud_types::evidence::GuestEvidence>,
 }
 
 /// One node's part in a choice.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::{PoolFacts, Resources};
 use waifud_types::status::StepStatus;
 use waifud_types::{InstanceId, NodeId, Timestamp};
@@ -26,6 +27,7 @@ pub struct NodeLive {
 struct Tables {
     nodes: HashMap<NodeId, NodeLive>,
     steps: HashMap<InstanceId, StepStatus>,
+    evidence: HashMap<InstanceId, GuestEvidence>,
     /// Nodes that count as reachable, and the last sign of life of each: a contact, or our own start.
     signs: HashMap<NodeId, Timestamp>,
 }
@@ -95,6 +97,23 @@ impl Live {
             Some(step) => tables.steps.insert(instance, step.clone()) != Some(step),
             None => tables.steps.remove(&instance).is_some(),
         }
+    }
+
+    /// What an instance's guest was seen to do.
+    pub fn set_evidence(&self, instance: InstanceId, evidence: GuestEvidence) {
+        self.lock().evidence.insert(instance, evidence);
+    }
+
+    /// What an instance's guest was seen to do; null when its node has not told since this process started.
+    pub fn evidence(&self, instance: InstanceId) -> Option<GuestEvidence> {
+        self.lock().evidence.get(&instance).cloned()
+    }
+
+    /// The instance is no more.
+    pub fn forget(&self, instance: InstanceId) {
+        let mut tables = self.lock();
+        tables.steps.remove(&instance);
+        tables.evidence.remove(&instance);
     }
 
     /// The step that an instance's driver is at.

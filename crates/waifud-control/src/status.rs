@@ -165,6 +165,7 @@ mod tests {
             restart_needed: Vec::new(),
             cloud_init: CloudInitStatus::default(),
             conditions: Vec::new(),
+            evidence: None,
         }
     }
 

@@ -5,6 +5,7 @@ mod common;
 use axum::http::Method;
 use common::{DEADLINE, Server, hello, report};
 use serde_json::json;
+use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, ReadyBy, StepStatus, StoppedBy};
 use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
 
@@ -323,4 +324,63 @@ async fn unknown_is_as_old_as_the_last_word_of_the_node() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_was_seen_to_do_is_told_to_whoever_asks_why_and_never_written_down() {
+    let server = Server::start().await;
+    server.template().await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    let id = server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201)
+        .instance()
+        .id;
+    agent.put().await;
+    agent.says(report(id, InstanceState::Running)).await;
+    let none = server.get("/v1/instances/web/why").await.expect(200).json();
+    assert!(none["evidence"].is_null(), "{none}");
+
+    let before = server.control.store().revision();
+    let mut seen = report(id, InstanceState::Running);
+    seen.evidence = Some(GuestEvidence::default());
+    agent.says(seen.clone()).await;
+    let why = server.get("/v1/instances/web/why").await.json();
+    assert!(
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .ends_with("(no dhcp ack yet)"),
+        "{why}"
+    );
+    let request = RequestSeen {
+        path: "/openstack/latest/user_data".to_owned(),
+        status: 200,
+        count: 2,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    seen.evidence.as_mut().unwrap().requests.push(request);
+    agent.says(seen).await;
+    // A report without evidence leaves it as it was.
+    agent.says(report(id, InstanceState::Running)).await;
+    let why = server.get("/v1/instances/web/why").await.json();
+    assert_eq!(why["evidence"]["requests"][0]["count"], 2, "{why}");
+    assert!(
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .ends_with("(its user-data was asked for)"),
+        "{why}"
+    );
+    assert_eq!(
+        server.control.store().revision(),
+        before,
+        "evidence is not written down"
+    );
+    let server = server.restart(|_| {}).await;
+    let why = server.get("/v1/instances/web/why").await.json();
+    assert!(why["evidence"].is_null(), "{why}");
 }

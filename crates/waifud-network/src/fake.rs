@@ -1,16 +1,17 @@
 //! A network in memory, with faults to inject: for the agent's tests and the simulation.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
-use waifud_types::TapName;
 use waifud_types::spec::Protocol;
+use waifud_types::{TapName, Timestamp};
 
 use crate::check::check;
 use crate::{
     GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
+    PortSight,
 };
 
 /// The calls that can be made to fail.
@@ -26,6 +27,8 @@ pub enum Call {
     Listeners,
     /// [`GuestNetwork::counters`].
     Counters,
+    /// [`GuestNetwork::sights`].
+    Sights,
 }
 
 /// The fake. It obeys the same conformance suite as the real adapter.
@@ -41,6 +44,7 @@ struct Inner {
     facts: HostNetworkFacts,
     listeners: BTreeSet<(Protocol, u16)>,
     counters: HashMap<TapName, PortCounters>,
+    acknowledged: HashMap<TapName, Timestamp>,
     faults: HashMap<Call, u32>,
     ensured: u64,
 }
@@ -84,6 +88,11 @@ impl FakeNetwork {
         if let Some(held) = self.lock().counters.get_mut(tap) {
             *held = counters;
         }
+    }
+
+    /// A guest's lease was confirmed. Forgotten with its port.
+    pub fn acknowledge(&self, tap: &TapName, at: Timestamp) {
+        self.lock().acknowledged.insert(tap.clone(), at);
     }
 
     /// Forgets everything, as a foreign `nft flush ruleset` would, and tells the listeners.
@@ -158,6 +167,10 @@ impl GuestNetwork for FakeNetwork {
             })
             .collect();
         inner.counters = counters;
+        let ports = &state.ports;
+        inner
+            .acknowledged
+            .retain(|tap, _| ports.iter().any(|port| port.tap == *tap));
         inner.state = Some(state.clone());
         Ok(())
     }
@@ -167,6 +180,7 @@ impl GuestNetwork for FakeNetwork {
         inner.fault(Call::EnsureAbsent)?;
         inner.state = None;
         inner.counters.clear();
+        inner.acknowledged.clear();
         Ok(())
     }
 
@@ -180,6 +194,19 @@ impl GuestNetwork for FakeNetwork {
         let mut inner = self.lock();
         inner.fault(Call::Counters)?;
         Ok(inner.counters.get(tap).cloned())
+    }
+
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+        let mut inner = self.lock();
+        inner.fault(Call::Sights)?;
+        let sight = |(tap, counters): (&TapName, &PortCounters)| {
+            let sight = PortSight {
+                counters: counters.clone(),
+                acknowledged: inner.acknowledged.get(tap).copied(),
+            };
+            (tap.clone(), sight)
+        };
+        Ok(inner.counters.iter().map(sight).collect())
     }
 
     fn drift(&self) -> broadcast::Receiver<NetworkDrift> {

@@ -35,14 +35,14 @@ mod testing;
 
 pub use check::check;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::broadcast;
 use waifud_types::spec::{Protocol, PublishSpec};
-use waifud_types::{InstanceId, MacAddr, Name, TapName};
+use waifud_types::{InstanceId, MacAddr, Name, TapName, Timestamp};
 
 /// Everything that should be on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,6 +104,16 @@ pub struct PortCounters {
     pub to_host: u64,
     /// Frames that are neither IPv4 nor ARP: IPv6, VLAN tags and others. Honest guests send some.
     pub not_ipv4: u64,
+}
+
+/// What was seen at one port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortSight {
+    /// What its rules have dropped.
+    pub counters: PortCounters,
+    /// When its lease was confirmed last; null when it holds none. A guest that asked for a shorter lease than it may
+    /// have makes this earlier than it was.
+    pub acknowledged: Option<Timestamp>,
 }
 
 /// Something outside changed what is ours: call `ensure` again.
@@ -171,6 +181,9 @@ pub trait GuestNetwork: Send + Sync {
 
     /// What the rules of a port have dropped; `None` when the port is unknown.
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError>;
+
+    /// What was seen at every port of the state that was ensured last: one look for all. Empty when there is none.
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError>;
 
     /// Drift from now on (rules flushed, bridge gone, dnsmasq dead).
     fn drift(&self) -> broadcast::Receiver<NetworkDrift>;

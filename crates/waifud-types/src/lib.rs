@@ -6,6 +6,7 @@
 pub mod checksum;
 pub mod digest;
 pub mod event;
+pub mod evidence;
 pub mod id;
 pub mod mac;
 pub mod name;

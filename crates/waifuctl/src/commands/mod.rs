@@ -32,6 +32,7 @@ mod unclaimed;
 mod update;
 mod wait_for;
 mod why;
+mod why_evidence;
 
 pub use console::cut;
 

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use jiff::Timestamp;
 use waifud_api::Why;
 
 use super::events::line;
+use super::why_evidence;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
@@ -12,10 +14,12 @@ use crate::text::escape;
 /// Tells why an instance is as it is.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let why = context.client.why(name).await?;
-    context.printer.print(&why, || for_people(&why))
+    context
+        .printer
+        .print(&why, || for_people(&why, Timestamp::now()))
 }
 
-fn for_people(why: &Why) -> String {
+fn for_people(why: &Why, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
     // Of an instance that has its node this is how it was chosen, and not how the nodes are now.
     if why.instance.status.node.is_some() && !why.placement.is_empty() {
@@ -34,6 +38,9 @@ fn for_people(why: &Why) -> String {
     }
     for event in &why.timeline {
         let _infallible = writeln!(out, "  {}", line(event));
+    }
+    if let Some(evidence) = &why.evidence {
+        out.push_str(&why_evidence::lines(evidence, now));
     }
     for condition in &why.instance.status.conditions {
         let mark = if condition.ok { "ok" } else { "not ok" };

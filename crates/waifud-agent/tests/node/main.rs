@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod datasource;
+mod evidence;
 mod lifecycle;
 mod link;
 mod power;

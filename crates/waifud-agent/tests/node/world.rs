@@ -254,6 +254,7 @@ fn fast() -> Timing {
         stable: Duration::from_mins(5),
         ready_min: ms(5),
         ready_max: ms(50),
+        evidence: ms(50),
     }
 }
 

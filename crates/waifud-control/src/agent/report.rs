@@ -41,6 +41,9 @@ impl Control {
             })
             .await?;
         self.take_progress(&report, &instances);
+        for gone in &report.destroyed {
+            self.shared.live.forget(gone.instance);
+        }
         if !is_news(&report, &row, &instances) {
             return Ok(());
         }
@@ -67,6 +70,9 @@ impl Control {
             let Some(said) = report.instances.iter().find(|said| said.id == row.id) else {
                 continue;
             };
+            if let Some(evidence) = &said.evidence {
+                self.shared.live.set_evidence(row.id, evidence.clone());
+            }
             if self.shared.live.set_step(row.id, said.step.clone())
                 && self.shared.progress.receiver_count() > 0
             {

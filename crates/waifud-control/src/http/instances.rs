@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use waifud_api::{CreateInstance, Instance, Page, Problem, UpdateInstance, Why};
 use waifud_store::InstanceFilter;
-use waifud_types::{InstanceState, Secret};
+use waifud_types::{InstanceState, Role, Secret};
 
 use super::body::{JsonBytes, parse};
 use super::headers::{etag, idempotency_key, if_match};
@@ -341,10 +341,17 @@ pub async fn delete(
 )]
 pub async fn why(
     State(control): State<Control>,
-    _: Asker,
+    asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Json<Why>, Refusal> {
-    Ok(Json(control.why(&name).await?))
+    let mut why = control.why(&name).await?;
+    if asker.principal.role < Role::Operator
+        && let Some(evidence) = &mut why.evidence
+    {
+        // Consoles are not for viewers, and neither are three lines of one.
+        evidence.console.clear();
+    }
+    Ok(Json(why))
 }
 
 /// Reads an instance's user-data. For operators.

@@ -2,6 +2,7 @@
 
 use waifud_api::{Instance, PlacementVerdict, Why};
 use waifud_types::event::Event;
+use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::{CloudInitState, StoppedBy};
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
@@ -48,12 +49,14 @@ impl Control {
             .await?;
         let instance = view::instance(row, &self.shared.live);
         let since = since(&instance, &timeline);
+        let evidence = self.shared.live.evidence(instance.id);
         Ok(Why {
-            summary: summary(&instance, since, self.now()),
+            summary: summary(&instance, evidence.as_ref(), since, self.now()),
             hint: hint(&instance, &placement, largest),
             instance,
             placement,
             timeline,
+            evidence,
         })
     }
 }
@@ -74,7 +77,28 @@ fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
     at.unwrap_or(instance.created_at)
 }
 
-fn summary(instance: &Instance, since: Timestamp, now: Timestamp) -> String {
+/// How far a guest that is not ready came, as far as was seen.
+fn how_far(evidence: &GuestEvidence) -> &'static str {
+    let asked = |name: &str| {
+        evidence
+            .requests
+            .iter()
+            .any(|seen| seen.path.ends_with(name))
+    };
+    match evidence.requests.last() {
+        None if evidence.dhcp_acknowledged_at.is_none() => " (no dhcp ack yet)",
+        None => " (no metadata request yet)",
+        Some(_) if asked("user_data") || asked("user-data") => " (its user-data was asked for)",
+        Some(_) => " (its user-data was not asked for yet)",
+    }
+}
+
+fn summary(
+    instance: &Instance,
+    evidence: Option<&GuestEvidence>,
+    since: Timestamp,
+    now: Timestamp,
+) -> String {
     let status = &instance.status;
     let state = status.state;
     let long = ago(since, now);
@@ -89,8 +113,9 @@ fn summary(instance: &Instance, since: Timestamp, now: Timestamp) -> String {
                 "running; cloud-init is switched off in the guest".to_owned()
             }
             (false, _) => format!(
-                "not ready {long}, {}",
-                waiting(instance, "cloud-init to finish")
+                "not ready {long}, {}{}",
+                waiting(instance, "cloud-init to finish"),
+                evidence.map_or("", how_far)
             ),
         };
     }

@@ -416,6 +416,7 @@ pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
         restart_needed: Vec::new(),
         cloud_init: CloudInitStatus::default(),
         conditions: Vec::new(),
+        evidence: None,
     }
 }
 

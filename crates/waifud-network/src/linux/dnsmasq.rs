@@ -5,11 +5,13 @@
 //! we recorded, or if our pid file and its command line say so. It is started anew when its configuration changes, when the bridge that its socket is bound to was made
 //! anew, and when it died; everything else is a reload.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Group, User};
+use waifud_types::{MacAddr, Timestamp};
 
 use super::files;
 use super::process::Process;
@@ -95,6 +97,12 @@ impl Dnsmasq {
             files::remove(file)?;
         }
         Ok(())
+    }
+
+    /// When each guest's lease was confirmed last, by MAC address.
+    pub(super) fn acknowledged(&self) -> Result<BTreeMap<MacAddr, Timestamp>, NetworkError> {
+        let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
+        Ok(release::acknowledged(&memory, self.settings.lease_time))
     }
 
     fn argument(&self) -> PathBuf {

@@ -137,7 +137,7 @@ impl Firewall {
     }
 
     /// What the rules of the state's ports have counted; ports without rules are left out.
-    async fn counted(&self, state: &NetworkState) -> Result<Counted, NetworkError> {
+    pub(super) async fn counted(&self, state: &NetworkState) -> Result<Counted, NetworkError> {
         let counters = self.list_counters().await?;
         let ports = state.ports.iter();
         let known =

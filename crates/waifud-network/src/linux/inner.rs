@@ -1,5 +1,6 @@
 //! What `ensure` and its siblings do, in order.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::watch::Finding;
 use super::{LinuxNetworkConfig, files, kernel_io};
 use crate::check::overlap;
 use crate::ruleset::HostSide;
-use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters};
+use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters, PortSight};
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -144,6 +145,25 @@ impl Inner {
         tap: &TapName,
     ) -> Result<Option<PortCounters>, NetworkError> {
         self.firewall.counters(tap).await
+    }
+
+    pub(super) async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+        let Some(state) = &self.state else {
+            return Ok(BTreeMap::new());
+        };
+        let acknowledged = self.dnsmasq.acknowledged()?;
+        let counted = self.firewall.counted(state).await?;
+        let macs: BTreeMap<_, _> = state.ports.iter().map(|p| (&p.tap, p.mac)).collect();
+        let sights = counted.into_iter().map(|(tap, counters)| {
+            let mac = macs.get(&tap);
+            let acknowledged = mac.and_then(|mac| acknowledged.get(mac).copied());
+            let sight = PortSight {
+                counters,
+                acknowledged,
+            };
+            (tap, sight)
+        });
+        Ok(sights.collect())
     }
 
     /// What is not as it was ensured; nothing when nothing was ensured.

@@ -23,7 +23,7 @@ mod sysctl;
 mod tool;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -39,6 +39,7 @@ use self::watch::Finding;
 use crate::check::check;
 use crate::{
     GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
+    PortSight,
 };
 
 /// Where things are, and what the host's administrator decides.
@@ -148,6 +149,10 @@ impl GuestNetwork for LinuxNetwork {
 
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError> {
         self.inner.lock().await.counters(tap).await
+    }
+
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+        self.inner.lock().await.sights().await
     }
 
     fn drift(&self) -> broadcast::Receiver<NetworkDrift> {

@@ -4,10 +4,12 @@
 //! to the next guest for hours. A DHCPRELEASE (RFC 2131, section 4.4.6) is the way to make it forget one without
 //! being restarted.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use waifud_types::MacAddr;
+use waifud_types::{MacAddr, Timestamp};
 
 use super::files;
 use crate::{NetworkError, NetworkState};
@@ -31,6 +33,19 @@ pub(super) fn held(memory: &str) -> Vec<Held> {
             })
         })
         .collect()
+}
+
+/// When each lease was confirmed last: that renews it for the whole of its time, so its expiry tells. A lease that never
+/// ends (expiry 0) does not.
+pub(super) fn acknowledged(memory: &str, lease_time: Duration) -> BTreeMap<MacAddr, Timestamp> {
+    let lines = memory.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let expiry: i64 = words.next()?.parse().ok()?;
+        let mac = words.next()?.parse().ok()?;
+        let expiry = Timestamp::from_second(expiry).ok().filter(|_| expiry > 0)?;
+        Some((mac, expiry.checked_sub(lease_time).ok()?))
+    });
+    lines.collect()
 }
 
 /// Leases that are in nobody's state.
@@ -128,6 +143,15 @@ mod tests {
             .map(|held| held.address.to_string())
             .collect();
         assert_eq!(addresses, ["10.144.1.99", "10.144.1.12"]);
+    }
+
+    #[test]
+    fn an_expiry_tells_when_the_lease_was_confirmed() {
+        let memory = format!("{MEMORY}0 52:54:00:00:00:03 10.144.1.13 * *\n");
+        let at = acknowledged(&memory, Duration::from_hours(12));
+        assert_eq!(at.len(), 3);
+        let mac = "52:54:00:00:00:01".parse().unwrap();
+        assert_eq!(at[&mac].as_second(), 1_795_330_800 - 12 * 3600);
     }
 
     #[test]

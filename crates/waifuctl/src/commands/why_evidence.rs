@@ -1,0 +1,163 @@
+//! What a guest was seen to do, in the few lines that `waifuctl why` has for it.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use waifud_types::evidence::{GuestEvidence, RequestSeen};
+
+use crate::text::escape;
+
+/// Requests that a line has room for; `--json` has them all.
+const SHOWN: usize = 6;
+/// The documents that tell how far a guest got; others are shown only when they were refused.
+const DOCUMENTS: [&str; 6] = [
+    "meta_data.json",
+    "network_data.json",
+    "vendor_data.json",
+    "vendor_data2.json",
+    "user_data",
+    "user-data",
+];
+
+/// The lines, indented.
+pub fn lines(evidence: &GuestEvidence, now: Timestamp) -> String {
+    let mut out = format!(
+        "  {} · {} · {}\n",
+        dhcp(evidence, now),
+        requests(&evidence.requests, now),
+        dropped(evidence)
+    );
+    for line in &evidence.console {
+        let _infallible = writeln!(out, "  console: \"{}\"", escape(line));
+    }
+    out
+}
+
+fn dhcp(evidence: &GuestEvidence, now: Timestamp) -> String {
+    evidence.dhcp_acknowledged_at.map_or_else(
+        || "no dhcp ack since its start".to_owned(),
+        |at| format!("dhcp ack {}", moment(at, now)),
+    )
+}
+
+fn dropped(evidence: &GuestEvidence) -> String {
+    let Some(dropped) = evidence.dropped else {
+        return "dropped packets: unknown".to_owned();
+    };
+    let mut out = format!("dropped by anti-spoof: {}", dropped.spoofed);
+    if dropped.to_host > 0 {
+        let _infallible = write!(out, ", on their way to the host: {}", dropped.to_host);
+    }
+    out
+}
+
+fn requests(all: &[RequestSeen], now: Timestamp) -> String {
+    let Some(last) = all.last() else {
+        return "no metadata request since its start".to_owned();
+    };
+    let (mut shown, mut named) = (Vec::new(), Vec::new());
+    for seen in all.iter().rev() {
+        let name = name_of(&seen.path);
+        let good = (200..300).contains(&seen.status);
+        // The same document under several versions of the interface is one.
+        if (DOCUMENTS.contains(&name) || !good) && !named.contains(&(name, seen.status)) {
+            named.push((name, seen.status));
+            if shown.len() < SHOWN {
+                shown.push(format!("{} {}", escape(name), seen.status));
+            }
+        }
+    }
+    if shown.is_empty() {
+        shown.push(format!("{} {}", escape(&last.path), last.status));
+    }
+    shown.reverse();
+    if named.len() > SHOWN {
+        shown.push(format!("and {} more", named.len() - SHOWN));
+    }
+    format!("{} {}", shown.join(", "), moment(last.at, now))
+}
+
+/// To the second: who came before whom is the point.
+fn moment(at: Timestamp, now: Timestamp) -> String {
+    let zone = TimeZone::system();
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
+    let format = if at.date() == now.date() {
+        "%H:%M:%S"
+    } else {
+        "%Y-%m-%d %H:%M:%S"
+    };
+    at.strftime(format).to_string()
+}
+
+/// The last part of a path that says something.
+fn name_of(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if name.is_empty() { "/" } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waifud_types::evidence::Dropped;
+
+    fn seen(path: &str, status: u16) -> RequestSeen {
+        RequestSeen {
+            path: path.to_owned(),
+            status,
+            count: 1,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn documents_and_refusals_are_shown_in_their_order() {
+        let all = [
+            seen("/openstack", 200),
+            seen("/openstack/2018-08-27/meta_data.json", 200),
+            seen("/openstack/latest/meta_data.json", 200),
+            seen("/openstack/2018-08-27/vendor_data2.json", 404),
+            seen("/openstack/latest/user_data", 200),
+        ];
+        let line = requests(&all, Timestamp::UNIX_EPOCH);
+        assert!(
+            line.starts_with("meta_data.json 200, vendor_data2.json 404, user_data 200 "),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn nothing_seen_is_said_as_such_and_a_guests_text_is_escaped() {
+        let none = lines(&GuestEvidence::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            none,
+            "  no dhcp ack since its start · no metadata request since its start · dropped packets: unknown\n"
+        );
+        let evil = GuestEvidence {
+            requests: vec![seen("/a/\u{1b}]0;x\u{7}", 404)],
+            console: vec!["\u{202e}evil\u{9b}2J".to_owned()],
+            dropped: Some(Dropped {
+                spoofed: 3,
+                to_host: 4,
+            }),
+            ..GuestEvidence::default()
+        };
+        let text = lines(&evil, Timestamp::UNIX_EPOCH);
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n') && !text.contains('\u{202e}'),
+            "{text:?}"
+        );
+        assert!(
+            text.contains("anti-spoof: 3, on their way to the host: 4"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn many_refusals_do_not_fill_the_screen() {
+        let all: Vec<_> = (0..50).map(|n| seen(&format!("/{n}"), 404)).collect();
+        let line = requests(&all, Timestamp::UNIX_EPOCH);
+        assert!(line.contains("49 404, and 44 more"), "{line}");
+    }
+}

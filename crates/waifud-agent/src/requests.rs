@@ -1,0 +1,82 @@
+//! The different requests of one guest, each counted once: what it asked for is told, not how it went on asking.
+
+use waifud_types::Timestamp;
+use waifud_types::evidence::{REQUESTS_MAX, RequestSeen};
+
+/// See the module's text. In the order of their last time, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Requests(Vec<RequestSeen>);
+
+impl Requests {
+    /// One more. Of too many different ones, that which was not repeated for longest is forgotten.
+    pub fn add(&mut self, path: String, status: u16, at: Timestamp) {
+        let known = self
+            .0
+            .iter()
+            .position(|seen| seen.status == status && seen.path == path);
+        let mut seen = match known {
+            Some(index) => self.0.remove(index),
+            None => RequestSeen {
+                path,
+                status,
+                count: 0,
+                at,
+            },
+        };
+        seen.count += 1;
+        seen.at = seen.at.max(at);
+        self.0.push(seen);
+        if self.0.len() > REQUESTS_MAX {
+            self.0.remove(0);
+        }
+    }
+
+    /// Those that were made at this time or later.
+    pub fn since(&self, boot: Timestamp) -> Vec<RequestSeen> {
+        let requests = self.0.iter().filter(|seen| seen.at >= boot);
+        requests.cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_same_request_is_counted_and_another_answer_is_another_request() {
+        let mut requests = Requests::default();
+        requests.add("/a".to_owned(), 200, at(1));
+        requests.add("/b".to_owned(), 200, at(2));
+        requests.add("/a".to_owned(), 200, at(3));
+        requests.add("/a".to_owned(), 503, at(4));
+        let seen: Vec<_> = requests
+            .since(at(0))
+            .into_iter()
+            .map(|seen| (seen.path, seen.status, seen.count))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("/b".to_owned(), 200, 1),
+                ("/a".to_owned(), 200, 2),
+                ("/a".to_owned(), 503, 1)
+            ]
+        );
+        assert_eq!(requests.since(at(3)).len(), 2);
+    }
+
+    #[test]
+    fn a_guest_that_asks_for_everything_is_remembered_in_bounded_room() {
+        let mut requests = Requests::default();
+        for n in 0..1000 {
+            requests.add(format!("/{n}"), 404, at(n));
+        }
+        let seen = requests.since(at(0));
+        assert_eq!(seen.len(), REQUESTS_MAX);
+        assert_eq!(seen.last().unwrap().path, "/999");
+    }
+}
