@@ -32,7 +32,7 @@ async fn a_token_lets_in_over_https_and_no_log_has_it() {
     let home = dir.path().display();
     let config = dir.path().join("waifud.toml");
     let text = format!(
-        "socket = '{home}/u.sock'\nagent_socket = '{home}/a.sock'\nstate_dir = '{home}/state'\n\
+        "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\n\
          listen = ['127.0.0.1:0']\nlog = 'trace'"
     );
     std::fs::write(&config, text).unwrap();
