@@ -4,6 +4,7 @@ mod addresses;
 mod backup;
 mod config;
 mod https;
+mod init;
 mod serve;
 mod sockets;
 
@@ -31,6 +32,11 @@ struct Arguments {
 enum Command {
     /// Prints the HTTP API as OpenAPI 3.1.
     Openapi,
+    /// Sets this machine up: configuration, units, and its own agent as the first node.
+    #[command(
+        after_help = "Examples:\n  sudo waifud init\n  sudo waifud init --listen 0.0.0.0:7373 --advertise https://alder.lan:7373 --pool /srv/guests --yes"
+    )]
+    Init(init::InitArguments),
     /// Writes everything that waifud knows to one file, while it runs.
     Backup(backup::BackupArguments),
     /// Puts a backup in the place of what is there. waifud must be stopped.
@@ -62,11 +68,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(out, "{}", waifud_control::http::openapi().to_pretty_json()?)?;
         return Ok(());
     }
+    if let Some(Command::Init(arguments)) = &arguments.command {
+        return init::init(arguments);
+    }
     let config = Config::load(arguments.config.as_deref())?;
     match &arguments.command {
         Some(Command::Backup(arguments)) => return backup::backup(&config, arguments),
         Some(Command::Restore(arguments)) => return backup::restore(&config, arguments),
-        Some(Command::Openapi) | None => {}
+        Some(Command::Openapi | Command::Init(_)) | None => {}
     }
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| anyhow::anyhow!("log = {:?} can't be used: {error}", config.log))?;

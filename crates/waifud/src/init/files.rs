@@ -1,0 +1,206 @@
+//! The configuration files that `waifud init` writes, and those that it finds and leaves alone.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Where they are.
+const DIR: &str = "/etc/waifud";
+
+/// What becomes of the files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    files: Vec<(PathBuf, Fate)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Fate {
+    Kept,
+    Written(String),
+}
+
+/// Decides it, and refuses wishes that a file which is there would not grant.
+pub fn plan(
+    listen: &[SocketAddr],
+    advertise: &[String],
+    pool: Option<&Path>,
+) -> anyhow::Result<Plan> {
+    plan_in(Path::new(DIR), listen, advertise, pool)
+}
+
+fn plan_in(
+    dir: &Path,
+    listen: &[SocketAddr],
+    advertise: &[String],
+    pool: Option<&Path>,
+) -> anyhow::Result<Plan> {
+    let server = server(listen, advertise);
+    let agent = agent(pool)?;
+    let wished = !listen.is_empty() || !advertise.is_empty();
+    Ok(Plan {
+        files: vec![
+            (
+                dir.join("waifud.toml"),
+                fate(
+                    &dir.join("waifud.toml"),
+                    server,
+                    wished,
+                    "--listen and --advertise",
+                )?,
+            ),
+            (
+                dir.join("agentd.toml"),
+                fate(&dir.join("agentd.toml"), agent, pool.is_some(), "--pool")?,
+            ),
+        ],
+    })
+}
+
+fn fate(file: &Path, text: String, wished: bool, flags: &str) -> anyhow::Result<Fate> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Fate::Written(text)),
+        Err(error) => Err(error).with_context(|| format!("{} can't be read", file.display())),
+        Ok(there) if there == text || !wished => Ok(Fate::Kept),
+        Ok(_) => bail!(
+            "{} exists and is not overwritten: change it there instead of with {flags}",
+            file.display()
+        ),
+    }
+}
+
+fn server(listen: &[SocketAddr], advertise: &[String]) -> String {
+    let mut text = String::from(
+        "# waifud, the control server. Every key and its default: /usr/share/doc/waifud/docs/reference/config.md\n",
+    );
+    let quoted = |words: Vec<String>| words.join(", ");
+    if !listen.is_empty() {
+        let list = quoted(listen.iter().map(|a| format!("\"{a}\"")).collect());
+        let _a_string_takes_all = writeln!(text, "listen = [{list}]");
+    }
+    if !advertise.is_empty() {
+        let list = quoted(advertise.iter().map(|url| format!("{url:?}")).collect());
+        let _a_string_takes_all = writeln!(text, "advertise = [{list}]");
+    }
+    text
+}
+
+fn agent(pool: Option<&Path>) -> anyhow::Result<String> {
+    let mut text = String::from(
+        "# waifud-agentd, this node's agent. Every key and its default: /usr/share/doc/waifud/docs/reference/config.md\n",
+    );
+    if let Some(pool) = pool {
+        let path = pool
+            .to_str()
+            .filter(|path| !path.contains(['"', '\\', '\n']))
+            .with_context(|| format!("--pool {}: use a plain path", pool.display()))?;
+        let _a_string_takes_all = write!(
+            text,
+            "\n[[pools]]\nname = \"main\"\nkind = \"qcow2\"\npath = \"{path}\"\n"
+        );
+    }
+    Ok(text)
+}
+
+impl Plan {
+    /// One line a file.
+    pub fn in_words(&self) -> Vec<String> {
+        let word = |fate: &Fate| match fate {
+            Fate::Kept => "keep",
+            Fate::Written(_) => "write",
+        };
+        self.files
+            .iter()
+            .map(|(file, fate)| format!("{} {}", word(fate), file.display()))
+            .collect()
+    }
+
+    /// Writes what is to be written; each file appears whole or not at all.
+    pub fn write(&self) -> anyhow::Result<()> {
+        for (file, fate) in &self.files {
+            let Fate::Written(text) = fate else { continue };
+            if let Some(dir) = file.parent() {
+                fs::create_dir_all(dir)
+                    .with_context(|| format!("{} can't be made", dir.display()))?;
+            }
+            let beside = file.with_extension("toml.new");
+            let write = || -> std::io::Result<()> {
+                let mut out = fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o644)
+                    .open(&beside)?;
+                out.write_all(text.as_bytes())?;
+                out.sync_all()?;
+                fs::rename(&beside, file)
+            };
+            write().with_context(|| format!("{} can't be written", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_written_is_understood_and_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = ["0.0.0.0:7373".parse().unwrap()];
+        let advertise = ["https://alder.lan:7373".to_owned()];
+        let pool = Path::new("/srv/guests");
+        let plan = plan_in(dir.path(), &listen, &advertise, Some(pool)).unwrap();
+        assert!(
+            plan.in_words()
+                .iter()
+                .all(|line| line.starts_with("write "))
+        );
+        plan.write().unwrap();
+        let config = Config::load(Some(&dir.path().join("waifud.toml"))).unwrap();
+        assert_eq!(config.listen, listen);
+        assert_eq!(config.advertise, advertise);
+        let text = fs::read_to_string(dir.path().join("agentd.toml")).unwrap();
+        assert!(text.contains("path = \"/srv/guests\""), "{text}");
+        // The same again keeps everything; nothing wished keeps everything too.
+        for again in [
+            plan_in(dir.path(), &listen, &advertise, Some(pool)).unwrap(),
+            plan_in(dir.path(), &[], &[], None).unwrap(),
+        ] {
+            assert!(
+                again
+                    .in_words()
+                    .iter()
+                    .all(|line| line.starts_with("keep "))
+            );
+        }
+    }
+
+    #[test]
+    fn what_somebody_wrote_is_not_overwritten_and_a_wish_against_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("waifud.toml");
+        fs::write(&file, "log = 'debug'\n").unwrap();
+        let wish = ["0.0.0.0:7373".parse().unwrap()];
+        let error = plan_in(dir.path(), &wish, &[], None).unwrap_err();
+        assert!(error.to_string().contains("not overwritten"), "{error}");
+        plan_in(dir.path(), &[], &[], None)
+            .unwrap()
+            .write()
+            .unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "log = 'debug'\n");
+    }
+
+    #[test]
+    fn a_path_that_would_break_out_of_its_quotes_is_refused() {
+        for path in ["/a\"b", "/a\nb", "/a\\b"] {
+            assert!(agent(Some(Path::new(path))).is_err(), "{path}");
+        }
+    }
+}
