@@ -47,7 +47,9 @@ pub fn build(guest: Guest, cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<
 
 fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<std::path::PathBuf> {
     match guest {
-        Guest::DebianBookworm | Guest::DebianTrixie => debian::make(guest, work, progress),
+        Guest::DebianBookworm | Guest::DebianTrixie | Guest::DebianNode => {
+            debian::make(guest, work, progress)
+        }
         Guest::Tiny => tiny::make(work, progress),
     }
 }

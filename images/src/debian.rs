@@ -15,6 +15,20 @@ use crate::{Guest, recipe, sources};
 
 /// What a guest sees; growpart extends it to whatever disk it is given.
 const DISK_BYTES: u64 = 2 << 30;
+/// QEMU, libvirt and their libraries need more.
+const NODE_DISK_BYTES: u64 = 4 << 30;
+
+/// What `packaging/debian/control` depends on, beyond what the image has: a guest without a way to the mirrors can
+/// then install the package.
+const NODE: [&str; 7] = [
+    "libvirt-daemon-system",
+    "libvirt-clients",
+    "qemu-system-x86",
+    "qemu-utils",
+    "dnsmasq-base",
+    "nftables",
+    "iptables",
+];
 
 const GRUB: &str = include_str!("../guest/debian/grub.cfg");
 const FSTAB: &str = include_str!("../guest/debian/fstab");
@@ -79,8 +93,11 @@ pub fn packages(guest: Guest) -> Vec<&'static str> {
     // one it knows of in that release.
     packages.push(match guest {
         Guest::DebianTrixie => "dhcpcd-base",
-        Guest::DebianBookworm | Guest::Tiny => "isc-dhcp-client",
+        Guest::DebianBookworm | Guest::DebianNode | Guest::Tiny => "isc-dhcp-client",
     });
+    if guest == Guest::DebianNode {
+        packages.extend(NODE);
+    }
     packages
 }
 
@@ -128,7 +145,12 @@ pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBu
     tree.remove(&format!("{sources}0000{}", sources::FILE))?;
     let mirrors = sources::apt_sources(guest.suite())?;
     tree.file(&format!("{sources}{}", sources::FILE), 0o644, mirrors)?;
-    disk::make(&root, &digest, DISK_BYTES, work, progress)
+    let bytes = if guest == Guest::DebianNode {
+        NODE_DISK_BYTES
+    } else {
+        DISK_BYTES
+    };
+    disk::make(&root, &digest, bytes, work, progress)
 }
 
 fn hook(stage: &str, script: &Path) -> String {

@@ -10,18 +10,25 @@ pub enum Guest {
     DebianBookworm,
     /// Debian 13 with real cloud-init.
     DebianTrixie,
+    /// Debian 12 with what waifud's own package depends on: a machine to install waifud on.
+    DebianNode,
     /// Debian's kernel, busybox, dropbear and the guest agent: boots in seconds under emulation.
     Tiny,
 }
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::DebianBookworm, Self::DebianTrixie, Self::Tiny];
+    pub const ALL: [Self; 4] = [
+        Self::DebianBookworm,
+        Self::DebianTrixie,
+        Self::DebianNode,
+        Self::Tiny,
+    ];
 
     /// The Debian release that its packages come from.
     pub fn suite(self) -> &'static str {
         match self {
-            Self::DebianBookworm | Self::Tiny => "bookworm",
+            Self::DebianBookworm | Self::DebianNode | Self::Tiny => "bookworm",
             Self::DebianTrixie => "trixie",
         }
     }
@@ -32,6 +39,7 @@ impl fmt::Display for Guest {
         f.pad(match self {
             Self::DebianBookworm => "debian-12",
             Self::DebianTrixie => "debian-13",
+            Self::DebianNode => "debian-12-node",
             Self::Tiny => "tiny",
         })
     }
@@ -45,7 +53,7 @@ impl fmt::Display for UnknownGuest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "there is no guest \"{}\" (known: debian-12, debian-13, tiny)",
+            "there is no guest \"{}\" (known: debian-12, debian-13, debian-12-node, tiny)",
             self.0
         )
     }
@@ -60,6 +68,7 @@ impl FromStr for Guest {
         match text {
             "debian-12" | "bookworm" => Ok(Self::DebianBookworm),
             "debian-13" | "trixie" => Ok(Self::DebianTrixie),
+            "debian-12-node" => Ok(Self::DebianNode),
             "tiny" => Ok(Self::Tiny),
             other => Err(UnknownGuest(other.to_owned())),
         }

@@ -12,7 +12,7 @@ pub fn digest(guest: Guest) -> String {
     let version = VERSION.to_string();
     let mut fields = vec![name.as_str(), version.as_str(), guest.suite()];
     let (packages, texts) = match guest {
-        Guest::DebianBookworm | Guest::DebianTrixie => {
+        Guest::DebianBookworm | Guest::DebianTrixie | Guest::DebianNode => {
             (debian::packages(guest), debian::texts().to_vec())
         }
         Guest::Tiny => (tiny::PACKAGES.to_vec(), tiny::texts()),

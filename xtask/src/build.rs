@@ -1,5 +1,7 @@
 //! Building the programs.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::cargo;
@@ -18,4 +20,23 @@ pub fn programs() -> Result<()> {
         command.args(["--package", program]);
     }
     cargo::run(&mut command)
+}
+
+/// Builds the programs for a package and returns their directory: optimised, or as they are developed.
+///
+/// # Errors
+/// They do not compile.
+pub fn for_package(dev: bool) -> Result<PathBuf> {
+    let mut command = cargo::cargo();
+    command.args(["build", "--bins"]);
+    if !dev {
+        command.arg("--release");
+    }
+    for program in PROGRAMS {
+        command.args(["--package", program]);
+    }
+    cargo::run(&mut command)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| cargo::repository().join("target"), PathBuf::from);
+    Ok(target.join(if dev { "debug" } else { "release" }))
 }

@@ -7,7 +7,7 @@ use crate::{packages, root};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// "debian" or "tiny"
+    /// "debian", "debian-12-node" (to install waifud on) or "tiny"
     guest: String,
     /// The Debian release: bookworm (12) or trixie (13)
     release: Option<String>,

@@ -9,6 +9,7 @@ mod demo;
 mod image;
 mod lab;
 mod lint;
+mod package;
 mod packages;
 mod phases;
 mod root;
@@ -40,6 +41,8 @@ enum Command {
     Lab(lab::Args),
     /// Measure what we promise
     Bench(bench::Args),
+    /// Make the Debian package and the tarball of this version
+    Package(package::Args),
     /// Install the Debian packages that a command needs
     Packages(packages::Args),
 }
@@ -54,6 +57,7 @@ fn main() {
         Command::Image(args) => image::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Package(args) => package::run(&args),
         Command::Packages(args) => packages::run(&args),
     };
     if let Err(error) = result {

@@ -1,0 +1,67 @@
+//! `cargo xtask package`: the Debian package and the plain tarball, from one tree of files.
+//!
+//! ```text
+//!  cargo build ──► programs ──┐
+//!  waifuctl itself ──► completions, man pages ──┼─► a tree ([`tree`]) ──┬─► waifud_VERSION_ARCH.deb ([`deb`])
+//!  packaging/ ──► units, users ──┘                                      └─► waifud-VERSION-ARCH.tar.gz ([`tarball`])
+//! ```
+
+mod deb;
+mod tarball;
+mod tree;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::{build, cargo, packages};
+
+#[derive(clap::Parser)]
+pub struct Args {
+    /// Where the files are put; target/package by default
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Package the programs of the development profile: built sooner, slower to run, for tests
+    #[arg(long)]
+    dev: bool,
+    /// The version instead of the workspace's own, such as 0.1.0+1, for tests of upgrades
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+}
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Packages {
+    /// The Debian package.
+    pub deb: PathBuf,
+    /// The tarball.
+    pub tarball: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    packages::ensure("build")?;
+    let made = make(args)?;
+    println!("{}\n{}", made.deb.display(), made.tarball.display());
+    Ok(())
+}
+
+fn make(args: &Args) -> Result<Packages> {
+    let programs = build::for_package(args.dev)?;
+    let out = match &args.out {
+        Some(out) => std::path::absolute(out)?,
+        None => cargo::repository().join("target/package"),
+    };
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let version = args
+        .version
+        .clone()
+        .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    let architecture = deb::architecture()?;
+    let work = tempfile::Builder::new().prefix("tree-").tempdir_in(&out)?;
+    let root = work.path().join("root");
+    tree::make(&root, &programs)?;
+    Ok(Packages {
+        tarball: tarball::make(&root, &version, &architecture, &out)?,
+        deb: deb::make(&root, &version, &architecture, &out)?,
+    })
+}

@@ -1,0 +1,113 @@
+//! The Debian package: the tree, with the control files of `packaging/debian`, packed by `dpkg-deb`.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cargo;
+
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+/// What Debian calls this machine, such as `amd64`.
+pub fn architecture() -> Result<String> {
+    let text = cargo::read(Command::new("dpkg").arg("--print-architecture"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Packs `root` into `out` and returns the package's path. Adds `DEBIAN` to the tree.
+pub fn make(root: &Path, version: &str, architecture: &str, out: &Path) -> Result<PathBuf> {
+    let from = cargo::repository().join("packaging/debian");
+    let dir = root.join("DEBIAN");
+    let kib = size(root)?.div_ceil(1024);
+    fs::create_dir(&dir)?;
+    fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+    let control = fs::read_to_string(from.join("control")).context("cannot read control")?;
+    fs::write(
+        dir.join("control"),
+        fill_in(&control, version, architecture, kib),
+    )?;
+    for script in SCRIPTS {
+        let target = dir.join(script);
+        fs::copy(from.join(script), &target).with_context(|| format!("cannot copy {script}"))?;
+        fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    }
+    let package = out.join(format!("waifud_{version}_{architecture}.deb"));
+    let mut command = Command::new("dpkg-deb");
+    command
+        .args(["--root-owner-group", "-Zgzip", "--build"])
+        .args([root, &package]);
+    cargo::run(&mut command)?;
+    Ok(package)
+}
+
+fn fill_in(control: &str, version: &str, architecture: &str, kib: u64) -> String {
+    control
+        .replace("@VERSION@", version)
+        .replace("@ARCHITECTURE@", architecture)
+        .replace("@INSTALLED_SIZE@", &kib.to_string())
+}
+
+/// Bytes of all files under `dir`.
+fn size(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += if metadata.is_dir() {
+            size(&entry.path())?
+        } else {
+            metadata.len()
+        };
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_placeholder_of_the_control_file_is_filled_in() {
+        let path = cargo::repository().join("packaging/debian/control");
+        let text = fill_in(&fs::read_to_string(path).unwrap(), "1.2.3", "amd64", 4096);
+        assert!(
+            !text.contains('@') || text.matches('@').count() == 1,
+            "{text}"
+        );
+        assert!(text.contains("\nVersion: 1.2.3\n") && text.contains("\nInstalled-Size: 4096\n"));
+    }
+
+    /// What a daemon is confined to is decided by its unit; a unit without is a mistake.
+    #[test]
+    fn every_daemon_has_a_unit_with_bounds() {
+        for (daemon, user) in [
+            ("waifud", Some("waifud")),
+            ("waifud-metadatad", Some("waifud-metadata")),
+            ("waifud-agentd", None),
+        ] {
+            let path = format!("packaging/systemd/{daemon}.service");
+            let unit = fs::read_to_string(cargo::repository().join(path)).unwrap();
+            assert!(
+                unit.contains(&format!("ExecStart=/usr/sbin/{daemon}\n")),
+                "{daemon}"
+            );
+            for line in [
+                "CapabilityBoundingSet=",
+                "NoNewPrivileges=yes\n",
+                "ProtectSystem=",
+            ] {
+                assert!(unit.contains(&format!("\n{line}")), "{daemon}: {line}");
+            }
+            match user {
+                Some(user) => {
+                    assert!(unit.contains(&format!("\nUser={user}\n")), "{daemon}");
+                    assert!(unit.contains("\nCapabilityBoundingSet=\n"), "{daemon}");
+                }
+                None => assert!(unit.contains("\nKillMode=process\n"), "{daemon}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The plain tarball, for hosts that are no Debian: the same tree under one directory, to be copied over `/`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::cargo;
+
+/// Packs `root` into `out` and returns the tarball's path.
+pub fn make(root: &Path, version: &str, architecture: &str, out: &Path) -> Result<PathBuf> {
+    let name = format!("waifud-{version}-{architecture}");
+    let tarball = out.join(format!("{name}.tar.gz"));
+    let mut command = Command::new("tar");
+    command
+        .arg("--create")
+        .arg("--gzip")
+        .arg("--file")
+        .arg(&tarball)
+        .args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name"])
+        .arg(format!("--transform=s,^[.],{name},"))
+        .arg("--directory")
+        .arg(root)
+        .arg(".");
+    cargo::run(&mut command)?;
+    Ok(tarball)
+}

@@ -1,0 +1,140 @@
+//! What is installed, where: programs, units, users, completions, man pages, documentation.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo;
+
+/// Programs and their directories: what people call, and what only runs as a daemon.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("waifuctl", "usr/bin"),
+    ("waifud", "usr/sbin"),
+    ("waifud-agentd", "usr/sbin"),
+    ("waifud-metadatad", "usr/sbin"),
+];
+
+/// Files of the repository and where they go.
+const FILES: [(&str, &str); 9] = [
+    (
+        "packaging/systemd/waifud.service",
+        "usr/lib/systemd/system/waifud.service",
+    ),
+    (
+        "packaging/systemd/waifud-agentd.service",
+        "usr/lib/systemd/system/waifud-agentd.service",
+    ),
+    (
+        "packaging/systemd/waifud-metadatad.service",
+        "usr/lib/systemd/system/waifud-metadatad.service",
+    ),
+    (
+        "packaging/systemd/waifud-guests.service",
+        "usr/lib/systemd/system/waifud-guests.service",
+    ),
+    ("packaging/sysusers.conf", "usr/lib/sysusers.d/waifud.conf"),
+    ("LICENSE.md", "usr/share/doc/waifud/copyright"),
+    ("README.md", "usr/share/doc/waifud/README.md"),
+    ("CHANGELOG.md", "usr/share/doc/waifud/CHANGELOG.md"),
+    ("SECURITY.md", "usr/share/doc/waifud/SECURITY.md"),
+];
+
+/// Shells and where their completions go.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/waifuctl"),
+    ("zsh", "usr/share/zsh/vendor-completions/_waifuctl"),
+    ("fish", "usr/share/fish/vendor_completions.d/waifuctl.fish"),
+];
+
+/// Makes the tree under `root`, with the programs of `programs`.
+pub fn make(root: &Path, programs: &Path) -> Result<()> {
+    for (name, dir) in PROGRAMS {
+        let target = root.join(dir).join(name);
+        put(&programs.join(name), &target, 0o755)?;
+        strip(&target)?;
+    }
+    let repository = cargo::repository();
+    for (from, to) in FILES {
+        put(&repository.join(from), &root.join(to), 0o644)?;
+    }
+    documentation(
+        &repository.join("docs"),
+        &root.join("usr/share/doc/waifud/docs"),
+    )?;
+    let waifuctl = programs.join("waifuctl");
+    for (shell, to) in COMPLETIONS {
+        let text = cargo::read(Command::new(&waifuctl).args(["completions", shell]))?;
+        ensure!(
+            text.contains("waifuctl"),
+            "the completions for {shell} are empty"
+        );
+        write(&root.join(to), text.as_bytes())?;
+    }
+    man_pages(&waifuctl, &root.join("usr/share/man/man1"))
+}
+
+/// The guides and references, as they are.
+fn documentation(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            documentation(&entry.path(), &target)?;
+        } else {
+            put(&entry.path(), &target, 0o644)?;
+        }
+    }
+    Ok(())
+}
+
+fn man_pages(waifuctl: &Path, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    cargo::read(Command::new(waifuctl).args(["reference", "man"]).arg(dir))?;
+    let mut pages: Vec<_> = fs::read_dir(dir)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    pages.sort();
+    ensure!(!pages.is_empty(), "no man pages were written");
+    for page in &pages {
+        fs::set_permissions(page, Permissions::from_mode(0o644))?;
+    }
+    // -n leaves out name and time, so that the same pages make the same bytes.
+    cargo::run(Command::new("gzip").args(["-9", "-n"]).args(&pages))
+}
+
+/// Symbols that only a debugger reads are most of a program's size.
+fn strip(program: &Path) -> Result<()> {
+    cargo::run(Command::new("strip").arg("--strip-unneeded").arg(program))
+}
+
+fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    write(to, &bytes)?;
+    fs::set_permissions(to, Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn write(to: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(dir) = to.parent() {
+        directory(dir)?;
+    }
+    fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+    fs::set_permissions(to, Permissions::from_mode(0o644))?;
+    Ok(())
+}
+
+/// Directories have the usual mode whatever the umask.
+fn directory(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = dir.parent() {
+        directory(above)?;
+    }
+    fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+    Ok(())
+}
