@@ -5,7 +5,7 @@
 
 mod guest;
 mod waifuctl;
-mod world;
+pub mod world;
 
 pub use guest::Guest;
 pub use waifuctl::{Outcome, Waifuctl};
