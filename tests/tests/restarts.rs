@@ -4,6 +4,9 @@ use anyhow::{Context, Result, ensure};
 use waifud_lab::{Signal, wait};
 use waifud_tests::{Guest, World};
 
+/// In the node.
+const BACKUP: &str = "/etc/waifud/yesterday.tar";
+
 fn qemu_pids(world: &World) -> Result<String> {
     // pgrep's own status says whether it found one; its output is what counts here.
     world.node(&["sh", "-c", "pgrep qemu-system || true"])
@@ -50,11 +53,72 @@ fn killing_each_daemon_stops_no_guest_and_new_guests_still_come_up() -> Result<(
                 "after {service}: {documents}"
             );
         }
+        world.node(&["waifud", "backup", BACKUP])?;
         let other = world.ready_guest("after", &[])?;
         ensure!(other.run_when_up("hostname")?.trim() == "after");
+        yesterdays_database_takes_nothing(world, &guest, &other)?;
         world.delete("after")?;
         world.delete("steady")
     })
+}
+
+/// The first guest is in the backup, the second is newer than it.
+fn yesterdays_database_takes_nothing(
+    world: &World,
+    known: &Guest<'_>,
+    newer: &Guest<'_>,
+) -> Result<()> {
+    let boots = |guest: &Guest<'_>| guest.run_when_up("cat /proc/sys/kernel/random/boot_id");
+    let before = (boots(known)?, boots(newer)?);
+    let pids = qemu_pids(world)?;
+    world.lab.stop("waifud")?;
+    let refused = world.node(&["waifud", "restore", "--yes", BACKUP]);
+    ensure!(refused.is_err(), "a database was overwritten unasked");
+    world.node(&["waifud", "restore", "--replace", "--yes", BACKUP])?;
+    world.lab.start("waifud")?;
+    world.lab.wait_ready(std::time::Duration::from_mins(1))?;
+    world.until(&known.name, "running after the restore", |i| {
+        i["status"]["state"] == "running"
+    })?;
+    let shown = world.waifuctl.run(&["show", &newer.name])?;
+    ensure!(
+        shown.code == 1,
+        "the backup cannot know of it: {}",
+        shown.stdout
+    );
+    let unclaimed = wait::until(
+        "the newer guest to be shown as unclaimed",
+        std::time::Duration::from_mins(2),
+        || {
+            let node = world.waifuctl.json(&["node", "show", "alder"])?;
+            let found = node["unclaimed"].as_array().and_then(|list| {
+                let named = |u: &&serde_json::Value| u["name"] == newer.name.as_str();
+                list.iter().find(named).cloned()
+            });
+            Ok(found.filter(|u| u["claimable"] == true))
+        },
+    )?;
+    ensure!(unclaimed["running"] == true, "{unclaimed}");
+    world.waifuctl.json(&["claim", &newer.name])?;
+    let claimed = world.until(&newer.name, "running as claimed", |i| {
+        i["status"]["state"] == "running" && i["status"]["ready"] == true
+    })?;
+    ensure!(
+        claimed
+            .pointer("/status/addresses/0/address")
+            .and_then(|a| a.as_str())
+            == Some(newer.address.as_str()),
+        "{claimed}"
+    );
+    world
+        .waifuctl
+        .json(&["node", "confirm", "--all", "--yes"])?;
+    ensure!(qemu_pids(world)? == pids, "a QEMU was touched");
+    ensure!(
+        (boots(known)?, boots(newer)?) == before,
+        "a guest was rebooted"
+    );
+    Ok(())
 }
 
 #[test]
