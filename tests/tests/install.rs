@@ -93,6 +93,30 @@ fn package(dir: &Path, version: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(deb))
 }
 
+/// The same package as another version.
+fn newer(deb: &Path, version: &str) -> Result<PathBuf> {
+    let dir = deb.with_extension("newer");
+    let tool = |first: &[&str], paths: [&Path; 2]| {
+        let mut command = Command::new("dpkg-deb");
+        command.args(first).args(paths);
+        wait::run(&mut command, SLOW)
+    };
+    tool(&["--raw-extract"], [deb, &dir])?;
+    let control = dir.join("DEBIAN/control");
+    let text = std::fs::read_to_string(&control)?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Version:"))
+        .context("no version")?;
+    std::fs::write(&control, text.replace(line, &format!("Version: {version}")))?;
+    let package = deb.with_file_name(format!("waifud_{version}_newer.deb"));
+    tool(
+        &["--root-owner-group", "-Zgzip", "-z1", "--build"],
+        [&dir, &package],
+    )?;
+    Ok(package)
+}
+
 fn machine<'a>(world: &'a World, name: &str) -> Result<Machine<'a>> {
     let image = waifud_images::build(
         Image::DebianNode,
@@ -144,7 +168,7 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
     World::with(|world| {
         let dir = tempfile::tempdir()?;
         let first = package(dir.path(), "0.1.0")?;
-        let second = package(dir.path(), "0.1.0+1")?;
+        let second = newer(&first, "0.1.0+1")?;
         let machine = machine(world, "cupboard")?;
         machine.put(&first)?;
         machine.put(&second)?;

@@ -61,7 +61,7 @@ fn make(args: &Args) -> Result<Packages> {
     let root = work.path().join("root");
     tree::make(&root, &programs)?;
     Ok(Packages {
-        tarball: tarball::make(&root, &version, &architecture, &out)?,
-        deb: deb::make(&root, &version, &architecture, &out)?,
+        tarball: tarball::make(&root, &version, &architecture, args.dev, &out)?,
+        deb: deb::make(&root, &version, &architecture, args.dev, &out)?,
     })
 }

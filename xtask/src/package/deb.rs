@@ -17,8 +17,14 @@ pub fn architecture() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Packs `root` into `out` and returns the package's path. Adds `DEBIAN` to the tree.
-pub fn make(root: &Path, version: &str, architecture: &str, out: &Path) -> Result<PathBuf> {
+/// Packs `root` into `out`, small or quickly, and returns the package's path. Adds `DEBIAN` to the tree.
+pub fn make(
+    root: &Path,
+    version: &str,
+    architecture: &str,
+    quick: bool,
+    out: &Path,
+) -> Result<PathBuf> {
     let from = cargo::repository().join("packaging/debian");
     let dir = root.join("DEBIAN");
     let kib = size(root)?.div_ceil(1024);
@@ -37,7 +43,9 @@ pub fn make(root: &Path, version: &str, architecture: &str, out: &Path) -> Resul
     let package = out.join(format!("waifud_{version}_{architecture}.deb"));
     let mut command = Command::new("dpkg-deb");
     command
-        .args(["--root-owner-group", "-Zgzip", "--build"])
+        .args(["--root-owner-group", "-Zgzip"])
+        .arg(if quick { "-z1" } else { "-z9" })
+        .arg("--build")
         .args([root, &package]);
     cargo::run(&mut command)?;
     Ok(package)

@@ -7,14 +7,24 @@ use anyhow::Result;
 
 use crate::cargo;
 
-/// Packs `root` into `out` and returns the tarball's path.
-pub fn make(root: &Path, version: &str, architecture: &str, out: &Path) -> Result<PathBuf> {
+/// Packs `root` into `out`, small or quickly, and returns the tarball's path.
+pub fn make(
+    root: &Path,
+    version: &str,
+    architecture: &str,
+    quick: bool,
+    out: &Path,
+) -> Result<PathBuf> {
     let name = format!("waifud-{version}-{architecture}");
     let tarball = out.join(format!("{name}.tar.gz"));
     let mut command = Command::new("tar");
     command
         .arg("--create")
-        .arg("--gzip")
+        .arg(if quick {
+            "--use-compress-program=gzip -1"
+        } else {
+            "--gzip"
+        })
         .arg("--file")
         .arg(&tarball)
         .args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name"])
