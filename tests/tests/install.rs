@@ -25,7 +25,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn ssh(&self, program: &'static str) -> Result<Vec<String>> {
+    fn ssh(&self, program: &'static str) -> Vec<String> {
         let key = self.world.key.to_string_lossy().into_owned();
         let mut words = vec![program.to_owned(), "-q".to_owned(), "-i".to_owned(), key];
         for option in [
@@ -36,12 +36,12 @@ impl Machine<'_> {
         ] {
             words.extend(["-o".to_owned(), option.to_owned()]);
         }
-        Ok(words)
+        words
     }
 
     /// Runs a shell command as root.
     fn run(&self, script: &str) -> Result<String> {
-        let mut words = self.ssh("ssh")?;
+        let mut words = self.ssh("ssh");
         words.extend([
             format!("root@{}", self.address),
             "--".to_owned(),
@@ -67,7 +67,7 @@ impl Machine<'_> {
         let name = file.file_name().context("no file name")?;
         let inside = Path::new("/etc/waifud").join(name);
         std::fs::copy(file, self.world.lab.path_outside(&inside))?;
-        let mut words = self.ssh("scp")?;
+        let mut words = self.ssh("scp");
         words.push(inside.to_string_lossy().into_owned());
         words.push(format!("root@{}:/root/", self.address));
         wait::run(&mut self.world.lab.command(NODE, words)?, SLOW)?;
