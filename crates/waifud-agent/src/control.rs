@@ -41,11 +41,10 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
     let facts = if let Some(facts) = shared.reports.last_facts() {
         facts
     } else {
-        timeout(FIRST_FACTS, crate::facts::gather(shared))
-            .await
-            .unwrap_or_else(|_| {
-                crate::facts::unknown(shared, "the node is still looking at itself")
-            })
+        match timeout(FIRST_FACTS, crate::facts::gather(shared)).await {
+            Ok(facts) => facts,
+            Err(_) => crate::facts::unfinished(shared).await,
+        }
     };
     let hello = Hello {
         name: shared.settings.node.clone(),

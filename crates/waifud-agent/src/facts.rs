@@ -111,6 +111,21 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     facts
 }
 
+/// How long a look at the host's own networks may take; it is a few questions to the kernel.
+const NETWORKS_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The facts of a node that is still looking at itself. Its routes are among them: the guests' subnet is chosen by them.
+pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
+    let mut facts = unknown(shared, "the node is still looking at itself");
+    if let Ok(Ok(host)) =
+        tokio::time::timeout(NETWORKS_MAX, shared.guest_network.host_facts()).await
+    {
+        facts.bridges = host.bridges;
+        facts.routes = host.routes;
+    }
+    facts
+}
+
 /// The facts of a node of which nothing is known but what it was built for.
 pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
     NodeFacts {

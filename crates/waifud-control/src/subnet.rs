@@ -17,15 +17,21 @@ pub const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0x77, 0x61, 0x69, 0x66, 0x7
 /// The first /24 of the range that no node has and no route overlaps. The very first one is left out: 10.144.0.0/24
 /// is where people who number by hand begin.
 pub fn free_subnet(range: Ipv4Net, taken: &[Ipv4Net], routes: &[Ipv4Net]) -> Option<Ipv4Net> {
-    let overlaps = |net: &Ipv4Net, other: &Ipv4Net| {
-        // A default route leads everywhere and means nothing here.
-        other.prefix_len() > 0 && (net.contains(other) || other.contains(net))
-    };
     range
         .subnets(NODE_PREFIX.max(range.prefix_len()))
         .ok()?
         .skip(usize::from(range.prefix_len() < NODE_PREFIX))
-        .find(|net| !taken.iter().chain(routes).any(|other| overlaps(net, other)))
+        .find(|net| {
+            !taken
+                .iter()
+                .chain(routes)
+                .any(|other| overlap(*other, *net))
+        })
+}
+
+/// Whether a route gets in a subnet's way. A default route leads everywhere and means nothing here.
+pub fn overlap(route: Ipv4Net, subnet: Ipv4Net) -> bool {
+    route.prefix_len() > 0 && (subnet.contains(&route) || route.contains(&subnet))
 }
 
 /// The gateway: the first host address.

@@ -147,6 +147,21 @@ impl WriteTx<'_> {
         Ok(())
     }
 
+    /// Gives the node another subnet. `revision` is that of the event that tells of it.
+    pub fn set_node_subnet(
+        &mut self,
+        id: NodeId,
+        subnet: Ipv4Net,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET subnet = ?2, slice_revision = ?3 WHERE id = ?1")?
+            .execute((node16(&id), subnet.to_string(), to_i64(revision.number)))
+            .map_err(|e| taken(e, &[("nodes.subnet", Taken::Subnet)]))?;
+        self.touch(Topic::Node(id));
+        Ok(())
+    }
+
     /// Notes that the node is heard of again, or no longer.
     pub fn set_node_reachable(
         &mut self,

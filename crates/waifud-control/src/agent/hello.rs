@@ -119,6 +119,7 @@ impl Control {
         if !matters(&row.facts, facts) {
             return Ok(false);
         }
+        self.avoid_routes(tx, row, facts, cause)?;
         tx.emit(&note::event(
             self.now(),
             "node.changed",
@@ -135,6 +136,40 @@ impl Control {
         ))?;
         tx.set_node_facts(row.id, facts)?;
         Ok(true)
+    }
+
+    /// Gives a node another subnet when it turns out to route to the one that it has, as long as nothing is in it.
+    fn avoid_routes(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &NodeRow,
+        facts: &NodeFacts,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let in_the_way = facts
+            .routes
+            .iter()
+            .any(|route| subnet::overlap(*route, row.subnet));
+        if !in_the_way || !row.unclaimed.is_empty() || !tx.instances_on(row.id)?.is_empty() {
+            return Ok(());
+        }
+        let range = self.shared.config.guest_range;
+        let Some(free) = subnet::free_subnet(range, &tx.subnets()?, &facts.routes) else {
+            return Ok(());
+        };
+        let event = note::event(
+            self.now(),
+            "node.changed",
+            note::node(row.id, &row.name),
+            cause,
+            format!(
+                "guests in {free}: the node routes to {} otherwise",
+                row.subnet
+            ),
+        );
+        let revision = tx.emit(&event)?;
+        tx.set_node_subnet(row.id, free, revision)?;
+        Ok(())
     }
 
     /// Notes that a node that was silent is heard of again.

@@ -1,0 +1,41 @@
+//! A node's subnet keeps out of the way of the networks that the node already routes to, however late it tells of them.
+
+mod common;
+
+use common::{Server, facts};
+use serde_json::json;
+use waifud_api::agent::AgentReport;
+use waifud_types::ByteSize;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_the_node_routes_to_is_changed_while_nothing_is_in_it() {
+    let server = Server::start().await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let subnet = async || {
+        let node = server.get("/v1/nodes/alder").await.expect(200).json();
+        node["subnets"][0].as_str().unwrap_or_default().to_owned()
+    };
+    let say = async |routes: &[&str]| {
+        let mut facts = facts(ByteSize::gib(8));
+        facts.routes = routes.iter().filter_map(|net| net.parse().ok()).collect();
+        agent
+            .report(&AgentReport {
+                facts: Some(facts),
+                ..AgentReport::default()
+            })
+            .await;
+    };
+    assert_eq!(subnet().await, "10.144.1.0/24");
+    say(&["0.0.0.0/0", "192.168.1.0/24"]).await;
+    assert_eq!(subnet().await, "10.144.1.0/24");
+    say(&["10.144.0.0/22"]).await;
+    assert_eq!(subnet().await, "10.144.4.0/24");
+    // With an instance in it the subnet stays: its address is for life.
+    server
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201);
+    say(&["10.144.4.0/24"]).await;
+    assert_eq!(subnet().await, "10.144.4.0/24");
+}
