@@ -56,6 +56,7 @@ const LINES: &[Line] = &[
     (For::Demo, "openssh-client", "logs in to guests"),
     (For::Test, "iputils-ping", "asks whether the wires work"),
     (For::Lab, "ovmf", "starts guests by UEFI"),
+    (For::Test, "iptables", "plays Docker and ufw"),
     (For::Test, "procps", "asks what runs"),
     (For::Test, "curl", "plays a user of the API"),
     (

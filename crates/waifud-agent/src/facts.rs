@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use waifud_network::HostNetworkFacts;
 use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, Timestamp};
@@ -75,13 +76,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     }
     match shared.guest_network.host_facts().await {
         Ok(host) => {
+            conditions.extend(foreign_firewall(&host, now));
             facts.bridges = host.bridges;
             facts.routes = host.routes;
-            if !host.foreign_firewalls.is_empty() {
-                let names = host.foreign_firewalls.join(", ");
-                let message = format!("other firewalls drop forwarded packets here: {names}");
-                conditions.push(condition("foreign-firewall", true, "found", message, now));
-            }
         }
         Err(error) => {
             let message = crate::with_cause(&error);
@@ -170,4 +167,45 @@ fn used(shared: &Shared) -> Resources {
         }
     }
     used
+}
+
+/// Whether guests get through the host's other firewalls.
+fn foreign_firewall(host: &HostNetworkFacts, now: Timestamp) -> Option<Condition> {
+    let names = host.foreign_firewalls.join(", ");
+    let (ok, reason, message) = if let Some(trouble) = &host.firewall_trouble {
+        let message = format!(
+            "another firewall may drop what guests send ({names}), and no rule could be added there: {trouble}. \
+             Mend that, or accept the guests' bridge there yourself"
+        );
+        (false, "in-the-way", message)
+    } else if !host.let_through.is_empty() {
+        let places = host.let_through.join(", ");
+        let message = format!("guests are let through by marked rules in {places}");
+        (true, "let-through", message)
+    } else if !names.is_empty() {
+        let message = format!("other firewalls drop forwarded packets here: {names}");
+        (true, "found", message)
+    } else {
+        return None;
+    };
+    Some(condition("foreign-firewall", ok, reason, message, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_firewall_in_the_way_is_a_condition_with_a_next_step() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut host = HostNetworkFacts::default();
+        assert!(foreign_firewall(&host, now).is_none());
+        host.foreign_firewalls = vec!["Docker: chain FORWARD of table ip filter".to_owned()];
+        host.let_through = vec!["DOCKER-USER of iptables-nft".to_owned()];
+        let through = foreign_firewall(&host, now).unwrap();
+        assert!(through.ok && through.message.contains("DOCKER-USER"));
+        host.firewall_trouble = Some("iptables-nft failed".to_owned());
+        let in_the_way = foreign_firewall(&host, now).unwrap();
+        assert!(!in_the_way.ok && in_the_way.message.contains("yourself"));
+    }
 }

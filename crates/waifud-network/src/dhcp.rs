@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 use crate::NetworkState;
 
 /// The MTU that a client assumes when it is told none (Ethernet, RFC 894).
@@ -94,6 +96,11 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
             "dhcp-option=option:classless-static-route,169.254.169.254/32,{gateway},0.0.0.0/0,{gateway}"
         ),
     ];
+    lines.extend(
+        reverse_zones(*subnet)
+            .iter()
+            .map(|zone| format!("local=/{zone}/")),
+    );
     if *mtu != ETHERNET_MTU {
         lines.push(format!("dhcp-option=option:mtu,{mtu}"));
     }
@@ -102,6 +109,22 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         lines.push(format!("group={group}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// The zones in which a subnet's addresses have names (RFC 1035, section 3.5): they end at whole octets. A subnet that
+/// is part of the smallest one has none of its own.
+fn reverse_zones(subnet: Ipv4Net) -> Vec<String> {
+    let Some(prefix) = [8, 16, 24].into_iter().find(|p| subnet.prefix_len() <= *p) else {
+        return Vec::new();
+    };
+    let zone = |part: Ipv4Net| {
+        let octets = part.network().octets().into_iter();
+        let named = octets.take(usize::from(prefix / 8)).rev();
+        let labels: Vec<_> = named.map(|octet| octet.to_string()).collect();
+        format!("{}.in-addr.arpa", labels.join("."))
+    };
+    let parts = subnet.subnets(prefix).into_iter().flatten();
+    parts.map(zone).collect()
 }
 
 /// The leases: `MAC,address,name`, one a line. An instance with several ports is known by its first one.
@@ -158,6 +181,16 @@ mod tests {
         let mut state = state(2);
         state.mtu = 1420;
         insta::assert_snapshot!(configuration(&state, &settings()));
+    }
+
+    #[test]
+    fn reverse_zones_cover_the_subnet_and_nothing_else() {
+        let zones = |subnet: &str| reverse_zones(subnet.parse().unwrap());
+        assert_eq!(zones("10.144.1.0/24"), ["1.144.10.in-addr.arpa"]);
+        assert_eq!(zones("10.144.0.0/16"), ["144.10.in-addr.arpa"]);
+        let half = ["2.144.10.in-addr.arpa", "3.144.10.in-addr.arpa"];
+        assert_eq!(zones("10.144.2.0/23"), half);
+        assert_eq!(zones("10.144.2.0/25"), [""; 0]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod check;
 pub mod conformance;
 mod dhcp;
 pub mod fake;
+mod foreign;
 pub mod linux;
 mod ruleset;
 #[cfg(test)]
@@ -93,6 +94,10 @@ pub struct HostNetworkFacts {
     pub routes: Vec<Ipv4Net>,
     /// Others' chains that drop forwarded packets (Docker, ufw, firewalld): names for people.
     pub foreign_firewalls: Vec<String>,
+    /// Others' chains that guests are let through by a marked rule of ours.
+    pub let_through: Vec<String>,
+    /// Why that could not be done; guests' own rules are in force all the same.
+    pub firewall_trouble: Option<String>,
 }
 
 /// Packets that a port's rules dropped, by reason.

@@ -9,6 +9,7 @@ use waifud_types::TapName;
 
 use super::dnsmasq::{self, Dnsmasq};
 use super::firewall::Firewall;
+use super::foreign::Foreign;
 use super::links::{self, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
 use super::routes::{self, Routes};
@@ -24,6 +25,7 @@ use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters, PortSigh
 pub(super) struct Inner {
     config: LinuxNetworkConfig,
     pub(super) firewall: Firewall,
+    pub(super) foreign: Foreign,
     pub(super) dnsmasq: Dnsmasq,
     pub(super) record_file: RecordFile,
     /// What is in that file, once it was read.
@@ -40,6 +42,10 @@ impl Inner {
     pub(super) fn new(config: LinuxNetworkConfig) -> Self {
         Self {
             firewall: Firewall::new(Tool::new("nft", config.nft.clone()), &config.run_dir),
+            foreign: Foreign::new(
+                Tool::new("nft", config.nft.clone()),
+                config.iptables.clone(),
+            ),
             dnsmasq: Dnsmasq::new(
                 Tool::new("dnsmasq", config.dnsmasq.clone()),
                 &config.run_dir,
@@ -82,6 +88,8 @@ impl Inner {
             routed: self.config.routed.clone(),
         };
         self.firewall.ensure(state, &host).await?;
+        let outcome = self.let_through(&state.bridge).await;
+        self.foreign.settle(&state.bridge, outcome);
 
         let before = record.bridge.take();
         let ours = before.as_ref().map(|bridge| bridge.index);
@@ -128,12 +136,27 @@ impl Inner {
         Ok(())
     }
 
+    /// Adds what is missing in others' firewalls; where guests get through by it. Ours are in force already.
+    async fn let_through(&mut self, bridge: &str) -> Result<Vec<String>, NetworkError> {
+        let change = self.foreign.change(Some(bridge)).await?;
+        if !change.is_empty() {
+            // Looked at before and after, as every change of a rule casts doubt on our own.
+            self.firewall.is_whole().await?;
+            self.foreign.apply(&change).await?;
+            self.firewall.is_whole().await?;
+        }
+        Ok(change.into_places())
+    }
+
     pub(super) async fn host_facts(&mut self) -> Result<HostNetworkFacts, NetworkError> {
         let record = self.record()?;
         let handle = self.handle()?;
         let links = Links::read(&handle).await?;
         let ours: Vec<u32> = record.bridge.iter().map(|bridge| bridge.index).collect();
+        let (let_through, firewall_trouble) = self.foreign.told();
         Ok(HostNetworkFacts {
+            let_through,
+            firewall_trouble,
             bridges: links.bridges(),
             routes: Routes::read(&handle).await?.foreign(&ours),
             foreign_firewalls: self.firewall.foreign().await?,
@@ -181,6 +204,9 @@ impl Inner {
         };
         if !self.firewall.is_whole().await? {
             return found("firewall rules were changed".to_owned());
+        }
+        if !self.foreign.is_whole(&state.bridge, full).await? {
+            return found("another firewall was changed and is in guests' way".to_owned());
         }
         let record = self.record()?;
         if record.dnsmasq.as_ref().and_then(dnsmasq::process).is_none() {

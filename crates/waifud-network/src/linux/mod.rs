@@ -9,6 +9,7 @@
 mod dnsmasq;
 mod files;
 mod firewall;
+mod foreign;
 mod generation;
 mod inner;
 mod links;
@@ -54,6 +55,8 @@ pub struct LinuxNetworkConfig {
     pub dnsmasq: PathBuf,
     /// The program.
     pub nft: PathBuf,
+    /// The directory of iptables' programs, for firewalls that are kept by it.
+    pub iptables: PathBuf,
     /// Names that are not guests' are asked of the servers in this file.
     pub resolv_conf: PathBuf,
     /// How long a guest may use its lease before it must ask again (it asks at half that time).
@@ -73,6 +76,7 @@ impl LinuxNetworkConfig {
             state_dir: state_dir.into(),
             dnsmasq: "/usr/sbin/dnsmasq".into(),
             nft: "/usr/sbin/nft".into(),
+            iptables: "/usr/sbin".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             lease_time: Duration::from_hours(12),
             routed: Vec::new(),

@@ -41,6 +41,7 @@ impl Inner {
             links::delete(&handle, &links, name).await?;
             removed.push(format!("tunnel {name}"));
         }
+        removed.extend(self.foreign.remove().await?);
         if self.firewall.is_there().await? {
             removed.push("firewall tables".to_owned());
         }

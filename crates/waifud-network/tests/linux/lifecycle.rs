@@ -11,7 +11,7 @@ use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
 use crate::namespace::Namespace;
 use crate::wire::PATIENCE;
 
-async fn drifts(drift: &mut broadcast::Receiver<NetworkDrift>, words: &str) {
+pub async fn drifts(drift: &mut broadcast::Receiver<NetworkDrift>, words: &str) {
     let seen = async {
         loop {
             let what = drift.recv().await.unwrap().what;
@@ -56,7 +56,7 @@ pub fn host(lab: &Lab) -> String {
             }
         }
     }
-    text.push_str(&lab.node.tool("nft", &["list", "ruleset"]));
+    text.push_str(&lab.node.tool("nft", &["-s", "list", "ruleset"]));
     for interface in ["all", "default", "lo", "up0", "wgw0"] {
         for key in [
             "forwarding",

@@ -13,6 +13,8 @@
 )]
 
 mod dhcp;
+mod dns;
+mod firewalls;
 mod forged;
 mod frames;
 mod lab;

@@ -1,0 +1,260 @@
+//! Chains in nftables' own tables that drop: firewalld's, and those written by hand.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::MARK;
+use crate::ruleset::TABLE;
+
+/// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Answer {
+    nftables: Vec<Object>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Object {
+    chain: Option<Chain>,
+    rule: Option<Rule>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+struct Chain {
+    family: String,
+    table: String,
+    name: String,
+    hook: Option<String>,
+    policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Rule {
+    chain: String,
+    handle: u64,
+    comment: Option<String>,
+    #[serde(default)]
+    expr: Vec<Value>,
+}
+
+/// Which chains others have on the hooks that guests' packets pass.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Seen {
+    /// iptables has some, in nftables' clothes.
+    pub(crate) iptables: bool,
+    /// Other tables: family and name.
+    pub(crate) tables: Vec<(String, String)>,
+}
+
+/// A transaction for nft, empty when there is nothing to do, and where guests are let through, then.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) transaction: String,
+    pub(crate) places: Vec<String>,
+}
+
+impl Chain {
+    fn is_passed(&self) -> bool {
+        matches!(self.hook.as_deref(), Some("forward" | "input"))
+            && matches!(self.family.as_str(), "ip" | "inet")
+            && self.table != TABLE
+    }
+
+    /// iptables-nft(8) keeps to these names.
+    fn is_of_iptables(&self) -> bool {
+        self.family == "ip"
+            && self.table == "filter"
+            && matches!(self.name.as_str(), "FORWARD" | "INPUT")
+    }
+}
+
+impl Rule {
+    fn is_marked(&self) -> bool {
+        self.comment.as_deref() == Some(MARK)
+    }
+
+    /// Whether it drops every packet.
+    fn drops_all(&self) -> bool {
+        let verdict = |e: &Value| e.get("drop").is_some() || e.get("reject").is_some();
+        let side = |e: &Value| e.get("counter").is_some() || e.get("log").is_some();
+        self.expr.iter().any(verdict) && self.expr.iter().all(|e| verdict(e) || side(e))
+    }
+
+    fn names(&self, bridge: &str) -> bool {
+        self.expr.iter().any(|expression| {
+            let right = expression.pointer("/match/right");
+            right.and_then(Value::as_str) == Some(bridge)
+        })
+    }
+}
+
+/// Reads `nft -j list chains`.
+pub(crate) fn seen(text: &str) -> serde_json::Result<Seen> {
+    let answer: Answer = serde_json::from_str(text)?;
+    let mut seen = Seen::default();
+    let chains = answer.nftables.into_iter().filter_map(|o| o.chain);
+    for chain in chains.filter(Chain::is_passed) {
+        if chain.is_of_iptables() {
+            seen.iptables = true;
+        } else {
+            seen.tables.push((chain.family, chain.table));
+        }
+    }
+    seen.tables.sort();
+    seen.tables.dedup();
+    Ok(seen)
+}
+
+/// Reads `nft -j list table …` of one table; without a bridge, all of ours are outdated.
+pub(crate) fn plan(text: &str, bridge: Option<&str>) -> serde_json::Result<Plan> {
+    let answer: Answer = serde_json::from_str(text)?;
+    let (chains, rules): (Vec<_>, Vec<_>) = answer
+        .nftables
+        .into_iter()
+        .map(|object| (object.chain, object.rule))
+        .unzip();
+    let rules: Vec<Rule> = rules.into_iter().flatten().collect();
+    let mut plan = Plan::default();
+    for chain in chains.into_iter().flatten().filter(Chain::is_passed) {
+        if chain.is_of_iptables() {
+            continue;
+        }
+        let Chain {
+            family,
+            table,
+            name,
+            ..
+        } = &chain;
+        let inside = || rules.iter().filter(|rule| rule.chain == *name);
+        let drops = chain.policy.as_deref() == Some("drop") || inside().any(Rule::drops_all);
+        let wanted = bridge.filter(|_| drops).map_or_else(Vec::new, |bridge| {
+            if chain.hook.as_deref() == Some("forward") {
+                forwarded(bridge)
+            } else {
+                to_host(bridge)
+            }
+        });
+        if !wanted.is_empty() {
+            plan.places.push(format!("{name} of {family} {table}"));
+        }
+        let ours: Vec<_> = inside().filter(|rule| rule.is_marked()).collect();
+        let whole = ours.len() == wanted.len()
+            && ours
+                .iter()
+                .all(|rule| bridge.is_some_and(|bridge| rule.names(bridge)));
+        if whole {
+            continue;
+        }
+        for rule in ours {
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                plan.transaction,
+                "delete rule {family} {table} {name} handle {}",
+                rule.handle
+            );
+        }
+        for rule in wanted {
+            let _ = writeln!(
+                plan.transaction,
+                "insert rule {family} {table} {name} {rule} accept comment \"{MARK}\""
+            );
+        }
+    }
+    Ok(plan)
+}
+
+fn forwarded(bridge: &str) -> Vec<String> {
+    vec![
+        format!("iifname \"{bridge}\""),
+        format!("oifname \"{bridge}\""),
+    ]
+}
+
+/// What the gateway serves: DHCP, DNS and ping.
+fn to_host(bridge: &str) -> Vec<String> {
+    vec![
+        format!("iifname \"{bridge}\" meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }}"),
+        format!("iifname \"{bridge}\" icmp type echo-request"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn chain(table: &str, name: &str, hook: Option<&str>, policy: &str) -> Value {
+        let family = if table == "filter" { "ip" } else { "inet" };
+        json!({ "chain": {
+            "family": family, "table": table, "name": name, "handle": 1, "hook": hook, "policy": policy,
+        }})
+    }
+
+    fn rule(chain: &str, comment: Option<&str>, expr: &Value) -> Value {
+        json!({ "rule": { "chain": chain, "handle": 9, "comment": comment, "expr": expr } })
+    }
+
+    fn answer(objects: &[Value]) -> String {
+        json!({ "nftables": objects }).to_string()
+    }
+
+    #[test]
+    fn iptables_chains_are_told_from_others_and_ours_are_none() {
+        let text = answer(&[
+            chain("filter", "FORWARD", Some("forward"), "drop"),
+            chain("firewalld", "filter_INPUT", Some("input"), "accept"),
+            chain("firewalld", "filter_FORWARD", Some("forward"), "accept"),
+            chain(TABLE, "forwarding", Some("forward"), "accept"),
+            chain("mangle", "x", None, "accept"),
+        ]);
+        let seen = seen(&text).unwrap();
+        assert!(seen.iptables);
+        assert_eq!(seen.tables, [("inet".to_owned(), "firewalld".to_owned())]);
+    }
+
+    #[test]
+    fn a_chain_that_rejects_at_its_end_gets_marked_rules_at_its_head() {
+        let text = answer(&[
+            chain("firewalld", "filter_FORWARD", Some("forward"), "accept"),
+            chain("firewalld", "filter_INPUT", Some("input"), "accept"),
+            rule(
+                "filter_FORWARD",
+                None,
+                &json!([{ "reject": { "type": "icmpx" } }]),
+            ),
+            rule(
+                "filter_INPUT",
+                None,
+                &json!([{ "match": { "right": "x" } }, { "drop": null }]),
+            ),
+        ]);
+        let plan = plan(&text, Some("waifu0")).unwrap();
+        assert_eq!(plan.places, ["filter_FORWARD of inet firewalld"]);
+        assert_eq!(
+            plan.transaction,
+            "insert rule inet firewalld filter_FORWARD iifname \"waifu0\" accept comment \"waifud\"\n\
+             insert rule inet firewalld filter_FORWARD oifname \"waifu0\" accept comment \"waifud\"\n"
+        );
+    }
+
+    #[test]
+    fn whole_is_left_alone_and_another_bridge_or_none_is_not() {
+        let marked = rule(
+            "fwd",
+            Some(MARK),
+            &json!([{ "match": { "right": "waifu0" } }, { "accept": null }]),
+        );
+        let text = answer(&[
+            chain("mine", "fwd", Some("forward"), "drop"),
+            marked.clone(),
+            marked,
+        ]);
+        assert_eq!(plan(&text, Some("waifu0")).unwrap().transaction, "");
+        let other = plan(&text, Some("waifu1")).unwrap().transaction;
+        assert_eq!(other.lines().count(), 4);
+        let none = plan(&text, None).unwrap().transaction;
+        assert_eq!(none, "delete rule inet mine fwd handle 9\n".repeat(2));
+    }
+}

@@ -1,0 +1,187 @@
+//! Keeps the marked rules in others' firewalls, and takes them away.
+//!
+//! Nothing here makes tables or chains: tools are asked only about what is there already. What fails is remembered in
+//! words instead of returned, for guests' own rules and leases matter more than the way through somebody else's.
+
+use std::path::PathBuf;
+
+use super::generation::generation;
+use super::tool::Tool;
+use crate::NetworkError;
+use crate::foreign::nftables::{self, Seen};
+use crate::foreign::save::{Filter, Rule};
+
+/// How long iptables waits for its lock, in seconds.
+const LOCK_WAIT: &str = "5";
+
+/// The tables that legacy iptables has in this network namespace. Not `/proc/net`: that is the main thread's.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
+
+/// Both ways in which iptables keeps rules; both may be in force at once.
+const FLAVOURS: [(&str, &str); 2] = [("iptables-nft", "-nft"), ("iptables-legacy", "-legacy")];
+
+#[derive(Debug)]
+pub(super) struct Foreign {
+    nft: Tool,
+    /// Where iptables' programs are.
+    directory: PathBuf,
+    /// The bridge and the generation at which all was as wanted, or could not be made so.
+    settled: Option<(String, u32)>,
+    trouble: Option<String>,
+    places: Vec<String>,
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    iptables: Vec<(&'static str, crate::foreign::save::Plan)>,
+    transactions: Vec<String>,
+    places: Vec<String>,
+}
+
+impl Change {
+    pub(super) fn is_empty(&self) -> bool {
+        let nothing = |(_, plan): &(_, crate::foreign::save::Plan)| {
+            plan.missing.is_empty() && plan.outdated.is_empty()
+        };
+        self.iptables.iter().all(nothing) && self.transactions.iter().all(String::is_empty)
+    }
+}
+
+impl Change {
+    /// Where guests get through once it is done.
+    pub(super) fn into_places(self) -> Vec<String> {
+        self.places
+    }
+}
+
+impl Foreign {
+    pub(super) const fn new(nft: Tool, directory: PathBuf) -> Self {
+        Self {
+            nft,
+            directory,
+            settled: None,
+            trouble: None,
+            places: Vec::new(),
+        }
+    }
+
+    /// Where guests are let through by us, and what is in their way still.
+    pub(super) fn told(&self) -> (Vec<String>, Option<String>) {
+        (self.places.clone(), self.trouble.clone())
+    }
+
+    /// What is missing for guests on `bridge`; without a bridge, all of ours is outdated.
+    pub(super) async fn change(&self, bridge: Option<&str>) -> Result<Change, NetworkError> {
+        let mut change = Change::default();
+        let failed = |error: serde_json::Error| self.nft.failed(error.to_string());
+        let chains = self.nft.run(&["-j", "list", "chains"], "").await?;
+        let Seen { iptables, tables } = nftables::seen(&chains).map_err(failed)?;
+        for (family, table) in tables {
+            let question = ["-j", "list", "table", &family, &table];
+            let text = self.nft.run(&question, "").await?;
+            let plan = nftables::plan(&text, bridge).map_err(failed)?;
+            change.transactions.push(plan.transaction);
+            change.places.extend(plan.places);
+        }
+        for (name, flavour) in FLAVOURS {
+            let there = if flavour == "-nft" {
+                iptables
+            } else {
+                has_legacy_filter()
+            };
+            if !there {
+                continue;
+            }
+            let save = Tool::new(name, self.directory.join(format!("iptables{flavour}-save")));
+            let filter = Filter::parse(&save.run(&["-t", "filter"], "").await?);
+            let plan = bridge.map_or_else(
+                || crate::foreign::save::Plan {
+                    outdated: filter.marked(),
+                    ..Default::default()
+                },
+                |bridge| filter.plan(bridge),
+            );
+            let places = plan.places.iter();
+            change
+                .places
+                .extend(places.map(|chain| format!("{chain} of {name}")));
+            change.iptables.push((name, plan));
+        }
+        change.places.sort();
+        Ok(change)
+    }
+
+    pub(super) async fn apply(&self, change: &Change) -> Result<(), NetworkError> {
+        for transaction in change.transactions.iter().filter(|text| !text.is_empty()) {
+            self.nft.run(&["-f", "-"], transaction).await?;
+        }
+        for (name, plan) in &change.iptables {
+            let iptables = Tool::new(name, self.directory.join(name));
+            for rule in &plan.outdated {
+                iptables.run(&arguments("-D", rule), "").await?;
+            }
+            for rule in &plan.missing {
+                if iptables.run(&arguments("-C", rule), "").await.is_err() {
+                    iptables.run(&arguments("-I", rule), "").await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers how it went.
+    pub(super) fn settle(&mut self, bridge: &str, outcome: Result<Vec<String>, NetworkError>) {
+        self.settled = generation().ok().map(|now| (bridge.to_owned(), now));
+        match outcome {
+            Ok(places) => {
+                self.places = places;
+                self.trouble = None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "others' firewalls may drop what guests send");
+                self.places.clear();
+                self.trouble = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Whether guests get through as far as that is up to us. Legacy iptables tells nobody of changes: it is asked only
+    /// when `full`.
+    pub(super) async fn is_whole(&self, bridge: &str, full: bool) -> Result<bool, NetworkError> {
+        let now = generation()?;
+        let unchanged = self
+            .settled
+            .as_ref()
+            .is_some_and(|(at, generation)| at == bridge && *generation == now);
+        if unchanged && (self.trouble.is_some() || !full || !has_legacy_filter()) {
+            return Ok(true);
+        }
+        Ok(self.change(Some(bridge)).await?.is_empty())
+    }
+
+    /// Takes all marked rules away; says in whose chains they were.
+    pub(super) async fn remove(&mut self) -> Result<Option<String>, NetworkError> {
+        self.settled = None;
+        self.places.clear();
+        self.trouble = None;
+        let change = self.change(None).await?;
+        self.apply(&change).await?;
+        let outdated = change.iptables.iter().flat_map(|(_, plan)| &plan.outdated);
+        let by_iptables = outdated.count();
+        let transactions = change.transactions.iter().flat_map(|text| text.lines());
+        let count = by_iptables + transactions.count();
+        Ok((count > 0).then(|| format!("{count} marked rules in others' firewalls")))
+    }
+}
+
+fn has_legacy_filter() -> bool {
+    std::fs::read_to_string(LEGACY_TABLES)
+        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
+fn arguments<'a>(verb: &'a str, rule: &'a Rule) -> Vec<&'a str> {
+    let mut arguments = vec!["-w", LOCK_WAIT, verb, &rule.chain];
+    arguments.extend(rule.words.iter().map(String::as_str));
+    arguments
+}

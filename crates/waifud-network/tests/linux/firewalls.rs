@@ -1,0 +1,197 @@
+//! Docker, ufw and firewalld on the node, played by the rules that they make.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
+
+use waifud_network::GuestNetwork;
+use waifud_types::spec::{Protocol, PublishSpec};
+
+use crate::lab::{GATEWAY, Guest, Lab, OUTSIDE, UPLINK, on_a_node};
+use crate::lifecycle::{drifts, host};
+use crate::reach::{greeter, greets, is_greeted};
+use crate::wire::ping;
+
+/// What Docker makes with an empty network, on a host that did not forward.
+const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\
+    :DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n\
+    -A DOCKER-USER -j RETURN\nCOMMIT\n";
+
+/// The skeleton of `ufw enable`.
+const UFW: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before-input - [0:0]\n\
+    :ufw-before-forward - [0:0]\n-A INPUT -j ufw-before-input\n-A FORWARD -j ufw-before-forward\n\
+    -A ufw-before-input -i lo -j ACCEPT\n\
+    -A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n";
+
+const FIREWALLD: &str = "table inet firewalld {\n\
+    chain filter_INPUT { type filter hook input priority 10; policy accept;\n\
+    ct state { established, related } accept\niifname \"lo\" accept\nreject with icmpx admin-prohibited\n}\n\
+    chain filter_FORWARD { type filter hook forward priority 10; policy accept;\n\
+    ct state { established, related } accept\nreject with icmpx admin-prohibited\n}\n}\n";
+
+/// Loads rules as their maker does, anew each time.
+fn load(tool: &str, rules: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules");
+    std::fs::write(&file, rules).unwrap();
+    let mut command = Command::new(tool);
+    if tool == "nft" {
+        command.arg("-f").arg(&file);
+    } else {
+        command.stdin(std::fs::File::open(&file).unwrap());
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool}: {said}");
+}
+
+fn has(tool: &str) -> bool {
+    let found = std::path::Path::new("/usr/sbin").join(tool).exists();
+    assert!(
+        found || std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1"),
+        "{tool} is needed and WAIFUD_TEST_NO_SKIP=1"
+    );
+    if !found {
+        // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+        drop(std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("SKIPPED: {tool} is needed\n"),
+        ));
+    }
+    found
+}
+
+fn publish(lab: &mut Lab) {
+    lab.state.ports[0].publish = vec![PublishSpec {
+        port: 80,
+        guest_port: 8080,
+        protocol: Protocol::Tcp,
+    }];
+}
+
+/// Out, in by a published port, and to what the gateway serves.
+fn gets_through(lab: &Lab, guest: &Guest) {
+    let outside = greeter(&lab.outside, (OUTSIDE, 8000));
+    let seen = is_greeted(guest, SocketAddrV4::new(OUTSIDE, 8000), &outside);
+    assert_eq!(seen, UPLINK);
+    let server = greeter(&guest.namespace, (Ipv4Addr::UNSPECIFIED, 8080));
+    let web = SocketAddrV4::new(UPLINK, 80);
+    assert_eq!(greets(&lab.outside, web, &server), OUTSIDE);
+    ping(&guest.namespace, GATEWAY);
+}
+
+/// The same with any maker of rules: through, restarted, repaired, removed.
+fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'static str]) {
+    if tool != "nft" && !has(tool) {
+        return;
+    }
+    on_a_node(1, |mut lab| async move {
+        load(tool, rules);
+        publish(&mut lab);
+        let saved = |lab: &Lab| {
+            let save = format!("{tool}-save").replace("-restore", "");
+            let text = if tool == "nft" {
+                String::new()
+            } else {
+                lab.node.tool(&save, &["-t", "filter"])
+            };
+            assert!(!text.contains("incompatible"), "{text}");
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            // Packets that policies have counted.
+            let lines = lines.map(|line| line.split('[').next().unwrap_or_default());
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let before = host(&lab) + &saved(&lab);
+        let mut drift = lab.network.drift();
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        gets_through(&lab, &guest);
+        let facts = lab.network.host_facts().await.unwrap();
+        assert_eq!(facts.let_through, places);
+        assert_eq!(facts.firewall_trouble, None);
+        let there = host(&lab) + &saved(&lab);
+        lab.ensure().await;
+        assert_eq!(host(&lab) + &saved(&lab), there);
+
+        // It restarts: its chains are made anew, ours in them are gone.
+        if tool == "nft" {
+            lab.node
+                .tool("nft", &["delete", "table", "inet", "firewalld"]);
+        }
+        load(tool, rules);
+        // Legacy iptables tells nobody; it is looked at every 15 seconds.
+        if tool != "iptables-legacy-restore" {
+            drifts(&mut drift, "firewall").await;
+        }
+        lab.ensure().await;
+        gets_through(&lab, &guest);
+
+        drop(guest);
+        lab.network.ensure_absent().await.unwrap();
+        // The guest's end takes its tap along, a moment later.
+        crate::wire::eventually("the tap is gone", || {
+            !lab.node.ip("-o link").contains("wf-")
+        });
+        assert_eq!(host(&lab) + &saved(&lab), before);
+    });
+}
+
+#[test]
+fn guests_get_through_dockers_rules() {
+    lives_beside(
+        "iptables-nft-restore",
+        DOCKER,
+        &["DOCKER-USER of iptables-nft"],
+    );
+}
+
+#[test]
+fn guests_get_through_ufws_rules() {
+    lives_beside(
+        "iptables-nft-restore",
+        UFW,
+        &[
+            "ufw-before-forward of iptables-nft",
+            "ufw-before-input of iptables-nft",
+        ],
+    );
+}
+
+#[test]
+fn guests_get_through_rules_of_legacy_iptables() {
+    lives_beside(
+        "iptables-legacy-restore",
+        DOCKER,
+        &["DOCKER-USER of iptables-legacy"],
+    );
+}
+
+#[test]
+fn guests_get_through_firewallds_rules() {
+    lives_beside(
+        "nft",
+        FIREWALLD,
+        &[
+            "filter_FORWARD of inet firewalld",
+            "filter_INPUT of inet firewalld",
+        ],
+    );
+}
+
+#[test]
+fn where_a_rule_cannot_be_added_guests_own_rules_are_in_force_and_the_trouble_is_told() {
+    if !has("iptables-nft-restore") {
+        return;
+    }
+    on_a_node(1, |lab| async move {
+        load("iptables-nft-restore", DOCKER);
+        let network = lab.restarted_with(|config| config.iptables = "/nonexistent".into());
+        network.ensure(&lab.state).await.unwrap();
+        let facts = network.host_facts().await.unwrap();
+        let trouble = facts.firewall_trouble.unwrap();
+        assert!(
+            trouble.contains("/nonexistent/iptables-nft-save"),
+            "{trouble}"
+        );
+        assert!(!lab.ruleset().is_empty());
+    });
+}
