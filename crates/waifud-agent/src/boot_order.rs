@@ -2,7 +2,8 @@
 //!
 //! Drivers work at the same time. What this adds: until each instance of a higher priority was started, or was found to
 //! have nothing to do or to wait for, those of a lower one don't start. It counts once, for the instances that were
-//! there when the agent was opened, and for a limited time: one that can't start holds nobody up for long.
+//! there when the agent was opened, and again for those that wait for a host which was to go down and did not. It
+//! counts for a limited time: one that can't start holds nobody up for long.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,12 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// Who has not had its first turn yet. See the module's text.
 #[derive(Debug)]
 pub(crate) struct BootOrder {
-    open: Mutex<BTreeMap<InstanceId, i32>>,
+    turns: Mutex<Turns>,
+}
+
+#[derive(Debug)]
+struct Turns {
+    open: BTreeMap<InstanceId, i32>,
     end: Instant,
 }
 
@@ -24,23 +30,33 @@ impl BootOrder {
     /// These instances, with their priorities, wait for their first turn.
     pub fn new(instances: impl IntoIterator<Item = (InstanceId, i32)>) -> Self {
         Self {
-            open: Mutex::new(instances.into_iter().collect()),
-            end: Instant::now() + LIMIT,
+            turns: Mutex::new(Turns {
+                open: instances.into_iter().collect(),
+                end: Instant::now() + LIMIT,
+            }),
         }
     }
 
     /// Whether nobody of a higher priority waits for its first turn.
     pub fn is_turn_of(&self, priority: i32) -> bool {
-        self.open().values().all(|other| *other <= priority) || Instant::now() >= self.end
+        let turns = self.turns();
+        turns.open.values().all(|other| *other <= priority) || Instant::now() >= turns.end
+    }
+
+    /// Its host is going down: should it stay up, the instance waits for a turn again.
+    pub fn held_by_host(&self, id: InstanceId, priority: i32) {
+        let mut turns = self.turns();
+        turns.open.insert(id, priority);
+        turns.end = Instant::now() + LIMIT;
     }
 
     /// It had its first turn. Says whether others may have theirs now.
     pub fn had_its_turn(&self, id: InstanceId) -> bool {
-        self.open().remove(&id).is_some()
+        self.turns().open.remove(&id).is_some()
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<InstanceId, i32>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,5 +72,7 @@ mod tests {
         assert!(order.had_its_turn(db));
         assert!(order.is_turn_of(0), "equals start together");
         assert!(!order.had_its_turn(db), "only the first turn counts");
+        order.held_by_host(db, 10);
+        assert!(!order.is_turn_of(0), "after the host stayed up");
     }
 }

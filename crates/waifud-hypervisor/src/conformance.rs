@@ -77,6 +77,59 @@ pub async fn everything(
     silent_agents_are_told_from_absent_domains(hypervisor, spec).await
 }
 
+/// For a spec with a disk: `size_of` tells how large the running domain's disk is, to the guest.
+pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
+    hypervisor: &dyn Hypervisor,
+    outside: &dyn Outside,
+    spec: &DomainSpec,
+    size_of: impl Fn(InstanceId, Name) -> F,
+) -> Result<(), Violation> {
+    let id = spec.id;
+    let Some(disk) = spec.disks.first().map(|disk| disk.name.clone()) else {
+        return Err(Violation("the spec has no disk".to_owned()));
+    };
+    let [small, large] = [64, 96].map(ByteSize::mib);
+    let absent = hypervisor.ensure_disk_size(id, &disk, large).await;
+    not_found("ensure_disk_size", id, &absent)?;
+    done("ensure_defined", hypervisor.ensure_defined(spec)).await?;
+    let off = hypervisor.ensure_disk_size(id, &disk, large).await;
+    expect(
+        off.is_err(),
+        "the disk of a domain that is off is its pool's",
+        &off,
+    )?;
+    done("ensure_started", hypervisor.ensure_started(id)).await?;
+    let grow = |size| hypervisor.ensure_disk_size(id, &disk, size);
+    for (wanted, expected) in [
+        (small, small),
+        (large, large),
+        (large, large),
+        (small, large),
+    ] {
+        done("ensure_disk_size", grow(wanted)).await?;
+        let has = size_of(id, disk.clone()).await;
+        expect(
+            has == expected,
+            "disks grow and never shrink",
+            &(wanted, has),
+        )?;
+    }
+    outside.pause(id).await;
+    settles(hypervisor, id, "the pause is seen", |s| {
+        s == DomainState::Paused { io_error: false }
+    })
+    .await?;
+    let larger = ByteSize::mib(128);
+    done("ensure_disk_size of a paused domain", grow(larger)).await?;
+    let has = size_of(id, disk.clone()).await;
+    expect(has == larger, "the disk of a paused domain grows", &has)?;
+    let other = hypervisor
+        .ensure_disk_size(id, &label("no-such-disk"), large)
+        .await;
+    expect(other.is_err(), "a disk that it has not is refused", &other)?;
+    done("ensure_absent", hypervisor.ensure_absent(id)).await
+}
+
 async fn absent_domains_are_no_error(hypervisor: &dyn Hypervisor) -> Result<(), Violation> {
     let id = InstanceId::generate();
     expect(

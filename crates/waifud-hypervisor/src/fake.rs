@@ -486,6 +486,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_fakes_disks_conform() {
+        let fake = FakeHypervisor::new();
+        let mut spec = conformance::diskless_spec(InstanceId::generate(), "conform-disk");
+        spec.disks.push(crate::DomainDisk {
+            name: "root".parse().unwrap(),
+            path: "/pool/root.qcow2".into(),
+        });
+        let size_of = |id, disk: Name| {
+            let size = fake.disk_size(id, disk.as_str()).unwrap();
+            async move { size }
+        };
+        conformance::disks_grow_under_running_domains(&fake, &fake, &spec, size_of)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
     async fn scripted_errors_are_used_up_in_order_and_hanging_calls_end_when_released() {
         let fake = FakeHypervisor::new();
         let id = InstanceId::generate();

@@ -181,6 +181,10 @@ impl Driver {
             self.report(&view, Some(&seen));
             match step {
                 Step::Idle | Step::Wait(_) => {
+                    if let (Step::Wait(Wait::Host), Wish::Keep(want)) = (step, &view.wish) {
+                        let order = &self.shared.boot_order;
+                        order.held_by_host(self.id, want.spec.priority);
+                    }
                     self.had_its_turn(step);
                     let pause = self.pause(step, failed);
                     return Pass::Pause(pause);
@@ -409,7 +413,7 @@ impl Driver {
 
     /// Those of a lower priority may start, once this one was started or has nothing to do but wait.
     fn had_its_turn(&self, step: Step) {
-        let held_up = matches!(step, Step::Wait(Wait::StartAllowed));
+        let held_up = matches!(step, Step::Wait(Wait::StartAllowed | Wait::Host));
         if !held_up && self.shared.boot_order.had_its_turn(self.id) {
             self.shared.signals.nudge_all();
         }
@@ -488,6 +492,8 @@ impl Driver {
                 until(end.into_iter().chain(again).min())
             }
             Step::Wait(Wait::Room) => Some(Duration::from_secs(5)),
+            // Nobody tells when a host stays up after all.
+            Step::Wait(Wait::Host) => Some(Duration::from_secs(3)),
             _ => None,
         };
         soon.unwrap_or_else(|| jittered(timing.period))

@@ -252,6 +252,45 @@ async fn at_boot_the_higher_priority_starts_first() {
 }
 
 #[tokio::test]
+async fn when_its_host_stays_up_after_all_the_higher_priority_starts_first_too() {
+    let world = World::new();
+    world.start();
+    let mut ids = Vec::new();
+    for (name, priority) in [("web", 0), ("db", 10)] {
+        let mut instance = world.instance(name);
+        instance.spec.priority = priority;
+        ids.push(instance.id);
+        world.waifud.put(instance);
+    }
+    for id in &ids {
+        world.until_ready(*id).await;
+    }
+    world.host.set_stopping(true);
+    for id in &ids {
+        world.hypervisor.power_off(*id);
+    }
+    for id in &ids {
+        let status = world.until_state(*id, InstanceState::Stopped).await;
+        assert_eq!(status.stopped_by, Some(StoppedBy::Host));
+    }
+    let mut events = world.hypervisor.events();
+    world.host.set_stopping(false);
+    world
+        .until("both started again", async || {
+            world.hypervisor.starts() == 4
+        })
+        .await;
+    let mut started = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if event.kind == DomainEventKind::Started {
+            started.push(event.id);
+        }
+    }
+    ids.reverse();
+    assert_eq!(started, ids);
+}
+
+#[tokio::test]
 async fn a_crash_loop_says_how_often_and_when_the_next_start_is() {
     let mut world = World::new();
     world.settings.timing.restart_min = std::time::Duration::from_millis(400);

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use virt::connect::Connect;
 use virt::domain::Domain;
-use waifud_hypervisor::{DomainNic, Hypervisor, HypervisorError, conformance, xml};
-use waifud_types::{ByteSize, InstanceId, TapName};
+use waifud_hypervisor::{DomainDisk, DomainNic, Hypervisor, HypervisorError, conformance, xml};
+use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
 use crate::node::{NODE, Node, QEMU, config, until};
 
@@ -19,6 +19,43 @@ async fn libvirt_conforms() {
         .await
         .unwrap();
     assert_eq!(node.hypervisor.list().await.unwrap(), Vec::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libvirts_disks_conform() {
+    let Some(node) = Node::up() else { return };
+    let mut spec = Node::spec(InstanceId::generate(), "conform-disk");
+    // A second disk, so that the first is found by its name and not by being the only one.
+    for name in ["root", "data"] {
+        let path = format!("/var/lib/{name}.qcow2");
+        node.run(["qemu-img", "create", "-q", "-f", "qcow2", &path, "48M"])
+            .unwrap();
+        let owner = format!("{QEMU}:{QEMU}");
+        node.run(["chown", &owner, &path]).unwrap();
+        spec.disks.push(DomainDisk {
+            name: name.parse().unwrap(),
+            path: path.into(),
+        });
+    }
+    let size_of = |id: InstanceId, disk: Name| {
+        let target = if disk.as_str() == "root" {
+            "vda"
+        } else {
+            "vdb"
+        };
+        let said = node.virsh(["domblkinfo", &id.to_string(), target]).unwrap();
+        let capacity = said.lines().find_map(|line| line.strip_prefix("Capacity:"));
+        let size = ByteSize(capacity.unwrap().trim().parse().unwrap());
+        async move { size }
+    };
+    conformance::disks_grow_under_running_domains(&*node.hypervisor, &node, &spec, size_of)
+        .await
+        .unwrap();
+    // What the pool has afterwards is what the guest had.
+    let info = node
+        .run(["qemu-img", "info", "--output=json", "/var/lib/root.qcow2"])
+        .unwrap();
+    assert!(info.contains("\"virtual-size\": 134217728"), "{info}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
