@@ -19,9 +19,10 @@ fn uptime_goes_on(guest: &Guest<'_>, since: &str) -> Result<()> {
 }
 
 #[test]
-fn killing_each_daemon_stops_no_guest_and_new_guests_still_come_up() -> Result<()> {
+fn killing_each_daemon_stops_no_guest_and_a_host_that_goes_down_stops_them_in_order() -> Result<()>
+{
     World::with(|world| {
-        let guest = world.ready_guest("steady", &[])?;
+        let guest = world.ready_guest("steady", &["--priority", "10"])?;
         let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
         let pids = qemu_pids(world)?;
         ensure!(!pids.trim().is_empty(), "no QEMU runs");
@@ -57,6 +58,7 @@ fn killing_each_daemon_stops_no_guest_and_new_guests_still_come_up() -> Result<(
         let other = world.ready_guest("after", &[])?;
         ensure!(other.run_when_up("hostname")?.trim() == "after");
         yesterdays_database_takes_nothing(world, &guest, &other)?;
+        the_host_goes_down_and_comes_back(world, &guest, &other)?;
         world.delete("after")?;
         world.delete("steady")
     })
@@ -118,6 +120,77 @@ fn yesterdays_database_takes_nothing(
         (boots(known)?, boots(newer)?) == before,
         "a guest was rebooted"
     );
+/// Runs the node's daemon as a unit of the host would.
+fn agentd(world: &World, command: &[&str]) -> Result<String> {
+    let config = ["waifud-agentd", "--config", "/etc/waifud/agentd.toml"];
+    world.node(&[&config, command].concat())
+}
+
+/// The names that events of this kind are about, oldest first, from the `since`th on.
+fn told(world: &World, kind: &str, since: usize) -> Result<Vec<String>> {
+    let events = world.waifuctl.json(&["events", "--limit", "1000"])?;
+    let items = events["items"].as_array().context("no items")?;
+    let these = items.iter().filter(|event| event["kind"] == kind);
+    Ok(these
+        .skip(since)
+        .filter_map(|event| event["object"]["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// The boots that ended cleanly, in the guest's own words, which it writes last of all.
+fn clean_ends(guest: &Guest<'_>) -> Result<Vec<String>> {
+    let text = guest.run_when_up("cat /var/log/clean-ends 2>/dev/null || true")?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// `high` has a higher priority than `low`.
+fn the_host_goes_down_and_comes_back(
+    world: &World,
+    high: &Guest<'_>,
+    low: &Guest<'_>,
+) -> Result<()> {
+    let both = [high, low];
+    let stops = told(world, "instance.stopped", 0)?.len();
+    let starts = told(world, "instance.started", 0)?.len();
+    let boots = both
+        .iter()
+        .map(|guest| guest.run("cat /proc/sys/kernel/random/boot_id"))
+        .collect::<Result<Vec<_>>>()?;
+    let said = agentd(world, &["stop-guests", "--grace", "60"])?;
+    let expected = format!(
+        "{} (priority 0): shut down\n{} (priority 10): shut down\n",
+        low.name, high.name
+    );
+    ensure!(said == expected, "{said}");
+    for guest in both {
+        let off = world.until(&guest.name, "stopped", |i| {
+            i["status"]["state"] == "stopped"
+        })?;
+        ensure!(off["status"]["stopped_by"] == "host", "{off}");
+    }
+    let order = told(world, "instance.stopped", stops)?;
+    ensure!(order == [&*low.name, &*high.name], "stopped: {order:?}");
+
+    // Not even an agent that is started in the meantime starts one.
+    world.lab.restart("waifud-agentd")?;
+    for guest in both {
+        world.until(&guest.name, "a reason that names the host", |i| {
+            let why = i["status"]["reason"].as_str();
+            why.is_some_and(|why| why.contains("going down"))
+        })?;
+    }
+    ensure!(qemu_pids(world)?.trim().is_empty(), "a guest was started");
+
+    agentd(world, &["start-guests"])?;
+    for (guest, boot) in both.iter().zip(&boots) {
+        world.until(&guest.name, "ready again", |i| {
+            i["status"]["state"] == "running" && i["status"]["ready"] == true
+        })?;
+        let ends = clean_ends(guest)?;
+        ensure!(ends == [boot.trim()], "{}: {ends:?}", guest.name);
+    }
+    let order = told(world, "instance.started", starts)?;
+    ensure!(order == [&*high.name, &*low.name], "started: {order:?}");
     Ok(())
 }
 
@@ -175,7 +248,8 @@ fn without_libvirtd_an_instance_says_what_it_waits_for_and_goes_on_when_it_is_ba
 }
 
 #[test]
-fn a_guest_that_powers_itself_off_stays_off() -> Result<()> {
+fn a_guest_stays_off_when_it_switched_itself_off_and_its_owner_reboots_resizes_and_unplugs_it()
+-> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("sleepy", &[])?;
         guest.run_when_up("true")?;
@@ -196,14 +270,75 @@ fn a_guest_that_powers_itself_off_stays_off() -> Result<()> {
         world.until("sleepy", "running again", |i| {
             i["status"]["state"] == "running" && i["status"]["ready"] == true
         })?;
-        let stopped = world.waifuctl.run(&["stop", "sleepy"])?;
-        ensure!(stopped.code == 0, "{stopped:?}");
-        let off = world.until("sleepy", "stopped by the user", |i| {
-            i["status"]["state"] == "stopped"
-        })?;
+        resized_and_rebooted(world, &guest)?;
+
+        let begun = std::time::Instant::now();
+        let off = world
+            .waifuctl
+            .json(&["stop", "sleepy", "--force", "--wait"])?;
+        eprintln!("stop --force --wait: {:?}", begun.elapsed());
+        ensure!(off["status"]["state"] == "stopped", "{off}");
         ensure!(off["status"]["stopped_by"] == "user", "{off}");
+        ensure!(qemu_pids(world)?.trim().is_empty(), "QEMU runs on");
         world.delete("sleepy")
     })
+}
+
+/// A disk grows under the guest, memory at the reboot, and one order makes one reboot, which keeps the rest.
+fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
+    let name = guest.name.as_str();
+    guest.run_when_up("echo kept > /root/kept && touch /run/of-this-boot && sync")?;
+    let boot = guest.run("cat /proc/sys/kernel/random/boot_id")?;
+    let memory = |guest: &Guest<'_>| -> Result<u64> {
+        let total = guest.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")?;
+        Ok(total.trim().parse()?)
+    };
+    let (before, ends) = (memory(guest)?, clean_ends(guest)?);
+    let starts = told(world, "instance.started", 0)?.len();
+
+    let begun = std::time::Instant::now();
+    let more = ["resize", name, "--disk", "2G", "--memory", "192M", "--wait"];
+    let resized = world.waifuctl.json(&more)?;
+    eprintln!("resize --wait: {:?}", begun.elapsed());
+    ensure!(
+        resized["status"]["restart_needed"] == serde_json::json!(["memory_bytes"]),
+        "{resized}"
+    );
+    // In sectors of 512 bytes, whatever the disk's own are.
+    let sectors = guest.run("cat /sys/block/vda/size")?;
+    ensure!(sectors.trim() == "4194304", "the guest sees {sectors}");
+    ensure!(memory(guest)? == before, "memory changed under the guest");
+
+    let begun = std::time::Instant::now();
+    let rebooted = world.waifuctl.json(&["reboot", name, "--wait"])?;
+    eprintln!("reboot --wait: {:?}", begun.elapsed());
+    let needed = &rebooted["status"]["restart_needed"];
+    ensure!(
+        needed.as_array().is_none_or(Vec::is_empty),
+        "after the reboot: {rebooted}"
+    );
+    let address = rebooted.pointer("/status/addresses/0/address");
+    ensure!(
+        address.and_then(|a| a.as_str()) == Some(&guest.address),
+        "{rebooted}"
+    );
+    let now = guest.run_when_up(
+        "cat /root/kept && cat /proc/sys/kernel/random/boot_id && cat /sys/block/vda/size",
+    )?;
+    let lines: Vec<_> = now.lines().collect();
+    ensure!(
+        matches!(lines.as_slice(), ["kept", new, "4194304"] if *new != boot.trim()),
+        "{now}"
+    );
+    // What lives in memory began anew, the counter of seconds among it.
+    guest.run("test ! -e /run/of-this-boot && test -s /run/counter")?;
+    ensure!(memory(guest)? > before, "it has no more memory than before");
+    let mut expected = ends;
+    expected.push(boot.trim().to_owned());
+    ensure!(clean_ends(guest)? == expected, "not one clean end");
+    let again = told(world, "instance.started", starts)?;
+    ensure!(again == [name], "started: {again:?}");
+    Ok(())
 }
 
 #[test]
