@@ -35,6 +35,15 @@ impl Guest<'_> {
         wait::run(&mut self.world.lab.command(NODE, argv)?, SOON)
     }
 
+    /// The key that it lets in, as the machine sees it.
+    pub fn private_key(&self) -> String {
+        self.world
+            .public_key
+            .with_extension("")
+            .display()
+            .to_string()
+    }
+
     /// Runs a shell command until it succeeds: sshd starts after the guest has said that it is ready.
     pub fn run_when_up(&self, script: &str) -> Result<String> {
         wait::until(&format!("SSH to {}", self.name), SOON, || {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
-use waifud_tests::World;
+use waifud_tests::{World, reach};
 
 /// Domains, volumes, leases and rules that name `needle`.
 fn traces(world: &World, needle: &str) -> Result<String> {
@@ -77,6 +77,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
         );
         ensure!(guest.run_when_up("hostname")?.trim() == "web");
         ensure!(guest.run("cat /root/user-data-ran")?.trim() == "ran-once");
+        reach::every_way(&guest)?;
         let listed = world.waifuctl.run(&["list", "--label", "tier=web"])?;
         ensure!(
             listed.stdout.contains("web") && listed.stdout.contains("running"),

@@ -60,7 +60,8 @@ impl Scanner {
         let short = line.len() <= LINE_MAX;
         let text = std::str::from_utf8(line).ok().filter(|_| short);
         match text.unwrap_or_default().trim() {
-            BEGIN => self.block = Some(Block::default()),
+            // A login prompt may stand before it; keys and the end are whole lines.
+            text if text.ends_with(BEGIN) => self.block = Some(Block::default()),
             END => {
                 if let Some(block) = self.block.take() {
                     self.last = block.keys;
@@ -172,7 +173,16 @@ mod tests {
         assert_eq!(scan(&format!("{BEGIN}\n{long}\n{END}\n")), [""; 0]);
         let many = "noise\n".repeat(BLOCK_MAX + 1);
         assert_eq!(scan(&format!("{BEGIN}\n{good}\n{many}{END}\n")), [""; 0]);
-        assert_eq!(scan(&format!("x {BEGIN}\n{good}\n{END}\n")), [""; 0]);
+        for (before, begin, end) in [
+            ("", format!("{BEGIN} x"), END.to_owned()),
+            ("", BEGIN.to_owned(), format!("x {END}")),
+            ("sshd: ", BEGIN.to_owned(), END.to_owned()),
+        ] {
+            let text = format!("{begin}\n{before}{good}\n{end}\n");
+            assert_eq!(scan(&text), [""; 0], "{text}");
+        }
+        let prompt = format!("web login: {BEGIN}\r\n{good}\r\n{END}\r\n");
+        assert_eq!(scan(&prompt), [good]);
     }
 
     proptest! {
