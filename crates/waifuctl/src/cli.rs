@@ -17,6 +17,7 @@ use waifud_types::{ByteSize, Checksum, Name};
 
 use crate::cli_access::{ContextCommand, LoginArgs, TokenCommand};
 
+use crate::cli_guest::{ExecArgs, PasswdArgs};
 use crate::cli_token::JoinTokenCommand;
 use crate::network_args;
 
@@ -134,6 +135,16 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl console web\n  waifuctl console web --raw\n\nWhat the guest prints may colour and move the cursor, and nothing else: titles, the clipboard, mouse reports\nand questions to the terminal are dropped. --raw passes everything; use it for guests that you trust. A console\nhas one user at a time, and whoever comes last has it."
     )]
     Console(ConsoleArgs),
+    /// Run a program in an instance by its guest agent, and exit as it did
+    #[command(
+        after_help = "Examples:\n  waifuctl exec web -- systemctl is-system-running\n  waifuctl exec web -- sh -c 'df -h; exit 3'\n  waifuctl exec web --timeout 600 -- apt-get -y upgrade\n\nThe program runs as root, without a shell, without input; its output comes when it has ended, 2 MiB or so at most,\nand is printed byte by byte as it is: a guest that you do not trust can put escape sequences into it. The exit code\nis the program's, 128 and the number of the signal that ended it, or waifuctl's own when it could not be run. A\nprogram that does not end in time goes on. Needs qemu-guest-agent in the guest."
+    )]
+    Exec(ExecArgs),
+    /// Set the password of a user in an instance, by its guest agent
+    #[command(
+        after_help = "Examples:\n  waifuctl passwd web\n  waifuctl passwd web --user debian --password-file -\n\nWithout --password-file it is typed, and not shown. waifud writes it nowhere. Whoever can log in to the console with\nit can do so over SSH only where the guest's sshd allows passwords."
+    )]
+    Passwd(PasswdArgs),
     /// Print what an instance said on its console
     #[command(
         after_help = "Examples:\n  waifuctl logs web --lines 50\n  waifuctl logs web --follow\n  waifuctl logs web --cloud-init\n\nEscape sequences of the guest are shown and not obeyed, colours are left out; --raw passes all bytes. With\n--json, each line is an object."

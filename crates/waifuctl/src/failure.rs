@@ -57,6 +57,15 @@ impl Failure {
         }
     }
 
+    /// A program in a guest ended so. It has said itself what there is to say.
+    pub fn of_the_guest(code: u8) -> Self {
+        Self {
+            problem: Box::new(Problem::new(NO_STATUS, "exit-code", "")),
+            cause: None,
+            exit_code: code,
+        }
+    }
+
     /// What was typed is no command.
     pub fn usage(error: &clap::Error) -> Self {
         use clap::error::{ContextKind, ContextValue};
@@ -109,6 +118,9 @@ impl Failure {
 
     /// To stderr, for people or as JSON.
     pub fn print(&self, json: bool) {
+        if self.problem.title.is_empty() {
+            return;
+        }
         let text = if json {
             let mut problem = self.problem.clone();
             if problem.detail.is_none() {

@@ -6,6 +6,7 @@
 
 mod cli;
 mod cli_access;
+mod cli_guest;
 mod cli_pool;
 mod cli_spec;
 mod cli_token;
@@ -27,6 +28,7 @@ mod printer;
 mod progress;
 mod relay;
 mod settle;
+mod silent;
 mod ssh_options;
 mod terminal;
 mod text;

@@ -1,5 +1,6 @@
 //! The typed client of the user's API: one method per route, over the unix socket or over HTTPS with a token.
 
+mod guest_command;
 mod stream;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod agent_client;
 pub mod client;
 pub mod download;
+pub mod guest_command;
 pub mod instance;
 pub mod join;
 pub mod metadatad;

@@ -105,6 +105,8 @@ pub enum StreamKind {
         /// So many of the last lines.
         lines: u32,
     },
+    /// One command for the guest agent, and its answer ([`crate::guest_command`]).
+    GuestCommand,
     /// TCP to port 22 of the instance's own address.
     Ssh,
     /// TCP to a port of the instance's own address.
@@ -123,6 +125,7 @@ impl StreamKind {
             Self::Console => "console",
             Self::ConsoleLog { .. } => "console-log",
             Self::CloudInitLog { .. } => "cloud-init-log",
+            Self::GuestCommand => "guest-command",
             Self::Ssh => "ssh",
             Self::Forward { .. } => "forward",
             Self::Screen => "screen",
@@ -172,6 +175,8 @@ pub enum RefusalReason {
     NothingListens,
     /// The guest agent does not answer.
     NoGuestAgent,
+    /// The guest agent answers, and does not do it.
+    GuestRefused,
     /// There is no such file (yet).
     NoLog,
     /// The node carries as many streams as it may.

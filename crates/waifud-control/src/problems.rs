@@ -519,6 +519,11 @@ pub fn stream_refused(
             "no-guest-agent",
             "install qemu-guest-agent in the guest, or look at its console: waifuctl logs NAME",
         ),
+        R::GuestRefused => (
+            409,
+            "guest-refused",
+            "is there such a program or user in the guest? some distributions switch the agent's guest-exec off",
+        ),
         R::NoLog => (404, "no-log", "it comes with the first start"),
         R::TooMany => (429, "too-many-streams", "close some streams first"),
         R::Other => (

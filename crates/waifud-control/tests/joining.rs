@@ -17,6 +17,10 @@ use waifud_pki::{NodeKey, NodePeer, certificates};
 use waifud_store::Mode;
 use waifud_types::{ByteSize, Digest, InstanceState, Timestamp};
 
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test's helper may stop at the first surprise"
+)]
 fn joined(answer: &common::Answer) -> Joined {
     serde_json::from_slice(&answer.bytes).unwrap()
 }
@@ -153,7 +157,7 @@ async fn what_is_no_request_is_refused_by_its_field_and_spends_nothing() {
     server.ask_to_join(&token, &good, "alder").await.expect(200);
     for bad in [
         json!({"expires_in_s": 1}),
-        json!({"expires_in_s": 1e9 as u64}),
+        json!({"expires_in_s": 1_000_000_000_u64}),
     ] {
         let problem = server.post("/v1/join-tokens", &bad).await.expect(422);
         assert_eq!(problem.problem().field.as_deref(), Some("expires_in_s"));

@@ -11,6 +11,7 @@ mod edit;
 mod edit_spec;
 mod events;
 mod forward;
+mod guest_command;
 mod ip;
 mod join_token;
 mod label;
@@ -74,6 +75,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Unpublish(args) => publish::unpublish(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Console(args) => console::run(context, args).await,
+        Command::Exec(args) => guest_command::exec(context, args).await,
+        Command::Passwd(args) => guest_command::passwd(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::Ssh(args) => ssh::ssh(context, args).await,
         Command::SshConfig(args) => ssh::config(context, args).await,

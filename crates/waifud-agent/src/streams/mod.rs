@@ -5,6 +5,7 @@
 
 mod console;
 mod dial;
+mod guest_command;
 mod guest_file;
 mod log;
 mod target;
@@ -128,6 +129,9 @@ async fn serve(shared: Arc<Shared>, order: StreamOrder) {
             let mine = shared.streams.take_console(order.instance);
             console::copy(guest, wire, &mine).await;
             mine.cancel();
+        }
+        Source::GuestCommand => {
+            guest_command::serve(&shared.hypervisor, order.instance, wire).await;
         }
         Source::Log(tail) => log::send(tail, wire).await,
         Source::Bytes(bytes) => log::send_bytes(&bytes, wire).await,

@@ -20,6 +20,8 @@ pub(super) enum Source {
     Wire(Box<dyn ByteStream>),
     /// A console: both ways, and never a brake for the guest.
     Console(Box<dyn ByteStream>),
+    /// The guest agent, through commands that this node knows.
+    GuestCommand,
     /// A log on this node.
     Log(log::Tail),
     /// All there is.
@@ -58,6 +60,7 @@ pub(super) async fn open(shared: &Shared, order: &StreamOrder) -> Result<Source,
                 .await
                 .map(Source::Bytes)
         }
+        StreamKind::GuestCommand => Ok(Source::GuestCommand),
         StreamKind::Ssh | StreamKind::Forward { .. } => {
             let slice = shared.table.node().slice;
             let subnet = slice.as_ref().map(|slice| slice.subnet);

@@ -3,6 +3,7 @@
 
 mod datasource;
 mod evidence;
+mod guest_command;
 mod lifecycle;
 mod link;
 mod power;

@@ -12,6 +12,7 @@ mod downloads;
 mod envelope;
 mod events;
 mod guard;
+mod guest_commands;
 mod headers;
 mod images;
 mod instances;
@@ -70,6 +71,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(streams::log))
         .routes(routes!(streams::screen))
         .routes(routes!(streams::ssh))
+        .routes(routes!(guest_commands::exec))
+        .routes(routes!(guest_commands::set_password))
         .routes(routes!(templates::create, templates::list))
         .routes(routes!(templates::show, templates::delete))
         .routes(routes!(downloads::create, downloads::list))

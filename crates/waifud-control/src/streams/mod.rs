@@ -4,6 +4,7 @@
 //! memory: a stream dies with the process, and nothing of it is ever written down. See `waifud_api::stream`.
 
 mod broker;
+mod command;
 mod gate;
 mod open;
 mod pump;

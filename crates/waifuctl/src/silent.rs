@@ -1,0 +1,61 @@
+//! Reading a secret from the person's terminal without showing it.
+
+use std::io::IsTerminal;
+
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use waifud_types::Secret;
+
+use crate::failure::Failure;
+use crate::terminal::typed;
+
+/// A terminal that does not show what is typed. Dropping it brings the old mode back.
+struct Silent {
+    before: Termios,
+}
+
+impl Silent {
+    fn enter() -> nix::Result<Self> {
+        let before = tcgetattr(std::io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        let guard = Self { before };
+        tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &silent)?;
+        Ok(guard)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let _gone = tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &self.before);
+        eprintln!();
+    }
+}
+
+/// The line that is typed after `prompt`; nothing where nobody can type.
+pub async fn ask(prompt: &str) -> Result<Option<Secret<String>>, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let silent = Silent::enter()
+        .map_err(|e| Failure::ours("terminal", "the terminal can't be made silent").cause(&e))?;
+    eprint!("{prompt}");
+    let mut keys = typed();
+    let mut bytes = Vec::new();
+    while !bytes.contains(&b'\n') {
+        // Ctrl-C must not leave the terminal silent.
+        tokio::select! {
+            more = keys.recv() => match more {
+                Some(more) => bytes.extend(more),
+                None => break,
+            },
+            _ = tokio::signal::ctrl_c() => {
+                drop(silent);
+                return Err(Failure::interrupted("nothing was changed"));
+            }
+        }
+    }
+    drop(silent);
+    let line = bytes.split(|byte| *byte == b'\n').next();
+    let text = String::from_utf8(line.unwrap_or_default().to_vec());
+    Ok(text.ok().map(Secret::new))
+}

@@ -1,0 +1,183 @@
+//! Commands for the guest agent that come over a stream: running a program, setting a password. No others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::time::{sleep, timeout};
+use waifud_api::guest_command::{
+    COMMAND_MAX, EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX, ExecRequest, ExecResult, GuestAnswer,
+    GuestCommand, SetPassword,
+};
+use waifud_api::stream::{RefusalReason, StreamRefusal};
+use waifud_hypervisor::{ByteStream, Hypervisor, HypervisorError};
+use waifud_types::InstanceId;
+
+use super::refusal;
+
+/// How long the guest agent may take to answer one command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// waifud writes the command as soon as the stream is open.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first pause between two looks whether a program has ended.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Takes one command from the stream, carries it out in this instance, and answers. Whoever leaves is not waited for.
+pub(super) async fn serve(
+    hypervisor: &Arc<dyn Hypervisor>,
+    id: InstanceId,
+    wire: Box<dyn ByteStream>,
+) {
+    let (reader, mut writer) = tokio::io::split(wire);
+    let mut reader = BufReader::new(reader);
+    let Some(command) = read(&mut reader).await else {
+        tracing::warn!(instance = %id, "a command for the guest agent did not come, or is none");
+        return;
+    };
+    let mut rest = [0; 64];
+    let leaves = async { while reader.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+    let answer = tokio::select! {
+        answer = carry_out(hypervisor, id, command) => answer,
+        () = leaves => return,
+    };
+    if let Ok(bytes) = serde_json::to_vec(&answer)
+        && writer.write_all(&bytes).await.is_ok()
+    {
+        let _gone_already = writer.shutdown().await;
+    }
+}
+
+async fn read(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Option<GuestCommand> {
+    let mut line = Vec::new();
+    let most = u64::try_from(COMMAND_MAX).ok()?;
+    let mut bounded = reader.take(most);
+    let read = timeout(READ_TIMEOUT, bounded.read_until(b'\n', &mut line)).await;
+    read.ok()?.ok()?;
+    serde_json::from_slice(&line).ok()
+}
+
+async fn carry_out(
+    hypervisor: &Arc<dyn Hypervisor>,
+    id: InstanceId,
+    command: GuestCommand,
+) -> GuestAnswer {
+    match command {
+        GuestCommand::Exec(request) => {
+            let seconds = request.timeout_s.unwrap_or(EXEC_TIMEOUT_DEFAULT);
+            let most = Duration::from_secs(seconds.clamp(1, EXEC_TIMEOUT_MAX).into());
+            match timeout(most, exec(hypervisor, id, request)).await {
+                Ok(Ok(result)) => GuestAnswer::Exec(result),
+                Ok(Err(error)) => GuestAnswer::Refused(refused(&error)),
+                Err(_) => GuestAnswer::TimedOut,
+            }
+        }
+        GuestCommand::SetPassword(request) => match set_password(hypervisor, id, &request).await {
+            Ok(()) => GuestAnswer::PasswordSet,
+            Err(error) => GuestAnswer::Refused(refused(&error)),
+        },
+    }
+}
+
+async fn exec(
+    hypervisor: &Arc<dyn Hypervisor>,
+    id: InstanceId,
+    request: ExecRequest,
+) -> Result<ExecResult, HypervisorError> {
+    let mut words = request.command.into_iter();
+    let arguments = json!({
+        "path": words.next().unwrap_or_default(),
+        "arg": words.collect::<Vec<_>>(),
+        "capture-output": true,
+    });
+    let command = json!({"execute": "guest-exec", "arguments": arguments});
+    let begun = hypervisor
+        .agent_command(id, command, COMMAND_TIMEOUT)
+        .await?;
+    let pid = begun
+        .get("pid")
+        .cloned()
+        .ok_or_else(|| HypervisorError::Other {
+            what: "guest-exec",
+            message: "the guest agent named no process".to_owned(),
+        })?;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let command = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
+        let status = hypervisor
+            .agent_command(id, command, COMMAND_TIMEOUT)
+            .await?;
+        if status.get("exited").and_then(Value::as_bool) == Some(true) {
+            return Ok(result(&status));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// `GuestExecStatus` of QEMU's guest agent protocol.
+fn result(status: &Value) -> ExecResult {
+    let text = |key: &str| {
+        let text = status.get(key).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let flag = |key: &str| status.get(key).and_then(Value::as_bool) == Some(true);
+    let signal = status.get("signal").and_then(Value::as_i64);
+    let code = status.get("exitcode").and_then(Value::as_i64);
+    // As shells count a signal.
+    let code = signal.map(|signal| signal.saturating_add(128)).or(code);
+    ExecResult {
+        exit_code: code.and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX),
+        signal,
+        stdout_base64: text("out-data"),
+        stderr_base64: text("err-data"),
+        truncated: flag("out-truncated") || flag("err-truncated"),
+    }
+}
+
+async fn set_password(
+    hypervisor: &Arc<dyn Hypervisor>,
+    id: InstanceId,
+    request: &SetPassword,
+) -> Result<(), HypervisorError> {
+    let password = base64::engine::general_purpose::STANDARD.encode(request.password.expose());
+    let arguments = json!({"username": request.user, "password": password, "crypted": false});
+    let command = json!({"execute": "guest-set-user-password", "arguments": arguments});
+    hypervisor
+        .agent_command(id, command, COMMAND_TIMEOUT)
+        .await
+        .map(drop)
+}
+
+fn refused(error: &HypervisorError) -> StreamRefusal {
+    match error {
+        HypervisorError::NotRunning(_) | HypervisorError::NotFound(_) => {
+            refusal(RefusalReason::NotRunning, "the guest is off")
+        }
+        HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. } => refusal(
+            RefusalReason::NoGuestAgent,
+            "no guest agent answers in the guest",
+        ),
+        // The agent's own refusal: no such program, no such user, a command that its distribution switched off.
+        other => refusal(RefusalReason::GuestRefused, crate::with_cause(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_counts_as_shells_count_it() {
+        let exited = result(&json!({"exited": true, "exitcode": 3, "out-data": "aGk="}));
+        assert_eq!((exited.exit_code, exited.signal), (3, None));
+        assert_eq!(exited.stdout_base64, "aGk=");
+        let killed = result(&json!({"exited": true, "signal": 9, "err-truncated": true}));
+        assert_eq!((killed.exit_code, killed.signal), (137, Some(9)));
+        assert!(killed.truncated);
+        assert_eq!(result(&json!({"exited": true})).exit_code, 255);
+    }
+}

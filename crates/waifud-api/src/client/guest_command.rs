@@ -1,0 +1,32 @@
+//! What a guest's agent does for a person.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::{Client, ClientError};
+use crate::guest_command::{EXEC_TIMEOUT_DEFAULT, ExecRequest, ExecResult, SetPassword};
+
+/// What waifud and the node may take beyond the program's own time.
+const SLACK: Duration = Duration::from_secs(90);
+
+impl Client {
+    /// Runs a program in a guest. Not repeated by itself when the connection breaks: it may have been carried out.
+    pub async fn exec(&self, name: &str, request: &ExecRequest) -> Result<ExecResult, ClientError> {
+        let seconds = request.timeout_s.unwrap_or(EXEC_TIMEOUT_DEFAULT);
+        let call = self
+            .timeless(Method::POST, &["instances", name, "exec"])
+            .timeout(Duration::from_secs(seconds.into()) + SLACK)
+            .json(request);
+        self.json(call).await
+    }
+
+    /// Sets the password of one of a guest's users.
+    pub async fn set_password(&self, name: &str, request: &SetPassword) -> Result<(), ClientError> {
+        let call = self
+            .timeless(Method::PUT, &["instances", name, "password"])
+            .timeout(SLACK)
+            .json(request);
+        self.send(call).await.map(drop)
+    }
+}
