@@ -1,6 +1,7 @@
 //! The typed client of the user's API: one method per route, over the unix socket or over HTTPS with a token.
 
 mod guest_command;
+mod members;
 mod stream;
 
 use std::path::{Path, PathBuf};
@@ -13,17 +14,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use waifud_types::event::Event;
 use waifud_types::template::Template;
-use waifud_types::{Digest, Generation, InstanceId, NodeId, Revision, Secret};
+use waifud_types::{Digest, Generation, Revision, Secret};
 
 pub use stream::{PersonStream, StreamEnd};
 
-use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 use crate::server_url::ServerUrl;
 use crate::sse::{SseEvent, SseParser};
 use crate::{
-    CatalogEntry, ClaimInstance, CreateDownload, CreateInstance, CreateTemplate, CreateToken,
-    CreatedToken, Download, Image, Instance, Node, Page, Problem, Token, UpdateInstance, Whoami,
-    Why,
+    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance, Node,
+    Page, Problem, UpdateInstance, Why,
 };
 
 /// How long an ordinary request may take beyond the wait that it asks for.
@@ -411,85 +410,6 @@ impl Client {
     /// One node by name or id.
     pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
         self.json(self.get(&["nodes", name])).await
-    }
-
-    /// Takes an unclaimed instance into the list, under another name if one is given.
-    pub async fn claim(
-        &self,
-        node: NodeId,
-        instance: InstanceId,
-        name: Option<&str>,
-    ) -> Result<Instance, ClientError> {
-        let (node, instance) = (node.to_string(), instance.to_string());
-        let request = ClaimInstance {
-            name: name.map(str::to_owned),
-        };
-        let path = ["nodes", &node, "unclaimed", &instance, "claim"];
-        self.json(self.request(Method::POST, &path).json(&request))
-            .await
-    }
-
-    /// Orders an unclaimed instance to be destroyed.
-    pub async fn delete_unclaimed(
-        &self,
-        node: NodeId,
-        instance: InstanceId,
-    ) -> Result<(), ClientError> {
-        let (node, instance) = (node.to_string(), instance.to_string());
-        let path = ["nodes", &node, "unclaimed", &instance];
-        self.send(self.request(Method::DELETE, &path))
-            .await
-            .map(drop)
-    }
-
-    /// Makes a token that lets one node in.
-    pub async fn create_join_token(
-        &self,
-        request: &CreateJoinToken,
-    ) -> Result<CreatedJoinToken, ClientError> {
-        self.json(self.request(Method::POST, &["join-tokens"]).json(request))
-            .await
-    }
-
-    /// All join tokens.
-    pub async fn join_tokens(&self) -> Result<Page<JoinTokenInfo>, ClientError> {
-        self.json(self.get(&["join-tokens"])).await
-    }
-
-    /// Makes a join token worthless.
-    pub async fn revoke_join_token(&self, id: &str) -> Result<(), ClientError> {
-        self.send(self.request(Method::DELETE, &["join-tokens", id]))
-            .await
-            .map(drop)
-    }
-
-    /// Who asks, as waifud sees it.
-    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
-        self.json(self.get(&["whoami"])).await
-    }
-
-    /// Makes a token; the answer has its secret.
-    pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, ClientError> {
-        self.json(self.request(Method::POST, &["tokens"]).json(request))
-            .await
-    }
-
-    /// One page of tokens.
-    pub async fn tokens(&self, query: &ListQuery) -> Result<Page<Token>, ClientError> {
-        self.json(self.get(&["tokens"]).query(query)).await
-    }
-
-    /// Revokes a token.
-    pub async fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
-        self.send(self.request(Method::DELETE, &["tokens", name]))
-            .await
-            .map(drop)
-    }
-
-    /// An operator's word that the restored database is the right one for a node.
-    pub async fn confirm_node(&self, node: NodeId) -> Result<Node, ClientError> {
-        let path = ["nodes", &node.to_string(), "confirm"];
-        self.json(self.request(Method::POST, &path)).await
     }
 
     /// Events, oldest first.

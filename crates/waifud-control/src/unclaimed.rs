@@ -55,7 +55,7 @@ impl Control {
         cause: &Cause,
     ) -> Result<Instance, ControlError> {
         if tx.instance(claim.record.id)?.is_some() {
-            return Err(problems::already_claimed(&claim.name).into());
+            return Err(problems::unclaimed::already_claimed(&claim.name).into());
         }
         let record = &claim.record;
         let mut spec = record.spec.clone();
@@ -99,7 +99,7 @@ impl Control {
         tx.insert_instance(&new, revision)
             .map_err(|error| match error {
                 StoreError::Taken(Taken::InstanceName) => {
-                    problems::claimed_name_taken(&claim.name).into()
+                    problems::unclaimed::claimed_name_taken(&claim.name).into()
                 }
                 other => ControlError::from(other),
             })?;
@@ -112,7 +112,7 @@ impl Control {
             tx.insert_lease(record.id, &lease)
                 .map_err(|error| match error {
                     StoreError::Taken(taken) => {
-                        problems::claim_conflicts(&claim.name, &taken.to_string()).into()
+                        problems::unclaimed::claim_conflicts(&claim.name, &taken.to_string()).into()
                     }
                     other => ControlError::from(other),
                 })?;
@@ -151,7 +151,7 @@ impl Control {
                 let id = found.instance;
                 let name = shown_name(found)?;
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
-                    return Err(problems::already_claimed(&name).into());
+                    return Err(problems::unclaimed::already_claimed(&name).into());
                 }
                 let event = note::event(
                     control.now(),
@@ -216,7 +216,7 @@ struct Claim {
 impl Claim {
     fn of(found: &Unclaimed, name: Option<Name>) -> Result<Self, ControlError> {
         let old_name = shown_name(found)?;
-        let unknown = || problems::not_claimable(&old_name);
+        let unknown = || problems::unclaimed::not_claimable(&old_name);
         let record = found.record.as_deref().ok_or_else(unknown)?.clone();
         let ciphertext = found
             .bundle
@@ -288,7 +288,7 @@ fn find_unclaimed<'a>(node: &'a NodeRow, wanted: &str) -> Result<&'a Unclaimed, 
         return Err(problems::not_found("unclaimed instance", wanted).into());
     };
     if found.iter().any(|other| other.instance != first.instance) {
-        return Err(problems::ambiguous_unclaimed(wanted).into());
+        return Err(problems::unclaimed::ambiguous_unclaimed(wanted).into());
     }
     Ok(first)
 }

@@ -1,10 +1,5 @@
 //! The CA's directory: made once, closed to others, never replaced; waifud's certificate follows its names.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
-
 use std::os::unix::fs::PermissionsExt;
 
 use waifud_pki::{Authority, PkiError};
@@ -12,8 +7,8 @@ use waifud_pki::{Authority, PkiError};
 #[test]
 fn the_ca_is_made_once_and_nobody_else_reads_its_key() {
     let dir = tempfile::tempdir().unwrap();
-    let made = Authority::open(dir.path()).unwrap().fingerprint();
-    assert_eq!(Authority::open(dir.path()).unwrap().fingerprint(), made);
+    let first = Authority::open(dir.path()).unwrap().fingerprint();
+    assert_eq!(Authority::open(dir.path()).unwrap().fingerprint(), first);
     let mode = |name: &str| {
         let file = std::fs::metadata(dir.path().join(name)).unwrap();
         file.permissions().mode() & 0o777

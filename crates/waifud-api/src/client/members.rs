@@ -1,0 +1,89 @@
+//! Who is in: tokens of people, join tokens of nodes, and what nodes have that is in nobody's list.
+
+use reqwest::Method;
+use waifud_types::{InstanceId, NodeId};
+
+use super::{Client, ClientError, ListQuery};
+use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
+use crate::{ClaimInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, Whoami};
+
+impl Client {
+    /// Takes an unclaimed instance into the list, under another name if one is given.
+    pub async fn claim(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        name: Option<&str>,
+    ) -> Result<Instance, ClientError> {
+        let (node, instance) = (node.to_string(), instance.to_string());
+        let request = ClaimInstance {
+            name: name.map(str::to_owned),
+        };
+        let path = ["nodes", &node, "unclaimed", &instance, "claim"];
+        self.json(self.request(Method::POST, &path).json(&request))
+            .await
+    }
+
+    /// Orders an unclaimed instance to be destroyed.
+    pub async fn delete_unclaimed(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+    ) -> Result<(), ClientError> {
+        let (node, instance) = (node.to_string(), instance.to_string());
+        let path = ["nodes", &node, "unclaimed", &instance];
+        self.send(self.request(Method::DELETE, &path))
+            .await
+            .map(drop)
+    }
+
+    /// Makes a token that lets one node in.
+    pub async fn create_join_token(
+        &self,
+        request: &CreateJoinToken,
+    ) -> Result<CreatedJoinToken, ClientError> {
+        self.json(self.request(Method::POST, &["join-tokens"]).json(request))
+            .await
+    }
+
+    /// All join tokens.
+    pub async fn join_tokens(&self) -> Result<Page<JoinTokenInfo>, ClientError> {
+        self.json(self.get(&["join-tokens"])).await
+    }
+
+    /// Makes a join token worthless.
+    pub async fn revoke_join_token(&self, id: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &["join-tokens", id]))
+            .await
+            .map(drop)
+    }
+
+    /// Who asks, as waifud sees it.
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.json(self.get(&["whoami"])).await
+    }
+
+    /// Makes a token; the answer has its secret.
+    pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, ClientError> {
+        self.json(self.request(Method::POST, &["tokens"]).json(request))
+            .await
+    }
+
+    /// One page of tokens.
+    pub async fn tokens(&self, query: &ListQuery) -> Result<Page<Token>, ClientError> {
+        self.json(self.get(&["tokens"]).query(query)).await
+    }
+
+    /// Revokes a token.
+    pub async fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &["tokens", name]))
+            .await
+            .map(drop)
+    }
+
+    /// An operator's word that the restored database is the right one for a node.
+    pub async fn confirm_node(&self, node: NodeId) -> Result<Node, ClientError> {
+        let path = ["nodes", &node.to_string(), "confirm"];
+        self.json(self.request(Method::POST, &path)).await
+    }
+}

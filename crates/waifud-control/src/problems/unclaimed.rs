@@ -1,0 +1,57 @@
+//! Problems with what is on a node and in nobody's list.
+
+use waifud_api::Problem;
+use waifud_types::Name;
+
+/// It is in the list.
+pub fn already_claimed(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "already-claimed",
+        format!("instance {name} is in the list already"),
+    )
+    .hint("waifuctl show and waifuctl delete work on it")
+}
+
+/// Its node remembers too little of it.
+pub fn not_claimable(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "not-claimable",
+        format!("the node does not remember what {name} was made from, so it can't be claimed"),
+    )
+    .hint("its disks are on the node: copy what is wanted from them, then delete it with waifuctl delete --unclaimed")
+}
+
+/// A living instance has the name.
+pub fn claimed_name_taken(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "name-taken",
+        format!("an instance named {name} exists"),
+    )
+    .field("name")
+    .hint("claim it under another name: --name NEWNAME")
+}
+
+/// Something of it was given to another instance meanwhile.
+pub fn claim_conflicts(name: &Name, what: &str) -> Problem {
+    Problem::new(
+        409,
+        "claim-conflicts",
+        format!("{name} can't be claimed: {what} is in use by another instance"),
+    )
+    .hint("delete the other instance first, or leave this one as it is")
+}
+
+/// More than one thing has the name.
+pub fn ambiguous_unclaimed(name: &str) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    Problem::new(
+        409,
+        "ambiguous-name",
+        format!("more than one unclaimed instance was called {shown:?}"),
+    )
+    .field("instance")
+    .hint("use the id: waifuctl node show lists them")
+}
