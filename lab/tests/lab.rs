@@ -185,12 +185,21 @@ fn our_daemons_run_as_their_own_users_in_order_and_are_started_again() -> Result
     let exe = std::env::current_exe()?;
     for name in ["waifud", "waifud-metadatad", "waifud-agentd"] {
         let text = format!(
-            "#!/bin/sh\nWAIFUD_LAB_TEST_DAEMON=\"$0 $*\" exec '{}' --exact daemon_that_listens --nocapture\n",
+            "#!/bin/sh\nif [ \"$1\" = join ]; then exit 0; fi\nWAIFUD_LAB_TEST_DAEMON=\"$0 $*\" exec '{}' --exact daemon_that_listens --nocapture\n",
             exe.display()
         );
         fs::write(bin.path().join(name), text)?;
         fs::set_permissions(bin.path().join(name), fs::Permissions::from_mode(0o755))?;
     }
+    // Who lets the node in: what it says is handed to the agent's `join` above.
+    fs::write(
+        bin.path().join("waifuctl"),
+        "#!/bin/sh\necho '{\"token\":\"t\"}'\n",
+    )?;
+    fs::set_permissions(
+        bin.path().join("waifuctl"),
+        fs::Permissions::from_mode(0o755),
+    )?;
     let lab = Lab::up(&LabOptions {
         bin_dir: Some(bin.path().to_owned()),
         visible: vec![exe.parent().context("a directory")?.to_owned()],
