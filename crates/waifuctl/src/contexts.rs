@@ -74,6 +74,13 @@ impl Contexts {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            // A HOME that is somebody else's, as `sudo -u` leaves it: what is in there is not this user's.
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied
+                    && std::fs::symlink_metadata(path).is_err() =>
+            {
+                return Ok(Self::default());
+            }
             Err(error) => return Err(unreadable(error)),
         };
         let mode = std::fs::metadata(path)
