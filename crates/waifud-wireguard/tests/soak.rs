@@ -35,6 +35,9 @@ fn some_requests(world: &World) -> Outcome {
     outcome
 }
 
+// Not in CI: WireGuard's timers count real time (keys are renewed after 120 s and refused after 180 s), so five minutes
+// under load and a long silence can't be made shorter without replacing what is tested, and CI has no nine minutes for
+// one test. By hand, after a change of this crate: `cargo test -p waifud-wireguard --test soak -- --ignored`.
 #[test]
 #[ignore = "takes nine minutes of real time"]
 fn requests_are_answered_while_keys_are_renewed_and_after_long_silence() {
