@@ -78,6 +78,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         Ok(host) => {
             conditions.extend(foreign_firewall(&host, now));
             facts.bridges = host.bridges;
+            facts.unfit_bridges = host.unfit_bridges;
             facts.routes = host.routes;
         }
         Err(error) => {
@@ -118,6 +119,7 @@ pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
         tokio::time::timeout(NETWORKS_MAX, shared.guest_network.host_facts()).await
     {
         facts.bridges = host.bridges;
+        facts.unfit_bridges = host.unfit_bridges;
         facts.routes = host.routes;
     }
     facts
@@ -137,6 +139,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         used: Resources::default(),
         pools: Vec::new(),
         bridges: Vec::new(),
+        unfit_bridges: BTreeMap::new(),
         routes: Vec::new(),
         conditions: Vec::new(),
         labels: BTreeMap::new(),

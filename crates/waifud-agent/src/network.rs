@@ -167,6 +167,7 @@ impl Network {
             mtu: self.settings.mtu,
             domain: self.settings.domain.clone(),
             ports: Vec::new(),
+            lan: Vec::new(),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;
@@ -224,7 +225,10 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
     let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
         if nic.network.as_str() != DEFAULT_NETWORK {
             return Err(PortError {
-                message: format!("this node has no network {}", nic.network),
+                message: format!(
+                    "nic {} is on network {}, and this node's agent can't put guests on a bridge of the host's own yet",
+                    nic.name, nic.network
+                ),
                 lasting: true,
             });
         }
@@ -306,6 +310,7 @@ mod tests {
             mtu: 1420,
             domain: "waifu.internal".to_owned(),
             ports: Vec::new(),
+            lan: Vec::new(),
         }
     }
 

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
+use waifud_types::spec::NicSpec;
 use waifud_types::status::CloudInitStatus;
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
+use crate::network::DEFAULT_NETWORK;
 use crate::record::{RunMemory, StartedWith};
 use crate::shared::Shared;
 use crate::trouble::Failure;
@@ -152,18 +154,10 @@ pub(crate) async fn domain_spec(
                 })
             })
             .collect::<Result<_, Failure>>()?;
-    let nics = want
-        .spec
-        .nics
-        .iter()
-        .enumerate()
-        .map(|(index, nic)| DomainNic {
-            tap: TapName::of(want.id, index),
-            mac: nic.mac,
-            bridge: shared.settings.bridge.clone(),
-            mtu: Some(shared.settings.mtu),
-        })
-        .collect();
+    let nics = (0..)
+        .zip(&want.spec.nics)
+        .map(|(index, nic)| domain_nic(shared, want, index, nic))
+        .collect::<Result<_, _>>()?;
     Ok(DomainSpec {
         id: want.id,
         name: want.name.clone(),
@@ -179,6 +173,33 @@ pub(crate) async fn domain_spec(
         console_log: shared.files.console_log(want.id),
         console_socket: shared.files.console_socket(want.id),
         vnc_socket: shared.files.vnc_socket(want.id),
+    })
+}
+
+/// The domain's nic: on the node's own bridge, or on the host's bridge that the nic's network names. What the MTU is
+/// there is the host's business.
+fn domain_nic(
+    shared: &Shared,
+    want: &AgentInstance,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<DomainNic, Failure> {
+    let (bridge, mtu) = if nic.network.as_str() == DEFAULT_NETWORK {
+        (shared.settings.bridge.clone(), Some(shared.settings.mtu))
+    } else {
+        let bridge = want.bridges.get(&nic.network).cloned().ok_or_else(|| {
+            Failure::lasting(format!(
+                "waifud named no bridge for network {}",
+                nic.network
+            ))
+        })?;
+        (bridge, None)
+    };
+    Ok(DomainNic {
+        tap: TapName::of(want.id, index),
+        mac: nic.mac,
+        bridge,
+        mtu,
     })
 }
 

@@ -20,6 +20,7 @@
 //! Who asks is said by the client's certificate; [`crate::join`] tells how a node gets one. A report, even an empty
 //! one, at least every 10 seconds is the heartbeat.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -157,6 +158,10 @@ pub struct AgentInstance {
     /// if nothing of it is here, it may have been deleted since the backup, and is not made anew.
     #[serde(default)]
     pub restored: bool,
+    /// The bridge on the node of each named network that its nics are on; `default` is not among them. It never changes
+    /// while an instance uses the network.
+    #[serde(default)]
+    pub bridges: BTreeMap<Name, String>,
 }
 
 /// Names a bundle and opens it.

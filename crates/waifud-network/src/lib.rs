@@ -62,8 +62,31 @@ pub struct NetworkState {
     pub mtu: u16,
     /// The DNS domain of guests, such as `waifu.internal`.
     pub domain: String,
-    /// Ports of guests, whether their taps exist yet or not.
+    /// Ports of guests on `default`, whether their taps exist yet or not.
     pub ports: Vec<Port>,
+    /// Ports of guests on bridges that the host already has, whether their taps exist yet or not.
+    pub lan: Vec<LanPort>,
+}
+
+/// One guest's port on a bridge of the host's own: the only MAC address that may speak there. Whoever serves addresses
+/// on that network is not ours, so a guest's own address is learned at the port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LanPort {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The instance's name, for people.
+    pub name: Name,
+    /// The tap.
+    pub tap: TapName,
+    /// The bridge that it joins, such as `br0`.
+    pub bridge: String,
+    /// The only source MAC address.
+    pub mac: MacAddr,
+    /// Source addresses that need not be learned: the one that somebody gave, and further ones that were allowed.
+    pub fixed: Vec<IpNet>,
+    /// The address that stands for the instance towards metadatad, which sees no other; null where documents do not
+    /// come through this port.
+    pub identity: Option<Ipv4Addr>,
 }
 
 /// One guest's port: the only MAC and addresses that may speak there, and its lease.
@@ -90,6 +113,8 @@ pub struct Port {
 pub struct HostNetworkFacts {
     /// Bridges that exist.
     pub bridges: Vec<String>,
+    /// Links by name that can't carry a network of guests though somebody may take them for a bridge that can, and why.
+    pub unfit_bridges: BTreeMap<String, String>,
     /// Networks that routes lead to, our own excepted.
     pub routes: Vec<Ipv4Net>,
     /// Others' chains that drop forwarded packets (Docker, ufw, firewalld): names for people.

@@ -32,5 +32,6 @@ pub(crate) fn state(guests: u8) -> NetworkState {
         mtu: 1500,
         domain: "waifu.internal".to_owned(),
         ports: (0..guests).map(port).collect(),
+        lan: Vec::new(),
     }
 }

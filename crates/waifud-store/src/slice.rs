@@ -1,5 +1,7 @@
 //! A node's slice: what its watch carries.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Row;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_types::{Epoch, Generation, NodeId, Secret};
@@ -55,6 +57,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
                 size_bytes: count(row, "bundle_size")?,
             },
             restored: row.get("restored")?,
+            bridges: BTreeMap::new(),
         },
     })
 }

@@ -92,6 +92,10 @@ pub struct NodeFacts {
     pub pools: Vec<PoolFacts>,
     /// Bridges that it has.
     pub bridges: Vec<String>,
+    /// Links by name that no network of guests may be on though somebody may take them for a bridge, and why: one whose
+    /// only way out is wireless, for example.
+    #[serde(default)]
+    pub unfit_bridges: BTreeMap<String, String>,
     /// Networks that it already has routes to: no guests' subnet may overlap them.
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<Ipv4Net>,

@@ -76,9 +76,17 @@ pub struct NicSpec {
     pub network: Name,
     /// Fixed for life.
     pub mac: MacAddr,
-    /// The assigned address; null until placed, and on networks whose addresses are not ours to give.
+    /// The assigned address. On `default` null until placed; on a named bridge set only where somebody gave one: null
+    /// means that the DHCP server there gives it, and that it is observed.
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
+    /// Bits of the address's network, 1 to 32; set exactly where an address was given on a named bridge.
+    #[serde(default)]
+    pub prefix_len: Option<u8>,
+    /// The router of that network; only where an address was given on a named bridge.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<Ipv4Addr>,
     /// Further addresses that the guest may use as source.
     #[schema(value_type = Vec<String>)]
     pub allow_addresses: Vec<IpNet>,

@@ -43,6 +43,7 @@ fn hello() -> Hello {
             used: Resources::default(),
             pools: Vec::new(),
             bridges: Vec::new(),
+            unfit_bridges: std::collections::BTreeMap::new(),
             routes: Vec::new(),
             conditions: Vec::new(),
             labels: std::collections::BTreeMap::new(),

@@ -7,6 +7,7 @@ mod host;
 mod metadata;
 mod waifud;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waifud_api::agent::{AgentInstance, BundleRef};
@@ -65,6 +66,8 @@ pub fn sample_instance(text: &str) -> AgentInstance {
                 network: name("default"),
                 mac: MacAddr::of_guest([tail, 1, 1]),
                 address: Some([10, 144, 1, host].into()),
+                prefix_len: None,
+                gateway: None,
                 allow_addresses: Vec::new(),
             }],
             publish: Vec::new(),
@@ -81,6 +84,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
             size_bytes: 6,
         },
         restored: false,
+        bridges: BTreeMap::new(),
     }
 }
 

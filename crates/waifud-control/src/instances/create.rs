@@ -218,6 +218,8 @@ pub(crate) fn spec(
             network: word(network::DEFAULT)?,
             mac,
             address: wanted.nic.address,
+            prefix_len: None,
+            gateway: None,
             allow_addresses: Vec::new(),
         }],
         publish: wanted.publish.clone(),

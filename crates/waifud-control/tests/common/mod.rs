@@ -386,6 +386,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
             health: "ok".into(),
         }],
         bridges: Vec::new(),
+        unfit_bridges: std::collections::BTreeMap::new(),
         routes: Vec::new(),
         conditions: Vec::new(),
         labels: std::collections::BTreeMap::default(),

@@ -158,6 +158,7 @@ impl Inner {
             let_through,
             firewall_trouble,
             bridges: links.bridges(),
+            unfit_bridges: BTreeMap::new(),
             routes: Routes::read(&handle).await?.foreign(&ours),
             foreign_firewalls: self.firewall.foreign().await?,
         })
