@@ -194,6 +194,9 @@ pub enum Command {
     /// Look for what is wrong, and say what to do about it; fails when something is
     #[command(after_help = "Example:\n  waifuctl doctor")]
     Doctor,
+    /// Networks: `default`, and bridges that nodes have
+    #[command(subcommand)]
+    Network(crate::cli_network::NetworkCommand),
     /// Nodes: the machines that run instances
     #[command(subcommand)]
     Node(NodeCommand),

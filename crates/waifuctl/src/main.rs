@@ -7,6 +7,7 @@
 mod cli;
 mod cli_access;
 mod cli_guest;
+mod cli_network;
 mod cli_pool;
 mod cli_spec;
 mod cli_token;

@@ -77,8 +77,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     match shared.guest_network.host_facts().await {
         Ok(host) => {
             conditions.extend(foreign_firewall(&host, now));
-            facts.bridges = host.bridges;
-            facts.unfit_bridges = host.unfit_bridges;
+            take_links(&mut facts, shared, &host);
             facts.routes = host.routes;
         }
         Err(error) => {
@@ -118,11 +117,20 @@ pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
     if let Ok(Ok(host)) =
         tokio::time::timeout(NETWORKS_MAX, shared.guest_network.host_facts()).await
     {
-        facts.bridges = host.bridges;
-        facts.unfit_bridges = host.unfit_bridges;
+        take_links(&mut facts, shared, &host);
         facts.routes = host.routes;
     }
     facts
+}
+
+/// Takes over which bridges there are. The guests' own is not one that a network could be named for.
+fn take_links(facts: &mut NodeFacts, shared: &Shared, host: &HostNetworkFacts) {
+    facts.bridges.clone_from(&host.bridges);
+    facts.unfit_bridges.clone_from(&host.unfit_bridges);
+    facts.unfit_bridges.insert(
+        shared.settings.bridge.clone(),
+        "is waifud's own bridge, that of the network default".to_owned(),
+    );
 }
 
 /// The facts of a node of which nothing is known but what it was built for.

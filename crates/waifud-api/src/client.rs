@@ -2,6 +2,7 @@
 
 mod guest_command;
 mod members;
+mod networks;
 mod stream;
 
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod join;
 pub mod metadatad;
 pub mod metadatad_client;
+pub mod network;
 pub mod node;
 pub mod page;
 pub mod problem;
@@ -26,6 +27,7 @@ pub use instance::{
     CreateInstance, CreateNic, Instance, PlacementVerdict, Publish, UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
+pub use network::{CreateNetwork, Network, NetworkNode};
 pub use node::{ClaimInstance, Node, Unclaimed};
 pub use page::Page;
 pub use problem::Problem;

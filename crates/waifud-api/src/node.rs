@@ -39,6 +39,9 @@ pub struct Node {
     pub subnets: Vec<Ipv4Net>,
     /// Bridges that it has.
     pub bridges: Vec<String>,
+    /// Links that may be taken for a bridge and that no network can be on, by name, with the reason.
+    #[serde(default)]
+    pub unfit_bridges: BTreeMap<String, String>,
     /// Its pools.
     pub pools: Vec<PoolFacts>,
     /// When it last reported; null before it ever did.

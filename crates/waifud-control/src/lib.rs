@@ -35,6 +35,7 @@ mod joining;
 mod live;
 mod monitor;
 mod names;
+mod networks;
 mod nodes;
 mod note;
 pub mod page;

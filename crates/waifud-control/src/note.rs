@@ -91,6 +91,15 @@ pub fn token(row: &TokenRow) -> ObjectRef {
     }
 }
 
+/// A network.
+pub fn network(name: &Name) -> ObjectRef {
+    ObjectRef {
+        kind: "network".to_owned(),
+        id: name.to_string(),
+        name: name.to_string(),
+    }
+}
+
 /// An image.
 pub fn image(digest: Digest) -> ObjectRef {
     ObjectRef {

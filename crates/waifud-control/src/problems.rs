@@ -1,5 +1,6 @@
 //! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
 
+pub mod lan;
 pub mod network;
 pub mod unclaimed;
 
@@ -12,7 +13,7 @@ pub fn not_found(kind: &str, name: &str) -> Problem {
     Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
         "instance" => "waifuctl list shows what there is (GET /v1/instances)".to_owned(),
         "download" => "waifuctl template list shows what is on its way, too".to_owned(),
-        "template" | "node" | "token" => {
+        "template" | "node" | "network" | "token" => {
             format!("waifuctl {kind} list shows what there is (GET /v1/{kind}s)")
         }
         _ => format!("list what there is: GET /v1/{kind}s"),

@@ -116,6 +116,7 @@ impl Control {
                     }
                     other => ControlError::from(other),
                 })?;
+            tx.use_network(&spec.network, record.id)?;
         }
         tx.set_claimed(record.id, record.generation, record.epoch)?;
         let placement = PlacementRow {

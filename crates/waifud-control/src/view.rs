@@ -149,6 +149,7 @@ pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
             .unwrap_or(row.facts.used),
         subnets: vec![row.subnet],
         bridges: row.facts.bridges,
+        unfit_bridges: row.facts.unfit_bridges,
         pools,
         last_contact: if row.reachable {
             last_contact

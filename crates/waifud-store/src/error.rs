@@ -127,6 +127,10 @@ pub enum Taken {
     TokenName,
     /// A port of a node.
     Port,
+    /// A network's name.
+    NetworkName,
+    /// A bridge: it is another network.
+    Bridge,
 }
 
 impl std::fmt::Display for Taken {
@@ -139,6 +143,8 @@ impl std::fmt::Display for Taken {
             Self::Subnet => "the subnet",
             Self::TokenName => "the token's name",
             Self::Port => "the port",
+            Self::NetworkName => "the network's name",
+            Self::Bridge => "the bridge",
         })
     }
 }

@@ -1,7 +1,5 @@
 //! A node's slice: what its watch carries.
 
-use std::collections::BTreeMap;
-
 use rusqlite::Row;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_types::{Epoch, Generation, NodeId, Secret};
@@ -25,7 +23,10 @@ impl ReadTx<'_> {
         self.conn
             .prepare_cached(
                 "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
-                        b.key AS bundle_key, b.size_bytes AS bundle_size
+                        b.key AS bundle_key, b.size_bytes AS bundle_size,
+                        (SELECT json_group_object(w.name, w.bridge)
+                           FROM network_users u JOIN networks w ON w.name = u.network
+                          WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges
                    FROM instances i
                    JOIN images m ON m.digest = i.image
                    JOIN bundles b ON b.digest = i.bundle
@@ -57,7 +58,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
                 size_bytes: count(row, "bundle_size")?,
             },
             restored: row.get("restored")?,
-            bridges: BTreeMap::new(),
+            bridges: json(row, "bridges")?,
         },
     })
 }

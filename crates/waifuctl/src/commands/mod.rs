@@ -18,6 +18,7 @@ mod label;
 mod list;
 mod login;
 mod logs;
+mod network;
 mod node;
 mod pool;
 mod power;
@@ -90,6 +91,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Pool(command) => pool::run(context, command).await,
         Command::Df => pool::df(context).await,
         Command::Doctor => doctor::run(context).await,
+        Command::Network(command) => network::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Completions(args) => completions::run(args),
         Command::Schema(args) => schema::run(args),

@@ -178,6 +178,9 @@ fn for_people(node: &Node, now: Timestamp) -> String {
         line("subnet", &subnet.to_string());
     }
     line("bridges", &escape(&node.bridges.join(" ")));
+    for (name, why) in &node.unfit_bridges {
+        line("", &escape(&format!("{name} {why}")));
+    }
     line("version", node.agent_version.as_deref().unwrap_or("-"));
     if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
         line("clock", &format!("{skew:+.0}s beside waifud's"));

@@ -17,6 +17,7 @@ mod headers;
 mod images;
 mod instances;
 mod join_tokens;
+mod networks;
 mod nodes;
 mod peer;
 mod query;
@@ -48,7 +49,7 @@ use crate::Control;
     ),
     components(schemas(waifud_api::Problem, waifud_api::Download, crate::ProgressFrame)),
     tags(
-        (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "events"), (name = "tokens"),
+        (name = "instances"), (name = "templates"), (name = "images"), (name = "nodes"), (name = "networks"), (name = "events"), (name = "tokens"),
         (name = "streams"),
         (name = "service")
     )
@@ -80,6 +81,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(downloads::catalog))
         .routes(routes!(images::list))
         .routes(routes!(images::upload, images::show, images::delete))
+        .routes(routes!(networks::create, networks::list))
+        .routes(routes!(networks::show, networks::delete))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show))
         .routes(routes!(unclaimed::claim))

@@ -268,6 +268,7 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
             }
             other => other?,
         }
+        tx.use_network(&spec.network, new.id)?;
     }
     Ok(())
 }

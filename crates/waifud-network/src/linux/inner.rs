@@ -158,7 +158,7 @@ impl Inner {
             let_through,
             firewall_trouble,
             bridges: links.bridges(),
-            unfit_bridges: BTreeMap::new(),
+            unfit_bridges: super::unfit::unfit(&links),
             routes: Routes::read(&handle).await?.foreign(&ours),
             foreign_firewalls: self.firewall.foreign().await?,
         })

@@ -70,6 +70,20 @@ impl Links {
         names
     }
 
+    /// Every bridge with the names of its ports.
+    pub(super) fn bridges_with_ports(&self) -> Vec<(String, Vec<String>)> {
+        let bridges = self.0.iter().filter(|link| link.is_bridge);
+        bridges
+            .map(|link| (link.name.clone(), self.ports_of(link.index)))
+            .collect()
+    }
+
+    /// Names of links that are no bridges.
+    pub(super) fn others(&self) -> Vec<String> {
+        let others = self.0.iter().filter(|link| !link.is_bridge);
+        others.map(|link| link.name.clone()).collect()
+    }
+
     /// Names of a bridge's ports, sorted.
     pub(super) fn ports_of(&self, bridge: u32) -> Vec<String> {
         let ports = self.0.iter();

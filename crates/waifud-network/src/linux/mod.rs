@@ -22,6 +22,7 @@ mod removal;
 mod routes;
 mod sysctl;
 mod tool;
+mod unfit;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,90 @@
+//! Which links people may take for a bridge that guests can be on, and why they can't be.
+//!
+//! An access point takes frames of a wireless station with the station's own MAC address only (IEEE 802.11-2020, 9.3.2:
+//! a frame to the distribution system has room for one source), so guests behind a wireless uplink are never answered.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::links::Links;
+
+/// Where the kernel shows links of this network namespace.
+const LINKS: &str = "/sys/class/net";
+
+/// Why links can't carry a network of guests, by name. What can't be read is not claimed.
+pub(super) fn unfit(links: &Links) -> BTreeMap<String, String> {
+    let wireless = |name: &str| is_wireless(Path::new(LINKS), name);
+    let mut unfit = BTreeMap::new();
+    for (name, ports) in links.bridges_with_ports() {
+        if let Some(why) = judge(&ports, wireless) {
+            unfit.insert(name, why);
+        }
+    }
+    for name in links.others() {
+        if wireless(&name) {
+            unfit.insert(
+                name,
+                "is no bridge but a wireless interface, which carries its own MAC address only"
+                    .to_owned(),
+            );
+        }
+    }
+    unfit
+}
+
+/// A bridge whose ways out are all wireless is of no use to guests. Taps and veth pairs of others are no ways out.
+fn judge(ports: &[String], wireless: impl Fn(&str) -> bool) -> Option<String> {
+    let leads_out = |name: &&String| {
+        let inner = ["tap", "veth", "vnet", waifud_types::TapName::PREFIX];
+        !inner.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let out: Vec<&String> = ports.iter().filter(leads_out).collect();
+    if out.is_empty() || !out.iter().all(|name| wireless(name)) {
+        return None;
+    }
+    let names: Vec<&str> = out.iter().map(|name| name.as_str()).collect();
+    Some(format!(
+        "has no way out but {}, which is wireless and carries its own MAC address only",
+        names.join(" and ")
+    ))
+}
+
+fn is_wireless(links: &Path, name: &str) -> bool {
+    // A link's name has no slash in it; the kernel sees to that.
+    links.join(name).join("phy80211").exists() || links.join(name).join("wireless").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ports: &[&str]) -> Option<String> {
+        let ports: Vec<_> = ports.iter().map(|&name| name.to_owned()).collect();
+        judge(&ports, |name| name.starts_with("wl"))
+    }
+
+    #[test]
+    fn only_a_bridge_with_wireless_ways_out_alone_is_unfit() {
+        assert!(of(&["wlan0"]).unwrap().contains("wlan0"));
+        assert!(of(&["wlan0", "wf-00000001", "vnet3"]).is_some());
+        for fine in [
+            &[][..],
+            &["eth0"],
+            &["eth0", "wlan0"],
+            &["wf-00000001"],
+            &["veth1"],
+        ] {
+            assert_eq!(of(fine), None, "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn a_wireless_link_is_known_by_its_radio() {
+        let dir = tempfile::tempdir().unwrap();
+        for made in ["wlp3s0/phy80211", "ath0/wireless", "eth0/queues"] {
+            std::fs::create_dir_all(dir.path().join(made)).unwrap();
+        }
+        assert!(is_wireless(dir.path(), "wlp3s0") && is_wireless(dir.path(), "ath0"));
+        assert!(!is_wireless(dir.path(), "eth0") && !is_wireless(dir.path(), "none"));
+    }
+}

@@ -1,0 +1,116 @@
+//! Networks: their names, the bridge that each means on nodes, and who uses them.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Row;
+use waifud_types::{InstanceId, Name, Timestamp};
+
+use crate::codec::{count, id16, maybe_time, name};
+use crate::error::taken;
+use crate::{ReadTx, StoreError, Taken, WriteTx};
+
+/// A network as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkRow {
+    /// Its name.
+    pub name: Name,
+    /// The bridge on nodes; null for `default`, which each node routes by itself.
+    pub bridge: Option<String>,
+    /// When somebody added it; null for `default`.
+    pub created_at: Option<Timestamp>,
+    /// How many instances have a nic on it.
+    pub used_by: u64,
+}
+
+const SELECT: &str =
+    "SELECT *, (SELECT count(*) FROM network_users WHERE network = name) AS used_by
+   FROM networks";
+
+impl ReadTx<'_> {
+    /// One network.
+    pub fn network(&self, wanted: &str) -> Result<Option<NetworkRow>, StoreError> {
+        self.conn
+            .prepare_cached(&format!("{SELECT} WHERE name = ?1"))?
+            .query_and_then([wanted], network)?
+            .next()
+            .transpose()
+    }
+
+    /// Networks by name, after `after`.
+    pub fn networks(&self, after: &str, limit: u32) -> Result<Vec<NetworkRow>, StoreError> {
+        self.conn
+            .prepare_cached(&format!("{SELECT} WHERE name > ?1 ORDER BY name LIMIT ?2"))?
+            .query_and_then((after, limit), network)?
+            .collect()
+    }
+
+    /// The bridge of every named network.
+    pub fn bridges(&self) -> Result<BTreeMap<Name, String>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT name, bridge FROM networks WHERE bridge IS NOT NULL")?
+            .query_and_then([], |row| Ok((name(row, "name")?, row.get("bridge")?)))?
+            .collect()
+    }
+
+    /// Names of up to `limit` instances that have a nic on the network.
+    pub fn network_users(&self, network: &Name, limit: u32) -> Result<Vec<Name>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT i.name FROM network_users u JOIN instances i ON i.id = u.instance
+                  WHERE u.network = ?1 ORDER BY i.name LIMIT ?2",
+            )?
+            .query_and_then((network.as_str(), limit), |row| name(row, "name"))?
+            .collect()
+    }
+}
+
+impl WriteTx<'_> {
+    /// Adds a network. `Taken` when another has its name or its bridge.
+    pub fn insert_network(
+        &mut self,
+        name: &Name,
+        bridge: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("INSERT INTO networks (name, bridge, created_at) VALUES (?1, ?2, ?3)")?
+            .execute((name.as_str(), bridge, at.as_microsecond()))
+            .map_err(|e| {
+                taken(
+                    e,
+                    &[
+                        ("networks.name", Taken::NetworkName),
+                        ("networks.bridge", Taken::Bridge),
+                    ],
+                )
+            })?;
+        Ok(())
+    }
+
+    /// Removes a network that nobody uses; the database refuses to remove another.
+    pub fn remove_network(&mut self, name: &Name) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("DELETE FROM networks WHERE name = ?1")?
+            .execute([name.as_str()])?;
+        Ok(())
+    }
+
+    /// An instance has a nic on the network, until it is gone.
+    pub fn use_network(&mut self, network: &Name, instance: InstanceId) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "INSERT OR IGNORE INTO network_users (network, instance) VALUES (?1, ?2)",
+            )?
+            .execute((network.as_str(), id16(&instance)))?;
+        Ok(())
+    }
+}
+
+fn network(row: &Row<'_>) -> Result<NetworkRow, StoreError> {
+    Ok(NetworkRow {
+        name: name(row, "name")?,
+        bridge: row.get("bridge")?,
+        created_at: maybe_time(row, "created_at")?,
+        used_by: count(row, "used_by")?,
+    })
+}
