@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
-use waifud_tests::{World, reach};
+use waifud_tests::world::TINY;
+use waifud_tests::{Guest, World, reach};
 
 /// Domains, volumes, leases and rules that name `needle`.
 fn traces(world: &World, needle: &str) -> Result<String> {
@@ -284,5 +285,58 @@ fn why_and_events_tell_the_story() -> Result<()> {
             ensure!(kinds.contains(&kind), "{kind} is missing in {kinds:?}");
         }
         world.delete("storied")
+    })
+}
+
+#[test]
+fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attached() -> Result<()> {
+    World::with(|world| {
+        let image = waifud_images::build(
+            waifud_images::Guest::DebianBookworm,
+            &waifud_images::default_cache_dir(),
+            &|line| eprintln!("{line}"),
+        )?;
+        let image = image.qcow2.display().to_string();
+        world
+            .waifuctl
+            .json(&["template", "add", "big", "--file", &image])?;
+        // It never boots here: another system's disk is all that this needs.
+        let created = ["create", "broken", "-t", "big", "--memory", "128M", "--no-start"];
+        world.waifuctl.json(&created)?;
+        let key = world.public_key.display().to_string();
+        let begin = [
+            "rescue", "broken", "-t", TINY, "--ssh-key", &key, "--wait",
+        ];
+        let shown = world.waifuctl.json(&begin)?;
+        let address = shown.pointer("/status/addresses/0/address");
+        let guest = Guest {
+            world,
+            name: "broken".to_owned(),
+            address: address.and_then(Value::as_str).context("no address")?.to_owned(),
+        };
+        guest.run_when_up("mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt")?;
+        ensure!(guest.run("cat /mnt/etc/os-release")?.contains("Debian"));
+        ensure!(guest.run("hostname")?.trim() == "broken");
+        guest.run("echo mended > /mnt/root/mended; touch /here; umount /mnt; sync")?;
+        let why = world.waifuctl.run(&["why", "broken"])?;
+        ensure!(why.stdout.contains("rescue broken --end"), "{}", why.stdout);
+        let pool = || world.node(&["find", "/var/lib/waifud-agent", "-name", "*rescue*"]);
+        ensure!(pool()?.contains("rescue"), "there is no disk of its own");
+
+        // Its own disk again, which is told by the disks that its domain has; booting all of it would take a minute.
+        world.waifuctl.json(&["stop", "broken", "--force", "--wait"])?;
+        world.waifuctl.json(&["rescue", "broken", "--end", "--wait"])?;
+        world.waifuctl.json(&["stop", "broken", "--force", "--wait"])?;
+        ensure!(pool()?.is_empty(), "left behind: {}", pool()?);
+        let disks = ["virsh", "-q", "-c", "qemu:///system", "domblklist", "broken"];
+        ensure!(world.node(&disks)?.trim().lines().count() == 1);
+
+        world.waifuctl.json(&begin)?;
+        guest.run_when_up("mkdir -p /mnt && mount -t ext4 -o ro /dev/vdb1 /mnt")?;
+        ensure!(guest.run("cat /mnt/root/mended")?.trim() == "mended");
+        ensure!(guest.run("ls /here 2>/dev/null || echo gone")?.trim() == "gone");
+        world.delete("broken")?;
+        ensure!(pool()?.is_empty(), "left behind: {}", pool()?);
+        Ok(())
     })
 }

@@ -6,7 +6,7 @@ mod reach;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use power::{ResizeArgs, StartArgs, StopArgs};
+pub use power::{RescueArgs, ResizeArgs, StartArgs, StopArgs};
 pub use reach::{ConsoleArgs, ForwardArgs, LogsArgs, ScreenArgs, SshArgs, SshConfigArgs};
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
@@ -99,6 +99,11 @@ pub enum Command {
         after_help = "Examples:\n  waifuctl resize web --disk 40G\n  waifuctl resize web --cpus 4 --memory 8G --restart\n\nA disk grows at once and never shrinks; the guest's filesystem grows at the next boot where cloud-init's growpart\nis at work. CPUs and memory count from the next start on; until then show names them."
     )]
     Resize(ResizeArgs),
+    /// Boot a small system with an instance's disks attached, to mend them
+    #[command(
+        after_help = "Examples:\n  waifuctl rescue web --force --wait\n  waifuctl ssh web -- mount /dev/vdb1 /mnt\n  waifuctl rescue web --end --wait\n\nIts address, its nics and its SSH keys stay; its user-data is not carried out by the small system. What is written to\nthe small system's own disk is thrown away at the end."
+    )]
+    Rescue(RescueArgs),
     /// Refuse to delete an instance, or with --off no longer
     #[command(after_help = "Examples:\n  waifuctl protect web\n  waifuctl protect web --off")]
     Protect(ProtectArgs),

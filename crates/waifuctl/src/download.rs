@@ -28,11 +28,13 @@ pub async fn until_there(context: &Context, begun: Download) -> Result<Template,
     }
 }
 
-/// `create` from a template that is not there: the catalog may know it. Gives the name that it has.
-pub async fn for_create(
+/// A template that is asked for and not there: the catalog may know it. Gives the name that it has. `undone` tells who
+/// interrupts it what became of what it was wanted for.
+pub async fn missing(
     context: &Context,
     wanted: &str,
     unknown: ClientError,
+    undone: &str,
 ) -> Result<String, Failure> {
     // Names are DNS labels, and people type ubuntu-24.04.
     let name = wanted.replace('.', "-");
@@ -60,12 +62,11 @@ pub async fn for_create(
         "template {name} is not here yet: it is downloaded from {}",
         escape(&begun.source_url)
     ));
-    let again = "the instance was not created; the same command again goes on from there";
     tokio::select! {
         done = follow(context, begun) => done.map(|template| template.name.to_string()),
         Ok(()) = tokio::signal::ctrl_c() => Err(
             Failure::interrupted(format!("no longer waiting for template {name}; the download goes on"))
-                .hint(again),
+                .hint(undone),
         ),
     }
 }

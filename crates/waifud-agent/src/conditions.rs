@@ -67,6 +67,7 @@ pub(crate) fn of_instance(
         ));
     }
     conditions.extend(published(shared, record, since));
+    conditions.extend(rescued(record, seen, since));
     conditions
 }
 
@@ -77,6 +78,27 @@ fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
         format!("it was restarted {restarts} times in a row; each pause is longer than the last")
     };
     (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
+}
+
+/// While it boots another disk than its own.
+fn rescued(
+    record: &InstanceRecord,
+    seen: Option<&Observed>,
+    since: Timestamp,
+) -> Option<Condition> {
+    let instance = record.instance.as_ref()?;
+    let rescue = instance.spec.rescue.as_ref()?;
+    let begun = !crate::life::reboot_ordered(&record.memory, instance)
+        && seen.is_some_and(Observed::is_on);
+    let message = if begun {
+        format!(
+            "it runs {}, with its own disks attached; waifuctl rescue {} --end boots its own disk again",
+            rescue.template, instance.name
+        )
+    } else {
+        format!("it is about to boot {}", rescue.template)
+    };
+    Some(condition("rescue", false, "begun", message, since))
 }
 
 /// Whether the node's ports lead to it.

@@ -7,6 +7,7 @@ use waifud_types::Digest;
 use waifud_types::template::Datasource;
 
 use crate::metadata::identity;
+use crate::rescue;
 use crate::shared::Shared;
 
 /// How long the metadata service may be out of reach before guests are started with a disk instead. Long enough for
@@ -79,7 +80,7 @@ pub(crate) fn of_instance(shared: &Shared, want: &AgentInstance) -> Choice {
         (Some(_), Some(long)) => Reach::Away(long),
         (Some(_), None) => Reach::Served,
     };
-    choose(want.datasource, reach)
+    choose(rescue::datasource(want), reach)
 }
 
 #[cfg(test)]

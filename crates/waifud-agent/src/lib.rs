@@ -49,6 +49,7 @@ pub mod record;
 mod reporter;
 mod reports;
 mod requests;
+mod rescue;
 pub mod seam;
 mod settings;
 mod shared;

@@ -7,6 +7,7 @@ use waifud_types::{InstanceId, Name};
 
 use crate::plan::Observed;
 use crate::record::{InstanceRecord, Wish};
+use crate::rescue;
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
@@ -86,6 +87,11 @@ async fn look_at_disks(
     seen: &mut Observed,
 ) -> Result<(), Failure> {
     seen.image = true;
+    for (name, image, _) in rescue::images(want) {
+        if let Some(pool) = shared.pool(name) {
+            seen.image &= pool.has_image(image).await?;
+        }
+    }
     let mut pools: Vec<&Name> = want.spec.disks.iter().map(|disk| &disk.pool).collect();
     pools.sort();
     pools.dedup();
@@ -93,7 +99,6 @@ async fn look_at_disks(
         let pool = shared
             .pool(name)
             .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
-        seen.image &= pool.has_image(want.spec.image).await?;
         if record.memory.disks.is_empty() {
             continue;
         }

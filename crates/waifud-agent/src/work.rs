@@ -13,6 +13,8 @@ use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeId};
 use crate::datasource::Choice;
 use crate::network::DEFAULT_NETWORK;
 use crate::record::{RunMemory, StartedWith};
+use crate::record::{Memory, RunMemory, StartedWith};
+use crate::rescue;
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
@@ -25,18 +27,12 @@ pub(crate) async fn ensure_image(
     want: &AgentInstance,
     progress: impl Fn(u8) + Send + Copy,
 ) -> Result<(), Failure> {
-    let mut pools: Vec<&Name> = want.spec.disks.iter().map(|disk| &disk.pool).collect();
-    pools.sort();
-    pools.dedup();
-    for name in pools {
+    for (name, image, size) in rescue::images(want) {
         let pool = shared
             .pool(name)
             .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
-        if !pool.has_image(want.spec.image).await? {
-            shared
-                .images
-                .ensure(pool, want.spec.image, want.image_size_bytes, progress)
-                .await?;
+        if !pool.has_image(image).await? {
+            shared.images.ensure(pool, image, size, progress).await?;
         }
     }
     Ok(())
@@ -46,6 +42,7 @@ pub(crate) async fn ensure_image(
 pub(crate) async fn ensure_volumes(
     shared: &Shared,
     want: &AgentInstance,
+    memory: &Memory,
 ) -> Result<Disks, Failure> {
     let mut disks = Disks::new();
     for disk in &want.spec.disks {
@@ -67,6 +64,7 @@ pub(crate) async fn ensure_volumes(
             .extend(want.spec.disks.iter().map(|disk| disk.name.clone()));
         memory.disk_sizes = sizes(want);
     })?;
+    rescue::ensure_disk(shared, want, memory, &mut disks).await?;
     Ok(disks)
 }
 
@@ -158,6 +156,31 @@ pub(crate) async fn domain_spec(
         .zip(&want.spec.nics)
         .map(|(index, nic)| domain_nic(shared, want, index, nic))
         .collect::<Result<_, _>>()?;
+    let rescue_disk = rescue::domain_disk(want, disks)?;
+    let own = want.spec.disks.iter().map(|disk| {
+        let path = disks
+            .get(&disk.name)
+            .cloned()
+            .ok_or_else(|| Failure::passing(format!("disk {} is not ready yet", disk.name)))?;
+        Ok(DomainDisk {
+            name: disk.name.clone(),
+            path,
+        })
+    });
+    let disks = rescue_disk.into_iter().map(Ok).chain(own);
+    let disks = disks.collect::<Result<_, Failure>>()?;
+    let nics = want
+        .spec
+        .nics
+        .iter()
+        .enumerate()
+        .map(|(index, nic)| DomainNic {
+            tap: TapName::of(want.id, index),
+            mac: nic.mac,
+            bridge: shared.settings.bridge.clone(),
+            mtu: Some(shared.settings.mtu),
+        })
+        .collect();
     Ok(DomainSpec {
         id: want.id,
         name: want.name.clone(),
@@ -165,7 +188,7 @@ pub(crate) async fn domain_spec(
         cpus: want.spec.cpus,
         memory: want.spec.memory_bytes,
         kind,
-        firmware: want.firmware,
+        firmware: rescue::firmware(want),
         datasource,
         disks,
         seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),

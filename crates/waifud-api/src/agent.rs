@@ -148,6 +148,9 @@ pub struct AgentInstance {
     pub image_size_bytes: ByteSize,
     /// The size that the image's header claims.
     pub image_virtual_size_bytes: ByteSize,
+    /// The image of `spec.rescue`, while there is one.
+    #[serde(default)]
+    pub rescue_image: Option<RescueImage>,
     /// How the guest finds its documents.
     pub datasource: Datasource,
     /// What starts its boot loader.
@@ -162,6 +165,17 @@ pub struct AgentInstance {
     /// while an instance uses the network.
     #[serde(default)]
     pub bridges: BTreeMap<Name, String>,
+}
+
+/// The image that an instance boots while it is being mended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RescueImage {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes of the file.
+    pub size_bytes: ByteSize,
+    /// Bytes of the disk in it.
+    pub virtual_size_bytes: ByteSize,
 }
 
 /// Names a bundle and opens it.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, RestartPolicy};
 use waifud_types::status::InstanceStatus;
-use waifud_types::{ByteSize, Generation, InstanceId, MacAddr, Name, Reboot, Secret, Timestamp};
+use waifud_types::{
+    ByteSize, Generation, InstanceId, MacAddr, Name, Reboot, RescueOrder, Secret, Timestamp,
+};
 
 /// An instance, as `list` and `show` print it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -137,6 +139,10 @@ pub struct UpdateInstance {
     /// Reboot it, once: it is shut down and started again. One that is off is started.
     #[serde(default)]
     pub reboot: Option<Reboot>,
+    /// Boot another template with its disks attached, or its own disk again. It is rebooted for it, or started; with
+    /// `reboot` as `force` by pulling its plug.
+    #[serde(default)]
+    pub rescue: Option<RescueOrder>,
     /// Virtual CPUs from the next start on.
     #[serde(default)]
     pub cpus: Option<u32>,

@@ -32,16 +32,19 @@ pub fn bundle(
             dns: nic.address.map(|_| gateway).into_iter().collect(),
         })
         .collect();
+    let rescue = row.spec.rescue.as_ref();
     let source = Source {
         instance: row.id,
         instance_id: row.cloud_id.clone(),
         hostname: row.name.clone(),
         domain: Some(domain.to_owned()),
         availability_zone: node.to_string(),
-        ssh_keys,
-        user_data: user_data.filter(|text| !text.expose().is_empty()),
+        ssh_keys: with_rescue_keys(ssh_keys, row),
+        // Another system than the one that it was written for must not carry it out.
+        user_data: user_data
+            .filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
         vendor_data: VendorOptions::default(),
-        datasource: row.datasource,
+        datasource: rescue.map_or(row.datasource, |rescue| rescue.datasource),
         nics,
         default_user: None,
     };
@@ -57,4 +60,14 @@ pub fn bundle(
         key,
         ciphertext,
     })
+}
+
+/// The instance's keys, and while it is mended those of who mends it.
+fn with_rescue_keys(mut keys: Vec<String>, row: &InstanceRow) -> Vec<String> {
+    for key in row.spec.rescue.iter().flat_map(|rescue| &rescue.ssh_keys) {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    keys
 }

@@ -2,6 +2,7 @@
 
 pub mod lan;
 pub mod network;
+pub mod rescue;
 pub mod unclaimed;
 
 use waifud_api::Problem;

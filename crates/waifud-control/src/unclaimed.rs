@@ -59,6 +59,8 @@ impl Control {
         }
         let record = &claim.record;
         let mut spec = record.spec.clone();
+        // Its next boot is of its own disk: the image that it is mended with may be unknown here.
+        spec.rescue = None;
         spec.user_data = claim
             .user_data
             .as_ref()

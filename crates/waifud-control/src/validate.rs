@@ -148,7 +148,8 @@ pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
     })
 }
 
-fn ssh_keys(lines: &[String]) -> Result<Vec<String>, Problem> {
+/// Checks public keys.
+pub fn ssh_keys(lines: &[String]) -> Result<Vec<String>, Problem> {
     if lines.len() > SSH_KEYS_MAX {
         return Err(problems::too_many("ssh_keys", SSH_KEYS_MAX));
     }

@@ -45,6 +45,7 @@ fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
         memory_bytes: ByteSize::gib(memory_gib),
         run: true,
         power: PowerSpec::default(),
+        rescue: None,
         restart: RestartPolicy::default(),
         priority: 0,
         protected: false,

@@ -24,7 +24,7 @@ impl ReadTx<'_> {
     pub fn image_is_on(&self, wanted: Digest, node: NodeId) -> Result<bool, StoreError> {
         Ok(self
             .conn
-            .prepare_cached("SELECT 1 FROM instances WHERE image = ?1 AND node = ?2 LIMIT 1")?
+            .prepare_cached("SELECT 1 FROM instances WHERE (image = ?1 OR rescue_image = ?1) AND node = ?2 LIMIT 1")?
             .exists((wanted.bytes(), node16(&node)))?)
     }
 
@@ -53,7 +53,8 @@ impl ReadTx<'_> {
             .prepare_cached(
                 "SELECT 1 WHERE EXISTS (SELECT 1 FROM template_revisions WHERE image = ?1)
                              OR EXISTS (SELECT 1 FROM templates WHERE image = ?1)
-                             OR EXISTS (SELECT 1 FROM instances WHERE image = ?1)",
+                             OR EXISTS (SELECT 1 FROM instances WHERE image = ?1)
+                             OR EXISTS (SELECT 1 FROM instances WHERE rescue_image = ?1)",
             )?
             .query_row([wanted.bytes()], |_| Ok(()))
             .optional()?

@@ -269,12 +269,13 @@ impl WriteTx<'_> {
         revision: Revision,
     ) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4 WHERE id = ?1")?
+            .prepare_cached("UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4, rescue_image = ?5 WHERE id = ?1")?
             .execute((
                 id16(&id),
                 to_json("a spec", spec)?,
                 to_i64(generation.0),
                 to_i64(revision.number),
+                spec.rescue.as_ref().map(|rescue| rescue.image.bytes()),
             ))?;
         self.touch_instance(id)
     }

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_joining.sql"),
     include_str!("migrations/0006_published.sql"),
     include_str!("migrations/0007_networks.sql"),
+    include_str!("migrations/0007_rescue.sql"),
 ];
 
 /// The newest schema that this program knows.

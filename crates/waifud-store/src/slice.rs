@@ -1,7 +1,7 @@
 //! A node's slice: what its watch carries.
 
 use rusqlite::Row;
-use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_api::agent::{AgentInstance, BundleRef, RescueImage};
 use waifud_types::{Epoch, Generation, NodeId, Secret};
 
 use crate::codec::{count, digest, instance_id, json, name, node16, size, to_i64, word};
@@ -27,8 +27,11 @@ impl ReadTx<'_> {
                         (SELECT json_group_object(w.name, w.bridge)
                            FROM network_users u JOIN networks w ON w.name = u.network
                           WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges
+                        r.size_bytes AS rescue_size, r.virtual_size_bytes AS rescue_virtual_size,
+                        b.key AS bundle_key, b.size_bytes AS bundle_size
                    FROM instances i
                    JOIN images m ON m.digest = i.image
+                   LEFT JOIN images r ON r.digest = i.rescue_image
                    JOIN bundles b ON b.digest = i.bundle
                   WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0
                   ORDER BY i.slice_revision",
@@ -40,6 +43,8 @@ impl ReadTx<'_> {
 
 fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
     let key: String = row.get("bundle_key")?;
+    let rescue: Option<i64> = row.get("rescue_size")?;
+    let rescue_image = rescue.map(|_| rescue_image(row)).transpose()?;
     Ok(SliceRow {
         slice_revision: count(row, "slice_revision")?,
         instance: AgentInstance {
@@ -50,6 +55,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
             spec: json(row, "spec")?,
             image_size_bytes: size(row, "image_size")?,
             image_virtual_size_bytes: size(row, "image_virtual_size")?,
+            rescue_image,
             datasource: word(row, "datasource")?,
             firmware: word(row, "firmware")?,
             bundle: BundleRef {
@@ -60,5 +66,13 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
             restored: row.get("restored")?,
             bridges: json(row, "bridges")?,
         },
+    })
+}
+
+fn rescue_image(row: &Row<'_>) -> Result<RescueImage, StoreError> {
+    Ok(RescueImage {
+        digest: digest(row, "rescue_image")?,
+        size_bytes: size(row, "rescue_size")?,
+        virtual_size_bytes: size(row, "rescue_virtual_size")?,
     })
 }

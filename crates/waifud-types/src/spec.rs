@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec};
+use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec, RescueSpec};
 
 /// The desired state of one instance. Every change counts its generation up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -25,6 +25,9 @@ pub struct InstanceSpec {
     /// Orders about its power beyond `run`.
     #[serde(default)]
     pub power: PowerSpec,
+    /// What it boots in place of its own disk, while somebody mends that; null otherwise.
+    #[serde(default)]
+    pub rescue: Option<RescueSpec>,
     /// What happens when it stops by itself.
     pub restart: RestartPolicy,
     /// Higher starts earlier and stops later; 0 by default.

@@ -1,4 +1,4 @@
-//! What can be typed about power and size: `start`, `stop`, `reboot`, `resize`.
+//! What can be typed about power and size: `start`, `stop`, `reboot`, `resize`, `rescue`.
 
 use std::time::Duration;
 
@@ -52,6 +52,32 @@ pub struct ResizeArgs {
     /// Reboot it, so that CPUs and memory count now
     #[arg(long)]
     pub restart: bool,
+    /// Wait until it is done
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// `rescue`.
+#[derive(Debug, Args)]
+pub struct RescueArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// What to boot [default: the template called rescue, else alpine of the catalog]
+    #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "end")]
+    pub template: Option<String>,
+    /// A public key to let in: a file or the key itself [default: ~/.ssh/*.pub]
+    #[arg(long, value_name = "KEY", conflicts_with = "end")]
+    pub ssh_key: Vec<String>,
+    /// Boot its own disk again, and throw the rescue disk away
+    #[arg(long)]
+    pub end: bool,
+    /// Pull the plug now, without asking the guest: what it has not written is lost
+    #[arg(short, long)]
+    pub force: bool,
     /// Wait until it is done
     #[arg(short, long)]
     pub wait: bool,

@@ -29,7 +29,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
                 .problem()
                 .is_some_and(|p| p.code == "unknown-template") =>
         {
-            let name = download::for_create(context, &request.template, error).await?;
+            let undone = "the instance was not created; the same command again goes on from there";
+            let name = download::missing(context, &request.template, error, undone).await?;
             request.template = name;
             context.client.create_instance(&request, &key).await?
         }

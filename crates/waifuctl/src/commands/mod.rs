@@ -25,6 +25,7 @@ mod power;
 mod publish;
 mod reference;
 mod schema;
+mod rescue;
 mod screen;
 mod show;
 mod ssh;
@@ -68,6 +69,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Stop(args) => power::stop(context, args).await,
         Command::Reboot(args) => power::reboot(context, args).await,
         Command::Resize(args) => power::resize(context, args).await,
+        Command::Rescue(args) => rescue::run(context, args).await,
         Command::Protect(args) => update::protect(context, &args.name, !args.off).await,
         Command::Edit(args) => edit::run(context, args).await,
         Command::Wait(args) => wait_for::run(context, args).await,

@@ -107,6 +107,12 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
         "template",
         &format!("{}@{}", spec.template, spec.image.short()),
     );
+    if let Some(rescue) = &spec.rescue {
+        line(
+            "rescue",
+            &format!("{}@{} in its place", rescue.template, rescue.image.short()),
+        );
+    }
     if let Some(user_data) = &spec.user_data {
         line(
             "user-data",

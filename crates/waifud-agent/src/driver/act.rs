@@ -36,7 +36,9 @@ impl Driver {
                 }
             }
             (Wish::Keep(want), Step::EnsureVolumes) => {
-                work::ensure_volumes(&shared, want).await.map(|disks| {
+                let memory = &view.record.memory;
+                let ensured = work::ensure_volumes(&shared, want, memory).await;
+                ensured.map(|disks| {
                     self.prepared = Some(((**want).clone(), disks));
                 })
             }

@@ -35,6 +35,7 @@ use crate::pending;
 use crate::plan::{self, Circumstances, Observed, Step, Wait};
 use crate::ready::Readiness;
 use crate::record::{Memory, RunMemory, Wish};
+use crate::rescue;
 use crate::shared::Shared;
 use crate::signals::Signal;
 use crate::status::{self, Situation, Trouble};
@@ -286,7 +287,9 @@ impl Driver {
         let choice = self.choice(want);
         let by_disk = choice.datasource == Datasource::Cidata;
         let same = self.prepared.as_ref().is_some_and(|(was, _)| {
-            was.spec.disks == want.spec.disks && was.spec.image == want.spec.image
+            was.spec.disks == want.spec.disks
+                && was.spec.image == want.spec.image
+                && was.rescue_image == want.rescue_image
         });
         if !same {
             self.prepared = None;
@@ -297,7 +300,7 @@ impl Driver {
                 && spec.name == want.name
                 && spec.cpus == want.spec.cpus
                 && spec.memory == want.spec.memory_bytes
-                && spec.firmware == want.firmware
+                && spec.firmware == rescue::firmware(want)
                 && spec.datasource == choice.datasource
                 && self
                     .prepared

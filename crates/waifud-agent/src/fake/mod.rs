@@ -53,6 +53,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
             memory_bytes: ByteSize::mib(256),
             run: true,
             power: PowerSpec::default(),
+            rescue: None,
             restart: RestartPolicy::OnCrash,
             priority: 0,
             protected: false,
@@ -76,6 +77,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
         },
         image_size_bytes: ByteSize(0),
         image_virtual_size_bytes: ByteSize::mib(1),
+        rescue_image: None,
         datasource: Datasource::default(),
         firmware: Firmware::default(),
         bundle: BundleRef {

@@ -7,6 +7,7 @@ mod guest_command;
 mod lifecycle;
 mod link;
 mod power;
+mod rescue;
 mod restored;
 mod streams;
 mod survival;

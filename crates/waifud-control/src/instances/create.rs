@@ -205,6 +205,7 @@ pub(crate) fn spec(
         memory_bytes: wanted.memory,
         run: wanted.run,
         power: PowerSpec::default(),
+        rescue: None,
         restart: wanted.restart,
         priority: wanted.priority,
         protected: wanted.protected,

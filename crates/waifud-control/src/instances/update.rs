@@ -5,7 +5,7 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::{IfMatch, amend, find, network, power, resize};
+use super::{IfMatch, amend, find, network, power, rescue, resize};
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note, problems, validate, view};
@@ -50,7 +50,9 @@ impl Control {
     ) -> Result<InstanceRow, ControlError> {
         let before = row.spec.clone();
         let mut said = Vec::new();
+        rescue::wakes(&mut row, change);
         power::apply(&mut row.spec, change, &mut said)?;
+        rescue::apply(tx, &mut row, change, &mut said)?;
         resize::apply(&mut row.spec, change, &mut said)?;
         if let Some(protected) = change.protected.filter(|p| *p != row.spec.protected) {
             row.spec.protected = protected;
@@ -121,7 +123,7 @@ impl Control {
         if change.re_run {
             tx.set_cloud_id(row.id, &row.cloud_id)?;
         }
-        if (new_text.is_some() || change.re_run)
+        if (new_text.is_some() || change.re_run || row.spec.rescue != before.rescue)
             && let Some(node) = row.node
             && let Some(node) = tx.node(node)?
         {

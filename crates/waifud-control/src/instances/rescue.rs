@@ -1,0 +1,79 @@
+//! Rescue as a change of a spec: boot another template's image with the instance's disks attached, and back.
+
+use waifud_api::{Problem, UpdateInstance};
+use waifud_store::{InstanceRow, WriteTx};
+use waifud_types::{RescueBegin, RescueOrder, RescueSpec};
+
+use crate::{ControlError, problems, validate};
+
+/// Changes the spec as asked and says what that means. The node carries it out as a reboot; what is off is started.
+pub(super) fn apply(
+    tx: &WriteTx<'_>,
+    row: &mut InstanceRow,
+    change: &UpdateInstance,
+    said: &mut Vec<String>,
+) -> Result<(), ControlError> {
+    let Some(order) = &change.rescue else {
+        return Ok(());
+    };
+    if change.run == Some(false) {
+        return Err(problems::rescue::told_to_stop().into());
+    }
+    let wanted = match order {
+        RescueOrder::Begin(begin) => Some(spec(tx, row, begin)?),
+        RescueOrder::End => None,
+    };
+    if wanted == row.spec.rescue {
+        return Ok(());
+    }
+    said.push(wanted.as_ref().map_or_else(
+        || "should boot its own disk again".to_owned(),
+        |rescue| {
+            format!(
+                "should boot {}@{} with its disks attached",
+                rescue.template,
+                rescue.image.short()
+            )
+        },
+    ));
+    row.spec.rescue = wanted;
+    row.spec.run = true;
+    row.spec.power.force_off = false;
+    if change.reboot.is_none() {
+        row.spec.power.reboots += 1;
+        row.spec.power.force_reboot = false;
+    }
+    Ok(())
+}
+
+/// Makes a plain reboot order fit one that is off: a rescue starts it.
+pub(super) fn wakes(row: &mut InstanceRow, change: &UpdateInstance) {
+    if change.rescue.is_some() && change.reboot.is_some() {
+        row.spec.run = true;
+    }
+}
+
+fn spec(
+    tx: &WriteTx<'_>,
+    row: &InstanceRow,
+    begin: &RescueBegin,
+) -> Result<RescueSpec, ControlError> {
+    let found = tx.template(&begin.template)?;
+    let found = found.ok_or_else(|| problems::rescue::unknown_template(&begin.template))?;
+    let template = found.template;
+    if found.arch != row.arch {
+        return Err(problems::rescue::other_arch(&template.name, &found.arch, &row.arch).into());
+    }
+    if template.current == row.spec.image {
+        return Err(problems::rescue::same_image(&template.name).into());
+    }
+    let ssh_keys = validate::ssh_keys(&begin.ssh_keys)
+        .map_err(|problem: Problem| problem.field("rescue.ssh_keys"))?;
+    Ok(RescueSpec {
+        template: template.name,
+        image: template.current,
+        datasource: template.datasource,
+        firmware: template.firmware,
+        ssh_keys,
+    })
+}
