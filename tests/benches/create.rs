@@ -18,8 +18,9 @@ use virt::domain::Domain;
 use waifud_api::client::{Client, EventQuery};
 use waifud_api::{CreateInstance, Instance};
 use waifud_lab::{Lab, LabOptions, wait};
+use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
-use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_storage::qcow2::Qcow2Pool;
 use waifud_types::{ByteSize, InstanceId, VolumeId};
 
 const POOL: &str = "/var/lib/waifud-agent/pools/main";
@@ -82,9 +83,9 @@ async fn inside(rounds: usize) -> Result<()> {
     let libvirt = Connect::open(Some("qemu:///system"))?;
     let qemu = User::from_name("libvirt-qemu")?.context("the node has no user libvirt-qemu")?;
     let owner = (qemu.uid.as_raw(), qemu.gid.as_raw());
-    let pool = Qcow2Pool::open(Qcow2PoolConfig {
+    let pool = Qcow2Pool::open(FilePoolConfig {
         volume_owner: Some(owner),
-        ..Qcow2PoolConfig::new("main".parse()?, POOL)
+        ..FilePoolConfig::new("main".parse()?, POOL)
     })?;
     // Brings the image into the pool and shows what waifud's domains look like.
     let (_, sample) = by_waifud(&client, "sample").await?;

@@ -301,18 +301,27 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
             .waifuctl
             .json(&["template", "add", "big", "--file", &image])?;
         // It never boots here: another system's disk is all that this needs.
-        let created = ["create", "broken", "-t", "big", "--memory", "128M", "--no-start"];
+        let created = [
+            "create",
+            "broken",
+            "-t",
+            "big",
+            "--memory",
+            "128M",
+            "--no-start",
+        ];
         world.waifuctl.json(&created)?;
         let key = world.public_key.display().to_string();
-        let begin = [
-            "rescue", "broken", "-t", TINY, "--ssh-key", &key, "--wait",
-        ];
+        let begin = ["rescue", "broken", "-t", TINY, "--ssh-key", &key, "--wait"];
         let shown = world.waifuctl.json(&begin)?;
         let address = shown.pointer("/status/addresses/0/address");
         let guest = Guest {
             world,
             name: "broken".to_owned(),
-            address: address.and_then(Value::as_str).context("no address")?.to_owned(),
+            address: address
+                .and_then(Value::as_str)
+                .context("no address")?
+                .to_owned(),
         };
         guest.run_when_up("mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt")?;
         ensure!(guest.run("cat /mnt/etc/os-release")?.contains("Debian"));
@@ -324,11 +333,24 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
         ensure!(pool()?.contains("rescue"), "there is no disk of its own");
 
         // Its own disk again, which is told by the disks that its domain has; booting all of it would take a minute.
-        world.waifuctl.json(&["stop", "broken", "--force", "--wait"])?;
-        world.waifuctl.json(&["rescue", "broken", "--end", "--wait"])?;
-        world.waifuctl.json(&["stop", "broken", "--force", "--wait"])?;
+        world
+            .waifuctl
+            .json(&["stop", "broken", "--force", "--wait"])?;
+        world
+            .waifuctl
+            .json(&["rescue", "broken", "--end", "--wait"])?;
+        world
+            .waifuctl
+            .json(&["stop", "broken", "--force", "--wait"])?;
         ensure!(pool()?.is_empty(), "left behind: {}", pool()?);
-        let disks = ["virsh", "-q", "-c", "qemu:///system", "domblklist", "broken"];
+        let disks = [
+            "virsh",
+            "-q",
+            "-c",
+            "qemu:///system",
+            "domblklist",
+            "broken",
+        ];
         ensure!(world.node(&disks)?.trim().lines().count() == 1);
 
         world.waifuctl.json(&begin)?;

@@ -57,6 +57,12 @@ const LINES: &[Line] = &[
     (For::Test, "iputils-ping", "asks whether the wires work"),
     (For::Lab, "ovmf", "starts guests by UEFI"),
     (For::Test, "iptables", "plays Docker and ufw"),
+    (
+        For::Test,
+        "btrfs-progs",
+        "makes a filesystem that clones files",
+    ),
+    (For::Test, "xfsprogs", "makes another one"),
     (For::Test, "procps", "asks what runs"),
     (For::Test, "curl", "plays a user of the API"),
     (

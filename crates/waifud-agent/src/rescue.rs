@@ -11,7 +11,7 @@ use waifud_types::{ByteSize, Digest, Name, VolumeId};
 use crate::record::Memory;
 use crate::shared::Shared;
 use crate::trouble::Failure;
-use crate::work::Disks;
+use crate::work::{self, Disks};
 
 /// The disk's name. Disks of a spec can't have it.
 const DISK: &str = "rescue";
@@ -93,6 +93,7 @@ pub(crate) async fn ensure_disk(
 
 /// Its disk as the domain's first, when there is to be one.
 pub(crate) fn domain_disk(
+    shared: &Shared,
     want: &AgentInstance,
     disks: &Disks,
 ) -> Result<Option<DomainDisk>, Failure> {
@@ -102,5 +103,10 @@ pub(crate) fn domain_disk(
     let disk = name()?;
     let path = disks.get(&disk).cloned();
     let path = path.ok_or_else(|| Failure::passing("the rescue disk is not ready yet"))?;
-    Ok(Some(DomainDisk { name: disk, path }))
+    let format = work::format(shared, pool(want))?;
+    Ok(Some(DomainDisk {
+        name: disk,
+        path,
+        format,
+    }))
 }

@@ -8,7 +8,7 @@ use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
 use waifud_types::spec::NicSpec;
 use waifud_types::status::CloudInitStatus;
 use waifud_types::template::Datasource;
-use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeId};
+use waifud_types::{ByteSize, DiskFormat, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
 use crate::network::DEFAULT_NETWORK;
@@ -130,6 +130,13 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the bytes of a pool's volumes are.
+pub(crate) fn format(shared: &Shared, pool: Option<&Name>) -> Result<DiskFormat, Failure> {
+    let found = pool.and_then(|name| shared.pool(name));
+    let found = found.ok_or_else(|| Failure::lasting("this node lacks its disks' pool"))?;
+    Ok(found.format())
+}
+
 /// The domain's spec.
 pub(crate) async fn domain_spec(
     shared: &Shared,
@@ -157,6 +164,7 @@ pub(crate) async fn domain_spec(
         .map(|(index, nic)| domain_nic(shared, want, index, nic))
         .collect::<Result<_, _>>()?;
     let rescue_disk = rescue::domain_disk(want, disks)?;
+    let rescue_disk = rescue::domain_disk(shared, want, disks)?;
     let own = want.spec.disks.iter().map(|disk| {
         let path = disks
             .get(&disk.name)
@@ -165,6 +173,7 @@ pub(crate) async fn domain_spec(
         Ok(DomainDisk {
             name: disk.name.clone(),
             path,
+            format: format(shared, Some(&disk.pool))?,
         })
     });
     let disks = rescue_disk.into_iter().map(Ok).chain(own);

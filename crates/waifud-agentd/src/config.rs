@@ -65,6 +65,8 @@ pub enum PoolKind {
     /// Overlays on any filesystem.
     #[default]
     Qcow2,
+    /// Clones of files, on a filesystem that makes them.
+    Reflink,
 }
 
 impl Default for Config {

@@ -27,8 +27,10 @@ use waifud_agent::{Adapters, Agent, Membership, Settings, Timing};
 use waifud_api::MetadatadClient;
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
+use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
-use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_storage::qcow2::Qcow2Pool;
+use waifud_storage::reflink::ReflinkPool;
 use waifud_types::Incarnation;
 
 use crate::config::{Config, PoolKind};
@@ -193,16 +195,14 @@ fn assemble(
         {
             host::passable(above)?;
         }
-        match pool.kind {
-            PoolKind::Qcow2 => {
-                let mut settings = Qcow2PoolConfig::new(pool.name.clone(), &pool.path);
-                settings.image_user = image_user;
-                settings.volume_owner = qemu_owner;
-                let pool = Qcow2Pool::open(settings)
-                    .with_context(|| format!("pool {} can't be opened", pool.name))?;
-                pools.push(Arc::new(pool));
-            }
-        }
+        let mut settings = FilePoolConfig::new(pool.name.clone(), &pool.path);
+        settings.image_user = image_user;
+        settings.volume_owner = qemu_owner;
+        let opened: Result<Arc<dyn StoragePool>, _> = match pool.kind {
+            PoolKind::Qcow2 => Qcow2Pool::open(settings).map(|pool| Arc::new(pool) as _),
+            PoolKind::Reflink => ReflinkPool::open(settings).map(|pool| Arc::new(pool) as _),
+        };
+        pools.push(opened.with_context(|| format!("pool {} can't be opened", pool.name))?);
     }
     let libvirt = libvirt(config, qemu_owner);
     let tunnel = Arc::new(Tunnel::open(

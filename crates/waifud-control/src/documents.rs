@@ -41,8 +41,7 @@ pub fn bundle(
         availability_zone: node.to_string(),
         ssh_keys: with_rescue_keys(ssh_keys, row),
         // Another system than the one that it was written for must not carry it out.
-        user_data: user_data
-            .filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
+        user_data: user_data.filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
         vendor_data: VendorOptions::default(),
         datasource: rescue.map_or(row.datasource, |rescue| rescue.datasource),
         nics,

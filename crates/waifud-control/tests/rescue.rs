@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use waifud_types::{ByteSize, Digest, InstanceState};
 
 const PATH: &str = "/v1/instances/web";
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJj9Zt1zMvFTIbmRXkGl0dDxx3GSSnPEGBIqYCj0P3mD you@desk";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJj9Zt1zMvFTIbmRXkGl0dDxx3GSSnPEGBIqYCj0P3mD you@desk";
 
 /// A template beside `debian-12`, of another image.
 async fn small(server: &Server) -> Digest {
@@ -62,16 +63,17 @@ async fn a_rescue_is_told_with_its_image_and_documents_of_its_own_and_ends_as_it
         .expect(200);
     let documents =
         waifud_cloudinit::open(&sealed.bytes, put.bundle.digest, &put.bundle.key).unwrap();
-    let text = format!("{documents:?}{}", String::from_utf8_lossy(&documents.cidata()));
+    let text = format!(
+        "{documents:?}{}",
+        String::from_utf8_lossy(&documents.cidata())
+    );
     assert!(text.contains("you@desk"), "its key is let in");
     assert!(!text.contains("reboot"), "its user-data is not carried out");
     // Asking again changes nothing.
     let again = server.patch(PATH, &begin("small")).await.expect(200);
     assert_eq!(again.instance().generation, told.generation);
     // While it is in use, it stays.
-    server
-        .delete("/v1/templates/small")
-        .await;
+    server.delete("/v1/templates/small").await;
     agent
         .get(&format!("/v1/agent/images/{small}"))
         .await

@@ -492,6 +492,7 @@ mod tests {
         spec.disks.push(crate::DomainDisk {
             name: "root".parse().unwrap(),
             path: "/pool/root.qcow2".into(),
+            format: waifud_types::DiskFormat::Qcow2,
         });
         let size_of = |id, disk: Name| {
             let size = fake.disk_size(id, disk.as_str()).unwrap();

@@ -21,7 +21,7 @@ use tokio::sync::broadcast;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Digest, Epoch, InstanceId, MacAddr, Name, TapName};
+use waifud_types::{ByteSize, Digest, DiskFormat, Epoch, InstanceId, MacAddr, Name, TapName};
 
 /// What a machine needs to be defined. Two equal specs make the same domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,13 +68,15 @@ impl DomainSpec {
     }
 }
 
-/// A disk of a domain: a qcow2 file.
+/// A disk of a domain: a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainDisk {
     /// The disk's name in the spec, such as `root`.
     pub name: Name,
     /// The volume's file.
     pub path: PathBuf,
+    /// What its bytes are.
+    pub format: DiskFormat,
 }
 
 /// A nic of a domain: an isolated port of a bridge.

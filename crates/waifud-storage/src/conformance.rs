@@ -151,9 +151,17 @@ async fn volumes_are_cloned_grown_and_never_shrunk(
         &exact,
     )?;
 
-    let refused = pool.ensure_image_absent(image).await;
-    let right = refused.is_err() && has(pool, image).await?;
-    expect(right, "an image stays while volumes need it", &refused)?;
+    let forgotten = pool.ensure_image_absent(image).await;
+    let gone = forgotten.is_ok();
+    let right = gone != has(pool, image).await?;
+    expect(
+        right,
+        "an image stays, or volumes do not need it",
+        &forgotten,
+    )?;
+    let size = size_of(pool, &root).await?;
+    let right = size == Some(ByteSize::mib(24));
+    expect(right, "a volume stays as it was", &size)?;
     for id in [&root, &data, &root] {
         done("ensure_volume_absent", pool.ensure_volume_absent(id).await)?;
     }

@@ -1,19 +1,26 @@
-//! The storage seam: pools of images and volumes; qcow2 overlays and a fake.
+//! The storage seam: pools of images and volumes; qcow2 overlays, clones of files, and a fake.
 //!
 //! An image is imported once per pool; a volume is a clone of it, in milliseconds, whatever its size. Every verb is
 //! an *ensure*: calling it again when the work is done changes nothing and succeeds.
 
+mod config;
 pub mod conformance;
 mod digest;
 pub mod fake;
 mod fault;
 mod format;
+mod import;
+mod layout;
 pub mod qcow2;
+pub mod reflink;
+mod tool;
+
+pub use config::FilePoolConfig;
 
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use waifud_types::{ByteSize, Digest, Name, VolumeId};
+use waifud_types::{ByteSize, Digest, DiskFormat, Name, VolumeId};
 
 /// One volume as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +83,18 @@ pub enum StorageError {
         /// The least.
         minimum: ByteSize,
     },
+    /// The filesystem can't clone files.
+    #[error(
+        "the filesystem of {} does not clone files (reflinks): use btrfs or XFS, or a pool of kind qcow2",
+        path.display()
+    )]
+    NoClones {
+        /// The pool's directory.
+        path: PathBuf,
+        /// What it answered.
+        #[source]
+        source: std::io::Error,
+    },
     /// A tool is missing, failed or took too long.
     #[error("{tool} failed: {message}")]
     Tool {
@@ -106,6 +125,11 @@ pub trait StoragePool: Send + Sync {
     /// `qcow2`, or what else it is made of.
     fn kind(&self) -> &'static str;
 
+    /// What its volumes' bytes are.
+    fn format(&self) -> DiskFormat {
+        DiskFormat::Qcow2
+    }
+
     /// How full it is.
     async fn usage(&self) -> Result<PoolUsage, StorageError>;
 
@@ -120,7 +144,8 @@ pub trait StoragePool: Send + Sync {
     /// The staged file is gone afterwards, whatever the outcome.
     async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
 
-    /// Forgets the image. Refused with `Tool`/`Io` while volumes need it.
+    /// Forgets the image. Refused with `Tool`/`Io` while volumes need it; a pool whose volumes stand for themselves never
+    /// refuses.
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError>;
 
     /// The volume, cloned from the image and at least `size` large; grown when it is smaller, never shrunk.

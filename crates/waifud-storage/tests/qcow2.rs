@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use waifud_storage::FilePoolConfig;
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
-use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_storage::qcow2::Qcow2Pool;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, VolumeId};
 
@@ -41,8 +42,8 @@ fn without_root() -> Option<String> {
     (!root).then(|| "it needs root".to_owned())
 }
 
-fn config(path: &Path) -> Qcow2PoolConfig {
-    let mut config = Qcow2PoolConfig::new("main".parse().unwrap(), path);
+fn config(path: &Path) -> FilePoolConfig {
+    let mut config = FilePoolConfig::new("main".parse().unwrap(), path);
     config.image_user = Some(NOBODY);
     config
 }

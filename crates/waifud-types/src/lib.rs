@@ -5,6 +5,7 @@
 
 pub mod checksum;
 pub mod digest;
+pub mod disk;
 pub mod event;
 pub mod evidence;
 pub mod id;
@@ -26,6 +27,7 @@ pub mod template;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use digest::Digest;
+pub use disk::DiskFormat;
 pub use id::{InstanceId, NodeId, TapName, VolumeId};
 pub use mac::MacAddr;
 pub use name::Name;

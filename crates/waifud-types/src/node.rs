@@ -61,7 +61,7 @@ pub struct HypervisorFacts {
 pub struct PoolFacts {
     /// Unique on the node.
     pub name: Name,
-    /// `qcow2`, later `reflink` and `zfs`.
+    /// `qcow2` or `reflink`, later `zfs`.
     pub kind: String,
     /// Size in bytes.
     pub size_bytes: ByteSize,

@@ -51,8 +51,7 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         match context.client.update_instance(&id, &order, None).await {
             Err(error) if is_unknown(&error) => {
                 let undone = "nothing was changed; the same command again goes on from there";
-                begin.template =
-                    download::missing(context, &begin.template, error, undone).await?;
+                begin.template = download::missing(context, &begin.template, error, undone).await?;
                 let order = change(RescueOrder::Begin(begin));
                 context.client.update_instance(&id, &order, None).await?
             }

@@ -118,7 +118,11 @@ async fn an_agent_that_is_killed_anywhere_goes_on_with_the_rescue_and_its_end() 
             world.kill().await;
             world.hypervisor.release(op);
             world.start();
-            let wanted: &[&str] = if ending { &["root"] } else { &["rescue", "root"] };
+            let wanted: &[&str] = if ending {
+                &["root"]
+            } else {
+                &["rescue", "root"]
+            };
             until_disks(&world, id, wanted).await;
         }
         world

@@ -15,7 +15,9 @@ pub fn other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
     let text = format!("template {template} is for {arch}, the instance for {wanted}");
     Problem::new(422, "wrong-arch", text)
         .field(FIELD)
-        .hint(format!("name a template for {wanted}: waifuctl template list"))
+        .hint(format!(
+            "name a template for {wanted}: waifuctl template list"
+        ))
 }
 
 /// Two disks with the same filesystems: which is mounted as root would be chance.

@@ -218,7 +218,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
             // No `io`: `native` blocks where a write allocates, as it does in an overlay most of the time.
             Element::new("driver")
                 .with("name", "qemu")
-                .with("type", "qcow2")
+                .with("type", disk.format.as_str())
                 .with("cache", "none")
                 .with("discard", "unmap"),
         )
@@ -316,10 +316,12 @@ pub(super) mod tests {
                 DomainDisk {
                     name: "root".parse().unwrap(),
                     path: format!("/pool/volumes/{id}.root.qcow2").into(),
+                    format: waifud_types::DiskFormat::Qcow2,
                 },
                 DomainDisk {
                     name: "a-name-of-more-than-twenty-bytes".parse().unwrap(),
                     path: "/pool/volumes/it's <odd> & \"legal\"".into(),
+                    format: waifud_types::DiskFormat::Qcow2,
                 },
             ],
             nics: vec![DomainNic {

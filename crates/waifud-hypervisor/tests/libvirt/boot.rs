@@ -12,8 +12,9 @@ use waifud_hypervisor::{
 };
 use waifud_images::{Guest, build, default_cache_dir};
 use waifud_lab::testing;
+use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
-use waifud_storage::qcow2::{Qcow2Pool, Qcow2PoolConfig};
+use waifud_storage::qcow2::Qcow2Pool;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
 
 use crate::node::{Node, QEMU, hear, until};
@@ -47,7 +48,7 @@ impl Tiny {
                 return None;
             }
         };
-        let mut config = Qcow2PoolConfig::new("main".parse().unwrap(), node.lab.path_outside(POOL));
+        let mut config = FilePoolConfig::new("main".parse().unwrap(), node.lab.path_outside(POOL));
         config.volume_owner = Some((QEMU, QEMU));
         config.image_user = Some((65534, 65534));
         let pool = Qcow2Pool::open(config).unwrap();
@@ -77,6 +78,7 @@ impl Tiny {
             path: Path::new(POOL)
                 .join("volumes")
                 .join(path.file_name().unwrap()),
+            format: waifud_types::DiskFormat::Qcow2,
         });
         Some(Self {
             pool,

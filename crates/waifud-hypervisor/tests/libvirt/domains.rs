@@ -35,6 +35,7 @@ async fn libvirts_disks_conform() {
         spec.disks.push(DomainDisk {
             name: name.parse().unwrap(),
             path: path.into(),
+            format: waifud_types::DiskFormat::Qcow2,
         });
     }
     let size_of = |id: InstanceId, disk: Name| {

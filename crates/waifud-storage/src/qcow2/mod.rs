@@ -2,59 +2,22 @@
 //!
 //! A volume is a header of a few kilobytes that names its image; making one costs two small writes and their syncs,
 //! whatever the image's size, and starts no process. The layout and its rules for crashes are in `layout`, the
-//! treatment of hostile files in `import` and `tool`.
+//! treatment of hostile files in `import` and `tool`, which pools share.
 
-mod import;
-pub(crate) mod layout;
 mod overlay;
-mod tool;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
 use tokio::sync::Mutex;
 use waifud_types::qcow2::{self, HEADER_BYTES};
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
-use self::layout::Layout;
-use self::tool::Tool;
-use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool};
-
-/// How a pool is set up.
-#[derive(Clone, Debug)]
-pub struct Qcow2PoolConfig {
-    /// The pool's name.
-    pub name: Name,
-    /// Its directory; made when missing. QEMU's user must be able to pass through its parents.
-    pub path: PathBuf,
-    /// User and group (numbers) that image tools run as when we are root: `waifud-image`.
-    pub image_user: Option<(u32, u32)>,
-    /// `qemu-img`, by path or to be found in `PATH`.
-    pub qemu_img: PathBuf,
-    /// User and group (numbers) that volumes belong to when we are root: QEMU's. Without it libvirt has to change the
-    /// owner at each start.
-    pub volume_owner: Option<(u32, u32)>,
-    /// How long one run of a tool may take.
-    pub tool_timeout: Duration,
-}
-
-impl Qcow2PoolConfig {
-    /// A pool in a directory, all else by default: tools and volumes belong to ourselves, two minutes for a tool.
-    pub fn new(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self {
-            name,
-            path: path.into(),
-            image_user: None,
-            qemu_img: PathBuf::from("qemu-img"),
-            volume_owner: None,
-            tool_timeout: Duration::from_mins(2),
-        }
-    }
-}
+use crate::layout::{Layout, blocking};
+use crate::tool::Tool;
+use crate::{FilePoolConfig, ObservedVolume, PoolUsage, StorageError, StoragePool, import};
 
 /// The pool. Cheap to share behind an `Arc`; one process per directory.
 pub struct Qcow2Pool {
@@ -70,7 +33,7 @@ pub struct Qcow2Pool {
 
 impl Qcow2Pool {
     /// Opens the pool, making its directories and clearing away what a crash left half-made.
-    pub fn open(config: Qcow2PoolConfig) -> Result<Self, StorageError> {
+    pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
         let inspector = Tool {
             program: config.qemu_img.clone(),
             user: config.image_user,
@@ -85,13 +48,26 @@ impl Qcow2Pool {
             write_limit: u64::MAX,
         };
         Ok(Self {
-            layout: Layout::open(config.name, &config.path)?,
+            layout: Layout::open(config.name, &config.path, ".qcow2")?,
             inspector,
             resizer,
             volume_owner: config.volume_owner.filter(|_| geteuid().is_root()),
             images: Arc::default(),
             volumes: Arc::default(),
         })
+    }
+
+    /// Verifies and inspects the staged file, then gives it its name.
+    async fn import(&self, image: Digest) -> Result<(), StorageError> {
+        let (file, _) = import::checked(&self.layout, &self.inspector, image).await?;
+        let layout = self.layout.clone();
+        blocking(move || {
+            let staged = layout.staged(image);
+            file.sync_all()
+                .map_err(|error| layout.io("syncing", &staged, error))?;
+            layout.rename(&staged, &layout.image(image))
+        })
+        .await
     }
 
     /// Makes the volume, or answers with what is there.
@@ -114,8 +90,7 @@ impl Qcow2Pool {
                 layout.put_volume(&id, &bytes, owner)
             };
             // A volume that can't be looked at is there: what is made instead would take its place.
-            let there = path.try_exists();
-            if !there.map_err(|error| layout.io("looking for", &path, error))? {
+            if !layout.exists(&path)? {
                 let minimum = image_size(&layout, image)?;
                 if size < minimum {
                     return Err(StorageError::TooSmall { size, minimum });
@@ -155,9 +130,7 @@ impl Qcow2Pool {
         }
         let message = answer.complaint();
         if message.contains("No space left on device") {
-            return Err(StorageError::NoRoom {
-                pool: self.layout.pool.clone(),
-            });
+            return Err(self.layout.no_room());
         }
         Err(StorageError::Tool {
             tool: "qemu-img",
@@ -200,19 +173,6 @@ fn not_a_volume(path: &Path) -> StorageError {
     }
 }
 
-/// Runs file work where blocking is allowed; it goes on to its end when the caller goes away.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(StorageError::Tool {
-            tool: "a thread for files",
-            message: error.to_string(),
-        }),
-    }
-}
-
 #[async_trait]
 impl StoragePool for Qcow2Pool {
     fn name(&self) -> &Name {
@@ -225,52 +185,17 @@ impl StoragePool for Qcow2Pool {
 
     async fn usage(&self) -> Result<PoolUsage, StorageError> {
         let layout = self.layout.clone();
-        blocking(move || {
-            let root = layout.root();
-            let facts =
-                statvfs(root).map_err(|error| layout.io("asking about", root, error.into()))?;
-            let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-            let used = facts.blocks().saturating_sub(facts.blocks_free());
-            // What is reserved for root counts as neither used nor there: volumes may belong to another user.
-            let size = used.saturating_add(facts.blocks_available());
-            let read_only = facts.flags().contains(FsFlags::ST_RDONLY);
-            Ok(PoolUsage {
-                size: bytes(size),
-                used: bytes(used),
-                health: if read_only {
-                    "its filesystem is mounted read-only".to_owned()
-                } else {
-                    "ok".to_owned()
-                },
-            })
-        })
-        .await
+        blocking(move || layout.usage()).await
     }
 
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
         let layout = self.layout.clone();
-        blocking(move || {
-            let path = layout.image(image);
-            path.try_exists()
-                .map_err(|error| layout.io("looking for", &path, error))
-        })
-        .await
+        blocking(move || layout.exists(&layout.image(image))).await
     }
 
     async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError> {
         let layout = self.layout.clone();
-        blocking(move || {
-            use std::os::unix::fs::PermissionsExt;
-            let path = layout.staged(image);
-            // A leftover of an import that was cut short may be read-only.
-            match std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(layout.io("making writable", &path, error))
-                }
-                _ => Ok(path),
-            }
-        })
-        .await
+        blocking(move || layout.writable_staged(image)).await
     }
 
     async fn import_image(&self, image: Digest) -> Result<(), StorageError> {
@@ -278,7 +203,7 @@ impl StoragePool for Qcow2Pool {
         let outcome = if self.has_image(image).await? {
             Ok(())
         } else {
-            import::import(&self.layout, &self.inspector, image).await
+            self.import(image).await
         };
         let layout = self.layout.clone();
         let removed = blocking(move || layout.remove(&layout.staged(image))).await;

@@ -3,10 +3,11 @@
 //! `waifud_types::qcow2::parse` is for files from outside and refuses a backing file; a volume has one by design. The
 //! fields are the same (QEMU's `docs/interop/qcow2.txt`, "Header").
 
+use std::path::PathBuf;
+
 use waifud_types::{ByteSize, Digest};
 
 use crate::format::{Backing, empty_image};
-use crate::qcow2::layout::Layout;
 
 /// Bytes that hold the header, its extensions (QEMU writes some 400 bytes of them) and the backing file's name (at most
 /// 1,023 bytes) in whatever we or QEMU wrote.
@@ -37,9 +38,14 @@ pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
     Some(Overlay { size, image })
 }
 
+/// How an overlay names its image: relative to itself, so that a pool can be mounted elsewhere.
+fn backing_name(image: Digest) -> PathBuf {
+    PathBuf::from(format!("../images/{}.qcow2", image.hex()))
+}
+
 /// A fresh volume's bytes.
 pub(crate) fn fresh(size: ByteSize, image: Digest) -> Result<Vec<u8>, crate::format::FormatError> {
-    empty_image(size, Some(Backing(&Layout::backing_name(image))), b"")
+    empty_image(size, Some(Backing(&backing_name(image))), b"")
 }
 
 fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {

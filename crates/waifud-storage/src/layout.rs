@@ -1,9 +1,10 @@
 //! Where a pool keeps what, and how a file becomes part of it: written aside, made durable, then renamed.
 //!
 //! ```text
-//! images/<64 hex digits>.qcow2       0444  whole and verified; the name is the digest of the bytes
+//! images/<64 hex digits>.SUFFIX      0444  whole and verified; the name is the digest of the published bytes
+//! images/.new-<64 hex digits>        0600  half-made; removed when the pool is opened
 //! staging/<64 hex digits>.part       0600  a download, perhaps broken; removed after a week without progress
-//! volumes/<instance>.<disk>.qcow2    0600  an overlay on an image
+//! volumes/<instance>.<disk>.SUFFIX   0600  an overlay on an image (`.qcow2`), or a clone of one (`.raw`)
 //! volumes/.new-<instance>.<disk>     0600  half-made; removed when the pool is opened
 //! ```
 //!
@@ -16,20 +17,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use waifud_types::{Digest, Name, VolumeId};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
-use crate::StorageError;
+use crate::{PoolUsage, StorageError};
 
 const HALF_MADE: &str = ".new-";
 /// A download that nobody went on with for so long is not wanted any more.
 const STALE: Duration = Duration::from_hours(7 * 24);
-const SUFFIX: &str = ".qcow2";
 
 /// The directories of one pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) pool: Name,
     root: PathBuf,
+    /// What the names of images and volumes end with.
+    suffix: &'static str,
 }
 
 impl Layout {
@@ -37,10 +40,15 @@ impl Layout {
     ///
     /// QEMU's user passes through the root, `images` and `volumes` to files that it knows the names of, but can't
     /// list them; nobody else sees into `staging`.
-    pub(crate) fn open(pool: Name, root: &Path) -> Result<Self, StorageError> {
+    pub(crate) fn open(
+        pool: Name,
+        root: &Path,
+        suffix: &'static str,
+    ) -> Result<Self, StorageError> {
         let mut layout = Self {
             pool,
             root: root.to_owned(),
+            suffix,
         };
         layout.open_root()?;
         for (directory, mode) in [
@@ -53,9 +61,11 @@ impl Layout {
                 .map_err(|error| layout.io("making the directory", &directory, error))?;
         }
         layout.root = fs::canonicalize(root).map_err(|e| layout.io("resolving", root, e))?;
-        for name in layout.names(&layout.volumes())? {
-            if name.starts_with(HALF_MADE) {
-                layout.remove(&layout.volumes().join(name))?;
+        for directory in [layout.images(), layout.volumes()] {
+            for name in layout.names(&directory)? {
+                if name.starts_with(HALF_MADE) {
+                    layout.remove(&directory.join(name))?;
+                }
             }
         }
         for name in layout.names(&layout.staging())? {
@@ -102,7 +112,8 @@ impl Layout {
     }
 
     pub(crate) fn image(&self, image: Digest) -> PathBuf {
-        self.images().join(format!("{}{SUFFIX}", image.hex()))
+        self.images()
+            .join(format!("{}{}", image.hex(), self.suffix))
     }
 
     pub(crate) fn staged(&self, image: Digest) -> PathBuf {
@@ -110,12 +121,59 @@ impl Layout {
     }
 
     pub(crate) fn volume(&self, id: &VolumeId) -> PathBuf {
-        self.volumes().join(format!("{id}{SUFFIX}"))
+        self.volumes().join(format!("{id}{}", self.suffix))
     }
 
-    /// How an overlay names its image: relative to itself, so that a pool can be mounted elsewhere.
-    pub(crate) fn backing_name(image: Digest) -> PathBuf {
-        PathBuf::from(format!("../images/{}{SUFFIX}", image.hex()))
+    /// Where an image is made before it has its name.
+    pub(crate) fn half_made_image(&self, image: Digest) -> PathBuf {
+        self.half_made_named(&image.hex())
+    }
+
+    /// Where what becomes no volume is made.
+    pub(crate) fn half_made_named(&self, name: &str) -> PathBuf {
+        self.images().join(format!("{HALF_MADE}{name}"))
+    }
+
+    /// Where a volume is made before it has its name.
+    pub(crate) fn half_made_volume(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(format!("{HALF_MADE}{id}"))
+    }
+
+    /// Whether the file is there. One that can't be looked at is an error, not absent.
+    pub(crate) fn exists(&self, path: &Path) -> Result<bool, StorageError> {
+        path.try_exists()
+            .map_err(|error| self.io("looking for", path, error))
+    }
+
+    /// Where a download goes; a leftover of an import that was cut short may be read-only, and no longer is.
+    pub(crate) fn writable_staged(&self, image: Digest) -> Result<PathBuf, StorageError> {
+        let path = self.staged(image);
+        match fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.io("making writable", &path, error))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// How full the filesystem is.
+    pub(crate) fn usage(&self) -> Result<PoolUsage, StorageError> {
+        let facts = statvfs(&self.root)
+            .map_err(|error| self.io("asking about", &self.root, error.into()))?;
+        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
+        let used = facts.blocks().saturating_sub(facts.blocks_free());
+        // What is reserved for root counts as neither used nor there: volumes may belong to another user.
+        let size = used.saturating_add(facts.blocks_available());
+        let read_only = facts.flags().contains(FsFlags::ST_RDONLY);
+        Ok(PoolUsage {
+            size: bytes(size),
+            used: bytes(used),
+            health: if read_only {
+                "its filesystem is mounted read-only".to_owned()
+            } else {
+                "ok".to_owned()
+            },
+        })
     }
 
     /// Every volume's id and path, by the names alone; files of others are passed over.
@@ -123,7 +181,7 @@ impl Layout {
         let directory = self.volumes();
         let names = self.names(&directory)?;
         let volume = |name: String| {
-            let id = name.strip_suffix(SUFFIX)?.parse().ok()?;
+            let id = name.strip_suffix(self.suffix)?.parse().ok()?;
             Some((id, directory.join(name)))
         };
         Ok(names.into_iter().filter_map(volume).collect())
@@ -171,7 +229,7 @@ impl Layout {
         bytes: &[u8],
         owner: Option<(u32, u32)>,
     ) -> Result<(), StorageError> {
-        let half = self.volumes().join(format!("{HALF_MADE}{id}"));
+        let half = self.half_made_volume(id);
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -220,14 +278,32 @@ impl Layout {
     /// An error of the filesystem; a full one has its own word.
     pub(crate) fn io(&self, what: &'static str, path: &Path, source: io::Error) -> StorageError {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::NoRoom {
-                pool: self.pool.clone(),
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(),
             _ => StorageError::Io {
                 what,
                 path: path.to_owned(),
                 source,
             },
         }
+    }
+
+    /// The pool is full.
+    pub(crate) fn no_room(&self) -> StorageError {
+        StorageError::NoRoom {
+            pool: self.pool.clone(),
+        }
+    }
+}
+
+/// Runs file work where blocking is allowed; it goes on to its end when the caller goes away.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(StorageError::Tool {
+            tool: "a thread for files",
+            message: error.to_string(),
+        }),
     }
 }

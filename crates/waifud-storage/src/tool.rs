@@ -23,6 +23,8 @@ use crate::StorageError;
 const NAME: &str = "qemu-img";
 /// Where the tool finds descriptor 0.
 pub(crate) const STDIN: &str = "/dev/fd/0";
+/// Where it finds descriptor 1, when that is a file.
+pub(crate) const STDOUT: &str = "/dev/fd/1";
 /// What is read of each of its two outputs; reports are below 4 KiB.
 const OUTPUT_MAX: u64 = 64 << 10;
 /// Address space: enough for the libraries and for the refcounts of the largest images seen, far below a host's memory.
@@ -76,6 +78,25 @@ impl Tool {
         arguments: &[&OsStr],
         file: Option<File>,
     ) -> Result<Answer, StorageError> {
+        self.run_with(arguments, file, None).await
+    }
+
+    /// Runs it to its end, with files as descriptors 0 and 1.
+    pub(crate) async fn run_into(
+        &self,
+        arguments: &[&OsStr],
+        from: File,
+        to: File,
+    ) -> Result<Answer, StorageError> {
+        self.run_with(arguments, Some(from), Some(to)).await
+    }
+
+    async fn run_with(
+        &self,
+        arguments: &[&OsStr],
+        file: Option<File>,
+        output: Option<File>,
+    ) -> Result<Answer, StorageError> {
         let failed = |message: String| StorageError::Tool {
             tool: NAME,
             message,
@@ -88,7 +109,7 @@ impl Tool {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .current_dir("/")
             .stdin(file.map_or_else(Stdio::null, Stdio::from))
-            .stdout(Stdio::piped())
+            .stdout(output.map_or_else(Stdio::piped, Stdio::from))
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let confine = self.confinement();

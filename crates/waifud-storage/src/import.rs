@@ -1,4 +1,4 @@
-//! Makes a staged download an image: digest, header, the tool's own opinion, and only then the final name.
+//! Looks at a staged download before anything uses it: digest, header, the tool's own opinion.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -10,9 +10,8 @@ use serde::Deserialize;
 use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
-use super::blocking;
-use super::layout::Layout;
-use super::tool::{STDIN, Tool};
+use crate::layout::{Layout, blocking};
+use crate::tool::{STDIN, Tool};
 use crate::{StorageError, digest};
 
 /// `qemu-img check`: whole, but with clusters that nothing uses. They cost room and harm nobody.
@@ -29,25 +28,20 @@ struct Info {
     encrypted: bool,
 }
 
-/// Verifies and inspects the staged file, then renames it. The caller removes what is left when this fails.
-pub(super) async fn import(
+/// The staged file, open, and its header, after everything that can be found wrong with it was looked for. The caller
+/// removes the file when this fails.
+pub(crate) async fn checked(
     layout: &Layout,
     tool: &Tool,
     image: Digest,
-) -> Result<(), StorageError> {
+) -> Result<(File, Qcow2Header), StorageError> {
     let staged = layout.staged(image);
     let (file, header) = {
         let (layout, staged) = (layout.clone(), staged.clone());
         blocking(move || verify(&layout, &staged, image)).await?
     };
     inspect(tool, &file, &staged, &header).await?;
-    let layout = layout.clone();
-    blocking(move || {
-        file.sync_all()
-            .map_err(|error| layout.io("syncing", &staged, error))?;
-        layout.rename(&staged, &layout.image(image))
-    })
-    .await
+    Ok((file, header))
 }
 
 fn verify(

@@ -1,0 +1,216 @@
+//! The reflink pool on real btrfs and XFS, on loop devices in a mount namespace of the test's own.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use waifud_storage::conformance::{self, stage, volume_id};
+use waifud_storage::fake::image_bytes;
+use waifud_storage::reflink::ReflinkPool;
+use waifud_storage::{FilePoolConfig, StorageError, StoragePool};
+use waifud_types::{ByteSize, Digest};
+
+/// Set in the process that has the mounts.
+const INSIDE: &str = "WAIFUD_TEST_REFLINK_ON";
+
+/// The user that image tools run as here: Debian's `nobody`.
+const NOBODY: (u32, u32) = (65534, 65534);
+
+/// Whether the test can't run here: says so, or fails where nothing may be skipped.
+fn skip(reason: Option<String>) -> bool {
+    let Some(reason) = reason else { return false };
+    assert!(
+        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
+        "this test may not be skipped: {reason}"
+    );
+    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+    drop(std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED: {reason}\n"),
+    ));
+    true
+}
+
+fn why_not(tool: &str) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it needs root, to mount".to_owned());
+    }
+    let missing = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
+    let missing = [tool, "qemu-img"].into_iter().find(missing);
+    missing.map(|tool| format!("{tool} can't be run"))
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs the test called `name` again, in a mount namespace that ends with it, with a new filesystem. Says whether this
+/// is the process inside, which has the filesystem at the path.
+fn inside(name: &str, tool: &str, filesystem: &str) -> Option<std::path::PathBuf> {
+    if let Some(path) = std::env::var_os(INSIDE) {
+        return Some(path.into());
+    }
+    if skip(why_not(tool)) {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, mount) = (directory.path().join("disk"), directory.path().join("pool"));
+    fs::create_dir(&mount).unwrap();
+    let file = fs::File::create(&disk).unwrap();
+    // XFS wants 300 MB at least; the file is sparse.
+    file.set_len(320 << 20).unwrap();
+    run(tool, &["-q", disk.to_str().unwrap()]);
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .args(["/bin/sh", "-c"])
+        // Positional parameters, so that no name is read as shell text.
+        .arg("mount -t \"$1\" -o loop \"$2\" \"$3\" && shift 3 && exec \"$@\"")
+        .arg("sh")
+        .arg(filesystem)
+        .arg(&disk)
+        .arg(&mount)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, &mount)
+        .status()
+        .unwrap();
+    assert!(status.success(), "on {filesystem}: {status}");
+    None
+}
+
+fn config(path: &Path) -> FilePoolConfig {
+    let mut config = FilePoolConfig::new("main".parse().unwrap(), path.join("main"));
+    config.image_user = Some(NOBODY);
+    config.volume_owner = Some(NOBODY);
+    config
+}
+
+/// The pool conforms, and its volumes are clones: they cost nothing and hold the image's bytes.
+async fn everything(path: &Path) {
+    let pool = ReflinkPool::open(config(path)).unwrap();
+    conformance::everything(&pool).await.unwrap();
+
+    let (bytes, image) = filled(path);
+    stage(&pool, image, &bytes).await.unwrap();
+    pool.import_image(image).await.unwrap();
+    let before = pool.usage().await.unwrap().used;
+    let id = volume_id("root");
+    let volume = pool
+        .ensure_volume(&id, image, ByteSize::gib(20))
+        .await
+        .unwrap();
+    let after = pool.usage().await.unwrap().used;
+    let grown = after.bytes().saturating_sub(before.bytes());
+    assert!(grown < 4 << 20, "a clone took {grown} bytes");
+    let facts = fs::metadata(&volume).unwrap();
+    assert_eq!(facts.len(), ByteSize::gib(20).bytes());
+    assert_eq!((facts.uid(), facts.mode() & 0o777), (NOBODY.0, 0o600));
+    assert!(holds_the_pattern(&volume));
+
+    // It stands for itself: its image may go.
+    pool.ensure_image_absent(image).await.unwrap();
+    assert!(holds_the_pattern(&volume));
+    let again = ReflinkPool::open(config(path)).unwrap();
+    let found = again.volumes().await.unwrap();
+    assert_eq!(found.len(), 1);
+    again.ensure_volume_absent(&id).await.unwrap();
+
+    // What a crash left half-made is cleared away at the next start.
+    let half = path.join("main/images/.new-half");
+    fs::write(&half, "half").unwrap();
+    ReflinkPool::open(config(path)).unwrap();
+    assert!(!half.exists());
+
+    // A full filesystem is said to be full, and leaves no image.
+    let (bytes, large) = large(path);
+    stage(&again, large, &bytes).await.unwrap();
+    let refused = again.import_image(large).await;
+    assert!(
+        matches!(refused, Err(StorageError::NoRoom { .. })),
+        "{refused:?}"
+    );
+    assert!(!again.has_image(large).await.unwrap());
+    assert_eq!(fs::read_dir(path.join("main/images")).unwrap().count(), 0);
+}
+
+const PATTERN: u8 = 0xa5;
+
+/// An image of 64 MiB of which the first 32 are not empty.
+fn filled(path: &Path) -> (Vec<u8>, Digest) {
+    packed(path, 64, 32, &[])
+}
+
+/// An image that is small packed and larger than the filesystem unpacked.
+fn large(path: &Path) -> (Vec<u8>, Digest) {
+    packed(path, 384, 384, &["-c"])
+}
+
+fn packed(path: &Path, size: u64, full: usize, options: &[&str]) -> (Vec<u8>, Digest) {
+    // Not on the pool's own filesystem: that may be too small.
+    let beside = path.parent().unwrap();
+    let (raw, qcow2) = (beside.join("raw"), beside.join("packed.qcow2"));
+    let file = fs::File::create(&raw).unwrap();
+    for _ in 0..full {
+        std::io::Write::write_all(&mut &file, &vec![PATTERN; 1 << 20]).unwrap();
+    }
+    file.set_len(size << 20).unwrap();
+    let (from, to) = (raw.to_str().unwrap(), qcow2.to_str().unwrap());
+    let mut arguments = vec!["convert", "-f", "raw", "-O", "qcow2"];
+    arguments.extend(options);
+    arguments.extend([from, to]);
+    run("qemu-img", &arguments);
+    let bytes = fs::read(&qcow2).unwrap();
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+    fs::remove_file(raw).unwrap();
+    (bytes, Digest::from_bytes(digest))
+}
+
+fn holds_the_pattern(volume: &Path) -> bool {
+    let mut head = vec![0; 33 << 20];
+    let mut file = fs::File::open(volume).unwrap();
+    std::io::Read::read_exact(&mut file, &mut head).unwrap();
+    let (full, empty) = head.split_at(32 << 20);
+    full.iter().all(|byte| *byte == PATTERN) && empty.iter().all(|byte| *byte == 0)
+}
+
+#[tokio::test]
+async fn the_reflink_pool_conforms_on_btrfs() {
+    let name = "the_reflink_pool_conforms_on_btrfs";
+    if let Some(path) = inside(name, "mkfs.btrfs", "btrfs") {
+        everything(&path).await;
+    }
+}
+
+#[tokio::test]
+async fn the_reflink_pool_conforms_on_xfs() {
+    let name = "the_reflink_pool_conforms_on_xfs";
+    if let Some(path) = inside(name, "mkfs.xfs", "xfs") {
+        everything(&path).await;
+    }
+}
+
+#[tokio::test]
+async fn a_filesystem_without_clones_is_refused_with_what_to_do() {
+    let name = "a_filesystem_without_clones_is_refused_with_what_to_do";
+    if let Some(path) = inside(name, "mkfs.ext4", "ext4") {
+        let refused = ReflinkPool::open(config(&path)).err().unwrap();
+        assert!(
+            matches!(refused, StorageError::NoClones { .. }),
+            "{refused:?}"
+        );
+        assert!(refused.to_string().contains("kind qcow2"), "{refused}");
+        let (_, image) = image_bytes(ByteSize::mib(1), 1);
+        let images = path.join("main/images");
+        assert!(!images.join(image.hex()).exists());
+        assert_eq!(fs::read_dir(images).unwrap().count(), 0);
+    }
+}
