@@ -150,7 +150,8 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
         | StorageError::NoImage(_)
         | StorageError::DigestMismatch { .. }
         | StorageError::Tool { .. }
-        | StorageError::Io { .. } => false,
+        | StorageError::Io { .. }
+        | StorageError::NoClones { .. } => false,
     };
     ImageError {
         message: crate::with_cause(error),
