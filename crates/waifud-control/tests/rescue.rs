@@ -1,5 +1,4 @@
 //! Rescue over the API: what the node is told, what the guest is given to read, and what is refused.
-#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod common;
 
