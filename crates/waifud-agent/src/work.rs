@@ -12,7 +12,6 @@ use waifud_types::{ByteSize, DiskFormat, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
 use crate::network::DEFAULT_NETWORK;
-use crate::record::{RunMemory, StartedWith};
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
 use crate::shared::Shared;
@@ -145,25 +144,10 @@ pub(crate) async fn domain_spec(
     disks: &Disks,
 ) -> Result<DomainSpec, Failure> {
     let kind = shared.hypervisor_kind().await?;
-    let disks =
-        want.spec
-            .disks
-            .iter()
-            .map(|disk| {
-                let path = disks.get(&disk.name).cloned().ok_or_else(|| {
-                    Failure::passing(format!("disk {} is not ready yet", disk.name))
-                })?;
-                Ok(DomainDisk {
-                    name: disk.name.clone(),
-                    path,
-                })
-            })
-            .collect::<Result<_, Failure>>()?;
     let nics = (0..)
         .zip(&want.spec.nics)
         .map(|(index, nic)| domain_nic(shared, want, index, nic))
         .collect::<Result<_, _>>()?;
-    let rescue_disk = rescue::domain_disk(want, disks)?;
     let rescue_disk = rescue::domain_disk(shared, want, disks)?;
     let own = want.spec.disks.iter().map(|disk| {
         let path = disks
@@ -178,18 +162,6 @@ pub(crate) async fn domain_spec(
     });
     let disks = rescue_disk.into_iter().map(Ok).chain(own);
     let disks = disks.collect::<Result<_, Failure>>()?;
-    let nics = want
-        .spec
-        .nics
-        .iter()
-        .enumerate()
-        .map(|(index, nic)| DomainNic {
-            tap: TapName::of(want.id, index),
-            mac: nic.mac,
-            bridge: shared.settings.bridge.clone(),
-            mtu: Some(shared.settings.mtu),
-        })
-        .collect();
     Ok(DomainSpec {
         id: want.id,
         name: want.name.clone(),

@@ -20,11 +20,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_joining.sql"),
     include_str!("migrations/0006_published.sql"),
     include_str!("migrations/0007_networks.sql"),
-    include_str!("migrations/0007_rescue.sql"),
+    include_str!("migrations/0008_rescue.sql"),
 ];
 
 /// The newest schema that this program knows.
-pub const SCHEMA: u32 = 7;
+pub const SCHEMA: u32 = 8;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -23,10 +23,9 @@ impl ReadTx<'_> {
         self.conn
             .prepare_cached(
                 "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
-                        b.key AS bundle_key, b.size_bytes AS bundle_size,
                         (SELECT json_group_object(w.name, w.bridge)
                            FROM network_users u JOIN networks w ON w.name = u.network
-                          WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges
+                          WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges,
                         r.size_bytes AS rescue_size, r.virtual_size_bytes AS rescue_virtual_size,
                         b.key AS bundle_key, b.size_bytes AS bundle_size
                    FROM instances i
