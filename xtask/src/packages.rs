@@ -70,6 +70,11 @@ const LINES: &[Line] = &[
         "python3",
         "runs cloud-init's own client against our metadata",
     ),
+    (
+        For::Test,
+        "python3-botocore",
+        "an AWS SDK: asks our metadata as programs in guests do",
+    ),
     (For::Test, "python3-requests", "imported by cloud-init"),
     (For::Test, "python3-yaml", "imported by cloud-init"),
     (For::Test, "python3-jinja2", "imported by cloud-init"),

@@ -187,7 +187,8 @@ impl Documents {
             {
                 return Answer::refusal(401);
             }
-            read(request, || self.leaf_or_listing(&self.ec2, &rest, slash))
+            // AWS' own SDKs write a slash behind a leaf (placement/availability-zone/), and AWS answers.
+            read(request, || self.leaf_or_listing(&self.ec2, &rest, false))
         } else {
             read(request, || None)
         }

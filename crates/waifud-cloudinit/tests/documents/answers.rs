@@ -52,7 +52,7 @@ fn openstack_lists_versions_without_slashes_and_serves_all_of_them() {
 }
 
 #[test]
-fn a_directory_answers_with_and_without_a_slash_and_a_leaf_only_without() {
+fn directories_answer_with_and_without_a_slash_and_so_do_ec2_s_leaves() {
     let documents = documents();
     for directory in [
         "/latest/meta-data",
@@ -68,7 +68,10 @@ fn a_directory_answers_with_and_without_a_slash_and_a_leaf_only_without() {
     }
     let (status, body) = get(&documents, "/latest/meta-data/public-keys/0/openssh-key");
     assert_eq!((status, body.as_str()), (200, KEY));
-    assert_eq!(get(&documents, "/latest/meta-data/instance-id/").0, 404);
+    let id = get(&documents, "/latest/meta-data/instance-id");
+    assert_eq!(id.0, 200);
+    assert_eq!(get(&documents, "/latest/meta-data/instance-id/"), id);
+    assert_eq!(get(&documents, "/openstack/latest/meta_data.json/").0, 404);
 }
 
 #[test]

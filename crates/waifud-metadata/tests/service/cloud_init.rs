@@ -88,11 +88,7 @@ fn check(suite: &str, version: &str) {
     let _node = world.start_node();
     let guest = guest_of(InstanceId::generate(), Some(USER_DATA));
     furnish(&world, &service, std::slice::from_ref(&guest));
-    // No way to any name server, so that looking for one fails at once.
-    world.guests.ip("route del default");
-    world
-        .guests
-        .ip("route add 169.254.169.254/32 via 10.77.1.1");
+    with_the_service(&world);
 
     let seen = run(&world, &cloud_init);
     let iid = instance_id(guest.id, 1);
@@ -146,10 +142,18 @@ fn check(suite: &str, version: &str) {
     assert_eq!(asked[REQUESTS.len()..], wanted);
 }
 
+/// The guests' namespace knows the way to the service, and none to any name server: looking for one fails at once.
+pub(crate) fn with_the_service(world: &World) {
+    world.guests.ip("route del default");
+    world
+        .guests
+        .ip("route add 169.254.169.254/32 via 10.77.1.1");
+}
+
 type Reports = Vec<(Option<String>, Option<String>)>;
 
 /// What the service saw: requests with their status, and reports.
-fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<String>, Reports) {
+pub(crate) fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<String>, Reports) {
     let service = Arc::clone(service);
     let observed = world
         .node
@@ -212,7 +216,7 @@ fn network() -> Value {
     })
 }
 
-fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
+pub(crate) fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
     let address = guest_address(0);
     let documents = render(&Source {
         instance: id,
@@ -254,19 +258,29 @@ fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
 
 /// Runs the client as a guest and reads what it printed.
 fn run(world: &World, cloud_init: &Path) -> Value {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/service/cloud_init.py");
+    python(world, script, &[MAC], Some(cloud_init))
+}
+
+/// Runs a script as a guest and reads the JSON that it printed.
+pub(crate) fn python(
+    world: &World,
+    script: &str,
+    arguments: &[&str],
+    modules: Option<&Path>,
+) -> Value {
     let mut python = Command::new(PYTHON);
     python
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/service/cloud_init.py"
-        ))
-        .arg(MAC)
+        .arg(script)
+        .args(arguments)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
-        .env("PYTHONPATH", cloud_init)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    if let Some(modules) = modules {
+        python.env("PYTHONPATH", modules);
+    }
     let output = world.guests.run(move || async move {
         timeout(Duration::from_mins(2), python.output())
             .await
@@ -283,16 +297,21 @@ fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
     match unpacked(suite, version) {
         Ok(directory) => Some(directory),
         Err(error) => {
-            let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
-            assert!(may_skip, "may not skip: {error:#}");
-            // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-            drop(std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("SKIPPED: {error:#}\n"),
-            ));
+            skipped(&error);
             None
         }
     }
+}
+
+/// Says loudly that a test was skipped, or fails it where none may be.
+pub(crate) fn skipped(why: &anyhow::Error) {
+    let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
+    assert!(may_skip, "may not skip: {why:#}");
+    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+    drop(std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("SKIPPED: {why:#}\n"),
+    ));
 }
 
 /// Debian's package cloud-init, unpacked: from the cache, else out of the archive.
@@ -376,7 +395,7 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
-fn command(program: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<()> {
     let output = std::process::Command::new(program).args(arguments).output();
     let output = output.with_context(|| format!("{program} could not be run"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -7,6 +7,7 @@
     reason = "tests may stop at the first surprise"
 )]
 
+mod aws_sdk;
 mod cloud_init;
 mod control;
 mod house;
