@@ -141,6 +141,7 @@ mod tests {
                     not_ipv4: 9,
                 },
                 acknowledged: Some(acknowledged.parse().unwrap()),
+                ..PortSight::default()
             };
             BTreeMap::from([(TapName::of(id, 0), sight)])
         };

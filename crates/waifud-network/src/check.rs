@@ -5,11 +5,11 @@
 //! configuration are checked here too: whatever passes can be written there without quoting.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{NetworkError, NetworkState, Port};
+use crate::{IDENTITIES, LanPort, NetworkError, NetworkState, Port};
 
 /// Longest name of an interface: `IFNAMSIZ` (16) less the closing zero.
 const INTERFACE_NAME_MAX: usize = 15;
@@ -25,11 +25,18 @@ const NEVER_GUESTS: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
+/// The same for IPv6: unspecified and loopback, multicast (RFC 4291).
+const NEVER_GUESTS_V6: [(Ipv6Addr, u8); 2] = [
+    (Ipv6Addr::UNSPECIFIED, 127),
+    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+];
+
 /// Says yes to a state whose ports can all be served at once, else names the first contradiction.
 pub fn check(state: &NetworkState) -> Result<(), NetworkError> {
     check_names(state)?;
     check_subnet(state)?;
-    check_ports(state)
+    check_ports(state)?;
+    check_lan(state)
 }
 
 /// IPv4 ranges that `port` may also use as source. Those of IPv6 are left out: there is no IPv6 on this network.
@@ -45,21 +52,8 @@ fn contradiction(text: String) -> NetworkError {
 }
 
 fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
-    for name in [&state.bridge, &state.metadata_interface] {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let leads = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if !leads || name.len() > INTERFACE_NAME_MAX || !name.chars().all(plain) {
-            let shown: String = name.chars().take(40).collect();
-            return Err(contradiction(format!(
-                "{shown:?} is not a name for an interface: 1 to {INTERFACE_NAME_MAX} of a-z, 0-9, -, _ and ."
-            )));
-        }
-        if name.starts_with(waifud_types::TapName::PREFIX) {
-            return Err(contradiction(format!(
-                "interface {name} has a name that is kept for guests' ports"
-            )));
-        }
-    }
+    check_interface_name(&state.bridge)?;
+    check_interface_name(&state.metadata_interface)?;
     if state.bridge == state.metadata_interface {
         return Err(contradiction(format!(
             "{} is both the guests' bridge and the metadata interface",
@@ -79,6 +73,23 @@ fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
         return Err(contradiction(format!(
             "an MTU of {} is less than {MTU_MIN}",
             state.mtu
+        )));
+    }
+    Ok(())
+}
+
+fn check_interface_name(name: &str) -> Result<(), NetworkError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let leads = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !leads || name.len() > INTERFACE_NAME_MAX || !name.chars().all(plain) {
+        let shown: String = name.chars().take(40).collect();
+        return Err(contradiction(format!(
+            "{shown:?} is not a name for an interface: 1 to {INTERFACE_NAME_MAX} of a-z, 0-9, -, _ and ."
+        )));
+    }
+    if name.starts_with(waifud_types::TapName::PREFIX) {
+        return Err(contradiction(format!(
+            "interface {name} has a name that is kept for guests' ports"
         )));
     }
     Ok(())
@@ -138,6 +149,78 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
     }
     check_shared_ranges(state)?;
     check_published(state)
+}
+
+/// Ports on bridges of the host's own: nobody's tap, MAC or identity twice, and no source that has a meaning.
+fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
+    let mut taps: HashSet<_> = state.ports.iter().map(|port| &port.tap).collect();
+    let mut macs: HashSet<_> = state.ports.iter().map(|port| port.mac).collect();
+    macs.insert(state.gateway_mac);
+    let mut identities = HashSet::new();
+    for port in &state.lan {
+        let who = format!("{} ({})", port.name, port.tap);
+        check_interface_name(&port.bridge)?;
+        if port.bridge == state.bridge || port.bridge == state.metadata_interface {
+            return Err(contradiction(format!(
+                "{who} can't be on {}, which is waifud's own",
+                port.bridge
+            )));
+        }
+        if !taps.insert(&port.tap) {
+            return Err(contradiction(format!("port {} is listed twice", port.tap)));
+        }
+        if !macs.insert(port.mac) {
+            return Err(contradiction(format!(
+                "MAC address {} is given to {who} and to another",
+                port.mac
+            )));
+        }
+        if let Some(identity) = port.identity
+            && (!is_host_of(IDENTITIES, identity) || !identities.insert(identity))
+        {
+            return Err(contradiction(format!(
+                "{identity} can't stand for {who}: it is another's, or not in {IDENTITIES}"
+            )));
+        }
+        for range in fixed_v4(port) {
+            if let Some(reserved) = never_guests(range) {
+                return Err(contradiction(format!(
+                    "{who} may not use {range}: it overlaps {reserved}"
+                )));
+            }
+        }
+        for range in fixed_v6(port) {
+            let has_meaning = NEVER_GUESTS_V6.iter().any(|(start, bits)| {
+                Ipv6Net::new(*start, *bits).is_ok_and(|r| overlap_v6(r, range))
+            });
+            if has_meaning {
+                return Err(contradiction(format!(
+                    "{who} may not use {range}: it holds addresses that are no machine's own"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// IPv4 sources that a port on a bridge of the host's own need not learn.
+pub(crate) fn fixed_v4(port: &LanPort) -> impl Iterator<Item = Ipv4Net> {
+    port.fixed.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    })
+}
+
+/// The same of IPv6.
+pub(crate) fn fixed_v6(port: &LanPort) -> impl Iterator<Item = Ipv6Net> {
+    port.fixed.iter().filter_map(|range| match range {
+        IpNet::V4(_) => None,
+        IpNet::V6(range) => Some(range.trunc()),
+    })
+}
+
+fn overlap_v6(one: Ipv6Net, other: Ipv6Net) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
 }
 
 /// A port of the node leads to one guest.

@@ -1,7 +1,7 @@
 //! One suite that every [`GuestNetwork`] passes, the real one and the fake.
 //!
 //! It is plain functions that panic on the first surprise, so that any test can call them with any adapter. The state
-//! handed in must have at least two ports and fit the host that the adapter works on.
+//! handed in must have at least two ports, best some on a bridge of the host's own too, and fit the host that the adapter works on.
 #![expect(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -97,7 +97,30 @@ pub async fn contradictions_are_refused_and_change_nothing(
                 vec![IpNet::from(std::net::IpAddr::V4(s.ports[0].address))];
         }),
     ];
-    for (what, spoil) in spoils {
+    let on_a_lan: [(&str, Spoil); 7] = [
+        ("one MAC on two ports", |s| s.lan[0].mac = s.ports[0].mac),
+        ("one tap twice", |s| {
+            s.lan[0].tap = s.ports[0].tap.clone();
+        }),
+        ("a bridge of waifud's own", |s| {
+            s.lan[0].bridge.clone_from(&s.bridge);
+        }),
+        ("no name of a bridge", |s| s.lan[0].bridge = "br 0".into()),
+        ("one identity for two", |s| {
+            let mut other = s.lan[0].clone();
+            other.tap = waifud_types::TapName::of(other.instance, 7);
+            other.mac = waifud_types::MacAddr::of_guest([9, 9, 9]);
+            s.lan.push(other);
+        }),
+        ("an identity that is somebody's address", |s| {
+            s.lan[0].identity = Some(s.ports[0].address);
+        }),
+        ("everything as a source", |s| {
+            s.lan[0].fixed = vec!["0.0.0.0/0".parse().unwrap()];
+        }),
+    ];
+    let on_a_lan = on_a_lan.into_iter().filter(|_| !state.lan.is_empty());
+    for (what, spoil) in spoils.into_iter().chain(on_a_lan) {
         let mut spoiled = state.clone();
         spoil(&mut spoiled);
         let error = network.ensure(&spoiled).await.unwrap_err();
@@ -114,9 +137,10 @@ pub async fn contradictions_are_refused_and_change_nothing(
 pub async fn every_port_and_no_other_is_in_sight(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     let sights = network.sights().await.unwrap();
-    assert_eq!(sights.len(), state.ports.len());
-    for port in &state.ports {
-        assert_eq!(sights[&port.tap], PortSight::default());
+    assert_eq!(sights.len(), state.ports.len() + state.lan.len());
+    let taps = state.ports.iter().map(|port| &port.tap);
+    for tap in taps.chain(state.lan.iter().map(|port| &port.tap)) {
+        assert_eq!(sights[tap], PortSight::default());
     }
     network.ensure_absent().await.unwrap();
     assert!(network.sights().await.unwrap().is_empty());

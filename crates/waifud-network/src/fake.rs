@@ -1,6 +1,7 @@
 //! A network in memory, with faults to inject: for the agent's tests and the simulation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -45,6 +46,8 @@ struct Inner {
     listeners: BTreeSet<(Protocol, u16)>,
     counters: HashMap<TapName, PortCounters>,
     acknowledged: HashMap<TapName, Timestamp>,
+    learned: HashMap<TapName, BTreeSet<IpAddr>>,
+    no_bridges: BTreeSet<String>,
     faults: HashMap<Call, u32>,
     ensured: u64,
 }
@@ -95,6 +98,21 @@ impl FakeNetwork {
         self.lock().acknowledged.insert(tap.clone(), at);
     }
 
+    /// An address was learned at a port on a bridge of the host's own. Forgotten with its port.
+    pub fn learn(&self, tap: &TapName, address: IpAddr) {
+        let mut inner = self.lock();
+        inner
+            .learned
+            .entry(tap.clone())
+            .or_default()
+            .insert(address);
+    }
+
+    /// From now on the host has no such bridge for ports of [`NetworkState::lan`].
+    pub fn lose_bridge(&self, name: &str) {
+        self.lock().no_bridges.insert(name.to_owned());
+    }
+
     /// Forgets everything, as a foreign `nft flush ruleset` would, and tells the listeners.
     pub fn cause_drift(&self, what: &str) {
         let mut inner = self.lock();
@@ -114,6 +132,13 @@ impl FakeNetwork {
 }
 
 impl Inner {
+    fn trouble(&self, tap: &TapName) -> Option<String> {
+        let state = self.state.as_ref()?;
+        let port = state.lan.iter().find(|port| port.tap == *tap)?;
+        let lost = self.no_bridges.contains(&port.bridge);
+        lost.then(|| format!("this node has no bridge {}", port.bridge))
+    }
+
     fn fault(&mut self, call: Call) -> Result<(), NetworkError> {
         match self.faults.get_mut(&call) {
             Some(left) if *left > 0 => {
@@ -158,12 +183,12 @@ impl GuestNetwork for FakeNetwork {
                 other: *other,
             });
         }
-        let counters = state
-            .ports
-            .iter()
-            .map(|port| {
-                let held = inner.counters.get(&port.tap).cloned().unwrap_or_default();
-                (port.tap.clone(), held)
+        let taps = state.ports.iter().map(|port| &port.tap);
+        let taps = taps.chain(state.lan.iter().map(|port| &port.tap));
+        let counters = taps
+            .map(|tap| {
+                let held = inner.counters.get(tap).cloned().unwrap_or_default();
+                (tap.clone(), held)
             })
             .collect();
         inner.counters = counters;
@@ -171,6 +196,10 @@ impl GuestNetwork for FakeNetwork {
         inner
             .acknowledged
             .retain(|tap, _| ports.iter().any(|port| port.tap == *tap));
+        let lan = &state.lan;
+        inner
+            .learned
+            .retain(|tap, _| lan.iter().any(|port| port.tap == *tap));
         inner.state = Some(state.clone());
         Ok(())
     }
@@ -181,6 +210,7 @@ impl GuestNetwork for FakeNetwork {
         inner.state = None;
         inner.counters.clear();
         inner.acknowledged.clear();
+        inner.learned.clear();
         Ok(())
     }
 
@@ -203,6 +233,14 @@ impl GuestNetwork for FakeNetwork {
             let sight = PortSight {
                 counters: counters.clone(),
                 acknowledged: inner.acknowledged.get(tap).copied(),
+                learned: inner
+                    .learned
+                    .get(tap)
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .collect(),
+                trouble: inner.trouble(tap),
             };
             (tap.clone(), sight)
         };
@@ -217,12 +255,14 @@ impl GuestNetwork for FakeNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::state;
+    use crate::testing::{lan_port, state};
 
     #[tokio::test]
     async fn the_fake_conforms() {
         let network = FakeNetwork::new();
-        crate::conformance::all(network.as_ref(), &state(3)).await;
+        let mut state = state(3);
+        state.lan = vec![lan_port(0), lan_port(1)];
+        crate::conformance::all(network.as_ref(), &state).await;
     }
 
     #[tokio::test]

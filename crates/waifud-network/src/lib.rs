@@ -17,8 +17,12 @@
 //!             └─ table bridge waifud: own MAC, own addresses, IPv4 and ARP only; an unknown tap is dropped
 //! ```
 //!
-//! Ports are isolated: guests never see each other's frames, nor frames of the host that are not theirs. There is no
-//! IPv6 on this network yet. Forwarding is switched on per interface, for guests' sake only; the host's own way to
+//! A guest on a bridge that the host already has ([`LanPort`]) is switched into that network as any machine of it: its
+//! MAC is pinned, and so are its addresses, which the rules learn themselves. Of what it sends only what is meant for
+//! 169.254.169.254 comes to us: it goes on with the source that stands for its port ([`IDENTITIES`]).
+//!
+//! Ports on `default` are isolated: guests never see each other's frames, nor frames of the host that are not theirs. There is no
+//! IPv6 on that network yet. Forwarding is switched on per interface, for guests' sake only; the host's own way to
 //! 169.254.169.254 stays what it was.
 //!
 //! Where to find what: [`check()`] refuses states that contradict themselves; `ruleset` and `dhcp` turn a state into
@@ -37,13 +41,17 @@ mod testing;
 pub use check::check;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::broadcast;
 use waifud_types::spec::{Protocol, PublishSpec};
 use waifud_types::{InstanceId, MacAddr, Name, TapName, Timestamp};
+
+/// Addresses that stand for ports on bridges of the host's own. Class E (RFC 1112, section 4: reserved for future use):
+/// no home, no provider's network and no guest has them, and they never leave the node.
+pub const IDENTITIES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 119, 0, 0), 16);
 
 /// Everything that should be on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -130,9 +138,10 @@ pub struct HostNetworkFacts {
 pub struct PortCounters {
     /// Packets dropped because their source was not the port's own.
     pub spoofed: u64,
-    /// Packets to the host that guests may not send.
+    /// Packets to the host that guests may not send. On a bridge of the host's own, those to 169.254.169.254 that are
+    /// not for metadata: all else is the host's firewall's business.
     pub to_host: u64,
-    /// Frames that are neither IPv4 nor ARP: IPv6, VLAN tags and others. Honest guests send some.
+    /// Frames of other protocols: VLAN tags and others, on `default` IPv6 too. Honest guests send some.
     pub not_ipv4: u64,
 }
 
@@ -144,6 +153,10 @@ pub struct PortSight {
     /// When its lease was confirmed last; null when it holds none. A guest that asked for a shorter lease than it may
     /// have makes this earlier than it was.
     pub acknowledged: Option<Timestamp>,
+    /// Addresses that were learned at it, sorted; always none on `default`, where waifud gives them.
+    pub learned: Vec<IpAddr>,
+    /// Why nothing gets through it, in a sentence, such as that its bridge is gone.
+    pub trouble: Option<String>,
 }
 
 /// Something outside changed what is ours: call `ensure` again.

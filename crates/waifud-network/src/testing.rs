@@ -3,7 +3,7 @@
 use uuid::Uuid;
 use waifud_types::{InstanceId, MacAddr, TapName};
 
-use crate::{NetworkState, Port};
+use crate::{IDENTITIES, LanPort, NetworkState, Port};
 
 /// Guest number `index`: `guest-INDEX`, 52:54:00:00:00:(INDEX + 1), 10.144.1.(11 + INDEX), tap `wf-` + a fixed number.
 pub(crate) fn port(index: u8) -> Port {
@@ -18,6 +18,23 @@ pub(crate) fn port(index: u8) -> Port {
         address: [10, 144, 1, 11 + index].into(),
         allow_addresses: Vec::new(),
         publish: Vec::new(),
+    }
+}
+
+/// Guest number `index` on `br0`: `lan-INDEX`, 52:54:00:00:01:(INDEX + 1), with an identity and no fixed address.
+pub(crate) fn lan_port(index: u8) -> LanPort {
+    let mut bytes = [0x78; 16];
+    bytes[15] = index;
+    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
+    let identity = u32::from(IDENTITIES.network()) + u32::from(index) + 1;
+    LanPort {
+        instance,
+        name: format!("lan-{index}").parse().unwrap(),
+        tap: TapName::of(instance, 0),
+        bridge: "br0".to_owned(),
+        mac: MacAddr::of_guest([0, 1, index + 1]),
+        fixed: Vec::new(),
+        identity: Some(identity.into()),
     }
 }
 

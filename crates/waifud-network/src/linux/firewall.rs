@@ -10,7 +10,9 @@ use waifud_types::TapName;
 
 use super::files;
 use super::generation::generation;
+use super::learned::{Memory, without_filled};
 use super::tool::Tool;
+use crate::ruleset::lan::Learned;
 use crate::ruleset::{self, Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, TO_HOST};
 use crate::{NetworkError, NetworkState, PortCounters};
 
@@ -27,6 +29,7 @@ pub(super) struct Firewall {
     settled: bool,
     /// What they were made of.
     made_of: Option<(NetworkState, HostSide)>,
+    memory: Memory,
 }
 
 impl Firewall {
@@ -38,6 +41,7 @@ impl Firewall {
             ours_at: None,
             settled: false,
             made_of: None,
+            memory: Memory::new(directory),
         }
     }
 
@@ -47,7 +51,7 @@ impl Firewall {
         state: &NetworkState,
         host: &HostSide,
     ) -> Result<(), NetworkError> {
-        let wanted = ruleset::tables(state, host, &Counted::new());
+        let wanted = ruleset::tables(state, host, &Counted::new(), &Learned::new());
         if files::read(&self.loaded)?.as_ref() == Some(&wanted) && self.is_whole().await? {
             return Ok(());
         }
@@ -59,7 +63,8 @@ impl Firewall {
             return Ok(());
         }
         let counted = self.counted(state).await?;
-        let all = ruleset::replacing(&ruleset::tables(state, host, &counted));
+        let learned = self.learned(state).await?;
+        let all = ruleset::replacing(&ruleset::tables(state, host, &counted, &learned));
         self.load(&all, &wanted).await?;
         self.made_of = Some((state.clone(), host.clone()));
         Ok(())
@@ -133,16 +138,25 @@ impl Firewall {
             async move { self.nft.run(&question, "").await.ok() }
         };
         let (bridge, inet) = tokio::join!(of("bridge"), of("inet"));
-        Some(bridge? + &inet?)
+        Some(without_filled(&bridge?) + &inet?)
     }
 
     /// What the rules of the state's ports have counted; ports without rules are left out.
     pub(super) async fn counted(&self, state: &NetworkState) -> Result<Counted, NetworkError> {
         let counters = self.list_counters().await?;
-        let ports = state.ports.iter();
-        let known =
-            ports.filter_map(|port| Some((port.tap.clone(), of_port(&counters, &port.tap)?)));
+        let taps = state.ports.iter().map(|port| &port.tap);
+        let taps = taps.chain(state.lan.iter().map(|port| &port.tap));
+        let known = taps.filter_map(|tap| Some((tap.clone(), of_port(&counters, tap)?)));
         Ok(known.collect())
+    }
+
+    /// What the rules have learned at the state's ports, or had, where they are gone.
+    pub(super) async fn learned(&mut self, state: &NetworkState) -> Result<Learned, NetworkError> {
+        if state.lan.is_empty() {
+            self.memory.forget()?;
+            return Ok(Learned::new());
+        }
+        self.memory.look(&self.nft, state).await
     }
 
     /// What the rules of one port have counted; `None` when it has none.
@@ -177,6 +191,7 @@ impl Firewall {
         self.made_of = None;
         self.nft.run(&["-f", "-"], &ruleset::removal()).await?;
         files::remove(&self.loaded)?;
+        self.memory.forget()?;
         files::remove(&self.listed)
     }
 }

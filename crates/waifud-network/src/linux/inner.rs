@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rtnetlink::Handle;
-use waifud_types::TapName;
+use waifud_types::{MacAddr, TapName};
 
 use super::dnsmasq::{self, Dnsmasq};
 use super::firewall::Firewall;
 use super::foreign::Foreign;
+use super::lan;
 use super::links::{self, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
 use super::routes::{self, Routes};
@@ -19,7 +20,8 @@ use super::watch::Finding;
 use super::{LinuxNetworkConfig, files, kernel_io};
 use crate::check::overlap;
 use crate::ruleset::HostSide;
-use crate::{HostNetworkFacts, NetworkError, NetworkState, PortCounters, PortSight};
+use crate::ruleset::lan::Learned;
+use crate::{HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight};
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -33,6 +35,8 @@ pub(super) struct Inner {
     handle: Option<Handle>,
     /// What was ensured last, if that went well to the end.
     pub(super) state: Option<Arc<NetworkState>>,
+    /// The host's bridges that its rules speak of.
+    bridges: BTreeMap<String, MacAddr>,
     /// How often that happened.
     ensured: u64,
     pub(super) watched: bool,
@@ -57,6 +61,7 @@ impl Inner {
             record: None,
             handle: None,
             state: None,
+            bridges: BTreeMap::new(),
             ensured: 0,
             watched: false,
             config,
@@ -86,6 +91,12 @@ impl Inner {
         let host = HostSide {
             switched: switched.clone(),
             routed: self.config.routed.clone(),
+            bridges: hosts_bridges(state, &links, &switched),
+            own: if state.lan.is_empty() {
+                Vec::new()
+            } else {
+                routes.own()
+            },
         };
         self.firewall.ensure(state, &host).await?;
         let outcome = self.let_through(&state.bridge).await;
@@ -108,11 +119,21 @@ impl Inner {
         links::ensure_gateway(&handle, bridge, state, gateway_before).await?;
         links::answer_for_metadata(&handle, bridge).await?;
         for tap in links.astray(state, bridge) {
-            links::attach(&handle, tap, bridge).await?;
+            links::attach(&handle, tap, bridge, true).await?;
         }
         let metadata = metadata_interface(&links, state);
         routes::ensure_metadata(&handle, &routes, state, metadata).await?;
         routes::ensure_further(&handle, &routes, state, bridge).await?;
+
+        let answering = lan::bridges(state, &links);
+        let answered = std::mem::take(&mut record.answering);
+        record.answering = answering.iter().chain(&answered).cloned().collect();
+        record.answering.sort();
+        record.answering.dedup();
+        self.remember(&record)?;
+        lan::ensure(&handle, &links, state, &answered).await?;
+        record.answering = answering;
+        routes::ensure_ways(&handle, &routes, &lan::ways(state, &links)).await?;
 
         // Recorded before it is done: what we might have switched on, we know to switch off.
         let former = std::mem::take(&mut record.switched);
@@ -132,6 +153,7 @@ impl Inner {
         record.dnsmasq = Some(dnsmasq);
         self.remember(&record)?;
         self.state = Some(Arc::new(state.clone()));
+        self.bridges = host.bridges;
         self.ensured += 1;
         Ok(())
     }
@@ -171,12 +193,13 @@ impl Inner {
         self.firewall.counters(tap).await
     }
 
-    pub(super) async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
-        let Some(state) = &self.state else {
+    pub(super) async fn sights(&mut self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+        let Some(state) = self.state.clone() else {
             return Ok(BTreeMap::new());
         };
         let acknowledged = self.dnsmasq.acknowledged()?;
-        let counted = self.firewall.counted(state).await?;
+        let counted = self.firewall.counted(&state).await?;
+        let (mut learned, troubles) = self.look_at_lan(&state).await?;
         let macs: BTreeMap<_, _> = state.ports.iter().map(|p| (&p.tap, p.mac)).collect();
         let sights = counted.into_iter().map(|(tap, counters)| {
             let mac = macs.get(&tap);
@@ -184,10 +207,26 @@ impl Inner {
             let sight = PortSight {
                 counters,
                 acknowledged,
+                learned: learned.remove(&tap).into_iter().flatten().collect(),
+                trouble: troubles.get(&tap).cloned(),
             };
             (tap, sight)
         });
         Ok(sights.collect())
+    }
+
+    /// What was learned at ports on the host's own bridges, and what is wrong with those.
+    async fn look_at_lan(
+        &mut self,
+        state: &NetworkState,
+    ) -> Result<(Learned, BTreeMap<TapName, String>), NetworkError> {
+        if state.lan.is_empty() {
+            return Ok(Default::default());
+        }
+        let links = Links::read(&self.handle()?).await?;
+        let trouble = |port: &LanPort| Some((port.tap.clone(), lan::trouble(&links, port)?));
+        let troubles = state.lan.iter().filter_map(trouble).collect();
+        Ok((self.firewall.learned(state).await?, troubles))
     }
 
     /// What is not as it was ensured; nothing when nothing was ensured.
@@ -239,14 +278,25 @@ impl Inner {
         if !routes::rules_are_whole(&handle, &state).await? || !routes.lead_to_metadata(metadata) {
             return found("routes to metadata were changed".to_owned());
         }
-        for interface in self.forwarding_interfaces(&state, &links, &routes) {
+        let lan_is_whole = routes.lead_to(&lan::ways(&state, &links))
+            && lan::is_whole(&handle, &links, &state).await?;
+        if !lan_is_whole {
+            return found("the ways back to ports on the host's bridges were changed".to_owned());
+        }
+        let interfaces = self.forwarding_interfaces(&state, &links, &routes);
+        let bridges = hosts_bridges(&state, &links, &interfaces);
+        if let Some(name) = moved(&self.bridges, &bridges) {
+            return found(format!("bridge {name} has another MAC address"));
+        }
+        for interface in interfaces {
             if !Setting::forwarding(&interface).is("1")? {
                 return found(format!("forwarding on {interface} is off"));
             }
         }
-        let astray = links.astray(&state, index);
+        let mut astray = links.astray(&state, index);
+        astray.extend(lan::astray(&state, &links).iter().map(|(tap, _)| *tap));
         Ok(astray.first().map(|tap| Finding {
-            what: format!("{} is not a port of {}", tap.name, state.bridge),
+            what: format!("{} is not a port of its bridge", tap.name),
             may_pass: true,
             since,
         }))
@@ -307,6 +357,7 @@ impl Inner {
                 .named(&state.metadata_interface)
                 .map(|link| link.name.clone()),
         );
+        names.extend(lan::bridges(state, links));
         names.retain(|name| *name != state.bridge && name != "lo");
         names.sort();
         names.dedup();
@@ -337,6 +388,32 @@ impl Inner {
         });
         failure.map_or(Ok(switched), Err)
     }
+}
+
+/// The host's own bridges that rules have to know: those with guests, and those that forward for guests' sake.
+fn hosts_bridges(
+    state: &NetworkState,
+    links: &Links,
+    forwarding: &[String],
+) -> BTreeMap<String, MacAddr> {
+    let lan = state.lan.iter().map(|port| &port.bridge);
+    let names = lan.chain(forwarding);
+    let mac = |name: &String| {
+        let link = links.named(name).filter(|link| link.is_bridge)?;
+        Some((name.clone(), link.mac()?))
+    };
+    names.filter_map(mac).collect()
+}
+
+/// A bridge of both that has another MAC address now.
+fn moved<'a>(
+    before: &'a BTreeMap<String, MacAddr>,
+    now: &BTreeMap<String, MacAddr>,
+) -> Option<&'a String> {
+    let mut moved = before
+        .iter()
+        .filter(|(name, mac)| now.get(*name).is_some_and(|found| found != *mac));
+    moved.next().map(|(name, _)| name)
 }
 
 /// The index of the interface to metadatad, once it is there and up.

@@ -121,6 +121,17 @@ impl Links {
 }
 
 impl Link {
+    /// A port of the bridge that sees the others.
+    pub(super) fn is_open_port_of(&self, bridge: u32) -> bool {
+        self.controller == Some(bridge) && !self.isolated
+    }
+
+    /// Its MAC address, where it has one of Ethernet's.
+    pub(super) fn mac(&self) -> Option<MacAddr> {
+        let bytes: [u8; 6] = self.mac.as_slice().try_into().ok()?;
+        Some(MacAddr::new(bytes))
+    }
+
     fn is_as_wanted(&self, state: &NetworkState) -> bool {
         self.is_bridge
             && self.up
@@ -235,15 +246,20 @@ async fn create_bridge(
         .map_err(kernel(&format!("making bridge {name}")))
 }
 
-/// Attaches a tap to the bridge as an isolated port.
-pub(super) async fn attach(handle: &Handle, tap: &Link, bridge: u32) -> Result<(), NetworkError> {
+/// Attaches a tap to the bridge, as an isolated port or an open one.
+pub(super) async fn attach(
+    handle: &Handle,
+    tap: &Link,
+    bridge: u32,
+    isolated: bool,
+) -> Result<(), NetworkError> {
     let what = format!("attaching {}", tap.name);
     let port = LinkUnspec::new_with_index(tap.index)
         .controller(bridge)
         .build();
     let set = async {
         handle.link().set(port).execute().await?;
-        let isolated = LinkBridgePort::new(tap.index).isolated(true).build();
+        let isolated = LinkBridgePort::new(tap.index).isolated(isolated).build();
         handle.link().set_port(isolated).execute().await
     };
     set.await.map_err(kernel(&what))

@@ -12,6 +12,8 @@ mod firewall;
 mod foreign;
 mod generation;
 mod inner;
+mod lan;
+mod learned;
 mod links;
 mod listeners;
 mod probe;

@@ -20,6 +20,9 @@ pub(super) struct Record {
     pub(super) bridge: Option<BridgeRecord>,
     /// Interfaces whose forwarding was off before us.
     pub(super) switched: Vec<String>,
+    /// Bridges of the host's own on which we answer ARP for 169.254.169.254.
+    #[serde(default)]
+    pub(super) answering: Vec<String>,
     /// The dnsmasq that we started.
     pub(super) dnsmasq: Option<DnsmasqRecord>,
 }

@@ -2,7 +2,7 @@
 
 use super::inner::{Inner, switch_back};
 use super::links::{self, Links};
-use super::{dnsmasq, routes};
+use super::{dnsmasq, lan, routes};
 use crate::NetworkError;
 
 impl Inner {
@@ -29,6 +29,10 @@ impl Inner {
             count => removed.push(format!("{count} routes and routing rules")),
         }
         let links = Links::read(&handle).await?;
+        match lan::remove(&handle, &links, &record.answering).await? {
+            0 => {}
+            count => removed.push(format!("{count} neighbours")),
+        }
         if let Some(bridge) = &record.bridge
             && links.named(&bridge.name).is_some()
         {

@@ -15,8 +15,9 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::kernel;
+use super::lan::Way;
 use crate::check::further_ranges;
-use crate::{NetworkError, NetworkState};
+use crate::{IDENTITIES, NetworkError, NetworkState};
 
 /// The address that cloud-init asks (link-local, RFC 3927).
 pub(super) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -25,6 +26,8 @@ pub(super) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const TABLE: u32 = 1690;
 const FROM_BRIDGE: u32 = 1690;
 const FROM_SUBNET: u32 = 1691;
+const FROM_IDENTITY: u32 = 1692;
+const TO_IDENTITY: u32 = 1693;
 
 /// Marks routes of ours in the main table (`RTA_PROTOCOL`; 0 to 4 are the kernel's, well-known daemons end at 192).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(215);
@@ -44,6 +47,8 @@ pub(super) struct Route {
     gateway: Option<Ipv4Addr>,
     ours: bool,
     unicast: bool,
+    /// To an address of the host.
+    local: bool,
     message: RouteMessage,
 }
 
@@ -101,6 +106,31 @@ impl Routes {
         indexes
     }
 
+    /// Whether our table leads exactly these ways, and nowhere with all other identities; without any, it says nothing
+    /// of them.
+    pub(super) fn lead_to(&self, ways: &[Way]) -> bool {
+        let there: Vec<_> = self.to_identities().collect();
+        let dead_end = there.iter().any(|route| route.is_dead_end());
+        let back = |way: &Way| there.iter().any(|route| route.is_way(way));
+        let count = ways.len() + usize::from(!ways.is_empty());
+        there.len() == count && dead_end != ways.is_empty() && ways.iter().all(back)
+    }
+
+    fn to_identities(&self) -> impl Iterator<Item = &Route> {
+        let ours = self.0.iter().filter(|route| route.table == TABLE);
+        ours.filter(|route| IDENTITIES.contains(&route.destination))
+    }
+
+    /// The host's own IPv4 addresses, loopback aside.
+    pub(super) fn own(&self) -> Vec<Ipv4Addr> {
+        let local = self.0.iter().filter(|r| r.table == TABLE_LOCAL && r.local);
+        let mut own: Vec<_> = local.map(|route| route.destination.addr()).collect();
+        own.retain(|address| !address.is_loopback());
+        own.sort_unstable();
+        own.dedup();
+        own
+    }
+
     /// Interfaces that have an address of the host, loopback aside.
     pub(super) fn addressed(&self) -> Vec<u32> {
         self.0
@@ -112,7 +142,8 @@ impl Routes {
 
     /// Whether our table leads to metadatad: through `interface`, or nowhere when there is none.
     pub(super) fn lead_to_metadata(&self, interface: Option<u32>) -> bool {
-        let in_table = || self.0.iter().filter(|route| route.table == TABLE);
+        let to_it = |route: &&Route| route.table == TABLE && route.destination.addr() == METADATA;
+        let in_table = || self.0.iter().filter(to_it);
         let nowhere = in_table().any(|route| !route.unicast);
         let ways: Vec<_> = in_table()
             .filter(|route| route.unicast)
@@ -148,8 +179,19 @@ impl Route {
             gateway,
             ours: header.protocol == PROTOCOL,
             unicast: header.kind == RouteType::Unicast,
+            local: header.kind == RouteType::Local,
             message,
         })
+    }
+
+    fn is_way(&self, way: &Way) -> bool {
+        self.unicast
+            && self.destination == Ipv4Net::from(way.identity)
+            && self.interfaces == [way.bridge]
+    }
+
+    fn is_dead_end(&self) -> bool {
+        !self.unicast && self.destination == IDENTITIES
     }
 }
 
@@ -177,7 +219,10 @@ pub(super) async fn ensure_metadata(
         .build();
     add(handle, nowhere).await?;
     let outdated = routes.0.iter().filter(|r| {
-        r.table == TABLE && r.unicast && r.interfaces != interface.into_iter().collect::<Vec<_>>()
+        r.table == TABLE
+            && r.destination.addr() == METADATA
+            && r.unicast
+            && r.interfaces != interface.into_iter().collect::<Vec<_>>()
     });
     for route in outdated {
         delete(handle, route.message.clone()).await?;
@@ -188,6 +233,38 @@ pub(super) async fn ensure_metadata(
             .output_interface(index)
             .build();
         add(handle, way).await?;
+    }
+    Ok(())
+}
+
+/// Brings the ways back to ports on the host's own bridges in order.
+pub(super) async fn ensure_ways(
+    handle: &Handle,
+    routes: &Routes,
+    ways: &[Way],
+) -> Result<(), NetworkError> {
+    if routes.lead_to(ways) {
+        return Ok(());
+    }
+    let to = |net: Ipv4Net| {
+        RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .table_id(TABLE)
+            .protocol(PROTOCOL)
+    };
+    if !ways.is_empty() {
+        let nowhere = to(IDENTITIES).kind(RouteType::Unreachable);
+        add(handle, nowhere.priority(LAST_RESORT).build()).await?;
+    }
+    for route in routes.to_identities() {
+        let is_wanted = ways.iter().any(|way| route.is_way(way));
+        if !is_wanted && (ways.is_empty() || !route.is_dead_end()) {
+            delete(handle, route.message.clone()).await?;
+        }
+    }
+    for way in ways {
+        let route = to(way.identity.into()).scope(RouteScope::Link);
+        add(handle, route.output_interface(way.bridge).build()).await?;
     }
     Ok(())
 }
@@ -224,25 +301,35 @@ async fn ensure_rules(handle: &Handle, state: &NetworkState) -> Result<(), Netwo
 }
 
 /// Guests' packets to 169.254.169.254, by where they come from; and by their source too, because that is how the
-/// kernel looks for the way back when it checks the answers (`rp_filter`).
-fn wanted_rules(handle: &Handle, state: &NetworkState) -> [RuleMessage; 2] {
-    let rule = |priority| {
+/// kernel looks for the way back when it checks the answers (`rp_filter`). What comes from a port on a bridge of the
+/// host's own is known by the source that the port's rules gave it, so nobody else's packets are touched there.
+fn wanted_rules(handle: &Handle, state: &NetworkState) -> Vec<RuleMessage> {
+    let to = |destination: Ipv4Net, priority| {
         handle
             .rule()
             .add()
             .v4()
             .action(RuleAction::ToTable)
-            .destination_prefix(METADATA, 32)
+            .destination_prefix(destination.network(), destination.prefix_len())
             .table_id(TABLE)
             .priority(priority)
     };
+    let rule = |priority| to(METADATA.into(), priority);
     let mut by_bridge = rule(FROM_BRIDGE).input_interface(&state.bridge);
     let mut by_subnet =
         rule(FROM_SUBNET).source_prefix(state.subnet.network(), state.subnet.prefix_len());
-    [
+    let mut rules = vec![
         by_bridge.message_mut().clone(),
         by_subnet.message_mut().clone(),
-    ]
+    ];
+    if state.lan.iter().any(|port| port.identity.is_some()) {
+        let (net, bits) = (IDENTITIES.network(), IDENTITIES.prefix_len());
+        let mut asks = rule(FROM_IDENTITY).source_prefix(net, bits);
+        let mut answers = to(IDENTITIES, TO_IDENTITY).source_prefix(METADATA, 32);
+        rules.push(asks.message_mut().clone());
+        rules.push(answers.message_mut().clone());
+    }
+    rules
 }
 
 async fn our_rules(handle: &Handle) -> Result<Vec<RuleMessage>, NetworkError> {

@@ -3,8 +3,13 @@
 //! From a port: IPv4 and ARP with the port's own MAC and addresses, as DHCP client but not as server. To a port:
 //! what is addressed to its MAC, ARP that asks for its addresses, and DHCP answers that are its own. The second half
 //! matters because a bridge floods frames whose receiver it has forgotten to all ports.
+//!
+//! Ports on bridges of the host's own have chains of their own ([`super::lan`]).
 
-use super::{Counted, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, as_number, collection, counter};
+use super::lan::{self, Learned};
+use super::{
+    Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, as_number, collection, counter,
+};
 use crate::NetworkState;
 use crate::check::further_ranges;
 
@@ -14,8 +19,9 @@ const RULES: &str = r#"
 	chain from_ports {
 		type filter hook prerouting priority -300; policy accept;
 		iifname "wf-*" goto from_port
-	}
+FROM_ELSEWHERE	}
 	chain from_port {
+		iifname @lan_ports goto from_lan_port
 		iifname . ether saddr != @macs goto spoofed
 		ether type arp goto arp_from_port
 		ether type ip goto ipv4_from_port
@@ -54,8 +60,9 @@ const RULES: &str = r#"
 	chain to_ports {
 		type filter hook postrouting priority 0; policy accept;
 		oifname "wf-*" goto to_port
-	}
+TO_ELSEWHERE	}
 	chain to_port {
+		oifname @lan_ports goto to_lan_port
 		ether daddr ff:ff:ff:ff:ff:ff goto broadcast_to_port
 		ether type { ip, arp } oifname . ether daddr @macs accept
 		drop
@@ -68,46 +75,66 @@ const RULES: &str = r#"
 	}
 "#;
 
-pub(super) fn table(state: &NetworkState, counted: &Counted) -> String {
+pub(super) fn table(
+    state: &NetworkState,
+    host: &HostSide,
+    counted: &Counted,
+    learned: &Learned,
+) -> String {
     let ports = || state.ports.iter();
+    let lan = || state.lan.iter();
+    // What both kinds of ports have.
+    let both = || {
+        let ports = ports().map(|p| (&p.tap, p.mac));
+        ports.chain(lan().map(|p| (&p.tap, p.mac)))
+    };
     let mut text = format!("table bridge {TABLE} {{\n");
     text.push_str(&counter(UNKNOWN_PORT, 0));
-    for port in ports() {
+    for (tap, _) in both() {
+        let before = counted.get(tap).cloned().unwrap_or_default();
+        text.push_str(&counter(&format!("{SPOOFED}{tap}"), before.spoofed));
+        text.push_str(&counter(&format!("{NOT_IPV4}{tap}"), before.not_ipv4));
+    }
+    for port in lan() {
         let before = counted.get(&port.tap).cloned().unwrap_or_default();
-        text.push_str(&counter(&format!("{SPOOFED}{}", port.tap), before.spoofed));
-        text.push_str(&counter(
-            &format!("{NOT_IPV4}{}", port.tap),
-            before.not_ipv4,
-        ));
+        text.push_str(&lan::counters(port, &before));
     }
     for (map, prefix) in [("spoofed_by", SPOOFED), ("not_ipv4_by", NOT_IPV4)] {
         text.push_str(&collection(
             &format!("map {map}"),
             "type ifname : counter",
-            ports().map(|p| format!("\"{tap}\" : \"{prefix}{tap}\"", tap = p.tap)),
+            both().map(|(tap, _)| format!("\"{tap}\" : \"{prefix}{tap}\"")),
         ));
     }
     text.push_str(&collection(
         "set macs",
         "type ifname . ether_addr",
-        ports().map(|p| format!("\"{}\" . {}", p.tap, p.mac)),
+        both().map(|(tap, mac)| format!("\"{tap}\" . {mac}")),
     ));
     text.push_str(&collection(
         "set leases",
         "type ifname . ipv4_addr",
         ports().map(|p| format!("\"{}\" . {}", p.tap, p.address)),
     ));
+    let ranges = ports().flat_map(|p| further_ranges(p).map(|range| (&p.tap, range)));
+    let given = lan().flat_map(|p| lan::ranges(p).into_iter().map(|range| (&p.tap, range)));
     text.push_str(&collection(
         "set ranges",
         "type ifname . ipv4_addr\n\t\tflags interval",
-        ports().flat_map(|p| further_ranges(p).map(|range| format!("\"{}\" . {range}", p.tap))),
+        ranges
+            .chain(given)
+            .map(|(tap, range)| format!("\"{tap}\" . {range}")),
     ));
     text.push_str(&collection(
         "set dhcp_clients",
         "typeof iifname . @th,288,48",
-        ports().map(|p| format!("\"{}\" . {}", p.tap, as_number(p.mac))),
+        both().map(|(tap, mac)| format!("\"{tap}\" . {}", as_number(mac))),
     ));
-    text.push_str(RULES.trim_start_matches('\n'));
+    text.push_str(&lan::collections(state, host, learned));
+    let rules = RULES.trim_start_matches('\n');
+    let rules = rules.replace("FROM_ELSEWHERE", &lan::from_elsewhere());
+    text.push_str(&rules.replace("TO_ELSEWHERE", &lan::to_elsewhere()));
+    text.push_str(&lan::chains());
     text.push_str("}\n");
     text
 }

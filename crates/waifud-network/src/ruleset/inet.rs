@@ -7,8 +7,8 @@
 use ipnet::Ipv4Net;
 
 use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
-use crate::NetworkState;
 use crate::check::further_ranges;
+use crate::{IDENTITIES, NetworkState};
 
 pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
@@ -41,10 +41,35 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
         "type ifname",
         host.switched.iter().map(|name| format!("\"{name}\"")),
     ));
+    text.push_str(&askers(state, host));
     text.push_str(&published::collections(state));
     text.push_str(&chains(state));
     text.push_str(&published::chains(state));
     text.push_str("}\n");
+    text
+}
+
+/// Where each identity comes from, and the host's own bridges: what they switch passes our chains too where somebody
+/// has the kernel ask `iptables` about bridged frames (`br_netfilter`), and is none of our business here.
+fn askers(state: &NetworkState, host: &HostSide) -> String {
+    let with = state.lan.iter().filter_map(|p| Some((p, p.identity?)));
+    let mut text = collection(
+        "set askers",
+        "type ifname . ipv4_addr",
+        with.map(|(p, identity)| format!("\"{}\" . {identity}", p.bridge)),
+    );
+    let bridges = || host.bridges.iter();
+    text.push_str(&collection(
+        "set bridged",
+        "type ifname . ifname",
+        bridges().map(|(name, _)| format!("\"{name}\" . \"{name}\"")),
+    ));
+    let macs: std::collections::BTreeSet<_> = bridges().map(|(_, mac)| mac.to_string()).collect();
+    text.push_str(&collection(
+        "set bridge_macs",
+        "type ether_addr",
+        macs.into_iter(),
+    ));
     text
 }
 
@@ -65,6 +90,7 @@ fn chains(state: &NetworkState) -> String {
     format!(
         r#"	chain before_nat {{
 		type filter hook prerouting priority mangle; policy accept;
+		ip saddr {IDENTITIES} iifname . ip saddr != @askers drop
 		iifname "{bridge}" meta nfproto ipv6 drop
 		iifname "{bridge}" ip daddr != {gateway} fib daddr type local meta l4proto . th dport @published_ports accept
 		iifname "{bridge}" fib daddr type != unicast goto to_host
@@ -92,18 +118,30 @@ fn chains(state: &NetworkState) -> String {
 	}}
 	chain forwarding {{
 		type filter hook forward priority filter - 10; policy accept;
+		iifname . oifname @bridged ether daddr != @bridge_macs accept
 		iifname "{bridge}" goto from_guests
 		oifname "{bridge}" goto to_guests
+		ip saddr {IDENTITIES} goto from_askers
+		ip daddr {IDENTITIES} goto to_askers
 		oifname "{metadata}" drop
 		iifname "{metadata}" drop
 		iifname @switched ct state new drop
 	}}
 	chain from_guests {{
 		meta nfproto ipv6 drop
+		ip daddr {IDENTITIES} goto refused
 		oifname "{metadata}" goto to_metadata
 		ip daddr 169.254.0.0/16 goto refused
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
 		accept
+	}}
+	chain from_askers {{
+		oifname "{metadata}" iifname . ip saddr @askers goto to_metadata
+		drop
+	}}
+	chain to_askers {{
+		iifname "{metadata}" ip saddr 169.254.169.254 oifname . ip daddr @askers ct state established,related accept
+		drop
 	}}
 	chain to_metadata {{
 		ip daddr 169.254.169.254 tcp dport 80 accept

@@ -13,14 +13,17 @@
 mod bridge;
 mod change;
 mod inet;
+pub(crate) mod lan;
 mod published;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use waifud_types::{MacAddr, TapName};
 
 pub(crate) use self::change::change;
+use self::lan::Learned;
 use crate::{NetworkState, PortCounters};
 
 /// The name of both tables.
@@ -42,14 +45,23 @@ pub(crate) struct HostSide {
     pub(crate) switched: Vec<String>,
     /// Destinations that know the way back to guests: never masqueraded.
     pub(crate) routed: Vec<ipnet::Ipv4Net>,
+    /// The host's own bridges, with their MAC addresses.
+    pub(crate) bridges: BTreeMap<String, MacAddr>,
+    /// The host's own addresses: no guest learns them.
+    pub(crate) own: Vec<Ipv4Addr>,
 }
 
 /// What was counted before the tables are replaced; the new ones go on from there.
 pub(crate) type Counted = BTreeMap<TapName, PortCounters>;
 
 /// The tables, without the transaction around them. The same state gives the same text.
-pub(crate) fn tables(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
-    let mut text = bridge::table(state, counted);
+pub(crate) fn tables(
+    state: &NetworkState,
+    host: &HostSide,
+    counted: &Counted,
+    learned: &Learned,
+) -> String {
+    let mut text = bridge::table(state, host, counted, learned);
     text.push_str(&inet::table(state, host, counted));
     text
 }
@@ -103,7 +115,7 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::testing::{port, state};
+    use crate::testing::{lan_port, port, state};
 
     fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
         PublishSpec {
@@ -117,6 +129,8 @@ mod tests {
         HostSide {
             switched: vec!["eth0".to_owned()],
             routed: vec!["10.144.0.0/12".parse().unwrap()],
+            bridges: BTreeMap::from([("br0".to_owned(), MacAddr::new([2, 0, 0, 0, 0, 9]))]),
+            own: vec![[192, 168, 1, 2].into()],
         }
     }
 
@@ -140,12 +154,51 @@ mod tests {
                 not_ipv4: 9,
             },
         )]);
-        insta::assert_snapshot!(replacing(&tables(&state, &host(), &counted)));
+        insta::assert_snapshot!(replacing(&tables(
+            &state,
+            &host(),
+            &counted,
+            &Learned::new()
+        )));
+    }
+
+    #[test]
+    fn guests_on_a_bridge_of_the_hosts_own_give_this_ruleset() {
+        let mut state = state(0);
+        state.lan = vec![lan_port(0), lan_port(1)];
+        state.lan[1].identity = None;
+        state.lan[1].fixed = vec![
+            "192.168.1.50/32".parse().unwrap(),
+            "192.168.1.60/31".parse().unwrap(),
+            "fd00::7/128".parse().unwrap(),
+            "fd00:1::/64".parse().unwrap(),
+        ];
+        let learned = Learned::from([(
+            state.lan[0].tap.clone(),
+            ["192.168.1.40", "fd00::8"]
+                .iter()
+                .map(|a| a.parse().unwrap())
+                .collect(),
+        )]);
+        let counted = Counted::from([(
+            state.lan[0].tap.clone(),
+            PortCounters {
+                spoofed: 7,
+                to_host: 8,
+                not_ipv4: 9,
+            },
+        )]);
+        insta::assert_snapshot!(replacing(&tables(&state, &host(), &counted, &learned)));
     }
 
     #[test]
     fn no_guests_give_no_empty_element_lists() {
-        let text = tables(&state(0), &HostSide::default(), &Counted::new());
+        let text = tables(
+            &state(0),
+            &HostSide::default(),
+            &Counted::new(),
+            &Learned::new(),
+        );
         assert!(!text.contains("{  }"), "{text}");
         insta::assert_snapshot!(text);
     }
@@ -153,7 +206,9 @@ mod tests {
     #[test]
     fn a_port_costs_elements_and_no_rules() {
         let rules = |guests: u8| {
-            tables(&state(guests), &host(), &Counted::new())
+            let mut state = state(guests);
+            state.lan = (0..guests).map(lan_port).collect();
+            tables(&state, &host(), &Counted::new(), &Learned::new())
                 .lines()
                 .filter(|line| line.contains(" accept") || line.contains(" drop"))
                 .count()
@@ -168,7 +223,7 @@ mod tests {
         fn every_port_and_nobody_else_is_an_element(present in proptest::collection::btree_set(0_u8..200, 0..40)) {
             let mut state = state(0);
             state.ports = present.iter().map(|index| port(*index)).collect();
-            let text = tables(&state, &host(), &Counted::new());
+            let text = tables(&state, &host(), &Counted::new(), &Learned::new());
             for index in 0..200 {
                 let port = port(index);
                 let (mac, address) = (port.mac, port.address);

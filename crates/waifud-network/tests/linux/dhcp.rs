@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use crate::frames::{self, BROADCAST, IPV4, Mac, ethernet, ipv4, udp};
 use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, on_a_node, port};
+use crate::namespace::Namespace;
+use crate::wire::Wire;
 
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
@@ -55,35 +57,84 @@ impl Answer {
 }
 
 /// Asks as `chaddr` and waits for an answer of that kind.
-fn ask(guest: &Guest, kind: u8, options: &[u8], wanted: u8) -> Answer {
+fn ask(wire: &Wire, mac: Mac, kind: u8, options: &[u8], wanted: u8) -> Answer {
     // The parameters that clients ask for: mask, router, DNS, host name, domain, MTU, static routes.
     let options = [options, &[55, 7, 1, 3, 6, 12, 15, 26, 121]].concat();
-    let message = frames::dhcp(kind, guest.mac(), &options);
+    let message = frames::dhcp(kind, mac, &options);
     let packet = udp(68, 67, &message);
     let packet = ipv4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 17, &packet);
-    guest.wire.seen();
-    guest
-        .wire
-        .send(&ethernet(BROADCAST, guest.mac(), IPV4, &packet));
+    wire.seen();
+    wire.send(&ethernet(BROADCAST, mac, IPV4, &packet));
     let is_wanted =
-        |frame: &[u8]| Answer::of(frame, guest.mac()).is_some_and(|answer| answer.kind == wanted);
-    let seen = guest.wire.until("a DHCP answer", is_wanted);
-    Answer::of(seen.last().unwrap(), guest.mac()).unwrap()
+        |frame: &[u8]| Answer::of(frame, mac).is_some_and(|answer| answer.kind == wanted);
+    let seen = wire.until("a DHCP answer", is_wanted);
+    Answer::of(seen.last().unwrap(), mac).unwrap()
 }
 
 /// Discovers and requests, with a client id, as RFC 2131's figure 3 has it.
 fn lease(guest: &Guest, client_id: &[u8]) -> Answer {
+    lease_of(&guest.wire, guest.mac(), client_id, GATEWAY)
+}
+
+/// What a home's server gives to a guest that is switched into it.
+pub fn lease_on_a_lan(wire: &Wire, mac: Mac, server: Ipv4Addr) -> Ipv4Addr {
+    lease_of(wire, mac, b"\x01lan", server).address
+}
+
+fn lease_of(wire: &Wire, mac: Mac, client_id: &[u8], server: Ipv4Addr) -> Answer {
     let id = [&[61, u8::try_from(client_id.len()).unwrap()], client_id].concat();
-    let offer = ask(guest, DISCOVER, &id, OFFER);
+    let offer = ask(wire, mac, DISCOVER, &id, OFFER);
     let request = [
         id.as_slice(),
         &[54, 4],
-        &GATEWAY.octets(),
+        &server.octets(),
         &[50, 4],
         &offer.address.octets(),
     ]
     .concat();
-    ask(guest, REQUEST, &request, ACK)
+    ask(wire, mac, REQUEST, &request, ACK)
+}
+
+/// A home router's DHCP server: dnsmasq in its namespace, ended with this.
+pub struct Server {
+    process: std::process::Child,
+    _leases: tempfile::TempDir,
+}
+
+impl Server {
+    pub fn start(home: &Namespace, address: Ipv4Addr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, c, _] = address.octets();
+        let arguments = [
+            "--keep-in-foreground".to_owned(),
+            "--conf-file=/dev/null".to_owned(),
+            "--user=root".to_owned(),
+            "--port=0".to_owned(),
+            "--interface=eth0".to_owned(),
+            "--bind-interfaces".to_owned(),
+            "--dhcp-authoritative".to_owned(),
+            "--no-ping".to_owned(),
+            format!("--dhcp-range={a}.{b}.{c}.100,{a}.{b}.{c}.150,1h"),
+            format!("--dhcp-leasefile={}", dir.path().join("leases").display()),
+            format!("--pid-file={}", dir.path().join("pid").display()),
+        ];
+        let mut dnsmasq = std::process::Command::new("/usr/sbin/dnsmasq");
+        let process = home.run(|| dnsmasq.args(arguments).spawn().unwrap());
+        // Its pid file is written when its sockets are open.
+        let pid = dir.path().join("pid");
+        crate::wire::eventually("the home's DHCP server", || pid.exists());
+        Self {
+            process,
+            _leases: dir,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
 }
 
 #[test]

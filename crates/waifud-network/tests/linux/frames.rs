@@ -1,6 +1,6 @@
 //! Frames, octet by octet.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub type Mac = [u8; 6];
 
@@ -74,6 +74,35 @@ pub fn dhcp(kind: u8, mac: Mac, options: &[u8]) -> Vec<u8> {
     message.extend(options);
     message.push(255);
     message
+}
+
+/// RFC 951 and 2131: a server's answer that gives `address` to `mac`.
+pub fn dhcp_answer(kind: u8, mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let mut message = dhcp(kind, mac, &[]);
+    message[0] = 2;
+    message[16..20].copy_from_slice(&address.octets());
+    message
+}
+
+/// RFC 8200, section 3.
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    packet.extend([next, 255]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// RFC 4861, sections 4.2 to 4.5: type, and what follows the checksum. Nobody here looks at the checksum.
+pub fn icmpv6(kind: u8, rest: &[u8]) -> Vec<u8> {
+    [&[kind, 0, 0, 0], rest].concat()
+}
+
+/// The same of a question or an answer about `target`.
+pub fn neighbour(kind: u8, target: Ipv6Addr) -> Vec<u8> {
+    icmpv6(kind, &[&[0; 4], &target.octets()[..]].concat())
 }
 
 /// RFC 793, section 3.1: the checksum covers a pseudo header.

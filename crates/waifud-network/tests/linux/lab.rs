@@ -11,7 +11,7 @@ use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
 use tempfile::TempDir;
 use uuid::Uuid;
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
-use waifud_network::{GuestNetwork, NetworkState, Port, PortCounters};
+use waifud_network::{GuestNetwork, IDENTITIES, NetworkState, Port, PortCounters};
 use waifud_types::{InstanceId, MacAddr, TapName};
 
 use crate::frames::Mac;
@@ -168,6 +168,8 @@ impl Lab {
             .ip(&format!("addr add {METADATA}/32 dev eth0"));
         self.metadata.ip("link set eth0 up");
         self.metadata.ip("route add 10.144.1.0/24 dev eth0");
+        self.metadata
+            .ip(&format!("route add {IDENTITIES} dev eth0"));
         let name = &self.state.metadata_interface;
         // A tunnel needs no neighbours; a veth pair does, and answers ARP for what is behind the node.
         self.node.ip(&format!("link set {name} up"));
@@ -206,17 +208,37 @@ impl Lab {
 
     /// Attaches a guest at any port, without an address.
     pub async fn attach_as(&self, port: &Port) -> Guest {
+        let (namespace, wire) = self
+            .attach_tap(&port.tap, port.mac, &self.state.bridge, "on")
+            .await;
+        Guest {
+            namespace,
+            port: port.clone(),
+            wire,
+        }
+    }
+
+    /// What is behind a new tap at a bridge, and the wire there.
+    pub async fn attach_tap(
+        &self,
+        tap: &TapName,
+        mac: MacAddr,
+        bridge: &str,
+        isolated: &str,
+    ) -> (Namespace, Wire) {
         let namespace = Namespace::new();
-        veth((port.tap.as_str(), Some(port.mac)), "eth0", &namespace).await;
-        let tap = &port.tap;
+        veth((tap.as_str(), Some(mac)), "eth0", &namespace).await;
         namespace.run(|| {
             std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap();
         });
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1").unwrap();
+        // As the hypervisor does, so that no bridge takes it for its own: it takes the lowest of its ports' addresses.
         self.node
-            .ip(&format!("link set {tap} master {}", self.state.bridge));
-        self.node
-            .ip(&format!("link set {tap} type bridge_slave isolated on"));
+            .ip(&format!("link set {tap} address fe:54:00:00:77:77"));
+        self.node.ip(&format!("link set {tap} master {bridge}"));
+        self.node.ip(&format!(
+            "link set {tap} type bridge_slave isolated {isolated}"
+        ));
         self.node.ip(&format!("link set {tap} up"));
         namespace.ip("link set eth0 up");
         // The bridge lets frames in once the kernel has told it of the carrier, a moment later.
@@ -225,11 +247,7 @@ impl Lab {
             link.contains("state forwarding")
         });
         let wire = Wire::new(&namespace, "eth0");
-        Guest {
-            namespace,
-            port: port.clone(),
-            wire,
-        }
+        (namespace, wire)
     }
 
     pub async fn counters(&self, tap: &TapName) -> PortCounters {
@@ -240,6 +258,15 @@ impl Lab {
     pub fn ruleset(&self) -> String {
         let list = |family| {
             let arguments = ["-s", "-a", "list", "table", family, "waifud"];
+            self.node.tool("nft", &arguments)
+        };
+        list("bridge") + &list("inet")
+    }
+
+    /// The same without the elements of sets, of which rules fill some.
+    pub fn ruleset_without_elements(&self) -> String {
+        let list = |family| {
+            let arguments = ["-s", "-a", "-t", "list", "table", family, "waifud"];
             self.node.tool("nft", &arguments)
         };
         list("bridge") + &list("inet")
@@ -273,7 +300,7 @@ impl Guest {
 }
 
 /// A veth pair: `here` in this thread's namespace, `there` in another one. The other end gets the MAC address.
-async fn veth(here: (&str, Option<MacAddr>), there: &str, namespace: &Namespace) {
+pub async fn veth(here: (&str, Option<MacAddr>), there: &str, namespace: &Namespace) {
     let (connection, handle, _) = new_connection().unwrap();
     let connection = tokio::spawn(connection);
     let (name, mac) = here;

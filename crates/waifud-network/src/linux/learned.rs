@@ -1,0 +1,232 @@
+//! What the rules have learned, read from the kernel, and remembered for when somebody throws the rules away.
+//!
+//! Whoever restarts the host's firewall flushes all rules, ours with them, and a guest asks for its lease again only
+//! hours later. So what was seen last is put back, also after a restart of ours; after a reboot no guest runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use waifud_types::TapName;
+
+use super::files;
+use super::tool::Tool;
+use crate::ruleset::TABLE;
+use crate::ruleset::lan::{FILLED_BY_RULES, LEARNED, Learned};
+use crate::{NetworkError, NetworkState};
+
+/// Addresses by the names of taps.
+type Found = BTreeMap<String, BTreeSet<IpAddr>>;
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    file: PathBuf,
+    known: Option<Learned>,
+}
+
+impl Memory {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
+            file: directory.join("learned"),
+            known: None,
+        }
+    }
+
+    /// What the rules in force have learned of the state's ports, and otherwise what is remembered.
+    pub(super) async fn look(
+        &mut self,
+        nft: &Tool,
+        state: &NetworkState,
+    ) -> Result<Learned, NetworkError> {
+        let mut found = match in_force(nft).await {
+            Some(found) => found,
+            None => self.remembered()?,
+        };
+        let taps = state.lan.iter().map(|port| &port.tap);
+        let learned: Learned = taps
+            .filter_map(|tap| Some((tap.clone(), found.remove(tap.as_str())?)))
+            .collect();
+        if self.known.as_ref() != Some(&learned) {
+            if learned.is_empty() {
+                files::remove(&self.file)?;
+            } else {
+                files::replace(&self.file, &written(&learned))?;
+            }
+            self.known = Some(learned.clone());
+        }
+        Ok(learned)
+    }
+
+    fn remembered(&self) -> Result<Found, NetworkError> {
+        if let Some(known) = &self.known {
+            let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), all.clone());
+            return Ok(known.iter().map(named).collect());
+        }
+        let text = files::read(&self.file)?.unwrap_or_default();
+        Ok(read(&text))
+    }
+
+    pub(super) fn forget(&mut self) -> Result<(), NetworkError> {
+        self.known = None;
+        files::remove(&self.file)
+    }
+}
+
+/// `None` where there are no such sets.
+async fn in_force(nft: &Tool) -> Option<Found> {
+    let mut learned = Found::new();
+    for set in LEARNED {
+        let question = ["-j", "list", "set", "bridge", TABLE, set];
+        let text = nft.run(&question, "").await.ok()?;
+        for (tap, address) in parse(&text)? {
+            learned.entry(tap).or_default().insert(address);
+        }
+    }
+    Some(learned)
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    nftables: Vec<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    set: Option<Set>,
+}
+
+#[derive(Deserialize)]
+struct Set {
+    name: String,
+    #[serde(default)]
+    elem: Vec<serde_json::Value>,
+}
+
+/// Elements are pairs of an interface's name and a number: up to 64 bits as such, above in hexadecimal digits. Those of
+/// other shapes are left out.
+fn parse(text: &str) -> Option<Vec<(String, IpAddr)>> {
+    let answer: Answer = serde_json::from_str(text).ok()?;
+    let mut set = answer.nftables.into_iter().filter_map(|object| object.set);
+    let set = set.next()?;
+    let is_v4 = set.name.ends_with('4');
+    let element = |element: &serde_json::Value| {
+        let pair = element
+            .pointer("/elem/val/concat")
+            .or_else(|| element.pointer("/concat"))?;
+        let tap = pair.get(0)?.as_str()?.to_owned();
+        let number = match pair.get(1)? {
+            serde_json::Value::String(text) => {
+                u128::from_str_radix(text.strip_prefix("0x")?, 16).ok()?
+            }
+            number => u128::from(number.as_u64()?),
+        };
+        let address = if is_v4 {
+            IpAddr::V4(u32::try_from(number).ok()?.into())
+        } else {
+            IpAddr::V6(number.into())
+        };
+        Some((tap, address))
+    };
+    Some(set.elem.iter().filter_map(element).collect())
+}
+
+/// A line for each: tap and address.
+fn written(learned: &Learned) -> String {
+    let mut text = String::new();
+    for (tap, addresses) in learned {
+        for address in addresses {
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "{tap} {address}");
+        }
+    }
+    text
+}
+
+fn read(text: &str) -> Found {
+    let mut learned = Found::new();
+    for line in text.lines() {
+        if let Some((tap, address)) = line.split_once(' ')
+            && let Ok(address) = address.parse()
+        {
+            learned.entry(tap.to_owned()).or_default().insert(address);
+        }
+    }
+    learned
+}
+
+/// A listed table without what its rules filled in: the rest is what was loaded.
+pub(super) fn without_filled(listed: &str) -> String {
+    let mut kept = String::new();
+    let mut filled = false;
+    let mut skipping = false;
+    for line in listed.lines() {
+        let trimmed = line.trim_start();
+        if let Some(head) = line
+            .strip_prefix("\tset ")
+            .or_else(|| line.strip_prefix("\tmap "))
+        {
+            filled = FILLED_BY_RULES
+                .iter()
+                .any(|name| head.strip_suffix(" {") == Some(name));
+        }
+        if line == "\t}" {
+            filled = false;
+        }
+        if filled && trimmed.starts_with("elements = {") {
+            skipping = true;
+        }
+        if skipping {
+            skipping = !line.trim_end().ends_with('}');
+        } else {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::lan_port;
+
+    #[test]
+    fn elements_are_read_whatever_their_width() {
+        let v4 = r#"{"nftables":[{"metainfo":{}},{"set":{"name":"learned4","elem":[
+            {"elem":{"val":{"concat":["wf-2a","x"]},"expires":9}},
+            {"elem":{"val":{"concat":["wf-12345678",3232235826]},"expires":9}}]}}]}"#;
+        let (tap, address) = parse(v4).unwrap().pop().unwrap();
+        assert_eq!(tap, "wf-12345678");
+        assert_eq!(address.to_string(), "192.168.1.50");
+        let v6 = r#"{"nftables":[{"set":{"name":"learned6","elem":[
+            {"elem":{"val":{"concat":["wf-12345678","0xfe80000000000000505400fffe000001"]}}}]}}]}"#;
+        assert_eq!(parse(v6).unwrap()[0].1.to_string(), "fe80::5054:ff:fe00:1");
+        let empty = r#"{"nftables":[{"set":{"name":"learned6"}}]}"#;
+        assert!(parse(empty).unwrap().is_empty());
+        assert!(parse("{}").is_none());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let addresses = ["192.168.1.7", "fe80::1"];
+        let learned = Learned::from([(
+            lan_port(0).tap,
+            addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        )]);
+        let found = read(&written(&learned));
+        assert_eq!(found[lan_port(0).tap.as_str()], learned[&lan_port(0).tap]);
+        assert_eq!(read("nonsense\nwf-1 x\n"), Found::new());
+    }
+
+    #[test]
+    fn only_what_rules_filled_is_left_out() {
+        let listed = "table bridge waifud {\n\tset macs {\n\t\telements = { \"a\",\n\t\t\t     \"b\" }\n\t}\n\n\
+            \tset learned4 {\n\t\tsize 9\n\t\telements = { \"a\" . 0x1 expires 2s,\n\t\t\t     \"b\" . 0x2 }\n\t}\n\
+            \tmap answers {\n\t\telements = { \"a\" : 192.0.2.1 }\n\t}\n}\n";
+        let expected = "table bridge waifud {\n\tset macs {\n\t\telements = { \"a\",\n\t\t\t     \"b\" }\n\t}\n\n\
+            \tset learned4 {\n\t\tsize 9\n\t}\n\tmap answers {\n\t}\n}\n";
+        assert_eq!(without_filled(listed), expected);
+    }
+}

@@ -1,0 +1,447 @@
+//! Ports on bridges that the host already has: what may be said there, and how their addresses are learned.
+//!
+//! Nobody tells us what the network's own DHCP server gives, so the rules learn it in the kernel, where no process can
+//! be late: an IPv4 address from the server's answer to the port's MAC, an IPv6 address from the guest's own question
+//! whether somebody has it (RFC 4862, section 5.4; first come, first served, as in RFC 6620). What another port of this
+//! node on the same network holds is not learned, and of IPv6 addresses only so many in an hour. What is in no set is
+//! dropped, so forgetting opens nothing.
+//!
+//! A request for 169.254.169.254 gets the port's identity for its source before the host's own stack sees it, and the
+//! answer loses it again at the port. So nothing behind the bridge depends on a guest's own address: not the way back,
+//! not the filter of sources, not two networks that use the same range. Nobody else on any bridge speaks with an
+//! identity, or for 169.254.169.254 to a guest.
+//!
+//! Raw payload: `@nh,96,32` is IPv4's source, `@nh,112,32` ARP's sender, `@nh,64,128` IPv6's source; behind the UDP
+//! header (8 octets) BOOTP's `op` is `@th,64,8`, `yiaddr` `@th,192,32` and `chaddr` `@th,288,48` (RFC 951, section 3);
+//! `@th,64,128` is the target of neighbour discovery (RFC 4861, section 4.3). A set holds only what has one type, and
+//! `nft` has a name for all of these but two.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use waifud_types::{MacAddr, TapName};
+
+use super::{HostSide, TO_HOST, collection, counter};
+use crate::check::{fixed_v4, fixed_v6};
+use crate::{IDENTITIES, LanPort, NetworkState, PortCounters};
+
+/// What was learned at each port.
+pub(crate) type Learned = BTreeMap<TapName, BTreeSet<IpAddr>>;
+
+/// The sets that hold it.
+pub(crate) const LEARNED: [&str; 2] = ["learned4", "learned6"];
+
+/// Sets and maps that rules fill: listed without their elements when rules are compared.
+pub(crate) const FILLED_BY_RULES: [&str; 7] = [
+    "learned4",
+    "learned6",
+    "held4",
+    "held6",
+    "tentative6",
+    "asked6",
+    "answers",
+];
+
+/// As long as a lease may be and a guest asleep. Every sign of life prolongs it.
+const KEPT: &str = "timeout 30d";
+/// More than a bridge has ports; what does not fit is not learned.
+const SIZE: &str = "size 65536";
+
+/// Objects of the bridge table.
+pub(super) fn collections(state: &NetworkState, host: &HostSide, learned: &Learned) -> String {
+    let ports = || state.lan.iter();
+    let mut text = collection(
+        "set lan_ports",
+        "type ifname",
+        ports().map(|p| format!("\"{}\"", p.tap)),
+    );
+    text.push_str(&collection(
+        "set ranges6",
+        "type ifname . ipv6_addr\n\t\tflags interval",
+        ports().flat_map(|p| {
+            let ranges: Vec<_> = fixed_v6(p)
+                .filter(|range| range.prefix_len() < 128)
+                .collect();
+            let ranges = Ipv6Net::aggregate(&ranges);
+            ranges
+                .into_iter()
+                .map(|range| format!("\"{}\" . {range}", p.tap))
+        }),
+    ));
+    text.push_str(&collection(
+        "set given6",
+        "typeof iifname . @th,64,128",
+        ports().flat_map(|p| {
+            given_v6(p)
+                .into_iter()
+                .map(|a| format!("\"{}\" . {}", p.tap, hex(a.into())))
+        }),
+    ));
+    text.push_str(&collection(
+        "map networks",
+        "type ifname : mark",
+        ports().map(|p| format!("\"{}\" : {:#010x}", p.tap, network(&p.bridge))),
+    ));
+    text.push_str(&identities(state, host));
+    text.push_str(&taken(state, host));
+    text.push_str(&filled_by_rules(state, learned));
+    text
+}
+
+/// What stands for each port, and where the host's own stack is.
+fn identities(state: &NetworkState, host: &HostSide) -> String {
+    let with = || state.lan.iter().filter_map(|p| Some((p, p.identity?)));
+    let mut text = collection(
+        "map identities",
+        "type ifname : ipv4_addr",
+        with().map(|(p, identity)| format!("\"{}\" : {identity}", p.tap)),
+    );
+    text.push_str(&collection(
+        "set identity_of",
+        "type ifname . ipv4_addr",
+        with().map(|(p, identity)| format!("\"{}\" . {identity}", p.tap)),
+    ));
+    let macs = state.lan.iter();
+    let macs = macs.filter_map(|p| Some((p, host.bridges.get(&p.bridge)?)));
+    text.push_str(&collection(
+        "map bridge_macs",
+        "type ifname : ether_addr",
+        macs.map(|(p, mac)| format!("\"{}\" : {mac}", p.tap)),
+    ));
+    text.push_str(&collection(
+        "map to_host_by",
+        "type ifname : counter",
+        state
+            .lan
+            .iter()
+            .map(|p| format!("\"{tap}\" : \"{TO_HOST}{tap}\"", tap = p.tap)),
+    ));
+    text
+}
+
+/// Addresses that no port learns: those given to a port of the same network, and the host's own.
+fn taken(state: &NetworkState, host: &HostSide) -> String {
+    let elements = |of: fn(&LanPort) -> Vec<IpAddr>| {
+        let all: BTreeSet<String> = state
+            .lan
+            .iter()
+            .flat_map(|p| {
+                let network = network(&p.bridge);
+                let all = of(p).into_iter();
+                all.map(move |a| format!("{network:#010x} . {}", hex(a)))
+            })
+            .collect();
+        all.into_iter()
+    };
+    let mut text = collection(
+        "set taken4",
+        "typeof meta mark . @th,192,32",
+        elements(|p| {
+            let single = fixed_v4(p).filter(|range| range.prefix_len() == 32);
+            single.map(|range| range.network().into()).collect()
+        }),
+    );
+    text.push_str(&collection(
+        "set taken6",
+        "typeof meta mark . @th,64,128",
+        elements(|p| given_v6(p).into_iter().map(IpAddr::from).collect()),
+    ));
+    text.push_str(&collection(
+        "set own4",
+        "typeof @th,192,32",
+        host.own.iter().map(|address| hex((*address).into())),
+    ));
+    text
+}
+
+/// What rules fill, with what they learned before the tables are replaced.
+fn filled_by_rules(state: &NetworkState, learned: &Learned) -> String {
+    let known = |wanted: fn(&IpAddr) -> bool| {
+        let ports = state.lan.iter();
+        ports.flat_map(move |p| {
+            let of = learned.get(&p.tap).into_iter().flatten();
+            of.filter(move |a| wanted(a)).map(move |a| (p, *a))
+        })
+    };
+    let set = |name: &str, kind: &str, timeout: &str, elements: Vec<String>| {
+        let kind = format!("typeof {kind}\n\t\t{SIZE}\n\t\tflags dynamic,timeout\n\t\t{timeout}");
+        collection(&format!("set {name}"), &kind, elements.into_iter())
+    };
+    let mut text = String::new();
+    for (name, held, key, payload, wanted) in [
+        (
+            "learned4",
+            "held4",
+            "@nh,96,32",
+            "@th,192,32",
+            IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
+        ),
+        (
+            "learned6",
+            "held6",
+            "@th,64,128",
+            "@th,64,128",
+            IpAddr::is_ipv6,
+        ),
+    ] {
+        let elements = known(wanted).map(|(p, a)| format!("\"{}\" . {}", p.tap, hex(a)));
+        text.push_str(&set(
+            name,
+            &format!("iifname . {key}"),
+            KEPT,
+            elements.collect(),
+        ));
+        let elements: BTreeSet<_> = known(wanted)
+            .map(|(p, a)| format!("{:#010x} . {}", network(&p.bridge), hex(a)))
+            .collect();
+        let kind = format!("meta mark . {payload}");
+        text.push_str(&set(held, &kind, KEPT, elements.into_iter().collect()));
+    }
+    // RetransTimer is a second (RFC 4861, section 10); an owner answers within it.
+    text.push_str(&set(
+        "tentative6",
+        "iifname . @th,64,128",
+        "timeout 3s",
+        Vec::new(),
+    ));
+    text.push_str(&set("asked6", "iifname", "timeout 1h", Vec::new()));
+    let kind = format!("type ifname : ipv4_addr\n\t\t{SIZE}\n\t\tflags dynamic");
+    text.push_str(&collection("map answers", &kind, std::iter::empty()));
+    text
+}
+
+/// Counters of the bridge table that only these ports have.
+pub(super) fn counters(port: &LanPort, before: &PortCounters) -> String {
+    counter(&format!("{TO_HOST}{}", port.tap), before.to_host)
+}
+
+/// IPv6 addresses that a port need not learn: what every interface begins with (RFC 4291, appendix A), and what was
+/// given.
+fn given_v6(port: &LanPort) -> BTreeSet<Ipv6Addr> {
+    let single = fixed_v6(port).filter(|range| range.prefix_len() == 128);
+    let mut given: BTreeSet<_> = single.map(|range| range.network()).collect();
+    given.insert(link_local(port.mac));
+    given
+}
+
+fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [first, mac @ ..] = mac.bytes();
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&[0xfe, 0x80]);
+    // The universal bit is inverted, and two octets stand in the middle.
+    bytes[8] = first ^ 2;
+    bytes[9..11].copy_from_slice(&mac[..2]);
+    bytes[11..13].copy_from_slice(&[0xff, 0xfe]);
+    bytes[13..].copy_from_slice(&mac[2..]);
+    bytes.into()
+}
+
+/// A number for a bridge that stays the same whatever other bridges there are (FNV-1a). Were two to share one, an
+/// address in use on one network would not be learned on the other.
+fn network(bridge: &str) -> u32 {
+    bridge.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// An address as raw payload is compared with it.
+fn hex(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{:#010x}", u32::from(address)),
+        IpAddr::V6(address) => format!("{:#034x}", u128::from(address)),
+    }
+}
+
+/// IPv4 ranges of lan ports for the set that all ports share.
+pub(super) fn ranges(port: &LanPort) -> Vec<Ipv4Net> {
+    Ipv4Net::aggregate(&fixed_v4(port).collect::<Vec<_>>())
+}
+
+/// What every bridge's other ports may not say, in the chain of frames that come in.
+pub(super) fn from_elsewhere() -> String {
+    format!(
+        "\t\tip saddr {IDENTITIES} drop\n\t\tip daddr {IDENTITIES} drop\n\
+         \t\tarp saddr ip {IDENTITIES} drop\n\t\tarp daddr ip {IDENTITIES} drop\n"
+    )
+}
+
+/// What never leaves by any other port of a bridge: requests that missed the host, and answers that missed the guest.
+pub(super) fn to_elsewhere() -> String {
+    from_elsewhere()
+}
+
+/// The chains of these ports. Those of `bridge.rs` go here for what is in `lan_ports`.
+pub(super) fn chains() -> String {
+    RULES
+        .trim_start_matches('\n')
+        .replace("IDENTITIES", &IDENTITIES.to_string())
+}
+
+const RULES: &str = "
+	chain from_lan_port {
+		iifname . ether saddr != @macs goto spoofed
+		ether type arp goto arp_from_lan_port
+		ether type ip goto ipv4_from_lan_port
+		ether type ip6 goto ipv6_from_lan_port
+		goto not_ipv4
+	}
+	chain arp_from_lan_port {
+		arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation { request, reply } iifname . arp saddr ether @macs goto arp_sender_on_lan
+		goto spoofed
+	}
+	chain arp_sender_on_lan {
+		arp operation request arp saddr ip 0.0.0.0 accept
+		iifname . arp saddr ip @ranges goto arp_of_lan
+		iifname . @nh,112,32 @learned4 goto arp_prolongs
+		goto spoofed
+	}
+	chain arp_prolongs {
+		update @learned4 { iifname . @nh,112,32 }
+		meta mark set iifname map @networks
+		update @held4 { meta mark . @nh,112,32 }
+		meta mark set 0
+		goto arp_of_lan
+	}
+	chain arp_of_lan {
+		arp daddr ip != 169.254.169.254 accept
+		delete @answers { iifname : arp saddr ip }
+		add @answers { iifname : arp saddr ip }
+		arp saddr ip set iifname map @identities ether daddr set iifname map @bridge_macs meta pkttype set host accept
+		drop
+	}
+	chain ipv4_from_lan_port {
+		udp sport 67 goto spoofed
+		udp dport 67 goto dhcp_from_lan_port
+		iifname . ip saddr @ranges goto ipv4_of_lan
+		iifname . @nh,96,32 @learned4 goto ipv4_of_lan
+		goto spoofed
+	}
+	chain dhcp_from_lan_port {
+		iifname . @th,288,48 != @dhcp_clients goto spoofed
+		udp sport != 68 goto spoofed
+		ip saddr 0.0.0.0 ip daddr 255.255.255.255 accept
+		iifname . ip saddr @ranges accept
+		iifname . @nh,96,32 @learned4 accept
+		goto spoofed
+	}
+	chain ipv4_of_lan {
+		icmp type { redirect, router-advertisement } goto spoofed
+		ip daddr 169.254.169.254 goto metadata_from_lan_port
+		ip daddr IDENTITIES goto refused_on_lan
+		accept
+	}
+	chain metadata_from_lan_port {
+		ip frag-off & 0x3fff != 0 goto refused_on_lan
+		tcp dport 80 goto ask_metadata
+		icmp type echo-request goto ask_metadata
+		goto refused_on_lan
+	}
+	chain ask_metadata {
+		tcp flags & (fin | syn | rst | ack) == syn delete @answers { iifname : ip saddr }
+		icmp type echo-request delete @answers { iifname : ip saddr }
+		add @answers { iifname : ip saddr }
+		ip saddr set iifname map @identities ether daddr set iifname map @bridge_macs meta pkttype set host accept
+		goto refused_on_lan
+	}
+	chain refused_on_lan {
+		counter name iifname map @to_host_by drop
+		drop
+	}
+	chain ipv6_from_lan_port {
+		udp sport 547 goto spoofed
+		icmpv6 type { nd-router-advert, nd-redirect } goto spoofed
+		frag nexthdr != { tcp, udp, ipv6-icmp } goto spoofed
+		ip6 saddr :: goto ipv6_from_no_address
+		iifname . @nh,64,128 @given6 goto ipv6_of_lan
+		iifname . @nh,64,128 @learned6 goto ipv6_of_lan
+		iifname . ip6 saddr @ranges6 goto ipv6_of_lan
+		goto spoofed
+	}
+	chain ipv6_from_no_address {
+		icmpv6 type nd-neighbor-solicit goto detects_duplicates
+		icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept
+		goto spoofed
+	}
+	chain ipv6_of_lan {
+		icmpv6 type nd-neighbor-advert goto advertises
+		accept
+	}
+	chain advertises {
+		iifname . @th,64,128 @given6 accept
+		iifname . @th,64,128 @learned6 goto ipv6_prolongs
+		goto spoofed
+	}
+	chain ipv6_prolongs {
+		update @learned6 { iifname . @th,64,128 }
+		meta mark set iifname map @networks
+		update @held6 { meta mark . @th,64,128 }
+		meta mark set 0
+		accept
+	}
+	chain detects_duplicates {
+		@th,64,8 0xff goto spoofed
+		iifname . @th,64,128 @given6 accept
+		iifname . @th,64,128 @learned6 goto ipv6_prolongs
+		meta mark set iifname map @networks
+		meta mark . @th,64,128 @taken6 goto learns_nothing
+		meta mark . @th,64,128 @held6 goto learns_nothing
+		update @asked6 { iifname limit rate over 30/hour burst 30 packets } goto learns_nothing
+		update @held6 { meta mark . @th,64,128 }
+		update @learned6 { iifname . @th,64,128 }
+		update @tentative6 { iifname . @th,64,128 }
+		goto learns_nothing
+	}
+	chain learns_nothing {
+		meta mark set 0
+		accept
+	}
+	chain to_lan_port {
+		ip saddr IDENTITIES drop
+		ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs drop
+		ip saddr 169.254.169.254 goto answer_to_lan_port
+		ip daddr IDENTITIES drop
+		ether type arp goto arp_to_lan_port
+		udp sport 67 udp dport 68 goto dhcp_to_lan_port
+		icmpv6 type nd-neighbor-advert goto advertised_to_lan_port
+		accept
+	}
+	chain answer_to_lan_port {
+		oifname . ip daddr @identity_of ip daddr set oifname map @answers accept
+		drop
+	}
+	chain arp_to_lan_port {
+		arp saddr ip IDENTITIES drop
+		arp saddr ip 169.254.169.254 oifname . arp daddr ip @identity_of arp daddr ip set oifname map @answers accept
+		arp saddr ip 169.254.169.254 drop
+		arp daddr ip IDENTITIES drop
+		accept
+	}
+	chain dhcp_to_lan_port {
+		oifname . @th,288,48 != @dhcp_clients accept
+		@th,64,8 != 2 accept
+		@th,192,32 { 0x00000000-0x00ffffff, 0x7f000000-0x7fffffff, 0xa9fe0000-0xa9feffff, 0xe0000000-0xffffffff } accept
+		@th,192,32 @own4 accept
+		meta mark set oifname map @networks
+		oifname . @th,192,32 @learned4 goto dhcp_teaches
+		meta mark . @th,192,32 @taken4 goto learns_nothing
+		meta mark . @th,192,32 @held4 goto learns_nothing
+		goto dhcp_teaches
+	}
+	chain dhcp_teaches {
+		update @held4 { meta mark . @th,192,32 }
+		update @learned4 { oifname . @th,192,32 }
+		goto learns_nothing
+	}
+	chain advertised_to_lan_port {
+		oifname . @th,64,128 @tentative6 goto is_taken
+		accept
+	}
+	chain is_taken {
+		meta mark set oifname map @networks
+		delete @held6 { meta mark . @th,64,128 }
+		delete @learned6 { oifname . @th,64,128 }
+		delete @tentative6 { oifname . @th,64,128 }
+		goto learns_nothing
+	}
+";

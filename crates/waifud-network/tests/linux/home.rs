@@ -1,0 +1,151 @@
+//! A bridge of the host's own with a home behind it, and guests that are switched into it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use uuid::Uuid;
+use waifud_network::{GuestNetwork, IDENTITIES, LanPort, PortCounters};
+use waifud_types::{InstanceId, MacAddr, TapName};
+
+use crate::frames::{BROADCAST, IPV4, Mac, dhcp_answer, ethernet, ipv4, udp};
+use crate::lab::{Lab, veth};
+use crate::namespace::Namespace;
+use crate::wire::{Wire, eventually};
+
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+pub const ROUTER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
+/// The node's own address there.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+
+pub struct Home {
+    pub namespace: Namespace,
+    /// The router's end of its cable.
+    pub wire: Wire,
+}
+
+pub struct LanGuest {
+    pub namespace: Namespace,
+    pub port: LanPort,
+    pub wire: Wire,
+}
+
+impl Home {
+    /// A bridge as `ifupdown` would make it, with an address unless it is to have none, and a router behind it.
+    pub async fn new(lab: &Lab, bridge: &str, with_address: bool) -> Self {
+        // Without a look of its own at groups, it forwards frames whose checksums are wrong, as tests' are.
+        lab.node
+            .ip(&format!("link add {bridge} type bridge mcast_snooping 0"));
+        // As long as nobody says otherwise, a bridge takes the lowest address of its ports.
+        lab.node.ip(&format!("link set {bridge} up"));
+        let namespace = Namespace::new();
+        let cable = format!("c{bridge}");
+        veth((&cable, Some(MacAddr::new(ROUTER_MAC))), "eth0", &namespace).await;
+        lab.node.ip(&format!("link set {cable} master {bridge}"));
+        lab.node.ip(&format!("link set {cable} up"));
+        namespace.ip("link set eth0 up");
+        namespace.ip(&format!("addr add {ROUTER}/24 dev eth0"));
+        forwards(lab, &cable);
+        if with_address {
+            lab.node.ip(&format!("addr add {NODE}/24 dev {bridge}"));
+        }
+        let wire = Wire::new(&namespace, "eth0");
+        Self { namespace, wire }
+    }
+
+    /// Its DHCP server gives the guest an address.
+    pub fn gives(&self, mac: Mac, address: Ipv4Addr) {
+        let message = dhcp_answer(5, mac, address);
+        let packet = ipv4(ROUTER, Ipv4Addr::BROADCAST, 17, &udp(67, 68, &message));
+        self.wire
+            .send(&ethernet(BROADCAST, ROUTER_MAC, IPV4, &packet));
+    }
+}
+
+impl LanGuest {
+    pub async fn attach(lab: &Lab, index: usize) -> Self {
+        let port = lab.state.lan[index].clone();
+        let (namespace, wire) = lab
+            .attach_tap(&port.tap, port.mac, &port.bridge, "off")
+            .await;
+        Self {
+            namespace,
+            port,
+            wire,
+        }
+    }
+
+    pub fn mac(&self) -> Mac {
+        self.port.mac.bytes()
+    }
+
+    /// As its DHCP client would, with the router for its way out.
+    pub fn takes(&self, address: Ipv4Addr) {
+        self.namespace
+            .ip(&format!("addr add {address}/24 dev eth0"));
+        self.namespace
+            .ip(&format!("route replace default via {ROUTER}"));
+    }
+
+    /// Has what the router gives learned, and takes it.
+    pub fn is_given(&self, lab: &Lab, home: &Home, address: Ipv4Addr) {
+        home.gives(self.mac(), address);
+        eventually("the address is learned", || {
+            learned_by_kernel(lab, &self.port.tap).contains(&address.into())
+        });
+        self.takes(address);
+    }
+}
+
+/// What the rules have learned at a port, asked for as the agent does.
+pub async fn learned(lab: &Lab, tap: &TapName) -> Vec<IpAddr> {
+    let mut sights = lab.network.sights().await.unwrap();
+    sights.remove(tap).unwrap().learned
+}
+
+pub async fn counters(lab: &Lab, tap: &TapName) -> PortCounters {
+    lab.network.counters(tap).await.unwrap().unwrap()
+}
+
+/// The same, asked for without the adapter.
+pub fn learned_by_kernel(lab: &Lab, tap: &TapName) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for set in ["learned4", "learned6"] {
+        let text = lab
+            .node
+            .tool("nft", &["list", "set", "bridge", "waifud", set]);
+        let prefix = format!("\"{tap}\" . 0x");
+        for part in text.split(&prefix).skip(1) {
+            let digits: String = part.chars().take_while(char::is_ascii_hexdigit).collect();
+            let number = u128::from_str_radix(&digits, 16).unwrap();
+            found.push(if set == "learned4" {
+                IpAddr::V4(u32::try_from(number).unwrap().into())
+            } else {
+                IpAddr::V6(number.into())
+            });
+        }
+    }
+    found
+}
+
+pub fn forwards(lab: &Lab, port: &str) {
+    eventually("the port forwards", || {
+        let link = lab.node.ip(&format!("-d link show {port}"));
+        link.contains("state forwarding")
+    });
+}
+
+/// Guest number `index` on `bridge`.
+pub fn lan_port(index: u8, bridge: &str) -> LanPort {
+    let mut bytes = [0x78; 16];
+    bytes[15] = index;
+    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
+    let identity = u32::from(IDENTITIES.network()) + u32::from(index) + 1;
+    LanPort {
+        instance,
+        name: format!("lan-{index}").parse().unwrap(),
+        tap: TapName::of(instance, 0),
+        bridge: bridge.to_owned(),
+        mac: MacAddr::of_guest([0, 1, index + 1]),
+        fixed: Vec::new(),
+        identity: Some(identity.into()),
+    }
+}

@@ -1,0 +1,343 @@
+//! Guests on a bridge of the host's own: what they learn, what they keep, and what becomes of the bridge.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use waifud_network::{GuestNetwork, conformance};
+
+use crate::frames::{IPV4, IPV6, Mac, contains, echo, ethernet, ipv4, ipv6, neighbour};
+use crate::home::{
+    Home, LanGuest, NODE, ROUTER, ROUTER_MAC, forwards, lan_port, learned, learned_by_kernel,
+};
+use crate::lab::{Lab, on_a_node};
+use crate::lifecycle::{drifts, host};
+use crate::wire::{eventually, ping};
+
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
+const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x40);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const SOLICIT: u8 = 135;
+const ADVERT: u8 = 136;
+
+/// A home behind `br0` and a node with so many guests' ports on it, none attached.
+async fn at_home(lab: &mut Lab, guests: u8) -> Home {
+    let home = Home::new(lab, "br0", true).await;
+    lab.state.lan = (0..guests).map(|index| lan_port(index, "br0")).collect();
+    lab.ensure().await;
+    home
+}
+
+fn asks_whether_taken(guest: &LanGuest, address: Ipv6Addr) {
+    let packet = ipv6(
+        Ipv6Addr::UNSPECIFIED,
+        ALL_NODES,
+        58,
+        &neighbour(SOLICIT, address),
+    );
+    send6(&guest.wire, guest.mac(), &packet);
+}
+
+fn send6(wire: &crate::wire::Wire, from: Mac, packet: &[u8]) {
+    wire.send(&ethernet([0x33, 0x33, 0, 0, 0, 1], from, IPV6, packet));
+}
+
+/// A frame of the guest's that passes says that all before it were looked at.
+fn is_through(home: &Home, guest: &LanGuest) {
+    let packet = ipv6(
+        Ipv6Addr::UNSPECIFIED,
+        ALL_NODES,
+        58,
+        &[133, 0, 0, 0, 0, 0, 0, 0, 0x77],
+    );
+    home.wire.seen();
+    send6(&guest.wire, guest.mac(), &packet);
+    home.wire
+        .until("a router solicitation", |frame| contains(frame, &packet));
+}
+
+/// The same in the other direction.
+fn has_arrived(home: &Home, guest: &LanGuest) {
+    let packet = ipv4(ROUTER, OWN, 1, &echo(b"the last of them"));
+    guest.wire.seen();
+    home.wire
+        .send(&ethernet(guest.mac(), ROUTER_MAC, IPV4, &packet));
+    guest.wire.until("the router's frame", |frame| {
+        contains(frame, b"the last of them")
+    });
+}
+
+#[test]
+fn the_real_network_conforms_with_ports_on_a_lan() {
+    on_a_node(3, |mut lab| async move {
+        let _home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        conformance::all(lab.network.as_ref(), &lab.state).await;
+    });
+}
+
+#[test]
+fn the_homes_dhcp_serves_a_guest_and_the_address_is_seen() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 2).await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        let server = crate::dhcp::Server::start(&home.namespace, ROUTER);
+        let given = crate::dhcp::lease_on_a_lan(&guest.wire, guest.mac(), ROUTER);
+        drop(server);
+        assert_eq!(learned(&lab, &guest.port.tap).await, [IpAddr::V4(given)]);
+        assert!(learned(&lab, &lab.state.lan[1].tap).await.is_empty());
+        guest.takes(given);
+        ping(&guest.namespace, ROUTER);
+        ping(&home.namespace, given);
+        // The host too: what it says to machines of its network is its own firewall's business.
+        ping(&guest.namespace, NODE);
+        assert_eq!(
+            lab.counters(&guest.port.tap).await,
+            waifud_network::PortCounters::default()
+        );
+    });
+}
+
+#[test]
+fn guests_on_one_lan_reach_each_other_and_with_filtered_bridges_too() {
+    on_a_node(0, |mut lab| async move {
+        // As Docker has it.
+        let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        let _not_in_every_kernel = std::fs::write(filtered, "1");
+        let home = at_home(&mut lab, 2).await;
+        let (one, other) = (
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        );
+        one.is_given(&lab, &home, OWN);
+        other.is_given(&lab, &home, [192, 168, 1, 41].into());
+        ping(&one.namespace, [192, 168, 1, 41].into());
+        ping(&other.namespace, ROUTER);
+    });
+}
+
+#[test]
+fn an_answer_to_another_mac_teaches_nothing_and_no_strange_address_is_learned() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 2).await;
+        let (one, other) = (
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        );
+        let second = Ipv4Addr::new(192, 168, 1, 41);
+        one.is_given(&lab, &home, OWN);
+        home.gives([0x52, 0x54, 0, 9, 9, 9], [192, 168, 1, 99].into());
+        // Another port's, the host's, and addresses with a meaning.
+        for taken in [
+            OWN,
+            NODE,
+            Ipv4Addr::UNSPECIFIED,
+            [127, 0, 0, 1].into(),
+            [169, 254, 169, 254].into(),
+            [224, 0, 0, 1].into(),
+            [240, 119, 0, 2].into(),
+        ] {
+            home.gives(other.mac(), taken);
+        }
+        other.is_given(&lab, &home, second);
+        assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V4(OWN)]);
+        assert_eq!(learned(&lab, &other.port.tap).await, [IpAddr::V4(second)]);
+        // The first one keeps what it has when it asks again.
+        home.gives(one.mac(), OWN);
+        has_arrived(&home, &one);
+        assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V4(OWN)]);
+    });
+}
+
+#[test]
+fn a_given_address_needs_no_learning_and_nobody_else_learns_it() {
+    on_a_node(0, |mut lab| async move {
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        lab.state.lan[0].fixed = vec!["192.168.1.40/32".parse().unwrap()];
+        lab.ensure().await;
+        let (one, other) = (
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        );
+        one.takes(OWN);
+        ping(&one.namespace, ROUTER);
+        home.gives(other.mac(), OWN);
+        has_arrived(&home, &other);
+        assert!(learned_by_kernel(&lab, &other.port.tap).is_empty());
+    });
+}
+
+#[test]
+fn an_ipv6_address_is_the_first_ports_that_asks_for_it() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 2).await;
+        let (one, other) = (
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        );
+        asks_whether_taken(&one, OWN6);
+        is_through(&home, &one);
+        asks_whether_taken(&other, OWN6);
+        is_through(&home, &other);
+        assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V6(OWN6)]);
+        assert!(learned(&lab, &other.port.tap).await.is_empty());
+        // With it, and with the link-local address that its MAC makes, it may speak.
+        for from in [OWN6, "fe80::5054:ff:fe00:101".parse().unwrap()] {
+            let packet = ipv6(from, ALL_NODES, 58, &neighbour(ADVERT, from));
+            home.wire.seen();
+            send6(&one.wire, one.mac(), &packet);
+            home.wire
+                .until("its advertisement", |frame| contains(frame, &packet));
+        }
+    });
+}
+
+#[test]
+fn an_ipv6_address_that_somebody_defends_is_given_up() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 1).await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        asks_whether_taken(&guest, OWN6);
+        is_through(&home, &guest);
+        let defence = ipv6(OWN6, ALL_NODES, 58, &neighbour(ADVERT, OWN6));
+        send6(&home.wire, ROUTER_MAC, &defence);
+        has_arrived(&home, &guest);
+        assert!(learned(&lab, &guest.port.tap).await.is_empty());
+    });
+}
+
+#[test]
+fn a_port_learns_only_so_many_ipv6_addresses() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 2).await;
+        let (greedy, other) = (
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        );
+        for last in 0..200 {
+            asks_whether_taken(&greedy, Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, last));
+        }
+        is_through(&home, &greedy);
+        let count = learned(&lab, &greedy.port.tap).await.len();
+        assert!((10..=40).contains(&count), "{count}");
+        asks_whether_taken(&other, OWN6);
+        is_through(&home, &other);
+        assert_eq!(learned(&lab, &other.port.tap).await, [IpAddr::V6(OWN6)]);
+    });
+}
+
+#[test]
+fn what_was_learned_survives_new_rules_a_restart_and_a_flush() {
+    on_a_node(1, |mut lab| async move {
+        let home = at_home(&mut lab, 2).await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        asks_whether_taken(&guest, OWN6);
+        is_through(&home, &guest);
+        let all = [IpAddr::V4(OWN), IpAddr::V6(OWN6)];
+        assert_eq!(learned(&lab, &guest.port.tap).await, all);
+        // Rules are replaced.
+        lab.state.ports[0].allow_addresses = vec!["10.99.0.1/32".parse().unwrap()];
+        lab.ensure().await;
+        assert_eq!(learned_by_kernel(&lab, &guest.port.tap), all);
+        // Learning changes no rule: nothing is loaded again, by us or by our heir.
+        let rules = lab.ruleset_without_elements();
+        lab.ensure().await;
+        let heir = lab.restarted();
+        heir.ensure(&lab.state).await.unwrap();
+        assert_eq!(lab.ruleset_without_elements(), rules);
+        // Somebody restarts the host's firewall.
+        lab.node.tool("nft", &["flush", "ruleset"]);
+        let heir = lab.restarted();
+        heir.ensure(&lab.state).await.unwrap();
+        assert_eq!(learned_by_kernel(&lab, &guest.port.tap), all);
+        ping(&guest.namespace, ROUTER);
+        // A port that goes takes what it learned with it.
+        let port = lab.state.lan.remove(0);
+        heir.ensure(&lab.state).await.unwrap();
+        lab.state.lan.insert(0, port);
+        heir.ensure(&lab.state).await.unwrap();
+        assert!(learned_by_kernel(&lab, &guest.port.tap).is_empty());
+    });
+}
+
+#[test]
+fn a_missing_bridge_is_told_and_harms_nobody_else() {
+    on_a_node(1, |mut lab| async move {
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br9")];
+        lab.ensure().await;
+        let sights = lab.network.sights().await.unwrap();
+        let trouble = |index: usize| sights[&lab.state.lan[index].tap].trouble.clone();
+        assert_eq!(trouble(0), None);
+        assert_eq!(trouble(1).as_deref(), Some("this node has no bridge br9"));
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        ping(&guest.namespace, ROUTER);
+    });
+}
+
+#[test]
+fn a_bridge_that_was_made_anew_gets_its_ports_back() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = at_home(&mut lab, 1).await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        let mut drift = lab.network.drift();
+        lab.node.ip("link del br0");
+        drifts(&mut drift, "ways back").await;
+        lab.ensure().await;
+        lab.node.ip("link add br0 type bridge");
+        lab.node.ip("link set br0 up");
+        lab.node.ip("link set cbr0 master br0");
+        drifts(&mut drift, "").await;
+        lab.ensure().await;
+        let tap = &guest.port.tap;
+        forwards(&lab, tap.as_str());
+        forwards(&lab, "cbr0");
+        let link = lab.node.ip(&format!("-d link show {tap}"));
+        assert!(
+            link.contains("master br0") && link.contains("isolated off"),
+            "{link}"
+        );
+        ping(&guest.namespace, ROUTER);
+        ping(&guest.namespace, crate::lab::METADATA);
+    });
+}
+
+#[test]
+fn a_host_with_a_lan_is_as_before_when_we_are_gone() {
+    on_a_node(1, |mut lab| async move {
+        lab.connect_metadata().await;
+        let _home = Home::new(&lab, "br0", true).await;
+        let look = |lab: &Lab| {
+            let neighbours = lab.node.ip("neigh show nud permanent");
+            let forwards = lab.node.sysctl("ipv4/conf/br0/forwarding");
+            host(lab) + &neighbours + &forwards
+        };
+        let before = look(&lab);
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        assert_ne!(look(&lab), before);
+        // Without its last such port, the bridge is nobody's business.
+        let with_default_only = {
+            lab.state.lan.clear();
+            lab.ensure().await;
+            lab.node.ip("rule")
+                + &lab.node.ip("neigh show proxy dev br0")
+                + &lab.node.sysctl("ipv4/conf/br0/forwarding")
+        };
+        assert!(
+            !with_default_only.contains("240.119"),
+            "{with_default_only}"
+        );
+        assert!(with_default_only.ends_with('0'), "{with_default_only}");
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        lab.network.ensure_absent().await.unwrap();
+        assert_eq!(look(&lab), before);
+        eventually("the bridge is still there", || {
+            lab.node.ip("link show br0").contains("br0")
+        });
+    });
+}

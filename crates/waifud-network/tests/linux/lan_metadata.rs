@@ -1,0 +1,324 @@
+//! The way of guests on a bridge of the host's own to metadata: by the port's identity, and nobody else's.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::time::Duration;
+
+use waifud_network::GuestNetwork;
+
+use crate::frames::{ARP, BROADCAST, IPV4, arp, contains, echo, ethernet, ipv4, udp};
+use crate::home::{Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, lan_port};
+use crate::lab::{METADATA, on_a_node};
+use crate::lifecycle::drifts;
+use crate::reach::{accept, greeter, greets};
+use crate::wire::{PATIENCE, Wire, eventually, ping};
+
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(METADATA, 80);
+const FORGED: &[u8] = b"a forged frame";
+const IDENTITY: Ipv4Addr = Ipv4Addr::new(240, 119, 0, 1);
+
+#[test]
+fn a_guest_on_a_lan_is_known_by_its_port() {
+    on_a_node(1, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        lab.ensure().await;
+        let server = greeter(&lab.metadata, SERVICE);
+        for (index, address, next) in [
+            (0, OWN, [192, 168, 1, 60].into()),
+            (1, [192, 168, 1, 41].into(), [192, 168, 1, 61].into()),
+        ] {
+            let guest = LanGuest::attach(&lab, index).await;
+            guest.is_given(&lab, &home, address);
+            home.wire.seen();
+            let seen = greets(&guest.namespace, SERVICE, &server);
+            assert_eq!(Some(seen), guest.port.identity);
+            ping(&guest.namespace, METADATA);
+            // Nothing of it was heard at home, where the guest's router is.
+            let heard = home.wire.seen();
+            assert!(
+                !heard
+                    .iter()
+                    .any(|frame| contains(frame, &METADATA.octets()))
+            );
+            // Nor has the guest's next address another identity.
+            guest.namespace.ip("addr flush dev eth0");
+            guest.is_given(&lab, &home, next);
+            assert_eq!(
+                Some(greets(&guest.namespace, SERVICE, &server)),
+                guest.port.identity
+            );
+        }
+        // A guest on `default` beside them is known by its address, as ever.
+        let routed = lab.attach(0).await;
+        assert_eq!(
+            greets(&routed.namespace, SERVICE, &server),
+            routed.address()
+        );
+    });
+}
+
+#[test]
+fn two_homes_with_one_range_are_told_apart_and_a_bridge_needs_no_address() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        for scope in ["all", "default"] {
+            let file = format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter");
+            std::fs::write(file, "1").unwrap();
+        }
+        let one = Home::new(&lab, "br0", false).await;
+        let other = Home::new(&lab, "br1", false).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br1")];
+        lab.ensure().await;
+        let server = greeter(&lab.metadata, SERVICE);
+        let guests = [
+            LanGuest::attach(&lab, 0).await,
+            LanGuest::attach(&lab, 1).await,
+        ];
+        for (guest, home) in guests.iter().zip([&one, &other]) {
+            guest.is_given(&lab, home, OWN);
+        }
+        for guest in &guests {
+            assert_eq!(
+                Some(greets(&guest.namespace, SERVICE, &server)),
+                guest.port.identity
+            );
+        }
+    });
+}
+
+#[test]
+fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        ping(&guest.namespace, METADATA);
+        let mut drift = lab.network.drift();
+        lab.node.ip("link set br0 address 02:00:00:00:00:77");
+        drifts(&mut drift, "").await;
+        // Until then, what missed the host did not go to the home instead.
+        let packet = ipv4(OWN, METADATA, 1, &echo(FORGED));
+        guest
+            .wire
+            .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet));
+        lab.ensure().await;
+        ping(&guest.namespace, METADATA);
+        let heard = home.wire.seen();
+        assert!(!heard.iter().any(|frame| contains(frame, FORGED)));
+    });
+}
+
+#[test]
+fn a_guest_with_a_route_to_all_of_link_local_finds_metadata_too() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        guest.namespace.ip("route add 169.254.0.0/16 dev eth0");
+        home.wire.seen();
+        let server = greeter(&lab.metadata, SERVICE);
+        assert_eq!(
+            Some(greets(&guest.namespace, SERVICE, &server)),
+            guest.port.identity
+        );
+        let heard = home.wire.seen();
+        assert!(
+            !heard
+                .iter()
+                .any(|frame| contains(frame, &METADATA.octets()))
+        );
+        // The home's machines are not answered.
+        let question = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], METADATA));
+        home.wire
+            .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &question));
+        let honest = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], NODE));
+        home.wire
+            .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &honest));
+        let of = |address: Ipv4Addr| {
+            move |frame: &[u8]| {
+                frame[12..14] == [8, 6] && frame[21] == 2 && frame[28..32] == address.octets()
+            }
+        };
+        let seen = home.wire.until("an answer for the node", of(NODE));
+        assert!(!seen.iter().any(|frame| of(METADATA)(frame)));
+    });
+}
+
+#[test]
+fn nothing_but_metadata_is_asked_through_a_port_and_refusals_are_counted() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        // Its documents come another way.
+        lab.state.lan[1].identity = None;
+        lab.ensure().await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        let other = LanGuest::attach(&lab, 1).await;
+        guest.is_given(&lab, &home, OWN);
+        other.is_given(&lab, &home, [192, 168, 1, 41].into());
+        let inside = Wire::new(&lab.metadata, "eth0");
+        let mut refused = 0;
+        for (protocol, payload) in [
+            (17, udp(80, 80, FORGED)),
+            (6, [&[9, 9, 0, 22][..], &[0; 16], FORGED].concat()),
+        ] {
+            let packet = ipv4(OWN, METADATA, protocol, &payload);
+            guest
+                .wire
+                .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet));
+            refused += 1;
+        }
+        // A fragment hides the port that it is for.
+        let mut fragment = ipv4(OWN, METADATA, 6, FORGED);
+        fragment[6] = 0x20;
+        guest
+            .wire
+            .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &fragment));
+        // What stands for a port is nobody's address.
+        let packet = ipv4(OWN, [240, 119, 0, 2].into(), 1, &echo(FORGED));
+        guest
+            .wire
+            .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet));
+        refused += 2;
+        ping(&guest.namespace, METADATA);
+        assert_eq!(counters(&lab, &guest.port.tap).await.to_host, refused);
+        assert_eq!(counters(&lab, &guest.port.tap).await.spoofed, 0);
+        let asked = other
+            .namespace
+            .run(|| TcpStream::connect_timeout(&SERVICE.into(), Duration::from_millis(300)));
+        assert!(asked.is_err());
+        assert!(counters(&lab, &other.port.tap).await.to_host > 0);
+        assert!(!inside.seen().iter().any(|frame| contains(frame, FORGED)));
+        let heard = home.wire.seen();
+        assert!(!heard.iter().any(|frame| contains(frame, FORGED)));
+    });
+}
+
+#[test]
+fn nobody_at_home_takes_a_ports_identity_or_plays_metadata() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        ping(&guest.namespace, METADATA);
+        let link = lab.node.ip("-o link show br0");
+        let mac = link.split_once("link/ether ").unwrap().1;
+        let mac: waifud_types::MacAddr = mac[..17].parse().unwrap();
+        let bridge_mac = mac.bytes();
+        let inside = Wire::new(&lab.metadata, "eth0");
+        let asks = |from| {
+            ethernet(
+                bridge_mac,
+                ROUTER_MAC,
+                IPV4,
+                &ipv4(from, METADATA, 1, &echo(FORGED)),
+            )
+        };
+        let plays = |to| {
+            ethernet(
+                guest.mac(),
+                ROUTER_MAC,
+                IPV4,
+                &ipv4(METADATA, to, 1, &echo(FORGED)),
+            )
+        };
+        guest.wire.seen();
+        for frame in [
+            asks(IDENTITY),
+            asks(OWN),
+            asks(ROUTER),
+            plays(OWN),
+            plays(IDENTITY),
+            ethernet(
+                bridge_mac,
+                ROUTER_MAC,
+                IPV4,
+                &ipv4(ROUTER, IDENTITY, 1, &echo(FORGED)),
+            ),
+            ethernet(
+                guest.mac(),
+                ROUTER_MAC,
+                ARP,
+                &[
+                    &arp(2, (ROUTER_MAC, METADATA), (guest.mac(), OWN))[..],
+                    FORGED,
+                ]
+                .concat(),
+            ),
+        ] {
+            home.wire.send(&frame);
+        }
+        // Honest frames the same ways, to know that all others were looked at.
+        ping(&home.namespace, OWN);
+        ping(&home.namespace, NODE);
+        ping(&guest.namespace, METADATA);
+        for (wire, who) in [(&inside, "metadata"), (&guest.wire, "the guest")] {
+            let heard = wire.seen();
+            assert!(!heard.iter().any(|frame| contains(frame, FORGED)), "{who}");
+        }
+    });
+}
+
+#[test]
+fn answers_go_to_the_port_even_when_its_mac_is_taken_for_another() {
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        let home = Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![lan_port(0, "br0")];
+        lab.ensure().await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, OWN);
+        let server = greeter(&lab.metadata, SERVICE);
+        let mut client = guest
+            .namespace
+            .run(|| TcpStream::connect_timeout(&SERVICE.into(), PATIENCE).unwrap());
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut answering, _) = accept(&server);
+        // Somebody at home speaks with the guest's MAC: the bridge believes it and sends its frames there.
+        let learns = |port: &str| {
+            eventually("the bridge believes it", || {
+                let known = lab.node.tool("bridge", &["fdb", "show", "br", "br0"]);
+                known.lines().any(|line| {
+                    line.starts_with(&guest.port.mac.to_string()) && line.contains(port)
+                })
+            });
+        };
+        let lure = ethernet(BROADCAST, guest.mac(), 0x88b5, FORGED);
+        home.wire.send(&lure);
+        learns("dev cbr0 ");
+        home.wire.seen();
+        answering.write_all(b"a secret document").unwrap();
+        let dropped = Wire::new(&lab.node, "br0");
+        dropped.until("the answer at the bridge", |frame| {
+            contains(frame, b"a secret document")
+        });
+        ping(&home.namespace, NODE);
+        let heard = home.wire.seen();
+        assert!(
+            !heard
+                .iter()
+                .any(|frame| contains(frame, b"a secret document"))
+        );
+        // Once the guest says something, it gets what was sent.
+        let word = arp(1, (guest.mac(), OWN), ([0; 6], ROUTER));
+        guest
+            .wire
+            .send(&ethernet(BROADCAST, guest.mac(), ARP, &word));
+        let mut text = [0; 17];
+        client.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"a secret document");
+    });
+}
