@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use waifud_types::Role;
@@ -25,16 +25,22 @@ pub fn around(router: Router<Control>, control: Control) -> Router<Control> {
     router.layer(from_fn_with_state(control, guard))
 }
 
+/// Puts the table before nodes' routes: what is not in it as theirs is closed. Which node asks is looked at behind it.
+pub fn listed(router: Router<Control>) -> Router<Control> {
+    router.layer(from_fn(only_listed))
+}
+
+async fn only_listed(request: Request, next: Next) -> Response {
+    let path = matched(&request);
+    match access::of(&method_of(&request), &path) {
+        Some(Access::Node | Access::JoinToken) => next.run(request).await,
+        _ => not_in_the_table(&path).await,
+    }
+}
+
 async fn guard(State(control): State<Control>, mut request: Request, next: Next) -> Response {
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(String::new, |path| path.as_str().to_owned());
-    // HEAD is GET without the body, to the router and to the table.
-    let method = match request.method() {
-        &Method::HEAD => "GET".to_owned(),
-        other => other.as_str().to_owned(),
-    };
+    let path = matched(&request);
+    let method = method_of(&request);
     let role = match access::of(&method, &path) {
         Some(Access::Anyone) => return next.run(request).await,
         Some(Access::AtLeast(role)) => role,
@@ -53,6 +59,20 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         return until_revoked(control, principal, response);
     }
     response
+}
+
+/// The path as the router knows it.
+fn matched(request: &Request) -> String {
+    let path = request.extensions().get::<MatchedPath>();
+    path.map_or_else(String::new, |path| path.as_str().to_owned())
+}
+
+/// HEAD is GET without the body, to the router and to the table.
+fn method_of(request: &Request) -> String {
+    match request.method() {
+        &Method::HEAD => "GET".to_owned(),
+        other => other.as_str().to_owned(),
+    }
 }
 
 /// A path with other methods gets the usual answer without anybody's handler being asked; any other is closed.

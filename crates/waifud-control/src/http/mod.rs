@@ -117,5 +117,5 @@ fn guarded(control: &Control) -> Router<Control> {
 
 /// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
 pub fn tls_router(control: Control) -> Router {
-    envelope::wrap(guarded(&control).merge(agent::routes())).with_state(control)
+    envelope::wrap(guarded(&control).merge(guard::listed(agent::routes()))).with_state(control)
 }

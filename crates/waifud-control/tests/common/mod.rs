@@ -164,7 +164,7 @@ impl Server {
         collect(self.raw(request.body(body.into()).unwrap()).await).await
     }
 
-    /// A request by somebody else than root at the socket; `token` goes as a bearer token.
+    /// A request by somebody else than root, at the listener that they come in by; `token` goes as a bearer token.
     pub async fn call_as(
         &self,
         peer: Peer,
@@ -177,7 +177,11 @@ impl Server {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        call(&self.user, request.body(body.into()).unwrap(), peer).await
+        let router = match peer {
+            Peer::Unix { .. } | Peer::Unknown => &self.user,
+            Peer::Tls { .. } | Peer::Certificate { .. } => &self.agent,
+        };
+        call(router, request.body(body.into()).unwrap(), peer).await
     }
 
     /// Makes a token and gives its secret.
