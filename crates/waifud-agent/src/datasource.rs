@@ -6,7 +6,7 @@ use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 use waifud_types::template::Datasource;
 
-use crate::metadata::identity;
+use crate::lan::identity;
 use crate::rescue;
 use crate::shared::Shared;
 
@@ -75,7 +75,8 @@ pub(crate) fn choose(template: Datasource, reach: Reach) -> Choice {
 
 /// Chooses for an instance as things are.
 pub(crate) fn of_instance(shared: &Shared, want: &AgentInstance) -> Choice {
-    let reach = match (identity(want), shared.metadata.away()) {
+    let known_by = identity(want, &shared.memory(want.id));
+    let reach = match (known_by, shared.metadata.away()) {
         (None, _) => Reach::NoNetwork,
         (Some(_), Some(long)) => Reach::Away(long),
         (Some(_), None) => Reach::Served,

@@ -12,8 +12,8 @@ use waifud_network::PortSight;
 use waifud_types::evidence::{Dropped, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
+use crate::lan;
 use crate::last_words;
-use crate::network::ports_of;
 use crate::record::{InstanceRecord, Memory, RunMemory};
 use crate::shared::Shared;
 
@@ -53,9 +53,22 @@ async fn look(shared: &Shared) -> bool {
     } else {
         BTreeMap::new()
     };
+    if !sights.is_empty() {
+        shared.network.note(&sights);
+    }
     let mut booting = false;
     for (started, record) in records {
         booting |= runs(&record) && boots(&record.memory, started, shared.now());
+        // What is off has none; what could not be looked at has what it had.
+        if !runs(&record) || !sights.is_empty() {
+            let of_it = if runs(&record) {
+                &sights
+            } else {
+                &BTreeMap::new()
+            };
+            let addresses = lan::observed(&record, of_it);
+            shared.reports.addresses(record.id, addresses);
+        }
         let evidence = gather(shared, &record, started, &sights).await;
         shared.reports.evidence(record.id, evidence);
     }
@@ -94,8 +107,9 @@ fn at_its_ports(
     started: Timestamp,
     sights: &BTreeMap<TapName, PortSight>,
 ) -> (Option<Timestamp>, Option<Dropped>) {
-    let ports = ports_of(record).unwrap_or_default();
-    let seen: Vec<_> = ports.iter().filter_map(|p| sights.get(&p.tap)).collect();
+    let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
+    let taps = (0..nics).map(|index| TapName::of(record.id, index));
+    let seen: Vec<_> = taps.filter_map(|tap| sights.get(&tap)).collect();
     let acknowledged = seen.iter().filter_map(|sight| sight.acknowledged).max();
     let dropped = seen.iter().fold(Dropped::default(), |sum, sight| Dropped {
         spoofed: sum.spoofed.saturating_add(sight.counters.spoofed),

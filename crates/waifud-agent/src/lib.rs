@@ -32,6 +32,7 @@ pub mod fake;
 mod files;
 mod images;
 mod keepers;
+mod lan;
 mod last_words;
 mod life;
 mod membership;

@@ -16,9 +16,11 @@ use bytes::Bytes;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_api::metadatad::{Assignment, Observation, Observed, Status, Tunnel};
 use waifud_cloudinit::Documents;
+use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
-use crate::network::DEFAULT_NETWORK;
+use crate::lan::identity;
+use crate::record::Memory;
 use crate::requests::Requests;
 use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;
@@ -102,12 +104,13 @@ impl Metadata {
     }
 
     /// Whether the instance's documents are served, as far as known.
-    pub fn serves(&self, want: &AgentInstance) -> bool {
+    pub fn serves(&self, want: &AgentInstance, memory: &Memory) -> bool {
         let inner = self.inner();
+        let identity = identity(want, memory);
         inner.process.is_some()
-            && (identity(want).is_none()
+            && (identity.is_none()
                 || inner.held.get(&want.id).copied()
-                    == identity(want).map(|address| (address, want.bundle.digest)))
+                    == identity.map(|address| (address, want.bundle.digest)))
     }
 
     /// Whether it holds anything of the instance; yes while that is not known.
@@ -213,6 +216,7 @@ impl Metadata {
             node_public_key: up.public_key,
             node_endpoint: up.endpoint,
             subnet: slice.subnet,
+            identities: Some(IDENTITIES),
         };
         let told = self.inner().told.as_ref() == Some(&tunnel);
         let known = status.node_public_key.as_ref() == Some(&tunnel.node_public_key);
@@ -225,8 +229,8 @@ impl Metadata {
     }
 
     /// Has the instance's documents served. The service must have been reached by [`Metadata::refresh`].
-    pub async fn ensure(&self, want: &AgentInstance) -> Result<(), MetadataError> {
-        let Some(address) = identity(want) else {
+    pub async fn ensure(&self, want: &AgentInstance, memory: &Memory) -> Result<(), MetadataError> {
+        let Some(address) = identity(want, memory) else {
             return Ok(());
         };
         if self.inner().process.is_none() {
@@ -385,13 +389,4 @@ impl Inner {
             self.held_since.insert(id, (digest, Timestamp::now()));
         }
     }
-}
-
-/// The address that identifies a guest: that of its first nic on the routed network. Without one nobody can ask.
-pub(crate) fn identity(want: &AgentInstance) -> Option<Ipv4Addr> {
-    want.spec
-        .nics
-        .iter()
-        .find(|nic| nic.network.as_str() == DEFAULT_NETWORK)
-        .and_then(|nic| nic.address)
 }

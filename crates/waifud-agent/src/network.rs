@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use waifud_network::{GuestNetwork, NetworkError, NetworkState, Port, check};
+use waifud_network::{GuestNetwork, LanPort, NetworkError, NetworkState, Port, PortSight, check};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
+use crate::lan;
 use crate::published::Published;
 use crate::record::InstanceRecord;
 use crate::settings::Settings;
@@ -48,6 +49,8 @@ struct Inner {
     applied: Option<NetworkState>,
     published: Published,
     released: BTreeSet<InstanceId>,
+    /// Ports in force that nothing gets through, and why.
+    troubled: BTreeMap<TapName, String>,
     /// Counts invalidations, so that one during a change is not lost.
     invalidated: u64,
 }
@@ -71,6 +74,10 @@ impl Network {
                 ports_of(record).is_ok_and(|mut ports| {
                     inner.published.leave_out(&mut ports);
                     ports.iter().all(|port| state.ports.contains(port))
+                }) && lan::ports_of(record).is_ok_and(|ports| {
+                    ports.iter().all(|port| {
+                        state.lan.contains(port) && !inner.troubled.contains_key(&port.tap)
+                    })
                 })
             })
     }
@@ -88,6 +95,7 @@ impl Network {
             .as_ref()
             .map_or(!inner.released.contains(&id), |state| {
                 state.ports.iter().any(|port| port.instance == id)
+                    || state.lan.iter().any(|port| port.instance == id)
             })
     }
 
@@ -97,17 +105,31 @@ impl Network {
         let record = table.view(id).map(|view| view.record);
         if let Some(record) = &record {
             ports_of(record)?;
+            lan::ports_of(record)?;
             if self.in_force(record) {
                 return Ok(());
             }
         }
         let conflicts = self.apply(table, false).await?;
-        conflicts.get(&id).map_or(Ok(()), |message| {
+        let trouble = conflicts.get(&id).cloned().or_else(|| {
+            let inner = self.inner();
+            let ports = lan::ports_of(record.as_ref()?).ok()?;
+            let mut troubles = ports.iter().filter_map(|p| inner.troubled.get(&p.tap));
+            troubles.next().cloned()
+        });
+        trouble.map_or(Ok(()), |message| {
             Err(PortError {
-                message: message.clone(),
+                message,
                 lasting: true,
             })
         })
+    }
+
+    /// Takes note of what was seen at the ports.
+    pub fn note(&self, sights: &BTreeMap<TapName, PortSight>) {
+        let troubled = sights.iter();
+        let troubled = troubled.filter_map(|(tap, s)| Some((tap.clone(), s.trouble.clone()?)));
+        self.inner().troubled = troubled.collect();
     }
 
     /// Removes the instance's ports.
@@ -156,7 +178,11 @@ impl Network {
             .retain(|id| records.iter().any(|record| record.id == *id));
         let in_force: BTreeSet<TapName> = applied
             .iter()
-            .flat_map(|state| state.ports.iter().map(|port| port.tap.clone()))
+            .flat_map(|state| {
+                let lan = state.lan.iter().map(|port| &port.tap);
+                state.ports.iter().map(|port| &port.tap).chain(lan)
+            })
+            .cloned()
             .collect();
         let empty = NetworkState {
             bridge: self.settings.bridge.clone(),
@@ -179,6 +205,11 @@ impl Network {
                     lasting: false,
                 })?
                 .map_err(|error| port_error(&error))?;
+        }
+        if state.lan.is_empty() {
+            self.inner().troubled.clear();
+        } else if let Ok(Ok(sights)) = timeout(TIMEOUT, self.adapter.sights()).await {
+            self.note(&sights);
         }
         let mut inner = self.inner();
         inner.applied = (inner.invalidated == invalidated).then_some(state);
@@ -217,21 +248,12 @@ fn port_error(error: &NetworkError) -> PortError {
     }
 }
 
-/// The ports of one instance. An instance of which only the tombstone is known has none.
+/// The ports of one instance on the routed network. An instance of which only the tombstone is known has none.
 pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
     let Some(instance) = &record.instance else {
         return Ok(Vec::new());
     };
     let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
-        if nic.network.as_str() != DEFAULT_NETWORK {
-            return Err(PortError {
-                message: format!(
-                    "nic {} is on network {}, and this node's agent can't put guests on a bridge of the host's own yet",
-                    nic.name, nic.network
-                ),
-                lasting: true,
-            });
-        }
         Ok(Port {
             instance: instance.id,
             name: instance.name.clone(),
@@ -249,7 +271,10 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
             },
         })
     };
-    instance.spec.nics.iter().enumerate().map(port).collect()
+    let nics = instance.spec.nics.iter().enumerate();
+    nics.filter(|(_, nic)| !lan::is_on_lan(nic))
+        .map(port)
+        .collect()
 }
 
 /// The state with every port that can be in it: of two that contradict each other, the one that is in force already
@@ -260,17 +285,26 @@ fn choose_ports(
     released: &BTreeSet<InstanceId>,
     in_force: &BTreeSet<TapName>,
 ) -> (NetworkState, BTreeMap<InstanceId, String>) {
-    let mut wanted: Vec<Port> = records
-        .iter()
-        .filter(|record| !record.destroyed && !released.contains(&record.id))
+    let here = || {
+        let records = records.iter();
+        records.filter(|record| !record.destroyed && !released.contains(&record.id))
+    };
+    let mut wanted: Vec<Port> = here()
         .filter_map(|record| ports_of(record).ok())
         .flatten()
         .collect();
     wanted.sort_by_key(|port| (!in_force.contains(&port.tap), port.instance));
+    let mut lan: Vec<LanPort> = here()
+        .filter_map(|record| lan::ports_of(record).ok())
+        .flatten()
+        .collect();
+    lan.sort_by_key(|port| (!in_force.contains(&port.tap), port.instance));
     let mut conflicts = BTreeMap::new();
     state.ports.clone_from(&wanted);
+    state.lan.clone_from(&lan);
     if check(&state).is_err() {
         state.ports.clear();
+        state.lan.clear();
         for port in wanted {
             let id = port.instance;
             state.ports.push(port);
@@ -279,9 +313,20 @@ fn choose_ports(
                 state.ports.pop();
             }
         }
+        for port in lan {
+            let id = port.instance;
+            state.lan.push(port);
+            if let Err(error) = check(&state) {
+                conflicts.insert(id, error.to_string());
+                state.lan.pop();
+            }
+        }
     }
     state
         .ports
+        .sort_by_key(|port| (port.instance, port.tap.clone()));
+    state
+        .lan
         .sort_by_key(|port| (port.instance, port.tap.clone()));
     (state, conflicts)
 }
@@ -341,6 +386,24 @@ mod tests {
         assert_eq!(state.ports.len(), 1);
         assert_eq!(state.ports[0].instance, c.id);
         assert_eq!(conflicts.len(), 2, "{conflicts:?}");
+    }
+
+    #[test]
+    fn a_port_on_a_lan_that_can_not_be_harms_nobody_else() {
+        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        for record in [&mut a, &mut b] {
+            nic(record).network = "lan".parse().unwrap();
+            nic(record).address = None;
+            let bridges = &mut record.instance.as_mut().unwrap().bridges;
+            bridges.insert("lan".parse().unwrap(), "br0".to_owned());
+        }
+        nic(&mut b).mac = c.instance.as_ref().unwrap().spec.nics[0].mac;
+        let records = [a.clone(), b.clone(), c.clone()];
+        let (state, conflicts) =
+            choose_ports(empty(), &records, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!((state.ports.len(), state.lan.len()), (1, 1));
+        assert_eq!(state.lan[0].instance, a.id);
+        assert_eq!(conflicts.keys().collect::<Vec<_>>(), [&b.id]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) async fn look(
     };
     match wish {
         Wish::Keep(want) => {
-            seen.bundle = shared.metadata.serves(want);
+            seen.bundle = shared.metadata.serves(want, &record.memory);
             seen.seed = own.seed || !own.by_disk && !shared.files.seed(want.id).exists();
             seen.by_disk = own.by_disk;
             seen.grown = record.memory.disk_sizes == crate::work::sizes(want);

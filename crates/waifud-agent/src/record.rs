@@ -4,6 +4,7 @@
 //! port stay known. It ends when waifud has heard that everything was destroyed, or when nothing is left of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::{AgentInstance, NodeSlice, Tombstone};
@@ -138,6 +139,8 @@ pub struct Memory {
     pub ready_by: Option<ReadyBy>,
     /// Why its documents come from a disk, against its template's wish; null when they do not.
     pub by_disk: Option<String>,
+    /// What stands for it towards metadatad, where its address is not ours to give. Kept for life.
+    pub identity: Option<Ipv4Addr>,
     /// What cloud-init said since.
     pub cloud_init: CloudInitStatus,
 }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
+use waifud_types::status::InstanceAddress;
 use waifud_types::{InstanceId, Timestamp};
 
 /// The outbox. What is put in replaces what was said of the same thing before.
@@ -25,6 +26,8 @@ struct Inner {
     /// Said with the instance's status, and only when it changed.
     evidence: BTreeMap<InstanceId, GuestEvidence>,
     evidence_unsaid: BTreeSet<InstanceId>,
+    /// Seen at ports, and said with every status.
+    addresses: BTreeMap<InstanceId, Vec<InstanceAddress>>,
     destroyed: BTreeMap<InstanceId, Tombstone>,
     facts: Option<NodeFacts>,
     facts_unsaid: bool,
@@ -56,6 +59,18 @@ impl Reports {
             inner.evidence.insert(id, evidence);
             inner.evidence_unsaid.insert(id);
             self.filled.notify_one();
+        }
+    }
+
+    /// Addresses that were seen at a guest's ports. People wait for these.
+    pub fn addresses(&self, id: InstanceId, addresses: Vec<InstanceAddress>) {
+        let mut inner = self.inner();
+        let before = inner.addresses.get(&id).map_or(&[][..], Vec::as_slice);
+        if before != addresses.as_slice() {
+            inner.addresses.insert(id, addresses);
+            inner.unsaid.insert(id);
+            self.filled.notify_one();
+            self.urgent.notify_one();
         }
     }
 
@@ -189,6 +204,7 @@ impl Inner {
         self.unsaid.remove(&id);
         self.evidence.remove(&id);
         self.evidence_unsaid.remove(&id);
+        self.addresses.remove(&id);
     }
 
     /// The unsaid ones, counted as said. Evidence of an instance without a status waits for that.
@@ -201,6 +217,7 @@ impl Inner {
                 let evidence = self.evidence_unsaid.remove(&id);
                 taken.push(InstanceReport {
                     evidence: evidence.then(|| self.evidence.get(&id).cloned()).flatten(),
+                    addresses: self.addresses.get(&id).cloned().unwrap_or_default(),
                     ..report.clone()
                 });
             }
@@ -249,6 +266,36 @@ mod tests {
         assert!(!urgent(&reports));
         reports.instance(report(InstanceState::Running, "20 %"));
         assert!(urgent(&reports));
+    }
+
+    #[test]
+    fn addresses_are_said_with_every_status_and_are_urgent_when_new() {
+        let reports = Reports::default();
+        let status = report(InstanceState::Running, "");
+        let id = status.id;
+        reports.instance(status);
+        reports.take(Timestamp::UNIX_EPOCH);
+        let seen = vec![InstanceAddress {
+            address: [192, 168, 1, 40].into(),
+            family: waifud_types::status::AddressFamily::Ipv4,
+            network: "lan".parse().unwrap(),
+            source: waifud_types::status::AddressSource::Observed,
+            primary: true,
+        }];
+        let said = |reports: &Reports| {
+            let taken = reports.take(Timestamp::UNIX_EPOCH).instances;
+            taken.into_iter().map(|i| i.addresses).next()
+        };
+        assert!(urgent(&reports));
+        reports.addresses(id, seen.clone());
+        assert!(urgent(&reports));
+        assert_eq!(said(&reports), Some(seen.clone()));
+        reports.addresses(id, seen.clone());
+        assert_eq!(said(&reports), None);
+        reports.instance(report(InstanceState::Running, "other"));
+        assert_eq!(said(&reports), Some(seen));
+        reports.addresses(id, Vec::new());
+        assert_eq!(said(&reports), Some(Vec::new()));
     }
 
     #[test]

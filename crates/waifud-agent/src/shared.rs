@@ -9,13 +9,14 @@ use waifud_hypervisor::{Hypervisor, HypervisorError};
 use waifud_network::GuestNetwork;
 use waifud_storage::StoragePool;
 use waifud_types::status::HypervisorKind;
-use waifud_types::{Name, Timestamp};
+use waifud_types::{InstanceId, Name, Timestamp};
 
 use crate::boot_order::BootOrder;
 use crate::files::Files;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
+use crate::record::Memory;
 use crate::reports::Reports;
 use crate::seam::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
 use crate::settings::Settings;
@@ -99,6 +100,12 @@ impl Shared {
         let kind = self.hypervisor.host().await?.hypervisor.kind;
         self.kind.send_replace(Some(kind));
         Ok(kind)
+    }
+
+    /// What is remembered of an instance; nothing when its record is gone.
+    pub fn memory(&self, id: InstanceId) -> Memory {
+        let view = self.table.view(id);
+        view.map(|view| view.record.memory).unwrap_or_default()
     }
 
     pub fn pool(&self, name: &Name) -> Option<&Arc<dyn StoragePool>> {

@@ -11,6 +11,7 @@ use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welco
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::durable::{Durable, DurableError, Loaded};
+use crate::lan;
 use crate::life;
 use crate::record::{InstanceRecord, Memory, NodeRecord, RunMemory, Wish};
 
@@ -286,7 +287,14 @@ impl Table {
                 return Ok(Concerns::Nobody);
             }
         }
+        let taken = inner.entries.values();
+        let taken = taken
+            .filter_map(|entry| entry.record.memory.identity)
+            .collect();
         self.change(inner, id, |record| {
+            if lan::needs_identity(&instance) && record.memory.identity.is_none() {
+                record.memory.identity = lan::free_identity(&taken);
+            }
             if record
                 .instance
                 .as_ref()

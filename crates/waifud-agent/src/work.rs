@@ -11,7 +11,7 @@ use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, DiskFormat, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
-use crate::network::DEFAULT_NETWORK;
+use crate::lan::is_on_lan;
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
 use crate::shared::Shared;
@@ -112,7 +112,8 @@ pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Resu
     if shared.metadata.trouble().is_some() || !shared.metadata.is_connected() {
         refresh_metadata(shared).await?;
     }
-    Ok(shared.metadata.ensure(want).await?)
+    let memory = shared.memory(want.id);
+    Ok(shared.metadata.ensure(want, &memory).await?)
 }
 
 /// Looks at the metadata service, and passes on what follows from it.
@@ -188,9 +189,7 @@ fn domain_nic(
     index: usize,
     nic: &NicSpec,
 ) -> Result<DomainNic, Failure> {
-    let (bridge, mtu) = if nic.network.as_str() == DEFAULT_NETWORK {
-        (shared.settings.bridge.clone(), Some(shared.settings.mtu))
-    } else {
+    let (bridge, mtu) = if is_on_lan(nic) {
         let bridge = want.bridges.get(&nic.network).cloned().ok_or_else(|| {
             Failure::lasting(format!(
                 "waifud named no bridge for network {}",
@@ -198,12 +197,15 @@ fn domain_nic(
             ))
         })?;
         (bridge, None)
+    } else {
+        (shared.settings.bridge.clone(), Some(shared.settings.mtu))
     };
     Ok(DomainNic {
         tap: TapName::of(want.id, index),
         mac: nic.mac,
         bridge,
         mtu,
+        isolated: !is_on_lan(nic),
     })
 }
 
@@ -228,7 +230,9 @@ pub(crate) async fn start(
 ) -> Result<(), Failure> {
     if !resume {
         shared.network.ensure(&shared.table, want.id).await?;
-        if choice.datasource.needs_metadata() && !shared.metadata.serves(want) {
+        if choice.datasource.needs_metadata()
+            && !shared.metadata.serves(want, &shared.memory(want.id))
+        {
             return Err(Failure::passing(
                 "the metadata service was restarted a moment ago",
             ));

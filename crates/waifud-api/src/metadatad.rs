@@ -52,8 +52,11 @@ pub struct Tunnel {
     pub node_public_key: String,
     /// Where the node's end listens, so that a restarted service can greet it at once.
     pub node_endpoint: SocketAddr,
-    /// The guests' subnet: no inner address outside of it is believed.
+    /// The guests' subnet: no inner address outside of it and of `identities` is believed.
     pub subnet: ipnet::Ipv4Net,
+    /// Addresses that stand for guests whose own are not ours to give; believed too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identities: Option<ipnet::Ipv4Net>,
 }
 
 /// Who is served what.

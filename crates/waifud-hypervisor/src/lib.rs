@@ -79,7 +79,7 @@ pub struct DomainDisk {
     pub format: DiskFormat,
 }
 
-/// A nic of a domain: an isolated port of a bridge.
+/// A nic of a domain: a port of a bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainNic {
     /// The port's name on the node; ours, so that rules exist before the port does.
@@ -90,6 +90,8 @@ pub struct DomainNic {
     pub bridge: String,
     /// MTU told to the guest; null leaves 1500.
     pub mtu: Option<u16>,
+    /// Whether the port sees no other isolated port of the bridge.
+    pub isolated: bool,
 }
 
 /// What a domain is doing.

@@ -206,7 +206,10 @@ impl MetadataService {
             .set_peer(PeerConfig {
                 public_key,
                 endpoint: Some(tunnel.node_endpoint),
-                allowed: vec![tunnel.subnet],
+                allowed: [tunnel.subnet]
+                    .into_iter()
+                    .chain(tunnel.identities)
+                    .collect(),
             })
             .map_err(ControlError::Tunnel)
     }

@@ -25,7 +25,7 @@ impl Driver {
                     if let Some(begun) = begun {
                         let _asked_again = begun.await;
                     }
-                    if shared.metadata.serves(want) {
+                    if shared.metadata.serves(want, &view.record.memory) {
                         return Ok(());
                     }
                     work::ensure_bundle(&shared, want).await

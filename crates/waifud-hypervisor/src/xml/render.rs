@@ -258,9 +258,10 @@ fn nic(index: usize, nic: &DomainNic) -> Element {
     if let Some(mtu) = nic.mtu {
         element = element.child(Element::new("mtu").with("size", mtu));
     }
-    element
-        .child(Element::new("port").with("isolated", "yes"))
-        .child(alias(format_args!("nic-{index}")))
+    if nic.isolated {
+        element = element.child(Element::new("port").with("isolated", "yes"));
+    }
+    element.child(alias(format_args!("nic-{index}")))
 }
 
 fn serial(socket: &Path, log: &Path) -> Element {
@@ -329,6 +330,7 @@ pub(super) mod tests {
                 mac: "52:54:00:12:34:56".parse().unwrap(),
                 bridge: "waifud0".to_owned(),
                 mtu: Some(1420),
+                isolated: true,
             }],
             console_log: "/var/log/waifud/console/web.log".into(),
             console_socket: "/run/waifud/console/web.sock".into(),

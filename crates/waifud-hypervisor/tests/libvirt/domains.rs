@@ -91,6 +91,7 @@ async fn devices_added_by_hand_and_bus_addresses_outlive_a_change_of_the_spec() 
         mac: "52:54:00:00:00:01".parse().unwrap(),
         bridge: "br-test".to_owned(),
         mtu: Some(1420),
+        isolated: true,
     });
     node.hypervisor.ensure_defined(&spec).await.unwrap();
     std::fs::write(node.lab.path_outside("/tmp/extra.raw"), vec![0; 1 << 20]).unwrap();

@@ -120,6 +120,7 @@ pub mod conformance {
             node_public_key: "key".to_owned(),
             node_endpoint: ([127, 0, 0, 1], 51822).into(),
             subnet: "10.0.0.0/24".parse().unwrap(),
+            identities: None,
         };
         store.put_tunnel(&tunnel).await?;
         store.put_tunnel(&tunnel).await?;

@@ -146,6 +146,7 @@ async fn the_tunnels_other_end_is_set_and_a_key_that_is_none_is_refused() {
         node_public_key: PrivateKey::generate().public_key().to_string(),
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.144.3.0/24".parse().unwrap(),
+        identities: None,
     };
     for _ in 0..2 {
         let status = agent.client.put_tunnel(&tunnel).await.unwrap();

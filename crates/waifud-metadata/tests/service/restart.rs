@@ -29,6 +29,7 @@ async fn a_restarted_service_serves_the_last_known_good() {
         node_public_key: PrivateKey::generate().public_key().to_string(),
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.144.3.0/24".parse().unwrap(),
+        identities: None,
     };
     let told = before.service.put_tunnel(tunnel.clone()).await.unwrap();
     drop(before);

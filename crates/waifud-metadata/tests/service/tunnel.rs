@@ -64,6 +64,7 @@ pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) 
         node_public_key: world.node_key.public_key().to_string(),
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.77.1.0/24".parse().unwrap(),
+        identities: None,
     };
     let told: Vec<_> = guests
         .iter()

@@ -55,6 +55,7 @@ async fn furnish(client: &MetadatadClient) -> Result<NodeTunnel> {
         node_public_key: key.public_key().to_string(),
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.77.1.0/24".parse()?,
+        identities: None,
     };
     let status = client.put_tunnel(&tunnel).await?;
     for number in 0..GUESTS {
