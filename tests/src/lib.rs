@@ -4,6 +4,7 @@
 //! `waifuctl`, as a person would, and look at libvirt, the disk and the wires to see whether it told the truth.
 
 mod guest;
+pub mod home;
 pub mod reach;
 mod waifuctl;
 pub mod world;

@@ -74,6 +74,11 @@ impl Reports {
         }
     }
 
+    /// The addresses that were put in last.
+    pub fn seen_addresses(&self, id: InstanceId) -> Vec<InstanceAddress> {
+        self.inner().addresses.get(&id).cloned().unwrap_or_default()
+    }
+
     /// The evidence that was put in last.
     pub fn last_evidence(&self, id: InstanceId) -> Option<GuestEvidence> {
         self.inner().evidence.get(&id).cloned()

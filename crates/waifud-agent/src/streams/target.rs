@@ -1,11 +1,12 @@
 //! What an order leads to, if it may.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use waifud_api::agent::AgentInstance;
 use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Device, HypervisorError};
+use waifud_types::status::InstanceAddress;
 
 use super::{guest_file, log, port, refusal};
 use crate::record::Wish;
@@ -65,7 +66,9 @@ pub(super) async fn open(shared: &Shared, order: &StreamOrder) -> Result<Source,
             let slice = shared.table.node().slice;
             let subnet = slice.as_ref().map(|slice| slice.subnet);
             let gateway = slice.as_ref().map(|slice| slice.gateway);
-            let address = own_address(&instance, subnet, gateway).ok_or_else(|| {
+            let seen = || seen_address(&shared.reports.seen_addresses(order.instance), subnet);
+            let given = own_address(&instance, subnet, gateway);
+            let address = given.or_else(seen).ok_or_else(|| {
                 refusal(
                     RefusalReason::NoAddress,
                     "the instance has no address of its own here",
@@ -113,6 +116,15 @@ fn own_address(
             guests_own && Some(*address) != gateway && is_a_hosts(*address, subnet)
         })
         .map(|(_, address)| address)
+}
+
+/// The first IPv4 address that was learned at a port of the instance: the rules there let nobody else of this node have
+/// it, and none of the host's own is ever learned.
+fn seen_address(seen: &[InstanceAddress], subnet: Option<Ipv4Net>) -> Option<Ipv4Addr> {
+    seen.iter().find_map(|seen| match seen.address {
+        IpAddr::V4(address) => is_a_hosts(address, subnet).then_some(address),
+        IpAddr::V6(_) => None,
+    })
 }
 
 /// Whether the address can be one other host's: not this machine, not many, not nobody, not the link itself.
