@@ -58,7 +58,7 @@ pub enum Command {
     /// Create an instance from a template
     #[command(
         visible_alias = "launch",
-        after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n  waifuctl create -f web.yaml --wait\n\nA file may hold several descriptions, divided by ---; flags change what a file with one says. Running it\nagain creates what is not there yet. Its fields: waifuctl schema instance.\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
+        after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n  waifuctl create ha -t debian-12 --network lan --network default\n  waifuctl create -f web.yaml --wait\n\nA file may hold several descriptions, divided by ---; flags change what a file with one says. Running it\nagain creates what is not there yet. Its fields: waifuctl schema instance.\nWithout a name, one is made up. Sizes need a unit; 2G means GiB."
     )]
     Create(Box<CreateArgs>),
     /// List instances
@@ -268,8 +268,8 @@ pub struct CreateArgs {
     /// Where it runs, and when
     #[command(flatten)]
     pub wishes: crate::cli_spec::WishArgs,
-    /// Its network, and a fixed address there, such as default,address=10.144.1.50
-    #[arg(long, value_name = "NAME[,address=IP][,mac=MAC]", value_parser = network_args::network)]
+    /// A network, and a fixed address there; repeatable, the first has the default route [default: default]
+    #[arg(long, value_name = "NAME[,address=IP[/PREFIX],gateway=IP,mac=MAC]", value_parser = network_args::network)]
     pub network: Vec<CreateNic>,
     /// A port of its node that leads to it; repeatable
     #[arg(long, value_name = "PORT[:GUESTPORT][/udp]", value_parser = network_args::port)]

@@ -29,7 +29,11 @@ pub struct WishArgs {
     /// Refuse to delete it
     #[arg(long)]
     pub protect: bool,
-    /// The MAC address of its nic [default: one is chosen]
+    /// A further address, or a range, that it may send from, such as one that kube-vip moves about; repeatable. For its
+    /// first network, unless NAME: says which
+    #[arg(long, value_name = "[NAME:]ADDRESS[/PREFIX]")]
+    pub allow_address: Vec<String>,
+    /// The MAC address of its first nic [default: one is chosen]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<MacAddr>,
     /// Leave it off

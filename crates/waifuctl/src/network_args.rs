@@ -1,10 +1,16 @@
 //! Ports and nics as they are typed: `8080:80/udp`, `default,address=10.144.1.50`.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use waifud_api::{CreateNic, Publish};
 use waifud_types::spec::{Protocol, PublishSpec};
 
+use crate::failure::Failure;
+
 const PORT_HINT: &str = "write PORT, PORT:GUESTPORT or PORT/udp, such as 80, 8080:80 or 53/udp";
-const NETWORK_HINT: &str = "write NAME, or NAME,address=10.144.1.50";
+const NETWORK_HINT: &str =
+    "write NAME, NAME,address=10.144.1.50 or NAME,address=192.168.1.50/24,gateway=192.168.1.1";
 
 /// Reads `PORT[:GUESTPORT][/PROTOCOL]`.
 pub fn port(text: &str) -> Result<Publish, String> {
@@ -64,11 +70,45 @@ pub fn network(text: &str) -> Result<CreateNic, String> {
                 nic.mac =
                     Some(mac.map_err(|error| format!("{value:?} is no MAC address: {error}"))?);
             }
-            "address" | "mac" => return Err(format!("{key} is given twice")),
-            _ => return Err(format!("{key:?} is not known: address and mac are")),
+            "gateway" if nic.gateway.is_none() => nic.gateway = Some(value.to_owned()),
+            "address" | "gateway" | "mac" => return Err(format!("{key} is given twice")),
+            _ => {
+                return Err(format!(
+                    "{key:?} is not known: address, gateway and mac are"
+                ));
+            }
         }
     }
     Ok(nic)
+}
+
+/// Gives further addresses to the nics that they are for: `ADDRESS` to the first, `NAME:ADDRESS` to the one on that
+/// network. Whether it is an address at all, waifud says.
+pub fn allow(mut nics: Vec<CreateNic>, allowed: &[String]) -> Result<Vec<CreateNic>, Failure> {
+    if nics.is_empty() && !allowed.is_empty() {
+        nics.push(CreateNic::default());
+    }
+    for text in allowed {
+        // An IPv6 address has colons too, but is one.
+        let plain = text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
+        let (network, address) = match text.split_once(':').filter(|_| !plain) {
+            Some((network, address)) => (Some(network), address),
+            None => (None, text.as_str()),
+        };
+        let on = |nic: &&mut CreateNic| {
+            network.is_none_or(|wanted| nic.network.as_deref().unwrap_or("default") == wanted)
+        };
+        let Some(nic) = nics.iter_mut().find(on) else {
+            return Err(Failure::input(
+                "unknown-network",
+                format!("{text:?} is for a network that the instance is not on"),
+            )
+            .field("--allow-address")
+            .hint("name it with --network too; without NAME: the address is for the first one"));
+        };
+        nic.allow_addresses.push(address.to_owned());
+    }
+    Ok(nics)
 }
 
 /// The port as it is typed to unpublish it.
@@ -126,8 +166,36 @@ mod tests {
             "default,mac=1",
             "default,ip=1",
             "default,address=1,address=2",
+            "lan,gateway=1,gateway=2",
         ] {
             assert!(network(bad).is_err(), "{bad}");
         }
+        let nic = network("lan,address=192.168.1.50/24,gateway=192.168.1.1").unwrap();
+        assert_eq!(nic.address.as_deref(), Some("192.168.1.50/24"));
+        assert_eq!(nic.gateway.as_deref(), Some("192.168.1.1"));
+    }
+
+    #[test]
+    fn further_addresses_go_to_the_first_nic_or_to_the_one_that_is_named() {
+        let of = |networks: &[&str], allowed: &[&str]| {
+            let nics = networks.iter().map(|text| network(text).unwrap());
+            let allowed: Vec<_> = allowed.iter().map(|&text| text.to_owned()).collect();
+            let nics = allow(nics.collect(), &allowed);
+            nics.map(|nics| {
+                nics.into_iter()
+                    .map(|nic| nic.allow_addresses)
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(of(&[], &[]).unwrap().len(), 0);
+        assert_eq!(of(&[], &["192.0.2.1"]).unwrap(), [["192.0.2.1"]]);
+        let both = ["default", "lan"];
+        let allowed = ["10.0.0.0/24", "lan:fd00::/64", "default:192.0.2.7"];
+        assert_eq!(
+            of(&both, &allowed).unwrap(),
+            [vec!["10.0.0.0/24", "192.0.2.7"], vec!["fd00::/64"]]
+        );
+        assert_eq!(of(&["lan"], &["fd00::1"]).unwrap(), [["fd00::1"]]);
+        assert_eq!(of(&both, &["wan:192.0.2.1"]).unwrap_err().exit_code(), 1);
     }
 }

@@ -71,7 +71,8 @@ impl Milestone {
                 }),
             Self::Started => {
                 let kind = status.hypervisor.map_or("-", |h| h.as_str());
-                let address = primary_address(status).unwrap_or_else(|| "no address".to_owned());
+                let address =
+                    primary_address(status).unwrap_or_else(|| "no address seen yet".to_owned());
                 format!("{kind}, {address}")
             }
             Self::CloudInit => match status.cloud_init.state {

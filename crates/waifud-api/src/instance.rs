@@ -76,7 +76,7 @@ pub struct CreateInstance {
     /// A fixed MAC address for the first nic; one is chosen by default.
     #[serde(default)]
     pub mac: Option<MacAddr>,
-    /// Nics; one on `default` without any.
+    /// Nics, at most 8; one on `default` without any. The first has the default route.
     #[serde(default)]
     pub nics: Vec<CreateNic>,
     /// Ports of its node that lead to it.
@@ -94,9 +94,17 @@ pub struct CreateNic {
     /// The network's name; `default` without one.
     #[serde(default)]
     pub network: Option<String>,
-    /// A fixed address: one of its node's subnet, so it also says which node. One is chosen by default.
+    /// A fixed address. On `default` one of its node's subnet, so it also says which node; one is chosen by default. On a
+    /// bridge with its prefix, such as `192.168.1.50/24`; without one the DHCP server there gives it.
     #[serde(default)]
     pub address: Option<String>,
+    /// With an address on a bridge: the router there, which is asked for names too. The first nic's only.
+    #[serde(default)]
+    pub gateway: Option<String>,
+    /// Further addresses that the guest may send from: single ones or ranges, such as `192.168.1.200` or
+    /// `10.244.0.0/16`. On `default` IPv4 only.
+    #[serde(default)]
+    pub allow_addresses: Vec<String>,
     /// A fixed MAC address; one is chosen by default.
     #[serde(default)]
     pub mac: Option<MacAddr>,

@@ -14,6 +14,7 @@ mod bundle;
 mod cidata;
 mod documents;
 mod iso9660;
+mod network_config;
 mod nocloud;
 mod render;
 mod source;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::{
     Source,
     documents::{Leaf, Tree},
+    network_config,
     render::{fqdn, text},
     vendor,
 };
@@ -15,9 +16,10 @@ pub(crate) fn tree(source: &Source) -> Tree {
     let vendor_data = vendor::cloud_config(source).unwrap_or_default();
     Tree::from([
         ("meta-data".to_owned(), text(meta_data(source))),
-        // Empty: cloud-init then does what it does by itself, DHCP on the first nic. A configuration would have to name
-        // the nics, and over HTTP it comes when they are up under other names.
-        ("network-config".to_owned(), text("")),
+        (
+            "network-config".to_owned(),
+            text(network_config::document(source)),
+        ),
         ("user-data".to_owned(), Leaf::UserData),
         ("vendor-data".to_owned(), text(vendor_data)),
     ])

@@ -1,6 +1,7 @@
 //! From what is known of an instance to the documents that it reads.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use waifud_types::Secret;
@@ -85,7 +86,8 @@ fn meta_data(source: &Source) -> Value {
     })
 }
 
-/// `network_data.json`: every nic by DHCP, which gives it its fixed address. Saying it twice could only disagree.
+/// `network_data.json`: nics by DHCP, which gives them their fixed addresses (saying these twice could only disagree), but
+/// for those whose addresses nobody else gives.
 fn network(source: &Source) -> Value {
     let nics = || source.nics.iter().enumerate();
     let links: Vec<Value> = nics()
@@ -99,21 +101,40 @@ fn network(source: &Source) -> Value {
         })
         .collect();
     let networks: Vec<Value> = nics()
-        .map(|(index, _)| {
-            json!({
+        .map(|(index, nic)| {
+            let mut network = json!({
                 "id": format!("network{index}"),
                 "type": "ipv4_dhcp",
                 "link": format!("nic{index}"),
                 "network_id": format!("network{index}"),
-            })
+            });
+            if let Some(address) = nic.address.filter(|_| nic.is_static)
+                && let Some(map) = network.as_object_mut()
+            {
+                map.insert("type".to_owned(), json!("ipv4"));
+                map.insert("ip_address".to_owned(), json!(address));
+                map.insert("netmask".to_owned(), json!(netmask(nic.prefix)));
+                let routes = nic.gateway.filter(|_| index == 0).map(|gateway| {
+                    json!({ "network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": gateway })
+                });
+                map.insert("routes".to_owned(), json!(Vec::from_iter(routes)));
+            }
+            network
         })
         .collect();
-    let servers: BTreeSet<_> = source.nics.iter().flat_map(|nic| nic.dns.iter()).collect();
+    let first = source.nics.iter().take(1);
+    let servers: BTreeSet<_> = first.flat_map(|nic| nic.dns.iter()).collect();
     let services: Vec<Value> = servers
         .into_iter()
         .map(|address| json!({ "type": "dns", "address": address }))
         .collect();
     json!({ "links": links, "networks": networks, "services": services })
+}
+
+/// A prefix as OpenStack writes it: 24 is 255.255.255.0.
+fn netmask(prefix: u8) -> Ipv4Addr {
+    ipnet::Ipv4Net::new(Ipv4Addr::UNSPECIFIED, prefix)
+        .map_or(Ipv4Addr::BROADCAST, |net| net.netmask())
 }
 
 /// What lies below `/VERSION/`. Each leaf costs every boot one request, so there are few.

@@ -47,9 +47,13 @@ impl Default for VendorOptions {
     }
 }
 
-/// One nic, as the guest is told about it. The guest configures it by DHCP.
+/// One nic, as the guest is told about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NicDoc {
+    /// What the guest should call it, where it can be told, such as `eth0`.
+    pub name: Name,
+    /// Whether the guest gives itself the address; else it asks by DHCP.
+    pub is_static: bool,
     /// Its MAC address.
     pub mac: MacAddr,
     /// Its fixed address; none on networks whose addresses are not ours to give.

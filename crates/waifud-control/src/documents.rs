@@ -3,9 +3,13 @@
 use ipnet::Ipv4Net;
 use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, SealedBundle, Source, VendorOptions, render, seal};
 use waifud_store::{InstanceRow, StoredBundle};
+use waifud_types::spec::NicSpec;
+use waifud_types::template::Datasource;
 use waifud_types::{Name, Secret};
 
 use crate::env::Entropy;
+use crate::instances::network;
+use crate::instances::nics::WantedNic;
 use crate::{ControlError, subnet};
 
 /// Renders and seals the documents of an instance on a node.
@@ -18,20 +22,7 @@ pub fn bundle(
     user_data: Option<Secret<String>>,
     entropy: &dyn Entropy,
 ) -> Result<StoredBundle, ControlError> {
-    let gateway = subnet::gateway(net);
-    let nics = row
-        .spec
-        .nics
-        .iter()
-        .map(|nic| NicDoc {
-            mac: nic.mac,
-            address: nic.address,
-            prefix: net.prefix_len(),
-            gateway: nic.address.map(|_| gateway),
-            mtu: None,
-            dns: nic.address.map(|_| gateway).into_iter().collect(),
-        })
-        .collect();
+    let nics = row.spec.nics.iter().map(|nic| nic_doc(nic, net)).collect();
     let rescue = row.spec.rescue.as_ref();
     let source = Source {
         instance: row.id,
@@ -69,4 +60,35 @@ fn with_rescue_keys(mut keys: Vec<String>, row: &InstanceRow) -> Vec<String> {
         }
     }
     keys
+}
+
+/// What the guest is told of a nic. On `default` its node's DHCP server tells it the rest; on a bridge whoever serves
+/// addresses there does, unless somebody gave one: then the router there is the one who knows names.
+fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
+    let on_default = network::is_default(&nic.network);
+    let gateway = if on_default {
+        nic.address.map(|_| subnet::gateway(net))
+    } else {
+        nic.gateway
+    };
+    NicDoc {
+        name: nic.name.clone(),
+        is_static: nic.prefix_len.is_some(),
+        mac: nic.mac,
+        address: nic.address,
+        prefix: nic.prefix_len.unwrap_or(net.prefix_len()),
+        gateway,
+        mtu: None,
+        dns: gateway.into_iter().collect(),
+    }
+}
+
+/// How an instance of a template finds its documents. Several nics, and addresses that DHCP does not give, can only be
+/// described on a disk: by any other way the guest must have an address before it is told which one.
+pub fn datasource(template: Datasource, nics: &[WantedNic]) -> Datasource {
+    if nics.len() > 1 || nics.iter().any(|nic| nic.prefix_len.is_some()) {
+        Datasource::Cidata
+    } else {
+        template
+    }
 }

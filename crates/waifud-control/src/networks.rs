@@ -15,6 +15,8 @@ use crate::{Control, ControlError, note, problems};
 
 /// The name of an interface in Linux: `IFNAMSIZ` (16) less the closing zero.
 const INTERFACE_MAX: usize = 15;
+/// How the verdict on a node without the bridge begins.
+const LACKS: &str = "has no bridge";
 /// How many of its users a refusal names.
 const USERS_SHOWN: u32 = 3;
 
@@ -164,7 +166,12 @@ pub(crate) fn usable(facts: &NodeFacts, bridge: &str) -> Result<(), String> {
     if facts.bridges.iter().any(|has| has == bridge) {
         return Ok(());
     }
-    Err(format!("has no bridge {bridge}"))
+    Err(format!("{LACKS} {bridge}"))
+}
+
+/// Whether a verdict on a node says that a bridge is what it lacks.
+pub(crate) fn lacks_a_bridge(verdict: &str) -> bool {
+    verdict.starts_with(LACKS)
 }
 
 fn shown(row: NetworkRow, rooms: &[NodeRoom]) -> Network {

@@ -4,10 +4,14 @@
 //! is never promised twice; CPUs are shared; disks are thin, so a pool may promise more than it has. What is chosen
 //! becomes a reservation in the same transaction, so nobody else can be promised the same room.
 
+use std::collections::BTreeMap;
+
 use waifud_api::PlacementVerdict;
 use waifud_store::NodeRoom;
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{ByteSize, NodeId};
+use waifud_types::{ByteSize, Name, NodeId};
+
+use crate::networks::usable;
 
 /// What an instance needs of a node.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +20,8 @@ pub struct Wish<'a> {
     pub spec: &'a InstanceSpec,
     /// The architecture of its image.
     pub arch: &'a str,
+    /// The bridge of each named network.
+    pub bridges: &'a BTreeMap<Name, String>,
 }
 
 /// The outcome.
@@ -119,6 +125,11 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
     if let Err(why) = disks_fit(spec, room) {
         return Verdict::Never(why);
     }
+    for bridge in bridges(wish) {
+        if let Err(why) = usable(&node.facts, bridge) {
+            return Verdict::Never(why);
+        }
+    }
     if !node.reachable {
         let fits = spec.memory_bytes <= free;
         return Verdict::Away(
@@ -140,6 +151,13 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
         return Verdict::Full(room_in_words);
     }
     Verdict::Fits(score(wish, room), room_in_words)
+}
+
+/// The bridges that its nics are on.
+fn bridges<'a>(wish: &Wish<'a>) -> impl Iterator<Item = &'a String> {
+    let bridges = wish.bridges;
+    let nics = wish.spec.nics.iter();
+    nics.filter_map(move |nic| bridges.get(&nic.network))
 }
 
 fn disks_fit(spec: &InstanceSpec, room: &NodeRoom) -> Result<(), String> {
@@ -213,6 +231,13 @@ fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
                     }
                     Some(_) => {}
                 }
+            }
+            let nowhere = |bridge: &&String| {
+                let mut nodes = judged.iter().map(|(room, _)| &room.node);
+                nodes.all(|node| usable(&node.facts, bridge).is_err())
+            };
+            if let Some(bridge) = bridges(wish).find(nowhere) {
+                return format!("waiting for: a node with bridge {bridge}");
             }
             format!(
                 "no node can take it: {} CPUs, {} memory, {} disk, {}",

@@ -4,7 +4,9 @@
 
 use waifud_api::agent::InstanceReport;
 use waifud_types::InstanceState as S;
-use waifud_types::status::{AddressSource, CloudInitState, InstanceStatus, StoppedBy};
+use waifud_types::status::{
+    AddressFamily, AddressSource, CloudInitState, InstanceAddress, InstanceStatus, StoppedBy,
+};
 
 /// The new status and what to tell.
 #[derive(Clone, PartialEq, Debug)]
@@ -66,6 +68,12 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
     if status.state != old.state || failed_anew {
         told.extend(entered(&status));
     }
+    told.extend(
+        status
+            .addresses
+            .iter()
+            .filter_map(|seen| first_seen(old, seen)),
+    );
     if status.ready && !old.ready {
         told.push(Told {
             kind: "instance.ready",
@@ -85,6 +93,20 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
         });
     }
     Some(Merged { status, told })
+}
+
+/// An address that was not known of a guest is told, so that whoever waits for one hears of it. IPv6 is left out: guests
+/// change those every day (RFC 8981).
+fn first_seen(old: &InstanceStatus, seen: &InstanceAddress) -> Option<Told> {
+    let known = |other: &InstanceAddress| other.address == seen.address;
+    if seen.family != AddressFamily::Ipv4 || old.addresses.iter().any(known) {
+        return None;
+    }
+    Some(Told {
+        kind: "instance.address",
+        reason: None,
+        message: format!("{} was seen on {}", seen.address, seen.network),
+    })
 }
 
 fn word(value: impl serde::Serialize) -> Option<String> {

@@ -58,6 +58,7 @@ impl Control {
             return Err(problems::unclaimed::already_claimed(&claim.name).into());
         }
         let record = &claim.record;
+        networks_are_there(tx, &claim)?;
         let mut spec = record.spec.clone();
         // Its next boot is of its own disk: the image that it is mended with may be unknown here.
         spec.rescue = None;
@@ -259,6 +260,24 @@ fn shown_name(found: &Unclaimed) -> Result<Name, ControlError> {
         .map_err(|error: waifud_types::name::NameError| {
             ControlError::Inconsistent(error.to_string())
         })
+}
+
+/// A database that was restored may have lost the networks that it is on, or have others by their names.
+fn networks_are_there(tx: &WriteTx<'_>, claim: &Claim) -> Result<(), ControlError> {
+    for nic in &claim.record.spec.nics {
+        let on_node = claim.record.bridges.get(&nic.network);
+        let here = tx.network(nic.network.as_str())?;
+        if here.as_ref().map(|row| row.bridge.as_ref()) != Some(on_node) {
+            return Err(problems::unclaimed::other_network(
+                &claim.name,
+                &nic.network,
+                on_node.map(String::as_str),
+                here.is_some(),
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {

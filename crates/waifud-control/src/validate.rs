@@ -8,7 +8,8 @@ use waifud_types::spec::{PlacementSpec, PublishSpec, RestartPolicy, UserDataFact
 use waifud_types::{ByteSize, Name, Secret};
 
 use crate::image_store::sha256;
-use crate::instances::network::{self, WantedNic};
+use crate::instances::network;
+use crate::instances::nics::{self, WantedNic};
 use crate::problems;
 
 /// SSH keys of one instance at most.
@@ -45,8 +46,8 @@ pub struct Checked {
     pub priority: i32,
     /// Whether delete is refused.
     pub protected: bool,
-    /// Wishes for the nic.
-    pub nic: WantedNic,
+    /// Wishes for the nics, one at least.
+    pub nics: Vec<WantedNic>,
     /// Ports of its node that lead to it.
     pub publish: Vec<PublishSpec>,
     /// Wishes about the node.
@@ -118,7 +119,7 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
         restart: request.restart,
         priority: request.priority,
         protected: request.protected,
-        nic: network::nic(&request.nics, request.mac)?,
+        nics: nics::check(&request.nics, request.mac)?,
         publish: network::publish(&request.publish)?,
         placement: request.placement,
     })

@@ -82,31 +82,39 @@ fn waiting_for_destruction(row: &InstanceRow) -> String {
     }
 }
 
-/// Assigned addresses first, then those that were seen at the guest and are not among them.
+/// Assigned addresses first, then those that were seen at the guest and are not among them. The primary one is the
+/// first nic's, IPv4 before IPv6; while that has none, none is primary.
 fn addresses(row: &InstanceRow) -> Vec<InstanceAddress> {
-    let mut all: Vec<_> = row
-        .spec
-        .nics
-        .iter()
-        .enumerate()
-        .filter_map(|(index, nic)| {
-            Some(InstanceAddress {
-                address: nic.address?.into(),
-                family: AddressFamily::Ipv4,
-                network: nic.network.clone(),
-                source: AddressSource::Assigned,
-                primary: index == 0,
-            })
+    let nics = &row.spec.nics;
+    let assigned = nics.iter().filter_map(|nic| {
+        Some(InstanceAddress {
+            address: nic.address?.into(),
+            family: AddressFamily::Ipv4,
+            network: nic.network.clone(),
+            source: AddressSource::Assigned,
+            primary: false,
         })
-        .collect();
+    });
+    let mut all: Vec<_> = assigned.collect();
     for seen in &row.status.addresses {
-        if !all.iter().any(|known| known.address == seen.address) {
-            let primary = seen.primary && all.is_empty();
+        let known = all.iter().any(|known| known.address == seen.address);
+        if !known && nics.iter().any(|nic| nic.network == seen.network) {
             all.push(InstanceAddress {
-                primary,
+                primary: false,
                 ..seen.clone()
             });
         }
+    }
+    let first = nics.first().map(|nic| &nic.network);
+    let mut candidates: Vec<usize> = (0..all.len()).collect();
+    candidates.sort_by_key(|&index| all.get(index).map(|a| a.family == AddressFamily::Ipv6));
+    let primary = candidates
+        .into_iter()
+        .filter_map(|index| all.get(index).map(|address| (index, address)))
+        .find(|(_, address)| Some(&address.network) == first)
+        .map(|(index, _)| index);
+    if let Some(address) = primary.and_then(|index| all.get_mut(index)) {
+        address.primary = true;
     }
     all
 }

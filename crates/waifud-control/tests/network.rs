@@ -119,8 +119,8 @@ async fn nics_that_are_not_understood_are_refused() {
         &server,
         &with(json!([{}, {}])),
         422,
-        "too-many",
-        "spec.nics",
+        "default-twice",
+        "spec.nics[1].network",
     )
     .await;
     let mut twice = with(json!([{"mac": mac}]));

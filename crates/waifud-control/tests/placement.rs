@@ -73,7 +73,7 @@ proptest! {
         let mut rooms: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| room(i, *memory, *up, *cordoned)).collect();
         for (cpus, memory, node) in wishes {
             let spec = spec(cpus, memory, node);
-            let wish = Wish { spec: &spec, arch: "x86_64" };
+            let wish = Wish { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new() };
             let choice = choose(&wish, &rooms);
             prop_assert_eq!(&choice, &choose(&wish, &rooms));
             let mut turned = rooms.clone();

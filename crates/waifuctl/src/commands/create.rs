@@ -10,7 +10,7 @@ use crate::cli_spec::WishArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::{download, keys, labels, user_data, wait};
+use crate::{download, keys, labels, network_args, user_data, wait};
 
 /// Creates an instance; with `--wait`, shows its steps until cloud-init has finished.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
@@ -74,7 +74,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         protected: wishes.protect,
         mac: wishes.mac,
         placement: placement(&wishes)?,
-        nics: args.network,
+        nics: network_args::allow(args.network, &wishes.allow_address)?,
         publish: args.publish,
     })
 }

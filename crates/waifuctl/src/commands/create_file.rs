@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
-use waifud_api::{CreateInstance, Instance};
+use waifud_api::{CreateInstance, CreateNic, Instance};
 use waifud_types::InstanceId;
 
 use super::create::{placement, summary};
@@ -15,7 +15,7 @@ use crate::cli::CreateArgs;
 use crate::context::Context;
 use crate::description::{self, Description, Document, Source};
 use crate::failure::Failure;
-use crate::{keys, labels, user_data, wait};
+use crate::{keys, labels, network_args, user_data, wait};
 
 /// A file of descriptions is no larger: user-data may have 1 MiB each.
 const FILE_MAX: u64 = 16 << 20;
@@ -157,6 +157,13 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
             set(&mut disk.pool, args.pool.clone());
         }
     }
+    if !args.network.is_empty() {
+        to.nics = args.network.iter().map(description::nic).collect();
+    }
+    allow(to, &wishes.allow_address)?;
+    if !args.publish.is_empty() {
+        to.publish = args.publish.iter().map(network_args::port_text).collect();
+    }
     if wishes.mac.is_some() {
         to.nics.resize_with(to.nics.len().max(1), Default::default);
         if let Some(nic) = to.nics.first_mut() {
@@ -183,6 +190,23 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
             strict: spread.strict,
         });
         set(&mut have.spread, spread);
+    }
+    Ok(())
+}
+
+/// Further addresses that were typed come to those that are described.
+fn allow(to: &mut Description, typed: &[String]) -> Result<(), Failure> {
+    if typed.is_empty() {
+        return Ok(());
+    }
+    let described = to.nics.iter().map(|nic| CreateNic {
+        network: nic.network.clone(),
+        ..CreateNic::default()
+    });
+    let allowed = network_args::allow(described.collect(), typed)?;
+    to.nics.resize_with(allowed.len(), Default::default);
+    for (nic, more) in to.nics.iter_mut().zip(allowed) {
+        nic.allow_addresses.extend(more.allow_addresses);
     }
     Ok(())
 }

@@ -23,16 +23,25 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
     if said.ssh_keys.is_none() {
         said.ssh_keys = Some(have.ssh_keys.clone());
     }
+    let nics = description::same_nics(&said.nics, have);
     let wanted = description::request(said, source)?;
     if let Some(text) = &wanted.user_data {
         check_user_data(text.expose())?;
     }
     let whole = whole(wanted, have);
-    fixed(have, &whole)?;
+    fixed(have, &whole, nics)?;
     let set = |now: bool, before: bool, value| (now != before).then_some(value);
     let (run, before) = (whole.run.unwrap_or(true), have.run.unwrap_or(true));
     Ok(UpdateInstance {
         run: set(run, before, run),
+        cpus: whole.cpus.filter(|_| whole.cpus != have.cpus),
+        memory_bytes: whole
+            .memory_bytes
+            .filter(|_| whole.memory_bytes != have.memory_bytes),
+        disk_bytes: whole
+            .disk_bytes
+            .filter(|_| whole.disk_bytes != have.disk_bytes),
+        publish: (whole.publish != have.publish).then(|| whole.publish.clone()),
         protected: set(whole.protected, have.protected, whole.protected),
         user_data: (whole.user_data != have.user_data)
             .then(|| whole.user_data.clone().unwrap_or_default()),
@@ -52,23 +61,17 @@ fn whole(wanted: CreateInstance, have: &CreateInstance) -> CreateInstance {
         memory_bytes: wanted.memory_bytes.or(have.memory_bytes),
         disk_bytes: wanted.disk_bytes.or(have.disk_bytes),
         pool: wanted.pool.or_else(|| have.pool.clone()),
-        mac: wanted.mac.or(have.mac),
         ..wanted
     }
 }
 
 /// Refuses changes of what is fixed at creation or changed by another verb.
-fn fixed(have: &CreateInstance, wanted: &CreateInstance) -> Result<(), Failure> {
+fn fixed(have: &CreateInstance, wanted: &CreateInstance, nics: bool) -> Result<(), Failure> {
     let parts = [
         ("name", wanted.name == have.name),
         ("template", wanted.template == have.template),
-        ("cpus", wanted.cpus == have.cpus),
-        ("memory", wanted.memory_bytes == have.memory_bytes),
-        (
-            "disks",
-            wanted.disk_bytes == have.disk_bytes && wanted.pool == have.pool,
-        ),
-        ("nics", wanted.mac == have.mac),
+        ("disks[0].pool", wanted.pool == have.pool),
+        ("nics", nics),
         ("ssh_keys", wanted.ssh_keys == have.ssh_keys),
     ];
     let changed: Vec<_> = parts
@@ -84,7 +87,7 @@ fn fixed(have: &CreateInstance, wanted: &CreateInstance) -> Result<(), Failure> 
         format!("edit does not change {}", changed.join(", ")),
     )
     .field(first)
-    .hint("put it back as it was; labels, user_data, run, restart, priority, protected and placement can be changed"))
+    .hint("put it back as it was; what can be changed: labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
 }
 
 fn labels(

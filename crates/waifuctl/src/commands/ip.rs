@@ -1,5 +1,7 @@
 //! `waifuctl ip`
 
+use waifud_api::Instance;
+
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::wait::primary_address;
@@ -7,14 +9,58 @@ use crate::wait::primary_address;
 /// Prints the primary address, and nothing else, so that `$(waifuctl ip web)` works.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let instance = context.client.instance(name).await?;
-    let address = primary_address(&instance.status).ok_or_else(|| {
-        Failure::input(
-            "no-address",
-            format!("{name} has no address yet: it is {}", instance.status.state),
-        )
-        .hint(format!("waifuctl why {name}"))
-    })?;
+    let address = primary_address(&instance.status).ok_or_else(|| none_yet(&instance))?;
     context
         .printer
         .print(&instance.status.addresses, || address)
+}
+
+/// Why it has none, and what to do: on a bridge somebody else gives it, once the guest has asked.
+fn none_yet(instance: &Instance) -> Failure {
+    let Instance {
+        name, spec, status, ..
+    } = instance;
+    let bridge = spec.nics.first().map(|nic| &nic.network);
+    let bridge = bridge.filter(|network| network.as_str() != "default" && status.node.is_some());
+    let (why, hint) = match bridge {
+        Some(network) => (
+            format!(
+                "it is {}, and no address of it was seen on {network}, where DHCP gives it one",
+                status.state
+            ),
+            format!("waifuctl wait {name} --for address, or waifuctl why {name}"),
+        ),
+        None => (
+            format!("it is {}", status.state),
+            format!("waifuctl why {name}"),
+        ),
+    };
+    Failure::input("no-address", format!("{name} has no address yet: {why}")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_too_early_is_told_who_gives_the_address() {
+        let instance: Instance = serde_json::from_value(serde_json::json!({
+            "id": waifud_types::InstanceId::generate(), "name": "ha", "labels": {}, "generation": 1,
+            "created_at": "2026-11-22T00:00:00Z",
+            "spec": {"template": "a", "image": format!("sha256:{}", "0".repeat(64)), "cpus": 1,
+                "memory_bytes": 1 << 30, "run": true, "restart": "never", "priority": 0, "protected": false, "disks": [],
+                "nics": [{"name": "eth0", "network": "lan", "mac": "52:54:00:00:00:01", "address": null,
+                    "allow_addresses": []}],
+                "publish": [], "placement": {"node": null, "spread": null}, "user_data": null},
+            "status": waifud_types::status::InstanceStatus {
+                node: Some("alder".parse().unwrap()),
+                state: waifud_types::InstanceState::Running,
+                ..waifud_types::status::InstanceStatus::pending(None)
+            }
+        }))
+        .unwrap();
+        let shown = format!("{:?}", none_yet(&instance));
+        assert!(shown.contains("seen on lan"), "{shown}");
+        assert!(shown.contains("--for address"), "{shown}");
+    }
 }

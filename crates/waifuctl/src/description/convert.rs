@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use waifud_api::{CreateInstance, CreateNic, Publish};
+use waifud_api::{CreateInstance, Publish};
 use waifud_types::Secret;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
-use super::{
-    Description, DiskDescription, NicDescription, PlacementDescription, Size, SpreadDescription,
-};
+use super::{Description, DiskDescription, PlacementDescription, Size, SpreadDescription, nics};
 use crate::failure::Failure;
 use crate::{keys, network_args, user_data};
 
@@ -41,18 +39,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
             .field("disks[0].name")
             .hint("leave its name out"));
     }
-    let nic = only(wanted.nics, "nics")?;
-    if nic
-        .network
-        .as_ref()
-        .is_some_and(|name| name.as_str() != "default")
-    {
-        return Err(
-            Failure::input("unknown-network", "there is no network but default")
-                .field("nics[0].network")
-                .hint("leave it out"),
-        );
-    }
+    let (mac, nics) = nics::to_request(wanted.nics);
     let ssh_keys = match wanted.ssh_keys {
         None => keys::own(),
         Some(named) => keys::named_from(source.base, "ssh_keys", &named)?,
@@ -72,15 +59,8 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         restart: wanted.restart.unwrap_or_default(),
         priority: wanted.priority.unwrap_or_default(),
         protected: wanted.protected.unwrap_or_default(),
-        mac: nic.mac,
-        nics: nic
-            .address
-            .map(|address| CreateNic {
-                address: Some(address),
-                ..CreateNic::default()
-            })
-            .into_iter()
-            .collect(),
+        mac,
+        nics,
         publish: publish(&wanted.publish)?,
         placement: PlacementSpec {
             node: placement.node,
@@ -179,12 +159,6 @@ pub fn from_request(request: CreateInstance) -> Description {
         size: disk_bytes.map(Size),
         pool,
     };
-    let first = nics.into_iter().next().unwrap_or_default();
-    let nic = NicDescription {
-        network: None,
-        address: first.address,
-        mac: mac.or(first.mac),
-    };
     let placement = PlacementDescription {
         node: placement.node,
         require: placement.require,
@@ -200,7 +174,7 @@ pub fn from_request(request: CreateInstance) -> Description {
         cpus,
         memory: memory_bytes.map(Size),
         disks: some(disk).into_iter().collect(),
-        nics: some(nic).into_iter().collect(),
+        nics: nics::of_request(&nics, mac),
         publish: publish.iter().map(network_args::port_text).collect(),
         ssh_keys: Some(ssh_keys),
         user_data: user_data.map(Secret::into_inner),

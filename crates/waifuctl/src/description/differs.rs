@@ -35,7 +35,7 @@ pub fn differs(
         wanted.pool.is_some(),
         wanted.pool == have.pool,
     );
-    compare("nics[0].mac", wanted.mac.is_some(), wanted.mac == have.mac);
+    compare("nics", true, super::same_nics(&said.nics, have));
     compare(
         "publish",
         !said.publish.is_empty(),

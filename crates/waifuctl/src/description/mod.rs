@@ -4,6 +4,7 @@ mod cloud_config;
 mod convert;
 mod differs;
 mod nearest;
+mod nics;
 mod parse;
 mod print;
 mod schema;
@@ -22,6 +23,7 @@ use waifud_types::{MacAddr, Name};
 pub use self::cloud_config::CloudConfig;
 pub use self::convert::{Source, from_request, request};
 pub use self::differs::differs;
+pub use self::nics::{nic, same as same_nics};
 pub use self::parse::{Document, parse};
 pub use self::print::yaml;
 pub use self::schema::schema;
@@ -53,7 +55,7 @@ pub struct Description {
     /// Disks; for now one, the root disk.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskDescription>,
-    /// Nics; for now one, on the network `default`.
+    /// Nics, the first of which has the default route; one on the network `default` without any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicDescription>,
     /// Ports of its node that lead to it, such as `80`, `8080:80` or `53/udp`.
@@ -114,11 +116,17 @@ pub struct DiskDescription {
 pub struct NicDescription {
     /// The network's name; `default` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub network: Option<Name>,
-    /// A fixed address of its node's subnet; one is chosen by default.
+    pub network: Option<String>,
+    /// A fixed address: on `default` one of its node's subnet, and one is chosen by default; on a bridge with its prefix,
+    /// such as 192.168.1.50/24, and the DHCP server there gives one by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// With an address on a bridge: the router there; the first nic's only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Further addresses or ranges that the guest may send from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_addresses: Vec<String>,
     /// A fixed MAC address; one is chosen by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use waifud_api::{CreateInstance, Publish};
+use waifud_api::{CreateInstance, CreateNic, Publish};
 use waifud_types::spec::{PlacementSpec, Protocol, RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, MacAddr, Secret};
 
@@ -42,7 +42,7 @@ fn every_field_has_its_place() {
             "memory_bytes": 1_610_612_736, "disk_bytes": 21_474_836_480_u64, "pool": "fast",
             "user_data": "#!/bin/sh\ntrue\n", "ssh_keys": ["ssh-ed25519 AAAA me"], "run": false, "restart": "never",
             "priority": -2, "protected": true, "mac": "52:54:00:12:34:56",
-            "nics": [{"network": null, "address": "10.144.1.50", "mac": null}],
+            "nics": [{"network": null, "address": "10.144.1.50", "gateway": null, "allow_addresses": [], "mac": null}],
             "publish": [{"port": 53, "guest_port": 53, "protocol": "udp"}, {"port": 8080, "guest_port": 80, "protocol": "tcp"}],
             "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}}})
     );
@@ -155,12 +155,6 @@ fn mistakes_are_named_with_their_place_and_a_remedy() {
             "",
             "leave",
         ),
-        (
-            "template: a\nnics: [{network: lan}]\n",
-            "unknown-network",
-            "",
-            "leave",
-        ),
     ] {
         let failure = requests(text).unwrap_err();
         let shown = format!("{failure:?}");
@@ -231,6 +225,7 @@ prop_compose! {
         ssh_keys in proptest::collection::vec("ssh-ed25519 [A-Za-z0-9+/=]{4} [ -~]{0,8}z", 0..3),
         (run, restart, priority, protected) in (any::<bool>(), 0_usize..3, any::<i32>(), any::<bool>()),
         mac in any::<[u8; 3]>(),
+        lan in any::<bool>(),
         node in proptest::option::of("[a-z]{1,5}"),
         require in proptest::collection::btree_map("[a-z]{1,6}", text(), 0..3),
         spread in proptest::option::of(("[a-z]{1,5}", any::<bool>())),
@@ -249,8 +244,8 @@ prop_compose! {
             restart: [RestartPolicy::Always, RestartPolicy::OnCrash, RestartPolicy::Never][restart],
             priority,
             protected,
-            mac: Some(MacAddr::of_guest(mac)),
-            nics: Vec::new(),
+            mac: (!lan).then(|| MacAddr::of_guest(mac)),
+            nics: if lan { on_a_bridge(mac) } else { Vec::new() },
             publish: vec![Publish { port: 53, guest_port: Some(5353), protocol: Protocol::Udp }],
             placement: PlacementSpec {
                 node: node.map(|node| node.parse().unwrap()),
@@ -259,6 +254,17 @@ prop_compose! {
             },
         }
     }
+}
+
+fn on_a_bridge(mac: [u8; 3]) -> Vec<CreateNic> {
+    let lan = CreateNic {
+        network: Some("lan".to_owned()),
+        address: Some("192.168.1.50/24".to_owned()),
+        gateway: Some("192.168.1.1".to_owned()),
+        allow_addresses: vec!["192.168.1.200/32".to_owned(), "fd00::/64".to_owned()],
+        mac: Some(MacAddr::of_guest(mac)),
+    };
+    vec![lan, CreateNic::default()]
 }
 
 proptest! {

@@ -22,6 +22,8 @@ pub fn source() -> Source {
         vendor_data: VendorOptions::default(),
         datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
+            name: "eth0".parse().unwrap(),
+            is_static: false,
             mac: "52:54:00:12:34:56".parse().unwrap(),
             address: Some("10.144.3.7".parse().unwrap()),
             prefix: 24,

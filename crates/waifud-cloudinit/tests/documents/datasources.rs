@@ -115,3 +115,75 @@ proptest! {
         prop_assert_eq!(meta_data.lines().count(), 5);
     }
 }
+
+/// The usual guest with further nics: one on a bridge whose DHCP server is not ours, and one with an address of its own.
+fn several(first_is_static: bool) -> Source {
+    let mut source = source();
+    let usual = source.nics.remove(0);
+    let bridge = waifud_cloudinit::NicDoc {
+        name: "eth1".parse().unwrap(),
+        is_static: true,
+        mac: "52:54:00:00:00:02".parse().unwrap(),
+        address: Some("192.168.1.50".parse().unwrap()),
+        prefix: 24,
+        gateway: Some("192.168.1.1".parse().unwrap()),
+        mtu: None,
+        dns: vec!["192.168.1.1".parse().unwrap()],
+    };
+    source.nics = if first_is_static {
+        vec![bridge, usual]
+    } else {
+        vec![usual, bridge]
+    };
+    source
+}
+
+#[test]
+fn only_the_first_of_several_nics_has_a_default_route_and_name_servers() {
+    for first_is_static in [true, false] {
+        let documents = render(&several(first_is_static));
+        let (_, config) = get(&documents, "/nocloud/network-config");
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let (fixed, asked) = (&config["ethernets"]["eth1"], &config["ethernets"]["eth0"]);
+        assert_eq!(fixed["addresses"][0], "192.168.1.50/24");
+        assert_eq!(fixed["routes"].is_array(), first_is_static);
+        assert_eq!(fixed["nameservers"].is_object(), first_is_static);
+        assert_eq!(asked["dhcp4"], true);
+        assert_eq!(
+            asked["dhcp4-overrides"]["use-routes"] == false,
+            first_is_static
+        );
+        let (_, data) = get(&documents, "/openstack/latest/network_data.json");
+        let data: serde_json::Value = serde_json::from_str(&data).unwrap();
+        let types: Vec<_> = data["networks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n["type"].as_str().unwrap())
+            .collect();
+        let wanted = if first_is_static {
+            ["ipv4", "ipv4_dhcp"]
+        } else {
+            ["ipv4_dhcp", "ipv4"]
+        };
+        assert_eq!(types, wanted);
+        let fixed = &data["networks"][usize::from(!first_is_static)];
+        assert_eq!(
+            (&fixed["ip_address"], &fixed["netmask"]),
+            (&"192.168.1.50".into(), &"255.255.255.0".into())
+        );
+        assert_eq!(
+            fixed["routes"].as_array().unwrap().len(),
+            usize::from(first_is_static)
+        );
+        let server = if first_is_static {
+            "192.168.1.1"
+        } else {
+            "10.144.3.1"
+        };
+        assert_eq!(
+            data["services"],
+            serde_json::json!([{"type": "dns", "address": server}])
+        );
+    }
+}

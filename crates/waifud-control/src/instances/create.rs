@@ -2,19 +2,20 @@
 
 use waifud_api::{CreateInstance, Instance};
 use waifud_store::{
-    InstanceRow, LeaseRow, NewInstance, Remembered, StoreError, StoredAnswer, Taken, TemplateRow,
-    WriteTx,
+    InstanceRow, LeaseRow, NewInstance, ReadTx, Remembered, StoreError, StoredAnswer, Taken,
+    TemplateRow, WriteTx,
 };
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name, PowerSpec};
 
 use super::network;
+use super::nics::WantedNic;
 use crate::image_store::sha256;
 use crate::note::EventExt;
 use crate::principal::{Cause, Principal};
 use crate::validate::{self, Checked};
-use crate::{Control, ControlError, env, names, note, problems, subnet, view};
+use crate::{Control, ControlError, documents, env, names, note, problems, subnet, view};
 
 /// The root disk, unless the template needs more.
 const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
@@ -139,13 +140,14 @@ impl Control {
             name: self.choose_name(tx, wanted)?,
             labels: wanted.labels.clone(),
             spec: {
-                let spec = spec(wanted, &template, self.choose_mac(tx, wanted)?)?;
-                network::check_address(&spec, &rooms)?;
+                let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
+                let spec = spec(wanted, &template, &macs)?;
+                network::check(tx, &spec, &rooms, self.shared.config.guest_range)?;
                 spec
             },
             status: InstanceStatus::pending(None),
             arch: template.arch,
-            datasource: template.template.datasource,
+            datasource: documents::datasource(template.template.datasource, &wanted.nics),
             firmware: template.template.firmware,
             ssh_keys: wanted.ssh_keys.clone(),
             cloud_id: String::new(),
@@ -172,21 +174,36 @@ impl Control {
         })?
         .ok_or_else(|| ControlError::Inconsistent("no name could be made up".to_owned()))
     }
+}
 
-    fn choose_mac(&self, tx: &WriteTx<'_>, wanted: &Checked) -> Result<MacAddr, ControlError> {
-        if let Some(mac) = wanted.nic.mac {
-            return Ok(mac);
-        }
-        subnet::free_mac(self.shared.entropy.as_ref(), |mac| tx.mac_is_taken(mac))?
-            .ok_or_else(|| ControlError::Inconsistent("no MAC address could be found".to_owned()))
+/// A MAC address for each nic: the one that was asked for, or one that nobody has.
+pub(crate) fn choose_macs(
+    tx: &ReadTx<'_>,
+    entropy: &dyn env::Entropy,
+    nics: &[WantedNic],
+) -> Result<Vec<MacAddr>, ControlError> {
+    let mut macs: Vec<MacAddr> = Vec::with_capacity(nics.len());
+    for nic in nics {
+        let mac = match nic.mac {
+            Some(mac) => mac,
+            None => subnet::free_mac(entropy, |mac| {
+                let wished = nics.iter().any(|other| other.mac == Some(mac));
+                Ok::<_, StoreError>(wished || macs.contains(&mac) || tx.mac_is_taken(mac)?)
+            })?
+            .ok_or_else(|| {
+                ControlError::Inconsistent("no MAC address could be found".to_owned())
+            })?,
+        };
+        macs.push(mac);
     }
+    Ok(macs)
 }
 
 /// The spec that a request asks for, of what its template points at.
 pub(crate) fn spec(
     wanted: &Checked,
     template: &TemplateRow,
-    mac: MacAddr,
+    macs: &[MacAddr],
 ) -> Result<InstanceSpec, ControlError> {
     let template = &template.template;
     let least = template.min_disk_bytes;
@@ -214,15 +231,20 @@ pub(crate) fn spec(
             size_bytes: disk,
             pool: wanted.pool.clone(),
         }],
-        nics: vec![NicSpec {
-            name: word("eth0")?,
-            network: word(network::DEFAULT)?,
-            mac,
-            address: wanted.nic.address,
-            prefix_len: None,
-            gateway: None,
-            allow_addresses: Vec::new(),
-        }],
+        nics: (0..)
+            .zip(wanted.nics.iter().zip(macs))
+            .map(|(index, (nic, &mac)): (usize, _)| {
+                Ok(NicSpec {
+                    name: word(&format!("eth{index}"))?,
+                    network: nic.network.clone(),
+                    mac,
+                    address: nic.address,
+                    prefix_len: nic.prefix_len,
+                    gateway: nic.gateway,
+                    allow_addresses: nic.allow_addresses.clone(),
+                })
+            })
+            .collect::<Result<_, ControlError>>()?,
         publish: wanted.publish.clone(),
         placement: wanted.placement.clone(),
         user_data: wanted
@@ -256,16 +278,16 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
             StoreError::Taken(Taken::InstanceName) => problems::name_taken(&new.name).into(),
             other => ControlError::from(other),
         })?;
-    for (nic, spec) in (0..).zip(&spec.nics) {
+    for (index, spec) in spec.nics.iter().enumerate() {
         let lease = LeaseRow {
-            nic,
+            nic: u32::try_from(index).unwrap_or(u32::MAX),
             mac: spec.mac,
             address: spec.address,
         };
         match tx.insert_lease(new.id, &lease) {
             Err(StoreError::Taken(Taken::Mac)) => return Err(problems::mac_taken().into()),
             Err(StoreError::Taken(Taken::Address)) => {
-                return Err(network::address_taken(tx, spec)?.into());
+                return Err(network::address_taken(tx, index, spec)?.into());
             }
             other => other?,
         }

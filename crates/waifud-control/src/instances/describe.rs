@@ -1,11 +1,12 @@
 //! Descriptions: what would create an instance as it is wanted now, and whether a description could be carried out.
 
-use waifud_api::{CreateInstance, Publish};
+use waifud_api::{CreateInstance, CreateNic, Publish};
 use waifud_store::{InstanceRow, ReadTx};
-use waifud_types::Generation;
+use waifud_types::spec::NicSpec;
+use waifud_types::{Generation, MacAddr};
 
 use super::{create, find, network};
-use crate::{Control, ControlError, problems, subnet, validate};
+use crate::{Control, ControlError, problems, validate};
 
 impl Control {
     /// The request that would create this instance again, secrets included, and the generation that it is of.
@@ -29,6 +30,7 @@ impl Control {
     pub async fn check_create(&self, request: CreateInstance) -> Result<(), ControlError> {
         let wanted = validate::create(request)?;
         let entropy = self.shared.entropy.clone();
+        let guest_range = self.shared.config.guest_range;
         self.shared
             .store
             .read(move |tx| {
@@ -40,18 +42,14 @@ impl Control {
                 {
                     return Err(problems::name_taken(name).into());
                 }
-                let mac = match wanted.nic.mac {
-                    Some(mac) if tx.mac_is_taken(mac)? => {
+                for mac in wanted.nics.iter().filter_map(|nic| nic.mac) {
+                    if tx.mac_is_taken(mac)? {
                         return Err(problems::mac_taken().into());
                     }
-                    Some(mac) => Some(mac),
-                    None => subnet::free_mac(entropy.as_ref(), |mac| tx.mac_is_taken(mac))?,
-                };
-                let mac = mac.ok_or_else(|| {
-                    ControlError::Inconsistent("no MAC address could be found".to_owned())
-                })?;
-                let spec = create::spec(&wanted, &template, mac)?;
-                network::check_address(&spec, &tx.rooms()?)?;
+                }
+                let macs = create::choose_macs(&tx, entropy.as_ref(), &wanted.nics)?;
+                let spec = create::spec(&wanted, &template, &macs)?;
+                network::check(&tx, &spec, &tx.rooms()?, guest_range)?;
                 network::check_address_is_free(&tx, &spec)
             })
             .await
@@ -65,6 +63,7 @@ fn description(tx: &ReadTx<'_>, row: InstanceRow) -> Result<CreateInstance, Cont
         .filter(|text| !text.expose().is_empty());
     let spec = row.spec;
     let root = spec.disks.first();
+    let (mac, nics) = nics(&spec.nics);
     Ok(CreateInstance {
         name: Some(row.name.to_string()),
         labels: row.labels,
@@ -79,9 +78,35 @@ fn description(tx: &ReadTx<'_>, row: InstanceRow) -> Result<CreateInstance, Cont
         restart: spec.restart,
         priority: spec.priority,
         protected: spec.protected,
-        mac: spec.nics.first().map(|nic| nic.mac),
-        nics: Vec::new(),
+        mac,
+        nics,
         publish: spec.publish.iter().map(Publish::from).collect(),
         placement: spec.placement,
     })
+}
+
+/// The nics as they would be asked for. An address on `default` is waifud's choice and is not asked for again. What is
+/// nothing but the usual nic is said in the older way, by its MAC address alone.
+fn nics(nics: &[NicSpec]) -> (Option<MacAddr>, Vec<CreateNic>) {
+    if let [nic] = nics
+        && network::is_default(&nic.network)
+        && nic.allow_addresses.is_empty()
+    {
+        return (Some(nic.mac), Vec::new());
+    }
+    let nics = nics.iter().map(|nic| CreateNic {
+        network: Some(nic.network.to_string()),
+        address: nic
+            .address
+            .zip(nic.prefix_len)
+            .map(|(address, prefix)| format!("{address}/{prefix}")),
+        gateway: nic.gateway.map(|gateway| gateway.to_string()),
+        allow_addresses: nic
+            .allow_addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        mac: Some(nic.mac),
+    });
+    (None, nics.collect())
 }

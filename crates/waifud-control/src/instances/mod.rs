@@ -7,6 +7,7 @@ pub mod create;
 pub mod delete;
 pub mod describe;
 pub mod network;
+pub mod nics;
 pub mod place;
 mod power;
 pub mod read;

@@ -5,16 +5,20 @@
 
 use std::net::Ipv4Addr;
 
-use waifud_api::{CreateNic, Problem, Publish};
+use ipnet::{IpNet, Ipv4Net};
+use waifud_api::{Problem, Publish};
 use waifud_store::{InstanceRow, NodeRoom, NodeRow, ReadTx, StoreError, Taken, WriteTx};
+use waifud_types::Name;
 use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
-use waifud_types::{MacAddr, Name};
 
 use crate::problems::network as problems;
 use crate::{ControlError, subnet};
 
 /// The network that each node routes.
 pub const DEFAULT: &str = "default";
+
+/// Networks that a refusal names at most.
+const NETWORKS_NAMED: u32 = 10;
 
 /// Published ports of one instance at most.
 const PUBLISHED_MAX: usize = 256;
@@ -26,41 +30,6 @@ const OWN_PORTS: [(Protocol, u16); 4] = [
     (Protocol::Udp, 51820),
     (Protocol::Udp, 51821),
 ];
-
-/// A nic as it is wished, checked.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct WantedNic {
-    /// A fixed MAC address.
-    pub mac: Option<MacAddr>,
-    /// A fixed address.
-    pub address: Option<Ipv4Addr>,
-}
-
-/// Checks the wished nics. `mac` is the older way to say the first one's.
-pub fn nic(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<WantedNic, Problem> {
-    let nic = match nics {
-        [] => {
-            return Ok(WantedNic { mac, address: None });
-        }
-        [nic] => nic,
-        [_, ..] => return Err(crate::problems::too_many("spec.nics", 1)),
-    };
-    if mac.is_some() && nic.mac.is_some() {
-        return Err(problems::mac_twice());
-    }
-    if let Some(network) = nic.network.as_deref().filter(|name| *name != DEFAULT) {
-        return Err(problems::unknown_network(network));
-    }
-    let address = nic
-        .address
-        .as_deref()
-        .map(|text| text.parse().map_err(|_| problems::bad_address(text)))
-        .transpose()?;
-    Ok(WantedNic {
-        mac: nic.mac.or(mac),
-        address,
-    })
-}
 
 /// Checks ports to publish.
 pub fn publish(wanted: &[Publish]) -> Result<Vec<PublishSpec>, Problem> {
@@ -92,9 +61,50 @@ pub fn publish(wanted: &[Publish]) -> Result<Vec<PublishSpec>, Problem> {
     Ok(checked)
 }
 
-/// Refuses a fixed address that no node can give, or not the one that was asked for.
-pub fn check_address(spec: &InstanceSpec, rooms: &[NodeRoom]) -> Result<(), Problem> {
-    let Some(address) = fixed(spec) else {
+/// Refuses ports of a node for a guest that would not answer through that node.
+pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(), Problem> {
+    match spec.nics.first() {
+        Some(nic) if !publish.is_empty() && !is_default(&nic.network) => {
+            Err(problems::publish_elsewhere(&nic.network))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses nics on networks that there are not, and addresses that are not theirs to have.
+pub fn check(
+    tx: &ReadTx<'_>,
+    spec: &InstanceSpec,
+    rooms: &[NodeRoom],
+    guest_range: Ipv4Net,
+) -> Result<(), ControlError> {
+    for (index, nic) in spec.nics.iter().enumerate() {
+        if tx.network(nic.network.as_str())?.is_none() {
+            let known = tx.networks("", NETWORKS_NAMED)?;
+            let known: Vec<_> = known.into_iter().map(|row| row.name).collect();
+            return Err(problems::unknown_network(index, nic.network.as_str(), &known).into());
+        }
+        let overlaps = |net: &&IpNet| match net {
+            IpNet::V4(net) => subnet::overlap(*net, guest_range),
+            IpNet::V6(_) => false,
+        };
+        if let Some(net) = nic.allow_addresses.iter().find(overlaps) {
+            return Err(problems::allowed_in_guest_range(index, *net, guest_range).into());
+        }
+        if let Some(address) = nic.address
+            && !is_default(&nic.network)
+            && guest_range.contains(&address)
+        {
+            return Err(problems::address_in_guest_range(index, address, guest_range).into());
+        }
+    }
+    check_publish(spec, &spec.publish)?;
+    Ok(check_address(spec, rooms)?)
+}
+
+/// Refuses a fixed address on `default` that no node can give, or not the one that was asked for.
+fn check_address(spec: &InstanceSpec, rooms: &[NodeRoom]) -> Result<(), Problem> {
+    let Some((index, address)) = fixed(spec) else {
         return Ok(());
     };
     let nodes = || rooms.iter().map(|room| &room.node);
@@ -102,7 +112,7 @@ pub fn check_address(spec: &InstanceSpec, rooms: &[NodeRoom]) -> Result<(), Prob
         let subnets: Vec<_> = nodes()
             .map(|node| format!("{} has {}", node.name, node.subnet))
             .collect();
-        return Err(problems::address_outside(address, &subnets));
+        return Err(problems::address_outside(index, address, &subnets));
     };
     let net = home.subnet;
     let meaning = [
@@ -111,18 +121,24 @@ pub fn check_address(spec: &InstanceSpec, rooms: &[NodeRoom]) -> Result<(), Prob
         (subnet::gateway(net), "is the gateway"),
     ];
     if let Some((_, what)) = meaning.iter().find(|(reserved, _)| *reserved == address) {
-        return Err(problems::address_reserved(address, what, &home.name, net));
+        return Err(problems::address_reserved(
+            index, address, what, &home.name, net,
+        ));
     }
     match &spec.placement.node {
         Some(wanted) if *wanted != home.name => Err(problems::address_elsewhere(
-            address, &home.name, net, wanted,
+            index, address, &home.name, net, wanted,
         )),
         _ => Ok(()),
     }
 }
 
 /// The problem that a fixed address has an owner.
-pub fn address_taken(tx: &ReadTx<'_>, nic: &NicSpec) -> Result<Problem, ControlError> {
+pub fn address_taken(
+    tx: &ReadTx<'_>,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<Problem, ControlError> {
     let owner = match nic.address {
         Some(address) => tx.address_owner(address)?,
         None => None,
@@ -131,16 +147,16 @@ pub fn address_taken(tx: &ReadTx<'_>, nic: &NicSpec) -> Result<Problem, ControlE
         Some(id) => tx.instance(id)?.map(|row| row.name),
         None => None,
     };
-    Ok(problems::address_taken(nic.address, owner.as_ref()))
+    Ok(problems::address_taken(index, nic.address, owner.as_ref()))
 }
 
 /// Refuses a fixed address that has an owner.
 pub fn check_address_is_free(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
-    for nic in &spec.nics {
+    for (index, nic) in spec.nics.iter().enumerate() {
         if let Some(address) = nic.address
             && tx.address_owner(address)?.is_some()
         {
-            return Err(address_taken(tx, nic)?.into());
+            return Err(address_taken(tx, index, nic)?.into());
         }
     }
     Ok(())
@@ -155,12 +171,12 @@ pub struct Obstacle {
     pub waits_for: String,
 }
 
-/// The address that the instance gets on the node, or what stands in its way there.
+/// The address that the instance gets on `default` of the node, if it has a nic there, or what stands in its way.
 pub fn fit(
     tx: &ReadTx<'_>,
     spec: &InstanceSpec,
     node: &NodeRow,
-) -> Result<Result<Ipv4Addr, Obstacle>, ControlError> {
+) -> Result<Result<Option<Ipv4Addr>, Obstacle>, ControlError> {
     for to in &spec.publish {
         if let Some((_, owner)) = tx.publisher(node.id, to.protocol, to.port)? {
             let port = format!("port {}/{}", to.port, to.protocol.as_str());
@@ -171,7 +187,10 @@ pub fn fit(
         }
     }
     let net = node.subnet;
-    if let Some(address) = fixed(spec) {
+    if !spec.nics.iter().any(|nic| is_default(&nic.network)) {
+        return Ok(Ok(None));
+    }
+    if let Some((_, address)) = fixed(spec) {
         let unclaimed = node.unclaimed.iter().flat_map(|entry| &entry.addresses);
         return Ok(if unclaimed.into_iter().any(|taken| *taken == address) {
             Err(Obstacle {
@@ -179,7 +198,7 @@ pub fn fit(
                 waits_for: format!("{address}, which something unclaimed on {} has", node.name),
             })
         } else if net.contains(&address) {
-            Ok(address)
+            Ok(Some(address))
         } else {
             Err(Obstacle {
                 verdict: format!("its subnet {net} does not hold {address}"),
@@ -192,7 +211,8 @@ pub fn fit(
     taken.extend(node.unclaimed.iter().flat_map(|entry| &entry.addresses));
     taken.sort_unstable();
     taken.dedup();
-    Ok(subnet::free_address(net, &taken).ok_or_else(|| Obstacle {
+    let free = subnet::free_address(net, &taken);
+    Ok(free.map(Some).ok_or_else(|| Obstacle {
         verdict: format!("no free address in {net}"),
         waits_for: format!("a free address in {net}"),
     }))
@@ -223,10 +243,10 @@ pub fn claim_ports(
         })
 }
 
-/// The address that was asked for; before placement only those are in a spec.
-fn fixed(spec: &InstanceSpec) -> Option<Ipv4Addr> {
-    let mut nics = spec.nics.iter().filter(|nic| is_default(&nic.network));
-    nics.find_map(|nic| nic.address)
+/// The address on `default` that was asked for, and its nic; before placement only such are in a spec.
+fn fixed(spec: &InstanceSpec) -> Option<(usize, Ipv4Addr)> {
+    let mut nics = spec.nics.iter().enumerate();
+    nics.find_map(|(index, nic)| Some((index, nic.address.filter(|_| is_default(&nic.network))?)))
 }
 
 /// Whether it is the network that each node routes.

@@ -22,9 +22,11 @@ impl Control {
         rooms: &[NodeRoom],
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
+        let bridges = tx.bridges()?;
         let wish = Wish {
             spec: &row.spec,
             arch: &row.arch,
+            bridges: &bridges,
         };
         let mut choice = choose(&wish, rooms);
         let mut candidates = std::borrow::Cow::Borrowed(rooms);
@@ -56,20 +58,19 @@ impl Control {
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
         room: &NodeRoom,
-        address: std::net::Ipv4Addr,
+        address: Option<std::net::Ipv4Addr>,
         choice: Choice,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         let node = &room.node;
-        for nic in row
-            .spec
-            .nics
-            .iter_mut()
-            .filter(|nic| network::is_default(&nic.network))
-        {
-            nic.address = Some(address);
+        if let Some(address) = address {
+            for (index, nic) in (0..).zip(&mut row.spec.nics) {
+                if network::is_default(&nic.network) {
+                    nic.address = Some(address);
+                    tx.set_lease_address(row.id, index, address)?;
+                }
+            }
         }
-        tx.set_lease_address(row.id, 0, address)?;
         row.status.node = Some(node.name.clone());
         row.node_name = Some(node.name.clone());
         row.status.reason = Some(format!("waiting for {} to take it up", node.name));
@@ -82,7 +83,10 @@ impl Control {
             "instance.placed",
             note::instance(row.id, &row.name),
             cause,
-            format!("on {} ({why}), {address}", node.name),
+            match address.or_else(|| row.spec.nics.iter().find_map(|nic| nic.address)) {
+                Some(address) => format!("on {} ({why}), {address}", node.name),
+                None => format!("on {} ({why})", node.name),
+            },
         )
         .generation(row.generation)
         .details(serde_json::json!({ "node": node.name, "address": address, "verdicts": choice.verdicts }));

@@ -66,6 +66,7 @@ impl Control {
         if let Some(publish) = &change.publish {
             let publish = network::publish(publish)?;
             if publish != row.spec.publish {
+                network::check_publish(&row.spec, &publish)?;
                 network::claim_ports(tx, &row, &publish)?;
                 row.spec.publish = publish;
                 said.push("other published ports".to_owned());

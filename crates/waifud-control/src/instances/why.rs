@@ -8,6 +8,7 @@ use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
 use super::place::verdicts;
+use crate::networks::lacks_a_bridge;
 use crate::placement::Wish;
 use crate::{Control, ControlError, view};
 
@@ -27,9 +28,11 @@ impl Control {
                 let mut largest = None;
                 if row.node.is_none() {
                     let rooms = tx.rooms()?;
+                    let bridges = tx.bridges()?;
                     let wish = Wish {
                         spec: &row.spec,
                         arch: &row.arch,
+                        bridges: &bridges,
                     };
                     placement = verdicts(&tx, &wish, &rooms)?;
                     largest = rooms
@@ -187,6 +190,12 @@ fn hint(
             }
             if let Some(node) = off {
                 ways.push(format!("switch {node} on (it is placed by itself)"));
+            }
+            if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
+                ways.push(format!(
+                    "make the bridge on {} (docs/guides/lan.md); it is placed by itself",
+                    verdict.node
+                ));
             }
             if ways.is_empty() {
                 ways.push("ask for less, or add a node; it is placed by itself".to_owned());

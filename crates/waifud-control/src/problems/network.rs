@@ -2,23 +2,42 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use waifud_api::Problem;
 use waifud_types::Name;
 use waifud_types::spec::PublishSpec;
 
-const ADDRESS: &str = "spec.nics[0].address";
+/// The field of the nic that is on `default`: there is one at most.
+fn address_of(index: usize) -> String {
+    of(index, "address")
+}
+
+fn of(index: usize, part: &str) -> String {
+    format!("spec.nics[{index}].{part}")
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
 
 /// No such network.
-pub fn unknown_network(name: &str) -> Problem {
-    let shown: String = name.chars().take(80).collect();
+pub fn unknown_network(index: usize, name: &str, known: &[Name]) -> Problem {
+    let known: Vec<_> = known.iter().map(Name::as_str).collect();
+    let hint = if known.is_empty() {
+        "waifuctl network list".to_owned()
+    } else {
+        format!(
+            "there is {}; a bridge of the nodes becomes one by waifuctl network add",
+            known.join(", ")
+        )
+    };
     Problem::new(
         422,
         "unknown-network",
-        format!("there is no network {shown:?}"),
+        format!("there is no network {:?}", shown(name)),
     )
-    .field("spec.nics[0].network")
-    .hint("default is every node's own network")
+    .field(of(index, "network"))
+    .hint(hint)
 }
 
 /// Said twice.
@@ -32,22 +51,216 @@ pub fn mac_twice() -> Problem {
     .hint("give it in nics only")
 }
 
+/// Two nics with one MAC address.
+pub fn mac_on_two(index: usize) -> Problem {
+    Problem::new(422, "mac-twice", "two nics have the same MAC address")
+        .field(of(index, "mac"))
+        .hint("leave mac out and one is chosen")
+}
+
+/// Two nics with one address.
+pub fn address_on_two(index: usize) -> Problem {
+    Problem::new(422, "address-twice", "two nics have the same address")
+        .field(address_of(index))
+        .hint("give each its own")
+}
+
+/// Two addresses in one subnet: answers would leave by the wrong nic and be dropped as forged.
+pub fn default_twice(index: usize) -> Problem {
+    Problem::new(
+        422,
+        "default-twice",
+        "an instance has one nic on default at most: of two in one subnet a guest answers from the wrong one",
+    )
+    .field(of(index, "network"))
+    .hint("for further addresses there, use --allow-address")
+}
+
 /// No IPv4 address.
-pub fn bad_address(text: &str) -> Problem {
-    let shown: String = text.chars().take(80).collect();
-    Problem::new(422, "bad-address", format!("{shown:?} is no IPv4 address"))
-        .field(ADDRESS)
-        .hint("on default, write the address alone: 10.144.1.50")
+pub fn bad_address(index: usize, text: &str) -> Problem {
+    Problem::new(
+        422,
+        "bad-address",
+        format!("{:?} is no IPv4 address", shown(text)),
+    )
+    .field(address_of(index))
+    .hint("on default, write the address alone: 10.144.1.50")
+}
+
+/// No IPv4 address with its prefix.
+pub fn bad_address_with_prefix(index: usize, text: &str) -> Problem {
+    Problem::new(
+        422,
+        "bad-address",
+        format!("{:?} is no IPv4 address with its prefix", shown(text)),
+    )
+    .field(address_of(index))
+    .hint("on a bridge, write 192.168.1.50/24; without an address the DHCP server there gives one")
+}
+
+/// No host can have it.
+pub fn no_hosts_address(index: usize, net: Ipv4Net) -> Problem {
+    Problem::new(
+        422,
+        "bad-address",
+        format!(
+            "no guest can have {}: it has a meaning of its own",
+            net.addr()
+        ),
+    )
+    .field(address_of(index))
+    .hint("choose another address of that network, one that its DHCP server gives to nobody")
+}
+
+/// Too short or too long.
+pub fn bad_prefix(index: usize, prefix: u8, least: u8, most: u8) -> Problem {
+    Problem::new(
+        422,
+        "bad-prefix",
+        format!("a network with a prefix of {prefix} is not taken"),
+    )
+    .field(address_of(index))
+    .hint(format!("/{least} to /{most}; at home it mostly is /24"))
+}
+
+/// The address lies where waifud gives addresses.
+pub fn address_in_guest_range(index: usize, address: Ipv4Addr, range: Ipv4Net) -> Problem {
+    Problem::new(
+        422,
+        "address-in-guest-range",
+        format!("{address} lies in {range}, out of which waifud gives addresses on default"),
+    )
+    .field(address_of(index))
+    .hint("choose an address of the bridge's own network")
+}
+
+/// A router without an address of one's own.
+pub fn gateway_alone(index: usize) -> Problem {
+    Problem::new(
+        422,
+        "gateway-alone",
+        "a gateway is given without an address",
+    )
+    .field(of(index, "gateway"))
+    .hint("give both, or neither: then DHCP gives both")
+}
+
+/// Only one nic has the default route.
+pub fn gateway_of_a_later_nic(index: usize) -> Problem {
+    Problem::new(
+        422,
+        "gateway-not-first",
+        "only the first nic has the default route",
+    )
+    .field(of(index, "gateway"))
+    .hint("leave gateway out, or name this network first")
+}
+
+/// Its node is the router.
+pub fn gateway_on_default(index: usize) -> Problem {
+    Problem::new(
+        422,
+        "gateway-on-default",
+        "on default the node is the gateway",
+    )
+    .field(of(index, "gateway"))
+    .hint("leave gateway out")
+}
+
+/// Not a router of that network.
+pub fn bad_gateway(index: usize, text: &str, net: Ipv4Net) -> Problem {
+    Problem::new(
+        422,
+        "bad-gateway",
+        format!("{:?} is no other host's address in {net}", shown(text)),
+    )
+    .field(of(index, "gateway"))
+    .hint("the address of the home's router, such as 192.168.1.1")
+}
+
+fn allowed(index: usize, number: usize) -> String {
+    format!("spec.nics[{index}].allow_addresses[{number}]")
+}
+
+/// Neither an address nor a range.
+pub fn bad_allowed(index: usize, number: usize, text: &str) -> Problem {
+    Problem::new(
+        422,
+        "bad-address",
+        format!(
+            "{:?} is neither an address nor a range of them",
+            shown(text)
+        ),
+    )
+    .field(allowed(index, number))
+    .hint("write 192.168.1.200, 10.244.0.0/16 or fd00:1::/64")
+}
+
+/// More than anybody means.
+pub fn allowed_too_much(index: usize, number: usize, net: IpNet, least: u8) -> Problem {
+    Problem::new(
+        422,
+        "address-reserved",
+        format!("{net} is more than a guest may send from"),
+    )
+    .field(allowed(index, number))
+    .hint(format!("at most a /{least}"))
+}
+
+/// It covers what has a meaning.
+pub fn allowed_reserved(index: usize, number: usize, net: IpNet, meaning: &str) -> Problem {
+    Problem::new(
+        422,
+        "address-reserved",
+        format!("{net} holds addresses that are {meaning}"),
+    )
+    .field(allowed(index, number))
+    .hint("give the guest's own further addresses only")
+}
+
+/// It covers what waifud gives to guests.
+pub fn allowed_in_guest_range(index: usize, net: IpNet, range: Ipv4Net) -> Problem {
+    Problem::new(
+        422,
+        "address-in-guest-range",
+        format!("{net} overlaps {range}, out of which waifud gives each guest its own address"),
+    )
+    .field(of(index, "allow_addresses"))
+    .hint("give addresses outside of it")
+}
+
+/// `default` has none.
+pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
+    Problem::new(
+        422,
+        "no-ipv6",
+        format!("{net} is IPv6, and default carries IPv4 only"),
+    )
+    .field(of(index, "allow_addresses"))
+    .hint("IPv6 works on a bridge of the nodes: waifuctl network add")
+}
+
+/// Ports of the node lead to guests that answer through it.
+pub fn publish_elsewhere(network: &Name) -> Problem {
+    Problem::new(
+        422,
+        "publish-elsewhere",
+        format!("ports are published for guests whose first nic is on default; this one's is on {network}"),
+    )
+    .field("spec.publish")
+    .hint(format!(
+        "on {network} others reach the guest at its own address; or name default first"
+    ))
 }
 
 /// In no node's subnet.
-pub fn address_outside(address: Ipv4Addr, subnets: &[String]) -> Problem {
+pub fn address_outside(index: usize, address: Ipv4Addr, subnets: &[String]) -> Problem {
     Problem::new(
         422,
         "address-outside",
         format!("{address} lies in no node's subnet"),
     )
-    .field(ADDRESS)
+    .field(address_of(index))
     .hint(if subnets.is_empty() {
         "no node has joined yet; without an address one is chosen".to_owned()
     } else {
@@ -56,27 +269,39 @@ pub fn address_outside(address: Ipv4Addr, subnets: &[String]) -> Problem {
 }
 
 /// In the subnet of another node than the one asked for.
-pub fn address_elsewhere(address: Ipv4Addr, home: &Name, net: Ipv4Net, wanted: &Name) -> Problem {
+pub fn address_elsewhere(
+    index: usize,
+    address: Ipv4Addr,
+    home: &Name,
+    net: Ipv4Net,
+    wanted: &Name,
+) -> Problem {
     Problem::new(
         422,
         "address-elsewhere",
         format!("{address} lies in {net}, which is {home}'s, and {wanted} was asked for"),
     )
-    .field(ADDRESS)
+    .field(address_of(index))
     .hint(format!(
         "choose an address of {wanted}'s subnet, or leave --node out and it goes to {home}"
     ))
 }
 
 /// It has a meaning of its own.
-pub fn address_reserved(address: Ipv4Addr, what: &str, home: &Name, net: Ipv4Net) -> Problem {
+pub fn address_reserved(
+    index: usize,
+    address: Ipv4Addr,
+    what: &str,
+    home: &Name,
+    net: Ipv4Net,
+) -> Problem {
     Problem::new(422, "address-reserved", format!("{address} {what}"))
-        .field(ADDRESS)
+        .field(address_of(index))
         .hint(format!("choose another address of {home}'s subnet {net}"))
 }
 
 /// Another has it.
-pub fn address_taken(address: Option<Ipv4Addr>, owner: Option<&Name>) -> Problem {
+pub fn address_taken(index: usize, address: Option<Ipv4Addr>, owner: Option<&Name>) -> Problem {
     let address = address.map_or_else(|| "the address".to_owned(), |a| a.to_string());
     let owner = owner.map_or("another instance", |name| name.as_str());
     Problem::new(
@@ -84,7 +309,7 @@ pub fn address_taken(address: Option<Ipv4Addr>, owner: Option<&Name>) -> Problem
         "address-taken",
         format!("{address} belongs to {owner}"),
     )
-    .field(ADDRESS)
+    .field(address_of(index))
     .hint("choose another; an address is free once the node has confirmed that its owner is gone")
 }
 

@@ -55,3 +55,28 @@ pub fn ambiguous_unclaimed(name: &str) -> Problem {
     .field("instance")
     .hint("use the id: waifuctl node show lists them")
 }
+
+/// A network that it is on is not known, or means another bridge.
+pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: bool) -> Problem {
+    let bridge = bridge.unwrap_or("BRIDGE");
+    let (what, hint) = if known {
+        (
+            "means another bridge now",
+            "delete that network first if no instance uses it, or leave this one as it is"
+                .to_owned(),
+        )
+    } else {
+        (
+            "is not known here",
+            format!("waifuctl network add {network} --bridge {bridge}, then claim it again"),
+        )
+    };
+    Problem::new(
+        409,
+        "claim-conflicts",
+        format!(
+            "{name} can't be claimed: the network {network} (bridge {bridge}) that it is on {what}"
+        ),
+    )
+    .hint(hint)
+}

@@ -229,6 +229,8 @@ pub(crate) fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
         vendor_data: VendorOptions::default(),
         datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
+            name: "eth0".parse().unwrap(),
+            is_static: false,
             mac: MAC.parse().unwrap(),
             address: Some(address),
             prefix: 24,
