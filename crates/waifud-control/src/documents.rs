@@ -9,7 +9,6 @@ use waifud_types::{Name, Secret};
 
 use crate::env::Entropy;
 use crate::instances::network;
-use crate::instances::nics::WantedNic;
 use crate::{ControlError, subnet};
 
 /// Renders and seals the documents of an instance on a node.
@@ -85,7 +84,7 @@ fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
 
 /// How an instance of a template finds its documents. Several nics, and addresses that DHCP does not give, can only be
 /// described on a disk: by any other way the guest must have an address before it is told which one.
-pub fn datasource(template: Datasource, nics: &[WantedNic]) -> Datasource {
+pub fn datasource(template: Datasource, nics: &[NicSpec]) -> Datasource {
     if nics.len() > 1 || nics.iter().any(|nic| nic.prefix_len.is_some()) {
         Datasource::Cidata
     } else {

@@ -132,6 +132,9 @@ impl Control {
             .template(wanted.template.as_str())?
             .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
         let rooms = tx.rooms()?;
+        let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
+        let spec = spec(wanted, &template, &macs)?;
+        network::check(tx, &spec, &rooms, self.shared.config.guest_range)?;
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(
                 self.shared.clock.as_ref(),
@@ -139,15 +142,10 @@ impl Control {
             )),
             name: self.choose_name(tx, wanted)?,
             labels: wanted.labels.clone(),
-            spec: {
-                let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
-                let spec = spec(wanted, &template, &macs)?;
-                network::check(tx, &spec, &rooms, self.shared.config.guest_range)?;
-                spec
-            },
+            datasource: documents::datasource(template.template.datasource, &spec.nics),
+            spec,
             status: InstanceStatus::pending(None),
             arch: template.arch,
-            datasource: documents::datasource(template.template.datasource, &wanted.nics),
             firmware: template.template.firmware,
             ssh_keys: wanted.ssh_keys.clone(),
             cloud_id: String::new(),

@@ -4,7 +4,7 @@ use waifud_api::{Problem, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::{RescueBegin, RescueOrder, RescueSpec};
 
-use crate::{ControlError, problems, validate};
+use crate::{ControlError, documents, problems, validate};
 
 /// Changes the spec as asked and says what that means. The node carries it out as a reboot; what is off is started.
 pub(super) fn apply(
@@ -72,7 +72,7 @@ fn spec(
     Ok(RescueSpec {
         template: template.name,
         image: template.current,
-        datasource: template.datasource,
+        datasource: documents::datasource(template.datasource, &row.spec.nics),
         firmware: template.firmware,
         ssh_keys,
     })
