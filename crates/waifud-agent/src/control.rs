@@ -9,6 +9,7 @@ use waifud_api::agent::{Hello, WatchFrame};
 use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
+use crate::faults;
 use crate::seam::LinkError;
 use crate::shared::Shared;
 use crate::table::Concerns;
@@ -51,7 +52,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
         facts,
         now: shared.now(),
     };
-    let welcome = match shared.link.hello(&hello).await {
+    let welcome = match faults::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
         Err(error) => return error.to_string(),
     };
@@ -110,6 +111,8 @@ fn pass_on(shared: &Shared, concerns: Concerns) {
             shared.slice_known.store(true, Ordering::Relaxed);
             shared.start_allowed.send_replace(true);
             shared.sweep.notify_one();
+            // What an agent that was killed in the middle of forgetting left behind.
+            shared.metadata.tidy(&shared.table);
             wake(shared.table.records().iter().map(|r| r.id).collect());
         }
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use waifud_types::InstanceId;
 
+use crate::faults;
 use crate::record::{InstanceRecord, NodeRecord};
 
 /// The durable copy could not be read or written.
@@ -87,26 +88,37 @@ impl Durable {
 
     /// Writes the node's record.
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
-        self.replace(&self.dir.join(NODE_FILE), node)
+        faults::NODE_SAVE.before();
+        self.replace(&self.dir.join(NODE_FILE), node)?;
+        faults::NODE_SAVE.after();
+        Ok(())
     }
 
     /// Writes an instance's record.
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
-        self.replace(&self.instance_path(record.id), record)
+        faults::RECORD_SAVE.before();
+        self.replace(&self.instance_path(record.id), record)?;
+        faults::RECORD_SAVE.after();
+        Ok(())
     }
 
     /// Removes an instance's record. Succeeds when it is absent.
     pub fn forget_instance(&self, id: InstanceId) -> Result<(), DurableError> {
         let path = self.instance_path(id);
+        faults::RECORD_FORGET.before();
         match fs::remove_file(&path) {
-            Ok(()) => self.sync_dir(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(DurableError {
-                what: "removing",
-                path,
-                source,
-            }),
+            Ok(()) => self.sync_dir()?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(DurableError {
+                    what: "removing",
+                    path,
+                    source,
+                });
+            }
         }
+        faults::RECORD_FORGET.after();
+        Ok(())
     }
 
     fn instance_path(&self, id: InstanceId) -> PathBuf {

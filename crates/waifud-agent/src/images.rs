@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
+use crate::faults;
 use crate::seam::{ControlLink, LinkError};
 
 /// Why an image is not in the pool.
@@ -122,7 +123,8 @@ async fn fetch_and_import(
         let share = u8::try_from(share.min(99)).unwrap_or(99);
         percent.send_if_modified(|shown| std::mem::replace(shown, share) != share);
     };
-    link.fetch_image(image, &staged, &tell)
+    faults::IMAGE_FETCH
+        .around(link.fetch_image(image, &staged, &tell))
         .await
         .map_err(|error| ImageError {
             lasting: error.is_final(),
@@ -131,7 +133,8 @@ async fn fetch_and_import(
                 other => format!("image {} can't be fetched: {other}", image.short()),
             },
         })?;
-    pool.import_image(image)
+    faults::IMAGE_IMPORT
+        .around(pool.import_image(image))
         .await
         .map_err(|error| storage_error(&error))
 }

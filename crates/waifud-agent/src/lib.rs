@@ -29,6 +29,7 @@ mod durable;
 mod evidence;
 mod facts;
 pub mod fake;
+pub mod faults;
 mod files;
 mod images;
 mod keepers;

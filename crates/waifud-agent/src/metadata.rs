@@ -21,6 +21,8 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::lan::identity;
 use crate::record::Memory;
+use crate::faults;
+use crate::network::DEFAULT_NETWORK;
 use crate::requests::Requests;
 use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;
@@ -223,7 +225,9 @@ impl Metadata {
         if same_process && !up.fresh && told && known {
             return Ok((status, false));
         }
-        let status = self.service.set_tunnel(&tunnel).await?;
+        let status = faults::TUNNEL
+            .around(self.service.set_tunnel(&tunnel))
+            .await?;
         self.inner().told = Some(tunnel);
         Ok((status, up.fresh))
     }
@@ -253,22 +257,30 @@ impl Metadata {
         if !known {
             self.hand_over(&want.bundle).await?;
         }
-        match self.service.assign(want.id, &assignment).await {
+        let assign = || faults::ASSIGN.around(self.service.assign(want.id, &assignment));
+        match assign().await {
             Err(MetadataError::BundleMissing) => {
                 self.hand_over(&want.bundle).await?;
-                self.service.assign(want.id, &assignment).await?;
+                assign().await?;
             }
             other => other?,
         }
         let mut inner = self.inner();
-        inner.held.insert(want.id, (address, want.bundle.digest));
+        let now = (address, want.bundle.digest);
+        let former = inner.held.insert(want.id, now);
         inner.now_holds(want.id, want.bundle.digest);
+        if let Some((_, former)) = former
+            && !inner.held.values().any(|(_, digest)| *digest == former)
+        {
+            // Edited documents: the old ones are nobody's any more. What a kill here leaves goes with the next `tidy`.
+            let _next_time = fs::remove_file(self.cache.join(former.hex()));
+        }
         Ok(())
     }
 
     /// Has everything of the instance forgotten.
     pub async fn release(&self, id: InstanceId) -> Result<(), MetadataError> {
-        self.service.release(id).await?;
+        faults::RELEASE.around(self.service.release(id)).await?;
         let mut inner = self.inner();
         inner.held.remove(&id);
         inner.held_since.remove(&id);
@@ -336,15 +348,16 @@ impl Metadata {
 
     async fn hand_over(&self, bundle: &BundleRef) -> Result<(), MetadataError> {
         let cached = self.cache.join(bundle.digest.hex());
+        let put = |bytes| faults::BUNDLE.around(self.service.put_bundle(bundle.digest, bytes));
         if let Ok(bytes) = fs::read(&cached) {
-            match self.service.put_bundle(bundle.digest, bytes.into()).await {
+            match put(bytes.into()).await {
                 // Damaged on disk: fetch it again.
                 Err(MetadataError::Refused { .. }) => {}
                 other => return other,
             }
         }
         let bytes = self.fetch(bundle.digest).await?;
-        self.service.put_bundle(bundle.digest, bytes).await
+        put(bytes).await
     }
 
     /// Gets a bundle of waifud's, and keeps it.

@@ -14,6 +14,7 @@ use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
 use crate::lan;
+use crate::faults;
 use crate::published::Published;
 use crate::record::InstanceRecord;
 use crate::settings::Settings;
@@ -198,7 +199,9 @@ impl Network {
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;
         if force || applied.as_ref() != Some(&state) {
-            let ensured = timeout(TIMEOUT, self.adapter.ensure(&state)).await;
+            let ensured = faults::NETWORK
+                .around(timeout(TIMEOUT, self.adapter.ensure(&state)))
+                .await;
             ensured
                 .map_err(|_| PortError {
                     message: format!("the network was not ready within {} s", TIMEOUT.as_secs()),

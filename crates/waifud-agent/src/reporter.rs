@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backoff::Backoff;
+use crate::faults;
 use crate::shared::Shared;
 
 /// How long one report may take.
@@ -30,7 +31,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = shared.reports.urgent() => {}
         }
         let report = shared.reports.take(shared.now());
-        let outcome = timeout(TIMEOUT, shared.link.report(&report)).await;
+        let tell = timeout(TIMEOUT, shared.link.report(&report));
+        let outcome = faults::REPORT.around(tell).await;
         last = Instant::now();
         match outcome {
             Ok(Ok(())) => {

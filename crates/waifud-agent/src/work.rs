@@ -14,6 +14,8 @@ use crate::datasource::Choice;
 use crate::lan::is_on_lan;
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
+use crate::faults;
+use crate::record::{RunMemory, StartedWith};
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
@@ -52,8 +54,8 @@ pub(crate) async fn ensure_volumes(
             instance: want.id,
             disk: disk.name.clone(),
         };
-        let path = pool
-            .ensure_volume(&id, want.spec.image, disk.size_bytes)
+        let path = faults::VOLUME
+            .around(pool.ensure_volume(&id, want.spec.image, disk.size_bytes))
             .await?;
         disks.insert(disk.name.clone(), path);
     }
@@ -73,12 +75,17 @@ pub(crate) async fn ensure_seed(
     want: &AgentInstance,
     by_disk: bool,
 ) -> Result<(), Failure> {
-    let written = if by_disk {
-        let disk = shared.metadata.documents(want).await?.cidata();
-        shared.files.ensure_seed(want.id, &disk)
+    let disk = if by_disk {
+        Some(shared.metadata.documents(want).await?.cidata())
     } else {
-        shared.files.ensure_no_seed(want.id)
+        None
     };
+    faults::SEED.before();
+    let written = match disk {
+        Some(disk) => shared.files.ensure_seed(want.id, &disk),
+        None => shared.files.ensure_no_seed(want.id),
+    };
+    faults::SEED.after();
     written.map_err(|error| {
         Failure::passing(format!(
             "the disk with its documents can't be written: {error}"
@@ -99,7 +106,7 @@ pub(crate) async fn grow_disks(shared: &Shared, want: &AgentInstance) -> Result<
         let grown = shared
             .hypervisor
             .ensure_disk_size(want.id, &disk.name, size);
-        grown.await?;
+        faults::GROW.around(grown).await?;
     }
     shared
         .table
@@ -123,6 +130,10 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
         // The kernel forgets the routes of a link that went away.
         shared.network.invalidate();
         shared.network_check.notify_one();
+    }
+    if refreshed.changed {
+        // What the former process took in and died before saying so, too.
+        shared.metadata.tidy(&shared.table);
     }
     if refreshed.changed || refreshed.fresh_link {
         shared.signals.nudge_all();
@@ -211,13 +222,16 @@ fn domain_nic(
 
 /// Defines the domain.
 pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Failure> {
+    faults::FILES.before();
     shared.files.ensure(spec.id).map_err(|error| {
         Failure::passing(format!("the guest's directories can't be made: {error}"))
     })?;
+    faults::FILES.after();
     shared
         .table
         .remember(spec.id, |memory| memory.defined = true)?;
-    Ok(shared.hypervisor.ensure_defined(spec).await?)
+    let define = shared.hypervisor.ensure_defined(spec);
+    Ok(faults::DEFINE.around(define).await?)
 }
 
 /// Starts the domain, or resumes it. The gates are looked at once more, now: a guest without rules or documents must
@@ -251,7 +265,8 @@ pub(crate) async fn start(
             memory.by_disk = choice.because.map(str::to_owned);
         })?;
     }
-    shared.hypervisor.ensure_started(want.id).await?;
+    let start = shared.hypervisor.ensure_started(want.id);
+    faults::START.around(start).await?;
     shared.evidence_check.notify_one();
     // From here on, its end is the end of a run.
     shared.table.remember(want.id, |memory| {
@@ -266,7 +281,8 @@ pub(crate) async fn request_shutdown(shared: &Shared, id: InstanceId) -> Result<
     shared
         .table
         .remember(id, |memory| memory.stop_requested = true)?;
-    match shared.hypervisor.request_shutdown(id).await {
+    let ask = shared.hypervisor.request_shutdown(id);
+    match faults::SHUTDOWN.around(ask).await {
         Err(HypervisorError::NotFound(_)) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -277,14 +293,18 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
     for pool in shared.pools.values() {
         for volume in pool.volumes().await? {
             if volume.id.instance == id {
-                pool.ensure_volume_absent(&volume.id).await?;
+                faults::VOLUME_DESTROY
+                    .around(pool.ensure_volume_absent(&volume.id))
+                    .await?;
             }
         }
     }
-    shared
-        .files
-        .ensure_absent(id)
-        .map_err(|error| Failure::passing(format!("the guest's files can't be removed: {error}")))
+    faults::FILES_REMOVE.before();
+    shared.files.ensure_absent(id).map_err(|error| {
+        Failure::passing(format!("the guest's files can't be removed: {error}"))
+    })?;
+    faults::FILES_REMOVE.after();
+    Ok(())
 }
 
 /// Has metadatad forget the instance.

@@ -28,6 +28,7 @@ mod downloads;
 pub mod env;
 mod error;
 mod failed_logins;
+pub mod faults;
 pub mod http;
 mod image_store;
 pub mod instances;

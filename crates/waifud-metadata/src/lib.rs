@@ -16,6 +16,7 @@
 //! with its key, and must be for the instance that it is assigned to.
 
 mod control;
+pub mod faults;
 mod guest;
 mod limits;
 mod observations;

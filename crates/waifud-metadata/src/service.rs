@@ -15,7 +15,7 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use waifud_wireguard::{KeyError, PeerConfig, WireguardError};
 
 use crate::{
-    BundleStore, GuestLimits, StateStore, StoreError, TunnelEnd,
+    BundleStore, GuestLimits, StateStore, StoreError, TunnelEnd, faults,
     limits::RateLimiter,
     observations::ObservationLog,
     registry::{Entry, Registry},
@@ -190,7 +190,9 @@ impl MetadataService {
         // Also when nothing changed: the node may have been restarted, and waits for a greeting.
         self.set_peer(&tunnel)?;
         if current.as_ref() != Some(&tunnel) {
-            self.state.put_tunnel(&tunnel).await?;
+            faults::TUNNEL_SAVE
+                .around(self.state.put_tunnel(&tunnel))
+                .await?;
             tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "the node's end is accepted");
             *current = Some(tunnel);
         }
@@ -221,7 +223,9 @@ impl MetadataService {
             return Err(ControlError::DigestMismatch { wanted, found });
         }
         let _changing = self.changing.lock().await;
-        self.bundles.put_bundle(wanted, ciphertext).await?;
+        faults::BUNDLE_SAVE
+            .around(self.bundles.put_bundle(wanted, ciphertext))
+            .await?;
         Ok(())
     }
 
@@ -247,8 +251,8 @@ impl MetadataService {
             return Err(ControlError::AddressTaken { address, holder });
         }
         let entry = self.opened(instance, assignment).await?;
-        self.state
-            .put_assignment(instance, &entry.assignment)
+        faults::ASSIGNMENT_SAVE
+            .around(self.state.put_assignment(instance, &entry.assignment))
             .await?;
         tracing::info!(%instance, name = %entry.assignment.name, %address, bundle = %entry.assignment.bundle.digest.short(), "served");
         self.registry_put(entry)?;
@@ -263,7 +267,9 @@ impl MetadataService {
         let _changing = self.changing.lock().await;
         let former = self.registry.remove(instance);
         self.log.forget(instance);
-        self.state.delete_assignment(instance).await?;
+        faults::ASSIGNMENT_DROP
+            .around(self.state.delete_assignment(instance))
+            .await?;
         if let Some(former) = former {
             tracing::info!(%instance, name = %former.assignment.name, "forgotten");
             self.drop_unused(former.assignment.bundle.digest).await;
@@ -317,7 +323,9 @@ impl MetadataService {
     /// Garbage is no reason to fail: it is tried again at the next start.
     async fn drop_unused(&self, digest: Digest) {
         if !self.registry.uses(digest)
-            && let Err(error) = self.bundles.delete_bundle(digest).await
+            && let Err(error) = faults::BUNDLE_DROP
+                .around(self.bundles.delete_bundle(digest))
+                .await
         {
             tracing::warn!(%error, "a bundle that nobody uses stays on disk");
         }

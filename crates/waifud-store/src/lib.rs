@@ -16,6 +16,7 @@ mod codec;
 mod downloads;
 mod error;
 mod events;
+pub mod faults;
 mod idempotency;
 mod images;
 mod instances;

@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use waifud_types::Incarnation;
 
+use crate::faults;
 use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
 use crate::{StoreError, Topic};
@@ -134,7 +135,9 @@ impl Core {
             }
             group.execute_batch("RELEASE job")?;
         }
+        faults::COMMIT.before();
         group.commit()?;
+        faults::COMMIT.after();
         Ok((newest, touched))
     }
 }

@@ -40,6 +40,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("waifud-cloudinit", Layer::Contract),
     ("waifud-pki", Layer::Contract),
     ("waifud-types", Layer::Core),
+    ("waifud-faults", Layer::Core),
     ("waifud-images", Layer::Tool),
     ("waifud-lab", Layer::Tool),
     ("waifud-tests", Layer::Tool),

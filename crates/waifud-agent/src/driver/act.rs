@@ -6,6 +6,7 @@ use waifud_api::agent::AgentInstance;
 
 use super::{Driver, Outcome};
 use crate::datasource::Seeded;
+use crate::faults;
 use crate::plan::{Observed, Step};
 use crate::record::Wish;
 use crate::table::View;
@@ -75,16 +76,14 @@ impl Driver {
                 }
                 asked
             }
-            (_, Step::ForceOff) => shared
-                .hypervisor
-                .ensure_off(self.id)
-                .await
-                .map_err(Failure::from),
-            (Wish::Destroy(_), Step::Undefine) => shared
-                .hypervisor
-                .ensure_absent(self.id)
-                .await
-                .map_err(Failure::from),
+            (_, Step::ForceOff) => {
+                let off = shared.hypervisor.ensure_off(self.id);
+                faults::FORCE_OFF.around(off).await.map_err(Failure::from)
+            }
+            (Wish::Destroy(_), Step::Undefine) => {
+                let absent = shared.hypervisor.ensure_absent(self.id);
+                faults::UNDEFINE.around(absent).await.map_err(Failure::from)
+            }
             (Wish::Destroy(_), Step::DestroyVolumes) => {
                 work::destroy_volumes(&shared, self.id).await
             }

@@ -235,7 +235,8 @@ impl MetadataTunnel for FakeTunnel {
         let fresh = up.as_ref() != Some(&wanted);
         *up = Some(wanted);
         Ok(TunnelUp {
-            public_key: "bm9kZQ==".to_owned(),
+            // 32 bytes, as a real metadatad wants to see.
+            public_key: "bm9kZW5vZGVub2Rlbm9kZW5vZGVub2Rlbm9kZW5vZGU=".to_owned(),
             endpoint: SocketAddr::from(([127, 0, 0, 1], 51822)),
             fresh,
         })

@@ -14,7 +14,7 @@ use waifud_api::Problem;
 use waifud_api::problem::PROBLEM_JSON;
 
 use super::Refusal;
-use crate::Control;
+use crate::{Control, faults};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -74,7 +74,9 @@ async fn envelope(State(()): State<()>, mut request: Request, next: Next) -> Res
     let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = request.uri().path());
     let head = request.method() == axum::http::Method::HEAD;
     let mut response = async {
-        let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let answered = AssertUnwindSafe(carry_out(request, next))
+            .catch_unwind()
+            .await;
         let mut response = answered.unwrap_or_else(|_| {
             tracing::error!("a handler panicked");
             Refusal(Problem::new(
@@ -96,6 +98,14 @@ async fn envelope(State(()): State<()>, mut request: Request, next: Next) -> Res
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     response
+}
+
+/// What only reads changes nothing, and is no act.
+async fn carry_out(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    faults::REQUEST.around(next.run(request)).await
 }
 
 fn problem(mut response: Response, id: &RequestId, head: bool) -> Response {

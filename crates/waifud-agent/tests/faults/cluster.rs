@@ -1,0 +1,361 @@
+//! The daemons together with the node's fakes, each to be killed and started again while everything else lives on.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel};
+use waifud_agent::seam::SystemClock;
+use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
+use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
+use waifud_control::Peer;
+use waifud_faults::testing;
+use waifud_hypervisor::fake::FakeHypervisor;
+use waifud_network::fake::FakeNetwork;
+use waifud_pki::NodeKey;
+use waifud_storage::fake::{FakePool, image_bytes};
+use waifud_types::ByteSize;
+
+use crate::DEADLINE;
+use crate::metadatad::{self, Metadatad};
+use crate::verbs::{Begin, Verb};
+use crate::waifud::{self, Answer, Waifud};
+
+pub struct Cluster {
+    pub waifud: Arc<Waifud>,
+    pub metadatad: Arc<Metadatad>,
+    pub hypervisor: FakeHypervisor,
+    pub pool: FakePool,
+    pub network: Arc<FakeNetwork>,
+    pub settings: Settings,
+    tunnel: FakeTunnel,
+    agent: Mutex<Option<JoinHandle<()>>>,
+    deaths: AtomicU32,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// A cluster in which the verb makes sense.
+    pub async fn prepared(verb: &Verb) -> Self {
+        let cluster = Self::new().await;
+        if verb.begin == Begin::Empty {
+            // The daemons of the node are started by the verb itself: their first minutes are part of it.
+            return cluster;
+        }
+        cluster.start_node().await;
+        let body = json!({"name": "web", "template": "debian-12", "run": verb.begin == Begin::Running,
+            "user_data": "#cloud-config\n# first\n"});
+        let created = cluster.post("/v1/instances", &body).await;
+        created.expect(201);
+        let state = if verb.begin == Begin::Running {
+            "running"
+        } else {
+            "stopped"
+        };
+        cluster
+            .until("prepared", async |cluster| {
+                let web = cluster.web().await;
+                web.is_some_and(|web| {
+                    web["status"]["state"] == state
+                        && (state == "stopped" || web["status"]["ready"] == true)
+                })
+            })
+            .await;
+        cluster
+    }
+
+    async fn new() -> Self {
+        let dir = directory();
+        let path = |name: &str| -> PathBuf {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (begin, node) = SEED.get_or_init(seed);
+        copy(begin.path(), &path("waifud"));
+        let hypervisor = FakeHypervisor::new();
+        hypervisor.set_default_agent(Some(crate::verbs::cloud_init_done()));
+        let cluster = Self {
+            waifud: Arc::new(Waifud::new(dir.path().join("waifud"))),
+            metadatad: Arc::default(),
+            hypervisor,
+            pool: FakePool::new("main".parse().unwrap(), path("pool")),
+            network: FakeNetwork::new(),
+            tunnel: FakeTunnel::default(),
+            settings: Settings {
+                node: "alder".parse().unwrap(),
+                agent_version: "0".to_owned(),
+                state_dir: path("state"),
+                run_dir: path("run"),
+                bridge: "waifu0".to_owned(),
+                metadata_interface: "wfmeta0".to_owned(),
+                mtu: 1420,
+                domain: "waifu.internal".to_owned(),
+                boot_alone: BootAlone::Start,
+                qemu_owner: None,
+                timing: fast(),
+            },
+            agent: Mutex::default(),
+            deaths: AtomicU32::new(0),
+            _dir: dir,
+        };
+        cluster.waifud.admit(*node);
+        cluster.waifud.start().await;
+        cluster
+    }
+
+    pub async fn start_node(&self) {
+        self.metadatad.start().await;
+        self.start_agent();
+    }
+
+    fn start_agent(&self) {
+        let adapters = Adapters {
+            hypervisor: Arc::new(self.hypervisor.clone()),
+            pools: vec![Arc::new(self.pool.clone())],
+            network: self.network.clone(),
+            link: Arc::new(waifud::Link(self.waifud.clone())),
+            metadata: Arc::new(metadatad::Link(self.metadatad.clone())),
+            tunnel: Arc::new(self.tunnel.clone()),
+            dialer: Arc::new(FakeDialer::default()),
+            clock: Arc::new(SystemClock),
+            host: Arc::new(FakeHost::default()),
+        };
+        let agent = Agent::open(self.settings.clone(), adapters).unwrap();
+        let task = tokio::spawn(agent.run(CancellationToken::new()));
+        *self.agent.lock().unwrap() = Some(task);
+    }
+
+    /// Throws away what is left of a daemon that died at its point, and starts it again.
+    pub async fn replace_the_dead(&self) {
+        if testing::is_dead("waifud") {
+            self.waifud.kill();
+            self.buried("waifud").await;
+            self.waifud.start().await;
+        }
+        if testing::is_dead("metadatad") {
+            self.metadatad.kill();
+            self.buried("metadatad").await;
+            self.metadatad.start().await;
+        }
+        if testing::is_dead("agentd") {
+            self.kill_agent().await;
+            self.buried("agentd").await;
+            self.start_agent();
+        }
+    }
+
+    async fn buried(&self, daemon: &str) {
+        // Tasks that were woken by the end of their connections see it before anything is new.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        testing::revive(daemon);
+        self.deaths.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn kill_agent(&self) {
+        let task = self.agent.lock().unwrap().take();
+        if let Some(task) = task {
+            task.abort();
+            let _killed = task.await;
+        }
+        // Its link dies with it.
+        self.tunnel.lose();
+    }
+
+    /// How often a daemon died.
+    pub fn deaths(&self) -> u32 {
+        self.deaths.load(Ordering::Relaxed)
+    }
+
+    /// Has the verb's request carried out: asked again, as any client would, while nobody answers; and waits for its end.
+    pub async fn carry_out(&self, verb: &Verb) {
+        if verb.begin == Begin::Empty {
+            self.start_node().await;
+        }
+        let before = self.web().await;
+        let generation = before.as_ref().map(|web| web["generation"].clone());
+        loop {
+            let mut request = Request::builder()
+                .method(verb.method.clone())
+                .uri(verb.path);
+            request = match &generation {
+                // What was done already is not done twice.
+                Some(generation) if verb.method == Method::PATCH => {
+                    request.header("if-match", format!("\"{generation}\""))
+                }
+                _ => request.header("idempotency-key", "once"),
+            };
+            let request = request.body(Body::from((verb.body)().to_string())).unwrap();
+            let waifud = self.waifud.clone();
+            let asked = tokio::spawn(async move { waifud.ask(request).await });
+            while !asked.is_finished() {
+                self.replace_the_dead().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // A task that unwound died with its daemon.
+            let answer = asked.await.ok().flatten();
+            let Some(answer) = answer.filter(|answer| answer.status < 500) else {
+                self.replace_the_dead().await;
+                continue;
+            };
+            let done_before = match answer.status {
+                412 => verb.method == Method::PATCH,
+                404 | 409 => verb.method == Method::DELETE,
+                _ => false,
+            };
+            let said = String::from_utf8_lossy(&answer.bytes);
+            assert!(
+                answer.status < 300 || self.deaths() > 0 && done_before,
+                "{}: {} {said}",
+                verb.name,
+                answer.status
+            );
+            break;
+        }
+        self.until(verb.name, async |cluster| {
+            cluster.replace_the_dead().await;
+            (verb.done)(cluster.web().await.as_ref())
+        })
+        .await;
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        let body = body.to_string();
+        self.waifud.request(Method::POST, path, body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Option<Value> {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let answer = self.waifud.ask(request).await?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// The one instance of every verb.
+    pub async fn web(&self) -> Option<Value> {
+        self.get("/v1/instances/web").await
+    }
+
+    async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_so(self).await {
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "never {what}: {:#?}",
+                self.web().await
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Nothing of it acts on the scene of the next.
+    pub async fn end(self) {
+        self.kill_agent().await;
+        self.waifud.kill();
+        self.metadatad.kill();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        testing::reset();
+    }
+}
+
+/// A waifud's directory with a template and a node that was let in, made once, and that node.
+static SEED: OnceLock<(tempfile::TempDir, Peer)> = OnceLock::new();
+
+fn seed() -> (tempfile::TempDir, Peer) {
+    // On a thread of its own: whoever asks first is in a runtime already.
+    let made = std::thread::spawn(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.build().unwrap();
+        let dir = directory();
+        let node = runtime.block_on(async {
+            let waifud = Waifud::new(dir.path().to_owned());
+            waifud.start().await;
+            let node = join(&waifud).await;
+            let (bytes, digest) = image_bytes(ByteSize::mib(1), 1);
+            let path = format!("/v1/images/{digest}");
+            let uploaded = waifud.request(Method::PUT, &path, bytes).await;
+            uploaded.expect(201);
+            for (name, datasource) in [("debian-12", "openstack"), ("appliance", "cidata")] {
+                let template = json!({"name": name, "image": digest, "datasource": datasource});
+                let template = template.to_string();
+                let named = waifud
+                    .request(Method::POST, "/v1/templates", template)
+                    .await;
+                named.expect(201);
+            }
+            waifud.kill();
+            node
+        });
+        (dir, node)
+    });
+    made.join().unwrap()
+}
+
+async fn join(waifud: &Waifud) -> Peer {
+    let made = waifud.request(Method::POST, "/v1/join-tokens", "{}").await;
+    let made: CreatedJoinToken = serde_json::from_slice(&made.expect(201).bytes).unwrap();
+    let token = JoinToken::parse(made.token.expose()).unwrap();
+    let key = NodeKey::generate().unwrap();
+    let request = key.request().unwrap();
+    let asks = JoinRequest::new(token.secret.expose(), request, "alder".parse().unwrap());
+    let body = serde_json::to_vec(&asks).unwrap();
+    let joined = waifud.stranger("/v1/agent/join", body).await;
+    let joined: Joined = serde_json::from_slice(&joined.expect(200).bytes).unwrap();
+    Peer::Certificate {
+        from: "192.0.2.2:4321".parse().unwrap(),
+        node: joined.node,
+        key: key.digest(),
+    }
+}
+
+/// In memory, where there is such a place: a kill loses nothing that was written, so no disk has to be waited for.
+fn directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).unwrap();
+        }
+    }
+}
+
+/// Fast where something is waited for; what is done on a period is done rarely, so that a verb passes the points that are
+/// its own.
+fn fast() -> Timing {
+    let ms = Duration::from_millis;
+    Timing {
+        heartbeat: ms(10_000),
+        report_gap: ms(1),
+        facts: ms(10_000),
+        period: ms(300),
+        sweep: ms(30),
+        network: ms(10_000),
+        metadata: ms(20),
+        retry_min: ms(2),
+        retry_max: ms(20),
+        grace: ms(2000),
+        restart_min: ms(5),
+        restart_max: ms(50),
+        stable: Duration::from_mins(5),
+        ready_min: ms(5),
+        ready_max: ms(20),
+        evidence: ms(50),
+    }
+}

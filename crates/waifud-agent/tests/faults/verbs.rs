@@ -1,0 +1,142 @@
+//! The verbs: what each begins with, asks for, and ends with.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use base64::Engine;
+use serde_json::{Value, json};
+use waifud_hypervisor::fake::AgentScript;
+
+/// What a verb begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// waifud with a template; the node's daemons were never started.
+    Empty,
+    /// An instance that runs and is ready.
+    Running,
+    /// An instance that is off.
+    Stopped,
+}
+
+pub struct Verb {
+    pub name: &'static str,
+    pub begin: Begin,
+    pub method: Method,
+    pub path: &'static str,
+    pub body: fn() -> Value,
+    /// Whether the instance, if there is one, is as asked for.
+    pub done: fn(Option<&Value>) -> bool,
+}
+
+const PATH: &str = "/v1/instances/web";
+
+const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
+    let done = is_observed as fn(Option<&Value>) -> bool;
+    Verb {
+        name,
+        begin,
+        method: Method::PATCH,
+        path: PATH,
+        body,
+        done,
+    }
+}
+
+/// Every verb that changes an instance.
+pub static VERBS: &[Verb] = &[
+    Verb {
+        name: "create",
+        begin: Begin::Empty,
+        method: Method::POST,
+        path: "/v1/instances",
+        body: || json!({"name": "web", "template": "debian-12", "user_data": "#cloud-config\n# first\n"}),
+        done: is_observed,
+    },
+    Verb {
+        name: "create with a disk of documents",
+        begin: Begin::Empty,
+        method: Method::POST,
+        path: "/v1/instances",
+        body: || json!({"name": "web", "template": "appliance", "user_data": "#cloud-config\n# first\n"}),
+        done: is_observed,
+    },
+    patch("start", Begin::Stopped, || json!({"run": true})),
+    patch("stop", Begin::Running, || json!({"run": false})),
+    patch(
+        "stop --force",
+        Begin::Running,
+        || json!({"run": false, "force": true}),
+    ),
+    patch("reboot", Begin::Running, || json!({"reboot": "clean"})),
+    patch(
+        "reboot --force",
+        Begin::Running,
+        || json!({"reboot": "force"}),
+    ),
+    patch(
+        "resize",
+        Begin::Running,
+        || json!({"cpus": 2, "memory_bytes": 3_u64 << 30, "disk_bytes": 30_u64 << 30}),
+    ),
+    patch(
+        "resize of what is off",
+        Begin::Stopped,
+        || json!({"cpus": 2, "disk_bytes": 30_u64 << 30}),
+    ),
+    patch(
+        "edit",
+        Begin::Running,
+        || json!({"user_data": "#cloud-config\n# second\n"}),
+    ),
+    patch(
+        "publish",
+        Begin::Running,
+        || json!({"publish": [{"port": 8080, "guest_port": 80}]}),
+    ),
+    Verb {
+        name: "delete",
+        begin: Begin::Running,
+        method: Method::DELETE,
+        path: PATH,
+        body: || json!(null),
+        done: |web| web.is_none(),
+    },
+];
+
+/// Whether the node has seen the present spec, and is where it leads.
+fn is_observed(web: Option<&Value>) -> bool {
+    let Some(web) = web else { return false };
+    let status = &web["status"];
+    let runs = web["spec"]["run"] == true;
+    status["observed_generation"] == web["generation"]
+        && status["state"] == if runs { "running" } else { "stopped" }
+        && (!runs || status["ready"] == true)
+}
+
+/// A guest agent in a guest whose cloud-init is done.
+pub fn cloud_init_done() -> AgentScript {
+    let files = [
+        (
+            "/run/cloud-init/result.json",
+            r#"{"v1": {"datasource": "DataSourceOpenStackLocal", "errors": []}}"#,
+        ),
+        ("/run/cloud-init/.instance-id", "i-1\n"),
+    ];
+    Arc::new(move |command| {
+        let arguments = &command["arguments"];
+        match command["execute"].as_str()? {
+            "guest-file-open" => {
+                let path = arguments["path"].as_str()?;
+                Some(json!(files.iter().position(|(name, _)| *name == path)))
+            }
+            "guest-file-read" => {
+                let text = files
+                    .get(usize::try_from(arguments["handle"].as_u64()?).ok()?)?
+                    .1;
+                let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+                Some(json!({"count": text.len(), "buf-b64": encoded, "eof": true}))
+            }
+            _ => Some(json!({})),
+        }
+    })
+}

@@ -1,0 +1,271 @@
+//! waifud with its real database and its real routes, without sockets; and the node's link to it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Method, Request};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use waifud_agent::seam::{ControlLink, FrameStream, LinkError};
+use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::stream::{StreamId, StreamRefusal};
+use waifud_control::env::{SystemClock, SystemEntropy};
+use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_hypervisor::ByteStream;
+use waifud_store::{Mode, Store};
+use waifud_types::{Digest, Incarnation, Revision};
+
+/// What is left of waifud when it is killed is its directory.
+pub struct Waifud {
+    dir: PathBuf,
+    process: Mutex<Option<Process>>,
+    /// The node that was let in.
+    node: Mutex<Option<Peer>>,
+}
+
+#[derive(Clone)]
+struct Process {
+    control: Control,
+    user: Router,
+    tls: Router,
+    alive: CancellationToken,
+}
+
+/// A whole answer.
+pub struct Answer {
+    pub status: u16,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    pub fn expect(self, status: u16) -> Self {
+        let said = String::from_utf8_lossy(&self.bytes);
+        assert_eq!(self.status, status, "{said}");
+        self
+    }
+}
+
+impl Waifud {
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            process: Mutex::default(),
+            node: Mutex::default(),
+        }
+    }
+
+    pub async fn start(&self) {
+        let database = self.dir.join("waifud.db");
+        // Inline: everything on the thread of the test.
+        let store = Store::open(&database, Mode::Inline, Incarnation(1)).unwrap();
+        let config = ControlConfig::new(self.dir.clone());
+        let surroundings = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let control = Control::new(store, config, surroundings.0, surroundings.1)
+            .await
+            .unwrap();
+        *self.process.lock().unwrap() = Some(Process {
+            user: http::user_router(control.clone()),
+            tls: http::tls_router(control.clone()),
+            control,
+            alive: CancellationToken::new(),
+        });
+    }
+
+    /// Everything that it was doing ends here and now, its connections too.
+    pub fn kill(&self) {
+        if let Some(process) = self.process.lock().unwrap().take() {
+            process.alive.cancel();
+            process.control.stop_token().cancel();
+        }
+    }
+
+    pub fn control(&self) -> Control {
+        self.process().unwrap().control
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.process.lock().unwrap().clone()
+    }
+
+    pub fn admit(&self, node: Peer) {
+        *self.node.lock().unwrap() = Some(node);
+    }
+
+    /// A request of a user at the socket. None when waifud died before it had answered.
+    pub async fn ask(&self, request: Request<Body>) -> Option<Answer> {
+        let process = self.process()?;
+        let call = call(process.user, request, Peer::Unix { uid: 0 });
+        process.alive.run_until_cancelled(call).await
+    }
+
+    /// A request that nothing disturbs.
+    pub async fn request(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(body.into()).unwrap();
+        self.ask(request).await.unwrap()
+    }
+
+    /// A request without a certificate, as of a machine that wants to join.
+    pub async fn stranger(&self, path: &str, body: Vec<u8>) -> Answer {
+        let request = Request::post(path).body(Body::from(body)).unwrap();
+        let from = "192.0.2.9:4321".parse().unwrap();
+        let process = self.process().unwrap();
+        call(process.tls, request, Peer::Tls { from }).await
+    }
+
+    async fn of_node(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, LinkError> {
+        let process = self.process().ok_or_else(gone)?;
+        let peer = (*self.node.lock().unwrap()).ok_or_else(gone)?;
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::from(body)).unwrap();
+        let call = call(process.tls, request, peer);
+        let answer = process
+            .alive
+            .run_until_cancelled(call)
+            .await
+            .ok_or_else(gone)?;
+        if answer.status == 410 {
+            return Err(LinkError::Gone);
+        }
+        if answer.status >= 300 {
+            return Err(LinkError::Refused {
+                status: answer.status,
+                message: String::from_utf8_lossy(&answer.bytes).into_owned(),
+            });
+        }
+        Ok(answer)
+    }
+}
+
+fn gone() -> LinkError {
+    LinkError::Unreachable {
+        message: "waifud was killed".to_owned(),
+    }
+}
+
+async fn send(router: Router, mut request: Request<Body>, peer: Peer) -> axum::response::Response {
+    request.extensions_mut().insert(ConnectInfo(peer));
+    router.oneshot(request).await.unwrap()
+}
+
+async fn call(router: Router, request: Request<Body>, peer: Peer) -> Answer {
+    let response = send(router, request, peer).await;
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    Answer {
+        status,
+        bytes: bytes.to_vec(),
+    }
+}
+
+/// The node's way to a waifud.
+pub struct Link(pub Arc<Waifud>);
+
+struct Frames {
+    body: Body,
+    alive: CancellationToken,
+    line: Vec<u8>,
+}
+
+#[async_trait]
+impl FrameStream for Frames {
+    async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError> {
+        loop {
+            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line).unwrap()));
+            }
+            let alive = self.alive.clone();
+            let chunk = alive.run_until_cancelled(self.body.frame()).await;
+            match chunk.ok_or_else(gone)? {
+                Some(Ok(chunk)) => self.line.extend(chunk.into_data().unwrap_or_default()),
+                Some(Err(_)) => return Err(gone()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ControlLink for Link {
+    async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
+        let body = serde_json::to_vec(hello).unwrap();
+        let answer = self
+            .0
+            .of_node(Method::POST, "/v1/agent/hello", body)
+            .await?;
+        Ok(serde_json::from_slice(&answer.bytes).unwrap())
+    }
+
+    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
+        let process = self.0.process().ok_or_else(gone)?;
+        let peer = (*self.0.node.lock().unwrap()).ok_or_else(gone)?;
+        let query = since.map_or_else(String::new, |since| format!("?since={since}"));
+        let request = Request::get(format!("/v1/agent/watch{query}"));
+        let send = send(process.tls, request.body(Body::empty()).unwrap(), peer);
+        let response = process
+            .alive
+            .run_until_cancelled(send)
+            .await
+            .ok_or_else(gone)?;
+        match response.status().as_u16() {
+            200 => Ok(Box::new(Frames {
+                body: response.into_body(),
+                alive: process.alive,
+                line: Vec::new(),
+            })),
+            410 => Err(LinkError::Gone),
+            _ => Err(gone()),
+        }
+    }
+
+    async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
+        let body = serde_json::to_vec(report).unwrap();
+        let told = self.0.of_node(Method::POST, "/v1/agent/report", body).await;
+        told.map(drop)
+    }
+
+    async fn fetch_image(
+        &self,
+        image: Digest,
+        to: &Path,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), LinkError> {
+        let path = format!("/v1/agent/images/{image}");
+        let answer = self.0.of_node(Method::GET, &path, Vec::new()).await?;
+        std::fs::write(to, &answer.bytes).unwrap();
+        progress(answer.bytes.len() as u64);
+        Ok(())
+    }
+
+    async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
+        let path = format!("/v1/agent/bundles/{bundle}");
+        let answer = self.0.of_node(Method::GET, &path, Vec::new()).await?;
+        Ok(answer.bytes.into())
+    }
+
+    async fn stream(&self, _: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
+        Err(gone())
+    }
+
+    async fn refuse_stream(&self, _: StreamId, _: &StreamRefusal) -> Result<(), LinkError> {
+        Err(gone())
+    }
+}

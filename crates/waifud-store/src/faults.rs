@@ -1,0 +1,7 @@
+//! The store's acts. Tests let waifud die around each.
+
+waifud_faults::acts! {
+    "waifud":
+    /// A group of changes becomes durable. Nobody is answered before.
+    COMMIT = "commit";
+}
