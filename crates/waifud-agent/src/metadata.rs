@@ -19,10 +19,9 @@ use waifud_cloudinit::Documents;
 use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
+use crate::faults;
 use crate::lan::identity;
 use crate::record::Memory;
-use crate::faults;
-use crate::network::DEFAULT_NETWORK;
 use crate::requests::Requests;
 use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;

@@ -13,8 +13,8 @@ use waifud_network::{GuestNetwork, LanPort, NetworkError, NetworkState, Port, Po
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
-use crate::lan;
 use crate::faults;
+use crate::lan;
 use crate::published::Published;
 use crate::record::InstanceRecord;
 use crate::settings::Settings;

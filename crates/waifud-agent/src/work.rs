@@ -11,11 +11,10 @@ use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, DiskFormat, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
+use crate::faults;
 use crate::lan::is_on_lan;
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
-use crate::faults;
-use crate::record::{RunMemory, StartedWith};
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
