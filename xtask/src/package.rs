@@ -24,6 +24,9 @@ pub struct Args {
     /// Package the programs of the development profile: built sooner, slower to run, for tests
     #[arg(long)]
     dev: bool,
+    /// Package the programs that are here, and build none
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
     /// The version instead of the workspace's own, such as 0.1.0+1, for tests of upgrades
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -46,7 +49,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn make(args: &Args) -> Result<Packages> {
-    let programs = build::for_package(args.dev)?;
+    let programs = match &args.bin_dir {
+        Some(dir) => dir.clone(),
+        None => build::for_package(args.dev)?,
+    };
     let out = match &args.out {
         Some(out) => std::path::absolute(out)?,
         None => cargo::repository().join("target/package"),

@@ -30,6 +30,9 @@ pub fn run(args: &Args) -> Result<()> {
         phases.run("image debian", || {
             build_image(Guest::DebianBookworm, "debian")
         });
+        phases.run("image debian node", || {
+            build_image(Guest::DebianNode, "debian-12-node")
+        });
     }
     let nextest = cargo::has_subcommand("nextest");
     phases.run("tests in parallel", || parallel(nextest));

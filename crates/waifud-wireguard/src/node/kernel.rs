@@ -31,6 +31,9 @@ const GENERIC: isize = 16;
 /// Keepalives keep the server informed of where the node is, and the node of a session that has died.
 const KEEPALIVE: u16 = 25;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Whether the host tells others of better ways. The kernel switches it off for the whole host when one of its WireGuard
+/// links comes up (`wg_open` in its drivers/net/wireguard/device.c).
+const SEND_REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/send_redirects";
 
 /// Whether this kernel can make such a link, found out by making one under a name that is free for it.
 pub(super) async fn probe(interface: &str, links: &Links) -> bool {
@@ -59,10 +62,25 @@ pub(super) async fn configure(
     };
     told.await
         .map_err(failed(interface, "telling the kernel its keys"))?;
+    // What holds for the whole host is its administrator's; the link's own setting, which stays off, is enough for us.
+    let before = tokio::fs::read_to_string(SEND_REDIRECTS).await.ok();
     links
         .bring_up(interface, config.mtu)
         .await
-        .map_err(failed(interface, "bringing it up"))
+        .map_err(failed(interface, "bringing it up"))?;
+    if let Some(before) = before {
+        put_back(SEND_REDIRECTS, &before)
+            .await
+            .map_err(failed(interface, "leaving send_redirects as it was"))?;
+    }
+    Ok(())
+}
+
+async fn put_back(setting: &str, before: &str) -> io::Result<()> {
+    if tokio::fs::read_to_string(setting).await? == before {
+        return Ok(());
+    }
+    tokio::fs::write(setting, before).await
 }
 
 /// The device as the kernel is to know it.

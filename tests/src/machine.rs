@@ -1,0 +1,202 @@
+//! A Debian machine with systemd, to install waifud on: itself a guest of the suite's node, reached over SSH.
+//!
+//! It has no way to the mirrors: its image holds what the package depends on. It has no KVM either, so a guest inside
+//! of it is emulated by an emulated machine.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_images::Guest as Image;
+use waifud_lab::wait;
+
+use crate::World;
+use crate::world::NODE;
+
+const TEMPLATE: &str = "debian-12-node";
+/// Installing and starting things in an emulated machine.
+pub const SLOW: Duration = Duration::from_mins(5);
+/// In the lab: SSH's one connection that all commands share. Its handshake is slow in an emulated machine.
+const CONNECTION: &str = "/tmp/machine.ssh";
+
+/// The machine that waifud is installed on.
+pub struct Machine<'a> {
+    /// Where it runs.
+    pub world: &'a World,
+    name: String,
+    address: String,
+}
+
+impl<'a> Machine<'a> {
+    /// Creates it and waits until its cloud-init is done.
+    ///
+    /// # Errors
+    /// Its image can't be built, or it is not ready in time.
+    pub fn boot(world: &'a World, name: &str) -> Result<Self> {
+        let cache = waifud_images::default_cache_dir();
+        let image = waifud_images::build(Image::DebianNode, &cache, &|line| eprintln!("{line}"))?;
+        let file = image.qcow2.display().to_string();
+        let template = [
+            "template", "add", TEMPLATE, "--user", "debian", "--file", &file,
+        ];
+        world.waifuctl.json(&template)?;
+        let user_data = world.waifuctl.home.join("machine.yaml");
+        std::fs::write(
+            &user_data,
+            "#cloud-config\ndisable_root: false\nlocale: false\n",
+        )?;
+        let user_data = user_data.display().to_string();
+        let key = world.public_key.display().to_string();
+        let size = ["--cpus", "2", "--memory", "2G", "--disk", "8G"];
+        let configured = ["--user-data", &user_data, "--ssh-key", &key];
+        let until = ["--wait", "--timeout", "9m"];
+        let create = ["create", name, "-t", TEMPLATE];
+        let words = [&create[..], &size, &configured, &until].concat();
+        let instance = world.waifuctl.json(&words)?;
+        let address = instance
+            .pointer("/status/addresses/0/address")
+            .and_then(Value::as_str)
+            .context("no address")?;
+        Ok(Self {
+            world,
+            name: name.to_owned(),
+            address: address.to_owned(),
+        })
+    }
+
+    fn ssh(&self, program: &'static str) -> Vec<String> {
+        let key = self.world.key.to_string_lossy().into_owned();
+        let mut words = vec![program.to_owned(), "-q".to_owned(), "-i".to_owned(), key];
+        let control = format!("ControlPath={CONNECTION}");
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=10",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "ControlMaster=auto",
+            "ControlPersist=10m",
+            "ServerAliveInterval=10",
+            control.as_str(),
+        ] {
+            words.extend(["-o".to_owned(), option.to_owned()]);
+        }
+        words
+    }
+
+    /// Runs a shell command as root.
+    ///
+    /// # Errors
+    /// It can't be reached, or the command fails or takes too long.
+    pub fn run(&self, script: &str) -> Result<String> {
+        let mut words = self.ssh("ssh");
+        words.extend([
+            format!("root@{}", self.address),
+            "--".to_owned(),
+            script.to_owned(),
+        ]);
+        wait::run(&mut self.world.lab.command(NODE, words)?, SLOW)
+            .with_context(|| format!("on the machine: {script}"))
+    }
+
+    /// Runs a shell command that must fail, and gives what it said.
+    ///
+    /// # Errors
+    /// It did not fail.
+    pub fn refused(&self, script: &str) -> Result<String> {
+        let said = self.run(&format!(
+            "if ({script}) 2>&1; then echo; echo SUCCEEDED; fi"
+        ))?;
+        ensure!(!said.ends_with("SUCCEEDED\n"), "{script} succeeded: {said}");
+        Ok(said)
+    }
+
+    /// Runs a shell command until its output is `wanted`.
+    ///
+    /// # Errors
+    /// It is something else for too long.
+    pub fn until(&self, what: &str, script: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let mut last = String::new();
+        wait::until(what, SLOW, || {
+            last = self.run(script)?;
+            Ok(wanted(&last).then_some(()))
+        })
+        .with_context(|| format!("last it was: {last}"))
+    }
+
+    /// Puts files of this machine into its `/root`.
+    ///
+    /// # Errors
+    /// They can't be copied.
+    pub fn put(&self, files: &[&Path]) -> Result<()> {
+        let mut words = self.ssh("scp");
+        for file in files {
+            let name = file.file_name().context("no file name")?;
+            let inside = Path::new("/etc/waifud").join(name);
+            std::fs::copy(file, self.world.lab.path_outside(&inside))?;
+            words.push(inside.to_string_lossy().into_owned());
+        }
+        words.push(format!("root@{}:/root/", self.address));
+        wait::run(&mut self.world.lab.command(NODE, words)?, SLOW)?;
+        Ok(())
+    }
+
+    /// Lets its systemd go down and come up again, and waits until it answers. cloud-init, which has done its work, stays
+    /// out of the way from now on: it is slow in an emulated machine.
+    ///
+    /// # Errors
+    /// It does not within [`SLOW`].
+    pub fn reboot(&self) -> Result<()> {
+        const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+        let before = self.run(BOOT_ID)?;
+        self.run("touch /etc/cloud/cloud-init.disabled && systemctl reboot")?;
+        let mut leave = self.ssh("ssh");
+        leave.extend(["-O", "exit", self.address.as_str()].map(str::to_owned));
+        // It may have been closed by the other side already.
+        let _closed = wait::output(&mut self.world.lab.command(NODE, leave)?, SLOW)?;
+        wait::until("the machine's next boot", SLOW, || {
+            let now = self.run(BOOT_ID);
+            Ok(now.ok().filter(|now| *now != before).map(|_| ()))
+        })
+    }
+
+    /// Everything of its network that waifud could have changed, in words.
+    ///
+    /// # Errors
+    /// It can't be asked.
+    pub fn network(&self) -> Result<String> {
+        self.run(
+            "nft list ruleset; iptables-save | grep -v '^#'; ip -o addr | sed 's/ valid_lft.*//'; ip rule; ip route; \
+             sysctl -a 2>/dev/null | grep -E '^net\\.(ipv4|ipv6|bridge)\\.' | grep -vE 'stable_secret|fastopen_key|_mem|max_orphans'",
+        )
+    }
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    /// It is not gone in time.
+    pub fn delete(&self) -> Result<()> {
+        self.world.delete(&self.name)
+    }
+}
+
+/// Says on standard error how long each step took, so that a slow suite shows where it is slow.
+pub struct Steps {
+    since: Instant,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Steps {
+    /// A step is done.
+    pub fn done(&mut self, what: &str) {
+        eprintln!("{:>6.1} s  {what}", self.since.elapsed().as_secs_f64());
+        self.since = Instant::now();
+    }
+}

@@ -1,0 +1,82 @@
+//! The package under test, and a newer one that differs in nothing but its version.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use waifud_lab::{testing, wait};
+
+const LIMIT: Duration = Duration::from_mins(2);
+/// `ar(5)`: before the first member, and before each.
+const MAGIC: usize = 8;
+const HEADER: usize = 60;
+
+/// Packs the built programs, as `cargo xtask package` does.
+///
+/// # Errors
+/// It fails.
+pub fn package(dir: &Path, version: &str) -> Result<PathBuf> {
+    let xtask = testing::init_exe()?;
+    let programs = xtask.parent().context("xtask lies nowhere")?;
+    let mut command = Command::new(&xtask);
+    command.args(["package", "--dev", "--version", version, "--bin-dir"]);
+    command.arg(programs).arg("--out").arg(dir);
+    let output = wait::run(&mut command, LIMIT)?;
+    let deb = output.lines().next().context("no package was named")?;
+    Ok(PathBuf::from(deb))
+}
+
+/// The beginning of the same package as another version: what comes before its files. The files themselves need not be
+/// packed, sent and kept twice.
+pub struct Newer {
+    /// Up to where the files begin.
+    pub head: PathBuf,
+    /// Where they begin in the first package, counted from 1 as `tail -c` does.
+    pub rest_from: usize,
+}
+
+/// Makes `deb` another version.
+///
+/// # Errors
+/// It is no package.
+pub fn newer(deb: &Path, version: &str) -> Result<Newer> {
+    let dir = deb.with_extension("newer");
+    let inside = dir.join("DEBIAN");
+    std::fs::create_dir(&dir)?;
+    let tool = |words: &[&str], paths: [&Path; 2]| {
+        let mut command = Command::new("dpkg-deb");
+        wait::run(command.args(words).args(paths), LIMIT)
+    };
+    tool(&["--control"], [deb, &inside])?;
+    let control = inside.join("control");
+    let text = std::fs::read_to_string(&control)?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Version:"))
+        .context("no version")?;
+    std::fs::write(&control, text.replace(line, &format!("Version: {version}")))?;
+    let head = deb.with_file_name("newer.head");
+    tool(&["--root-owner-group", "-Zgzip", "--build"], [&dir, &head])?;
+    let mut bytes = std::fs::read(&head)?;
+    bytes.truncate(files_begin(&bytes)?);
+    std::fs::write(&head, bytes)?;
+    Ok(Newer {
+        head,
+        rest_from: files_begin(&std::fs::read(deb)?)? + 1,
+    })
+}
+
+/// Where the member `data.tar` begins, with its header.
+fn files_begin(deb: &[u8]) -> Result<usize> {
+    let mut at = MAGIC;
+    while let Some(header) = deb.get(at..at + HEADER) {
+        if header.starts_with(b"data.tar") {
+            return Ok(at);
+        }
+        let size = header.get(48..58).context("a short header")?;
+        let size: usize = str::from_utf8(size)?.trim().parse()?;
+        at += HEADER + size.next_multiple_of(2);
+    }
+    bail!("a package without files")
+}

@@ -1,0 +1,250 @@
+//! The Debian package on a booted Debian with systemd: installed, set up, upgraded, rebooted, refused, removed, purged.
+
+mod deb;
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use deb::Newer;
+use waifud_tests::machine::Steps;
+use waifud_tests::{Machine, World, button};
+
+const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
+
+#[test]
+fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Result<()> {
+    World::with(|world| {
+        let mut steps = Steps::default();
+        let dir = tempfile::tempdir()?;
+        let first = deb::package(dir.path(), "0.1.0")?;
+        let second = deb::newer(&first, "0.1.0+1")?;
+        let guest_disk = button::image(dir.path())?;
+        steps.done("packages");
+        let machine = Machine::boot(world, "cupboard")?;
+        steps.done("the machine");
+        machine.put(&[&first, &second.head, &guest_disk])?;
+        let before = machine.network()?;
+        steps.done("files put there");
+
+        installed(&machine, &first)?;
+        steps.done("installed");
+        set_up(&machine)?;
+        steps.done("set up");
+        guest(&machine)?;
+        confined(&machine)?;
+        steps.done("a guest inside");
+        upgraded_under_a_running_guest(&machine, &first, &second)?;
+        steps.done("upgraded");
+        rebooted(&machine)?;
+        steps.done("rebooted");
+        removed(&machine, &before)?;
+        steps.done("removed");
+        purged(&machine)?;
+        steps.done("purged");
+        machine.delete()
+    })
+}
+
+fn name(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn installed(machine: &Machine<'_>, deb: &Path) -> Result<()> {
+    let said = machine.run(&format!("apt-get install -qy /root/{}", name(deb)))?;
+    ensure!(said.contains("sudo waifud init"), "no next step: {said}");
+    machine
+        .run("id waifud && id waifud-metadata && id waifud-image && getent group waifud-admin")?;
+    machine.run("test -s /usr/share/man/man1/waifuctl.1.gz")?;
+    machine.run("bash -n /usr/share/bash-completion/completions/waifuctl")?;
+    // Nothing runs before somebody has said so.
+    machine.run(&format!("! systemctl is-active {DAEMONS}"))?;
+    Ok(())
+}
+
+fn set_up(machine: &Machine<'_>) -> Result<()> {
+    let said = machine.run("waifud init --yes")?;
+    ensure!(
+        said.contains("waifuctl "),
+        "init names no next command: {said}"
+    );
+    machine.run(&format!("systemctl is-active {DAEMONS} waifud-guests"))?;
+    machine.run(&format!("systemctl is-enabled {DAEMONS} waifud-guests"))?;
+    let nodes = machine.run("waifuctl node list --json")?;
+    ensure!(
+        nodes.contains("\"ready\""),
+        "init ended before the node was ready: {nodes}"
+    );
+    // Twice is once.
+    machine.run("waifud init --yes")?;
+    let again = machine.run("waifuctl node list --json | grep -c '\"hypervisor\"'")?;
+    ensure!(again.trim() == "1", "init twice made {again} nodes");
+    // A user who is not in the group hears which it is and how to get into it.
+    let said = machine.refused("runuser -u debian -- waifuctl list")?;
+    ensure!(
+        said.contains("waifud-admin") && said.contains("usermod"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Who the daemons are, and what they may do, as the kernel says.
+fn confined(machine: &Machine<'_>) -> Result<()> {
+    for (daemon, user) in [
+        ("waifud", "waifud"),
+        ("waifud-metadatad", "waifud-metadata"),
+        ("waifud-agentd", "root"),
+    ] {
+        let said = machine.run(&format!(
+            "pid=$(systemctl show -P MainPID {daemon}); \
+             test \"$(awk '/^Uid:/{{print $2,$3,$4,$5}}' /proc/$pid/status | tr ' ' '\\n' | sort -u)\" = \"$(id -u {user})\" && \
+             awk '/^(CapEff|CapBnd|NoNewPrivs):/{{print $2}}' /proc/$pid/status"
+        ))?;
+        let fields: Vec<&str> = said.split_whitespace().collect();
+        let [effective, bounding, no_new] = fields[..] else {
+            anyhow::bail!("{daemon}: {said}");
+        };
+        ensure!(no_new == "1", "{daemon} may gain privileges");
+        if user == "root" {
+            // SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_BOOT, SYS_TIME: the agent needs none of them.
+            let bounding = u64::from_str_radix(bounding, 16)?;
+            for capability in [16, 17, 19, 22, 25] {
+                ensure!(
+                    bounding & (1 << capability) == 0,
+                    "{daemon} has capability {capability}"
+                );
+            }
+        } else {
+            ensure!(
+                u64::from_str_radix(effective, 16)? == 0,
+                "{daemon}: {effective}"
+            );
+            ensure!(
+                u64::from_str_radix(bounding, 16)? == 0,
+                "{daemon}: {bounding}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Starts a guest inside of the machine; it boots while other things are looked at.
+fn guest(machine: &Machine<'_>) -> Result<()> {
+    machine.run("waifuctl template add button --user nobody --file /root/button.qcow2")?;
+    machine.run("waifuctl create inner -t button --memory 64M --disk 1G --no-ssh-key")?;
+    runs(machine)
+}
+
+/// It runs, and has booted far enough to hear its power button.
+fn runs(machine: &Machine<'_>) -> Result<()> {
+    machine.run("waifuctl wait inner --for running --timeout 5m")?;
+    machine.until(
+        "the guest inside to boot",
+        "waifuctl logs inner 2>&1 || true",
+        |said| said.contains(button::UP),
+    )
+}
+
+fn upgraded_under_a_running_guest(machine: &Machine<'_>, deb: &Path, newer: &Newer) -> Result<()> {
+    machine.run(&format!(
+        "{{ cat /root/{}; tail -c +{} /root/{}; }} >/root/newer.deb",
+        name(&newer.head),
+        newer.rest_from,
+        name(deb)
+    ))?;
+    let pids = &format!("systemctl show -P MainPID {DAEMONS}");
+    let qemu = machine.run("pgrep -f guest=inner")?;
+    let daemons = machine.run(pids)?;
+    machine.run("apt-get install -qy /root/newer.deb")?;
+    ensure!(
+        machine.run("pgrep -f guest=inner")? == qemu,
+        "the upgrade touched the guest"
+    );
+    let now = machine.run(pids)?;
+    let same = now
+        .split_whitespace()
+        .any(|pid| daemons.split_whitespace().any(|before| pid == before));
+    ensure!(
+        !same,
+        "the upgrade restarted not every daemon: {daemons}{now}"
+    );
+    machine.run(&format!("systemctl is-active {DAEMONS}"))?;
+    machine.until(
+        "waifud after its upgrade",
+        "waifuctl list || true",
+        |said| said.contains("inner"),
+    )
+}
+
+/// The machine goes down by systemd, which stops the guest cleanly by our unit; the next boot starts it again.
+fn rebooted(machine: &Machine<'_>) -> Result<()> {
+    machine.reboot()?;
+    let journal = machine.run("journalctl -b -1 -o cat -u waifud-guests")?;
+    ensure!(
+        journal.contains("inner (priority 0): shut down"),
+        "the guest was not shut down cleanly: {journal}"
+    );
+    machine.until(
+        "waifud after the boot",
+        &format!("systemctl is-active {DAEMONS} waifud-guests || true"),
+        |said| said.lines().count() == 4 && said.lines().all(|line| line == "active"),
+    )?;
+    machine.until("waifud to answer", "waifuctl list || true", |said| {
+        said.contains("inner")
+    })?;
+    runs(machine)
+}
+
+fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
+    let said = machine.refused("apt-get remove -qy waifud")?;
+    ensure!(said.contains("inner"), "the refusal names no guest: {said}");
+    machine.run(&format!("systemctl is-active {DAEMONS}"))?;
+    machine.until(
+        "waifud after the refusal",
+        "waifuctl list || true",
+        |said| said.contains("inner"),
+    )?;
+    machine.run("waifuctl delete inner --yes --wait --timeout 3m")?;
+    machine.run("apt-get remove -qy waifud")?;
+    let running =
+        machine.run("systemctl list-units --plain --no-legend --state=running 'waifud*'")?;
+    ensure!(running.trim().is_empty(), "a daemon still runs: {running}");
+    let enabled = machine.run("find /etc/systemd -name 'waifud*'")?;
+    ensure!(
+        enabled.trim().is_empty(),
+        "still started at boot: {enabled}"
+    );
+    let after = machine.network()?;
+    let lines = |of: &str, other: &str| {
+        let other: Vec<_> = other.lines().collect();
+        of.lines()
+            .filter(|line| !other.contains(line))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    ensure!(
+        after == before,
+        "the host's network is not what it was.\nonly before:\n{}\nonly after:\n{}",
+        lines(before, &after),
+        lines(&after, before)
+    );
+    Ok(())
+}
+
+fn purged(machine: &Machine<'_>) -> Result<()> {
+    let said = machine.run("apt-get purge -qy waifud 2>&1")?;
+    ensure!(
+        said.contains("/var/lib/waifud-agent"),
+        "purge says nothing of disks: {said}"
+    );
+    let left = machine.run(
+        "find / -xdev -name '*waifu*' -not -path '/root/*' -not -path '/var/lib/waifud-agent/*'; \
+         find /run -name '*waifu*' -not -path '/run/systemd/*'",
+    )?;
+    ensure!(left.trim() == "/var/lib/waifud-agent", "left: {left}");
+    // A number that owned files is given to nobody else.
+    machine.run("id waifud && id waifud-metadata && id waifud-image")?;
+    Ok(())
+}
