@@ -1,6 +1,6 @@
 //! The guard: the one process outside of the namespaces. It starts the inits, waits, and cleans up.
 //!
-//! It has one thread and sleeps in `poll` on its signals and, for a lab that belongs to a process, on its standard
+//! Its first thread starts the inits while it is the only one, and then sleeps in `poll` on its signals and, for a lab that belongs to a process, on its standard
 //! input, which closes when that process ends in any way.
 
 use std::fs::File;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::options::LabSpec;
 use crate::stale::{GUARD_LOCK, lock, remove};
-use crate::{net, spawn, wait};
+use crate::{net, relay, spawn, wait};
 
 /// How long the inits have to stop their services before they are killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -76,6 +76,10 @@ fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
     let outside = inits.first().context("a lab has an outside")?.as_raw();
     for (node, pid) in spec.nodes.iter().zip(inits.iter()).skip(1) {
         net::connect(node, pid.as_raw(), outside)?;
+    }
+    let with_waifud = spec.nodes.iter().position(|node| node.daemons);
+    if let Some(init) = with_waifud.and_then(|index| inits.get(index)) {
+        relay::start(dir, *init)?;
     }
     let names = spec.nodes.iter().map(|node| node.name.clone());
     Pids {

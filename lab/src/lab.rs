@@ -16,7 +16,7 @@ use crate::control::{Reply, Request, ServiceState, ServiceStatus, ask};
 use crate::guard::{self, Pids};
 use crate::options::{LabOptions, LabSpec, check_name, specify};
 use crate::stale::{create, default_base, remove, remove_stale};
-use crate::{OUTSIDE, join, layout, testing, wait};
+use crate::{Https, OUTSIDE, https, join, layout, testing, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// More than the guard takes to kill what does not stop.
@@ -143,12 +143,29 @@ impl Lab {
         }
     }
 
-    /// Nodes with daemons become nodes of waifud's.
+    /// Nodes with daemons become nodes of waifud's. A lab that stays is for people, who get a token.
     fn join_all(&self) -> Result<()> {
         for node in self.spec.nodes.iter().filter(|node| node.daemons) {
             join::join(self, &node.name)?;
         }
+        if self.spec.stay && self.spec.nodes.iter().any(|node| node.daemons) {
+            self.https()?;
+        }
         Ok(())
+    }
+
+    /// The way to the lab's waifud over HTTPS from outside. The first call makes a token.
+    ///
+    /// # Errors
+    /// No waifud runs in the lab, or it gives no token.
+    pub fn https(&self) -> Result<Https> {
+        if let Some(made) = https::read(&self.dir)? {
+            return Ok(made);
+        }
+        let mut nodes = self.spec.nodes.iter();
+        let node = nodes.find(|node| node.daemons);
+        https::make(self, &node.context("no waifud runs in this lab")?.name)?;
+        https::read(&self.dir)?.context("the lab's relay does not run")
     }
 
     /// The lab whose directory is `dir`, made by another process. Dropping the handle leaves it as it is.
@@ -262,8 +279,12 @@ impl Lab {
         layout::outside_path(&self.dir, node, path.as_ref())
     }
 
-    /// What a process outside needs to use the lab, in the order in which `lab env` prints it.
-    pub fn env(&self) -> Vec<(String, String)> {
+    /// What a process outside needs to use the lab, in the order in which `lab env` prints it. A lab without waifud has
+    /// no URL.
+    ///
+    /// # Errors
+    /// The token is for others than the caller.
+    pub fn env(&self) -> Result<Vec<(String, String)>> {
         let bin_dir = self
             .spec
             .nodes
@@ -276,19 +297,23 @@ impl Lab {
         } else {
             format!("{bin}:{before}")
         };
-        [
-            (
-                "WAIFUD_SOCKET",
-                self.path_outside("/run/waifud/waifud.sock")
-                    .to_string_lossy()
-                    .into_owned(),
-            ),
-            ("WAIFUD_LAB_DIR", self.dir.to_string_lossy().into_owned()),
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let socket = self.path_outside("/run/waifud/waifud.sock");
+        let mut list = vec![("WAIFUD_SOCKET", text(&socket))];
+        if let Some(https) = https::read(&self.dir)? {
+            list.extend([
+                ("WAIFUD_URL", https.url),
+                ("WAIFUD_CA", text(&https.ca)),
+                ("WAIFUD_TOKEN", https.token),
+            ]);
+        }
+        list.extend([
+            ("WAIFUD_LAB_DIR", text(&self.dir)),
             ("WAIFUD_LAB_NODES", self.nodes().join(" ")),
             ("PATH", path),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .to_vec()
+        ]);
+        let owned = list.into_iter().map(|(key, value)| (key.to_owned(), value));
+        Ok(owned.collect())
     }
 
     /// The services of `node`.

@@ -26,6 +26,9 @@
 //! accounts that a packaged installation would have. So nothing on the machine is changed, and what a node writes can
 //! be read from outside with [`Lab::path_outside`].
 //!
+//! A waifud in a lab listens on its node's loopback. The guard relays a loopback port of the machine to it, so that
+//! [`Lab::https`] leads there from outside of all namespaces: `waifuctl`, `curl`, a browser.
+//!
 //! # Use from a test
 //!
 //! ```no_run
@@ -46,6 +49,7 @@ pub mod current;
 mod entry;
 mod files;
 mod guard;
+mod https;
 mod init;
 mod join;
 mod lab;
@@ -53,6 +57,7 @@ mod layout;
 mod mounts;
 mod net;
 mod options;
+mod relay;
 mod services;
 mod spawn;
 mod stale;
@@ -62,6 +67,7 @@ pub mod wait;
 
 pub use control::{ServiceState, ServiceStatus};
 pub use entry::init_if_asked;
+pub use https::Https;
 pub use lab::Lab;
 pub use nix::sys::signal::Signal;
 pub use options::LabOptions;

@@ -34,7 +34,7 @@ pub(crate) fn init(dir: &Path, node: &str) -> Result<Pid> {
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS;
-    // SAFETY: the guard has one thread, so the child (a copy: no CLONE_VM) holds no lock of another; it touches only
+    // SAFETY: the guard has one thread until all inits are started, so the child (a copy: no CLONE_VM) holds no lock of another; it touches only
     // memory that was ready before, and ends in exec or exit. The stack outlives the call, and the copy is the child's.
     let pid = unsafe { clone(child, &mut stack, flags, Some(Signal::SIGCHLD as i32)) };
     pid.with_context(|| format!("cannot make the namespaces of {node}: is this root?"))

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
 
-use crate::Guest;
 use crate::world::SOON;
+use crate::{Guest, Waifuctl};
 
 /// A valid key that no guest has.
 const NOBODYS_KEY: &str =
@@ -25,13 +25,15 @@ pub fn every_way(guest: &Guest) -> Result<()> {
     log_and_console(guest)?;
     ssh(guest)?;
     ports_and_screen(guest)?;
+    over_https(guest)?;
     only_the_keys_of_the_console(guest)
 }
 
 fn log_and_console(guest: &Guest) -> Result<()> {
     let log = guest.world.waifuctl.run(&["logs", &guest.name])?;
     ensure!(log.stdout.contains("tiny: metadata done"), "{log:?}");
-    let mut console = Running::start(guest, &["console", &guest.name, "--lines", "400"])?;
+    let words = ["console", &guest.name, "--lines", "400"];
+    let mut console = Running::start(&guest.world.waifuctl, &words)?;
     console.wait_for("tiny: metadata done")?;
     console.stdin()?.write_all(b"nobody-of-that-name\r")?;
     console.wait_for("nobody-of-that-name")?;
@@ -85,7 +87,8 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
             .into_iter()
             .chain(more)
             .collect();
-        let mut running = Running::start(guest, &[&args[..], &["--json"]].concat())?;
+        let words = [&args[..], &["--json"]].concat();
+        let mut running = Running::start(&guest.world.waifuctl, &words)?;
         let line = running.wait_for("\n")?;
         let open: Value = serde_json::from_str(&line)?;
         let at = open[key].as_str().context("it does not say where")?;
@@ -102,6 +105,62 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
         wait::run(Command::new("kill").args(["-INT", &pid]), SOON)?;
         running.ends_with(0)?;
     }
+    Ok(())
+}
+
+/// From outside of all namespaces, as from another machine: TLS with waifud's own CA, and a token that says who asks.
+fn over_https(guest: &Guest) -> Result<()> {
+    let waifuctl = guest.world.waifuctl.over(guest.world.lab.https()?);
+    let listed = waifuctl.json(&["list"])?;
+    let names = |list: &Value| {
+        list["items"].as_array().is_some_and(|items| {
+            let name = guest.name.as_str();
+            items.iter().any(|item| item["name"] == name)
+        })
+    };
+    ensure!(names(&listed), "{listed}");
+
+    // More than any node has: it waits, and nothing boots.
+    let big = [
+        "create",
+        "from-afar",
+        "-t",
+        "tiny",
+        "--memory",
+        "900G",
+        "--no-ssh-key",
+    ];
+    let made = waifuctl.json(&big)?;
+    ensure!(made["status"]["state"] == "pending", "{made}");
+    let told = guest.world.show("from-afar")?;
+    ensure!(told["id"] == made["id"], "{told}");
+    let deleted = waifuctl.run(&["delete", "from-afar", "--yes", "--wait", "--timeout", "1m"])?;
+    ensure!(deleted.code == 0, "{deleted:?}");
+
+    let mut console = Running::start(&waifuctl, &["console", &guest.name, "--lines", "400"])?;
+    console.wait_for("tiny: metadata done")?;
+    console.stdin()?.write_all(b"\x1d")?;
+    console.ends_with(0)?;
+    let seven = [
+        "ssh",
+        &guest.name,
+        "-i",
+        &guest.private_key(),
+        "--",
+        "exit 7",
+    ];
+    let ended = waifuctl.run(&seven)?;
+    ensure!(ended.code == 7, "{ended:?}");
+
+    let mut nobody = waifuctl.clone();
+    if let Some(https) = &mut nobody.https {
+        https.token.push('x');
+    }
+    let refused = nobody.run(&["list", "--json"])?;
+    ensure!(
+        refused.code == 1 && refused.problem()?["status"] == 401,
+        "{refused:?}"
+    );
     Ok(())
 }
 
@@ -133,12 +192,9 @@ struct Running {
 }
 
 impl Running {
-    fn start(guest: &Guest, args: &[&str]) -> Result<Self> {
-        let waifuctl = &guest.world.waifuctl;
-        let mut child = Command::new(&waifuctl.program)
-            .args(args)
-            .env("WAIFUD_SOCKET", &waifuctl.socket)
-            .env("HOME", &waifuctl.home)
+    fn start(waifuctl: &Waifuctl, args: &[&str]) -> Result<Self> {
+        let mut child = waifuctl
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

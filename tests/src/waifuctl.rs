@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use waifud_lab::wait;
+use waifud_lab::{Https, wait};
 
 /// Longer than any `--wait` in the suites.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// The program and the socket that it talks to.
+/// The program and what it talks to.
+#[derive(Clone)]
 pub struct Waifuctl {
     /// The built program.
     pub program: PathBuf,
     /// waifud's socket, as the machine sees it.
     pub socket: PathBuf,
+    /// Instead of the socket.
+    pub https: Option<Https>,
     /// A home directory without SSH keys of the person who runs the tests.
     pub home: PathBuf,
 }
@@ -41,14 +44,35 @@ impl Outcome {
 }
 
 impl Waifuctl {
+    /// The same person on another machine: over HTTPS with a token.
+    #[must_use]
+    pub fn over(&self, https: Https) -> Self {
+        Self {
+            https: Some(https),
+            ..self.clone()
+        }
+    }
+
+    /// A command, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(args).env("HOME", &self.home);
+        for other in ["WAIFUD_SOCKET", "WAIFUD_URL", "WAIFUD_CA", "WAIFUD_TOKEN"] {
+            command.env_remove(other);
+        }
+        match &self.https {
+            None => command.env("WAIFUD_SOCKET", &self.socket),
+            Some(https) => command
+                .env("WAIFUD_URL", &https.url)
+                .env("WAIFUD_CA", &https.ca)
+                .env("WAIFUD_TOKEN", &https.token),
+        };
+        command
+    }
+
     /// Runs a command, whatever comes of it.
     pub fn run(&self, args: &[&str]) -> Result<Outcome> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .env("WAIFUD_SOCKET", &self.socket)
-            .env("HOME", &self.home);
-        let output = wait::output(&mut command, LIMIT)?;
+        let output = wait::output(&mut self.command(args), LIMIT)?;
         Ok(Outcome {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -84,6 +84,7 @@ impl World {
         let waifuctl = Waifuctl {
             program: bin_dir.join("waifuctl"),
             socket: lab.path_outside("/run/waifud/waifud.sock"),
+            https: None,
             home,
         };
         let world = Self {

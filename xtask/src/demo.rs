@@ -216,7 +216,7 @@ struct Waifuctl {
 
 impl Waifuctl {
     fn new(lab: &Lab) -> Result<Self> {
-        let env = lab.env();
+        let env = lab.env()?;
         let find = |key: &str| {
             let found = env.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
             found.with_context(|| format!("the lab has no {key}"))

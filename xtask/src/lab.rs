@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
             bin_dir,
         } => up(node, bare, bin_dir),
         Command::Env => {
-            for (key, value) in the_lab()?.env() {
+            for (key, value) in the_lab()?.env()? {
                 println!("export {key}={}", quoted(&value));
             }
             Ok(())

@@ -1,0 +1,137 @@
+//! The relay: a loopback port of the machine that leads to waifud inside of its node's network namespace.
+//!
+//! Waifud listens on the node's own loopback, which nobody outside can reach. The guard accepts on the machine's and
+//! makes the second half of each connection in the node's namespace. A socket stays in the namespace in which it was
+//! made, so only the thread that makes it ever enters there. Bytes are passed on as they are: TLS ends at waifud.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// In the lab's directory: the machine's port, in decimal.
+const PORT: &str = "relay.port";
+/// Where waifud listens inside, by default.
+const WAIFUD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7373);
+/// Both ends are on this machine.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Connections at once; more are closed. Each is two threads.
+const MOST: usize = 64;
+
+/// Called by the guard when the node's `init` exists and no process is to be cloned any more: starts threads, which end
+/// with the guard.
+pub(crate) fn start(dir: &Path, init: Pid) -> Result<()> {
+    let namespace = File::open(format!("/proc/{init}/ns/net")).context("no namespace to enter")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for the relay")?;
+    let port = listener.local_addr()?.port();
+    thread::Builder::new()
+        .name("relay".into())
+        .spawn(move || accept(&listener, &Arc::new(namespace)))?;
+    // Renamed into place, so that a reader sees all or nothing.
+    let new = dir.join("relay.port.new");
+    fs::write(&new, port.to_string())?;
+    fs::rename(new, dir.join(PORT)).context("cannot tell the relay's port")
+}
+
+/// The machine's port; `None` when no waifud runs in the lab.
+pub(crate) fn port(dir: &Path) -> Result<Option<u16>> {
+    match fs::read_to_string(dir.join(PORT)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(text.context("cannot read the relay's port")?.parse()?)),
+    }
+}
+
+fn accept(listener: &TcpListener, namespace: &Arc<File>) {
+    loop {
+        let client = match listener.accept() {
+            Ok((client, _)) => client,
+            Err(error) => {
+                eprintln!("relay: {error}");
+                // Descriptors may be short, and the next try would fail at once.
+                wait::pause(Duration::from_millis(100));
+                continue;
+            }
+        };
+        // One reference is the listener's.
+        if Arc::strong_count(namespace) > MOST {
+            continue;
+        }
+        let held = Arc::clone(namespace);
+        let made = thread::Builder::new()
+            .name("relay-connection".into())
+            .spawn(move || {
+                if let Err(error) = serve(client, &held) {
+                    eprintln!("relay: {error:#}");
+                }
+            });
+        if let Err(error) = made {
+            eprintln!("relay: {error}");
+        }
+    }
+}
+
+/// Runs in a thread of its own, which never leaves the namespace.
+fn serve(client: TcpStream, namespace: &File) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the node's network")?;
+    let waifud =
+        TcpStream::connect_timeout(&WAIFUD, CONNECT_LIMIT).context("waifud does not answer")?;
+    join(client, waifud)
+}
+
+/// Passes on what each side says until both have finished.
+fn join(one: TcpStream, other: TcpStream) -> Result<()> {
+    let (from, to) = (one.try_clone()?, other.try_clone()?);
+    let there = thread::Builder::new().spawn(move || pass_on(from, to))?;
+    pass_on(other, one);
+    let _ = there.join();
+    Ok(())
+}
+
+/// Until `from` has said all, or one of them has gone; then the other half of the conversation may still go on.
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    let passed = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+    if passed.is_err() {
+        // Nobody reads what would come the other way, or nobody can send it.
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn both_directions_are_passed_on_to_their_ends() {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (front, back) = (listen(), listen());
+        let mut client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
+        let accepted = front.accept().unwrap().0;
+        let inner = TcpStream::connect(back.local_addr().unwrap()).unwrap();
+        let mut server = back.accept().unwrap().0;
+        let relay = thread::spawn(move || join(accepted, inner));
+
+        client.write_all(b"ask").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut asked = String::new();
+        server.read_to_string(&mut asked).unwrap();
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
+        relay.join().unwrap().unwrap();
+    }
+}
