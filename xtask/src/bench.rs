@@ -22,6 +22,21 @@ const BENCHES: &[Bench] = &[
         cargo: &["bench", "--package", "waifud-tests", "--bench", "create"],
     },
     Bench {
+        name: "creates",
+        about: "creates acknowledged per second, with 256 nodes that watch",
+        cargo: &["bench", "--package", "waifud", "--bench", "creates"],
+    },
+    Bench {
+        name: "list",
+        about: "waifuctl list of 1,000 instances, as a whole process",
+        cargo: &["bench", "--package", "waifud", "--bench", "list"],
+    },
+    Bench {
+        name: "memory",
+        about: "memory of each daemon with 50 guests that are paused and 5 that run",
+        cargo: &["bench", "--package", "waifud-tests", "--bench", "memory"],
+    },
+    Bench {
         name: "metadata",
         about: "requests per second and p99 through the tunnel",
         cargo: &[

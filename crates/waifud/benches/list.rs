@@ -1,0 +1,54 @@
+//! `waifuctl list` of 1,000 instances as a whole process: from its start to its end, with its output read.
+//!
+//! `-- --instances N --rounds N` changes the numbers (1,000 and 50).
+
+mod kit;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use kit::{Waifud, at, number, request};
+
+fn main() -> Result<()> {
+    let (instances, rounds) = (number("--instances", 1000)?, number("--rounds", 50)?);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let waifud = runtime.block_on(async {
+        let waifud = Waifud::start()?;
+        waifud.template().await?;
+        waifud.nodes(3).await?;
+        let client = waifud.client()?;
+        for number in 0..instances {
+            let name = format!("guest{number}");
+            client.create_instance(&request(&name)?, &name).await?;
+        }
+        anyhow::Ok(waifud)
+    })?;
+    let program = Path::new(env!("CARGO_BIN_EXE_waifud"));
+    let waifuctl = program.with_file_name("waifuctl");
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let output = Command::new(&waifuctl)
+            .arg("list")
+            .env("WAIFUD_SOCKET", waifud.socket())
+            .output()
+            .context("waifuctl can't be run; is it built?")?;
+        times.push(begun.elapsed());
+        ensure!(output.status.success(), "{output:?}");
+        let lines = output.stdout.split(|byte| *byte == b'\n');
+        let guests = lines.filter(|line| line.starts_with(b"guest")).count();
+        ensure!(guests == instances, "{guests} of {instances} were listed");
+    }
+    times.sort_unstable();
+    let median = at(&times, 0.5);
+    println!(
+        "waifuctl list of {instances}, the whole process, {rounds} rounds: min {:.1} ms  median {median:.1} ms  p99 {:.1} ms",
+        at(&times, 0.0),
+        at(&times, 0.99),
+    );
+    let verdict = if median < 60.0 { "met" } else { "missed" };
+    println!("  promised: under 60 ms: {verdict}");
+    Ok(())
+}

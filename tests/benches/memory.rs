@@ -1,0 +1,153 @@
+//! Memory of each daemon: at rest, with fifty guests that are paused, and with five more that run.
+//!
+//! Fifty real instances of a guest that is one boot sector ([`waifud_tests::button`]), each paused through libvirt once
+//! it runs, so that they cost the machine no processor time; then five tiny guests with a kernel, created until they
+//! are ready. `-- --paused N --running N` changes the numbers.
+//!
+//! *RSS* is what a process has in memory, *PSS* the same with pages that it shares counted in parts
+//! (`/proc/PID/smaps_rollup`, proc(5)).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use waifud_lab::{Lab, LabOptions, wait};
+use waifud_tests::{Waifuctl, button};
+
+const NODE: &str = "alder";
+const LIMIT: Duration = Duration::from_mins(10);
+/// The daemons, with the resident memory that is promised for 50 guests, and libvirt's for comparison.
+const DAEMONS: [(&str, Option<u64>); 4] = [
+    ("waifud", Some(32)),
+    ("waifud-agentd", Some(32)),
+    ("waifud-metadatad", Some(32)),
+    ("libvirtd", None),
+];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let number = |flag: &str, default: usize| -> Result<usize> {
+        let given = args.iter().position(|arg| arg == flag);
+        let given = given.and_then(|at| args.get(at + 1));
+        Ok(given.map_or(Ok(default), |text| text.parse())?)
+    };
+    let (paused, running) = (number("--paused", 50)?, number("--running", 5)?);
+
+    let me = std::env::current_exe()?;
+    // target/release/deps/memory-123
+    let bin_dir = me.ancestors().nth(2).context("this program lies nowhere")?;
+    let cache = waifud_images::default_cache_dir();
+    let tell = |line: &str| eprintln!("{line}");
+    let tiny = waifud_images::build(waifud_images::Guest::Tiny, &cache, &tell)?;
+    let lab = Lab::up(&LabOptions {
+        init_exe: Some(bin_dir.join("xtask")),
+        bin_dir: Some(bin_dir.to_owned()),
+        ..LabOptions::with_daemons()
+    })?;
+    let work = tempfile::tempdir()?;
+    let waifuctl = Waifuctl {
+        program: bin_dir.join("waifuctl"),
+        socket: lab.path_outside("/run/waifud/waifud.sock"),
+        https: None,
+        home: work.path().to_owned(),
+    };
+    let small = button::image(work.path())?;
+    for (name, file) in [("tiny", tiny.qcow2.as_path()), ("button", small.as_path())] {
+        let file = file.display().to_string();
+        waifuctl.json(&["template", "add", name, "--file", &file])?;
+    }
+
+    let mut table = vec![("at rest".to_owned(), look(&lab)?)];
+    for number in 0..paused {
+        pause(&lab, &waifuctl, &format!("still{number}"))?;
+    }
+    table.push((format!("{paused} paused"), look(&lab)?));
+    for number in 0..running {
+        ready(&waifuctl, &format!("live{number}"))?;
+    }
+    table.push((format!("and {running} running"), look(&lab)?));
+    print(&table);
+    lab.down()
+}
+
+/// Creates an instance that runs, and pauses it.
+fn pause(lab: &Lab, waifuctl: &Waifuctl, name: &str) -> Result<()> {
+    create(waifuctl, name, "button", "32M", &[])?;
+    wait::until(&format!("{name} to run"), LIMIT, || {
+        let shown = waifuctl.json(&["show", name])?;
+        Ok((shown["status"]["state"] == "running").then_some(()))
+    })?;
+    let words = ["virsh", "-q", "-c", "qemu:///system", "suspend", name];
+    wait::run(&mut lab.command(NODE, words)?, LIMIT)?;
+    wait::until(&format!("{name} to be seen paused"), LIMIT, || {
+        let shown = waifuctl.json(&["show", name])?;
+        Ok((shown["status"]["state"] == "paused").then_some(()))
+    })
+}
+
+fn ready(waifuctl: &Waifuctl, name: &str) -> Result<()> {
+    let made = create(
+        waifuctl,
+        name,
+        "tiny",
+        "128M",
+        &["--wait", "--timeout", "5m"],
+    )?;
+    ensure!(made["status"]["ready"] == true, "{made}");
+    Ok(())
+}
+
+fn create(
+    waifuctl: &Waifuctl,
+    name: &str,
+    template: &str,
+    memory: &str,
+    more: &[&str],
+) -> Result<Value> {
+    let words = ["create", name, "-t", template, "--memory", memory];
+    let rest = ["--disk", "1G", "--no-ssh-key"];
+    waifuctl.json(&[&words[..], &rest, more].concat())
+}
+
+/// RSS and PSS of each daemon, in KiB.
+fn look(lab: &Lab) -> Result<Vec<(u64, u64)>> {
+    DAEMONS
+        .iter()
+        .map(|(daemon, _)| {
+            let pid = lab.pid_of(daemon)?.context("a daemon does not run")?;
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            let field = |name: &str| -> Result<u64> {
+                let line = text.lines().find(|line| line.starts_with(name));
+                let words = line.and_then(|line| line.split_whitespace().nth(1));
+                Ok(words.with_context(|| format!("no {name}"))?.parse()?)
+            };
+            Ok((field("Rss:")?, field("Pss:")?))
+        })
+        .collect()
+}
+
+fn print(table: &[(String, Vec<(u64, u64)>)]) {
+    #[expect(clippy::cast_precision_loss, reason = "sizes of processes")]
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    println!("memory of each daemon, RSS / PSS in MiB");
+    print!("  {:<16}", "");
+    for (when, _) in table {
+        print!(" {when:>16}");
+    }
+    println!();
+    for (at, (daemon, promised)) in DAEMONS.iter().enumerate() {
+        print!("  {daemon:<16}");
+        let mut most = 0;
+        for (rss, pss) in table.iter().filter_map(|(_, sizes)| sizes.get(at)) {
+            print!(" {:>16}", format!("{:.1} / {:.1}", mib(*rss), mib(*pss)));
+            most = most.max(*rss);
+        }
+        match promised {
+            Some(promised) if most <= promised * 1024 => {
+                println!("   promised: under {promised}: met");
+            }
+            Some(promised) => println!("   promised: under {promised}: missed"),
+            None => println!(),
+        }
+    }
+}
