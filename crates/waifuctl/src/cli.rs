@@ -18,7 +18,6 @@ use waifud_types::{ByteSize, Checksum, Name};
 use crate::cli_access::{ContextCommand, LoginArgs, TokenCommand};
 
 use crate::cli_guest::{ExecArgs, PasswdArgs};
-use crate::cli_token::JoinTokenCommand;
 use crate::network_args;
 
 /// Virtual machines on the machines that you own.
@@ -204,7 +203,7 @@ pub enum Command {
     Network(crate::cli_network::NetworkCommand),
     /// Nodes: the machines that run instances
     #[command(subcommand)]
-    Node(NodeCommand),
+    Node(crate::cli_node::NodeCommand),
     /// Print the JSON Schema of what can be written in a file
     #[command(after_help = "Example:\n  waifuctl schema instance > instance.schema.json")]
     Schema(crate::cli_spec::SchemaArgs),
@@ -487,24 +486,6 @@ pub struct TemplateDeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-}
-
-/// `node …`.
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// List nodes
-    #[command(visible_alias = "ls")]
-    List,
-    /// Show one node in full
-    Show(NameArg),
-    /// Say that waifud's restored database is the right one for nodes: until then they destroy nothing
-    #[command(
-        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
-    )]
-    Confirm(ConfirmArgs),
-    /// Tokens that let machines in as nodes
-    #[command(subcommand)]
-    Token(JoinTokenCommand),
 }
 
 /// `reference …`.

@@ -8,6 +8,7 @@ mod cli;
 mod cli_access;
 mod cli_guest;
 mod cli_network;
+mod cli_node;
 mod cli_pool;
 mod cli_spec;
 mod cli_token;
@@ -35,6 +36,7 @@ mod terminal;
 mod text;
 mod user_data;
 mod wait;
+mod whole;
 
 use std::process::ExitCode;
 

@@ -28,7 +28,7 @@ pub use instance::{
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use network::{CreateNetwork, Network, NetworkNode};
-pub use node::{ClaimInstance, Node, Unclaimed};
+pub use node::{ClaimInstance, Node, Unclaimed, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;
 pub use server_url::ServerUrl;

@@ -78,6 +78,15 @@ pub struct Unclaimed {
     pub claimable: bool,
 }
 
+/// `PATCH /v1/nodes/{name}`: what is absent stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateNode {
+    /// Labels to set; null removes one that was set so. What a node tells of itself can be set otherwise, not removed.
+    #[serde(default)]
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
 /// `POST /v1/nodes/{name}/unclaimed/{instance}/claim`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

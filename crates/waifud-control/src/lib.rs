@@ -37,6 +37,7 @@ mod live;
 mod monitor;
 mod names;
 mod networks;
+mod node_care;
 mod nodes;
 mod note;
 pub mod page;

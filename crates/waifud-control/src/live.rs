@@ -59,6 +59,13 @@ impl Live {
         }
     }
 
+    /// The node was removed.
+    pub fn forget_node(&self, node: NodeId) {
+        let mut tables = self.lock();
+        tables.nodes.remove(&node);
+        tables.signs.remove(&node);
+    }
+
     /// A node that was reachable when we started: it has from now on to show itself.
     pub fn expect(&self, node: NodeId, now: Timestamp) {
         self.lock().signs.entry(node).or_insert(now);

@@ -98,7 +98,7 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
         return Verdict::Never("not the node that was asked for".to_owned());
     }
     for (key, value) in &spec.placement.require {
-        if node.facts.labels.get(key) != Some(value) {
+        if node.label(key) != Some(value) {
             return Verdict::Never(format!("lacks the label {key}={value}"));
         }
     }

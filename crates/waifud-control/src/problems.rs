@@ -2,6 +2,7 @@
 
 pub mod lan;
 pub mod network;
+pub mod nodes;
 pub mod rescue;
 pub mod unclaimed;
 

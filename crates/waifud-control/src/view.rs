@@ -144,7 +144,7 @@ pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
         id: row.id,
         name: row.name,
         state,
-        labels: row.facts.labels,
+        labels: row.facts.labels.into_iter().chain(row.labels).collect(),
         arch: Some(row.facts.arch),
         cpu_model: Some(row.facts.cpu_model),
         hypervisor: Some(row.facts.hypervisor),

@@ -19,6 +19,7 @@ use waifud_types::{ByteSize, Digest, NodeId, PowerSpec, Timestamp};
 fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom {
     NodeRoom {
         node: NodeRow {
+            labels: std::collections::BTreeMap::new(),
             id: NodeId::from_uuid(uuid::Uuid::from_u128(u128::from(index) + 1)),
             name: format!("node-{index}").parse().unwrap(),
             facts: facts(ByteSize::gib(memory_gib)),

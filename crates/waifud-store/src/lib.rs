@@ -24,6 +24,7 @@ mod joining;
 mod leases;
 mod migrate;
 mod networks;
+mod node_care;
 mod nodes;
 mod placing;
 mod published;

@@ -21,10 +21,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_published.sql"),
     include_str!("migrations/0007_networks.sql"),
     include_str!("migrations/0008_rescue.sql"),
+    include_str!("migrations/0009_node_care.sql"),
 ];
 
 /// The newest schema that this program knows.
-pub const SCHEMA: u32 = 8;
+pub const SCHEMA: u32 = 9;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -1,5 +1,7 @@
 //! Nodes: what they told of themselves, their subnet, and whether they are heard of.
 
+use std::collections::BTreeMap;
+
 use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
 use waifud_api::agent::Unclaimed;
@@ -37,6 +39,8 @@ pub struct NodeRow {
     pub name: Name,
     /// What it told of itself last.
     pub facts: NodeFacts,
+    /// Labels that operators gave it.
+    pub labels: BTreeMap<String, String>,
     /// Whether it is heard of.
     pub reachable: bool,
     /// Whether it takes no more instances.
@@ -57,6 +61,13 @@ pub struct NodeRow {
     pub promised: Resources,
     /// The revision that changed what the node itself is given.
     pub slice_revision: u64,
+}
+
+impl NodeRow {
+    /// The value of one of its labels: an operator's word, else the node's own.
+    pub fn label(&self, key: &str) -> Option<&String> {
+        self.labels.get(key).or_else(|| self.facts.labels.get(key))
+    }
 }
 
 impl ReadTx<'_> {
@@ -86,10 +97,10 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// Every node's subnet.
+    /// Every node's subnet, those of removed nodes included.
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
         self.conn
-            .prepare_cached("SELECT subnet FROM nodes")?
+            .prepare_cached("SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes")?
             .query_and_then([], subnet)?
             .collect()
     }
@@ -219,6 +230,7 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         id: node_id(row, "id")?,
         name: name(row, "name")?,
         facts: json(row, "facts")?,
+        labels: json(row, "labels")?,
         reachable: row.get("reachable")?,
         cordoned: row.get("cordoned")?,
         subnet: subnet(row)?,

@@ -5,10 +5,11 @@ use waifud_api::{DownloadState, Node};
 use waifud_types::node::NodeState;
 use waifud_types::status::HypervisorKind;
 
-use super::pool::{nodes, percent};
+use super::pool::percent;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
+use crate::whole::all_nodes;
 
 /// A clock that is so far off makes certificates and logs confusing.
 const SKEW_S: f64 = 30.0;
@@ -55,7 +56,7 @@ impl Check {
 /// Prints every check; fails when one of them does.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let version = context.client.version().await?;
-    let nodes = nodes(context).await?;
+    let nodes = all_nodes(context).await?;
     let mut checks = vec![waifud(&version, env!("CARGO_PKG_VERSION"))];
     if nodes.is_empty() {
         checks.push(ok("nodes", "no node has joined").but(

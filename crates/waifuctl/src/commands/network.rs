@@ -3,14 +3,14 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use waifud_api::client::ListQuery;
-use waifud_api::{CreateNetwork, Network, Page};
+use waifud_api::{CreateNetwork, Network};
 
 use crate::cli_network::NetworkCommand;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
 use crate::text::{age, escape};
+use crate::whole;
 
 /// Runs one of the network verbs.
 pub async fn run(context: &Context, command: NetworkCommand) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub async fn run(context: &Context, command: NetworkCommand) -> Result<(), Failu
             Ok(())
         }
         NetworkCommand::List => {
-            let page = all(context).await?;
+            let page = whole::list(async |query| context.client.networks(query).await).await?;
             context.printer.print(&page, || {
                 let now = Timestamp::now();
                 let rows = page.items.iter().map(|network| row(network, now));
@@ -52,18 +52,6 @@ pub async fn run(context: &Context, command: NetworkCommand) -> Result<(), Failu
             })
         }
     }
-}
-
-async fn all(context: &Context) -> Result<Page<Network>, Failure> {
-    let mut query = ListQuery::whole();
-    let mut page = context.client.networks(&query).await?;
-    while let Some(cursor) = page.next.take() {
-        query.cursor = Some(cursor);
-        let more = context.client.networks(&query).await?;
-        page.items.extend(more.items);
-        page.next = more.next;
-    }
-    Ok(page)
 }
 
 fn bridge(network: &Network) -> String {

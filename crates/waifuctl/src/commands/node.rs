@@ -3,14 +3,16 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use waifud_api::client::ListQuery;
-use waifud_api::{Instance, Node};
+use waifud_api::{Instance, Node, UpdateNode};
 
-use crate::cli::NodeCommand;
+use crate::cli_node::{NodeCommand, NodeRemoveArgs};
+use crate::cli_spec::LabelArgs;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::names::confirm;
 use crate::printer::table;
 use crate::text::{age, escape};
+use crate::{labels, whole};
 
 /// Runs one of the node verbs.
 pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
@@ -18,24 +20,20 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
         NodeCommand::List => list(context).await,
         NodeCommand::Show(args) => show(context, &args.name).await,
         NodeCommand::Confirm(args) => super::unclaimed::confirm_nodes(context, args).await,
+        NodeCommand::Label(args) => label(context, args).await,
+        NodeCommand::Remove(args) => remove(context, args).await,
         NodeCommand::Token(command) => super::join_token::run(context, command).await,
     }
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let mut query = ListQuery::whole();
-    let mut nodes = context.client.nodes(&query).await?;
-    while let Some(cursor) = nodes.next.take() {
-        query.cursor = Some(cursor);
-        let page = context.client.nodes(&query).await?;
-        nodes.items.extend(page.items);
-        nodes.next = page.next;
-    }
+    let nodes = whole::list(async |query| context.client.nodes(query).await).await?;
     // The guests' count is not part of a node: it is counted here, only for people.
     let guests = if context.printer.is_json() {
         Vec::new()
     } else {
-        instances(context).await?
+        let guests = whole::list(async |query| context.client.instances(query).await);
+        guests.await?.items
     };
     context.printer.print(&nodes, || {
         let now = Timestamp::now();
@@ -61,17 +59,38 @@ async fn list(context: &Context) -> Result<(), Failure> {
     })
 }
 
-async fn instances(context: &Context) -> Result<Vec<Instance>, Failure> {
-    let mut query = ListQuery::whole();
-    let mut all = Vec::new();
-    loop {
-        let page = context.client.instances(&query).await?;
-        all.extend(page.items);
-        match page.next {
-            Some(cursor) => query.cursor = Some(cursor),
-            None => return Ok(all),
+async fn label(context: &Context, args: LabelArgs) -> Result<(), Failure> {
+    let change = UpdateNode {
+        labels: labels::changes(&args.changes)?,
+    };
+    let node = context.client.update_node(&args.name, &change).await?;
+    context.printer.print(&node, || {
+        let labels = node.labels.iter();
+        let labels: Vec<_> = labels
+            .map(|(key, value)| escape(&format!("{key}={value}")))
+            .collect();
+        if labels.is_empty() {
+            format!("{}: no labels", node.name)
+        } else {
+            format!("{}: {}", node.name, labels.join(" "))
         }
+    })
+}
+
+async fn remove(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure> {
+    if !args.yes {
+        let what = if args.purge {
+            "node; its key is forgotten, and others may have its subnet"
+        } else {
+            "node; its key is forgotten"
+        };
+        confirm(what, &args.name)?;
     }
+    context.client.remove_node(&args.name, args.purge).await?;
+    let result = serde_json::json!({"name": args.name, "state": "removed", "purged": args.purge});
+    context
+        .printer
+        .print(&result, || format!("{}: removed", escape(&args.name)))
 }
 
 fn row(node: &Node, guests: &[Instance], now: Timestamp) -> Vec<String> {

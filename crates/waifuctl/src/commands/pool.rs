@@ -1,7 +1,6 @@
 //! `waifuctl pool list`, `df` and `image …`: where bytes lie.
 
 use serde::Serialize;
-use waifud_api::client::ListQuery;
 use waifud_api::{Image, Node};
 use waifud_types::node::PoolFacts;
 use waifud_types::{ByteSize, Digest, Name};
@@ -11,6 +10,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
 use crate::text::escape;
+use crate::whole;
 
 /// A pool and its node.
 #[derive(Debug, Serialize)]
@@ -33,7 +33,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<(), Failure>
     let PoolCommand::List { node } = command;
     let pools = match node {
         Some(name) => pools_of(vec![context.client.node(&name).await?]),
-        None => pools_of(nodes(context).await?),
+        None => pools_of(whole::all_nodes(context).await?),
     };
     let items = serde_json::json!({"items": pools, "next": null});
     context.printer.print(&items, || shown(&pools))
@@ -62,7 +62,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Result<(), Failu
 pub async fn df(context: &Context) -> Result<(), Failure> {
     let images = images(context).await?;
     let usage = Usage {
-        pools: pools_of(nodes(context).await?),
+        pools: pools_of(whole::all_nodes(context).await?),
         images_bytes: ByteSize(images.iter().map(|image| image.size_bytes.bytes()).sum()),
         images,
     };
@@ -76,31 +76,9 @@ pub async fn df(context: &Context) -> Result<(), Failure> {
     })
 }
 
-/// Every node.
-pub async fn nodes(context: &Context) -> Result<Vec<Node>, Failure> {
-    let mut query = ListQuery::whole();
-    let mut all = Vec::new();
-    loop {
-        let page = context.client.nodes(&query).await?;
-        all.extend(page.items);
-        match page.next {
-            Some(cursor) => query.cursor = Some(cursor),
-            None => return Ok(all),
-        }
-    }
-}
-
 async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
-    let mut query = ListQuery::whole();
-    let mut all = Vec::new();
-    loop {
-        let page = context.client.images(&query).await?;
-        all.extend(page.items);
-        match page.next {
-            Some(cursor) => query.cursor = Some(cursor),
-            None => return Ok(all),
-        }
-    }
+    let whole = whole::list(async |query| context.client.images(query).await).await?;
+    Ok(whole.items)
 }
 
 /// The image whose digest begins with these digits, as lists show six of them.

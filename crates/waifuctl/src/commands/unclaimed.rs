@@ -1,6 +1,5 @@
 //! `waifuctl claim`, `waifuctl delete --unclaimed` and `waifuctl node confirm`: what is on a node and in nobody's list.
 
-use waifud_api::client::ListQuery;
 use waifud_api::{Instance, Node, Unclaimed};
 
 use crate::cli::{ClaimArgs, ConfirmArgs};
@@ -8,6 +7,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::names::confirm;
 use crate::text::escape;
+use crate::whole::all_nodes;
 
 /// Takes unclaimed instances into the list.
 pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), Failure> {
@@ -128,18 +128,5 @@ async fn find(
         )
         .hint("add --node NODE, or use the id")),
         Some(one) => Ok(one),
-    }
-}
-
-async fn all_nodes(context: &Context) -> Result<Vec<Node>, Failure> {
-    let mut query = ListQuery::whole();
-    let mut all = Vec::new();
-    loop {
-        let page = context.client.nodes(&query).await?;
-        all.extend(page.items);
-        match page.next {
-            Some(cursor) => query.cursor = Some(cursor),
-            None => return Ok(all),
-        }
     }
 }

@@ -5,7 +5,9 @@ use waifud_types::{InstanceId, NodeId};
 
 use super::{Client, ClientError, ListQuery};
 use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
-use crate::{ClaimInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, Whoami};
+use crate::{
+    ClaimInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, UpdateNode, Whoami,
+};
 
 impl Client {
     /// Takes an unclaimed instance into the list, under another name if one is given.
@@ -79,6 +81,20 @@ impl Client {
         self.send(self.request(Method::DELETE, &["tokens", name]))
             .await
             .map(drop)
+    }
+
+    /// Sets and removes labels of a node.
+    pub async fn update_node(&self, name: &str, change: &UpdateNode) -> Result<Node, ClientError> {
+        let request = self.request(Method::PATCH, &["nodes", name]).json(change);
+        self.json(request).await
+    }
+
+    /// Forgets a node; with `purge`, others may have its subnet.
+    pub async fn remove_node(&self, name: &str, purge: bool) -> Result<(), ClientError> {
+        let request = self
+            .request(Method::DELETE, &["nodes", name])
+            .query(&[("purge", purge)]);
+        self.send(request).await.map(drop)
     }
 
     /// An operator's word that the restored database is the right one for a node.

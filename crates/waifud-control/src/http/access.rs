@@ -60,6 +60,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/v1/networks/{name}", AtLeast(Admin)),
     ("GET", "/v1/nodes", AtLeast(Viewer)),
     ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),
+    ("PATCH", "/v1/nodes/{name}", AtLeast(Admin)),
+    ("DELETE", "/v1/nodes/{name}", AtLeast(Admin)),
     ("GET", "/v1/join-tokens", AtLeast(Admin)),
     ("POST", "/v1/join-tokens", AtLeast(Admin)),
     ("DELETE", "/v1/join-tokens/{id}", AtLeast(Admin)),

@@ -22,6 +22,7 @@ mod nodes;
 mod peer;
 mod query;
 mod refusal;
+mod security;
 mod service;
 mod streams;
 mod templates;
@@ -84,7 +85,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(networks::create, networks::list))
         .routes(routes!(networks::show, networks::delete))
         .routes(routes!(nodes::list))
-        .routes(routes!(nodes::show))
+        .routes(routes!(nodes::show, nodes::update, nodes::remove))
         .routes(routes!(unclaimed::claim))
         .routes(routes!(unclaimed::delete))
         .routes(routes!(unclaimed::confirm))
@@ -101,7 +102,7 @@ fn user_routes() -> OpenApiRouter<Control> {
 
 /// The API of the user's router, as OpenAPI 3.1, collected from its handlers.
 pub fn openapi() -> OpenApi {
-    user_routes().into_openapi()
+    security::describe(user_routes().into_openapi())
 }
 
 /// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.

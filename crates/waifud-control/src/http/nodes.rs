@@ -2,8 +2,10 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use waifud_api::{Node, Page, Problem};
+use axum::http::StatusCode;
+use waifud_api::{Node, Page, Problem, UpdateNode};
 
+use super::body::{JsonBytes, parse};
 use super::peer::Asker;
 use super::query::Params;
 use super::refusal::Refusal;
@@ -40,4 +42,50 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<Node>, Refusal> {
     Ok(Json(control.node(&name).await?))
+}
+
+/// Sets and removes labels of a node; those that are not named stay.
+#[utoipa::path(
+    patch, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "update_node",
+    params(("name" = String, Path, description = "Its name or id.")),
+    request_body = UpdateNode,
+    responses(
+        (status = 200, description = "As it is now.", body = Node),
+        (status = 404, description = "There is none.", body = Problem),
+        (status = 422, description = "A label can't be used.", body = Problem)
+    )
+)]
+pub async fn update(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+    JsonBytes(bytes): JsonBytes,
+) -> Result<Json<Node>, Refusal> {
+    let change: UpdateNode = parse(&bytes, str::to_owned)?;
+    Ok(Json(control.update_node(&name, change, asker.cause).await?))
+}
+
+/// Forgets a node and the key that it is known by. What runs there runs on. Its subnet stays reserved until it is purged.
+#[utoipa::path(
+    delete, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "remove_node",
+    params(
+        ("name" = String, Path, description = "Its name or id."),
+        ("purge" = Option<bool>, Query, description = "True: others may have its subnet. Can be said of a removed node, too."),
+    ),
+    responses(
+        (status = 204, description = "Forgotten."),
+        (status = 404, description = "There is none.", body = Problem),
+        (status = 409, description = "Instances are on it that nobody deleted.", body = Problem)
+    )
+)]
+pub async fn remove(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+    mut params: Params,
+) -> Result<StatusCode, Refusal> {
+    let purge = params.flag("purge")?;
+    params.finish()?;
+    control.remove_node(&name, purge, asker.cause).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,0 +1,51 @@
+//! What can be typed about nodes.
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+
+use crate::cli::{ConfirmArgs, NameArg};
+use crate::cli_spec::LabelArgs;
+use crate::cli_token::JoinTokenCommand;
+
+/// `node …`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one node in full
+    Show(NameArg),
+    /// Say that waifud's restored database is the right one for nodes: until then they destroy nothing
+    #[command(
+        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
+    )]
+    Confirm(ConfirmArgs),
+    /// Set or remove labels of a node; create --require asks for them
+    #[command(
+        after_help = "Examples:\n  waifuctl node label alder disk=ssd room=cellar\n  waifuctl node label alder room-\n\nKEY=VALUE sets, KEY- removes; other labels stay. Instances that waited for such a node are placed."
+    )]
+    Label(LabelArgs),
+    /// Forget a node that will not come back, and its key; what runs there runs on
+    #[command(
+        visible_alias = "rm",
+        after_help = "Examples:\n  waifuctl node remove alder\n  waifuctl node remove alder --purge\n\nRefused while it has instances: delete them first. On a node that is off, those that were deleted are forgotten with\nit. Nobody is given addresses of its subnet before --purge, which may be said later: guests may still run there."
+    )]
+    Remove(NodeRemoveArgs),
+    /// Tokens that let machines in as nodes
+    #[command(subcommand)]
+    Token(JoinTokenCommand),
+}
+
+/// `node remove`.
+#[derive(Debug, Args)]
+pub struct NodeRemoveArgs {
+    /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Let others have its subnet: nothing of it runs any more. Also of a node that was removed before
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}

@@ -1,0 +1,74 @@
+//! What operators do with nodes: labels, and removal with a subnet that stays reserved.
+
+use std::collections::BTreeMap;
+
+use waifud_types::{NodeId, Timestamp};
+
+use crate::codec::{node16, to_json};
+use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
+
+impl ReadTx<'_> {
+    /// Whether a removed node of this name or id has its subnet still.
+    pub fn is_removed_node(&self, name_or_id: &str) -> Result<bool, StoreError> {
+        let id = name_or_id.parse::<NodeId>().ok();
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM removed_nodes WHERE name = ?1 OR id = ?2")?
+            .exists((name_or_id, id.as_ref().map(node16)))?)
+    }
+}
+
+impl WriteTx<'_> {
+    /// Replaces the labels that operators gave a node.
+    pub fn set_node_labels(
+        &mut self,
+        id: NodeId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET labels = ?2 WHERE id = ?1")?
+            .execute((node16(&id), to_json("labels", labels)?))?;
+        Ok(())
+    }
+
+    /// Forgets the key that a node is known by: its connections end, and it is not let in again without a token.
+    pub fn forget_node_key(&mut self, id: NodeId) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("DELETE FROM node_keys WHERE node = ?1")?
+            .execute([node16(&id)])?;
+        self.touch(Topic::Node(id));
+        Ok(())
+    }
+
+    /// Forgets a node and its tombstones; no instance may be on it. Its subnet stays reserved until it is purged.
+    pub fn remove_node(&mut self, row: &NodeRow, at: Timestamp) -> Result<(), StoreError> {
+        let id = node16(&row.id);
+        self.conn
+            .prepare_cached("DELETE FROM tombstones WHERE node = ?1")?
+            .execute([id])?;
+        self.conn
+            .prepare_cached("DELETE FROM nodes WHERE id = ?1")?
+            .execute([id])?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO removed_nodes (id, name, subnet, removed_at) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                id,
+                row.name.as_str(),
+                row.subnet.to_string(),
+                at.as_microsecond(),
+            ))?;
+        self.touch(Topic::Node(row.id));
+        Ok(())
+    }
+
+    /// Lets others have the subnets of removed nodes of this name or id.
+    pub fn purge_node(&mut self, name_or_id: &str) -> Result<(), StoreError> {
+        let id = name_or_id.parse::<NodeId>().ok();
+        self.conn
+            .prepare_cached("DELETE FROM removed_nodes WHERE name = ?1 OR id = ?2")?
+            .execute((name_or_id, id.as_ref().map(node16)))?;
+        Ok(())
+    }
+}
