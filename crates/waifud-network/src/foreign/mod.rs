@@ -8,5 +8,42 @@
 pub(crate) mod nftables;
 pub(crate) mod save;
 
+/// Whose packets are to get through.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Through {
+    /// The guests' bridge.
+    pub(crate) bridge: String,
+    /// The interface to metadatad, where guests on the host's own bridges ask for it. What passes there is decided in our
+    /// own tables.
+    pub(crate) metadata: Option<String>,
+    /// The host's own bridges with guests, where the kernel asks these firewalls about bridged frames too
+    /// (`br_netfilter`, which Docker switches on). Only frames that stay on the bridge.
+    pub(crate) bridged: Vec<String>,
+}
+
+impl Through {
+    /// Pairs of an interface that packets come in by and one that they leave by; `None` is any.
+    pub(crate) fn forwarded(&self) -> Vec<(Option<&str>, Option<&str>)> {
+        let any = [Some(self.bridge.as_str()), self.metadata.as_deref()];
+        let any = any.into_iter().flatten();
+        let mut pairs: Vec<_> = any
+            .flat_map(|name| [(Some(name), None), (None, Some(name))])
+            .collect();
+        let bridged = self.bridged.iter().map(String::as_str);
+        pairs.extend(bridged.map(|name| (Some(name), Some(name))));
+        pairs
+    }
+}
+
+/// The guests' bridge alone.
+impl From<&str> for Through {
+    fn from(bridge: &str) -> Self {
+        Self {
+            bridge: bridge.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 /// The comment of every rule of ours in others' chains.
 pub(crate) const MARK: &str = "waifud";

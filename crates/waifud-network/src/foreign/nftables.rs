@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::MARK;
+use super::{MARK, Through};
 use crate::ruleset::TABLE;
 
 /// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
@@ -81,11 +81,18 @@ impl Rule {
         self.expr.iter().any(verdict) && self.expr.iter().all(|e| verdict(e) || side(e))
     }
 
-    fn names(&self, bridge: &str) -> bool {
-        self.expr.iter().any(|expression| {
-            let right = expression.pointer("/match/right");
-            right.and_then(Value::as_str) == Some(bridge)
-        })
+    /// The interfaces that it asks for, the one that packets come in by first.
+    fn names(&self) -> Vec<&str> {
+        let of = |key: &'static str| {
+            self.expr.iter().filter(move |expression| {
+                let left = expression.pointer("/match/left/meta/key");
+                left.and_then(Value::as_str) == Some(key)
+            })
+        };
+        of("iifname")
+            .chain(of("oifname"))
+            .filter_map(|e| e.pointer("/match/right")?.as_str())
+            .collect()
     }
 }
 
@@ -106,8 +113,8 @@ pub(crate) fn seen(text: &str) -> serde_json::Result<Seen> {
     Ok(seen)
 }
 
-/// Reads `nft -j list table …` of one table; without a bridge, all of ours are outdated.
-pub(crate) fn plan(text: &str, bridge: Option<&str>) -> serde_json::Result<Plan> {
+/// Reads `nft -j list table …` of one table; where nobody is to get through, all of ours are outdated.
+pub(crate) fn plan(text: &str, through: Option<&Through>) -> serde_json::Result<Plan> {
     let answer: Answer = serde_json::from_str(text)?;
     let (chains, rules): (Vec<_>, Vec<_>) = answer
         .nftables
@@ -128,21 +135,22 @@ pub(crate) fn plan(text: &str, bridge: Option<&str>) -> serde_json::Result<Plan>
         } = &chain;
         let inside = || rules.iter().filter(|rule| rule.chain == *name);
         let drops = chain.policy.as_deref() == Some("drop") || inside().any(Rule::drops_all);
-        let wanted = bridge.filter(|_| drops).map_or_else(Vec::new, |bridge| {
+        let wanted = through.filter(|_| drops).map_or_else(Vec::new, |through| {
             if chain.hook.as_deref() == Some("forward") {
-                forwarded(bridge)
+                forwarded(through)
             } else {
-                to_host(bridge)
+                to_host(&through.bridge)
             }
         });
         if !wanted.is_empty() {
             plan.places.push(format!("{name} of {family} {table}"));
         }
         let ours: Vec<_> = inside().filter(|rule| rule.is_marked()).collect();
-        let whole = ours.len() == wanted.len()
-            && ours
-                .iter()
-                .all(|rule| bridge.is_some_and(|bridge| rule.names(bridge)));
+        let mut there: Vec<_> = ours.iter().map(|rule| rule.names()).collect();
+        let mut asked: Vec<_> = wanted.iter().map(|(names, _)| names.clone()).collect();
+        there.sort_unstable();
+        asked.sort_unstable();
+        let whole = there == asked;
         if whole {
             continue;
         }
@@ -154,7 +162,7 @@ pub(crate) fn plan(text: &str, bridge: Option<&str>) -> serde_json::Result<Plan>
                 rule.handle
             );
         }
-        for rule in wanted {
+        for (_, rule) in wanted {
             let _ = writeln!(
                 plan.transaction,
                 "insert rule {family} {table} {name} {rule} accept comment \"{MARK}\""
@@ -164,19 +172,32 @@ pub(crate) fn plan(text: &str, bridge: Option<&str>) -> serde_json::Result<Plan>
     Ok(plan)
 }
 
-fn forwarded(bridge: &str) -> Vec<String> {
-    vec![
-        format!("iifname \"{bridge}\""),
-        format!("oifname \"{bridge}\""),
-    ]
+/// The interfaces that a rule asks for, and its conditions.
+type Wanted<'a> = (Vec<&'a str>, String);
+
+fn forwarded(through: &Through) -> Vec<Wanted<'_>> {
+    let rule = |(from, to): (Option<&'_ str>, Option<&'_ str>)| {
+        let from = from.map(|name| format!("iifname \"{name}\""));
+        let to = to.map(|name| format!("oifname \"{name}\""));
+        let conditions: Vec<_> = from.into_iter().chain(to).collect();
+        conditions.join(" ")
+    };
+    let pairs = through.forwarded().into_iter();
+    pairs
+        .map(|pair| {
+            let names = [pair.0, pair.1].into_iter().flatten().collect();
+            (names, rule(pair))
+        })
+        .collect()
 }
 
 /// What the gateway serves: DHCP, DNS and ping.
-fn to_host(bridge: &str) -> Vec<String> {
-    vec![
+fn to_host(bridge: &str) -> Vec<Wanted<'_>> {
+    let rules = [
         format!("iifname \"{bridge}\" meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }}"),
         format!("iifname \"{bridge}\" icmp type echo-request"),
-    ]
+    ];
+    rules.into_iter().map(|rule| (vec![bridge], rule)).collect()
 }
 
 #[cfg(test)]
@@ -230,7 +251,7 @@ mod tests {
                 &json!([{ "match": { "right": "x" } }, { "drop": null }]),
             ),
         ]);
-        let plan = plan(&text, Some("waifu0")).unwrap();
+        let plan = plan(&text, Some(&"waifu0".into())).unwrap();
         assert_eq!(plan.places, ["filter_FORWARD of inet firewalld"]);
         assert_eq!(
             plan.transaction,
@@ -241,18 +262,18 @@ mod tests {
 
     #[test]
     fn whole_is_left_alone_and_another_bridge_or_none_is_not() {
-        let marked = rule(
-            "fwd",
-            Some(MARK),
-            &json!([{ "match": { "right": "waifu0" } }, { "accept": null }]),
-        );
+        let marked = |key: &str| {
+            let of = json!({ "left": { "meta": { "key": key } }, "right": "waifu0" });
+            let rule_of = json!([{ "match": of }, { "accept": null }]);
+            rule("fwd", Some(MARK), &rule_of)
+        };
         let text = answer(&[
             chain("mine", "fwd", Some("forward"), "drop"),
-            marked.clone(),
-            marked,
+            marked("iifname"),
+            marked("oifname"),
         ]);
-        assert_eq!(plan(&text, Some("waifu0")).unwrap().transaction, "");
-        let other = plan(&text, Some("waifu1")).unwrap().transaction;
+        assert_eq!(plan(&text, Some(&"waifu0".into())).unwrap().transaction, "");
+        let other = plan(&text, Some(&"waifu1".into())).unwrap().transaction;
         assert_eq!(other.lines().count(), 4);
         let none = plan(&text, None).unwrap().transaction;
         assert_eq!(none, "delete rule inet mine fwd handle 9\n".repeat(2));

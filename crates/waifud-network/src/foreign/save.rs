@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::MARK;
+use super::{MARK, Through};
 
 /// One rule: its chain, and its words as iptables takes them after the chain.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,17 +63,17 @@ impl Filter {
         ours.cloned().collect()
     }
 
-    /// What guests on `bridge` need: nothing where nothing drops.
-    pub(crate) fn plan(&self, bridge: &str) -> Plan {
+    /// What guests need: nothing where nothing drops.
+    pub(crate) fn plan(&self, through: &Through) -> Plan {
         let mut wanted = Vec::new();
         let mut places = Vec::new();
         for (hook, known, rules) in [
             (
                 "FORWARD",
                 ["DOCKER-USER", "ufw-before-forward"].as_slice(),
-                forwarded(bridge),
+                forwarded(through),
             ),
-            ("INPUT", &["ufw-before-input"], to_host(bridge)),
+            ("INPUT", &["ufw-before-input"], to_host(&through.bridge)),
         ] {
             for chain in self.places(hook, known) {
                 wanted.extend(rules.iter().map(|words| Rule {
@@ -184,8 +184,13 @@ impl Rule {
 }
 
 /// Both directions. What guests may reach is decided in our own tables, before.
-fn forwarded(bridge: &str) -> Vec<Vec<String>> {
-    vec![accept(&["-i", bridge]), accept(&["-o", bridge])]
+fn forwarded(through: &Through) -> Vec<Vec<String>> {
+    let rule = |(from, to): (Option<&str>, Option<&str>)| {
+        let from = from.into_iter().flat_map(|name| ["-i", name]);
+        let to = to.into_iter().flat_map(|name| ["-o", name]);
+        accept(&from.chain(to).collect::<Vec<_>>())
+    };
+    through.forwarded().into_iter().map(rule).collect()
 }
 
 /// What the gateway serves: DHCP, DNS and ping.
@@ -243,7 +248,7 @@ mod tests {
 
     #[test]
     fn docker_gets_both_directions_where_it_wants_additions() {
-        let plan = Filter::parse(DOCKER).plan("waifu0");
+        let plan = Filter::parse(DOCKER).plan(&"waifu0".into());
         assert_eq!(
             shown(&plan.missing),
             [
@@ -256,17 +261,40 @@ mod tests {
     }
 
     #[test]
+    fn guests_on_the_hosts_own_bridge_get_their_metadata_and_their_frames() {
+        let through = Through {
+            metadata: Some("wgw0".to_owned()),
+            bridged: vec!["br0".to_owned()],
+            ..Through::from("waifu0")
+        };
+        let mut filter = Filter::parse(DOCKER);
+        let plan = filter.plan(&through);
+        let rules = shown(&plan.missing);
+        assert_eq!(rules.len(), 5);
+        assert!(rules[2].starts_with("DOCKER-USER -i wgw0 -m"), "{rules:?}");
+        assert!(
+            rules[4].starts_with("DOCKER-USER -i br0 -o br0 -m"),
+            "{rules:?}"
+        );
+        filter.rules.splice(0..0, plan.missing);
+        let again = filter.plan(&through);
+        assert!(again.missing.is_empty() && again.outdated.is_empty());
+        // Without such guests, only those of `default` are let through.
+        assert_eq!(filter.plan(&"waifu0".into()).outdated.len(), 3);
+    }
+
+    #[test]
     fn ufw_gets_them_too_and_what_the_gateway_serves() {
         let ufw = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:ufw-before-input - [0:0]\n\
             :ufw-before-forward - [0:0]\n-A INPUT -j ufw-before-input\n-A FORWARD -j ufw-before-forward\nCOMMIT\n";
-        let plan = Filter::parse(ufw).plan("waifu0");
+        let plan = Filter::parse(ufw).plan(&"waifu0".into());
         assert_eq!(plan.places, ["ufw-before-forward", "ufw-before-input"]);
         assert_eq!(plan.missing.len(), 6);
     }
 
     #[test]
     fn without_known_chains_the_head_of_the_dropping_one_is_the_place() {
-        let places = |text: &str| Filter::parse(text).plan("waifu0").places;
+        let places = |text: &str| Filter::parse(text).plan(&"waifu0".into()).places;
         assert_eq!(places("*filter\n:FORWARD DROP [0:0]\n"), ["FORWARD"]);
         let rejects = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:end - [0:0]\n-A FORWARD -j end\n\
             -A end -m comment --comment \"the \\\"end\\\"\" -j REJECT --reject-with icmp-port-unreachable\n";
@@ -283,7 +311,7 @@ mod tests {
         let open = "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n\
             -A FORWARD -s 10.0.0.0/8 -j DROP\n\
             -A DOCKER-USER -i waifu0 -m comment --comment waifud -j ACCEPT\n";
-        let plan = Filter::parse(open).plan("waifu0");
+        let plan = Filter::parse(open).plan(&"waifu0".into());
         assert!(plan.missing.is_empty() && plan.places.is_empty());
         assert_eq!(plan.outdated.len(), 1);
     }
@@ -292,26 +320,32 @@ mod tests {
     fn another_bridges_rules_and_doubles_are_outdated() {
         let rule = "-A DOCKER-USER -i waifu1 -m comment --comment waifud -j ACCEPT\n";
         let text = DOCKER.replace("COMMIT", &format!("{rule}{rule}COMMIT"));
-        assert_eq!(Filter::parse(&text).plan("waifu0").outdated.len(), 2);
-        assert_eq!(Filter::parse(&text).plan("waifu1").outdated.len(), 1);
-        assert_eq!(Filter::parse(&text).plan("waifu1").missing.len(), 1);
+        assert_eq!(
+            Filter::parse(&text).plan(&"waifu0".into()).outdated.len(),
+            2
+        );
+        assert_eq!(
+            Filter::parse(&text).plan(&"waifu1".into()).outdated.len(),
+            1
+        );
+        assert_eq!(Filter::parse(&text).plan(&"waifu1".into()).missing.len(), 1);
     }
 
     #[test]
     fn chains_that_lead_to_each_other_end() {
         let text = "*filter\n:FORWARD ACCEPT\n:a -\n-A FORWARD -j a\n-A a -g FORWARD\n";
-        assert!(Filter::parse(text).plan("waifu0").places.is_empty());
+        assert!(Filter::parse(text).plan(&"waifu0".into()).places.is_empty());
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_and_what_was_planned_is_whole(noise in "[ -~\n]{0,200}") {
             let filter = Filter::parse(&format!("{noise}\n{DOCKER}"));
-            let plan = filter.plan("waifu0");
+            let plan = filter.plan(&"waifu0".into());
             let mut after = filter;
             after.rules.retain(|rule| !plan.outdated.contains(rule));
             after.rules.splice(0..0, plan.missing);
-            let again = after.plan("waifu0");
+            let again = after.plan(&"waifu0".into());
             prop_assert!(again.missing.is_empty() && again.outdated.is_empty());
         }
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::generation::generation;
 use super::tool::Tool;
 use crate::NetworkError;
+use crate::foreign::Through;
 use crate::foreign::nftables::{self, Seen};
 use crate::foreign::save::{Filter, Rule};
 
@@ -25,8 +26,8 @@ pub(super) struct Foreign {
     nft: Tool,
     /// Where iptables' programs are.
     directory: PathBuf,
-    /// The bridge and the generation at which all was as wanted, or could not be made so.
-    settled: Option<(String, u32)>,
+    /// Who and the generation at which all was as wanted, or could not be made so.
+    settled: Option<(Through, u32)>,
     trouble: Option<String>,
     places: Vec<String>,
 }
@@ -71,8 +72,8 @@ impl Foreign {
         (self.places.clone(), self.trouble.clone())
     }
 
-    /// What is missing for guests on `bridge`; without a bridge, all of ours is outdated.
-    pub(super) async fn change(&self, bridge: Option<&str>) -> Result<Change, NetworkError> {
+    /// What is missing for guests to get through; for nobody, all of ours is outdated.
+    pub(super) async fn change(&self, through: Option<&Through>) -> Result<Change, NetworkError> {
         let mut change = Change::default();
         let failed = |error: serde_json::Error| self.nft.failed(error.to_string());
         let chains = self.nft.run(&["-j", "list", "chains"], "").await?;
@@ -80,7 +81,7 @@ impl Foreign {
         for (family, table) in tables {
             let question = ["-j", "list", "table", &family, &table];
             let text = self.nft.run(&question, "").await?;
-            let plan = nftables::plan(&text, bridge).map_err(failed)?;
+            let plan = nftables::plan(&text, through).map_err(failed)?;
             change.transactions.push(plan.transaction);
             change.places.extend(plan.places);
         }
@@ -95,12 +96,12 @@ impl Foreign {
             }
             let save = Tool::new(name, self.directory.join(format!("iptables{flavour}-save")));
             let filter = Filter::parse(&save.run(&["-t", "filter"], "").await?);
-            let plan = bridge.map_or_else(
+            let plan = through.map_or_else(
                 || crate::foreign::save::Plan {
                     outdated: filter.marked(),
                     ..Default::default()
                 },
-                |bridge| filter.plan(bridge),
+                |through| filter.plan(through),
             );
             let places = plan.places.iter();
             change
@@ -131,8 +132,8 @@ impl Foreign {
     }
 
     /// Remembers how it went.
-    pub(super) fn settle(&mut self, bridge: &str, outcome: Result<Vec<String>, NetworkError>) {
-        self.settled = generation().ok().map(|now| (bridge.to_owned(), now));
+    pub(super) fn settle(&mut self, through: &Through, outcome: Result<Vec<String>, NetworkError>) {
+        self.settled = generation().ok().map(|now| (through.clone(), now));
         match outcome {
             Ok(places) => {
                 self.places = places;
@@ -148,16 +149,20 @@ impl Foreign {
 
     /// Whether guests get through as far as that is up to us. Legacy iptables tells nobody of changes: it is asked only
     /// when `full`.
-    pub(super) async fn is_whole(&self, bridge: &str, full: bool) -> Result<bool, NetworkError> {
+    pub(super) async fn is_whole(
+        &self,
+        through: &Through,
+        full: bool,
+    ) -> Result<bool, NetworkError> {
         let now = generation()?;
         let unchanged = self
             .settled
             .as_ref()
-            .is_some_and(|(at, generation)| at == bridge && *generation == now);
+            .is_some_and(|(at, generation)| at == through && *generation == now);
         if unchanged && (self.trouble.is_some() || !full || !has_legacy_filter()) {
             return Ok(true);
         }
-        Ok(self.change(Some(bridge)).await?.is_empty())
+        Ok(self.change(Some(through)).await?.is_empty())
     }
 
     /// Takes all marked rules away; says in whose chains they were.

@@ -19,6 +19,7 @@ use super::tool::Tool;
 use super::watch::Finding;
 use super::{LinuxNetworkConfig, files, kernel_io};
 use crate::check::overlap;
+use crate::foreign::Through;
 use crate::ruleset::HostSide;
 use crate::ruleset::lan::Learned;
 use crate::{HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight};
@@ -99,8 +100,9 @@ impl Inner {
             },
         };
         self.firewall.ensure(state, &host).await?;
-        let outcome = self.let_through(&state.bridge).await;
-        self.foreign.settle(&state.bridge, outcome);
+        let through = through(state)?;
+        let outcome = self.let_through(&through).await;
+        self.foreign.settle(&through, outcome);
 
         let before = record.bridge.take();
         let ours = before.as_ref().map(|bridge| bridge.index);
@@ -159,8 +161,8 @@ impl Inner {
     }
 
     /// Adds what is missing in others' firewalls; where guests get through by it. Ours are in force already.
-    async fn let_through(&mut self, bridge: &str) -> Result<Vec<String>, NetworkError> {
-        let change = self.foreign.change(Some(bridge)).await?;
+    async fn let_through(&mut self, through: &Through) -> Result<Vec<String>, NetworkError> {
+        let change = self.foreign.change(Some(through)).await?;
         if !change.is_empty() {
             // Looked at before and after, as every change of a rule casts doubt on our own.
             self.firewall.is_whole().await?;
@@ -245,7 +247,7 @@ impl Inner {
         if !self.firewall.is_whole().await? {
             return found("firewall rules were changed".to_owned());
         }
-        if !self.foreign.is_whole(&state.bridge, full).await? {
+        if !self.foreign.is_whole(&through(&state)?, full).await? {
             return found("another firewall was changed and is in guests' way".to_owned());
         }
         let record = self.record()?;
@@ -388,6 +390,22 @@ impl Inner {
         });
         failure.map_or(Ok(switched), Err)
     }
+}
+
+/// Who has to get through others' firewalls.
+fn through(state: &NetworkState) -> Result<Through, NetworkError> {
+    let mut bridged: Vec<_> = state.lan.iter().map(|p| p.bridge.clone()).collect();
+    bridged.sort();
+    bridged.dedup();
+    if !Setting::bridged_frames_are_filtered().is("1")? {
+        bridged.clear();
+    }
+    let asks = state.lan.iter().any(|port| port.identity.is_some());
+    Ok(Through {
+        bridge: state.bridge.clone(),
+        metadata: asks.then(|| state.metadata_interface.clone()),
+        bridged,
+    })
 }
 
 /// The host's own bridges that rules have to know: those with guests, and those that forward for guests' sake.

@@ -20,6 +20,12 @@ impl Setting {
         Self::of(&["ipv4", "ip_forward"])
     }
 
+    /// `net.bridge.bridge-nf-call-iptables`. Only read: it tells whether frames that a bridge switches are asked about in
+    /// the chains for packets.
+    pub(super) fn bridged_frames_are_filtered() -> Self {
+        Self::of(&["bridge", "bridge-nf-call-iptables"])
+    }
+
     fn of(parts: &[&str]) -> Self {
         let mut path = PathBuf::from("/proc/sys/net");
         path.extend(parts);

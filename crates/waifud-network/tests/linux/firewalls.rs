@@ -195,3 +195,27 @@ fn where_a_rule_cannot_be_added_guests_own_rules_are_in_force_and_the_trouble_is
         assert!(!lab.ruleset().is_empty());
     });
 }
+
+#[test]
+fn docker_lets_guests_on_the_hosts_own_bridge_through_too() {
+    if !has("iptables-nft") {
+        return;
+    }
+    on_a_node(0, |mut lab| async move {
+        lab.connect_metadata().await;
+        // What Docker switches on; not in every kernel.
+        let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        let _not_there = std::fs::write(filtered, "1");
+        load("iptables-nft-restore", DOCKER);
+        let home = crate::home::Home::new(&lab, "br0", true).await;
+        lab.state.lan = vec![crate::home::lan_port(0, "br0")];
+        lab.ensure().await;
+        let guest = crate::home::LanGuest::attach(&lab, 0).await;
+        guest.is_given(&lab, &home, [192, 168, 1, 40].into());
+        ping(&guest.namespace, crate::home::ROUTER);
+        ping(&guest.namespace, crate::lab::METADATA);
+        lab.network.ensure_absent().await.unwrap();
+        let rules = lab.node.tool("iptables-nft-save", &[]);
+        assert!(!rules.contains("waifud"), "{rules}");
+    });
+}
