@@ -62,9 +62,7 @@ fn a_guest_is_switched_into_the_home_and_gets_its_documents_there() -> Result<()
         world.delete(NAME)?;
         let left = home::traces(world)?;
         ensure!(left.is_empty(), "left behind:\n{left}");
-        world
-            .waifuctl
-            .json(&["network", "delete", "lan", "--yes"])?;
+        world.waifuctl.json(&["network", "delete", "lan"])?;
         Ok(())
     })
 }
