@@ -233,9 +233,9 @@ impl Lab {
         });
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1").unwrap();
         // As the hypervisor does, so that no bridge takes it for its own: it takes the lowest of its ports' addresses.
+        let mac = "fe:54:00:00:77:77";
         self.node
-            .ip(&format!("link set {tap} address fe:54:00:00:77:77"));
-        self.node.ip(&format!("link set {tap} master {bridge}"));
+            .ip(&format!("link set {tap} address {mac} master {bridge}"));
         self.node.ip(&format!(
             "link set {tap} type bridge_slave isolated {isolated}"
         ));
