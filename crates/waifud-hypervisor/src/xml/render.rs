@@ -220,7 +220,11 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
                 .with("name", "qemu")
                 .with("type", disk.format.as_str())
                 .with("cache", "none")
-                .with("discard", "unmap"),
+                .with("discard", "unmap")
+                // A pool without room halts the guest until there is some, in place of an error that breaks its
+                // filesystem. Of other errors it hears, as of a disk's own.
+                .with("error_policy", "enospace")
+                .with("rerror_policy", "report"),
         )
         .child(source(&disk.path, options))
         .child(
