@@ -30,6 +30,7 @@ mod placing;
 mod published;
 mod query;
 mod readers;
+mod rooms;
 mod slice;
 mod templates;
 mod tokens;
@@ -138,6 +139,7 @@ impl Store {
             conn,
             incarnation,
             wakeups: Arc::clone(&wakeups),
+            rooms: rooms::Rooms::default(),
         };
         let (engine, connections) = match mode {
             Mode::Inline => (Engine::Inline(Mutex::new(core)), 1),

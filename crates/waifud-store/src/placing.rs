@@ -142,6 +142,7 @@ impl WriteTx<'_> {
             ))?;
         }
         drop(volume);
+        self.rooms.placed(choice.node, choice.spec);
         self.touch(Topic::Instance(choice.instance));
         self.touch(Topic::Node(choice.node));
         Ok(())

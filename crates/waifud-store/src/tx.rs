@@ -3,11 +3,14 @@
 //! The typed functions of both are spread over one file per noun.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 use waifud_types::{Incarnation, Revision};
 
-use crate::Topic;
+use crate::placing::NodeRoom;
+use crate::rooms::Rooms;
+use crate::{StoreError, Topic};
 
 /// A consistent view of the database.
 #[derive(Clone, Copy)]
@@ -35,15 +38,28 @@ pub struct WriteTx<'c> {
     read: ReadTx<'c>,
     newest: u64,
     touched: Vec<Topic>,
+    pub(crate) rooms: &'c mut Rooms,
 }
 
 impl<'c> WriteTx<'c> {
-    pub(crate) fn new(conn: &'c Connection, incarnation: Incarnation, newest: u64) -> Self {
+    pub(crate) fn new(
+        conn: &'c Connection,
+        incarnation: Incarnation,
+        newest: u64,
+        rooms: &'c mut Rooms,
+    ) -> Self {
         Self {
             read: ReadTx::new(conn, incarnation),
             newest,
             touched: Vec::new(),
+            rooms,
         }
+    }
+
+    /// Every node with its room, by name, from memory where that is known to be true. For jobs that change rooms by
+    /// [`WriteTx::place`] and in no other way; others read [`ReadTx::rooms`].
+    pub fn rooms_for_placing(&mut self) -> Result<Arc<Vec<NodeRoom>>, StoreError> {
+        self.rooms.get(self.read)
     }
 
     /// The number of the newest event, this job's own included.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use waifud_types::Incarnation;
 
 use crate::faults;
+use crate::rooms::Rooms;
 use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
 use crate::{StoreError, Topic};
@@ -96,6 +97,7 @@ pub(crate) struct Core {
     pub(crate) conn: Connection,
     pub(crate) incarnation: Incarnation,
     pub(crate) wakeups: Arc<Wakeups>,
+    pub(crate) rooms: Rooms,
 }
 
 impl Core {
@@ -109,6 +111,7 @@ impl Core {
                 }
             }
             Err(error) => {
+                self.rooms.forget();
                 tracing::error!(%error, "a group of changes could not be committed");
                 for job in jobs {
                     job.finish(Err(&error));
@@ -125,12 +128,14 @@ impl Core {
         let mut touched = Vec::new();
         for job in jobs {
             group.execute_batch("SAVEPOINT job")?;
-            let mut tx = WriteTx::new(&group, self.incarnation, newest);
+            let mut tx = WriteTx::new(&group, self.incarnation, newest, &mut self.rooms);
             let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
             if kept {
                 newest = tx.newest();
                 touched.append(&mut tx.into_touched());
+                self.rooms.keep(&group);
             } else {
+                self.rooms.forget();
                 group.execute_batch("ROLLBACK TO job")?;
             }
             group.execute_batch("RELEASE job")?;

@@ -131,7 +131,7 @@ impl Control {
         let template = tx
             .template(wanted.template.as_str())?
             .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
-        let rooms = tx.rooms()?;
+        let rooms = tx.rooms_for_placing()?;
         let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
         let spec = spec(wanted, &template, &macs)?;
         network::check(tx, &spec, &rooms, self.shared.config.guest_range)?;

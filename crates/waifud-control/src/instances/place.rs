@@ -13,6 +13,10 @@ use crate::{Control, ControlError, documents, note};
 /// Instances that are tried again when room appears, at most, in one transaction.
 const RETRIED_AT_ONCE: u32 = 200;
 
+/// Verdicts that are written down with an instance, the best first: what people read. With hundreds of nodes, all of
+/// them would be most of what a create writes. For one that waits, `why` judges every node anew.
+const VERDICTS_KEPT: usize = 16;
+
 impl Control {
     /// Tries to place an unplaced instance, and says on it why that could not be done.
     pub(crate) fn place(
@@ -59,7 +63,7 @@ impl Control {
         mut row: InstanceRow,
         room: &NodeRoom,
         address: Option<std::net::Ipv4Addr>,
-        choice: Choice,
+        mut choice: Choice,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         let node = &room.node;
@@ -78,6 +82,7 @@ impl Control {
             1 => "the only node".to_owned(),
             nodes => format!("most room of {nodes}"),
         };
+        choice.verdicts.truncate(VERDICTS_KEPT);
         let event = note::event(
             self.now(),
             "instance.placed",
@@ -131,9 +136,10 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
-        choice: Choice,
+        mut choice: Choice,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
+        choice.verdicts.truncate(VERDICTS_KEPT);
         if row.placement != choice.verdicts {
             tx.set_verdicts(row.id, &choice.verdicts)?;
             row.placement = choice.verdicts;

@@ -1,0 +1,70 @@
+//! Rooms that the writer keeps in memory are those of the database, whatever happens between two creates: builds with
+//! debug assertions compare both at every create, and this plays what could part them.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod common;
+
+use common::{Server, hello};
+use serde_json::{Value, json};
+use waifud_types::ByteSize;
+
+async fn create(server: &Server, name: &str, memory: u64) -> Value {
+    let body = json!({"name": name, "template": "debian-12", "memory_bytes": memory << 30});
+    server.create(&body).await.expect(201).json()
+}
+
+#[tokio::test]
+async fn no_room_is_promised_twice_or_lost_whatever_comes_between_two_creates() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let placed = |made: &Value| made["status"]["node"] == "alder";
+    assert!(placed(&create(&server, "one", 3).await));
+    assert!(placed(&create(&server, "two", 3).await));
+    assert!(!placed(&create(&server, "three", 3).await));
+    // A create that is refused after it has looked at the rooms takes everything back.
+    let taken = json!({"name": "one", "template": "debian-12", "memory_bytes": 1 << 30});
+    server.create(&taken).await.expect(409);
+    assert!(placed(&create(&server, "four", 2).await));
+    assert!(!placed(&create(&server, "five", 1).await));
+    // The node has more memory than it told before: those that wait are placed, and the next create knows.
+    alder
+        .hello(&hello("alder", ByteSize::gib(16)))
+        .await
+        .expect(200);
+    for name in ["three", "five"] {
+        let shown = server.get(&format!("/v1/instances/{name}")).await.json();
+        assert!(placed(&shown), "{shown}");
+    }
+    assert!(!placed(&create(&server, "six", 5).await));
+    assert!(placed(&create(&server, "seven", 4).await));
+    // Another node, with room for what waits.
+    server.join("birch", ByteSize::gib(8)).await;
+    let shown = server.get("/v1/instances/six").await.json();
+    assert_eq!(shown["status"]["node"], "birch");
+    let eight = create(&server, "eight", 3).await;
+    assert_eq!(eight["status"]["node"], "birch");
+    let nine = create(&server, "nine", 1).await;
+    assert_eq!(nine["status"]["node"], Value::Null, "{nine}");
+}
+
+#[tokio::test]
+async fn creates_at_once_fill_the_nodes_to_the_last_byte_and_no_further() {
+    let server = Server::start().await;
+    server.template().await;
+    for name in ["alder", "birch", "cedar"] {
+        server.join(name, ByteSize::gib(8)).await;
+    }
+    let names: Vec<String> = (0..30).map(|number| format!("guest{number}")).collect();
+    let made = futures::future::join_all(names.iter().map(|name| create(&server, name, 1))).await;
+    let on = |node: &str| {
+        made.iter()
+            .filter(|made| made["status"]["node"] == node)
+            .count()
+    };
+    assert_eq!([on("alder"), on("birch"), on("cedar")], [8, 8, 8]);
+}
