@@ -1,11 +1,6 @@
 //! Rooms that the writer keeps in memory are those of the database, whatever happens between two creates: builds with
 //! debug assertions compare both at every create, and this plays what could part them.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
-
 mod common;
 
 use common::{Server, hello};
