@@ -5,6 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
+use waifud_types::spec::NicSpec;
 
 use crate::text::escape;
 
@@ -32,6 +33,17 @@ pub fn lines(evidence: &GuestEvidence, now: Timestamp) -> String {
         let _infallible = writeln!(out, "  console: \"{}\"", escape(line));
     }
     out
+}
+
+/// What to do where a guest on a bridge of the host's own speaks from an address that nobody gave it: on `default` that is a
+/// guest's own mischief, there it is mostly an address that was set inside the guest.
+pub fn mute_address(evidence: &GuestEvidence, nics: &[NicSpec]) -> Option<&'static str> {
+    let dropped = evidence.dropped.is_some_and(|dropped| dropped.spoofed > 0);
+    let on_a_bridge = nics.iter().any(|nic| nic.network.as_str() != "default");
+    (dropped && on_a_bridge).then_some(
+        "  an address that is set inside the guest has to be given with the instance: \
+         create --network NAME,address=CIDR, or --allow-address CIDR\n",
+    )
 }
 
 fn dhcp(evidence: &GuestEvidence, now: Timestamp) -> String {
@@ -152,6 +164,28 @@ mod tests {
             text.contains("anti-spoof: 3, on their way to the host: 4"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_address_that_nobody_gave_is_explained_on_a_bridge_only() {
+        let nic = |network: &str| -> NicSpec {
+            serde_json::from_value(serde_json::json!({
+                "name": "eth0", "network": network, "mac": "52:54:00:00:00:01",
+                "address": null, "allow_addresses": [],
+            }))
+            .unwrap()
+        };
+        let dropped = |spoofed| GuestEvidence {
+            dropped: Some(Dropped {
+                spoofed,
+                ..Dropped::default()
+            }),
+            ..GuestEvidence::default()
+        };
+        let said = mute_address(&dropped(1), &[nic("default"), nic("lan")]);
+        assert!(said.unwrap().contains("--allow-address"));
+        assert_eq!(mute_address(&dropped(1), &[nic("default")]), None);
+        assert_eq!(mute_address(&dropped(0), &[nic("lan")]), None);
     }
 
     #[test]
