@@ -87,7 +87,7 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
         vendor_data: VendorOptions::default(),
         datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
-            name: "eth0".parse().unwrap(),
+            name: "eth0".parse()?,
             is_static: false,
             mac: format!("52:54:00:12:34:{number:02x}").parse()?,
             address: Some(address),
