@@ -6,6 +6,7 @@
 pub mod button;
 mod guest;
 pub mod home;
+pub mod kills;
 pub mod machine;
 pub mod reach;
 mod waifuctl;

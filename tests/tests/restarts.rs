@@ -1,8 +1,8 @@
 //! Daemons are killed and restarted under a running guest: it must not notice, and what was wanted still happens.
 
 use anyhow::{Context, Result, ensure};
-use waifud_lab::{Signal, wait};
-use waifud_tests::{Guest, World};
+use waifud_lab::wait;
+use waifud_tests::{Guest, World, kills};
 
 /// In the node.
 const BACKUP: &str = "/etc/waifud/yesterday.tar";
@@ -12,49 +12,12 @@ fn qemu_pids(world: &World) -> Result<String> {
     world.node(&["sh", "-c", "pgrep qemu-system || true"])
 }
 
-fn uptime_goes_on(guest: &Guest<'_>, since: &str) -> Result<()> {
-    let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
-    ensure!(boot == since, "the guest was rebooted");
-    Ok(())
-}
-
 #[test]
-fn killing_each_daemon_stops_no_guest_and_new_guests_still_come_up() -> Result<()> {
+fn twelve_kills_stop_no_guest_and_new_guests_still_come_up() -> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("steady", &[])?;
-        let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
-        let pids = qemu_pids(world)?;
-        ensure!(!pids.trim().is_empty(), "no QEMU runs");
-        for service in ["waifud", "waifud-agentd", "waifud-metadatad", "libvirtd"] {
-            let before = world.lab.pid_of(service)?.context("not running")?;
-            world.lab.kill(service, Signal::SIGKILL)?;
-            wait::until(
-                &format!("{service} to come back"),
-                std::time::Duration::from_mins(1),
-                || Ok(world.lab.pid_of(service)?.filter(|pid| *pid != before)),
-            )?;
-            world.lab.wait_ready(std::time::Duration::from_mins(1))?;
-            world.node_is_ready()?;
-            world.until(
-                "steady",
-                &format!("running after {service} was killed"),
-                |i| i["status"]["state"] == "running" && i["status"]["ready"] == true,
-            )?;
-            ensure!(
-                qemu_pids(world)? == pids,
-                "QEMU was restarted when {service} was killed"
-            );
-            uptime_goes_on(&guest, &boot)?;
-            let documents = guest.run(
-                "timeout 20 wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json",
-            )?;
-            ensure!(
-                documents.contains("\"steady\""),
-                "after {service}: {documents}"
-            );
-        }
-        world.node(&["waifud", "backup", BACKUP])?;
-        let other = world.ready_guest("after", &[])?;
+        let back_up = || world.node(&["waifud", "backup", BACKUP]).map(drop);
+        let other = kills::twelve(world, &guest, back_up)?;
         ensure!(other.run_when_up("hostname")?.trim() == "after");
         yesterdays_database_takes_nothing(world, &guest, &other)?;
         world.delete("after")?;
