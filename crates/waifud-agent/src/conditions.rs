@@ -4,6 +4,7 @@ use waifud_types::spec::PublishSpec;
 use waifud_types::status::Condition;
 use waifud_types::{Incarnation, Timestamp};
 
+use crate::drift::Drift;
 use crate::plan::{Observed, Step};
 use crate::record::InstanceRecord;
 use crate::shared::Shared;
@@ -32,6 +33,7 @@ pub(crate) fn of_instance(
     record: &InstanceRecord,
     seen: Option<&Observed>,
     trouble: Option<&Trouble>,
+    drift: Option<&Drift>,
 ) -> Vec<Condition> {
     let since = record.memory.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
     let mut conditions = Vec::new();
@@ -68,6 +70,7 @@ pub(crate) fn of_instance(
     }
     conditions.extend(published(shared, record, since));
     conditions.extend(rescued(record, seen, since));
+    conditions.extend(drift.map(Drift::condition));
     conditions
 }
 

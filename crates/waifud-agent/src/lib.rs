@@ -24,6 +24,7 @@ mod cloud_init;
 mod conditions;
 mod control;
 mod datasource;
+mod drift;
 mod driver;
 mod durable;
 mod evidence;

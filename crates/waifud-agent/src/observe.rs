@@ -32,6 +32,8 @@ pub(crate) struct Own {
 pub(crate) struct Sight {
     pub seen: Observed,
     pub hypervisor: Option<HypervisorKind>,
+    /// What somebody edited by hand in its domain.
+    pub drift: Vec<String>,
 }
 
 /// Looks. Costs one question to the hypervisor, and for an instance that is off a few to its pools.
@@ -70,7 +72,8 @@ pub(crate) async fn look(
     }
     Ok(Sight {
         seen,
-        hypervisor: domain.map(|domain| domain.kind),
+        hypervisor: domain.as_ref().map(|domain| domain.kind),
+        drift: domain.map(|domain| domain.drift).unwrap_or_default(),
     })
 }
 

@@ -3,6 +3,8 @@
 //! The suite sees the trait only, plus an `Outside` that does to domains what other people and bad luck do. Broken
 //! rules come back as `Violation`; the caller unwraps it in a test.
 
+mod drift;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::PathBuf;
@@ -37,6 +39,10 @@ pub trait Outside: Send + Sync {
     async fn kill(&self, id: InstanceId);
     /// Somebody halts a running domain.
     async fn pause(&self, id: InstanceId);
+    /// Somebody adds a tablet (an input device on USB) to a domain's definition.
+    async fn add_tablet(&self, id: InstanceId);
+    /// Somebody writes another memory into a domain's definition.
+    async fn set_memory(&self, id: InstanceId, memory: ByteSize);
 }
 
 /// Makes a spec that the subject can start: `(id, name)`.
@@ -74,6 +80,7 @@ pub async fn everything(
     starting_and_stopping_are_idempotent(hypervisor, spec).await?;
     a_running_domain_survives_redefinition(hypervisor, spec).await?;
     outside_changes_are_seen(hypervisor, outside, spec).await?;
+    drift::edits_by_hand_are_seen_and_devices_are_kept(hypervisor, outside, spec).await?;
     silent_agents_are_told_from_absent_domains(hypervisor, spec).await
 }
 
@@ -165,6 +172,7 @@ async fn defining_is_idempotent_and_takes_changes(
         && seen.epoch == Some(spec.epoch)
         && seen.kind == spec.kind
         && seen.spec_digest == Some(spec.digest())
+        && seen.drift.is_empty()
         && matches!(seen.state, DomainState::Off(_));
     expect(right, "a defined domain looks like its spec", &seen)?;
 

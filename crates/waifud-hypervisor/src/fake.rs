@@ -4,6 +4,8 @@
 //! and handing a clone to a new one: domains keep running meanwhile, as with libvirt. Methods whose names say what
 //! happens to a guest (`power_off`, `crash`, `pause`, `destroy`) play the guest, the operator or bad luck.
 
+mod by_hand;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{ByteSize, InstanceId, Name};
 
+use self::by_hand::ByHand;
 use crate::fault::{Faults, lock};
 use crate::{
     ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
@@ -73,6 +76,7 @@ struct FakeDomain {
     agent: Option<AgentScript>,
     ignores_shutdown: bool,
     disk_sizes: BTreeMap<Name, ByteSize>,
+    by_hand: ByHand,
 }
 
 impl FakeDomain {
@@ -84,6 +88,7 @@ impl FakeDomain {
             state: self.state,
             kind: self.spec.kind,
             spec_digest: Some(self.spec.digest()),
+            drift: self.by_hand.drift(self.spec.memory),
         }
     }
 }
@@ -325,7 +330,10 @@ impl Hypervisor for FakeHypervisor {
             }
             match world.domains.get_mut(&spec.id) {
                 Some(domain) if domain.spec == *spec => return Ok(()),
-                Some(domain) => domain.spec = spec.clone(),
+                Some(domain) => {
+                    domain.spec = spec.clone();
+                    domain.by_hand.redefined();
+                }
                 None => {
                     world.domains.insert(
                         spec.id,
@@ -335,6 +343,7 @@ impl Hypervisor for FakeHypervisor {
                             agent: None,
                             ignores_shutdown: false,
                             disk_sizes: BTreeMap::new(),
+                            by_hand: ByHand::default(),
                         },
                     );
                 }
@@ -474,6 +483,14 @@ mod tests {
 
         async fn pause(&self, id: InstanceId) {
             FakeHypervisor::pause(self, id, false);
+        }
+
+        async fn add_tablet(&self, id: InstanceId) {
+            self.add_device(id, "input tablet");
+        }
+
+        async fn set_memory(&self, id: InstanceId, memory: ByteSize) {
+            FakeHypervisor::set_memory(self, id, memory);
         }
     }
 

@@ -142,6 +142,9 @@ pub struct ObservedDomain {
     pub kind: HypervisorKind,
     /// A digest over the `DomainSpec` it was defined from, from the domain's metadata; null when absent.
     pub spec_digest: Option<String>,
+    /// What somebody changed by hand in it, for its next start at the latest: devices that waifud did not add, settings
+    /// other than the spec's. Short sentences, escaped, sixteen at most.
+    pub drift: Vec<String>,
 }
 
 /// Something happened to a domain. Only a hint to look again: events may be lost, never invented, and may name a domain

@@ -29,6 +29,7 @@ use self::early::Early;
 use crate::backoff::{self, Backoff, jittered};
 use crate::conditions;
 use crate::datasource::{self, Choice, Seeded};
+use crate::drift::Drift;
 use crate::life;
 use crate::observe::{self, Own};
 use crate::pending;
@@ -88,6 +89,7 @@ pub(crate) struct Driver {
     percent: Option<u8>,
     trouble: Option<Trouble>,
     hypervisor: Option<HypervisorKind>,
+    drift: Option<Drift>,
     early: Early,
 }
 
@@ -113,6 +115,7 @@ impl Driver {
             percent: None,
             trouble: None,
             hypervisor: None,
+            drift: None,
             early: Early::default(),
             shared,
             id,
@@ -152,6 +155,8 @@ impl Driver {
         let mut seen = match sight {
             Ok(sight) => {
                 self.hypervisor = sight.hypervisor.or(self.hypervisor);
+                let now = self.shared.now();
+                self.drift = Drift::after(self.drift.take(), sight.drift, now);
                 sight.seen
             }
             Err(failure) => {
@@ -557,6 +562,7 @@ impl Driver {
                 &view.record,
                 seen,
                 self.trouble.as_ref(),
+                self.drift.as_ref(),
             ),
         };
         if let Some(report) = status::report(situation) {

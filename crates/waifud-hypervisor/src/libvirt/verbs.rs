@@ -217,7 +217,7 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
     let (Some(xml), Some(state)) = (xml.unless_gone("get xml")?, state_of(domain)?) else {
         return Ok(None);
     };
-    let Described { kind, ours } = described(&xml)?;
+    let Described { kind, ours, drift } = described(&xml)?;
     let (epoch, spec_digest) = ours.unzip();
     Ok(Some(ObservedDomain {
         id: InstanceId::from_uuid(domain.get_uuid().at("get uuid")?),
@@ -226,6 +226,7 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
         state,
         kind,
         spec_digest,
+        drift,
     }))
 }
 

@@ -48,7 +48,7 @@ pub fn merge(
         for device in &mut devices.children {
             keep_address(device, theirs);
         }
-        let kept = theirs.children.iter().filter(|device| !replaced(device));
+        let kept = theirs.children.iter().filter(|device| !is_replaced(device));
         let kept: Vec<_> = kept.cloned().collect();
         give_way(&mut devices.children, &kept);
         devices.children.extend(kept);
@@ -67,7 +67,7 @@ pub fn merge(
 }
 
 /// Whether a device of the existing domain is one that the spec speaks for.
-fn replaced(device: &Element) -> bool {
+pub(super) fn is_replaced(device: &Element) -> bool {
     match device.name.as_str() {
         // Graphics have no alias: the VNC server is ours, another kind of screen is not.
         "graphics" => device.attribute("type") == Some("vnc"),

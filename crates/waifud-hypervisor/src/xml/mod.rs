@@ -3,12 +3,14 @@
 //! libvirt's format is described at <https://libvirt.org/formatdomain.html>. Every device of ours carries an alias
 //! that begins with `ua-waifud-`; so a later look at a domain tells ours from what libvirt or somebody added.
 
+mod drift;
 mod merge;
 mod observe;
 mod render;
 mod smbios;
 mod tree;
 
+pub(crate) use drift::{added, changed};
 pub use merge::merge;
 pub use observe::{Described, describe, disk_target, emulator, socket};
 pub use render::{RenderOptions, render};

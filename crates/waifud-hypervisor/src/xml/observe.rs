@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use waifud_types::status::HypervisorKind;
 use waifud_types::{Epoch, Name};
 
+use super::drift::drift;
 use super::tree::{Element, XmlError};
 use super::{ALIAS, NAMESPACE};
 use crate::Device;
@@ -16,6 +17,8 @@ pub struct Described {
     pub kind: HypervisorKind,
     /// Our metadata: epoch and digest of the spec; `None` in a domain that is not ours.
     pub ours: Option<(Epoch, String)>,
+    /// What somebody changed by hand, in sentences; empty in a domain that is not ours.
+    pub drift: Vec<String>,
 }
 
 /// Reads a domain's XML.
@@ -28,6 +31,7 @@ pub fn describe(xml: &str) -> Result<Described, XmlError> {
     Ok(Described {
         kind,
         ours: ours(&domain),
+        drift: drift(&domain),
     })
 }
 
@@ -85,9 +89,14 @@ pub(super) fn is_ours(element: &Element) -> bool {
     element.attribute(&prefix) == Some(NAMESPACE)
 }
 
-fn ours(domain: &Element) -> Option<(Epoch, String)> {
+/// Our element of a domain's metadata.
+pub(super) fn our_mark(domain: &Element) -> Option<&Element> {
     let metadata = domain.get("metadata")?;
-    let ours = metadata.children.iter().find(|child| is_ours(child))?;
+    metadata.children.iter().find(|child| is_ours(child))
+}
+
+fn ours(domain: &Element) -> Option<(Epoch, String)> {
+    let ours = our_mark(domain)?;
     let epoch = ours.attribute("epoch")?.parse().ok()?;
     Some((Epoch(epoch), ours.attribute("spec")?.to_owned()))
 }

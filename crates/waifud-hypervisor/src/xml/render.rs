@@ -33,21 +33,21 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
         HypervisorKind::Kvm => "kvm",
         HypervisorKind::Tcg => "qemu",
     };
+    let memory = spec.memory.bytes().div_ceil(1024);
     let metadata = Element::new("waifud:domain")
         .with("xmlns:waifud", NAMESPACE)
         .with("epoch", spec.epoch.0)
-        .with("spec", digest);
+        .with("spec", digest)
+        // What was asked for, to see where somebody edited the domain.
+        .with("cpus", spec.cpus)
+        .with("memory", memory);
     let off = |name| Element::new(name).with("enabled", "no");
     Element::new("domain")
         .with("type", kind)
         .child(Element::new("name").text(&spec.name))
         .child(Element::new("uuid").text(spec.id))
         .child(Element::new("metadata").child(metadata))
-        .child(
-            Element::new("memory")
-                .with("unit", "KiB")
-                .text(spec.memory.bytes().div_ceil(1024)),
-        )
+        .child(Element::new("memory").with("unit", "KiB").text(memory))
         .child(
             Element::new("vcpu")
                 .with("placement", "static")

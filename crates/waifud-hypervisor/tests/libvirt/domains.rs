@@ -127,6 +127,14 @@ async fn devices_added_by_hand_and_bus_addresses_outlive_a_change_of_the_spec() 
         "{after}"
     );
     assert_eq!(address(&before), address(&after));
+    let seen = node.hypervisor.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        seen.drift,
+        [
+            "its section cputune was added by hand",
+            "disk vdx (/tmp/extra.raw) was added by hand",
+        ]
+    );
     assert_eq!(after.matches("<memballoon").count(), 1);
     assert_eq!(after.matches("<console").count(), 1);
 

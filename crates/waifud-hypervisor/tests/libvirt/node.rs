@@ -11,7 +11,7 @@ use waifud_hypervisor::conformance::{Outside, diskless_spec};
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
 use waifud_hypervisor::{DomainEvent, DomainEventKind, DomainSpec, Hypervisor};
 use waifud_lab::{Lab, LabOptions, testing};
-use waifud_types::InstanceId;
+use waifud_types::{ByteSize, InstanceId};
 
 /// The number that Debian's libvirt packages give `libvirt-qemu`.
 pub const QEMU: u32 = 64_055;
@@ -116,6 +116,19 @@ impl Outside for Node {
 
     async fn pause(&self, id: InstanceId) {
         self.virsh(["suspend", &id.to_string()]).unwrap();
+    }
+
+    async fn add_tablet(&self, id: InstanceId) {
+        let device = "<input type='tablet' bus='usb'/>";
+        std::fs::write(self.lab.path_outside("/tmp/tablet.xml"), device).unwrap();
+        let id = id.to_string();
+        self.virsh(["attach-device", &id, "/tmp/tablet.xml", "--config"])
+            .unwrap();
+    }
+
+    async fn set_memory(&self, id: InstanceId, memory: ByteSize) {
+        let (id, kib) = (id.to_string(), (memory.bytes() / 1024).to_string());
+        self.virsh(["setmaxmem", &id, &kib, "--config"]).unwrap();
     }
 }
 
