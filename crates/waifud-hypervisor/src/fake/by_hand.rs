@@ -19,7 +19,7 @@ impl ByHand {
     /// In the same words as of a real domain; `memory` is what was asked for.
     pub(super) fn drift(&self, memory: ByteSize) -> Vec<String> {
         let other = self.memory.filter(|has| *has != memory);
-        let other = other.map(|has| changed("memory", has, memory));
+        let other = other.map(|has| changed("memory", &has, &memory));
         let devices = self.devices.iter().map(|device| added(device));
         other.into_iter().chain(devices).collect()
     }

@@ -58,7 +58,7 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
 fn cpus(domain: &Element, mark: &Element) -> Option<String> {
     let should: u32 = mark.attribute("cpus")?.parse().ok()?;
     let has: u32 = domain.get("vcpu")?.text.trim().parse().ok()?;
-    (has != should).then(|| changed("cpus", has, should))
+    (has != should).then(|| changed("cpus", &has, &should))
 }
 
 fn memory(domain: &Element, mark: &Element) -> Option<String> {
@@ -73,11 +73,11 @@ fn memory(domain: &Element, mark: &Element) -> Option<String> {
         return None;
     }
     let has = kib(&memory.text)?;
-    (has != should).then(|| changed("memory", has, should))
+    (has != should).then(|| changed("memory", &has, &should))
 }
 
 /// How it is said that a setting is another than was asked for.
-pub(crate) fn changed(what: &str, has: impl ToString, should: impl ToString) -> String {
+pub(crate) fn changed(what: &str, has: &impl ToString, should: &impl ToString) -> String {
     let (has, should) = (has.to_string(), should.to_string());
     if has == should {
         // Sizes are said with one decimal.
