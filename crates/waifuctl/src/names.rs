@@ -9,9 +9,9 @@ pub fn confirm(what: &str, name: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::input(
             "not-confirmed",
-            format!("{what} {name} is only deleted after a confirmation"),
+            format!("destroying {what} {name} needs a confirmation"),
         )
-        .hint(format!("add --yes: waifuctl … delete {name} --yes")));
+        .hint("the same command with --yes does it without asking"));
     }
     let mut stderr = std::io::stderr();
     let _stderr_gone = write!(

@@ -96,6 +96,7 @@ impl Act {
 
     #[cfg(not(all(feature = "points", debug_assertions)))]
     #[inline]
+    #[expect(clippy::unused_self, reason = "its other form asks who it is")]
     fn pass(self, _: Side) {}
 
     #[cfg(all(feature = "points", debug_assertions))]

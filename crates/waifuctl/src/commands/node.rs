@@ -79,12 +79,12 @@ async fn label(context: &Context, args: LabelArgs) -> Result<(), Failure> {
 
 async fn remove(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure> {
     if !args.yes {
-        let what = if args.purge {
-            "node; its key is forgotten, and others may have its subnet"
+        context.printer.note(if args.purge {
+            "its key is forgotten, and others may have its subnet"
         } else {
-            "node; its key is forgotten"
-        };
-        confirm(what, &args.name)?;
+            "its key is forgotten; its subnet is given to nobody"
+        });
+        confirm("node", &args.name)?;
     }
     context.client.remove_node(&args.name, args.purge).await?;
     let result = serde_json::json!({"name": args.name, "state": "removed", "purged": args.purge});
