@@ -3,7 +3,7 @@
 //! `cargo test -p waifud-wireguard --test soak -- --ignored`
 //!
 //! Ignored by default, and so not in CI: gotatun's timers are the protocol's own and run on the real clock, so nine
-//! minutes can't be made shorter; CI's whole run takes eleven. The state around them (admission, timeouts,
+//! minutes can't be made shorter. The state around them (admission, timeouts,
 //! retransmission, restarts) is tested on a fake clock and in `tunnel.rs`. Run it after a change of gotatun or of
 //! `wire.rs`.
 
