@@ -3,6 +3,7 @@
 mod guest_command;
 mod members;
 mod networks;
+mod server;
 mod stream;
 
 use std::path::{Path, PathBuf};

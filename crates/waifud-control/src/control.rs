@@ -16,9 +16,10 @@ use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
 
 use crate::ControlError;
 use crate::downloads::{DownloadConfig, Jobs};
-use crate::env::{Clock, Entropy};
+use crate::env::{Clock, Disk, Entropy, SystemDisk};
 use crate::image_store::ImageStore;
 use crate::live::Live;
+use crate::room::RoomWatch;
 use crate::streams::{Broker, StreamLimits};
 
 /// What can be set.
@@ -44,6 +45,8 @@ pub struct ControlConfig {
     pub downloads: DownloadConfig,
     /// What streams may use.
     pub streams: StreamLimits,
+    /// Tells how much room there is.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl ControlConfig {
@@ -60,6 +63,7 @@ impl ControlConfig {
             domain: "waifu.internal".to_owned(),
             downloads: DownloadConfig::default(),
             streams: StreamLimits::default(),
+            disk: Arc::new(SystemDisk),
         }
     }
 }
@@ -87,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) live: Live,
+    pub(crate) room: RoomWatch,
     pub(crate) tokens: crate::tokens::TokenState,
     pub(crate) images: ImageStore,
     pub(crate) jobs: Jobs,
@@ -113,7 +118,11 @@ impl Control {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, ControlError> {
-        let images = ImageStore::open(&config.state_dir, config.image_max)?;
+        let images = ImageStore::open(
+            &config.state_dir,
+            config.image_max,
+            Arc::clone(&config.disk),
+        )?;
         let (known, coming) = store
             .read(|tx| {
                 Ok::<_, waifud_store::StoreError>((tx.images(None, u32::MAX)?, tx.downloads()?))
@@ -137,6 +146,7 @@ impl Control {
                 clock,
                 entropy,
                 live: Live::default(),
+                room: RoomWatch::new(started),
                 tokens: crate::tokens::TokenState::default(),
                 images,
                 jobs: Jobs::default(),

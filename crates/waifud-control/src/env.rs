@@ -1,6 +1,11 @@
-//! What the services take from their surroundings, so that a simulation can give it: time and chance.
+//! What the services take from their surroundings, so that a simulation can give it: time, chance and
+//! room.
 
-use waifud_types::Timestamp;
+use std::io;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use waifud_types::{ByteSize, Room, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
@@ -50,4 +55,25 @@ pub fn uuid(clock: &dyn Clock, entropy: &dyn Entropy) -> uuid::Uuid {
     entropy.fill(&mut random);
     let millis = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+/// Tells how much room there is.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// On the filesystem that holds the path.
+    fn room(&self, path: &Path) -> io::Result<Room>;
+}
+
+/// The machine's filesystems.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let facts = statvfs(path)?;
+        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
+        Ok(Room {
+            size: bytes(facts.blocks()),
+            free: bytes(facts.blocks_available()),
+        })
+    }
 }

@@ -50,11 +50,24 @@ impl ControlError {
         matches!(self, Self::Problem(problem) if problem.code == "not-found")
     }
 
+    /// Whether it says that there is no room for it.
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Problem(problem) => problem.code == crate::problems::NO_SPACE,
+            Self::Store(error) => error.is_full(),
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+
     /// The problem to answer with. What is ours is logged and shown as such, without its inside.
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Problem(problem) => *problem,
-            Self::Store(error) if error.is_full() => crate::problems::no_space(),
+            full if full.is_no_room() => crate::problems::no_space(),
             ours => {
                 let mut causes = String::new();
                 let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&ours);

@@ -6,6 +6,7 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -16,16 +17,21 @@ use waifud_api::Problem;
 use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
+use crate::env::Disk;
+use crate::room::ImageRoom;
 use crate::{ControlError, problems};
 
 const INCOMING: &str = ".incoming-";
 const PARTIAL: &str = ".download-";
+/// Bytes written between two looks at the room.
+pub(crate) const LOOK_EVERY: u64 = 8 << 20;
 
 /// The directory of images.
 #[derive(Debug)]
 pub struct ImageStore {
     dir: PathBuf,
     max: ByteSize,
+    room: ImageRoom,
     /// Held while a file appears or goes together with its row, so that the two never disagree.
     pub(crate) changing: Mutex<()>,
 }
@@ -43,7 +49,11 @@ pub struct Incoming {
 
 impl ImageStore {
     /// Opens the directory, and makes it (0700) when it is absent.
-    pub fn open(state_dir: &Path, max: ByteSize) -> Result<Self, ControlError> {
+    pub fn open(
+        state_dir: &Path,
+        max: ByteSize,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, ControlError> {
         let dir = state_dir.join("images");
         DirBuilder::new()
             .recursive(true)
@@ -51,6 +61,7 @@ impl ImageStore {
             .create(&dir)
             .map_err(ControlError::io(format!("making {}", dir.display())))?;
         Ok(Self {
+            room: ImageRoom::new(disk, dir.clone()),
             dir,
             max,
             changing: Mutex::new(()),
@@ -83,6 +94,11 @@ impl ImageStore {
         Ok(())
     }
 
+    /// How much room there is for images.
+    pub(crate) fn room(&self) -> &ImageRoom {
+        &self.room
+    }
+
     /// Where an image's file is.
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.hex())
@@ -110,12 +126,20 @@ impl ImageStore {
         self.sync_dir()
     }
 
+    /// Takes the name away again that [`ImageStore::adopt`] gave. Hold `changing`.
+    pub(crate) fn give_back(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
+        std::fs::rename(self.path(digest), partial)
+            .map_err(ControlError::io("taking back the new image's name"))?;
+        self.sync_dir()
+    }
+
     /// Reads an upload to its end and verifies it.
     pub async fn receive<E>(
         &self,
         digest: Digest,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Incoming, ControlError> {
+        self.room.check(0).map_err(write_error)?;
         let file = tempfile::Builder::new()
             .prefix(INCOMING)
             .tempfile_in(&self.dir)
@@ -131,6 +155,7 @@ impl ImageStore {
         let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
         let mut head = Vec::with_capacity(HEADER_BYTES);
         let mut size = 0_u64;
+        let mut looked_at = 0_u64;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|_| problems::upload_broken())?;
             if head.len() < HEADER_BYTES {
@@ -144,6 +169,10 @@ impl ImageStore {
                 return Err(problems::image_too_large(self.max).into());
             }
             hash.update(&chunk);
+            if size >= looked_at + LOOK_EVERY {
+                looked_at = size;
+                self.room.check(0).map_err(write_error)?;
+            }
             out.write_all(&chunk).await.map_err(write_error)?;
         }
         let header = qcow2::parse(&head).map_err(|e| problems::bad_image(&e))?;

@@ -44,6 +44,7 @@ pub mod page;
 pub mod placement;
 mod principal;
 mod problems;
+mod room;
 mod status;
 pub mod streams;
 mod subnet;

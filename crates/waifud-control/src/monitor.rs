@@ -11,6 +11,8 @@ use crate::{Control, ControlError, note};
 
 /// Between two looks at old history.
 const TRIM_EVERY: Duration = Duration::from_mins(10);
+/// Between two looks at the room in the state directory: a question to the kernel.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// Events removed in one transaction: bounds how long others wait.
 const TRIM_AT_ONCE: u64 = 10_000;
 
@@ -21,15 +23,24 @@ impl Control {
         let look = (self.shared.config.unreachable_after / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(1));
         let mut look = tokio::time::interval(look);
+        let mut room = tokio::time::interval(ROOM_EVERY);
         let mut trim = tokio::time::interval(TRIM_EVERY);
         loop {
             let done = tokio::select! {
                 () = self.shared.stop.cancelled() => return Ok(()),
                 _ = look.tick() => self.sweep().await,
+                _ = room.tick() => self.look_at_room().await,
                 _ = trim.tick() => self.trim().await,
             };
-            if let Err(error) = done {
-                tracing::error!(%error, "looking after nodes and history failed; it is tried again");
+            match done {
+                Ok(()) => {}
+                // The store has said so, once; and every look would say it again.
+                Err(error) if error.is_no_room() => {
+                    tracing::debug!(%error, "no room to write down what was seen");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "looking after nodes and history failed; it is tried again");
+                }
             }
         }
     }

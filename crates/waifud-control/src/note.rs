@@ -3,7 +3,7 @@
 use serde_json::Value;
 use waifud_store::{NewEvent, TokenRow};
 use waifud_types::event::ObjectRef;
-use waifud_types::{Digest, Generation, InstanceId, Name, NodeId, Timestamp};
+use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Timestamp};
 
 use crate::principal::Cause;
 
@@ -97,6 +97,15 @@ pub fn network(name: &Name) -> ObjectRef {
         kind: "network".to_owned(),
         id: name.to_string(),
         name: name.to_string(),
+    }
+}
+
+/// waifud itself.
+pub fn waifud(incarnation: Incarnation) -> ObjectRef {
+    ObjectRef {
+        kind: "waifud".to_owned(),
+        id: incarnation.to_string(),
+        name: "waifud".to_owned(),
     }
 }
 

@@ -4,7 +4,10 @@ pub mod lan;
 pub mod network;
 pub mod nodes;
 pub mod rescue;
+pub mod room;
 pub mod unclaimed;
+
+pub use room::{NO_SPACE, no_space, with_room};
 
 use waifud_api::Problem;
 use waifud_types::{ByteSize, Digest, Generation, Name, Role};
@@ -309,16 +312,6 @@ pub fn upload_broken() -> Problem {
     Problem::new(400, "upload-broken", "the upload ended before its end")
         .field("body")
         .hint("upload it again; nothing was kept")
-}
-
-/// The disk of the image store or of the database is full.
-pub fn no_space() -> Problem {
-    Problem::new(
-        507,
-        "no-space",
-        "the filesystem of waifud's state_dir is full",
-    )
-    .hint("free some space there; templates that nobody needs can go, with their images")
 }
 
 /// The image ends before that byte.

@@ -79,6 +79,7 @@ impl Control {
         request: CreateTemplate,
         cause: Cause,
     ) -> Result<Template, ControlError> {
+        self.must_have_room()?;
         let name = checked_name(&request.name)?;
         check(request.arch.as_deref(), request.default_user.as_deref())?;
         let arch = request.arch.unwrap_or_else(|| "x86_64".to_owned());
@@ -244,11 +245,27 @@ impl Control {
                 }
                 Ok::<_, StoreError>(new)
             })
-            .await?;
+            .await;
+        let new = match new {
+            Ok(new) => new,
+            Err(error) => {
+                // No image without a row: nobody would ever remove it.
+                if !self.is_known(digest).await {
+                    self.shared.images.remove(digest)?;
+                }
+                return Err(error.into());
+            }
+        };
         if !new {
             return Ok((self.image(digest).await?, false));
         }
         Ok((view::image(&row), true))
+    }
+
+    /// Whether the database has the image, or can't say.
+    pub(crate) async fn is_known(&self, digest: Digest) -> bool {
+        let found: Result<_, StoreError> = self.shared.store.read(move |tx| tx.image(digest)).await;
+        !found.is_ok_and(|row| row.is_none())
     }
 
     /// Removes an image; refused while it is needed.

@@ -13,10 +13,13 @@ impl WriteTx<'_> {
                 row.get(0)
             })
             .optional()?;
-        self.conn.execute(
-            "INSERT OR REPLACE INTO meta (key, value) VALUES ('boot', ?1)",
-            [boot],
-        )?;
+        // The usual restart of the daemon writes nothing.
+        if before.as_deref() != Some(boot) {
+            self.conn.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('boot', ?1)",
+                [boot],
+            )?;
+        }
         Ok(before)
     }
 }

@@ -103,7 +103,7 @@ impl StoreError {
     /// Whether the filesystem has no room left.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Sql(error) => is_full(error),
+            Self::Sql(error) | Self::Open { source: error, .. } => is_full(error),
             Self::Commit { full, .. } => *full,
             _ => false,
         }
@@ -150,7 +150,12 @@ impl std::fmt::Display for Taken {
 }
 
 pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    let rusqlite::Error::SqliteFailure(code, _) = error else {
+        return false;
+    };
+    // The file that readers and the writer share can't grow: SQLite has another code for that.
+    code.code == rusqlite::ErrorCode::DiskFull
+        || code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
 }
 
 /// Turns a violated UNIQUE constraint into `Taken`; `SQLite` names the column in its message.

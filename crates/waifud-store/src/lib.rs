@@ -140,6 +140,8 @@ impl Store {
             incarnation,
             wakeups: Arc::clone(&wakeups),
             rooms: rooms::Rooms::default(),
+            dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
+            failing: false,
         };
         let (engine, connections) = match mode {
             Mode::Inline => (Engine::Inline(Mutex::new(core)), 1),

@@ -11,6 +11,7 @@
 //! The same function runs one job at once without a thread, for the simulation.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -26,6 +27,9 @@ use crate::{StoreError, Topic};
 
 /// Jobs in one transaction at most: bounds how long the first of them waits.
 const GROUP_MAX: usize = 256;
+
+/// Bytes of a page of the database.
+const PAGE: u64 = 4096;
 
 /// A queued change.
 pub(crate) trait Job: Send {
@@ -75,8 +79,10 @@ where
             // Its changes went with the group, or the group never got to it.
             (Some(Ok(_)) | None, Err(error)) => {
                 let commit = StoreError::Commit {
-                    why: std::error::Error::source(error)
-                        .map_or_else(|| error.to_string(), ToString::to_string),
+                    why: match error {
+                        StoreError::Commit { why, .. } => why.clone(),
+                        other => other.to_string(),
+                    },
                     full: error.is_full(),
                 };
                 Err(commit.into())
@@ -98,6 +104,10 @@ pub(crate) struct Core {
     pub(crate) incarnation: Incarnation,
     pub(crate) wakeups: Arc<Wakeups>,
     pub(crate) rooms: Rooms,
+    /// Where the database is, to look for room there.
+    pub(crate) dir: PathBuf,
+    /// Whether the last group failed: said once, however often it happens.
+    pub(crate) failing: bool,
 }
 
 impl Core {
@@ -105,6 +115,9 @@ impl Core {
     pub(crate) fn run_group(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         match self.commit_group(&mut jobs) {
             Ok((newest, touched)) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("changes can be committed again");
+                }
                 self.wakeups.committed(newest, &touched);
                 for job in jobs {
                     job.finish(Ok(()));
@@ -112,11 +125,26 @@ impl Core {
             }
             Err(error) => {
                 self.rooms.forget();
-                tracing::error!(%error, "a group of changes could not be committed");
+                let error = self.failure(&error);
+                if std::mem::replace(&mut self.failing, true) {
+                    tracing::debug!(%error, "a group of changes could not be committed");
+                } else {
+                    tracing::error!(%error, "a group of changes could not be committed; those after it are tried all the same");
+                }
                 for job in jobs {
                     job.finish(Err(&error));
                 }
             }
+        }
+    }
+
+    /// What happened to a group. A statement that finds no room may take the whole transaction back, and the error
+    /// that is seen is then that of the next statement: the filesystem knows better.
+    fn failure(&self, error: &StoreError) -> StoreError {
+        StoreError::Commit {
+            why: std::error::Error::source(error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+            full: error.is_full() || nothing_free(&self.dir),
         }
     }
 
@@ -145,6 +173,16 @@ impl Core {
         faults::COMMIT.after();
         Ok((newest, touched))
     }
+}
+
+/// Whether not even a page of the database would fit.
+fn nothing_free(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|facts| {
+        facts
+            .blocks_available()
+            .saturating_mul(facts.fragment_size())
+            < PAGE
+    })
 }
 
 /// Starts the writer's thread. It ends, after the last queued job, when every sender is gone.

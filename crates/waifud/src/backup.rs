@@ -23,6 +23,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 
+use waifud_control::env::{Disk, SystemDisk};
+use waifud_types::ByteSize;
+use waifud_types::room::FULL_BELOW;
+
 use crate::config::Config;
 
 pub use restore::{RestoreArguments, refuse_half_restored, restore};
@@ -82,6 +86,7 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
             Ok(())
         }
         Err(error) => {
+            let error = where_room_lacks(error, &[&partial, &config.state_dir]);
             let _nothing_half_is_left = std::fs::remove_file(&partial);
             Err(error)
         }
@@ -91,10 +96,11 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
 fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Result<String> {
     let state = &config.state_dir;
     owner::as_owner_of(state, || {
+        let place = place_for_copy(state);
         let work = tempfile::Builder::new()
             .prefix(".backup-")
-            .tempdir_in(state)
-            .with_context(|| format!("{} can't be written to", state.display()))?;
+            .tempdir_in(&place)
+            .with_context(|| format!("{} can't be written to", place.display()))?;
         let copy = work.path().join(DATABASE);
         let snapshot = waifud_store::backup::snapshot(&state.join(DATABASE), &copy)?;
         let mut files = vec![(DATABASE.to_owned(), copy)];
@@ -110,6 +116,39 @@ fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Re
             waifud_types::ByteSize(manifest.files.iter().map(|f| f.size_bytes).sum())
         ))
     })
+}
+
+/// Where the database is copied to first: beside itself, or where temporary files go when there is no room for a second
+/// one. A full disk is when people want a backup.
+fn place_for_copy(state: &Path) -> PathBuf {
+    let size = |name: &str| std::fs::metadata(state.join(name)).map_or(0, |facts| facts.len());
+    let needed = size(DATABASE).saturating_add(size("waifud.db-wal"));
+    let fits = SystemDisk
+        .room(state)
+        .is_ok_and(|room| room.free.bytes() > needed.saturating_add(FULL_BELOW.bytes()));
+    if fits {
+        state.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Adds which filesystem is full to the error, when one of these is.
+fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
+    for path in paths {
+        let dir = path.parent().filter(|_| !path.is_dir()).unwrap_or(path);
+        if let Ok(room) = SystemDisk.room(dir)
+            && room.free < ByteSize::mib(1)
+        {
+            return error.context(format!(
+                "{} of {} is free in {}: make room there, or write the backup elsewhere",
+                room.free,
+                room.size,
+                dir.display()
+            ));
+        }
+    }
+    error
 }
 
 fn beside(file: &Path) -> anyhow::Result<PathBuf> {

@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
-use waifud_control::{Control, ControlConfig, DownloadConfig, Peer, http};
+use waifud_control::{Control, ControlConfig, ControlError, DownloadConfig, Peer, http};
 use waifud_pki::server_config;
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
@@ -120,12 +120,23 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
         ..ControlConfig::new(config.state_dir.clone())
     };
     let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
-    control.resume_downloads().await?;
+    unless_full(control.resume_downloads().await)?;
     // Where the kernel has none to tell, nothing is made of it.
     if let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
-        control.note_boot(boot.trim()).await?;
+        unless_full(control.note_boot(boot.trim()).await)?;
     }
     Ok(control)
+}
+
+/// A full disk keeps nobody from starting: people can look and delete. Nodes say what is true when they are heard.
+fn unless_full(outcome: Result<(), ControlError>) -> Result<(), ControlError> {
+    match outcome {
+        Err(error) if error.is_no_room() => {
+            tracing::warn!("there is no room in state_dir; what a start notes is not written down");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// One waifud for each state directory: the lock goes with the process, however that ends.

@@ -21,7 +21,7 @@ const FULL: u64 = 97;
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     Warn,
     Fail,
@@ -29,14 +29,14 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Check {
-    subject: String,
-    verdict: Verdict,
-    message: String,
-    hint: Option<String>,
+pub(super) struct Check {
+    pub(super) subject: String,
+    pub(super) verdict: Verdict,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
 }
 
-fn ok(subject: impl Into<String>, message: impl Into<String>) -> Check {
+pub(super) fn ok(subject: impl Into<String>, message: impl Into<String>) -> Check {
     Check {
         subject: subject.into(),
         verdict: Verdict::Ok,
@@ -46,7 +46,7 @@ fn ok(subject: impl Into<String>, message: impl Into<String>) -> Check {
 }
 
 impl Check {
-    fn but(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
+    pub(super) fn but(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
         self.verdict = verdict;
         self.hint = Some(hint.into());
         self
@@ -58,6 +58,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let version = context.client.version().await?;
     let nodes = all_nodes(context).await?;
     let mut checks = vec![waifud(&version, env!("CARGO_PKG_VERSION"))];
+    if let Some(server) = context.client.server().await? {
+        checks.extend(super::server::checks(&server));
+    }
     if nodes.is_empty() {
         checks.push(ok("nodes", "no node has joined").but(
             Verdict::Fail,
@@ -180,7 +183,13 @@ fn node(node: &Node) -> Vec<Check> {
         if condition.ok {
             return check;
         }
-        check.but(Verdict::Fail, format!("waifuctl node show {}", node.name))
+        // What is low still works.
+        let verdict = if condition.reason == "low" {
+            Verdict::Warn
+        } else {
+            Verdict::Fail
+        };
+        check.but(verdict, format!("waifuctl node show {}", node.name))
     }));
     if !node.unclaimed.is_empty() {
         let message = format!(

@@ -27,6 +27,7 @@ mod reference;
 mod rescue;
 mod schema;
 mod screen;
+mod server;
 mod show;
 mod ssh;
 mod template;

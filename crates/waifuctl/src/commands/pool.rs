@@ -1,10 +1,11 @@
 //! `waifuctl pool list`, `df` and `image …`: where bytes lie.
 
 use serde::Serialize;
-use waifud_api::{Image, Node};
+use waifud_api::{DirectoryRoom, Image, Node};
 use waifud_types::node::PoolFacts;
 use waifud_types::{ByteSize, Digest, Name};
 
+use super::server;
 use crate::cli_pool::{ImageCommand, PoolCommand};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -26,6 +27,7 @@ struct Usage {
     pools: Vec<NodePool>,
     images: Vec<Image>,
     images_bytes: ByteSize,
+    state_dir: Option<DirectoryRoom>,
 }
 
 /// Runs one of the pool verbs.
@@ -65,14 +67,19 @@ pub async fn df(context: &Context) -> Result<(), Failure> {
         pools: pools_of(whole::all_nodes(context).await?),
         images_bytes: ByteSize(images.iter().map(|image| image.size_bytes.bytes()).sum()),
         images,
+        state_dir: context.client.server().await?.map(|it| it.state_dir),
     };
     context.printer.print(&usage, || {
-        format!(
+        let store = format!(
             "{}\n\nimage store: {} in {} images",
             shown(&usage.pools),
             usage.images_bytes,
             usage.images.len()
-        )
+        );
+        match &usage.state_dir {
+            Some(dir) => format!("{store}\nstate_dir:   {}", server::free(dir)),
+            None => store,
+        }
     })
 }
 

@@ -9,6 +9,8 @@ use waifud_types::{ByteSize, Checksum, ChecksumAlgorithm};
 use super::partial::Partial;
 use super::source::{Proof, Source};
 use super::{checksum_file, http, words};
+use crate::image_store::LOOK_EVERY;
+use crate::room::ImageRoom;
 
 /// A list of checksums is smaller than this.
 const LIST_MAX: usize = 4 << 20;
@@ -20,14 +22,14 @@ pub(super) enum Failure {
     Lasting(Problem),
     /// Trying again may.
     Passing(String),
+    /// There is no room for it; trying again once there is will help.
+    NoRoom,
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::Passing("the filesystem of waifud's state_dir is full".to_owned())
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
             _ => Self::Passing(format!("the image can't be written: {error}")),
         }
     }
@@ -61,6 +63,7 @@ pub(super) struct Limits {
     pub(super) reach: super::source::Reach,
     pub(super) proxies: bool,
     pub(super) max: ByteSize,
+    pub(super) room: ImageRoom,
 }
 
 /// The checksum that proves the image; `None` when the asker does without.
@@ -141,6 +144,8 @@ where
     if total.is_some_and(|total| total > limits.max.bytes()) {
         return Err(Failure::Lasting(words::too_large(limits.max)));
     }
+    let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
+    limits.room.check(rest)?;
     watcher.progress(partial.length, total);
     let outcome = stream(&mut response, limits, partial, total, watcher).await;
     // What came is kept, also when the rest did not.
@@ -155,10 +160,15 @@ async fn stream(
     total: Option<u64>,
     watcher: &dyn Watcher,
 ) -> Result<(), Failure> {
+    let mut room_at = partial.length;
     let mut looked = partial.head.len() == qcow2::HEADER_BYTES;
     while let Some(chunk) = response.chunk().await.map_err(transport)? {
         if partial.length.saturating_add(chunk.len() as u64) > limits.max.bytes() {
             return Err(Failure::Lasting(words::too_large(limits.max)));
+        }
+        if partial.length >= room_at {
+            room_at = partial.length + LOOK_EVERY;
+            limits.room.check(0)?;
         }
         partial.push(&chunk).await?;
         if !looked && partial.head.len() == qcow2::HEADER_BYTES {

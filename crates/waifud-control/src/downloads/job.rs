@@ -19,6 +19,9 @@ const FRUITLESS: u32 = 8;
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
+/// Between two looks whether there is room.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
+
 /// How far a source is; only in memory.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Progress {
@@ -118,18 +121,42 @@ struct Worker {
 
 impl Worker {
     async fn run(&self) {
-        let ended = match self.until_the_end().await {
-            Ok(Ok(())) => return,
-            Ok(Err(problem)) => {
-                self.control.shared.images.discard_partial(self.name);
-                self.control.download_failed(self.name, problem).await
+        loop {
+            let ended = match self.until_the_end().await {
+                Ok(Ok(())) => return,
+                Ok(Err(problem)) => {
+                    self.control.shared.images.discard_partial(self.name);
+                    self.control.download_failed(self.name, problem).await
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return,
+                Err(error) if error.is_no_room() => self.wait_for_room().await,
+                Err(error) => {
+                    // The database failed: the row says that it goes on, and it does when waifud starts again.
+                    let _said_in_the_log = error.into_problem();
+                    return;
+                }
             }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
-            // The database failed: the row says that it goes on, and it does when waifud starts again.
-            let _said_in_the_log = error.into_problem();
         }
+    }
+
+    /// A full disk is nobody's failure: what came is kept, and it goes on when there is room.
+    async fn wait_for_room(&self) {
+        let first = {
+            let mut first = false;
+            self.change(|progress| {
+                let why = "room in waifud's state_dir: it goes on by itself when there is some";
+                first = progress.waiting_for.as_deref() != Some(why);
+                progress.waiting_for = Some(why.to_owned());
+            });
+            first
+        };
+        if first {
+            tracing::warn!(source = %words::shown(&self.source.url), "a download waits for room");
+        }
+        tokio::time::sleep(self.control.shared.config.downloads.pause.max(ROOM_PAUSE)).await;
     }
 
     /// Inside, a problem that will last; outside, a failure of ours.
@@ -139,6 +166,7 @@ impl Worker {
             reach: super::reach(config),
             proxies: config.downloads.proxies,
             max: config.image_max,
+            room: self.control.shared.images.room().clone(),
         };
         let path = self.control.shared.images.partial(self.name);
         let mut validator = self.known_validator().await?;
@@ -160,6 +188,10 @@ impl Worker {
                 Ok(()) => return Ok(Ok(())),
                 Err(Failure::Lasting(problem)) => return Ok(Err(problem)),
                 Err(Failure::Passing(why)) => why,
+                Err(Failure::NoRoom) => {
+                    self.wait_for_room().await;
+                    continue;
+                }
             };
             fruitless = if partial.length > before {
                 0
@@ -204,9 +236,10 @@ impl Worker {
             validator,
             self,
             async |now: Validator| {
-                self.remember(&now)
-                    .await
-                    .map_err(|_| Failure::Passing("the database can't be written".to_owned()))?;
+                self.remember(&now).await.map_err(|error| match error {
+                    full if full.is_full() => Failure::NoRoom,
+                    _ => Failure::Passing("the database can't be written".to_owned()),
+                })?;
                 learned = Some(now);
                 Ok(())
             },

@@ -72,6 +72,7 @@ impl Control {
         request: CreateDownload,
         cause: Cause,
     ) -> Result<Download, ControlError> {
+        self.must_have_room()?;
         let config = &self.shared.config;
         let request = source::complete(request, &config.downloads.mirror)?;
         let template = templates::checked_name(&request.name)?;
@@ -235,7 +236,9 @@ impl Control {
         let _changing = self.shared.images.changing.lock().await;
         self.shared.images.adopt(partial, row.digest)?;
         let message = format!("{} for a disk of {}", row.size, row.virtual_size);
-        self.shared
+        let digest = row.digest;
+        let written = self
+            .shared
             .store
             .write(move |tx| {
                 if tx.insert_image(&row)? {
@@ -251,8 +254,12 @@ impl Control {
                 }
                 Ok::<_, StoreError>(())
             })
-            .await?;
-        Ok(())
+            .await;
+        if written.is_err() && !self.is_known(digest).await {
+            // No image without a row; what came is where the next attempt looks for it.
+            self.shared.images.give_back(partial, digest)?;
+        }
+        written.map_err(Into::into)
     }
 
     /// The image is here: everybody who waited for the source gets a template.

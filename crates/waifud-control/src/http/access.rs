@@ -77,6 +77,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/tokens", AtLeast(Admin)),
     ("DELETE", "/v1/tokens/{name}", AtLeast(Admin)),
     ("GET", "/v1/whoami", AtLeast(Viewer)),
+    ("GET", "/v1/server", AtLeast(Viewer)),
     ("POST", "/v1/nodes/{name}/confirm", AtLeast(Admin)),
     (
         "DELETE",

@@ -14,7 +14,7 @@ use waifud_api::Problem;
 use waifud_api::problem::PROBLEM_JSON;
 
 use super::Refusal;
-use crate::{Control, faults};
+use crate::{Control, faults, problems};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -42,11 +42,11 @@ impl RequestId {
 }
 
 /// Puts the envelope around a router, and answers what it has no route for.
-pub fn wrap(router: Router<Control>) -> Router<Control> {
+pub fn wrap(router: Router<Control>, control: &Control) -> Router<Control> {
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(from_fn_with_state((), envelope))
+        .layer(from_fn_with_state(control.clone(), envelope))
 }
 
 async fn no_route() -> Refusal {
@@ -67,7 +67,7 @@ pub async fn no_method() -> Refusal {
     )
 }
 
-async fn envelope(State(()): State<()>, mut request: Request, next: Next) -> Response {
+async fn envelope(State(control): State<Control>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     // The path without its query, and no header: nothing here may be a secret.
@@ -88,7 +88,7 @@ async fn envelope(State(()): State<()>, mut request: Request, next: Next) -> Res
         });
         tracing::debug!(status = response.status().as_u16(), "answered");
         if response.status().is_client_error() || response.status().is_server_error() {
-            response = problem(response, &id, head);
+            response = problem(&control, response, &id, head);
         }
         response
     }
@@ -108,12 +108,15 @@ async fn carry_out(request: Request, next: Next) -> Response {
     faults::REQUEST.around(next.run(request)).await
 }
 
-fn problem(mut response: Response, id: &RequestId, head: bool) -> Response {
+fn problem(control: &Control, mut response: Response, id: &RequestId, head: bool) -> Response {
     let status = response.status();
     let mut problem = response
         .extensions_mut()
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::new(status.as_u16(), code_of(status), title_of(status)));
+    if problem.code == problems::NO_SPACE {
+        problem = problems::with_room(problem, control.state_dir(), control.room_now().ok());
+    }
     problem.request_id = Some(id.0.clone());
     let mut kept = HeaderMap::new();
     for name in [header::ALLOW, header::RETRY_AFTER] {

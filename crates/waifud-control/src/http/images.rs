@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::body::BodyDataStream;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use futures::StreamExt;
 use waifud_api::{Image, Page, Problem};
-use waifud_types::Digest;
+use waifud_types::{ByteSize, Digest};
 
 use super::peer::Asker;
 use super::query::Params;
@@ -47,10 +47,17 @@ pub async fn upload(
     request: Request,
 ) -> Result<(StatusCode, Json<Image>), Refusal> {
     let digest = digest(&text)?;
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = request.into_body().into_data_stream();
     if let Ok(image) = control.image(digest).await {
         drain(body).await;
         return Ok((StatusCode::OK, Json(image)));
+    }
+    // Said before the bytes are sent, not when the disk is full of them.
+    if let Err(error) = control.must_have_room_for_image(ByteSize(length.unwrap_or(0))) {
+        drain(body).await;
+        return Err(error.into());
     }
     match control.upload_image(digest, &mut body, asker.cause).await {
         Ok((image, new)) => {

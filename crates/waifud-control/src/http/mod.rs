@@ -23,6 +23,7 @@ mod peer;
 mod query;
 mod refusal;
 mod security;
+mod server;
 mod service;
 mod streams;
 mod templates;
@@ -97,6 +98,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(tokens::whoami))
         .routes(routes!(service::openapi))
         .routes(routes!(service::version))
+        .routes(routes!(server::show))
         .routes(routes!(service::healthz))
 }
 
@@ -107,7 +109,7 @@ pub fn openapi() -> OpenApi {
 
 /// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
 pub fn user_router(control: Control) -> Router {
-    envelope::wrap(guarded(&control)).with_state(control)
+    envelope::wrap(guarded(&control), &control).with_state(control)
 }
 
 /// People's routes, with the guard before each.
@@ -118,5 +120,9 @@ fn guarded(control: &Control) -> Router<Control> {
 
 /// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
 pub fn tls_router(control: Control) -> Router {
-    envelope::wrap(guarded(&control).merge(guard::listed(agent::routes()))).with_state(control)
+    envelope::wrap(
+        guarded(&control).merge(guard::listed(agent::routes())),
+        &control,
+    )
+    .with_state(control)
 }

@@ -64,6 +64,7 @@ impl Control {
         cause: Cause,
     ) -> Result<Created, ControlError> {
         let checked = validate::create(request)?;
+        self.must_have_room()?;
         let control = self.clone();
         self.shared
             .store

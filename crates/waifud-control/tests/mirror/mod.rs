@@ -1,5 +1,9 @@
 //! A mirror on loopback that a test scripts: it serves files with `ETag`s and ranges, and misbehaves as told.
 
+#![allow(
+    dead_code,
+    reason = "each test file uses its own part of these helpers"
+)]
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helpers may stop at the first surprise"

@@ -1,0 +1,30 @@
+//! The control server itself on the wire.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use waifud_types::{ByteSize, RoomState, Timestamp};
+
+/// `GET /v1/server`: how waifud itself is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Server {
+    /// The program's version.
+    pub version: String,
+    /// Where its database, images and keys lie.
+    pub state_dir: DirectoryRoom,
+}
+
+/// A directory, and the room on its filesystem.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DirectoryRoom {
+    /// Its path.
+    pub path: String,
+    /// The filesystem's size.
+    pub size_bytes: ByteSize,
+    /// What is free for who is not root.
+    pub free_bytes: ByteSize,
+    /// Whether that is enough.
+    pub state: RoomState,
+    /// Since when it is in that state.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+}

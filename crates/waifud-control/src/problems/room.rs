@@ -1,0 +1,39 @@
+//! No room where waifud keeps its state.
+
+use std::path::Path;
+
+use waifud_api::Problem;
+use waifud_types::Room;
+
+/// The problem's code, for scripts.
+pub const NO_SPACE: &str = "no-space";
+
+/// The filesystem of the image store and of the database has no room for that. Which it is, and how much is free there,
+/// is added on the way out.
+pub fn no_space() -> Problem {
+    Problem::new(
+        507,
+        NO_SPACE,
+        "there is not enough room in waifud's state_dir",
+    )
+    .field("state_dir")
+    .hint(
+        "make room there: waifuctl df shows what images take, waifuctl template delete and image delete remove them; \
+         nothing was changed, guests run on, and waifud goes on by itself when there is room",
+    )
+}
+
+/// Names the directory and what is free in it.
+pub fn with_room(mut problem: Problem, dir: &Path, room: Option<Room>) -> Problem {
+    problem.title = match room {
+        Some(Room { size, free }) => format!(
+            "there is not enough room in waifud's state_dir {}: {free} of {size} is free",
+            dir.display()
+        ),
+        None => format!(
+            "there is not enough room in waifud's state_dir {}",
+            dir.display()
+        ),
+    };
+    problem
+}

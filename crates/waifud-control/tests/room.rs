@@ -1,0 +1,123 @@
+//! Too little room in the state directory: told of before it is too late, refused with the next step, and over by itself.
+//! The disk is a fake here; `waifud`'s own tests fill a real one.
+
+mod common;
+mod mirror;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{DEADLINE, Server, image};
+use mirror::Mirror;
+use serde_json::json;
+use waifud_control::env::Disk;
+use waifud_types::{ByteSize, Room};
+
+/// A disk of 100 GiB that has so much room as a test says.
+#[derive(Clone, Debug)]
+struct FakeDisk(Arc<AtomicU64>);
+
+impl FakeDisk {
+    fn leave(&self, free: ByteSize) {
+        self.0.store(free.bytes(), Ordering::SeqCst);
+    }
+}
+
+impl Disk for FakeDisk {
+    fn room(&self, _: &Path) -> io::Result<Room> {
+        Ok(Room {
+            size: ByteSize::gib(100),
+            free: ByteSize(self.0.load(Ordering::SeqCst)),
+        })
+    }
+}
+
+async fn server() -> (Server, FakeDisk) {
+    let disk = FakeDisk(Arc::default());
+    disk.leave(ByteSize::gib(50));
+    let given = disk.clone();
+    let server = Server::with(|config| {
+        config.disk = Arc::new(given);
+        config.downloads.loopback = true;
+        config.downloads.proxies = false;
+        config.downloads.pause = Duration::from_millis(1);
+    })
+    .await;
+    (server, disk)
+}
+
+#[tokio::test]
+async fn the_history_tells_of_little_room_of_none_and_of_room_again() {
+    let (server, disk) = server().await;
+    for free in [ByteSize::gib(2), ByteSize::mib(1), ByteSize::gib(90)] {
+        disk.leave(free);
+        server.control.look_at_room().await.unwrap();
+        server.control.look_at_room().await.unwrap();
+    }
+    assert_eq!(
+        server.kinds("waifud").await,
+        ["waifud.disk-low", "waifud.disk-full", "waifud.disk-ok"]
+    );
+    disk.leave(ByteSize::mib(1));
+    let shown = server.get("/v1/server").await.expect(200).json();
+    assert_eq!(shown["state_dir"]["state"], "full");
+    assert_eq!(shown["state_dir"]["free_bytes"], 1 << 20);
+}
+
+#[tokio::test]
+async fn what_grows_is_refused_with_the_directory_and_the_next_step_and_is_taken_when_there_is_room()
+ {
+    let (server, disk) = server().await;
+    let template = json!({"name": "t", "image": format!("sha256:{}", "0".repeat(64))});
+    let url = json!({"name": "t", "url": "http://127.0.0.1:1/a", "insecure_no_checksum": true});
+    disk.leave(ByteSize::mib(7));
+    for (path, body) in [
+        ("/v1/instances", json!({"template": "t"})),
+        ("/v1/templates", template.clone()),
+        ("/v1/downloads", url),
+    ] {
+        let problem = server.post(path, &body).await.expect(507).problem();
+        assert_eq!(problem.code, "no-space", "{path}");
+        assert_eq!(problem.field.as_deref(), Some("state_dir"));
+        let dir = server.dir.path().display().to_string();
+        assert!(problem.title.contains(&dir) && problem.title.contains("7M of 100G is free"));
+        assert!(problem.hint.unwrap().contains("waifuctl df"));
+    }
+    disk.leave(ByteSize::gib(50));
+    let problem = server.post("/v1/templates", &template).await.expect(422);
+    assert_eq!(problem.problem().code, "unknown-image");
+}
+
+#[tokio::test]
+async fn a_download_waits_for_room_and_goes_on_when_there_is_some() {
+    let (server, disk) = server().await;
+    let bytes = image(2 << 30);
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    let checksum = common::digest(&bytes).to_string();
+    disk.leave(ByteSize::mib(60));
+    let body = json!({"name": "mine", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    server.post("/v1/downloads", &body).await.expect(202);
+    let state = async |wanted: fn(&serde_json::Value) -> bool| {
+        loop {
+            let download = server.get("/v1/downloads/mine").await.json();
+            assert_ne!(download["state"], "failed", "{download}");
+            if wanted(&download) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waits = state(|it| {
+        it["waiting_for"]
+            .as_str()
+            .is_some_and(|why| why.contains("room"))
+    });
+    tokio::time::timeout(DEADLINE, waits).await.unwrap();
+    disk.leave(ByteSize::gib(1));
+    let gone = state(|it| it["status"] == 404);
+    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    server.get("/v1/templates/mine").await.expect(200);
+}

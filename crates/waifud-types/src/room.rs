@@ -1,0 +1,97 @@
+//! Room on a filesystem that a daemon keeps its state on, and when there is too little of it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ByteSize;
+
+/// Below this it counts as full: what is left is for what nodes report, and for deleting.
+pub const FULL_BELOW: ByteSize = ByteSize::mib(8);
+/// Below this it is low, however small the filesystem is.
+const LOW_BELOW: ByteSize = ByteSize::mib(512);
+/// A twentieth of a large filesystem is more than a state directory ever needs: above this it is not low.
+const LOW_AT_MOST: ByteSize = ByteSize::gib(10);
+
+/// How much of a filesystem is free for its unprivileged users, as `df` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Its size.
+    pub size: ByteSize,
+    /// What is free.
+    pub free: ByteSize,
+}
+
+/// Whether there is enough.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RoomState {
+    /// There is.
+    Ok,
+    /// It will soon be full: less than 512 MiB or, up to 10 GiB, a twentieth is free.
+    Low,
+    /// Nothing new is taken.
+    Full,
+}
+
+impl Room {
+    /// Whether there is enough.
+    pub fn state(self) -> RoomState {
+        let twentieth = self.size.bytes() / 20;
+        let low = twentieth.clamp(LOW_BELOW.bytes(), LOW_AT_MOST.bytes());
+        if self.free < FULL_BELOW {
+            RoomState::Full
+        } else if self.free.bytes() < low {
+            RoomState::Low
+        } else {
+            RoomState::Ok
+        }
+    }
+
+    /// What is free, as a limit that stays the same while it changes little: the next power of two. For texts that
+    /// are compared with what they were.
+    pub fn less_than(self) -> ByteSize {
+        let above = self.free.bytes().saturating_add(1);
+        ByteSize(above.checked_next_power_of_two().unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn room(size: ByteSize, free: ByteSize) -> RoomState {
+        Room { size, free }.state()
+    }
+
+    #[test]
+    fn what_is_low_depends_on_the_size_within_bounds() {
+        use RoomState::{Full, Low, Ok};
+        for (size, free, state) in [
+            (ByteSize::gib(1), ByteSize::mib(600), Ok),
+            (ByteSize::gib(1), ByteSize::mib(500), Low),
+            (ByteSize::gib(40), ByteSize::gib(3), Ok),
+            (ByteSize::gib(40), ByteSize::gib(1), Low),
+            (ByteSize::gib(4000), ByteSize::gib(11), Ok),
+            (ByteSize::gib(4000), ByteSize::gib(9), Low),
+            (ByteSize::gib(40), ByteSize::mib(7), Full),
+            (ByteSize(0), ByteSize(0), Full),
+        ] {
+            assert_eq!(room(size, free), state, "{free} of {size}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn less_room_is_never_a_better_state(size: u64, a: u64, b: u64) {
+            let (less, more) = (a.min(b), a.max(b));
+            prop_assert!(room(ByteSize(size), ByteSize(less)) >= room(ByteSize(size), ByteSize(more)));
+        }
+
+        #[test]
+        fn there_is_less_than_what_is_said(free in 0..u64::MAX / 4) {
+            let said = Room { size: ByteSize(u64::MAX), free: ByteSize(free) }.less_than().bytes();
+            prop_assert!(free < said && said / 4 <= free);
+        }
+    }
+}
