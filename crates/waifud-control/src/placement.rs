@@ -29,15 +29,17 @@ pub struct Wish<'a> {
 pub struct Choice {
     /// The node, when one can take it.
     pub node: Option<NodeId>,
-    /// Every node's part in it, best first.
+    /// The best nodes' part in it, best first.
     pub verdicts: Vec<PlacementVerdict>,
+    /// How many nodes were judged.
+    pub nodes: usize,
     /// Why none could: one sentence; null when one did.
     pub reason: Option<String>,
 }
 
 enum Verdict {
-    /// It can take it; higher is better.
-    Fits(f64, String),
+    /// It can take it; higher is better. Put in words only where somebody reads them.
+    Fits(f64, Free),
     /// It would, if it were there.
     Away(String),
     /// It lacks memory now, but has as much in all.
@@ -46,8 +48,22 @@ enum Verdict {
     Never(String),
 }
 
-/// Chooses.
-pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom]) -> Choice {
+/// Memory of a node.
+struct Free {
+    /// Not promised.
+    free: ByteSize,
+    /// In all.
+    of: ByteSize,
+}
+
+impl std::fmt::Display for Free {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} free of {}", self.free, self.of)
+    }
+}
+
+/// Chooses, with a verdict on the best `told` nodes.
+pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
     let mut judged: Vec<_> = rooms.iter().map(|room| (room, judge(wish, room))).collect();
     judged.sort_by(|(a, x), (b, y)| {
         rank(y)
@@ -59,11 +75,13 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom]) -> Choice {
         _ => None,
     });
     let reason = node.is_none().then(|| waiting_for(wish, &judged));
+    let nodes = judged.len();
     let verdicts = judged
         .into_iter()
+        .take(told)
         .map(|(room, verdict)| {
             let (score, reason) = match verdict {
-                Verdict::Fits(score, why) => (Some(score), why),
+                Verdict::Fits(score, room) => (Some(score), room.to_string()),
                 Verdict::Away(why) | Verdict::Full(why) | Verdict::Never(why) => (None, why),
             };
             PlacementVerdict {
@@ -76,6 +94,7 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom]) -> Choice {
     Choice {
         node,
         verdicts,
+        nodes,
         reason,
     }
 }
@@ -118,9 +137,12 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
             .bytes()
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
-    let room_in_words = format!("{free} free of {}", capacity.memory_bytes);
+    let memory = Free {
+        free,
+        of: capacity.memory_bytes,
+    };
     if spec.memory_bytes > capacity.memory_bytes {
-        return Verdict::Never(room_in_words);
+        return Verdict::Never(memory.to_string());
     }
     if let Err(why) = disks_fit(spec, room) {
         return Verdict::Never(why);
@@ -148,9 +170,9 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
         return Verdict::Full("has not said yet what runs on it since the restore".to_owned());
     }
     if spec.memory_bytes > free {
-        return Verdict::Full(room_in_words);
+        return Verdict::Full(memory.to_string());
     }
-    Verdict::Fits(score(wish, room), room_in_words)
+    Verdict::Fits(score(wish, room), memory)
 }
 
 /// The bridges that its nics are on.

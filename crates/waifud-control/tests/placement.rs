@@ -75,11 +75,14 @@ proptest! {
         for (cpus, memory, node) in wishes {
             let spec = spec(cpus, memory, node);
             let wish = Wish { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new() };
-            let choice = choose(&wish, &rooms);
-            prop_assert_eq!(&choice, &choose(&wish, &rooms));
+            let choice = choose(&wish, &rooms, usize::MAX);
+            prop_assert_eq!(&choice, &choose(&wish, &rooms, usize::MAX));
+            let told = choose(&wish, &rooms, 2);
+            prop_assert_eq!(told.node, choice.node);
+            prop_assert_eq!(&told.verdicts[..], &choice.verdicts[..rooms.len().min(2)], "the best come first");
             let mut turned = rooms.clone();
             turned.reverse();
-            prop_assert_eq!(&choice, &choose(&wish, &turned), "the order of the nodes does not matter");
+            prop_assert_eq!(&choice, &choose(&wish, &turned, usize::MAX), "the order of the nodes does not matter");
             prop_assert_eq!(choice.verdicts.len(), rooms.len());
             prop_assert_eq!(choice.node.is_none(), choice.reason.is_some());
             for verdict in &choice.verdicts {

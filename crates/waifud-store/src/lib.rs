@@ -13,6 +13,7 @@ pub mod backup;
 mod boot;
 mod bundles;
 mod codec;
+mod connection;
 mod downloads;
 mod error;
 mod events;
@@ -41,7 +42,6 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
@@ -62,7 +62,7 @@ pub use nodes::{NewNode, NodeRow};
 pub use placing::{NodeRoom, PlacementRow, PoolPromise};
 pub use query::InstanceFilter;
 pub use slice::SliceRow;
-pub use templates::{NewTemplate, TemplateRow};
+pub use templates::{NewTemplate, TemplateRow, TemplateSource};
 pub use tokens::TokenRow;
 pub use tombstones::TombstoneRow;
 pub use tx::{ReadTx, WriteTx};
@@ -71,9 +71,6 @@ pub use wakeups::Topic;
 use readers::Readers;
 use wakeups::Wakeups;
 use writer::{Core, Queue, TypedJob};
-
-/// How long a connection waits for another process's lock (a backup by hand, the `sqlite3` shell).
-const BUSY: Duration = Duration::from_secs(5);
 
 /// How the store runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,8 +121,7 @@ impl Store {
         };
         let mut conn = Connection::open(path).map_err(open_error)?;
         restrict(path);
-        conn.busy_timeout(BUSY)?;
-        conn.set_prepared_statement_cache_capacity(128);
+        connection::settle(&conn, 128)?;
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
              PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864;",

@@ -36,6 +36,14 @@ impl ReadTx<'_> {
             .transpose()
     }
 
+    /// Whether there is such a network.
+    pub fn is_network(&self, wanted: &str) -> Result<bool, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM networks WHERE name = ?1")?
+            .exists([wanted])?)
+    }
+
     /// Networks by name, after `after`.
     pub fn networks(&self, after: &str, limit: u32) -> Result<Vec<NetworkRow>, StoreError> {
         self.conn

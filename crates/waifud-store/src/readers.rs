@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
-use crate::StoreError;
+use crate::{StoreError, connection};
 
 /// A few open connections, handed out one at a time.
 #[derive(Debug)]
@@ -49,9 +49,9 @@ impl Readers {
             None => open(&self.path)?,
         };
         // One transaction, so that everything a job reads is of one moment.
-        conn.execute_batch("BEGIN").map_err(StoreError::from)?;
+        connection::run(&conn, "BEGIN")?;
         let answer = read(&conn);
-        conn.execute_batch("COMMIT").map_err(StoreError::from)?;
+        connection::run(&conn, "COMMIT")?;
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -66,7 +66,6 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
         path: path.to_owned(),
         source,
     })?;
-    conn.busy_timeout(crate::BUSY)?;
-    conn.set_prepared_statement_cache_capacity(64);
+    connection::settle(&conn, 64)?;
     Ok(conn)
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::Row;
 use waifud_types::template::{Datasource, Firmware, Template, TemplateRevision};
-use waifud_types::{Digest, Name, Timestamp};
+use waifud_types::{ByteSize, Digest, Name, Timestamp};
 
 use crate::codec::{count, digest, name, size, time, to_word, word};
 use crate::{ReadTx, StoreError, WriteTx};
@@ -37,7 +37,46 @@ pub struct TemplateRow {
     pub arch: String,
 }
 
+/// What instances are made from: a template as a create needs it. Who uses it and what it pointed at before is left
+/// out: counting the users costs as much as there are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TemplateSource {
+    /// Its name.
+    pub name: Name,
+    /// The architecture of its image.
+    pub arch: String,
+    /// How its guests find their documents.
+    pub datasource: Datasource,
+    /// What starts its boot loader.
+    pub firmware: Firmware,
+    /// The image.
+    pub image: Digest,
+    /// The image's virtual size: no disk made from it is smaller.
+    pub min_disk_bytes: ByteSize,
+}
+
 impl ReadTx<'_> {
+    /// What instances of this template are made from.
+    pub fn template_source(&self, wanted: &str) -> Result<Option<TemplateSource>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT t.*, i.virtual_size_bytes FROM templates t JOIN images i ON i.digest = t.image
+                  WHERE t.name = ?1",
+            )?
+            .query_and_then([wanted], |row| {
+                Ok(TemplateSource {
+                    name: name(row, "name")?,
+                    arch: row.get("arch")?,
+                    datasource: word(row, "datasource")?,
+                    firmware: word(row, "firmware")?,
+                    image: digest(row, "image")?,
+                    min_disk_bytes: size(row, "virtual_size_bytes")?,
+                })
+            })?
+            .next()
+            .transpose()
+    }
+
     /// One template.
     pub fn template(&self, wanted: &str) -> Result<Option<TemplateRow>, StoreError> {
         self.conn

@@ -23,7 +23,7 @@ use crate::faults;
 use crate::rooms::Rooms;
 use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
-use crate::{StoreError, Topic};
+use crate::{StoreError, Topic, connection};
 
 /// Jobs in one transaction at most: bounds how long the first of them waits.
 const GROUP_MAX: usize = 256;
@@ -155,7 +155,7 @@ impl Core {
         let mut newest = self.wakeups.newest();
         let mut touched = Vec::new();
         for job in jobs {
-            group.execute_batch("SAVEPOINT job")?;
+            connection::run(&group, "SAVEPOINT job")?;
             let mut tx = WriteTx::new(&group, self.incarnation, newest, &mut self.rooms);
             let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
             if kept {
@@ -164,9 +164,9 @@ impl Core {
                 self.rooms.keep(&group);
             } else {
                 self.rooms.forget();
-                group.execute_batch("ROLLBACK TO job")?;
+                connection::run(&group, "ROLLBACK TO job")?;
             }
-            group.execute_batch("RELEASE job")?;
+            connection::run(&group, "RELEASE job")?;
         }
         faults::COMMIT.before();
         group.commit()?;

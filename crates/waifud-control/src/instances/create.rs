@@ -3,7 +3,7 @@
 use waifud_api::{CreateInstance, Instance};
 use waifud_store::{
     InstanceRow, LeaseRow, NewInstance, ReadTx, Remembered, StoreError, StoredAnswer, Taken,
-    TemplateRow, WriteTx,
+    TemplateSource, WriteTx,
 };
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::status::InstanceStatus;
@@ -130,7 +130,7 @@ impl Control {
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         let template = tx
-            .template(wanted.template.as_str())?
+            .template_source(wanted.template.as_str())?
             .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
         let rooms = tx.rooms_for_placing()?;
         let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
@@ -143,11 +143,11 @@ impl Control {
             )),
             name: self.choose_name(tx, wanted)?,
             labels: wanted.labels.clone(),
-            datasource: documents::datasource(template.template.datasource, &spec.nics),
+            datasource: documents::datasource(template.datasource, &spec.nics),
             spec,
             status: InstanceStatus::pending(None),
             arch: template.arch,
-            firmware: template.template.firmware,
+            firmware: template.firmware,
             ssh_keys: wanted.ssh_keys.clone(),
             cloud_id: String::new(),
             user_data: wanted.user_data.clone(),
@@ -201,10 +201,9 @@ pub(crate) fn choose_macs(
 /// The spec that a request asks for, of what its template points at.
 pub(crate) fn spec(
     wanted: &Checked,
-    template: &TemplateRow,
+    template: &TemplateSource,
     macs: &[MacAddr],
 ) -> Result<InstanceSpec, ControlError> {
-    let template = &template.template;
     let least = template.min_disk_bytes;
     let disk = wanted.disk.unwrap_or(least.max(DISK_DEFAULT));
     if disk < least {
@@ -216,7 +215,7 @@ pub(crate) fn spec(
     };
     Ok(InstanceSpec {
         template: template.name.clone(),
-        image: template.current,
+        image: template.image,
         cpus: wanted.cpus,
         memory_bytes: wanted.memory,
         run: wanted.run,

@@ -35,7 +35,7 @@ impl Control {
             .store
             .read(move |tx| {
                 let template = tx
-                    .template(wanted.template.as_str())?
+                    .template_source(wanted.template.as_str())?
                     .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
                 if let Some(name) = &wanted.name
                     && tx.instance_named(name.as_str())?.is_some()

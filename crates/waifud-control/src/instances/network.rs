@@ -79,7 +79,7 @@ pub fn check(
     guest_range: Ipv4Net,
 ) -> Result<(), ControlError> {
     for (index, nic) in spec.nics.iter().enumerate() {
-        if tx.network(nic.network.as_str())?.is_none() {
+        if !tx.is_network(nic.network.as_str())? {
             let known = tx.networks("", NETWORKS_NAMED)?;
             let known: Vec<_> = known.into_iter().map(|row| row.name).collect();
             return Err(problems::unknown_network(index, nic.network.as_str(), &known).into());

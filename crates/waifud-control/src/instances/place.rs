@@ -32,7 +32,7 @@ impl Control {
             arch: &row.arch,
             bridges: &bridges,
         };
-        let mut choice = choose(&wish, rooms);
+        let mut choice = choose(&wish, rooms, VERDICTS_KEPT);
         let mut candidates = std::borrow::Cow::Borrowed(rooms);
         let mut unfit = Vec::new();
         while let Some(room) = choice
@@ -50,7 +50,8 @@ impl Control {
             candidates
                 .to_mut()
                 .retain(|other| other.node.id != room.node.id);
-            choice = choose(&wish, &candidates);
+            choice = choose(&wish, &candidates, VERDICTS_KEPT);
+            choice.nodes = rooms.len();
             choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
         }
         choice.verdicts.append(&mut unfit);
@@ -78,7 +79,7 @@ impl Control {
         row.status.node = Some(node.name.clone());
         row.node_name = Some(node.name.clone());
         row.status.reason = Some(format!("waiting for {} to take it up", node.name));
-        let why = match choice.verdicts.len() {
+        let why = match choice.nodes {
             1 => "the only node".to_owned(),
             nodes => format!("most room of {nodes}"),
         };
@@ -196,7 +197,7 @@ pub(crate) fn verdicts(
     wish: &Wish<'_>,
     rooms: &[NodeRoom],
 ) -> Result<Vec<PlacementVerdict>, ControlError> {
-    let mut verdicts = choose(wish, rooms).verdicts;
+    let mut verdicts = choose(wish, rooms, usize::MAX).verdicts;
     for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
         if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node)
             && let Err(obstacle) = network::fit(tx, wish.spec, &room.node)?

@@ -58,20 +58,19 @@ fn spec(
     row: &InstanceRow,
     begin: &RescueBegin,
 ) -> Result<RescueSpec, ControlError> {
-    let found = tx.template(&begin.template)?;
-    let found = found.ok_or_else(|| problems::rescue::unknown_template(&begin.template))?;
-    let template = found.template;
-    if found.arch != row.arch {
-        return Err(problems::rescue::other_arch(&template.name, &found.arch, &row.arch).into());
+    let found = tx.template_source(&begin.template)?;
+    let template = found.ok_or_else(|| problems::rescue::unknown_template(&begin.template))?;
+    if template.arch != row.arch {
+        return Err(problems::rescue::other_arch(&template.name, &template.arch, &row.arch).into());
     }
-    if template.current == row.spec.image {
+    if template.image == row.spec.image {
         return Err(problems::rescue::same_image(&template.name).into());
     }
     let ssh_keys = validate::ssh_keys(&begin.ssh_keys)
         .map_err(|problem: Problem| problem.field("rescue.ssh_keys"))?;
     Ok(RescueSpec {
         template: template.name,
-        image: template.current,
+        image: template.image,
         datasource: documents::datasource(template.datasource, &row.spec.nics),
         firmware: template.firmware,
         ssh_keys,
