@@ -89,7 +89,8 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(open_error)?;
-    conn.busy_timeout(crate::connection::BUSY).map_err(open_error)?;
+    conn.busy_timeout(crate::connection::BUSY)
+        .map_err(open_error)?;
     Ok(conn)
 }
 
