@@ -52,13 +52,15 @@ const DPKG_OPTIONS: [&str; 7] = [
     "force-unsafe-io",
 ];
 
-const COMMON: [&str; 31] = [
+const COMMON: [&str; 32] = [
     "linux-image-cloud-amd64",
     "initramfs-tools",
     "zstd",
     "systemd-sysv",
     "systemd-resolved",
     "systemd-timesyncd",
+    // What the published cloud images have, and so what cloud-init writes networks for.
+    "netplan.io",
     "libpam-systemd",
     "libnss-resolve",
     "dbus",

@@ -311,8 +311,20 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
             "--no-start",
         ];
         world.waifuctl.json(&created)?;
+        // It was on before, so its disk has an address on its bus, and is the first in the guest's eyes.
+        world.waifuctl.json(&["start", "broken"])?;
+        world.until("broken", "running", |i| i["status"]["state"] == "running")?;
         let key = world.public_key.display().to_string();
-        let begin = ["rescue", "broken", "-t", TINY, "--ssh-key", &key, "--wait"];
+        let begin = [
+            "rescue",
+            "broken",
+            "-t",
+            TINY,
+            "--ssh-key",
+            &key,
+            "--force",
+            "--wait",
+        ];
         let shown = world.waifuctl.json(&begin)?;
         let address = shown.pointer("/status/addresses/0/address");
         let guest = Guest {

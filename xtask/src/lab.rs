@@ -48,6 +48,16 @@ enum Command {
         /// As named by `lab status`
         service: String,
     },
+    /// Stop a service until `lab start`
+    Stop {
+        /// As named by `lab status`
+        service: String,
+    },
+    /// Start a stopped service
+    Start {
+        /// As named by `lab status`
+        service: String,
+    },
     /// Send a signal to a service, which is started again if it ends
     Kill {
         /// As named by `lab status`
@@ -85,6 +95,14 @@ pub fn run(args: Args) -> Result<()> {
         Command::Restart { service } => {
             root::become_root("asking the lab")?;
             the_lab()?.restart(&service)
+        }
+        Command::Stop { service } => {
+            root::become_root("asking the lab")?;
+            the_lab()?.stop(&service)
+        }
+        Command::Start { service } => {
+            root::become_root("asking the lab")?;
+            the_lab()?.start(&service)
         }
         Command::Kill { service, signal } => {
             root::become_root("asking the lab")?;

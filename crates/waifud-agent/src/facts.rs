@@ -30,6 +30,21 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.facts_check.notified() => {}
+            () = bridges_changed(&shared) => {}
+        }
+    }
+}
+
+/// Ends when the host has other bridges than were told last.
+async fn bridges_changed(shared: &Shared) {
+    loop {
+        tokio::time::sleep(shared.settings.timing.bridges).await;
+        let told = shared.reports.last_facts().map(|facts| facts.bridges);
+        // What can't be read is the full look's to complain of.
+        if let Ok(now) = shared.guest_network.bridges().await
+            && told.is_some_and(|told| told != now)
+        {
+            return;
         }
     }
 }

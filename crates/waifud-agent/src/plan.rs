@@ -319,7 +319,7 @@ impl Wait {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Confirmation => {
-                "an operator to confirm that waifud's restored database is the right one"
+                "an operator to confirm that waifud's restored database is the right one: waifuctl node confirm"
             }
             Self::StaleOrder => {
                 "nothing: the order to delete is for an older copy than the one here"

@@ -245,6 +245,7 @@ mod tests {
             observed_generation: Generation::FIRST,
             state,
             reason: Some(reason.to_owned()),
+            started_at: None,
             stopped_by: None,
             hypervisor: None,
             ready: false,

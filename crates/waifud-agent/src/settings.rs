@@ -53,6 +53,8 @@ pub struct Timing {
     pub report_gap: Duration,
     /// Between two looks at the node's facts.
     pub facts: Duration,
+    /// Between two looks at the host's bridges: whoever makes one expects it to be known when they turn to waifuctl.
+    pub bridges: Duration,
     /// Between two looks at a settled instance.
     pub period: Duration,
     /// Between two looks for what is in nobody's list.
@@ -87,6 +89,7 @@ impl Default for Timing {
             heartbeat: Duration::from_secs(10),
             report_gap: Duration::from_millis(100),
             facts: Duration::from_mins(1),
+            bridges: Duration::from_secs(3),
             period: Duration::from_mins(1),
             sweep: Duration::from_mins(1),
             network: Duration::from_mins(2),

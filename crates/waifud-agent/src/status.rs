@@ -77,6 +77,9 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
             .stopped_by
             .filter(|_| !on && state != InstanceState::Running),
         hypervisor: s.hypervisor,
+        started_at: memory
+            .started_at
+            .filter(|_| on || state == InstanceState::Running),
         ready: memory.ready_by.is_some() && (on || s.seen.is_none()),
         ready_by: memory.ready_by,
         addresses: Vec::new(),

@@ -229,6 +229,10 @@ pub struct InstanceReport {
     pub state: InstanceState,
     /// Why, in a sentence.
     pub reason: Option<String>,
+    /// When it was last started; null unless it is on.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub started_at: Option<Timestamp>,
     /// Who stopped it, when stopped.
     pub stopped_by: Option<StoppedBy>,
     /// What runs it.

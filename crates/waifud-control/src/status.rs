@@ -46,6 +46,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
         ready_by: report.ready_by.filter(|_| ready),
         node: old.node.clone(),
         hypervisor: report.hypervisor,
+        started_at: report.started_at,
         stopped_by: report.stopped_by,
         last_state: None,
         last_seen: None,
@@ -67,6 +68,11 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
     let failed_anew = status.state == S::Failed && status.reason != old.reason;
     if status.state != old.state || failed_anew {
         told.extend(entered(&status));
+    } else if was_restarted(old, &status) {
+        told.extend(entered(&status).map(|start| Told {
+            message: "it was off meanwhile, and was started again".to_owned(),
+            ..start
+        }));
     }
     told.extend(
         status
@@ -93,6 +99,12 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
         });
     }
     Some(Merged { status, told })
+}
+
+/// A node that was not heard for a while (its power failed, say, and came back) reports what it runs as if nothing had been.
+fn was_restarted(old: &InstanceStatus, new: &InstanceStatus) -> bool {
+    let starts = old.started_at.zip(new.started_at);
+    new.state == S::Running && starts.is_some_and(|(before, now)| before != now)
 }
 
 /// An address that was not known of a guest is told, so that whoever waits for one hears of it. IPv6 is left out: guests
@@ -169,7 +181,7 @@ fn entered(status: &InstanceStatus) -> Option<Told> {
 mod tests {
     use super::*;
     use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy};
-    use waifud_types::{Epoch, Generation, InstanceId};
+    use waifud_types::{Epoch, Generation, InstanceId, Timestamp};
 
     fn report(state: S) -> InstanceReport {
         InstanceReport {
@@ -178,6 +190,7 @@ mod tests {
             observed_generation: Generation::FIRST,
             state,
             reason: None,
+            started_at: None,
             stopped_by: None,
             hypervisor: Some(HypervisorKind::Tcg),
             ready: false,
@@ -216,6 +229,22 @@ mod tests {
         let merged = merge(&status, &ready).unwrap();
         assert_eq!(kinds(&merged), ["instance.ready"]);
         assert_eq!(merged.told[0].reason.as_deref(), Some("phone-home"));
+    }
+
+    #[test]
+    fn a_start_that_nobody_saw_is_told_once() {
+        let at = |second| InstanceReport {
+            started_at: Timestamp::from_second(second).ok(),
+            ..report(S::Running)
+        };
+        let first = merge(&InstanceStatus::pending(None), &at(1)).unwrap();
+        let again = merge(&first.status, &at(2)).unwrap();
+        assert_eq!(kinds(&again), ["instance.started"]);
+        assert!(again.told[0].message.contains("started again"));
+        assert_eq!(merge(&again.status, &at(2)), None);
+        // Agents that do not say when are believed as before.
+        let silent = merge(&again.status, &report(S::Running)).unwrap();
+        assert!(silent.told.is_empty());
     }
 
     #[test]

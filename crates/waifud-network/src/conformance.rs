@@ -152,6 +152,7 @@ pub async fn what_is_ours_is_no_fact_of_the_host(network: &dyn GuestNetwork, sta
     let facts = network.host_facts().await.unwrap();
     assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);
     assert!(facts.bridges.contains(&state.bridge), "{:?}", facts.bridges);
+    assert_eq!(network.bridges().await.unwrap(), facts.bridges);
 }
 
 /// Absence is idempotent too, and not the end: a later ensure begins anew.

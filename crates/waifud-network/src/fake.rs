@@ -155,6 +155,10 @@ impl Inner {
 
 #[async_trait]
 impl GuestNetwork for FakeNetwork {
+    async fn bridges(&self) -> Result<Vec<String>, NetworkError> {
+        self.host_facts().await.map(|facts| facts.bridges)
+    }
+
     async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError> {
         let mut inner = self.lock();
         inner.fault(Call::HostFacts)?;

@@ -213,6 +213,9 @@ pub trait GuestNetwork: Send + Sync {
     /// What this host already has.
     async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError>;
 
+    /// [`HostNetworkFacts::bridges`] alone, which is cheap enough to be asked every few seconds.
+    async fn bridges(&self) -> Result<Vec<String>, NetworkError>;
+
     /// Makes the node's network be exactly this. Rules and leases are in force when it returns.
     async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError>;
 

@@ -24,6 +24,10 @@ pub struct InstanceStatus {
     pub node: Option<Name>,
     /// What runs it; null until started.
     pub hypervisor: Option<HypervisorKind>,
+    /// When it was last started, by its node's clock; null unless it is on.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub started_at: Option<Timestamp>,
     /// Who stopped it, when stopped.
     pub stopped_by: Option<StoppedBy>,
     /// What was true when the node was last heard of; null unless the state is unknown.
@@ -54,6 +58,7 @@ impl InstanceStatus {
             ready_by: None,
             node: None,
             hypervisor: None,
+            started_at: None,
             stopped_by: None,
             last_state: None,
             last_seen: None,

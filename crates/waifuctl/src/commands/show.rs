@@ -76,6 +76,9 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
     }
     line("node", status.node.as_ref().map_or("-", |n| n.as_str()));
     line("hypervisor", status.hypervisor.map_or("-", |h| h.as_str()));
+    if let Some(at) = status.started_at {
+        line("started", &format!("{} ago", age(at, now)));
+    }
     for address in &status.addresses {
         let source = match address.source {
             waifud_types::status::AddressSource::Assigned => "assigned",

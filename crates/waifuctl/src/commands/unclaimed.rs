@@ -5,7 +5,7 @@ use waifud_api::{Instance, Node, Unclaimed};
 use crate::cli::{ClaimArgs, ConfirmArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::names::confirm;
+use crate::names::{ask, confirm};
 use crate::text::escape;
 use crate::whole::all_nodes;
 
@@ -71,9 +71,11 @@ pub async fn confirm_nodes(context: &Context, args: ConfirmArgs) -> Result<(), F
     }
     if !args.yes {
         for node in nodes.iter().filter(|node| !node.confirmed) {
-            confirm(
-                "node; what waifud orders to be destroyed there will be, and what is missing is made anew",
-                node.name.as_str(),
+            let name = node.name.as_str();
+            ask(
+                &format!("letting the restored waifud destroy on {name}"),
+                "What waifud orders to be destroyed there will be, and what is missing there is made anew, empty.",
+                name,
             )?;
         }
     }

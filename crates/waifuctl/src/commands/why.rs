@@ -40,8 +40,8 @@ fn for_people(why: &Why, now: Timestamp) -> String {
         let _infallible = writeln!(out, "  {}", line(event));
     }
     if let Some(evidence) = &why.evidence {
-        out.push_str(&why_evidence::lines(evidence, now));
         let nics = &why.instance.spec.nics;
+        out.push_str(&why_evidence::lines(evidence, nics, now));
         out.push_str(why_evidence::mute_address(evidence, nics).unwrap_or_default());
     }
     for condition in &why.instance.status.conditions {

@@ -22,10 +22,10 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// The lines, indented.
-pub fn lines(evidence: &GuestEvidence, now: Timestamp) -> String {
+pub fn lines(evidence: &GuestEvidence, nics: &[NicSpec], now: Timestamp) -> String {
     let mut out = format!(
         "  {} · {} · {}\n",
-        dhcp(evidence, now),
+        dhcp(evidence, nics, now),
         requests(&evidence.requests, now),
         dropped(evidence)
     );
@@ -39,18 +39,23 @@ pub fn lines(evidence: &GuestEvidence, now: Timestamp) -> String {
 /// guest's own mischief, there it is mostly an address that was set inside the guest.
 pub fn mute_address(evidence: &GuestEvidence, nics: &[NicSpec]) -> Option<&'static str> {
     let dropped = evidence.dropped.is_some_and(|dropped| dropped.spoofed > 0);
-    let on_a_bridge = nics.iter().any(|nic| nic.network.as_str() != "default");
+    let on_a_bridge = nics.iter().any(|nic| !is_ours(nic));
     (dropped && on_a_bridge).then_some(
         "  an address that is set inside the guest has to be given with the instance: \
          create --network NAME,address=CIDR, or --allow-address CIDR\n",
     )
 }
 
-fn dhcp(evidence: &GuestEvidence, now: Timestamp) -> String {
-    evidence.dhcp_acknowledged_at.map_or_else(
-        || "no dhcp ack since its start".to_owned(),
-        |at| format!("dhcp ack {}", moment(at, now)),
-    )
+fn is_ours(nic: &NicSpec) -> bool {
+    nic.network.as_str() == "default"
+}
+
+fn dhcp(evidence: &GuestEvidence, nics: &[NicSpec], now: Timestamp) -> String {
+    match evidence.dhcp_acknowledged_at {
+        Some(at) => format!("dhcp ack {}", moment(at, now)),
+        None if nics.iter().any(is_ours) => "no dhcp ack since its start".to_owned(),
+        None => "dhcp is its network's own".to_owned(),
+    }
 }
 
 fn dropped(evidence: &GuestEvidence) -> String {
@@ -123,6 +128,14 @@ mod tests {
         }
     }
 
+    fn nic(network: &str) -> NicSpec {
+        serde_json::from_value(serde_json::json!({
+            "name": "eth0", "network": network, "mac": "52:54:00:00:00:01",
+            "address": null, "allow_addresses": [],
+        }))
+        .unwrap()
+    }
+
     #[test]
     fn documents_and_refusals_are_shown_in_their_order() {
         let all = [
@@ -141,9 +154,16 @@ mod tests {
 
     #[test]
     fn nothing_seen_is_said_as_such_and_a_guests_text_is_escaped() {
-        let none = lines(&GuestEvidence::default(), Timestamp::UNIX_EPOCH);
+        let told = |network| {
+            lines(
+                &GuestEvidence::default(),
+                &[nic(network)],
+                Timestamp::UNIX_EPOCH,
+            )
+        };
+        assert!(told("lan").starts_with("  dhcp is its network's own · no metadata"));
         assert_eq!(
-            none,
+            told("default"),
             "  no dhcp ack since its start · no metadata request since its start · dropped packets: unknown\n"
         );
         let evil = GuestEvidence {
@@ -155,7 +175,7 @@ mod tests {
             }),
             ..GuestEvidence::default()
         };
-        let text = lines(&evil, Timestamp::UNIX_EPOCH);
+        let text = lines(&evil, &[nic("default")], Timestamp::UNIX_EPOCH);
         assert!(
             !text.chars().any(|c| c.is_control() && c != '\n') && !text.contains('\u{202e}'),
             "{text:?}"
@@ -168,13 +188,6 @@ mod tests {
 
     #[test]
     fn an_address_that_nobody_gave_is_explained_on_a_bridge_only() {
-        let nic = |network: &str| -> NicSpec {
-            serde_json::from_value(serde_json::json!({
-                "name": "eth0", "network": network, "mac": "52:54:00:00:00:01",
-                "address": null, "allow_addresses": [],
-            }))
-            .unwrap()
-        };
         let dropped = |spoofed| GuestEvidence {
             dropped: Some(Dropped {
                 spoofed,

@@ -344,6 +344,7 @@ fn fast() -> Timing {
         heartbeat: ms(10_000),
         report_gap: ms(1),
         facts: ms(10_000),
+        bridges: ms(10_000),
         period: ms(300),
         sweep: ms(30),
         network: ms(10_000),

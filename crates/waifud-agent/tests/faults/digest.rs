@@ -35,6 +35,11 @@ fn plain(instance: &Value) -> Value {
             *value = json!("-");
         }
     }
+    if let Some(at) = plain.pointer_mut("/status/started_at")
+        && !at.is_null()
+    {
+        *at = json!("-");
+    }
     for nic in plain["spec"]["nics"].as_array_mut().unwrap() {
         nic["mac"] = json!("-");
     }

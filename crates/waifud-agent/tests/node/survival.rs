@@ -508,3 +508,23 @@ async fn two_copies_of_a_name_wait_for_each_other() {
     assert!(status.reason.unwrap().contains("not waifud's"));
     world.delete(id).await;
 }
+
+#[tokio::test]
+async fn a_bridge_that_the_host_gets_is_told_long_before_the_next_look_at_everything() {
+    let mut world = World::new();
+    world.settings.timing.facts = std::time::Duration::from_hours(1);
+    world.start();
+    let bridges = || world.waifud.facts().map(|facts| facts.bridges);
+    world
+        .until("the first facts", async || bridges().is_some())
+        .await;
+    world.network.set_facts(waifud_network::HostNetworkFacts {
+        bridges: vec!["br0".to_owned()],
+        ..Default::default()
+    });
+    world
+        .until("the bridge to be told", async || {
+            bridges().is_some_and(|names| names.contains(&"br0".to_owned()))
+        })
+        .await;
+}

@@ -242,6 +242,7 @@ fn fast() -> Timing {
         heartbeat: ms(200),
         report_gap: ms(1),
         facts: ms(200),
+        bridges: ms(20),
         period: ms(300),
         sweep: ms(50),
         network: ms(500),

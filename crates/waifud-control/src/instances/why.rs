@@ -1,5 +1,6 @@
 //! Why: the story of one instance in a form that answers "what is it waiting for, and what can I do?".
 
+use jiff::SignedDuration;
 use waifud_api::{Instance, PlacementVerdict, Why};
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
@@ -11,6 +12,10 @@ use super::place::verdicts;
 use crate::networks::lacks_a_bridge;
 use crate::placement::Wish;
 use crate::{Control, ControlError, view};
+
+/// A guest that is not ready after this long is worth a look, whatever it does: the slowest boot of an emulated cloud image
+/// takes half of it.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(3);
 
 /// Events that the story holds at most.
 const TIMELINE: u32 = 100;
@@ -53,9 +58,11 @@ impl Control {
         let instance = view::instance(row, &self.shared.live);
         let since = since(&instance, &timeline);
         let evidence = self.shared.live.evidence(instance.id);
+        let now = self.now();
+        let so_for = now.duration_since(since);
         Ok(Why {
-            summary: summary(&instance, evidence.as_ref(), since, self.now()),
-            hint: hint(&instance, &placement, largest),
+            summary: summary(&instance, evidence.as_ref(), since, now),
+            hint: hint(&instance, &placement, largest, so_for),
             instance,
             placement,
             timeline,
@@ -80,8 +87,13 @@ fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
     at.unwrap_or(instance.created_at)
 }
 
+fn on_default(instance: &Instance) -> bool {
+    let mut nics = instance.spec.nics.iter();
+    nics.any(|nic| nic.network.as_str() == super::network::DEFAULT)
+}
+
 /// How far a guest that is not ready came, as far as was seen.
-fn how_far(evidence: &GuestEvidence) -> &'static str {
+fn how_far(instance: &Instance, evidence: &GuestEvidence) -> &'static str {
     let asked = |name: &str| {
         evidence
             .requests
@@ -89,7 +101,13 @@ fn how_far(evidence: &GuestEvidence) -> &'static str {
             .any(|seen| seen.path.ends_with(name))
     };
     match evidence.requests.last() {
-        None if evidence.dhcp_acknowledged_at.is_none() => " (no dhcp ack yet)",
+        // What is asked of others' DHCP servers is not seen.
+        None if !on_default(instance) && instance.status.addresses.is_empty() => {
+            " (no address was seen yet)"
+        }
+        None if on_default(instance) && evidence.dhcp_acknowledged_at.is_none() => {
+            " (no dhcp ack yet)"
+        }
         None => " (no metadata request yet)",
         Some(_) if asked("user_data") || asked("user-data") => " (its user-data was asked for)",
         Some(_) => " (its user-data was not asked for yet)",
@@ -118,7 +136,7 @@ fn summary(
             (false, _) => format!(
                 "not ready {long}, {}{}",
                 waiting(instance, "cloud-init to finish"),
-                evidence.map_or("", how_far)
+                evidence.map_or("", |evidence| how_far(instance, evidence))
             ),
         };
     }
@@ -167,6 +185,7 @@ fn hint(
     instance: &Instance,
     placement: &[PlacementVerdict],
     largest: Option<ByteSize>,
+    so_for: SignedDuration,
 ) -> Option<String> {
     let name = &instance.name;
     let status = &instance.status;
@@ -213,6 +232,10 @@ fn hint(
             CloudInitState::Error | CloudInitState::Degraded => {
                 Some("look into the guest: cloud-init status --long".to_owned())
             }
+            _ if instance.spec.rescue.is_none() && so_for > PATIENCE => Some(format!(
+                "look at its console: waifuctl console {name}; a guest that lets nobody in is mended with \
+                 waifuctl rescue {name}"
+            )),
             _ => None,
         },
         InstanceState::Stopped if instance.spec.run => {

@@ -412,6 +412,7 @@ pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
         observed_generation: Generation::FIRST,
         state,
         reason: None,
+        started_at: None,
         stopped_by: None,
         hypervisor: Some(HypervisorKind::Tcg),
         ready: false,

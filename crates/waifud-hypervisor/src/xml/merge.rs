@@ -45,12 +45,12 @@ pub fn merge(
     let nothing = Element::new("devices");
     let theirs = existing.get("devices").unwrap_or(&nothing);
     if let Some(devices) = merged.get_mut("devices") {
-        for device in &mut devices.children {
-            keep_address(device, theirs);
-        }
         let kept = theirs.children.iter().filter(|device| !is_replaced(device));
         let kept: Vec<_> = kept.cloned().collect();
         give_way(&mut devices.children, &kept);
+        for device in &mut devices.children {
+            keep_address(device, theirs);
+        }
         devices.children.extend(kept);
     }
     let written_by_us = |name: &str| {
@@ -122,11 +122,17 @@ fn port(target: &Element) -> &str {
     target.attribute("port").unwrap_or("0")
 }
 
+/// A disk has the address of the disk of ours that was in its place: guests number disks by their addresses, so the first
+/// one stays the first when another takes its place, as for a rescue. Other devices have the address that they had.
 fn keep_address(device: &mut Element, existing: &Element) {
+    let is_ours = |other: &Element| alias(other).is_some_and(|name| name.starts_with(ALIAS));
     let same = |other: &&Element| {
         other.name == device.name
-            && (alias(other) == alias(device) && alias(other).is_some()
-                || other.name == "memballoon")
+            && match device.name.as_str() {
+                "memballoon" => true,
+                "disk" => is_ours(other) && target(other) == target(device),
+                _ => alias(other) == alias(device) && alias(other).is_some(),
+            }
     };
     let address = existing.children.iter().find(same);
     if let Some(address) = address.and_then(|other| other.get("address")) {
@@ -209,6 +215,34 @@ mod tests {
                 "{merged}"
             );
         }
+    }
+
+    #[test]
+    fn the_first_disk_stays_first_when_another_takes_its_place() {
+        let address_of = |xml: &str, disk: &str| {
+            let domain = Element::parse(xml).unwrap();
+            let devices = domain.get("devices").unwrap();
+            let name = format!("{ALIAS}disk-{disk}");
+            let disk = devices.children.iter().find(|d| alias(d) == Some(&name));
+            disk.unwrap().get("address").cloned()
+        };
+        let mut own = spec();
+        own.disks.truncate(1);
+        let lived_in = render(&own, OPTIONS, "old").replace(
+            "<alias name='ua-waifud-disk-root'/>",
+            "<alias name='ua-waifud-disk-root'/><address type='pci' bus='0x05'/>",
+        );
+        let first = address_of(&lived_in, "root");
+        assert!(first.is_some());
+        let mut rescued = own.clone();
+        let mut small = own.disks[0].clone();
+        small.name = "rescue".parse().unwrap();
+        rescued.disks.insert(0, small);
+        let during = merge(&rescued, OPTIONS, "new", &lived_in).unwrap();
+        assert_eq!(address_of(&during, "rescue"), first);
+        assert_eq!(address_of(&during, "root"), None);
+        let after = merge(&own, OPTIONS, "old", &during).unwrap();
+        assert_eq!(address_of(&after, "root"), first);
     }
 
     #[test]

@@ -188,6 +188,10 @@ impl Inner {
         })
     }
 
+    pub(super) async fn bridges(&mut self) -> Result<Vec<String>, NetworkError> {
+        Ok(Links::read(&self.handle()?).await?.bridges())
+    }
+
     pub(super) async fn counters(
         &mut self,
         tap: &TapName,

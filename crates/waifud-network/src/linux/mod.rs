@@ -136,6 +136,10 @@ impl GuestNetwork for LinuxNetwork {
         self.inner.lock().await.host_facts().await
     }
 
+    async fn bridges(&self) -> Result<Vec<String>, NetworkError> {
+        self.inner.lock().await.bridges().await
+    }
+
     async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError> {
         check(state)?;
         let mut inner = self.inner.lock().await;

@@ -42,6 +42,7 @@ FROM_ELSEWHERE	}
 		udp dport 67 goto dhcp_from_port
 		iifname . ip saddr @leases accept
 		iifname . ip saddr @ranges accept
+		ip saddr 0.0.0.0 ip protocol igmp drop
 		goto spoofed
 	}
 	chain dhcp_from_port {

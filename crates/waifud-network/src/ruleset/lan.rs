@@ -315,6 +315,7 @@ const RULES: &str = "
 		udp dport 67 goto dhcp_from_lan_port
 		iifname . ip saddr @ranges goto ipv4_of_lan
 		iifname . @nh,96,32 @learned4 goto ipv4_of_lan
+		ip saddr 0.0.0.0 ip protocol igmp accept
 		goto spoofed
 	}
 	chain dhcp_from_lan_port {

@@ -24,6 +24,7 @@ const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
 enum Counted {
     AsSpoofed,
     AsNotIpv4,
+    AsNothing,
 }
 
 fn honest(guest: &Guest) -> Vec<u8> {
@@ -46,6 +47,7 @@ async fn is_dropped(lab: &Lab, guest: &Guest, forged: &[u8], marker: &[u8], how:
     match how {
         Counted::AsSpoofed => expected.spoofed += 1,
         Counted::AsNotIpv4 => expected.not_ipv4 += 1,
+        Counted::AsNothing => {}
     }
     assert_eq!(lab.counters(&guest.port.tap).await, expected);
 }
@@ -109,6 +111,21 @@ fn without_rules_the_forged_frames_would_pass() {
             let tail = &payload[payload.len().saturating_sub(14)..];
             behind.until("the forged frame", |frame| contains(frame, tail));
         }
+    });
+}
+
+/// Every kernel says which groups it is in before it has an address (RFC 3376, section 4.2.13): nobody is deceived by it,
+/// and a count of it would be a false alarm.
+#[test]
+fn group_reports_from_no_address_are_dropped_and_not_called_spoofed() {
+    forged_frame_is_dropped(Counted::AsNothing, |guest| {
+        let all_routers = [224, 0, 0, 22].into();
+        let packet = ipv4(Ipv4Addr::UNSPECIFIED, all_routers, 2, FORGED);
+        ethernet([1, 0, 0x5e, 0, 0, 22], guest.mac(), IPV4, &packet)
+    });
+    forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
+        let packet = ipv4(Ipv4Addr::UNSPECIFIED, GATEWAY, 1, &echo(FORGED));
+        ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
     });
 }
 
