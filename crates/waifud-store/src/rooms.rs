@@ -1,30 +1,38 @@
 //! Nodes' rooms, kept in the writer's memory from one create to the next.
 //!
 //! Placement looks at every node, and reading them all from their rows at each create costs more than all the rest of
-//! it. What was read stays true as long as no row of the database has changed, which SQLite counts on the connection
-//! (`sqlite3_total_changes`, triggers included); the writer's is the only one that writes. So the copy is used while
-//! that count stands still, except for what jobs do that place instances and change rooms in no other way: their
-//! placements are added to the copy, and the count is taken anew. Whatever else happens, also a job or a commit that
-//! failed, the next asker reads the rows.
+//! it. What was read stays true as long as no row that it was read from has changed. Temporary triggers on the writer's
+//! connection, the only one that writes, count each change of those rows, whoever makes it: a statement, another
+//! trigger, a cascade. So the copy is used while that count stands still; other changes, such as what nodes report of
+//! their guests, do not disturb it. Jobs that place instances and change rooms in no other way add their placements to
+//! the copy. Whatever else changes rooms, the next asker reads the rows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{ByteSize, NodeId};
 
 use crate::placing::NodeRoom;
 use crate::{ReadTx, StoreError};
 
+/// The tables that [`ReadTx::rooms`] reads. Reservations come to it as sums in `nodes`.
+const READ_FROM: [&str; 2] = ["nodes", "volumes"];
+
 /// The copy, when there is one.
-#[derive(Default)]
 pub(crate) struct Rooms {
     kept: Option<Kept>,
+    /// Counts changes of rows that rooms are read from.
+    changes: Arc<AtomicU64>,
+    /// That count when the job at work began.
+    began: u64,
 }
 
 struct Kept {
     rooms: Arc<Vec<NodeRoom>>,
-    /// The connection's count of changed rows when they were true.
+    /// The count of changes when they were true.
     changes: u64,
     /// What the job at work has placed.
     placed: Vec<(NodeId, InstanceSpec)>,
@@ -33,9 +41,46 @@ struct Kept {
 }
 
 impl Rooms {
+    /// No copy yet. From now on changes are counted on this connection.
+    pub(crate) fn of(conn: &Connection) -> Result<Self, StoreError> {
+        let changes = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&changes);
+        conn.create_scalar_function(
+            "rooms_changed",
+            0,
+            FunctionFlags::SQLITE_UTF8,
+            move |_| -> rusqlite::Result<Option<bool>> {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            },
+        )?;
+        for table in READ_FROM {
+            for change in ["INSERT", "UPDATE", "DELETE"] {
+                conn.execute_batch(&format!(
+                    "CREATE TEMP TRIGGER rooms_{table}_{change} AFTER {change} ON main.{table}
+                     BEGIN SELECT rooms_changed(); END"
+                ))?;
+            }
+        }
+        Ok(Self {
+            kept: None,
+            changes,
+            began: 0,
+        })
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// A job begins.
+    pub(crate) fn begin(&mut self) {
+        self.began = self.changes();
+    }
+
     /// Every node with its room, by name, as [`ReadTx::rooms`] reads them.
     pub(crate) fn get(&mut self, tx: ReadTx<'_>) -> Result<Arc<Vec<NodeRoom>>, StoreError> {
-        let changes = tx.conn.total_changes();
+        let changes = self.changes();
         match &mut self.kept {
             Some(kept) if kept.changes == changes => {
                 kept.followed = true;
@@ -66,7 +111,8 @@ impl Rooms {
     }
 
     /// The job is done and stays. When it asked for rooms, all that it did to them are its placements.
-    pub(crate) fn keep(&mut self, conn: &Connection) {
+    pub(crate) fn keep(&mut self) {
+        let changes = self.changes();
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.followed) else {
             return;
         };
@@ -82,10 +128,21 @@ impl Rooms {
                 }
             }
         }
-        kept.changes = conn.total_changes();
+        kept.changes = changes;
     }
 
-    /// Something was taken back.
+    /// The job is taken back. A copy of rows that it changed may be a copy of what never was.
+    pub(crate) fn take_back(&mut self) {
+        if self.changes() != self.began {
+            self.forget();
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.followed = false;
+            kept.placed.clear();
+        }
+    }
+
+    /// More than one job was taken back.
     pub(crate) fn forget(&mut self) {
         self.kept = None;
     }

@@ -156,14 +156,15 @@ impl Core {
         let mut touched = Vec::new();
         for job in jobs {
             connection::run(&group, "SAVEPOINT job")?;
+            self.rooms.begin();
             let mut tx = WriteTx::new(&group, self.incarnation, newest, &mut self.rooms);
             let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
             if kept {
                 newest = tx.newest();
                 touched.append(&mut tx.into_touched());
-                self.rooms.keep(&group);
+                self.rooms.keep();
             } else {
-                self.rooms.forget();
+                self.rooms.take_back();
                 connection::run(&group, "ROLLBACK TO job")?;
             }
             connection::run(&group, "RELEASE job")?;

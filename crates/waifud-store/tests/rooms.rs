@@ -1,0 +1,290 @@
+//! Rooms that the writer keeps in memory are those of the rows, whatever jobs did in between, and are read anew only
+//! when such rows changed.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+use waifud_store::{
+    ImageRow, NewInstance, NewNode, NodeRoom, PlacementRow, Store, StoreError, WriteTx,
+};
+use waifud_types::node::{NodeFacts, Resources};
+use waifud_types::spec::InstanceSpec;
+use waifud_types::status::InstanceStatus;
+use waifud_types::{ByteSize, Digest, InstanceId, NodeId, Timestamp};
+
+const IMAGE: Digest = Digest::from_bytes([7; 32]);
+
+fn node_id(number: u8) -> NodeId {
+    NodeId::from_uuid(uuid::Uuid::from_u128(u128::from(number) + 1))
+}
+
+fn instance_id(number: usize) -> InstanceId {
+    InstanceId::from_uuid(uuid::Uuid::from_u128(number as u128 + 1))
+}
+
+fn facts(gib: u64) -> NodeFacts {
+    serde_json::from_value(json!({
+        "arch": "x86_64", "cpu_model": "a CPU", "agent_version": "0.1.0",
+        "hypervisor": {"kind": "kvm", "reason": "simulated"},
+        "capacity": {"cpus": 64, "memory_bytes": gib << 30}, "used": {"cpus": 0, "memory_bytes": 0},
+        "pools": [], "bridges": [], "routes": [], "conditions": [], "labels": {},
+    }))
+    .unwrap()
+}
+
+fn spec(gib: u64, pool: &str) -> InstanceSpec {
+    serde_json::from_value(json!({
+        "template": "small", "image": IMAGE, "cpus": 1, "memory_bytes": gib << 30, "run": true, "restart": "always",
+        "priority": 0, "protected": false, "nics": [], "publish": [], "placement": {},
+        "disks": [{"name": "root", "size_bytes": gib << 31, "pool": pool}],
+    }))
+    .unwrap()
+}
+
+/// One job.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Nodes learn, leave or come to life.
+    Facts(u8, u64),
+    Silent(u8, bool),
+    /// Looks at the rooms, and places on a node.
+    Place {
+        node: u8,
+        gib: u64,
+        pool: bool,
+    },
+    /// Places without having looked.
+    PlaceUnseen {
+        node: u8,
+        gib: u64,
+    },
+    /// Of one of those that are there.
+    Resize {
+        which: usize,
+        gib: u64,
+    },
+    /// Its disk.
+    Grow {
+        which: usize,
+        gib: u64,
+    },
+    Remove {
+        which: usize,
+    },
+    /// What does not touch rooms.
+    Tell,
+}
+
+fn step() -> impl Strategy<Value = (Step, bool)> {
+    let step = prop_oneof![
+        (0_u8..3, 1_u64..64).prop_map(|(node, gib)| Step::Facts(node, gib)),
+        (0_u8..3, any::<bool>()).prop_map(|(node, silent)| Step::Silent(node, silent)),
+        (0_u8..3, 1_u64..9, any::<bool>()).prop_map(|(node, gib, pool)| Step::Place {
+            node,
+            gib,
+            pool
+        }),
+        (0_u8..3, 1_u64..9).prop_map(|(node, gib)| Step::PlaceUnseen { node, gib }),
+        (0_usize..20, 1_u64..9).prop_map(|(which, gib)| Step::Resize { which, gib }),
+        (0_usize..20, 1_u64..9).prop_map(|(which, gib)| Step::Grow { which, gib }),
+        (0_usize..20).prop_map(|which| Step::Remove { which }),
+        Just(Step::Tell),
+    ];
+    (step, prop::bool::weighted(0.2))
+}
+
+/// The instances that are there, by number, with their node.
+type There = Vec<(usize, u8)>;
+
+fn place(
+    tx: &mut WriteTx<'_>,
+    number: usize,
+    node: u8,
+    spec: &InstanceSpec,
+) -> Result<(), StoreError> {
+    let id = instance_id(number);
+    let revision = tx.emit(&common::event("placed"))?;
+    let status = InstanceStatus::pending(None);
+    let new = NewInstance {
+        id,
+        name: format!("guest{number}").parse().unwrap(),
+        labels: std::collections::BTreeMap::new(),
+        spec: spec.clone(),
+        status: status.clone(),
+        arch: "x86_64".to_owned(),
+        datasource: serde_json::from_value(json!("openstack")).unwrap(),
+        firmware: serde_json::from_value(json!("bios")).unwrap(),
+        ssh_keys: Vec::new(),
+        cloud_id: String::new(),
+        user_data: None,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    tx.insert_instance(&new, revision)?;
+    let choice = PlacementRow {
+        instance: id,
+        node: node_id(node),
+        spec,
+        status: &status,
+        verdicts: &[],
+    };
+    tx.place(&choice, revision)
+}
+
+fn carry_out(
+    tx: &mut WriteTx<'_>,
+    step: &Step,
+    number: usize,
+    there: &There,
+) -> Result<There, StoreError> {
+    let mut there = there.clone();
+    match *step {
+        Step::Facts(node, gib) => tx.set_node_facts(node_id(node), &facts(gib))?,
+        Step::Silent(node, silent) => {
+            tx.set_node_reachable(node_id(node), !silent, Timestamp::UNIX_EPOCH)?;
+        }
+        Step::Place { node, gib, pool } => {
+            tx.rooms_for_placing()?;
+            place(
+                tx,
+                number,
+                node,
+                &spec(gib, if pool { "main" } else { "fast" }),
+            )?;
+            there.push((number, node));
+        }
+        Step::PlaceUnseen { node, gib } => {
+            place(tx, number, node, &spec(gib, "main"))?;
+            there.push((number, node));
+        }
+        Step::Resize { which, gib } => {
+            if let Some((number, node)) = there.get(which) {
+                let promised = Resources {
+                    cpus: 2,
+                    memory_bytes: ByteSize::gib(gib),
+                };
+                tx.set_reservation(instance_id(*number), node_id(*node), promised)?;
+            }
+        }
+        Step::Grow { which, gib } => {
+            if let Some((number, _)) = there.get(which) {
+                tx.set_volume_sizes(instance_id(*number), &spec(gib, "main").disks)?;
+            }
+        }
+        Step::Remove { which } => {
+            if which < there.len() {
+                let (number, _) = there.remove(which);
+                tx.remove_instance(instance_id(number))?;
+            }
+        }
+        Step::Tell => {
+            tx.emit(&common::event("told"))?;
+        }
+    }
+    Ok(there)
+}
+
+async fn store(dir: &std::path::Path) -> Store {
+    let store = common::open(dir);
+    store
+        .write(|tx| {
+            tx.insert_image(&ImageRow {
+                digest: IMAGE,
+                size: ByteSize(1),
+                virtual_size: ByteSize(1),
+                created_at: Timestamp::UNIX_EPOCH,
+            })?;
+            for number in 0..3 {
+                let revision = tx.emit(&common::event("joined"))?;
+                let new = NewNode {
+                    id: node_id(number),
+                    name: format!("node{number}").parse().unwrap(),
+                    facts: facts(64),
+                    subnet: format!("10.144.{number}.0/24").parse().unwrap(),
+                    at: Timestamp::UNIX_EPOCH,
+                };
+                tx.insert_node(&new, revision)?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .await
+        .unwrap();
+    store
+}
+
+/// Rooms as the writer has them, and as the rows have them.
+async fn both(store: &Store) -> (Arc<Vec<NodeRoom>>, Vec<NodeRoom>) {
+    store
+        .write(|tx| Ok::<_, StoreError>((tx.rooms_for_placing()?, tx.rooms()?)))
+        .await
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn rooms_in_memory_are_those_of_the_rows(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let store = store(dir.path()).await;
+            let mut there = There::new();
+            for (number, (step, fails)) in steps.into_iter().enumerate() {
+                let (now, doing) = (there.clone(), step.clone());
+                let done = store.write(move |tx| {
+                    let after = carry_out(tx, &doing, number, &now)?;
+                    if fails { Err(StoreError::Closed) } else { Ok(after) }
+                }).await;
+                match done {
+                    Ok(after) => there = after,
+                    Err(error) => assert!(fails, "{error}"),
+                }
+                let (kept, read) = both(&store).await;
+                assert_eq!(*kept, read, "after {step:?}, fails: {fails}");
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    store
+        .write(|tx| place(tx, 0, 0, &spec(1, "main")))
+        .await
+        .unwrap();
+    let (first, _) = both(&store).await;
+    store
+        .write(common::note("told".to_owned(), false))
+        .await
+        .unwrap();
+    store
+        .write(common::note("failed".to_owned(), true))
+        .await
+        .unwrap_err();
+    let status = InstanceStatus::pending(Some("as its node reports".to_owned()));
+    store
+        .write(move |tx| tx.set_status(instance_id(0), &status))
+        .await
+        .unwrap();
+    let (again, _) = both(&store).await;
+    assert!(Arc::ptr_eq(&first, &again));
+    // One that places and fails leaves the copy that there was before, or none.
+    let failed = store.write(|tx| {
+        tx.rooms_for_placing()?;
+        place(tx, 1, 0, &spec(1, "main"))?;
+        Err::<(), _>(StoreError::Closed)
+    });
+    failed.await.unwrap_err();
+    let (after, read) = both(&store).await;
+    assert_eq!(*after, read);
+    assert_eq!(*after, *first);
+}
