@@ -49,13 +49,17 @@ impl Wakeups {
             .subscribe()
     }
 
-    /// Wakes everybody when the history grew, and the topics' listeners in any case.
-    pub(crate) fn committed(&self, newest: u64, touched: &[Topic]) {
+    /// Tells the newest revision, and wakes whoever waits for the history to grow.
+    pub(crate) fn grown(&self, newest: u64) {
         self.newest.send_if_modified(|seen| {
             let grew = newest > *seen;
             *seen = (*seen).max(newest);
             grew
         });
+    }
+
+    /// Wakes the topics' listeners.
+    pub(crate) fn touched(&self, newest: u64, touched: &[Topic]) {
         if touched.is_empty() {
             return;
         }

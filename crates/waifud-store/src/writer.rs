@@ -3,7 +3,7 @@
 //! ```text
 //!  job ─┐            BEGIN ─ SAVEPOINT job RELEASE ─ SAVEPOINT job ROLLBACK TO ─ … ─ COMMIT (one fsync)
 //!  job ─┼─► queue ─► writer thread                                                    │
-//!  job ─┘                                                    wake-ups, then answers ◄─┘
+//!  job ─┘                                                    answers, then wake-ups ◄─┘
 //! ```
 //!
 //! Jobs that arrive while a commit is at work make the next group: under load one fsync carries many changes, at rest
@@ -118,10 +118,13 @@ impl Core {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("changes can be committed again");
                 }
-                self.wakeups.committed(newest, &touched);
+                // Before the answers, so that nobody has one of a revision that is still to come; and whoever asked goes
+                // before those who watch.
+                self.wakeups.grown(newest);
                 for job in jobs {
                     job.finish(Ok(()));
                 }
+                self.wakeups.touched(newest, &touched);
             }
             Err(error) => {
                 self.rooms.forget();
