@@ -9,6 +9,7 @@ use waifud_api::agent::{Hello, WatchFrame};
 use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
+use crate::durable::DurableError;
 use crate::faults;
 use crate::seam::LinkError;
 use crate::shared::Shared;
@@ -24,21 +25,49 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         timing.retry_min,
         timing.retry_max.min(Duration::from_secs(5)),
     );
+    // What can't be made durable ends a connection that is fine: the pauses grow all the same.
+    let mut unwritable = backoff.clone();
     let mut told: Option<String> = None;
     loop {
         let ended = listen(&shared, &mut backoff).await;
         shared.welcomed.send_replace(false);
-        let pause = backoff.pause();
+        let (pause, ended) = match ended {
+            Ended::Link(why) => {
+                unwritable.reset();
+                (backoff.pause(), format!("waifud is not heard: {why}"))
+            }
+            Ended::Disk(error) => (
+                unwritable.pause(),
+                format!(
+                    "what waifud says can't be taken over: {}",
+                    crate::with_cause(&error)
+                ),
+            ),
+        };
         if told.as_ref() != Some(&ended) {
-            tracing::warn!("waifud is not heard: {ended}; trying again, guests go on");
+            tracing::warn!("{ended}; trying again, guests go on");
             told = Some(ended);
         }
         tokio::time::sleep(pause).await;
     }
 }
 
+/// Why a connection ended.
+enum Ended {
+    /// waifud, or the way to it.
+    Link(String),
+    /// The node's own disk.
+    Disk(DurableError),
+}
+
+impl Ended {
+    fn link(why: impl std::fmt::Display) -> Self {
+        Self::Link(why.to_string())
+    }
+}
+
 /// One connection's life. Returns why it ended.
-async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
+async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     let facts = if let Some(facts) = shared.reports.last_facts() {
         facts
     } else {
@@ -54,7 +83,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
     };
     let welcome = match faults::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
-        Err(error) => return error.to_string(),
+        Err(error) => return Ended::link(error),
     };
     match shared.table.welcome(&welcome) {
         Ok(true) => {
@@ -62,7 +91,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
             shared.facts_check.notify_one();
         }
         Ok(false) => {}
-        Err(error) => return crate::with_cause(&error),
+        Err(error) => return Ended::Disk(error),
     }
     shared.welcomed.send_replace(true);
     shared.reports.say_again();
@@ -71,18 +100,18 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
         Ok(frames) => frames,
         Err(LinkError::Gone) => {
             if let Err(error) = shared.table.forget_revision() {
-                return crate::with_cause(&error);
+                return Ended::Disk(error);
             }
-            return "it no longer has the history; everything is asked for again".to_owned();
+            return Ended::link("it no longer has the history; everything is asked for again");
         }
-        Err(error) => return error.to_string(),
+        Err(error) => return Ended::link(error),
     };
     tracing::info!(node = %welcome.node, "waifud is heard");
     loop {
         let frame = match frames.next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => return "it ended the watch".to_owned(),
-            Err(error) => return error.to_string(),
+            Ok(None) => return Ended::link("it ended the watch"),
+            Err(error) => return Ended::link(error),
         };
         backoff.reset();
         if let WatchFrame::Stream(order) = frame {
@@ -92,7 +121,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> String {
         match shared.table.apply(frame) {
             Ok(concerns) => pass_on(shared, concerns),
             // Nobody acts on what is not durable; the frame comes again with the next watch.
-            Err(error) => return crate::with_cause(&error),
+            Err(error) => return Ended::Disk(error),
         }
     }
 }

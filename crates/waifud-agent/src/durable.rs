@@ -9,9 +9,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use waifud_types::InstanceId;
 
 use crate::faults;
@@ -25,6 +27,15 @@ pub struct DurableError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+/// That the last attempt to write failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unwritable {
+    /// What the system said.
+    pub why: String,
+    /// Whether it said that there is no room.
+    pub full: bool,
 }
 
 /// What was found on disk.
@@ -42,6 +53,8 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct Durable {
     dir: PathBuf,
+    unwritable: Mutex<Option<Unwritable>>,
+    turned: Notify,
 }
 
 const NODE_FILE: &str = "node.json";
@@ -62,7 +75,11 @@ impl Durable {
             .mode(0o700)
             .create(&dir)
             .map_err(|e| failed("making", &dir, e))?;
-        let copy = Self { dir };
+        let copy = Self {
+            dir,
+            unwritable: Mutex::default(),
+            turned: Notify::new(),
+        };
         let mut loaded = Loaded::default();
         let entries = fs::read_dir(&copy.dir).map_err(|e| failed("listing", &copy.dir, e))?;
         for entry in entries {
@@ -86,10 +103,37 @@ impl Durable {
         Ok((copy, loaded))
     }
 
+    /// Why nothing can be written, when the last attempt failed.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        lock(&self.unwritable).clone()
+    }
+
+    /// Waits until writing began to fail, or to succeed again, since it was last asked.
+    pub async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
+    /// Remembers how an attempt to write went.
+    fn noted(&self, outcome: Result<(), DurableError>) -> Result<(), DurableError> {
+        let now = outcome.as_ref().err().map(|error| Unwritable {
+            why: error.source.to_string(),
+            full: matches!(
+                error.source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+        });
+        let mut unwritable = lock(&self.unwritable);
+        if *unwritable != now {
+            *unwritable = now;
+            self.turned.notify_one();
+        }
+        outcome
+    }
+
     /// Writes the node's record.
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
         faults::NODE_SAVE.before();
-        self.replace(&self.dir.join(NODE_FILE), node)?;
+        self.noted(self.replace(&self.dir.join(NODE_FILE), node))?;
         faults::NODE_SAVE.after();
         Ok(())
     }
@@ -97,7 +141,7 @@ impl Durable {
     /// Writes an instance's record.
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
         faults::RECORD_SAVE.before();
-        self.replace(&self.instance_path(record.id), record)?;
+        self.noted(self.replace(&self.instance_path(record.id), record))?;
         faults::RECORD_SAVE.after();
         Ok(())
     }
@@ -169,10 +213,14 @@ impl Durable {
             file.sync_all()?;
             fs::rename(&beside, path)
         };
-        write().map_err(|source| DurableError {
-            what: "writing",
-            path: path.to_owned(),
-            source,
+        write().map_err(|source| {
+            // A full disk needs what little the beginning of the new one takes.
+            let _goes_at_the_next_start = fs::remove_file(&beside);
+            DurableError {
+                what: "writing",
+                path: path.to_owned(),
+                source,
+            }
         })?;
         self.sync_dir()
     }
@@ -186,6 +234,10 @@ impl Durable {
                 source,
             })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use waifud_types::{ByteSize, Timestamp};
 
 use crate::conditions::{condition, incarnation_changed};
 use crate::record::RunMemory;
+use crate::room;
 use crate::shared::Shared;
 
 /// Goes on for ever.
@@ -45,6 +46,7 @@ async fn bridges_changed(shared: &Shared) {
             && told.is_some_and(|told| told != now)
         {
             return;
+            () = shared.table.writing_turned() => {}
         }
     }
 }
@@ -112,6 +114,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             now,
         ));
     }
+    let dir = &shared.settings.state_dir;
+    let unwritable = shared.table.unwritable();
+    conditions.extend(room::of(dir, room::look(dir), unwritable.as_ref(), now));
     if let Some(incarnation) = shared.table.node().unconfirmed {
         conditions.push(incarnation_changed(incarnation, now));
     }

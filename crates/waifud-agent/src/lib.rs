@@ -53,6 +53,7 @@ mod reporter;
 mod reports;
 mod requests;
 mod rescue;
+mod room;
 pub mod seam;
 mod settings;
 mod shared;

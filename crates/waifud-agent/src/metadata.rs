@@ -371,10 +371,10 @@ impl Metadata {
 
     /// Keeps a copy for days without waifud. Failing to is no reason to fail: metadatad keeps its own.
     fn keep(&self, digest: Digest, bytes: &Bytes) {
+        let path = self.cache.join(digest.hex());
+        let beside = path.with_extension("tmp");
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(&self.cache)?;
-            let path = self.cache.join(digest.hex());
-            let beside = path.with_extension("tmp");
             let mut file = fs::OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -383,9 +383,10 @@ impl Metadata {
                 .open(&beside)?;
             std::io::Write::write_all(&mut file, bytes)?;
             file.sync_all()?;
-            fs::rename(beside, path)
+            fs::rename(&beside, path)
         };
         if let Err(error) = write() {
+            let _goes_with_the_next_tidy = fs::remove_file(&beside);
             tracing::warn!(%digest, %error, "an encrypted bundle could not be kept");
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
 use waifud_types::{Incarnation, InstanceId, Revision};
 
-use crate::durable::{Durable, DurableError, Loaded};
+use crate::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::lan;
 use crate::life;
 use crate::record::{InstanceRecord, Memory, NodeRecord, RunMemory, Wish};
@@ -85,6 +85,19 @@ impl Table {
             }),
         };
         Ok((table, damaged))
+    }
+
+    /// Why nothing can be made durable, when that is so. It is tried again by the asking, so that what is mended counts.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        self.durable.unwritable()?;
+        let inner = self.inner();
+        let _noted = self.durable.save_node(&inner.node);
+        self.durable.unwritable()
+    }
+
+    /// Waits until writing began to fail, or to succeed again.
+    pub async fn writing_turned(&self) {
+        self.durable.turned().await;
     }
 
     /// What is remembered of the node.

@@ -227,6 +227,7 @@ fn words(change: &Change, dir: &str) -> (&'static str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use RoomState::{Full, Low, Ok};
 
     fn watch() -> RoomWatch {
         RoomWatch::new(Timestamp::UNIX_EPOCH)
@@ -249,7 +250,6 @@ mod tests {
         for mib in [4000, 511, 513, 511, 530, 512, 7, 8, 7, 600, 600] {
             watch.take(free(mib), Timestamp::UNIX_EPOCH);
         }
-        use RoomState::{Full, Low, Ok};
         assert_eq!(states(&watch), [Low, Full, Ok]);
     }
 

@@ -255,9 +255,14 @@ impl From<ControlError> for Refused {
             ControlError::NodeKey(_) | ControlError::Tunnel(_) => {
                 (400, "tunnel-refused", "check the node's key and endpoint")
             }
-            ControlError::Store(_) => (500, "store-failed", "is the disk full, or read-only?"),
+            ControlError::Store(error) if error.is_full() => (
+                507,
+                "no-space",
+                "its filesystem is full; what was served before still is, and this is taken once there is room",
+            ),
+            ControlError::Store(_) => (500, "store-failed", "is the disk read-only, or broken?"),
         };
-        if status == 500 {
+        if status >= 500 {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "a change was not made"

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use waifud_api::{Instance, Node, UpdateNode};
+use waifud_types::status::Condition;
 
 use crate::cli_node::{NodeCommand, NodeRemoveArgs};
 use crate::cli_spec::LabelArgs;
@@ -48,15 +49,27 @@ async fn list(context: &Context) -> Result<(), Failure> {
             "VERSION",
             "SEEN",
         ];
-        table(
-            &headers,
-            nodes
-                .items
-                .iter()
-                .map(|node| row(node, &guests, now))
-                .collect(),
-        )
+        let rows = nodes.items.iter().map(|node| row(node, &guests, now));
+        let mut out = table(&headers, rows.collect());
+        for note in notes(&nodes.items) {
+            out.push_str("\nnote: ");
+            out.push_str(&note);
+        }
+        out
     })
+}
+
+/// What is not well on nodes.
+fn notes(nodes: &[Node]) -> Vec<String> {
+    let of_one = |node: &Node| {
+        let bad = node.conditions.iter().filter(|condition| !condition.ok);
+        let text = |condition: &Condition| {
+            let (kind, message) = (escape(&condition.kind), escape(&condition.message));
+            format!("{}: {kind}: {message}", node.name)
+        };
+        bad.map(text).collect::<Vec<_>>()
+    };
+    nodes.iter().flat_map(of_one).collect()
 }
 
 async fn label(context: &Context, args: LabelArgs) -> Result<(), Failure> {

@@ -27,6 +27,12 @@ pub enum MetadataError {
         /// Its words.
         message: String,
     },
+    /// It could not do it, for reasons of its own: trying again may help.
+    #[error("the metadata service can't do it: {message}")]
+    Failed {
+        /// Its words.
+        message: String,
+    },
     /// The node's end of the tunnel could not be made.
     #[error("the tunnel to the metadata service could not be made: {message}")]
     Tunnel {
@@ -130,6 +136,13 @@ fn service_error(error: MetadatadError) -> MetadataError {
         return MetadataError::BundleMissing;
     }
     match error {
+        // Its own trouble, such as a full disk, is not about what it was told.
+        MetadatadError::Problem(problem) if problem.status >= 500 => MetadataError::Failed {
+            message: problem.hint.map_or_else(
+                || problem.title.clone(),
+                |hint| format!("{}: {hint}", problem.title),
+            ),
+        },
         MetadatadError::Problem(problem) => MetadataError::Refused {
             message: problem.title,
         },

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod datasource;
+mod disk_full;
 mod drift;
 mod evidence;
 mod guest_command;

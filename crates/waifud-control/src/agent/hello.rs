@@ -120,6 +120,7 @@ impl Control {
             return Ok(false);
         }
         self.avoid_routes(tx, row, facts, cause)?;
+        self.tell_conditions(tx, row, &facts.conditions, cause)?;
         tx.emit(&note::event(
             self.now(),
             "node.changed",

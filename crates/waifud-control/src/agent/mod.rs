@@ -1,5 +1,6 @@
 //! What nodes ask for: hello, their slice, their reports, images and bundles.
 
+mod conditions;
 mod hello;
 mod report;
 mod slice;

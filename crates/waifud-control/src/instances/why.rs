@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use waifud_api::{Instance, PlacementVerdict, Why};
+use waifud_store::NodeRow;
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::{CloudInitState, StoppedBy};
@@ -24,7 +25,7 @@ impl Control {
     /// The story of one instance.
     pub async fn why(&self, name_or_id: &str) -> Result<Why, ControlError> {
         let wanted = name_or_id.to_owned();
-        let (row, placement, timeline, largest) = self
+        let (row, placement, timeline, largest, unwell) = self
             .shared
             .store
             .read(move |tx| {
@@ -52,7 +53,9 @@ impl Control {
                         .max();
                 }
                 let timeline = tx.newest_events_of(&row.id.to_string(), TIMELINE)?;
-                Ok::<_, ControlError>((row, placement, timeline, largest))
+                let unwell = row.node.map(|node| tx.node(node)).transpose()?.flatten();
+                let unwell = unwell.and_then(|node| takes_nothing_over(&node));
+                Ok::<_, ControlError>((row, placement, timeline, largest, unwell))
             })
             .await?;
         let instance = view::instance(row, &self.shared.live);
@@ -63,12 +66,25 @@ impl Control {
         Ok(Why {
             summary: summary(&instance, evidence.as_ref(), since, now),
             hint: hint(&instance, &placement, largest, so_for),
+            summary: summary(&instance, evidence.as_ref(), since, self.now()),
+            hint: unwell
+                .filter(|_| !instance.status.ready)
+                .or_else(|| hint(&instance, &placement, largest)),
             instance,
             placement,
             timeline,
             evidence,
         })
     }
+}
+
+/// Why its node takes nothing new over, when it said so.
+fn takes_nothing_over(node: &NodeRow) -> Option<String> {
+    let conditions = node.facts.conditions.iter();
+    conditions
+        .filter(|it| it.kind == "state-dir" && !it.ok && it.reason != "low")
+        .map(|it| format!("{}: {}", node.name, it.message))
+        .next()
 }
 
 /// Since when it is as it is. A change of its spec does not make a stop any younger.

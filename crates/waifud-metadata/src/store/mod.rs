@@ -23,6 +23,16 @@ pub struct StoreError {
     pub source: std::io::Error,
 }
 
+impl StoreError {
+    /// Whether the filesystem has no room left.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
 /// Encrypted bundles by digest. Trusted for being there and for nothing else.
 #[async_trait]
 pub trait BundleStore: Send + Sync + 'static {

@@ -1,0 +1,98 @@
+//! The store on a real filesystem that fills up: what is there stays whole and is served, what comes is refused, and it
+//! goes on when there is room. The filesystem is a tmpfs in a mount namespace of the test's thread, which ends with it.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use waifud_api::agent::BundleRef;
+use waifud_api::metadatad::Assignment;
+use waifud_metadata::{BundleStore, DiskStore, StateStore};
+use waifud_types::{Digest, InstanceId, Secret};
+
+fn assignment(last: u8) -> Assignment {
+    Assignment {
+        name: "web".parse().unwrap(),
+        address: [10, 0, 0, last].into(),
+        bundle: BundleRef {
+            digest: Digest::from_bytes([last; 32]),
+            key: Secret::new("key".to_owned()),
+            size_bytes: 3,
+        },
+    }
+}
+
+/// A small filesystem that only this thread, and those that it starts, see.
+fn mounted(at: &Path) {
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
+    mount(NONE, at, Some("tmpfs"), MsFlags::empty(), Some("size=2m")).unwrap();
+}
+
+fn fill(at: &Path) {
+    let mut filler = File::create(at.join("filler")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+}
+
+async fn full(at: &Path) {
+    let store = DiskStore::open(&at.join("state")).unwrap();
+    let web = InstanceId::generate();
+    store.put_assignment(web, &assignment(1)).await.unwrap();
+    let digest = Digest::from_bytes([1; 32]);
+    let documents = Bytes::from_static(b"ciphertext");
+    store.put_bundle(digest, documents.clone()).await.unwrap();
+
+    fill(at);
+    let error = store.put_assignment(web, &assignment(2)).await.unwrap_err();
+    assert!(error.is_full(), "{error:?}");
+    let other = Digest::from_bytes([2; 32]);
+    let large = Bytes::from(vec![7; 100_000]);
+    let error = store.put_bundle(other, large.clone()).await.unwrap_err();
+    assert!(error.is_full(), "{error:?}");
+    // As a process that is started on the full disk finds it, too.
+    for store in [store, DiskStore::open(&at.join("state")).unwrap()] {
+        assert_eq!(store.assignments().await.unwrap(), [(web, assignment(1))]);
+        assert_eq!(store.bundles().await.unwrap(), [digest]);
+        let held = store.bundle(digest).await.unwrap();
+        assert_eq!(held.as_ref(), Some(&documents));
+    }
+    for directory in ["state/instances", "state/bundles"] {
+        let files = fs::read_dir(at.join(directory)).unwrap().count();
+        assert_eq!(files, 1, "something half is left in {directory}");
+    }
+
+    fs::remove_file(at.join("filler")).unwrap();
+    let store = DiskStore::open(&at.join("state")).unwrap();
+    store.put_bundle(other, large).await.unwrap();
+    store.put_assignment(web, &assignment(2)).await.unwrap();
+    assert_eq!(store.assignments().await.unwrap(), [(web, assignment(2))]);
+}
+
+#[test]
+fn a_full_disk_refuses_what_comes_and_keeps_what_is_there() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(
+            std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
+            "this test may not be skipped: it needs root, to mount"
+        );
+        // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
+        drop(std::io::stderr().write_fmt(format_args!("SKIPPED: it needs root, to mount\n")));
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().to_owned();
+    let alone = std::thread::spawn(move || {
+        mounted(&at);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(full(&at));
+    });
+    alone.join().unwrap();
+}
