@@ -8,6 +8,7 @@ use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, Timestamp};
 
+use crate::certificate;
 use crate::conditions::{condition, incarnation_changed};
 use crate::record::RunMemory;
 use crate::room;
@@ -32,6 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = tokio::time::sleep(pause) => {}
             () = shared.facts_check.notified() => {}
             () = bridges_changed(&shared) => {}
+            () = shared.table.writing_turned() => {}
         }
     }
 }
@@ -46,7 +48,6 @@ async fn bridges_changed(shared: &Shared) {
             && told.is_some_and(|told| told != now)
         {
             return;
-            () = shared.table.writing_turned() => {}
         }
     }
 }
@@ -117,6 +118,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     let dir = &shared.settings.state_dir;
     let unwritable = shared.table.unwritable();
     conditions.extend(room::of(dir, room::look(dir), unwritable.as_ref(), now));
+    if let Some(until) = shared.link.certificate_until() {
+        conditions.push(certificate::of(until, now));
+    }
     if let Some(incarnation) = shared.table.node().unconfirmed {
         conditions.push(incarnation_changed(incarnation, now));
     }

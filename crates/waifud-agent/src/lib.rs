@@ -20,6 +20,7 @@
 mod agent;
 mod backoff;
 mod boot_order;
+mod certificate;
 mod cloud_init;
 mod conditions;
 mod control;

@@ -13,9 +13,9 @@ use waifud_api::agent_client::{AgentClient, AgentClientError};
 use waifud_api::join::{JoinRequest, JoinToken, Joined};
 use waifud_pki::{
     Identity, NodeKey, NodePeer, PkiError, certificates, client_config, fingerprint, join_config,
-    server_name, write_durably,
+    server_name, valid_until, write_durably,
 };
-use waifud_types::{Name, NodeId, Secret};
+use waifud_types::{Name, NodeId, Secret, Timestamp};
 
 /// The file of a node that has joined.
 const FILE: &str = "identity.json";
@@ -137,6 +137,12 @@ impl Membership {
     /// The name that it joined by.
     pub fn name(&self) -> Name {
         self.stored().name.clone()
+    }
+
+    /// Until when this node's certificate is valid; none where it can't be read.
+    pub fn certificate_until(&self) -> Option<Timestamp> {
+        let own = certificates(&self.stored().certificate).ok()?;
+        valid_until(own.first()?).ok()
     }
 
     /// Where waifud is, as far as is known.

@@ -9,8 +9,23 @@ use waifud_types::{ByteSize, RoomState, Timestamp};
 pub struct Server {
     /// The program's version.
     pub version: String,
+    /// Its clock.
+    #[schema(value_type = String)]
+    pub now: Timestamp,
     /// Where its database, images and keys lie.
     pub state_dir: DirectoryRoom,
+    /// Its certificates.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate of waifud's own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// `ca`, which nodes and contexts trust, or `server`, which waifud shows.
+    pub name: String,
+    /// Until when it is valid.
+    #[schema(value_type = String)]
+    pub not_after: Timestamp,
 }
 
 /// A directory, and the room on its filesystem.

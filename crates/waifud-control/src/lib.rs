@@ -22,6 +22,7 @@
 pub mod agent;
 mod boot;
 pub mod catalog;
+mod certificates;
 mod control;
 mod documents;
 mod downloads;

@@ -148,7 +148,9 @@ impl Control {
     pub fn server(&self) -> Result<Server, ControlError> {
         Ok(Server {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: self.now(),
             state_dir: self.state_room()?,
+            certificates: self.certificates()?,
         })
     }
 

@@ -159,6 +159,14 @@ impl Authority {
     }
 }
 
+/// waifud's own certificate, as [`Authority::open_server`] left it in the directory; none before it did.
+pub fn server_certificate(dir: &Path) -> Result<Option<CertificateDer<'static>>, PkiError> {
+    let Some(text) = files::read(&dir.join(SERVER))? else {
+        return Ok(None);
+    };
+    Ok(certificates(&text)?.into_iter().next())
+}
+
 fn leaf(params: &mut CertificateParams, purpose: ExtendedKeyUsagePurpose) {
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -20,8 +20,9 @@ mod node;
 mod params;
 mod pem;
 mod tls;
+mod validity;
 
-pub use authority::Authority;
+pub use authority::{Authority, server_certificate};
 pub use error::PkiError;
 pub use files::write_durably;
 pub use identity::Identity;
@@ -30,3 +31,4 @@ pub use node::{NodeKey, NodePeer, NodeRequest};
 pub use params::YEARS;
 pub use pem::{certificates, fingerprint, to_pem};
 pub use tls::{SERVER_NAME, client_config, join_config, server_config, server_name};
+pub use validity::valid_until;

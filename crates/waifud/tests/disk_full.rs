@@ -299,7 +299,10 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
         1
     );
     client.create_instance(&wish("low"), "2").await.unwrap();
-    let state_dir = client.server().await.unwrap().unwrap().state_dir;
+    let server = client.server().await.unwrap().unwrap();
+    let certificates: Vec<_> = server.certificates.iter().map(|it| &*it.name).collect();
+    assert_eq!(certificates, ["ca", "server"]);
+    let state_dir = server.state_dir;
     assert_eq!(state_dir.state, RoomState::Low);
     assert!(state_dir.free_bytes.bytes() <= 80 * MIB && state_dir.path.ends_with("/at/state"));
 

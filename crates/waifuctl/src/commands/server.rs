@@ -1,14 +1,58 @@
 //! waifud itself, as `doctor` and `df` show it.
 
-use waifud_api::{DirectoryRoom, Server};
+use jiff::Timestamp;
+use waifud_api::{Certificate, DirectoryRoom, Server};
 use waifud_types::RoomState;
 
 use super::doctor::{Check, Verdict, ok};
 use crate::text::escape;
 
+/// Clocks that are so far apart, in seconds, make certificates and logs confusing.
+const SKEW_S: i64 = 30;
+/// A certificate that ends within so many days is told of.
+const SOON_DAYS: i64 = 60;
+
 /// What there is to say of waifud itself.
 pub fn checks(server: &Server) -> Vec<Check> {
-    vec![room(&server.state_dir)]
+    let mut checks = vec![room(&server.state_dir), clock(server.now, Timestamp::now())];
+    let of = |one| certificate(one, server.now);
+    checks.extend(server.certificates.iter().map(of));
+    checks
+}
+
+/// This machine's clock beside waifud's: what expires is compared with both.
+fn clock(waifud: Timestamp, own: Timestamp) -> Check {
+    let skew = own.duration_since(waifud).as_secs();
+    let check = ok("clock", format!("{skew:+} s beside waifud's clock"));
+    if skew.abs() < SKEW_S {
+        return check;
+    }
+    check.but(
+        Verdict::Warn,
+        "let both machines keep time by NTP: timedatectl set-ntp true",
+    )
+}
+
+fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
+    let until = certificate.not_after.strftime("%Y-%m-%d");
+    let check = ok(
+        format!("certificate {}", escape(&certificate.name)),
+        format!("valid until {until}"),
+    );
+    let days = certificate.not_after.duration_since(now).as_hours() / 24;
+    let remedy = match certificate.name.as_str() {
+        "server" => "restart waifud: it issues itself a new one",
+        _ => {
+            "move pki out of waifud's state_dir and restart waifud: it makes a new CA, and every node joins again"
+        }
+    };
+    if days < 0 {
+        check.but(Verdict::Fail, remedy)
+    } else if days < SOON_DAYS {
+        check.but(Verdict::Warn, remedy)
+    } else {
+        check
+    }
 }
 
 fn room(dir: &DirectoryRoom) -> Check {
@@ -46,6 +90,26 @@ pub fn free(dir: &DirectoryRoom) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_expires_and_clocks_that_differ_are_told_in_time_with_a_next_step() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let verdict = |until: &str| {
+            let one = Certificate {
+                name: "server".to_owned(),
+                not_after: until.parse().unwrap(),
+            };
+            let check = certificate(&one, now);
+            assert_eq!(check.hint.is_some(), check.verdict != Verdict::Ok);
+            check.verdict
+        };
+        assert_eq!(verdict("2047-01-01T00:00:00Z"), Verdict::Ok);
+        assert_eq!(verdict("2026-07-01T00:00:00Z"), Verdict::Warn);
+        assert_eq!(verdict("2026-05-01T00:00:00Z"), Verdict::Fail);
+        let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
+        assert_eq!(clock(now, later(5)).verdict, Verdict::Ok);
+        assert_eq!(clock(now, later(-90)).verdict, Verdict::Warn);
+    }
 
     #[test]
     fn low_is_a_warning_full_a_failure_and_both_have_a_next_step() {

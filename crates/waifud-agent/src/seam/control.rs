@@ -7,7 +7,7 @@ use bytes::Bytes;
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, Revision};
+use waifud_types::{Digest, Revision, Timestamp};
 
 /// Why waifud could not be asked, told or listened to. Messages are fit for users.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,11 @@ pub trait FrameStream: Send {
 /// The node's dialled-out connection to waifud. Every verb may be repeated.
 #[async_trait]
 pub trait ControlLink: Send + Sync {
+    /// Until when the certificate is valid by which waifud knows this node; none where there is none.
+    fn certificate_until(&self) -> Option<Timestamp> {
+        None
+    }
+
     /// Introduces the node. Comes before everything else; again after a lost connection.
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError>;
 

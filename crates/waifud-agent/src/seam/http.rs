@@ -11,7 +11,7 @@ use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::agent_client::{AgentClient, AgentClientError, WatchStream};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, Revision};
+use waifud_types::{Digest, Revision, Timestamp};
 
 use super::{ControlLink, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
@@ -43,6 +43,10 @@ impl HttpLink {
 
 #[async_trait]
 impl ControlLink for HttpLink {
+    fn certificate_until(&self) -> Option<Timestamp> {
+        self.member.as_ref()?.certificate_until()
+    }
+
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         let welcome = self.client.hello(hello).await.map_err(link_error)?;
         self.client.set_addresses(&welcome.addresses);

@@ -65,11 +65,9 @@ impl Control {
         let so_for = now.duration_since(since);
         Ok(Why {
             summary: summary(&instance, evidence.as_ref(), since, now),
-            hint: hint(&instance, &placement, largest, so_for),
-            summary: summary(&instance, evidence.as_ref(), since, self.now()),
             hint: unwell
                 .filter(|_| !instance.status.ready)
-                .or_else(|| hint(&instance, &placement, largest)),
+                .or_else(|| hint(&instance, &placement, largest, so_for)),
             instance,
             placement,
             timeline,
