@@ -15,7 +15,7 @@ pub(crate) fn settle(conn: &Connection, statements: usize) -> Result<(), StoreEr
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(statements);
     // Else a kept statement with a join is planned anew at each use, because its values are others than before: that
-    // was a sixth of a create. No plan here hangs on values, there being no statistics.
+    // was an eighth of a create. No plan here hangs on values, there being no statistics.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }

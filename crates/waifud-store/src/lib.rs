@@ -132,7 +132,7 @@ impl Store {
         let newest = events::newest(&conn)?;
         let wakeups = Arc::new(Wakeups::new(newest));
         // What a savepoint may have to put back is kept in memory, a job's worth at a time: in a file, its writes were
-        // a quarter of a create.
+        // an eighth of a create.
         conn.execute_batch("PRAGMA temp_store = MEMORY")
             .map_err(open_error)?;
         let rooms = rooms::Rooms::of(&conn)?;
