@@ -1,36 +1,21 @@
 //! The qcow2 pool on a real filesystem with the real `qemu-img`.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use common::{NOBODY, skip};
 use waifud_storage::FilePoolConfig;
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
 use waifud_storage::qcow2::Qcow2Pool;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, VolumeId};
-
-/// The user that image tools run as here: Debian's `nobody`.
-const NOBODY: (u32, u32) = (65534, 65534);
-
-/// Whether the test can't run here: says so, or fails where nothing may be skipped.
-fn skip(reason: Option<String>) -> bool {
-    let Some(reason) = reason else { return false };
-    assert!(
-        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
-        "this test may not be skipped: {reason}"
-    );
-    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-    drop(std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("SKIPPED: {reason}\n"),
-    ));
-    true
-}
 
 fn without_qemu_img() -> Option<String> {
     let found = Command::new("qemu-img").arg("--version").output();

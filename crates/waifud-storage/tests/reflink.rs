@@ -1,11 +1,14 @@
 //! The reflink pool on real btrfs and XFS, on loop devices in a mount namespace of the test's own.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use common::{NOBODY, skip};
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
 use waifud_storage::reflink::ReflinkPool;
@@ -14,24 +17,6 @@ use waifud_types::{ByteSize, Digest};
 
 /// Set in the process that has the mounts.
 const INSIDE: &str = "WAIFUD_TEST_REFLINK_ON";
-
-/// The user that image tools run as here: Debian's `nobody`.
-const NOBODY: (u32, u32) = (65534, 65534);
-
-/// Whether the test can't run here: says so, or fails where nothing may be skipped.
-fn skip(reason: Option<String>) -> bool {
-    let Some(reason) = reason else { return false };
-    assert!(
-        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
-        "this test may not be skipped: {reason}"
-    );
-    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-    drop(std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("SKIPPED: {reason}\n"),
-    ));
-    true
-}
 
 fn why_not(tool: &str) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
