@@ -16,13 +16,13 @@ use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
 use waifud_faults::testing;
-use waifud_hypervisor::fake::FakeHypervisor;
 use waifud_network::fake::FakeNetwork;
 use waifud_pki::NodeKey;
 use waifud_storage::fake::{FakePool, image_bytes};
 use waifud_types::ByteSize;
 
 use crate::DEADLINE;
+use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
 use crate::verbs::{Begin, Verb};
 use crate::waifud::{self, Answer, Waifud};
@@ -30,30 +30,30 @@ use crate::waifud::{self, Answer, Waifud};
 pub struct Cluster {
     pub waifud: Arc<Waifud>,
     pub metadatad: Arc<Metadatad>,
-    pub hypervisor: FakeHypervisor,
+    pub machine: Arc<dyn Machine>,
     pub pool: FakePool,
     pub network: Arc<FakeNetwork>,
     pub settings: Settings,
     tunnel: FakeTunnel,
     agent: Mutex<Option<JoinHandle<()>>>,
     deaths: AtomicU32,
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// A cluster in which the verb makes sense.
-    pub async fn prepared(verb: &Verb) -> Self {
-        let cluster = Self::new().await;
-        if verb.begin == Begin::Empty {
+    /// A cluster in which such a verb makes sense.
+    pub async fn prepared(begin: Begin, machine: Arc<dyn Machine>) -> Self {
+        let cluster = Self::new(machine).await;
+        if begin == Begin::Empty {
             // The daemons of the node are started by the verb itself: their first minutes are part of it.
             return cluster;
         }
         cluster.start_node().await;
-        let body = json!({"name": "web", "template": "debian-12", "run": verb.begin == Begin::Running,
+        let body = json!({"name": "web", "template": "debian-12", "run": begin == Begin::Running,
             "user_data": "#cloud-config\n# first\n"});
         let created = cluster.post("/v1/instances", &body).await;
         created.expect(201);
-        let state = if verb.begin == Begin::Running {
+        let state = if begin == Begin::Running {
             "running"
         } else {
             "stopped"
@@ -70,7 +70,7 @@ impl Cluster {
         cluster
     }
 
-    async fn new() -> Self {
+    async fn new(machine: Arc<dyn Machine>) -> Self {
         let dir = directory();
         let path = |name: &str| -> PathBuf {
             let path = dir.path().join(name);
@@ -79,31 +79,31 @@ impl Cluster {
         };
         let (begin, node) = SEED.get_or_init(seed);
         copy(begin.path(), &path("waifud"));
-        let hypervisor = FakeHypervisor::new();
-        hypervisor.set_default_agent(Some(crate::verbs::cloud_init_done()));
+        let mut settings = Settings {
+            node: "alder".parse().unwrap(),
+            agent_version: "0".to_owned(),
+            state_dir: path("state"),
+            run_dir: path("run"),
+            bridge: "waifu0".to_owned(),
+            metadata_interface: "wfmeta0".to_owned(),
+            mtu: 1420,
+            domain: "waifu.internal".to_owned(),
+            boot_alone: BootAlone::Start,
+            qemu_owner: None,
+            timing: fast(),
+        };
+        machine.adapt(&mut settings);
         let cluster = Self {
             waifud: Arc::new(Waifud::new(dir.path().join("waifud"))),
             metadatad: Arc::default(),
-            hypervisor,
+            machine,
             pool: FakePool::new("main".parse().unwrap(), path("pool")),
             network: FakeNetwork::new(),
             tunnel: FakeTunnel::default(),
-            settings: Settings {
-                node: "alder".parse().unwrap(),
-                agent_version: "0".to_owned(),
-                state_dir: path("state"),
-                run_dir: path("run"),
-                bridge: "waifu0".to_owned(),
-                metadata_interface: "wfmeta0".to_owned(),
-                mtu: 1420,
-                domain: "waifu.internal".to_owned(),
-                boot_alone: BootAlone::Start,
-                qemu_owner: None,
-                timing: fast(),
-            },
+            settings,
             agent: Mutex::default(),
             deaths: AtomicU32::new(0),
-            _dir: dir,
+            dir,
         };
         cluster.waifud.admit(*node);
         cluster.waifud.start().await;
@@ -117,7 +117,7 @@ impl Cluster {
 
     fn start_agent(&self) {
         let adapters = Adapters {
-            hypervisor: Arc::new(self.hypervisor.clone()),
+            hypervisor: self.machine.connect(),
             pools: vec![Arc::new(self.pool.clone())],
             network: self.network.clone(),
             link: Arc::new(waifud::Link(self.waifud.clone())),
@@ -168,6 +168,14 @@ impl Cluster {
         }
         // Its link dies with it.
         self.tunnel.lose();
+    }
+
+    /// Another agent, which pauses for so long before the first restart of a guest.
+    pub async fn restart_agent(&mut self, restart_min: Duration) {
+        self.kill_agent().await;
+        self.settings.timing.restart_min = restart_min;
+        self.settings.timing.restart_max = restart_min * 64;
+        self.start_agent();
     }
 
     /// How often a daemon died.
@@ -243,7 +251,7 @@ impl Cluster {
         self.get("/v1/instances/web").await
     }
 
-    async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
+    pub async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
         let begun = Instant::now();
         while !is_so(self).await {
             assert!(
@@ -263,6 +271,7 @@ impl Cluster {
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
+        self.machine.clear().await;
         testing::reset();
     }
 }

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use waifud_hypervisor::Hypervisor;
 use waifud_metadata::{BundleStore, StateStore};
 use waifud_storage::StoragePool;
 use waifud_store::{InstanceFilter, StoreError};
@@ -85,18 +84,7 @@ async fn told(cluster: &Cluster, text: &mut String) {
 }
 
 async fn on_node(cluster: &Cluster, text: &mut String) {
-    let starts = cluster.hypervisor.starts();
-    writeln!(text, "started {starts} times").unwrap();
-    for domain in cluster.hypervisor.list().await.unwrap() {
-        let spec = cluster.hypervisor.spec(domain.id).unwrap();
-        let disk = cluster.hypervisor.disk_size(domain.id, "root");
-        writeln!(
-            text,
-            "domain {} {:?} {:?} {} CPUs {} grown {disk:?}",
-            domain.name, domain.epoch, domain.state, spec.cpus, spec.memory
-        )
-        .unwrap();
-    }
+    cluster.machine.tell(text).await;
     for volume in cluster.pool.volumes().await.unwrap() {
         writeln!(text, "volume {} {:?}", volume.id.disk, volume.size).unwrap();
     }
@@ -113,7 +101,7 @@ async fn on_node(cluster: &Cluster, text: &mut String) {
         ("records", state.join("records")),
         ("guests' directories", state.join("instances")),
         ("bundles kept", state.join("bundles")),
-        ("images on their way", state.with_file_name("pool")),
+        ("images on their way", cluster.dir.path().join("pool")),
     ] {
         writeln!(text, "{what} {}", files(&dir)).unwrap();
     }

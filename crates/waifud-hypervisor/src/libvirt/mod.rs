@@ -59,6 +59,8 @@ pub struct LibvirtConfig {
     /// Whether to make the directories of console logs and VNC sockets where they are missing. Switched off where
     /// libvirtd sees another filesystem than we do.
     pub make_directories: bool,
+    /// Whether QEMU starts with its guest's CPUs halted, and leaves them so: for tests that need processes and no guests.
+    pub start_paused: bool,
 }
 
 impl LibvirtConfig {
@@ -70,6 +72,7 @@ impl LibvirtConfig {
             probe_cache: probe_cache.into(),
             qemu_owner: None,
             make_directories: true,
+            start_paused: false,
         }
     }
 }
@@ -186,8 +189,11 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        self.call("start", move |connect| verbs::ensure_started(connect, id))
-            .await
+        let paused = self.config.start_paused;
+        self.call("start", move |connect| {
+            verbs::ensure_started(connect, id, paused)
+        })
+        .await
     }
 
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {

@@ -105,17 +105,24 @@ fn rename(domain: &Domain, spec: &DomainSpec) -> Result<(), Fault> {
     }
 }
 
-pub(super) fn ensure_started(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
+pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) -> Result<(), Fault> {
     let domain = wanted(connect, id)?;
     let (state, reason) = domain.get_state().at("get state")?;
+    let flags = if paused {
+        sys::VIR_DOMAIN_START_PAUSED
+    } else {
+        0
+    };
+    let create = || domain.create_with_flags(flags).map(drop);
     let started = match domain_state(state, reason) {
         DomainState::Running | DomainState::ShuttingDown => return Ok(()),
+        DomainState::Paused { .. } if paused => return Ok(()),
         DomainState::Paused { .. } if state == sys::VIR_DOMAIN_PMSUSPENDED => {
             domain.pm_wakeup(0).map(drop)
         }
         DomainState::Paused { .. } => domain.resume().map(drop),
-        DomainState::Crashed => domain.destroy().and_then(|()| domain.create()).map(drop),
-        DomainState::Off(_) => domain.create().map(drop),
+        DomainState::Crashed => domain.destroy().and_then(|()| create()),
+        DomainState::Off(_) => create(),
     };
     let Err(error) = started else { return Ok(()) };
     // Somebody else may have been faster.

@@ -1,0 +1,143 @@
+//! The real adapter for domains that are nothing but a QEMU with its CPUs halted: without disks and nics, in little
+//! memory. What a guest would do is played: it counts as running, grows its disks and answers as a guest agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::broadcast;
+use waifud_hypervisor::libvirt::LibvirtHypervisor;
+use waifud_hypervisor::{
+    ByteStream, Device, DomainEvent, DomainSpec, DomainState, HostFacts, Hypervisor,
+    HypervisorError, ObservedDomain,
+};
+use waifud_types::{ByteSize, InstanceId, Name};
+
+/// A guest of 2 GiB becomes one of 32 MiB.
+const SHARE: u64 = 64;
+
+pub struct Diskless {
+    libvirt: Arc<LibvirtHypervisor>,
+    /// The node's `/` as it is seen from outside.
+    root: PathBuf,
+    starts: Arc<AtomicU32>,
+}
+
+impl Diskless {
+    pub fn new(libvirt: Arc<LibvirtHypervisor>, root: PathBuf, starts: Arc<AtomicU32>) -> Self {
+        Self {
+            libvirt,
+            root,
+            starts,
+        }
+    }
+
+    /// Where the node has a file of the agent's.
+    fn inside(&self, path: &Path) -> PathBuf {
+        Path::new("/").join(path.strip_prefix(&self.root).unwrap())
+    }
+
+    async fn is_on(&self, id: InstanceId) -> Result<bool, HypervisorError> {
+        let seen = self.get(id).await?;
+        Ok(seen.is_some_and(|seen| seen.state == DomainState::Running))
+    }
+}
+
+fn played(mut seen: ObservedDomain) -> ObservedDomain {
+    if seen.state == (DomainState::Paused { io_error: false }) {
+        seen.state = DomainState::Running;
+    }
+    seen
+}
+
+#[async_trait]
+impl Hypervisor for Diskless {
+    async fn host(&self) -> Result<HostFacts, HypervisorError> {
+        self.libvirt.host().await
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        let list = self.libvirt.list().await?;
+        Ok(list.into_iter().map(played).collect())
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
+        Ok(self.libvirt.get(id).await?.map(played))
+    }
+
+    async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
+        let spec = DomainSpec {
+            memory: ByteSize(spec.memory.bytes() / SHARE),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            seed: None,
+            console_log: self.inside(&spec.console_log),
+            console_socket: self.inside(&spec.console_socket),
+            vnc_socket: self.inside(&spec.vnc_socket),
+            ..spec.clone()
+        };
+        self.libvirt.ensure_defined(&spec).await
+    }
+
+    async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        let was_on = self.is_on(id).await?;
+        self.libvirt.ensure_started(id).await?;
+        self.starts.fetch_add(u32::from(!was_on), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A halted guest presses no button: libvirt is asked, and nothing comes of it.
+    async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.libvirt.request_shutdown(id).await
+    }
+
+    async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.libvirt.ensure_off(id).await
+    }
+
+    async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
+        self.libvirt.ensure_absent(id).await
+    }
+
+    /// Played: there are no disks. That libvirt's grow is what its own suite shows.
+    async fn ensure_disk_size(
+        &self,
+        id: InstanceId,
+        _: &Name,
+        _: ByteSize,
+    ) -> Result<(), HypervisorError> {
+        if self.is_on(id).await? {
+            Ok(())
+        } else {
+            Err(HypervisorError::NotRunning(id))
+        }
+    }
+
+    async fn agent_command(
+        &self,
+        id: InstanceId,
+        command: Value,
+        _: Duration,
+    ) -> Result<Value, HypervisorError> {
+        if !self.is_on(id).await? {
+            return Err(HypervisorError::NotRunning(id));
+        }
+        let answer = crate::verbs::cloud_init_done()(&command);
+        answer.ok_or(HypervisorError::AgentSilent(id))
+    }
+
+    async fn open_device(
+        &self,
+        id: InstanceId,
+        device: Device,
+    ) -> Result<Box<dyn ByteStream>, HypervisorError> {
+        self.libvirt.open_device(id, device).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
+        self.libvirt.events()
+    }
+}

@@ -1,0 +1,66 @@
+//! The same verbs with libvirtd and QEMU in the place of the fake: a kill at each step that touches them, and a QEMU
+//! that is killed again and again. Domains have no disks and are started halted, so a step takes as long as libvirt does.
+
+mod crash_loop;
+mod diskless;
+mod node;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use waifud_agent::faults;
+use waifud_faults::{Act, Point};
+
+use self::node::Node;
+use crate::verbs::VERBS;
+use crate::{Ground, killed_everywhere};
+
+/// What the agent does with libvirt.
+const ACTS: [Act; 6] = [
+    faults::DEFINE,
+    faults::START,
+    faults::GROW,
+    faults::SHUTDOWN,
+    faults::FORCE_OFF,
+    faults::UNDEFINE,
+];
+/// Verbs at a time, each in a node of its own: a libvirtd waits for its QEMUs more than it works.
+const NODES: usize = 2;
+
+/// One test with libvirt at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn every_step_on_libvirt_ends_the_same_when_the_agent_is_killed_around_it() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = Instant::now();
+    let next = AtomicUsize::new(0);
+    let tried: Mutex<BTreeSet<Point>> = Mutex::default();
+    let work = || {
+        let Some(node) = Node::up() else { return false };
+        let ground = Ground {
+            machine: &|| node.clone(),
+            passages: &|point| u32::from(ACTS.contains(&point.act)),
+        };
+        while let Some(verb) = VERBS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let begun = Instant::now();
+            let died = killed_everywhere(verb, ground);
+            let kills: u32 = died.values().sum();
+            println!("{}: {kills} kills in {:?}", verb.name, begun.elapsed());
+            tried.lock().unwrap().extend(died.into_keys());
+        }
+        true
+    };
+    let done: Vec<bool> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..NODES).map(|_| scope.spawn(work)).collect();
+        let threads = threads.into_iter();
+        threads.map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("all in {:?}", begun.elapsed());
+    if done.contains(&true) {
+        let all: BTreeSet<Point> = ACTS.into_iter().flat_map(Act::points).collect();
+        assert_eq!(tried.into_inner().unwrap(), all, "every point is tried");
+    }
+}
