@@ -153,7 +153,8 @@ pub struct PortSight {
     /// When its lease was confirmed last; null when it holds none. A guest that asked for a shorter lease than it may
     /// have makes this earlier than it was.
     pub acknowledged: Option<Timestamp>,
-    /// Addresses that were learned at it, sorted; always none on `default`, where waifud gives them.
+    /// Addresses that were learned at it, the IPv4 address in use first and the others sorted; always none on `default`,
+    /// where waifud gives them.
     pub learned: Vec<IpAddr>,
     /// Why nothing gets through it, in a sentence, such as that its bridge is gone.
     pub trouble: Option<String>,

@@ -3,6 +3,7 @@
 //! What we loaded is kept beside how the kernel lists it, in two files. They answer, after a restart too, whether the
 //! rules in force are still ours: the list is compared, not trusted.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -157,6 +158,11 @@ impl Firewall {
             return Ok(Learned::new());
         }
         self.memory.look(&self.nft, state).await
+    }
+
+    /// What the last look found at one port: the IPv4 address in use first, the others sorted.
+    pub(super) fn learned_at(&self, tap: &TapName) -> Vec<IpAddr> {
+        self.memory.in_order(tap)
     }
 
     /// What the rules of one port have counted; `None` when it has none.

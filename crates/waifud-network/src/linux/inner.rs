@@ -21,7 +21,6 @@ use super::{LinuxNetworkConfig, files, kernel_io};
 use crate::check::overlap;
 use crate::foreign::Through;
 use crate::ruleset::HostSide;
-use crate::ruleset::lan::Learned;
 use crate::{HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight};
 
 #[derive(Debug)]
@@ -205,7 +204,7 @@ impl Inner {
         };
         let acknowledged = self.dnsmasq.acknowledged()?;
         let counted = self.firewall.counted(&state).await?;
-        let (mut learned, troubles) = self.look_at_lan(&state).await?;
+        let troubles = self.look_at_lan(&state).await?;
         let macs: BTreeMap<_, _> = state.ports.iter().map(|p| (&p.tap, p.mac)).collect();
         let sights = counted.into_iter().map(|(tap, counters)| {
             let mac = macs.get(&tap);
@@ -213,7 +212,7 @@ impl Inner {
             let sight = PortSight {
                 counters,
                 acknowledged,
-                learned: learned.remove(&tap).into_iter().flatten().collect(),
+                learned: self.firewall.learned_at(&tap),
                 trouble: troubles.get(&tap).cloned(),
             };
             (tap, sight)
@@ -221,18 +220,19 @@ impl Inner {
         Ok(sights.collect())
     }
 
-    /// What was learned at ports on the host's own bridges, and what is wrong with those.
+    /// Looks at what was learned at ports on the host's own bridges. Returns what is wrong with those.
     async fn look_at_lan(
         &mut self,
         state: &NetworkState,
-    ) -> Result<(Learned, BTreeMap<TapName, String>), NetworkError> {
+    ) -> Result<BTreeMap<TapName, String>, NetworkError> {
         if state.lan.is_empty() {
             return Ok(Default::default());
         }
         let links = Links::read(&self.handle()?).await?;
         let trouble = |port: &LanPort| Some((port.tap.clone(), lan::trouble(&links, port)?));
         let troubles = state.lan.iter().filter_map(trouble).collect();
-        Ok((self.firewall.learned(state).await?, troubles))
+        self.firewall.learned(state).await?;
+        Ok(troubles)
     }
 
     /// What is not as it was ensured; nothing when nothing was ensured.

@@ -5,25 +5,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use waifud_types::TapName;
 
 use super::files;
+use super::in_use::{self, Kept};
 use super::tool::Tool;
 use crate::ruleset::TABLE;
 use crate::ruleset::lan::{FILLED_BY_RULES, LEARNED, Learned};
 use crate::{NetworkError, NetworkState};
 
-/// Addresses by the names of taps.
-type Found = BTreeMap<String, BTreeSet<IpAddr>>;
+/// What was learned, by the names of taps.
+type Found = BTreeMap<String, Kept>;
 
 #[derive(Debug)]
 pub(super) struct Memory {
     file: PathBuf,
     known: Option<Learned>,
+    in_use: BTreeMap<TapName, Ipv4Addr>,
 }
 
 impl Memory {
@@ -31,7 +33,17 @@ impl Memory {
         Self {
             file: directory.join("learned"),
             known: None,
+            in_use: BTreeMap::new(),
         }
+    }
+
+    /// What the last look found at this port: the IPv4 address in use first, the others sorted.
+    pub(super) fn in_order(&self, tap: &TapName) -> Vec<IpAddr> {
+        let all = self.known.as_ref().and_then(|known| known.get(tap));
+        let first = self.in_use.get(tap).map(|address| IpAddr::V4(*address));
+        let others = all.into_iter().flatten().copied();
+        let others = others.filter(|address| Some(*address) != first);
+        first.into_iter().chain(others).collect()
     }
 
     /// What the rules in force have learned of the state's ports, and otherwise what is remembered.
@@ -45,9 +57,18 @@ impl Memory {
             None => self.remembered()?,
         };
         let taps = state.lan.iter().map(|port| &port.tap);
-        let learned: Learned = taps
-            .filter_map(|tap| Some((tap.clone(), found.remove(tap.as_str())?)))
-            .collect();
+        let (mut learned, mut in_use) = (Learned::new(), BTreeMap::new());
+        for tap in taps {
+            let Some(mut kept) = found.remove(tap.as_str()) else {
+                continue;
+            };
+            if let Some(address) = in_use::now(&kept, self.in_use.get(tap).copied()) {
+                in_use::forget(&mut kept, address);
+                in_use.insert(tap.clone(), address);
+            }
+            learned.insert(tap.clone(), kept.into_keys().collect());
+        }
+        self.in_use = in_use;
         if self.known.as_ref() != Some(&learned) {
             if learned.is_empty() {
                 files::remove(&self.file)?;
@@ -61,7 +82,8 @@ impl Memory {
 
     fn remembered(&self) -> Result<Found, NetworkError> {
         if let Some(known) = &self.known {
-            let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), all.clone());
+            let unheard = |all: &BTreeSet<IpAddr>| all.iter().map(|a| (*a, 0)).collect();
+            let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), unheard(all));
             return Ok(known.iter().map(named).collect());
         }
         let text = files::read(&self.file)?.unwrap_or_default();
@@ -70,6 +92,7 @@ impl Memory {
 
     pub(super) fn forget(&mut self) -> Result<(), NetworkError> {
         self.known = None;
+        self.in_use.clear();
         files::remove(&self.file)
     }
 }
@@ -80,8 +103,8 @@ async fn in_force(nft: &Tool) -> Option<Found> {
     for set in LEARNED {
         let question = ["-j", "list", "set", "bridge", TABLE, set];
         let text = nft.run(&question, "").await.ok()?;
-        for (tap, address) in parse(&text)? {
-            learned.entry(tap).or_default().insert(address);
+        for (tap, address, expires) in parse(&text)? {
+            learned.entry(tap).or_default().insert(address, expires);
         }
     }
     Some(learned)
@@ -105,8 +128,8 @@ struct Set {
 }
 
 /// Elements are pairs of an interface's name and a number: up to 64 bits as such, above in hexadecimal digits. Those of
-/// other shapes are left out.
-fn parse(text: &str) -> Option<Vec<(String, IpAddr)>> {
+/// other shapes are left out. With each the seconds until it is forgotten.
+fn parse(text: &str) -> Option<Vec<(String, IpAddr, u64)>> {
     let answer: Answer = serde_json::from_str(text).ok()?;
     let mut set = answer.nftables.into_iter().filter_map(|object| object.set);
     let set = set.next()?;
@@ -127,7 +150,9 @@ fn parse(text: &str) -> Option<Vec<(String, IpAddr)>> {
         } else {
             IpAddr::V6(number.into())
         };
-        Some((tap, address))
+        let expires = element.pointer("/elem/expires");
+        let expires = expires.and_then(serde_json::Value::as_u64);
+        Some((tap, address, expires.unwrap_or(0)))
     };
     Some(set.elem.iter().filter_map(element).collect())
 }
@@ -150,7 +175,10 @@ fn read(text: &str) -> Found {
         if let Some((tap, address)) = line.split_once(' ')
             && let Ok(address) = address.parse()
         {
-            learned.entry(tap.to_owned()).or_default().insert(address);
+            learned
+                .entry(tap.to_owned())
+                .or_default()
+                .insert(address, 0);
         }
     }
     learned
@@ -197,8 +225,8 @@ mod tests {
         let v4 = r#"{"nftables":[{"metainfo":{}},{"set":{"name":"learned4","elem":[
             {"elem":{"val":{"concat":["wf-2a","x"]},"expires":9}},
             {"elem":{"val":{"concat":["wf-12345678",3232235826]},"expires":9}}]}}]}"#;
-        let (tap, address) = parse(v4).unwrap().pop().unwrap();
-        assert_eq!(tap, "wf-12345678");
+        let (tap, address, expires) = parse(v4).unwrap().pop().unwrap();
+        assert_eq!((&*tap, expires), ("wf-12345678", 9));
         assert_eq!(address.to_string(), "192.168.1.50");
         let v6 = r#"{"nftables":[{"set":{"name":"learned6","elem":[
             {"elem":{"val":{"concat":["wf-12345678","0xfe80000000000000505400fffe000001"]}}}]}}]}"#;
@@ -215,8 +243,9 @@ mod tests {
             lan_port(0).tap,
             addresses.iter().map(|a| a.parse().unwrap()).collect(),
         )]);
-        let found = read(&written(&learned));
-        assert_eq!(found[lan_port(0).tap.as_str()], learned[&lan_port(0).tap]);
+        let mut found = read(&written(&learned));
+        let found = found.remove(lan_port(0).tap.as_str()).unwrap();
+        assert!(found.into_keys().eq(learned[&lan_port(0).tap].clone()));
         assert_eq!(read("nonsense\nwf-1 x\n"), Found::new());
     }
 

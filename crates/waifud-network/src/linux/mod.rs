@@ -11,6 +11,7 @@ mod files;
 mod firewall;
 mod foreign;
 mod generation;
+mod in_use;
 mod inner;
 mod lan;
 mod learned;

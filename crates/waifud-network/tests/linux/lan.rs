@@ -97,6 +97,32 @@ fn the_homes_dhcp_serves_a_guest_and_the_address_is_seen() {
 }
 
 #[test]
+fn of_two_leases_the_later_one_is_in_use_and_the_earlier_one_is_over_after_an_hour() {
+    on_a_node(0, |mut lab| async move {
+        let home = at_home(&mut lab, 1).await;
+        let guest = LanGuest::attach(&lab, 0).await;
+        let (day, hour, later) = ([192, 168, 1, 10], [192, 168, 1, 11], [192, 168, 1, 20]);
+        guest.is_given(&lab, &home, later.into());
+        for (address, left) in [(day, "29d"), (hour, "29d23h50m")] {
+            let number = u32::from_be_bytes(address);
+            let element = format!(
+                "{{ \"{}\" . {number:#x} timeout 30d expires {left} }}",
+                guest.port.tap
+            );
+            let add = ["add", "element", "bridge", "waifud", "learned4", &element];
+            lab.node.tool("nft", &add);
+        }
+        let expected = [later, hour].map(|address| IpAddr::V4(address.into()));
+        assert_eq!(learned(&lab, &guest.port.tap).await, expected);
+        // Rules that are loaded anew say the same, and have nothing of what is over.
+        lab.node.tool("nft", &["flush", "ruleset"]);
+        lab.ensure().await;
+        assert_eq!(learned(&lab, &guest.port.tap).await, expected);
+        assert_eq!(learned_by_kernel(&lab, &guest.port.tap).len(), 2);
+    });
+}
+
+#[test]
 fn guests_on_one_lan_reach_each_other_and_with_filtered_bridges_too() {
     on_a_node(0, |mut lab| async move {
         // As Docker has it.
