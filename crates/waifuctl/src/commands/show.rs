@@ -123,12 +123,14 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
         );
     }
     if !status.restart_needed.is_empty() {
+        // Fields as the API calls them; people know them by the options that set them.
+        let fields = status.restart_needed.iter();
+        let fields: Vec<_> = fields
+            .map(|field| field.trim_end_matches("_bytes").replace('_', "-"))
+            .collect();
         line(
             "pending",
-            &format!(
-                "{} at its next start",
-                escape(&status.restart_needed.join(", "))
-            ),
+            &format!("{} at its next start", escape(&fields.join(", "))),
         );
     }
     if spec.protected {

@@ -415,7 +415,7 @@ fn metadata_goes_to_its_interface_and_never_to_the_uplink() {
             !there
                 .seen()
                 .iter()
-                .any(|frame| frame[23] == 6 || frame[23] == 17)
+                .any(|frame| frame[12..14] == [8, 0] && matches!(frame[23], 6 | 17))
         );
         pings(&guest, OUTSIDE);
         for frame in uplink.seen() {
