@@ -44,7 +44,7 @@ impl Guest<'_> {
             .to_string()
     }
 
-    /// Runs a shell command until it succeeds: sshd starts after the guest has said that it is ready.
+    /// Runs a shell command until it succeeds, where the guest may be booting.
     pub fn run_when_up(&self, script: &str) -> Result<String> {
         wait::until(&format!("SSH to {}", self.name), SOON, || {
             Ok(self.run(script).ok())

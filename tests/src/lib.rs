@@ -5,10 +5,12 @@
 
 pub mod button;
 mod guest;
+pub mod guest_agent;
 pub mod home;
 pub mod kills;
 pub mod machine;
 pub mod reach;
+pub mod running;
 mod waifuctl;
 pub mod world;
 

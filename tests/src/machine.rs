@@ -65,6 +65,12 @@ impl<'a> Machine<'a> {
         })
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn ssh(&self, program: &'static str) -> Vec<String> {
         let key = self.world.key.to_string_lossy().into_owned();
         let mut words = vec![program.to_owned(), "-q".to_owned(), "-i".to_owned(), key];

@@ -1,16 +1,16 @@
 //! Everything that reaches into a running guest: its console and log, SSH, ports and screen, by waifuctl as people run it.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
 
+use crate::running::Running;
 use crate::world::SOON;
-use crate::{Guest, Waifuctl};
+use crate::{Guest, World, guest_agent};
 
 /// A valid key that no guest has.
 const NOBODYS_KEY: &str =
@@ -22,8 +22,9 @@ const SHOW_KEY: &str = "printf '%s\\n' '-----BEGIN SSH HOST KEY KEYS-----' \"$ke
 /// # Errors
 /// One of them does not lead there, or leads elsewhere.
 pub fn every_way(guest: &Guest) -> Result<()> {
-    log_and_console(guest)?;
     ssh(guest)?;
+    log_and_console(guest)?;
+    guest_agent::runs_programs(guest)?;
     ports_and_screen(guest)?;
     over_https(guest)?;
     only_the_keys_of_the_console(guest)
@@ -32,22 +33,35 @@ pub fn every_way(guest: &Guest) -> Result<()> {
 fn log_and_console(guest: &Guest) -> Result<()> {
     let log = guest.world.waifuctl.run(&["logs", &guest.name])?;
     ensure!(log.stdout.contains("tiny: metadata done"), "{log:?}");
+    let mut follows = Running::start(&guest.world.waifuctl, &["logs", &guest.name, "-f"])?;
+    follows.wait_for("tiny: metadata done")?;
+    guest.run("echo \"and it is $((20 + 3))\" >/dev/console")?;
+    follows.wait_for("and it is 23")?;
+    // What the user's own script said, which no console shows.
+    let log = guest
+        .world
+        .waifuctl
+        .run(&["logs", &guest.name, "--cloud-init"])?;
+    ensure!(log.stdout == "ran-once\n", "{log:?}");
+
     let words = ["console", &guest.name, "--lines", "400"];
-    let mut console = Running::start(&guest.world.waifuctl, &words)?;
+    let mut console = Running::at_a_terminal(&guest.world.waifuctl, &words)?;
     console.wait_for("tiny: metadata done")?;
-    console.stdin()?.write_all(b"nobody-of-that-name\r")?;
+    ensure!(console.is_raw()?, "the terminal edits lines by itself");
+    console.types(b"nobody-of-that-name\r")?;
     console.wait_for("nobody-of-that-name")?;
-    console.stdin()?.write_all(b"\x1d")?;
-    console.ends_with(0)
+    console.types(b"\x1d")?;
+    console.ends_with(0)?;
+    ensure!(!console.is_raw()?, "the terminal is left raw");
+    Ok(())
 }
 
 fn ssh(guest: &Guest) -> Result<()> {
     let key = guest.private_key();
     let seven = ["ssh", &guest.name, "-i", &key, "--", "exit 7"];
-    // sshd starts after the guest has said that it is ready.
-    wait::until("waifuctl ssh to give the command's exit code", SOON, || {
-        Ok((guest.world.waifuctl.run(&seven)?.code == 7).then_some(()))
-    })?;
+    // The guest has said that it is ready: the first try gets in.
+    let ended = guest.world.waifuctl.run(&seven)?;
+    ensure!(ended.code == 7, "{ended:?}");
     let whoami = [
         "ssh",
         &guest.name,
@@ -78,6 +92,29 @@ fn ssh(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// scp, as people use it with the file that `ssh-config` prints: there and back. For a guest that has an SFTP server.
+///
+/// # Errors
+/// What comes back is not what went there.
+pub fn copies_files(world: &World, name: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let config = world.waifuctl.run(&["ssh-config", name])?;
+    ensure!(config.code == 0, "{config:?}");
+    let at = |file: &str| dir.path().join(file).display().to_string();
+    std::fs::write(at("config"), &config.stdout)?;
+    std::fs::write(at("notes"), "of today\n")?;
+    let key = world.public_key.with_extension("").display().to_string();
+    let there = format!("{name}:notes");
+    for (from, to) in [(at("notes"), there.clone()), (there, at("back"))] {
+        let mut scp = Command::new("scp");
+        scp.args(["-q", "-F", &at("config"), "-i", &key, &from, &to]);
+        wait::run(&mut scp, SOON)?;
+    }
+    let back = std::fs::read_to_string(at("back"))?;
+    ensure!(back == "of today\n", "{back:?} came back");
+    Ok(())
+}
+
 fn ports_and_screen(guest: &Guest) -> Result<()> {
     for (verb, more, key, greeting) in [
         ("forward", Some("0:22"), "local", "SSH-2.0-dropbear"),
@@ -101,7 +138,7 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
             "{verb}: {}",
             said.escape_ascii()
         );
-        let pid = running.child.id().to_string();
+        let pid = running.id().to_string();
         wait::run(Command::new("kill").args(["-INT", &pid]), SOON)?;
         running.ends_with(0)?;
     }
@@ -139,7 +176,7 @@ fn over_https(guest: &Guest) -> Result<()> {
 
     let mut console = Running::start(&waifuctl, &["console", &guest.name, "--lines", "400"])?;
     console.wait_for("tiny: metadata done")?;
-    console.stdin()?.write_all(b"\x1d")?;
+    console.types(b"\x1d")?;
     console.ends_with(0)?;
     let seven = [
         "ssh",
@@ -182,69 +219,4 @@ fn only_the_keys_of_the_console(guest: &Guest) -> Result<()> {
     wait::until("its own host key to be believed again", SOON, || {
         Ok((guest.world.waifuctl.run(&login)?.code == 0).then_some(()))
     })
-}
-
-/// waifuctl at work; ended when dropped.
-struct Running {
-    child: Child,
-    output: Receiver<Vec<u8>>,
-    said: String,
-}
-
-impl Running {
-    fn start(waifuctl: &Waifuctl, args: &[&str]) -> Result<Self> {
-        let mut child = waifuctl
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut stdout = child.stdout.take().context("no stdout")?;
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut part = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut part) {
-                if sender
-                    .send(part.iter().take(count).copied().collect())
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        });
-        Ok(Self {
-            child,
-            output,
-            said: String::new(),
-        })
-    }
-
-    fn stdin(&mut self) -> Result<&mut ChildStdin> {
-        self.child.stdin.as_mut().context("no stdin")
-    }
-
-    /// Everything it has said by the time that `text` is in it.
-    fn wait_for(&mut self, text: &str) -> Result<String> {
-        let found = wait::until(&format!("{text:?}"), SOON, || {
-            match self.output.try_recv() {
-                Ok(bytes) => self.said.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(TryRecvError::Disconnected) => anyhow::bail!("it ended"),
-                Err(TryRecvError::Empty) => {}
-            }
-            Ok(self.said.contains(text).then(|| self.said.clone()))
-        });
-        found.with_context(|| format!("it said {:?}", self.said))
-    }
-
-    fn ends_with(&mut self, code: i32) -> Result<()> {
-        let status = wait::until("waifuctl to end", SOON, || Ok(self.child.try_wait()?))?;
-        ensure!(status.code() == Some(code), "it ended with {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _ended_already = self.child.wait();
-    }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
 use waifud_tests::world::TINY;
-use waifud_tests::{Guest, World, reach};
+use waifud_tests::{Guest, World, home, reach};
 
 /// Domains, volumes, leases and rules that name `needle`.
 fn traces(world: &World, needle: &str) -> Result<String> {
@@ -53,7 +53,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
         let script = tempfile::NamedTempFile::new()?;
         std::fs::write(
             script.path(),
-            "#!/bin/sh\necho ran-once >> /root/user-data-ran\n",
+            "#!/bin/sh\necho ran-once | tee -a /root/user-data-ran\n",
         )?;
         let path = script.path().display().to_string();
         // Its documents on a disk: one thing more that has to go with it. Most other guests here ask OpenStack's service.
@@ -64,7 +64,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
         ensure!(shown["status"]["state"] == "running", "{shown}");
         ensure!(shown["status"]["ready"] == true, "{shown}");
         ensure!(shown["status"]["cloud_init"]["state"] == "done", "{shown}");
-        ensure!(shown["spec"]["user_data"]["size_bytes"] == 47, "{shown}");
+        ensure!(shown["spec"]["user_data"]["size_bytes"] == 53, "{shown}");
         ensure!(
             !shown.to_string().contains("ran-once"),
             "user-data is shown: {shown}"
@@ -76,7 +76,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
             "ip printed {:?}",
             ip.stdout
         );
-        ensure!(guest.run_when_up("hostname")?.trim() == "web");
+        ensure!(guest.run("hostname")?.trim() == "web");
         ensure!(guest.run("cat /root/user-data-ran")?.trim() == "ran-once");
         reach::every_way(&guest)?;
         let listed = world.waifuctl.run(&["list", "--label", "tier=web"])?;
@@ -165,8 +165,31 @@ fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> R
             guest.run("cat /root/ran")?.trim() == "first",
             "user-data ran again without being asked to"
         );
-        world.delete("edited")
+        run_again(&guest)?;
+        // Ctrl-C of a wait stops no work, and neither does not waiting.
+        world.waifuctl.json(&["delete", "edited", "--yes"])?;
+        world
+            .waifuctl
+            .json(&["wait", "edited", "--for", "deleted"])?;
+        ensure!(world.waifuctl.run(&["show", "edited"])?.code == 1);
+        Ok(())
     })
+}
+
+/// New user-data is tried at once; whoever waits for *ready* afterwards waits for that boot, and is let in at the first try.
+fn run_again(guest: &Guest) -> Result<()> {
+    let waifuctl = &guest.world.waifuctl;
+    let third = tempfile::NamedTempFile::new()?;
+    std::fs::write(third.path(), "#!/bin/sh\necho third >> /root/ran\n")?;
+    let path = third.path().display().to_string();
+    let name = guest.name.as_str();
+    waifuctl.json(&["edit", name, "--user-data", &path, "--re-run", "--yes"])?;
+    waifuctl.json(&["reboot", name])?;
+    waifuctl.json(&["wait", name, "--for", "ready"])?;
+    let key = guest.private_key();
+    let ran = waifuctl.run(&["ssh", name, "-i", &key, "--", "cat", "/root/ran"])?;
+    ensure!(ran.code == 0 && ran.stdout == "first\nthird\n", "{ran:?}");
+    Ok(())
 }
 
 #[test]
@@ -209,14 +232,41 @@ fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
             );
         }
         // With the victim's address as its own source, nothing comes through at all.
+        let before = home::spoofed(world)?;
         let forged = thief.run(&format!(
-            "ip addr add {address}/32 dev eth0; ip route add 169.254.169.254/32 via $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p') src {address}; \
+            "exec 2>&1; via=\"169.254.169.254/32 via $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')\"; \
+             ip addr add {address}/32 dev eth0; ip route replace $via src {address}; ip route get 169.254.169.254; \
              timeout 5 wget -q -O - http://169.254.169.254/openstack/latest/user_data; \
-             ip route del 169.254.169.254/32; ip addr del {address}/32 dev eth0; true"
+             ip route replace $via; ip addr del {address}/32 dev eth0; true"
         ))?;
+        let after = home::spoofed(world)?;
+        ensure!(
+            after > before,
+            "no forged packet was dropped ({before}, {after}): {forged}"
+        );
         ensure!(
             !forged.contains("the-secret-of-victim"),
             "a forged source got the victim's documents"
+        );
+        let why = world.waifuctl.json(&["why", "thief"])?;
+        let asked = |document: &str| {
+            let requests = why.pointer("/evidence/requests").and_then(Value::as_array);
+            requests.is_some_and(|all| {
+                let good = |seen: &&Value| seen["status"] == 200;
+                let path = |seen: &Value| seen["path"].as_str().map(str::to_owned);
+                all.iter()
+                    .filter(good)
+                    .filter_map(path)
+                    .any(|path| path.ends_with(document))
+            })
+        };
+        for document in ["nocloud/meta-data", "nocloud/user-data"] {
+            ensure!(asked(document), "why tells of no {document}: {why:#}");
+        }
+        ensure!(
+            why.pointer("/evidence/dhcp_acknowledged_at")
+                .is_some_and(Value::is_string),
+            "{why:#}"
         );
         ensure!(
             fetch("")?.contains("\"thief\""),
@@ -315,17 +365,15 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
         world.waifuctl.json(&["start", "broken"])?;
         world.until("broken", "running", |i| i["status"]["state"] == "running")?;
         let key = world.public_key.display().to_string();
-        let begin = [
-            "rescue",
-            "broken",
-            "-t",
-            TINY,
-            "--ssh-key",
-            &key,
-            "--force",
-            "--wait",
-        ];
-        let shown = world.waifuctl.json(&begin)?;
+        let begin = ["rescue", "broken", "-t", TINY, "--ssh-key", &key, "--force"];
+        world.waifuctl.json(&begin)?;
+        // Whoever waits for it is let in at the first try.
+        world.waifuctl.json(&["wait", "broken", "--for", "ready"])?;
+        let private = world.public_key.with_extension("").display().to_string();
+        let login = ["ssh", "broken", "-i", &private, "--", "hostname"];
+        let said = world.waifuctl.run(&login)?;
+        ensure!(said.code == 0 && said.stdout == "broken\n", "{said:?}");
+        let shown = world.show("broken")?;
         let address = shown.pointer("/status/addresses/0/address");
         let guest = Guest {
             world,
@@ -335,7 +383,7 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
                 .context("no address")?
                 .to_owned(),
         };
-        guest.run_when_up("mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt")?;
+        guest.run("mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt")?;
         ensure!(guest.run("cat /mnt/etc/os-release")?.contains("Debian"));
         ensure!(guest.run("hostname")?.trim() == "broken");
         guest.run("echo mended > /mnt/root/mended; touch /here; umount /mnt; sync")?;
@@ -365,7 +413,7 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
         ];
         ensure!(world.node(&disks)?.trim().lines().count() == 1);
 
-        world.waifuctl.json(&begin)?;
+        world.waifuctl.json(&[&begin[..], &["--wait"]].concat())?;
         guest.run_when_up("mkdir -p /mnt && mount -t ext4 -o ro /dev/vdb1 /mnt")?;
         ensure!(guest.run("cat /mnt/root/mended")?.trim() == "mended");
         ensure!(guest.run("ls /here 2>/dev/null || echo gone")?.trim() == "gone");

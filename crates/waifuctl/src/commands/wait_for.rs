@@ -53,11 +53,13 @@ impl WaitFor {
     fn reached(self, instance: &Instance) -> bool {
         let status = &instance.status;
         let on = matches!(status.state, InstanceState::Running | InstanceState::Paused);
+        // What was true before the last order was carried out may be about to end.
+        let heard = status.observed_generation >= Some(instance.generation);
         match self {
-            Self::Running => status.state == InstanceState::Running,
+            Self::Running => heard && status.state == InstanceState::Running,
             Self::Address => !status.addresses.is_empty(),
-            Self::Ready => on && (status.ready || status.cloud_init.state.is_final()),
-            Self::Stopped => status.state == InstanceState::Stopped,
+            Self::Ready => heard && on && (status.ready || status.cloud_init.state.is_final()),
+            Self::Stopped => heard && status.state == InstanceState::Stopped,
             Self::Deleted => false,
         }
     }
