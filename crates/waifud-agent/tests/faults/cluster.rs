@@ -49,24 +49,20 @@ impl Cluster {
             return cluster;
         }
         cluster.start_node().await;
-        let body = json!({"name": "web", "template": "debian-12", "run": begin == Begin::Running,
+        let body = json!({"name": "web", "template": "debian-12", "run": begin != Begin::Stopped,
             "user_data": "#cloud-config\n# first\n"});
         let created = cluster.post("/v1/instances", &body).await;
         created.expect(201);
-        let state = if begin == Begin::Running {
-            "running"
-        } else {
-            "stopped"
-        };
-        cluster
-            .until("prepared", async |cluster| {
-                let web = cluster.web().await;
-                web.is_some_and(|web| {
-                    web["status"]["state"] == state
-                        && (state == "stopped" || web["status"]["ready"] == true)
-                })
-            })
-            .await;
+        let as_asked =
+            async |cluster: &Self| crate::verbs::is_observed(cluster.web().await.as_ref());
+        cluster.until("prepared", as_asked).await;
+        if begin == Begin::Rescued {
+            let order = json!({"rescue": {"begin": {"template": "small"}}}).to_string();
+            let path = "/v1/instances/web";
+            let told = cluster.waifud.request(Method::PATCH, path, order).await;
+            told.expect(200);
+            cluster.until("rescued", as_asked).await;
+        }
         cluster
     }
 
@@ -301,6 +297,13 @@ fn seed() -> (tempfile::TempDir, Peer) {
                     .await;
                 named.expect(201);
             }
+            let (bytes, digest) = image_bytes(ByteSize::mib(1), 2);
+            let path = format!("/v1/images/{digest}");
+            let uploaded = waifud.request(Method::PUT, &path, bytes).await;
+            uploaded.expect(201);
+            let small = json!({"name": "small", "image": digest}).to_string();
+            let named = waifud.request(Method::POST, "/v1/templates", small).await;
+            named.expect(201);
             waifud.kill();
             node
         });

@@ -16,6 +16,8 @@ pub enum Begin {
     Running,
     /// An instance that is off.
     Stopped,
+    /// An instance that runs another template's image, with its own disks attached.
+    Rescued,
 }
 
 pub struct Verb {
@@ -42,7 +44,8 @@ const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
     }
 }
 
-/// Every verb that changes an instance.
+/// The verbs that change an instance and that its node has a part in. Labels, and what is no instance's, are one
+/// transaction of waifud; unpublishing is publishing fewer ports. Claiming and a restored database are not here.
 pub static VERBS: &[Verb] = &[
     Verb {
         name: "create",
@@ -84,6 +87,14 @@ pub static VERBS: &[Verb] = &[
         || json!({"cpus": 2, "disk_bytes": 30_u64 << 30}),
     ),
     patch(
+        "rescue",
+        Begin::Running,
+        || json!({"rescue": {"begin": {"template": "small"}}}),
+    ),
+    patch("rescue --end", Begin::Rescued, || json!({"rescue": "end"})),
+    patch("protect", Begin::Running, || json!({"protected": true})),
+    patch("edit --re-run", Begin::Running, || json!({"re_run": true})),
+    patch(
         "edit",
         Begin::Running,
         || json!({"user_data": "#cloud-config\n# second\n"}),
@@ -104,7 +115,7 @@ pub static VERBS: &[Verb] = &[
 ];
 
 /// Whether the node has seen the present spec, and is where it leads.
-fn is_observed(web: Option<&Value>) -> bool {
+pub fn is_observed(web: Option<&Value>) -> bool {
     let Some(web) = web else { return false };
     let status = &web["status"];
     let runs = web["spec"]["run"] == true;
