@@ -233,8 +233,11 @@ fn a_guest_stays_off_when_it_switched_itself_off_and_its_owner_reboots_resizes_a
         guest.run_when_up("true")?;
         // The connection breaks under the power-off.
         let _broken = guest.run("poweroff");
-        let off = world.until("sleepy", "stopped", |i| i["status"]["state"] == "stopped")?;
-        ensure!(off["status"]["stopped_by"] == "guest", "{off}");
+        let off = world
+            .waifuctl
+            .json(&["wait", "sleepy", "--for", "stopped"])?;
+        let by = off.pointer("/items/0/status/stopped_by");
+        ensure!(by.is_some_and(|by| by == "guest"), "{off}");
         world.lab.restart("waifud-agentd")?;
         world.lab.wait_ready(std::time::Duration::from_mins(1))?;
         world.node_is_ready()?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use deb::Newer;
 use waifud_tests::machine::Steps;
-use waifud_tests::{Machine, World, button};
+use waifud_tests::{Machine, World, button, guest_agent, reach};
 
 const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
 
@@ -22,6 +22,8 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("packages");
         let machine = Machine::boot(world, "cupboard")?;
         steps.done("the machine");
+        reached_from_outside(&machine)?;
+        steps.done("reached from outside");
         machine.put(&[&first, &second.head, &guest_disk])?;
         let before = machine.network()?;
         steps.done("files put there");
@@ -43,6 +45,16 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("purged");
         machine.delete()
     })
+}
+
+/// The machine is an instance as well: what takes a whole Debian in the guest is tried here, where one runs anyway.
+fn reached_from_outside(machine: &Machine<'_>) -> Result<()> {
+    let (world, name) = (machine.world, machine.name());
+    guest_agent::runs_programs_in(world, name)?;
+    guest_agent::sets_a_password(world, name, "debian")?;
+    let log = world.waifuctl.run(&["logs", name, "--cloud-init"])?;
+    ensure!(log.stdout.contains("Cloud-init v. "), "{log:?}");
+    reach::copies_files(world, name)
 }
 
 fn name(file: &Path) -> String {
