@@ -72,7 +72,7 @@ fn main() -> Result<()> {
 
 /// Creates an instance that runs, and pauses it.
 fn pause(lab: &Lab, waifuctl: &Waifuctl, name: &str) -> Result<()> {
-    create(waifuctl, name, "button", "32M", &[])?;
+    create(waifuctl, name, "button", "64M", &[])?;
     wait::until(&format!("{name} to run"), LIMIT, || {
         let shown = waifuctl.json(&["show", name])?;
         Ok((shown["status"]["state"] == "running").then_some(()))

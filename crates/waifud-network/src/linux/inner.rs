@@ -226,7 +226,7 @@ impl Inner {
         state: &NetworkState,
     ) -> Result<BTreeMap<TapName, String>, NetworkError> {
         if state.lan.is_empty() {
-            return Ok(Default::default());
+            return Ok(BTreeMap::default());
         }
         let links = Links::read(&self.handle()?).await?;
         let trouble = |port: &LanPort| Some((port.tap.clone(), lan::trouble(&links, port)?));
