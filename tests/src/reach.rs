@@ -10,8 +10,10 @@ use waifud_lab::wait;
 
 use crate::running::Running;
 use crate::world::SOON;
-use crate::{Guest, World, guest_agent};
+use crate::{Guest, World, guest_agent, home};
 
+/// Where machines of the pretend home find the node.
+const NODE_AT_HOME: &str = "192.0.2.2";
 /// A valid key that no guest has.
 const NOBODYS_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
@@ -26,6 +28,7 @@ pub fn every_way(guest: &Guest) -> Result<()> {
     log_and_console(guest)?;
     guest_agent::runs_programs(guest)?;
     ports_and_screen(guest)?;
+    published(guest)?;
     over_https(guest)?;
     only_the_keys_of_the_console(guest)
 }
@@ -143,6 +146,30 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
         running.ends_with(0)?;
     }
     Ok(())
+}
+
+/// A machine of the home reaches the guest's sshd at a port of the node, until it is taken back.
+fn published(guest: &Guest) -> Result<()> {
+    let Guest { world, name, .. } = guest;
+    let asks = ["ssh-keyscan", "-T", "2", "-p", "2222", NODE_AT_HOME];
+    let answer = || {
+        let keys = home::outside(world, &asks).unwrap_or_default();
+        keys.contains("ssh-ed25519").then_some(keys)
+    };
+    ensure!(answer().is_none(), "the port leads somewhere already");
+    let shown = world.waifuctl.json(&["publish", name, "2222:22"])?;
+    ensure!(
+        shown.pointer("/spec/publish/0/port") == Some(&Value::from(2222)),
+        "{shown}"
+    );
+    let keys = wait::until("the published port to answer", SOON, || Ok(answer()))?;
+    let own = guest.run("dropbearkey -y -f /etc/dropbear/ed25519 | grep ^ssh-ed25519")?;
+    let own = own.split_whitespace().nth(1).context("it has no key")?;
+    ensure!(keys.contains(own), "another answers: {keys}");
+    world.waifuctl.json(&["unpublish", name, "2222"])?;
+    wait::until("the port to lead nowhere", SOON, || {
+        Ok(answer().is_none().then_some(()))
+    })
 }
 
 /// From outside of all namespaces, as from another machine: TLS with waifud's own CA, and a token that says who asks.

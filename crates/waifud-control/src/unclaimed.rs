@@ -157,6 +157,12 @@ impl Control {
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
                     return Err(problems::unclaimed::already_claimed(&name).into());
                 }
+                // The copy that the node speaks of, and none that is made later.
+                let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
+                if tx.tombstone_epoch(id, row.id)? >= Some(epoch) {
+                    // Whoever lost the answer asks again: it is ordered already.
+                    return Ok(());
+                }
                 let event = note::event(
                     control.now(),
                     "instance.deleting",
@@ -171,8 +177,7 @@ impl Control {
                 let tombstone = Tombstone {
                     instance: id,
                     name,
-                    // The copy that the node speaks of, and none that is made later.
-                    epoch: found.record.as_ref().map_or(Epoch(1), |r| r.epoch),
+                    epoch,
                 };
                 tx.put_tombstone(row.id, &tombstone, control.now(), revision)?;
                 Ok(())

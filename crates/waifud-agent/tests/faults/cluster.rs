@@ -49,6 +49,14 @@ impl Cluster {
             return cluster;
         }
         cluster.start_node().await;
+        if begin == Begin::Unclaimed {
+            cluster
+                .until("known", async |cluster| {
+                    cluster.node().await["state"] == "ready"
+                })
+                .await;
+            cluster.waifud.back_up();
+        }
         let body = json!({"name": "web", "template": "debian-12", "run": begin != Begin::Stopped,
             "user_data": "#cloud-config\n# first\n"});
         let created = cluster.post("/v1/instances", &body).await;
@@ -62,6 +70,20 @@ impl Cluster {
             let told = cluster.waifud.request(Method::PATCH, path, order).await;
             told.expect(200);
             cluster.until("rescued", as_asked).await;
+        }
+        if begin == Begin::Unclaimed {
+            cluster.waifud.kill();
+            cluster.waifud.restore();
+            cluster.waifud.start().await;
+            cluster
+                .until("unclaimed", async |cluster| {
+                    let unclaimed = &cluster.node().await["unclaimed"];
+                    unclaimed.as_array().is_some_and(|all| all.len() == 2)
+                })
+                .await;
+            let confirm = "/v1/nodes/alder/confirm";
+            let told = cluster.waifud.request(Method::POST, confirm, "").await;
+            told.expect(200);
         }
         cluster
     }
@@ -212,7 +234,7 @@ impl Cluster {
             };
             let done_before = match answer.status {
                 412 => verb.method == Method::PATCH,
-                404 | 409 => verb.method == Method::DELETE,
+                404 | 409 => verb.method == Method::DELETE || verb.begin == Begin::Unclaimed,
                 _ => false,
             };
             let said = String::from_utf8_lossy(&answer.bytes);
@@ -240,6 +262,10 @@ impl Cluster {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let answer = self.waifud.ask(request).await?;
         (answer.status == 200).then(|| answer.json())
+    }
+
+    async fn node(&self) -> Value {
+        self.get("/v1/nodes/alder").await.unwrap_or_default()
     }
 
     /// The one instance of every verb.

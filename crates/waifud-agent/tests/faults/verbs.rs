@@ -18,6 +18,8 @@ pub enum Begin {
     Stopped,
     /// An instance that runs another template's image, with its own disks attached.
     Rescued,
+    /// An instance that runs, and that a database which was restored from yesterday does not know.
+    Unclaimed,
 }
 
 pub struct Verb {
@@ -45,7 +47,8 @@ const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
 }
 
 /// The verbs that change an instance and that its node has a part in. Labels, and what is no instance's, are one
-/// transaction of waifud; unpublishing is publishing fewer ports. Claiming and a restored database are not here.
+/// transaction of waifud; unpublishing is publishing fewer ports. That a backup is restored whole or not at all is shown
+/// where that is done, beside the program.
 pub static VERBS: &[Verb] = &[
     Verb {
         name: "create",
@@ -109,6 +112,22 @@ pub static VERBS: &[Verb] = &[
         begin: Begin::Running,
         method: Method::DELETE,
         path: PATH,
+        body: || json!(null),
+        done: |web| web.is_none(),
+    },
+    Verb {
+        name: "claim",
+        begin: Begin::Unclaimed,
+        method: Method::POST,
+        path: "/v1/nodes/alder/unclaimed/web/claim",
+        body: || json!({}),
+        done: is_observed,
+    },
+    Verb {
+        name: "delete --unclaimed",
+        begin: Begin::Unclaimed,
+        method: Method::DELETE,
+        path: "/v1/nodes/alder/unclaimed/web",
         body: || json!(null),
         done: |web| web.is_none(),
     },

@@ -67,7 +67,7 @@ impl Waifud {
     }
 
     pub async fn start(&self) {
-        let database = self.dir.join("waifud.db");
+        let database = self.database();
         // Inline: everything on the thread of the test.
         let store = Store::open(&database, Mode::Inline, Incarnation(1)).unwrap();
         let config = ControlConfig::new(self.dir.clone());
@@ -81,6 +81,28 @@ impl Waifud {
             control,
             alive: CancellationToken::new(),
         });
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.join("waifud.db")
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.dir.join("yesterday.db")
+    }
+
+    /// Keeps the database as it is now, as `waifud backup` does.
+    pub fn back_up(&self) {
+        waifud_store::backup::snapshot(&self.database(), &self.backup()).unwrap();
+    }
+
+    /// Puts the copy in the place of the database, as `waifud restore` does. It must not run.
+    pub fn restore(&self) {
+        for end in ["", "-wal", "-shm"] {
+            let _may_be_absent = std::fs::remove_file(self.dir.join(format!("waifud.db{end}")));
+        }
+        std::fs::rename(self.backup(), self.database()).unwrap();
+        waifud_store::backup::begin_again(&self.database(), Incarnation(2)).unwrap();
     }
 
     /// Everything that it was doing ends here and now, its connections too.
