@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use waifud_types::Timestamp;
 
@@ -12,6 +13,10 @@ const TAIL: u64 = 16 << 10;
 const LINES: usize = 3;
 /// Characters of one line at most.
 const LINE_MAX: usize = 200;
+
+/// A file's times are those of the kernel's last tick (`current_time` in Linux' fs/inode.c): as much behind the clock as
+/// a tick is long, 10 ms at most (`CONFIG_HZ=100`), and more where ticks came late.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What begins a boot of Linux: lines before it are an earlier boot's.
 const BOOT: &str = "Linux version ";
@@ -37,7 +42,7 @@ pub fn read(log: &Path, boot: Timestamp) -> io::Result<Vec<String>> {
     };
     let about = file.metadata()?;
     let changed = Timestamp::try_from(about.modified()?).unwrap_or(Timestamp::MIN);
-    if changed < boot {
+    if changed < boot.saturating_sub(TICK).unwrap_or(Timestamp::MIN) {
         return Ok(Vec::new());
     }
     file.seek(SeekFrom::Start(about.len().saturating_sub(TAIL)))?;
@@ -124,6 +129,21 @@ mod tests {
         std::fs::write(&log, format!("{}\nKernel panic\n", "x".repeat(100_000))).unwrap();
         assert_eq!(read(&log, Timestamp::UNIX_EPOCH).unwrap(), ["Kernel panic"]);
         assert!(read(&log, Timestamp::MAX).unwrap().is_empty());
+    }
+
+    #[test]
+    fn words_of_the_boot_count_although_the_files_clock_is_a_tick_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("console.log");
+        std::fs::write(&log, "Kernel panic\n").unwrap();
+        let boot: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
+        let written = |before: u64| {
+            let time = std::time::SystemTime::from(boot) - Duration::from_millis(before);
+            File::options().write(true).open(&log)?.set_modified(time)?;
+            read(&log, boot)
+        };
+        assert_eq!(written(10).unwrap(), ["Kernel panic"]);
+        assert!(written(1000).unwrap().is_empty());
     }
 
     proptest! {
