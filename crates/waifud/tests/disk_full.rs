@@ -26,7 +26,7 @@ use waifud_types::{Digest, InstanceId, RoomState, Timestamp};
 
 /// Set in the process that has the mount.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 const MIB: u64 = 1 << 20;
 
 /// Whether the test can't run here: says so, or fails where nothing may be skipped.

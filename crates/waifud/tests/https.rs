@@ -22,7 +22,7 @@ use waifud_pki::{
 };
 use waifud_types::NodeId;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Requests of these tests.
 trait Get {

@@ -22,7 +22,7 @@ use waifud_types::node::{HypervisorFacts, NodeFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{Name, Timestamp};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 fn name() -> Name {
     "alder".parse().unwrap()

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use waifud_api::client::{Client, EventQuery, ListQuery};
 use waifud_api::{CreateInstance, CreateTemplate};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 struct Home {
     dir: tempfile::TempDir,

@@ -13,7 +13,7 @@ use waifud_types::Secret;
 
 use crate::world::World;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A guest agent that runs one program, which needs a second look, and sets one user's password.
 fn agent() -> AgentScript {

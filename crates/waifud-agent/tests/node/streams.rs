@@ -13,7 +13,7 @@ use waifud_types::{Epoch, InstanceId};
 
 use crate::world::{World, guest_with};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 fn order(instance: &AgentInstance, kind: StreamKind) -> StreamOrder {
     static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);

@@ -21,7 +21,7 @@ use waifud_storage::fake::{FakePool, image_bytes};
 use waifud_types::{ByteSize, Incarnation, InstanceId, InstanceState};
 
 /// Far more than any of it takes; a test that waits this long has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 pub struct World {
     pub hypervisor: FakeHypervisor,

@@ -37,7 +37,7 @@ use waifud_types::{
 };
 
 /// Longer than anything here takes; reached only when something is broken.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 pub struct Server {
     pub dir: tempfile::TempDir,
