@@ -13,11 +13,25 @@ pub fn repository() -> &'static Path {
 }
 
 /// The cargo that runs us.
+///
+/// `cargo run` sets `CARGO_MANIFEST_DIR` and `CARGO_PKG_*` for us. They must not reach the cargo that we start: the
+/// build script of `ring` is run again when `CARGO_MANIFEST_DIR` changes, so everything above it would be compiled
+/// again whenever a plain `cargo` command and `cargo xtask` alternate.
 pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(repository());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_us) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether `cargo run` set the variable to describe xtask's own package.
+fn describes_us(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 /// Whether `cargo NAME` exists.
