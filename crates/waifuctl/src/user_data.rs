@@ -8,7 +8,11 @@ use waifud_types::spec::limits::USER_DATA_MAX;
 
 use crate::failure::Failure;
 
-/// The text of `path`; `-` is standard input.
+/// What gzip files begin with (RFC 1952).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// The text of `path`; `-` is standard input. gzip, as `cloud-init devel make-mime | gzip` and Terraform's
+/// `cloudinit_config` make it, is unpacked.
 pub fn read(path: &Path) -> Result<Secret<String>, Failure> {
     read_as(path, "--user-data")
 }
@@ -44,15 +48,27 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
         )
         .hint("let the guest fetch large files itself, for example in runcmd"));
     }
+    if bytes.starts_with(&GZIP) {
+        let text = waifud_cloudinit::unpack_user_data(&bytes).map_err(|error| {
+            failure("user-data-invalid", format!("{}: {error}", path.display())).hint(error.hint())
+        })?;
+        return Ok(Secret::new(without_mark(text)));
+    }
     match String::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => Ok(Secret::new(text)),
+        Ok(text) if !text.contains('\0') => Ok(Secret::new(without_mark(text))),
         _ => Err(failure(
             "user-data-binary",
             "user-data is not text (UTF-8)".to_owned(),
         )
-        .hint(
-            "give plain #cloud-config, a script or MIME text; compressed user-data is not needed",
-        )),
+        .hint("give #cloud-config, a script or a MIME message, plain or compressed with gzip")),
+    }
+}
+
+/// A byte order mark, which editors on Windows write and cloud-init does not expect, is removed.
+fn without_mark(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
     }
 }
 
@@ -70,9 +86,20 @@ mod tests {
     }
 
     #[test]
-    fn text_is_taken_as_it_is_and_the_rest_refused() {
+    fn gzip_is_unpacked_and_a_byte_order_mark_removed() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, b"\xef\xbb\xbf#cloud-config\n").unwrap();
+        let packed = gzip.finish().unwrap();
+        assert_eq!(code_of(&packed), "#cloud-config\n");
+        assert_eq!(code_of(b"\xef\xbb\xbf#cloud-config\n"), "#cloud-config\n");
+        assert!(code_of(&packed[..packed.len() - 4]).contains("gzip data is damaged"));
+    }
+
+    #[test]
+    fn text_is_read_unchanged_and_binary_data_is_refused() {
         assert_eq!(code_of(b"#cloud-config\n{}\n"), "#cloud-config\n{}\n");
-        assert!(code_of(b"\x1f\x8b\x08\0").contains("user-data-binary"));
+        assert!(code_of(b"\xff\xfe#\0").contains("user-data-binary"));
+        assert!(code_of(b"\x1f\x8b\x08\0").contains("user-data-invalid"));
         assert!(code_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-long"));
         assert!(matches!(read(Path::new("/nonexistent")), Err(f) if f.exit_code() == 1));
     }

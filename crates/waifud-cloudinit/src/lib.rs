@@ -21,7 +21,10 @@ mod source;
 mod ssh_key;
 mod token;
 mod user_data;
+mod user_data_kinds;
+mod user_data_parts;
 mod vendor;
+mod yaml;
 
 pub use answer::{Answer, GuestRequest, Method, path_of};
 pub use bundle::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, seal};
@@ -31,4 +34,5 @@ pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
 pub use ssh_key::{SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};
 pub use user_data::{UserDataError, UserDataKind, validate_user_data};
+pub use user_data_parts::unpack_user_data;
 pub use vendor::PHONE_HOME_PATH;

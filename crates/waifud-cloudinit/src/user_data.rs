@@ -1,10 +1,12 @@
-//! User-data as people write it: what cloud-init would make of it, found out before any guest boots.
+//! User-data: whether cloud-init would use all of it, checked before any guest boots.
+//!
+//! cloud-init drops what it cannot read with a line in the guest's log. So everything that it would drop is refused here,
+//! with the place and the reason. What depends on the guest (what a script does, what an address answers, what a
+//! template renders to) is not judged.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, from_str_with_options, options};
 use waifud_types::spec::limits::USER_DATA_MAX;
+
+use crate::{user_data_kinds as kinds, user_data_parts as parts, yaml};
 
 /// What cloud-init will take it for, by its first line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -51,7 +53,7 @@ const MIME_WINDOW: usize = 4096;
 #[non_exhaustive]
 pub enum UserDataError {
     /// Over 1 MiB.
-    #[error("the user-data has {found} bytes; at most {USER_DATA_MAX} are taken")]
+    #[error("the user-data has {found} bytes; the limit is {USER_DATA_MAX}")]
     TooLong {
         /// Its bytes.
         found: u64,
@@ -62,25 +64,54 @@ pub enum UserDataError {
         /// The line, from 1.
         line: usize,
     },
+    /// UTF-8 with a signature, behind which cloud-init does not see the first line.
+    #[error(
+        "the user-data begins with a byte order mark (BOM), so cloud-init would not recognise its first line"
+    )]
+    ByteOrderMark,
+    /// An encoding of user-data.
+    #[error("the user-data is {what}, encoded as base64; cloud-init would not decode it")]
+    Base64 {
+        /// What it encodes.
+        what: &'static str,
+    },
     /// cloud-init would ignore it.
     #[error("the user-data's first line is not one that cloud-init knows")]
     UnknownKind {
         /// What to do about it.
         hint: &'static str,
     },
-    /// YAML that can't be parsed.
-    #[error("the user-data is not valid YAML at line {line}, column {column}")]
+    /// YAML that PyYAML does not load.
+    #[error("the user-data is not valid YAML at line {line}, column {column}: {reason}")]
     NotYaml {
-        /// The line, from 1; 0 when unknown.
+        /// The line, from 1.
         line: u64,
-        /// The column, from 1; 0 when unknown.
+        /// The column, from 1.
         column: u64,
+        /// What is wrong there.
+        reason: &'static str,
     },
     /// YAML, but a list or a single value.
     #[error("the user-data is valid YAML, but not {wanted}")]
     WrongShape {
-        /// What its kind wants, in words.
+        /// What its kind wants.
         wanted: &'static str,
+    },
+    /// Of a kind that cloud-init knows, but cloud-init would not run it.
+    #[error("cloud-init would not use the user-data: line {line}: {reason}")]
+    NotUsed {
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        reason: &'static str,
+    },
+    /// One part of several.
+    #[error("part {number} of the user-data: {error}")]
+    Part {
+        /// Its number, from 1, in the order of the text.
+        number: usize,
+        /// What is wrong with it; lines count from the part's first.
+        error: Box<UserDataError>,
     },
 }
 
@@ -89,16 +120,30 @@ impl UserDataError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::TooLong { .. } => {
-                "keep it under 1 MiB: let it fetch what is large, with #include or a script"
+                "keep it under 1 MiB: fetch large files from it, with #include or a script"
             }
-            Self::Binary { .. } => "give it as text; compressed user-data is not taken",
+            Self::Binary { .. } => "give it as text; waifuctl unpacks gzip by itself",
+            Self::ByteOrderMark => "save it as UTF-8 without a BOM",
+            Self::Base64 { .. } => "give it decoded, for example with: base64 -d",
             Self::UnknownKind { hint } => hint,
             Self::NotYaml { .. } => {
-                "check the indentation there; tabs are not allowed, and a value with ': ' or '#' needs quotes"
+                "check the indentation there; a value with ': ' or ' #' needs quotes, and tabs are not indentation"
             }
             Self::WrongShape { .. } => {
                 "#cloud-config is followed by lines such as: packages: [htop]"
             }
+            Self::NotUsed { .. } => "see the user-data formats in cloud-init's documentation",
+            Self::Part { error, .. } => error.hint(),
+        }
+    }
+}
+
+impl From<yaml::YamlError> for UserDataError {
+    fn from(error: yaml::YamlError) -> Self {
+        Self::NotYaml {
+            line: error.line,
+            column: error.column,
+            reason: error.reason,
         }
     }
 }
@@ -109,33 +154,56 @@ pub fn validate_user_data(text: &str) -> Result<UserDataKind, UserDataError> {
     if found > USER_DATA_MAX {
         return Err(UserDataError::TooLong { found });
     }
+    if text.starts_with('\u{feff}') {
+        return Err(UserDataError::ByteOrderMark);
+    }
     let binary = |b: u8| b.is_ascii_control() && !matches!(b, b'\t' | b'\n' | b'\r');
     if let Some(at) = text.bytes().position(binary) {
         let line = 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
         return Err(UserDataError::Binary { line });
     }
-    let kind = kind_of(text)?;
-    match kind {
-        UserDataKind::CloudConfig => match shape_of(text)? {
-            // Comments only: nothing is asked for, and cloud-init takes it.
-            Shape::Mapping | Shape::Nothing => Ok(kind),
-            Shape::List | Shape::Value => Err(UserDataError::WrongShape {
-                wanted: "a mapping of keys to values",
-            }),
-        },
-        UserDataKind::CloudConfigArchive | UserDataKind::CloudConfigPatch => {
-            match shape_of(text)? {
-                Shape::List | Shape::Nothing => Ok(kind),
-                Shape::Mapping | Shape::Value => {
-                    Err(UserDataError::WrongShape { wanted: "a list" })
-                }
-            }
+    let kind = match kind_of(text) {
+        Err(UserDataError::UnknownKind { hint }) => {
+            return Err(match parts::in_base64(text) {
+                Some(what) => UserDataError::Base64 { what },
+                None => UserDataError::UnknownKind { hint },
+            });
         }
-        _ => Ok(kind),
+        known => known?,
+    };
+    check(kind, text)?;
+    Ok(kind)
+}
+
+/// Checks `text`, which cloud-init takes for a `kind`.
+pub(crate) fn check(kind: UserDataKind, text: &str) -> Result<(), UserDataError> {
+    match kind {
+        UserDataKind::Empty => Ok(()),
+        UserDataKind::CloudConfig => cloud_config(text),
+        UserDataKind::CloudConfigArchive => parts::archive(text),
+        UserDataKind::CloudConfigPatch => kinds::json_patch(text),
+        UserDataKind::Script => kinds::script(text, 1),
+        UserDataKind::Include => kinds::include(text),
+        UserDataKind::Boothook => kinds::boothook(text),
+        UserDataKind::PartHandler => kinds::part_handler(text),
+        UserDataKind::Jinja => kinds::jinja(text),
+        UserDataKind::Mime => parts::mime(text),
     }
 }
 
-fn kind_of(text: &str) -> Result<UserDataKind, UserDataError> {
+/// A mapping, or comments only, which ask for nothing.
+pub(crate) fn cloud_config(text: &str) -> Result<(), UserDataError> {
+    let document = yaml::load(text)?;
+    match document.root() {
+        None => Ok(()),
+        Some(root) if root.is("map") || root.is("null") => Ok(()),
+        Some(_) => Err(UserDataError::WrongShape {
+            wanted: "a mapping of keys to values",
+        }),
+    }
+}
+
+pub(crate) fn kind_of(text: &str) -> Result<UserDataKind, UserDataError> {
     let start = text.trim_start();
     if start.is_empty() {
         return Ok(UserDataKind::Empty);
@@ -165,77 +233,4 @@ fn kind_of(text: &str) -> Result<UserDataKind, UserDataError> {
                    ## template: jinja, or MIME headers",
         }),
     }
-}
-
-/// What a YAML document is, at its outside.
-enum Shape {
-    Mapping,
-    List,
-    Value,
-    Nothing,
-}
-
-fn shape_of(text: &str) -> Result<Shape, UserDataError> {
-    // As cloud-init's parser has it: of a key that is there twice, the last one counts.
-    let options = options! {
-        duplicate_keys: DuplicateKeyPolicy::LastWins,
-        ignore_binary_tag_for_string: true,
-        with_snippet: false,
-    };
-    from_str_with_options::<Shape>(text, options).map_err(|error| {
-        let at = error.location();
-        UserDataError::NotYaml {
-            line: at.map_or(0, |at| at.line()),
-            column: at.map_or(0, |at| at.column()),
-        }
-    })
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
-    }
-}
-
-/// Reads everything and keeps nothing.
-struct ShapeVisitor;
-
-macro_rules! values {
-    ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Shape, E> {
-            Ok(Shape::Value)
-        })*
-    };
-}
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML document")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Shape::Mapping)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Shape::List)
-    }
-
-    fn visit_unit<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Nothing)
-    }
-
-    fn visit_none<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Nothing)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Shape, D::Error> {
-        Shape::deserialize(inner)
-    }
-
-    values!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64, visit_str: &str);
 }

@@ -172,24 +172,15 @@ pub fn reboot_of_what_is_off() -> Problem {
 /// User-data that cloud-init would not read.
 pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
     use waifud_cloudinit::UserDataError as E;
-    let (code, hint) = match error {
-        E::TooLong { .. } => (
-            "user-data-too-long",
-            "fetch large things from user-data, do not put them in",
-        ),
-        E::Binary { .. } => (
-            "user-data-binary",
-            "give it as text; several parts go into a MIME archive",
-        ),
-        E::UnknownKind { hint } => ("user-data-unknown-kind", *hint),
-        _ => (
-            "user-data-invalid",
-            "check it with: cloud-init schema -c FILE",
-        ),
+    let code = match error {
+        E::TooLong { .. } => "user-data-too-long",
+        E::Binary { .. } => "user-data-binary",
+        E::UnknownKind { .. } => "user-data-unknown-kind",
+        _ => "user-data-invalid",
     };
     Problem::new(422, code, error.to_string())
         .field("user_data")
-        .hint(hint)
+        .hint(error.hint())
 }
 
 /// Not a public key.

@@ -5,5 +5,6 @@ mod answers;
 mod bundles;
 mod common;
 mod datasources;
+mod pyyaml;
 mod ssh_keys;
 mod user_data;

@@ -1,0 +1,150 @@
+//! What each kind of user-data needs so that cloud-init runs it: `#!` scripts, boothooks, includes, part handlers,
+//! templates and JSON patches, as `cloudinit/handlers/` and `cloudinit/user_data.py` treat them.
+
+use crate::UserDataError;
+use crate::user_data::{UserDataKind, kind_of};
+
+type Checked = Result<(), UserDataError>;
+
+fn not_used(line: usize, reason: &'static str) -> UserDataError {
+    UserDataError::NotUsed { line, reason }
+}
+
+/// A script is written to a file and executed, so the kernel must find `#!` and an interpreter in its first bytes.
+/// `line` is where it begins.
+pub(crate) fn script(text: &str, line: usize) -> Checked {
+    let Some(rest) = text.strip_prefix("#!") else {
+        let reason = "a script must begin with #! and an interpreter, with nothing before it";
+        return Err(not_used(line, reason));
+    };
+    let interpreter = rest.lines().next().unwrap_or("").trim();
+    if interpreter.starts_with('/') {
+        Ok(())
+    } else {
+        Err(not_used(
+            line,
+            "#! takes the full path of an interpreter, such as #!/bin/sh",
+        ))
+    }
+}
+
+/// A script, too, behind a first line that must be written in lower case and at the very start to be removed.
+pub(crate) fn boothook(text: &str) -> Checked {
+    let Some(rest) = text.strip_prefix("#cloud-boothook") else {
+        let reason = "#cloud-boothook must be the first line, in lower case";
+        return Err(not_used(1, reason));
+    };
+    let hook = rest.trim_start();
+    let before = rest.len() - hook.len();
+    let line = 1 + rest.bytes().take(before).filter(|b| *b == b'\n').count();
+    if hook.is_empty() {
+        return Ok(());
+    }
+    script(hook, line)
+}
+
+/// Addresses, one a line, also behind `#include` itself.
+pub(crate) fn include(text: &str) -> Checked {
+    let mut any = false;
+    for (index, line) in text.lines().enumerate() {
+        let lower = line.to_ascii_lowercase();
+        let prefix = ["#include-once", "#include"]
+            .into_iter()
+            .find(|prefix| lower.starts_with(prefix));
+        let address = line.get(prefix.map_or(0, str::len)..).unwrap_or("").trim();
+        if address.is_empty() || address.starts_with('#') {
+            continue;
+        }
+        let lower = address.to_ascii_lowercase();
+        let known = ["http://", "https://", "file://", "ftp://", "ftps://", "/"];
+        if !known.iter().any(|start| lower.starts_with(start)) {
+            return Err(not_used(
+                index + 1,
+                "#include takes addresses that begin with http://, https:// or file://",
+            ));
+        }
+        any = true;
+    }
+    if any {
+        Ok(())
+    } else {
+        Err(not_used(1, "#include names no address"))
+    }
+}
+
+/// Python with two functions that cloud-init calls.
+pub(crate) fn part_handler(text: &str) -> Checked {
+    for name in ["list_types", "handle_part"] {
+        if !text.contains(name) {
+            let reason = "a part handler must define list_types() and handle_part()";
+            return Err(not_used(1, reason));
+        }
+    }
+    Ok(())
+}
+
+/// A template, of a script or of cloud-config only.
+pub(crate) fn jinja(text: &str) -> Checked {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let engine = first
+        .strip_prefix("##")
+        .and_then(|rest| rest.trim_start().split_once(':'))
+        .map(|(_, engine)| engine.trim().to_ascii_lowercase());
+    if engine.as_deref() != Some("jinja") {
+        let reason = "a template must begin with the line: ## template: jinja";
+        return Err(not_used(1, reason));
+    }
+    let start = rest.trim_start();
+    // An expression may render to anything.
+    if start.is_empty() || start.starts_with('{') {
+        return Ok(());
+    }
+    let line = 2 + rest
+        .bytes()
+        .take(rest.len() - start.len())
+        .filter(|b| *b == b'\n')
+        .count();
+    match kind_of(start) {
+        Ok(UserDataKind::CloudConfig | UserDataKind::CloudConfigPatch) => Ok(()),
+        Ok(UserDataKind::Script) if line == 2 && rest.starts_with("#!") => Ok(()),
+        Ok(UserDataKind::Script) => Err(not_used(
+            line,
+            "the script must follow the template's first line, with nothing between them",
+        )),
+        _ => Err(not_used(
+            line,
+            "a template must go on with #cloud-config or with #! and an interpreter",
+        )),
+    }
+}
+
+/// RFC 6902: a list of operations.
+pub(crate) fn json_patch(text: &str) -> Checked {
+    let start = text.trim_start();
+    let before = text.len() - start.len();
+    let Some(json) = start.strip_prefix("#cloud-config-jsonp") else {
+        return Err(not_used(1, "#cloud-config-jsonp must be in lower case"));
+    };
+    let first = 1 + text.bytes().take(before).filter(|b| *b == b'\n').count();
+    let operations: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(json)
+        .map_err(|error| {
+            let reason = "the patch is not a JSON list of operations";
+            not_used(first + error.line().saturating_sub(1), reason)
+        })?;
+    for operation in &operations {
+        let text = |key: &str| operation.get(key).and_then(serde_json::Value::as_str);
+        let has = |key: &str| operation.contains_key(key);
+        let complete = match text("op") {
+            Some("add" | "replace" | "test") => has("value"),
+            Some("move" | "copy") => text("from").is_some(),
+            Some("remove") => true,
+            _ => false,
+        };
+        let path = text("path").is_some_and(|path| path.is_empty() || path.starts_with('/'));
+        if !(complete && path) {
+            let reason = "an operation of the patch lacks op, path, value or from (RFC 6902)";
+            return Err(not_used(first, reason));
+        }
+    }
+    Ok(())
+}

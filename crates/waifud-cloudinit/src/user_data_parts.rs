@@ -1,0 +1,241 @@
+//! User-data of several parts: MIME messages and `#cloud-config-archive`. Each part is checked as its type asks, and a
+//! part that cloud-init would ignore is refused.
+
+use std::io::Read;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mailparse::ParsedMail;
+use waifud_types::spec::limits::USER_DATA_MAX;
+
+use crate::user_data::{self, UserDataKind, kind_of};
+use crate::yaml::{self, Document, Node};
+use crate::{UserDataError, user_data_kinds as kinds};
+
+/// MIME within MIME.
+const MAX_LEVELS: usize = 8;
+
+/// Types of `DECOMP_TYPES` in `cloudinit/user_data.py`.
+const GZIP_TYPES: [&str; 8] = [
+    "application/gzip",
+    "application/gzip-compressed",
+    "application/gzipped",
+    "application/x-compress",
+    "application/x-compressed",
+    "application/x-gunzip",
+    "application/x-gzip",
+    "application/x-gzip-compressed",
+];
+
+fn not_used(reason: &'static str) -> UserDataError {
+    UserDataError::NotUsed { line: 1, reason }
+}
+
+/// What base64 text holds, where that is something that cloud-init would read if it were decoded.
+pub(crate) fn in_base64(text: &str) -> Option<&'static str> {
+    let packed: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let bytes = STANDARD.decode(packed).ok()?;
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        return Some("gzip");
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    matches!(kind_of(&text), Ok(kind) if kind != UserDataKind::Empty).then_some("user-data")
+}
+
+/// The text of gzip `bytes`: compressed user-data, as `make-mime | gzip` and Terraform's `cloudinit_config` make it.
+///
+/// # Errors
+/// Damaged, not UTF-8, or over 1 MiB when unpacked. No more than that is unpacked.
+pub fn unpack_user_data(bytes: &[u8]) -> Result<String, UserDataError> {
+    let mut text = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes)
+        .take(USER_DATA_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(|_| not_used("its gzip data is damaged"))?;
+    let found = text.len() as u64;
+    if found > USER_DATA_MAX {
+        return Err(UserDataError::TooLong { found });
+    }
+    String::from_utf8(text).map_err(|_| not_used("its gzip data does not hold UTF-8 text"))
+}
+
+/// A MIME message: each part that is not a container.
+pub(crate) fn mime(text: &str) -> Result<(), UserDataError> {
+    let message = mailparse::parse_mail(text.as_bytes())
+        .map_err(|_| not_used("it is not a valid MIME message"))?;
+    let mut walk = Walk::default();
+    walk.leaves(&message, 0)?;
+    if !walk.any {
+        return Err(not_used("the MIME message has no part with text in it"));
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Walk {
+    /// Parts so far.
+    number: usize,
+    /// Whether one of them has text.
+    any: bool,
+    /// Whether one of them handles types that cloud-init does not know.
+    own_handler: bool,
+}
+
+impl Walk {
+    fn leaves(&mut self, message: &ParsedMail, level: usize) -> Result<(), UserDataError> {
+        if level > MAX_LEVELS {
+            return Err(not_used("MIME messages are nested too deeply"));
+        }
+        let of_type = message.ctype.mimetype.as_str();
+        if of_type.starts_with("multipart/") {
+            return message
+                .subparts
+                .iter()
+                .try_for_each(|part| self.leaves(part, level + 1));
+        }
+        self.number += 1;
+        let number = self.number;
+        self.leaf(message, of_type)
+            .map_err(|error| UserDataError::Part {
+                number,
+                error: Box::new(error),
+            })
+    }
+
+    fn leaf(&mut self, message: &ParsedMail, of_type: &str) -> Result<(), UserDataError> {
+        let body = message
+            .get_body_raw()
+            .map_err(|_| not_used("its Content-Transfer-Encoding does not fit its text"))?;
+        let (text, of_type) = if GZIP_TYPES.contains(&of_type) {
+            (unpack_user_data(&body)?, "text/plain")
+        } else if let Ok(text) = String::from_utf8(body) {
+            (text, of_type)
+        } else if self.own_handler {
+            return Ok(());
+        } else {
+            return Err(not_used(
+                "it is binary, and cloud-init has no handler for that",
+            ));
+        };
+        if text.trim().is_empty() {
+            return Ok(());
+        }
+        self.any = true;
+        self.own_handler |= kind_of_type(of_type) == Some(UserDataKind::PartHandler);
+        typed(of_type, &text, self.own_handler)
+    }
+}
+
+/// The kind that cloud-init takes a part of that type for; `None` where its first line decides, or where it has none.
+fn kind_of_type(of_type: &str) -> Option<UserDataKind> {
+    Some(match of_type {
+        "text/cloud-config" => UserDataKind::CloudConfig,
+        "text/cloud-config-archive" => UserDataKind::CloudConfigArchive,
+        "text/cloud-config-jsonp" => UserDataKind::CloudConfigPatch,
+        "text/x-include-url" | "text/x-include-once-url" => UserDataKind::Include,
+        "text/cloud-boothook" => UserDataKind::Boothook,
+        "text/part-handler" => UserDataKind::PartHandler,
+        "text/jinja2" => UserDataKind::Jinja,
+        "text/x-shellscript-per-boot"
+        | "text/x-shellscript-per-instance"
+        | "text/x-shellscript-per-once" => UserDataKind::Script,
+        _ => return None,
+    })
+}
+
+fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataError> {
+    if let Some(kind) = kind_of_type(of_type) {
+        return user_data::check(kind, text);
+    }
+    match of_type {
+        // Its first line decides, and else it is executed.
+        "text/x-shellscript" => match kind_of(text) {
+            Ok(kind) if kind != UserDataKind::Mime => user_data::check(kind, text),
+            _ => kinds::script(text, 1),
+        },
+        "text/plain" | "text/x-not-multipart" => {
+            let kind = kind_of(text)?;
+            if kind == UserDataKind::Mime {
+                return Err(not_used("its first line is not one that cloud-init knows"));
+            }
+            user_data::check(kind, text)
+        }
+        _ if own_handler => Ok(()),
+        _ => Err(not_used(
+            "cloud-init does not know its Content-Type, and ignores it",
+        )),
+    }
+}
+
+/// `#cloud-config-archive`: a YAML list of texts, or of mappings with `content` and `type`.
+pub(crate) fn archive(text: &str) -> Result<(), UserDataError> {
+    let document = yaml::load(text)?;
+    let Some(root) = document.root().filter(|root| !root.is("null")) else {
+        return Ok(());
+    };
+    if !root.is("seq") {
+        return Err(UserDataError::WrongShape { wanted: "a list" });
+    }
+    for (index, item) in document.items(root).enumerate() {
+        entry(&document, item).map_err(|error| UserDataError::Part {
+            number: index + 1,
+            error: Box::new(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// One entry of an archive.
+fn entry(document: &Document, item: &Node) -> Result<(), UserDataError> {
+    if item.is("str") {
+        return of_archive(None, item.text().unwrap_or(""));
+    }
+    if !item.is("map") {
+        return Err(not_used(
+            "an entry is a text or a mapping with content; others are ignored",
+        ));
+    }
+    let of_type = match document.get(item, "type") {
+        Some(node) if node.is("str") => node.text().filter(|text| !text.is_empty()),
+        Some(node) if !node.is("null") => return Err(not_used("type must be a text")),
+        _ => None,
+    };
+    if of_type.is_some_and(|of_type| !of_type.contains('/')) {
+        return Err(not_used(
+            "type must be a MIME type, such as text/cloud-config",
+        ));
+    }
+    match document.get(item, "content") {
+        None => Ok(()),
+        Some(node) if node.is("str") => of_archive(of_type, node.text().unwrap_or("")),
+        // Bytes: they are for a handler of the guest's own.
+        Some(node) if node.is("binary") => Ok(()),
+        Some(_) => Err(not_used("content must be a text")),
+    }
+}
+
+/// Entries are not looked through for further parts: what would be fetched or unpacked elsewhere is ignored.
+fn of_archive(of_type: Option<&str>, text: &str) -> Result<(), UserDataError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let kind = match of_type {
+        Some("text/x-shellscript") => Some(UserDataKind::Script),
+        Some(of_type) => kind_of_type(of_type),
+        None => match kind_of(text) {
+            Ok(UserDataKind::Mime | UserDataKind::Empty) | Err(_) => {
+                Some(UserDataKind::CloudConfig)
+            }
+            Ok(kind) => Some(kind),
+        },
+    };
+    match kind {
+        Some(UserDataKind::Include | UserDataKind::CloudConfigArchive) => Err(not_used(
+            "#include and archives are ignored inside of an archive; use MIME",
+        )),
+        Some(kind) => user_data::check(kind, text),
+        None => Err(not_used(
+            "cloud-init does not know its type, and ignores it",
+        )),
+    }
+}
