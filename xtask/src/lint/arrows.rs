@@ -154,6 +154,8 @@ mod tests {
 
     fn package(name: &str, dependencies: &[(&str, &[&str])]) -> Package {
         Package {
+            license_file: None,
+            manifest_path: "Cargo.toml".into(),
             name: name.into(),
             version: "0.1.0".into(),
             license: None,

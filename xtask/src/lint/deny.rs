@@ -106,14 +106,14 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
                 .chain(exceptions.flat_map(|exception| &exception.allow))
                 .any(|name| name == licence)
         };
-        match package
-            .license
+        let licence = package.license.clone().or_else(|| from_file(package));
+        match licence
             .as_deref()
             .map(|expression| satisfied(expression, &allowed))
         {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
-                let licence = package.license.as_deref().unwrap_or_default();
+                let licence = licence.unwrap_or_default();
                 findings.push(format!(
                     "{name} has licence {licence}, which deny.toml does not allow"
                 ));
@@ -123,6 +123,30 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
         }
     }
     findings
+}
+
+/// The licence of a package that has a file instead of an expression: MIT, by its text, as cargo-deny finds it too.
+fn from_file(package: &Package) -> Option<String> {
+    let file = package
+        .manifest_path
+        .parent()?
+        .join(package.license_file.as_ref()?);
+    let text = std::fs::read_to_string(file).ok()?;
+    is_mit(&text).then(|| "MIT".to_owned())
+}
+
+/// The MIT licence up to its disclaimer.
+const GRANT: &str = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software \
+    and associated documentation files (the \"Software\"), to deal in the Software without restriction, including \
+    without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of \
+    the Software, and to permit persons to whom the Software is furnished to do so, subject to the following \
+    conditions: The above copyright notice and this permission notice shall be included in all copies or substantial \
+    portions of the Software. THE SOFTWARE IS PROVIDED \"AS IS\"";
+
+/// Whether a text grants what the MIT licence grants, and demands nothing else before its disclaimer.
+fn is_mit(text: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words(text).contains(&words(GRANT))
 }
 
 /// Whether a crate of this repository names that one as its own dependency.
@@ -137,6 +161,21 @@ fn ours_use(packages: &[Package], name: &str) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_licence_file_counts_by_its_text() {
+        assert!(is_mit(&format!(
+            "Copyright us\n\n{}.\n",
+            GRANT.replace(' ', "\n")
+        )));
+        assert!(!is_mit(&GRANT.replace("free of charge", "for a fee")));
+        let without = package(
+            "x",
+            None,
+            "registry+https://github.com/rust-lang/crates.io-index",
+        );
+        assert_eq!(from_file(&without), None);
+    }
+
     const DENY: &str = r#"
         [licenses]
         allow = ["MIT"]
@@ -149,6 +188,8 @@ mod tests {
 
     fn package(name: &str, license: Option<&str>, source: &str) -> Package {
         Package {
+            license_file: None,
+            manifest_path: "Cargo.toml".into(),
             name: name.into(),
             version: "1.0.0".into(),
             license: license.map(str::to_owned),

@@ -1,5 +1,7 @@
 //! What `cargo metadata` says, as far as we ask.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
@@ -16,6 +18,11 @@ pub struct Package {
     pub version: String,
     /// An SPDX expression.
     pub license: Option<String>,
+    /// A file beside the manifest, for packages that name no expression.
+    #[serde(default)]
+    pub license_file: Option<PathBuf>,
+    #[serde(default)]
+    pub manifest_path: PathBuf,
     /// `None` for what lies in this repository.
     pub source: Option<String>,
     pub dependencies: Vec<Dependency>,
