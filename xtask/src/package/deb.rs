@@ -27,6 +27,7 @@ pub fn make(
 ) -> Result<PathBuf> {
     let from = cargo::repository().join("packaging/debian");
     let dir = root.join("DEBIAN");
+    changelog(root, version)?;
     let kib = size(root)?.div_ceil(1024);
     fs::create_dir(&dir)?;
     fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
@@ -49,6 +50,19 @@ pub fn make(
         .args([root, &package]);
     cargo::run(&mut command)?;
     Ok(package)
+}
+
+/// Debian's own changelog, which has one entry: what changed stands in CHANGELOG.md beside it.
+fn changelog(root: &Path, version: &str) -> Result<()> {
+    let date = jiff::Zoned::now().strftime("%a, %d %b %Y %H:%M:%S %z");
+    let text = format!(
+        "waifud ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- The waifud developers \
+         <waifud@localhost>  {date}\n"
+    );
+    let path = root.join("usr/share/doc/waifud/changelog");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+    cargo::run(Command::new("gzip").args(["-9", "-n"]).arg(&path))
 }
 
 fn fill_in(control: &str, version: &str, architecture: &str, kib: u64) -> String {

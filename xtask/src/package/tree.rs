@@ -18,7 +18,7 @@ const PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// Files of the repository and where they go.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 11] = [
     (
         "packaging/systemd/waifud.service",
         "usr/lib/systemd/system/waifud.service",
@@ -36,7 +36,15 @@ const FILES: [(&str, &str); 9] = [
         "usr/lib/systemd/system/waifud-guests.service",
     ),
     ("packaging/sysusers.conf", "usr/lib/sysusers.d/waifud.conf"),
-    ("LICENSE.md", "usr/share/doc/waifud/copyright"),
+    (
+        "packaging/debian/copyright",
+        "usr/share/doc/waifud/copyright",
+    ),
+    (
+        "packaging/debian/lintian-overrides",
+        "usr/share/lintian/overrides/waifud",
+    ),
+    ("LICENSE.md", "usr/share/doc/waifud/LICENSE.md"),
     ("README.md", "usr/share/doc/waifud/README.md"),
     ("CHANGELOG.md", "usr/share/doc/waifud/CHANGELOG.md"),
     ("SECURITY.md", "usr/share/doc/waifud/SECURITY.md"),
@@ -73,7 +81,49 @@ pub fn make(root: &Path, programs: &Path) -> Result<()> {
         );
         write(&root.join(to), text.as_bytes())?;
     }
-    man_pages(&waifuctl, &root.join("usr/share/man/man1"))
+    man_pages(&waifuctl, &root.join("usr/share/man/man1"))?;
+    for daemon in ["waifud", "waifud-agentd", "waifud-metadatad"] {
+        let help = cargo::read(Command::new(programs.join(daemon)).arg("--help"))?;
+        let page = fs::read_to_string(repository.join(format!("packaging/man/{daemon}.8")))
+            .with_context(|| format!("cannot read the manual page of {daemon}"))?;
+        let missing = missing(&help, &page);
+        ensure!(
+            missing.is_empty(),
+            "packaging/man/{daemon}.8 lacks: {}",
+            missing.join(", ")
+        );
+        let target = root.join(format!("usr/share/man/man8/{daemon}.8"));
+        write(&target, page.as_bytes())?;
+        cargo::run(Command::new("gzip").args(["-9", "-n"]).arg(&target))?;
+    }
+    Ok(())
+}
+
+/// Commands and options of a program's help that its manual page does not name.
+fn missing(help: &str, page: &str) -> Vec<String> {
+    let page = page.replace('\\', "");
+    let mut section = "";
+    let mut missing = Vec::new();
+    for line in help.lines() {
+        if !line.starts_with(' ') {
+            section = line;
+            continue;
+        }
+        let first = line.trim_start();
+        let indent = line.len() - first.len();
+        // What is indented further than two spaces goes on with the explanation above.
+        let name = match section {
+            "Commands:" if indent == 2 => first.split(' ').next(),
+            "Options:" if first.starts_with('-') => {
+                first.split([' ', ',']).find(|word| word.starts_with("--"))
+            }
+            _ => None,
+        };
+        if let Some(name) = name.filter(|name| !page.contains(name)) {
+            missing.push(name.to_owned());
+        }
+    }
+    missing
 }
 
 /// The guides and references, as they are.
@@ -137,4 +187,20 @@ fn directory(dir: &Path) -> Result<()> {
     fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_manual_page_lacks_is_named() {
+        let help = "Does things\n\nUsage: x\n\nCommands:\n  init  Sets up\n        --not-an-option in a text\n  \
+                    stop-it  Stops\n\nOptions:\n      --config <FILE>  See --more\n  -h, --help  Help\n";
+        assert_eq!(
+            missing(help, ".B init\n.B stop\\-it\n\\-\\-config, \\-\\-help"),
+            Vec::<String>::new()
+        );
+        assert_eq!(missing(help, "init"), ["stop-it", "--config", "--help"]);
+    }
 }
