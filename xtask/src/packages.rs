@@ -83,6 +83,7 @@ const LINES: &[Line] = &[
     (For::Test, "python3-jsonschema", "imported by cloud-init"),
     (For::Test, "python3-oauthlib", "imported by cloud-init"),
     (For::Test, "git", "lists our files for the lint"),
+    (For::Test, "lintian", "checks the Debian package"),
 ];
 
 #[derive(clap::Parser)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use waifud_lab::{testing, wait};
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -25,6 +25,19 @@ pub fn package(dir: &Path, version: &str) -> Result<PathBuf> {
     let output = wait::run(&mut command, LIMIT)?;
     let deb = output.lines().next().context("no package was named")?;
     Ok(PathBuf::from(deb))
+}
+
+/// Debian's own checker finds neither errors nor warnings.
+///
+/// # Errors
+/// It finds some, which are in the error.
+pub fn is_clean(deb: &Path) -> Result<()> {
+    let mut command = Command::new("lintian");
+    command.args(["--allow-root", "--no-cfg", "--fail-on", "error,warning"]);
+    let output = wait::output(command.arg(deb), LIMIT)?;
+    let found = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "lintian found:\n{found}");
+    Ok(())
 }
 
 /// The beginning of the same package as another version: what comes before its files. The files themselves need not be

@@ -17,6 +17,7 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         let mut steps = Steps::default();
         let dir = tempfile::tempdir()?;
         let first = deb::package(dir.path(), "0.1.0")?;
+        deb::is_clean(&first)?;
         let second = deb::newer(&first, "0.1.0+1")?;
         let guest_disk = button::image(dir.path())?;
         steps.done("packages");
