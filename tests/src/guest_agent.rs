@@ -5,6 +5,8 @@ use anyhow::{Result, ensure};
 use crate::running::Running;
 use crate::{Guest, World};
 
+/// What waifud keeps of a program's standard output.
+const STDOUT_MAX: usize = 2 << 20;
 /// No secret: it lives as long as the guest of one test.
 const PASSWORD: &str = "correct horse: battery";
 
@@ -50,11 +52,24 @@ pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
     );
     let unknown = world
         .waifuctl
-        .run(&["exec", name, "--json", "--", "/no/such/program"])?;
+        .run(&["exec", name, "--", "/no/such/program"])?;
     ensure!(
-        unknown.code == 1 && unknown.problem()?["hint"].is_string(),
+        unknown.code == 127 && unknown.stderr.contains("/no/such/program"),
         "{unknown:?}"
     );
+    // More than libvirt carries, and than the guest agent survives without a limit.
+    let script = "head -c 12000000 /dev/zero; exit 9";
+    let flood = world
+        .waifuctl
+        .run(&["exec", name, "--", "/bin/sh", "-c", script])?;
+    ensure!(
+        flood.code == 9 && flood.stdout.len() == STDOUT_MAX,
+        "{} bytes, {}",
+        flood.stdout.len(),
+        flood.code
+    );
+    let after = world.waifuctl.run(&["exec", name, "--", "true"])?;
+    ensure!(after.code == 0, "{after:?}");
     Ok(())
 }
 

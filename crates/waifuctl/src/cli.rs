@@ -141,7 +141,7 @@ pub enum Command {
     Console(ConsoleArgs),
     /// Run a program in an instance by its guest agent, and exit as it did
     #[command(
-        after_help = "Examples:\n  waifuctl exec web -- systemctl is-system-running\n  waifuctl exec web -- sh -c 'df -h; exit 3'\n  waifuctl exec web --timeout 600 -- apt-get -y upgrade\n\nThe program runs as root, without a shell, without input; its output comes when it has ended, 2 MiB or so at most,\nand is printed byte by byte as it is: a guest that you do not trust can put escape sequences into it. The exit code\nis the program's, 128 and the number of the signal that ended it, or waifuctl's own when it could not be run. A\nprogram that does not end in time goes on. Needs qemu-guest-agent in the guest."
+        after_help = "Examples:\n  waifuctl exec web -- systemctl is-system-running\n  waifuctl exec web -- sh -c 'df -h; exit 3'\n  waifuctl exec web --timeout 600 -- apt-get -y upgrade\n  waifuctl exec web -- sh < setup.sh\n\nThe program runs as root. A file or a pipe at standard input becomes its input, 1 MiB at most; in a loop that reads\nfrom standard input itself, use --no-stdin. The output comes when the program has ended: the first 2 MiB of standard\noutput and 512 KiB of standard error, printed byte by byte as it is. A guest that you do not trust can put escape\nsequences into it. A program that does not end in time goes on.\n\nExit codes: the program's own; 128 and the number of the signal that ended it; 127 when the guest has no such program;\n126 when it can't be executed; 255 when waifuctl could not run it or does not know its end. Needs qemu-guest-agent\nand /bin/sh in the guest."
     )]
     Exec(ExecArgs),
     /// Set the password of a user in an instance, by its guest agent

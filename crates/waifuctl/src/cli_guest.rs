@@ -14,6 +14,9 @@ pub struct ExecArgs {
     /// Wait so many seconds for the program's end, 1 to 3600; it is not ended then [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub timeout: Option<u32>,
+    /// Run it without input; a file or a pipe at standard input is read otherwise, 1 MiB at most
+    #[arg(short = 'n', long)]
+    pub no_stdin: bool,
     /// The program and its arguments, after --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,

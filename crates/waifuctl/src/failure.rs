@@ -111,6 +111,12 @@ impl Failure {
         self
     }
 
+    /// For commands whose exit code is another program's: what is not its end has a code of its own.
+    pub fn exits_with(mut self, code: u8) -> Self {
+        self.exit_code = code;
+        self
+    }
+
     /// For the process.
     pub fn exit_code(&self) -> u8 {
         self.exit_code

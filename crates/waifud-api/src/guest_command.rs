@@ -9,8 +9,17 @@ use waifud_types::Secret;
 
 use crate::stream::StreamRefusal;
 
-/// Bytes of one command on its stream at most.
-pub const COMMAND_MAX: usize = 256 << 10;
+/// Bytes of one command on its stream at most: a program's input in base64, and its words.
+pub const COMMAND_MAX: usize = 2 << 20;
+/// Bytes of a program and its arguments at most.
+pub const WORDS_MAX: usize = 120 << 10;
+/// Bytes of a program's standard input at most.
+pub const STDIN_MAX: usize = 1 << 20;
+/// Bytes of a program's standard output that are kept at most. libvirt carries 4 MiB of base64 for both outputs, and a
+/// guest agent whose answer is longer than 10 MiB can't be used again before it is restarted in the guest.
+pub const STDOUT_MAX: usize = 2 << 20;
+/// The same of its standard error.
+pub const STDERR_MAX: usize = 512 << 10;
 /// Bytes of one answer on its stream at most: both outputs in base64, and libvirt carries 4 MiB.
 pub const ANSWER_MAX: usize = 8 << 20;
 /// Seconds that a command in a guest may take when nobody says how many.
@@ -20,7 +29,7 @@ pub const EXEC_TIMEOUT_MAX: u32 = 3600;
 /// Bytes of a password at most.
 pub const PASSWORD_MAX: usize = 512;
 
-/// `POST /v1/instances/{name}/exec`: runs a program in the guest, as root, without a shell and without input.
+/// `POST /v1/instances/{name}/exec`: runs a program in the guest, as root, and waits for its end.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
@@ -29,6 +38,9 @@ pub struct ExecRequest {
     /// Seconds until nobody waits for it any more, 1 to 3600; 60 when null. The program is not ended then.
     #[serde(default)]
     pub timeout_s: Option<u32>,
+    /// The program's standard input in base64 (RFC 4648, section 4), 1 MiB at most before encoding; none when null.
+    #[serde(default)]
+    pub stdin_base64: Option<Secret<String>>,
 }
 
 impl std::fmt::Debug for ExecRequest {
@@ -41,15 +53,14 @@ impl std::fmt::Debug for ExecRequest {
 /// How a program in the guest ended.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ExecResult {
-    /// Its exit code; 128 and the signal's number when a signal ended it.
+    /// Its exit code, as a shell tells it: 128 and the signal's number when a signal ended it, 127 when there is no such
+    /// program, 126 when it can't be executed.
     pub exit_code: u8,
-    /// The signal that ended it, if one did.
-    pub signal: Option<i64>,
     /// What it wrote to standard output, in base64 (RFC 4648, section 4).
     pub stdout_base64: String,
     /// And to standard error.
     pub stderr_base64: String,
-    /// The guest agent kept only the beginning of the output.
+    /// Only the beginning of an output was kept: 2 MiB of standard output, 512 KiB of standard error.
     pub truncated: bool,
 }
 
@@ -107,6 +118,7 @@ mod tests {
         let exec = GuestCommand::Exec(ExecRequest {
             command: vec!["echo".to_owned(), "hunter2".to_owned()],
             timeout_s: None,
+            stdin_base64: Some(Secret::new("aHVudGVyMg==".to_owned())),
         });
         assert!(!format!("{exec:?}").contains("hunter2"));
     }

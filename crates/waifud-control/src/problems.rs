@@ -457,7 +457,7 @@ pub fn stream_refused(
         R::GuestRefused => (
             409,
             "guest-refused",
-            "is there such a program or user in the guest? some distributions switch the agent's guest-exec off",
+            "is there such a user, and /bin/sh for exec, in the guest? some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent",
         ),
         R::NoLog => (404, "no-log", "it comes with the first start"),
         R::TooMany => (429, "too-many-streams", "close some streams first"),

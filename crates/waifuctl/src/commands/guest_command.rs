@@ -1,10 +1,13 @@
 //! `waifuctl exec` and `waifuctl passwd`: what the guest agent does for whoever runs the guest.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use base64::Engine;
-use waifud_api::guest_command::{ExecRequest, PASSWORD_MAX, SetPassword};
+use waifud_api::guest_command::{ExecRequest, PASSWORD_MAX, STDIN_MAX, SetPassword};
 use waifud_types::Secret;
 
 use crate::cli_guest::{ExecArgs, PasswdArgs};
@@ -13,11 +16,29 @@ use crate::failure::Failure;
 use crate::silent;
 use crate::text::escape;
 
-/// Runs a program in a guest; its exit code becomes ours.
+/// The exit code of what is not the program's end, as ssh has it.
+const NOT_RUN: u8 = 255;
+
+/// Runs a program in a guest; its exit code becomes ours. Where it was not run, that is [`NOT_RUN`].
 pub async fn exec(context: &Context, args: ExecArgs) -> Result<(), Failure> {
+    let ended = run(context, args).await;
+    match ended.map_err(|failure| failure.exits_with(NOT_RUN))? {
+        0 => Ok(()),
+        code => Err(Failure::of_the_guest(code)),
+    }
+}
+
+async fn run(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
+    let stdin = if args.no_stdin {
+        None
+    } else {
+        piped_input().await?
+    };
     let request = ExecRequest {
         command: args.command,
         timeout_s: args.timeout,
+        stdin_base64: stdin
+            .map(|bytes| Secret::new(base64::engine::general_purpose::STANDARD.encode(bytes))),
     };
     let result = context.client.exec(&args.name, &request).await?;
     if context.printer.is_json() {
@@ -35,12 +56,48 @@ pub async fn exec(context: &Context, args: ExecArgs) -> Result<(), Failure> {
     if result.truncated {
         context
             .printer
-            .note("the guest agent kept only the beginning of the output; write it to a file in the guest");
+            .note("only the beginning of the output was kept (2 MiB of it, 512 KiB of errors); write it to a file in the guest");
     }
-    match result.exit_code {
-        0 => Ok(()),
-        code => Err(Failure::of_the_guest(code)),
+    Ok(result.exit_code)
+}
+
+/// Standard input, where it is a file or a pipe.
+async fn piped_input() -> Result<Option<Vec<u8>>, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        // A file of its own on the same descriptor, so that what it is can be asked.
+        let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let kind = input.metadata()?.file_type();
+        if !(kind.is_file() || kind.is_fifo() || kind.is_socket()) {
+            return Ok(None);
+        }
+        read_at_most(input, STDIN_MAX).map(Some)
+    });
+    let failed = |e: &dyn std::error::Error| {
+        Failure::input("stdin-unreadable", "standard input can't be read")
+            .field("stdin")
+            .hint("--no-stdin runs the program without input")
+            .cause(e)
+    };
+    match read.await {
+        Ok(Ok(Some(Some(bytes)))) => Ok((!bytes.is_empty()).then_some(bytes)),
+        Ok(Ok(Some(None))) => Err(Failure::input(
+            "stdin-too-large",
+            format!("standard input exceeds the limit of {} MiB", STDIN_MAX >> 20),
+        )
+        .field("stdin")
+        .hint("copy a larger file with scp and waifuctl ssh-config, or run the program without input: --no-stdin")),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
     }
+}
+
+/// All there is to read; none when that is more than `limit` bytes.
+fn read_at_most(from: impl Read, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    from.take(most).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= limit).then_some(bytes))
 }
 
 /// Bytes as the program wrote them: that is what exec is for, also to a terminal.
@@ -123,6 +180,13 @@ async fn from_terminal(user: &str) -> Result<Secret<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn input_is_read_up_to_its_limit_and_no_further() {
+        assert_eq!(read_at_most(&b"12345"[..], 5).unwrap().unwrap(), b"12345");
+        assert_eq!(read_at_most(&b"123456"[..], 5).unwrap(), None);
+        assert_eq!(read_at_most(std::io::repeat(0), 5).unwrap(), None);
+    }
 
     #[test]
     fn one_line_end_is_not_part_of_the_password() {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{sleep, timeout};
 use waifud_api::guest_command::{
     COMMAND_MAX, EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX, ExecRequest, ExecResult, GuestAnswer,
-    GuestCommand, SetPassword,
+    GuestCommand, STDERR_MAX, STDOUT_MAX, SetPassword,
 };
 use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Hypervisor, HypervisorError};
@@ -25,6 +25,25 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Runs a program so that its output is bounded: what is more than the limits is read and thrown away, for an agent
+/// that captures more than libvirt carries loses all of it, or ends up unusable. The arguments are the two limits in
+/// bytes, then the program and its own. It exits as the program does; where that can't be executed, with the codes and
+/// the words of the shell. `exec` finds programs only, no builtins of the shell.
+const BOUNDED: &str = r#"out=$1 err=$2
+shift 2
+keep() { head -c "$1"; cat >/dev/null; }
+exec 3>&1 4>&2
+code=$(
+    exec 5>&1
+    {
+        {
+            (exec "$@" 3>&- 4>&- 5>&- 6>&-)
+            echo $? >&5
+        } 2>&1 >&6 | keep "$err" >&4
+    } 6>&1 | keep "$out" >&3
+)
+exit "${code:-255}""#;
 
 /// Takes one command from the stream, carries it out in this instance, and answers. Whoever leaves is not waited for.
 pub(super) async fn serve(
@@ -87,12 +106,15 @@ async fn exec(
     id: InstanceId,
     request: ExecRequest,
 ) -> Result<ExecResult, HypervisorError> {
-    let mut words = request.command.into_iter();
-    let arguments = json!({
-        "path": words.next().unwrap_or_default(),
-        "arg": words.collect::<Vec<_>>(),
-        "capture-output": true,
-    });
+    // One byte more than the limits tells that there was more.
+    let limits = [STDOUT_MAX, STDERR_MAX].map(|limit| (limit + 1).to_string());
+    let mut words = vec!["-c".to_owned(), BOUNDED.to_owned(), "waifuctl".to_owned()];
+    words.extend(limits);
+    words.extend(request.command);
+    let mut arguments = json!({"path": "/bin/sh", "arg": words, "capture-output": true});
+    if let (Some(stdin), Some(arguments)) = (request.stdin_base64, arguments.as_object_mut()) {
+        arguments.insert("input-data".to_owned(), stdin.expose().as_str().into());
+    }
     let command = json!({"execute": "guest-exec", "arguments": arguments});
     let begun = hypervisor
         .agent_command(id, command, COMMAND_TIMEOUT)
@@ -120,10 +142,12 @@ async fn exec(
 
 /// `GuestExecStatus` of QEMU's guest agent protocol.
 fn result(status: &Value) -> ExecResult {
-    let text = |key: &str| {
-        let text = status.get(key).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
+    let output = |key: &str, limit| {
+        let text = status.get(key).and_then(Value::as_str).unwrap_or_default();
+        bounded(text, limit)
     };
+    let (stdout_base64, more_out) = output("out-data", STDOUT_MAX);
+    let (stderr_base64, more_err) = output("err-data", STDERR_MAX);
     let flag = |key: &str| status.get(key).and_then(Value::as_bool) == Some(true);
     let signal = status.get("signal").and_then(Value::as_i64);
     let code = status.get("exitcode").and_then(Value::as_i64);
@@ -131,10 +155,21 @@ fn result(status: &Value) -> ExecResult {
     let code = signal.map(|signal| signal.saturating_add(128)).or(code);
     ExecResult {
         exit_code: code.and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX),
-        signal,
-        stdout_base64: text("out-data"),
-        stderr_base64: text("err-data"),
-        truncated: flag("out-truncated") || flag("err-truncated"),
+        stdout_base64,
+        stderr_base64,
+        truncated: more_out || more_err || flag("out-truncated") || flag("err-truncated"),
+    }
+}
+
+/// An output of `limit` bytes at most, in base64, and whether there was more.
+fn bounded(text: &str, limit: usize) -> (String, bool) {
+    let engine = base64::engine::general_purpose::STANDARD;
+    match engine.decode(text) {
+        Ok(bytes) if bytes.len() > limit => {
+            let kept = bytes.get(..limit).unwrap_or_default();
+            (engine.encode(kept), true)
+        }
+        _ => (text.to_owned(), false),
     }
 }
 
@@ -161,9 +196,21 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
             RefusalReason::NoGuestAgent,
             "no guest agent answers in the guest",
         ),
-        // The agent's own refusal: no such program, no such user, a command that its distribution switched off.
+        // The agent's own refusal: no shell, no such user, a command that its distribution switched off.
+        HypervisorError::Other { message, .. } => {
+            refusal(RefusalReason::GuestRefused, agents_words(message))
+        }
         other => refusal(RefusalReason::GuestRefused, crate::with_cause(other)),
     }
+}
+
+/// What the agent said, without what libvirt puts before it: `internal error: unable to execute QEMU agent command
+/// 'guest-exec': ...` (`qemuAgentCheckError` of libvirt's `qemu_agent.c`).
+fn agents_words(message: &str) -> &str {
+    message
+        .split_once("unable to execute QEMU agent command '")
+        .and_then(|(_, rest)| rest.split_once("': "))
+        .map_or(message, |(_, said)| said)
 }
 
 #[cfg(test)]
@@ -173,11 +220,20 @@ mod tests {
     #[test]
     fn a_signal_counts_as_shells_count_it() {
         let exited = result(&json!({"exited": true, "exitcode": 3, "out-data": "aGk="}));
-        assert_eq!((exited.exit_code, exited.signal), (3, None));
+        assert_eq!(exited.exit_code, 3);
         assert_eq!(exited.stdout_base64, "aGk=");
         let killed = result(&json!({"exited": true, "signal": 9, "err-truncated": true}));
-        assert_eq!((killed.exit_code, killed.signal), (137, Some(9)));
+        assert_eq!(killed.exit_code, 137);
         assert!(killed.truncated);
         assert_eq!(result(&json!({"exited": true})).exit_code, 255);
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_agents_words() {
+        let whole = "internal error: unable to execute QEMU agent command 'guest-exec': \
+            The command guest-exec has been disabled for this instance";
+        let said = "The command guest-exec has been disabled for this instance";
+        assert_eq!(agents_words(whole), said);
+        assert_eq!(agents_words("something else"), "something else");
     }
 }

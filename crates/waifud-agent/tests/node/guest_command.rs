@@ -1,12 +1,19 @@
 //! Commands for the guest agent: carried out in the stream's own instance, answered once.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io::{Seek, Write};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waifud_api::agent::AgentInstance;
-use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
+use waifud_api::guest_command::{
+    ExecRequest, ExecResult, GuestAnswer, GuestCommand, STDERR_MAX, STDOUT_MAX, SetPassword,
+};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder};
 use waifud_hypervisor::fake::AgentScript;
 use waifud_types::Secret;
@@ -15,23 +22,31 @@ use crate::world::World;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A guest agent that runs one program, which needs a second look, and sets one user's password.
+/// A guest agent that runs programs as QEMU's does, on this machine: with their input, and with a second look at each.
+/// It sets one user's password.
 fn agent() -> AgentScript {
-    let looks = Arc::new(std::sync::atomic::AtomicU8::new(0));
+    let ended: Mutex<HashMap<u64, (bool, Output)>> = Mutex::default();
     Arc::new(move |command: &Value| {
         let arguments = &command["arguments"];
+        let mut ended = ended.lock().unwrap();
         match command["execute"].as_str()? {
-            "guest-exec" if arguments["path"] == "sh" => {
-                assert_eq!(arguments["arg"], json!(["-c", "exit 3"]));
-                Some(json!({"pid": 42}))
+            "guest-exec" => {
+                assert_eq!(arguments["capture-output"], true);
+                let pid = 42 + u64::try_from(ended.len()).unwrap();
+                ended.insert(pid, (false, run(arguments)));
+                Some(json!({"pid": pid}))
             }
-            "guest-exec-status" if arguments["pid"] == 42 => {
-                let first = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
-                Some(if first {
-                    json!({"exited": false})
-                } else {
-                    json!({"exited": true, "exitcode": 3, "out-data": "aGkK"})
-                })
+            "guest-exec-status" => {
+                let (looked, output) = ended.get_mut(&arguments["pid"].as_u64()?)?;
+                if !std::mem::replace(looked, true) {
+                    return Some(json!({"exited": false}));
+                }
+                Some(json!({
+                    "exited": true,
+                    "exitcode": output.status.code(),
+                    "out-data": BASE64.encode(&output.stdout),
+                    "err-data": BASE64.encode(&output.stderr),
+                }))
             }
             // Base64, as the protocol wants it.
             "guest-set-user-password" if arguments["password"] == "aHVudGVyMg==" => {
@@ -41,6 +56,19 @@ fn agent() -> AgentScript {
             _ => None,
         }
     })
+}
+
+fn run(arguments: &Value) -> Output {
+    let words: Vec<String> = serde_json::from_value(arguments["arg"].clone()).unwrap();
+    let input = arguments["input-data"].as_str().unwrap_or_default();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&BASE64.decode(input).unwrap()).unwrap();
+    file.rewind().unwrap();
+    Command::new(arguments["path"].as_str().unwrap())
+        .args(words)
+        .stdin(file)
+        .output()
+        .unwrap()
 }
 
 async fn ask(
@@ -66,6 +94,84 @@ async fn ask(
     serde_json::from_slice(&answer).ok()
 }
 
+fn exec(words: &[&str], input: Option<&[u8]>) -> GuestCommand {
+    GuestCommand::Exec(ExecRequest {
+        command: words.iter().map(|&word| word.to_owned()).collect(),
+        timeout_s: None,
+        stdin_base64: input.map(|input| Secret::new(BASE64.encode(input))),
+    })
+}
+
+/// A program's end, its output and its errors.
+async fn ran(
+    world: &World,
+    instance: &AgentInstance,
+    command: GuestCommand,
+) -> (ExecResult, [Vec<u8>; 2]) {
+    static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let line = serde_json::to_string(&command).unwrap();
+    let Some(GuestAnswer::Exec(result)) = ask(world, instance, number, &line).await else {
+        panic!("{command:?} was not run");
+    };
+    let outputs = [&result.stdout_base64, &result.stderr_base64];
+    let outputs = outputs.map(|text| BASE64.decode(text).unwrap());
+    (result, outputs)
+}
+
+#[tokio::test]
+async fn output_is_bounded_input_arrives_and_ends_are_told_as_a_shell_tells_them() {
+    let world = World::new();
+    let instance = world.instance("web");
+    world.waifud.put(instance.clone());
+    world.start();
+    world.until_ready(instance.id).await;
+    world.hypervisor.set_agent(instance.id, Some(agent()));
+    let run = async |words: &[&str], input: Option<&[u8]>| {
+        ran(&world, &instance, exec(words, input)).await
+    };
+
+    // More than libvirt carries, and than a guest agent survives, on both outputs; the program is not disturbed.
+    let flood = "head -c 12000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 9";
+    let (result, [out, err]) = run(&["sh", "-c", flood], None).await;
+    assert_eq!((out.len(), err.len()), (STDOUT_MAX, STDERR_MAX));
+    assert_eq!((result.exit_code, result.truncated), (9, true));
+    let carried = result.stdout_base64.len() + result.stderr_base64.len();
+    assert!(carried < 4 << 20, "libvirt does not carry {carried} bytes");
+    let (result, [out, _]) = run(&["head", "-c", &STDOUT_MAX.to_string(), "/dev/zero"], None).await;
+    assert_eq!((out.len(), result.truncated), (STDOUT_MAX, false));
+
+    let input: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let (result, [out, err]) = run(&["cat"], Some(&input)).await;
+    assert!(result.exit_code == 0 && out == input && err.is_empty());
+    let (_, [out, _]) = run(&["cat"], None).await;
+    assert!(out.is_empty());
+
+    let words = ["printf", "%s\n", "a  b", "$HOME", "'", "--"];
+    let (_, [out, _]) = run(&words, None).await;
+    assert_eq!(out, b"a  b\n$HOME\n'\n--\n", "a shell read the words");
+    let (result, [_, err]) = run(&["no-such-program"], None).await;
+    let said = String::from_utf8(err).unwrap();
+    assert!(
+        result.exit_code == 127 && said.contains("no-such-program"),
+        "{said}"
+    );
+    let (result, [_, err]) = run(&["/etc/passwd"], None).await;
+    let said = String::from_utf8(err).unwrap();
+    assert!(
+        result.exit_code == 126 && said.contains("/etc/passwd"),
+        "{said}"
+    );
+    let (result, _) = run(&["shift"], None).await;
+    assert_eq!(result.exit_code, 127, "a builtin of the shell was run");
+    let (result, _) = run(&["sh", "-c", "kill -9 $$"], None).await;
+    assert_eq!(result.exit_code, 128 + 9);
+    let (result, [out, err]) = run(&["sh", "-c", "echo out; echo err >&2"], None).await;
+    assert_eq!((&out[..], &err[..]), (&b"out\n"[..], &b"err\n"[..]));
+    assert!(result.exit_code == 0 && !result.truncated);
+    world.delete(instance.id).await;
+}
+
 #[tokio::test]
 async fn a_program_is_run_a_password_set_and_nothing_else_is_done() {
     let world = World::new();
@@ -76,10 +182,7 @@ async fn a_program_is_run_a_password_set_and_nothing_else_is_done() {
     world.hypervisor.set_agent(instance.id, Some(agent()));
 
     let text = |command: &GuestCommand| serde_json::to_string(command).unwrap();
-    let exec = text(&GuestCommand::Exec(ExecRequest {
-        command: ["sh", "-c", "exit 3"].map(str::to_owned).to_vec(),
-        timeout_s: None,
-    }));
+    let exec = text(&exec(&["sh", "-c", "echo hi; exit 3"], None));
     let expected = ExecResult {
         exit_code: 3,
         stdout_base64: "aGkK".to_owned(),

@@ -12,7 +12,7 @@ use super::peer::Asker;
 use super::refusal::Refusal;
 use crate::Control;
 
-/// Runs a program in the guest, by its guest agent: as root, without a shell, without input. Answers when it has ended.
+/// Runs a program in the guest, by its guest agent: as root, with the given input. Answers when it has ended.
 #[utoipa::path(
     post, path = "/v1/instances/{name}/exec", tag = "instances", operation_id = "exec",
     params(("name" = String, Path, description = "Its name or id.")),

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use base64::Engine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use waifud_api::Problem;
 use waifud_api::guest_command::{
     ANSWER_MAX, COMMAND_MAX, EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX, ExecRequest, ExecResult,
-    GuestAnswer, GuestCommand, PASSWORD_MAX, SetPassword,
+    GuestAnswer, GuestCommand, PASSWORD_MAX, STDIN_MAX, SetPassword, WORDS_MAX,
 };
 use waifud_api::stream::{RefusalReason, StreamKind, StreamRefusal};
 
@@ -108,6 +109,28 @@ fn check_exec(request: &ExecRequest) -> Result<(), Problem> {
             "a program can't be given one",
         ));
     }
+    let words: usize = request.command.iter().map(|word| word.len() + 1).sum();
+    if words > WORDS_MAX {
+        return Err(bad(
+            "command",
+            format!("command exceeds the limit of {} KiB", WORDS_MAX >> 10),
+            "send a long script as the input of sh",
+        ));
+    }
+    if let Some(stdin) = &request.stdin_base64 {
+        let stdin = base64::engine::general_purpose::STANDARD.decode(stdin.expose());
+        let stdin = stdin.map_err(|_| {
+            let hint = "encode it by RFC 4648, section 4, with padding";
+            bad("stdin_base64", "stdin_base64 is not valid base64", hint)
+        })?;
+        if stdin.len() > STDIN_MAX {
+            return Err(bad(
+                "stdin_base64",
+                format!("the input exceeds the limit of {} MiB", STDIN_MAX >> 20),
+                "copy a larger file into the guest over SSH",
+            ));
+        }
+    }
     if request
         .timeout_s
         .is_some_and(|seconds| !(1..=EXEC_TIMEOUT_MAX).contains(&seconds))
@@ -143,7 +166,7 @@ fn check_password(request: &SetPassword) -> Result<(), Problem> {
     Ok(())
 }
 
-fn bad(field: &str, title: &str, hint: impl Into<String>) -> Problem {
+fn bad(field: &str, title: impl Into<String>, hint: impl Into<String>) -> Problem {
     Problem::new(422, "bad-field", title)
         .field(field)
         .hint(hint)
@@ -210,17 +233,32 @@ mod tests {
             let request = ExecRequest {
                 command: command.iter().map(|&word| word.to_owned()).collect(),
                 timeout_s,
+                stdin_base64: None,
             };
             check_exec(&request).map_err(|problem| problem.field)
         };
         assert_eq!(exec(&["true"], None), Ok(()));
         let command = Err(Some("command".to_owned()));
-        for bad in [&[][..], &[""], &["sh", "a\0b"]] {
+        let long = "x".repeat(WORDS_MAX);
+        for bad in [&[][..], &[""], &["sh", "a\0b"], &[&long]] {
             assert_eq!(exec(bad, None), command, "{bad:?}");
         }
         let timeout = Err(Some("timeout_s".to_owned()));
         assert_eq!(exec(&["true"], Some(0)), timeout);
         assert_eq!(exec(&["true"], Some(3601)), timeout);
+        let input = |text: String| {
+            let request = ExecRequest {
+                command: vec!["cat".to_owned()],
+                timeout_s: None,
+                stdin_base64: Some(Secret::new(text)),
+            };
+            check_exec(&request).map_err(|problem| problem.field)
+        };
+        let encoded = |size| base64::engine::general_purpose::STANDARD.encode(vec![0; size]);
+        assert_eq!(input(encoded(STDIN_MAX)), Ok(()));
+        for bad in [encoded(STDIN_MAX + 1), "%".to_owned()] {
+            assert_eq!(input(bad), Err(Some("stdin_base64".to_owned())));
+        }
 
         assert_eq!(password("debian", "pass word: ä"), Ok(()));
         for bad in ["", "-x", "a:b", "a\nb"] {
