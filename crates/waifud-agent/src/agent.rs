@@ -61,6 +61,14 @@ impl Agent {
         for file in damaged {
             tracing::error!("a record can't be understood and was set aside: {file}");
         }
+        let files = Files::new(
+            settings.state_dir.clone(),
+            settings.run_dir.clone(),
+            settings.qemu_owner,
+        );
+        if let Err(error) = files.take_over() {
+            tracing::error!(%error, "a directory of a guest can't be made root's; it is tried again before its next start");
+        }
         let (signals, spawn) = Signals::new();
         let known = table.node().slice.is_some();
         let shared = Arc::new(Shared {
@@ -72,11 +80,7 @@ impl Agent {
                 settings.state_dir.join("bundles"),
             ),
             images: Images::new(adapters.link.clone()),
-            files: Files::new(
-                settings.state_dir.clone(),
-                settings.run_dir.clone(),
-                settings.qemu_owner,
-            ),
+            files,
             reports: Reports::default(),
             streams: Streams::default(),
             dialer: adapters.dialer,

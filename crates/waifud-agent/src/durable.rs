@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use waifud_types::InstanceId;
 
+use crate::blocking::here;
 use crate::faults;
 use crate::record::{InstanceRecord, NodeRecord};
 
@@ -133,7 +134,7 @@ impl Durable {
     /// Writes the node's record.
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
         faults::NODE_SAVE.before();
-        self.noted(self.replace(&self.dir.join(NODE_FILE), node))?;
+        self.noted(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
         faults::NODE_SAVE.after();
         Ok(())
     }
@@ -141,7 +142,9 @@ impl Durable {
     /// Writes an instance's record.
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
         faults::RECORD_SAVE.before();
-        self.noted(self.replace(&self.instance_path(record.id), record))?;
+        self.noted(here(|| {
+            self.replace(&self.instance_path(record.id), record)
+        }))?;
         faults::RECORD_SAVE.after();
         Ok(())
     }
@@ -150,17 +153,15 @@ impl Durable {
     pub fn forget_instance(&self, id: InstanceId) -> Result<(), DurableError> {
         let path = self.instance_path(id);
         faults::RECORD_FORGET.before();
-        match fs::remove_file(&path) {
-            Ok(()) => self.sync_dir()?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(DurableError {
-                    what: "removing",
-                    path,
-                    source,
-                });
-            }
-        }
+        here(|| match fs::remove_file(&path) {
+            Ok(()) => self.sync_dir(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(DurableError {
+                what: "removing",
+                path,
+                source,
+            }),
+        })?;
         faults::RECORD_FORGET.after();
         Ok(())
     }

@@ -12,6 +12,7 @@ use waifud_network::PortSight;
 use waifud_types::evidence::{Dropped, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
+use crate::blocking;
 use crate::lan;
 use crate::last_words;
 use crate::record::{InstanceRecord, Memory, RunMemory};
@@ -128,7 +129,9 @@ fn is_of(acknowledged: Timestamp, started: Timestamp) -> bool {
 
 async fn console(shared: &Shared, id: InstanceId, started: Timestamp) -> Vec<String> {
     let log = shared.files.console_log(id);
-    let read = tokio::task::spawn_blocking(move || last_words::read(&log, started)).await;
+    let read = blocking::on_a_thread(move || last_words::read(&log, started));
+    // A disk that hangs must not keep the others from being looked at.
+    let read = timeout(TIMEOUT, read).await;
     read.ok().and_then(Result::ok).unwrap_or_default()
 }
 

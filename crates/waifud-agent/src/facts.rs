@@ -8,6 +8,7 @@ use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, Timestamp};
 
+use crate::blocking::here;
 use crate::certificate;
 use crate::conditions::{condition, incarnation_changed};
 use crate::record::RunMemory;
@@ -117,7 +118,12 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     }
     let dir = &shared.settings.state_dir;
     let unwritable = shared.table.unwritable();
-    conditions.extend(room::of(dir, room::look(dir), unwritable.as_ref(), now));
+    conditions.extend(room::of(
+        dir,
+        here(|| room::look(dir)),
+        unwritable.as_ref(),
+        now,
+    ));
     if let Some(until) = shared.link.certificate_until() {
         conditions.push(certificate::of(until, now));
     }

@@ -148,7 +148,8 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
     let lasting = match error {
         StorageError::BadImage(_)
         | StorageError::ImageRefused { .. }
-        | StorageError::TooSmall { .. } => true,
+        | StorageError::TooSmall { .. }
+        | StorageError::OtherImage { .. } => true,
         StorageError::NoRoom { .. }
         | StorageError::NoImage(_)
         | StorageError::DigestMismatch { .. }

@@ -1,11 +1,12 @@
 //! A guest's last words: the lines at the end of its console's log that tell most.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 use waifud_types::Timestamp;
+
+use crate::plain_file;
 
 /// Bytes of the log's end that are looked at: some hundred lines.
 const TAIL: u64 = 16 << 10;
@@ -36,7 +37,7 @@ const TELLING: [&str; 10] = [
 
 /// The last words in a log; none when nothing was added to it since the boot.
 pub fn read(log: &Path, boot: Timestamp) -> io::Result<Vec<String>> {
-    let mut file = match File::open(log) {
+    let mut file = match plain_file::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
@@ -97,6 +98,7 @@ fn plain(line: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fs::File;
 
     #[test]
     fn trouble_is_told_rather_than_what_comes_after_it() {

@@ -19,6 +19,7 @@
 
 mod agent;
 mod backoff;
+mod blocking;
 mod boot_order;
 mod certificate;
 mod cloud_init;
@@ -43,6 +44,7 @@ mod metadata;
 mod network;
 mod observe;
 mod pending;
+mod plain_file;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;

@@ -56,7 +56,7 @@ pub(crate) async fn look(
     match wish {
         Wish::Keep(want) => {
             seen.bundle = shared.metadata.serves(want, &record.memory);
-            seen.seed = own.seed || !own.by_disk && !shared.files.seed(want.id).exists();
+            seen.seed = own.seed || !own.by_disk && !shared.files.has_seed(want.id).await;
             seen.by_disk = own.by_disk;
             seen.grown = record.memory.disk_sizes == crate::work::sizes(want);
             if !seen.is_on() {
@@ -67,7 +67,7 @@ pub(crate) async fn look(
             seen.port = shared.network.holds(record.id);
             seen.assigned = shared.metadata.holds(record.id);
             seen.leftovers = has_volumes(shared, record.id).await?
-                || (matches!(wish, Wish::Destroy(_)) && shared.files.exist(record.id));
+                || (matches!(wish, Wish::Destroy(_)) && shared.files.exist(record.id).await);
         }
     }
     Ok(Sight {

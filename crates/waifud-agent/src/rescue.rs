@@ -5,6 +5,7 @@
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainDisk;
+use waifud_storage::StorageError;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
@@ -86,27 +87,27 @@ pub(crate) async fn ensure_disk(
         memory.disks.insert(disk.clone());
     })?;
     let size = image.virtual_size_bytes.max(LEAST);
-    let path = pool.ensure_volume(&id, image.digest, size).await?;
+    let mut path = pool.ensure_volume(&id, image.digest, size).await?;
+    if let Err(StorageError::OtherImage { .. }) = pool.backing(&id, image.digest).await {
+        // Of another rescue: it is thrown away as at the end of that one.
+        pool.ensure_volume_absent(&id).await?;
+        path = pool.ensure_volume(&id, image.digest, size).await?;
+    }
     disks.insert(disk, path);
     Ok(())
 }
 
 /// Its disk as the domain's first, when there is to be one.
-pub(crate) fn domain_disk(
+pub(crate) async fn domain_disk(
     shared: &Shared,
     want: &AgentInstance,
     disks: &Disks,
 ) -> Result<Option<DomainDisk>, Failure> {
-    if want.rescue_image.is_none() {
+    let Some(image) = &want.rescue_image else {
         return Ok(None);
-    }
-    let disk = name()?;
-    let path = disks.get(&disk).cloned();
-    let path = path.ok_or_else(|| Failure::passing("the rescue disk is not ready yet"))?;
-    let format = work::format(shared, pool(want))?;
-    Ok(Some(DomainDisk {
-        name: disk,
-        path,
-        format,
-    }))
+    };
+    let pool = pool(want).ok_or_else(|| Failure::lasting("it has no disk to rescue"))?;
+    work::domain_disk(shared, want.id, &name()?, pool, image.digest, disks)
+        .await
+        .map(Some)
 }

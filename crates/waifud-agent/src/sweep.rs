@@ -1,6 +1,6 @@
 //! Looks for what is on the node and in nobody's list. It is reported and left as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,7 +35,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
-    let domains = shared.hypervisor.list().await?;
+    let known: BTreeSet<InstanceId> = shared
+        .table
+        .records()
+        .into_iter()
+        .filter(is_known)
+        .map(|record| record.id)
+        .collect();
+    let domains = shared.hypervisor.list_except(&known).await?;
     let mut volumes = Vec::new();
     for pool in shared.pools.values() {
         volumes.extend(pool.volumes().await?);
@@ -47,11 +54,7 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
         .into_iter()
         .map(|record| (record.id, record))
         .collect();
-    let claimed = |id| {
-        records
-            .get(&id)
-            .is_some_and(|record| record.claimed || record.tombstone.is_some())
-    };
+    let claimed = |id| records.get(&id).is_some_and(is_known);
     let entry = |kind: &str, instance| Unclaimed {
         kind: kind.to_owned(),
         instance,
@@ -87,6 +90,11 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
         .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
     remember(shared, &records, &mut unclaimed);
     Ok(unclaimed)
+}
+
+/// Whether waifud knows of it: as an instance of this node, or as one to destroy.
+fn is_known(record: &InstanceRecord) -> bool {
+    record.claimed || record.tombstone.is_some()
 }
 
 /// Adds, to the first entry of each instance, what the node was once given of it.

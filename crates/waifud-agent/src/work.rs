@@ -8,7 +8,7 @@ use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
 use waifud_types::spec::NicSpec;
 use waifud_types::status::CloudInitStatus;
 use waifud_types::template::Datasource;
-use waifud_types::{ByteSize, DiskFormat, InstanceId, Name, TapName, VolumeId};
+use waifud_types::{ByteSize, Digest, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
 use crate::faults;
@@ -81,8 +81,8 @@ pub(crate) async fn ensure_seed(
     };
     faults::SEED.before();
     let written = match disk {
-        Some(disk) => shared.files.ensure_seed(want.id, &disk),
-        None => shared.files.ensure_no_seed(want.id),
+        Some(disk) => shared.files.ensure_seed(want.id, disk).await,
+        None => shared.files.ensure_no_seed(want.id).await,
     };
     faults::SEED.after();
     written.map_err(|error| {
@@ -140,11 +140,30 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the bytes of a pool's volumes are.
-pub(crate) fn format(shared: &Shared, pool: Option<&Name>) -> Result<DiskFormat, Failure> {
-    let found = pool.and_then(|name| shared.pool(name));
-    let found = found.ok_or_else(|| Failure::lasting("this node lacks its disks' pool"))?;
-    Ok(found.format())
+/// A disk that was ensured, as the domain's.
+pub(crate) async fn domain_disk(
+    shared: &Shared,
+    id: InstanceId,
+    name: &Name,
+    pool: &Name,
+    image: Digest,
+    disks: &Disks,
+) -> Result<DomainDisk, Failure> {
+    let path = disks.get(name).cloned();
+    let path = path.ok_or_else(|| Failure::passing(format!("disk {name} is not ready yet")))?;
+    let pool = shared
+        .pool(pool)
+        .ok_or_else(|| Failure::lasting(format!("this node has no pool {pool}")))?;
+    let volume = VolumeId {
+        instance: id,
+        disk: name.clone(),
+    };
+    Ok(DomainDisk {
+        name: name.clone(),
+        path,
+        format: pool.format(),
+        backing: pool.backing(&volume, image).await?,
+    })
 }
 
 /// The domain's spec.
@@ -159,20 +178,13 @@ pub(crate) async fn domain_spec(
         .zip(&want.spec.nics)
         .map(|(index, nic)| domain_nic(shared, want, index, nic))
         .collect::<Result<_, _>>()?;
-    let rescue_disk = rescue::domain_disk(shared, want, disks)?;
-    let own = want.spec.disks.iter().map(|disk| {
-        let path = disks
-            .get(&disk.name)
-            .cloned()
-            .ok_or_else(|| Failure::passing(format!("disk {} is not ready yet", disk.name)))?;
-        Ok(DomainDisk {
-            name: disk.name.clone(),
-            path,
-            format: format(shared, Some(&disk.pool))?,
-        })
-    });
-    let disks = rescue_disk.into_iter().map(Ok).chain(own);
-    let disks = disks.collect::<Result<_, Failure>>()?;
+    let mut domain_disks = Vec::new();
+    domain_disks.extend(rescue::domain_disk(shared, want, disks).await?);
+    for disk in &want.spec.disks {
+        let image = want.spec.image;
+        domain_disks
+            .push(domain_disk(shared, want.id, &disk.name, &disk.pool, image, disks).await?);
+    }
     Ok(DomainSpec {
         id: want.id,
         name: want.name.clone(),
@@ -182,7 +194,7 @@ pub(crate) async fn domain_spec(
         kind,
         firmware: rescue::firmware(want),
         datasource,
-        disks,
+        disks: domain_disks,
         seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),
         nics,
         console_log: shared.files.console_log(want.id),
@@ -222,7 +234,7 @@ fn domain_nic(
 /// Defines the domain.
 pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Failure> {
     faults::FILES.before();
-    shared.files.ensure(spec.id).map_err(|error| {
+    shared.files.ensure(spec.id).await.map_err(|error| {
         Failure::passing(format!("the guest's directories can't be made: {error}"))
     })?;
     faults::FILES.after();
@@ -299,7 +311,7 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
         }
     }
     faults::FILES_REMOVE.before();
-    shared.files.ensure_absent(id).map_err(|error| {
+    shared.files.ensure_absent(id).await.map_err(|error| {
         Failure::passing(format!("the guest's files can't be removed: {error}"))
     })?;
     faults::FILES_REMOVE.after();

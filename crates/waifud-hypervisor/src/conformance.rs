@@ -5,6 +5,7 @@
 
 mod drift;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::PathBuf;
@@ -190,6 +191,11 @@ async fn defining_is_idempotent_and_takes_changes(
     let listed = hypervisor.list().await.map_err(failed("list"))?;
     let count = listed.iter().filter(|d| d.id == spec.id).count();
     expect(count == 1, "list names each domain once", &listed)?;
+    let known = BTreeSet::from([spec.id]);
+    let others = hypervisor.list_except(&known).await;
+    let others = others.map_err(failed("list_except"))?;
+    let right = others.iter().all(|d| d.id != spec.id) && others.len() + 1 == listed.len();
+    expect(right, "list_except leaves the known ones out", &others)?;
     for _ in 0..2 {
         done("ensure_absent", hypervisor.ensure_absent(spec.id)).await?;
     }

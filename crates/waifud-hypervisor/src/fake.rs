@@ -510,6 +510,7 @@ mod tests {
             name: "root".parse().unwrap(),
             path: "/pool/root.qcow2".into(),
             format: waifud_types::DiskFormat::Qcow2,
+            backing: None,
         });
         let size_of = |id, disk: Name| {
             let size = fake.disk_size(id, disk.as_str()).unwrap();

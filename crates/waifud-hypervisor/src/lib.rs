@@ -13,6 +13,7 @@ pub mod xml;
 
 pub use device::{ByteStream, Device};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -77,6 +78,9 @@ pub struct DomainDisk {
     pub path: PathBuf,
     /// What its bytes are.
     pub format: DiskFormat,
+    /// The qcow2 image that it is an overlay on, which needs no other; null where the file stands for itself. The
+    /// file's own header is not asked: QEMU can write it.
+    pub backing: Option<PathBuf>,
 }
 
 /// A nic of a domain: a port of a bridge.
@@ -257,6 +261,17 @@ pub trait Hypervisor: Send + Sync {
 
     /// Every domain of ours (those that carry our metadata), running or not.
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError>;
+
+    /// Every domain of ours but these. Of those nothing is read, so that looking for what is unknown costs the same with
+    /// any number of known ones.
+    async fn list_except(
+        &self,
+        known: &BTreeSet<InstanceId>,
+    ) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        let mut domains = self.list().await?;
+        domains.retain(|domain| !known.contains(&domain.id));
+        Ok(domains)
+    }
 
     /// One domain; `None` when there is none under that id.
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError>;

@@ -221,6 +221,17 @@ impl StoragePool for FakePool {
         Ok(path)
     }
 
+    async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {
+        let of = self.world().volumes.get(id).map(|(of, _)| *of);
+        if of.is_some_and(|of| of != image) {
+            return Err(StorageError::OtherImage {
+                volume: id.clone(),
+                image,
+            });
+        }
+        Ok(of.map(|of| self.directory.join(format!("{}.qcow2", of.hex()))))
+    }
+
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError> {
         self.faults.pass(Op::Volumes).await?;
         let world = self.world();

@@ -12,12 +12,13 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::geteuid;
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
 use crate::{PoolUsage, StorageError};
@@ -51,6 +52,7 @@ impl Layout {
             suffix,
         };
         layout.open_root()?;
+        layout.check_owner(&layout.root)?;
         for (directory, mode) in [
             (layout.images(), 0o711),
             (layout.staging(), 0o700),
@@ -59,6 +61,7 @@ impl Layout {
             fs::create_dir_all(&directory)
                 .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(mode)))
                 .map_err(|error| layout.io("making the directory", &directory, error))?;
+            layout.check_owner(&directory)?;
         }
         layout.root = fs::canonicalize(root).map_err(|e| layout.io("resolving", root, e))?;
         for directory in [layout.images(), layout.volumes()] {
@@ -93,6 +96,30 @@ impl Layout {
             fs::set_permissions(&self.root, Permissions::from_mode(mode))
         };
         open().map_err(|error: io::Error| self.io("making the directory", &self.root, error))
+    }
+
+    /// Root works in these directories by the names of files. Where another user could put links into them, root would
+    /// write and give away what they lead to.
+    fn check_owner(&self, directory: &Path) -> Result<(), StorageError> {
+        let check = || {
+            // A link that root made to another disk is fine.
+            let link = fs::symlink_metadata(directory)?;
+            let facts = fs::metadata(directory)?;
+            let trusted = |user: u32| user == 0 || user == geteuid().as_raw();
+            let stranger = [link.uid(), facts.uid()]
+                .into_iter()
+                .find(|user| !trusted(*user));
+            match stranger {
+                Some(user) => Err(io::Error::other(format!(
+                    "it belongs to the user {user}, who could lead root elsewhere; a pool's directories have to belong to root (chown root:root)"
+                ))),
+                None if facts.permissions().mode() & 0o1002 == 0o002 => Err(io::Error::other(
+                    "every user may write to it; a pool's directories have to be root's alone (chmod o-w)",
+                )),
+                None => Ok(()),
+            }
+        };
+        check().map_err(|error| self.io("using the directory", directory, error))
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -83,6 +83,16 @@ pub enum StorageError {
         /// The least.
         minimum: ByteSize,
     },
+    /// A volume is an overlay on another file than the image that it was made from.
+    #[error(
+        "the header of volume {volume} names another file than image {image}; waifud starts no guest with it: restore the volume"
+    )]
+    OtherImage {
+        /// The volume.
+        volume: VolumeId,
+        /// What it was made from.
+        image: Digest,
+    },
     /// The filesystem can't clone files.
     #[error(
         "the filesystem of {} does not clone files (reflinks): use btrfs or XFS, or a pool of kind qcow2",
@@ -156,6 +166,15 @@ pub trait StoragePool: Send + Sync {
         image: Digest,
         size: ByteSize,
     ) -> Result<PathBuf, StorageError>;
+
+    /// The qcow2 file that the volume, made from `image`, is an overlay on; null where it stands for itself.
+    async fn backing(
+        &self,
+        _id: &VolumeId,
+        _image: Digest,
+    ) -> Result<Option<PathBuf>, StorageError> {
+        Ok(None)
+    }
 
     /// Every volume in the pool.
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError>;

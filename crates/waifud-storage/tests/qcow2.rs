@@ -349,6 +349,75 @@ fn a_directory_that_others_use_keeps_its_mode() {
     }
 }
 
+#[test]
+fn a_directory_that_others_may_write_to_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let pool = place.path().join("pool");
+    drop(open(&pool));
+    let refused = || {
+        let error = Qcow2Pool::open(config(&pool)).err().unwrap();
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    fs::set_permissions(&pool, fs::Permissions::from_mode(0o757)).unwrap();
+    assert!(refused().contains("every user"));
+    fs::set_permissions(&pool, fs::Permissions::from_mode(0o711)).unwrap();
+    drop(open(&pool));
+    if skip(without_root()) {
+        return;
+    }
+    for name in ["", "images", "staging", "volumes"] {
+        let directory = pool.join(name);
+        std::os::unix::fs::chown(&directory, Some(64_055), None).unwrap();
+        assert!(refused().contains("64055"), "{name}");
+        std::os::unix::fs::chown(&directory, Some(0), None).unwrap();
+    }
+    // A link of another user, though it leads to a directory of root.
+    let volumes = pool.join("volumes");
+    fs::rename(&volumes, place.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(place.path().join("elsewhere"), &volumes).unwrap();
+    drop(open(&pool));
+    std::os::unix::fs::lchown(&volumes, Some(64_055), None).unwrap();
+    assert!(refused().contains("64055"));
+}
+
+#[tokio::test]
+async fn a_volume_lies_on_its_own_image_or_on_none() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let pool = open(place.path());
+    let (bytes, image) = image_bytes(ByteSize::mib(1), 1);
+    import(&pool, &bytes, image).await.unwrap();
+    let id = volume_id("root");
+    let path = pool
+        .ensure_volume(&id, image, ByteSize::mib(1))
+        .await
+        .unwrap();
+    let backing = pool.backing(&id, image).await.unwrap().unwrap();
+    assert_eq!(fs::read(&backing).unwrap(), bytes);
+
+    // QEMU's user writes another file into the header.
+    let header = fs::read(&path).unwrap();
+    let name = image.hex();
+    let at = header
+        .windows(64)
+        .position(|hex| hex == name.as_bytes())
+        .unwrap();
+    let mut twisted = header.clone();
+    twisted[at..at + 64].copy_from_slice(&[b'0'; 64]);
+    fs::write(&path, &twisted).unwrap();
+    let other = pool.backing(&id, image).await;
+    assert!(
+        matches!(other, Err(StorageError::OtherImage { .. })),
+        "{other:?}"
+    );
+
+    // Somebody flattened it, and it stands for itself.
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(pool.backing(&id, image).await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn downloads_are_kept_for_a_week() {
     let directory = tempfile::tempdir().unwrap();

@@ -265,7 +265,7 @@ impl Driver {
                     work::release_bundle(&self.shared, self.id).await?;
                 }
                 self.shared.network.release(table, self.id).await?;
-                let files = self.shared.files.ensure_absent(self.id);
+                let files = self.shared.files.ensure_absent(self.id).await;
                 files.map_err(|error| Failure::passing(error.to_string()))?;
                 Ok::<_, Failure>(table.forget(self.id)?)
             };

@@ -2,7 +2,7 @@
 
 use std::io::{self, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::fs::File;
@@ -11,6 +11,7 @@ use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 
 use super::refusal;
+use crate::{blocking, plain_file};
 
 /// Bytes of a log that are looked through for its last lines; virtlogd begins another file at 2 MiB.
 const LOOK_BACK: u64 = 4 << 20;
@@ -30,7 +31,7 @@ pub(super) struct Tail {
 /// Opens the log at its last `lines` lines.
 pub(super) async fn open(path: PathBuf, lines: u32, follow: bool) -> Result<Tail, StreamRefusal> {
     let attempt = async {
-        let mut file = File::open(&path).await?;
+        let mut file = open_plain(&path).await?;
         seek_to_last(&mut file, lines).await?;
         Ok(file)
     };
@@ -48,6 +49,12 @@ pub(super) async fn open(path: PathBuf, lines: u32, follow: bool) -> Result<Tail
             ))
         }
     }
+}
+
+async fn open_plain(path: &Path) -> io::Result<File> {
+    let path = path.to_owned();
+    let file = blocking::on_a_thread(move || plain_file::open(&path)).await?;
+    Ok(File::from_std(file))
 }
 
 async fn seek_to_last(file: &mut File, lines: u32) -> io::Result<()> {
@@ -120,7 +127,7 @@ pub(super) async fn send_bytes(bytes: &[u8], mut wire: Box<dyn ByteStream>) {
 impl Tail {
     /// virtlogd moves a full log away and begins another; what is read to its end goes on there.
     async fn reopen_if_replaced(&mut self) -> io::Result<()> {
-        let now = match tokio::fs::metadata(&self.path).await {
+        let now = match tokio::fs::symlink_metadata(&self.path).await {
             Ok(now) => now,
             // Between the two, or the instance is gone: the stream is ended by others.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -129,7 +136,7 @@ impl Tail {
         let open = self.file.metadata().await?;
         let at = self.file.stream_position().await?;
         if now.ino() != open.ino() {
-            self.file = File::open(&self.path).await?;
+            self.file = open_plain(&self.path).await?;
         } else if now.len() < at {
             self.file.seek(SeekFrom::Start(0)).await?;
         }

@@ -11,7 +11,7 @@ use waifud_types::{InstanceId, InstanceState, Secret};
 use crate::world::World;
 
 /// A bundle with this user-data, which the fake waifud has.
-fn bundle(world: &World, id: InstanceId, user_data: &str) -> BundleRef {
+pub fn bundle(world: &World, id: InstanceId, user_data: &str) -> BundleRef {
     let documents = render(&Source {
         instance: id,
         instance_id: instance_id(id, 1),

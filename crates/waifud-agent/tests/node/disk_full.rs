@@ -18,7 +18,7 @@ use crate::world::World;
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
 
 /// Whether the test can't run here: says so, or fails where nothing may be skipped.
-fn skip(reason: Option<String>) -> bool {
+pub fn skip(reason: Option<String>) -> bool {
     let Some(reason) = reason else { return false };
     assert!(
         std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),

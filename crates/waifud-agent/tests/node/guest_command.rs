@@ -111,9 +111,11 @@ async fn ran(
     static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let line = serde_json::to_string(&command).unwrap();
-    let Some(GuestAnswer::Exec(result)) = ask(world, instance, number, &line).await else {
-        panic!("{command:?} was not run");
+    let result = match ask(world, instance, number, &line).await {
+        Some(GuestAnswer::Exec(result)) => Ok(result),
+        other => Err(other),
     };
+    let result = result.unwrap();
     let outputs = [&result.stdout_base64, &result.stderr_base64];
     let outputs = outputs.map(|text| BASE64.decode(text).unwrap());
     (result, outputs)

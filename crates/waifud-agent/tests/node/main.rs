@@ -6,6 +6,7 @@ mod disk_full;
 mod drift;
 mod evidence;
 mod guest_command;
+mod hostile;
 mod lifecycle;
 mod link;
 mod power;

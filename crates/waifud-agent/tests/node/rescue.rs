@@ -11,7 +11,7 @@ use waifud_types::{ByteSize, InstanceId, RescueSpec};
 use crate::world::World;
 
 /// An image that waifud has, for rescues.
-fn image(world: &World) -> RescueImage {
+pub fn image(world: &World) -> RescueImage {
     let (bytes, digest) = image_bytes(ByteSize::mib(2), 9);
     let size = u64::try_from(bytes.len()).unwrap();
     world.waifud.add_image(digest, bytes);
@@ -23,7 +23,7 @@ fn image(world: &World) -> RescueImage {
 }
 
 /// What waifud sends for `waifuctl rescue`.
-fn begin(world: &World, id: InstanceId, image: &RescueImage) {
+pub fn begin(world: &World, id: InstanceId, image: &RescueImage) {
     world.waifud.edit(id, |i| {
         i.rescue_image = Some(image.clone());
         i.spec.rescue = Some(RescueSpec {
@@ -39,7 +39,7 @@ fn begin(world: &World, id: InstanceId, image: &RescueImage) {
     });
 }
 
-fn end(world: &World, id: InstanceId) {
+pub fn end(world: &World, id: InstanceId) {
     world.waifud.edit(id, |i| {
         i.rescue_image = None;
         i.spec.rescue = None;
@@ -53,7 +53,7 @@ fn disks(world: &World, id: InstanceId) -> Vec<String> {
     spec.disks.iter().map(|d| d.name.to_string()).collect()
 }
 
-async fn until_disks(world: &World, id: InstanceId, wanted: &[&str]) {
+pub async fn until_disks(world: &World, id: InstanceId, wanted: &[&str]) {
     world
         .until("other disks", async || {
             disks(world, id) == wanted && world.domain(id).await == Some(DomainState::Running)

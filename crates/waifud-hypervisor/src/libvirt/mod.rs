@@ -1,7 +1,7 @@
 //! The hypervisor of real nodes: QEMU through libvirt's own library.
 //!
 //! ```text
-//! agent ──► LibvirtHypervisor ──► threads (4, and 2 x 4 for guest agents) ──► connection ──► libvirtd ──► QEMU
+//! agent ──► LibvirtHypervisor ──► threads (4, and 4 + 2 + 3 for guest agents) ──► connections ──► libvirtd ──► QEMU
 //!   ▲                                                                        │
 //!   └───────────── broadcast ◄── events (libvirt's event loop, 1 thread) ◄───┘ keeper (1 thread) reconnects
 //! ```
@@ -9,6 +9,7 @@
 //! Nothing here needs libvirtd to be there: a call without it fails with `Unreachable`, the keeper tries on, and a
 //! `Resync` event tells when it is back. Guests don't notice; QEMU outlives libvirtd.
 
+mod agents;
 mod connection;
 mod device;
 mod events;
@@ -18,6 +19,7 @@ mod state;
 mod threads;
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use virt::connect::Connect;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::{ByteSize, InstanceId, Name};
 
+use self::agents::Agents;
 use self::connection::Connector;
 use self::fault::Fault;
 use self::threads::Threads;
@@ -40,8 +43,9 @@ use crate::{
 
 /// Calls at a time. libvirtd serialises most of what matters; more would only queue there.
 const THREADS: usize = 4;
-/// Calls to guest agents at a time, and requests to shut down; a silent guest holds one for as long as its limit.
-const AGENT_THREADS: usize = 4;
+/// Requests to shut down at a time. They share a connection with calls to guests that don't answer, and libvirtd takes
+/// five requests of a connection at a time.
+const SHUTDOWN_THREADS: usize = 3;
 
 /// How libvirt is used.
 #[derive(Clone, Debug)]
@@ -82,7 +86,7 @@ pub struct LibvirtHypervisor {
     config: LibvirtConfig,
     connector: Arc<Connector>,
     threads: Threads,
-    agent_threads: Threads,
+    agents: Agents,
     /// Apart from the other calls to guest agents: whoever waits in vain for a thread to ask a guest to shut down on
     /// would pull its plug.
     shutdown_threads: Threads,
@@ -99,8 +103,8 @@ impl LibvirtHypervisor {
         Ok(Arc::new(Self {
             connector: Connector::start(config.uri.clone()).map_err(failed)?,
             threads: Threads::start("libvirt", THREADS).map_err(failed)?,
-            agent_threads: Threads::start("guest-agents", AGENT_THREADS).map_err(failed)?,
-            shutdown_threads: Threads::start("shutdowns", AGENT_THREADS).map_err(failed)?,
+            agents: Agents::start(&config.uri).map_err(failed)?,
+            shutdown_threads: Threads::start("shutdowns", SHUTDOWN_THREADS).map_err(failed)?,
             probed: OnceCell::new(),
             config,
         }))
@@ -145,6 +149,7 @@ impl LibvirtHypervisor {
 impl Drop for LibvirtHypervisor {
     fn drop(&mut self) {
         self.connector.wake();
+        self.agents.wake();
     }
 }
 
@@ -165,7 +170,16 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        self.call("list", verbs::list).await
+        self.list_except(&BTreeSet::new()).await
+    }
+
+    async fn list_except(
+        &self,
+        known: &BTreeSet<InstanceId>,
+    ) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        let known = known.clone();
+        self.call("list", move |connect| verbs::list(connect, &known))
+            .await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
@@ -181,7 +195,7 @@ impl Hypervisor for LibvirtHypervisor {
             if make {
                 make_directory(spec.console_log.parent(), None)?;
                 make_directory(spec.vnc_socket.parent(), owner)?;
-                make_directory(spec.console_socket.parent(), owner)?;
+                make_directory(spec.console_socket.parent(), None)?;
             }
             verbs::ensure_defined(connect, &spec, options)
         })
@@ -197,8 +211,8 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        // It may wait for the guest agent for a while, hence those threads.
-        let connector = Arc::clone(&self.connector);
+        // It may wait for the guest agent for a while, hence those threads and that connection.
+        let connector = Arc::clone(self.agents.slow_connection());
         self.shutdown_threads
             .run("shutdown", self.config.call_timeout, move || {
                 connector.with(|connect| verbs::request_shutdown(connect, id))
@@ -238,17 +252,12 @@ impl Hypervisor for LibvirtHypervisor {
         // libvirt counts in seconds, and 0 would mean not to wait.
         let seconds = timeout.as_millis().div_ceil(1000).clamp(1, 3600);
         let seconds = i32::try_from(seconds).unwrap_or(3600);
-        let connector = Arc::clone(&self.connector);
+        let limit = timeout + self.config.call_timeout;
         let answer = self
-            .agent_threads
-            .run(
-                "guest agent's command",
-                timeout + self.config.call_timeout,
-                move || {
-                    let command = command.to_string();
-                    connector.with(|connect| verbs::agent_command(connect, id, &command, seconds))
-                },
-            )
+            .agents
+            .call(id, "guest agent's command", limit, move |connect| {
+                verbs::agent_command(connect, id, &command.to_string(), seconds)
+            })
             .await?;
         let odd = |message: String| HypervisorError::Other {
             what: "guest agent's command",

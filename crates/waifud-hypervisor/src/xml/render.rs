@@ -227,6 +227,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
                 .with("rerror_policy", "report"),
         )
         .child(source(&disk.path, options))
+        .child(backing(disk.backing.as_deref(), options))
         .child(
             Element::new("target")
                 .with("dev", format!("vd{}", letters(index)))
@@ -237,6 +238,18 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
         element = element.child(Element::new("boot").with("order", 1));
     }
     element.child(alias(format_args!("disk-{}", disk.name)))
+}
+
+/// The whole chain below a disk. Where it is not said, libvirt reads it out of the disk's header, which QEMU can write,
+/// and gives the guest what is named there.
+fn backing(image: Option<&Path>, options: RenderOptions) -> Element {
+    let end = || Element::new("backingStore");
+    let Some(image) = image else { return end() };
+    end()
+        .with("type", "file")
+        .child(Element::new("format").with("type", "qcow2"))
+        .child(source(image, options))
+        .child(end())
 }
 
 /// `a` to `z`, then `aa`: how Linux counts disks.
@@ -322,11 +335,13 @@ pub(super) mod tests {
                     name: "root".parse().unwrap(),
                     path: format!("/pool/volumes/{id}.root.qcow2").into(),
                     format: waifud_types::DiskFormat::Qcow2,
+                    backing: Some("/pool/images/00ff.qcow2".into()),
                 },
                 DomainDisk {
                     name: "a-name-of-more-than-twenty-bytes".parse().unwrap(),
                     path: "/pool/volumes/it's <odd> & \"legal\"".into(),
                     format: waifud_types::DiskFormat::Qcow2,
+                    backing: None,
                 },
             ],
             nics: vec![DomainNic {
@@ -366,6 +381,22 @@ pub(super) mod tests {
         spec.disks.truncate(1);
         let options = RenderOptions { keep_owners: true };
         insta::assert_snapshot!(render(&spec, options, "DIGEST"));
+    }
+
+    #[test]
+    fn every_disk_names_its_whole_backing_chain() {
+        let domain = domain(&spec(), RenderOptions { keep_owners: true }, "DIGEST");
+        let devices = domain.get("devices").unwrap();
+        let mut disks = devices.children.iter().filter(|d| d.name == "disk");
+        let overlay = disks.next().unwrap().get("backingStore").unwrap();
+        let image = overlay.get("source").unwrap();
+        assert_eq!(image.attribute("file"), Some("/pool/images/00ff.qcow2"));
+        let label = image.get("seclabel").unwrap();
+        assert_eq!(label.attribute("relabel"), Some("no"), "images are shared");
+        let end = overlay.get("backingStore").unwrap();
+        for end in [end, disks.next().unwrap().get("backingStore").unwrap()] {
+            assert!(end.attributes.is_empty() && end.children.is_empty());
+        }
     }
 
     #[test]

@@ -70,15 +70,19 @@ impl Tiny {
             .await
             .unwrap();
         eprintln!("import {imported:?}, clone {:?}", begin.elapsed());
+        let backing = pool.backing(&volume, image).await.unwrap().unwrap();
+        // The same files as the node sees them.
+        let inside = |directory: &str, path: &Path| {
+            let directory = Path::new(POOL).join(directory);
+            directory.join(path.file_name().unwrap())
+        };
         let mut spec = Node::spec(id, "tiny");
         spec.memory = ByteSize::mib(192);
         spec.disks.push(DomainDisk {
             name: disk,
-            // The same file as the node sees it.
-            path: Path::new(POOL)
-                .join("volumes")
-                .join(path.file_name().unwrap()),
+            path: inside("volumes", &path),
             format: waifud_types::DiskFormat::Qcow2,
+            backing: Some(inside("images", &backing)),
         });
         Some(Self {
             pool,

@@ -36,6 +36,7 @@ async fn libvirts_disks_conform() {
             name: name.parse().unwrap(),
             path: path.into(),
             format: waifud_types::DiskFormat::Qcow2,
+            backing: None,
         });
     }
     let size_of = |id: InstanceId, disk: Name| {
@@ -57,6 +58,35 @@ async fn libvirts_disks_conform() {
         .run(["qemu-img", "info", "--output=json", "/var/lib/root.qcow2"])
         .unwrap();
     assert!(info.contains("\"virtual-size\": 134217728"), "{info}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_only_a_disks_header_names_is_not_opened() {
+    let Some(node) = Node::up() else { return };
+    let (disk, other) = ("/var/lib/own.qcow2", "/var/lib/other.qcow2");
+    node.run(["qemu-img", "create", "-q", "-f", "qcow2", other, "8M"])
+        .unwrap();
+    node.run([
+        "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", other, disk,
+    ])
+    .unwrap();
+    let owner = format!("{QEMU}:{QEMU}");
+    node.run(["chown", &owner, disk, other]).unwrap();
+    let mut spec = Node::spec(InstanceId::generate(), "misled");
+    spec.disks.push(DomainDisk {
+        name: "root".parse().unwrap(),
+        path: disk.into(),
+        format: waifud_types::DiskFormat::Qcow2,
+        backing: None,
+    });
+    node.hypervisor.ensure_defined(&spec).await.unwrap();
+    node.hypervisor.ensure_started(spec.id).await.unwrap();
+    let live = node.virsh(["dumpxml", "misled"]).unwrap();
+    assert!(live.contains(disk) && !live.contains(other), "{live}");
+    let pid = node.qemu_pid("misled").unwrap();
+    let open = node.run(["ls", "-l", &format!("/proc/{pid}/fd")]).unwrap();
+    assert!(open.contains(disk) && !open.contains(other), "{open}");
+    node.hypervisor.ensure_absent(spec.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

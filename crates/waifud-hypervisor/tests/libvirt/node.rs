@@ -37,6 +37,14 @@ impl Node {
         )
         .unwrap();
         chown(&screens, Some(QEMU), Some(QEMU)).unwrap();
+        // And one for the consoles' sockets, which libvirt makes: QEMU's user does not reach into it.
+        let consoles = lab.path_outside("/run/waifud-console");
+        std::fs::create_dir(&consoles).unwrap();
+        std::fs::set_permissions(
+            &consoles,
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )
+        .unwrap();
         std::fs::create_dir_all(lab.path_outside("/var/log/console")).unwrap();
         let hypervisor = LibvirtHypervisor::connect(config(&lab)).unwrap();
         Some(Self { lab, hypervisor })
@@ -46,7 +54,7 @@ impl Node {
     pub fn spec(id: InstanceId, name: &str) -> DomainSpec {
         let mut spec = diskless_spec(id, name);
         spec.console_log = PathBuf::from(format!("/var/log/console/{id}.log"));
-        spec.console_socket = PathBuf::from(format!("/run/waifud-vnc/{id}.console"));
+        spec.console_socket = PathBuf::from(format!("/run/waifud-console/{id}"));
         spec.vnc_socket = PathBuf::from(format!("/run/waifud-vnc/{id}"));
         spec
     }

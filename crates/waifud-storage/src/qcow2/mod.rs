@@ -249,6 +249,24 @@ impl StoragePool for Qcow2Pool {
         }
     }
 
+    async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {
+        let (layout, id) = (self.layout.clone(), id.clone());
+        blocking(move || {
+            let path = layout.volume(&id);
+            let head = layout.head(&path, overlay::HEAD)?;
+            let seen = overlay::parse(&head).ok_or_else(|| not_a_volume(&path))?;
+            if seen.alone {
+                // Somebody flattened it.
+                return Ok(None);
+            }
+            if seen.image == Some(image) {
+                return Ok(Some(layout.image(image)));
+            }
+            Err(StorageError::OtherImage { volume: id, image })
+        })
+        .await
+    }
+
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError> {
         let layout = self.layout.clone();
         blocking(move || {

@@ -19,6 +19,8 @@ pub(crate) struct Overlay {
     pub(crate) size: ByteSize,
     /// The image; `None` when the name is not one of ours.
     pub(crate) image: Option<Digest>,
+    /// Whether it stands for itself: it names no other file.
+    pub(crate) alone: bool,
 }
 
 /// Reads the first bytes of a volume; `None` when it is no qcow2 file.
@@ -35,7 +37,11 @@ pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
         .and_then(|name| name.rsplit('/').next())
         .and_then(|file| file.strip_suffix(".qcow2"))
         .and_then(|hex| hex.parse().ok());
-    Some(Overlay { size, image })
+    Some(Overlay {
+        size,
+        image,
+        alone: at == 0 || length == 0,
+    })
 }
 
 /// How an overlay names its image: relative to itself, so that a pool can be mounted elsewhere.
@@ -64,7 +70,9 @@ mod tests {
         let bytes = fresh(ByteSize::gib(20), image).unwrap();
         let seen = parse(&bytes).unwrap();
         assert_eq!(seen.size, ByteSize::gib(20));
-        assert_eq!(seen.image, Some(image));
+        assert_eq!((seen.image, seen.alone), (Some(image), false));
+        let alone = parse(&empty_image(ByteSize::gib(1), None, b"").unwrap()).unwrap();
+        assert_eq!((alone.image, alone.alone), (None, true));
     }
 
     proptest! {

@@ -1,0 +1,56 @@
+//! File access away from the threads that run async tasks: a slow disk then costs the caller its time and no other task.
+
+use std::io;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task;
+
+/// Runs file access on a thread of its own. When the caller is dropped, what had begun goes on to its end.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
+    access: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match task::spawn_blocking(access).await {
+        Ok(outcome) => outcome,
+        Err(ended) => Err(io::Error::other(ended)),
+    }
+}
+
+/// Runs file access here and now, in code that is not async but is called from async tasks: the runtime's other tasks
+/// move to another thread meanwhile, where there is one.
+pub(crate) fn here<T>(access: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            task::block_in_place(access)
+        }
+        _ => access(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_is_run_without_a_runtime_and_in_either_kind() {
+        assert_eq!(here(|| 1), 1);
+        let one = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        assert_eq!(one.block_on(async { here(|| 2) }), 2);
+        let many = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        // With one worker, the other task runs only if the first one gave the worker away.
+        let ran = many.block_on(many.spawn(async {
+            let (done, wait) = std::sync::mpsc::channel();
+            tokio::spawn(async move { done.send(3) });
+            here(|| {
+                wait.recv_timeout(std::time::Duration::from_mins(1))
+                    .unwrap()
+            })
+        }));
+        assert_eq!(ran.unwrap(), 3);
+        assert_eq!(many.block_on(on_a_thread(|| Ok(4))).unwrap(), 4);
+    }
+}

@@ -1,0 +1,340 @@
+//! QEMU's user as an attacker: what it may leave in the agent's directories, and what root does there all the same.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tokio::io::AsyncReadExt;
+use waifud_api::agent::AgentInstance;
+use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder};
+use waifud_hypervisor::DomainState;
+use waifud_types::template::Datasource;
+use waifud_types::{InstanceId, MacAddr};
+
+use crate::datasource::bundle;
+use crate::disk_full::skip;
+use crate::rescue;
+use crate::world::World;
+
+/// A user that owns nothing on the machine that runs the test.
+const QEMU: u32 = 64_055;
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A node whose QEMU runs as another user, and a file of root that this user is after.
+struct Node {
+    world: World,
+    secret: PathBuf,
+}
+
+impl Node {
+    /// `None` without root, which was said loudly.
+    fn new() -> Option<Self> {
+        let root = nix::unistd::geteuid().is_root();
+        if skip((!root).then(|| "it needs root, to act as another user".to_owned())) {
+            return None;
+        }
+        let mut world = World::new();
+        world.settings.qemu_owner = Some((QEMU, QEMU));
+        let top = world.settings.state_dir.parent().unwrap().to_owned();
+        fs::set_permissions(&top, Permissions::from_mode(0o711)).unwrap();
+        let secret = top.join("secret");
+        fs::write(&secret, "root's alone\n").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        Some(Self { world, secret })
+    }
+
+    /// An instance with its documents on a disk: the node then writes a seed and a log for it.
+    fn instance(&self, name: &str, host: u8) -> AgentInstance {
+        let mut instance = instance(&self.world, name, host);
+        instance.datasource = Datasource::Cidata;
+        instance.bundle = bundle(&self.world, instance.id, "#!/bin/sh\n# first\n");
+        instance
+    }
+
+    fn dir(&self, id: InstanceId) -> PathBuf {
+        self.world
+            .settings
+            .state_dir
+            .join(format!("instances/{id}"))
+    }
+
+    fn log(&self, id: InstanceId) -> PathBuf {
+        self.dir(id).join("console.log")
+    }
+
+    /// What libvirt's virtlogd does as root whenever a guest starts: it appends, through whatever is there.
+    fn virtlogd(&self, id: InstanceId, text: &str) {
+        use std::io::Write;
+        let spec = self.world.hypervisor.spec(id).unwrap();
+        let open = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(spec.console_log);
+        open.unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// A script that QEMU's user runs, as far as it gets.
+    fn attack(&self, dir: &Path, script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([dir, self.secret.as_path()])
+            .uid(QEMU)
+            .gid(QEMU)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn secret_is_whole(&self, when: &str) {
+        let facts = fs::symlink_metadata(&self.secret).unwrap();
+        assert_eq!((facts.uid(), facts.mode() & 0o777), (0, 0o600), "{when}");
+        let text = fs::read_to_string(&self.secret).unwrap();
+        assert_eq!(text, "root's alone\n", "{when}");
+    }
+
+    /// The console's log, or why it is refused.
+    async fn read_log(&self, instance: &AgentInstance) -> Result<String, RefusalReason> {
+        static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let order = StreamOrder {
+            id: StreamId::from_bytes([number; 32]),
+            instance: instance.id,
+            epoch: instance.epoch,
+            kind: StreamKind::ConsoleLog {
+                lines: 100,
+                follow: false,
+            },
+        };
+        let asked = tokio::time::timeout(DEADLINE, self.world.waifud.ask(order));
+        let mut wire = match asked.await.unwrap().unwrap() {
+            Ok(wire) => wire,
+            Err(refusal) => return Err(refusal.reason),
+        };
+        let mut text = String::new();
+        let read = tokio::time::timeout(DEADLINE, wire.read_to_string(&mut text));
+        read.await.unwrap().unwrap();
+        Ok(text)
+    }
+
+    async fn until_last_words(&self, id: InstanceId, words: &str) {
+        self.world
+            .until(&format!("{words:?} in why"), async || {
+                let told = self.world.waifud.story(id);
+                let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
+                evidence.next().is_some_and(|seen| seen.console == [words])
+            })
+            .await;
+    }
+
+    /// Gives it other documents, and waits until its agent has heard of them.
+    async fn change_documents(&self, id: InstanceId, text: &str) {
+        let world = &self.world;
+        let before = world.waifud.status(id).unwrap().observed_generation;
+        let other = bundle(world, id, text);
+        world.waifud.edit(id, |want| want.bundle = other.clone());
+        world
+            .until_status(id, "heard", |s| s.observed_generation > before)
+            .await;
+    }
+
+    async fn reboot(&self, id: InstanceId) {
+        let starts = self.world.hypervisor.starts();
+        self.world.hypervisor.crash(id);
+        self.world
+            .until("started again", async || {
+                self.world.hypervisor.starts() > starts
+                    && self.world.domain(id).await == Some(DomainState::Running)
+            })
+            .await;
+        self.world.until_ready(id).await;
+    }
+}
+
+/// An instance whose addresses no other one has.
+fn instance(world: &World, name: &str, host: u8) -> AgentInstance {
+    let mut instance = world.instance(name);
+    let nic = instance.spec.nics.first_mut().unwrap();
+    nic.mac = MacAddr::of_guest([2, 2, host]);
+    nic.address = Some([10, 144, 1, host].into());
+    instance
+}
+
+/// Everything that a user with write access to the directory would try, once.
+const ONCE: &str = r#"cd "$1" || exit 0
+for name in console.log cidata.iso cidata.new console.log.0; do
+    rm -rf "$name"
+    ln -s "$2" "$name"
+    ln "$2" "$name.hard"
+done
+mkfifo fifo
+mkdir below"#;
+
+/// The same in a loop, in the way of a file that is written and renamed.
+const LOOP: &str = r#"cd "$1" || exit 0
+while :; do
+    for name in cidata.new console.log; do
+        rm -rf "$name"
+        ln -s "$2" "$name"
+        mkfifo other
+        mv -T other "$name"
+    done
+done"#;
+
+#[tokio::test]
+async fn qemus_user_reaches_no_file_of_root_through_start_crash_log_why_and_rescue() {
+    let Some(node) = Node::new() else { return };
+    let world = &node.world;
+    world.start();
+    let instance = node.instance("web", 10);
+    let id = instance.id;
+    world.waifud.put(instance.clone());
+    world.until_ready(id).await;
+    node.virtlogd(id, "booted\n");
+
+    // It fails at every step of it.
+    node.attack(&node.dir(id), ONCE).wait().unwrap();
+    node.virtlogd(id, "crashed\n");
+    node.secret_is_whole("after the console was written to");
+    assert_eq!(node.read_log(&instance).await.unwrap(), "booted\ncrashed\n");
+    node.until_last_words(id, "crashed").await;
+    let mut names: Vec<_> = fs::read_dir(node.dir(id))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["cidata.iso", "console.log"]);
+    let dir = node.dir(id).metadata().unwrap();
+    assert_eq!((dir.uid(), dir.gid(), dir.mode() & 0o7777), (0, 0, 0o711));
+    let seed = node.dir(id).join("cidata.iso").metadata().unwrap();
+    assert_eq!((seed.uid(), seed.mode() & 0o777), (QEMU, 0o600));
+
+    let mut attacker = node.attack(&node.dir(id), LOOP);
+    for round in 0..20 {
+        let text = format!("#!/bin/sh\n# {round}\n");
+        node.change_documents(id, &text).await;
+        node.reboot(id).await;
+        node.virtlogd(id, &format!("round {round}\n"));
+        node.secret_is_whole("while links came and went");
+    }
+    let image = rescue::image(world);
+    rescue::begin(world, id, &image);
+    rescue::until_disks(world, id, &["rescue", "root"]).await;
+    rescue::end(world, id);
+    rescue::until_disks(world, id, &["root"]).await;
+    drop(attacker.kill());
+    attacker.wait().unwrap();
+    node.secret_is_whole("after a rescue");
+    node.virtlogd(id, "the last line\n");
+    node.until_last_words(id, "the last line").await;
+    world.delete(id).await;
+    node.secret_is_whole("after the instance was deleted");
+}
+
+#[tokio::test]
+async fn directories_of_an_older_version_are_taken_over_without_following_what_lies_there() {
+    let Some(node) = Node::new() else { return };
+    let world = &node.world;
+    let linked = node.instance("linked", 10);
+    let piped = node.instance("piped", 11);
+    let honest = node.instance("honest", 12);
+    let everyone = [&linked, &piped, &honest];
+    world.start();
+    for instance in everyone {
+        world.waifud.put(instance.clone());
+        world.until_ready(instance.id).await;
+    }
+    world.kill().await;
+    // As an older version left them, and QEMU's user after that.
+    for instance in everyone {
+        let dir = node.dir(instance.id);
+        chown(&dir, Some(QEMU), Some(QEMU)).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+    }
+    let cidata = |instance: &AgentInstance| node.dir(instance.id).join("cidata.iso");
+    symlink(&node.secret, node.log(linked.id)).unwrap();
+    fs::remove_file(cidata(&linked)).unwrap();
+    symlink("/dev/zero", cidata(&linked)).unwrap();
+    symlink(&node.secret, node.dir(linked.id).join("cidata.new")).unwrap();
+    fs::hard_link(&node.secret, node.dir(linked.id).join("console.log.0")).unwrap();
+    mkfifo(&node.log(piped.id), Mode::from_bits_truncate(0o666)).unwrap();
+    fs::create_dir(node.dir(piped.id).join("cidata.new")).unwrap();
+    fs::write(node.log(honest.id), "an old line\n").unwrap();
+    chown(node.log(honest.id), Some(QEMU), Some(QEMU)).unwrap();
+    let seed = cidata(&honest).metadata().unwrap().ino();
+
+    world.start();
+    for instance in everyone {
+        world.until_ready(instance.id).await;
+        let dir = node.dir(instance.id).metadata().unwrap();
+        assert_eq!((dir.uid(), dir.mode() & 0o7777), (0, 0o711));
+    }
+    node.secret_is_whole("after the take-over");
+    let log = node.log(honest.id).metadata().unwrap();
+    assert_eq!((log.uid(), log.mode() & 0o777), (0, 0o600));
+    assert_eq!(cidata(&honest).metadata().unwrap().ino(), seed);
+    for instance in everyone {
+        let text = "#!/bin/sh\n# second\n";
+        node.change_documents(instance.id, text).await;
+        node.reboot(instance.id).await;
+        let facts = fs::symlink_metadata(cidata(instance)).unwrap();
+        assert!(facts.is_file() && facts.uid() == QEMU);
+    }
+    let gone = Err(RefusalReason::NoLog);
+    assert_eq!(node.read_log(&linked).await, gone, "a link was followed");
+    assert_eq!(node.read_log(&piped).await, gone, "a pipe was kept");
+    assert_eq!(node.read_log(&honest).await.unwrap(), "an old line\n");
+    for instance in everyone {
+        node.virtlogd(instance.id, "up again\n");
+        node.until_last_words(instance.id, "up again").await;
+        world.delete(instance.id).await;
+    }
+    node.secret_is_whole("at the end");
+}
+
+/// Needs no root: whoever owns the directory, a pipe or a link in it costs its own guest's log and no more.
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_log_holds_up_no_other_guest() {
+    let world = World::new();
+    world.start();
+    let mut ids = Vec::new();
+    for (name, host) in [("piped", 10), ("linked", 11), ("honest", 12)] {
+        let instance = instance(&world, name, host);
+        ids.push(instance.id);
+        world.waifud.put(instance);
+    }
+    let [piped, linked, honest] = ids.try_into().unwrap();
+    for id in [piped, linked, honest] {
+        world.until_ready(id).await;
+    }
+    let log = |id: InstanceId| {
+        let dir = world.settings.state_dir.join(format!("instances/{id}"));
+        dir.join("console.log")
+    };
+    mkfifo(&log(piped), Mode::from_bits_truncate(0o600)).unwrap();
+    symlink(log(honest), log(linked)).unwrap();
+    fs::write(log(honest), "its own words\n").unwrap();
+    world
+        .until("the honest guest's words", async || {
+            let told = world.waifud.story(honest);
+            let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
+            evidence
+                .next()
+                .is_some_and(|seen| seen.console == ["its own words"])
+        })
+        .await;
+    for id in [piped, linked] {
+        let told = world.waifud.story(id);
+        let mut words = told.into_iter().filter_map(|said| said.evidence);
+        assert!(
+            words.all(|seen| seen.console.is_empty()),
+            "a link was followed"
+        );
+    }
+}
