@@ -417,9 +417,14 @@ pub struct EventsArgs {
 pub enum TemplateCommand {
     /// Add a template: from the catalog, from a URL, or from an image file on this machine
     #[command(
-        after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n  waifuctl template add alpine --file nocloud_alpine-uefi.qcow2 --user alpine --datasource cidata --firmware uefi\n\nwaifud downloads by itself: Ctrl-C ends only the waiting, waifuctl template delete ends the download.\nThe same command again fetches what the publisher has by now, as a new revision."
+        after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n  waifuctl template add alpine --file nocloud_alpine-uefi.qcow2 --user alpine --datasource cidata --firmware uefi\n\nwaifud downloads by itself: Ctrl-C ends only the waiting, waifuctl template delete ends the download.\nwaifuctl template refresh NAME fetches what the publisher has by now, as a new revision."
     )]
     Add(TemplateAddArgs),
+    /// Ask the source of templates again; what the publisher has by now becomes a new revision
+    #[command(
+        after_help = "Examples:\n  waifuctl template refresh debian-12\n  waifuctl template refresh --all\n\nAn image file that is missing in waifud's image store, after a restore without images for example, comes back too.\nInstances keep the image that they were made from."
+    )]
+    Refresh(crate::cli_template::TemplateRefreshArgs),
     /// List templates, and those on their way
     #[command(visible_alias = "ls")]
     List,

@@ -139,7 +139,7 @@ impl Failure {
         let _stderr_gone = writeln!(std::io::stderr(), "{text}");
     }
 
-    fn for_people(&self) -> String {
+    pub(crate) fn for_people(&self) -> String {
         let Problem {
             title,
             field,

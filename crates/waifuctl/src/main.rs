@@ -11,6 +11,7 @@ mod cli_network;
 mod cli_node;
 mod cli_pool;
 mod cli_spec;
+mod cli_template;
 mod cli_token;
 mod commands;
 mod context;

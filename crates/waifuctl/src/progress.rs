@@ -19,6 +19,30 @@ pub fn bytes(total: u64, what: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
+/// Shows a download on a bar: how far it is where that is known, and else what it waits for.
+pub fn show_download(
+    bar: &ProgressBar,
+    name: &str,
+    done: u64,
+    total: Option<u64>,
+    waiting: Option<&str>,
+) {
+    let template = match (waiting, total) {
+        (Some(_), _) => "{spinner} {wide_msg}",
+        (None, Some(_)) => "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        (None, None) => "{spinner} {msg} {bytes} {bytes_per_sec}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    match total {
+        Some(total) => bar.set_length(total),
+        None => bar.unset_length(),
+    }
+    bar.set_position(done);
+    bar.set_message(waiting.map_or_else(|| name.to_owned(), |why| format!("{name}: {why}")));
+}
+
 /// A spinner with a changing text.
 pub fn spinner(quiet: bool) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();

@@ -29,7 +29,7 @@ use crate::shared::{Adapters, Shared};
 use crate::signals::{Signal, Signals};
 use crate::streams::{self, Streams};
 use crate::table::Table;
-use crate::{control, evidence, facts, keepers, reporter, sweep};
+use crate::{control, evidence, facts, image_collection, keepers, reporter, sweep};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ fn first_turn(record: &crate::record::InstanceRecord) -> Option<(InstanceId, i32
 }
 
 /// The tasks that look after what is the whole node's.
-fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 11] {
+fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
     let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
         let shared = shared.clone();
         lasting(name, move || make(shared.clone())).boxed()
@@ -194,6 +194,7 @@ fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 11] {
         keep("reporter", |s| reporter::run(s).boxed()),
         keep("facts", |s| facts::run(s).boxed()),
         keep("sweep", |s| sweep::run(s).boxed()),
+        keep("image collection", |s| image_collection::run(s).boxed()),
         keep("events", |s| {
             let events = s.hypervisor.events();
             keepers::events(s, events).boxed()

@@ -123,16 +123,20 @@ async fn fetch_and_import(
         let share = u8::try_from(share.min(99)).unwrap_or(99);
         percent.send_if_modified(|shown| std::mem::replace(shown, share) != share);
     };
-    faults::IMAGE_FETCH
-        .around(link.fetch_image(image, &staged, &tell))
-        .await
-        .map_err(|error| ImageError {
-            lasting: error.is_final(),
-            message: match error {
-                LinkError::NoRoom { .. } => no_room(pool.name()),
-                other => format!("image {} can't be fetched: {other}", image.short()),
-            },
-        })?;
+    // What an earlier import could not take is not fetched again: the import verifies its digest in any case.
+    let facts = tokio::fs::symlink_metadata(&staged).await;
+    if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
+        faults::IMAGE_FETCH
+            .around(link.fetch_image(image, &staged, &tell))
+            .await
+            .map_err(|error| ImageError {
+                lasting: error.is_final(),
+                message: match error {
+                    LinkError::NoRoom { .. } => no_room(pool.name()),
+                    other => format!("image {} can't be fetched: {other}", image.short()),
+                },
+            })?;
+    }
     faults::IMAGE_IMPORT
         .around(pool.import_image(image))
         .await

@@ -34,6 +34,7 @@ mod facts;
 pub mod fake;
 pub mod faults;
 mod files;
+mod image_collection;
 mod images;
 mod keepers;
 mod lan;

@@ -59,6 +59,8 @@ pub struct Timing {
     pub period: Duration,
     /// Between two looks for what is in nobody's list.
     pub sweep: Duration,
+    /// An image stays in a pool for this long after nothing needs it any more.
+    pub image_grace: Duration,
     /// Between two unasked repairs of the network.
     pub network: Duration,
     /// Between two looks at the metadata service.
@@ -92,6 +94,7 @@ impl Default for Timing {
             bridges: Duration::from_secs(3),
             period: Duration::from_mins(1),
             sweep: Duration::from_mins(1),
+            image_grace: Duration::from_hours(24),
             network: Duration::from_mins(2),
             metadata: Duration::from_secs(10),
             retry_min: Duration::from_millis(100),

@@ -316,6 +316,12 @@ impl Client {
             .await
     }
 
+    /// Asks a template's source again.
+    pub async fn refresh_template(&self, name: &str) -> Result<Download, ClientError> {
+        self.json(self.request(Method::POST, &["templates", name, "refresh"]))
+            .await
+    }
+
     /// Forgets a template.
     pub async fn delete_template(&self, name: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &["templates", name]))

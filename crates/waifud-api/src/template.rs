@@ -36,7 +36,15 @@ pub struct Image {
     pub size_bytes: ByteSize,
     /// The size that a guest sees.
     pub virtual_size_bytes: ByteSize,
+    /// Whether waifud has the file. Without it, new nodes can't get the image until it is uploaded or downloaded again.
+    #[serde(default = "yes")]
+    pub available: bool,
     /// When it was uploaded.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
+}
+
+/// What a waifud that does not say so means.
+fn yes() -> bool {
+    true
 }

@@ -16,7 +16,7 @@ use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
 
 use crate::ControlError;
 use crate::downloads::{DownloadConfig, Jobs};
-use crate::env::{Clock, Disk, Entropy, SystemDisk};
+use crate::env::{Clock, Disk, Entropy, Interfaces, SystemDisk, SystemInterfaces};
 use crate::image_store::ImageStore;
 use crate::live::Live;
 use crate::room::RoomWatch;
@@ -47,6 +47,8 @@ pub struct ControlConfig {
     pub streams: StreamLimits,
     /// Tells how much room there is.
     pub disk: Arc<dyn Disk>,
+    /// Tells this machine's addresses, where no image is fetched from.
+    pub interfaces: Arc<dyn Interfaces>,
 }
 
 impl ControlConfig {
@@ -64,6 +66,7 @@ impl ControlConfig {
             downloads: DownloadConfig::default(),
             streams: StreamLimits::default(),
             disk: Arc::new(SystemDisk),
+            interfaces: Arc::new(SystemInterfaces),
         }
     }
 }

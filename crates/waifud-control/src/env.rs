@@ -2,6 +2,7 @@
 //! room.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
@@ -61,6 +62,35 @@ pub fn uuid(clock: &dyn Clock, entropy: &dyn Entropy) -> uuid::Uuid {
 pub trait Disk: Send + Sync + std::fmt::Debug {
     /// On the filesystem that holds the path.
     fn room(&self, path: &Path) -> io::Result<Room>;
+}
+
+/// Tells the machine's own addresses.
+pub trait Interfaces: Send + Sync + std::fmt::Debug {
+    /// Those of every interface now, loopback among them.
+    fn addresses(&self) -> Vec<IpAddr>;
+}
+
+/// The kernel's interfaces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemInterfaces;
+
+impl Interfaces for SystemInterfaces {
+    fn addresses(&self) -> Vec<IpAddr> {
+        let interfaces = match nix::ifaddrs::getifaddrs() {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                tracing::error!(%error, "the machine's addresses can't be read");
+                return Vec::new();
+            }
+        };
+        interfaces
+            .filter_map(|interface| {
+                let address = interface.address?;
+                let four = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+                four.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+            })
+            .collect()
+    }
 }
 
 /// The machine's filesystems.

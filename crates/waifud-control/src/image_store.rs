@@ -1,12 +1,18 @@
 //! Image files: one per digest, whole and verified, or not there.
 //!
-//! An upload is written to a nameless-to-others file beside, looked at as soon as its header is there, hashed on the
-//! way, made durable and renamed. Whatever goes wrong before the rename leaves nothing behind.
+//! An upload is written to a nameless-to-others file beside, looked at as soon as its header is there, made durable,
+//! read back, verified and renamed. Whatever goes wrong before the rename leaves nothing behind.
+//!
+//! A row of the database is not the file: a disk fails, an administrator cleans up, a backup without images is restored.
+//! So whoever needs the file asks here whether it exists with the size of its row, and its digest is verified before it
+//! is served or adopted; once per version of the file, as reading gigabytes takes a while.
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -18,6 +24,7 @@ use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
 use crate::env::Disk;
+use crate::image_file::{Identity, keep_head, read_back};
 use crate::room::ImageRoom;
 use crate::{ControlError, problems};
 
@@ -34,6 +41,28 @@ pub struct ImageStore {
     room: ImageRoom,
     /// Held while a file appears or goes together with its row, so that the two never disagree.
     pub(crate) changing: Mutex<()>,
+    verdicts: Arc<Verdicts>,
+}
+
+/// What was found when files were read.
+#[derive(Debug, Default)]
+struct Verdicts {
+    /// By digest: the file that was read, and whether it has that digest.
+    known: Lock<HashMap<Digest, (Identity, bool)>>,
+    /// Held while a file is read: one at a time, and the others use what was found.
+    reading: Lock<()>,
+}
+
+impl Verdicts {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Identity, bool)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this very file is whole; `None` when nobody has read it.
+    fn of(&self, digest: Digest, file: Identity) -> Option<bool> {
+        let (identity, whole) = self.known().get(&digest).copied()?;
+        (identity == file).then_some(whole)
+    }
 }
 
 /// An upload that was read to its end and verified; it vanishes unless it is kept.
@@ -65,6 +94,7 @@ impl ImageStore {
             dir,
             max,
             changing: Mutex::new(()),
+            verdicts: Arc::default(),
         })
     }
 
@@ -123,13 +153,78 @@ impl ImageStore {
     pub(crate) fn adopt(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
         std::fs::rename(partial, self.path(digest))
             .map_err(ControlError::io("naming the new image"))?;
+        self.remember(digest);
         self.sync_dir()
+    }
+
+    /// Notes that the file under the name was verified just now.
+    fn remember(&self, digest: Digest) {
+        let facts = self.path(digest).symlink_metadata();
+        let mut known = self.verdicts.known();
+        match facts {
+            Ok(facts) => known.insert(digest, (Identity::of(&facts), true)),
+            Err(_) => known.remove(&digest),
+        };
+    }
+
+    /// Whether the file of an image is there: a plain file of that size which nobody has found to be damaged. Its bytes
+    /// are not read.
+    pub(crate) fn holds(&self, digest: Digest, size: ByteSize) -> Result<bool, ControlError> {
+        let path = self.path(digest);
+        match path.symlink_metadata() {
+            Ok(facts) => Ok(facts.is_file()
+                && facts.len() == size.bytes()
+                && self.verdicts.of(digest, Identity::of(&facts)) != Some(false)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(ControlError::io(format!("looking at {}", path.display()))(
+                error,
+            )),
+        }
+    }
+
+    /// Whether the file of an image is there and has its digest. Reads it unless this version of it was read before;
+    /// `again` reads it in any case.
+    pub(crate) async fn is_whole(
+        &self,
+        digest: Digest,
+        size: ByteSize,
+        again: bool,
+    ) -> Result<bool, ControlError> {
+        if !self.holds(digest, size)? {
+            return Ok(false);
+        }
+        let (path, verdicts) = (self.path(digest), Arc::clone(&self.verdicts));
+        let shown = path.display().to_string();
+        // Goes on when the caller gives up, so that the next one finds the verdict.
+        let read = tokio::task::spawn_blocking(move || {
+            let _one_at_a_time = verdicts
+                .reading
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let file = File::open(&path)?;
+            let identity = Identity::of(&file.metadata()?);
+            if !again && let Some(whole) = verdicts.of(digest, identity) {
+                return Ok(whole);
+            }
+            let whole = read_back(&file, false)?.digest == digest;
+            if !whole {
+                tracing::error!(image = %digest, "an image file is damaged: it is not used any more");
+            }
+            verdicts.known().insert(digest, (identity, whole));
+            Ok(whole)
+        });
+        match read.await.map_err(std::io::Error::other) {
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Ok(Ok(whole)) => Ok(whole),
+            Ok(Err(error)) | Err(error) => Err(ControlError::io(format!("reading {shown}"))(error)),
+        }
     }
 
     /// Takes the name away again that [`ImageStore::adopt`] gave. Hold `changing`.
     pub(crate) fn give_back(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
         std::fs::rename(self.path(digest), partial)
             .map_err(ControlError::io("taking back the new image's name"))?;
+        self.verdicts.known().remove(&digest);
         self.sync_dir()
     }
 
@@ -152,40 +247,45 @@ impl ImageStore {
             .map_err(ControlError::io("opening the new image"))?;
         let mut out =
             tokio::io::BufWriter::with_capacity(1 << 20, tokio::fs::File::from_std(handle));
-        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
         let mut head = Vec::with_capacity(HEADER_BYTES);
         let mut size = 0_u64;
         let mut looked_at = 0_u64;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|_| problems::upload_broken())?;
             if head.len() < HEADER_BYTES {
-                head.extend(chunk.iter().take(HEADER_BYTES - head.len()));
+                keep_head(&mut head, &chunk);
                 if head.len() == HEADER_BYTES {
-                    qcow2::parse(&head).map_err(|e| problems::bad_image(&e))?;
+                    qcow2::parse(&head).map_err(|e| problems::bad_image(&head, &e))?;
                 }
             }
             size = size.saturating_add(chunk.len() as u64);
             if size > self.max.bytes() {
                 return Err(problems::image_too_large(self.max).into());
             }
-            hash.update(&chunk);
             if size >= looked_at + LOOK_EVERY {
                 looked_at = size;
                 self.room.check(0).map_err(write_error)?;
             }
             out.write_all(&chunk).await.map_err(write_error)?;
         }
-        let header = qcow2::parse(&head).map_err(|e| problems::bad_image(&e))?;
+        qcow2::parse(&head).map_err(|e| problems::bad_image(&head, &e))?;
         out.flush().await.map_err(write_error)?;
         out.get_ref().sync_all().await.map_err(write_error)?;
-        let actual = digest_of(hash.finish().as_ref())?;
-        if actual != digest {
-            return Err(problems::digest_mismatch(digest, actual).into());
+        let written = out.into_inner().into_std().await;
+        let contents = tokio::task::spawn_blocking(move || read_back(&written, false))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|read| read)
+            .map_err(ControlError::io("reading back the new image"))?;
+        if contents.digest != digest {
+            return Err(problems::digest_mismatch(digest, contents.digest).into());
         }
+        let header =
+            qcow2::parse(&contents.head).map_err(|e| problems::bad_image(&contents.head, &e))?;
         Ok(Incoming {
             file,
             digest,
-            size: ByteSize(size),
+            size: ByteSize(contents.length),
             header,
         })
     }
@@ -196,11 +296,13 @@ impl ImageStore {
             .file
             .persist(self.path(incoming.digest))
             .map_err(|e| ControlError::io("naming the new image")(e.error))?;
+        self.remember(incoming.digest);
         self.sync_dir()
     }
 
     /// Removes an image's file. Hold `changing`. Succeeds when it is absent.
     pub fn remove(&self, digest: Digest) -> Result<(), ControlError> {
+        self.verdicts.known().remove(&digest);
         match std::fs::remove_file(self.path(digest)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(ControlError::io(format!("removing image {digest}"))(e))
@@ -224,13 +326,6 @@ fn write_error(error: std::io::Error) -> ControlError {
         return Problem::into(problems::no_space());
     }
     ControlError::io("writing the new image")(error)
-}
-
-fn digest_of(bytes: &[u8]) -> Result<Digest, ControlError> {
-    bytes
-        .try_into()
-        .map(Digest::from_bytes)
-        .map_err(|_| ControlError::Inconsistent("SHA-256 did not give 32 bytes".to_owned()))
 }
 
 /// The SHA-256 of some bytes.

@@ -31,6 +31,7 @@ mod error;
 mod failed_logins;
 pub mod faults;
 pub mod http;
+mod image_file;
 mod image_store;
 pub mod instances;
 mod joining;
@@ -56,7 +57,7 @@ mod validate;
 mod view;
 
 pub use control::{Control, ControlConfig, ProgressFrame};
-pub use downloads::DownloadConfig;
+pub use downloads::{DownloadConfig, Pace};
 pub use error::ControlError;
 pub use principal::{Cause, Peer, Principal};
 pub use subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};

@@ -1,5 +1,6 @@
 //! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
 
+pub mod images;
 pub mod lan;
 pub mod network;
 pub mod nodes;
@@ -7,6 +8,10 @@ pub mod rescue;
 pub mod room;
 pub mod unclaimed;
 
+pub use images::{
+    bad_image, digest_mismatch, image_in_use, image_missing, image_too_large, no_source,
+    no_such_byte, too_many_downloads, upload_broken,
+};
 pub use room::{NO_SPACE, no_space, with_room};
 
 use waifud_api::Problem;
@@ -263,59 +268,6 @@ pub fn idempotency_mismatch() -> Problem {
     )
     .field("Idempotency-Key")
     .hint("use a new key for every new request, the same key only to repeat one")
-}
-
-/// The upload is no image that may be used.
-pub fn bad_image(error: &waifud_types::qcow2::Qcow2Error) -> Problem {
-    Problem::new(
-        422,
-        "bad-image",
-        format!("the image can't be used: {error}"),
-    )
-    .field("body")
-    .hint("make one whole image: qemu-img convert -O qcow2 OLD NEW.qcow2")
-}
-
-/// The upload has another digest.
-pub fn digest_mismatch(expected: Digest, actual: Digest) -> Problem {
-    Problem::new(
-        422,
-        "digest-mismatch",
-        format!("the upload has the digest {actual}, not {expected}"),
-    )
-    .field("digest")
-    .hint("it was damaged on its way, or the file changed: compute its SHA-256 and upload again")
-}
-
-/// The upload is larger than allowed.
-pub fn image_too_large(limit: ByteSize) -> Problem {
-    Problem::new(
-        413,
-        "image-too-large",
-        format!("images of more than {limit} are not taken"),
-    )
-    .field("body")
-    .hint("images are small and disks are large: shrink it, and give the instance a larger disk")
-}
-
-/// The upload broke off.
-pub fn upload_broken() -> Problem {
-    Problem::new(400, "upload-broken", "the upload ended before its end")
-        .field("body")
-        .hint("upload it again; nothing was kept")
-}
-
-/// The image ends before that byte.
-pub fn no_such_byte(length: u64) -> Problem {
-    Problem::new(416, "no-such-byte", format!("the image has {length} bytes"))
-        .field("Range")
-        .hint("begin again without Range")
-}
-
-/// A template or an instance needs it.
-pub fn image_in_use(digest: Digest) -> Problem {
-    Problem::new(409, "image-in-use", format!("image {digest} is in use"))
-        .hint("delete the templates and instances that need it first")
 }
 
 /// The history is gone.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::Stream;
-use waifud_api::{CreateTemplate, Image, Page};
+use waifud_api::{CreateTemplate, Download, Image, Page};
 use waifud_store::{ImageRow, NewTemplate, StoreError, WriteTx};
 use waifud_types::template::Template;
 use waifud_types::{Digest, Name};
@@ -72,6 +72,31 @@ pub(crate) fn put(
     Ok(())
 }
 
+/// Writes down that a verified file is in the store, and tells of it when that is news. Says whether the row is new.
+pub(crate) fn file_is_here(
+    tx: &mut WriteTx<'_>,
+    row: &ImageRow,
+    was_here: bool,
+    kind: &'static str,
+    cause: &Cause,
+) -> Result<bool, StoreError> {
+    let new = tx.put_image(row)?;
+    let (kind, message) = match (new, was_here) {
+        (true, _) => (
+            kind,
+            format!("{} for a disk of {}", row.size, row.virtual_size),
+        ),
+        (false, false) => (
+            "image.restored",
+            "its file was missing or damaged, and is whole again".to_owned(),
+        ),
+        (false, true) => return Ok(false),
+    };
+    let object = note::image(row.digest);
+    tx.emit(&note::event(row.created_at, kind, object, cause, message))?;
+    Ok(new)
+}
+
 impl Control {
     /// Names an image; the same name again points at the new one.
     pub async fn create_template(
@@ -90,13 +115,20 @@ impl Control {
             firmware: request.firmware,
             default_user: request.default_user,
             image: request.image,
-            source: None,
+            checksum: None,
+            origin: None,
             at: self.now(),
         };
+        let control = self.clone();
         self.shared
             .store
             .write(move |tx| {
-                if tx.image(new.image)?.is_none() {
+                let images = &control.shared.images;
+                let here = match tx.image(new.image)? {
+                    Some(row) => images.holds(row.digest, row.size)?,
+                    None => false,
+                };
+                if !here {
                     return Err(problems::unknown_image(new.image).into());
                 }
                 put(tx, &new, &cause)?;
@@ -143,9 +175,13 @@ impl Control {
     /// Forgets a template, and ends its download. Its instances live on, and the images that they need stay.
     pub async fn delete_template(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
         match self.delete_download(name, cause.clone()).await {
-            Ok(()) if self.template(name).await.is_err() => return Ok(()),
+            Ok(()) => match self.template(name).await {
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            },
             Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
+            Err(_) => {}
         }
         let wanted = name.to_owned();
         let at = self.now();
@@ -182,9 +218,13 @@ impl Control {
     /// One image.
     pub async fn image(&self, digest: Digest) -> Result<Image, ControlError> {
         let row = self.shared.store.read(move |tx| tx.image(digest)).await?;
-        row.as_ref()
-            .map(view::image)
-            .ok_or_else(|| problems::not_found("image", &digest.to_string()).into())
+        let row = row.ok_or_else(|| problems::not_found("image", &digest.to_string()))?;
+        self.shown_image(&row)
+    }
+
+    fn shown_image(&self, row: &ImageRow) -> Result<Image, ControlError> {
+        let available = self.shared.images.holds(row.digest, row.size)?;
+        Ok(view::image(row, available))
     }
 
     /// A page of images, by digest.
@@ -198,10 +238,10 @@ impl Control {
                 Ok::<_, StoreError>((tx.images(after, limit + 1)?, tx.at(tx.newest_event()?)))
             })
             .await?;
-        let rows: Vec<_> = rows
+        let rows = rows
             .iter()
-            .map(|row| (row.digest.to_string(), view::image(row)))
-            .collect();
+            .map(|row| Ok((row.digest.to_string(), self.shown_image(row)?)))
+            .collect::<Result<Vec<_>, ControlError>>()?;
         let (rows, next) = Cursor::cut(rows, limit, |(digest, _)| digest.as_str());
         Ok(Page {
             items: rows.into_iter().map(|(_, image)| image).collect(),
@@ -210,7 +250,7 @@ impl Control {
         })
     }
 
-    /// Takes an upload in. Says whether the image is new; one that was there is left alone.
+    /// Takes an upload in. Says whether the image is new; the file of one that was known takes the place of what was there.
     pub async fn upload_image<E>(
         &self,
         digest: Digest,
@@ -225,26 +265,13 @@ impl Control {
             created_at: self.now(),
         };
         let _changing = self.shared.images.changing.lock().await;
+        let was_here = self.shared.images.holds(digest, row.size)?;
         self.shared.images.keep(incoming)?;
-        let message = format!("{} for a disk of {}", row.size, row.virtual_size);
         let stored = row.clone();
         let new = self
             .shared
             .store
-            .write(move |tx| {
-                let new = tx.insert_image(&stored)?;
-                if new {
-                    let object = note::image(stored.digest);
-                    tx.emit(&note::event(
-                        stored.created_at,
-                        "image.uploaded",
-                        object,
-                        &cause,
-                        message,
-                    ))?;
-                }
-                Ok::<_, StoreError>(new)
-            })
+            .write(move |tx| file_is_here(tx, &stored, was_here, "image.uploaded", &cause))
             .await;
         let new = match new {
             Ok(new) => new,
@@ -259,7 +286,7 @@ impl Control {
         if !new {
             return Ok((self.image(digest).await?, false));
         }
-        Ok((view::image(&row), true))
+        Ok((view::image(&row, true), true))
     }
 
     /// Whether the database has the image, or can't say.
@@ -310,12 +337,43 @@ impl Control {
         Ok(went)
     }
 
-    /// Where an image's file is, if waifud has it.
+    /// Where an image's file is; its digest was verified.
     pub(crate) async fn image_file(
         &self,
         digest: Digest,
     ) -> Result<std::path::PathBuf, ControlError> {
-        self.image(digest).await?;
-        Ok(self.shared.images.path(digest))
+        let (row, templates) = self
+            .shared
+            .store
+            .read(move |tx| {
+                Ok::<_, StoreError>((tx.image(digest)?, tx.templates_with_image(digest)?))
+            })
+            .await?;
+        let row = row.ok_or_else(|| problems::not_found("image", &digest.to_string()))?;
+        if self.shared.images.is_whole(digest, row.size, false).await? {
+            Ok(self.shared.images.path(digest))
+        } else {
+            Err(problems::image_missing(digest, &templates).into())
+        }
+    }
+
+    /// Asks a template's source again: what its publisher has by now becomes a new revision, and a file that is missing
+    /// comes back.
+    pub async fn refresh_template(
+        &self,
+        name: &str,
+        cause: Cause,
+    ) -> Result<Download, ControlError> {
+        let wanted = name.to_owned();
+        let row = self
+            .shared
+            .store
+            .read(move |tx| tx.template(&wanted))
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        let row = row.ok_or_else(|| problems::not_found("template", name))?;
+        let mirror = &self.shared.config.downloads.mirror;
+        let request = crate::downloads::refresh(row, mirror)?;
+        self.create_download(request, cause).await
     }
 }

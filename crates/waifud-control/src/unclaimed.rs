@@ -30,10 +30,7 @@ impl Control {
         let (node, instance) = (node.to_owned(), instance.to_owned());
         let name = request
             .name
-            .map(|text| {
-                text.parse::<Name>()
-                    .map_err(|error| problems::bad_name("name", &error))
-            })
+            .map(|text| crate::validate::instance_name(&text))
             .transpose()?;
         let control = self.clone();
         self.shared
@@ -69,6 +66,7 @@ impl Control {
         let mut status =
             InstanceStatus::pending(Some(format!("waiting for {} to take it up", node.name)));
         status.node = Some(node.name.clone());
+        // The node has the image; whether waifud has its file is looked at whenever it is needed.
         tx.insert_image(&ImageRow {
             digest: spec.image,
             size: record.image_size_bytes,
@@ -225,6 +223,10 @@ struct Claim {
 impl Claim {
     fn of(found: &Unclaimed, name: Option<Name>) -> Result<Self, ControlError> {
         let old_name = shown_name(found)?;
+        if name.is_none() {
+            // What a node remembers of a name was never looked at here.
+            crate::validate::instance_name(old_name.as_str())?;
+        }
         let unknown = || problems::unclaimed::not_claimable(&old_name);
         let record = found.record.as_deref().ok_or_else(unknown)?.clone();
         let ciphertext = found

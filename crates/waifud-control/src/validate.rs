@@ -56,17 +56,7 @@ pub struct Checked {
 
 /// Checks a request.
 pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
-    let name = request
-        .name
-        .as_deref()
-        .map(|text| name("name", text))
-        .transpose()?;
-    if name
-        .as_ref()
-        .is_some_and(|name| name.as_str().parse::<waifud_types::InstanceId>().is_ok())
-    {
-        return Err(problems::name_like_id());
-    }
+    let name = request.name.as_deref().map(instance_name).transpose()?;
     let template = request
         .template
         .parse()
@@ -123,6 +113,15 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
         publish: network::publish(&request.publish)?,
         placement: request.placement,
     })
+}
+
+/// A name that an instance may have: none that would be taken for another instance's id.
+pub fn instance_name(text: &str) -> Result<Name, Problem> {
+    let name = name("name", text)?;
+    if name.as_str().parse::<waifud_types::InstanceId>().is_ok() {
+        return Err(problems::name_like_id());
+    }
+    Ok(name)
 }
 
 fn name(field: &str, text: &str) -> Result<Name, Problem> {

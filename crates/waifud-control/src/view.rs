@@ -175,12 +175,13 @@ pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
     }
 }
 
-/// An image as it is shown.
-pub fn image(row: &ImageRow) -> Image {
+/// An image as it is shown, with or without its file.
+pub fn image(row: &ImageRow, available: bool) -> Image {
     Image {
         digest: row.digest,
         size_bytes: row.size,
         virtual_size_bytes: row.virtual_size,
+        available,
         created_at: row.created_at,
     }
 }

@@ -3,15 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+mod image_files;
 mod mirror;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
 use common::{DEADLINE, Server, digest, image};
 use mirror::{Mirror, Reply};
 use serde_json::{Value, json};
-use waifud_control::ControlConfig;
+use waifud_control::{ControlConfig, Pace};
 use waifud_types::{ByteSize, Checksum, Digest};
 
 fn settings(config: &mut ControlConfig) {
@@ -249,6 +251,8 @@ async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
     mirror.redirect("/loop", "/loop");
     mirror.redirect("/cloud", "http://169.254.169.254/latest/meta-data/");
     mirror.redirect("/file", "file:///etc/shadow");
+    mirror.redirect("/guest", "http://10.144.1.1/a");
+    mirror.redirect("/nat64", "http://[64:ff9b::a90:101]/a");
     mirror.chunked("/endless");
     let server = Server::with(|config| {
         settings(config);
@@ -263,6 +267,8 @@ async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
         ("absent", "/absent", &other, "not-served"),
         ("loop", "/loop", &other, "bad-url"),
         ("cloud", "/cloud", &other, "bad-url"),
+        ("guest", "/guest", &other, "bad-url"),
+        ("nat64", "/nat64", &other, "bad-url"),
         ("file", "/file", &other, "not-served"),
         ("endless", "/endless", &other, "image-too-large"),
     ] {
@@ -439,4 +445,165 @@ fn a_digest_and_a_checksum_are_written_alike() {
         text.parse::<Checksum>().unwrap().to_string(),
         text.parse::<Digest>().unwrap().to_string()
     );
+}
+
+#[derive(Debug)]
+struct Interfaces(Vec<std::net::IpAddr>);
+
+impl waifud_control::env::Interfaces for Interfaces {
+    fn addresses(&self) -> Vec<std::net::IpAddr> {
+        self.0.clone()
+    }
+}
+
+#[tokio::test]
+async fn neither_waifuds_own_addresses_nor_guests_are_asked() {
+    let server = Server::with(|config| {
+        config.interfaces = Arc::new(Interfaces(vec!["192.0.2.7".parse().unwrap()]));
+    })
+    .await;
+    let before = server.footprint().await;
+    let checksum = digest(b"x").to_string();
+    for host in [
+        "192.0.2.7",
+        "[64:ff9b::c000:207]",
+        "10.144.1.1",
+        "[2002:a90:101::1]",
+    ] {
+        for scheme in ["http", "https"] {
+            let url = format!("{scheme}://{host}:7373/a");
+            let body = json!({"name": "x", "url": url, "checksum": checksum});
+            let problem = begin(&server, &body).await.expect(422).problem();
+            assert_eq!(problem.code, "bad-url", "{url}");
+        }
+    }
+    assert_eq!(server.footprint().await, before);
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_what_answers_at_a_private_address() {
+    let bytes = large_image();
+    let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
+    let mirror = Mirror::serve(&[("/mismatch", &bytes), ("/packed", &packed)]).await;
+    mirror.text("/page", "<html>a router</html>");
+    mirror.script("/silent", vec![Reply::stall(0); 8]);
+    mirror.text("/silent", "x");
+    mirror.script("/busy", vec![Reply::status(503); 8]);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = format!("http://{}/a", free.local_addr().unwrap());
+    drop(free);
+    let server = Server::with(|config| {
+        settings(config);
+        config.downloads.silence = Duration::from_millis(50);
+        config.downloads.private = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let mut told = Vec::new();
+    for (name, url) in [
+        ("refused", refused),
+        ("silent", mirror.url("/silent")),
+        ("busy", mirror.url("/busy")),
+        ("absent", mirror.url("/absent")),
+        ("page", mirror.url("/page")),
+        ("packed", mirror.url("/packed")),
+        ("mismatch", mirror.url("/mismatch")),
+    ] {
+        let body = json!({"name": name, "url": url, "checksum": digest(b"other").to_string()});
+        begin(&server, &body).await.expect(202);
+        let problem = end(&server, name).await.unwrap_err();
+        let events = server
+            .get(&format!("/v1/events?object={name}"))
+            .await
+            .json();
+        let last = events["items"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["kind"], "template.download-failed");
+        told.push((
+            name,
+            problem,
+            last["message"].clone(),
+            last["reason"].clone(),
+        ));
+    }
+    for (name, problem, message, reason) in &told {
+        assert_eq!(
+            (problem, message, reason),
+            (&told[0].1, &told[0].2, &told[0].3),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drips_is_given_up() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", vec![Reply::Drip; 100]);
+    let server = Server::with(|config| {
+        settings(config);
+        config.downloads.pace = Pace {
+            bytes: ByteSize(64 << 10),
+            window: Duration::from_millis(100),
+        };
+    })
+    .await;
+    let body =
+        json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": digest(&bytes).to_string()});
+    begin(&server, &body).await.expect(202);
+    let problem = end(&server, "a").await.unwrap_err();
+    assert_eq!(problem["code"], "not-reached");
+    let title = problem["title"].as_str().unwrap();
+    assert!(title.contains("sends less than"), "{title}");
+}
+
+#[tokio::test]
+async fn only_so_many_downloads_run_at_once() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[]).await;
+    let server = Server::with(|config| {
+        settings(config);
+        config.downloads.at_once = 2;
+    })
+    .await;
+    let body = |name: &str| {
+        let url = mirror.url(&format!("/{name}"));
+        json!({"name": name, "url": url, "checksum": digest(&bytes).to_string()})
+    };
+    for name in ["a", "b", "c"] {
+        mirror.put(&format!("/{name}"), &bytes);
+        mirror.script(&format!("/{name}"), vec![Reply::stall(10)]);
+    }
+    begin(&server, &body("a")).await.expect(202);
+    begin(&server, &body("b")).await.expect(202);
+    let problem = begin(&server, &body("c")).await.expect(429).problem();
+    assert_eq!(problem.code, "too-many-downloads");
+    begin(&server, &body("b")).await.expect(202);
+    server.delete("/v1/downloads/a").await.expect(204);
+    begin(&server, &body("c")).await.expect(202);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_image_store_ends_no_download() {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    let server = Server::with(settings).await;
+    let images = server.dir.path().join("images");
+    let away = server.dir.path().join("away");
+    std::fs::rename(&images, &away).unwrap();
+    let checksum = digest(&bytes).to_string();
+    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    begin(&server, &body).await.expect(202);
+    let waits = async {
+        loop {
+            let download = server.get("/v1/downloads/a").await.expect(200).json();
+            assert_eq!(download["state"], "running");
+            if download["waiting_for"].is_string() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waits).await.unwrap();
+    std::fs::rename(&away, &images).unwrap();
+    let template = end(&server, "a").await.unwrap();
+    assert_eq!(template["current"], checksum.as_str());
 }

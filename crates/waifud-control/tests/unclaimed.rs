@@ -242,6 +242,14 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .post("/v1/nodes/alder/unclaimed/nothing/claim", &json!({}))
         .await
         .expect(404);
+    // A name that reads like an id would make one instance answer for another.
+    let other = waifud_types::InstanceId::generate().to_string();
+    let problem = server
+        .post(&path, &json!({"name": other}))
+        .await
+        .expect(422)
+        .problem();
+    assert_eq!(problem.code, "bad-name");
     // What is in the list is not deleted by this way.
     server
         .delete("/v1/nodes/alder/unclaimed/nothing")

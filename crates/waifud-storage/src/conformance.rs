@@ -58,6 +58,8 @@ async fn images_are_imported_once_and_verified(pool: &dyn StoragePool) -> Result
     expect(!has(pool, image).await?, "a staged image is none yet", &())?;
     done("import_image", pool.import_image(image).await)?;
     expect(has(pool, image).await?, "an imported image is there", &())?;
+    let listed = pool.images().await.map_err(failed("images"))?;
+    expect(listed == [image], "an imported image is listed", &listed)?;
     expect(!staged.exists(), "the staged file is gone", &staged)?;
 
     let staged = stage(pool, image, &bytes).await?;
@@ -70,6 +72,12 @@ async fn images_are_imported_once_and_verified(pool: &dyn StoragePool) -> Result
     for _ in 0..2 {
         done("ensure_image_absent", pool.ensure_image_absent(image).await)?;
     }
+    let listed = pool.images().await.map_err(failed("images"))?;
+    expect(
+        listed.is_empty(),
+        "a forgotten image is not listed",
+        &listed,
+    )?;
     expect(!has(pool, image).await?, "a forgotten image is gone", &())
 }
 

@@ -154,6 +154,10 @@ impl StoragePool for FakePool {
         })
     }
 
+    async fn images(&self) -> Result<Vec<Digest>, StorageError> {
+        Ok(self.world().images.keys().copied().collect())
+    }
+
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
         self.faults.pass(Op::HasImage).await?;
         Ok(self.world().images.contains_key(&image))
@@ -172,6 +176,12 @@ impl StoragePool for FakePool {
             return Ok(());
         }
         let outcome = self.import(image, &staged);
+        if outcome
+            .as_ref()
+            .is_err_and(|error| !error.blames_the_image())
+        {
+            return outcome;
+        }
         let _absent = std::fs::remove_file(&staged);
         outcome
     }

@@ -29,7 +29,7 @@ struct Info {
 }
 
 /// The staged file, open, and its header, after everything that can be found wrong with it was looked for. The caller
-/// removes the file when this fails.
+/// removes the file when this fails because of the image.
 pub(crate) async fn checked(
     layout: &Layout,
     tool: &Tool,

@@ -183,6 +183,15 @@ impl Layout {
         }
     }
 
+    /// Whether a staged file that could not be imported is worth keeping: a plain file that is not at fault.
+    pub(crate) fn may_try_again(&self, image: Digest, error: &StorageError) -> bool {
+        let plain = self
+            .staged(image)
+            .symlink_metadata()
+            .is_ok_and(|facts| facts.is_file());
+        plain && !error.blames_the_image()
+    }
+
     /// How full the filesystem is.
     pub(crate) fn usage(&self) -> Result<PoolUsage, StorageError> {
         let facts = statvfs(&self.root)
@@ -212,6 +221,16 @@ impl Layout {
             Some((id, directory.join(name)))
         };
         Ok(names.into_iter().filter_map(volume).collect())
+    }
+
+    /// Every image's digest, by the names alone; files of others are passed over.
+    pub(crate) fn image_files(&self) -> Result<Vec<Digest>, StorageError> {
+        let image = |name: String| {
+            let digest: Digest = name.strip_suffix(self.suffix)?.parse().ok()?;
+            name.starts_with(&digest.hex()).then_some(digest)
+        };
+        let names = self.names(&self.images())?;
+        Ok(names.into_iter().filter_map(image).collect())
     }
 
     fn names(&self, directory: &Path) -> Result<Vec<String>, StorageError> {

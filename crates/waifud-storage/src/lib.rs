@@ -126,6 +126,21 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether it is the image's bytes that are at fault, so that the same file will be refused again.
+    pub fn blames_the_image(&self) -> bool {
+        match self {
+            Self::BadImage(_) | Self::ImageRefused { .. } | Self::DigestMismatch { .. } => true,
+            Self::NoRoom { .. }
+            | Self::NoImage(_)
+            | Self::TooSmall { .. }
+            | Self::NoClones { .. }
+            | Self::Tool { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+}
+
 /// Where disks live on a node.
 #[async_trait]
 pub trait StoragePool: Send + Sync {
@@ -143,6 +158,9 @@ pub trait StoragePool: Send + Sync {
     /// How full it is.
     async fn usage(&self) -> Result<PoolUsage, StorageError>;
 
+    /// Every image in the pool.
+    async fn images(&self) -> Result<Vec<Digest>, StorageError>;
+
     /// Whether the image is there, whole and verified.
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError>;
 
@@ -151,7 +169,8 @@ pub trait StoragePool: Send + Sync {
     async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError>;
 
     /// Verifies the staged file against its digest, inspects it as a hostile file, and makes it an image of the pool.
-    /// The staged file is gone afterwards, whatever the outcome.
+    /// The staged file is gone afterwards, unless it could not be judged or taken for a passing reason: then the next
+    /// call begins with it again.
     async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
 
     /// Forgets the image. Refused with `Tool`/`Io` while volumes need it; a pool whose volumes stand for themselves never

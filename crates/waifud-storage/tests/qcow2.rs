@@ -223,6 +223,15 @@ fn script(directory: &Path, text: &str) -> PathBuf {
     path
 }
 
+/// What an import that failed leaves: the download, if the tool is to blame and not the image.
+fn kept(error: &StorageError, pool: &Path, image: Digest) -> Vec<PathBuf> {
+    if matches!(error, StorageError::Tool { .. }) {
+        vec![pool.join(format!("staging/{}.part", image.hex()))]
+    } else {
+        Vec::new()
+    }
+}
+
 async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, tempfile::TempDir) {
     let (tools, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut config = config(directory.path());
@@ -231,7 +240,10 @@ async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, tem
     let pool = Qcow2Pool::open(config).unwrap();
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let refused = import(&pool, &bytes, image).await.unwrap_err();
-    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+    assert_eq!(
+        files(directory.path()),
+        kept(&refused, directory.path(), image)
+    );
     (refused, tools)
 }
 
@@ -294,7 +306,8 @@ async fn a_missing_tool_is_named() {
         refused.to_string().contains("/nonexistent/qemu-img"),
         "{refused}"
     );
-    assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
+    let kept = kept(&refused, directory.path(), image);
+    assert_eq!(files(directory.path()), kept);
 }
 
 #[tokio::test]
@@ -606,4 +619,30 @@ async fn a_volume_is_made_without_a_process() {
         times[25], times[49]
     );
     assert_eq!(pool.volumes().await.unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn an_import_that_fails_for_a_passing_reason_keeps_what_was_fetched() {
+    if skip(without_qemu_img()) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, image) = image_bytes(ByteSize::mib(1), 7);
+    let mut without_tool = config(dir.path());
+    without_tool.qemu_img = "/nonexistent/qemu-img".into();
+    let pool = Qcow2Pool::open(without_tool).unwrap();
+    let error = import(&pool, &bytes, image).await.unwrap_err();
+    assert!(matches!(error, StorageError::Tool { .. }), "{error}");
+    let staged = pool.staging_path(image).await.unwrap();
+    assert!(fs::read(&staged).unwrap() == bytes);
+    drop(pool);
+    // With the tool there again, the same file is imported.
+    let pool = open(dir.path());
+    pool.import_image(image).await.unwrap();
+    assert!(pool.has_image(image).await.unwrap());
+    assert!(!staged.exists());
+    // What is wrong with the image itself is not kept.
+    let (_, other) = image_bytes(ByteSize::mib(1), 8);
+    import(&pool, &bytes, other).await.unwrap_err();
+    assert!(!pool.staging_path(other).await.unwrap().exists());
 }

@@ -42,6 +42,15 @@ impl ReadTx<'_> {
             .collect()
     }
 
+    /// How many downloads go on.
+    pub fn downloads_running(&self) -> Result<u64, StoreError> {
+        self.conn
+            .prepare_cached("SELECT count(*) AS running FROM downloads WHERE error IS NULL")?
+            .query_row([], |row| row.get::<_, i64>("running"))
+            .map(|count| u64::try_from(count).unwrap_or(0))
+            .map_err(Into::into)
+    }
+
     /// The downloads that share a source and go on.
     pub fn downloads_from(&self, source: Digest) -> Result<Vec<DownloadRow>, StoreError> {
         self.conn

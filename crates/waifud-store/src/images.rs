@@ -1,9 +1,9 @@
 //! Images: which files the image store holds, and who still needs them.
 
 use rusqlite::{OptionalExtension, Row};
-use waifud_types::{ByteSize, Digest, NodeId, Timestamp};
+use waifud_types::{ByteSize, Digest, Name, NodeId, Timestamp};
 
-use crate::codec::{digest, node16, size, time, to_i64};
+use crate::codec::{digest, name, node16, size, time, to_i64};
 use crate::{ReadTx, StoreError, WriteTx};
 
 /// One image file.
@@ -46,6 +46,16 @@ impl ReadTx<'_> {
             .collect()
     }
 
+    /// The templates that have the image among their revisions, by name.
+    pub fn templates_with_image(&self, wanted: Digest) -> Result<Vec<Name>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT template AS name FROM template_revisions WHERE image = ?1 ORDER BY template LIMIT 10",
+            )?
+            .query_and_then([wanted.bytes()], |row| name(row, "name"))?
+            .collect()
+    }
+
     /// Whether a template's revision or a living instance needs the image.
     pub fn image_is_used(&self, wanted: Digest) -> Result<bool, StoreError> {
         Ok(self
@@ -75,6 +85,24 @@ impl WriteTx<'_> {
                 image.created_at.as_microsecond(),
             ))?;
         Ok(added > 0)
+    }
+
+    /// Adds an image whose file was verified, or corrects the sizes of the row that is there: a claim knows them only
+    /// from a node's record. Says whether the row is new.
+    pub fn put_image(&mut self, image: &ImageRow) -> Result<bool, StoreError> {
+        if self.insert_image(image)? {
+            return Ok(true);
+        }
+        self.conn
+            .prepare_cached(
+                "UPDATE images SET size_bytes = ?2, virtual_size_bytes = ?3 WHERE digest = ?1",
+            )?
+            .execute((
+                image.digest.bytes(),
+                to_i64(image.size.bytes()),
+                to_i64(image.virtual_size.bytes()),
+            ))?;
+        Ok(false)
     }
 
     /// Forgets an image that nothing needs; false when it was absent or is needed.

@@ -1,10 +1,10 @@
 //! Templates and the images they ever pointed at.
 
 use rusqlite::Row;
-use waifud_types::template::{Datasource, Firmware, Template, TemplateRevision};
+use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
 use waifud_types::{ByteSize, Digest, Name, Timestamp};
 
-use crate::codec::{count, digest, name, size, time, to_word, word};
+use crate::codec::{corrupt, count, digest, name, size, time, to_json, to_word, word};
 use crate::{ReadTx, StoreError, WriteTx};
 
 /// A template to be, or its new image.
@@ -22,8 +22,10 @@ pub struct NewTemplate {
     pub default_user: Option<String>,
     /// The image.
     pub image: Digest,
-    /// Where it came from, and the publisher's checksum; null when uploaded.
-    pub source: Option<(String, Option<String>)>,
+    /// The publisher's checksum of this image; null when uploaded.
+    pub checksum: Option<String>,
+    /// Where it came from; null when uploaded.
+    pub origin: Option<TemplateOrigin>,
     /// Now.
     pub at: Timestamp,
 }
@@ -113,6 +115,11 @@ impl ReadTx<'_> {
                 min_disk_bytes: size(row, "virtual_size_bytes")?,
                 current: digest(row, "image")?,
                 used_by: count(row, "used_by")?,
+                source: row
+                    .get::<_, Option<String>>("origin")?
+                    .map(|text| serde_json::from_str(&text))
+                    .transpose()
+                    .map_err(|error| corrupt("origin")(error.into()))?,
                 revisions,
                 name,
             },
@@ -144,10 +151,11 @@ impl WriteTx<'_> {
     pub fn put_template(&mut self, new: &NewTemplate) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
-                "INSERT INTO templates (name, arch, datasource, firmware, default_user, image, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO templates (name, arch, datasource, firmware, default_user, image, created_at, origin)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (name) DO UPDATE SET arch = excluded.arch, datasource = excluded.datasource,
-                     firmware = excluded.firmware, default_user = excluded.default_user, image = excluded.image",
+                     firmware = excluded.firmware, default_user = excluded.default_user, image = excluded.image,
+                     origin = excluded.origin",
             )?
             .execute((
                 new.name.as_str(),
@@ -157,6 +165,10 @@ impl WriteTx<'_> {
                 &new.default_user,
                 new.image.bytes(),
                 new.at.as_microsecond(),
+                new.origin
+                    .as_ref()
+                    .map(|origin| to_json("a template's origin", origin))
+                    .transpose()?,
             ))?;
         self.conn
             .prepare_cached(
@@ -171,8 +183,8 @@ impl WriteTx<'_> {
                 new.image.bytes(),
                 &new.arch,
                 new.at.as_microsecond(),
-                new.source.as_ref().map(|(url, _)| url),
-                new.source.as_ref().and_then(|(_, checksum)| checksum.as_ref()),
+                new.origin.as_ref().map(|origin| &origin.url),
+                new.checksum.as_ref(),
             ))?;
         Ok(())
     }

@@ -57,6 +57,52 @@ pub enum Qcow2Error {
     AbsurdSize(ByteSize),
 }
 
+/// A format that images are compressed with for download; `qemu-img` reads none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packing {
+    /// Its name, such as `xz`.
+    pub name: &'static str,
+    /// The program that unpacks it.
+    pub tool: &'static str,
+    magic: &'static [u8],
+}
+
+/// Every known compression format.
+const PACKINGS: [Packing; 5] = [
+    Packing {
+        name: "xz",
+        tool: "unxz",
+        magic: b"\xfd7zXZ\0",
+    },
+    Packing {
+        name: "gzip",
+        tool: "gunzip",
+        magic: b"\x1f\x8b",
+    },
+    Packing {
+        name: "zstd",
+        tool: "unzstd",
+        magic: b"\x28\xb5\x2f\xfd",
+    },
+    Packing {
+        name: "bzip2",
+        tool: "bunzip2",
+        magic: b"BZh",
+    },
+    Packing {
+        name: "zip",
+        tool: "unzip",
+        magic: b"PK\x03\x04",
+    },
+];
+
+/// The compression format of a file that begins like this; `None` when it is not compressed, or with something else.
+pub fn packing(head: &[u8]) -> Option<Packing> {
+    PACKINGS
+        .into_iter()
+        .find(|packing| head.starts_with(packing.magic))
+}
+
 const INCOMPATIBLE_DIRTY: u64 = 1;
 const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
 const INCOMPATIBLE_EXTERNAL_DATA: u64 = 1 << 2;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Digest, Name, Timestamp};
+use crate::{ByteSize, Checksum, Digest, Name, Timestamp};
 
 /// How the guest finds its documents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -89,8 +89,28 @@ pub struct Template {
     pub current: Digest,
     /// How many living instances came from it.
     pub used_by: u64,
+    /// Where its image comes from; null when it was uploaded, or downloaded before waifud remembered that.
+    #[serde(default)]
+    pub source: Option<TemplateOrigin>,
     /// Every image it ever pointed at, newest first.
     pub revisions: Vec<TemplateRevision>,
+}
+
+/// Where a template's image comes from, as it was asked for: what a refresh asks again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TemplateOrigin {
+    /// The image.
+    pub url: String,
+    /// The entry of the catalog that gave the URL.
+    pub catalog: Option<String>,
+    /// The checksum that was given; null when the publisher's list is asked.
+    pub checksum: Option<Checksum>,
+    /// The publisher's list of checksums.
+    pub checksums_url: Option<String>,
+    /// What the image is called in that list, if not like the URL's last part.
+    pub checksums_file: Option<String>,
+    /// Whether https alone was to prove it.
+    pub insecure_no_checksum: bool,
 }
 
 /// One image of a template.

@@ -1,5 +1,6 @@
 //! `waifuctl create`
 
+use tokio::time::Instant;
 use waifud_api::{CreateInstance, Instance};
 use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
@@ -18,6 +19,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         return create_file::run(context, args).await;
     }
     let (wait, timeout) = (args.wait, args.timeout);
+    let deadline = Instant::now() + timeout;
     let key = args
         .idempotency_key
         .clone()
@@ -30,7 +32,14 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
                 .is_some_and(|p| p.code == "unknown-template") =>
         {
             let undone = "the instance was not created; the same command again goes on from there";
-            let name = download::missing(context, &request.template, error, undone).await?;
+            let name = download::missing(
+                context,
+                &request.template,
+                error,
+                undone,
+                wait.then_some(deadline),
+            )
+            .await?;
             request.template = name;
             context.client.create_instance(&request, &key).await?
         }
@@ -43,7 +52,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     }
     if wait {
         let name = instance.name.to_string();
-        instance = wait::or_detach(wait::until_ready(context, instance, timeout), &name).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        instance = wait::or_detach(wait::until_ready(context, instance, left), &name).await?;
     }
     context.printer.print(&instance, || summary(&instance))
 }

@@ -70,6 +70,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     for one in &nodes {
         checks.extend(node(one));
     }
+    checks.extend(super::pool::image_check(
+        &super::pool::images(context).await?,
+    ));
     for download in context.client.downloads().await?.items {
         let name = format!("download {}", download.name);
         let why = download.error.map(|error| error.title);

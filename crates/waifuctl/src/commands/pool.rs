@@ -5,6 +5,7 @@ use waifud_api::{DirectoryRoom, Image, Node};
 use waifud_types::node::PoolFacts;
 use waifud_types::{ByteSize, Digest, Name};
 
+use super::doctor::{Check, Verdict, ok};
 use super::server;
 use crate::cli_pool::{ImageCommand, PoolCommand};
 use crate::context::Context;
@@ -83,7 +84,26 @@ pub async fn df(context: &Context) -> Result<(), Failure> {
     })
 }
 
-async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
+/// For `doctor`: what is known of and not there.
+pub(super) fn image_check(images: &[Image]) -> Option<Check> {
+    let missing: Vec<String> = images
+        .iter()
+        .filter(|image| !image.available)
+        .map(|image| image.digest.short())
+        .collect();
+    (!missing.is_empty()).then(|| {
+        ok(
+            "image store",
+            format!("files are missing or damaged: {}", missing.join(", ")),
+        )
+        .but(
+            Verdict::Warn,
+            "waifuctl template refresh --all downloads them; uploaded ones: waifuctl template add NAME --file FILE",
+        )
+    })
+}
+
+pub(super) async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
     let whole = whole::list(async |query| context.client.images(query).await).await?;
     Ok(whole.items)
 }
@@ -156,7 +176,38 @@ fn shown_images(images: &[Image]) -> String {
             image.size_bytes.to_string(),
             image.virtual_size_bytes.to_string(),
             crate::text::age(image.created_at, jiff::Timestamp::now()),
+            if image.available { "yes" } else { "missing" }.to_owned(),
         ]
     });
-    table(&["IMAGE", "SIZE", "MIN DISK", "AGE"], rows.collect())
+    table(
+        &["IMAGE", "SIZE", "MIN DISK", "AGE", "FILE"],
+        rows.collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(byte: u8, available: bool) -> Image {
+        Image {
+            digest: Digest::from_bytes([byte; 32]),
+            size_bytes: ByteSize::mib(1),
+            virtual_size_bytes: ByteSize::mib(2),
+            available,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_missing_image_file_is_shown_and_found_by_doctor() {
+        let images = [image(0xaa, true), image(0xbb, false)];
+        let text = shown_images(&images);
+        let line = |digits| text.lines().find(|line| line.contains(digits)).unwrap();
+        assert!(line("aaaaaa").ends_with("yes") && line("bbbbbb").ends_with("missing"));
+        let check = image_check(&images).unwrap();
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(check.message.contains("bbbbbb") && !check.message.contains("aaaaaa"));
+        assert_eq!(image_check(&images[..1]), None);
+    }
 }

@@ -51,7 +51,14 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         match context.client.update_instance(&id, &order, None).await {
             Err(error) if is_unknown(&error) => {
                 let undone = "nothing was changed; the same command again goes on from there";
-                begin.template = download::missing(context, &begin.template, error, undone).await?;
+                begin.template = download::missing(
+                    context,
+                    &begin.template,
+                    error,
+                    undone,
+                    args.wait.then_some(deadline),
+                )
+                .await?;
                 let order = change(RescueOrder::Begin(begin));
                 context.client.update_instance(&id, &order, None).await?
             }
@@ -94,8 +101,10 @@ async fn template(context: &Context, wanted: Option<String>) -> Result<String, F
     if let Some(wanted) = wanted {
         return Ok(wanted);
     }
-    if context.client.template(OWN).await.is_ok() {
-        return Ok(OWN.to_owned());
+    match context.client.template(OWN).await {
+        Ok(_) => return Ok(OWN.to_owned()),
+        Err(error) if error.problem().is_some_and(|p| p.status == 404) => {}
+        Err(error) => return Err(error.into()),
     }
     let catalog = context.client.catalog().await?;
     let mut names = catalog.items.iter().map(|entry| entry.name.to_string());

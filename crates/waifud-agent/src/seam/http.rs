@@ -148,7 +148,13 @@ fn link_error(error: AgentClientError) -> LinkError {
     match error {
         AgentClientError::Problem(problem) => LinkError::Refused {
             status: problem.status,
-            message: problem.title,
+            // Only a person can bring the file back: what to do is shown where the instance waits.
+            message: match problem.hint {
+                Some(hint) if problem.code == "image-missing" => {
+                    format!("{} ({hint})", problem.title)
+                }
+                _ => problem.title,
+            },
         },
         AgentClientError::Unreachable { ref source, .. } => LinkError::Unreachable {
             message: format!("{error}: {source}"),

@@ -385,6 +385,7 @@ fn fast() -> Timing {
         bridges: ms(10_000),
         period: ms(300),
         sweep: ms(30),
+        image_grace: Duration::from_hours(24),
         network: ms(10_000),
         metadata: ms(20),
         retry_min: ms(2),

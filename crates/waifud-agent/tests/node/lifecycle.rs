@@ -77,6 +77,45 @@ async fn many_at_once_share_one_download_and_each_gets_its_own() {
 }
 
 #[tokio::test]
+async fn an_image_that_could_not_be_imported_at_once_is_not_fetched_again() {
+    let world = World::new();
+    let passing = waifud_storage::StorageError::Tool {
+        tool: "qemu-img",
+        message: "it is being upgraded".to_owned(),
+    };
+    world
+        .pool
+        .fail_next(waifud_storage::fake::Op::ImportImage, passing);
+    world.start();
+    world.run_one("web").await;
+    assert_eq!(world.pool.calls(waifud_storage::fake::Op::ImportImage), 2);
+    assert_eq!(world.waifud.fetches(), 1);
+}
+
+#[tokio::test]
+async fn an_image_leaves_the_pool_when_no_instance_needs_it_any_more() {
+    use waifud_storage::StoragePool as _;
+    let mut world = World::new();
+    world.settings.timing.image_grace = std::time::Duration::from_millis(100);
+    world.start();
+    let id = world.run_one("web").await;
+    let image = world.instance("other").spec.image;
+    world.restart().await;
+    world.until_ready(id).await;
+    assert!(world.pool.has_image(image).await.unwrap());
+    world.delete(id).await;
+    world
+        .until("the image is gone", async || {
+            !world.pool.has_image(image).await.unwrap()
+        })
+        .await;
+    // An instance that needs it again gets it again.
+    let again = world.run_one("again").await;
+    assert!(world.pool.has_image(image).await.unwrap());
+    world.delete(again).await;
+}
+
+#[tokio::test]
 async fn one_that_shall_not_run_is_prepared_and_stays_off_until_it_shall() {
     let world = World::new();
     world.start();

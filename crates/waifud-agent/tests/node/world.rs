@@ -245,6 +245,7 @@ fn fast() -> Timing {
         bridges: ms(20),
         period: ms(300),
         sweep: ms(50),
+        image_grace: Duration::from_hours(24),
         network: ms(500),
         metadata: ms(50),
         retry_min: ms(2),

@@ -27,18 +27,29 @@ pub enum ChecksumFileError {
 /// The checksum of the file that is called `name`; SHA-512 where both kinds are there.
 ///
 /// `for_one` says that the list is for this image alone (its URL is the image's and an ending): then its only entry
-/// counts whatever it is called, as some publishers name the build there and not the link that people use.
+/// counts whatever it is called, as some publishers name the build there and not the link that people use. Digits alone
+/// in a file can only be this image's, whatever the file is called.
 pub fn find(text: &str, name: &str, for_one: bool) -> Result<Checksum, ChecksumFileError> {
+    // Windows' editors begin a file so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let entries: Vec<Entry> = text.lines().filter_map(entry).collect();
     if entries.is_empty() {
         return Err(ChecksumFileError::NoChecksums);
     }
     let mut ours: Vec<&Entry> = entries
         .iter()
-        .filter(|entry| entry.name.as_deref() == Some(name))
+        .filter(|entry| {
+            entry
+                .name
+                .as_deref()
+                .is_some_and(|listed| same(listed, name))
+        })
         .collect();
-    if ours.is_empty() && for_one && entries.len() == 1 {
-        ours = entries.iter().collect();
+    if ours.is_empty()
+        && let [only] = entries.as_slice()
+        && (for_one || only.name.is_none())
+    {
+        ours.push(only);
     }
     let strongest = ours
         .iter()
@@ -52,6 +63,14 @@ pub fn find(text: &str, name: &str, for_one: bool) -> Result<Checksum, ChecksumF
         }
         _ => Err(ChecksumFileError::Ambiguous(name.to_owned())),
     }
+}
+
+/// Whether a list means the file: some generators write names as they are in URLs.
+fn same(listed: &str, name: &str) -> bool {
+    listed == name
+        || percent_encoding::percent_decode_str(listed)
+            .decode_utf8()
+            .is_ok_and(|decoded| decoded == name)
 }
 
 /// Whether a list's URL says that it is for the one image: the same but for an ending.
@@ -149,8 +168,10 @@ mod tests {
     fn alpine_gives_digits_alone_and_opensuse_another_name() {
         let bare = hex("7", 128);
         assert!(find(&bare, "generic_alpine.qcow2", true).is_ok());
+        assert!(find(&bare, "generic_alpine.qcow2", false).is_ok());
+        let two = format!("{bare}\n{}", hex("8", 128));
         assert_eq!(
-            find(&bare, "generic_alpine.qcow2", false),
+            find(&two, "generic_alpine.qcow2", false),
             Err(ChecksumFileError::NotListed("generic_alpine.qcow2".into()))
         );
         let build = format!(
@@ -187,6 +208,22 @@ mod tests {
         assert_eq!(found.to_string(), format!("sha512:{}", hex("3", 128)));
         let weak = format!("{}  a\n", hex("1", 32));
         assert_eq!(find(&weak, "a", true), Err(ChecksumFileError::NoChecksums));
+    }
+
+    #[test]
+    fn names_as_in_urls_and_a_byte_order_mark_are_understood() {
+        let digits = hex("a", 64);
+        let name = "my disk+1.qcow2";
+        for line in [
+            format!("\u{feff}{digits}  my disk+1.qcow2\r\n"),
+            format!("{digits} *my%20disk%2B1.qcow2\n{digits}  other\n"),
+            format!("\u{feff}SHA256 (my disk+1.qcow2) = {digits}"),
+            format!("\u{feff}{digits}\r\n"),
+        ] {
+            assert!(find(&line, name, false).is_ok(), "{line:?}");
+        }
+        let of_another = format!("{digits}  my%2520disk%2B1.qcow2");
+        assert!(find(&of_another, name, false).is_err());
     }
 
     #[test]

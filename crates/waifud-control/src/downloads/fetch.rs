@@ -1,12 +1,17 @@
 //! One attempt at a source: go on where the last one broke, verify, and say whether trying again makes sense.
 
+use std::time::Duration;
+
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
 use waifud_api::Problem;
 use waifud_types::qcow2;
-use waifud_types::{ByteSize, Checksum, ChecksumAlgorithm};
+use waifud_types::{ByteSize, Checksum, ChecksumAlgorithm, Digest};
 
+use super::Pace;
 use super::partial::Partial;
+use super::reach::{Reach, Trail};
 use super::source::{Proof, Source};
 use super::{checksum_file, http, words};
 use crate::image_store::LOOK_EVERY;
@@ -14,6 +19,8 @@ use crate::room::ImageRoom;
 
 /// A list of checksums is smaller than this.
 const LIST_MAX: usize = 4 << 20;
+/// And is here within this time.
+const LIST_TIME: Duration = Duration::from_mins(1);
 
 /// Why an attempt did not succeed.
 #[derive(Debug)]
@@ -22,6 +29,8 @@ pub(super) enum Failure {
     Lasting(Problem),
     /// Trying again may.
     Passing(String),
+    /// It goes on, but would take for ever.
+    TooSlow(String),
     /// There is no room for it; trying again once there is will help.
     NoRoom,
 }
@@ -60,10 +69,15 @@ impl Validator {
 /// The settings of an attempt.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
-    pub(super) reach: super::source::Reach,
+    pub(super) reach: Reach,
+    /// Learns whether the attempt leads to a private address.
+    pub(super) trail: Trail,
     pub(super) proxies: bool,
     pub(super) max: ByteSize,
     pub(super) room: ImageRoom,
+    /// A server that says nothing for so long has gone.
+    pub(super) silence: Duration,
+    pub(super) pace: Pace,
 }
 
 /// The checksum that proves the image; `None` when the asker does without.
@@ -75,24 +89,32 @@ pub(super) async fn expected(
         Proof::Given(checksum) => Ok(Some(checksum.clone())),
         Proof::HttpsAlone => Ok(None),
         Proof::Listed { url, name, for_one } => {
-            let client = client(false, limits)?;
-            let response = client.get(url.clone()).send().await.map_err(transport)?;
-            let mut response = usable(response, "the list of checksums")?;
-            let mut text = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(transport)? {
-                text.extend_from_slice(&chunk);
-                if text.len() > LIST_MAX {
-                    return Err(Failure::Lasting(words::bad_list(
-                        url,
-                        "it is too long for a list of checksums",
-                    )));
-                }
-            }
+            let text = tokio::time::timeout(LIST_TIME, list(url, limits))
+                .await
+                .map_err(|_| Failure::TooSlow("the list of checksums takes too long".to_owned()))?;
+            let text = text?;
             checksum_file::find(&String::from_utf8_lossy(&text), name, *for_one)
                 .map(Some)
                 .map_err(|error| Failure::Lasting(words::bad_list(url, &error.to_string())))
         }
     }
+}
+
+async fn list(url: &reqwest::Url, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    let client = client(url, false, limits)?;
+    let response = client.get(url.clone()).send().await.map_err(transport)?;
+    let mut response = usable(response, "the list of checksums")?;
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(transport)? {
+        text.extend_from_slice(&chunk);
+        if text.len() > LIST_MAX {
+            return Err(Failure::Lasting(words::bad_list(
+                url,
+                "it is too long for a list of checksums",
+            )));
+        }
+    }
+    Ok(text)
 }
 
 /// Fetches what is missing. Afterwards the file is whole, as far as its server says. `learned` is told which version it
@@ -108,7 +130,7 @@ pub(super) async fn fetch<L>(
 where
     L: AsyncFnOnce(Validator) -> Result<(), Failure>,
 {
-    let mut request = client(source.proof != Proof::HttpsAlone, limits)?
+    let mut request = client(&source.url, source.proof != Proof::HttpsAlone, limits)?
         .get(source.url.clone())
         .header(header::ACCEPT_ENCODING, "identity");
     match &validator.0 {
@@ -146,11 +168,17 @@ where
     }
     let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
     limits.room.check(rest)?;
-    watcher.progress(partial.length, total);
+    if !limits.trail.is_private() {
+        watcher.progress(partial.length, total);
+    }
     let outcome = stream(&mut response, limits, partial, total, watcher).await;
     // What came is kept, also when the rest did not.
     partial.flush().await?;
-    outcome
+    outcome?;
+    if total.is_some_and(|total| partial.length < total) {
+        return Err(Failure::Passing("the connection broke".to_owned()));
+    }
+    Ok(())
 }
 
 async fn stream(
@@ -162,12 +190,13 @@ async fn stream(
 ) -> Result<(), Failure> {
     let mut room_at = partial.length;
     let mut looked = partial.head.len() == qcow2::HEADER_BYTES;
-    while let Some(chunk) = response.chunk().await.map_err(transport)? {
-        if partial.length.saturating_add(chunk.len() as u64) > limits.max.bytes() {
+    let mut pace = Measured::new(limits.pace, partial.received());
+    while let Some(chunk) = next(response, &mut pace, partial.received()).await? {
+        if partial.received().saturating_add(chunk.len() as u64) > limits.max.bytes() {
             return Err(Failure::Lasting(words::too_large(limits.max)));
         }
-        if partial.length >= room_at {
-            room_at = partial.length + LOOK_EVERY;
+        if partial.received() >= room_at {
+            room_at = partial.received() + LOOK_EVERY;
             limits.room.check(0)?;
         }
         partial.push(&chunk).await?;
@@ -176,12 +205,59 @@ async fn stream(
             qcow2::parse(&partial.head)
                 .map_err(|error| Failure::Lasting(words::no_image(&partial.head, &error)))?;
         }
-        watcher.progress(partial.length, total);
-    }
-    if total.is_some_and(|total| partial.length < total) {
-        return Err(Failure::Passing("the connection broke".to_owned()));
+        // Of what a private address serves nothing is told until it is known to be an image.
+        if looked || !limits.trail.is_private() {
+            watcher.progress(partial.received(), total);
+        }
     }
     Ok(())
+}
+
+/// What came within one window of time.
+struct Measured {
+    pace: Pace,
+    until: Instant,
+    before: u64,
+}
+
+impl Measured {
+    fn new(pace: Pace, received: u64) -> Self {
+        Self {
+            pace,
+            until: Instant::now() + pace.window,
+            before: received,
+        }
+    }
+
+    /// Begins the next window, unless too little came in the last one.
+    fn next_window(&mut self, received: u64) -> Result<(), Failure> {
+        if received.saturating_sub(self.before) < self.pace.bytes.bytes() {
+            return Err(Failure::TooSlow(format!(
+                "the server sends less than {} in {} s",
+                self.pace.bytes,
+                self.pace.window.as_secs().max(1)
+            )));
+        }
+        *self = Self::new(self.pace, received);
+        Ok(())
+    }
+}
+
+/// The next bytes; an error when they come so slowly that there would be no end.
+async fn next(
+    response: &mut Response,
+    pace: &mut Measured,
+    received: u64,
+) -> Result<Option<bytes::Bytes>, Failure> {
+    loop {
+        if Instant::now() >= pace.until {
+            pace.next_window(received)?;
+        }
+        // Giving up waiting for a chunk loses nothing of it.
+        if let Ok(chunk) = timeout_at(pace.until, response.chunk()).await {
+            return chunk.map_err(transport);
+        }
+    }
 }
 
 /// The server has no byte after ours: we have all of them, or it has another file.
@@ -201,14 +277,24 @@ async fn all_there(partial: &mut Partial, response: &Response) -> Result<(), Fai
     ))
 }
 
-/// Compares what came with what its publisher promised. Bytes of several answers that do not fit together are thrown
-/// away and fetched again once; so `Passing` here means: try again at once.
+/// A file that was read back from the disk, and is what its publisher promised.
+pub(super) struct Proven {
+    pub(super) digest: Digest,
+    pub(super) size: ByteSize,
+    pub(super) header: qcow2::Qcow2Header,
+}
+
+/// Makes the file durable, reads it back and compares it with what its publisher promised. Bytes of several answers that
+/// do not fit together are thrown away and fetched again once; so `Passing` here means: try again at once.
 pub(super) async fn verify(
     partial: &mut Partial,
     expected: Option<&Checksum>,
-) -> Result<(Checksum, qcow2::Qcow2Header), Failure> {
+) -> Result<Proven, Failure> {
+    let with_sha512 =
+        expected.is_some_and(|checksum| checksum.algorithm() == ChecksumAlgorithm::Sha512);
+    let contents = partial.sync_and_read_back(with_sha512).await?;
     if let Some(expected) = expected {
-        let actual = partial.checksum(expected.algorithm());
+        let actual = contents.checksum(expected.algorithm());
         if actual.as_ref() != Some(expected) {
             if partial.resumed {
                 partial.clear().await?;
@@ -219,17 +305,21 @@ pub(super) async fn verify(
             return Err(Failure::Lasting(words::mismatch(expected, actual.as_ref())));
         }
     }
-    let header = qcow2::parse(&partial.head)
-        .map_err(|error| Failure::Lasting(words::no_image(&partial.head, &error)))?;
-    partial.sync().await?;
-    let digest = partial
-        .checksum(ChecksumAlgorithm::Sha256)
-        .ok_or_else(|| Failure::Passing("SHA-256 gave no digits".to_owned()))?;
-    Ok((digest, header))
+    let header = qcow2::parse(&contents.head)
+        .map_err(|error| Failure::Lasting(words::no_image(&contents.head, &error)))?;
+    Ok(Proven {
+        digest: contents.digest,
+        size: ByteSize(contents.length),
+        header,
+    })
 }
 
-fn client(plain_is_fine: bool, limits: &Limits) -> Result<reqwest::Client, Failure> {
-    http::client(plain_is_fine, limits.reach, limits.proxies)
+fn client(
+    url: &reqwest::Url,
+    plain_is_fine: bool,
+    limits: &Limits,
+) -> Result<reqwest::Client, Failure> {
+    http::client(url, plain_is_fine, limits)
         .map_err(|error| Failure::Passing(format!("no connection can be made: {}", root(&error))))
 }
 

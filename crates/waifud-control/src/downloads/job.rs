@@ -1,21 +1,25 @@
 //! One source at work: attempts until the image is here, or it is certain that it will not come.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use waifud_store::{ImageRow, StoreError};
-use waifud_types::{ByteSize, Checksum, Digest, Name};
+use waifud_types::{Checksum, Digest, Name};
 
 use super::fetch::{self, Failure, Limits, Validator, Watcher};
 use super::partial::Partial;
+use super::reach::Trail;
 use super::source::{Proof, Source};
 use super::words;
 use crate::{Control, ControlError};
 
-/// So many attempts in a row may bring nothing.
+/// So many attempts in a row may bring next to nothing.
 const FRUITLESS: u32 = 8;
+/// What an attempt that breaks has to bring, so that a server that sends a few bytes each time is given up.
+const FRUIT: u64 = 64 << 10;
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
@@ -43,6 +47,8 @@ impl Progress {
 }
 
 struct Job {
+    /// Tells it from an earlier job of the same source.
+    number: u64,
     progress: Arc<Mutex<Progress>>,
     cancel: CancellationToken,
     ended: CancellationToken,
@@ -52,6 +58,7 @@ struct Job {
 #[derive(Default)]
 pub(crate) struct Jobs {
     jobs: Mutex<HashMap<Digest, Job>>,
+    numbers: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,7 +81,9 @@ impl Jobs {
             return;
         }
         let before = before.map(|job| job.ended.clone());
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let job = Job {
+            number,
             progress: Arc::default(),
             cancel: control.shared.stop.child_token(),
             ended: CancellationToken::new(),
@@ -101,7 +110,17 @@ impl Jobs {
                 }
                 () = worker.run() => {}
             }
+            worker.control.shared.jobs.forget(name, number);
+            worker.control.go_on_with(name).await;
         });
+    }
+
+    /// A job has ended. One that has taken its place stays.
+    fn forget(&self, source: Digest, number: u64) {
+        let mut jobs = lock(&self.jobs);
+        if jobs.get(&source).is_some_and(|job| job.number == number) {
+            jobs.remove(&source);
+        }
     }
 
     /// Nobody wants the source any more.
@@ -121,6 +140,7 @@ struct Worker {
 
 impl Worker {
     async fn run(&self) {
+        let mut failures = 0_u32;
         loop {
             let ended = match self.until_the_end().await {
                 Ok(Ok(())) => return,
@@ -134,12 +154,24 @@ impl Worker {
                 Ok(()) => return,
                 Err(error) if error.is_no_room() => self.wait_for_room().await,
                 Err(error) => {
-                    // The database failed: the row says that it goes on, and it does when waifud starts again.
+                    // The database or the disk failed: the row says that it goes on, so it does.
                     let _said_in_the_log = error.into_problem();
-                    return;
+                    self.change(|progress| {
+                        progress.waiting_for =
+                            Some("waifud's database and image store: it is tried again".to_owned());
+                    });
+                    self.pause(failures).await;
+                    failures += 1;
                 }
             }
         }
+    }
+
+    /// Waits longer after each failure.
+    async fn pause(&self, failures: u32) {
+        let first = self.control.shared.config.downloads.pause;
+        let pause = first.saturating_mul(2_u32.saturating_pow(failures.min(16)));
+        tokio::time::sleep(pause.min(PAUSE_MAX)).await;
     }
 
     /// A full disk is nobody's failure: what came is kept, and it goes on when there is room.
@@ -161,13 +193,6 @@ impl Worker {
 
     /// Inside, a problem that will last; outside, a failure of ours.
     async fn until_the_end(&self) -> Result<Result<(), waifud_api::Problem>, ControlError> {
-        let config = &self.control.shared.config;
-        let limits = Limits {
-            reach: super::reach(config),
-            proxies: config.downloads.proxies,
-            max: config.image_max,
-            room: self.control.shared.images.room().clone(),
-        };
         let path = self.control.shared.images.partial(self.name);
         let mut validator = self.known_validator().await?;
         let mut partial = match Partial::open(&path).await {
@@ -184,30 +209,66 @@ impl Worker {
         let mut fruitless = 0;
         loop {
             let before = partial.length;
-            let why = match self.attempt(&limits, &mut partial, &mut validator).await? {
+            let limits = self.limits();
+            let (why, slow) = match self.attempt(&limits, &mut partial, &mut validator).await? {
                 Ok(()) => return Ok(Ok(())),
-                Err(Failure::Lasting(problem)) => return Ok(Err(problem)),
-                Err(Failure::Passing(why)) => why,
+                Err(Failure::Lasting(problem)) => return Ok(Err(self.told(&limits, problem))),
+                Err(Failure::Passing(why)) => (why, false),
+                Err(Failure::TooSlow(why)) => (why, true),
                 Err(Failure::NoRoom) => {
                     self.wait_for_room().await;
                     continue;
                 }
             };
-            fruitless = if partial.length > before {
-                0
-            } else {
-                fruitless + 1
-            };
+            let fruit = !slow && partial.length >= before.saturating_add(FRUIT);
+            fruitless = if fruit { 0 } else { fruitless + 1 };
             if fruitless >= FRUITLESS {
-                return Ok(Err(words::gave_up(fruitless, &why)));
+                return Ok(Err(self.told(&limits, words::gave_up(fruitless, &why))));
             }
             tracing::info!(source = %words::shown(&self.source.url), why, "a download is tried again");
             self.change(|progress| {
-                progress.waiting_for = Some(format!("{why}; it is tried again"));
+                progress.waiting_for = Some(if self.is_silent_about(&limits) {
+                    words::PRIVATE_WAIT.to_owned()
+                } else {
+                    format!("{why}; it is tried again")
+                });
             });
-            let pause = config.downloads.pause * 2_u32.saturating_pow(fruitless.saturating_sub(1));
-            tokio::time::sleep(pause.min(PAUSE_MAX)).await;
+            self.pause(fruitless.saturating_sub(1)).await;
         }
+    }
+
+    /// The settings of the next attempt; the machine's addresses as they are now.
+    fn limits(&self) -> Limits {
+        let config = &self.control.shared.config;
+        Limits {
+            reach: super::reach(config),
+            trail: Trail::default(),
+            proxies: config.downloads.proxies,
+            max: config.image_max,
+            room: self.control.shared.images.room().clone(),
+            silence: config.downloads.silence,
+            pace: config.downloads.pace,
+        }
+    }
+
+    /// Whether what happened in an attempt is for the administrator's log alone.
+    fn is_silent_about(&self, limits: &Limits) -> bool {
+        limits.trail.is_private() && !self.source.listed_here
+    }
+
+    /// The problem as those who may read downloads are told it.
+    fn told(&self, limits: &Limits, problem: waifud_api::Problem) -> waifud_api::Problem {
+        if !self.is_silent_about(limits) {
+            return problem;
+        }
+        tracing::warn!(
+            source = %words::shown(&self.source.url),
+            code = problem.code,
+            detail = problem.detail,
+            "a download from a private address failed: {}",
+            problem.title
+        );
+        words::private()
     }
 
     async fn attempt(
@@ -251,28 +312,24 @@ impl Worker {
         if let Err(failure) = fetched {
             return Ok(Err(failure));
         }
-        let (digest, header) = match fetch::verify(partial, expected.as_ref()).await {
-            Ok(verified) => verified,
+        let proven = match fetch::verify(partial, expected.as_ref()).await {
+            Ok(proven) => proven,
             Err(failure) => return Ok(Err(failure)),
         };
-        let digest: Digest = digest
-            .to_string()
-            .parse()
-            .map_err(|_| ControlError::Inconsistent("SHA-256 gave no digest".to_owned()))?;
         let row = ImageRow {
-            digest,
-            size: ByteSize(partial.length),
-            virtual_size: header.virtual_size,
+            digest: proven.digest,
+            size: proven.size,
+            virtual_size: proven.header.virtual_size,
             created_at: self.control.now(),
         };
         self.control.keep_download(partial.path(), row).await?;
         self.control
-            .download_done(self.name, digest, expected)
+            .download_done(self.name, proven.digest, expected)
             .await?;
         Ok(Ok(()))
     }
 
-    /// The image that the checksum names, where it came before.
+    /// The image that the checksum names, where it came before and its file is whole.
     async fn image_that_is_here(
         &self,
         expected: Option<&Checksum>,
@@ -280,7 +337,8 @@ impl Worker {
         let Some(expected) = expected.map(ToString::to_string) else {
             return Ok(None);
         };
-        self.control
+        let found = self
+            .control
             .shared
             .store
             .read(move |tx| {
@@ -291,10 +349,16 @@ impl Worker {
                 let Some(digest) = named else {
                     return Ok(None);
                 };
-                Ok::<_, StoreError>(tx.image(digest)?.map(|row| row.digest))
+                tx.image(digest)
             })
             .await
-            .map_err(Into::into)
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        let Some(row) = found else {
+            return Ok(None);
+        };
+        let images = &self.control.shared.images;
+        let whole = images.is_whole(row.digest, row.size, true).await?;
+        Ok(whole.then_some(row.digest))
     }
 
     async fn known_validator(&self) -> Result<Validator, ControlError> {
@@ -341,4 +405,53 @@ impl Watcher for Worker {
 /// Names for logs: which templates wait for a source.
 pub(super) fn names(rows: &[waifud_store::DownloadRow]) -> Vec<Name> {
     rows.iter().map(|row| row.template.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use waifud_api::CreateDownload;
+    use waifud_store::{Mode, Store};
+    use waifud_types::Incarnation;
+
+    use super::*;
+    use crate::ControlConfig;
+    use crate::env::{SystemClock, SystemEntropy};
+    use crate::principal::Cause;
+
+    #[tokio::test]
+    async fn a_source_that_nobody_works_on_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = Mode::Threads { readers: 1 };
+        let store = Store::open(&dir.path().join("waifud.db"), mode, Incarnation(1)).unwrap();
+        let mut config = ControlConfig::new(dir.path().to_owned());
+        config.downloads.loopback = true;
+        config.downloads.proxies = false;
+        config.downloads.pause = Duration::from_millis(1);
+        let clock = Arc::new(SystemClock);
+        let control = Control::new(store, config, clock, Arc::new(SystemEntropy))
+            .await
+            .unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a", free.local_addr().unwrap());
+        drop(free);
+        let request = CreateDownload {
+            name: "a".into(),
+            url: Some(url),
+            checksum: Checksum::from_hex(&"a".repeat(64)),
+            ..CreateDownload::default()
+        };
+        control
+            .create_download(request, Cause::system())
+            .await
+            .unwrap();
+        assert_eq!(lock(&control.shared.jobs.jobs).len(), 1);
+        let forgotten = async {
+            while !lock(&control.shared.jobs.jobs).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let deadline = Duration::from_mins(1);
+        tokio::time::timeout(deadline, forgotten).await.unwrap();
+        assert!(control.download("a").await.unwrap().error.is_some());
+    }
 }

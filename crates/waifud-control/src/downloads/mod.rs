@@ -4,7 +4,8 @@
 //!  POST /v1/downloads ─► source.rs: may it be fetched, and what proves it? ─► one row per template (durable)
 //!                                                                                 │
 //!  job.rs: one task per source, however many templates wait for it ◄──────────────┘ also after a restart
-//!     │  http.rs, fetch.rs: Range and If-Range from where the last attempt broke ─► partial.rs: file and digests
+//!     │  http.rs, fetch.rs: Range and If-Range from where the last attempt broke ─► partial.rs: the file
+//!     │  reach.rs: which addresses may be asked, each time
 //!     ▼
 //!  checksum_file.rs: the publisher's word ─► the image store ─► the templates, in one transaction
 //! ```
@@ -17,18 +18,22 @@ mod fetch;
 mod http;
 mod job;
 mod partial;
+mod reach;
 mod source;
 mod words;
 
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use waifud_api::{CreateDownload, Download, DownloadState, Page, Problem};
 use waifud_store::{DownloadRow, ImageRow, NewTemplate, StoreError, WriteTx};
+use waifud_types::template::TemplateOrigin;
 use waifud_types::{ByteSize, Checksum, Digest};
 
 pub(crate) use self::job::Jobs;
-use self::source::Reach;
+use self::reach::Reach;
+pub(crate) use self::source::refresh;
 use crate::control::ControlConfig;
 use crate::note::EventExt;
 use crate::principal::Cause;
@@ -45,6 +50,23 @@ pub struct DownloadConfig {
     pub proxies: bool,
     /// The pause after the first attempt that failed; it doubles, up to a minute.
     pub pause: Duration,
+    /// A server that says nothing for so long has gone.
+    pub silence: Duration,
+    /// A server that is slower is given up.
+    pub pace: Pace,
+    /// So many downloads may go on at once.
+    pub at_once: u64,
+    /// Networks about whose machines an error tells nothing but that it failed.
+    pub private: Vec<IpNet>,
+}
+
+/// The least that a server has to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// So many bytes
+    pub bytes: ByteSize,
+    /// in each span of this length.
+    pub window: Duration,
 }
 
 impl Default for DownloadConfig {
@@ -54,6 +76,13 @@ impl Default for DownloadConfig {
             mirror: String::new(),
             proxies: true,
             pause: Duration::from_secs(1),
+            silence: Duration::from_mins(1),
+            pace: Pace {
+                bytes: ByteSize::mib(1),
+                window: Duration::from_mins(1),
+            },
+            at_once: 32,
+            private: reach::private_networks(),
         }
     }
 }
@@ -61,6 +90,9 @@ impl Default for DownloadConfig {
 fn reach(config: &ControlConfig) -> Reach {
     Reach {
         loopback: config.downloads.loopback,
+        own: config.interfaces.addresses(),
+        guests: Some(config.guest_range),
+        private: config.downloads.private.clone(),
     }
 }
 
@@ -77,7 +109,8 @@ impl Control {
         let request = source::complete(request, &config.downloads.mirror)?;
         let template = templates::checked_name(&request.name)?;
         templates::check(request.arch.as_deref(), request.default_user.as_deref())?;
-        let from = source::source(&request, reach(config))?;
+        let from = source::source(&request, &reach(config))?;
+        let at_once = config.downloads.at_once;
         let source = source::name(&from);
         let row = DownloadRow {
             template,
@@ -91,7 +124,7 @@ impl Control {
         let row = self
             .shared
             .store
-            .write(move |tx| begin(tx, row, &shown, &cause))
+            .write(move |tx| begin(tx, row, at_once, &shown, &cause))
             .await?;
         self.shared.jobs.ensure(self, source, from);
         Ok(self.shown(row))
@@ -106,12 +139,43 @@ impl Control {
             .await
             .map_err(|error: StoreError| ControlError::from(error))?;
         for row in rows.into_iter().filter(|row| row.error.is_none()) {
-            match source::source(&row.request, reach(&self.shared.config)) {
+            match source::source(&row.request, &reach(&self.shared.config)) {
                 Ok(from) => self.shared.jobs.ensure(self, row.source, from),
                 Err(problem) => self.download_failed(row.source, problem).await?,
             }
         }
         Ok(())
+    }
+
+    /// A job of the source has ended. Somebody may have asked for the source again in the last moment, when it was
+    /// still in the list of jobs: then there is a row that nobody works on.
+    async fn go_on_with(&self, source: Digest) {
+        let stop = &self.shared.stop;
+        while !stop.is_cancelled() {
+            match self
+                .shared
+                .store
+                .read(move |tx| tx.downloads_from(source))
+                .await
+            {
+                Ok(rows) => {
+                    if let Some(row) = rows.first()
+                        && let Ok(from) = source::source(&row.request, &reach(&self.shared.config))
+                    {
+                        self.shared.jobs.ensure(self, source, from);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let error: StoreError = error;
+                    tracing::warn!(%error, "whether a download goes on can't be read; it is tried again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
     }
 
     /// One template on its way.
@@ -142,14 +206,17 @@ impl Control {
     }
 
     /// The downloads that share a source.
-    pub(crate) async fn downloads_from(&self, source: Digest) -> Vec<Download> {
+    pub(crate) async fn downloads_from(
+        &self,
+        source: Digest,
+    ) -> Result<Vec<Download>, ControlError> {
         let rows = self
             .shared
             .store
             .read(move |tx| tx.downloads_from(source))
-            .await;
-        let rows = rows.unwrap_or_else(|_: StoreError| Vec::new());
-        rows.into_iter().map(|row| self.shown(row)).collect()
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
+        Ok(rows.into_iter().map(|row| self.shown(row)).collect())
     }
 
     /// Ends the download of a template; another template's from the same source goes on.
@@ -234,24 +301,14 @@ impl Control {
         row: ImageRow,
     ) -> Result<(), ControlError> {
         let _changing = self.shared.images.changing.lock().await;
-        self.shared.images.adopt(partial, row.digest)?;
-        let message = format!("{} for a disk of {}", row.size, row.virtual_size);
         let digest = row.digest;
+        let was_here = self.shared.images.holds(digest, row.size)?;
+        self.shared.images.adopt(partial, digest)?;
         let written = self
             .shared
             .store
             .write(move |tx| {
-                if tx.insert_image(&row)? {
-                    let object = note::image(row.digest);
-                    let cause = Cause::system();
-                    tx.emit(&note::event(
-                        row.created_at,
-                        "image.downloaded",
-                        object,
-                        &cause,
-                        message,
-                    ))?;
-                }
+                templates::file_is_here(tx, &row, was_here, "image.downloaded", &Cause::system())?;
                 Ok::<_, StoreError>(())
             })
             .await;
@@ -279,6 +336,14 @@ impl Control {
                 for row in rows {
                     tx.remove_download(row.template.as_str())?;
                     let request = row.request;
+                    let origin = request.url.clone().map(|url| TemplateOrigin {
+                        url,
+                        catalog: request.catalog.clone(),
+                        checksum: request.checksum.clone(),
+                        checksums_url: request.checksums_url.clone(),
+                        checksums_file: request.checksums_file.clone(),
+                        insecure_no_checksum: request.insecure_no_checksum,
+                    });
                     let new = NewTemplate {
                         name: row.template,
                         arch: request.arch.unwrap_or_else(|| "x86_64".to_owned()),
@@ -286,7 +351,8 @@ impl Control {
                         firmware: request.firmware.unwrap_or_default(),
                         default_user: request.default_user,
                         image,
-                        source: request.url.map(|url| (url, checksum.clone())),
+                        checksum: checksum.clone(),
+                        origin,
                         at,
                     };
                     templates::put(tx, &new, &Cause::system())?;
@@ -303,6 +369,7 @@ impl Control {
 fn begin(
     tx: &mut WriteTx<'_>,
     row: DownloadRow,
+    at_once: u64,
     shown: &str,
     cause: &Cause,
 ) -> Result<DownloadRow, ControlError> {
@@ -320,6 +387,9 @@ fn begin(
             ..row
         },
         _ => {
+            if tx.downloads_running()? >= at_once {
+                return Err(problems::too_many_downloads(at_once).into());
+            }
             // Another template's download may be half-way: what is known of its file counts for this one too.
             let validator = tx
                 .downloads_from(row.source)?

@@ -1,25 +1,18 @@
 //! Where an image comes from: what may be asked for, and what proves that the right bytes came. Pure.
 
-use std::net::IpAddr;
-
 use reqwest::Url;
 use url_host::Host;
 use waifud_api::{CreateDownload, Problem};
+use waifud_store::TemplateRow;
 use waifud_types::{Checksum, Digest};
 
 use super::checksum_file;
+use super::reach::{LOOPBACK, Reach, forbidden};
 use crate::image_store::sha256;
 use crate::{catalog, problems};
 
 /// The longest URL that is taken.
 const URL_MAX: usize = 2048;
-
-/// What decides about addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reach {
-    /// Whether this machine's own services may be asked; what comes from them counts as safe from eavesdroppers.
-    pub loopback: bool,
-}
 
 /// A place to fetch from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +21,8 @@ pub struct Source {
     pub url: Url,
     /// What proves its bytes.
     pub proof: Proof,
+    /// Whether the catalog names it, or the administrator's mirror: errors then hide nothing.
+    pub listed_here: bool,
 }
 
 /// What proves that the right bytes came.
@@ -68,7 +63,8 @@ pub fn complete(request: CreateDownload, mirror: &str) -> Result<CreateDownload,
     };
     let own_proof = request.checksum.is_some() || request.checksums_url.is_some();
     Ok(CreateDownload {
-        catalog: None,
+        // Kept, so that a refresh follows the catalog.
+        catalog: Some(wanted.to_owned()),
         url: Some(mirrored(&entry.url)),
         checksums_url: if own_proof {
             request.checksums_url
@@ -85,8 +81,66 @@ pub fn complete(request: CreateDownload, mirror: &str) -> Result<CreateDownload,
     })
 }
 
+/// The request that asks a template's source again. With `mirror`, the catalog's images come from there.
+pub fn refresh(row: TemplateRow, mirror: &str) -> Result<CreateDownload, Problem> {
+    let TemplateRow { template, arch } = row;
+    let request = CreateDownload {
+        name: template.name.to_string(),
+        arch: Some(arch),
+        datasource: Some(template.datasource),
+        firmware: Some(template.firmware),
+        default_user: template.default_user,
+        ..CreateDownload::default()
+    };
+    let Some(origin) = template.source else {
+        return Err(problems::no_source(&template.name));
+    };
+    let in_catalog = origin
+        .catalog
+        .filter(|entry| catalog::entry(entry).is_some());
+    if in_catalog.is_some() {
+        // The catalog of this waifud may know a newer place; a proof of the user's own stays.
+        return Ok(CreateDownload {
+            catalog: in_catalog,
+            checksum: origin.checksum,
+            ..request
+        });
+    }
+    if origin.checksum.is_some() || origin.checksums_url.is_some() || origin.insecure_no_checksum {
+        return Ok(CreateDownload {
+            url: Some(origin.url),
+            checksum: origin.checksum,
+            checksums_url: origin.checksums_url,
+            checksums_file: origin.checksums_file,
+            insecure_no_checksum: origin.insecure_no_checksum,
+            ..request
+        });
+    }
+    // From before sources were remembered: only the URL is known, and the checksum of what came from it.
+    let from_catalog = CreateDownload {
+        catalog: Some(template.name.to_string()),
+        ..request.clone()
+    };
+    let known = complete(from_catalog.clone(), mirror);
+    if known.is_ok_and(|known| known.url.as_ref() == Some(&origin.url)) {
+        return Ok(from_catalog);
+    }
+    let mut revisions = template.revisions.into_iter();
+    let checksum = revisions
+        .find(|revision| revision.image == template.current)
+        .and_then(|revision| revision.checksum?.parse().ok());
+    if checksum.is_none() {
+        return Err(problems::no_source(&template.name));
+    }
+    Ok(CreateDownload {
+        url: Some(origin.url),
+        checksum,
+        ..request
+    })
+}
+
 /// Reads a complete request, and refuses what may not be fetched.
-pub fn source(request: &CreateDownload, reach: Reach) -> Result<Source, Problem> {
+pub fn source(request: &CreateDownload, reach: &Reach) -> Result<Source, Problem> {
     let text = request.url.as_deref().unwrap_or_default();
     let named = request.checksum.is_some();
     let proof = match (&request.checksum, &request.checksums_url) {
@@ -111,10 +165,14 @@ pub fn source(request: &CreateDownload, reach: Reach) -> Result<Source, Problem>
         Some(proof) => proof,
         None => listed(request, &url, reach)?,
     };
-    Ok(Source { url, proof })
+    Ok(Source {
+        url,
+        proof,
+        listed_here: request.catalog.is_some(),
+    })
 }
 
-fn listed(request: &CreateDownload, image: &Url, reach: Reach) -> Result<Proof, Problem> {
+fn listed(request: &CreateDownload, image: &Url, reach: &Reach) -> Result<Proof, Problem> {
     let text = request.checksums_url.as_deref().unwrap_or_default();
     // A list that came in the clear proves nothing.
     let url = parse("checksums_url", text, false, reach)?;
@@ -135,8 +193,17 @@ fn listed(request: &CreateDownload, image: &Url, reach: Reach) -> Result<Proof, 
         .field("checksums_file")
         .hint("say what the image is called in the list: --checksums-file NAME"));
     }
+    // A URL has some characters in another form: `%2B` for a plus sign.
+    let name = decoded(&name);
     let for_one = checksum_file::is_for_one(url.as_str(), image.as_str());
     Ok(Proof::Listed { url, name, for_one })
+}
+
+/// Without percent-encoding, where that gives text.
+fn decoded(name: &str) -> String {
+    percent_encoding::percent_decode_str(name)
+        .decode_utf8()
+        .map_or_else(|_| name.to_owned(), std::borrow::Cow::into_owned)
 }
 
 /// Names a source: requests for the same bytes, proven in the same way, have the same one.
@@ -149,7 +216,7 @@ pub fn name(source: &Source) -> Digest {
     sha256(format!("{}\n{proof}", source.url).as_bytes())
 }
 
-fn parse(field: &str, text: &str, plain_is_fine: bool, reach: Reach) -> Result<Url, Problem> {
+fn parse(field: &str, text: &str, plain_is_fine: bool, reach: &Reach) -> Result<Url, Problem> {
     let refused = |why: String| {
         Problem::new(422, "bad-url", why)
             .field(field)
@@ -167,7 +234,7 @@ fn parse(field: &str, text: &str, plain_is_fine: bool, reach: Reach) -> Result<U
 }
 
 /// Whether a URL, given or redirected to, may be asked; or why not.
-pub fn may_ask(url: &Url, plain_is_fine: bool, reach: Reach) -> Result<(), String> {
+pub fn may_ask(url: &Url, plain_is_fine: bool, reach: &Reach) -> Result<(), String> {
     let host = Host::of(url).ok_or("it names no host")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it carries a user or a password, which would be shown in lists".to_owned());
@@ -190,39 +257,8 @@ pub fn may_ask(url: &Url, plain_is_fine: bool, reach: Reach) -> Result<(), Strin
     }
 }
 
-const LOOPBACK: &str = "it leads to waifud's own machine; downloads_from_loopback allows that";
-
-/// Why nothing is asked at an address. The metadata services of clouds are among these, whatever the settings.
-pub fn forbidden(address: IpAddr, reach: Reach) -> Option<&'static str> {
-    let address = address.to_canonical();
-    if address.is_loopback() {
-        return (!reach.loopback).then_some(LOOPBACK);
-    }
-    let (link_local, metadata, nowhere) = match address {
-        IpAddr::V4(v4) => (
-            v4.is_link_local(),
-            // Alibaba's; the others' is link-local.
-            v4.octets() == [100, 100, 100, 200],
-            v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast() || v4.octets()[0] == 0,
-        ),
-        IpAddr::V6(v6) => (
-            v6.is_unicast_link_local(),
-            // Amazon's.
-            v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
-            v6.is_unspecified() || v6.is_multicast(),
-        ),
-    };
-    if link_local || metadata {
-        Some("it leads to a link-local address, where metadata services are")
-    } else if nowhere {
-        Some("it leads to an address that is no server's")
-    } else {
-        None
-    }
-}
-
 /// The host of a URL, without the `url` crate's own type, which reqwest does not show.
-mod url_host {
+pub(super) mod url_host {
     use std::net::IpAddr;
 
     use reqwest::Url;
@@ -253,7 +289,9 @@ mod url_host {
 mod tests {
     use super::*;
 
-    const HOME: Reach = Reach { loopback: false };
+    fn home() -> Reach {
+        Reach::default()
+    }
 
     fn request(url: &str) -> CreateDownload {
         CreateDownload {
@@ -272,22 +310,22 @@ mod tests {
 
     #[test]
     fn a_checksum_is_needed_and_http_only_goes_with_one() {
-        let code = |request: &CreateDownload| source(request, HOME).unwrap_err().code;
+        let code = |request: &CreateDownload| source(request, &home()).unwrap_err().code;
         assert_eq!(code(&request("https://example.org/a.qcow2")), "no-checksum");
-        assert!(source(&with_checksum("http://example.org/a.qcow2"), HOME).is_ok());
+        assert!(source(&with_checksum("http://example.org/a.qcow2"), &home()).is_ok());
         let mut insecure = request("https://example.org/a.qcow2");
         insecure.insecure_no_checksum = true;
-        assert_eq!(source(&insecure, HOME).unwrap().proof, Proof::HttpsAlone);
+        assert_eq!(source(&insecure, &home()).unwrap().proof, Proof::HttpsAlone);
         insecure.url = Some("http://example.org/a.qcow2".into());
         assert_eq!(code(&insecure), "bad-url");
         let mut listed = request("http://example.org/a.qcow2");
         listed.checksums_url = Some("http://example.org/SHA256SUMS".into());
         assert_eq!(
-            source(&listed, HOME).unwrap_err().field.as_deref(),
+            source(&listed, &home()).unwrap_err().field.as_deref(),
             Some("checksums_url")
         );
         listed.checksums_url = Some("https://example.org/SHA256SUMS".into());
-        assert!(source(&listed, HOME).is_ok());
+        assert!(source(&listed, &home()).is_ok());
     }
 
     #[test]
@@ -311,7 +349,7 @@ mod tests {
             "https:///",
             "nothing",
         ] {
-            let problem = source(&with_checksum(bad), HOME).unwrap_err();
+            let problem = source(&with_checksum(bad), &home()).unwrap_err();
             assert_eq!(
                 (problem.code.as_str(), problem.field.as_deref()),
                 ("bad-url", Some("url")),
@@ -319,10 +357,13 @@ mod tests {
             );
             assert!(!problem.title.contains("secret"));
         }
-        let open = Reach { loopback: true };
-        assert!(source(&with_checksum("http://127.0.0.1:80/a"), open).is_ok());
-        assert!(source(&with_checksum("https://169.254.169.254/a"), open).is_err());
-        assert!(source(&with_checksum("https://192.168.1.4/a"), HOME).is_ok());
+        let open = Reach {
+            loopback: true,
+            ..Reach::default()
+        };
+        assert!(source(&with_checksum("http://127.0.0.1:80/a"), &open).is_ok());
+        assert!(source(&with_checksum("https://169.254.169.254/a"), &open).is_err());
+        assert!(source(&with_checksum("https://192.168.1.4/a"), &home()).is_ok());
     }
 
     #[test]
@@ -332,6 +373,8 @@ mod tests {
             ..CreateDownload::default()
         };
         let complete_one = complete(asked.clone(), "").unwrap();
+        assert_eq!(complete_one.catalog.as_deref(), Some("debian-12"));
+        assert!(source(&complete_one, &home()).unwrap().listed_here);
         assert!(
             complete_one
                 .url
@@ -354,8 +397,80 @@ mod tests {
     }
 
     #[test]
+    fn the_name_in_the_list_is_the_urls_without_its_encoding() {
+        let mut listed = request("https://example.org/my%20disk%2B1.qcow2");
+        listed.checksums_url = Some("https://example.org/SHA256SUMS".into());
+        let name_of = |request: &CreateDownload| match source(request, &home()).unwrap().proof {
+            Proof::Listed { name, .. } => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(name_of(&listed), "my disk+1.qcow2");
+        listed.url = Some("https://example.org/my+disk.qcow2".into());
+        assert_eq!(name_of(&listed), "my+disk.qcow2");
+    }
+
+    fn downloaded(name: &str, origin: &serde_json::Value) -> TemplateRow {
+        let image = format!("sha256:{}", "b".repeat(64));
+        let template = serde_json::json!({
+            "name": name, "datasource": "cidata", "firmware": "uefi", "default_user": "me",
+            "min_disk_bytes": 1, "current": image, "used_by": 0, "source": origin,
+            "revisions": [{
+                "image": image, "arch": "x86_64", "source_url": origin["url"], "checksum": image,
+                "seen_at": "2026-11-29T00:00:00Z", "size_bytes": 1,
+            }],
+        });
+        TemplateRow {
+            template: serde_json::from_value(template).unwrap(),
+            arch: "aarch64".into(),
+        }
+    }
+
+    #[test]
+    fn a_refresh_asks_the_catalog_the_list_or_the_url_again() {
+        let origin = |url: &str| {
+            serde_json::json!({
+                "url": url, "catalog": null, "checksum": null, "checksums_url": null,
+                "checksums_file": null, "insecure_no_checksum": false,
+            })
+        };
+        let mut from_catalog = origin("https://old.example/d.qcow2");
+        from_catalog["catalog"] = "debian-12".into();
+        let asked = refresh(downloaded("d", &from_catalog), "").unwrap();
+        assert_eq!(
+            (asked.catalog.as_deref(), asked.url),
+            (Some("debian-12"), None)
+        );
+        assert_eq!(asked.arch.as_deref(), Some("aarch64"));
+        assert_eq!(asked.default_user.as_deref(), Some("me"));
+
+        let mut listed = origin("https://example.org/a.qcow2");
+        listed["checksums_url"] = "https://example.org/SUMS".into();
+        let asked = refresh(downloaded("a", &listed), "").unwrap();
+        assert_eq!(
+            asked.checksums_url.as_deref(),
+            Some("https://example.org/SUMS")
+        );
+        assert_eq!(asked.url.as_deref(), Some("https://example.org/a.qcow2"));
+
+        // From a database that remembers only the URL.
+        let catalog_url = catalog::entry("debian-12").unwrap().url.clone();
+        let asked = refresh(downloaded("debian-12", &origin(&catalog_url)), "").unwrap();
+        assert_eq!(asked.catalog.as_deref(), Some("debian-12"));
+        let asked = refresh(downloaded("a", &origin("https://example.org/a")), "").unwrap();
+        assert_eq!(asked.checksum, Checksum::from_hex(&"b".repeat(64)));
+        // An entry that this waifud's catalog lacks.
+        let mut gone = origin("https://example.org/a");
+        gone["catalog"] = "plan-9".into();
+        let asked = refresh(downloaded("a", &gone), "").unwrap();
+        assert_eq!((asked.catalog, asked.checksum.is_some()), (None, true));
+
+        let uploaded = downloaded("a", &serde_json::Value::Null);
+        assert_eq!(refresh(uploaded, "").unwrap_err().code, "no-source");
+    }
+
+    #[test]
     fn the_same_bytes_and_proof_have_the_same_name() {
-        let name_of = |request: &CreateDownload| name(&source(request, HOME).unwrap());
+        let name_of = |request: &CreateDownload| name(&source(request, &home()).unwrap());
         let first = with_checksum("https://example.org/a.qcow2");
         assert_eq!(
             name_of(&first),

@@ -2,28 +2,21 @@
 
 use reqwest::Url;
 use waifud_api::Problem;
-use waifud_types::qcow2::Qcow2Error;
+use waifud_types::qcow2::{Qcow2Error, packing};
 use waifud_types::{ByteSize, Checksum};
 
-/// First bytes of what people pack images in, its ending, and what unpacks it.
-const PACKED: [(&[u8], &str, &str); 4] = [
-    (b"\xfd7zXZ\0", "xz", "unxz"),
-    (b"\x1f\x8b", "gzip", "gunzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
-    (b"BZh", "bzip2", "bunzip2"),
-];
-
 pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
-    let packed = PACKED.iter().find(|(magic, ..)| head.starts_with(magic));
-    match packed {
-        Some((_, kind, tool)) => {
-            Problem::new(422, "bad-image", format!("the image is packed with {kind}"))
-                .field("url")
-                .hint(format!(
-                    "download and {tool} it, then: qemu-img convert -O qcow2 OLD NEW.qcow2; \
-                     waifuctl template add NAME --file NEW.qcow2"
-                ))
-        }
+    match packing(head) {
+        Some(packed) => Problem::new(
+            422,
+            "bad-image",
+            format!("the image is compressed with {}", packed.name),
+        )
+        .field("url")
+        .hint(format!(
+            "download it, unpack it with {}, and then: waifuctl template add NAME --file FILE (a qcow2 image)",
+            packed.tool
+        )),
         None => Problem::new(
             422,
             "bad-image",
@@ -96,6 +89,24 @@ pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
     .field("url")
     .hint("when the server or the network is back: waifuctl template add NAME again, with the same source")
 }
+
+/// Whatever went wrong at an address of a private network: whether something listens there, and what, is not for
+/// everybody who may add templates.
+pub(super) fn private() -> Problem {
+    Problem::new(
+        422,
+        "not-reached",
+        "the image could not be downloaded from this private address",
+    )
+    .field("url")
+    .hint(
+        "waifud's log says why. Check the URL from another machine, then: waifuctl template add NAME again, with the same \
+         source",
+    )
+}
+
+/// What is told while such an address is tried again.
+pub(super) const PRIVATE_WAIT: &str = "the image could not be downloaded yet";
 
 /// A URL without its query, which may hold a key.
 pub(super) fn shown(url: &Url) -> String {

@@ -45,6 +45,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/templates", AtLeast(Operator)),
     ("GET", "/v1/templates/{name}", AtLeast(Viewer)),
     ("DELETE", "/v1/templates/{name}", AtLeast(Operator)),
+    ("POST", "/v1/templates/{name}/refresh", AtLeast(Operator)),
     ("GET", "/v1/downloads", AtLeast(Viewer)),
     ("POST", "/v1/downloads", AtLeast(Operator)),
     ("GET", "/v1/downloads/{name}", AtLeast(Viewer)),

@@ -19,6 +19,7 @@ use crate::{Control, ControlError, catalog as data};
         (status = 202, description = "Written down; it goes on by itself. When it has ended well, the template is there and this is not.", body = Download),
         (status = 409, description = "The template is on its way from elsewhere.", body = Problem),
         (status = 422, description = "A field can't be used.", body = Problem),
+        (status = 429, description = "Too many downloads are running.", body = Problem),
     )
 )]
 pub async fn create(

@@ -263,7 +263,11 @@ impl EventWatch {
     async fn download_frames(&mut self, source: Result<Digest, broadcast::error::RecvError>) {
         // As with other progress: what was missed is made up for by the next.
         let Ok(source) = source else { return };
-        for download in self.control.downloads_from(source).await {
+        let Ok(downloads) = self.control.downloads_from(source).await else {
+            tracing::warn!("how far a download is can't be read; the next step tells");
+            return;
+        };
+        for download in downloads {
             let name = download.name.as_str();
             if self
                 .filter

@@ -34,7 +34,7 @@ pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
     request_body(content = String, content_type = "application/octet-stream", description = "A qcow2 file that stands alone."),
     responses(
         (status = 201, description = "Kept, verified and durable.", body = Image),
-        (status = 200, description = "It was there.", body = Image),
+        (status = 200, description = "It was known: the file is verified and replaces the one that was there.", body = Image),
         (status = 413, description = "It is too large.", body = Problem),
         (status = 422, description = "It is no image that may be used, or has another digest.", body = Problem),
         (status = 507, description = "No space is left.", body = Problem),
@@ -50,10 +50,6 @@ pub async fn upload(
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = request.into_body().into_data_stream();
-    if let Ok(image) = control.image(digest).await {
-        drain(body).await;
-        return Ok((StatusCode::OK, Json(image)));
-    }
     // Said before the bytes are sent, not when the disk is full of them.
     if let Err(error) = control.must_have_room_for_image(ByteSize(length.unwrap_or(0))) {
         drain(body).await;

@@ -78,6 +78,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(guest_commands::set_password))
         .routes(routes!(templates::create, templates::list))
         .routes(routes!(templates::show, templates::delete))
+        .routes(routes!(templates::refresh))
         .routes(routes!(downloads::create, downloads::list))
         .routes(routes!(downloads::show, downloads::delete))
         .routes(routes!(downloads::catalog))

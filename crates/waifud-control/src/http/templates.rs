@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use waifud_api::{CreateTemplate, Page, Problem};
+use waifud_api::{CreateTemplate, Download, Page, Problem};
 use waifud_types::template::Template;
 
 use super::body::{JsonBytes, parse};
@@ -59,6 +59,26 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<Template>, Refusal> {
     Ok(Json(control.template(&name).await?))
+}
+
+/// Asks a template's source again: newer contents become a new revision, and a missing file comes back.
+#[utoipa::path(
+    post, path = "/v1/templates/{name}/refresh", tag = "templates", operation_id = "refresh_template",
+    params(("name" = String, Path, description = "Its name.")),
+    responses(
+        (status = 202, description = "Written down; it goes on by itself, as any download.", body = Download),
+        (status = 404, description = "There is none.", body = Problem),
+        (status = 409, description = "It was uploaded, so there is no source to ask.", body = Problem),
+        (status = 429, description = "Too many downloads are running.", body = Problem),
+    )
+)]
+pub async fn refresh(
+    State(control): State<Control>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<Download>), Refusal> {
+    let download = control.refresh_template(&name, asker.cause).await?;
+    Ok((StatusCode::ACCEPTED, Json(download)))
 }
 
 /// Forgets a template; its instances live on.

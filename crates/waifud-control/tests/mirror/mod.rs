@@ -25,6 +25,8 @@ pub enum Reply {
     Stall(usize),
     /// Nothing but a status.
     Status(u16),
+    /// A byte now and then, for as long as the client listens.
+    Drip,
 }
 
 impl Reply {
@@ -167,10 +169,12 @@ impl Mirror {
     }
 }
 
+#[derive(Default)]
 struct Plan {
     head: String,
     body: Vec<u8>,
     stall: bool,
+    drip: bool,
 }
 
 async fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
@@ -185,7 +189,16 @@ async fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
             .map_or_else(not_found, |file| plan(file, &head))
     };
     stream.write_all(plan.head.as_bytes()).await?;
-    stream.write_all(&plan.body).await?;
+    if plan.drip {
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(2));
+        for byte in &plan.body {
+            tick.tick().await;
+            stream.write_all(&[*byte]).await?;
+            stream.flush().await?;
+        }
+    } else {
+        stream.write_all(&plan.body).await?;
+    }
     stream.flush().await?;
     if let Some(file) = state.files.lock().unwrap().get_mut(&path) {
         file.sent += plan.body.len();
@@ -205,8 +218,7 @@ async fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
 fn not_found() -> Plan {
     Plan {
         head: "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
-        body: Vec::new(),
-        stall: false,
+        ..Plan::default()
     }
 }
 
@@ -217,16 +229,14 @@ fn plan(file: &mut File, head: &str) -> Plan {
     if let Some(to) = &file.redirect {
         return Plan {
             head: format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n{close}"),
-            body: Vec::new(),
-            stall: false,
+            ..Plan::default()
         };
     }
     let reply = file.script.pop_front();
     if let Some(Reply::Status(code)) = reply {
         return Plan {
             head: format!("HTTP/1.1 {code} Scripted\r\ncontent-length: 0\r\n{close}"),
-            body: Vec::new(),
-            stall: false,
+            ..Plan::default()
         };
     }
     if file.body.is_empty() {
@@ -261,6 +271,7 @@ fn plan(file: &mut File, head: &str) -> Plan {
         lines = format!("{lines}content-length: {}\r\n", body.len());
     }
     let mut stall = false;
+    let drip = matches!(reply, Some(Reply::Drip));
     match reply {
         Some(Reply::Cut(bytes)) => body.truncate(bytes),
         Some(Reply::Stall(bytes)) => {
@@ -279,5 +290,6 @@ fn plan(file: &mut File, head: &str) -> Plan {
         head: format!("{lines}{close}"),
         body,
         stall,
+        drip,
     }
 }

@@ -188,6 +188,11 @@ impl StoragePool for Qcow2Pool {
         blocking(move || layout.usage()).await
     }
 
+    async fn images(&self) -> Result<Vec<Digest>, StorageError> {
+        let layout = self.layout.clone();
+        blocking(move || layout.image_files()).await
+    }
+
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
         let layout = self.layout.clone();
         blocking(move || layout.exists(&layout.image(image))).await
@@ -206,6 +211,12 @@ impl StoragePool for Qcow2Pool {
             self.import(image).await
         };
         let layout = self.layout.clone();
+        if outcome
+            .as_ref()
+            .is_err_and(|error| layout.may_try_again(image, error))
+        {
+            return outcome;
+        }
         let removed = blocking(move || layout.remove(&layout.staged(image))).await;
         outcome.and(removed)
     }

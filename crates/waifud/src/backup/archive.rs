@@ -211,7 +211,7 @@ fn safe(name: &str) -> Option<&Path> {
     (plain && known).then_some(path)
 }
 
-fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
+pub fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
     let failed = || format!("{} can't be read", path.display());
     let mut file = File::open(path).with_context(failed)?;
     let mut hash = Hash::new(&SHA256);

@@ -160,7 +160,8 @@ fn swap(state: &Path, staged: &Path) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-/// Images are named by their digests: those that are there are the same.
+/// Images are named by their digests. One from the backup takes the place of a file that is there, which may have been
+/// damaged since; a file that was damaged when the backup was made is left out.
 fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -169,9 +170,15 @@ fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in entries {
         let entry = entry?;
-        let target = to.join(entry.file_name());
-        if !target.exists() {
-            fs::rename(entry.path(), target)?;
+        let name = entry.file_name();
+        let (_, digest) = archive::digest(&entry.path())?;
+        if name.to_str() == Some(digest.as_str()) {
+            fs::rename(entry.path(), to.join(name))?;
+        } else {
+            eprintln!(
+                "image {} in the backup is damaged: it is left out",
+                name.display()
+            );
         }
     }
     sync(to)
@@ -195,4 +202,30 @@ fn sync(dir: &Path) -> anyhow::Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .with_context(|| format!("{} can't be synced", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_a_backup_replace_damaged_files_and_are_no_damaged_ones_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        let name = |text: &str| {
+            let path = dir.path().join("named");
+            fs::write(&path, text).unwrap();
+            archive::digest(&path).unwrap().1
+        };
+        let (one, two) = (name("one"), name("two"));
+        fs::write(from.join(&one), "one").unwrap();
+        fs::write(to.join(&one), "on3").unwrap();
+        fs::write(from.join(&two), "tw0").unwrap();
+        fs::write(to.join(&two), "two").unwrap();
+        move_images(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join(&one)).unwrap(), "one");
+        assert_eq!(fs::read_to_string(to.join(&two)).unwrap(), "two");
+    }
 }

@@ -1,0 +1,224 @@
+//! Which addresses an image may be fetched from, and about which nothing is told. Pure.
+//!
+//! waifud stands where an operator may not: beside its own services, the guests' networks and the machines of the home.
+//! What leads to waifud's own machine or to guests is refused. Mirrors in the home are fine, but whether and how an
+//! address there answers is told to the administrator's log alone.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ipnet::{IpNet, Ipv4Net};
+
+pub(super) const LOOPBACK: &str =
+    "it leads to waifud's own machine; downloads_from_loopback allows that";
+
+/// What decides about addresses, as of one attempt.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Whether this machine's own services may be asked; what comes from them counts as safe from eavesdroppers.
+    pub loopback: bool,
+    /// The addresses of this machine's interfaces.
+    pub own: Vec<IpAddr>,
+    /// The range that guests' networks are taken from.
+    pub guests: Option<Ipv4Net>,
+    /// Networks about whose machines an error tells nothing.
+    pub private: Vec<IpNet>,
+}
+
+/// Whether an attempt has asked, or was about to ask, a private address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trail(Arc<AtomicBool>);
+
+impl Trail {
+    pub(super) fn note(&self, address: IpAddr, reach: &Reach) {
+        if is_private(address, reach) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_private(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The networks of homes and offices: RFC 1918, RFC 6598 and RFC 4193.
+pub(super) fn private_networks() -> Vec<IpNet> {
+    [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "fc00::/7",
+    ]
+    .iter()
+    .filter_map(|text| text.parse().ok())
+    .collect()
+}
+
+/// Whether an address, or one that it stands for, is in a private network.
+pub(super) fn is_private(address: IpAddr, reach: &Reach) -> bool {
+    meanings(address).any(|address| reach.private.iter().any(|net| net.contains(&address)))
+}
+
+/// Why nothing is asked at an address. The metadata services of clouds are among these, whatever the settings.
+pub fn forbidden(address: IpAddr, reach: &Reach) -> Option<&'static str> {
+    if let IpAddr::V6(v6) = address
+        && v6.segments().starts_with(&[0x64, 0xff9b, 1])
+    {
+        // RFC 8215: the place of the IPv4 address in it is the local administrator's choice.
+        return Some("it leads to a translated address of the local network (64:ff9b:1::/48)");
+    }
+    meanings(address).find_map(|address| forbidden_itself(address, reach))
+}
+
+fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
+    if let (IpAddr::V4(v4), Some(guests)) = (address, reach.guests)
+        && guests.contains(&v4)
+    {
+        return Some("it leads to the guests' network");
+    }
+    if address.is_loopback() || reach.own.contains(&address) {
+        return (!reach.loopback).then_some(LOOPBACK);
+    }
+    let (link_local, metadata, nowhere) = match address {
+        IpAddr::V4(v4) => (
+            v4.is_link_local(),
+            // Alibaba's, Azure's and Oracle's; the others' are link-local.
+            [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]].contains(&v4.octets()),
+            v4.is_broadcast() || v4.is_multicast() || v4.octets()[0] == 0,
+        ),
+        IpAddr::V6(v6) => (
+            v6.is_unicast_link_local(),
+            // Amazon's.
+            v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+            v6.is_unspecified() || v6.is_multicast(),
+        ),
+    };
+    if link_local || metadata {
+        Some("it leads to a link-local address, where metadata services are")
+    } else if nowhere {
+        Some("it leads to an address that is no server's")
+    } else {
+        None
+    }
+}
+
+/// The address itself, and the IPv4 address that a translator or a tunnel on the way would make of it.
+fn meanings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let address = address.to_canonical();
+    let inner = match address {
+        IpAddr::V6(v6) => embedded(v6).map(IpAddr::V4),
+        IpAddr::V4(_) => None,
+    };
+    std::iter::once(address).chain(inner)
+}
+
+/// NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380), ISATAP (RFC 5214) and IPv4-compatible addresses (RFC 4291).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let segments = address.segments();
+    let octets = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match segments {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(octets(high, low)),
+        [0x2001, 0, _, _, _, _, high, low] => Some(octets(!high, !low)),
+        // `::` and `::1` are addresses of their own.
+        [0, 0, 0, 0, 0, 0, high, low] if (high, low) > (0, 1) => Some(octets(high, low)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> Reach {
+        Reach {
+            loopback: false,
+            own: vec![
+                "192.168.1.2".parse().unwrap(),
+                "2001:db8::2".parse().unwrap(),
+            ],
+            guests: Some("10.144.0.0/12".parse().unwrap()),
+            private: private_networks(),
+        }
+    }
+
+    fn refused(address: &str, reach: &Reach) -> bool {
+        forbidden(address.parse().unwrap(), reach).is_some()
+    }
+
+    #[test]
+    fn waifuds_own_addresses_and_the_guests_are_refused_in_every_form() {
+        for bad in [
+            "192.168.1.2",
+            "::ffff:192.168.1.2",
+            "2001:db8::2",
+            "10.144.1.1",
+            "10.159.255.254",
+            "64:ff9b::10.144.1.1",
+            "64:ff9b::192.168.1.2",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::5",
+            "2002:a90:101::1",
+            "2002:7f00:1::",
+            "2001:0:1:2:3:4:5601:5601",
+            "::127.0.0.1",
+            "::169.254.169.254",
+            "fe80::5efe:10.144.1.1",
+            "2001:db8::5efe:10.144.1.1",
+            "168.63.129.16",
+            "192.0.0.192",
+        ] {
+            assert!(refused(bad, &home()), "{bad}");
+        }
+        for fine in [
+            "192.168.1.4",
+            "10.1.2.3",
+            "10.160.0.1",
+            "1.1.1.1",
+            "2606:4700::1111",
+            "64:ff9b::1.1.1.1",
+            "2002:101:101::1",
+        ] {
+            assert!(!refused(fine, &home()), "{fine}");
+        }
+    }
+
+    #[test]
+    fn the_setting_for_this_machine_opens_its_addresses_and_nothing_else() {
+        let open = Reach {
+            loopback: true,
+            ..home()
+        };
+        for fine in ["127.0.0.1", "::1", "192.168.1.2", "2001:db8::2"] {
+            assert!(!refused(fine, &open), "{fine}");
+        }
+        for bad in ["10.144.1.1", "169.254.169.254", "64:ff9b::10.144.1.1"] {
+            assert!(refused(bad, &open), "{bad}");
+        }
+    }
+
+    #[test]
+    fn private_addresses_are_known_in_every_form() {
+        let reach = home();
+        let private = |text: &str| is_private(text.parse().unwrap(), &reach);
+        for yes in ["192.168.1.4", "10.1.2.3", "64:ff9b::10.1.2.3", "fd00::1"] {
+            assert!(private(yes), "{yes}");
+        }
+        for no in ["1.1.1.1", "2606:4700::1111", "172.32.0.1"] {
+            assert!(!private(no), "{no}");
+        }
+        let trail = Trail::default();
+        trail.note("1.1.1.1".parse().unwrap(), &reach);
+        assert!(!trail.is_private());
+        trail.note("10.1.2.3".parse().unwrap(), &reach);
+        trail.note("1.1.1.1".parse().unwrap(), &reach);
+        assert!(trail.is_private(), "once is enough");
+    }
+}
