@@ -6,6 +6,7 @@
 
 mod apt;
 mod plan;
+mod python;
 mod quiet;
 mod sources;
 
@@ -67,6 +68,11 @@ const LINES: &[Line] = &[
     (For::Test, "curl", "plays a user of the API"),
     (
         For::Test,
+        "python3-venv",
+        "has schemathesis, which tries the API against its description",
+    ),
+    (
+        For::Test,
         "python3",
         "runs cloud-init's own client against our metadata",
     ),
@@ -105,6 +111,9 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     install(args.command)?;
+    if args.command == For::Test {
+        python::install();
+    }
     eprintln!("everything is installed");
     Ok(())
 }
@@ -115,7 +124,11 @@ pub fn run(args: &Args) -> Result<()> {
 /// Neither root nor sudo, or apt fails; says what to run by hand.
 pub fn ensure(command: &str) -> Result<()> {
     let command = For::from_str(command, true).map_err(anyhow::Error::msg)?;
-    install(command)
+    install(command)?;
+    if command == For::Test {
+        python::install();
+    }
+    Ok(())
 }
 
 fn install(command: For) -> Result<()> {

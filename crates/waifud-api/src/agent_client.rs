@@ -10,7 +10,10 @@ use std::{io, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header,
+    header::HeaderName,
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -25,7 +28,7 @@ pub use stream::AgentStream;
 use crate::{
     Problem,
     agent::{AgentReport, Hello, WatchFrame, Welcome},
-    join::{JoinRequest, Joined},
+    join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
 
 mod dial;
@@ -161,7 +164,15 @@ impl AgentClient {
     /// Asks to be let in. The one request that needs no certificate.
     pub async fn join(&self, request: &JoinRequest) -> Result<Joined, AgentClientError> {
         let open = self
-            .open(Method::POST, "/v1/agent/join", body(request)?, None)
+            .open(
+                Method::POST,
+                "/v1/agent/join",
+                body(request)?,
+                Some((
+                    HeaderName::from_static(JOIN_TOKEN_HEADER),
+                    request.secret.expose().clone(),
+                )),
+            )
             .await?;
         self.json(open).await
     }
@@ -199,7 +210,7 @@ impl AgentClient {
     /// [`ImageBody::from`] says which. 416 when the image has no such byte.
     pub async fn image(&self, image: Digest, from: u64) -> Result<ImageBody, AgentClientError> {
         let path = format!("/v1/agent/images/{image}");
-        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let range = (from > 0).then(|| (header::RANGE, format!("bytes={from}-")));
         let open = self.open(Method::GET, &path, Bytes::new(), range).await?;
         let partial = open.status == StatusCode::PARTIAL_CONTENT;
         Ok(ImageBody {
@@ -237,10 +248,10 @@ impl AgentClient {
         method: Method,
         path: &str,
         body: Bytes,
-        range: Option<String>,
+        extra: Option<(HeaderName, String)>,
     ) -> Result<OpenBody, AgentClientError> {
         let after = self.timeout;
-        let (response, connection) = timeout(after, self.exchange(method, path, body, range))
+        let (response, connection) = timeout(after, self.exchange(method, path, body, extra))
             .await
             .map_err(|_| AgentClientError::Timeout { after })?
             .map_err(|source| self.unreachable(source))?;
@@ -269,15 +280,15 @@ impl AgentClient {
         method: Method,
         path: &str,
         body: Bytes,
-        range: Option<String>,
+        extra: Option<(HeaderName, String)>,
     ) -> io::Result<(Response<Incoming>, Connection)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "waifud")
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(range) = range {
-            request = request.header(header::RANGE, range);
+        if let Some((name, value)) = extra {
+            request = request.header(name, value);
         }
         let mut request = request.body(Full::new(body)).map_err(io::Error::other)?;
         let kept = self.kept().take();

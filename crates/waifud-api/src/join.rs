@@ -15,6 +15,8 @@ const PREFIX: &str = "wfj_";
 const VERSION: u8 = 1;
 /// A text that is longer was never one of ours.
 const TEXT_MAX: usize = 4096;
+/// The header of a join request that repeats [`JoinRequest::secret`]: waifud looks at it before it reads the body.
+pub const JOIN_TOKEN_HEADER: &str = "waifud-join-token";
 /// How long a token lives unless said otherwise: an hour.
 pub const DEFAULT_LIFE_S: u64 = 3600;
 /// How long a token may live: 30 days.
@@ -93,12 +95,17 @@ impl JoinRequest {
 
     /// The secret's bytes.
     pub fn secret(&self) -> Result<[u8; 32], NotAJoinToken> {
-        URL_SAFE_NO_PAD
-            .decode(self.secret.expose())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or(NotAJoinToken)
+        secret_bytes(self.secret.expose())
     }
+}
+
+/// The bytes of a secret as the wire has it.
+pub fn secret_bytes(text: &str) -> Result<[u8; 32], NotAJoinToken> {
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(NotAJoinToken)
 }
 
 /// The node is in.

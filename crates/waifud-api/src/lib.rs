@@ -32,7 +32,7 @@ pub use network::{CreateNetwork, Network, NetworkNode};
 pub use node::{ClaimInstance, Node, Unclaimed, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;
-pub use server::{Certificate, DirectoryRoom, Server};
+pub use server::{Certificate, Database, DirectoryRoom, Server};
 pub use server_url::ServerUrl;
 pub use template::{CreateTemplate, Image};
 pub use token::{CreateToken, CreatedToken, Token, Whoami};

@@ -14,8 +14,18 @@ pub struct Server {
     pub now: Timestamp,
     /// Where its database, images and keys lie.
     pub state_dir: DirectoryRoom,
+    /// Whether its database works.
+    #[serde(default)]
+    pub database: Database,
     /// Its certificates.
     pub certificates: Vec<Certificate>,
+}
+
+/// Whether waifud's database works.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Database {
+    /// Why changes can't be stored; null when they can.
+    pub trouble: Option<String>,
 }
 
 /// A certificate of waifud's own.

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
 use waifud_types::{ByteSize, Room, Timestamp};
@@ -12,6 +14,9 @@ use waifud_types::{ByteSize, Room, Timestamp};
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// Time that only passes, from an arbitrary beginning: for intervals, whatever is done to the machine's clock.
+    fn monotonic(&self) -> Duration;
 }
 
 /// Gives unpredictable bytes.
@@ -28,6 +33,11 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    }
+
+    fn monotonic(&self) -> Duration {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGINNING.elapsed()
     }
 }
 

@@ -1,15 +1,18 @@
 //! How many wrong tokens came from where, so that nobody tries them by the thousand.
 //!
+//! Only wrong tokens are refused: whoever has a right one is let in, also from an address that guesses. Time is monotonic, so
+//! a clock that is set back blocks nobody for longer.
+//!
 //! One moment is kept for each address: when its failures are forgiven. Each failure moves it [`STEP`] away; an address
 //! whose moment is more than [`BURST`] steps away is refused unseen. Memory is bounded: with [`MOST`] addresses, the one
 //! that is forgiven first makes room.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use waifud_types::Timestamp;
+use crate::principal::source_network;
 
 /// So long until one failure is forgiven.
 const STEP: Duration = Duration::from_secs(6);
@@ -20,37 +23,28 @@ const MOST: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct FailedLogins {
-    forgiven_at: Mutex<HashMap<IpAddr, Timestamp>>,
-}
-
-/// Whoever has one IPv6 address has the /64 around it.
-fn place(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
-    }
+    forgiven_at: Mutex<HashMap<IpAddr, Duration>>,
 }
 
 impl FailedLogins {
-    /// How long the address is refused unseen; `None` when it may try.
-    pub fn blocked(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
+    /// How long wrong tokens of this address are answered with "too many"; `None` when one more is let through.
+    pub fn blocked(&self, from: IpAddr, now: Duration) -> Option<Duration> {
         let places = self
             .forgiven_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let left = places.get(&place(from))?.duration_since(now);
-        let left = Duration::try_from(left).ok()?;
+        let left = places.get(&source_network(from))?.checked_sub(now)?;
         left.checked_sub(STEP * (BURST - 1))
             .filter(|left| !left.is_zero())
     }
 
     /// Notes a failure.
-    pub fn note(&self, from: IpAddr, now: Timestamp) {
+    pub fn note(&self, from: IpAddr, now: Duration) {
         let mut places = self
             .forgiven_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let from = place(from);
+        let from = source_network(from);
         if places.len() >= MOST && !places.contains_key(&from) {
             places.retain(|_, forgiven| *forgiven > now);
             if places.len() >= MOST
@@ -68,8 +62,8 @@ impl FailedLogins {
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(1_000 + seconds)
     }
 
     #[test]
@@ -111,7 +105,7 @@ mod tests {
     fn memory_is_bounded() {
         let failures = FailedLogins::default();
         for index in 0..2 * u32::try_from(MOST).unwrap() {
-            failures.note(IpAddr::V4(index.into()), at(i64::from(index % 3)));
+            failures.note(IpAddr::V4(index.into()), at(u64::from(index % 3)));
         }
         assert!(failures.forgiven_at.lock().unwrap().len() <= MOST);
     }

@@ -2,7 +2,7 @@
 
 use waifud_api::Page;
 use waifud_api::join::{
-    CreateJoinToken, CreatedJoinToken, DEFAULT_LIFE_S, JoinRequest, JoinToken, JoinTokenInfo,
+    self, CreateJoinToken, CreatedJoinToken, DEFAULT_LIFE_S, JoinRequest, JoinToken, JoinTokenInfo,
     JoinTokenState, Joined, LIFE_MAX_S,
 };
 use waifud_pki::{NodeRequest, fingerprint};
@@ -76,12 +76,15 @@ impl Control {
         self.shared
             .store
             .read(move |tx| {
-                let rows = tx.join_tokens()?;
-                let shown = rows
-                    .iter()
-                    .map(|row| Ok(info(row, now, spent_by(&tx, row)?)));
+                let shown = tx.join_tokens()?.into_iter().map(|(row, node)| {
+                    let spent = row.spent.map(|(id, _)| match node {
+                        Some(name) => name.to_string(),
+                        None => id.to_string(),
+                    });
+                    info(&row, now, spent)
+                });
                 Ok(Page {
-                    items: shown.collect::<Result<_, StoreError>>()?,
+                    items: shown.collect(),
                     next: None,
                     revision: tx.at(tx.newest_event()?),
                 })
@@ -109,6 +112,25 @@ impl Control {
                 Ok::<_, ControlError>(())
             })
             .await
+    }
+
+    /// Refuses a join token that lets nobody in, before more of its request is read. `join` looks at it again.
+    pub(crate) async fn must_know_join_token(&self, secret: &str) -> Result<(), ControlError> {
+        let secret =
+            join::secret_bytes(secret).map_err(|_| problems::join_token("it is none of ours"))?;
+        let digest = fingerprint(&secret);
+        let now = self.now();
+        let row = self
+            .shared
+            .store
+            .read(move |tx| tx.join_token(digest))
+            .await
+            .map_err(|e: StoreError| e)?
+            .ok_or_else(|| problems::join_token("it is unknown, or was revoked"))?;
+        if row.expires_at <= now {
+            return Err(problems::join_token("it has expired").into());
+        }
+        Ok(())
     }
 
     /// Lets a node in: spends the token, makes its key the node's and issues its certificate, in one transaction. The
@@ -250,17 +272,6 @@ fn object(id: &str) -> ObjectRef {
         id: id.to_owned(),
         name: id.to_owned(),
     }
-}
-
-fn spent_by(tx: &ReadTx<'_>, row: &JoinTokenRow) -> Result<Option<String>, StoreError> {
-    let Some((node, _)) = row.spent else {
-        return Ok(None);
-    };
-    let known = tx.node_key(node)?;
-    Ok(Some(known.map_or_else(
-        || node.to_string(),
-        |row| row.name.to_string(),
-    )))
 }
 
 fn info(row: &JoinTokenRow, now: Timestamp, node: Option<String>) -> JoinTokenInfo {

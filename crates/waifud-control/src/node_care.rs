@@ -81,9 +81,7 @@ impl Control {
         if let Some(node) = removed {
             self.shared.live.forget_node(node);
         }
-        for image in images {
-            self.collect_image(image, Cause::system()).await?;
-        }
+        self.collect_images(images).await;
         Ok(())
     }
 

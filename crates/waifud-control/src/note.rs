@@ -7,6 +7,18 @@ use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Ti
 
 use crate::principal::Cause;
 
+/// Every type of object that events are about.
+pub const OBJECT_TYPES: [&str; 8] = [
+    "instance",
+    "template",
+    "image",
+    "node",
+    "network",
+    "token",
+    "join-token",
+    "waifud",
+];
+
 /// An event about `object`.
 pub fn event(
     at: Timestamp,
@@ -15,6 +27,11 @@ pub fn event(
     cause: &Cause,
     message: impl Into<String>,
 ) -> NewEvent {
+    debug_assert!(
+        OBJECT_TYPES.contains(&object.kind.as_str()),
+        "events about {} can't be asked for",
+        object.kind
+    );
     NewEvent {
         at,
         kind,

@@ -1,7 +1,9 @@
 //! Pages of lists: a cursor is the name of the last item, written so that nobody builds on its inside.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 
 use crate::problems;
 use waifud_api::Problem;
@@ -10,6 +12,15 @@ use waifud_api::Problem;
 pub const LIMIT_DEFAULT: u32 = 100;
 /// Items of a page at most.
 pub const LIMIT_MAX: u32 = 1000;
+
+/// Cursors from clients. Surplus bits of the last digit are ignored, so that each text of such digits is one.
+const CURSORS: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Which page.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,11 +57,11 @@ impl PageRequest {
 
 impl Cursor {
     fn parse(text: &str) -> Result<Self, Problem> {
-        URL_SAFE_NO_PAD
+        // A made-up cursor is a place in the list like any other.
+        CURSORS
             .decode(text)
             .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .map(Self)
+            .map(|bytes| Self(String::from_utf8_lossy(&bytes).into_owned()))
             .ok_or_else(|| {
                 problems::bad_query(
                     "cursor",

@@ -4,7 +4,9 @@
 //! `waifud-admin`) decide who gets that far, so everybody who does is an administrator. Over the network a token says
 //! who asks (`tokens.rs`), and `http/guard.rs` lets them in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use waifud_store::TokenRow;
 use waifud_types::event::Actor;
@@ -50,6 +52,41 @@ impl Peer {
     /// Whether it is root on this machine.
     pub const fn is_root(&self) -> bool {
         matches!(self, Self::Unix { uid: 0 })
+    }
+}
+
+/// Who proved itself by the newest request of a connection. It is an extension of each request; a connection on which
+/// nothing is proven is the first to be closed when there are too many.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionProof(Arc<AtomicU64>);
+
+impl ConnectionProof {
+    /// A number for the token or the node; `None` when nothing is proven.
+    pub fn holder(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|holder| *holder != 0)
+    }
+
+    /// Notes whether the connection is a node's.
+    pub fn set_node(&self, node: Option<NodeId>) {
+        self.set(node.map(|node| {
+            let (high, low) = node.as_uuid().as_u64_pair();
+            high ^ low
+        }));
+    }
+
+    /// Notes the outcome of a request's authentication.
+    pub fn set(&self, holder: Option<u64>) {
+        let number = holder.map_or(0, |number| number.max(1));
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one source of connections: an IPv4 address, or the /64 around an IPv6 address, all of which one host
+/// may use.
+pub fn source_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod images;
 pub mod lan;
+pub mod limits;
 pub mod network;
 pub mod nodes;
 pub mod rescue;
@@ -12,6 +13,7 @@ pub use images::{
     bad_image, digest_mismatch, image_in_use, image_missing, image_too_large, no_source,
     no_such_byte, too_many_downloads, upload_broken,
 };
+pub use limits::{database_trouble, token_ended, token_holds_too_many};
 pub use room::{NO_SPACE, no_space, with_room};
 
 use waifud_api::Problem;

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use waifud_api::{DirectoryRoom, Server};
+use waifud_api::{Database, DirectoryRoom, Server};
 use waifud_store::StoreError;
 use waifud_types::room::FULL_BELOW;
 use waifud_types::{ByteSize, Room, RoomState, Timestamp};
@@ -145,13 +145,23 @@ impl Control {
     }
 
     /// How waifud itself is.
-    pub fn server(&self) -> Result<Server, ControlError> {
+    pub async fn server(&self) -> Result<Server, ControlError> {
         Ok(Server {
+            database: self.database().await?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now: self.now(),
             state_dir: self.state_room()?,
             certificates: self.certificates()?,
         })
+    }
+
+    /// Whether the database can be written.
+    pub(crate) async fn database(&self) -> Result<Database, ControlError> {
+        let store = self.shared.store.clone();
+        let trouble = tokio::task::spawn_blocking(move || store.trouble()).await;
+        trouble
+            .map(|trouble| Database { trouble })
+            .map_err(|_| ControlError::Inconsistent("a look at the database failed".to_owned()))
     }
 
     /// Refuses what would grow the database when there is next to no room.

@@ -209,9 +209,7 @@ impl Control {
                 )
             })
             .await?;
-        for image in images {
-            self.collect_image(image, Cause::system()).await?;
-        }
+        self.collect_images(images).await;
         Ok(())
     }
 
@@ -305,6 +303,15 @@ impl Control {
         }
     }
 
+    /// Removes those images that nothing needs, after a change that is durable and is not undone by a failure here.
+    pub(crate) async fn collect_images(&self, images: impl IntoIterator<Item = Digest>) {
+        for image in images {
+            if let Err(error) = self.collect_image(image, Cause::system()).await {
+                tracing::warn!(%image, %error, "an image that may be unused could not be removed");
+            }
+        }
+    }
+
     /// Removes an image that nothing needs. Says whether it went.
     pub(crate) async fn collect_image(
         &self,
@@ -331,8 +338,9 @@ impl Control {
                 Ok::<_, StoreError>(went)
             })
             .await?;
-        if went {
-            self.shared.images.remove(digest)?;
+        // It is gone from the database already; a file that stays is removed at the next start.
+        if went && let Err(error) = self.shared.images.remove(digest) {
+            tracing::warn!(image = %digest, %error, "the file of a deleted image could not be removed");
         }
         Ok(went)
     }

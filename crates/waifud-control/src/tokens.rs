@@ -18,6 +18,7 @@ use waifud_store::{StoreError, Taken, TokenRow};
 use waifud_types::{Digest, Secret, Timestamp};
 
 use crate::failed_logins::FailedLogins;
+use crate::holdings::Holdings;
 use crate::page::{Cursor, PageRequest};
 use crate::principal::{Cause, Principal};
 use crate::{Control, ControlError, note, problems};
@@ -25,9 +26,9 @@ use crate::{Control, ControlError, note, problems};
 /// The last use is written down at most so often: a busy token costs one write a minute, an idle one none.
 const USED_EVERY: Duration = Duration::from_mins(1);
 /// The shortest life of a token.
-const LEAST: Duration = Duration::from_mins(1);
+pub(crate) const LEAST: Duration = Duration::from_mins(1);
 /// The longest life of a token that ends at all: ten years.
-const MOST: Duration = Duration::from_hours(10 * 365 * 24);
+pub(crate) const MOST: Duration = Duration::from_hours(10 * 365 * 24);
 /// A stream looks at its token at least so often: clocks jump.
 const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
@@ -35,6 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_mins(10);
 #[derive(Debug, Default)]
 pub(crate) struct TokenState {
     failed: FailedLogins,
+    pub(crate) holdings: Holdings,
     revoked: watch::Sender<()>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) struct TokenState {
 pub(crate) enum Refused {
     /// The token is worth nothing: made up, revoked or expired.
     Worthless,
-    /// Too many such tokens came from that address; ask again after so long.
+    /// Worthless as well, and too many such tokens came from that address: ask again after so long.
     TooMany(Duration),
 }
 
@@ -192,10 +194,6 @@ impl Control {
         shown_from: String,
     ) -> Result<Result<Principal, Refused>, ControlError> {
         let now = self.now();
-        let failed = &self.shared.tokens.failed;
-        if let Some(left) = from.and_then(|address| failed.blocked(address, now)) {
-            return Ok(Err(Refused::TooMany(left)));
-        }
         let row = match public_part(token) {
             Some(id) => self.shared.store.read(move |tx| tx.token(id)).await?,
             None => None,
@@ -203,8 +201,13 @@ impl Control {
         let given = digest(token);
         let proven = |row: &TokenRow| bool::from(row.secret.bytes().ct_eq(given.bytes()));
         let Some(row) = row.filter(|row| proven(row) && alive(row, now)) else {
+            // Looked at only now: a right token is let in, whoever else guesses from its address.
+            let (failed, at) = (&self.shared.tokens.failed, self.shared.clock.monotonic());
             if let Some(address) = from {
-                failed.note(address, now);
+                if let Some(left) = failed.blocked(address, at) {
+                    return Ok(Err(Refused::TooMany(left)));
+                }
+                failed.note(address, at);
             }
             tracing::info!(from = %shown_from, "a token was refused: it is unknown, revoked or expired");
             return Ok(Err(Refused::Worthless));
@@ -226,7 +229,7 @@ impl Control {
     }
 
     /// Ends when the principal may no longer do what it was let in for: its token was revoked or has expired. For
-    /// streams, which outlive the look at the token that began them.
+    /// streams and waits, which outlive the look at the token that began them.
     pub async fn until_revoked(&self, principal: &Principal) {
         let Some(id) = principal.token else {
             return std::future::pending().await;

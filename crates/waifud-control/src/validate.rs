@@ -13,9 +13,9 @@ use crate::instances::nics::{self, WantedNic};
 use crate::problems;
 
 /// SSH keys of one instance at most.
-const SSH_KEYS_MAX: usize = 256;
+pub const SSH_KEYS_MAX: usize = 256;
 /// Labels of one instance at most.
-const LABELS_MAX: usize = 64;
+pub const LABELS_MAX: usize = 64;
 
 /// A request whose parts are all well-formed.
 #[derive(Clone, Debug)]

@@ -36,6 +36,10 @@ impl Clock for Hands {
     fn now(&self) -> Timestamp {
         *self.0.lock().unwrap()
     }
+
+    fn monotonic(&self) -> Duration {
+        self.now().as_duration().unsigned_abs()
+    }
 }
 
 async fn server() -> (Server, Arc<Hands>) {
@@ -274,8 +278,8 @@ async fn guessers_get_one_answer_whatever_was_wrong_and_soon_none() {
     assert_eq!(refused.headers()["retry-after"], "6");
     assert_eq!(
         ask(&good).await.status(),
-        429,
-        "an address that guesses is refused unseen"
+        200,
+        "a right token is let in, whoever guesses from its address"
     );
     assert_eq!(
         server
@@ -286,7 +290,59 @@ async fn guessers_get_one_answer_whatever_was_wrong_and_soon_none() {
         "others are not concerned"
     );
     hands.forward(Duration::from_secs(6));
-    assert_eq!(ask(&good).await.status(), 200);
+    assert_eq!(ask("guess").await.status(), 401, "one more is let through");
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_token_that_asked() {
+    let (server, _) = server().await;
+    server.template().await;
+    let waiting = json!({"name": "web", "template": "debian-12"});
+    server.create(&waiting).await.expect(201);
+    let token = server.token("laptop", "viewer", None).await;
+    let path = "/v1/instances/web?wait=1h&for=running";
+    let wait = server.call_as(tls(), Some(&token), "GET", path, "");
+    let revoke = async {
+        // Once it was used, its request is let in.
+        while server.get("/v1/tokens").await.json()["items"][0]["last_used_at"].is_null() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        server.delete("/v1/tokens/laptop").await.expect(204);
+    };
+    let both = async { tokio::join!(wait, revoke).0 };
+    let answer = tokio::time::timeout(common::DEADLINE, both).await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(collect(answer).await.problem().code, "bad-credential");
+}
+
+#[tokio::test]
+async fn one_token_holds_a_limited_number_of_event_streams() {
+    let (server, _) = server().await;
+    let token = server.token("laptop", "viewer", None).await;
+    let other = server.token("desk", "viewer", None).await;
+    let follow = async |token: &str| {
+        server
+            .call_as(tls(), Some(token), "GET", "/v1/events?watch=true", "")
+            .await
+    };
+    let mut followers = Vec::new();
+    let refused = loop {
+        let answer = follow(&token).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        followers.push(answer);
+        assert!(followers.len() < 1000, "no limit");
+    };
+    assert_eq!(refused.status(), 429);
+    assert_eq!(collect(refused).await.problem().code, "too-many-held");
+    assert_eq!(
+        follow(&other).await.status(),
+        200,
+        "others are not concerned"
+    );
+    followers.pop();
+    assert_eq!(follow(&token).await.status(), 200);
 }
 
 #[tokio::test]

@@ -26,6 +26,10 @@ impl Clock for Ticking {
         let ticks = self.0.fetch_add(1, Ordering::Relaxed);
         Timestamp::from_millisecond(1_700_000_000_000 + i64::try_from(ticks).unwrap()).unwrap()
     }
+
+    fn monotonic(&self) -> std::time::Duration {
+        self.now().as_duration().unsigned_abs()
+    }
 }
 
 /// Bytes that only look random (an LCG with Knuth's MMIX constants).

@@ -174,6 +174,41 @@ async fn a_stream_can_be_of_one_thing_and_carries_its_progress() {
     assert_eq!(stream.next().await, None, "watches end when waifud stops");
 }
 
+#[tokio::test]
+async fn events_are_asked_for_by_every_type_of_object_and_an_unknown_type_is_refused() {
+    let server = Server::start().await;
+    server.template().await;
+    server
+        .post("/v1/networks", &json!({"name": "lan", "bridge": "br0"}))
+        .await
+        .expect(201);
+    server.token("laptop", "viewer", None).await;
+    server.join_token(None).await;
+    let all = server.get("/v1/events").await.json();
+    let all = all["items"].as_array().unwrap();
+    let types: BTreeSet<_> = all
+        .iter()
+        .map(|event| event["object"]["type"].as_str().unwrap())
+        .collect();
+    assert!(types.len() >= 5, "{types:?}");
+    for event in all {
+        let (kind, name) = (&event["object"]["type"], &event["object"]["name"]);
+        let path = format!(
+            "/v1/events?object={}/{}",
+            kind.as_str().unwrap(),
+            name.as_str().unwrap()
+        );
+        let found = server.get(&path).await.expect(200).json();
+        assert!(found["items"].as_array().unwrap().contains(event), "{path}");
+    }
+    for unknown in ["cluster/x", "nosuch/web", "/web"] {
+        let path = format!("/v1/events?object={unknown}");
+        let problem = server.get(&path).await.expect(400).problem();
+        assert_eq!(problem.field.as_deref(), Some("object"), "{unknown}");
+        assert!(problem.hint.unwrap().contains("network, token, join-token"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trimmed_history_and_another_life_are_answered_with_410() {
     let server = Server::start().await;

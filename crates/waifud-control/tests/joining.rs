@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,7 +11,7 @@ use axum::http::Method;
 use common::{Server, collect, hello, nobody, report};
 use serde_json::json;
 use waifud_api::agent::WatchFrame;
-use waifud_api::join::{JoinRequest, Joined};
+use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
 use waifud_control::env::{Clock, SystemEntropy};
 use waifud_control::{ControlConfig, Peer};
 use waifud_pki::{NodeKey, NodePeer, certificates};
@@ -51,6 +52,10 @@ async fn a_revoked_an_expired_and_an_invented_token_let_nobody_in() {
         fn now(&self) -> Timestamp {
             Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
         }
+
+        fn monotonic(&self) -> std::time::Duration {
+            self.now().as_duration().unsigned_abs()
+        }
     }
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000)));
@@ -89,6 +94,37 @@ async fn a_revoked_an_expired_and_an_invented_token_let_nobody_in() {
         .await
         .expect(401);
     server.get("/v1/nodes/alder").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_join_without_a_good_token_is_refused_before_its_body_is_read() {
+    let server = Server::start().await;
+    let endless = || Body::from_stream(futures::stream::pending::<Result<Vec<u8>, io::Error>>());
+    let ask = async |secret: &str, body: Body| {
+        let header = (JOIN_TOKEN_HEADER, secret);
+        let answer = server.agent_with("/v1/agent/join", header, nobody(), body);
+        tokio::time::timeout(common::DEADLINE, answer)
+            .await
+            .unwrap()
+    };
+    let wrong = JoinRequest::new(&[7; 32], String::new(), "a".parse().unwrap()).secret;
+    for secret in [wrong.expose().as_str(), "x", ""] {
+        let problem = ask(secret, endless()).await.expect(401).problem();
+        assert_eq!(problem.code, "bad-join-token");
+    }
+    // A good one in the header, and then no more than a small body.
+    let token = server.join_token(None).await;
+    let key = NodeKey::generate().unwrap();
+    let request = JoinRequest::new(
+        token.secret.expose(),
+        key.request().unwrap(),
+        "alder".parse().unwrap(),
+    );
+    let secret = request.secret.expose().clone();
+    let large = ask(&secret, Body::from(vec![b' '; 17 << 10])).await;
+    assert_eq!(large.expect(413).problem().code, "too-large");
+    let body = serde_json::to_vec(&request).unwrap();
+    ask(&secret, Body::from(body)).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

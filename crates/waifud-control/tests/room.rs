@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::http::Method;
 use common::{DEADLINE, Server, image};
 use mirror::Mirror;
 use serde_json::json;
@@ -89,6 +90,36 @@ async fn what_grows_is_refused_with_the_directory_and_the_next_step_and_is_taken
     disk.leave(ByteSize::gib(50));
     let problem = server.post("/v1/templates", &template).await.expect(422);
     assert_eq!(problem.problem().code, "unknown-image");
+}
+
+#[tokio::test]
+async fn a_repeated_create_gets_its_answer_from_a_full_disk_and_a_delete_is_done_whatever_becomes_of_the_image()
+ {
+    let (server, disk) = server().await;
+    let image = server.template().await;
+    let body = json!({"name": "web", "template": "debian-12"}).to_string();
+    let create = async |key: &str, body: &str| {
+        let headers = [("idempotency-key", key)];
+        server
+            .call(Method::POST, "/v1/instances", &headers, body.to_owned())
+            .await
+    };
+    let first = create("one", &body).await.expect(201).json();
+    disk.leave(ByteSize::mib(1));
+    assert_eq!(create("one", &body).await.expect(201).json(), first);
+    create("two", &body).await.expect(507);
+    create("one", r#"{"template":"debian-12"}"#)
+        .await
+        .expect(409);
+
+    // The image can't be removed: a directory is in its file's place.
+    let file = server.dir.path().join("images").join(image.hex());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    server.delete("/v1/templates/debian-12").await.expect(204);
+    server.delete("/v1/instances/web").await.expect(200);
+    server.get("/v1/instances/web").await.expect(404);
+    server.get(&format!("/v1/images/{image}")).await.expect(404);
 }
 
 #[tokio::test]

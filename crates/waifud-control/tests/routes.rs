@@ -16,7 +16,7 @@ use tower::ServiceExt;
 const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
 
 fn document() -> Value {
-    serde_json::to_value(waifud_control::http::openapi()).unwrap()
+    waifud_control::http::openapi().unwrap()
 }
 
 /// Every path with its parameters filled in by what nobody has, and the methods that it takes.

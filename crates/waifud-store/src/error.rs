@@ -36,6 +36,18 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The file, its directory or its filesystem can't be written.
+    #[error(
+        "the database {path:?} is read-only; look at its owner and permissions, at those of its directory, and whether \
+         the filesystem is mounted read-only"
+    )]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What `SQLite` said, where it was asked to write.
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
     /// The file is a database and none of waifud's.
     #[error("there is no database of waifud in the file")]
     NoDatabase,

@@ -45,11 +45,14 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// All tokens, the oldest first.
-    pub fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, StoreError> {
+    /// All tokens, the oldest first, each with the name of the node that came in by it, where that node is still known.
+    pub fn join_tokens(&self) -> Result<Vec<(JoinTokenRow, Option<Name>)>, StoreError> {
         self.conn
-            .prepare_cached("SELECT * FROM join_tokens ORDER BY created_at, id")?
-            .query_and_then([], token)?
+            .prepare_cached(
+                "SELECT t.*, k.name AS node_name FROM join_tokens t
+                 LEFT JOIN node_keys k ON k.node = t.node ORDER BY t.created_at, t.id",
+            )?
+            .query_and_then([], |row| Ok((token(row)?, maybe_name(row, "node_name")?)))?
             .collect()
     }
 

@@ -18,6 +18,7 @@ mod downloads;
 mod error;
 mod events;
 pub mod faults;
+mod health;
 mod idempotency;
 mod images;
 mod instances;
@@ -68,6 +69,7 @@ pub use tombstones::TombstoneRow;
 pub use tx::{ReadTx, WriteTx};
 pub use wakeups::Topic;
 
+use health::Health;
 use readers::Readers;
 use wakeups::Wakeups;
 use writer::{Core, Queue, TypedJob};
@@ -95,6 +97,7 @@ enum Engine {
 struct Inner {
     engine: Engine,
     readers: Readers,
+    health: Health,
     incarnation: Incarnation,
     wakeups: Arc<Wakeups>,
 }
@@ -129,6 +132,7 @@ impl Store {
         .map_err(open_error)?;
         migrate::migrate(&mut conn, path)?;
         let incarnation = incarnation(&conn, fresh)?;
+        health::must_be_writable(&conn, path)?;
         let newest = events::newest(&conn)?;
         let wakeups = Arc::new(Wakeups::new(newest));
         // What a savepoint may have to put back is kept in memory, a job's worth at a time: in a file, its writes were
@@ -143,7 +147,9 @@ impl Store {
             rooms,
             dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             failing: false,
+            last_failure: health::LastFailure::default(),
         };
+        let health = Health::of(path, Arc::clone(&core.last_failure));
         let (engine, connections) = match mode {
             Mode::Inline => (Engine::Inline(Mutex::new(core)), 1),
             Mode::Threads { readers } => {
@@ -159,6 +165,7 @@ impl Store {
             inner: Arc::new(Inner {
                 engine,
                 readers: Readers::new(path, connections),
+                health,
                 incarnation,
                 wakeups,
             }),
@@ -210,6 +217,12 @@ impl Store {
         tokio::task::spawn_blocking(move || inner.read_now(job))
             .await
             .unwrap_or_else(|_| Err(StoreError::Panicked.into()))
+    }
+
+    /// Why changes can't be stored, in a sentence; `None` when they can, as far as that shows without a write. Blocks on
+    /// the filesystem for a moment.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.health.trouble()
     }
 
     /// The life of this database.

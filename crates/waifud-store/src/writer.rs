@@ -12,14 +12,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use waifud_types::Incarnation;
 
 use crate::faults;
+use crate::health::LastFailure;
 use crate::rooms::Rooms;
 use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
@@ -108,6 +109,8 @@ pub(crate) struct Core {
     pub(crate) dir: PathBuf,
     /// Whether the last group failed: said once, however often it happens.
     pub(crate) failing: bool,
+    /// Why it failed, for whoever asks whether the database works.
+    pub(crate) last_failure: LastFailure,
 }
 
 impl Core {
@@ -116,6 +119,7 @@ impl Core {
         match self.commit_group(&mut jobs) {
             Ok((newest, touched)) => {
                 if std::mem::take(&mut self.failing) {
+                    self.note_failure(None);
                     tracing::info!("changes can be committed again");
                 }
                 // Before the answers, so that nobody has one of a revision that is still to come; and whoever asked goes
@@ -129,6 +133,13 @@ impl Core {
             Err(error) => {
                 self.rooms.forget();
                 let error = self.failure(&error);
+                let why = match &error {
+                    // Told of as missing room, not as a database that is broken.
+                    StoreError::Commit { full: true, .. } => None,
+                    StoreError::Commit { why, .. } => Some(why.clone()),
+                    other => Some(other.to_string()),
+                };
+                self.note_failure(why);
                 if std::mem::replace(&mut self.failing, true) {
                     tracing::debug!(%error, "a group of changes could not be committed");
                 } else {
@@ -139,6 +150,13 @@ impl Core {
                 }
             }
         }
+    }
+
+    fn note_failure(&self, why: Option<String>) {
+        *self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// What happened to a group. A statement that finds no room may take the whole transaction back, and the error

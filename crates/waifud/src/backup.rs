@@ -32,11 +32,11 @@ use crate::config::Config;
 pub use restore::{RestoreArguments, refuse_half_restored, restore};
 
 /// The database's file in the state directory and in a backup.
-const DATABASE: &str = "waifud.db";
+pub const DATABASE: &str = "waifud.db";
 /// Directories of the state that a backup holds as they are.
-const PKI: &str = "pki";
+pub const PKI: &str = "pki";
 /// The image store.
-const IMAGES: &str = "images";
+pub const IMAGES: &str = "images";
 
 /// `waifud backup`.
 #[derive(Args, Debug)]

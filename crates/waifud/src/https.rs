@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -26,16 +25,16 @@ use tower::Service as _;
 use waifud_control::Peer;
 use waifud_pki::NodePeer;
 
+use crate::connections::{Connections, Place};
+
 /// A handshake takes two round trips.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A request's head arrives in this time; a connection that is kept open says nothing for so long at most.
 const HEAD: Duration = Duration::from_mins(1);
 /// What was sent and is not acknowledged for so long was sent to nobody.
 const UNACKNOWLEDGED_MS: u32 = 60_000;
-/// Connections at once: 1,000 nodes with a watch, a report and a download each fit.
-const CONNECTIONS: usize = 4096;
-/// Handshakes at once: they cost CPU and prove nothing yet.
-const HANDSHAKES: usize = 128;
+/// Bytes of a request's head at most, and of what is read or written at once.
+const BUFFER: usize = 32 << 10;
 /// How long to wait when the system has no file descriptor left.
 const OUT_OF_FILES: Duration = Duration::from_millis(200);
 
@@ -57,23 +56,14 @@ pub async fn serve(
     tls: Arc<ServerConfig>,
     router: Router,
     stop: CancellationToken,
+    connections: Connections,
 ) -> std::io::Result<()> {
     let acceptor = TlsAcceptor::from(tls);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let tasks = TaskTracker::new();
     loop {
-        let next = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            let handshake = Arc::clone(&handshakes).acquire_owned().await;
-            (permit, handshake, listener.accept().await)
-        };
-        let (permit, handshake, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            next = next => next,
-        };
-        let (Ok(permit), Ok(handshake)) = (permit, handshake) else {
-            break;
+            accepted = listener.accept() => accepted,
         };
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
@@ -84,14 +74,19 @@ pub async fn serve(
             }
         };
         let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        let place = connections.admit(from);
         tasks.spawn(async move {
-            let _permit = permit;
+            let close = place.close.clone();
             let met = tokio::select! {
                 () = stop.cancelled() => None,
-                met = meet(stream, from, acceptor, handshake) => met,
+                () = close.cancelled() => None,
+                met = meet(stream, from, acceptor) => met,
             };
             if let Some((stream, peer)) = met {
-                converse(stream, peer, router, stop).await;
+                if let Peer::Certificate { node, .. } = peer {
+                    place.proof.set_node(Some(node));
+                }
+                converse(stream, peer, router, stop, &place).await;
             }
         });
     }
@@ -106,12 +101,11 @@ async fn meet(
     stream: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
-    _handshake: OwnedSemaphorePermit,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
     // Both only make things better.
     let _best_effort = stream.set_nodelay(true);
     let _best_effort = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    let mut stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%from, %error, "a handshake failed");
@@ -122,6 +116,7 @@ async fn meet(
             return None;
         }
     };
+    stream.get_mut().1.set_buffer_limit(Some(BUFFER));
     let certificate = stream
         .get_ref()
         .1
@@ -144,23 +139,31 @@ async fn converse(
     peer: Peer,
     router: Router,
     stop: CancellationToken,
+    place: &Place,
 ) {
+    let proof = place.proof.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(proof.clone());
         router.clone().call(request.map(Body::new))
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = place.close.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = place.close.cancelled() => return,
+            }
         }
     };
     if let Err(error) = ended {

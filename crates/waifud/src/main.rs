@@ -3,6 +3,7 @@
 mod addresses;
 mod backup;
 mod config;
+mod connections;
 mod https;
 mod init;
 mod serve;
@@ -65,7 +66,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(Command::Openapi) = arguments.command {
         use std::io::Write;
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{}", waifud_control::http::openapi().to_pretty_json()?)?;
+        writeln!(out, "{:#}", waifud_control::http::openapi()?)?;
         return Ok(());
     }
     if let Some(Command::Init(arguments)) = &arguments.command {

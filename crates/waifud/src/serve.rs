@@ -16,7 +16,9 @@ use waifud_pki::server_config;
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
 
+use crate::backup::{DATABASE, IMAGES, PKI};
 use crate::config::Config;
+use crate::connections::Connections;
 use crate::sockets::listen;
 use crate::{addresses, https};
 
@@ -36,6 +38,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("making {} failed", config.state_dir.display()))?;
     let _lock = lock(&config.state_dir)?;
     crate::backup::refuse_half_restored(&config.state_dir)?;
+    refuse_lost_database(&config.state_dir)?;
     let listeners = https::bind(&config.listen).await?;
     let mut bound = Vec::new();
     for listener in &listeners {
@@ -72,9 +75,17 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(run(users, http::user_router(control.clone()), stop.clone()));
+    let connections = Connections::default();
     for listener in listeners {
         let router = http::tls_router(control.clone());
-        servers.spawn(https::serve(listener, tls.clone(), router, stop.clone()));
+        let serve = https::serve(
+            listener,
+            tls.clone(),
+            router,
+            stop.clone(),
+            connections.clone(),
+        );
+        servers.spawn(serve);
     }
     tokio::select! {
         _ = terminate.recv() => tracing::info!("told to stop"),
@@ -104,7 +115,7 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     entropy.fill(&mut fresh);
     let readers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let store = Store::open(
-        &config.state_dir.join("waifud.db"),
+        &config.state_dir.join(DATABASE),
         Mode::Threads { readers },
         Incarnation(u32::from_le_bytes(fresh)),
     )?;
@@ -126,6 +137,28 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
         unless_full(control.note_boot(boot.trim()).await)?;
     }
     Ok(control)
+}
+
+/// Fails where a database was and is not any more: a new one would know no instance, no node and no token, and what images
+/// are there would be removed as unknown.
+fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
+    let database = state_dir.join(DATABASE);
+    if database.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    for left in [PKI, IMAGES] {
+        let left = state_dir.join(left);
+        let used = std::fs::read_dir(&left).is_ok_and(|mut entries| entries.next().is_some());
+        anyhow::ensure!(
+            !used,
+            "the database {} is missing, but {} is from a waifud that had one. Restore a backup: waifud restore FILE. To \
+             begin again with an empty database, without the instances, nodes and tokens, move {} to another place first",
+            database.display(),
+            left.display(),
+            left.display()
+        );
+    }
+    Ok(())
 }
 
 /// A full disk keeps nobody from starting: people can look and delete. Nodes say what is true when they are heard.

@@ -5,15 +5,19 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
+#[path = "https/contract.rs"]
+mod contract;
 mod kit;
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kit::Waifud;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -109,6 +113,92 @@ async fn clients_that_stall_or_babble_hold_up_neither_others_nor_the_end() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop((stalled, idle));
+}
+
+/// A connection from another address of the loopback network.
+async fn connect_from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(to).await
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.unwrap().split_whitespace().next().unwrap();
+    number.parse().unwrap()
+}
+
+/// Sends a join request whose body never ends, as far as waifud reads it; gives the connection back open.
+async fn stalled_join(
+    tls: Arc<ClientConfig>,
+    source: [u8; 4],
+    to: SocketAddr,
+) -> std::io::Result<impl Sized> {
+    let stream = connect_from(source, to).await?;
+    let mut stream = TlsConnector::from(tls)
+        .connect(server_name(), stream)
+        .await?;
+    let head = "POST /v1/agent/join HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 8388608\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    // Refused or stalled, as waifud likes.
+    let _cut = timeout(DEADLINE, stream.write_all(&vec![b' '; 7 << 20])).await;
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_flood_lock_out_no_other_and_fill_no_memory() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(16_384.min(hard)), hard).unwrap();
+    let waifud = Waifud::start();
+    let anybody = client_config(waifud.authority().certificate(), None).unwrap();
+    waifud.get(anybody.clone(), "/healthz").await.unwrap();
+    let before = resident_kib(waifud.child.id());
+
+    let joins = (0..20).map(|_| stalled_join(anybody.clone(), [127, 0, 0, 2], waifud.at));
+    let mut held: Vec<Box<dyn Send>> = Vec::new();
+    for join in futures::future::join_all(joins).await {
+        held.extend(join.ok().map(|one| Box::new(one) as Box<dyn Send>));
+    }
+    let mut idle = Vec::new();
+    for _ in 0..1000 {
+        for source in [[127, 0, 0, 2], [127, 0, 0, 3]] {
+            idle.extend(connect_from(source, waifud.at).await.ok());
+        }
+    }
+    // It goes on while another address asks.
+    let at = waifud.at;
+    let flood = tokio::spawn(async move {
+        for _ in 0..3000 {
+            idle.extend(connect_from([127, 0, 0, 2], at).await.ok());
+            tokio::task::yield_now().await;
+        }
+        idle
+    });
+    for source in [[127, 0, 0, 4], [127, 0, 0, 5]] {
+        let ask = async {
+            let stream = connect_from(source, waifud.at).await?;
+            let mut stream = TlsConnector::from(anybody.clone())
+                .connect(server_name(), stream)
+                .await?;
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = timeout(DEADLINE, ask).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let idle = flood.await.unwrap();
+    let grown = resident_kib(waifud.child.id()).saturating_sub(before);
+    assert!(grown < 50 << 10, "memory grew by {grown} KiB");
+    eprintln!(
+        "memory grew by {grown} KiB under {} connections",
+        idle.len() + held.len()
+    );
 }
 
 #[tokio::test]

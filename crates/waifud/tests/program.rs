@@ -6,7 +6,7 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
-use std::io::Read;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use waifud_api::client::{Client, EventQuery, ListQuery};
 use waifud_api::{CreateInstance, CreateTemplate};
 
@@ -64,8 +66,12 @@ impl Home {
         command
     }
 
+    /// What it says when it does not start; one that starts is ended after a minute.
     fn fails(&self) -> Output {
-        self.command().stdin(Stdio::null()).output().unwrap()
+        let mut command = Command::new("timeout");
+        command.args(["60", env!("CARGO_BIN_EXE_waifud"), "--config"]);
+        command.arg(self.path("waifud.toml")).stdin(Stdio::null());
+        command.output().unwrap()
     }
 
     /// Starts it and waits until it answers.
@@ -280,5 +286,109 @@ fn the_document_that_is_committed_is_the_one_that_is_printed() {
     assert!(
         String::from_utf8(printed.stdout).unwrap() == committed,
         "docs/reference/openapi.json is old: waifud openapi > docs/reference/openapi.json"
+    );
+}
+
+fn said(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let home = Home::new();
+    let mut running = home.start().await;
+    running.signal(Signal::SIGTERM);
+    running.ends().await;
+    let database = home.path("state/waifud.db");
+    std::fs::rename(&database, home.path("kept.db")).unwrap();
+    let text = said(&home.fails());
+    assert!(
+        text.contains("is missing") && text.contains("waifud restore"),
+        "{text}"
+    );
+    assert!(!database.exists());
+    // Moved aside on purpose: a new beginning.
+    std::fs::rename(home.path("state/pki"), home.path("pki")).unwrap();
+    std::fs::rename(home.path("state/images"), home.path("images")).unwrap();
+    home.start().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_removed_or_replaced_meanwhile_is_not_healthy() {
+    let home = Home::new();
+    let running = home.start().await;
+    let health = async || {
+        let mut stream = UnixStream::connect(home.path("waifud.sock")).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    assert!(health().await.contains("HTTP/1.1 200"));
+    assert_eq!(
+        running
+            .client
+            .server()
+            .await
+            .unwrap()
+            .unwrap()
+            .database
+            .trouble,
+        None
+    );
+    let database = home.path("state/waifud.db");
+    std::fs::rename(&database, home.path("kept.db")).unwrap();
+    let answer = health().await;
+    assert!(answer.contains("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("database-unusable") && answer.contains("removed"),
+        "{answer}"
+    );
+    std::fs::copy(home.path("kept.db"), &database).unwrap();
+    let trouble = running
+        .client
+        .server()
+        .await
+        .unwrap()
+        .unwrap()
+        .database
+        .trouble;
+    assert!(trouble.is_some_and(|why| why.contains("replaced")));
+    std::fs::rename(home.path("kept.db"), &database).unwrap();
+    assert!(health().await.contains("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn waifud_does_not_start_on_a_database_that_it_can_not_write() {
+    let home = Home::new();
+    let mut running = home.start().await;
+    running.signal(Signal::SIGTERM);
+    running.ends().await;
+    let database = home.path("state/waifud.db");
+    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o444)).unwrap();
+    let output = if nix::unistd::geteuid().is_root() {
+        // Root may write anything: another user starts it, to whom all but the database belongs.
+        let mut chown = Command::new("chown");
+        chown.args(["-R", "65534:65534"]).arg(home.dir.path());
+        assert!(chown.status().unwrap().success());
+        std::os::unix::fs::chown(&database, Some(0), Some(0)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args(["timeout", "60"]);
+        command
+            .arg(env!("CARGO_BIN_EXE_waifud"))
+            .arg("--config")
+            .arg(home.path("waifud.toml"));
+        command.stdin(Stdio::null()).output().unwrap()
+    } else {
+        // Its owner could give itself the permission back, so the directory goes the same way.
+        home.fails()
+    };
+    let text = said(&output);
+    assert!(
+        text.contains("read-only") && text.contains("waifud.db"),
+        "{text}"
     );
 }

@@ -1,7 +1,7 @@
 //! waifud itself, as `doctor` and `df` show it.
 
 use jiff::Timestamp;
-use waifud_api::{Certificate, DirectoryRoom, Server};
+use waifud_api::{Certificate, Database, DirectoryRoom, Server};
 use waifud_types::RoomState;
 
 use super::doctor::{Check, Verdict, ok};
@@ -14,10 +14,25 @@ const SOON_DAYS: i64 = 60;
 
 /// What there is to say of waifud itself.
 pub fn checks(server: &Server) -> Vec<Check> {
-    let mut checks = vec![room(&server.state_dir), clock(server.now, Timestamp::now())];
+    let mut checks = vec![
+        database(&server.database),
+        room(&server.state_dir),
+        clock(server.now, Timestamp::now()),
+    ];
     let of = |one| certificate(one, server.now);
     checks.extend(server.certificates.iter().map(of));
     checks
+}
+
+fn database(database: &Database) -> Check {
+    match &database.trouble {
+        None => ok("waifud database", "can be read and written"),
+        Some(trouble) => ok("waifud database", escape(trouble)).but(
+            Verdict::Fail,
+            "look at waifud's log and at the permissions in its state_dir; where the database is lost, stop waifud and \
+             restore a backup: waifud restore FILE",
+        ),
+    }
 }
 
 /// This machine's clock beside waifud's: what expires is compared with both.

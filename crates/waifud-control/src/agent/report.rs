@@ -58,9 +58,7 @@ impl Control {
             .store
             .write(move |tx| control.report_in(tx, node, &report, &cause))
             .await?;
-        for image in images {
-            self.collect_image(image, Cause::system()).await?;
-        }
+        self.collect_images(images).await;
         Ok(())
     }
 

@@ -361,7 +361,7 @@ impl Control {
             })
             .await?;
         // Whoever asked may have given up in the last moment.
-        self.collect_image(image, Cause::system()).await?;
+        self.collect_images([image]).await;
         Ok(())
     }
 }

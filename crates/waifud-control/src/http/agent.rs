@@ -3,7 +3,7 @@
 use std::io::SeekFrom;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -11,10 +11,10 @@ use axum::{Json, Router};
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
 use waifud_api::agent::{AgentReport, Hello, Welcome};
-use waifud_api::join::{JoinRequest, Joined};
+use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
 use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
-use super::body::{JsonBytes, parse};
+use super::body::{JsonBytes, SmallJsonBytes, parse};
 use super::images::digest;
 use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
@@ -40,8 +40,16 @@ pub fn routes() -> Router<Control> {
 async fn join(
     State(control): State<Control>,
     newcomer: Newcomer,
-    JsonBytes(bytes): JsonBytes,
+    headers: HeaderMap,
+    request: Request,
 ) -> Result<Json<Joined>, Refusal> {
+    // A token in the header is looked at before the body is read. Agents of older versions send it in the body only.
+    if let Some(token) = headers.get(JOIN_TOKEN_HEADER) {
+        control
+            .must_know_join_token(token.to_str().unwrap_or_default())
+            .await?;
+    }
+    let SmallJsonBytes(bytes) = SmallJsonBytes::from_request(request, &control).await?;
     let request: JoinRequest = parse(&bytes, str::to_owned)?;
     Ok(Json(
         control
@@ -190,7 +198,7 @@ async fn stream(
     State(control): State<Control>,
     AgentPeer { node, .. }: AgentPeer,
     Path(text): Path<String>,
-    mut request: axum::extract::Request,
+    mut request: Request,
 ) -> Result<Response, Refusal> {
     let id = stream_id(&text)?;
     let wants = |name, value: &str| {

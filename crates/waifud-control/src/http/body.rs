@@ -1,15 +1,36 @@
 //! JSON bodies: read within a limit, and refused with the field that is wrong.
 
-use axum::body::{Body, Bytes, to_bytes};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use waifud_api::Problem;
 
 use super::Refusal;
 
-/// A body's bytes at most. User-data may have 1 MiB, and JSON may take six bytes for one of its.
-const LIMIT: usize = 8 << 20;
+/// What a body may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Bytes.
+    bytes: usize,
+    /// Time until all of it has arrived.
+    within: Duration,
+}
+
+/// For callers that are known. User-data may have 1 MiB, and JSON may take six bytes for one of its.
+const AUTHENTICATED: Limits = Limits {
+    bytes: 8 << 20,
+    within: Duration::from_mins(1),
+};
+/// For callers that have proven nothing yet.
+const UNAUTHENTICATED: Limits = Limits {
+    bytes: 16 << 10,
+    within: Duration::from_secs(10),
+};
 
 /// The bytes of a JSON body.
 #[derive(Debug)]
@@ -19,43 +40,88 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
-        let kind = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .map(|v| v.to_str().unwrap_or_default());
-        let is_json = kind.is_none_or(|kind| {
-            let kind = kind.split(';').next().unwrap_or_default().trim();
-            kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
-        });
-        if !is_json {
-            return Err(
-                Problem::new(415, "unsupported-media-type", "the body is not JSON")
-                    .field("Content-Type")
-                    .hint("send application/json")
-                    .into(),
-            );
-        }
-        read(request.into_body()).await.map(Self)
+        must_be_json(request.headers())?;
+        read(request.into_body(), AUTHENTICATED).await.map(Self)
     }
 }
 
-async fn read(body: Body) -> Result<Bytes, Refusal> {
-    to_bytes(body, LIMIT).await.map_err(|error| {
-        let too_large = std::error::Error::source(&error)
-            .is_some_and(|source| source.to_string().contains("length limit"));
-        let problem = if too_large {
-            Problem::new(
-                413,
-                "too-large",
-                format!("the body has more than {} MiB", LIMIT >> 20),
+/// The bytes of a small JSON body from a caller that has proven nothing yet.
+#[derive(Debug)]
+pub struct SmallJsonBytes(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for SmallJsonBytes {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        must_be_json(request.headers())?;
+        read(request.into_body(), UNAUTHENTICATED).await.map(Self)
+    }
+}
+
+fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .map(|v| v.to_str().unwrap_or_default());
+    let is_json = kind.is_none_or(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
+    });
+    if is_json {
+        return Ok(());
+    }
+    Err(
+        Problem::new(415, "unsupported-media-type", "the body is not JSON")
+            .field("Content-Type")
+            .hint("send application/json"),
+    )
+}
+
+async fn read(body: Body, limits: Limits) -> Result<Bytes, Refusal> {
+    let Limits { bytes, within } = limits;
+    let most = u64::try_from(bytes).unwrap_or(u64::MAX);
+    if body.size_hint().lower() > most {
+        return Err(too_large(bytes).into());
+    }
+    match timeout(within, Limited::new(body, bytes).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes).into()),
+        Ok(Err(_)) => {
+            Err(
+                Problem::new(400, "upload-broken", "the connection ended before the body")
+                    .field("body")
+                    .into(),
             )
-            .field("body")
-            .hint("user-data may have 1 MiB; everything else is small")
-        } else {
-            Problem::new(400, "upload-broken", "the body ended before its end").field("body")
-        };
-        Refusal(problem)
-    })
+        }
+        Err(_) => Err(Problem::new(
+            408,
+            "body-too-slow",
+            format!("the body did not arrive within {} s", within.as_secs()),
+        )
+        .field("body")
+        .hint("send the request again")
+        .into()),
+    }
+}
+
+fn too_large(bytes: usize) -> Problem {
+    let (limit, hint) = if bytes < 1 << 20 {
+        (
+            format!("{} KiB", bytes >> 10),
+            "a request without credentials is smaller than that",
+        )
+    } else {
+        (
+            format!("{} MiB", bytes >> 20),
+            "user-data may have 1 MiB; everything else is small",
+        )
+    };
+    Problem::new(
+        413,
+        "too-large",
+        format!("the body exceeds the limit of {limit}"),
+    )
+    .field("body")
+    .hint(hint)
 }
 
 /// Reads a body. `rename` turns a path of the request into the field's name as people know it.
@@ -180,6 +246,32 @@ mod tests {
             );
             assert!(problem.hint.is_some(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_within_its_limits_of_size_and_time() {
+        let limits = Limits {
+            bytes: 16 << 10,
+            within: Duration::from_millis(20),
+        };
+        let code = async |body| read(body, limits).await.map_err(|refusal| refusal.0.code);
+        let pieces = |pieces: Vec<Result<Vec<u8>, std::io::Error>>| {
+            Body::from_stream(futures::stream::iter(pieces))
+        };
+        let whole = pieces(vec![Ok(vec![1; 8 << 10]), Ok(vec![2; 8 << 10])]);
+        assert_eq!(code(whole).await.map(|bytes| bytes.len()), Ok(16 << 10));
+        let large = pieces(vec![Ok(vec![1; 8 << 10]), Ok(vec![2; (8 << 10) + 1])]);
+        assert_eq!(code(large).await, Err("too-large".to_owned()));
+        assert_eq!(
+            code(Body::from(vec![0; (16 << 10) + 1])).await,
+            Err("too-large".to_owned())
+        );
+        // An error whose text speaks of a length limit is not one of ours.
+        let broken = pieces(vec![Err(std::io::Error::other("length limit exceeded"))]);
+        assert_eq!(code(broken).await, Err("upload-broken".to_owned()));
+        let stalled =
+            Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        assert_eq!(code(stalled).await, Err("body-too-slow".to_owned()));
     }
 
     #[test]

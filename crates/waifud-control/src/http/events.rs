@@ -24,7 +24,7 @@ use super::peer::Asker;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::page::{LIMIT_DEFAULT, LIMIT_MAX};
-use crate::{Control, ControlError, ProgressFrame, problems};
+use crate::{Control, ControlError, ProgressFrame, note, problems};
 
 /// Events read at once for a stream.
 const BATCH: u32 = 256;
@@ -38,7 +38,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
         ("since" = Option<String>, Query, description = "Only after this revision. Without it, the newest ones; a stream begins now."),
         ("cursor" = Option<String>, Query, description = "`next` of the page before: the same as `since`."),
         ("limit" = Option<u32>, Query, description = "Events a page, 1 to 1000; 100 by default."),
-        ("object" = Option<String>, Query, description = "Only about the thing with this id or name; `instance/web` also names its type."),
+        ("object" = Option<String>, Query, description = "Only about the object with this id or name; `instance/web` also names its type: instance, template, image, node, network, token, join-token or waifud."),
         ("watch" = Option<bool>, Query, description = "Stream them as server-sent events, as `Accept: text/event-stream` does."),
         ("Last-Event-ID" = Option<String>, Header, description = "Where a broken stream goes on; outranks `since`."),
     ),
@@ -59,13 +59,14 @@ pub async fn events(
         since = Some(cursor);
     }
     let limit = params.number("limit")?;
-    let filter = filter(params.one("object")?);
+    let filter = filter(params.one("object")?)?;
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let watch = params.flag("watch")? || accept.contains("text/event-stream");
     params.finish()?;
+    let last = last_event_id(&headers)?;
     if !watch {
         let limit = limit.unwrap_or(LIMIT_DEFAULT);
         if !(1..=LIMIT_MAX).contains(&limit) {
@@ -78,38 +79,45 @@ pub async fn events(
         }
         return Ok(Json(control.events(since, filter, limit).await?).into_response());
     }
-    if let Some(id) = headers.get("last-event-id") {
-        let id = id
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| {
-                problems::bad_header(
-                    "Last-Event-ID",
-                    "Last-Event-ID is not an id of this stream",
-                    "send it as it came",
-                )
-            })?;
-        since = Some(id);
-    }
-    let stream = control.watch_events(since, filter).await?;
+    let stream = control.watch_events(last.or(since), filter).await?;
     Ok(Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response())
 }
 
-fn filter(object: Option<String>) -> EventFilter {
-    const TYPES: [&str; 6] = ["instance", "template", "image", "node", "token", "cluster"];
-    match object.as_deref().and_then(|text| text.split_once('/')) {
-        Some((kind, name)) if TYPES.contains(&kind) => EventFilter {
-            object: Some(name.to_owned()),
-            object_type: Some(kind.to_owned()),
-        },
-        _ => EventFilter {
+/// Where a broken stream goes on.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
+    let Some(id) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    let id = id.to_str().ok().and_then(|text| text.parse().ok());
+    id.map(Some).ok_or_else(|| {
+        problems::bad_header(
+            "Last-Event-ID",
+            "Last-Event-ID is not an id of this stream",
+            "send it as it came",
+        )
+    })
+}
+
+fn filter(object: Option<String>) -> Result<EventFilter, Problem> {
+    let Some((kind, name)) = object.as_deref().and_then(|text| text.split_once('/')) else {
+        return Ok(EventFilter {
             object,
             object_type: None,
-        },
+        });
+    };
+    if !note::OBJECT_TYPES.contains(&kind) {
+        return Err(problems::bad_query(
+            "object",
+            format!("there are no events about objects of type {kind:?}"),
+            format!("TYPE/NAME, where TYPE is {}", note::OBJECT_TYPES.join(", ")),
+        ));
     }
+    Ok(EventFilter {
+        object: Some(name.to_owned()),
+        object_type: Some(kind.to_owned()),
+    })
 }
 
 /// The number to go on after, if the history still has everything since.

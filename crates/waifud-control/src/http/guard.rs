@@ -3,20 +3,26 @@
 //! Who asks is known from the connection ([`Peer`]) and from a bearer token. What is not in the table is refused, a
 //! handler that nobody put behind this guard as well: `Asker` finds no principal then.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use hyper::body::{Frame, SizeHint};
+use waifud_api::Problem;
 use waifud_types::Role;
 
 use super::access::{self, Access};
 use super::envelope::no_method;
 use super::refusal::Refusal;
-use crate::principal::{Peer, Principal};
+use crate::holdings::{Held, Kind};
+use crate::principal::{ConnectionProof, Peer, Principal};
 use crate::tokens::Refused;
 use crate::{Control, problems};
 
@@ -54,11 +60,76 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         Err(response) => return response,
     };
     request.extensions_mut().insert(principal.clone());
-    let response = next.run(request).await;
-    if principal.token.is_some() && is_stream(&response) {
-        return until_revoked(control, principal, response);
+    if principal.token.is_none() {
+        return next.run(request).await;
     }
-    response
+    held(control, principal, request, next)
+        .await
+        .unwrap_or_else(|problem| Refusal(problem).into_response())
+}
+
+/// Carries out a request of a token, within what one token may hold, and ends it with the token where it lasts.
+async fn held(
+    control: Control,
+    principal: Principal,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let holdings = &control.shared.tokens.holdings;
+    let held = holdings.take(&principal, Kind::Request)?;
+    let response = if waits(&request) {
+        let _held = holdings.take(&principal, Kind::Wait)?;
+        tokio::select! {
+            response = next.run(request) => response,
+            () = control.until_revoked(&principal) => return Err(problems::token_ended()),
+        }
+    } else {
+        next.run(request).await
+    };
+    if !is_stream(&response) {
+        return Ok(response.map(|body| Body::new(HeldBody { body, _held: held })));
+    }
+    let follower = holdings.take(&principal, Kind::Follower)?;
+    Ok(until_revoked(
+        control.clone(),
+        principal,
+        response,
+        (held, follower),
+    ))
+}
+
+/// Whether the request asks to be answered later.
+fn waits(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query
+        .split('&')
+        .any(|pair| pair == "wait" || pair.starts_with("wait="))
+}
+
+/// A body, and what is held until its end.
+struct HeldBody {
+    body: Body,
+    _held: Option<Held>,
+}
+
+impl HttpBody for HeldBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The path as the router knows it.
@@ -99,7 +170,12 @@ async fn let_in(
         .get::<ConnectInfo<Peer>>()
         .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer);
     let credential = Credential::of(request.headers());
-    let principal = identify(control, peer, &credential).await?;
+    let identified = identify(control, peer, &credential).await;
+    if let Some(proof) = request.extensions().get::<ConnectionProof>() {
+        let token = identified.as_ref().ok().and_then(|one| one.token);
+        proof.set(token.map(u64::from_be_bytes));
+    }
+    let principal = identified?;
     // From here on nobody needs it, and nobody can show it.
     request.headers_mut().remove(header::AUTHORIZATION);
     if principal.role < needed {
@@ -180,9 +256,17 @@ fn is_stream(response: &Response) -> bool {
 }
 
 /// A stream ends with the token that opened it.
-fn until_revoked(control: Control, principal: Principal, response: Response) -> Response {
+fn until_revoked(
+    control: Control,
+    principal: Principal,
+    response: Response,
+    held: (Option<Held>, Option<Held>),
+) -> Response {
     response.map(|body| {
-        let end = Box::pin(async move { control.until_revoked(&principal).await });
+        let end = Box::pin(async move {
+            let _held = held;
+            control.until_revoked(&principal).await;
+        });
         Body::from_stream(body.into_data_stream().take_until(end))
     })
 }

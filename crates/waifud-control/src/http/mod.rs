@@ -7,6 +7,7 @@
 pub mod access;
 mod agent;
 mod body;
+mod contract;
 mod descriptions;
 mod downloads;
 mod envelope;
@@ -33,7 +34,6 @@ mod wait;
 
 use axum::Router;
 use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -104,8 +104,12 @@ fn user_routes() -> OpenApiRouter<Control> {
 }
 
 /// The API of the user's router, as OpenAPI 3.1, collected from its handlers.
-pub fn openapi() -> OpenApi {
-    security::describe(user_routes().into_openapi())
+///
+/// # Errors
+/// The collected document can't be written as JSON.
+pub fn openapi() -> serde_json::Result<serde_json::Value> {
+    let collected = security::describe(user_routes().into_openapi());
+    serde_json::to_value(collected).map(contract::complete)
 }
 
 /// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.

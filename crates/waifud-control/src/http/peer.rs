@@ -9,7 +9,7 @@ use waifud_types::{Digest, NodeId};
 
 use super::Refusal;
 use super::envelope::RequestId;
-use crate::principal::{Cause, Peer, Principal};
+use crate::principal::{Cause, ConnectionProof, Peer, Principal};
 use crate::{Control, problems};
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
@@ -76,7 +76,11 @@ impl FromRequestParts<Control> for AgentPeer {
         let Peer::Certificate { node, key, .. } = peer else {
             return Err(problems::for_agents().into());
         };
-        if !control.is_admitted(node, key).await? {
+        let admitted = control.is_admitted(node, key).await?;
+        if let Some(proof) = parts.extensions.get::<ConnectionProof>() {
+            proof.set_node(admitted.then_some(node));
+        }
+        if !admitted {
             return Err(problems::node_not_admitted().into());
         }
         Ok(Self {

@@ -14,5 +14,5 @@ use crate::Control;
     responses((status = 200, description = "How it is.", body = Server))
 )]
 pub async fn show(State(control): State<Control>, _: Asker) -> Result<Json<Server>, Refusal> {
-    Ok(Json(control.server()?))
+    Ok(Json(control.server().await?))
 }

@@ -1,6 +1,9 @@
 //! What waifud says of itself.
 
+use std::sync::OnceLock;
+
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -9,7 +12,7 @@ use utoipa::ToSchema;
 use waifud_types::Revision;
 
 use super::refusal::Refusal;
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, problems};
 
 /// Which waifud this is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -40,9 +43,15 @@ pub struct Health {
     responses((status = 200, description = "This document.", content_type = "application/json", body = Object))
 )]
 pub async fn openapi() -> Result<Response, Refusal> {
-    let text = super::openapi()
-        .to_json()
-        .map_err(|e| ControlError::Inconsistent(format!("the API can't be described: {e}")))?;
+    // Anybody may ask: it is made once, and then costs no memory.
+    static TEXT: OnceLock<Bytes> = OnceLock::new();
+    let text = if let Some(text) = TEXT.get() {
+        text.clone()
+    } else {
+        let text = super::openapi()
+            .map_err(|e| ControlError::Inconsistent(format!("the API can't be described: {e}")))?;
+        TEXT.get_or_init(|| text.to_string().into()).clone()
+    };
     Ok((
         [(
             header::CONTENT_TYPE,
@@ -67,16 +76,19 @@ pub async fn version(State(control): State<Control>) -> Json<Version> {
     })
 }
 
-/// Says that waifud answers and its database reads.
+/// Says that waifud answers, and that its database can be read and written.
 #[utoipa::path(
     get, path = "/healthz", tag = "service", operation_id = "healthz",
-    responses((status = 200, description = "It works.", body = Health), (status = 500, description = "It does not.", body = waifud_api::Problem))
+    responses((status = 200, description = "It works.", body = Health), (status = 503, description = "The database can't be written.", body = waifud_api::Problem))
 )]
 pub async fn healthz(State(control): State<Control>) -> Result<Json<Health>, Refusal> {
     let revision = control
         .store()
         .read(|tx| Ok::<_, ControlError>(tx.at(tx.newest_event()?)))
         .await?;
+    if let Some(trouble) = control.database().await?.trouble {
+        return Err(problems::database_trouble(&trouble).into());
+    }
     Ok(Json(Health {
         status: "ok".to_owned(),
         revision,

@@ -64,7 +64,16 @@ impl Control {
         cause: Cause,
     ) -> Result<Created, ControlError> {
         let checked = validate::create(request)?;
-        self.must_have_room()?;
+        if let Err(full) = self.must_have_room() {
+            // What was created already is answered all the same: the answer takes no room.
+            return match self.kept_answer(key).await? {
+                Some(instance) => Ok(Created {
+                    instance,
+                    replayed: true,
+                }),
+                None => Err(full),
+            };
+        }
         let control = self.clone();
         self.shared
             .store
@@ -90,9 +99,20 @@ impl Control {
             .await
     }
 
+    /// The answer that was given for this key; also to another request, which is a refusal.
+    async fn kept_answer(
+        &self,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Option<Instance>, ControlError> {
+        let Some(key) = key else { return Ok(None) };
+        let control = self.clone();
+        let read = move |tx: ReadTx<'_>| control.replay(&tx, &key);
+        self.shared.store.read(read).await
+    }
+
     fn replay(
         &self,
-        tx: &WriteTx<'_>,
+        tx: &ReadTx<'_>,
         key: &IdempotencyKey,
     ) -> Result<Option<Instance>, ControlError> {
         let oldest = self.now() - REMEMBERED;

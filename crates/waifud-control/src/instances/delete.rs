@@ -38,9 +38,7 @@ impl Control {
             .store
             .write(move |tx| control.delete_in(tx, &wanted, &if_match, &cause))
             .await?;
-        if let Some(image) = image {
-            self.collect_image(image, Cause::system()).await?;
-        }
+        self.collect_images(image).await;
         Ok(deleted)
     }
 

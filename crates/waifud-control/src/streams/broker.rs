@@ -14,6 +14,7 @@ use waifud_types::{Epoch, InstanceId, NodeId};
 
 use super::StreamLimits;
 use crate::env::Entropy;
+use crate::holdings::Held;
 use crate::problems;
 
 /// The agent's end of a stream.
@@ -48,6 +49,7 @@ struct Waiting {
 pub struct Place {
     broker: Broker,
     instance: InstanceId,
+    _held: Option<Held>,
 }
 
 /// Where a node's watch hears of streams. The newest watch of a node is the one that counts.
@@ -93,8 +95,13 @@ impl Broker {
         }
     }
 
-    /// A place for one more stream.
-    pub fn place(&self, instance: InstanceId, limits: &StreamLimits) -> Result<Place, Problem> {
+    /// A place for one more stream, with what it takes of the token that asks.
+    pub(crate) fn place(
+        &self,
+        instance: InstanceId,
+        limits: &StreamLimits,
+        held: Option<Held>,
+    ) -> Result<Place, Problem> {
         let mut state = self.state();
         let total: usize = state.open.values().sum();
         let here = state.open.entry(instance).or_default();
@@ -110,6 +117,7 @@ impl Broker {
         Ok(Place {
             broker: self.clone(),
             instance,
+            _held: held,
         })
     }
 

@@ -4,6 +4,7 @@ use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place, Target};
 use super::gate::{Gate, is_on};
+use crate::holdings::Kind;
 use crate::instances::find;
 use crate::{Control, ControlError, Principal, problems};
 
@@ -46,7 +47,8 @@ impl Control {
             kind,
         };
         let limits = &self.shared.config.streams;
-        let place = self.shared.streams.place(row.id, limits)?;
+        let held = self.shared.tokens.holdings.take(&asker, Kind::Stream)?;
+        let place = self.shared.streams.place(row.id, limits, held)?;
         let agent = self
             .shared
             .streams

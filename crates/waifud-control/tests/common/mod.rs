@@ -239,6 +239,19 @@ impl Server {
         call(&self.agent, request.body(body.into()).unwrap(), peer).await
     }
 
+    /// The same with headers, and the whole answer.
+    pub async fn agent_with(
+        &self,
+        path: &str,
+        header: (&str, &str),
+        peer: Peer,
+        body: Body,
+    ) -> Answer {
+        let request = Request::builder().method(Method::POST).uri(path);
+        let request = request.header(header.0, header.1).body(body).unwrap();
+        collect(call(&self.agent, request, peer).await).await
+    }
+
     /// A join token, for the node of this name when one is given.
     pub async fn join_token(&self, name: Option<&str>) -> JoinToken {
         let answer = self.post("/v1/join-tokens", &json!({"name": name})).await;

@@ -1,0 +1,323 @@
+//! What the OpenAPI document says beyond what is written at each handler: the answers that every operation has, and how
+//! far parameters and fields are restricted, with the same numbers that the checks use.
+//!
+//! `xtask test` has schemathesis send what this document allows and what it does not; it finds a difference from what the
+//! handlers accept.
+
+use serde_json::{Value, json};
+use waifud_api::guest_command::{EXEC_TIMEOUT_MAX, PASSWORD_MAX};
+use waifud_api::join;
+use waifud_api::problem::PROBLEM_JSON;
+use waifud_api::stream::LOG_LINES_MAX;
+use waifud_types::InstanceState;
+use waifud_types::spec::limits;
+
+use crate::page::LIMIT_MAX;
+use crate::{note, tokens, validate};
+
+/// A name, as [`waifud_types::Name`] reads it.
+const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+/// A revision.
+const REVISION: &str = "^[0-9a-fA-F]{8}\\.[0-9]{1,19}$";
+/// No control characters.
+const PLAIN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// A time to wait, an hour at most.
+const WAIT: &str = "^0*(([0-9]{1,6}|[12][0-9]{6}|3[0-5][0-9]{5}|3600000)ms|([0-9]{1,3}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s?|([0-9]|[1-5][0-9]|60)m|[01]h)$";
+
+/// Completes the document.
+pub fn complete(mut document: Value) -> Value {
+    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
+    let operations = paths
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, operations)| operations.as_object_mut());
+    for (method, operation) in operations.flatten() {
+        answers(method, operation);
+        parameters(operation);
+    }
+    if let Some(schemas) = document.pointer_mut("/components/schemas") {
+        fields(schemas);
+    }
+    document
+}
+
+/// Adds what every operation may answer, and gives problems their media type.
+fn answers(method: &str, operation: &mut Value) {
+    let open = operation["security"].as_array().is_some_and(Vec::is_empty);
+    let body = operation.get("requestBody");
+    let json = body.is_some_and(|body| !body["content"]["application/json"].is_null());
+    let mut common = vec![("500", "waifud failed; its log says why.")];
+    if !open {
+        common.extend([
+            ("400", "A parameter, a header or the body can't be understood."),
+            ("401", "The request has no valid token."),
+            ("403", "The token's role does not suffice."),
+            ("429", "The token holds too many requests or streams, or too many wrong tokens came from this address."),
+        ]);
+    }
+    if body.is_some() {
+        common.extend([
+            ("408", "The body did not arrive in time."),
+            ("413", "The body is too large."),
+        ]);
+    }
+    if json {
+        common.extend([
+            ("415", "The body is not JSON."),
+            ("422", "A field can't be used."),
+        ]);
+    }
+    if method != "get" {
+        common.push(("507", "No space is left for it."));
+    }
+    let responses = operation.get_mut("responses");
+    let Some(responses) = responses.and_then(Value::as_object_mut) else {
+        return;
+    };
+    for (status, description) in common {
+        responses.entry(status).or_insert_with(|| {
+            let schema = json!({"$ref": "#/components/schemas/Problem"});
+            json!({
+                "description": description,
+                "content": {"application/json": {"schema": schema}},
+            })
+        });
+    }
+    for (status, response) in responses {
+        if status.starts_with(['4', '5'])
+            && let Some(content) = response.get_mut("content")
+            && let Some(content) = content.as_object_mut()
+            && let Some(problem) = content.remove("application/json")
+        {
+            content.insert(PROBLEM_JSON.to_owned(), problem);
+        }
+    }
+}
+
+fn parameters(operation: &mut Value) {
+    let events = operation["operationId"] == "events";
+    let all = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
+    for parameter in all.into_iter().flatten() {
+        let name = parameter["name"].as_str().unwrap_or_default().to_owned();
+        let header = parameter["in"] == "header";
+        if header {
+            // A header is a text or absent.
+            restrict(parameter, "/schema", &json!({"type": "string"}));
+        }
+        restrict(parameter, "/schema", &parameter_limits(&name, events));
+    }
+}
+
+fn parameter_limits(name: &str, events: bool) -> Value {
+    let text = |pattern: &str| json!({"pattern": pattern});
+    match name {
+        "limit" => json!({"minimum": 1, "maximum": LIMIT_MAX}),
+        "cursor" if !events => text("^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2,3})?$"),
+        "cursor" | "since" | "Last-Event-ID" => text(REVISION),
+        "object" => text(&format!(
+            "^([^/]*|({})/[\\s\\S]*)$",
+            note::OBJECT_TYPES.join("|")
+        )),
+        "state" => {
+            let states = InstanceState::ALL.map(InstanceState::as_str).join("|");
+            text(&format!("^({states})(,({states}))*$"))
+        }
+        "wait" => text(WAIT),
+        "for" => json!({"enum": ["running", "ready", "stopped", "deleted"]}),
+        "source" => json!({"enum": ["console", "cloud-init"]}),
+        "lines" => json!({"maximum": LOG_LINES_MAX}),
+        "port" => json!({"minimum": 1, "maximum": u16::MAX}),
+        "digest" => text("^(sha256:)?[0-9a-fA-F]{64}$"),
+        "If-Match" => text("^(\\*|\"[0-9]{1,19}\"( *, *\"[0-9]{1,19}\")*)$"),
+        "Idempotency-Key" => json!({"pattern": "^[\\x21-\\x7e]{1,255}$"}),
+        _ => json!({}),
+    }
+}
+
+/// Restricts the fields of requests.
+fn fields(schemas: &mut Value) {
+    let name = json!({"pattern": NAME});
+    let port = json!({"minimum": 1, "maximum": u16::MAX});
+    let labels = json!({
+        "maxProperties": validate::LABELS_MAX,
+        "propertyNames": {"type": "string", "pattern": "^[A-Za-z0-9._/-]{1,63}$"},
+    });
+    let label = json!({"pattern": PLAIN, "maxLength": 255});
+    let cpus = json!({"minimum": 1, "maximum": limits::CPUS_MAX});
+    let size = |least: waifud_types::ByteSize, most: waifud_types::ByteSize| {
+        json!({
+            "type": ["integer", "null"],
+            "format": "int64",
+            "minimum": least.bytes(),
+            "maximum": most.bytes(),
+        })
+    };
+    let memory = size(limits::MEMORY_MIN, limits::MEMORY_MAX);
+    let disk = size(limits::DISK_MIN, limits::DISK_MAX);
+    let (least, most) = (tokens::LEAST.as_secs(), tokens::MOST.as_secs());
+    for (schema, field, limits) in [
+        ("CreateInstance", "name", &name),
+        ("CreateInstance", "template", &name),
+        ("CreateInstance", "pool", &name),
+        ("CreateInstance", "cpus", &cpus),
+        ("CreateInstance", "memory_bytes", &memory),
+        ("CreateInstance", "disk_bytes", &disk),
+        ("CreateInstance", "labels", &labels),
+        (
+            "CreateInstance",
+            "ssh_keys",
+            &json!({"maxItems": validate::SSH_KEYS_MAX}),
+        ),
+        (
+            "CreateInstance",
+            "nics",
+            &json!({"maxItems": crate::instances::nics::NICS_MAX}),
+        ),
+        ("UpdateInstance", "cpus", &cpus),
+        ("UpdateInstance", "memory_bytes", &memory),
+        ("UpdateInstance", "disk_bytes", &disk),
+        ("UpdateInstance", "labels", &labels),
+        ("UpdateNode", "labels", &labels),
+        ("CreateNic", "network", &name),
+        ("Publish", "port", &port),
+        ("Publish", "guest_port", &port),
+        ("CreateTemplate", "name", &name),
+        ("CreateDownload", "name", &name),
+        (
+            "CreateToken",
+            "expires_in_s",
+            &json!({"minimum": least, "maximum": most}),
+        ),
+        ("CreateToken", "name", &name),
+        (
+            "CreateJoinToken",
+            "expires_in_s",
+            &json!({"minimum": 60, "maximum": join::LIFE_MAX_S}),
+        ),
+        ("CreateNetwork", "name", &name),
+        (
+            "CreateNetwork",
+            "bridge",
+            &json!({"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"}),
+        ),
+        ("ClaimInstance", "name", &name),
+        (
+            "ExecRequest",
+            "command",
+            &json!({"minItems": 1, "prefixItems": [{"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}]}),
+        ),
+        (
+            "ExecRequest",
+            "timeout_s",
+            &json!({"minimum": 1, "maximum": EXEC_TIMEOUT_MAX}),
+        ),
+        (
+            "SetPassword",
+            "user",
+            &json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f:/-][^\\u0000-\\u001f\\u007f-\\u009f:/]*$", "maxLength": 256}),
+        ),
+        (
+            "SetPassword",
+            "password",
+            &json!({"type": "string", "pattern": PLAIN, "minLength": 1, "maxLength": PASSWORD_MAX}),
+        ),
+    ] {
+        let path = format!("/{schema}/properties/{field}");
+        if limits.get("type").is_some()
+            && let Some(found) = schemas.pointer_mut(&path)
+        {
+            // In the place of a reference, which nothing can be added to.
+            let description = ["/description", "/oneOf/0/description"]
+                .into_iter()
+                .find_map(|at| found.pointer(at).cloned());
+            *found = json!({"description": description});
+        }
+        restrict(schemas, &path, limits);
+    }
+    for schema in ["CreateInstance", "UpdateInstance", "UpdateNode"] {
+        let values = format!("/{schema}/properties/labels/additionalProperties");
+        restrict(schemas, &values, &label);
+    }
+    let words = "/ExecRequest/properties/command/items";
+    restrict(schemas, words, &json!({"pattern": "^[^\\u0000]*$"}));
+}
+
+/// Adds restrictions to the schema at a path (RFC 6901).
+fn restrict(document: &mut Value, path: &str, limits: &Value) {
+    let schema = document.pointer_mut(path).and_then(Value::as_object_mut);
+    debug_assert!(schema.is_some(), "{path} is not in the document");
+    if let (Some(schema), Some(limits)) = (schema, limits.as_object()) {
+        schema.extend(
+            limits
+                .iter()
+                .map(|(key, limit)| (key.clone(), limit.clone())),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> Value {
+        crate::http::openapi().unwrap()
+    }
+
+    #[test]
+    fn every_problem_is_documented_with_its_media_type_and_every_request_may_be_refused() {
+        let mut seen = 0;
+        for (path, operations) in document()["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let responses = operation["responses"].as_object().unwrap();
+                for (status, response) in responses {
+                    if status.starts_with(['4', '5']) {
+                        let schema = &response["content"][PROBLEM_JSON]["schema"]["$ref"];
+                        assert_eq!(
+                            schema, "#/components/schemas/Problem",
+                            "{method} {path} {status}"
+                        );
+                        seen += 1;
+                    }
+                }
+                let open = operation["security"].as_array().unwrap().is_empty();
+                assert!(open || responses.contains_key("400"), "{method} {path}");
+            }
+        }
+        assert!(seen > 200, "{seen}");
+    }
+
+    #[test]
+    fn restrictions_survive_the_document_and_have_the_numbers_of_the_checks() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        let cpus = &schemas["CreateInstance"]["properties"]["cpus"];
+        assert_eq!(cpus["maximum"], limits::CPUS_MAX);
+        let memory = &schemas["CreateInstance"]["properties"]["memory_bytes"];
+        assert_eq!(memory["minimum"], limits::MEMORY_MIN.bytes(), "{memory}");
+        assert!(memory["description"].as_str().unwrap().contains("GiB"));
+        let labels = &schemas["UpdateNode"]["properties"]["labels"];
+        assert_eq!(labels["maxProperties"], validate::LABELS_MAX, "{labels}");
+        assert_eq!(labels["additionalProperties"]["maxLength"], 255, "{labels}");
+        assert_eq!(
+            labels["propertyNames"]["pattern"],
+            "^[A-Za-z0-9._/-]{1,63}$"
+        );
+        let command = &schemas["ExecRequest"]["properties"]["command"];
+        assert_eq!(command["minItems"], 1, "{command}");
+        let mut by_name = std::collections::BTreeMap::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for operation in operations.as_object().unwrap().values() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let name = parameter["name"].as_str().unwrap().to_owned();
+                    by_name.insert(name, (path.clone(), parameter["schema"].clone()));
+                }
+            }
+        }
+        assert_eq!(by_name["limit"].1["maximum"], LIMIT_MAX);
+        assert_eq!(by_name["wait"].1["pattern"], WAIT);
+        assert_eq!(by_name["for"].1["enum"][1], "ready");
+        assert_eq!(by_name["If-Match"].1["type"], "string");
+    }
+}

@@ -1,0 +1,91 @@
+//! Whether changes can still be stored: the file is the one that was opened, and may be written.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::fcntl::AtFlags;
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, faccessat};
+use rusqlite::{Connection, MAIN_DB};
+
+use crate::StoreError;
+
+/// Why the newest change could not be stored, for a reason other than a full disk; absent while changes are stored.
+pub(crate) type LastFailure = Arc<Mutex<Option<String>>>;
+
+/// The database's file, and what happened to it.
+#[derive(Debug)]
+pub(crate) struct Health {
+    path: PathBuf,
+    /// Device and inode of the file that was opened.
+    opened: Option<(u64, u64)>,
+    last_failure: LastFailure,
+}
+
+impl Health {
+    pub(crate) fn of(path: &Path, last_failure: LastFailure) -> Self {
+        Self {
+            path: path.to_owned(),
+            opened: identity(path).ok(),
+            last_failure,
+        }
+    }
+
+    /// Why changes can't be stored; `None` when they can, as far as that shows without a write. Asks the filesystem.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let path = self.path.display();
+        match identity(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Some(format!("the database {path} was removed while waifud runs"));
+            }
+            Err(error) => return Some(format!("the database {path} can't be looked at: {error}")),
+            Ok(found) if self.opened.is_some_and(|opened| opened != found) => {
+                return Some(format!(
+                    "the database {path} was replaced while waifud runs"
+                ));
+            }
+            Ok(_) => {}
+        }
+        let read_only =
+            statvfs(&self.path).is_ok_and(|facts| facts.flags().contains(FsFlags::ST_RDONLY));
+        let denied = faccessat(
+            nix::fcntl::AT_FDCWD,
+            &self.path,
+            AccessFlags::W_OK,
+            AtFlags::AT_EACCESS,
+        )
+        .is_err();
+        if read_only || denied {
+            return Some(format!("the database {path} is read-only"));
+        }
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|why| format!("the newest change could not be stored in {path}: {why}"))
+    }
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino()))
+}
+
+/// Stores something that changes nothing. A full disk is no failure: it may be read, and will have room again.
+pub(crate) fn must_be_writable(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let read_only = |source| StoreError::ReadOnly {
+        path: path.to_owned(),
+        source,
+    };
+    if conn.is_readonly(MAIN_DB)? {
+        return Err(read_only(None));
+    }
+    let stored = conn.execute(
+        "UPDATE meta SET value = value WHERE key = 'incarnation'",
+        [],
+    );
+    match stored {
+        Err(error) if !crate::error::is_full(&error) => Err(read_only(Some(error))),
+        _ => Ok(()),
+    }
+}
