@@ -379,12 +379,16 @@ impl Lab {
         })
     }
 
-    /// Starts the first node's `service` after [`Lab::stop`], or at once if it waits for its next try.
+    /// Starts the first node's `service` after [`Lab::stop`], or at once if it waits for its next try. Returns when it is
+    /// ready.
     ///
     /// # Errors
-    /// No such service.
+    /// No such service, or it does not get ready.
     pub fn start(&self, service: &str) -> Result<()> {
-        self.order(|service| Request::Start { service }, service)
+        self.order(|service| Request::Start { service }, service)?;
+        wait::until(&format!("{service} to be ready"), START_LIMIT, || {
+            Ok((self.one(service)?.state == ServiceState::Ready).then_some(()))
+        })
     }
 
     /// The first node's `service`.

@@ -94,25 +94,40 @@ pub fn run(args: Args) -> Result<()> {
         }
         Command::Restart { service } => {
             root::become_root("asking the lab")?;
-            the_lab()?.restart(&service)
+            the_lab()?.restart(&service)?;
+            said(&service, "restarted, and ready");
+            Ok(())
         }
         Command::Stop { service } => {
             root::become_root("asking the lab")?;
-            the_lab()?.stop(&service)
+            the_lab()?.stop(&service)?;
+            said(&service, "stopped");
+            Ok(())
         }
         Command::Start { service } => {
             root::become_root("asking the lab")?;
-            the_lab()?.start(&service)
+            the_lab()?.start(&service)?;
+            said(&service, "started, and ready");
+            Ok(())
         }
         Command::Kill { service, signal } => {
             root::become_root("asking the lab")?;
-            the_lab()?.kill(&service, parse_signal(&signal)?)
+            the_lab()?.kill(&service, parse_signal(&signal)?)?;
+            said(
+                &service,
+                "was sent the signal; if it ends, the lab starts it again",
+            );
+            Ok(())
         }
         Command::Down => {
             root::become_root("ending the lab")?;
             down()
         }
     }
+}
+
+fn said(service: &str, what: &str) {
+    eprintln!("{service}: {what}");
 }
 
 fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {

@@ -11,8 +11,8 @@ pub struct ExecArgs {
     /// Its name or id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Wait so many seconds for the program's end, 1 to 3600; it is not ended then [default: 60]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    /// Wait this long for the program's end, for example 90s or 10m, at most 1h; it is not ended then [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::parse_exec_timeout)]
     pub timeout: Option<u32>,
     /// Run it without input; a file or a pipe at standard input is read otherwise, 1 MiB at most
     #[arg(short = 'n', long)]

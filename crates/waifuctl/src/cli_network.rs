@@ -2,6 +2,9 @@
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::complete;
 
 /// `network …`.
 #[derive(Debug, Subcommand)]
@@ -42,6 +45,6 @@ pub struct NetworkAddArgs {
 #[derive(Debug, Args)]
 pub struct NetworkNameArg {
     /// Its name
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(add = ArgValueCandidates::new(complete::networks), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }

@@ -2,10 +2,11 @@
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
-use crate::cli::{ConfirmArgs, NameArg};
-use crate::cli_spec::LabelArgs;
+use crate::cli::ConfirmArgs;
 use crate::cli_token::JoinTokenCommand;
+use crate::complete;
 
 /// `node …`.
 #[derive(Debug, Subcommand)]
@@ -14,7 +15,7 @@ pub enum NodeCommand {
     #[command(visible_alias = "ls")]
     List,
     /// Show one node in full
-    Show(NameArg),
+    Show(NodeArg),
     /// Say that waifud's restored database is the right one for nodes: until then they destroy nothing
     #[command(
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
@@ -24,7 +25,7 @@ pub enum NodeCommand {
     #[command(
         after_help = "Examples:\n  waifuctl node label alder disk=ssd room=cellar\n  waifuctl node label alder room-\n\nKEY=VALUE sets, KEY- removes; other labels stay. Instances that waited for such a node are placed."
     )]
-    Label(LabelArgs),
+    Label(NodeLabelArgs),
     /// Forget a node that will not come back, and its key; what runs there runs on
     #[command(
         visible_alias = "rm",
@@ -36,11 +37,30 @@ pub enum NodeCommand {
     Token(JoinTokenCommand),
 }
 
+/// One node.
+#[derive(Debug, Args)]
+pub struct NodeArg {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+}
+
+/// `node label`.
+#[derive(Debug, Args)]
+pub struct NodeLabelArgs {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// KEY=VALUE sets a label, KEY- removes it
+    #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+    pub changes: Vec<String>,
+}
+
 /// `node remove`.
 #[derive(Debug, Args)]
 pub struct NodeRemoveArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Let others have its subnet: nothing of it runs any more. Also of a node that was removed before
     #[arg(long)]

@@ -13,7 +13,7 @@ pub enum PoolCommand {
     )]
     List {
         /// Only this node's
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::complete::nodes), value_parser = NonEmptyStringValueParser::new())]
         node: Option<String>,
     },
 }

@@ -5,19 +5,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use waifud_types::MacAddr;
 use waifud_types::spec::RestartPolicy;
+
+use crate::complete;
 
 /// Wishes of `create` that are no sizes.
 #[derive(Debug, Default, Args)]
 pub struct WishArgs {
     /// Run it on this node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::nodes))]
     pub node: Option<String>,
     /// Only on a node with this label; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub require: Vec<String>,
-    /// On another node than others of this group; with ,strict it rather waits than shares one
+    /// On another node than others of this group; with ,strict it waits rather than shares one
     #[arg(long, value_name = "GROUP[,strict]")]
     pub spread: Option<String>,
     /// What happens when it stops by itself: always, on-crash or never [default: on-crash]
@@ -44,47 +47,12 @@ pub struct WishArgs {
 /// `label`.
 #[derive(Debug, Args)]
 pub struct LabelArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
     pub changes: Vec<String>,
-}
-
-/// `show`.
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub name: String,
-    /// text, json, or yaml for a description that create -f takes
-    #[arg(short, long, value_name = "FORMAT")]
-    pub output: Option<ShowFormat>,
-}
-
-/// How one instance is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum ShowFormat {
-    /// For people.
-    Text,
-    /// As the API has it.
-    Json,
-    /// Its description.
-    Yaml,
-}
-
-/// How instances are listed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum ListFormat {
-    /// For people.
-    Table,
-    /// With more columns.
-    Wide,
-    /// As the API has it.
-    Json,
-    /// Their descriptions.
-    Yaml,
 }
 
 /// `schema`.
@@ -104,8 +72,8 @@ pub enum SchemaOf {
 /// `edit`.
 #[derive(Debug, Args)]
 pub struct EditArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Take new user-data from a file instead of an editor; - reads standard input
     #[arg(long, value_name = "FILE", conflicts_with = "spec")]
@@ -125,7 +93,7 @@ pub struct EditArgs {
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// Names or ids
-    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(required = true, add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
     /// What for
     #[arg(long = "for", value_name = "WHAT")]

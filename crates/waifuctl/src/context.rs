@@ -5,7 +5,7 @@
 //! `WAIFUD_TOKEN` belong to `WAIFUD_URL` and are sent nowhere else. No secret is an argument: everybody on a machine
 //! sees those.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use waifud_api::ServerUrl;
 use waifud_api::client::{Client, Trust};
@@ -35,7 +35,7 @@ impl Context {
         Ok(Self {
             client: client(cli)?,
             way: way(cli)?,
-            printer: Printer::new(cli.json),
+            printer: Printer::new(cli.json, cli.quiet),
         })
     }
 }
@@ -55,9 +55,9 @@ fn way(cli: &Cli) -> Result<Way, Failure> {
     if let Some(name) = &cli.context {
         return Ok(context(name.as_str()));
     }
-    if let Some(socket) = &cli.socket {
+    if let Some(socket) = socket(cli) {
         let bad = || Failure::input("bad-path", "the socket's path is no text").field("--socket");
-        let path = std::path::absolute(socket).map_err(|_| bad())?;
+        let path = std::path::absolute(&socket).map_err(|_| bad())?;
         let path = path.into_os_string().into_string().map_err(|_| bad())?;
         return Ok(Way::Options(vec!["--socket".to_owned(), path]));
     }
@@ -76,8 +76,8 @@ fn client(cli: &Cli) -> Result<Client, Failure> {
             of_context(&load()?, name)
         };
     }
-    if let Some(socket) = &cli.socket {
-        return Ok(Client::unix(socket)?);
+    if let Some(socket) = socket(cli) {
+        return Ok(Client::unix(&socket)?);
     }
     if let Some(url) = variable("WAIFUD_URL")? {
         return of_environment(&url);
@@ -87,6 +87,12 @@ fn client(cli: &Cli) -> Result<Client, Failure> {
         Some(name) => of_context(&contexts, name),
         None => local(),
     }
+}
+
+/// `--socket`, else `WAIFUD_SOCKET`. Read here and not by clap, whose usage would show it as typed.
+fn socket(cli: &Cli) -> Option<PathBuf> {
+    let set = || std::env::var_os("WAIFUD_SOCKET").filter(|value| !value.is_empty());
+    cli.socket.clone().or_else(|| set().map(PathBuf::from))
 }
 
 fn local() -> Result<Client, Failure> {

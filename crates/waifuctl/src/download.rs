@@ -80,13 +80,22 @@ pub async fn missing(
     }
 }
 
+/// Whether a template that is not here would be downloaded by its name.
+pub async fn is_in_catalog(context: &Context, name: &str) -> Result<bool, Failure> {
+    let catalog = context.client.catalog().await?;
+    Ok(catalog
+        .items
+        .iter()
+        .any(|entry| entry.name.as_str() == name))
+}
+
 async fn follow(
     context: &Context,
     begun: Download,
     deadline: Option<Instant>,
 ) -> Result<Template, Failure> {
     let name = begun.name.to_string();
-    let bar = progress::bytes(0, &name, context.printer.is_json());
+    let bar = progress::bytes(0, &name, !context.printer.shows_progress());
     bar.enable_steady_tick(Duration::from_millis(120));
     let query = EventQuery {
         object: Some(name.clone()),

@@ -12,6 +12,8 @@ use crate::failure::Failure;
 /// A text being edited. Its file, which only the owner reads, goes away with it unless it is kept.
 pub struct Draft {
     file: NamedTempFile,
+    /// What it was written with.
+    before: String,
 }
 
 impl Draft {
@@ -27,7 +29,10 @@ impl Draft {
             .map_err(failed)?;
         file.write_all(text.as_bytes()).map_err(failed)?;
         file.flush().map_err(failed)?;
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            before: text.to_owned(),
+        })
     }
 
     /// Runs the editor and gives the text that it left.
@@ -36,11 +41,14 @@ impl Draft {
             .into_iter()
             .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
             .unwrap_or_else(|| "vi".to_owned());
-        let mut words = typed.split_whitespace();
-        let program = words.next().unwrap_or("vi");
         let failed = |title: String| {
-            Failure::input("editor", title)
-                .hint("set VISUAL or EDITOR to an editor that ends when you are done")
+            Failure::input("editor", title).hint(
+                "set VISUAL or EDITOR to an editor that ends when you are done; a path with spaces needs quotes",
+            )
+        };
+        let words = words(&typed).map_err(failed)?;
+        let Some((program, words)) = words.split_first() else {
+            return Err(failed("no editor is named".to_owned()));
         };
         let status = Command::new(program)
             .args(words)
@@ -57,13 +65,23 @@ impl Draft {
             .map_err(|e| failed("the edited text can't be read".to_owned()).cause(&e))
     }
 
-    /// Keeps the file, and says where with the failure.
+    /// Keeps the file if it was changed, and says where with the failure.
     pub fn keep(self, failure: Failure) -> Failure {
+        // User-data may hold secrets: no copy of it stays for nothing.
+        let now = std::fs::read_to_string(self.file.path());
+        if now.is_ok_and(|now| now == self.before) {
+            return failure;
+        }
         match self.file.into_temp_path().keep() {
             Ok(path) => failure.detail(kept(&path)),
             Err(_) => failure,
         }
     }
+}
+
+/// An editor and its arguments, by a shell's rules for words; no shell runs.
+fn words(typed: &str) -> Result<Vec<String>, String> {
+    shlex::split(typed).ok_or_else(|| format!("the editor {typed:?} has a quote that does not end"))
 }
 
 fn kept(path: &Path) -> String {
@@ -111,12 +129,35 @@ mod tests {
         drop(draft);
         assert!(!path.exists());
 
-        let draft = Draft::new("mine").unwrap();
+        let draft = Draft::new("secret").unwrap();
         let path = draft.file.path().to_owned();
+        let failure = draft.keep(Failure::input("x", "y"));
+        assert!(!format!("{failure:?}").contains("kept"), "{failure:?}");
+        assert!(!path.exists(), "unchanged text stays nowhere");
+
+        let draft = Draft::new("before").unwrap();
+        let path = draft.file.path().to_owned();
+        std::fs::write(&path, "mine").unwrap();
         let failure = draft.keep(Failure::input("x", "y"));
         assert!(format!("{failure:?}").contains(&path.display().to_string()));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn an_editor_is_read_as_a_shell_reads_words() {
+        let words = |text: &str| words(text);
+        assert_eq!(words("code --wait").unwrap(), ["code", "--wait"]);
+        assert_eq!(
+            words("'/opt/my editor/ed' -n").unwrap(),
+            ["/opt/my editor/ed", "-n"]
+        );
+        assert_eq!(words("/opt/my\\ editor").unwrap(), ["/opt/my editor"]);
+        assert_eq!(
+            words("ed \"a b\" $HOME;id").unwrap(),
+            ["ed", "a b", "$HOME;id"]
+        );
+        assert!(words("'ed").is_err());
     }
 
     #[test]

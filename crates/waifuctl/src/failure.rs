@@ -149,6 +149,10 @@ impl Failure {
             ..
         } = &*self.problem;
         let mut text = format!("error: {}", escape(title));
+        let field = &field.as_deref().map(|field| match option_of(field) {
+            Some(option) => format!("{option} ({field})"),
+            None => field.to_owned(),
+        });
         let lines = [
             ("field", field),
             ("detail", detail),
@@ -195,9 +199,9 @@ impl From<ClientError> for Failure {
                     );
                 }
                 if at.starts_with("https://") {
-                    return Self::ours("unreachable", error.to_string()).cause(source).hint(
-                        "does waifud listen there? `listen` in its waifud.toml; if it has a new CA: waifuctl login URL",
-                    );
+                    return Self::ours("unreachable", error.to_string())
+                        .cause(source)
+                        .hint(https_hint(&root(source)));
                 }
                 Self::ours("unreachable", error.to_string()).cause(source).hint(format!(
                     "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \
@@ -216,6 +220,46 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// What to do next after a mistake in what was typed, where clap does not say it.
+pub fn usage_hint(error: &clap::Error) -> Option<&'static str> {
+    let text = error.to_string();
+    if error.kind() == clap::error::ErrorKind::UnknownArgument && text.contains("waifuctl ssh ") {
+        return Some("a program to run comes after --: waifuctl ssh web -- uptime");
+    }
+    let missing = error.kind() == clap::error::ErrorKind::MissingRequiredArgument;
+    if missing && text.contains("--template <NAME>") {
+        return Some(
+            "waifuctl template list shows those that are here, waifuctl template catalog more",
+        );
+    }
+    None
+}
+
+/// The option of the command line that sets a field of the API, where there is one.
+pub fn option_of(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "name" => "NAME",
+        "template" | "spec.template" => "--template",
+        "cpus" | "spec.cpus" => "--cpus",
+        "memory_bytes" | "spec.memory_bytes" => "--memory",
+        "disk_bytes" | "spec.disks[0].size_bytes" => "--disk",
+        "pool" | "spec.disks[0].pool" => "--pool",
+        "user_data" | "spec.user_data" => "--user-data",
+        "ssh_keys" | "spec.ssh_keys" => "--ssh-key",
+        "mac" | "spec.nics[0].mac" => "--mac",
+        "publish" | "spec.publish" => "--publish",
+        "spec.protected" | "protected" => "protect --off",
+        "placement.node" | "spec.placement.node" => "--node",
+        "placement.require" | "spec.placement.require" => "--require",
+        "placement.spread" | "spec.placement.spread" => "--spread",
+        "labels" => "--label",
+        "url" => "--url",
+        "checksum" => "--checksum",
+        "checksums_url" => "--checksums-url",
+        _ => return None,
+    })
+}
+
 /// The error at the bottom: the layers above it only say what is said already.
 fn root(error: &dyn std::error::Error) -> String {
     let mut bottom = error;
@@ -223,6 +267,28 @@ fn root(error: &dyn std::error::Error) -> String {
         bottom = cause;
     }
     bottom.to_string()
+}
+
+/// What to do about a server that can't be reached over HTTPS.
+fn https_hint(cause: &str) -> String {
+    let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let hint = if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
+        "its certificate is not of the CA that this context trusts; if waifud has a new CA: waifuctl login URL"
+    } else if cause.contains("NotValidForName") {
+        "its certificate is not for this host name; add it to `advertise` in waifud's waifud.toml"
+    } else if cause.contains("certificate") {
+        "its certificate is not accepted for this reason; check both clocks, or log in again: waifuctl login URL"
+    } else {
+        "does waifud listen there? `listen` in its waifud.toml"
+    };
+    match proxy {
+        Some(name) => {
+            format!("{hint}; {name} is set: if the proxy refuses, add the host to NO_PROXY")
+        }
+        None => hint.to_owned(),
+    }
 }
 
 /// The kind of the input/output error at the bottom of an error.

@@ -41,7 +41,7 @@ pub async fn learn(
         if keys != before {
             if !before.is_empty() {
                 context.printer.note(&format!(
-                    "note: {} shows other host keys than before; its console's are believed",
+                    "note: the host keys of {} have changed; using the ones from its console",
                     instance.name
                 ));
             }
@@ -55,8 +55,8 @@ pub async fn learn(
             format!("the console of {} shows no SSH host keys", instance.name),
         )
         .hint(
-            "it may still boot: waifuctl wait NAME --for ready; a guest that never prints them: --accept-new-key believes \
-             the first one that answers",
+            "it may still be booting: waifuctl wait NAME --for ready; for a guest that never prints them, --accept-new-key \
+             trusts the first key that answers",
         ));
     }
     if !pinned {

@@ -1,7 +1,7 @@
 //! The command line: the whole product from a terminal.
 //!
 //! `cli.rs` says what can be typed; each verb is one file in `commands/`. Data goes to stdout, everything else to
-//! stderr. Exit codes: 0 done, 1 your input, state or permission, 2 ours or waifud can't be reached, 3 a wait's
+//! stderr. Exit codes: 0 done, 1 wrong input, state or permission, 2 internal error or waifud is unreachable, 3 a wait's
 //! deadline passed.
 
 mod cli;
@@ -13,13 +13,16 @@ mod cli_pool;
 mod cli_spec;
 mod cli_template;
 mod cli_token;
+mod columns;
 mod commands;
+mod complete;
 mod context;
 mod contexts;
 mod description;
 mod download;
 mod editor;
 mod failure;
+mod foreground;
 mod guest_text;
 mod host_keys;
 mod keys;
@@ -30,9 +33,13 @@ mod network_args;
 mod printer;
 mod progress;
 mod relay;
+mod select;
+mod selector;
 mod settle;
 mod silent;
+mod ssh_hints;
 mod ssh_options;
+mod ssh_words;
 mod terminal;
 mod text;
 mod user_data;
@@ -41,13 +48,15 @@ mod whole;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
 use crate::context::Context;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // Ends here when a shell asks for completions.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    let cli = match Cli::try_parse_from(ssh_words::mark(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
@@ -56,6 +65,9 @@ fn main() -> ExitCode {
                 return ExitCode::from(failure.exit_code());
             }
             let _stdout_or_stderr_gone = error.print();
+            if let Some(hint) = failure::usage_hint(&error) {
+                eprintln!("  hint: {hint}");
+            }
             // Help and version are answers; anything else is a mistake in what was typed.
             return ExitCode::from(u8::from(error.use_stderr()));
         }

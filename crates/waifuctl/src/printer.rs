@@ -12,15 +12,17 @@ use crate::text::{tame, tame_json};
 #[derive(Clone, Copy, Debug)]
 pub struct Printer {
     json: bool,
+    quiet: bool,
     colour: bool,
 }
 
 impl Printer {
     /// JSON or text; colour as the terminal and `NO_COLOR` say.
-    pub fn new(json: bool) -> Self {
+    pub fn new(json: bool, quiet: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Self {
             json,
+            quiet,
             colour: wanted && std::io::stderr().is_terminal(),
         }
     }
@@ -28,6 +30,16 @@ impl Printer {
     /// Whether `--json` was given.
     pub fn is_json(self) -> bool {
         self.json
+    }
+
+    /// The same, as JSON.
+    pub fn as_json(self) -> Self {
+        Self { json: true, ..self }
+    }
+
+    /// Whether bars and spinners are wanted; they also need a terminal.
+    pub fn shows_progress(self) -> bool {
+        !self.json && !self.quiet
     }
 
     /// Prints a value as JSON, or as text by `text`.
@@ -62,15 +74,18 @@ impl Printer {
         line(&out)
     }
 
-    /// A remark for people, on stderr; nothing with `--json`.
+    /// A remark on stderr; nothing with `--json` or `--quiet`.
     pub fn note(self, text: &str) {
-        if !self.json {
+        if !self.json && !self.quiet {
             let _stderr_gone = writeln!(std::io::stderr(), "{text}");
         }
     }
 
-    /// A remark that matters with `--json` too.
+    /// A remark that matters with `--json` too; nothing with `--quiet`.
     pub fn warning(self, text: &str) {
+        if self.quiet {
+            return;
+        }
         let _stderr_gone = writeln!(
             std::io::stderr(),
             "{} {}",
@@ -116,13 +131,15 @@ fn line(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// A table without lines: two spaces between columns, headers in capitals.
+/// A table without lines: two spaces between columns, headers in capitals; without headers if there are none.
 pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headers);
+    if !headers.is_empty() {
+        table.set_header(headers);
+    }
     for row in rows {
         table.add_row(row);
     }

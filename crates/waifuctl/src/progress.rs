@@ -43,9 +43,12 @@ pub fn show_download(
     bar.set_message(waiting.map_or_else(|| name.to_owned(), |why| format!("{name}: {why}")));
 }
 
-/// A spinner with a changing text.
+/// A spinner with a changing text and the seconds since it began. It goes away when it is dropped.
 pub fn spinner(quiet: bool) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+        spinner.set_style(style);
+    }
     if quiet || !std::io::stderr().is_terminal() {
         spinner.set_draw_target(ProgressDrawTarget::hidden());
     } else {

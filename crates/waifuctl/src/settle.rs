@@ -14,7 +14,9 @@ use waifud_types::status::StoppedBy;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::progress;
 use crate::text::escape;
+use crate::wait::waiting_for;
 
 /// Read again at least this often: events are hints.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -32,7 +34,13 @@ pub async fn until_settled(
     };
     let mut now = ordered.clone();
     let mut events = None;
+    let spinner = progress::spinner(!context.printer.shows_progress());
     loop {
+        spinner.set_message(format!(
+            "{}: {}",
+            now.name,
+            escape(&waiting_for(&now.status))
+        ));
         if is_settled(&now, &ordered) {
             return Ok(now);
         }

@@ -64,7 +64,7 @@ impl SshHost {
             {
                 return Err(Failure::input(
                     "bad-user",
-                    format!("{user:?} is no user's name"),
+                    format!("invalid user name {user:?}"),
                 ));
             }
             options.push(("User", user.to_owned()));
@@ -75,8 +75,15 @@ impl SshHost {
         })
     }
 
-    /// For ssh's command line, up to and with the host.
-    pub fn arguments(&self, identity: Option<&Path>) -> Vec<std::ffi::OsString> {
+    /// The user that ssh is told; `None` is ssh's own default.
+    pub fn user(&self) -> Option<&str> {
+        let user = self.options.iter().find(|(keyword, _)| *keyword == "User");
+        user.map(|(_, user)| user.as_str())
+    }
+
+    /// For ssh's command line. They come first: ssh takes the first value that it is given, and no option of the caller
+    /// changes whose keys are trusted.
+    pub fn options(&self, identity: Option<&Path>) -> Vec<std::ffi::OsString> {
         let mut arguments = Vec::new();
         for (keyword, value) in &self.options {
             arguments.extend(["-o".into(), format!("{keyword}={value}").into()]);
@@ -84,7 +91,6 @@ impl SshHost {
         if let Some(file) = identity {
             arguments.extend(["-i".into(), file.into()]);
         }
-        arguments.push(self.host.clone().into());
         arguments
     }
 
@@ -162,9 +168,9 @@ mod tests {
              UserKnownHostsFile \"/home/ana/known\"\n  GlobalKnownHostsFile /dev/null\n  \
              StrictHostKeyChecking yes\n  CheckHostIP no\n  UpdateHostKeys no\n  User debian\n"
         );
-        let arguments = host.arguments(Some(Path::new("/k e y")));
+        let arguments = host.options(Some(Path::new("/k e y")));
         assert!(arguments.contains(&"StrictHostKeyChecking=yes".into()));
-        assert!(arguments.ends_with(&["-i".into(), "/k e y".into(), "web".into()]));
+        assert!(arguments.ends_with(&["-i".into(), "/k e y".into()]));
     }
 
     #[test]

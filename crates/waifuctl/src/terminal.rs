@@ -7,9 +7,11 @@ use tokio::sync::mpsc;
 
 use crate::failure::Failure;
 
-/// What a program in the guest may have switched and left so: colours, a hidden cursor, cursor keys' mode, no
-/// wrapping, the other screen, bracketed paste, line-drawing characters.
-const AS_IT_WAS: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1l\x1b[?7h\x1b[?1049l\x1b[?2004l\x1b(B\x0f\x1b>";
+/// Undoes what a program in the guest may have left: colours, a hidden cursor, cursor key mode, no wrapping, the
+/// alternate screen, a scroll region, bracketed paste, line-drawing characters. Ends on the last row, so that what follows
+/// overwrites nothing. The alternate screen is left by 1047: 1049 would also restore a cursor that was never saved.
+const AS_IT_WAS: &[u8] =
+    b"\x1b[0m\x1b[?25h\x1b[?1l\x1b[?7h\x1b[?1047l\x1b[?2004l\x1b(B\x0f\x1b>\x1b[r\x1b[9999;1H";
 
 /// Bytes read from a person at once.
 const CHUNK: usize = 4 << 10;
@@ -72,4 +74,18 @@ pub fn write(bytes: &[u8]) -> bool {
         .write_all(bytes)
         .and_then(|()| stdout.flush())
         .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_console_restores_no_cursor_and_goes_to_the_last_row() {
+        let text = std::str::from_utf8(AS_IT_WAS).unwrap();
+        let restores_a_cursor = ["\x1b[?1049l", "\x1b[?1048l", "\x1b8", "\x1b[u"];
+        assert!(!restores_a_cursor.iter().any(|bad| text.contains(bad)));
+        // Nothing moves the cursor after that; setting the scroll region does.
+        assert!(text.ends_with("\x1b[r\x1b[9999;1H"));
+    }
 }

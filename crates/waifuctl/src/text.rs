@@ -54,6 +54,14 @@ pub fn tame_json(json: &str) -> String {
     out
 }
 
+/// Fields as the API calls them, in the words of the options that set them.
+pub fn fields(of_the_api: &[String]) -> Vec<String> {
+    let fields = of_the_api.iter();
+    fields
+        .map(|field| escape(&field.trim_end_matches("_bytes").replace('_', "-")))
+        .collect()
+}
+
 /// `3d`, `4h`, `12m`, `5s`: the largest unit only. A moment in the future (clocks differ) is `0s`.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     let seconds = now
@@ -136,6 +144,14 @@ mod tests {
             proptest::prop_assert!(!tamed.chars().any(is_obeyed));
             proptest::prop_assert_eq!(serde_json::from_str::<String>(&tamed).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn fields_have_the_words_of_the_command_line() {
+        let fields_of = |text: &str| fields(&[text.to_owned()]).concat();
+        assert_eq!(fields_of("memory_bytes"), "memory");
+        assert_eq!(fields_of("user_data"), "user-data");
+        assert_eq!(fields_of("cpus"), "cpus");
     }
 
     #[test]

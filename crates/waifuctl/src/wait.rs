@@ -106,7 +106,7 @@ pub async fn until_ready(
 ) -> Result<Instance, Failure> {
     let begun = Instant::now();
     let printer = context.printer;
-    let spinner = progress::spinner(printer.is_json());
+    let spinner = progress::spinner(!printer.shows_progress());
     let mut open: Vec<Milestone> = Milestone::ALL.to_vec();
     let mut now = instance;
     let id = now.id.to_string();
@@ -224,7 +224,7 @@ pub async fn or_detach<T>(
 }
 
 /// What keeps it, in a few words.
-fn waiting_for(status: &InstanceStatus) -> String {
+pub fn waiting_for(status: &InstanceStatus) -> String {
     if let Some(step) = &status.step {
         let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
         let waiting = step

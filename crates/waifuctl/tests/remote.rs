@@ -164,7 +164,7 @@ async fn a_token_made_at_the_socket_lets_in_from_elsewhere_until_it_is_revoked()
             &token,
         )
         .await;
-    fails(&output, 1, "not the CA");
+    fails(&output, 1, "does not match the fingerprint");
     let other = world.write("other.crt", &other.to_pem());
     let output = world
         .run(&[], &[&login[..], &["--ca", &other]].concat(), &token)
@@ -176,7 +176,7 @@ async fn a_token_made_at_the_socket_lets_in_from_elsewhere_until_it_is_revoked()
         1,
         "unknown, revoked or expired",
     );
-    fails(&world.run(&[], &right, "").await, 1, "no token");
+    fails(&world.run(&[], &right, "").await, 1, "malformed");
     assert!(!world.path(".config/waifud/contexts.toml").exists());
 
     let said = ok(&world.run(&[], &right, &token).await);
@@ -209,6 +209,11 @@ async fn a_token_made_at_the_socket_lets_in_from_elsewhere_until_it_is_revoked()
         "no context nope",
     );
 
+    let events = world.admin(&["events", "token/laptop"]).await;
+    assert!(
+        events.contains("token.created") && events.contains("(by "),
+        "{events}"
+    );
     let listed = world.admin(&["token", "list", "--json"]).await;
     assert!(
         !listed.contains(&token) && listed.contains("\"laptop\""),
@@ -249,6 +254,21 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     );
     let plain = [("WAIFUD_URL", "http://127.0.0.1:1"), env[2]];
     fails(&world.run(&plain, &["list"], "").await, 1, "https");
+    // No proxy elsewhere reaches this machine's loopback.
+    let proxied = [&env[..], &[("HTTPS_PROXY", "http://127.0.0.1:1")]].concat();
+    ok(&world.run(&proxied, &["list"], "").await);
+    // Without a name, an address makes one.
+    let fingerprint = world.ca.fingerprint().to_string();
+    let login = [
+        "login",
+        &url,
+        "--fingerprint",
+        &fingerprint,
+        "--token-file",
+        "-",
+    ];
+    let said = ok(&world.run(&[], &login, &token).await);
+    assert!(said.starts_with("waifud-127-0-0-1: logged in"), "{said}");
     // A socket outranks the URL; a context outranks both.
     let socket = world.path("u.sock").display().to_string();
     let both = [&env[..], &[("WAIFUD_SOCKET", socket.as_str())]].concat();

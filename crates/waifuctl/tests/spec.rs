@@ -6,6 +6,8 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
+mod habits;
+
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -39,8 +41,25 @@ impl Server {
         );
         let control = control.await.unwrap();
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
-        let router = http::user_router(control).into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let router = http::user_router(control);
+        // The same waifud, with instances that look as if they ran and had said nothing yet.
+        let quiet = UnixListener::bind(dir.path().join("quiet")).unwrap();
+        let no_log = async || {
+            let problem = waifud_api::Problem::new(404, "no-log", "no log");
+            let kind = [("content-type", "application/problem+json")];
+            (
+                axum::http::StatusCode::NOT_FOUND,
+                kind,
+                serde_json::to_string(&problem).unwrap(),
+            )
+        };
+        let running = axum::Router::new()
+            .route("/v1/instances/{name}/log", axum::routing::get(no_log))
+            .fallback_service(router.clone());
+        for (listener, router) in [(listener, router), (quiet, running)] {
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            tokio::spawn(async move { axum::serve(listener, service).await });
+        }
         let server = Self { dir };
         server.template().await;
         server
@@ -267,6 +286,14 @@ async fn user_data_is_edited_checked_and_saved_and_nothing_is_lost() {
     assert_eq!(kept, format!("{text}a: [\n"));
     let failed = server.edit(&["edit", "web"], "exit 3", 1).await;
     assert!(failed.contains("editor"), "{failed}");
+    // Nothing was typed: no copy of what may be a secret stays.
+    assert!(!failed.contains("kept in"), "{failed}");
+    let left = std::fs::read_dir(server.dir.path()).unwrap();
+    let left = left.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("waifuctl-")
+    });
+    assert_eq!(left.count(), 1, "what was kept above, and no more");
     assert_eq!(server.generation("web").await, 3);
 
     // Somebody else is faster: this editor's own person.
@@ -318,12 +345,14 @@ async fn a_wait_ends_with_3_at_its_deadline_and_with_0_when_it_is_reached() {
     ];
     assert_eq!(read(&server.run(&late, 3).await)["code"], "deadline");
     server.run(&["wait", "nobody", "--for", "running"], 1).await;
-    server.run(&["wait", "nobody", "--for", "deleted"], 0).await;
+    // A typing error is no deletion.
+    server.run(&["wait", "nobody", "--for", "deleted"], 1).await;
     let mut waiting = server.command(&["wait", "web", "--for", "deleted", "--json"]);
     let waiting = waiting.stdout(Stdio::piped()).spawn().unwrap();
     server.run(&["delete", "web", "--yes"], 0).await;
     let output = waiting.wait_with_output().await.unwrap();
     assert_eq!(read(&expect(&output, 0, &["wait"])), json!({"items": []}));
+    server.run(&["wait", "web", "--for", "deleted"], 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use waifud_types::spec::PublishSpec;
 use waifud_types::status::Condition;
-use waifud_types::{Incarnation, Timestamp};
+use waifud_types::{Incarnation, Name, Timestamp};
 
 use crate::drift::Drift;
 use crate::plan::{Observed, Step};
@@ -154,14 +154,18 @@ fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Conditi
 }
 
 /// What there is to say while destruction waits for an operator.
-pub(crate) fn incarnation_changed(incarnation: Incarnation, now: Timestamp) -> Condition {
+pub(crate) fn incarnation_changed(
+    node: &Name,
+    incarnation: Incarnation,
+    now: Timestamp,
+) -> Condition {
     condition(
         "destruction-held",
         false,
         "incarnation-changed",
         format!(
-            "waifud's database is another than before ({incarnation}), as after a restored backup; nothing is destroyed \
-             on this node until an operator has confirmed it (waifud-agentd --confirm-incarnation {incarnation})"
+            "waifud's database is not the one that this node knew ({incarnation}), as after a restored backup; nothing is \
+             destroyed on this node until an operator confirms it: waifuctl node confirm {node}"
         ),
         now,
     )

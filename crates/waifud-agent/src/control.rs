@@ -132,6 +132,8 @@ fn pass_on(shared: &Shared, concerns: Concerns) {
         Concerns::Nobody => {}
         Concerns::Instances(ids) => wake(ids),
         Concerns::Everybody => {
+            // A confirmation ends a condition: it is reported now and not with the next period.
+            shared.facts_check.notify_one();
             shared.network_check.notify_one();
             shared.metadata_check.notify_one();
             wake(shared.table.records().iter().map(|r| r.id).collect());

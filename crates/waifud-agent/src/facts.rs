@@ -128,7 +128,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         conditions.push(certificate::of(until, now));
     }
     if let Some(incarnation) = shared.table.node().unconfirmed {
-        conditions.push(incarnation_changed(incarnation, now));
+        conditions.push(incarnation_changed(&shared.settings.node, incarnation, now));
     }
     facts.conditions = conditions
         .into_iter()

@@ -29,9 +29,12 @@ pub fn documents(
 /// The parts of the spec that a running guest will have after its next start, by their names in the spec.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
     let mut parts = life::restart_needed(memory, want);
-    if memory
-        .documents
-        .is_some_and(|has| has != want.bundle.digest)
+    // In a rescue other documents are served, which nobody changed; the end of it is a new start in any case.
+    let own_system = want.spec.rescue.is_none();
+    if own_system
+        && memory
+            .documents
+            .is_some_and(|has| has != want.bundle.digest)
     {
         parts.push("user_data".to_owned());
     }
@@ -72,6 +75,15 @@ mod tests {
         let memory = having(Some(digest('a')));
         assert_eq!(documents(&memory, &want, &on(), None), Some(digest('a')));
         assert_eq!(restart_needed(&memory, &want), ["user_data"]);
+        let mut rescued = want.clone();
+        rescued.spec.rescue = Some(waifud_types::RescueSpec {
+            ssh_keys: Vec::new(),
+            template: "rescue".parse().unwrap(),
+            image: digest('c'),
+            datasource: want.datasource,
+            firmware: want.firmware,
+        });
+        assert!(restart_needed(&memory, &rescued).is_empty());
         let asked_before = Some(digest('a'));
         assert_eq!(
             documents(&memory, &want, &on(), asked_before),

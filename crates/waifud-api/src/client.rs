@@ -184,6 +184,12 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")));
+        // A proxy elsewhere can't reach this machine's loopback.
+        let builder = if server.is_loopback() {
+            builder.no_proxy()
+        } else {
+            builder
+        };
         let builder = match trust {
             Trust::Only(config) => builder.tls_backend_preconfigured((**config).clone()),
             Trust::System => {

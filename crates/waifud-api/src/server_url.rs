@@ -37,6 +37,16 @@ impl ServerUrl {
         &self.host
     }
 
+    /// Whether it is this machine itself, which no proxy elsewhere can reach.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_end_matches('.').to_ascii_lowercase();
+        let is_local = host == "localhost" || host.ends_with(".localhost");
+        is_local
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.to_canonical().is_loopback())
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

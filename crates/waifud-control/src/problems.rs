@@ -23,10 +23,10 @@ use waifud_types::{ByteSize, Digest, Generation, Name, Role};
 pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
-        "instance" => "waifuctl list shows what there is (GET /v1/instances)".to_owned(),
+        "instance" => "waifuctl list shows what there is".to_owned(),
         "download" => "waifuctl template list shows what is on its way, too".to_owned(),
         "template" | "node" | "network" | "token" => {
-            format!("waifuctl {kind} list shows what there is (GET /v1/{kind}s)")
+            format!("waifuctl {kind} list shows what there is")
         }
         _ => format!("list what there is: GET /v1/{kind}s"),
     })
@@ -129,6 +129,7 @@ pub fn out_of_range(
 
 /// The disk can't hold the image.
 pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Problem {
+    let (size, least) = (size.exact(), least.exact());
     Problem::new(
         422,
         "disk-too-small",
@@ -140,6 +141,7 @@ pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Probl
 
 /// Disks grow and never shrink.
 pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
+    let (is, wanted) = (is.exact(), wanted.exact());
     Problem::new(
         422,
         "disk-shrinks",
@@ -406,7 +408,8 @@ pub fn stream_refused(
         R::NoGuestAgent => (
             409,
             "no-guest-agent",
-            "install qemu-guest-agent in the guest, or look at its console: waifuctl logs NAME",
+            "a guest that is booting has it a little later: waifuctl wait NAME --for ready; one that lacks it: install \
+             qemu-guest-agent in it, through waifuctl ssh or console",
         ),
         R::GuestRefused => (
             409,

@@ -178,6 +178,39 @@ async fn what_was_in_the_backup_is_marked_until_an_operator_confirms() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_its_node_holds_names_the_command_that_lets_it_go_on() {
+    let yesterday = Server::start().await;
+    yesterday.template().await;
+    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    yesterday
+        .create(&json!({"name": "web", "template": "debian-12"}))
+        .await
+        .expect(201);
+    agent.put().await;
+    let today = restored(&yesterday).await;
+    let _agent = today.agent_again(&agent).await;
+    today.delete("/v1/instances/web").await.expect(202);
+    let hint = async || {
+        let why = today.get("/v1/instances/web/why").await.expect(200);
+        why.json()["hint"].clone()
+    };
+    let held = hint().await;
+    assert!(
+        held.as_str()
+            .unwrap()
+            .contains("waifuctl node confirm alder"),
+        "{held}"
+    );
+    today
+        .post("/v1/nodes/alder/confirm", &json!({}))
+        .await
+        .expect(200);
+    assert!(hint().await.is_null());
+}
+
 fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
     use waifud_api::agent::SliceObject;
     let mut found = (None, None);

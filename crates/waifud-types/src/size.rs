@@ -27,7 +27,7 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ByteSizeError {
     /// `20`: gigabytes or bytes? Nobody should have to guess.
-    #[error("{0:?} has no unit: write for example {0}G or {0}M")]
+    #[error("{0:?} has no unit: write for example {hint}", hint = with_unit(.0))]
     NoUnit(String),
     /// A minus sign.
     #[error("{0:?} is negative: a size is at least 1M")]
@@ -54,6 +54,16 @@ impl ByteSize {
         Self(n.saturating_mul(1 << 30))
     }
 
+    /// Exactly this size, with the largest unit that leaves a whole number: what a hint says and a file holds.
+    pub fn exact(self) -> String {
+        for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
+            if self.0 > 0 && self.0.trailing_zeros() >= shift {
+                return format!("{}{unit}", self.0 >> shift);
+            }
+        }
+        format!("{}B", self.0)
+    }
+
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
@@ -63,7 +73,7 @@ impl ByteSize {
 impl FromStr for ByteSize {
     type Err = ByteSizeError;
 
-    /// Reads `512M`, `20G`, `20GiB`, `1.5G`, `2t`; powers of 1024.
+    /// Reads `512M`, `20G`, `20Gi`, `20GiB`, `1.5G`, `2t`; powers of 1024.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         let shown = || text.chars().take(40).collect::<String>();
@@ -87,11 +97,11 @@ impl FromStr for ByteSize {
             }
             "" => return Err(ByteSizeError::NoUnit(shown())),
             "b" => 0,
-            "k" | "kb" | "kib" => 10,
-            "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            "t" | "tb" | "tib" => 40,
-            "p" | "pb" | "pib" => 50,
+            "k" | "kb" | "ki" | "kib" => 10,
+            "m" | "mb" | "mi" | "mib" => 20,
+            "g" | "gb" | "gi" | "gib" => 30,
+            "t" | "tb" | "ti" | "tib" => 40,
+            "p" | "pb" | "pi" | "pib" => 50,
             _ => return Err(ByteSizeError::Malformed(shown())),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -121,11 +131,13 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// As people read it: `20G`, `1.5G`, `512M`, at most one decimal.
+    /// `20G`, `1.5G`, `512M`: rounded to one decimal of the largest unit that leaves at least 1.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (shift, unit) in [(50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-            if self.0 >= 1 << shift {
-                let tenths = (u128::from(self.0) * 10) >> shift;
+            // What the next smaller unit would round to 1024 counts as 1 here.
+            let rounding = (1_u64 << (shift - 10)) / 20;
+            if self.0.saturating_add(rounding) >= 1 << shift {
+                let tenths = ((u128::from(self.0) * 10) + (1 << (shift - 1))) >> shift;
                 let (whole, tenth) = (tenths / 10, tenths % 10);
                 return if tenth == 0 {
                     write!(f, "{whole}{unit}")
@@ -135,6 +147,15 @@ impl fmt::Display for ByteSize {
             }
         }
         write!(f, "{}B", self.0)
+    }
+}
+
+/// A number that was written without a unit, with the units that were probably meant.
+fn with_unit(number: &str) -> String {
+    match number.parse::<u64>() {
+        Ok(number) if number >= 1 << 20 => format!("{number}B"),
+        Ok(number) if number >= 256 => format!("{number}M"),
+        _ => format!("{number}G or {number}M"),
     }
 }
 
@@ -152,6 +173,10 @@ mod tests {
             ("1.5G", 3 << 29),
             ("4K", 4096),
             ("1 T", 1 << 40),
+            ("2Gi", 2 << 30),
+            ("2g", 2 << 30),
+            ("512Mi", 512 << 20),
+            ("1ti", 1 << 40),
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
@@ -181,10 +206,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_number_without_a_unit_gets_the_unit_that_was_probably_meant() {
+        let said = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
+        assert!(said("20").ends_with("write for example 20G or 20M"));
+        assert!(said("2048").ends_with("write for example 2048M"));
+        assert!(said("2147483648").ends_with("write for example 2147483648B"));
+    }
+
+    #[test]
+    fn a_size_is_shown_rounded_and_not_cut_off() {
+        for text in ["1.1G", "1.9T", "2.3M", "1.5K", "1G", "20G"] {
+            assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
+        }
+        assert_eq!(ByteSize((1 << 30) - 1).to_string(), "1G");
+        assert_eq!(ByteSize::mib(1000).to_string(), "1000M");
+        assert_eq!(ByteSize(1023).to_string(), "1023B");
+        assert_eq!(ByteSize(1000).to_string(), "1000B");
+        assert_eq!(ByteSize(u64::MAX).to_string(), "16384P");
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,40}") {
             let _ = text.parse::<ByteSize>();
+        }
+
+        #[test]
+        fn an_exact_size_is_read_back_as_the_same_bytes(n in 1_u64..=i64::MAX.unsigned_abs()) {
+            prop_assert_eq!(ByteSize(n).exact().parse::<ByteSize>(), Ok(ByteSize(n)));
         }
 
         #[test]

@@ -6,15 +6,18 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use waifud_types::ByteSize;
 
-use super::parse_duration;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::{SelectArgs, parse_duration};
+use crate::complete;
 
 /// Which instances, and whether to wait.
 #[derive(Debug, Args)]
 pub struct StartArgs {
-    /// Names or ids
-    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
-    pub names: Vec<String>,
-    /// Wait until it is done
+    /// Which
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Wait until it is done: until a started instance is ready, a stopped one is off
     #[arg(short, long)]
     pub wait: bool,
     /// How long --wait waits
@@ -25,7 +28,7 @@ pub struct StartArgs {
 /// `stop` and `reboot`.
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// Pull the plug now, without asking the guest: what it has not written is lost
+    /// Power off now, without asking the guest: what it has not written is lost
     #[arg(short, long)]
     pub force: bool,
     /// Which, and whether to wait
@@ -37,19 +40,19 @@ pub struct StopArgs {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("sizes").required(true).multiple(true).args(["cpus", "memory", "disk"]))]
 pub struct ResizeArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Virtual CPUs, from the next start on
+    /// Virtual CPUs, effective at the next start
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
-    /// Memory, such as 4G, from the next start on
+    /// Memory, for example 4G, effective at the next start
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<ByteSize>,
-    /// The root disk's size, such as 40G: at once, and it only grows
+    /// The root disk's size, for example 40G: effective at once; a disk only grows
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<ByteSize>,
-    /// Reboot it, so that CPUs and memory count now
+    /// Reboot it, so that CPUs and memory take effect now
     #[arg(long)]
     pub restart: bool,
     /// Wait until it is done
@@ -63,8 +66,8 @@ pub struct ResizeArgs {
 /// `rescue`.
 #[derive(Debug, Args)]
 pub struct RescueArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// What to boot [default: the template called rescue, else alpine of the catalog]
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "end")]
@@ -75,7 +78,7 @@ pub struct RescueArgs {
     /// Boot its own disk again, and throw the rescue disk away
     #[arg(long)]
     pub end: bool,
-    /// Pull the plug now, without asking the guest: what it has not written is lost
+    /// Power off now, without asking the guest: what it has not written is lost
     #[arg(short, long)]
     pub force: bool,
     /// Wait until it is done

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::complete;
 
 /// `console`.
 #[derive(Debug, Args)]
 pub struct ConsoleArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Pass every byte of the guest to the terminal
     #[arg(long)]
@@ -23,8 +26,8 @@ pub struct ConsoleArgs {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Keep printing what is added
     #[arg(short, long, conflicts_with = "cloud_init")]
@@ -43,8 +46,8 @@ pub struct LogsArgs {
 /// `forward`.
 #[derive(Debug, Args)]
 pub struct ForwardArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// The guest's port, and the one here if it is another; 0 picks a free one
     #[arg(required = true, value_name = "[LOCAL:]REMOTE", value_parser = pair)]
@@ -63,8 +66,8 @@ pub struct Pair {
 /// `screen`.
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
-    /// Its name or id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// The port here; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -76,17 +79,24 @@ pub struct ScreenArgs {
 
 /// `ssh`.
 #[derive(Debug, Args)]
+#[command(override_usage = "waifuctl ssh [OPTIONS] [SSH_OPTIONS] [USER@]NAME [-- COMMAND...]")]
 pub struct SshArgs {
-    /// Its name or id, and the user if it is not the template's
-    #[arg(value_name = "[USER@]NAME", value_parser = login)]
+    /// Name or id of the instance, and the user if it is not the template's
+    #[arg(value_name = "[USER@]NAME", value_parser = login, add = ArgValueCandidates::new(complete::instances))]
     pub login: Login,
+    /// The user, as in USER@NAME
+    #[arg(short = 'l', long = "login", value_name = "USER")]
+    pub user: Option<String>,
     /// What every connection needs
     #[command(flatten)]
     pub keys: KeyArgs,
     /// The file of the private key
     #[arg(short, long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-    /// Run this instead of a shell
+    /// A word for ssh; its own options need no such mark
+    #[arg(long, hide = true, allow_hyphen_values = true, value_name = "WORD")]
+    pub ssh_option: Vec<OsString>,
+    /// Run this program instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
@@ -95,7 +105,7 @@ pub struct SshArgs {
 #[derive(Debug, Args)]
 pub struct SshConfigArgs {
     /// Names or ids [default: all that run]
-    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
     /// What every connection needs
     #[command(flatten)]
@@ -142,7 +152,7 @@ fn login(text: &str) -> Result<Login, String> {
     };
     if name.is_empty() || user.as_ref().is_some_and(String::is_empty) {
         return Err(format!(
-            "{text:?} is no NAME or USER@NAME, such as web or debian@web"
+            "{text:?} is not NAME or USER@NAME, for example web or debian@web"
         ));
     }
     Ok(Login {
@@ -154,6 +164,7 @@ fn login(text: &str) -> Result<Login, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ssh_words;
 
     #[test]
     fn ports_are_a_number_or_two() {
@@ -185,5 +196,29 @@ mod tests {
         for bad in ["", "@web", "debian@"] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn options_of_ssh_reach_it_and_ours_are_still_ours() {
+        use crate::cli::{Cli, Command};
+        use clap::Parser;
+        for line in [
+            "ssh -t -A -L 8080:localhost:80 web --accept-new-key -- ls -la --json",
+            "ssh --accept-new-key web -t -A -L 8080:localhost:80 -- ls -la --json",
+            "ssh web -tA -L8080:localhost:80 --accept-new-key -- ls -la --json",
+        ] {
+            let words = ["waifuctl"].into_iter().chain(line.split(' '));
+            let words = ssh_words::mark(words.map(OsString::from));
+            let cli = Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert!(!cli.json, "{line}");
+            let Command::Ssh(args) = cli.command else {
+                panic!("{line}");
+            };
+            assert!(args.keys.accept_new_key, "{line}");
+            assert_eq!(args.command, ["ls", "-la", "--json"], "{line}");
+            assert_eq!(args.login.name, "web", "{line}");
+            assert!(args.ssh_option.len() >= 2, "{line}");
+        }
+        assert!(Cli::try_parse_from(["waifuctl", "ssh", "web", "uptime"]).is_err());
     }
 }

@@ -1,45 +1,45 @@
-//! `waifuctl completions`
+//! `waifuctl completions`: a script that asks this program, so that names are completed too.
 
-use clap::CommandFactory;
+use clap_complete::env::Shells;
 
-use crate::cli::Cli;
 use crate::cli_spec::CompletionsArgs;
 use crate::failure::Failure;
 use crate::printer::print_text;
 
 /// Prints a shell's completions.
 pub fn run(args: CompletionsArgs) -> Result<(), Failure> {
-    print_text(&text(args.shell))
+    print_text(&text(args.shell)?)
 }
 
-fn text(shell: clap_complete::Shell) -> String {
-    let mut out = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "waifuctl", &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+fn text(shell: clap_complete::Shell) -> Result<String, Failure> {
+    let shells = Shells::builtins();
+    let mut script = Vec::new();
+    shells
+        .completer(&shell.to_string())
+        .ok_or_else(|| Failure::input("usage", format!("no completions for {shell}")))?
+        .write_registration("COMPLETE", "waifuctl", "waifuctl", "waifuctl", &mut script)
+        .map_err(|e| Failure::ours("output", "the completions can't be written").cause(&e))?;
+    Ok(String::from_utf8_lossy(&script).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     #[test]
-    fn every_visible_verb_is_completed_in_each_shell() {
-        for shell in [
-            clap_complete::Shell::Bash,
-            clap_complete::Shell::Zsh,
-            clap_complete::Shell::Fish,
-        ] {
-            let text = text(shell);
-            for verb in Cli::command()
-                .get_subcommands()
-                .filter(|v| !v.is_hide_set())
-            {
-                assert!(
-                    text.contains(verb.get_name()),
-                    "{shell}: {}",
-                    verb.get_name()
-                );
-            }
+    fn each_shell_gets_a_script_that_asks_this_program() {
+        for shell in clap_complete::Shell::value_variants() {
+            let text = text(*shell).unwrap();
+            assert!(
+                text.contains("COMPLETE") && text.contains("waifuctl"),
+                "{shell}"
+            );
         }
+        assert!(
+            text(clap_complete::Shell::Zsh)
+                .unwrap()
+                .starts_with("#compdef waifuctl")
+        );
     }
 }

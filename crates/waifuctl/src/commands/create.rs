@@ -24,7 +24,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         .idempotency_key
         .clone()
         .unwrap_or_else(|| waifud_types::InstanceId::generate().to_string());
+    let dry_run = args.dry_run;
     let mut request = request(args)?;
+    if dry_run {
+        return check(context, &request).await;
+    }
     let mut instance = match context.client.create_instance(&request, &key).await {
         Err(error)
             if error
@@ -56,6 +60,34 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         instance = wait::or_detach(wait::until_ready(context, instance, left), &name).await?;
     }
     context.printer.print(&instance, || summary(&instance))
+}
+
+/// `--dry-run` for one.
+async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failure> {
+    let mut checked = request.clone();
+    let mut first = None;
+    if let Err(error) = context.client.check_instance(&checked).await {
+        let unknown = error
+            .problem()
+            .is_some_and(|p| p.code == "unknown-template");
+        // One of the catalog would be downloaded; what else the request says can't be checked before it is here.
+        let name = checked.template.replace('.', "-");
+        if !(unknown && download::is_in_catalog(context, &name).await?) {
+            return Err(error.into());
+        }
+        checked.template.clone_from(&name);
+        first = Some(name);
+    }
+    let shown = serde_json::json!({"dry_run": true, "download_first": first, "items": [{
+        "name": checked.name, "template": checked.template, "action": "create"}]});
+    context.printer.print(&shown, || {
+        let name = checked.name.as_deref().unwrap_or("an instance");
+        let template = escape(&checked.template);
+        match first {
+            Some(_) => format!("{name}: would be created after {template} is downloaded (dry run)"),
+            None => format!("{name}: would be created from {template} (dry run)"),
+        }
+    })
 }
 
 fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {

@@ -15,6 +15,7 @@ use crate::cli::CreateArgs;
 use crate::context::Context;
 use crate::description::{self, Description, Document, Source};
 use crate::failure::Failure;
+use crate::text::escape;
 use crate::{keys, labels, network_args, user_data, wait};
 
 /// A file of descriptions is no larger: user-data may have 1 MiB each.
@@ -57,6 +58,9 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         wanted.push(check(context, document, source).await?);
     }
     names_are_unique(&wanted)?;
+    if args.dry_run {
+        return print_checked(context, &wanted);
+    }
     let mut made = Vec::new();
     let names: Vec<_> = wanted.iter().map(Checked::name).collect();
     for (index, one) in wanted.into_iter().enumerate() {
@@ -74,6 +78,34 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         made = wait_for_all(context, made, timeout).await?;
     }
     print(context, &made)
+}
+
+/// `--dry-run`: what would be done.
+fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> {
+    let items: Vec<_> = checked
+        .iter()
+        .map(|one| {
+            let action = if one.there.is_some() {
+                "none"
+            } else {
+                "create"
+            };
+            serde_json::json!({
+                "name": one.request.name, "template": one.request.template, "action": action})
+        })
+        .collect();
+    let shown = serde_json::json!({"dry_run": true, "download_first": null, "items": items});
+    context.printer.print(&shown, || {
+        let line = |one: &Checked| match &one.there {
+            Some(_) => format!("{}: exists already, as described (dry run)", one.name()),
+            None => format!(
+                "{}: would be created from {} (dry run)",
+                one.name(),
+                escape(&one.request.template)
+            ),
+        };
+        checked.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
 }
 
 impl Checked {
@@ -284,10 +316,9 @@ fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
 
 async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
     if let Some(instance) = one.there {
-        context.printer.note(&format!(
-            "{}: is there already, as described",
-            instance.name
-        ));
+        context
+            .printer
+            .note(&format!("{}: exists already, as described", instance.name));
         return Ok(instance);
     }
     let key = InstanceId::generate().to_string();

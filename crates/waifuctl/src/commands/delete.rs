@@ -10,11 +10,13 @@ use waifud_api::client::{ClientError, Progress};
 use crate::cli::DeleteArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::names::confirm;
-use crate::wait::or_detach;
+use crate::names::{ask, confirm};
+use crate::text::escape;
+use crate::wait::{or_detach, waiting_for};
+use crate::{progress, select};
 
-/// One request waits no longer than this, so that a restart of waifud is noticed and lived through.
-const WAIT_AT_ONCE: Duration = Duration::from_mins(1);
+/// One request waits no longer than this: then what is shown of it is read again, and a restart of waifud is noticed.
+const WAIT_AT_ONCE: Duration = Duration::from_secs(10);
 
 /// What became of one deletion.
 #[derive(Serialize)]
@@ -22,54 +24,74 @@ struct Deleted<'a> {
     name: &'a str,
     /// `deleted` or `deleting`.
     state: &'static str,
+    /// The command that has to come first; null unless the deletion is held.
+    held_until: Option<String>,
 }
 
 /// Deletes instances. All names are checked and confirmed before the first is touched, and all are ordered before the
 /// first is waited for. What was done is printed also when the rest fails.
 pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     if args.unclaimed {
-        return super::unclaimed::delete(context, &args.names, args.node.as_deref(), args.yes)
-            .await;
+        let names = &args.which.names;
+        return super::unclaimed::delete(context, names, args.node.as_deref(), args.yes).await;
     }
-    let mut instances: Vec<Instance> = Vec::new();
-    for name in &args.names {
-        let instance = context.client.instance(name).await?;
-        if instances.iter().any(|known| known.id == instance.id) {
-            continue;
-        }
-        if instance.spec.protected {
-            return Err(Failure::input(
-                "protected",
-                format!("instance {} is protected against deletion", instance.name),
-            )
-            .field("spec.protected")
-            .hint(format!(
-                "waifuctl protect {} --off, then delete it",
-                instance.name
-            )));
-        }
-        if !args.yes {
-            confirm("instance", instance.name.as_str())?;
-        }
-        instances.push(instance);
+    let instances = select::instances(context, &args.which, args.ignore_missing).await?;
+    if let Some(instance) = instances.iter().find(|one| one.spec.protected) {
+        return Err(Failure::input(
+            "protected",
+            format!("instance {} is protected against deletion", instance.name),
+        )
+        .field("spec.protected")
+        .hint(format!(
+            "waifuctl protect {} --off, then delete it",
+            instance.name
+        )));
+    }
+    if !args.yes {
+        confirm_all(&instances, args.which.names.is_empty())?;
     }
     let mut results = Vec::new();
     let mut outcome = order(context, &instances, &mut results).await;
     if args.wait && outcome.is_ok() {
         let deadline = Instant::now() + args.timeout;
-        let all = args.names.join(" ");
+        let all = select::names(&instances);
         outcome = or_detach(await_all(context, &instances, &mut results, deadline), &all).await;
     }
-    if !results.is_empty() {
+    if !results.is_empty() || context.printer.is_json() && outcome.is_ok() {
         context.printer.print(&results, || {
-            results
-                .iter()
-                .map(|r| format!("{}: {}", r.name, r.state))
-                .collect::<Vec<_>>()
-                .join("\n")
+            let lines: Vec<_> = results.iter().map(Deleted::line).collect();
+            lines.join("\n")
         })?;
     }
     outcome
+}
+
+impl Deleted<'_> {
+    fn line(&self) -> String {
+        match &self.held_until {
+            Some(command) => format!("{}: {}, held until {command}", self.name, self.state),
+            None => format!("{}: {}", self.name, self.state),
+        }
+    }
+}
+
+/// By name where they were named; those that were selected at once, by their number.
+fn confirm_all(instances: &[Instance], selected: bool) -> Result<(), Failure> {
+    if !selected || instances.len() == 1 {
+        for instance in instances {
+            confirm("instance", instance.name.as_str())?;
+        }
+        return Ok(());
+    }
+    if instances.is_empty() {
+        return Ok(());
+    }
+    let (count, names) = (instances.len().to_string(), select::names(instances));
+    ask(
+        &format!("destroying {count} instances ({names})"),
+        &format!("This destroys {count} instances: {names}."),
+        &count,
+    )
 }
 
 /// Orders each deletion, by id: it is the instance that was confirmed, whoever has its name by now.
@@ -83,9 +105,27 @@ async fn order<'a>(
         results.push(Deleted {
             name: instance.name.as_str(),
             state: if gone { "deleted" } else { "deleting" },
+            held_until: None,
         });
+        if !gone && let Some(last) = results.last_mut() {
+            last.held_until = held(context, instance).await?;
+        }
     }
     Ok(())
+}
+
+/// What has to be done before its node destroys it: a node destroys nothing for a restored database that was not confirmed.
+async fn held(context: &Context, instance: &Instance) -> Result<Option<String>, Failure> {
+    let Some(node) = &instance.status.node else {
+        return Ok(None);
+    };
+    match context.client.node(node.as_str()).await {
+        Ok(node) if !node.confirmed => Ok(Some(format!("waifuctl node confirm {}", node.name))),
+        Ok(_) => Ok(None),
+        // Removed meanwhile, and its instances with it.
+        Err(ClientError::Problem(problem)) if problem.status == 404 => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn await_all(
@@ -94,30 +134,52 @@ async fn await_all(
     results: &mut [Deleted<'_>],
     deadline: Instant,
 ) -> Result<(), Failure> {
+    let mut all_held = None;
     for (instance, result) in instances.iter().zip(results) {
+        if let Some(command) = &result.held_until {
+            all_held.get_or_insert_with(|| (instance.name.clone(), command.clone()));
+            continue;
+        }
+        let spinner = progress::spinner(!context.printer.shows_progress());
+        let node = instance.status.node.as_ref().map_or("-", |n| n.as_str());
+        spinner.set_message(format!(
+            "{}: waiting for {node} to destroy it",
+            instance.name
+        ));
         while result.state != "deleted" {
             let left = deadline.saturating_duration_since(Instant::now());
             match delete(context, instance, left.min(WAIT_AT_ONCE)).await {
                 Ok(true) => result.state = "deleted",
                 Ok(false) if left.is_zero() => {
                     return Err(Failure::deadline(format!(
-                        "{} is not gone yet; the work goes on",
+                        "{} is not destroyed yet; the work continues",
                         instance.name
                     ))
                     .hint(format!("waifuctl why {}", instance.name)));
                 }
-                // A waifud that stops sends who waits away; the next one is asked.
+                // A waifud that stops ends its waits; the next one is asked.
                 Err(ClientError::Unreachable { .. } | ClientError::TimedOut { .. }) | Ok(false)
                     if !left.is_zero() =>
                 {
                     tokio::time::sleep(Duration::from_millis(250)).await;
+                    if let Ok(now) = context.client.instance(&instance.id.to_string()).await {
+                        let what = escape(&waiting_for(&now.status));
+                        spinner.set_message(format!("{}: {what} on {node}", instance.name));
+                    }
                 }
                 Ok(false) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    Ok(())
+    match all_held {
+        None => Ok(()),
+        Some((name, command)) => Err(Failure::input(
+            "deletion-held",
+            format!("{name} is not destroyed before its node is confirmed: the database was restored from a backup"),
+        )
+        .hint(command)),
+    }
 }
 
 /// Whether nothing of it is left.

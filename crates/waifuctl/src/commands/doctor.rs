@@ -143,19 +143,12 @@ fn node(node: &Node) -> Vec<Check> {
         );
         checks.push(match hypervisor.kind {
             HypervisorKind::Kvm => check,
-            HypervisorKind::Tcg => check.but(
-                Verdict::Warn,
-                "guests are emulated and slow: switch virtualisation on in the firmware, and modprobe kvm",
-            ),
+            HypervisorKind::Tcg => check.but(Verdict::Warn, without_kvm(&hypervisor.reason)),
         });
     }
     if let Some(skew) = node.clock_skew_s.filter(|skew| skew.abs() >= SKEW_S) {
         checks.push(
-            ok(
-                name(" clock"),
-                format!("{skew:+.0} s beside waifud's clock"),
-            )
-            .but(
+            ok(name(" clock"), format!("{skew:+.0} s off waifud's clock")).but(
                 Verdict::Warn,
                 "let both keep time by NTP: timedatectl set-ntp true",
             ),
@@ -208,6 +201,21 @@ fn node(node: &Node) -> Vec<Check> {
     checks
 }
 
+/// What to do about a node without KVM, as far as its reason says.
+fn without_kvm(reason: &str) -> &'static str {
+    if reason.contains("PVM") {
+        "guests are emulated and slow: this machine is itself a guest of a kind that can't use KVM; run nodes on hardware, \
+         or in a VM with nested virtualisation"
+    } else if reason.contains("vmx") {
+        "guests are emulated and slow: switch virtualisation on in the firmware, or in the hypervisor that this machine \
+         is a guest of"
+    } else if reason.contains("denied") {
+        "guests are emulated and slow: let libvirt's QEMU open /dev/kvm (group kvm)"
+    } else {
+        "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
+    }
+}
+
 fn shown(context: &Context, check: &Check) -> String {
     let mark = match check.verdict {
         Verdict::Ok => context.printer.green("ok  "),
@@ -246,6 +254,13 @@ mod tests {
         bad.map_or((Verdict::Ok, true), |check| {
             (check.verdict, check.hint.is_some())
         })
+    }
+
+    #[test]
+    fn the_hint_about_emulation_fits_its_reason() {
+        assert!(!without_kvm("this host's KVM is PVM").contains("firmware"));
+        assert!(without_kvm("no virtualisation (neither vmx nor svm)").contains("firmware"));
+        assert!(without_kvm("/dev/kvm: Permission denied").contains("group kvm"));
     }
 
     type Ailment = fn(&mut Node);

@@ -45,14 +45,17 @@ pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
     change.re_run = args.re_run;
     if change == UpdateInstance::default() {
         context.printer.note("nothing changed");
-    } else {
-        let shown = difference(&before, &after);
-        for line in shown.lines() {
-            context.printer.note(&escape(line));
-        }
-        if is_attended() && !args.yes && !ask(&format!("Change {}?", args.name)) {
-            return Err(kept(Failure::input("not-confirmed", "nothing was changed")));
-        }
+        let instance = context.client.instance(&args.name).await?;
+        return context
+            .printer
+            .print(&instance, || format!("{}: unchanged", instance.name));
+    }
+    let shown = difference(&before, &after);
+    for line in shown.lines() {
+        context.printer.note(&escape(line));
+    }
+    if is_attended() && !args.yes && !ask(&format!("Change {}?", args.name)) {
+        return Err(kept(Failure::input("not-confirmed", "nothing was changed")));
     }
     let id = args.name.as_str();
     let saved = context
@@ -131,13 +134,18 @@ fn said(instance: &Instance, change: &UpdateInstance) -> String {
     let name = &instance.name;
     let mut what = Vec::new();
     if change.user_data.is_some() {
-        what.push("its next start reads the new user-data");
+        what.push(if change.re_run {
+            "its next start reads the new user-data"
+        } else {
+            "its next start reads the new user-data; what cloud-init runs once per instance (write_files, runcmd, \
+             packages) it does not run again without --re-run"
+        });
     }
     if change.re_run {
-        what.push("its next start is a first boot for cloud-init");
+        what.push("its next start is a first boot for cloud-init, with new host keys");
     }
     if what.is_empty() {
-        format!("{name}: generation {}", instance.generation)
+        format!("{name}: saved")
     } else {
         format!("{name}: {}", what.join(", and "))
     }

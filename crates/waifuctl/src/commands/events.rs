@@ -27,6 +27,12 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
         limit: Some(args.limit),
     };
     let page = context.client.events(&query).await?;
+    if page.items.is_empty()
+        && query.since.is_none()
+        && let Some(object) = &query.object
+    {
+        is_known(context, object).await?;
+    }
     if context.printer.is_json() && !args.follow {
         return context.printer.print(&page, String::new);
     }
@@ -68,10 +74,43 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     }
 }
 
+/// A name that nothing has and that the history does not know is a typing error.
+async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
+    let (kind, name) = object.split_once('/').unwrap_or(("", object));
+    let client = &context.client;
+    let found = match kind {
+        "instance" => client.instance(name).await.is_ok(),
+        "template" => client.template(name).await.is_ok(),
+        "node" => client.node(name).await.is_ok(),
+        "" => {
+            client.instance(name).await.is_ok()
+                || client.template(name).await.is_ok()
+                || client.node(name).await.is_ok()
+        }
+        // Of these, whatever exists has an event that says so.
+        _ => false,
+    };
+    if found {
+        return Ok(());
+    }
+    Err(Failure::input(
+        "not-found",
+        format!("there are no events about {object:?}"),
+    )
+    .field("OBJECT")
+    .hint("waifuctl events without a name shows all; TYPE/NAME also names the type, for example token/laptop"))
+}
+
 /// One event on one line.
 pub fn line(event: &Event) -> String {
+    // What nodes and waifud do by themselves needs no name beside the object's.
+    let by = if event.actor.kind == "user" {
+        format!("  (by {})", escape(&event.actor.name))
+    } else {
+        String::new()
+    };
     format!(
-        "{}  {:<22} {:<20} {}",
+        "{}  {:<22} {:<20} {}{by}",
         clock(event.at),
         escape(&event.kind),
         escape(&event.object.name),

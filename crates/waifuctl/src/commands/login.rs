@@ -65,15 +65,18 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
     })
 }
 
-/// The first label of the host's name; an address has none.
+/// The first label of the host's name; an address with its dots and colons as dashes.
 fn name_of(server: &ServerUrl) -> Result<Name, Failure> {
-    let host = server.host();
-    let label = host.split('.').next().unwrap_or(host).to_ascii_lowercase();
-    let is_address = host.parse::<std::net::IpAddr>().is_ok();
-    label.parse().ok().filter(|_| !is_address).ok_or_else(|| {
+    let host = server.host().to_ascii_lowercase();
+    let name = if host.parse::<std::net::IpAddr>().is_ok() {
+        format!("waifud-{}", host.replace(['.', ':'], "-").trim_matches('-'))
+    } else {
+        host.split('.').next().unwrap_or(&host).to_owned()
+    };
+    name.parse().map_err(|_| {
         Failure::input(
             "no-context-name",
-            format!("{host} makes no name for a context"),
+            format!("cannot derive a context name from {host}"),
         )
         .field("--name")
         .hint("choose one: --name home")
@@ -111,11 +114,11 @@ async fn meet(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Fail
             .ok_or_else(|| {
                 Failure::input(
                     "other-fingerprint",
-                    format!("what answers at {server} has not the CA with that fingerprint"),
+                    format!("the CA of {server} does not match the fingerprint"),
                 )
                 .field("--fingerprint")
                 .hint(format!(
-                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is right, somebody stands in between"
+                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is right, something between here and there intercepts the connection"
                 ))
             })?
     } else {
@@ -174,15 +177,16 @@ fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
     };
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(refused(format!(
-            "nobody said that {server} is to be believed"
+            "the CA of {server} is unknown, and without a terminal its fingerprint can't be confirmed"
         )));
     }
     let mut stderr = std::io::stderr();
     let _stderr_gone = write!(
         stderr,
         "{server} is not known here. The fingerprint of its CA is\n  {fingerprint}\n\
-         Compare it with the server's own:\n  {SHOW_FINGERPRINT}\n\
-         Is it the same (yes/no)? "
+         Compare it with what this prints on the server:\n  {SHOW_FINGERPRINT}\n\
+         Is it the same [y/N]? ",
+        fingerprint = as_openssl_prints(fingerprint)
     );
     let _stderr_gone = stderr.flush();
     let mut line = String::new();
@@ -190,11 +194,21 @@ fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
         .lock()
         .read_line(&mut line)
         .map_err(|e| refused("no answer could be read".to_owned()).cause(&e))?;
-    if line.trim() == "yes" {
+    if matches!(line.trim().to_lowercase().as_str(), "y" | "yes") {
         Ok(())
     } else {
-        Err(refused(format!("{server} is not believed")))
+        Err(refused(format!(
+            "not logged in: the fingerprint of {server} was not confirmed"
+        )))
     }
+}
+
+/// `3F:9C:…`, to be compared by eye with what openssl prints.
+fn as_openssl_prints(fingerprint: Digest) -> String {
+    let text = fingerprint.to_string().to_ascii_uppercase();
+    let hex = text.rsplit(':').next().unwrap_or(&text);
+    let pairs = hex.as_bytes().chunks(2).map(String::from_utf8_lossy);
+    pairs.collect::<Vec<_>>().join(":")
 }
 
 /// The token: from the file, or typed without an echo.
@@ -227,7 +241,7 @@ fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
     };
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Failure::input("bad-token", "that is no token")
+        return Err(Failure::input("bad-token", "the token is malformed")
             .field("--token-file")
             .hint("a token is one word that begins with waifud_"));
     }
@@ -238,4 +252,24 @@ fn limited(from: impl Read) -> std::io::Result<String> {
     let mut text = String::new();
     from.take(TOKEN_MAX).read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_host_gives_a_context_a_name() {
+        let name = |url: &str| name_of(&url.parse().unwrap()).unwrap().to_string();
+        assert_eq!(name("https://Waifud.lan:7373"), "waifud");
+        assert_eq!(name("https://127.0.0.1:7373"), "waifud-127-0-0-1");
+        assert_eq!(name("https://[fd00::1]:7373"), "waifud-fd00--1");
+        assert_eq!(name("https://[::1]"), "waifud-1");
+    }
+
+    #[test]
+    fn a_fingerprint_is_shown_as_openssl_prints_it() {
+        let digest: Digest = "0a".repeat(32).parse().unwrap();
+        assert_eq!(as_openssl_prints(digest), ["0A"; 32].join(":"));
+    }
 }

@@ -34,6 +34,7 @@ mod template;
 mod token;
 mod unclaimed;
 mod update;
+mod version;
 mod wait_for;
 mod why;
 mod why_evidence;
@@ -47,7 +48,7 @@ use crate::printer::Printer;
 
 /// Runs what needs no waifud, and gives back what does: nobody has to have a context to make or mend one.
 pub async fn offline(cli: Cli) -> Result<Result<(), Failure>, Box<Cli>> {
-    let printer = Printer::new(cli.json);
+    let printer = Printer::new(cli.json, cli.quiet);
     match cli.command {
         Command::Login(args) => Ok(login::run(printer, args).await),
         Command::Context(command) => Ok(context::run(printer, command)),
@@ -96,6 +97,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Doctor => doctor::run(context).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Version(args) => version::run(context, args.client).await,
         Command::Completions(args) => completions::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Token(command) => token::run(context, command).await,

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use waifud_api::{Instance, Node, UpdateNode};
 use waifud_types::status::Condition;
 
+use crate::cli_node::NodeLabelArgs;
 use crate::cli_node::{NodeCommand, NodeRemoveArgs};
-use crate::cli_spec::LabelArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::names::confirm;
@@ -72,7 +72,7 @@ fn notes(nodes: &[Node]) -> Vec<String> {
     nodes.iter().flat_map(of_one).collect()
 }
 
-async fn label(context: &Context, args: LabelArgs) -> Result<(), Failure> {
+async fn label(context: &Context, args: NodeLabelArgs) -> Result<(), Failure> {
     let change = UpdateNode {
         labels: labels::changes(&args.changes)?,
     };

@@ -5,6 +5,7 @@ use waifud_api::client::ClientError;
 use waifud_api::{Instance, UpdateInstance};
 use waifud_types::{Reboot, RescueBegin, RescueOrder};
 
+use super::power::{state, until_ready_again};
 use crate::cli::RescueArgs;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -70,6 +71,9 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         let name = told.name.to_string();
         let settled = async {
             told = until_settled(context, told.clone(), deadline).await?;
+            if let Some(ready) = until_ready_again(context, &instance, &told, deadline).await? {
+                told = ready;
+            }
             Ok(())
         };
         outcome = or_detach(settled, &name).await;
@@ -82,7 +86,7 @@ fn said(instance: &Instance, waited: bool) -> String {
     let name = &instance.name;
     match (&instance.spec.rescue, waited) {
         (None, false) => format!("{name}: told to boot its own disk again"),
-        (None, true) => format!("{name}: {}", instance.status.state),
+        (None, true) => format!("{name}: {}", state(instance)),
         (Some(rescue), waited) => {
             let state = if waited {
                 format!("{} with {}", instance.status.state, rescue.template)
@@ -91,7 +95,7 @@ fn said(instance: &Instance, waited: bool) -> String {
             };
             format!(
                 "{name}: {state}; its own disk is /dev/vdb there\n\
-                 then: waifuctl ssh {name} (or console), mend it, and waifuctl rescue {name} --end"
+                 then: waifuctl ssh {name} (or console), repair it, and waifuctl rescue {name} --end"
             )
         }
     }

@@ -8,5 +8,5 @@ use crate::printer::Printer;
 /// Prints a JSON Schema.
 pub fn run(args: SchemaArgs) -> Result<(), Failure> {
     let SchemaOf::Instance = args.of;
-    Printer::new(true).print(&description::schema(), String::new)
+    Printer::new(true, false).print(&description::schema(), String::new)
 }

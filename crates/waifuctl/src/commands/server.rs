@@ -38,10 +38,10 @@ fn database(database: &Database) -> Check {
 /// This machine's clock beside waifud's: what expires is compared with both.
 fn clock(waifud: Timestamp, own: Timestamp) -> Check {
     let skew = own.duration_since(waifud).as_secs();
-    let check = ok("clock", format!("{skew:+} s beside waifud's clock"));
     if skew.abs() < SKEW_S {
-        return check;
+        return ok("clock", "the same time as waifud's clock");
     }
+    let check = ok("clock", format!("{skew:+} s off waifud's clock"));
     check.but(
         Verdict::Warn,
         "let both machines keep time by NTP: timedatectl set-ntp true",

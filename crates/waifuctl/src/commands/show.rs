@@ -3,27 +3,45 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use waifud_api::Instance;
 
-use crate::cli_spec::{ShowArgs, ShowFormat};
+use crate::cli::{SelectArgs, ShowArgs, ShowFormat};
 use crate::context::Context;
-use crate::description;
 use crate::failure::Failure;
-use crate::printer::{Printer, print_text};
+use crate::printer::print_text;
 use crate::text::{age, escape};
+use crate::{description, select};
 
-/// Prints one instance in full.
+/// What is printed with `--json` for several.
+#[derive(Serialize)]
+struct Several<'a> {
+    items: &'a [Instance],
+}
+
+/// Prints each instance in full. All are looked up before the first is printed.
 pub async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
     let printer = match args.output {
         Some(ShowFormat::Yaml) => {
-            let (request, _) = context.client.description(&args.name).await?;
-            return print_text(&description::yaml(&description::from_request(request))?);
+            let mut documents = Vec::new();
+            for name in &args.names {
+                let (request, _) = context.client.description(name).await?;
+                documents.push(description::yaml(&description::from_request(request))?);
+            }
+            return print_text(&documents.join("---\n"));
         }
-        Some(ShowFormat::Json) => Printer::new(true),
+        Some(ShowFormat::Json) => context.printer.as_json(),
         Some(ShowFormat::Text) | None => context.printer,
     };
-    let instance = context.client.instance(&args.name).await?;
-    printer.print(&instance, || for_people(&instance, Timestamp::now()))
+    let instances = select::instances(context, &SelectArgs::of(args.names.clone()), false).await?;
+    let now = Timestamp::now();
+    if let [one] = instances.as_slice() {
+        return printer.print(one, || for_people(one, now));
+    }
+    printer.print(&Several { items: &instances }, || {
+        let texts: Vec<_> = instances.iter().map(|one| for_people(one, now)).collect();
+        texts.join("\n")
+    })
 }
 
 fn for_people(instance: &Instance, now: Timestamp) -> String {
@@ -122,12 +140,14 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
             &format!("{} bytes, {}", user_data.size_bytes, user_data.sha256),
         );
     }
+    if status.node.is_some() && status.observed_generation < Some(instance.generation) {
+        line(
+            "pending",
+            "the last change: its node has not acted on it yet",
+        );
+    }
     if !status.restart_needed.is_empty() {
-        // Fields as the API calls them; people know them by the options that set them.
-        let fields = status.restart_needed.iter();
-        let fields: Vec<_> = fields
-            .map(|field| field.trim_end_matches("_bytes").replace('_', "-"))
-            .collect();
+        let fields: Vec<_> = crate::text::fields(&status.restart_needed);
         line(
             "pending",
             &format!("{} at its next start", escape(&fields.join(", "))),
@@ -143,8 +163,9 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
         line(
             "condition",
             &format!(
-                "{}: {}",
+                "{} for {}: {}",
                 escape(&condition.kind),
+                age(condition.since, now),
                 escape(&condition.message)
             ),
         );

@@ -1,6 +1,5 @@
 //! `waifuctl ssh`, `ssh-config` and `ssh-proxy`
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use waifud_api::Instance;
@@ -12,22 +11,69 @@ use crate::context::{Context, Way};
 use crate::failure::Failure;
 use crate::known_hosts;
 use crate::relay::join;
+use crate::ssh_hints::{self, Login};
 use crate::ssh_options::{Parts, SshHost};
+use crate::{foreground, keys};
 
-/// Becomes the system's ssh: its terminal, its signals, its exit code.
+/// The exit code of ssh's own failures.
+const OWN_FAILURE: u8 = 255;
+
+/// Runs the system's ssh on this terminal, and exits as it does.
 pub async fn ssh(context: &Context, args: SshArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.login.name).await?;
-    let user = args.login.user;
+    // As ssh has it: -l outranks USER@.
+    let user = args.user.or(args.login.user);
+    let is_default = user.is_none();
     let host = host(context, &instance, user, args.keys.accept_new_key).await?;
     let mut command = Command::new("ssh");
-    command.args(host.arguments(args.identity.as_deref()));
+    command.args(host.options(args.identity.as_deref()));
+    if !args.command.is_empty() {
+        // The user's own configuration may have one for every host: ssh refuses two.
+        command.args(["-o", "RemoteCommand=none"]);
+    }
+    command.args(&args.ssh_option).arg(&host.host);
     if !args.command.is_empty() {
         command.arg("--").args(&args.command);
     }
-    let error = command.exec();
-    Err(Failure::input("no-ssh", "ssh can't be started")
-        .cause(&error)
-        .hint("install openssh-client"))
+    let code = foreground::run(command).await.map_err(|error| {
+        Failure::input("no-ssh", "ssh can't be started")
+            .cause(&error)
+            .hint("install openssh-client")
+    })?;
+    if code == OWN_FAILURE {
+        for hint in hints(context, &instance, &host, is_default).await {
+            context.printer.note(&format!("hint: {hint}"));
+        }
+    }
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::of_the_guest(code)),
+    }
+}
+
+/// What the instance was created with says more than ssh does.
+async fn hints(
+    context: &Context,
+    instance: &Instance,
+    host: &SshHost,
+    is_default: bool,
+) -> Vec<String> {
+    // A viewer may not read it.
+    let description = context.client.description(&instance.id.to_string()).await;
+    let Ok((description, _)) = description else {
+        return Vec::new();
+    };
+    ssh_hints::hints(&Login {
+        name: instance.name.as_str(),
+        user: host.user(),
+        is_default,
+        given: &description.ssh_keys,
+        own: &keys::own(),
+        user_data: description
+            .user_data
+            .as_ref()
+            .map(|text| text.expose().as_str()),
+    })
 }
 
 /// Prints a file for `ssh -F`, `Include`, scp, rsync and editors.

@@ -1,9 +1,10 @@
 //! `waifuctl wait`: events say when to look again, and a look decides.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use serde::Serialize;
+use tokio::time::Instant;
 use waifud_api::Instance;
 use waifud_api::client::{ClientError, EventQuery};
 use waifud_types::InstanceState;
@@ -11,6 +12,8 @@ use waifud_types::InstanceState;
 use crate::cli_spec::{WaitArgs, WaitFor};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::progress;
+use crate::text::escape;
 use crate::wait;
 
 /// Look again at least this often: an event can be lost with a connection.
@@ -29,7 +32,7 @@ pub async fn run(context: &Context, args: WaitArgs) -> Result<(), Failure> {
         let mut items = Vec::new();
         let mut lines = Vec::new();
         for name in &args.names {
-            let seen = until(context, name, args.what, deadline, args.timeout).await?;
+            let seen = until(context, name, args.what, deadline).await?;
             lines.push(format!("{name}: {}", args.what.word()));
             items.extend(seen);
         }
@@ -65,25 +68,35 @@ impl WaitFor {
     }
 }
 
-async fn until(
+/// Waits for one; `None` when it is gone and that was waited for.
+pub(super) async fn until(
     context: &Context,
     name: &str,
     what: WaitFor,
     deadline: Instant,
-    timeout: Duration,
 ) -> Result<Option<Instance>, Failure> {
     let mut now = match context.client.instance(name).await {
-        Err(error) if what == WaitFor::Deleted && is_gone(&error) => return Ok(None),
+        Err(error) if what == WaitFor::Deleted && is_gone(&error) => {
+            was_there(context, name, error).await?;
+            return Ok(None);
+        }
         found => found?,
     };
     // A name may belong to another instance later.
     let id = now.id.to_string();
+    let name = now.name.to_string();
     let query = EventQuery {
         object: Some(id.clone()),
         ..EventQuery::default()
     };
     let mut events = None;
+    let spinner = progress::spinner(!context.printer.shows_progress());
     loop {
+        spinner.set_message(format!(
+            "{name} is {}; waiting for {}",
+            escape(&wait::waiting_for(&now.status)),
+            what.word()
+        ));
         if what.reached(&now) {
             let errors = what == WaitFor::Ready && !now.status.ready;
             return if errors { wait::finished(now) } else { Ok(now) }.map(Some);
@@ -91,12 +104,12 @@ async fn until(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Failure::deadline(format!(
-                "{name} is {} after {}s, not yet what was waited for ({}); the work goes on",
+                "{} is {} and not yet {} when the deadline passed; the work continues",
+                now.name,
                 now.status.state,
-                timeout.as_secs(),
                 what.word()
             ))
-            .hint(format!("waifuctl why {name}")));
+            .hint(format!("waifuctl why {}", now.name)));
         }
         let pause = left.min(LOOK_AGAIN);
         if events.is_none() {
@@ -128,6 +141,19 @@ async fn until(
             Err(error) => return Err(error.into()),
         };
     }
+}
+
+/// A name that nothing was ever known by is a typing error and not a deletion. The history knows.
+async fn was_there(context: &Context, name: &str, unknown: ClientError) -> Result<(), Failure> {
+    let query = EventQuery {
+        object: Some(format!("instance/{name}")),
+        limit: Some(1),
+        ..EventQuery::default()
+    };
+    if context.client.events(&query).await?.items.is_empty() {
+        return Err(Failure::from(unknown));
+    }
+    Ok(())
 }
 
 fn is_gone(error: &ClientError) -> bool {

@@ -9,7 +9,7 @@ use super::events::line;
 use super::why_evidence;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::text::escape;
+use crate::text::{escape, since};
 
 /// Tells why an instance is as it is.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
@@ -41,15 +41,26 @@ fn for_people(why: &Why, now: Timestamp) -> String {
     }
     if let Some(evidence) = &why.evidence {
         let nics = &why.instance.spec.nics;
-        out.push_str(&why_evidence::lines(evidence, nics, now));
+        out.push_str(&why_evidence::lines(
+            evidence,
+            nics,
+            why.instance.status.started_at,
+            now,
+        ));
         out.push_str(why_evidence::mute_address(evidence, nics).unwrap_or_default());
     }
     for condition in &why.instance.status.conditions {
-        let mark = if condition.ok { "ok" } else { "not ok" };
+        // A rescue is asked for and no failure, whatever the condition says to scripts.
+        let mark = match (condition.ok, condition.kind.as_str()) {
+            (_, "rescue") => "",
+            (true, _) => "ok, ",
+            (false, _) => "not ok, ",
+        };
         let _infallible = writeln!(
             out,
-            "  {} ({mark}): {}",
+            "  {} ({mark}since {}): {}",
             escape(&condition.kind),
+            since(condition.since, now),
             escape(&condition.message)
         );
     }

@@ -22,10 +22,15 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// The lines, indented.
-pub fn lines(evidence: &GuestEvidence, nics: &[NicSpec], now: Timestamp) -> String {
+pub fn lines(
+    evidence: &GuestEvidence,
+    nics: &[NicSpec],
+    started: Option<Timestamp>,
+    now: Timestamp,
+) -> String {
     let mut out = format!(
         "  {} · {} · {}\n",
-        dhcp(evidence, nics, now),
+        dhcp(evidence, nics, started, now),
         requests(&evidence.requests, now),
         dropped(evidence)
     );
@@ -50,8 +55,17 @@ fn is_ours(nic: &NicSpec) -> bool {
     nic.network.as_str() == "default"
 }
 
-fn dhcp(evidence: &GuestEvidence, nics: &[NicSpec], now: Timestamp) -> String {
+fn dhcp(
+    evidence: &GuestEvidence,
+    nics: &[NicSpec],
+    started: Option<Timestamp>,
+    now: Timestamp,
+) -> String {
     match evidence.dhcp_acknowledged_at {
+        // What was seen last may be of the boot before. The lease file knows whole seconds only.
+        Some(at) if started.is_some_and(|start| at.as_second() < start.as_second()) => {
+            format!("no dhcp ack since its start (the last {})", moment(at, now))
+        }
         Some(at) => format!("dhcp ack {}", moment(at, now)),
         None if nics.iter().any(is_ours) => "no dhcp ack since its start".to_owned(),
         None => "dhcp is its network's own".to_owned(),
@@ -137,6 +151,18 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_of_the_boot_before_is_not_taken_for_one_of_this() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let evidence = GuestEvidence {
+            dhcp_acknowledged_at: Some(at(95)),
+            ..GuestEvidence::default()
+        };
+        let said = |start| dhcp(&evidence, &[nic("default")], Some(at(start)), at(200));
+        assert!(said(95).starts_with("dhcp ack "));
+        assert!(said(120).starts_with("no dhcp ack since its start"));
+    }
+
+    #[test]
     fn documents_and_refusals_are_shown_in_their_order() {
         let all = [
             seen("/openstack", 200),
@@ -158,6 +184,7 @@ mod tests {
             lines(
                 &GuestEvidence::default(),
                 &[nic(network)],
+                None,
                 Timestamp::UNIX_EPOCH,
             )
         };
@@ -175,7 +202,7 @@ mod tests {
             }),
             ..GuestEvidence::default()
         };
-        let text = lines(&evil, &[nic("default")], Timestamp::UNIX_EPOCH);
+        let text = lines(&evil, &[nic("default")], None, Timestamp::UNIX_EPOCH);
         assert!(
             !text.chars().any(|c| c.is_control() && c != '\n') && !text.contains('\u{202e}'),
             "{text:?}"

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::{MacAddr, Name};
@@ -28,6 +28,13 @@ pub use self::parse::{Document, parse};
 pub use self::print::yaml;
 pub use self::schema::schema;
 pub use self::size::Size;
+
+/// Reads null, or a key without a value, as what is left out.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
 
 /// An instance. What is left out is waifud's default.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -43,7 +50,10 @@ pub struct Description {
     #[schema(value_type = String, required = true)]
     pub template: Option<String>,
     /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub labels: BTreeMap<String, String>,
     /// Virtual CPUs; 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,13 +63,13 @@ pub struct Description {
     #[schema(value_type = Option<String>)]
     pub memory: Option<Size>,
     /// Disks; for now one, the root disk.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub disks: Vec<DiskDescription>,
     /// Nics, the first of which has the default route; one on the network `default` without any.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub nics: Vec<NicDescription>,
     /// Ports of its node that lead to it, such as `80`, `8080:80` or `53/udp`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub publish: Vec<String>,
     /// Public SSH keys, or files that hold some; without this field the caller's own, with an empty list none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +135,7 @@ pub struct NicDescription {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
     /// Further addresses or ranges that the guest may send from.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub allow_addresses: Vec<String>,
     /// A fixed MAC address; one is chosen by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,7 +152,10 @@ pub struct PlacementDescription {
     #[schema(value_type = Option<String>)]
     pub node: Option<Name>,
     /// Labels that the node must have.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub require: BTreeMap<String, String>,
     /// On other nodes than others of its group.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +170,6 @@ pub struct SpreadDescription {
     #[schema(value_type = String)]
     pub group: Name,
     /// Whether to wait rather than share a node; false by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub strict: bool,
 }

@@ -45,7 +45,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
 
 fn refuse(file: &str, error: &Error) -> Failure {
     let place = error.location().map_or_else(String::new, |at| {
-        format!(" at line {}, column {}", at.line(), at.column())
+        format!(", line {}, column {}", at.line(), at.column())
     });
     let error = error.without_snippet();
     if let Error::SerdeUnknownField {
@@ -62,16 +62,17 @@ fn refuse(file: &str, error: &Error) -> Failure {
         };
         return Failure::input(
             "unknown-field",
-            format!("{file} has an unknown field {field:?}{place}"),
+            format!("{file}{place}: unknown field {field:?}"),
         )
         .field(field)
         .hint(hint);
     }
     let why = error.to_string();
     let why = why.lines().next().unwrap_or_default();
+    // The place is said before it.
+    let why = why.split(" at line ").next().unwrap_or(why);
     let why: String = why.chars().take(200).collect();
-    Failure::input("bad-description", format!("{file} can't be used{place}"))
+    Failure::input("bad-description", format!("{file}{place}: {why}"))
         .field("--file")
-        .detail(why)
         .hint("waifuctl schema instance prints every field; waifuctl show NAME -o yaml an example")
 }

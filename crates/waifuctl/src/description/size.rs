@@ -11,15 +11,8 @@ use waifud_types::ByteSize;
 pub struct Size(pub ByteSize);
 
 impl fmt::Display for Size {
-    /// With the largest unit that leaves a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0.bytes();
-        for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-            if bytes > 0 && bytes.trailing_zeros() >= shift {
-                return write!(f, "{}{unit}", bytes >> shift);
-            }
-        }
-        write!(f, "{bytes}B")
+        f.write_str(&self.0.exact())
     }
 }
 

@@ -50,6 +50,60 @@ fn every_field_has_its_place() {
 }
 
 #[test]
+fn null_is_the_same_as_left_out() {
+    let nothing = "template: a\nssh_keys: []\n";
+    let fields = [
+        "name",
+        "labels",
+        "cpus",
+        "memory",
+        "disks",
+        "nics",
+        "publish",
+        "user_data",
+        "user_data_file",
+        "cloud_config",
+        "run",
+        "restart",
+        "priority",
+        "protected",
+        "placement",
+    ];
+    let expected = serde_json::to_value(requests(nothing).unwrap()).unwrap();
+    for field in fields {
+        for value in ["", " null", " ~"] {
+            let text = format!("{nothing}{field}:{value}\n");
+            let read = requests(&text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            assert_eq!(serde_json::to_value(read).unwrap(), expected, "{text}");
+        }
+    }
+    let inner = "disks: [{name: , size: , pool: }]\nnics: [{network: , allow_addresses: }]\n\
+        placement: {node: , require: , spread: {group: a, strict: }}\n";
+    requests(&format!("{nothing}{inner}")).unwrap();
+}
+
+#[test]
+fn an_error_says_what_is_wrong_and_where() {
+    for (text, what) in [
+        ("template: a\ncpus: many\n", "u32"),
+        ("template: a\nmemory: 2\n", "2G or 2M"),
+        ("template: [a\n", "line"),
+    ] {
+        let said = format!("{:?}", requests(text).unwrap_err());
+        let title = said.split("title: \"").nth(1).unwrap();
+        let title = title.split("\", ").next().unwrap();
+        assert!(
+            title.starts_with("x.yaml, line ") && title.contains(what),
+            "{title}"
+        );
+        assert!(
+            title.len() > "x.yaml, line 1, column 1: ".len() + 5,
+            "{title}"
+        );
+    }
+}
+
+#[test]
 fn several_documents_are_several_instances() {
     let text = "template: a\nssh_keys: []\n---\ntemplate: b\nssh_keys: []\n";
     let templates: Vec<_> = requests(text)

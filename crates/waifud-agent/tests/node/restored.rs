@@ -85,7 +85,9 @@ async fn what_was_deleted_after_the_backup_is_not_made_anew_before_somebody_conf
 
 #[tokio::test]
 async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
-    let world = World::new();
+    let mut world = World::new();
+    // What is told at once was not waited for by the period.
+    world.settings.timing.facts = std::time::Duration::from_mins(10);
     world.start();
     let id = world.run_one("web").await;
     world.waifud.restore(0xbeef);
@@ -102,8 +104,19 @@ async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
     world.waifud.delete(id);
     world.until_state(id, InstanceState::Deleting).await;
     assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    let unhealthy = || world.waifud.facts().unwrap().conditions;
+    let held = unhealthy()
+        .into_iter()
+        .find(|c| c.kind == "destruction-held");
+    let said = held.unwrap().message;
+    assert!(said.contains("waifuctl node confirm alder"), "{said}");
     world.waifud.confirm();
     world.until_destroyed(id).await;
+    world
+        .until("the condition is over", async || {
+            unhealthy().iter().all(|c| c.kind != "destruction-held")
+        })
+        .await;
 }
 
 #[tokio::test]

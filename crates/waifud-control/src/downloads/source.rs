@@ -218,9 +218,13 @@ pub fn name(source: &Source) -> Digest {
 
 fn parse(field: &str, text: &str, plain_is_fine: bool, reach: &Reach) -> Result<Url, Problem> {
     let refused = |why: String| {
-        Problem::new(422, "bad-url", why)
-            .field(field)
-            .hint("such as https://cloud.debian.org/images/…/debian-12-genericcloud-amd64.qcow2")
+        Problem::new(422, "bad-url", why).field(field).hint(
+            if text.starts_with("http://") && !plain_is_fine {
+                "use https, or give the image's checksum: --checksum sha256:…"
+            } else {
+                "for example https://cloud.debian.org/images/…/debian-12-genericcloud-amd64.qcow2"
+            },
+        )
     };
     if text.len() > URL_MAX {
         return Err(refused(format!(

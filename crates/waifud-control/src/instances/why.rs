@@ -25,7 +25,7 @@ impl Control {
     /// The story of one instance.
     pub async fn why(&self, name_or_id: &str) -> Result<Why, ControlError> {
         let wanted = name_or_id.to_owned();
-        let (row, placement, timeline, largest, unwell) = self
+        let (row, placement, timeline, largest, node) = self
             .shared
             .store
             .read(move |tx| {
@@ -53,9 +53,8 @@ impl Control {
                         .max();
                 }
                 let timeline = tx.newest_events_of(&row.id.to_string(), TIMELINE)?;
-                let unwell = row.node.map(|node| tx.node(node)).transpose()?.flatten();
-                let unwell = unwell.and_then(|node| takes_nothing_over(&node));
-                Ok::<_, ControlError>((row, placement, timeline, largest, unwell))
+                let node = row.node.map(|node| tx.node(node)).transpose()?.flatten();
+                Ok::<_, ControlError>((row, placement, timeline, largest, node))
             })
             .await?;
         let instance = view::instance(row, &self.shared.live);
@@ -65,8 +64,10 @@ impl Control {
         let so_for = now.duration_since(since);
         Ok(Why {
             summary: summary(&instance, evidence.as_ref(), since, now),
-            hint: unwell
+            hint: node
+                .as_ref()
                 .filter(|_| !instance.status.ready)
+                .and_then(|node| held(&instance, node).or_else(|| takes_nothing_over(node)))
                 .or_else(|| hint(&instance, &placement, largest, so_for)),
             instance,
             placement,
@@ -218,8 +219,8 @@ fn hint(
             });
             let mut ways = Vec::new();
             if let Some(free) = smaller {
-                let mib = ByteSize::mib(free.bytes() >> 20);
-                ways.push(format!("create it with --memory {mib} or less"));
+                let fits = ByteSize::mib(free.bytes() >> 20).exact();
+                ways.push(format!("create it with --memory {fits} or less"));
             }
             if let Some(node) = off {
                 ways.push(format!("switch {node} on (it is placed by itself)"));
@@ -240,7 +241,7 @@ fn hint(
             status.node.as_ref().map_or("NODE", |node| node.as_str())
         )),
         InstanceState::Failed => Some(format!(
-            "mend what the reason names; {name} is tried again by itself"
+            "fix what the reason names; {name} is then retried automatically"
         )),
         InstanceState::Running if !status.ready => match status.cloud_init.state {
             CloudInitState::Error | CloudInitState::Degraded => {
@@ -255,6 +256,25 @@ fn hint(
         InstanceState::Stopped if instance.spec.run => {
             Some(format!("start it again: waifuctl start {name}"))
         }
+        _ => None,
+    }
+}
+
+/// What to do about an instance on a node that holds destruction back because the database was restored.
+fn held(instance: &Instance, node: &NodeRow) -> Option<String> {
+    if node.confirmed {
+        return None;
+    }
+    let (name, node, status) = (&instance.name, &node.name, &instance.status);
+    let waits = status.step.as_ref().is_some_and(|step| step.name == "wait");
+    match status.state {
+        InstanceState::Deleting => Some(format!(
+            "it is destroyed after waifuctl node confirm {node}"
+        )),
+        InstanceState::Failed if waits => Some(format!(
+            "was it deleted since the backup? waifuctl delete {name}; else waifuctl node confirm {node} creates it again, \
+             with an empty disk"
+        )),
         _ => None,
     }
 }

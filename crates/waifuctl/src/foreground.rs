@@ -1,0 +1,71 @@
+//! A program that has this terminal until it ends: its signals, its suspension, its exit code.
+
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs it and gives its exit code, or 128 and the number of the signal that ended it, as a shell does.
+pub async fn run(mut command: Command) -> std::io::Result<u8> {
+    // What the terminal sends goes to the program as well, which decides. The handlers are not inherited.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
+    let pid = Pid::from_raw(pid);
+    let mut ended = tokio::task::spawn_blocking(move || until_it_ends(pid));
+    loop {
+        tokio::select! {
+            code = &mut ended => return code.map_err(std::io::Error::other)?,
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+            // These come to this process alone.
+            _ = terminate.recv() => pass_on(pid, Signal::SIGTERM),
+            _ = hang_up.recv() => pass_on(pid, Signal::SIGHUP),
+        }
+    }
+}
+
+fn pass_on(pid: Pid, signal: Signal) {
+    // It may have ended just now.
+    let _ended = kill(pid, signal);
+}
+
+fn until_it_ends(pid: Pid) -> std::io::Result<u8> {
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                return Ok(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
+            }
+            // It suspended itself (~^Z): the shell gets the terminal back, and `fg` continues both.
+            Ok(WaitStatus::Stopped(..)) => raise(Signal::SIGSTOP)?,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn sh(script: &str) -> u8 {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        run(command).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_exit_code_is_the_programs() {
+        assert_eq!(sh("exit 0").await, 0);
+        assert_eq!(sh("exit 255").await, 255);
+        assert_eq!(sh("kill -TERM $$").await, 128 + 15);
+        assert!(run(Command::new("/nonexistent/program")).await.is_err());
+    }
+}

@@ -1,0 +1,284 @@
+//! What users of kubectl, uv and Incus expect of a command line: forms of output, selectors, dry runs, completions.
+
+use super::*;
+
+impl Server {
+    async fn three(&self) {
+        for (name, more) in [
+            ("web", "-l tier=front"),
+            ("db", "-l tier=back --cpus 4"),
+            ("old", "-l tier=back"),
+        ] {
+            let line = format!("create {name} -t debian-12 --no-ssh-key {more}");
+            self.run(&line.split_whitespace().collect::<Vec<_>>(), 0)
+                .await;
+        }
+    }
+
+    /// Runs a line; stdout of what succeeded, stderr of what failed.
+    async fn line(&self, line: &str, code: i32) -> String {
+        self.run(&line.split_whitespace().collect::<Vec<_>>(), code)
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_has_the_form_order_and_extent_that_were_asked_for() {
+    let server = Server::start().await;
+    server.three().await;
+    assert_eq!(server.line("list -o name", 0).await, "db\nold\nweb\n");
+    assert_eq!(
+        server
+            .line("list -o name --sort -cpu", 0)
+            .await
+            .lines()
+            .next(),
+        Some("db")
+    );
+    assert_eq!(
+        server.line("list -o name --sort age", 0).await,
+        "old\ndb\nweb\n"
+    );
+    let columns = "list web db --no-headers -o columns=name,cpu,TIER:.labels.tier,X:.nothing";
+    assert_eq!(
+        server.line(columns, 0).await,
+        "web  1  front  -\ndb   4  back   -\n"
+    );
+    let headed = server.line("list web -o columns=name,state", 0).await;
+    assert_eq!(headed, "NAME  STATE\nweb   pending\n");
+    assert_eq!(
+        server.line("list -l tier!=front,tier -o name", 0).await,
+        "db\nold\n"
+    );
+    let page = read(&server.line("list web -o json", 0).await);
+    assert_eq!(page["items"].as_array().unwrap().len(), 1);
+    assert!(page["revision"].is_string());
+    for bad in [
+        "list nosuch",
+        "list -o columns=colour",
+        "list --sort colour",
+        "list -l ,",
+        "list web --state running",
+    ] {
+        server.line(bad, 1).await;
+    }
+    let shown = server.line("show web db", 0).await;
+    assert!(shown.contains("\n\nname         db\n"), "{shown}");
+    let both = read(&server.line("show web db --json", 0).await);
+    assert_eq!(both["items"][1]["name"], "db");
+    assert_eq!(
+        read(&server.line("show web --json", 0).await)["name"],
+        "web"
+    );
+    let yaml = server.line("show web db -o yaml", 0).await;
+    assert_eq!(yaml.matches("\n---\n").count(), 1, "{yaml}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_list_prints_what_changes() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let server = Server::start().await;
+    server.three().await;
+    let mut command = server.command(&["list", "--watch", "-o", "name"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || {
+        let next = tokio::time::timeout(std::time::Duration::from_mins(1), lines.next_line());
+        next.await.unwrap().unwrap().unwrap()
+    };
+    for name in ["db", "old", "web"] {
+        assert_eq!(next().await, name);
+    }
+    server.line("label db a=b", 0).await;
+    assert_eq!(next().await, "db");
+    server.line("create new -t debian-12 --no-ssh-key", 0).await;
+    assert_eq!(next().await, "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_take_those_that_labels_select_or_all() {
+    let server = Server::start().await;
+    server.three().await;
+    let stopped = server.line("stop -l tier=back", 0).await;
+    assert_eq!(stopped, "db: told to shut down\nold: told to shut down\n");
+    let runs = async |name: &str| server.client().instance(name).await.unwrap().spec.run;
+    assert_eq!((runs("web").await, runs("db").await), (true, false));
+    assert_eq!(server.line("start --all", 0).await.lines().count(), 3);
+    assert_eq!(server.line("reboot -l tier=nothing", 0).await, "");
+    for bad in [
+        "stop",
+        "stop web --all",
+        "stop web -l a=b",
+        "delete",
+        "delete --all --unclaimed",
+    ] {
+        server.line(bad, 1).await;
+    }
+    // Without a terminal nobody is asked, and nothing is done.
+    server.line("delete --all", 1).await;
+    assert_eq!(server.names().await.len(), 3);
+    server.line("delete nosuch db --yes", 1).await;
+    assert_eq!(server.names().await.len(), 3, "all names are checked first");
+    server
+        .line("delete nosuch db --yes --ignore-missing --wait", 0)
+        .await;
+    server.line("delete nosuch --yes --ignore-missing", 0).await;
+    assert_eq!(server.names().await, ["old", "web"]);
+    server.line("delete -l tier --yes --wait", 0).await;
+    assert!(server.names().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_checks_everything_and_creates_nothing() {
+    let server = Server::start().await;
+    let said = server
+        .line("create web -t debian-12 --no-ssh-key --dry-run", 0)
+        .await;
+    assert_eq!(said, "web: would be created from debian-12 (dry run)\n");
+    for (more, word) in [
+        ("--disk 1G", "--disk"),
+        ("-t nosuch", "nosuch"),
+        ("--memory 2048", "2048M"),
+    ] {
+        let line = format!("create web -t debian-12 --no-ssh-key --dry-run {more}");
+        let line = if more.starts_with("-t") {
+            line.replace("-t debian-12", "")
+        } else {
+            line
+        };
+        let said = server.line(&line, 1).await;
+        assert!(said.contains(word), "{said}");
+    }
+    let two = server.file("two.yaml", TWO);
+    server.file("web.sh", "#!/bin/sh\n");
+    let said = server
+        .line(&format!("create -f {two} --dry-run --json"), 0)
+        .await;
+    assert_eq!(read(&said)["items"][1]["action"], "create");
+    assert!(server.names().await.is_empty());
+    server.line(&format!("create -f {two}"), 0).await;
+    let said = server
+        .line(&format!("create -f {two} --dry-run --json"), 0)
+        .await;
+    assert_eq!(read(&said)["items"][1]["action"], "none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_events_and_resizes_say_what_is_so() {
+    let server = Server::start().await;
+    server.three().await;
+    let version = env!("CARGO_PKG_VERSION");
+    let both = read(&server.line("version --json", 0).await);
+    assert_eq!(both["client"]["version"], version);
+    assert_eq!(both["server"]["version"], version);
+    let own = server
+        .line("version --client --socket /nonexistent", 0)
+        .await;
+    assert_eq!(own, format!("waifuctl {version}\n"));
+    server.line("version --socket /nonexistent", 2).await;
+
+    let said = server.line("events nosuch", 1).await;
+    assert!(said.contains("no events about"), "{said}");
+    server.line("events template/nosuch", 1).await;
+    server.line("events web", 0).await;
+    server.line("events debian-12", 0).await;
+
+    let said = server.line("resize web --cpus 1", 0).await;
+    assert!(said.contains("nothing to change"), "{said}");
+    let said = server.line("resize web --cpus 2", 0).await;
+    assert_eq!(said, "web: resized\n", "it never ran: no restart is needed");
+
+    let unset = server.line("create x", 1).await;
+    assert!(unset.contains("waifuctl template list"), "{unset}");
+    let usage = server.line("show", 1).await;
+    assert!(!usage.contains("--socket"), "{usage}");
+    let quiet = server
+        .command(&["-q", "delete", "nosuch", "--ignore-missing", "--yes"])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!((quiet.stdout, quiet.stderr), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_completes_verbs_and_names() {
+    let server = Server::start().await;
+    server.three().await;
+    let complete = async |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let mut command = server.command(&[&["--"], words.as_slice()].concat());
+        command
+            .env("COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+        command
+            .env("_CLAP_IFS", "\n")
+            .env("_CLAP_COMPLETE_COMP_TYPE", "9");
+        let output = command.output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(
+        complete("waifuctl show ")
+            .await
+            .lines()
+            .filter(|l| !l.starts_with('-'))
+            .collect::<Vec<_>>(),
+        ["db", "old", "web"]
+    );
+    assert_eq!(complete("waifuctl create -t d").await, "debian-12");
+    assert_eq!(complete("waifuctl network show d").await, "default");
+    assert_eq!(complete("waifuctl resc").await, "rescue");
+    // Hidden verbs stay hidden.
+    assert_eq!(complete("waifuctl ssh").await, "ssh\nssh-config");
+    // Without a waifud there are no names, and no error either.
+    assert_eq!(complete("waifuctl --socket /nonexistent stop w").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_gets_its_options_and_its_failure_a_hint() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start().await;
+    let user_data = server.file("ud", "#cloud-config\nusers: [{name: ana}]\n");
+    server
+        .line(
+            &format!("create web -t debian-12 --no-ssh-key --user-data {user_data}"),
+            0,
+        )
+        .await;
+    std::fs::create_dir(server.path("bin")).unwrap();
+    let ssh = server.file(
+        "bin/ssh",
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" > \"$HOME/asked\"\nexit ${SSH_EXIT:-0}\n",
+    );
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        server.path("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let run = async |line: &str, exit: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let mut command = server.command(&words);
+        command
+            .env("PATH", &path)
+            .env("SSH_EXIT", exit)
+            .env("WAIFUD_SOCKET", server.path("quiet"));
+        let output = command.output().await.unwrap();
+        let asked = std::fs::read_to_string(server.path("asked")).unwrap_or_default();
+        (output, asked)
+    };
+    let (output, asked) = run("ssh -t -L 1:h:2 debian@web --accept-new-key -- ls -t", "7").await;
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(
+        asked.contains("\nRemoteCommand=none\n-t\n-L\n1:h:2\nweb\n--\nls\n-t\n"),
+        "{asked}"
+    );
+    let (_, asked) = run("ssh web --accept-new-key", "0").await;
+    assert!(
+        !asked.contains("RemoteCommand"),
+        "a command of the user's own for every host stays: {asked}"
+    );
+    let (output, _) = run("ssh web --accept-new-key", "255").await;
+    assert_eq!(output.status.code(), Some(255));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("hint: none of the keys"), "{said}");
+}
