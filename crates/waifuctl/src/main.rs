@@ -40,6 +40,7 @@ mod silent;
 mod ssh_hints;
 mod ssh_options;
 mod ssh_words;
+mod stdout;
 mod terminal;
 mod text;
 mod user_data;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use waifud_api::client::{PersonStream, StreamEnd};
+use waifud_api::client::{PersonStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::commands::cut;
 use crate::context::Context;
@@ -26,51 +26,104 @@ pub struct Far {
     pub port: Option<u16>,
 }
 
-/// Copies both ways until the guest's side ends; the end of what is read here is passed on. Fails with waifud's reason.
+/// How a stream that was joined ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// In order, by both sides or by waifud.
+    Done,
+    /// One side reset its connection.
+    Reset,
+    /// waifud ended it, and why.
+    Cut(String),
+}
+
+/// Copies both ways until both sides have ended; the end of one direction is passed on while the other goes on. A
+/// connection that breaks off here resets the guest's.
 pub async fn join(
     stream: PersonStream,
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
-) -> Result<(), String> {
+) -> Ended {
     let PersonStream { mut to, mut from } = stream;
-    let up = async {
-        let mut buffer = vec![0; CHUNK];
+    let end = {
+        let up = send_all(&mut read, &mut to);
+        let down = receive_all(&mut from, &mut write);
+        tokio::pin!(up, down);
+        let mut sending = true;
         loop {
-            let Ok(count) = read.read(&mut buffer).await else {
-                return Some(());
-            };
-            let bytes = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-            let sent = if count == 0 {
-                to.finish().await
-            } else {
-                to.send(bytes).await
-            };
-            // When sending fails, the other direction knows why.
-            if count == 0 || sent.is_err() {
-                return None;
+            tokio::select! {
+                end = &mut down => break end,
+                sent = &mut up, if sending => match sent {
+                    Sent::All => sending = false,
+                    // The other direction knows why.
+                    Sent::NotTaken => sending = false,
+                    Sent::Broken => break None,
+                },
             }
         }
     };
-    let down = async {
-        loop {
-            let bytes = match from.next().await {
-                Ok(bytes) => bytes,
-                Err(end) => return end,
-            };
-            if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
-                return StreamEnd::Done;
-            }
-        }
+    let Some(end) = end else {
+        to.reset().await;
+        return Ended::Reset;
     };
-    let end = tokio::select! {
-        end = down => end,
-        Some(()) = up => StreamEnd::Done,
-    };
-    let _gone_already = write.shutdown().await;
+    if !matches!(end, StreamEnd::Reset) {
+        let _gone_already = write.shutdown().await;
+    }
     to.close().await;
     match end {
-        StreamEnd::Done => Ok(()),
-        StreamEnd::Cut(reason) => Err(reason),
+        StreamEnd::Done | StreamEnd::Finished => Ended::Done,
+        StreamEnd::Reset => Ended::Reset,
+        StreamEnd::Cut(reason) => Ended::Cut(reason),
+    }
+}
+
+/// How sending ended.
+enum Sent {
+    /// With the end of what is read here.
+    All,
+    /// waifud takes no more.
+    NotTaken,
+    /// What is read here broke off.
+    Broken,
+}
+
+async fn send_all(read: &mut (impl AsyncRead + Unpin), to: &mut StreamSink) -> Sent {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let count = match read.read(&mut buffer).await {
+            Ok(0) => {
+                return match to.finish().await {
+                    Ok(()) => Sent::All,
+                    Err(_) => Sent::NotTaken,
+                };
+            }
+            Ok(count) => count,
+            Err(_) => return Sent::Broken,
+        };
+        let bytes = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
+        if to.send(bytes).await.is_err() {
+            return Sent::NotTaken;
+        }
+    }
+}
+
+/// Goes on until the stream is over; nothing when what is received can't be written here any more.
+async fn receive_all(
+    from: &mut StreamSource,
+    write: &mut (impl AsyncWrite + Unpin),
+) -> Option<StreamEnd> {
+    loop {
+        match from.next().await {
+            Ok(bytes) => {
+                if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
+                    return None;
+                }
+            }
+            Err(StreamEnd::Finished) => {
+                let _gone_already = write.shutdown().await;
+            }
+            Err(end) => return Some(end),
+        }
     }
 }
 
@@ -121,9 +174,15 @@ async fn carry(
         .open_stream(&far.instance, far.what, far.port)
         .await?;
     let (read, write) = connection.split();
-    join(stream, read, write)
-        .await
-        .map_err(|reason| cut(&far.instance, &reason))
+    match join(stream, read, write).await {
+        Ended::Done => Ok(()),
+        Ended::Reset => {
+            // Closed, it sends a reset (RFC 9293, section 3.10.4).
+            let _as_an_end_otherwise = connection.set_zero_linger();
+            Ok(())
+        }
+        Ended::Cut(reason) => Err(cut(&far.instance, &reason)),
+    }
 }
 
 /// Returns at Ctrl-C, or when the process is asked to end.
@@ -139,4 +198,117 @@ pub async fn asked_to_end() -> Result<(), Failure> {
     wait.await.map_err(|e: std::io::Error| {
         Failure::ours("signals", "signals can't be waited for").cause(&e)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+    use axum::routing::any;
+    use tokio::io::duplex;
+    use tokio::net::UnixListener;
+    use tokio::sync::oneshot;
+    use waifud_api::client::Client;
+    use waifud_api::stream::RESET_CODE;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    /// A stream, and waifud's end of it.
+    async fn stream() -> (PersonStream, WebSocket) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("user.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (sender, receiver) = oneshot::channel();
+        let sender = std::sync::Arc::new(std::sync::Mutex::new(Some(sender)));
+        let handler = move |upgrade: WebSocketUpgrade| async move {
+            let sender = sender.lock().unwrap().take().unwrap();
+            upgrade.on_upgrade(async move |socket| drop(sender.send(socket)))
+        };
+        let router = axum::Router::new().fallback(any(handler));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::unix(&socket).unwrap();
+        let stream = client.open_stream("web", "ssh", None).await.unwrap();
+        (stream, receiver.await.unwrap())
+    }
+
+    /// The next message that is not of the protocol's own.
+    async fn next(socket: &mut WebSocket) -> Option<Message> {
+        tokio::time::timeout(DEADLINE, async {
+            loop {
+                match socket.recv().await?.ok()? {
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    message => return Some(message),
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn ended(joined: tokio::task::JoinHandle<Ended>) -> Ended {
+        tokio::time::timeout(DEADLINE, joined)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_after_the_guests_end_arrives_and_the_end_is_passed_on_at_once() {
+        let (stream, mut waifud) = stream().await;
+        let (mut local, ours) = duplex(1024);
+        let (read, write) = tokio::io::split(ours);
+        let joined = tokio::spawn(join(stream, read, write));
+        waifud.send(Message::Binary("bye".into())).await.unwrap();
+        waifud.send(Message::Binary(Bytes::new())).await.unwrap();
+        let mut said = String::new();
+        let read = tokio::time::timeout(DEADLINE, local.read_to_string(&mut said));
+        read.await
+            .expect("the guest's end was not passed on")
+            .unwrap();
+        assert_eq!(said, "bye");
+        local.write_all(b"late").await.unwrap();
+        assert_eq!(
+            next(&mut waifud).await,
+            Some(Message::Binary("late".into()))
+        );
+        local.shutdown().await.unwrap();
+        assert_eq!(next(&mut waifud).await, Some(Message::Binary(Bytes::new())));
+        let close = CloseFrame {
+            code: 1000,
+            reason: "".into(),
+        };
+        waifud.send(Message::Close(Some(close))).await.unwrap();
+        assert_eq!(ended(joined).await, Ended::Done);
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_passed_on_in_both_directions() {
+        let (stream, mut waifud) = stream().await;
+        let (_local, ours) = duplex(1024);
+        let (read, write) = tokio::io::split(ours);
+        let joined = tokio::spawn(join(stream, read, write));
+        let close = CloseFrame {
+            code: RESET_CODE,
+            reason: "".into(),
+        };
+        waifud.send(Message::Close(Some(close))).await.unwrap();
+        assert_eq!(ended(joined).await, Ended::Reset);
+
+        let (stream, mut waifud) = self::stream().await;
+        let (local, ours) = duplex(1024);
+        let (_read, write) = tokio::io::split(ours);
+        // Whoever is here is gone, and what it is sent can't be written. Nothing is read, as of one that only receives.
+        drop(local);
+        let (_silent, read) = duplex(1);
+        let joined = tokio::spawn(join(stream, read, write));
+        waifud.send(Message::Binary("hello".into())).await.unwrap();
+        match next(&mut waifud).await {
+            Some(Message::Close(Some(frame))) => assert_eq!(frame.code, RESET_CODE),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(ended(joined).await, Ended::Reset);
+    }
 }

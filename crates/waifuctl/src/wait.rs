@@ -98,6 +98,14 @@ pub fn primary_address(status: &InstanceStatus) -> Option<String> {
         .map(|a| a.address.to_string())
 }
 
+/// Why the primary address may not be the guest's, when it took another one by itself.
+pub fn another_address(status: &InstanceStatus) -> Option<&str> {
+    let mut conditions = status.conditions.iter();
+    let told =
+        conditions.find(|c| c.kind == "address" && !c.ok && c.reason == "another-address")?;
+    Some(&told.message)
+}
+
 /// Prints the steps of a new instance until cloud-init has finished. Returns the instance as it then is.
 pub async fn until_ready(
     context: &Context,

@@ -1,7 +1,9 @@
 //! Conditions: statements about an instance or the node beyond its state, each with a reason for people.
 
+use std::net::IpAddr;
+
 use waifud_types::spec::PublishSpec;
-use waifud_types::status::Condition;
+use waifud_types::status::{AddressFamily, Condition, InstanceAddress};
 use waifud_types::{Incarnation, Name, Timestamp};
 
 use crate::drift::Drift;
@@ -68,6 +70,10 @@ pub(crate) fn of_instance(
             since,
         ));
     }
+    if seen.is_some_and(Observed::is_on) {
+        let addresses = shared.reports.seen_addresses(record.id);
+        conditions.extend(another_address(record, &addresses, since));
+    }
     conditions.extend(published(shared, record, since));
     conditions.extend(rescued(record, seen, since));
     conditions.extend(drift.map(Drift::condition));
@@ -104,6 +110,36 @@ fn rescued(
     Some(condition("rescue", false, "begun", message, since))
 }
 
+/// On a bridge a guest is told its address by its documents, and may ask DHCP all the same. One that was given an address
+/// and has taken another is not found at the first.
+fn another_address(
+    record: &InstanceRecord,
+    seen: &[InstanceAddress],
+    since: Timestamp,
+) -> Option<Condition> {
+    let nics = &record.instance.as_ref()?.spec.nics;
+    nics.iter().filter(|nic| crate::lan::is_on_lan(nic)).find_map(|nic| {
+        let given = nic.address?;
+        // Which of two nics on one network an address was seen at is not known here.
+        let taken = seen.iter().find(|seen| {
+            seen.network == nic.network
+                && seen.family == AddressFamily::Ipv4
+                && !nics.iter().any(|other| other.address.map(IpAddr::from) == Some(seen.address))
+        })?;
+        Some(condition(
+            "address",
+            false,
+            "another-address",
+            format!(
+                "the guest took {} on {} by DHCP, not {given}, which it was given: its image may ignore the network \
+                 configuration that it gets from cloud-init",
+                taken.address, nic.network
+            ),
+            since,
+        ))
+    })
+}
+
 /// Whether the node's ports lead to it.
 fn published(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
     let wanted = &record.instance.as_ref()?.spec.publish;
@@ -121,6 +157,12 @@ fn published(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Opti
     } else if refused.is_empty() {
         let message = format!("{} of this node leads to it", list(wanted));
         condition("published", true, "in-force", message, since)
+    } else if shared.network.listeners_are_unknown() {
+        let message = format!(
+            "{} is not published yet: this node did not say in time which ports its programs listen on",
+            list(&refused)
+        );
+        condition("published", false, "not-in-force", message, since)
     } else {
         let message = format!(
             "{} is not published: a program on this node listens there",
@@ -169,4 +211,50 @@ pub(crate) fn incarnation_changed(
         ),
         now,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use waifud_types::status::AddressSource;
+
+    use super::*;
+    use crate::fake::sample_instance;
+
+    #[test]
+    fn a_guest_that_took_another_address_than_it_was_given_is_told_of() {
+        let mut instance = sample_instance("web");
+        let nic = &mut instance.spec.nics[0];
+        nic.network = "lan".parse().unwrap();
+        nic.address = Some([192, 0, 2, 50].into());
+        let mut record = InstanceRecord::new(instance.id);
+        record.instance = Some(instance);
+        let seen = |address: &str, network: &str| InstanceAddress {
+            address: address.parse().unwrap(),
+            family: if address.contains(':') {
+                AddressFamily::Ipv6
+            } else {
+                AddressFamily::Ipv4
+            },
+            network: network.parse().unwrap(),
+            source: AddressSource::Observed,
+            primary: false,
+        };
+        let told = |record: &InstanceRecord, seen: &[InstanceAddress]| {
+            another_address(record, seen, Timestamp::UNIX_EPOCH).map(|told| told.message)
+        };
+        let message = told(&record, &[seen("192.0.2.140", "lan")]).unwrap();
+        assert!(
+            message.contains("took 192.0.2.140 on lan by DHCP, not 192.0.2.50"),
+            "{message}"
+        );
+        for honest in [
+            vec![],
+            vec![seen("192.0.2.50", "lan"), seen("fd00::7", "lan")],
+            vec![seen("192.0.2.140", "dmz")],
+        ] {
+            assert_eq!(told(&record, &honest), None, "{honest:?}");
+        }
+        record.instance.as_mut().unwrap().spec.nics[0].address = None;
+        assert_eq!(told(&record, &[seen("192.0.2.140", "lan")]), None);
+    }
 }

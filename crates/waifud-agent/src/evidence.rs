@@ -68,7 +68,10 @@ async fn look(shared: &Shared) -> bool {
                 &BTreeMap::new()
             };
             let addresses = lan::observed(&record, of_it);
-            shared.reports.addresses(record.id, addresses);
+            if shared.reports.addresses(record.id, addresses) {
+                // Its conditions speak of them.
+                shared.signals.nudge(record.id);
+            }
         }
         let evidence = gather(shared, &record, started, &sights).await;
         shared.reports.evidence(record.id, evidence);

@@ -61,6 +61,7 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
             tap: TapName::of(instance.id, index),
             bridge: bridge.clone(),
             mac: nic.mac,
+            given: nic.address,
             fixed: given
                 .into_iter()
                 .chain(nic.allow_addresses.iter().copied())

@@ -23,6 +23,9 @@ use crate::table::Table;
 /// How long one change may take; tools that it runs have limits of their own.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How long the look at programs' ports may take; it reads four files.
+const LISTENERS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The name of the network that the node routes.
 pub const DEFAULT_NETWORK: &str = "default";
 
@@ -74,7 +77,9 @@ impl Network {
             && inner.applied.as_ref().is_some_and(|state| {
                 ports_of(record).is_ok_and(|mut ports| {
                     inner.published.leave_out(&mut ports);
-                    ports.iter().all(|port| state.ports.contains(port))
+                    ports.iter().all(|port| {
+                        state.ports.contains(port) && !inner.troubled.contains_key(&port.tap)
+                    })
                 }) && lan::ports_of(record).is_ok_and(|ports| {
                     ports.iter().all(|port| {
                         state.lan.contains(port) && !inner.troubled.contains_key(&port.tap)
@@ -86,6 +91,11 @@ impl Network {
     /// Those of the instance's published ports that a program of this node has.
     pub fn refused(&self, id: InstanceId) -> Vec<PublishSpec> {
         self.inner().published.refused_of(id)
+    }
+
+    /// Whether published ports wait until it is known what programs of this node listen on.
+    pub fn listeners_are_unknown(&self) -> bool {
+        self.inner().published.is_unseen()
     }
 
     /// Whether any port of the instance may be in force.
@@ -114,9 +124,13 @@ impl Network {
         let conflicts = self.apply(table, false).await?;
         let trouble = conflicts.get(&id).cloned().or_else(|| {
             let inner = self.inner();
-            let ports = lan::ports_of(record.as_ref()?).ok()?;
-            let mut troubles = ports.iter().filter_map(|p| inner.troubled.get(&p.tap));
-            troubles.next().cloned()
+            let record = record.as_ref()?;
+            let (routed, lan) = (ports_of(record).ok()?, lan::ports_of(record).ok()?);
+            let taps = routed.iter().map(|port| &port.tap);
+            let taps = taps.chain(lan.iter().map(|port| &port.tap));
+            taps.filter_map(|tap| inner.troubled.get(tap))
+                .next()
+                .cloned()
         });
         trouble.map_or(Ok(()), |message| {
             Err(PortError {
@@ -209,7 +223,11 @@ impl Network {
                 })?
                 .map_err(|error| port_error(&error))?;
         }
-        if state.lan.is_empty() {
+        let further = state
+            .ports
+            .iter()
+            .any(|port| !port.allow_addresses.is_empty());
+        if state.lan.is_empty() && !further {
             self.inner().troubled.clear();
         } else if let Ok(Ok(sights)) = timeout(TIMEOUT, self.adapter.sights()).await {
             self.note(&sights);
@@ -219,18 +237,27 @@ impl Network {
         Ok(conflicts)
     }
 
-    /// Leaves out published ports that programs of this node have.
+    /// Leaves out published ports that programs of this node have. As long as nobody can say which those are, none that
+    /// is not in force already comes into force: it could hide a program's port. All else goes on.
     async fn leave_out_taken(&self, state: &mut NetworkState) -> Result<(), PortError> {
         let listeners = if Published::asks(&state.ports) {
-            let listeners = timeout(TIMEOUT, self.adapter.listeners()).await;
-            listeners
-                .unwrap_or_else(|_| Ok(BTreeSet::new()))
-                .map_err(|error| port_error(&error))?
+            match timeout(LISTENERS_TIMEOUT, self.adapter.listeners()).await {
+                Ok(listeners) => Some(listeners.map_err(|error| port_error(&error))?),
+                Err(_) => {
+                    tracing::warn!(
+                        "this node did not say in time which ports its programs listen on"
+                    );
+                    None
+                }
+            }
         } else {
-            BTreeSet::new()
+            Some(BTreeSet::new())
         };
         let mut inner = self.inner();
-        inner.published.decide(&state.ports, &listeners);
+        match &listeners {
+            Some(listeners) => inner.published.decide(&state.ports, listeners),
+            None => inner.published.decide_unseen(&state.ports),
+        }
         inner.published.leave_out(&mut state.ports);
         Ok(())
     }

@@ -17,6 +17,8 @@ pub(crate) struct Published {
     granted: BTreeSet<(InstanceId, PublishSpec)>,
     /// Taken by a program.
     refused: BTreeSet<(InstanceId, PublishSpec)>,
+    /// It could not be found out what programs listen on; what is refused is so for that reason.
+    unseen: bool,
 }
 
 impl Published {
@@ -38,6 +40,20 @@ impl Published {
         });
         self.granted = granted;
         self.refused = refused;
+        self.unseen = false;
+    }
+
+    /// The same while it is not known what programs listen on: only what is in force already stays so.
+    pub fn decide_unseen(&mut self, ports: &[Port]) {
+        let all = ports.iter().flat_map(|port| &port.publish);
+        let listeners = all.map(|published| (published.protocol, published.port));
+        self.decide(ports, &listeners.collect());
+        self.unseen = true;
+    }
+
+    /// Whether it is unknown what programs listen on.
+    pub fn is_unseen(&self) -> bool {
+        self.unseen
     }
 
     /// Takes what is refused out of the ports.
@@ -93,6 +109,20 @@ mod tests {
 
         published.decide(&ports, &BTreeSet::new());
         assert!(published.refused_of(id).is_empty());
+    }
+
+    #[test]
+    fn as_long_as_listeners_are_unknown_only_what_is_in_force_stays() {
+        let (id, ports) = publishing(&[80]);
+        let (other, more) = publishing(&[443]);
+        let mut published = Published::default();
+        published.decide(&ports, &BTreeSet::new());
+        let both = [ports, more].concat();
+        published.decide_unseen(&both);
+        assert!(published.refused_of(id).is_empty());
+        assert_eq!(published.refused_of(other).len(), 1);
+        published.decide(&both, &BTreeSet::new());
+        assert!(published.refused_of(other).is_empty());
     }
 
     #[test]

@@ -62,16 +62,18 @@ impl Reports {
         }
     }
 
-    /// Addresses that were seen at a guest's ports. People wait for these.
-    pub fn addresses(&self, id: InstanceId, addresses: Vec<InstanceAddress>) {
+    /// Addresses that were seen at a guest's ports. People wait for these. Returns whether they are others than before.
+    pub fn addresses(&self, id: InstanceId, addresses: Vec<InstanceAddress>) -> bool {
         let mut inner = self.inner();
         let before = inner.addresses.get(&id).map_or(&[][..], Vec::as_slice);
-        if before != addresses.as_slice() {
+        let differ = before != addresses.as_slice();
+        if differ {
             inner.addresses.insert(id, addresses);
             inner.unsaid.insert(id);
             self.filled.notify_one();
             self.urgent.notify_one();
         }
+        differ
     }
 
     /// The addresses that were put in last.

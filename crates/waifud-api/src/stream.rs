@@ -1,9 +1,12 @@
 //! Streams: a person's bytes to and from a guest, joined in waifud.
 //!
 //! A person's request (`GET /v1/instances/{name}/console`, `/screen`, `/ssh`, `/forward?port=`) becomes a WebSocket
-//! (RFC 6455). Binary messages carry bytes; an empty one says that the sender has no more to send. Before that, waifud
-//! asks the node's agent over its watch, and the agent comes back with `GET /v1/agent/streams/{id}` and
-//! `Upgrade: waifud-stream` (RFC 9110, section 7.8); from then on that connection is bytes and nothing else. An agent
+//! (RFC 6455). Binary messages carry bytes; an empty one says that the sender has no more to send, and bytes still come
+//! the other way until that side has said so too. Close code 1000 is an orderly end, [`RESET_CODE`] a connection that
+//! was reset. Before that, waifud asks the node's agent over its watch, and the agent comes back with `GET /v1/agent/streams/{id}` and
+//! `Upgrade: waifud-stream` (RFC 9110, section 7.8); from then on that connection is bytes and nothing else.
+//! Each direction ends with the sender's `close_notify` (RFC 8446, section 6.1); a connection that ends without one was
+//! reset. An agent
 //! that can't do it says so with `POST /v1/agent/streams/{id}/refuse`, and the person gets a problem instead.
 
 use std::fmt;
@@ -13,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Epoch, InstanceId};
 
+/// The close code of a connection that was reset, by the guest or by the client (4000 to 4999 are for private use: RFC
+/// 6455, section 7.4.2).
+pub const RESET_CODE: u16 = 4001;
 /// What an agent's request asks to become.
 pub const STREAM_PROTOCOL: &str = "waifud-stream";
 /// Lines of a console's log at most.
@@ -132,6 +138,11 @@ impl StreamKind {
         }
     }
 
+    /// Whether it is a TCP connection to the guest, whose directions end one by one.
+    pub const fn is_tcp(self) -> bool {
+        matches!(self, Self::Ssh | Self::Forward { .. })
+    }
+
     /// Whether it is of what was, and needs no guest that runs.
     pub const fn is_history(self) -> bool {
         matches!(self, Self::ConsoleLog { .. })
@@ -171,8 +182,12 @@ pub enum RefusalReason {
     NotRunning,
     /// It has no address of its own that may be connected to.
     NoAddress,
-    /// Nothing answers at the port.
+    /// The guest refuses connections at the port.
     NothingListens,
+    /// Nothing answers at the address or the port.
+    NoAnswer,
+    /// The address can't be shown to be the guest's own.
+    NotTheGuest,
     /// The guest agent does not answer.
     NoGuestAgent,
     /// The guest agent answers, and does not do it.

@@ -403,7 +403,17 @@ pub fn stream_refused(
         R::NothingListens => (
             409,
             "nothing-listens",
-            "is the guest up, and the service in it? waifuctl console NAME looks inside",
+            "is the service running in the guest, and not on the guest's loopback only? waifuctl console NAME looks inside",
+        ),
+        R::NoAnswer => (
+            409,
+            "no-answer",
+            "is the guest up, and does its firewall let the port in? waifuctl console NAME looks inside",
+        ),
+        R::NotTheGuest => (
+            409,
+            "not-the-guest",
+            "a stream leads to the guest and to no other machine; waifuctl why NAME, or choose another address",
         ),
         R::NoGuestAgent => (
             409,

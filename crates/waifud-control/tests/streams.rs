@@ -96,9 +96,21 @@ impl World {
         waifud_api::agent_client::AgentStream,
         StreamOrder,
     ) {
-        let asked = self.ask("console");
+        self.open_kind("console", StreamKind::Console).await
+    }
+
+    async fn open_kind(
+        &mut self,
+        what: &'static str,
+        kind: StreamKind,
+    ) -> (
+        PersonStream,
+        waifud_api::agent_client::AgentStream,
+        StreamOrder,
+    ) {
+        let asked = self.ask(what);
         let order = self.order().await;
-        assert_eq!((order.instance, order.kind), (self.id, StreamKind::Console));
+        assert_eq!((order.instance, order.kind), (self.id, kind));
         let agent = self.node().stream(order.id).await.unwrap();
         (asked.await.unwrap().unwrap(), agent, order)
     }
@@ -144,6 +156,85 @@ async fn bytes_go_both_ways_until_the_guests_side_ends() {
     assert_eq!(person.from.next().await.unwrap(), "bye");
     agent.shutdown().await.unwrap();
     assert_eq!(end(&mut person).await, StreamEnd::Done);
+}
+
+#[tokio::test]
+async fn what_is_sent_after_the_guests_side_has_ended_still_reaches_the_guest() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    agent.write_all(b"220 ready").await.unwrap();
+    agent.shutdown().await.unwrap();
+    assert_eq!(person.from.next().await.unwrap(), "220 ready");
+    assert_eq!(person.from.next().await, Err(StreamEnd::Finished));
+    // More than waifud and the two connections hold.
+    let upload = Bytes::from(vec![b'u'; 100 << 10]);
+    let sending = async {
+        for _ in 0..50 {
+            person.to.send(upload.clone()).await.unwrap();
+        }
+        person.to.finish().await.unwrap();
+    };
+    let mut received = Vec::new();
+    let (_, read) = tokio::time::timeout(DEADLINE, async {
+        tokio::join!(sending, agent.read_to_end(&mut received))
+    })
+    .await
+    .unwrap();
+    read.unwrap();
+    assert_eq!(received.len(), 50 * upload.len());
+    // Both have ended: so has the stream.
+    assert_eq!(end(&mut person).await, StreamEnd::Done);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_guest_resets_is_reset_at_the_other_end() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    person.to.send(Bytes::from_static(b"unread")).await.unwrap();
+    agent.write_all(b"seen").await.unwrap();
+    assert_eq!(person.from.next().await.unwrap(), "seen");
+    until_readable(&mut agent).await;
+    // What was never read makes the kernel end the connection by a reset.
+    drop(agent);
+    assert_eq!(end(&mut person).await, StreamEnd::Reset);
+}
+
+#[tokio::test]
+async fn a_reset_after_the_guests_own_end_is_a_reset_too() {
+    let mut world = World::with(|_| {}).await;
+    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    agent.shutdown().await.unwrap();
+    assert_eq!(person.from.next().await, Err(StreamEnd::Finished));
+    drop(agent);
+    let sending = async {
+        while person.to.send(Bytes::from_static(b"more")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = async {
+        loop {
+            match person.from.next().await {
+                Ok(_) => {}
+                Err(end) => return end,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(DEADLINE, async {
+        tokio::select! {
+            ended = ended => ended,
+            () = async { sending.await; std::future::pending().await } => unreachable!(),
+        }
+    });
+    assert_eq!(ended.await.unwrap(), StreamEnd::Reset);
+}
+
+/// Waits until there is something to read, and leaves all but one byte of it there.
+async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
+    let mut one = [0];
+    tokio::time::timeout(DEADLINE, agent.read_exact(&mut one))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]

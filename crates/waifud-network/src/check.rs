@@ -157,6 +157,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
     let mut macs: HashSet<_> = state.ports.iter().map(|port| port.mac).collect();
     macs.insert(state.gateway_mac);
     let mut identities = HashSet::new();
+    check_lan_owners(state)?;
     for port in &state.lan {
         let who = format!("{} ({})", port.name, port.tap);
         check_interface_name(&port.bridge)?;
@@ -198,6 +199,37 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
                     "{who} may not use {range}: it holds addresses that are no machine's own"
                 )));
             }
+        }
+    }
+    Ok(())
+}
+
+/// An address that was given to a port is its own: no other port has it, on this bridge or by a route, and no range of
+/// another holds it. Single further addresses may be shared, as on `default`.
+fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
+    let mut owners: HashMap<(&str, Ipv4Addr), &LanPort> = HashMap::new();
+    for port in &state.lan {
+        if let Some(address) = port.given
+            && let Some(other) = owners.insert((&port.bridge, address), port)
+        {
+            return Err(contradiction(format!(
+                "address {address} is given to {} and to {} ({})",
+                other.name, port.name, port.tap
+            )));
+        }
+    }
+    for ((bridge, address), owner) in &owners {
+        let of_lan = state.lan.iter();
+        let of_lan = of_lan
+            .filter(|port| port.bridge == *bridge && port.tap != owner.tap)
+            .flat_map(|port| fixed_v4(port).map(move |range| (&port.name, range)));
+        let routed = state.ports.iter();
+        let routed = routed.flat_map(|port| further_ranges(port).map(move |r| (&port.name, r)));
+        if let Some((name, range)) = of_lan.chain(routed).find(|(_, r)| r.contains(address)) {
+            return Err(contradiction(format!(
+                "{name} may not use {range}: {address} belongs to {}",
+                owner.name
+            )));
         }
     }
     Ok(())
@@ -315,7 +347,7 @@ fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{port, state};
+    use crate::testing::{lan_port, port, state};
 
     #[track_caller]
     fn refused(state: &NetworkState, words: &str) {
@@ -401,6 +433,46 @@ mod tests {
             port.allow_addresses = vec!["10.99.0.0/24".parse().unwrap()];
         }
         refused(&shared, "is routed to");
+    }
+
+    #[test]
+    fn an_address_on_a_bridge_has_one_owner() {
+        let at = |address: [u8; 4], ranges: &[&str], index| {
+            let mut port = lan_port(index);
+            port.given = Some(address.into());
+            port.fixed = vec![std::net::IpAddr::from(address).into()];
+            port.fixed
+                .extend(ranges.iter().map(|r| r.parse::<IpNet>().unwrap()));
+            port
+        };
+        let with = |lan: Vec<LanPort>| NetworkState { lan, ..state(1) };
+        let shared = ["192.168.1.200/32"];
+        check(&with(vec![
+            at([192, 168, 1, 50], &shared, 0),
+            at([192, 168, 1, 51], &shared, 1),
+        ]))
+        .unwrap();
+        refused(
+            &with(vec![
+                at([192, 168, 1, 50], &[], 0),
+                at([192, 168, 1, 50], &[], 1),
+            ]),
+            "address 192.168.1.50 is given to lan-0 and to lan-1",
+        );
+        let mut elsewhere = at([192, 168, 1, 50], &[], 1);
+        elsewhere.bridge = "br1".to_owned();
+        check(&with(vec![at([192, 168, 1, 50], &[], 0), elsewhere])).unwrap();
+        for range in ["192.168.1.50/32", "192.168.1.32/27"] {
+            let mut taking = lan_port(1);
+            taking.fixed = vec![range.parse().unwrap()];
+            refused(
+                &with(vec![at([192, 168, 1, 50], &[], 0), taking]),
+                "192.168.1.50 belongs to lan-0",
+            );
+            let mut routed = with(vec![at([192, 168, 1, 50], &[], 0)]);
+            routed.ports[0].allow_addresses = vec![range.parse().unwrap()];
+            refused(&routed, "192.168.1.50 belongs to lan-0");
+        }
     }
 
     #[test]

@@ -15,6 +15,11 @@ use crate::NetworkState;
 /// The MTU that a client assumes when it is told none (Ethernet, RFC 894).
 const ETHERNET_MTU: u16 = 1500;
 
+/// Questions that wait for other servers at once, of all guests together. dnsmasq refuses every further one, whoever
+/// asks; with the rules' limit for each guest ([`crate::ruleset`]), eight that flood it leave room for the others. One
+/// takes a few hundred octets, and only while it waits.
+pub(crate) const QUESTIONS_MAX: u32 = 10_000;
+
 /// What the configuration needs beside the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DhcpSettings {
@@ -68,6 +73,7 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         format!("addn-hosts={}", show(names_file)),
         format!("resolv-file={}", show(resolv_conf)),
         "domain-needed".to_owned(),
+        format!("dns-forward-max={QUESTIONS_MAX}"),
         format!("domain={domain}"),
         format!("local=/{domain}/"),
         "expand-hosts".to_owned(),
@@ -162,7 +168,15 @@ pub(crate) fn mark(load: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ruleset::inet::{DNS_BURST, DNS_RATE};
     use crate::testing::{port, state};
+
+    #[test]
+    fn guests_that_flood_dns_leave_room_for_others() {
+        // dnsmasq gives a question up after ten seconds (`TIMEOUT` in its config.h).
+        let of_one = DNS_BURST + 10 * DNS_RATE;
+        assert!(8 * of_one < QUESTIONS_MAX, "{of_one}");
+    }
 
     fn settings() -> DhcpSettings {
         DhcpSettings {

@@ -10,9 +10,10 @@ use waifud_types::spec::Protocol;
 use waifud_types::{TapName, Timestamp};
 
 use crate::check::check;
+use crate::host_addresses;
 use crate::{
-    GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
-    PortSight,
+    GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
+    PortCounters, PortSight,
 };
 
 /// The calls that can be made to fail.
@@ -48,6 +49,8 @@ struct Inner {
     acknowledged: HashMap<TapName, Timestamp>,
     learned: HashMap<TapName, BTreeSet<IpAddr>>,
     no_bridges: BTreeSet<String>,
+    addresses: HostAddresses,
+    silent_listeners: bool,
     faults: HashMap<Call, u32>,
     ensured: u64,
 }
@@ -113,6 +116,16 @@ impl FakeNetwork {
         self.lock().no_bridges.insert(name.to_owned());
     }
 
+    /// The host's own addresses and its routers', which no port gets.
+    pub fn set_addresses(&self, addresses: HostAddresses) {
+        self.lock().addresses = addresses;
+    }
+
+    /// From now on nobody answers who listens, until it is said again.
+    pub fn set_listeners_silent(&self, silent: bool) {
+        self.lock().silent_listeners = silent;
+    }
+
     /// Forgets everything, as a foreign `nft flush ruleset` would, and tells the listeners.
     pub fn cause_drift(&self, what: &str) {
         let mut inner = self.lock();
@@ -134,6 +147,9 @@ impl FakeNetwork {
 impl Inner {
     fn trouble(&self, tap: &TapName) -> Option<String> {
         let state = self.state.as_ref()?;
+        if let Some(why) = host_addresses::troubles(state, &self.addresses).remove(tap) {
+            return Some(why);
+        }
         let port = state.lan.iter().find(|port| port.tap == *tap)?;
         let lost = self.no_bridges.contains(&port.bridge);
         lost.then(|| format!("this node has no bridge {}", port.bridge))
@@ -219,6 +235,9 @@ impl GuestNetwork for FakeNetwork {
     }
 
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {
+        if self.lock().silent_listeners {
+            std::future::pending::<()>().await;
+        }
         let mut inner = self.lock();
         inner.fault(Call::Listeners)?;
         Ok(inner.listeners.clone())

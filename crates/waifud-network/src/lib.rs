@@ -33,6 +33,7 @@ pub mod conformance;
 mod dhcp;
 pub mod fake;
 mod foreign;
+mod host_addresses;
 pub mod linux;
 mod ruleset;
 #[cfg(test)]
@@ -90,6 +91,8 @@ pub struct LanPort {
     pub bridge: String,
     /// The only source MAC address.
     pub mac: MacAddr,
+    /// The address that somebody gave it, which is one of `fixed`; null where it is to be learned.
+    pub given: Option<Ipv4Addr>,
     /// Source addresses that need not be learned: the one that somebody gave, and further ones that were allowed.
     pub fixed: Vec<IpNet>,
     /// The address that stands for the instance towards metadatad, which sees no other; null where documents do not
@@ -131,6 +134,15 @@ pub struct HostNetworkFacts {
     pub let_through: Vec<String>,
     /// Why that could not be done; guests' own rules are in force all the same.
     pub firewall_trouble: Option<String>,
+}
+
+/// Addresses that a guest may not have because they are this host's or its routers'.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostAddresses {
+    /// The host's own, on any interface but our bridge.
+    pub own: Vec<Ipv4Addr>,
+    /// Of routers that its routes lead through.
+    pub routers: Vec<Ipv4Addr>,
 }
 
 /// Packets that a port's rules dropped, by reason.

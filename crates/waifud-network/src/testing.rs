@@ -33,6 +33,7 @@ pub(crate) fn lan_port(index: u8) -> LanPort {
         tap: TapName::of(instance, 0),
         bridge: "br0".to_owned(),
         mac: MacAddr::of_guest([0, 1, index + 1]),
+        given: None,
         fixed: Vec::new(),
         identity: Some(identity.into()),
     }

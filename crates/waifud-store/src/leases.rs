@@ -36,6 +36,24 @@ impl ReadTx<'_> {
         Ok(addresses)
     }
 
+    /// The first address of a range that has an owner, and the owner.
+    pub fn owner_in(&self, range: Ipv4Net) -> Result<Option<(Ipv4Addr, InstanceId)>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT address, instance FROM leases WHERE address BETWEEN ?1 AND ?2
+                  ORDER BY address LIMIT 1",
+            )?
+            .query_and_then(
+                (u32::from(range.network()), u32::from(range.broadcast())),
+                |row| {
+                    let address = Ipv4Addr::from(row.get::<_, u32>("address")?);
+                    Ok((address, crate::codec::instance_id(row, "instance")?))
+                },
+            )?
+            .next()
+            .transpose()
+    }
+
     /// Whether a nic has the MAC.
     pub fn mac_is_taken(&self, mac: MacAddr) -> Result<bool, StoreError> {
         Ok(self

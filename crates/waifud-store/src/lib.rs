@@ -58,7 +58,7 @@ pub use instances::{InstanceRow, NewInstance};
 pub use joining::{JoinTokenRow, NodeKeyRow};
 pub use leases::LeaseRow;
 pub use migrate::SCHEMA;
-pub use networks::NetworkRow;
+pub use networks::{NetworkRow, NicRow};
 pub use nodes::{NewNode, NodeRow};
 pub use placing::{NodeRoom, PlacementRow, PoolPromise};
 pub use query::InstanceFilter;

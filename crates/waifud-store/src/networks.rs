@@ -1,11 +1,14 @@
 //! Networks: their names, the bridge that each means on nodes, and who uses them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use rusqlite::Row;
+use waifud_types::spec::{InstanceSpec, NicSpec};
+use waifud_types::status::{AddressSource, InstanceStatus};
 use waifud_types::{InstanceId, Name, Timestamp};
 
-use crate::codec::{count, id16, maybe_time, name};
+use crate::codec::{count, id16, json, maybe_time, name};
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, WriteTx};
 
@@ -20,6 +23,17 @@ pub struct NetworkRow {
     pub created_at: Option<Timestamp>,
     /// How many instances have a nic on it.
     pub used_by: u64,
+}
+
+/// One nic of an instance on some network.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NicRow {
+    /// The instance's name.
+    pub owner: Name,
+    /// The nic.
+    pub nic: NicSpec,
+    /// Addresses that were seen at the instance on that network.
+    pub seen: Vec<IpAddr>,
 }
 
 const SELECT: &str =
@@ -58,6 +72,33 @@ impl ReadTx<'_> {
             .prepare_cached("SELECT name, bridge FROM networks WHERE bridge IS NOT NULL")?
             .query_and_then([], |row| Ok((name(row, "name")?, row.get("bridge")?)))?
             .collect()
+    }
+
+    /// Everything that instances have or may have on a network: their nics there, and addresses that were seen at them.
+    pub fn nics_on(&self, network: &Name) -> Result<Vec<NicRow>, StoreError> {
+        let mut nics = Vec::new();
+        let mut statement = self.conn.prepare_cached(
+            "SELECT i.name, i.spec, i.status
+               FROM network_users u JOIN instances i ON i.id = u.instance WHERE u.network = ?1",
+        )?;
+        let mut rows = statement.query([network.as_str()])?;
+        while let Some(row) = rows.next()? {
+            let owner = name(row, "name")?;
+            let spec: InstanceSpec = json(row, "spec")?;
+            let status: InstanceStatus = json(row, "status")?;
+            let seen = status.addresses.iter();
+            let seen: Vec<_> = seen
+                .filter(|seen| seen.network == *network && seen.source == AddressSource::Observed)
+                .map(|seen| seen.address)
+                .collect();
+            let its = spec.nics.into_iter().filter(|nic| nic.network == *network);
+            nics.extend(its.map(|nic| NicRow {
+                owner: owner.clone(),
+                nic,
+                seen: seen.clone(),
+            }));
+        }
+        Ok(nics)
     }
 
     /// Names of up to `limit` instances that have a nic on the network.

@@ -62,6 +62,22 @@ impl InstanceState {
         Self::Unknown,
     ];
 
+    /// Whether there may be somebody in the guest to talk to. While it goes down there still is: its last words are on
+    /// the console.
+    pub const fn may_be_on(self) -> bool {
+        match self {
+            Self::Starting
+            | Self::Running
+            | Self::Paused
+            | Self::Stopping
+            | Self::Moving
+            | Self::Unknown => true,
+            Self::Pending | Self::Preparing | Self::Stopped | Self::Deleting | Self::Failed => {
+                false
+            }
+        }
+    }
+
     /// Whether `next` may follow. Staying is always allowed; nothing follows `deleting` but the end.
     pub const fn may_become(self, next: Self) -> bool {
         use InstanceState as S;

@@ -99,7 +99,7 @@ async fn join(stream: PersonStream, filter: &mut Option<Filter>) -> Result<(), S
                 Ok(bytes) => if !write(&shown(filter, &bytes)) {
                     return Ok(());
                 },
-                Err(StreamEnd::Done) => return Ok(()),
+                Err(StreamEnd::Done | StreamEnd::Finished | StreamEnd::Reset) => return Ok(()),
                 Err(StreamEnd::Cut(reason)) => return Err(reason),
             },
             typed = keys.recv(), if !at_end => {

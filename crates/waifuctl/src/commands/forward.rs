@@ -19,6 +19,17 @@ struct Open {
 /// Listens on loopback until Ctrl-C; each connection is one stream to the guest.
 pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.name).await?;
+    let (name, state) = (&instance.name, instance.status.state);
+    // As waifud says it of `ssh` and `console`, which open their stream at once.
+    if !state.may_be_on() {
+        return Err(Failure::input(
+            "instance-not-running",
+            format!("instance {name} is {state}: there is nothing to connect to"),
+        )
+        .hint(format!(
+            "waifuctl start {name}; waifuctl why {name} tells more"
+        )));
+    }
     let mut listeners = Vec::new();
     for pair in &args.ports {
         listeners.push((bind(pair.local).await?, pair.remote));

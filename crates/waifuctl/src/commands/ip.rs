@@ -4,12 +4,18 @@ use waifud_api::Instance;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::wait::primary_address;
+use crate::text::escape;
+use crate::wait::{another_address, primary_address};
 
 /// Prints the primary address, and nothing else, so that `$(waifuctl ip web)` works.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let instance = context.client.instance(name).await?;
     let address = primary_address(&instance.status).ok_or_else(|| none_yet(&instance))?;
+    if let Some(message) = another_address(&instance.status) {
+        context
+            .printer
+            .note(&format!("warning: {}", escape(message)));
+    }
     context
         .printer
         .print(&instance.status.addresses, || address)

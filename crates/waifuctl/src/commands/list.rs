@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, fields, since};
+use crate::wait::another_address;
 use crate::{description, select, whole};
 
 /// Between two looks of `--watch`: events come in bursts.
@@ -353,6 +354,9 @@ fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
         .map(|(node, guests)| is_off(node, guests, now))
         .collect();
     for instance in &page.items {
+        if let Some(message) = another_address(&instance.status) {
+            notes.push(format!("note: {}: {}", instance.name, escape(message)));
+        }
         let pending = &instance.status.restart_needed;
         if !pending.is_empty() {
             notes.push(format!(

@@ -10,9 +10,10 @@ use crate::commands::cut;
 use crate::context::{Context, Way};
 use crate::failure::Failure;
 use crate::known_hosts;
-use crate::relay::join;
+use crate::relay::{Ended, join};
 use crate::ssh_hints::{self, Login};
 use crate::ssh_options::{Parts, SshHost};
+use crate::stdout::ClosingStdout;
 use crate::{foreground, keys};
 
 /// The exit code of ssh's own failures.
@@ -108,9 +109,11 @@ pub async fn config(context: &Context, args: SshConfigArgs) -> Result<(), Failur
 /// What ssh runs instead of connecting by itself: standard input and output are the guest's port 22.
 pub async fn proxy(context: &Context, name: &str) -> Result<(), Failure> {
     let stream = context.client.open_stream(name, "ssh", None).await?;
-    join(stream, tokio::io::stdin(), tokio::io::stdout())
-        .await
-        .map_err(|reason| cut(name, &reason))
+    match join(stream, tokio::io::stdin(), ClosingStdout::default()).await {
+        Ended::Done => Ok(()),
+        Ended::Reset => Err(cut(name, "the guest reset the connection")),
+        Ended::Cut(reason) => Err(cut(name, &reason)),
+    }
 }
 
 async fn running(context: &Context) -> Result<Vec<Instance>, Failure> {

@@ -1,21 +1,27 @@
 //! Guests that echo what they are sent, at the ports that a test says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use waifud_hypervisor::ByteStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use waifud_network::linux::{GuestNic, ReachError};
+use waifud_types::MacAddr;
 
 use super::lock;
-use crate::streams::GuestDialer;
+use crate::streams::{GuestConnection, GuestDialer};
 
 /// The fake. Clones share one world.
 #[derive(Clone, Debug, Default)]
 pub struct FakeDialer {
     listening: Arc<Mutex<BTreeSet<(Ipv4Addr, u16)>>>,
+    owners: Arc<Mutex<BTreeMap<Ipv4Addr, MacAddr>>>,
     dialled: Arc<Mutex<Vec<(Ipv4Addr, u16)>>>,
+    resets: Arc<Mutex<usize>>,
 }
 
 impl FakeDialer {
@@ -24,24 +30,89 @@ impl FakeDialer {
         lock(&self.listening).insert((address, port));
     }
 
+    /// The address is another machine's than the instance's that it is given to.
+    pub fn belongs_to(&self, address: Ipv4Addr, mac: MacAddr) {
+        lock(&self.owners).insert(address, mac);
+    }
+
     /// Everything that was tried.
     pub fn dialled(&self) -> Vec<(Ipv4Addr, u16)> {
         lock(&self.dialled).clone()
+    }
+
+    /// How many connections were reset.
+    pub fn resets(&self) -> usize {
+        *lock(&self.resets)
     }
 }
 
 #[async_trait]
 impl GuestDialer for FakeDialer {
-    async fn dial(&self, address: Ipv4Addr, port: u16) -> io::Result<Box<dyn ByteStream>> {
+    async fn dial(
+        &self,
+        nic: &GuestNic,
+        port: u16,
+    ) -> Result<Box<dyn GuestConnection>, ReachError> {
+        let address = nic.address;
         lock(&self.dialled).push((address, port));
+        if lock(&self.owners)
+            .get(&address)
+            .is_some_and(|mac| *mac != nic.mac)
+        {
+            return Err(ReachError::NotTheGuest(format!(
+                "{address} is another machine's"
+            )));
+        }
         if !lock(&self.listening).contains(&(address, port)) {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+            return Err(ReachError::Refused);
         }
         let (ours, theirs) = tokio::io::duplex(16 << 10);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(theirs);
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;
         });
-        Ok(Box::new(ours))
+        Ok(Box::new(Connection {
+            stream: ours,
+            resets: self.resets.clone(),
+        }))
+    }
+}
+
+struct Connection {
+    stream: DuplexStream,
+    resets: Arc<Mutex<usize>>,
+}
+
+impl GuestConnection for Connection {
+    fn reset(self: Box<Self>) {
+        *lock(&self.resets) += 1;
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,36 +1,44 @@
 //! Connecting to a guest over TCP.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
-
 use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use waifud_hypervisor::ByteStream;
+use waifud_network::linux::{self, GuestNic, ReachError};
 
-/// A guest on this very machine answers in microseconds; a dropped packet is repeated after one second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connects to guests. The agent decides where to; whoever implements this only does it.
-#[async_trait]
-pub trait GuestDialer: Send + Sync {
-    /// A TCP connection to a guest's own address.
-    async fn dial(&self, address: Ipv4Addr, port: u16) -> io::Result<Box<dyn ByteStream>>;
+/// A connection to a guest.
+pub trait GuestConnection: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Ends it as the other side's breaking off is told in TCP: by a reset, not by an end.
+    fn reset(self: Box<Self>);
 }
 
-/// Over the node's network.
+/// Connects to guests. The agent decides where to; whoever implements this connects to the guest itself or to nothing.
+#[async_trait]
+pub trait GuestDialer: Send + Sync {
+    /// A TCP connection to a guest's own address, through its own port.
+    async fn dial(&self, nic: &GuestNic, port: u16)
+    -> Result<Box<dyn GuestConnection>, ReachError>;
+}
+
+/// Over the guests' ports of this node ([`linux::connect`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpDialer;
 
 #[async_trait]
 impl GuestDialer for TcpDialer {
-    async fn dial(&self, address: Ipv4Addr, port: u16) -> io::Result<Box<dyn ByteStream>> {
-        let connect = TcpStream::connect(SocketAddrV4::new(address, port));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        // Key presses are small and wait for nothing.
-        stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
+    async fn dial(
+        &self,
+        nic: &GuestNic,
+        port: u16,
+    ) -> Result<Box<dyn GuestConnection>, ReachError> {
+        Ok(Box::new(linux::connect(nic, port).await?))
+    }
+}
+
+impl GuestConnection for TcpStream {
+    fn reset(self: Box<Self>) {
+        // What is not sent yet is discarded, and closing sends a reset (RFC 9293, section 3.10.4).
+        if let Err(error) = self.set_zero_linger() {
+            tracing::debug!(%error, "a connection to a guest can't be reset");
+        }
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_types::InstanceId;
 
-pub use dial::{GuestDialer, TcpDialer};
+pub use dial::{GuestConnection, GuestDialer, TcpDialer};
 
 use crate::shared::Shared;
 use target::Source;
@@ -103,7 +103,7 @@ async fn serve(shared: Arc<Shared>, order: StreamOrder) {
         .await
         .unwrap_or_else(|_| {
             Err(refusal(
-                RefusalReason::NothingListens,
+                RefusalReason::NoAnswer,
                 "it did not answer in time",
             ))
         });
@@ -124,6 +124,15 @@ async fn serve(shared: Arc<Shared>, order: StreamOrder) {
             // Ends are passed on in each direction; errors end both.
             let _ended =
                 tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut wire, CHUNK, CHUNK).await;
+        }
+        Source::Guest(mut guest) => {
+            let ended =
+                tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut wire, CHUNK, CHUNK).await;
+            if let Err(error) = ended {
+                // waifud sees a connection that ends without its `close_notify`.
+                tracing::debug!(%error, kind, "a stream is reset");
+                guest.reset();
+            }
         }
         Source::Console(guest) => {
             let mine = shared.streams.take_console(order.instance);

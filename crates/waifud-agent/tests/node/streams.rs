@@ -165,6 +165,54 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_another_machines_is_refused_and_one_that_the_guest_took_is_tried() {
+    let world = World::new();
+    let instance = running(&world).await;
+    let address = instance.spec.nics[0].address.unwrap();
+    world.dialer.listen(address, 22);
+    world
+        .dialer
+        .belongs_to(address, waifud_types::MacAddr::of_guest([9, 9, 9]));
+    let wanted = order(&instance, StreamKind::Ssh);
+    let refusal = ask(&world, wanted).await.expect_err("it was opened");
+    assert_eq!(refusal.reason, RefusalReason::NotTheGuest);
+    assert!(
+        refusal.message.contains("another machine's"),
+        "{}",
+        refusal.message
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_resets_the_guests_connection_and_one_that_ends_does_not() {
+    let world = World::new();
+    let instance = running(&world).await;
+    world
+        .dialer
+        .listen(instance.spec.nics[0].address.unwrap(), 22);
+    let mut ending = ask(&world, order(&instance, StreamKind::Ssh))
+        .await
+        .unwrap();
+    ending.write_all(b"hello").await.unwrap();
+    ending.shutdown().await.unwrap();
+    says(&mut ending, "hello").await;
+    let mut rest = Vec::new();
+    ending.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(world.dialer.resets(), 0);
+    let mut breaking = ask(&world, order(&instance, StreamKind::Ssh))
+        .await
+        .unwrap();
+    breaking.write_all(b"hello").await.unwrap();
+    // The echo finds nobody.
+    drop(breaking);
+    world
+        .until("the connection to be reset", async || {
+            world.dialer.resets() == 1
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn logs_are_read_from_the_node_and_from_the_guest() {
     let world = World::new();
     let instance = running(&world).await;

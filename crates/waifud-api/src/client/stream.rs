@@ -9,10 +9,11 @@ use reqwest::{Method, StatusCode, Upgraded, header};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::{Client, ClientError};
 use crate::Problem;
+use crate::stream::RESET_CODE;
 
 /// How long waifud may take: the node's agent has 30 seconds to come.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
@@ -41,6 +42,10 @@ pub struct StreamSource(SplitStream<WebSocketStream<Upgraded>>);
 pub enum StreamEnd {
     /// The guest's side ended it.
     Done,
+    /// The guest has no more to send, and still takes what is sent. Ask again for how the stream ends.
+    Finished,
+    /// The guest reset the connection.
+    Reset,
     /// waifud ended it, and why.
     Cut(String),
 }
@@ -62,6 +67,15 @@ impl StreamSink {
             .map_err(broken)
     }
 
+    /// Says that the connection at this end was reset, and takes leave.
+    pub async fn reset(&mut self) {
+        let reset = CloseFrame {
+            code: RESET_CODE.into(),
+            reason: "the client reset the connection".into(),
+        };
+        let _gone_already = self.0.send(Message::Close(Some(reset))).await;
+    }
+
     /// Takes leave.
     pub async fn close(&mut self) {
         let _gone_already = self.0.close().await;
@@ -73,7 +87,13 @@ impl StreamSource {
     pub async fn next(&mut self) -> Result<Bytes, StreamEnd> {
         loop {
             match self.0.next().await {
-                Some(Ok(Message::Binary(bytes))) if !bytes.is_empty() => return Ok(bytes),
+                Some(Ok(Message::Binary(bytes))) if bytes.is_empty() => {
+                    return Err(StreamEnd::Finished);
+                }
+                Some(Ok(Message::Binary(bytes))) => return Ok(bytes),
+                Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == RESET_CODE => {
+                    return Err(StreamEnd::Reset);
+                }
                 Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) != NORMAL => {
                     return Err(StreamEnd::Cut(frame.reason.to_string()));
                 }

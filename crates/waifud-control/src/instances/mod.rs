@@ -8,6 +8,7 @@ pub mod delete;
 pub mod describe;
 pub mod network;
 pub mod nics;
+pub mod owners;
 pub mod place;
 mod power;
 pub mod read;

@@ -99,7 +99,8 @@ pub fn check(
         }
     }
     check_publish(spec, &spec.publish)?;
-    Ok(check_address(spec, rooms)?)
+    check_address(spec, rooms)?;
+    super::owners::check(tx, spec)
 }
 
 /// Refuses a fixed address on `default` that no node can give, or not the one that was asked for.

@@ -7,6 +7,8 @@ use waifud_api::Problem;
 use waifud_types::Name;
 use waifud_types::spec::PublishSpec;
 
+use crate::instances::owners::Owned;
+
 /// The field of the nic that is on `default`: there is one at most.
 fn address_of(index: usize) -> String {
     of(index, "address")
@@ -227,6 +229,34 @@ pub fn allowed_in_guest_range(index: usize, net: IpNet, range: Ipv4Net) -> Probl
     )
     .field(of(index, "allow_addresses"))
     .hint("give addresses outside of it")
+}
+
+/// An address that another has.
+pub fn address_of_another(index: usize, address: Ipv4Addr, owned: &Owned) -> Problem {
+    let title = if owned.what == IpNet::from(std::net::IpAddr::V4(address)) {
+        format!("{address} {}", owned.whose)
+    } else {
+        format!("{address} lies in {}, which {}", owned.what, owned.whose)
+    };
+    Problem::new(409, "address-taken", title)
+        .field(address_of(index))
+        .hint(
+            "choose another; an address is free once the node has confirmed that its owner is gone",
+        )
+}
+
+/// Further addresses that hold what another has.
+pub fn allowed_of_another(index: usize, net: IpNet, owned: &Owned) -> Problem {
+    Problem::new(
+        409,
+        "address-taken",
+        format!(
+            "the instance may not use {net}: {} {}",
+            owned.what, owned.whose
+        ),
+    )
+    .field(of(index, "allow_addresses"))
+    .hint("only a single further address may be shared by several instances; give ranges that nobody has a part of")
 }
 
 /// `default` has none.

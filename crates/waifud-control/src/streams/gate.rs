@@ -1,9 +1,13 @@
 //! What keeps a stream open: the instance is still there, still the same copy on the same node, and still on.
 
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
 use tokio::sync::watch;
-use waifud_api::stream::StreamKind;
+use waifud_api::stream::{RESET_CODE, StreamKind};
 use waifud_store::{InstanceRow, Topic};
-use waifud_types::{Epoch, InstanceId, InstanceState, NodeId};
+use waifud_types::{Epoch, InstanceId, NodeId};
 
 use super::broker::Target;
 use crate::{Control, ControlError, Principal};
@@ -23,6 +27,8 @@ pub enum Cut {
     Revoked,
     /// Nothing was said for too long.
     Idle,
+    /// The guest reset the connection.
+    Reset,
     /// The person's end is silent.
     Dead,
     /// A message was too large, or none at all that belongs here.
@@ -39,6 +45,7 @@ impl Cut {
             Self::Off => "the instance stopped",
             Self::Revoked => "the token was revoked or has expired",
             Self::Idle => "nothing was said for too long",
+            Self::Reset => "the guest reset the connection",
             Self::Dead => "nobody answers",
             Self::Misused => "a message was too large",
         }
@@ -48,6 +55,7 @@ impl Cut {
     pub const fn code(self) -> u16 {
         match self {
             Self::Stopping => 1001,
+            Self::Reset => RESET_CODE,
             Self::Misused => 1009,
             Self::Deleted | Self::Moved | Self::Off | Self::Revoked | Self::Idle | Self::Dead => {
                 1008
@@ -56,24 +64,46 @@ impl Cut {
     }
 }
 
-/// Watches what a stream depends on.
-#[derive(Debug)]
+/// Watches what a stream depends on, from its beginning on: one watch for all calls of [`Gate::closed`], so that a copy
+/// loop may ask at each chunk and the database is read only when something has changed.
 pub struct Gate {
-    control: Control,
     target: Target,
-    asker: Principal,
-    changes: watch::Receiver<u64>,
+    closing: Pin<Box<dyn Future<Output = Cut> + Send>>,
+    cut: Option<Cut>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("target", &self.target)
+            .field("cut", &self.cut)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Gate {
     pub(super) fn new(control: &Control, target: Target, asker: Principal) -> Self {
-        Self {
-            asker,
+        let watch = Watch {
             control: control.clone(),
             changes: control
                 .store()
                 .subscribe_topic(Topic::Instance(target.instance)),
             target,
+        };
+        let control = control.clone();
+        Self::over(target, async move {
+            tokio::select! {
+                () = control.until_revoked(&asker) => Cut::Revoked,
+                cut = watch.closed() => cut,
+            }
+        })
+    }
+
+    fn over(target: Target, closing: impl Future<Output = Cut> + Send + 'static) -> Self {
+        Self {
+            target,
+            closing: Box::pin(closing),
+            cut: None,
         }
     }
 
@@ -82,17 +112,48 @@ impl Gate {
         self.target
     }
 
-    /// Ends when the stream has to. May be dropped and called again.
+    /// Ends when the stream has to. May be dropped and called again; that goes on where it was.
     pub async fn closed(&mut self) -> Cut {
+        if let Some(cut) = self.cut {
+            return cut;
+        }
+        let cut = self.closing.as_mut().await;
+        self.cut = Some(cut);
+        cut
+    }
+}
+
+/// How long to wait after the database could not be read.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The instance that a stream leads to.
+struct Watch {
+    control: Control,
+    target: Target,
+    changes: watch::Receiver<u64>,
+}
+
+impl Watch {
+    /// Ends when the instance is no longer there for the stream, or waifud stops.
+    async fn closed(mut self) -> Cut {
         loop {
-            match self.look().await {
-                Ok(None) => {}
+            let again = match self.look().await {
+                Ok(None) => None,
                 Ok(Some(cut)) => return cut,
-                Err(error) => tracing::warn!(%error, "a stream's instance can't be looked at"),
-            }
+                Err(error) => {
+                    tracing::warn!(%error, "a stream's instance can't be looked at");
+                    Some(LOOK_AGAIN)
+                }
+            };
+            let again = async {
+                match again {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.control.stop_token().cancelled() => return Cut::Stopping,
-                () = self.control.until_revoked(&self.asker) => return Cut::Revoked,
+                () = again => {}
                 changed = self.changes.changed() => if changed.is_err() {
                     return Cut::Stopping;
                 },
@@ -121,26 +182,48 @@ fn why_cut(row: &InstanceRow, node: NodeId, epoch: Epoch, kind: StreamKind) -> O
         Some(Cut::Deleted)
     } else if row.node != Some(node) || row.epoch != epoch {
         Some(Cut::Moved)
-    } else if !kind.is_history() && !is_on(row.status.state) {
+    } else if !kind.is_history() && !row.status.state.may_be_on() {
         Some(Cut::Off)
     } else {
         None
     }
 }
 
-/// Whether there may be somebody to talk to. While it goes down there still is: its last words are on the console.
-pub(super) const fn is_on(state: InstanceState) -> bool {
-    match state {
-        InstanceState::Starting
-        | InstanceState::Running
-        | InstanceState::Paused
-        | InstanceState::Stopping
-        | InstanceState::Moving
-        | InstanceState::Unknown => true,
-        InstanceState::Pending
-        | InstanceState::Preparing
-        | InstanceState::Stopped
-        | InstanceState::Deleting
-        | InstanceState::Failed => false,
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gate_that_is_asked_at_each_chunk_looks_once_and_remembers_why_it_closed() {
+        let target = Target {
+            node: NodeId::generate(),
+            instance: InstanceId::generate(),
+            epoch: Epoch(1),
+            kind: StreamKind::Ssh,
+        };
+        let (looks, close) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(tokio::sync::Notify::new()),
+        );
+        let (counted, closes) = (looks.clone(), close.clone());
+        let mut gate = Gate::over(target, async move {
+            counted.fetch_add(1, Ordering::Relaxed);
+            closes.notified().await;
+            Cut::Off
+        });
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                _ = gate.closed() => panic!("it is not closed"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        close.notify_one();
+        assert_eq!(gate.closed().await, Cut::Off);
+        assert_eq!(gate.closed().await, Cut::Off);
     }
 }

@@ -3,7 +3,7 @@
 use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place, Target};
-use super::gate::{Gate, is_on};
+use super::gate::Gate;
 use crate::holdings::Kind;
 use crate::instances::find;
 use crate::{Control, ControlError, Principal, problems};
@@ -37,7 +37,7 @@ impl Control {
         if !row.node_reachable {
             return Err(problems::node_unreachable().into());
         }
-        if !kind.is_history() && !is_on(row.status.state) {
+        if !kind.is_history() && !row.status.state.may_be_on() {
             return Err(problems::not_running(&row.name, row.status.state).into());
         }
         let target = Target {

@@ -3,12 +3,17 @@
 //! A direction reads only when what it read before is written: whoever reads slowly slows down the other end, through
 //! waifud and the agent down to the guest's own TCP window.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place};
 use super::gate::{Cut, Gate};
@@ -19,39 +24,38 @@ const CHUNK: usize = 32 << 10;
 /// The close code of an orderly end (RFC 6455, section 7.4.1).
 const NORMAL: u16 = 1000;
 
-/// What the two directions tell the clock.
-type Signs = tokio::sync::watch::Sender<(Instant, Instant)>;
+/// What the two directions tell the clock and each other.
+struct Signs {
+    /// When bytes flowed last, and when the person's end was heard of last.
+    heard: watch::Sender<(Instant, Instant)>,
+    /// The person has no more to send.
+    up_finished: CancellationToken,
+    /// The guest has no more to send.
+    down_finished: CancellationToken,
+}
 
-/// Joins a person's WebSocket and an agent's stream until one of them ends or has to.
+/// Joins a person's WebSocket and an agent's stream until one of them ends or has to. A connection to a guest has two
+/// directions: each ends by itself, and the other goes on.
 pub async fn join(person: WebSocket, stream: OpenStream, limits: StreamLimits) {
     let OpenStream {
         agent,
         mut gate,
         place,
     } = stream;
-    let kind = gate.target().kind.as_str();
+    let kind = gate.target().kind;
     let (reader, writer) = tokio::io::split(agent);
     let (mut sink, source) = person.split();
     let now = Instant::now();
-    let signs = Signs::new((now, now));
-    let ended = {
-        let down = agent_to_person(reader, &mut sink, &signs, limits.ping);
-        let up = person_to_agent(source, writer, &signs);
-        tokio::pin!(down);
-        tokio::select! {
-            ended = &mut down => ended,
-            ended = up => match ended {
-                // The person has no more to say; the guest may.
-                Ok(()) => tokio::select! {
-                    ended = &mut down => ended,
-                    cut = gate.closed() => Err(Some(cut)),
-                    cut = silence(&signs, &limits) => Err(Some(cut)),
-                },
-                other => other,
-            },
-            cut = gate.closed() => Err(Some(cut)),
-            cut = silence(&signs, &limits) => Err(Some(cut)),
-        }
+    let signs = Signs {
+        heard: watch::Sender::new((now, now)),
+        up_finished: CancellationToken::new(),
+        down_finished: CancellationToken::new(),
+    };
+    let ended = tokio::select! {
+        ended = agent_to_person(reader, &mut sink, &signs, kind, limits.ping) => ended,
+        ended = person_to_agent(source, writer, &signs) => ended,
+        cut = gate.closed() => Err(Some(cut)),
+        cut = silence(&signs, &limits) => Err(Some(cut)),
     };
     let (code, reason) = match ended {
         Ok(()) => (NORMAL, ""),
@@ -59,7 +63,7 @@ pub async fn join(person: WebSocket, stream: OpenStream, limits: StreamLimits) {
         Err(None) => return drop(place),
         Err(Some(cut)) => (cut.code(), cut.reason()),
     };
-    tracing::info!(kind, reason, "a stream ends");
+    tracing::info!(kind = kind.as_str(), reason, "a stream ends");
     let farewell = sink.send(Message::Close(Some(CloseFrame {
         code,
         reason: reason.into(),
@@ -69,25 +73,35 @@ pub async fn join(person: WebSocket, stream: OpenStream, limits: StreamLimits) {
     drop(place);
 }
 
-/// How a direction ended: in order, because the person left (`None`), or because it had to.
+/// How a stream ended: in order, because the person left (`None`), or because it had to.
 type Ended = Result<(), Option<Cut>>;
 
+/// Ends once both directions have ended, where they end one by one; else with the agent's.
 async fn agent_to_person(
     mut agent: ReadHalf<AgentEnd>,
     person: &mut SplitSink<WebSocket, Message>,
     signs: &Signs,
-    ping: std::time::Duration,
+    kind: StreamKind,
+    ping: Duration,
 ) -> Ended {
     let mut buffer = vec![0; CHUNK];
     let mut next_ping = Instant::now() + ping;
+    let mut open = true;
     loop {
         let message = tokio::select! {
-            read = agent.read(&mut buffer) => match read {
+            read = agent.read(&mut buffer), if open => match read {
+                Ok(0) if kind.is_tcp() => {
+                    open = false;
+                    signs.down_finished.cancel();
+                    Message::Binary(Bytes::new())
+                }
+                Err(_) if kind.is_tcp() => return Err(Some(Cut::Reset)),
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(count) => {
                     Message::Binary(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
                 }
             },
+            () = signs.up_finished.cancelled(), if !open => return Ok(()),
             () = sleep_until(next_ping) => {
                 next_ping = Instant::now() + ping;
                 Message::Ping(Bytes::new())
@@ -96,11 +110,12 @@ async fn agent_to_person(
         let bytes = matches!(message, Message::Binary(_));
         person.send(message).await.map_err(|_| None)?;
         if bytes {
-            signs.send_modify(|(flow, _)| *flow = Instant::now());
+            signs.heard.send_modify(|(flow, _)| *flow = Instant::now());
         }
     }
 }
 
+/// Ends when the person leaves or has to.
 async fn person_to_agent(
     mut person: SplitStream<WebSocket>,
     mut agent: WriteHalf<AgentEnd>,
@@ -113,23 +128,35 @@ async fn person_to_agent(
             Some(Err(_)) | None => return Err(None),
         };
         let now = Instant::now();
-        signs.send_modify(|(_, life)| *life = now);
+        signs.heard.send_modify(|(_, life)| *life = now);
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(text) => text.into(),
             Message::Ping(_) | Message::Pong(_) => continue,
-            Message::Close(_) => return Err(None),
+            Message::Close(frame) => {
+                // Without this the agent takes it for a reset.
+                if frame.is_none_or(|frame| frame.code == NORMAL) {
+                    let _gone_already = agent.shutdown().await;
+                }
+                return Err(None);
+            }
         };
         if bytes.is_empty() {
             let _gone_already = agent.shutdown().await;
+            signs.up_finished.cancel();
             // Whoever said that no more will come may still leave, or fall silent.
             return until_it_leaves(person, signs).await;
         }
         if agent.write_all(&bytes).await.is_err() {
-            // The other direction sees why.
+            // The other direction sees why, unless it has ended already.
+            if signs.down_finished.is_cancelled() {
+                return Err(Some(Cut::Reset));
+            }
             return until_it_leaves(person, signs).await;
         }
-        signs.send_modify(|(flow, life)| (*flow, *life) = (now, Instant::now()));
+        signs
+            .heard
+            .send_modify(|(flow, life)| (*flow, *life) = (now, Instant::now()));
     }
 }
 
@@ -138,7 +165,7 @@ async fn until_it_leaves(mut person: SplitStream<WebSocket>, signs: &Signs) -> E
         if matches!(message, Message::Close(_)) {
             break;
         }
-        signs.send_modify(|(_, life)| *life = Instant::now());
+        signs.heard.send_modify(|(_, life)| *life = Instant::now());
     }
     Err(None)
 }
@@ -153,7 +180,7 @@ fn is_too_large(error: &axum::Error) -> bool {
 /// Ends when nothing was said for too long, or when the person's end does not even answer pings.
 async fn silence(signs: &Signs, limits: &StreamLimits) -> Cut {
     loop {
-        let (flow, life) = *signs.borrow();
+        let (flow, life) = *signs.heard.borrow();
         let now = Instant::now();
         let (idle, dead) = (flow + limits.idle, flow.max(life) + limits.ping * 3);
         if now >= idle {

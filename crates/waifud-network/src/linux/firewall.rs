@@ -17,6 +17,9 @@ use crate::ruleset::lan::Learned;
 use crate::ruleset::{self, Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, TO_HOST};
 use crate::{NetworkError, NetworkState, PortCounters};
 
+/// How often rules are compared while others change theirs, before ours are taken for changed.
+const LOOKS: usize = 5;
+
 #[derive(Debug)]
 pub(super) struct Firewall {
     nft: Tool,
@@ -110,25 +113,35 @@ impl Firewall {
 
     /// Whether the rules in force are the ones that were loaded. Cheap when no rule of the host has changed since.
     pub(super) async fn is_whole(&mut self) -> Result<bool, NetworkError> {
+        // Somebody else's change while we look says nothing about ours.
+        for _ in 0..LOOKS {
+            if let Some(whole) = self.compare().await? {
+                return Ok(whole);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One comparison; nothing when rules of the host changed meanwhile.
+    async fn compare(&mut self) -> Result<Option<bool>, NetworkError> {
         let now = generation()?;
         let unchanged = self.ours_at == Some(now);
         if unchanged && self.settled {
-            return Ok(true);
+            return Ok(Some(true));
         }
         let known = files::read(&self.listed)?;
         let found = self.list().await;
         if generation()? != now {
-            // Changed while we looked. The next look will tell.
-            return Ok(false);
+            return Ok(None);
         }
         match (found, known) {
             (Some(found), None) if unchanged => files::replace(&self.listed, &found)?,
             (Some(found), Some(known)) if found == known => {}
-            _ => return Ok(false),
+            _ => return Ok(Some(false)),
         }
         self.ours_at = Some(now);
         self.settled = true;
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Both tables as the kernel shows them; `None` when one is missing. One question each: nft 1.0.6 finds only the

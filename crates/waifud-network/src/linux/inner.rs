@@ -20,8 +20,11 @@ use super::watch::Finding;
 use super::{LinuxNetworkConfig, files, kernel_io};
 use crate::check::overlap;
 use crate::foreign::Through;
+use crate::host_addresses;
 use crate::ruleset::HostSide;
-use crate::{HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight};
+use crate::{
+    HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight,
+};
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -35,6 +38,10 @@ pub(super) struct Inner {
     handle: Option<Handle>,
     /// What was ensured last, if that went well to the end.
     pub(super) state: Option<Arc<NetworkState>>,
+    /// The same with what was left out of it, since the host or a router of its has it.
+    wanted: Option<Arc<NetworkState>>,
+    /// The ports that wanted that, and why it was left out.
+    refused: BTreeMap<TapName, String>,
     /// The host's bridges that its rules speak of.
     bridges: BTreeMap<String, MacAddr>,
     /// How often that happened.
@@ -61,6 +68,8 @@ impl Inner {
             record: None,
             handle: None,
             state: None,
+            wanted: None,
+            refused: BTreeMap::new(),
             bridges: BTreeMap::new(),
             ensured: 0,
             watched: false,
@@ -87,6 +96,11 @@ impl Inner {
         let routes = Routes::read(&handle).await?;
         refuse_overlap(state, &links, &routes)?;
 
+        let addresses = addresses_of_host(&routes);
+        // What a guest can't have is in none of the rules and routes below.
+        let wanted = state;
+        let state = &host_addresses::without(wanted, &addresses);
+
         let switched = self.to_switch(state, &links, &routes, &record)?;
         let host = HostSide {
             switched: switched.clone(),
@@ -95,7 +109,7 @@ impl Inner {
             own: if state.lan.is_empty() {
                 Vec::new()
             } else {
-                routes.own()
+                addresses.own.clone()
             },
         };
         self.firewall.ensure(state, &host).await?;
@@ -154,6 +168,8 @@ impl Inner {
         record.dnsmasq = Some(dnsmasq);
         self.remember(&record)?;
         self.state = Some(Arc::new(state.clone()));
+        self.refused = host_addresses::troubles(wanted, &addresses);
+        self.wanted = Some(Arc::new(wanted.clone()));
         self.bridges = host.bridges;
         self.ensured += 1;
         Ok(())
@@ -225,12 +241,13 @@ impl Inner {
         &mut self,
         state: &NetworkState,
     ) -> Result<BTreeMap<TapName, String>, NetworkError> {
+        let mut troubles = self.refused.clone();
         if state.lan.is_empty() {
-            return Ok(BTreeMap::default());
+            return Ok(troubles);
         }
         let links = Links::read(&self.handle()?).await?;
         let trouble = |port: &LanPort| Some((port.tap.clone(), lan::trouble(&links, port)?));
-        let troubles = state.lan.iter().filter_map(trouble).collect();
+        troubles.extend(state.lan.iter().filter_map(trouble));
         self.firewall.learned(state).await?;
         Ok(troubles)
     }
@@ -280,6 +297,11 @@ impl Inner {
             }
         }
         let routes = Routes::read(&handle).await?;
+        if let Some(wanted) = &self.wanted
+            && host_addresses::troubles(wanted, &addresses_of_host(&routes)) != self.refused
+        {
+            return found("this node has other addresses or routers than before".to_owned());
+        }
         let metadata = metadata_interface(&links, &state);
         if !routes::rules_are_whole(&handle, &state).await? || !routes.lead_to_metadata(metadata) {
             return found("routes to metadata were changed".to_owned());
@@ -393,6 +415,14 @@ impl Inner {
             !on || record.switched.contains(name)
         });
         failure.map_or(Ok(switched), Err)
+    }
+}
+
+/// What no guest can have.
+fn addresses_of_host(routes: &Routes) -> HostAddresses {
+    HostAddresses {
+        own: routes.own(),
+        routers: routes.routers(),
     }
 }
 

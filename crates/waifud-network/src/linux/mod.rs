@@ -19,6 +19,7 @@ mod links;
 mod listeners;
 mod probe;
 mod process;
+mod reach;
 mod record;
 mod release;
 mod removal;
@@ -27,6 +28,8 @@ mod sysctl;
 mod tool;
 mod unfit;
 mod watch;
+
+pub use reach::{GuestNic, ReachError, connect};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -95,6 +98,7 @@ impl LinuxNetworkConfig {
 pub struct LinuxNetwork {
     inner: Mutex<Inner>,
     drift: broadcast::Sender<NetworkDrift>,
+    looks: tokio::sync::watch::Sender<u64>,
     myself: Weak<Self>,
 }
 
@@ -104,6 +108,7 @@ impl LinuxNetwork {
         Arc::new_cyclic(|myself| Self {
             inner: Mutex::new(Inner::new(config)),
             drift: broadcast::Sender::new(16),
+            looks: tokio::sync::watch::Sender::new(0),
             myself: myself.clone(),
         })
     }
@@ -123,6 +128,11 @@ impl LinuxNetwork {
     /// The kernel can't be asked.
     pub async fn attached(&self, bridge: &str) -> Result<Vec<String>, NetworkError> {
         self.inner.lock().await.ports_of(bridge).await
+    }
+
+    /// How many looks at the machine have ended, those that found nothing included.
+    pub fn looks(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.looks.subscribe()
     }
 
     /// One look at the machine: what is not as it was ensured. `full` looks at links and routes too.

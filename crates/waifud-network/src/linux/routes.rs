@@ -45,6 +45,8 @@ pub(super) struct Route {
     table: u32,
     interfaces: Vec<u32>,
     gateway: Option<Ipv4Addr>,
+    /// The same, and those of a route with several next hops.
+    routers: Vec<Ipv4Addr>,
     ours: bool,
     unicast: bool,
     /// To an address of the host.
@@ -131,6 +133,20 @@ impl Routes {
         own
     }
 
+    /// Routers that somebody's routes lead through.
+    pub(super) fn routers(&self) -> Vec<Ipv4Addr> {
+        let others = self
+            .0
+            .iter()
+            .filter(|route| !route.ours && route.table != TABLE);
+        let mut routers: Vec<_> = others
+            .flat_map(|route| route.routers.iter().copied())
+            .collect();
+        routers.sort_unstable();
+        routers.dedup();
+        routers
+    }
+
     /// Interfaces that have an address of the host, loopback aside.
     pub(super) fn addressed(&self) -> Vec<u32> {
         self.0
@@ -153,6 +169,13 @@ impl Routes {
     }
 }
 
+fn router(attribute: &RouteAttribute) -> Option<Ipv4Addr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    }
+}
+
 impl Route {
     fn of(message: RouteMessage) -> Option<Self> {
         let header = &message.header;
@@ -160,14 +183,23 @@ impl Route {
         let mut table = u32::from(header.table);
         let mut interfaces = Vec::new();
         let mut gateway = None;
+        let mut routers = Vec::new();
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+                RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                    gateway = Some(*address);
+                    routers.push(*address);
+                }
                 RouteAttribute::Table(number) => table = *number,
                 RouteAttribute::Oif(index) => interfaces.push(*index),
                 RouteAttribute::MultiPath(hops) => {
                     interfaces.extend(hops.iter().map(|hop| hop.interface_index));
+                    routers.extend(
+                        hops.iter()
+                            .flat_map(|hop| &hop.attributes)
+                            .filter_map(router),
+                    );
                 }
                 _ => {}
             }
@@ -177,6 +209,7 @@ impl Route {
             table,
             interfaces,
             gateway,
+            routers,
             ours: header.protocol == PROTOCOL,
             unicast: header.kind == RouteType::Unicast,
             local: header.kind == RouteType::Local,

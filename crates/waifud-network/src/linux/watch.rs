@@ -73,6 +73,7 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
                 Ok(finding) => reporter.take(finding, &network.drift),
                 Err(error) => tracing::debug!(%error, "looking for drift failed"),
             }
+            network.looks.send_modify(|looks| *looks += 1);
         }
         listening.abort();
     });

@@ -10,6 +10,27 @@ use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
 use crate::check::further_ranges;
 use crate::{IDENTITIES, NetworkState};
 
+/// Questions of one guest to dnsmasq, which answers all of them: so many a second, and so many at once. Each question
+/// that a server outside does not answer takes a place for ten seconds, and there are [`crate::dhcp::QUESTIONS_MAX`].
+pub(crate) const DNS_RATE: u32 = 100;
+pub(crate) const DNS_BURST: u32 = 200;
+/// Connections of one guest to it: each takes one of its 20 processes, for minutes if the guest wants.
+pub(crate) const DNS_CONNECTIONS: u32 = 4;
+
+/// Which guest has asked how much, by the MAC address, which is the port's own. Filled by rules.
+const DNS_SETS: &str = "\tset dns_asked {
+\t\ttype ether_addr
+\t\tsize 65536
+\t\tflags dynamic,timeout
+\t\ttimeout 1m
+\t}
+\tset dns_connected {
+\t\ttype ether_addr
+\t\tsize 65536
+\t\tflags dynamic
+\t}
+";
+
 pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for port in &state.ports {
@@ -41,6 +62,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
         "type ifname",
         host.switched.iter().map(|name| format!("\"{name}\"")),
     ));
+    text.push_str(DNS_SETS);
     text.push_str(&askers(state, host));
     text.push_str(&published::collections(state));
     text.push_str(&chains(state));
@@ -97,6 +119,8 @@ fn chains(state: &NetworkState) -> String {
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
+		iifname "{bridge}" ip daddr {gateway} udp dport 53 update @dns_asked {{ ether saddr limit rate over {DNS_RATE}/second burst {DNS_BURST} packets }} drop
+		iifname "{bridge}" ip daddr {gateway} tcp dport 53 ct state new add @dns_connected {{ ether saddr ct count over {DNS_CONNECTIONS} }} drop
 		iifname "{bridge}" goto to_host
 	}}
 	chain to_host {{

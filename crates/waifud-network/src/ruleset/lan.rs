@@ -33,7 +33,9 @@ pub(crate) type Learned = BTreeMap<TapName, BTreeSet<IpAddr>>;
 pub(crate) const LEARNED: [&str; 2] = ["learned4", "learned6"];
 
 /// Sets and maps that rules fill: listed without their elements when rules are compared.
-pub(crate) const FILLED_BY_RULES: [&str; 7] = [
+pub(crate) const FILLED_BY_RULES: [&str; 9] = [
+    "dns_asked",
+    "dns_connected",
     "learned4",
     "learned6",
     "held4",

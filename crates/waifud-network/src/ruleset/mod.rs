@@ -12,7 +12,7 @@
 
 mod bridge;
 mod change;
-mod inet;
+pub(crate) mod inet;
 pub(crate) mod lan;
 mod published;
 

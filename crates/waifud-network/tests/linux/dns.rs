@@ -1,9 +1,16 @@
 //! Names from the real dnsmasq, asked for as a guest's resolver would.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::lab::{GATEWAY, Guest, on_a_node, port};
-use crate::wire::PATIENCE;
+use waifud_network::GuestNetwork;
+
+use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port};
+use crate::namespace::Namespace;
+use crate::wire::{PATIENCE, eventually};
 
 const A: u16 = 1;
 const PTR: u16 = 12;
@@ -13,8 +20,8 @@ const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 const REFUSED: u8 = 5;
 
-/// What the gateway answers: its code and the data of the first answer, as text.
-fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+/// One question (RFC 1035, section 4.1).
+fn question(name: &str, kind: u16) -> Vec<u8> {
     let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         question.push(u8::try_from(label.len()).unwrap());
@@ -23,6 +30,12 @@ fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
     question.push(0);
     question.extend(kind.to_be_bytes());
     question.extend([0, 1]);
+    question
+}
+
+/// What the gateway answers: its code and the data of the first answer, as text.
+fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+    let question = question(name, kind);
     let socket = guest
         .namespace
         .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
@@ -127,5 +140,122 @@ fn names_and_addresses_of_guests_are_never_asked_of_other_servers() {
         for (name, kind) in [("example.org", A), ("7.0.168.192.in-addr.arpa", PTR)] {
             assert_eq!(ask(&guest, name, kind), (REFUSED, None), "{name}");
         }
+    });
+}
+
+/// A name server outside that answers names that begin with `good` and keeps silent otherwise.
+struct Server {
+    silent: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(outside: &Namespace) -> Self {
+        let socket = outside.run(|| UdpSocket::bind((OUTSIDE, 53)).unwrap());
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        let (silent, stop) = (Arc::default(), Arc::default());
+        let (counted, stopped) = (Arc::clone(&silent), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || serve(&socket, &counted, &stopped));
+        Self {
+            silent,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+fn serve(socket: &UdpSocket, silent: &AtomicUsize, stop: &AtomicBool) {
+    let mut question = [0; 512];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut question) else {
+            continue;
+        };
+        if !question[13..].starts_with(b"good") {
+            silent.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let mut answer = question[..length].to_vec();
+        // A response to a question that wants recursion, which is available; one answer, nothing further.
+        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        answer.truncate(end);
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 203, 0, 113, 7]);
+        socket.send_to(&answer, from).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(std::thread::JoinHandle::join));
+    }
+}
+
+#[test]
+fn a_guest_that_floods_dns_does_not_starve_its_neighbour() {
+    on_a_node(2, |lab| async move {
+        let server = Server::start(&lab.outside);
+        let resolv_conf = lab.state_dir().with_extension("conf");
+        std::fs::write(&resolv_conf, format!("nameserver {OUTSIDE}\n")).unwrap();
+        let network = lab.restarted_with(|config| config.resolv_conf = resolv_conf);
+        network.ensure(&lab.state).await.unwrap();
+        let (flooding, neighbour) = (lab.attach(0).await, lab.attach(1).await);
+        assert_eq!(ask(&neighbour, "good.example.org", A), found("203.0.113.7"));
+
+        let socket = flooding
+            .namespace
+            .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+        for number in 0..12_000 {
+            let name = format!("n{number}.example.org");
+            let mut question = question(&name, A);
+            question[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
+            // A queue that is full for the moment is a flood, too.
+            let _dropped = socket.send_to(&question, (GATEWAY, 53));
+        }
+        eventually("the flood arrives", || {
+            server.silent.load(Ordering::Relaxed) > 150
+        });
+        for number in 0..10 {
+            let name = format!("good{number}.example.org");
+            assert_eq!(ask(&neighbour, &name, A), found("203.0.113.7"), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_guest_that_holds_connections_to_dns_does_not_starve_its_neighbour() {
+    on_a_node(2, |lab| async move {
+        lab.ensure().await;
+        let (holding, neighbour) = (lab.attach(0).await, lab.attach(1).await);
+        let held: Vec<_> = holding.namespace.run(|| {
+            let connecting: Vec<_> = (0..40)
+                .map(|_| {
+                    std::thread::spawn(|| {
+                        let patience = Duration::from_millis(500);
+                        TcpStream::connect_timeout(&(GATEWAY, 53).into(), patience)
+                    })
+                })
+                .collect();
+            let held = connecting.into_iter().map(|thread| thread.join().unwrap());
+            held.filter_map(Result::ok).collect()
+        });
+        assert!(!held.is_empty(), "nobody may ask over TCP");
+        let mut stream = neighbour
+            .namespace
+            .run(|| TcpStream::connect_timeout(&(GATEWAY, 53).into(), PATIENCE).unwrap());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let question = question("guest-1", A);
+        let length = u16::try_from(question.len()).unwrap();
+        stream.write_all(&length.to_be_bytes()).unwrap();
+        stream.write_all(&question).unwrap();
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(answer))];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[answer.len() - 4..], [10, 144, 1, 12]);
+        drop(held);
     });
 }

@@ -145,6 +145,7 @@ pub fn lan_port(index: u8, bridge: &str) -> LanPort {
         tap: TapName::of(instance, 0),
         bridge: bridge.to_owned(),
         mac: MacAddr::of_guest([0, 1, index + 1]),
+        given: None,
         fixed: Vec::new(),
         identity: Some(identity.into()),
     }

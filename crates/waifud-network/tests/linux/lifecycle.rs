@@ -1,7 +1,6 @@
 //! Ensured twice, restarted, broken by others, and removed.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use tokio::sync::broadcast;
 use waifud_network::{GuestNetwork, NetworkDrift, NetworkError, conformance};
@@ -325,15 +324,26 @@ fn a_quiet_network_drifts_nowhere() {
         let mut drift = lab.network.drift();
         lab.ensure().await;
         let guest = lab.attach(0).await;
+        let mut looks = lab.network.looks();
         // Links come and go and foreign rules change: several looks, and nothing to tell.
         for round in 0..3 {
             lab.node.ip(&format!("link add d{round} type bridge"));
             lab.node
                 .tool("nft", &["add", "table", "ip", &format!("t{round}")]);
-            tokio::time::sleep(Duration::from_millis(1100)).await;
+            // One may have begun before the change.
+            let enough = *looks.borrow() + 2;
+            let looked = looks.wait_for(|looks| *looks >= enough);
+            tokio::time::timeout(PATIENCE, looked)
+                .await
+                .unwrap()
+                .unwrap();
         }
-        assert!(drift.try_recv().is_err());
+        let told = drift.try_recv();
+        assert!(told.is_err(), "{told:?}");
         is_served(&guest);
+        // It would have been told of something.
+        lab.kill_dnsmasq();
+        drifts(&mut drift, "dnsmasq").await;
     });
 }
 

@@ -13,6 +13,7 @@
 )]
 
 mod dhcp;
+mod dial;
 mod dns;
 mod firewalls;
 mod forged;

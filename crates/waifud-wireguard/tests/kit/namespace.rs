@@ -99,6 +99,19 @@ impl Namespace {
         });
     }
 
+    /// Whether a link of that name and kind can be made; it is taken away again.
+    pub fn can_add(&self, link: &str) -> bool {
+        let words: Vec<String> = link.split(' ').map(Into::into).collect();
+        self.run(move || async move {
+            let ip = |verb: &'static str, words: &[String]| {
+                let mut command = Command::new("ip");
+                command.args(["link", verb]).args(words);
+                command.output().unwrap().status.success()
+            };
+            ip("add", &words) && ip("delete", words.get(..1).unwrap())
+        })
+    }
+
     /// Whether there is such a link.
     pub fn has_link(&self, name: &str) -> bool {
         let name = name.to_owned();
