@@ -80,6 +80,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         name: shared.settings.node.clone(),
         facts,
         now: shared.now(),
+        boot_id: shared.host.boot_id(),
     };
     let welcome = match faults::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,

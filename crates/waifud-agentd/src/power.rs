@@ -14,6 +14,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use tokio::process::Command;
 use waifud_agent::seam::HostPower;
+use waifud_types::BootId;
 
 /// `proc_sys_kernel(5)`: another one at each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -71,6 +72,10 @@ impl NodePower {
 impl HostPower for NodePower {
     async fn is_stopping(&self) -> bool {
         self.is_marked() || systemd_is_stopping().await
+    }
+
+    fn boot_id(&self) -> Option<BootId> {
+        fs::read_to_string(BOOT_ID).ok()?.trim().parse().ok()
     }
 }
 

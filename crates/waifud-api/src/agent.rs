@@ -34,8 +34,8 @@ use waifud_types::status::{
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, MacAddr, Name,
-    NodeId, Revision, Secret, Timestamp, VolumeId,
+    BootId, ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, MacAddr,
+    Name, NodeId, Revision, Secret, Timestamp, VolumeId,
 };
 
 use crate::stream::StreamOrder;
@@ -50,6 +50,9 @@ pub struct Hello {
     /// The agent's clock, so that skew can be shown.
     #[schema(value_type = String)]
     pub now: Timestamp,
+    /// Which boot of its machine the agent runs in; null where the kernel has none to tell.
+    #[serde(default)]
+    pub boot_id: Option<BootId>,
 }
 
 /// waifud knows the node.

@@ -1,56 +1,72 @@
-//! After the machine was restarted, what ran on it does not run until its agent says so.
+//! After a machine was restarted, what ran on it does not run until its agent says so.
 //!
-//! A power cut leaves the last status of every guest as it was: running, ready. waifud may be up long before the agent
-//! has looked around, so it says itself what a restart means. Every node is on waifud's own machine, since agents come
-//! by a local socket only; a node elsewhere will have to tell its own boots.
+//! A power cut leaves the last status of every guest as it was: running, ready. Each node says which boot of its machine
+//! it runs in; another one than before means that everything on this node went off, and says nothing of other nodes.
+//! waifud may be up long before the agent on its own machine, so it looks at its own boot, too: nodes that were last
+//! heard of in the boot that waifud ran in before are on this machine.
 
-use waifud_store::{InstanceFilter, InstanceRow, StoreError};
-use waifud_types::InstanceState as S;
+use waifud_store::{InstanceRow, NodeRow, WriteTx};
 use waifud_types::status::{InstanceStatus, StoppedBy};
+use waifud_types::{BootId, InstanceState as S};
 
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note};
 
-/// Instances that are read at once.
-const BATCH: u32 = 1000;
-
 impl Control {
-    /// Notes which boot of the machine this is; after another one, nothing runs. Call it before serving.
-    pub async fn note_boot(&self, boot: &str) -> Result<(), ControlError> {
-        let (boot, now) = (boot.to_owned(), self.now());
+    /// Notes which boot of waifud's own machine this is; after another one, nothing runs on the nodes that are on it.
+    /// Call it before serving.
+    pub async fn note_boot(&self, boot: BootId) -> Result<(), ControlError> {
+        let control = self.clone();
         self.shared
             .store
             .write(move |tx| {
-                let before = tx.note_boot(&boot)?;
-                if before.is_none_or(|before| before == boot) {
+                let Some(before) = tx.note_boot(boot)?.filter(|before| *before != boot) else {
                     return Ok(());
-                }
-                let mut after = String::new();
-                loop {
-                    let rows = tx.instances(&InstanceFilter::default(), &after, BATCH)?;
-                    let Some(last) = rows.last() else {
-                        return Ok::<_, StoreError>(());
-                    };
-                    last.name.as_str().clone_into(&mut after);
-                    for row in rows {
-                        let Some(status) = after_boot(&row) else {
-                            continue;
-                        };
-                        let event = note::event(
-                            now,
-                            "instance.stopped",
-                            note::instance(row.id, &row.name),
-                            &Cause::system(),
-                            "its host was restarted",
-                        )
-                        .reason("host");
-                        tx.emit(&event)?;
-                        tx.set_status(row.id, &status)?;
+                };
+                for node in tx.nodes("", u32::MAX)? {
+                    if node.boot_id == Some(before) {
+                        control.learn_boot(tx, &node, boot)?;
                     }
                 }
+                Ok::<_, ControlError>(())
             })
-            .await?;
+            .await
+    }
+
+    /// Notes which boot of its machine a node runs in; after another one, nothing runs on it.
+    pub(crate) fn learn_boot(
+        &self,
+        tx: &mut WriteTx<'_>,
+        node: &NodeRow,
+        boot: BootId,
+    ) -> Result<(), ControlError> {
+        if node.boot_id == Some(boot) {
+            return Ok(());
+        }
+        tx.set_node_boot(node.id, boot)?;
+        if node.boot_id.is_none() {
+            // The first that is heard of means nothing.
+            return Ok(());
+        }
+        for id in tx.instances_on(node.id)? {
+            let Some(row) = tx.instance(id)? else {
+                continue;
+            };
+            let Some(status) = after_boot(&row) else {
+                continue;
+            };
+            let event = note::event(
+                self.now(),
+                "instance.stopped",
+                note::instance(row.id, &row.name),
+                &Cause::system(),
+                format!("its host, node {}, was restarted", node.name),
+            )
+            .reason("host");
+            tx.emit(&event)?;
+            tx.set_status(row.id, &status)?;
+        }
         Ok(())
     }
 }

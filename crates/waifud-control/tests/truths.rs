@@ -5,9 +5,10 @@ mod common;
 use axum::http::Method;
 use common::{DEADLINE, Server, hello, report};
 use serde_json::json;
+use waifud_api::agent::Hello;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, ReadyBy, StepStatus, StoppedBy};
-use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
+use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp};
 
 fn step(name: &str) -> StepStatus {
     StepStatus {
@@ -114,47 +115,74 @@ async fn what_is_ready_does_not_wait_to_be_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_runs_after_the_machine_was_restarted_until_the_agent_says_so() {
+async fn after_a_machine_was_restarted_nothing_runs_on_its_node_until_the_agent_says_so() {
     let server = Server::start().await;
     server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
-    let create = async |name: &str| {
-        let body = json!({"name": name, "template": "debian-12"});
+    let memory = ByteSize::gib(8);
+    let boots = [(); 4].map(|()| BootId::generate());
+    let [here, there, ..] = boots;
+    let hello_in = |name: &str, boot| Hello {
+        boot_id: Some(boot),
+        ..hello(name, memory)
+    };
+    // alder is on waifud's own machine.
+    let (alder, birch) = (
+        server.join("alder", memory).await,
+        server.join("birch", memory).await,
+    );
+    alder.hello(&hello_in("alder", here)).await.expect(200);
+    birch.hello(&hello_in("birch", there)).await.expect(200);
+    server.control.note_boot(here).await.unwrap();
+    let create = async |name: &str, node: &str| {
+        let body = json!({"name": name, "template": "debian-12", "placement": {"node": node}});
         server.create(&body).await.expect(201).instance().id
     };
-    let (web, off) = (create("web").await, create("off").await);
-    let mut running = report(web, InstanceState::Running);
-    running.ready = true;
-    running.ready_by = Some(ReadyBy::PhoneHome);
-    agent.says(running.clone()).await;
+    let web = create("web", "alder").await;
+    let (off, db) = (create("off", "alder").await, create("db", "birch").await);
+    let ready = |id| {
+        let mut running = report(id, InstanceState::Running);
+        running.ready = true;
+        running.ready_by = Some(ReadyBy::PhoneHome);
+        running
+    };
+    alder.says(ready(web)).await;
+    birch.says(ready(db)).await;
     let mut stopped = report(off, InstanceState::Stopped);
     stopped.stopped_by = Some(StoppedBy::Guest);
-    agent.says(stopped).await;
-    // The first boot that is heard of, and a restart of waifud alone, mean nothing.
-    for boot in ["a", "a"] {
-        server.control.note_boot(boot).await.unwrap();
-        let shown = server.get("/v1/instances/web").await.instance().status;
-        assert_eq!((shown.state, shown.ready), (InstanceState::Running, true));
-    }
-    server.control.note_boot("b").await.unwrap();
-    let shown = server.get("/v1/instances/web").await.instance().status;
-    assert_eq!(
-        (shown.state, shown.ready, shown.ready_by, shown.stopped_by),
-        (InstanceState::Stopped, false, None, Some(StoppedBy::Host))
+    alder.says(stopped).await;
+    let shown = async |name: &str| {
+        let path = format!("/v1/instances/{name}");
+        let status = server.get(&path).await.instance().status;
+        (status.state, status.ready, status.stopped_by)
+    };
+    let (runs, went_off) = (
+        (InstanceState::Running, true, None),
+        (InstanceState::Stopped, false, Some(StoppedBy::Host)),
     );
-    let shown = server.get("/v1/instances/off").await.instance().status;
-    assert_eq!(
-        shown.stopped_by,
-        Some(StoppedBy::Guest),
-        "it was off before"
-    );
-    running.ready = false;
-    agent.says(running).await;
+    // Daemons that were restarted mean nothing.
+    server.control.note_boot(here).await.unwrap();
+    alder.hello(&hello_in("alder", here)).await.expect(200);
+    birch.hello(&hello("birch", memory)).await.expect(200);
+    assert_eq!((shown("web").await, shown("db").await), (runs, runs));
+
+    // waifud's machine: known before the agent there has said anything.
+    server.control.note_boot(boots[2]).await.unwrap();
+    assert_eq!((shown("web").await, shown("db").await), (went_off, runs));
+    let was_off = (InstanceState::Stopped, false, Some(StoppedBy::Guest));
+    assert_eq!(shown("off").await, was_off, "it was off before");
+    alder.says(ready(web)).await;
+    alder.hello(&hello_in("alder", boots[2])).await.expect(200);
+    assert_eq!(shown("web").await, runs, "the same boot, heard of again");
     let kinds = server.kinds(&web.to_string()).await;
+    let tail = &kinds[kinds.len() - 3..];
     assert_eq!(
-        kinds[kinds.len() - 2..],
-        ["instance.stopped", "instance.started"]
+        tail,
+        ["instance.stopped", "instance.started", "instance.ready"]
     );
+
+    // Another node's machine.
+    birch.hello(&hello_in("birch", boots[3])).await.expect(200);
+    assert_eq!((shown("web").await, shown("db").await), (runs, went_off));
 }
 
 #[tokio::test(flavor = "multi_thread")]

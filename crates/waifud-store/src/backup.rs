@@ -69,6 +69,8 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
         "UPDATE meta SET value = ?1 WHERE key = 'incarnation'",
         [fresh.to_string()],
     )?;
+    // The machine that takes over need not be the one that the copy was made on.
+    tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
         "UPDATE nodes SET swept = 0, confirmed = 0, unclaimed = '[]'",
         [],

@@ -1,25 +1,36 @@
-//! Which boot of the machine the database was last used in.
+//! Which boots waifud's own machine and the nodes were last seen in.
 
 use rusqlite::OptionalExtension;
+use waifud_types::{BootId, NodeId};
 
+use crate::codec::node16;
 use crate::{StoreError, WriteTx};
 
 impl WriteTx<'_> {
-    /// Notes this boot of the machine and returns the one that was noted before, if any.
-    pub fn note_boot(&mut self, boot: &str) -> Result<Option<String>, StoreError> {
-        let before = self
+    /// Notes the present boot of waifud's machine and returns the one that was noted before, if any.
+    pub fn note_boot(&mut self, boot: BootId) -> Result<Option<BootId>, StoreError> {
+        let before: Option<String> = self
             .conn
             .query_row("SELECT value FROM meta WHERE key = 'boot'", [], |row| {
                 row.get(0)
             })
             .optional()?;
+        let before = before.and_then(|text| text.parse().ok());
         // The usual restart of the daemon writes nothing.
-        if before.as_deref() != Some(boot) {
+        if before != Some(boot) {
             self.conn.execute(
                 "INSERT OR REPLACE INTO meta (key, value) VALUES ('boot', ?1)",
-                [boot],
+                [boot.to_string()],
             )?;
         }
         Ok(before)
+    }
+
+    /// Notes the present boot of a node's machine.
+    pub fn set_node_boot(&mut self, node: NodeId, boot: BootId) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET boot_id = ?2 WHERE id = ?1")?
+            .execute((node16(&node), boot.to_string()))?;
+        Ok(())
     }
 }

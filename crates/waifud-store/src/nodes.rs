@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
 use waifud_api::agent::Unclaimed;
 use waifud_types::node::{NodeFacts, Resources};
-use waifud_types::{Name, NodeId, Revision, Timestamp};
+use waifud_types::{BootId, Name, NodeId, Revision, Timestamp};
 
 use crate::codec::{
     corrupt, count, json, maybe_time, name, node_id, node16, size, time, to_i64, to_json,
@@ -57,6 +57,8 @@ pub struct NodeRow {
     pub swept: bool,
     /// Whether an operator has confirmed the database for it; false only after a restore.
     pub confirmed: bool,
+    /// Which boot of its machine it was last heard of in; null until it has said so.
+    pub boot_id: Option<BootId>,
     /// What is promised to instances.
     pub promised: Resources,
     /// The revision that changed what the node itself is given.
@@ -239,6 +241,11 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         unclaimed: json(row, "unclaimed")?,
         swept: row.get("swept")?,
         confirmed: row.get("confirmed")?,
+        boot_id: row
+            .get::<_, Option<String>>("boot_id")?
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|e: waifud_types::id::ParseIdError| corrupt("boot_id")(e.into()))?,
         promised: Resources {
             cpus: u32::try_from(count(row, "promised_cpus")?).unwrap_or(u32::MAX),
             memory_bytes: size(row, "promised_memory_bytes")?,

@@ -75,6 +75,12 @@ typed_id!(
     "a node's id (a UUID)"
 );
 
+typed_id!(
+    /// Names one boot of a machine: what Linux says in `/proc/sys/kernel/random/boot_id`.
+    BootId,
+    "a boot's id (a UUID)"
+);
+
 /// Names one volume: the instance that it belongs to and the disk's name there. Written `INSTANCE.DISK`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

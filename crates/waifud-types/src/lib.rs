@@ -29,7 +29,7 @@ pub mod template;
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use digest::Digest;
 pub use disk::DiskFormat;
-pub use id::{InstanceId, NodeId, TapName, VolumeId};
+pub use id::{BootId, InstanceId, NodeId, TapName, VolumeId};
 pub use mac::MacAddr;
 pub use name::Name;
 pub use power::{PowerSpec, Reboot};

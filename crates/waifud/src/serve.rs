@@ -133,8 +133,9 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
     unless_full(control.resume_downloads().await)?;
     // Where the kernel has none to tell, nothing is made of it.
-    if let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
-        unless_full(control.note_boot(boot.trim()).await)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    if let Some(boot) = boot.ok().and_then(|text| text.trim().parse().ok()) {
+        unless_full(control.note_boot(boot).await)?;
     }
     Ok(control)
 }

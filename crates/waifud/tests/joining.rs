@@ -49,6 +49,7 @@ fn hello() -> Hello {
             labels: std::collections::BTreeMap::new(),
         },
         now: Timestamp::now(),
+        boot_id: None,
     }
 }
 

@@ -1,26 +1,49 @@
-//! A machine that goes down when a test says so.
+//! A machine that goes down and is restarted when a test says so.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use waifud_types::BootId;
 
+use super::lock;
 use crate::seam::HostPower;
 
 /// The fake.
-#[derive(Clone, Debug, Default)]
-pub struct FakeHost(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub struct FakeHost {
+    stopping: Arc<AtomicBool>,
+    boot: Arc<Mutex<BootId>>,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self {
+            stopping: Arc::default(),
+            boot: Arc::new(Mutex::new(BootId::generate())),
+        }
+    }
+}
 
 impl FakeHost {
     /// It begins to go down, or is up again.
     pub fn set_stopping(&self, stopping: bool) {
-        self.0.store(stopping, Ordering::SeqCst);
+        self.stopping.store(stopping, Ordering::SeqCst);
+    }
+
+    /// It was restarted.
+    pub fn reboot(&self) {
+        *lock(&self.boot) = BootId::generate();
     }
 }
 
 #[async_trait]
 impl HostPower for FakeHost {
     async fn is_stopping(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn boot_id(&self) -> Option<BootId> {
+        Some(*lock(&self.boot))
     }
 }

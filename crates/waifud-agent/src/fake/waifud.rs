@@ -15,7 +15,7 @@ use waifud_api::agent::{
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::node::NodeFacts;
-use waifud_types::{Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
+use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
 use super::{lock, name};
 use crate::seam::{ControlLink, FrameStream, LinkError};
@@ -47,6 +47,7 @@ struct World {
     destroyed: Vec<Tombstone>,
     unclaimed: Vec<Unclaimed>,
     facts: Option<NodeFacts>,
+    boot: Option<BootId>,
     reports: u64,
     streams: BTreeMap<String, oneshot::Sender<StreamOutcome>>,
 }
@@ -100,6 +101,7 @@ impl FakeWaifud {
             destroyed: Vec::new(),
             unclaimed: Vec::new(),
             facts: None,
+            boot: None,
             reports: 0,
             streams: BTreeMap::new(),
         };
@@ -128,6 +130,11 @@ impl FakeWaifud {
             change(instance);
         }
         self.commit(Change::Instance(id));
+    }
+
+    /// The instance as it should be.
+    pub fn instance(&self, id: InstanceId) -> Option<AgentInstance> {
+        lock(&self.world).instances.get(&id).cloned()
     }
 
     /// The instance leaves the node's slice; nothing is ordered.
@@ -239,6 +246,11 @@ impl FakeWaifud {
     /// What the node has.
     pub fn facts(&self) -> Option<NodeFacts> {
         lock(&self.world).facts.clone()
+    }
+
+    /// Which boot of its machine the node said that it runs in.
+    pub fn boot(&self) -> Option<BootId> {
+        lock(&self.world).boot
     }
 
     /// Asks the node for a stream. The receiver fails when nobody comes for it.
@@ -357,6 +369,7 @@ impl ControlLink for FakeWaifud {
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         let mut world = self.online()?;
         world.facts = Some(hello.facts.clone());
+        world.boot = hello.boot_id;
         Ok(Welcome {
             node: world.node,
             incarnation: world.incarnation,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use waifud_agent::BootAlone;
+use waifud_agent::seam::HostPower;
 use waifud_api::agent::Tombstone;
 use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError};
@@ -527,4 +528,25 @@ async fn a_bridge_that_the_host_gets_is_told_long_before_the_next_look_at_everyt
             bridges().is_some_and(|names| names.contains(&"br0".to_owned()))
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_node_says_which_boot_of_its_machine_it_runs_in() {
+    let world = World::new();
+    world.start();
+    let said = async || {
+        let boot = world.host.boot_id();
+        assert!(boot.is_some());
+        world
+            .until("said", async || world.waifud.boot() == boot)
+            .await;
+        boot
+    };
+    let first = said().await;
+    world.restart().await;
+    assert_eq!(said().await, first, "only the agent was restarted");
+    world.kill().await;
+    world.host.reboot();
+    world.start();
+    assert_ne!(said().await, first);
 }

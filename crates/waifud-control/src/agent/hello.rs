@@ -54,6 +54,9 @@ impl Control {
         let Some(row) = tx.node(node)? else {
             return self.register(tx, node, hello, cause);
         };
+        if let Some(boot) = hello.boot_id {
+            self.learn_boot(tx, &row, boot)?;
+        }
         if row.name != hello.name {
             let event = note::event(
                 self.now(),
@@ -105,6 +108,9 @@ impl Control {
         tx.insert_node(&new, revision)
             .and_then(|()| tx.rename_node_key(node, &hello.name))
             .map_err(|error| name_taken(error, hello))?;
+        if let Some(boot) = hello.boot_id {
+            tx.set_node_boot(node, boot)?;
+        }
         self.place_waiting(tx)
     }
 

@@ -415,6 +415,7 @@ pub fn hello(name: &str, memory: ByteSize) -> Hello {
         name: name.parse().unwrap(),
         facts: facts(memory),
         now: Timestamp::now(),
+        boot_id: None,
     }
 }
 

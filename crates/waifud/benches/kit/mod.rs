@@ -134,6 +134,7 @@ fn hello(name: &str) -> Result<Hello> {
         name: name.parse()?,
         facts: serde_json::from_value(facts)?,
         now: Timestamp::now(),
+        boot_id: None,
     })
 }
 
