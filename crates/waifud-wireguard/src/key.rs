@@ -116,6 +116,8 @@ impl fmt::Debug for PublicKey {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -128,11 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn two_generated_keys_differ() {
-        assert_ne!(
-            PrivateKey::generate().public_key(),
-            PrivateKey::generate().public_key()
-        );
+    fn every_byte_of_a_generated_key_is_random() {
+        let keys: Vec<_> = (0..64).map(|_| PrivateKey::generate()).collect();
+        let secrets = keys
+            .iter()
+            .map(|key| STANDARD.decode(key.to_base64().as_bytes()));
+        let secrets: Vec<Vec<u8>> = secrets.map(Result::unwrap).collect();
+        for place in 0..32 {
+            let values: HashSet<u8> = secrets.iter().map(|secret| secret[place]).collect();
+            // 64 draws of 32 values or more (the ends are clamped) give fewer than 10 in one of 10^20 runs.
+            assert!(
+                values.len() >= 10,
+                "byte {place} took {} values",
+                values.len()
+            );
+        }
     }
 
     #[test]

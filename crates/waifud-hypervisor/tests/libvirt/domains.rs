@@ -3,14 +3,11 @@
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
 
-use virt::connect::Connect;
-use virt::domain::Domain;
-use waifud_hypervisor::{DomainDisk, DomainNic, Hypervisor, HypervisorError, conformance, xml};
+use waifud_hypervisor::{DomainDisk, DomainNic, Hypervisor, HypervisorError, conformance};
 use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
-use crate::node::{NODE, Node, QEMU, config, until};
+use crate::node::{NODE, Node, QEMU, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libvirt_conforms() {
@@ -248,37 +245,4 @@ async fn a_start_that_fails_says_why_in_qemus_words() {
     assert_eq!(name, "broken");
     assert!(message.contains("/nonexistent/screen"), "{message}");
     node.hypervisor.ensure_absent(spec.id).await.unwrap();
-}
-
-/// Prints what the adapter adds to the bare calls; asserts nothing about time.
-#[tokio::test(flavor = "multi_thread")]
-async fn defining_and_starting_cost_little_more_than_libvirts_own_calls() {
-    let Some(node) = Node::up() else { return };
-    let uri = config(&node.lab).uri;
-    let bare = Connect::open(Some(&uri)).unwrap();
-    // More of them, for figures: WAIFUD_TEST_ROUNDS.
-    let rounds = std::env::var("WAIFUD_TEST_ROUNDS").map_or(4, |n| n.parse().unwrap());
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let spec = Node::spec(InstanceId::generate(), "timed");
-        let begin = Instant::now();
-        if round % 2 == 0 {
-            node.hypervisor.ensure_defined(&spec).await.unwrap();
-            let defined = begin.elapsed();
-            node.hypervisor.ensure_started(spec.id).await.unwrap();
-            ours.push((defined, begin.elapsed()));
-        } else {
-            let text = xml::render(&spec, xml::RenderOptions { keep_owners: true }, "x");
-            let domain = Domain::define_xml(&bare, &text).unwrap();
-            let defined = begin.elapsed();
-            domain.create().unwrap();
-            theirs.push((defined, begin.elapsed()));
-        }
-        node.hypervisor.ensure_absent(spec.id).await.unwrap();
-    }
-    for times in [&mut ours, &mut theirs] {
-        times.sort_by_key(|times| times.1);
-    }
-    let (ours, theirs) = (ours[ours.len() / 2], theirs[theirs.len() / 2]);
-    eprintln!("define, define and start (medians): adapter {ours:?}, bare {theirs:?}");
 }

@@ -385,7 +385,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_break_nothing(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..40)) {
-        let mut world = World::new(StackLimits::default(), 0);
+        let mut world = World::new(StackLimits::default(), 1);
         for mut packet in packets {
             world.stack.ingress(&packet, world.now);
             // Once more with a header that gets further.
@@ -398,6 +398,9 @@ proptest! {
             }
             world.pass(MOMENT);
         }
+        world.connect(0);
+        world.pass(MOMENT);
+        prop_assert!(world.accept().is_some(), "a guest is still let in");
     }
 }
 
