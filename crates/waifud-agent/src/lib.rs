@@ -18,6 +18,7 @@
 //! Stopping an agent stops nothing else: guests, rules, DHCP and documents go on without it.
 
 mod agent;
+mod assignments;
 mod backoff;
 mod blocking;
 mod boot_order;

@@ -1,4 +1,5 @@
 //! Guests' documents on this node: keeps metadatad told, the tunnel up, and what guests asked for at hand.
+//! What it was told of each instance is [`crate::assignments`]' to know.
 //!
 //! A guest is started only after metadatad has said that it holds the guest's bundle and the tunnel is up. When
 //! metadatad's process changes, everything is said again. Bundles come from waifud; the last known good ones lie
@@ -6,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use waifud_cloudinit::Documents;
 use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
+use crate::assignments::Assignments;
 use crate::faults;
 use crate::lan::identity;
 use crate::record::Memory;
@@ -52,6 +53,7 @@ pub struct Metadata {
     tunnel: Arc<dyn MetadataTunnel>,
     link: Arc<dyn ControlLink>,
     cache: PathBuf,
+    assignments: Assignments,
     /// Held while the tunnel is changed.
     changing: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
@@ -63,9 +65,10 @@ struct Inner {
     process: Option<String>,
     /// What it was told of the tunnel.
     told: Option<Tunnel>,
-    held: BTreeMap<InstanceId, (Ipv4Addr, Digest)>,
-    /// Since when at least, so that what was asked before is not taken for a look at the present documents.
-    held_since: BTreeMap<InstanceId, (Digest, Timestamp)>,
+    /// Instances of which it keeps an assignment that it can't serve, as of the last look.
+    unserved: Vec<InstanceId>,
+    /// Bundles that it keeps and serves to no instance, as of the last look.
+    unused: Vec<Digest>,
     trouble: Option<String>,
     /// When the trouble began.
     away_since: Option<Instant>,
@@ -90,6 +93,7 @@ impl Metadata {
         cache: PathBuf,
     ) -> Self {
         Self {
+            assignments: Assignments::new(service.clone()),
             service,
             tunnel,
             link,
@@ -106,18 +110,16 @@ impl Metadata {
 
     /// Whether the instance's documents are served, as far as known.
     pub fn serves(&self, want: &AgentInstance, memory: &Memory) -> bool {
-        let inner = self.inner();
         let identity = identity(want, memory);
-        inner.process.is_some()
-            && (identity.is_none()
-                || inner.held.get(&want.id).copied()
-                    == identity.map(|address| (address, want.bundle.digest)))
+        self.is_connected()
+            && identity.is_none_or(|address| {
+                self.assignments.of(want.id) == Some((address, want.bundle.digest))
+            })
     }
 
-    /// Whether it holds anything of the instance; yes while that is not known.
-    pub fn holds(&self, id: InstanceId) -> bool {
-        let inner = self.inner();
-        inner.process.is_none() || inner.held.contains_key(&id)
+    /// Whether it may hold anything of the instance: yes until it has confirmed a release.
+    pub fn may_hold(&self, id: InstanceId) -> bool {
+        self.assignments.may_hold(id)
     }
 
     /// Whether it answered last time, and the tunnel is up.
@@ -164,6 +166,7 @@ impl Metadata {
     /// Looks at the service, brings the tunnel up and says whose side it is.
     pub async fn refresh(&self, table: &Table) -> Result<Refreshed, MetadataError> {
         let _one_at_a_time = self.changing.lock().await;
+        let asked = self.assignments.now();
         let outcome = self.connect(table).await;
         let mut inner = self.inner();
         match outcome {
@@ -178,15 +181,9 @@ impl Metadata {
                     }
                 }
                 inner.process = Some(status.process);
-                inner.held = status
-                    .instances
-                    .into_iter()
-                    .map(|held| (held.id, (held.address, held.bundle)))
-                    .collect();
-                let held: Vec<_> = inner.held.iter().map(|(id, held)| (*id, held.1)).collect();
-                for (id, digest) in held {
-                    inner.now_holds(id, digest);
-                }
+                self.assignments.learn(&status.instances, asked, changed);
+                inner.unserved = status.unserved;
+                inner.unused = status.unused_bundles;
                 inner.trouble = None;
                 inner.away_since = None;
                 Ok(Refreshed {
@@ -201,6 +198,49 @@ impl Metadata {
                 Err(error)
             }
         }
+    }
+
+    /// Instances that metadatad may hold something of and that no record names.
+    pub fn unnamed(&self, table: &Table) -> Vec<InstanceId> {
+        let records = table.records();
+        let named: BTreeSet<InstanceId> = records.iter().map(|record| record.id).collect();
+        self.assignments.retain(&named);
+        let mut inner = self.inner();
+        inner.evidence.retain(|id, _| named.contains(id));
+        let living = |id: &InstanceId| {
+            records
+                .iter()
+                .any(|record| record.id == *id && !record.destroyed)
+        };
+        let mut held = self.assignments.held();
+        held.append(&mut inner.unserved);
+        held.retain(|id| !living(id));
+        held
+    }
+
+    /// Has an instance forgotten that still no record names when its turn comes.
+    pub async fn release_unnamed(
+        &self,
+        table: &Table,
+        id: InstanceId,
+    ) -> Result<(), MetadataError> {
+        let unnamed = || table.view(id).is_none_or(|view| view.record.destroyed);
+        self.assignments.release(id, unnamed).await
+    }
+
+    /// Has bundles forgotten that are served to no instance and that no record names.
+    pub async fn drop_unnamed_bundles(&self, table: &Table) -> Result<(), MetadataError> {
+        let unused = std::mem::take(&mut self.inner().unused);
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let named = named_bundles(table);
+        for bundle in unused {
+            if !named.contains(&bundle) {
+                self.service.drop_bundle(bundle).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn connect(&self, table: &Table) -> Result<(Status, bool), MetadataError> {
@@ -248,30 +288,21 @@ impl Metadata {
             address,
             bundle: want.bundle.clone(),
         };
-        let known = self
-            .inner()
-            .held
-            .values()
-            .any(|(_, digest)| *digest == want.bundle.digest);
-        if !known {
+        let former = self.assignments.of(want.id);
+        if !self.assignments.uses(want.bundle.digest) {
             self.hand_over(&want.bundle).await?;
         }
-        let assign = || faults::ASSIGN.around(self.service.assign(want.id, &assignment));
-        match assign().await {
+        match self.assignments.assign(want.id, assignment.clone()).await {
             Err(MetadataError::BundleMissing) => {
                 self.hand_over(&want.bundle).await?;
-                assign().await?;
+                self.assignments.assign(want.id, assignment).await?;
             }
             other => other?,
         }
-        let mut inner = self.inner();
-        let now = (address, want.bundle.digest);
-        let former = inner.held.insert(want.id, now);
-        inner.now_holds(want.id, want.bundle.digest);
         if let Some((_, former)) = former
-            && !inner.held.values().any(|(_, digest)| *digest == former)
+            && !self.assignments.uses(former)
         {
-            // Edited documents: the old ones are nobody's any more. What a kill here leaves goes with the next `tidy`.
+            // Edited documents: the old ones are no longer used. What a kill here leaves goes with the next `tidy`.
             let _next_time = fs::remove_file(self.cache.join(former.hex()));
         }
         Ok(())
@@ -279,11 +310,8 @@ impl Metadata {
 
     /// Has everything of the instance forgotten.
     pub async fn release(&self, id: InstanceId) -> Result<(), MetadataError> {
-        faults::RELEASE.around(self.service.release(id)).await?;
-        let mut inner = self.inner();
-        inner.held.remove(&id);
-        inner.held_since.remove(&id);
-        inner.evidence.remove(&id);
+        self.assignments.release(id, || true).await?;
+        self.inner().evidence.remove(&id);
         Ok(())
     }
 
@@ -296,12 +324,7 @@ impl Metadata {
 
     /// Forgets cached bundles that no record names.
     pub fn tidy(&self, table: &Table) {
-        let named: BTreeSet<String> = table
-            .records()
-            .iter()
-            .filter_map(|record| record.instance.as_ref())
-            .map(|instance| instance.bundle.digest.hex())
-            .collect();
+        let named: BTreeSet<String> = named_bundles(table).iter().map(Digest::hex).collect();
         for entry in fs::read_dir(&self.cache).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if name.to_str().is_some_and(|name| !named.contains(name)) {
@@ -316,7 +339,7 @@ impl Metadata {
         let mut inner = self.inner();
         let mut concerned = BTreeSet::new();
         for observation in observations {
-            let held = inner.held_since.get(&observation.instance).copied();
+            let held = self.assignments.since(observation.instance);
             let evidence = inner.evidence.entry(observation.instance).or_default();
             concerned.insert(observation.instance);
             match &observation.what {
@@ -396,10 +419,9 @@ impl Metadata {
     }
 }
 
-impl Inner {
-    fn now_holds(&mut self, id: InstanceId, digest: Digest) {
-        if self.held_since.get(&id).map(|(held, _)| *held) != Some(digest) {
-            self.held_since.insert(id, (digest, Timestamp::now()));
-        }
-    }
+/// The bundles of all records.
+fn named_bundles(table: &Table) -> BTreeSet<Digest> {
+    let records = table.records();
+    let instances = records.iter().filter_map(|record| record.instance.as_ref());
+    instances.map(|instance| instance.bundle.digest).collect()
 }

@@ -50,9 +50,15 @@ pub struct Network {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// What is in force for certain, apart from `begun`.
     applied: Option<NetworkState>,
+    /// What was begun to be applied and has not been confirmed: any part of it may be in force, also after a failure.
+    begun: Option<NetworkState>,
     published: Published,
+    /// Whose ports are to be removed.
     released: BTreeSet<InstanceId>,
+    /// Those of them whose removal was confirmed.
+    gone: BTreeSet<InstanceId>,
     /// Ports in force that nothing gets through, and why.
     troubled: BTreeMap<TapName, String>,
     /// Counts invalidations, so that one during a change is not lost.
@@ -73,19 +79,21 @@ impl Network {
     /// Whether every port of the instance is in force, as far as known.
     pub fn in_force(&self, record: &InstanceRecord) -> bool {
         let inner = self.inner();
-        !inner.released.contains(&record.id)
-            && inner.applied.as_ref().is_some_and(|state| {
-                ports_of(record).is_ok_and(|mut ports| {
-                    inner.published.leave_out(&mut ports);
-                    ports.iter().all(|port| {
-                        state.ports.contains(port) && !inner.troubled.contains_key(&port.tap)
-                    })
-                }) && lan::ports_of(record).is_ok_and(|ports| {
-                    ports.iter().all(|port| {
-                        state.lan.contains(port) && !inner.troubled.contains_key(&port.tap)
-                    })
+        let in_state = |state: &NetworkState| {
+            ports_of(record).is_ok_and(|mut ports| {
+                inner.published.leave_out(&mut ports);
+                ports.iter().all(|port| {
+                    state.ports.contains(port) && !inner.troubled.contains_key(&port.tap)
                 })
+            }) && lan::ports_of(record).is_ok_and(|ports| {
+                ports
+                    .iter()
+                    .all(|port| state.lan.contains(port) && !inner.troubled.contains_key(&port.tap))
             })
+        };
+        !inner.released.contains(&record.id)
+            && inner.applied.as_ref().is_some_and(in_state)
+            && inner.begun.as_ref().is_none_or(in_state)
     }
 
     /// Those of the instance's published ports that a program of this node has.
@@ -98,21 +106,18 @@ impl Network {
         self.inner().published.is_unseen()
     }
 
-    /// Whether any port of the instance may be in force.
-    pub fn holds(&self, id: InstanceId) -> bool {
-        let inner = self.inner();
-        inner
-            .applied
-            .as_ref()
-            .map_or(!inner.released.contains(&id), |state| {
-                state.ports.iter().any(|port| port.instance == id)
-                    || state.lan.iter().any(|port| port.instance == id)
-            })
+    /// Whether any port of the instance may be in force: yes until their removal was confirmed.
+    pub fn may_hold(&self, id: InstanceId) -> bool {
+        !self.inner().gone.contains(&id)
     }
 
     /// Puts the instance's ports in force.
     pub async fn ensure(&self, table: &Table, id: InstanceId) -> Result<(), PortError> {
-        self.inner().released.remove(&id);
+        {
+            let mut inner = self.inner();
+            inner.released.remove(&id);
+            inner.gone.remove(&id);
+        }
         let record = table.view(id).map(|view| view.record);
         if let Some(record) = &record {
             ports_of(record)?;
@@ -152,6 +157,7 @@ impl Network {
         self.inner().released.insert(id);
         // Without a subnet nothing was ever applied.
         if table.node().slice.is_none() {
+            self.inner().gone.insert(id);
             return Ok(());
         }
         self.apply(table, false).await.map(drop)
@@ -212,7 +218,8 @@ impl Network {
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;
-        if force || applied.as_ref() != Some(&state) {
+        if force || applied.as_ref() != Some(&state) || self.inner().begun.is_some() {
+            self.inner().begin(&state);
             let ensured = faults::NETWORK
                 .around(timeout(TIMEOUT, self.adapter.ensure(&state)))
                 .await;
@@ -233,6 +240,8 @@ impl Network {
             self.note(&sights);
         }
         let mut inner = self.inner();
+        inner.begun = None;
+        inner.gone = released;
         inner.applied = (inner.invalidated == invalidated).then_some(state);
         Ok(conflicts)
     }
@@ -264,6 +273,17 @@ impl Network {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A state is about to be applied. Whatever ends the wait for that, it may have been carried out, wholly or in part.
+    fn begin(&mut self, state: &NetworkState) {
+        if self.begun.as_ref().is_some_and(|begun| begun != state) {
+            // Of two attempts that were not confirmed, either may be in force.
+            self.applied = None;
+        }
+        self.begun = Some(state.clone());
     }
 }
 

@@ -64,8 +64,11 @@ pub(crate) async fn look(
             }
         }
         Wish::Destroy(_) | Wish::LeaveAlone => {
-            seen.port = shared.network.holds(record.id);
-            seen.assigned = shared.metadata.holds(record.id);
+            seen.port = match wish {
+                Wish::Destroy(_) => shared.network.may_hold(record.id),
+                _ => shared.network.in_force(record),
+            };
+            seen.assigned = shared.metadata.may_hold(record.id);
             seen.leftovers = has_volumes(shared, record.id).await?
                 || (matches!(wish, Wish::Destroy(_)) && shared.files.exist(record.id).await);
         }

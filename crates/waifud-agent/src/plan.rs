@@ -55,7 +55,7 @@ pub struct Observed {
     pub port: bool,
     /// Its documents are served, through a tunnel that is up.
     pub bundle: bool,
-    /// metadatad holds anything of it, as far as known.
+    /// metadatad may hold something of it: it has not confirmed a release.
     pub assigned: bool,
     /// Every disk is as large as it should be, as far as remembered.
     pub grown: bool,
@@ -286,6 +286,34 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
     } else {
         Step::Start
     }
+}
+
+/// Whether trying `step` is a part of trying `later`: it is the same work, or comes before it in the plan of an instance
+/// that is off, or is destroyed.
+pub fn leads_to(step: Step, later: Step) -> bool {
+    const START: [Step; 7] = [
+        Step::EnsureImage,
+        Step::EnsureVolumes,
+        Step::EnsureSeed,
+        Step::Define,
+        Step::EnsurePort,
+        Step::EnsureBundle,
+        Step::Start,
+    ];
+    const DESTROY: [Step; 6] = [
+        Step::ForceOff,
+        Step::Undefine,
+        Step::DestroyVolumes,
+        Step::ReleaseBundle,
+        Step::ReleasePort,
+        Step::ConfirmDestroyed,
+    ];
+    let on = |way: &[Step]| {
+        let place = |wanted| way.iter().position(|step| *step == wanted);
+        place(step).is_some_and(|at| place(later).is_some_and(|end| at <= end))
+    };
+    let same = matches!(step, Step::GrowDisks | Step::RequestShutdown) && step == later;
+    same || on(&START) || on(&DESTROY)
 }
 
 impl Step {

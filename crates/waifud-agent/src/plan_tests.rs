@@ -12,7 +12,7 @@ use waifud_types::status::StoppedBy;
 use crate::driver::apply;
 use crate::fake::sample_instance;
 use crate::life;
-use crate::plan::{Circumstances, Observed, Step, Wait, next};
+use crate::plan::{Circumstances, Observed, Step, Wait, leads_to, next};
 use crate::record::{Memory, Order, RunMemory, Wish};
 
 /// More steps than any plan has.
@@ -437,17 +437,48 @@ fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
         next(&wish, &Memory::default(), &nothing, unconfirmed),
         Step::Wait(Wait::Restored)
     );
-    assert_ne!(
+    assert_eq!(
         next(&wish, &Memory::default(), &nothing, fair()),
-        Step::Wait(Wait::Restored)
+        Step::EnsureImage
     );
     // What the node knows goes on as ever.
     let known = Memory {
         defined: true,
         ..Memory::default()
     };
-    assert_ne!(
+    assert_eq!(
         next(&wish, &known, &nothing, unconfirmed),
-        Step::Wait(Wait::Restored)
+        Step::EnsureImage
     );
+}
+
+#[test]
+fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
+    let want = sample_instance("web");
+    let destroy = Observed {
+        domain: Some(DomainState::Running),
+        epoch: Some(want.epoch),
+        leftovers: true,
+        assigned: true,
+        port: true,
+        ..Observed::default()
+    };
+    let plans = [
+        (Wish::Destroy(order(1, false, &want)), destroy),
+        (Wish::Keep(Box::new(want)), Observed::default()),
+    ];
+    for (wish, seen) in plans {
+        let (mut steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
+        steps.retain(|step| !matches!(step, Step::WatchReady | Step::Idle));
+        assert!(steps.len() >= 6, "{steps:?}");
+        for (a, step) in steps.iter().enumerate() {
+            for (b, later) in steps.iter().enumerate() {
+                assert_eq!(leads_to(*step, *later), a <= b, "{step:?} to {later:?}");
+            }
+        }
+    }
+    assert!(leads_to(Step::GrowDisks, Step::GrowDisks));
+    for end in [Step::Idle, Step::WatchReady, Step::Wait(Wait::Room)] {
+        assert!(!leads_to(end, end), "nothing is tried: {end:?}");
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Ok(Ok(())) => {
                 backoff.reset();
                 for id in shared.reports.heard(&report) {
-                    if let Err(error) = shared.table.forget(id) {
+                    if let Err(error) = shared.table.forget_destroyed(id) {
                         tracing::error!(instance = %id, "{}", crate::with_cause(&error));
                     }
                     shared.signals.nudge(id);

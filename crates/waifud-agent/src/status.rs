@@ -7,7 +7,7 @@ use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
 use crate::life;
 use crate::pending;
-use crate::plan::{Observed, Step, Wait};
+use crate::plan::{self, Observed, Step, Wait};
 use crate::record::{InstanceRecord, Memory, Wish};
 
 /// Trouble with a step.
@@ -118,7 +118,12 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
 fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
     let lasting = s.trouble.is_some_and(|trouble| trouble.lasting);
     let stays_off = !want.spec.run || !life::may_start(memory, want.spec.restart);
-    match s.step {
+    // While something that failed is tried again, so are the steps before it: that is no other state.
+    let step = s
+        .trouble
+        .filter(|trouble| plan::leads_to(s.step, trouble.step))
+        .map_or(s.step, |trouble| trouble.step);
+    match step {
         _ if lasting => InstanceState::Failed,
         Step::Wait(Wait::LostDisk | Wait::ForeignDomain | Wait::NewerCopy | Wait::Restored) => {
             InstanceState::Failed

@@ -264,9 +264,25 @@ impl Table {
         })
     }
 
-    /// Forgets an instance.
-    pub fn forget(&self, id: InstanceId) -> Result<(), DurableError> {
+    /// Forgets an instance of which nothing is left, unless what should become of it has changed since this version.
+    pub fn forget(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
+        self.forget_if(id, |entry| entry.version == version)
+    }
+
+    /// Forgets an instance whose destruction was confirmed, unless it has come back since.
+    pub fn forget_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
+        self.forget_if(id, |entry| entry.record.destroyed)
+    }
+
+    fn forget_if(
+        &self,
+        id: InstanceId,
+        still: impl FnOnce(&Entry) -> bool,
+    ) -> Result<(), DurableError> {
         let mut inner = self.inner();
+        if !inner.entries.get(&id).is_some_and(still) {
+            return Ok(());
+        }
         self.durable.forget_instance(id)?;
         inner.entries.remove(&id);
         Ok(())

@@ -255,3 +255,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_comes_back_while_its_rest_is_removed_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    let id = instance.id;
+    table.apply(put(1, &instance)).unwrap();
+    let leave = |number| WatchFrame::Delete {
+        revision: revision(number),
+        instance: id,
+    };
+    table.apply(leave(2)).unwrap();
+    let version = table.version(id).unwrap();
+    table.apply(put(3, &instance)).unwrap();
+    table.forget(id, version).unwrap();
+    assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
+
+    // The report of its destruction is heard after a later copy was sent.
+    table.apply(order(4, &instance)).unwrap();
+    table.destroyed(id).unwrap();
+    instance.epoch = Epoch(2);
+    table.apply(put(5, &instance)).unwrap();
+    table.forget_destroyed(id).unwrap();
+    assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
+
+    table.apply(order(6, &instance)).unwrap();
+    table.destroyed(id).unwrap();
+    table.forget_destroyed(id).unwrap();
+    assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
+
+    table.apply(put(7, &instance)).unwrap();
+    table.apply(leave(8)).unwrap();
+    table.forget(id, table.version(id).unwrap()).unwrap();
+    assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainDisk, DomainNic, DomainSpec, HypervisorError};
@@ -15,6 +16,7 @@ use crate::faults;
 use crate::lan::is_on_lan;
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
+use crate::seam::MetadataError;
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
@@ -119,7 +121,12 @@ pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Resu
         refresh_metadata(shared).await?;
     }
     let memory = shared.memory(want.id);
-    Ok(shared.metadata.ensure(want, &memory).await?)
+    let ensured = shared.metadata.ensure(want, &memory).await;
+    if let Err(MetadataError::Refused { .. }) = &ensured {
+        // Perhaps it holds the address for an instance that is gone: compare what it holds with the records.
+        shared.metadata_check.notify_one();
+    }
+    Ok(ensured?)
 }
 
 /// Looks at the metadata service, and passes on what follows from it.
@@ -137,7 +144,28 @@ pub(crate) async fn refresh_metadata(shared: &Shared) -> Result<(), Failure> {
     if refreshed.changed || refreshed.fresh_link {
         shared.signals.nudge_all();
     }
+    if let Err(failure) = release_unnamed(shared).await {
+        tracing::debug!("what no record names is still held: {}", failure.message);
+    }
     Ok(())
+}
+
+/// Has metadatad forget what no record names: the rest of a request that an earlier process sent, or of a database that
+/// was lost. A domain without a record is unmanaged and left as it is, with its documents.
+async fn release_unnamed(shared: &Shared) -> Result<(), Failure> {
+    // Before waifud's list is known, an instance without a record proves nothing.
+    if !shared.slice_known.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    for id in shared.metadata.unnamed(&shared.table) {
+        if shared.hypervisor.get(id).await?.is_none() {
+            tracing::warn!(instance = %id, "the metadata service holds documents of an instance that is gone; they are removed");
+            shared.metadata.release_unnamed(&shared.table, id).await?;
+            // Another instance may wait for its address.
+            shared.signals.nudge_all();
+        }
+    }
+    Ok(shared.metadata.drop_unnamed_bundles(&shared.table).await?)
 }
 
 /// A disk that was ensured, as the domain's.

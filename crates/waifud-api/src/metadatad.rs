@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`]: which process this is and what it holds |
 //! | `PUT /v1/tunnel` [`Tunnel`] | [`Status`]: the node's side of WireGuard is accepted from now on |
 //! | `PUT /v1/bundles/{digest}` ciphertext | 204; 400 when the bytes do not have the digest |
+//! | `DELETE /v1/bundles/{digest}` | 204: not kept, unless an instance is served it |
 //! | `PUT /v1/instances/{id}` [`Assignment`] | 204: held and served; 409 `bundle-missing`: put the bundle first |
 //! | `DELETE /v1/instances/{id}` | 204: forgotten, also on disk |
 //! | `GET /v1/observations?after=N&wait=SECONDS` | [`Observations`]: what guests asked for and phoned home |
@@ -32,6 +33,12 @@ pub struct Status {
     pub node_public_key: Option<String>,
     /// What it serves.
     pub instances: Vec<Held>,
+    /// Instances with an assignment on its disk that it can't serve, for want of their bundle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unserved: Vec<InstanceId>,
+    /// Bundles that it keeps and serves to no instance: to be assigned soon, or left over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused_bundles: Vec<waifud_types::Digest>,
 }
 
 /// One instance that it serves.

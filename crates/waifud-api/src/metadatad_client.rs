@@ -106,6 +106,12 @@ impl MetadatadClient {
         self.done(Method::PUT, &path, ciphertext.into()).await
     }
 
+    /// Ensures that it does not keep the bundle, unless it serves it to an instance.
+    pub async fn drop_bundle(&self, digest: Digest) -> Result<(), MetadatadError> {
+        let path = format!("/v1/bundles/{digest}");
+        self.done(Method::DELETE, &path, Bytes::new()).await
+    }
+
     /// Ensures that it holds and serves this instance's documents: after `Ok` the guest may be started.
     ///
     /// The assignment replaces an earlier one of the instance. Problems: 409 `bundle-missing` (put the bundle first),

@@ -134,7 +134,10 @@ fn router(service: Arc<MetadataService>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tunnel", put(put_tunnel))
-        .route("/v1/bundles/{digest}", put(put_bundle))
+        .route(
+            "/v1/bundles/{digest}",
+            put(put_bundle).delete(delete_bundle),
+        )
         .route(
             "/v1/instances/{id}",
             put(put_instance).delete(delete_instance),
@@ -150,7 +153,8 @@ async fn status(State(service): Service) -> Response {
 }
 
 async fn put_tunnel(State(service): Service, body: Bytes) -> Result<Response, Refused> {
-    let status = service.put_tunnel(json(&body)?).await?;
+    let tunnel = json(&body)?;
+    let status = to_its_end(async move { service.put_tunnel(tunnel).await }).await?;
     Ok(Json(status).into_response())
 }
 
@@ -159,7 +163,17 @@ async fn put_bundle(
     digest: Result<Segment<String>, PathRejection>,
     body: Bytes,
 ) -> Result<StatusCode, Refused> {
-    service.put_bundle(segment(digest)?, body).await?;
+    let digest = segment(digest)?;
+    to_its_end(async move { service.put_bundle(digest, body).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_bundle(
+    State(service): Service,
+    digest: Result<Segment<String>, PathRejection>,
+) -> Result<StatusCode, Refused> {
+    let digest = segment(digest)?;
+    to_its_end(async move { service.delete_bundle(digest).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -168,7 +182,8 @@ async fn put_instance(
     id: Result<Segment<String>, PathRejection>,
     body: Bytes,
 ) -> Result<StatusCode, Refused> {
-    service.put_instance(segment(id)?, json(&body)?).await?;
+    let (id, assignment) = (segment(id)?, json(&body)?);
+    to_its_end(async move { service.put_instance(id, assignment).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -176,8 +191,24 @@ async fn delete_instance(
     State(service): Service,
     id: Result<Segment<String>, PathRejection>,
 ) -> Result<StatusCode, Refused> {
-    service.delete_instance(segment(id)?).await?;
+    let id = segment(id)?;
+    to_its_end(async move { service.delete_instance(id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a change in a task of its own. The server drops a request's future when the client goes away; a change that
+/// ended there would be on disk and not in memory, or the other way round.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, Refused> {
+    match tokio::spawn(change).await {
+        Ok(done) => Ok(done?),
+        Err(error) => {
+            tracing::error!(%error, "a change broke, which is a bug");
+            let problem = Problem::new(500, "internal", "the change broke");
+            Err(Refused::new(problem.hint("try again; please report it")))
+        }
+    }
 }
 
 /// What `GET /v1/observations` may say.

@@ -45,6 +45,8 @@ async fn serve<S: GuestStream>(stream: S, service: Arc<MetadataService>, stop: C
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(8 << 10))
+        // A client may close its sending side once it has asked (`nc -N`, small HTTP clients): it still reads.
+        .half_close(true)
         .keep_alive(true);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let end = Instant::now() + limits.lifetime;

@@ -3,7 +3,11 @@
 //! Changes are taken one at a time. Each is checked, written to the store, and then swapped into the registry, so that a
 //! crash between leaves what was before or what was asked for. Guests' reads wait for none of it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -114,6 +118,10 @@ pub struct MetadataService {
     tunnel: Arc<dyn TunnelEnd>,
     process: String,
     stop: CancellationToken,
+    /// Bundles on disk that no assignment uses: to be assigned soon, or left over.
+    unused: SyncMutex<BTreeSet<Digest>>,
+    /// Assignments on disk that could not be loaded.
+    unserved: SyncMutex<BTreeSet<InstanceId>>,
     /// Held while something changes; the node's end, once said.
     changing: Mutex<Option<Tunnel>>,
 }
@@ -134,6 +142,8 @@ impl MetadataService {
             tunnel: parts.tunnel,
             process: random_name(),
             stop: parts.stop,
+            unused: SyncMutex::default(),
+            unserved: SyncMutex::default(),
             changing: Mutex::new(None),
         };
         service.load().await?;
@@ -150,6 +160,7 @@ impl MetadataService {
             };
             if let Err(error) = loaded {
                 tracing::warn!(%instance, %error, "not served until the agent assigns it again");
+                set(&self.unserved).insert(instance);
             }
         }
         for digest in self.bundles.bundles().await? {
@@ -181,6 +192,8 @@ impl MetadataService {
             endpoint: self.tunnel.endpoint(),
             node_public_key: tunnel.map(|tunnel| tunnel.node_public_key.clone()),
             instances: self.registry.held(),
+            unserved: set(&self.unserved).iter().copied().collect(),
+            unused_bundles: set(&self.unused).iter().copied().collect(),
         }
     }
 
@@ -226,6 +239,21 @@ impl MetadataService {
         faults::BUNDLE_SAVE
             .around(self.bundles.put_bundle(wanted, ciphertext))
             .await?;
+        if !self.registry.uses(wanted) {
+            set(&self.unused).insert(wanted);
+        }
+        Ok(())
+    }
+
+    /// Ensures that the bundle is not kept, unless an instance is served it.
+    pub async fn delete_bundle(&self, digest: Digest) -> Result<(), ControlError> {
+        let _changing = self.changing.lock().await;
+        if !self.registry.uses(digest) {
+            faults::BUNDLE_DROP
+                .around(self.bundles.delete_bundle(digest))
+                .await?;
+        }
+        set(&self.unused).remove(&digest);
         Ok(())
     }
 
@@ -256,6 +284,7 @@ impl MetadataService {
             .await?;
         tracing::info!(%instance, name = %entry.assignment.name, %address, bundle = %entry.assignment.bundle.digest.short(), "served");
         self.registry_put(entry)?;
+        set(&self.unserved).remove(&instance);
         if let Some(former) = former {
             self.drop_unused(former.assignment.bundle.digest).await;
         }
@@ -270,6 +299,7 @@ impl MetadataService {
         faults::ASSIGNMENT_DROP
             .around(self.state.delete_assignment(instance))
             .await?;
+        set(&self.unserved).remove(&instance);
         if let Some(former) = former {
             tracing::info!(%instance, name = %former.assignment.name, "forgotten");
             self.drop_unused(former.assignment.bundle.digest).await;
@@ -315,21 +345,29 @@ impl MetadataService {
 
     fn registry_put(&self, entry: Entry) -> Result<(), ControlError> {
         let address = entry.assignment.address;
+        let digest = entry.assignment.bundle.digest;
         self.registry
             .put(entry)
-            .map_err(|holder| ControlError::AddressTaken { address, holder })
+            .map_err(|holder| ControlError::AddressTaken { address, holder })?;
+        set(&self.unused).remove(&digest);
+        Ok(())
     }
 
-    /// Garbage is no reason to fail: it is tried again at the next start.
+    /// Garbage is no reason to fail: the agent is told of it, and it is tried again at the next start.
     async fn drop_unused(&self, digest: Digest) {
         if !self.registry.uses(digest)
             && let Err(error) = faults::BUNDLE_DROP
                 .around(self.bundles.delete_bundle(digest))
                 .await
         {
-            tracing::warn!(%error, "a bundle that nobody uses stays on disk");
+            tracing::warn!(%error, "a bundle that no assignment uses stays on disk");
+            set(&self.unused).insert(digest);
         }
     }
+}
+
+fn set<T>(shared: &SyncMutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// 128 random bits as text.

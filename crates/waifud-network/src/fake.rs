@@ -52,6 +52,7 @@ struct Inner {
     addresses: HostAddresses,
     silent_listeners: bool,
     faults: HashMap<Call, u32>,
+    loses_answers: bool,
     ensured: u64,
 }
 
@@ -87,6 +88,11 @@ impl FakeNetwork {
     /// Makes the next `times` calls fail; they change nothing.
     pub fn fail(&self, call: Call, times: u32) {
         self.lock().faults.insert(call, times);
+    }
+
+    /// Whether calls of `ensure` that were carried out fail all the same, as when their answer comes too late.
+    pub fn lose_answers(&self, lose: bool) {
+        self.lock().loses_answers = lose;
     }
 
     /// Sets what a port's rules have dropped. Nothing happens when the port is unknown.
@@ -221,6 +227,12 @@ impl GuestNetwork for FakeNetwork {
             .learned
             .retain(|tap, _| lan.iter().any(|port| port.tap == *tap));
         inner.state = Some(state.clone());
+        if inner.loses_answers {
+            return Err(NetworkError::Tool {
+                tool: "fake",
+                message: "the answer was lost".to_owned(),
+            });
+        }
         Ok(())
     }
 

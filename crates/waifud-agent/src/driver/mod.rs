@@ -88,6 +88,8 @@ pub(crate) struct Driver {
     since: Timestamp,
     percent: Option<u8>,
     trouble: Option<Trouble>,
+    /// The version of the desired state that the trouble is about.
+    trouble_version: Option<u64>,
     hypervisor: Option<HypervisorKind>,
     drift: Option<Drift>,
     early: Early,
@@ -114,6 +116,7 @@ impl Driver {
             since: shared.now(),
             percent: None,
             trouble: None,
+            trouble_version: None,
             hypervisor: None,
             drift: None,
             early: Early::default(),
@@ -161,11 +164,14 @@ impl Driver {
             }
             Err(failure) => {
                 let step = self.step;
-                return self.failed(&view, None, step, failure);
+                let pause = self.failed(&view, None, step, failure);
+                // It is over once looking succeeds.
+                self.trouble_version = None;
+                return pause;
             }
         };
         if matches!(view.wish, Wish::LeaveAlone) {
-            return self.leave_alone(&seen).await;
+            return self.leave_alone(&seen, view.version).await;
         }
         let host_stopping = self.host_stopping(&view, &seen).await;
         if let Err(failure) = self.remember(&mut view, &seen, host_stopping) {
@@ -181,7 +187,7 @@ impl Driver {
             seen.settled = self.readiness.is_settled(&view.record.memory);
             let step = plan::next(&view.wish, &view.record.memory, &seen, now);
             if !failed {
-                self.trouble = None;
+                self.forget_trouble(step, view.version);
             }
             self.enter(step);
             self.report(&view, Some(&seen));
@@ -211,6 +217,7 @@ impl Driver {
                 Outcome::Done => {
                     if !failed {
                         self.retry.reset();
+                        self.trouble.take_if(|trouble| trouble.step == step);
                     }
                     if matches!(step, Step::ForceOff | Step::Undefine | Step::Start) {
                         // What these change is worth a look of its own.
@@ -256,7 +263,7 @@ impl Driver {
     }
 
     /// What left the slice: when nothing of it is on the node any more, its record and its lease may go too.
-    async fn leave_alone(&mut self, seen: &Observed) -> Pass {
+    async fn leave_alone(&mut self, seen: &Observed, version: u64) -> Pass {
         self.shared.reports.forget(self.id);
         let table = &self.shared.table;
         if seen.domain.is_none() && !seen.leftovers {
@@ -267,7 +274,7 @@ impl Driver {
                 self.shared.network.release(table, self.id).await?;
                 let files = self.shared.files.ensure_absent(self.id).await;
                 files.map_err(|error| Failure::passing(error.to_string()))?;
-                Ok::<_, Failure>(table.forget(self.id)?)
+                Ok::<_, Failure>(table.forget(self.id, version)?)
             };
             return match released.await {
                 Ok(()) => Pass::Again,
@@ -522,6 +529,15 @@ impl Driver {
             message,
             lasting,
         });
+        self.trouble_version = self.shared.table.version(self.id);
+    }
+
+    /// What failed stays the instance's trouble while the same is tried again, and the steps before it: a retry is no
+    /// news. It is over when the plan goes on after it, or when something else is wanted.
+    fn forget_trouble(&mut self, step: Step, version: u64) {
+        let same = self.trouble_version == Some(version);
+        self.trouble
+            .take_if(|trouble| !(same && plan::leads_to(step, trouble.step)));
     }
 
     fn failed(

@@ -1,4 +1,7 @@
 //! A metadatad in memory, and a tunnel that is only said to be there.
+//!
+//! As with the real one, a request that was sent is carried out whether or not its sender waits for the answer, and
+//! requests of different senders have no order among each other. [`FakeMetadata::set_delays`] makes that visible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,6 +34,8 @@ struct World {
     bundles: BTreeSet<Digest>,
     held: BTreeMap<InstanceId, Assignment>,
     observations: Vec<Observation>,
+    /// The seed of the next pause; `None` when everything happens at once.
+    delays: Option<u64>,
 }
 
 impl Default for FakeMetadata {
@@ -72,6 +77,17 @@ impl FakeMetadata {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// From now on requests take up to a few milliseconds before they are carried out, and as long again before they
+    /// are answered. The pauses follow from the seed.
+    pub fn set_delays(&self, seed: u64) {
+        lock(&self.world).delays = Some(seed);
+    }
+
+    /// Bundles that are kept.
+    pub fn bundles(&self) -> BTreeSet<Digest> {
+        lock(&self.world).bundles.clone()
+    }
+
     /// Who is served.
     pub fn held(&self) -> BTreeMap<InstanceId, Assignment> {
         lock(&self.world).held.clone()
@@ -103,6 +119,26 @@ impl FakeMetadata {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Carries out a request as the real service does: to its end, whatever becomes of the sender.
+    async fn request<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut World) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
+        let Some((before, after)) = lock(&self.world).pauses() else {
+            return act(&mut *self.online()?);
+        };
+        let fake = self.clone();
+        let work = tokio::spawn(async move {
+            tokio::time::sleep(before).await;
+            let outcome = fake.online().and_then(|mut world| act(&mut world));
+            tokio::time::sleep(after).await;
+            outcome
+        });
+        work.await.map_err(|error| MetadataError::Failed {
+            message: error.to_string(),
+        })?
+    }
+
     fn online(&self) -> Result<MutexGuard<'_, World>, MetadataError> {
         let world = lock(&self.world);
         if world.online {
@@ -116,12 +152,44 @@ impl FakeMetadata {
 }
 
 impl World {
+    /// The pauses before and after the next request (splitmix64).
+    fn pauses(&mut self) -> Option<(Duration, Duration)> {
+        let seed = self.delays?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.delays = Some(seed);
+        let mut mixed = seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let micros = |bits: u64| Duration::from_micros(bits % 4000);
+        Some((micros(mixed >> 32), micros(mixed & 0xffff_ffff)))
+    }
+
+    /// The bundle of a former assignment goes when no other uses it.
+    fn drop_unused(&mut self, former: Option<Assignment>) {
+        if let Some(former) = former {
+            let digest = former.bundle.digest;
+            if self.held.values().all(|held| held.bundle.digest != digest) {
+                self.bundles.remove(&digest);
+            }
+        }
+    }
+
     fn status(&self) -> Status {
         Status {
             process: self.process.to_string(),
             public_key: "c2VydmVy".to_owned(),
             endpoint: SocketAddr::from(([127, 0, 0, 1], 51821)),
             node_public_key: self.tunnel.as_ref().map(|t| t.node_public_key.clone()),
+            unserved: Vec::new(),
+            unused_bundles: self
+                .bundles
+                .iter()
+                .filter(|bundle| {
+                    self.held
+                        .values()
+                        .all(|held| held.bundle.digest != **bundle)
+                })
+                .copied()
+                .collect(),
             instances: self
                 .held
                 .iter()
@@ -138,18 +206,34 @@ impl World {
 #[async_trait]
 impl MetadataService for FakeMetadata {
     async fn status(&self) -> Result<Status, MetadataError> {
-        Ok(self.online()?.status())
+        self.request(|world| Ok(world.status())).await
     }
 
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError> {
-        let mut world = self.online()?;
-        world.tunnel = Some(tunnel.clone());
-        Ok(world.status())
+        let tunnel = tunnel.clone();
+        self.request(|world| {
+            world.tunnel = Some(tunnel);
+            Ok(world.status())
+        })
+        .await
     }
 
     async fn put_bundle(&self, bundle: Digest, _bytes: Bytes) -> Result<(), MetadataError> {
-        self.online()?.bundles.insert(bundle);
-        Ok(())
+        self.request(move |world| {
+            world.bundles.insert(bundle);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError> {
+        self.request(move |world| {
+            if world.held.values().all(|held| held.bundle.digest != bundle) {
+                world.bundles.remove(&bundle);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn assign(
@@ -157,17 +241,32 @@ impl MetadataService for FakeMetadata {
         instance: InstanceId,
         assignment: &Assignment,
     ) -> Result<(), MetadataError> {
-        let mut world = self.online()?;
-        if !world.bundles.contains(&assignment.bundle.digest) {
-            return Err(MetadataError::BundleMissing);
-        }
-        world.held.insert(instance, assignment.clone());
-        Ok(())
+        let assignment = assignment.clone();
+        self.request(move |world| {
+            if !world.bundles.contains(&assignment.bundle.digest) {
+                return Err(MetadataError::BundleMissing);
+            }
+            let address = assignment.address;
+            let holder = world.held.iter().find(|(_, held)| held.address == address);
+            if let Some((holder, _)) = holder.filter(|(holder, _)| **holder != instance) {
+                return Err(MetadataError::Refused {
+                    message: format!("the address {address} is instance {holder}'s"),
+                });
+            }
+            let former = world.held.insert(instance, assignment);
+            world.drop_unused(former);
+            Ok(())
+        })
+        .await
     }
 
     async fn release(&self, instance: InstanceId) -> Result<(), MetadataError> {
-        self.online()?.held.remove(&instance);
-        Ok(())
+        self.request(move |world| {
+            let former = world.held.remove(&instance);
+            world.drop_unused(former);
+            Ok(())
+        })
+        .await
     }
 
     async fn observations(

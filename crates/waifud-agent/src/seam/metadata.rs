@@ -53,6 +53,9 @@ pub trait MetadataService: Send + Sync {
     /// It holds these encrypted bytes.
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError>;
 
+    /// It does not keep these bytes, unless it serves them to an instance.
+    async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError>;
+
     /// The instance's documents are served: after `Ok` the guest may be started.
     async fn assign(
         &self,
@@ -102,6 +105,12 @@ impl MetadataService for MetadatadClient {
 
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {
         MetadatadClient::put_bundle(self, bundle, bytes)
+            .await
+            .map_err(service_error)
+    }
+
+    async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError> {
+        MetadatadClient::drop_bundle(self, bundle)
             .await
             .map_err(service_error)
     }

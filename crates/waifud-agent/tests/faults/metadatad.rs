@@ -86,6 +86,11 @@ impl MetadataService for Link {
         self.0.ask(put).await
     }
 
+    async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError> {
+        let delete = |s: Arc<Service>| async move { s.delete_bundle(bundle).await };
+        self.0.ask(delete).await
+    }
+
     async fn assign(&self, id: InstanceId, wanted: &Assignment) -> Result<(), MetadataError> {
         let wanted = wanted.clone();
         let put = |s: Arc<Service>| async move { s.put_instance(id, wanted).await };

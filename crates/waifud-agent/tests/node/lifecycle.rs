@@ -1,5 +1,8 @@
 //! An instance's life on a node of fakes: created, ready, stopped, crashed, deleted.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use crate::world::{World, cloud_init_done, guest_with};
 use waifud_api::metadatad::Observed;
 use waifud_hypervisor::fake::Op;
@@ -284,12 +287,31 @@ async fn a_guest_that_a_full_disk_halted_is_resumed_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn one_that_somebody_paused_is_left_to_somebody() {
+async fn a_guest_that_was_paused_by_hand_is_not_resumed() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
     world.hypervisor.pause(id, false);
     world.until_state(id, InstanceState::Paused).await;
+    // Each edit makes the driver look at the guest again and report what it saw.
+    for _ in 0..5 {
+        world.waifud.edit(id, |_| {});
+        let generation = world.waifud.instance(id).unwrap().generation;
+        let status = world
+            .until_status(id, "looked at", |s| s.observed_generation == generation)
+            .await;
+        assert_eq!(status.state, InstanceState::Paused);
+    }
+    assert_eq!(
+        world.domain(id).await,
+        Some(DomainState::Paused { io_error: false })
+    );
+    assert_eq!(
+        world.hypervisor.calls(Op::EnsureStarted),
+        1,
+        "at its creation"
+    );
+    // Resumed by hand, it is running again.
     world.hypervisor.ensure_started(id).await.unwrap();
     world.until_state(id, InstanceState::Running).await;
 }
@@ -433,4 +455,31 @@ async fn lasting_reasons_are_told_as_failures_and_mended_causes_are_noticed() {
     assert!(status.step.unwrap().waiting_for.is_some());
     world.pool.set_full(false);
     world.until_ready(other_id).await;
+}
+
+#[tokio::test]
+async fn a_step_that_is_tried_again_for_the_same_reason_is_one_change_of_state() {
+    let lasting = || HypervisorError::StartFailed {
+        name: "web".to_owned(),
+        message: "no such device".to_owned(),
+    };
+    let passing = || HypervisorError::TimedOut {
+        what: "start",
+        after: Duration::from_mins(1),
+    };
+    for error in [&lasting as &dyn Fn() -> HypervisorError, &passing] {
+        let world = World::new();
+        world.start();
+        for _ in 0..6 {
+            world.hypervisor.fail_next(Op::EnsureStarted, error());
+        }
+        let id = world.run_one("web").await;
+        assert_eq!(world.hypervisor.calls(Op::EnsureStarted), 7);
+        let story = world.waifud.story(id);
+        let mut states: Vec<_> = story.iter().map(|report| report.state).collect();
+        states.dedup();
+        let different: HashSet<_> = states.iter().collect();
+        assert_eq!(different.len(), states.len(), "{}: {states:?}", error());
+        assert_eq!(states.last(), Some(&InstanceState::Running));
+    }
 }

@@ -1,6 +1,7 @@
 //! An agent's behaviour on a node of fakes, which live on when the agent is killed.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+mod churn;
 mod datasource;
 mod disk_full;
 mod drift;

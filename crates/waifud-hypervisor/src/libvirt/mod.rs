@@ -17,6 +17,7 @@ mod fault;
 pub mod kvm;
 mod state;
 mod threads;
+mod turns;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ use self::agents::Agents;
 use self::connection::Connector;
 use self::fault::Fault;
 use self::threads::Threads;
+use self::turns::Turns;
 use self::verbs::NodeFacts;
 use crate::xml::RenderOptions;
 use crate::{
@@ -86,6 +88,7 @@ pub struct LibvirtHypervisor {
     config: LibvirtConfig,
     connector: Arc<Connector>,
     threads: Threads,
+    turns: Turns,
     agents: Agents,
     /// Apart from the other calls to guest agents: whoever waits in vain for a thread to ask a guest to shut down on
     /// would pull its plug.
@@ -103,6 +106,7 @@ impl LibvirtHypervisor {
         Ok(Arc::new(Self {
             connector: Connector::start(config.uri.clone()).map_err(failed)?,
             threads: Threads::start("libvirt", THREADS).map_err(failed)?,
+            turns: Turns::default(),
             agents: Agents::start(&config.uri).map_err(failed)?,
             shutdown_threads: Threads::start("shutdowns", SHUTDOWN_THREADS).map_err(failed)?,
             probed: OnceCell::new(),
@@ -119,6 +123,19 @@ impl LibvirtHypervisor {
         self.threads
             .run(what, self.config.call_timeout, move || connector.with(call))
             .await
+    }
+
+    /// A call about one domain: it begins when the domain's earlier ones have ended, also those that timed out.
+    async fn call_on<T: Send + 'static>(
+        &self,
+        id: InstanceId,
+        what: &'static str,
+        call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HypervisorError> {
+        let connector = Arc::clone(&self.connector);
+        let limit = self.config.call_timeout;
+        let call = move || connector.with(call);
+        self.turns.run(id, &self.threads, what, limit, call).await
     }
 
     async fn probe(&self, facts: &NodeFacts) -> HypervisorFacts {
@@ -183,7 +200,7 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
-        self.call("get", move |connect| verbs::get(connect, id))
+        self.call_on(id, "get", move |connect| verbs::get(connect, id))
             .await
     }
 
@@ -191,7 +208,7 @@ impl Hypervisor for LibvirtHypervisor {
         let (spec, options) = (spec.clone(), self.options());
         let make = self.config.make_directories;
         let owner = self.config.qemu_owner;
-        self.call("define", move |connect| {
+        self.call_on(spec.id, "define", move |connect| {
             if make {
                 make_directory(spec.console_log.parent(), None)?;
                 make_directory(spec.vnc_socket.parent(), owner)?;
@@ -204,7 +221,7 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
         let paused = self.config.start_paused;
-        self.call("start", move |connect| {
+        self.call_on(id, "start", move |connect| {
             verbs::ensure_started(connect, id, paused)
         })
         .await
@@ -221,13 +238,15 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        self.call("destroy", move |connect| verbs::ensure_off(connect, id))
+        self.call_on(id, "destroy", move |connect| verbs::ensure_off(connect, id))
             .await
     }
 
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        self.call("undefine", move |connect| verbs::ensure_absent(connect, id))
-            .await
+        self.call_on(id, "undefine", move |connect| {
+            verbs::ensure_absent(connect, id)
+        })
+        .await
     }
 
     async fn ensure_disk_size(
@@ -237,7 +256,7 @@ impl Hypervisor for LibvirtHypervisor {
         size: ByteSize,
     ) -> Result<(), HypervisorError> {
         let disk = disk.clone();
-        self.call("block resize", move |connect| {
+        self.call_on(id, "block resize", move |connect| {
             verbs::ensure_disk_size(connect, id, &disk, size)
         })
         .await

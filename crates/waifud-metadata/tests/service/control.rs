@@ -5,14 +5,19 @@ use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    sync::{Notify, Semaphore},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 use waifud_api::{
     MetadatadClient, MetadatadError,
-    metadatad::{Held, Observed, Tunnel},
+    metadatad::{Assignment, Held, Observed, Tunnel},
 };
-use waifud_cloudinit::digest_of;
-use waifud_metadata::{ControlSocket, FakeStore, GuestLimits};
+use waifud_cloudinit::{Tokens, digest_of};
+use waifud_metadata::{
+    ControlSocket, DiskStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts,
+    StateStore, StoreError, system_clock,
+};
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PrivateKey;
 
@@ -286,7 +291,7 @@ async fn malformed_requests_are_problems_that_do_not_repeat_what_was_sent() {
 async fn a_stranger_is_turned_away_although_the_mode_would_let_him_in() {
     const NOBODY: u32 = 65_534;
     if !nix::unistd::Uid::effective().is_root() {
-        let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none();
+        let may_skip = std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1");
         assert!(may_skip, "needs root to be somebody else");
         // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
         drop(std::io::Write::write_fmt(
@@ -308,4 +313,135 @@ async fn a_stranger_is_turned_away_although_the_mode_would_let_him_in() {
     };
     assert!(ask(NOBODY).await.unwrap().is_empty());
     assert!(!ask(0).await.unwrap().is_empty());
+}
+
+/// A store on disk that takes its time over assignments: it has written, and does not say so before it is let.
+struct Slow {
+    disk: DiskStore,
+    written: Notify,
+    go_on: Semaphore,
+}
+
+#[async_trait::async_trait]
+impl StateStore for Slow {
+    async fn put_assignment(
+        &self,
+        instance: InstanceId,
+        assignment: &Assignment,
+    ) -> Result<(), StoreError> {
+        self.disk.put_assignment(instance, assignment).await?;
+        self.written.notify_one();
+        self.go_on.acquire().await.unwrap().forget();
+        Ok(())
+    }
+
+    async fn delete_assignment(&self, instance: InstanceId) -> Result<(), StoreError> {
+        self.disk.delete_assignment(instance).await
+    }
+
+    async fn assignments(&self) -> Result<Vec<(InstanceId, Assignment)>, StoreError> {
+        self.disk.assignments().await
+    }
+
+    async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<(), StoreError> {
+        self.disk.put_tunnel(tunnel).await
+    }
+
+    async fn tunnel(&self) -> Result<Option<Tunnel>, StoreError> {
+        self.disk.tunnel().await
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_listed_also_when_its_caller_went_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = DiskStore::open(directory.path()).unwrap();
+    let slow = Arc::new(Slow {
+        disk: disk.clone(),
+        written: Notify::new(),
+        go_on: Semaphore::new(0),
+    });
+    let service = MetadataService::start(Parts {
+        bundles: Arc::new(disk.clone()),
+        state: Arc::<Slow>::clone(&slow),
+        tunnel: Arc::new(FakeTunnel::default()),
+        tokens: Tokens::new(&[7; 32]),
+        limits: GuestLimits::default(),
+        clock: system_clock,
+        stop: CancellationToken::new(),
+    })
+    .await
+    .unwrap();
+    let path = directory.path().join("control.sock");
+    let socket = ControlSocket::bind(&path).unwrap();
+    let serving = tokio::spawn(socket.serve(Arc::clone(&service), CancellationToken::new()));
+    let client = MetadatadClient::new(path);
+    let guest = Guest::new("a", A);
+    let digest = guest.sealed.digest;
+    client
+        .put_bundle(digest, guest.sealed.ciphertext.clone())
+        .await
+        .unwrap();
+
+    let put = tokio::spawn({
+        let (client, id, assignment) = (client.clone(), guest.id, guest.assignment.clone());
+        async move { client.put_instance(id, &assignment).await }
+    });
+    slow.written.notified().await;
+    put.abort();
+    assert!(put.await.unwrap_err().is_cancelled());
+    // The server sees the end of the connection before the store answers.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    slow.go_on.add_permits(1);
+    let stored = disk.assignments().await.unwrap();
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    let status = client.status().await.unwrap();
+    let listed: Vec<_> = status.instances.iter().map(|held| held.id).collect();
+    assert_eq!(listed, [guest.id]);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_bundle_that_no_instance_is_served_is_listed_until_it_is_dropped() {
+    let agent = agent().await;
+    let (used, unused) = (Guest::new("a", A), Guest::new("b", B));
+    agent.house.admit(&used).await;
+    let digest = unused.sealed.digest;
+    let put = async || {
+        let ciphertext = unused.sealed.ciphertext.clone();
+        agent.client.put_bundle(digest, ciphertext).await.unwrap();
+        agent.client.status().await.unwrap().unused_bundles
+    };
+    assert_eq!(put().await, [digest]);
+    for bundle in [digest, used.sealed.digest] {
+        agent.client.drop_bundle(bundle).await.unwrap();
+    }
+    let status = agent.client.status().await.unwrap();
+    assert_eq!(status.unused_bundles, []);
+    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 200);
+    // Dropped indeed: it has to be put again before it can be assigned.
+    let assign = || agent.client.put_instance(unused.id, &unused.assignment);
+    assert!(assign().await.unwrap_err().is_bundle_missing());
+    assert_eq!(put().await, [digest]);
+    assign().await.unwrap();
+    assert_eq!(agent.client.status().await.unwrap().unused_bundles, []);
+}
+
+#[tokio::test]
+async fn an_assignment_that_can_not_be_loaded_is_listed_and_can_be_deleted() {
+    let store = FakeStore::default();
+    let guest = Guest::new("a", A);
+    store
+        .put_assignment(guest.id, &guest.assignment)
+        .await
+        .unwrap();
+    let house = House::on(store.clone(), GuestLimits::default()).await;
+    let status = house.service.status().await;
+    assert_eq!(
+        (status.instances, status.unserved),
+        (vec![], vec![guest.id])
+    );
+    house.service.delete_instance(guest.id).await.unwrap();
+    assert_eq!(house.service.status().await.unserved, []);
+    assert_eq!(store.assignments().await.unwrap(), []);
 }

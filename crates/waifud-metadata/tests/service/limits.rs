@@ -170,3 +170,33 @@ async fn requests_under_way_are_finished_when_the_service_stops() {
     assert_eq!(status(&answer), 200);
     timeout(PATIENCE, house.serving).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_before_the_answer_is_answered() {
+    let house = house(GuestLimits::default()).await;
+    let head = "Host: 169.254.169.254\r\n";
+    let token = format!(
+        "PUT /latest/api/token HTTP/1.1\r\n{head}X-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n"
+    );
+    let home = "hostname=a&instance_id=i-1";
+    let home = format!(
+        "POST /waifud/phone-home HTTP/1.1\r\n{head}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{home}",
+        home.len()
+    );
+    let get = format!("GET {PATH} HTTP/1.1\r\n{head}\r\n");
+    for round in 0..50 {
+        for request in [&get, &token, &home] {
+            let mut stream = house.connect(A);
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            let read = stream.read_to_string(&mut answer);
+            timeout(PATIENCE, read).await.unwrap().unwrap();
+            let code = status(&answer);
+            assert!(
+                (200..300).contains(&code),
+                "{round}: {request:?}: {answer:?}"
+            );
+        }
+    }
+}

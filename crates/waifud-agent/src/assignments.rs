@@ -1,0 +1,318 @@
+//! What metadatad was told of each instance, and what is known of the outcome.
+//!
+//! A request that was sent may be carried out even when nobody waits for its answer any more: the desired state changed,
+//! or the answer came too late. So a request, once begun, is awaited by a task of its own; the next one about the same
+//! instance is sent after its end; and from before a request is sent until it is confirmed, nothing is taken for known.
+//! In particular an instance counts as possibly held until metadatad has confirmed its release.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::JoinSet;
+use waifud_api::metadatad::{Assignment, Held};
+use waifud_types::{Digest, InstanceId, Timestamp};
+
+use crate::faults;
+use crate::seam::{MetadataError, MetadataService};
+
+/// Locks for the order of requests: instances that share one wait for each other, which costs little.
+const TURNS: usize = 64;
+
+/// The address and the bundle of an assignment.
+pub(crate) type Served = (Ipv4Addr, Digest);
+
+/// See the module's text.
+pub(crate) struct Assignments {
+    service: Arc<dyn MetadataService>,
+    known: Arc<Mutex<Known>>,
+    turns: Vec<Arc<tokio::sync::Mutex<()>>>,
+    /// Requests under way; they end with this process at the latest.
+    requests: Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Confirmed assignments.
+    held: BTreeMap<InstanceId, Served>,
+    /// Since when at least.
+    held_since: BTreeMap<InstanceId, (Digest, Timestamp)>,
+    /// Confirmed releases.
+    released: BTreeSet<InstanceId>,
+    /// Counts what happens to requests, to tell whether a list is older than a request.
+    clock: u64,
+    /// When a request about the instance was last begun or ended.
+    touched: BTreeMap<InstanceId, u64>,
+    under_way: BTreeSet<InstanceId>,
+}
+
+/// A moment before which a list of assignments was not asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment(u64);
+
+impl Assignments {
+    pub fn new(service: Arc<dyn MetadataService>) -> Self {
+        Self {
+            service,
+            known: Arc::default(),
+            turns: (0..TURNS).map(|_| Arc::default()).collect(),
+            requests: Mutex::default(),
+        }
+    }
+
+    /// The confirmed assignment of the instance.
+    pub fn of(&self, id: InstanceId) -> Option<Served> {
+        self.known().held.get(&id).copied()
+    }
+
+    /// Whether it may hold anything of the instance: yes until a release was confirmed.
+    pub fn may_hold(&self, id: InstanceId) -> bool {
+        !self.known().released.contains(&id)
+    }
+
+    /// The instances with a confirmed assignment.
+    pub fn held(&self) -> Vec<InstanceId> {
+        self.known().held.keys().copied().collect()
+    }
+
+    /// Whether any confirmed assignment has the bundle.
+    pub fn uses(&self, bundle: Digest) -> bool {
+        self.known().held.values().any(|(_, held)| *held == bundle)
+    }
+
+    /// The bundle of the confirmed assignment, and since when it is held at least.
+    pub fn since(&self, id: InstanceId) -> Option<(Digest, Timestamp)> {
+        self.known().held_since.get(&id).copied()
+    }
+
+    /// Has the instance's documents served. The request is sent even if this is dropped once it has begun.
+    pub async fn assign(
+        &self,
+        id: InstanceId,
+        assignment: Assignment,
+    ) -> Result<(), MetadataError> {
+        let service = self.service.clone();
+        let served = (assignment.address, assignment.bundle.digest);
+        let send = async move { faults::ASSIGN.around(service.assign(id, &assignment)).await };
+        self.request(id, || true, Some(served), send).await
+    }
+
+    /// Has everything of the instance forgotten, when `still` says so in its turn.
+    pub async fn release(
+        &self,
+        id: InstanceId,
+        still: impl FnOnce() -> bool,
+    ) -> Result<(), MetadataError> {
+        let service = self.service.clone();
+        let send = async move { faults::RELEASE.around(service.release(id)).await };
+        self.request(id, still, None, send).await
+    }
+
+    async fn request(
+        &self,
+        id: InstanceId,
+        still: impl FnOnce() -> bool,
+        becomes: Option<Served>,
+        send: impl Future<Output = Result<(), MetadataError>> + Send + 'static,
+    ) -> Result<(), MetadataError> {
+        let turn = usize::from(id.as_uuid().as_bytes()[15]) % TURNS;
+        let turn = self.turns[turn].clone().lock_owned().await;
+        if !still() {
+            return Ok(());
+        }
+        let known = self.known.clone();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        lock(&known).begin(id);
+        self.spawn(async move {
+            let outcome = send.await;
+            lock(&known).end(id, outcome.is_ok().then_some(becomes));
+            drop(turn);
+            // Without a receiver the caller has given up; what is known was noted above.
+            let _given_up = answer.send(outcome);
+        });
+        answered.await.unwrap_or_else(|_| {
+            Err(MetadataError::Failed {
+                message: "the request ended without an answer".to_owned(),
+            })
+        })
+    }
+
+    /// To be asked before a list is.
+    pub fn now(&self) -> Moment {
+        Moment(self.known().clock)
+    }
+
+    /// Takes over a list that was asked for after `asked`. What was requested since then is newer than the list; where
+    /// another process answers than before (`changed`), the list may come from either, and nothing is known.
+    pub fn learn(&self, list: &[Held], asked: Moment, changed: bool) {
+        let mut known = self.known();
+        let newer: BTreeSet<InstanceId> = known
+            .touched
+            .iter()
+            .filter(|(_, at)| **at > asked.0)
+            .map(|(id, _)| *id)
+            .chain(known.under_way.iter().copied())
+            .collect();
+        let keep = |id: &InstanceId| newer.contains(id) && !changed;
+        known.held.retain(|id, _| keep(id));
+        for held in list.iter().filter(|held| !newer.contains(&held.id)) {
+            known.held.insert(held.id, (held.address, held.bundle));
+            known.released.remove(&held.id);
+            known.note_since(held.id, held.bundle);
+        }
+    }
+
+    /// Forgets what is known of instances other than these.
+    pub fn retain(&self, records: &BTreeSet<InstanceId>) {
+        let mut known = self.known();
+        let under_way = known.under_way.clone();
+        let keep = |id: &InstanceId| records.contains(id) || under_way.contains(id);
+        known.released.retain(keep);
+        known.touched.retain(|id, _| keep(id));
+        known.held_since.retain(|id, _| keep(id));
+    }
+
+    fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        while requests.try_join_next().is_some() {}
+        requests.spawn(request);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+}
+
+impl Known {
+    /// A request is about to be sent: from now on anything may be so.
+    fn begin(&mut self, id: InstanceId) {
+        self.held.remove(&id);
+        self.released.remove(&id);
+        self.under_way.insert(id);
+        self.touch(id);
+    }
+
+    /// It ended; confirmed, the instance has this assignment, or none.
+    fn end(&mut self, id: InstanceId, confirmed: Option<Option<Served>>) {
+        self.under_way.remove(&id);
+        self.touch(id);
+        match confirmed {
+            Some(Some(served)) => {
+                self.held.insert(id, served);
+                self.note_since(id, served.1);
+            }
+            Some(None) => {
+                self.released.insert(id);
+                self.held_since.remove(&id);
+            }
+            None => {}
+        }
+    }
+
+    fn touch(&mut self, id: InstanceId) {
+        self.clock += 1;
+        self.touched.insert(id, self.clock);
+    }
+
+    fn note_since(&mut self, id: InstanceId, digest: Digest) {
+        if self.held_since.get(&id).map(|(held, _)| *held) != Some(digest) {
+            self.held_since.insert(id, (digest, Timestamp::now()));
+        }
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    // Changed as a whole: a panic elsewhere leaves it sound.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::fake::{FakeMetadata, sample_instance};
+
+    fn assignment(host: u8) -> Assignment {
+        let instance = sample_instance("a");
+        Assignment {
+            name: instance.name,
+            address: [10, 144, 1, host].into(),
+            bundle: instance.bundle,
+        }
+    }
+
+    async fn service() -> (FakeMetadata, Assignments) {
+        let service = FakeMetadata::new();
+        (service.clone(), Assignments::new(Arc::new(service)))
+    }
+
+    async fn put(service: &FakeMetadata, assignment: &Assignment) {
+        let digest = assignment.bundle.digest;
+        service
+            .put_bundle(digest, bytes::Bytes::new())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_release_follows_a_request_whose_answer_nobody_awaited() {
+        let (service, assignments) = service().await;
+        let (id, assignment) = (InstanceId::generate(), assignment(7));
+        put(&service, &assignment).await;
+        service.set_delays(1);
+        // Begun, sent, and dropped.
+        assert_eq!(assignments.assign(id, assignment).now_or_never(), None);
+        assert!(assignments.may_hold(id));
+        assignments.release(id, || true).await.unwrap();
+        assert!(!assignments.may_hold(id));
+        assert!(service.held().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_former_assignment_is_not_known_while_another_is_under_way() {
+        let (service, assignments) = service().await;
+        let (id, one, other) = (InstanceId::generate(), assignment(7), assignment(8));
+        put(&service, &one).await;
+        put(&service, &other).await;
+        let served = (one.address, one.bundle.digest);
+        assignments.assign(id, one.clone()).await.unwrap();
+        assert_eq!(assignments.of(id), Some(served));
+        service.set_delays(1);
+        assert_eq!(assignments.assign(id, other).now_or_never(), None);
+        assert_eq!(assignments.of(id), None);
+        put(&service, &one).await;
+        assignments.assign(id, one).await.unwrap();
+        assert_eq!(assignments.of(id), Some(served));
+        assert_eq!(service.held()[&id].address, served.0);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_older_than_a_request_changes_nothing_of_its_instance() {
+        let (service, assignments) = service().await;
+        let (id, assignment) = (InstanceId::generate(), assignment(7));
+        put(&service, &assignment).await;
+        assignments.assign(id, assignment).await.unwrap();
+        let asked = assignments.now();
+        let list = service.status().await.unwrap().instances;
+        assignments.release(id, || true).await.unwrap();
+        assignments.learn(&list, asked, false);
+        assert_eq!(assignments.of(id), None);
+        assert!(!assignments.may_hold(id));
+        assignments.learn(&list, assignments.now(), false);
+        assert!(assignments.of(id).is_some() && assignments.may_hold(id));
+    }
+
+    #[tokio::test]
+    async fn of_a_request_that_failed_nothing_is_known() {
+        let (service, assignments) = service().await;
+        let (id, assignment) = (InstanceId::generate(), assignment(7));
+        put(&service, &assignment).await;
+        assignments.release(id, || true).await.unwrap();
+        service.set_online(false);
+        let refused = assignments.assign(id, assignment).await;
+        assert!(refused.is_err());
+        assert!(assignments.may_hold(id));
+        assert_eq!(assignments.of(id), None);
+    }
+}
