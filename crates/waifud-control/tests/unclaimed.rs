@@ -121,6 +121,16 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
     let path = "/v1/nodes/alder/unclaimed/web/claim";
     let claimed = today.post(path, &json!({})).await.expect(201).instance();
     assert_eq!(claimed.id, record.id);
+    // Only the database was restored: the row of its image is not the image.
+    let image = format!("/v1/images/{}", claimed.spec.image);
+    let shown = today.get(&image).await.expect(200).json();
+    assert_eq!(shown["available"], false);
+    let body = json!({"name": "from-it", "image": claimed.spec.image});
+    today.post("/v1/templates", &body).await.expect(422);
+    agent
+        .get(&format!("/v1/agent/images/{}", claimed.spec.image))
+        .await
+        .expect(503);
     assert_eq!(claimed.spec.nics[0].address, Some(address));
     assert_eq!(claimed.spec.memory_bytes, ByteSize::mib(512));
     let text = today.get("/v1/instances/web/user-data").await.expect(200);

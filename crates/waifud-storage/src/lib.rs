@@ -135,6 +135,7 @@ impl StorageError {
             | Self::NoImage(_)
             | Self::TooSmall { .. }
             | Self::NoClones { .. }
+            | Self::OtherImage { .. }
             | Self::Tool { .. }
             | Self::Io { .. } => false,
         }
