@@ -145,6 +145,7 @@ fn main_job(lab: &Lab, image: &BuiltImage, args: &Args) -> Result<Report> {
 
     step(&format!("asking the guest itself, over SSH to {address}"));
     let proven = proof::ask_guest(lab, &key, &address, INSTANCE)?;
+    waifuctl.module_ended_well("modules-final/scripts-user")?;
     let (running, ready) = waifuctl.times(&created)?;
     let report = Report {
         instance: INSTANCE.to_owned(),
@@ -271,6 +272,20 @@ impl Waifuctl {
                 .as_array()
                 .is_some_and(|n| n.iter().any(|n| n["state"] == "ready"));
             Ok(ready.then_some(()))
+        })
+    }
+
+    /// Waits until waifud was told by the guest's own cloud-init that a module has succeeded, and how long it took.
+    fn module_ended_well(&self, name: &str) -> Result<()> {
+        let what = format!("cloud-init's report of {name}");
+        wait::until(&what, 2 * SHORT, || {
+            let why = self.json(&["why", INSTANCE])?;
+            let modules = why.pointer("/evidence/modules").and_then(Value::as_array);
+            let mut modules = modules.into_iter().flatten();
+            let told = modules.find(|module| module["name"] == name);
+            let well = told
+                .is_some_and(|module| module["result"] == "success" && module["took_ms"].is_u64());
+            Ok(well.then_some(()))
         })
     }
 

@@ -10,7 +10,7 @@ use waifud_api::Instance;
 use waifud_api::client::{ClientError, EventQuery};
 use waifud_types::InstanceState;
 use waifud_types::spec::RestartPolicy;
-use waifud_types::status::{CloudInitState, InstanceStatus, StoppedBy};
+use waifud_types::status::{CloudInitState, InstanceStatus, ReadyBy, StoppedBy};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ impl Milestone {
             Self::Placed => status.node.is_some(),
             Self::Disk => started || status.state == InstanceState::Starting,
             Self::Started => started,
-            Self::CloudInit => started && (status.ready || status.cloud_init.state.is_final()),
+            Self::CloudInit => started && cloud_init_is_over(status),
         }
     }
 
@@ -75,17 +75,33 @@ impl Milestone {
                     primary_address(status).unwrap_or_else(|| "no address seen yet".to_owned());
                 format!("{kind}, {address}")
             }
-            Self::CloudInit => match status.cloud_init.state {
-                CloudInitState::Done => "done".to_owned(),
-                CloudInitState::Degraded => "done, with recoverable errors".to_owned(),
-                CloudInitState::Error => "finished with errors; the VM runs".to_owned(),
-                CloudInitState::Disabled => "switched off in the guest".to_owned(),
-                CloudInitState::Pending | CloudInitState::Running | CloudInitState::Unknown => {
-                    "phoned home".to_owned()
-                }
-            },
+            Self::CloudInit => cloud_init_end(status),
         }
     }
+}
+
+/// Whether nothing more is to be waited for: it has finished, or that can't be learned.
+pub fn cloud_init_is_over(status: &InstanceStatus) -> bool {
+    let cloud_init = &status.cloud_init;
+    status.ready || cloud_init.state.is_final() || cloud_init.unknown_because.is_some()
+}
+
+/// How it ended, in a few words.
+fn cloud_init_end(status: &InstanceStatus) -> String {
+    let word = match status.cloud_init.state {
+        // The call at the end says that it ended, and not how.
+        CloudInitState::Done if status.ready_by == Some(ReadyBy::PhoneHome) => {
+            "finished; its result was not reported"
+        }
+        CloudInitState::Done => "done",
+        CloudInitState::Degraded => "done, with recoverable errors",
+        CloudInitState::Error => "finished with errors; the VM runs",
+        CloudInitState::Disabled => "switched off in the guest",
+        CloudInitState::Pending | CloudInitState::Running | CloudInitState::Unknown => {
+            "cannot be known; the VM runs"
+        }
+    };
+    word.to_owned()
 }
 
 /// The address that `waifuctl ip` prints.
@@ -126,12 +142,11 @@ pub async fn until_ready(
     loop {
         let reached: Vec<_> = open.extract_if(.., |m| m.reached(&now.status)).collect();
         for milestone in reached {
-            let failed = milestone == Milestone::CloudInit
-                && now.status.cloud_init.state == CloudInitState::Error;
-            let mark = if failed {
-                printer.red("✗")
-            } else {
-                printer.green("✓")
+            let state = now.status.cloud_init.state;
+            let mark = match state {
+                CloudInitState::Error if milestone == Milestone::CloudInit => printer.red("✗"),
+                CloudInitState::Unknown if milestone == Milestone::CloudInit => "?".to_owned(),
+                _ => printer.green("✓"),
             };
             let line = format!(
                 "{mark} {:<11} {:<45} {:>6.1}s",
@@ -248,9 +263,25 @@ pub fn waiting_for(status: &InstanceStatus) -> String {
     }
 }
 
-/// The end of the wait: errors of cloud-init are the caller's to mend.
+/// The end of the wait: errors of cloud-init are the caller's to mend, and what can't be known is not claimed.
 pub fn finished(instance: Instance) -> Result<Instance, Failure> {
     let cloud_init = &instance.status.cloud_init;
+    if cloud_init.state == CloudInitState::Unknown
+        && let Some(because) = &cloud_init.unknown_because
+    {
+        return Err(Failure::input(
+            "cloud-init-unknown",
+            format!(
+                "whether cloud-init in {} has finished cannot be known: {}",
+                instance.name,
+                escape(because)
+            ),
+        )
+        .hint(format!(
+            "the VM runs; waifuctl wait {} --for running waits for that only",
+            instance.name
+        )));
+    }
     if cloud_init.state != CloudInitState::Error {
         return Ok(instance);
     }
@@ -266,4 +297,45 @@ pub fn finished(instance: Instance) -> Result<Instance, Failure> {
         ),
     )
     .hint(format!("waifuctl why {}; the VM runs", instance.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: CloudInitState, ready_by: Option<ReadyBy>) -> InstanceStatus {
+        let mut status = InstanceStatus::pending(None);
+        status.state = InstanceState::Running;
+        status.ready = ready_by.is_some();
+        status.ready_by = ready_by;
+        status.cloud_init.state = state;
+        status
+    }
+
+    #[test]
+    fn the_end_is_told_as_far_as_it_is_known() {
+        for (state, by, told) in [
+            (CloudInitState::Done, Some(ReadyBy::GuestAgent), "done"),
+            (CloudInitState::Done, Some(ReadyBy::Reporter), "done"),
+            (
+                CloudInitState::Done,
+                Some(ReadyBy::PhoneHome),
+                "finished; its result was not reported",
+            ),
+            (
+                CloudInitState::Error,
+                Some(ReadyBy::Reporter),
+                "finished with errors; the VM runs",
+            ),
+        ] {
+            let status = status(state, by);
+            assert!(Milestone::CloudInit.reached(&status));
+            assert_eq!(cloud_init_end(&status), told);
+        }
+        let mut unknown = status(CloudInitState::Unknown, None);
+        assert!(!Milestone::CloudInit.reached(&unknown), "not yet");
+        unknown.cloud_init.unknown_because = Some("x".to_owned());
+        assert!(Milestone::CloudInit.reached(&unknown));
+        assert_eq!(cloud_init_end(&unknown), "cannot be known; the VM runs");
+    }
 }

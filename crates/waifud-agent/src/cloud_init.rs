@@ -65,6 +65,7 @@ pub fn parse(files: &Files) -> CloudInitStatus {
             .filter(|id| !id.is_empty()),
         datasource,
         errors,
+        unknown_because: None,
     }
 }
 
@@ -83,9 +84,18 @@ fn stages(v1: &Value) -> impl Iterator<Item = &Value> {
         .filter(|value| value.is_object())
 }
 
+/// What cloud-init logs where an event of its reporter could not be posted, as at every reboot before the network is up
+/// (since 23.4 counted as a recoverable error). It says nothing of what the user asked for.
+const OF_THE_REPORTER: [&str; 2] = [
+    "Failed posting event",
+    "Multiple consecutive failures in WebHookHandler",
+];
+
 fn texts(list: Option<&Value>, into: &mut Vec<String>) {
     let items = list.and_then(Value::as_array).into_iter().flatten();
-    for item in items.filter_map(Value::as_str).map(text) {
+    let of_the_user = |item: &&str| !OF_THE_REPORTER.iter().any(|start| item.starts_with(start));
+    let items = items.filter_map(Value::as_str).filter(of_the_user);
+    for item in items.map(text) {
         if into.len() < ERRORS_MAX && !into.contains(&item) {
             into.push(item);
         }
@@ -160,6 +170,22 @@ mod tests {
         );
         assert_eq!(seen.state, CloudInitState::Degraded);
         assert_eq!(seen.errors.len(), 2, "{:?}", seen.errors);
+    }
+
+    #[test]
+    fn complaints_of_our_own_reporter_make_nothing_degraded() {
+        let status = |more: &str| {
+            format!(
+                r#"{{"v1": {{"datasource": "X", "stage": null, "init-local": {{"errors": [], "recoverable_errors": {{"WARNING":
+                    ["Failed posting event: {{}}. This was caused by: no route", "Multiple consecutive failures in WebHookHandler. Cancelling all queued events."{more}]}}}}}}}}"#
+            )
+        };
+        let result = Some(r#"{"v1": {"datasource": "X", "errors": []}}"#);
+        let seen = of(result, Some(&status("")));
+        assert_eq!((seen.state, seen.errors.len()), (CloudInitState::Done, 0));
+        let seen = of(result, Some(&status(r#", "bad key""#)));
+        assert_eq!(seen.state, CloudInitState::Degraded);
+        assert_eq!(seen.errors, ["bad key"]);
     }
 
     #[test]

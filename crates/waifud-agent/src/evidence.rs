@@ -98,8 +98,10 @@ async fn gather(
     } else {
         at_its_ports(record, started, sights)
     };
+    let seen = shared.metadata.evidence(record.id);
     GuestEvidence {
-        requests: shared.metadata.evidence(record.id).requests.since(started),
+        requests: seen.requests.since(started),
+        modules: seen.report.modules(),
         dhcp_acknowledged_at,
         dropped,
         console: console(shared, record.id, started).await,

@@ -31,6 +31,10 @@ pub(crate) async fn events(shared: Arc<Shared>, mut events: broadcast::Receiver<
                     shared.facts_check.notify_one();
                 }
                 DomainEventKind::AgentChanged => shared.signals.reprobe(event.id),
+                DomainEventKind::Rebooted => {
+                    shared.metadata.begin_boot(event.id);
+                    shared.signals.rebooted(event.id);
+                }
                 DomainEventKind::Started
                 | DomainEventKind::Paused
                 | DomainEventKind::Stopped(_) => {

@@ -22,6 +22,7 @@ mod assignments;
 mod backoff;
 mod blocking;
 mod boot_order;
+mod boot_report;
 mod certificate;
 mod cloud_init;
 mod conditions;
@@ -71,6 +72,9 @@ mod table;
 #[cfg(test)]
 mod table_tests;
 mod trouble;
+mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 mod work;
 
 pub use agent::{Agent, AgentError};

@@ -20,6 +20,7 @@ use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::assignments::Assignments;
+use crate::boot_report::BootReport;
 use crate::faults;
 use crate::lan::identity;
 use crate::record::Memory;
@@ -45,6 +46,12 @@ pub struct Evidence {
     pub phoned_home: Option<(Timestamp, Option<String>)>,
     /// Its different requests since its start, or since this process's own: kept over metadatad's end.
     pub requests: Requests,
+    /// What cloud-init's reporter told of the current boot; kept over metadatad's end.
+    pub report: BootReport,
+    /// When the current boot began, as far as known: what was reported before is of another.
+    pub boot: Option<Timestamp>,
+    /// When the reporter told of another boot than before.
+    pub booted_again: Option<Timestamp>,
 }
 
 /// Keeps guests' documents served. See the module's text.
@@ -156,10 +163,20 @@ impl Metadata {
         self.inner().evidence.get(&id).cloned().unwrap_or_default()
     }
 
+    /// cloud-init's module at work in the guest, as its reporter told.
+    pub fn running_module(&self, id: InstanceId) -> Option<String> {
+        let inner = self.inner();
+        let running = inner.evidence.get(&id)?.report.running()?;
+        Some(running.name.clone())
+    }
+
     /// The guest starts: what it asked for before is of another boot.
     pub fn begin_boot(&self, id: InstanceId) {
         if let Some(evidence) = self.inner().evidence.get_mut(&id) {
             evidence.requests = Requests::default();
+            evidence.report = BootReport::default();
+            evidence.boot = Some(Timestamp::now());
+            evidence.booted_again = None;
         }
     }
 
@@ -176,6 +193,9 @@ impl Metadata {
                     for evidence in inner.evidence.values_mut() {
                         *evidence = Evidence {
                             requests: std::mem::take(&mut evidence.requests),
+                            report: std::mem::take(&mut evidence.report),
+                            boot: evidence.boot,
+                            booted_again: evidence.booted_again,
                             ..Evidence::default()
                         };
                     }
@@ -362,6 +382,12 @@ impl Metadata {
                 Observed::PhoneHome { instance_id, .. } => {
                     let id = instance_id.as_deref().map(crate::cloud_init::text);
                     evidence.phoned_home = Some((observation.at, id));
+                }
+                Observed::CloudInit(event) => {
+                    let of_this_boot = evidence.boot.is_none_or(|boot| observation.at >= boot);
+                    if of_this_boot && evidence.report.add(event, observation.at) {
+                        evidence.booted_again = Some(observation.at);
+                    }
                 }
             }
         }

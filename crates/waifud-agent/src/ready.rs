@@ -1,41 +1,51 @@
-//! When to look at cloud-init, and what follows from what was seen: *ready* is claimed only when proven.
-//!
-//! The guest's own files, read by its agent, outrank everything. A phone-home proves readiness too, and comes a little
-//! before cloud-init writes its result: looking goes on for a while after it, for the result says more.
+//! When to look at cloud-init in the guest, and keeping what was learned: *ready* is claimed only when proven, and for
+//! the current boot only. What follows from what was seen is [`crate::verdict`]'s.
 
 use std::time::{Duration, Instant};
 
 use waifud_types::Timestamp;
-use waifud_types::status::{CloudInitState, CloudInitStatus, ReadyBy};
+use waifud_types::status::{CloudInitStatus, ReadyBy};
 
 use crate::backoff::Backoff;
+use crate::boot_report::BootReport;
 use crate::metadata::Evidence;
 use crate::record::Memory;
+use crate::verdict::{Expects, Seen, Verdict, derive};
 
-/// Looks after a phone-home, before its word is taken for all that can be learned.
-const LOOKS_AFTER_CALL: u32 = 20;
+/// Looks after the end was reported, before that is taken for all that can be learned: the guest's own result says more.
+const LOOKS_AFTER: u32 = 20;
 
-/// When to look at cloud-init again. One per driver.
+/// What was heard from outside the guest's agent, as far as it makes a new look worthwhile: another boot, its end, its
+/// call. How often a guest repeats itself is not among it.
+type Heard = (Option<Timestamp>, bool, bool);
+
+/// When to look at cloud-init again, and what was seen last. One per driver.
 #[derive(Debug)]
 pub(crate) struct Readiness {
     pause: Backoff,
     next: Option<Instant>,
     /// The guest may have booted anew: what is known may be of the boot before.
     stale: bool,
-    /// When the guest's agent last came or left: perhaps the guest booted then.
-    boot: Option<Timestamp>,
-    looks_after_call: u32,
+    /// Looks since the last news.
+    looks: u32,
+    heard: Heard,
+    /// What its agent answered last.
+    found: Option<(CloudInitStatus, Timestamp)>,
+    /// How long a guest that can't report may stay silent.
+    patience: Duration,
 }
 
 impl Readiness {
-    /// Pauses between looks grow from `min` to `max`.
-    pub fn new(min: Duration, max: Duration) -> Self {
+    /// Pauses between looks grow from `min` to `max`; after `patience`, a guest that can't report is told as unknown.
+    pub fn new(min: Duration, max: Duration, patience: Duration) -> Self {
         Self {
             pause: Backoff::new(min, max),
             next: None,
             stale: true,
-            boot: None,
-            looks_after_call: 0,
+            looks: 0,
+            heard: Heard::default(),
+            found: None,
+            patience,
         }
     }
 
@@ -43,22 +53,27 @@ impl Readiness {
     pub fn look_again(&mut self) {
         self.stale = true;
         self.next = None;
-        self.looks_after_call = 0;
+        self.looks = 0;
         self.pause.reset();
     }
 
-    /// The guest's agent came or left: what was proven before counts no more if the guest booted.
-    pub fn agent_changed(&mut self, now: Timestamp) {
-        self.boot = Some(now);
-        self.look_again();
+    /// An end or another boot that was told of is a reason to look, and to go on looking for as long as after any other.
+    pub fn hear(&mut self, evidence: &Evidence) {
+        let heard = (
+            evidence.booted_again,
+            evidence.report.finished.is_some(),
+            evidence.phoned_home.is_some(),
+        );
+        if heard != self.heard {
+            self.heard = heard;
+            self.look_again();
+        }
     }
 
     /// Whether there is nothing more to learn.
     pub fn is_settled(&self, memory: &Memory) -> bool {
-        let by_call = memory.ready_by == Some(ReadyBy::PhoneHome);
-        !self.stale
-            && memory.cloud_init.state.is_final()
-            && (!by_call || self.looks_after_call >= LOOKS_AFTER_CALL)
+        let by_agent = memory.ready_by == Some(ReadyBy::GuestAgent);
+        !self.stale && memory.cloud_init.state.is_final() && (by_agent || self.looks >= LOOKS_AFTER)
     }
 
     /// How long until the next look; `None` when it is due.
@@ -68,156 +83,104 @@ impl Readiness {
             .filter(|wait| !wait.is_zero())
     }
 
-    /// A look is over. Returns the pause before the next, if one is needed.
-    pub fn looked(&mut self, found: Option<&CloudInitStatus>) -> Duration {
+    /// A look is over; `None` where no agent answered. Returns the pause before the next, if one is needed.
+    pub fn looked(&mut self, found: Option<CloudInitStatus>, now: Timestamp) -> Duration {
         self.stale = false;
-        self.looks_after_call += 1;
-        if found.is_some_and(|status| !status.state.is_final()) {
-            // Somebody answers: the end may be near.
+        self.looks += 1;
+        if found.as_ref().is_some_and(|it| !it.state.is_final()) {
+            // It answers: the end may be near.
             self.pause.reset();
         }
+        self.found = found.map(|status| (status, now));
         let pause = self.pause.pause();
         self.next = Some(Instant::now() + pause);
         pause
     }
 
-    /// What follows from what the guest says (null: nothing) and from what the metadata service saw.
-    pub fn learn(&self, memory: &mut Memory, found: Option<&CloudInitStatus>, evidence: &Evidence) {
-        let since = memory.started_at.max(self.boot);
-        let counts = |at: &Timestamp| since.is_none_or(|since| *at >= since);
+    /// Writes down what follows from the last look and from what the metadata service saw.
+    pub fn learn(
+        &self,
+        memory: &mut Memory,
+        evidence: &Evidence,
+        expects: Expects,
+        now: Timestamp,
+    ) {
+        // After its own restart the agent is told of boots again that it knows.
+        if evidence.booted_again > since(memory).max(memory.reported_boot) {
+            boots_anew(memory, evidence.booted_again);
+        }
+        let begun = since(memory);
+        let counts = |at: &Timestamp| begun.is_none_or(|begun| *at >= begun);
         if let Some((at, instance_id)) = &evidence.phoned_home
             && counts(at)
-            // Once for each run: it is written to disk, and a guest may call as often as it likes.
-            && !memory.phoned_home_at.as_ref().is_some_and(counts)
+            // Once for each boot: it is written to disk, and a guest may call as often as it likes.
+            && memory.phoned_home_at.is_none()
         {
             memory.phoned_home_at = Some(*at);
-            if !memory.cloud_init.state.is_final() {
+            memory.called_with = memory.documents;
+            if memory.cloud_init.instance_id.is_none() {
                 memory.cloud_init.instance_id.clone_from(instance_id);
             }
         }
-        let called = memory.phoned_home_at.as_ref().is_some_and(counts);
-        match found {
-            Some(found) if found.state.is_final() => {
-                memory.cloud_init = found.clone();
-                memory.ready_by = Some(ReadyBy::GuestAgent);
-            }
-            Some(found) if !called => {
-                memory.cloud_init = found.clone();
-                memory.ready_by = None;
-            }
-            // Silence, or files that are not written yet: what was proven stays proven.
-            _ if called && memory.ready_by.is_none() => {
-                memory.ready_by = Some(ReadyBy::PhoneHome);
-                memory.cloud_init.state = CloudInitState::Done;
-            }
-            _ => {}
+        let nothing = BootReport::default();
+        let of_this_boot = evidence.report.began.as_ref().is_some_and(counts);
+        if of_this_boot {
+            memory.reported_boot = evidence.report.began;
         }
-        let asked = evidence.last.as_ref().is_some_and(|(_, _, at)| counts(at));
-        if memory.cloud_init.state == CloudInitState::Pending && asked {
-            memory.cloud_init.state = CloudInitState::Running;
+        let found = self.found.as_ref().filter(|(_, at)| counts(at));
+        let seen = Seen {
+            agent: found.map(|(status, at)| (status, *at)),
+            report: if of_this_boot {
+                &evidence.report
+            } else {
+                &nothing
+            },
+            call: memory.phoned_home_at,
+            asked: evidence.last.as_ref().is_some_and(|(_, _, at)| counts(at)),
+            expects,
+            since: begun,
+            now,
+            patience: self.patience,
+        };
+        let verdict = derive(&seen);
+        if verdict.works && memory.ready_by.is_some() {
+            // It was done and works again: it booted, and nothing told so.
+            let ended = seen.report.finished.map(|(at, _)| at).max(seen.call);
+            let after = ended.and_then(|at| at.checked_add(Duration::from_nanos(1)).ok());
+            boots_anew(memory, after);
         }
+        take(memory, verdict);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// When the current boot began.
+pub(crate) fn since(memory: &Memory) -> Option<Timestamp> {
+    memory.started_at.max(memory.booted_at)
+}
 
-    fn found(state: CloudInitState) -> CloudInitStatus {
-        CloudInitStatus {
-            state,
-            ..CloudInitStatus::default()
-        }
+/// What was proven is of an earlier boot.
+pub(crate) fn boots_anew(memory: &mut Memory, at: Option<Timestamp>) {
+    memory.booted_at = memory.booted_at.max(at);
+    memory.phoned_home_at = None;
+    memory.ready_by = None;
+    memory.cloud_init = CloudInitStatus::default();
+}
+
+/// Silence proves nothing, and a lesser witness does not outdo a better one that spoke in the same boot.
+fn take(memory: &mut Memory, verdict: Verdict) {
+    let rank = |by: Option<ReadyBy>| match by {
+        None => 0,
+        Some(ReadyBy::PhoneHome) => 1,
+        Some(ReadyBy::Reporter) => 2,
+        Some(ReadyBy::GuestAgent) => 3,
+    };
+    if rank(verdict.ready_by) < rank(memory.ready_by) {
+        return;
     }
-
-    fn call(at: &str) -> Evidence {
-        Evidence {
-            phoned_home: Some((at.parse().unwrap(), Some("i-1".to_owned()))),
-            ..Evidence::default()
-        }
-    }
-
-    fn readiness() -> Readiness {
-        Readiness::new(Duration::from_secs(1), Duration::from_secs(1))
-    }
-
-    #[test]
-    fn the_guests_own_word_outranks_a_phone_call() {
-        let ready = readiness();
-        let mut memory = Memory::default();
-        let evidence = call("2026-01-01T00:00:00Z");
-        ready.learn(&mut memory, None, &evidence);
-        assert_eq!(memory.ready_by, Some(ReadyBy::PhoneHome));
-        assert_eq!(memory.cloud_init.instance_id.as_deref(), Some("i-1"));
-        // Its result is not written yet: no reason to doubt the call.
-        ready.learn(
-            &mut memory,
-            Some(&found(CloudInitState::Running)),
-            &evidence,
-        );
-        assert_eq!(memory.ready_by, Some(ReadyBy::PhoneHome));
-        ready.learn(&mut memory, Some(&found(CloudInitState::Error)), &evidence);
-        assert_eq!(memory.ready_by, Some(ReadyBy::GuestAgent));
-        ready.learn(&mut memory, None, &evidence);
-        assert_eq!(memory.cloud_init.state, CloudInitState::Error);
-    }
-
-    #[test]
-    fn only_the_first_call_of_a_run_is_written_down() {
-        let ready = readiness();
-        let mut memory = Memory::default();
-        ready.learn(&mut memory, None, &call("2026-01-01T00:00:00Z"));
-        let before = memory.clone();
-        ready.learn(&mut memory, None, &call("2026-01-01T00:00:01Z"));
-        assert_eq!(memory, before);
-    }
-
-    #[test]
-    fn looking_goes_on_for_a_while_after_a_call() {
-        let mut ready = readiness();
-        let mut memory = Memory::default();
-        ready.learn(&mut memory, None, &call("2026-01-01T00:00:00Z"));
-        ready.looked(None);
-        assert!(!ready.is_settled(&memory));
-        for _ in 0..LOOKS_AFTER_CALL {
-            ready.looked(None);
-        }
-        assert!(ready.is_settled(&memory));
-    }
-
-    #[test]
-    fn a_phone_call_of_an_earlier_run_or_boot_proves_nothing() {
-        let mut memory = Memory {
-            started_at: Some("2026-01-02T00:00:00Z".parse().unwrap()),
-            ..Memory::default()
-        };
-        let unchanged = memory.clone();
-        readiness().learn(&mut memory, None, &call("2026-01-01T00:00:00Z"));
-        assert_eq!(memory, unchanged);
-
-        let mut ready = readiness();
-        let evidence = call("2026-01-03T00:00:00Z");
-        ready.learn(&mut memory, None, &evidence);
-        assert!(memory.ready_by.is_some());
-        ready.agent_changed("2026-01-04T00:00:00Z".parse().unwrap());
-        ready.learn(
-            &mut memory,
-            Some(&found(CloudInitState::Running)),
-            &evidence,
-        );
-        assert_eq!(memory.ready_by, None, "it boots anew");
-    }
-
-    #[test]
-    fn a_boot_anew_takes_ready_back_until_its_end() {
-        let ready = readiness();
-        let mut memory = Memory::default();
-        let none = Evidence::default();
-        ready.learn(&mut memory, Some(&found(CloudInitState::Done)), &none);
-        assert!(memory.ready_by.is_some());
-        ready.learn(&mut memory, None, &none);
-        assert!(memory.ready_by.is_some(), "silence proves nothing");
-        ready.learn(&mut memory, Some(&found(CloudInitState::Running)), &none);
-        assert_eq!(memory.ready_by, None);
-    }
+    let before = std::mem::replace(&mut memory.cloud_init, verdict.cloud_init);
+    memory.ready_by = verdict.ready_by;
+    // The reporter names neither; what was learned of them in this boot is still so.
+    let now = &mut memory.cloud_init;
+    now.instance_id = now.instance_id.take().or(before.instance_id);
+    now.datasource = now.datasource.take().or(before.datasource);
 }

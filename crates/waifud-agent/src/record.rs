@@ -131,10 +131,16 @@ pub struct Memory {
     pub disk_sizes: BTreeMap<Name, ByteSize>,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
+    /// When the guest was seen to boot again within this run.
+    pub booted_at: Option<Timestamp>,
     /// The documents that the running guest has read, or found at its start.
     pub documents: Option<Digest>,
     /// When it last phoned home.
     pub phoned_home_at: Option<Timestamp>,
+    /// When the first event of the current boot came from cloud-init's reporter.
+    pub reported_boot: Option<Timestamp>,
+    /// The documents with which it phoned home: cloud-init does so once for each instance-id.
+    pub called_with: Option<Digest>,
     /// How readiness was proven since.
     pub ready_by: Option<ReadyBy>,
     /// Why its documents come from a disk, against its template's wish; null when they do not.

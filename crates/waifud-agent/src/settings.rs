@@ -81,6 +81,8 @@ pub struct Timing {
     pub ready_min: Duration,
     /// The longest.
     pub ready_max: Duration,
+    /// How long after its boot a guest that nothing can be learned of may stay silent before that is said.
+    pub unknown: Duration,
     /// Between two looks at what a guest that boots does.
     pub evidence: Duration,
 }
@@ -105,6 +107,7 @@ impl Default for Timing {
             stable: Duration::from_mins(5),
             ready_min: Duration::from_secs(1),
             ready_max: Duration::from_secs(30),
+            unknown: Duration::from_mins(2),
             evidence: Duration::from_secs(5),
         }
     }

@@ -12,6 +12,7 @@ use waifud_types::InstanceId;
 pub struct Signal {
     notify: Notify,
     reprobe: AtomicBool,
+    rebooted: AtomicBool,
 }
 
 impl Signal {
@@ -28,6 +29,11 @@ impl Signal {
     /// Whether cloud-init has to be looked at again; asking resets it.
     pub fn take_reprobe(&self) -> bool {
         self.reprobe.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the guest was reset; asking resets it.
+    pub fn take_rebooted(&self) -> bool {
+        self.rebooted.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -73,6 +79,14 @@ impl Signals {
     pub fn reprobe(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
             signal.reprobe.store(true, Ordering::Relaxed);
+            signal.raise();
+        }
+    }
+
+    /// The guest was reset: it boots anew.
+    pub fn rebooted(&self, id: InstanceId) {
+        if let Some(signal) = self.signals().get(&id) {
+            signal.rebooted.store(true, Ordering::Relaxed);
             signal.raise();
         }
     }

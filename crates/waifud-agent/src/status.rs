@@ -2,7 +2,7 @@
 
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::DomainState;
-use waifud_types::status::{Condition, HypervisorKind, StepStatus, StoppedBy};
+use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
 use crate::life;
@@ -38,6 +38,8 @@ pub struct Situation<'a> {
     pub since: Timestamp,
     /// How far it is.
     pub percent: Option<u8>,
+    /// cloud-init's module at work.
+    pub module: Option<String>,
     /// What failed last, if that is why nothing goes on.
     pub trouble: Option<&'a Trouble>,
     /// When the next start is tried, while a restart is put off.
@@ -189,8 +191,11 @@ fn backoff(memory: &Memory, next: Option<Timestamp>) -> String {
 
 fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
     let step = s.trouble.map_or(s.step, |trouble| trouble.step);
-    if step == Step::WatchReady && s.record.memory.ready_by.is_some() {
-        // It is ready; looking goes on for what else there is to learn, and nobody waits for that.
+    let memory = &s.record.memory;
+    if step == Step::WatchReady
+        && (memory.ready_by.is_some() || memory.cloud_init.state == CloudInitState::Unknown)
+    {
+        // Looking goes on for what else there is to learn, and nobody waits for that.
         return None;
     }
     Some(StepStatus {
@@ -200,7 +205,10 @@ fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
         waiting_for: match (s.trouble, step) {
             (Some(trouble), _) => Some(trouble.message.clone()),
             (None, Step::Wait(wait)) => Some(wait.as_str().to_owned()),
-            (None, Step::WatchReady) => Some("cloud-init to finish".to_owned()),
+            (None, Step::WatchReady) => Some(match &s.module {
+                Some(module) => format!("cloud-init to finish ({module})"),
+                None => "cloud-init to finish".to_owned(),
+            }),
             _ => None,
         },
     })

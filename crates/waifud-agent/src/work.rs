@@ -297,6 +297,7 @@ pub(crate) async fn start(
             memory.stop_requested = false;
             memory.started_with = Some(StartedWith::of(want));
             memory.started_at = Some(now);
+            memory.booted_at = None;
             memory.documents = Some(want.bundle.digest);
             memory.ready_by = None;
             memory.phoned_home_at = None;

@@ -8,7 +8,7 @@
 //! | `DELETE /v1/bundles/{digest}` | 204: not kept, unless an instance is served it |
 //! | `PUT /v1/instances/{id}` [`Assignment`] | 204: held and served; 409 `bundle-missing`: put the bundle first |
 //! | `DELETE /v1/instances/{id}` | 204: forgotten, also on disk |
-//! | `GET /v1/observations?after=N&wait=SECONDS` | [`Observations`]: what guests asked for and phoned home |
+//! | `GET /v1/observations?after=N&wait=SECONDS` | [`Observations`]: what guests asked for and reported |
 //!
 //! The service keeps bundles and assignments on its own disk (0600), so that it answers after a restart before the
 //! agent has come back. When `Status::process` changes, the agent says everything again.
@@ -16,6 +16,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use waifud_types::evidence::ModuleResult;
 use waifud_types::{InstanceId, Name, Timestamp};
 
 use crate::agent::BundleRef;
@@ -100,6 +101,19 @@ pub struct Observation {
     pub what: Observed,
 }
 
+/// One event of cloud-init's reporter: a stage or a module began or ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CloudInitEvent {
+    /// The stage, or stage and module, such as `modules-final/config-scripts-user`; text from a guest.
+    pub name: String,
+    /// How it ended; null when it began.
+    pub result: Option<ModuleResult>,
+    /// cloud-init's description; text from a guest.
+    pub description: String,
+    /// When, by the guest's clock, in microseconds since the epoch.
+    pub guest_micros: Option<i64>,
+}
+
 /// Kinds of observations.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -120,4 +134,6 @@ pub enum Observed {
         /// Public host keys; text from a guest.
         host_keys: Vec<String>,
     },
+    /// cloud-init's reporter told of a stage or a module.
+    CloudInit(CloudInitEvent),
 }

@@ -39,11 +39,16 @@ pub struct Source {
 pub struct VendorOptions {
     /// Report to the metadata service when cloud-init is done.
     pub phone_home: bool,
+    /// Report each of cloud-init's modules to the metadata service, at every boot.
+    pub reports: bool,
 }
 
 impl Default for VendorOptions {
     fn default() -> Self {
-        Self { phone_home: true }
+        Self {
+            phone_home: true,
+            reports: true,
+        }
     }
 }
 

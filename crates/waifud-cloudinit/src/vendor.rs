@@ -7,6 +7,17 @@ use crate::Source;
 /// Where a guest reports that cloud-init is done: a POST of a form, answered for the caller's own instance only.
 pub const PHONE_HOME_PATH: &str = "/waifud/phone-home";
 
+/// Where cloud-init's reporter posts its events, one JSON object each: taken as the caller's own, whatever they say.
+pub const REPORT_PATH: &str = "/waifud/cloud-init";
+
+/// The name of our reporter. cloud-init merges dictionaries, so user-data that adds reporters of its own leaves it be.
+pub(crate) const REPORTER: &str = "waifud";
+
+/// Seconds that cloud-init waits for the answer to an event. It posts them one after the other in a thread of its own,
+/// and waits for that thread at the end of each stage; after three failures in a row it drops the rest. There are no
+/// retries: each costs a second, and at a reboot the first events come before the network is up.
+const REPORT_TIMEOUT: u32 = 2;
+
 /// The service's address and port, as guests know it.
 const SERVICE: &str = "http://169.254.169.254";
 
@@ -33,6 +44,18 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
                 "url": format!("{SERVICE}{PHONE_HOME_PATH}"),
                 "post": ["instance_id", "hostname", "pub_key_ed25519"],
                 "tries": PHONE_HOME_TRIES,
+            }),
+        );
+    }
+    if source.vendor_data.reports {
+        config.insert(
+            "reporting".to_owned(),
+            json!({
+                REPORTER: {
+                    "type": "webhook",
+                    "endpoint": format!("{SERVICE}{REPORT_PATH}"),
+                    "timeout": REPORT_TIMEOUT,
+                },
             }),
         );
     }

@@ -84,7 +84,14 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
         told.push(Told {
             kind: "instance.ready",
             reason: status.ready_by.and_then(word),
-            message: "cloud-init is done".to_owned(),
+            message: match status.cloud_init.state {
+                CloudInitState::Error | CloudInitState::Degraded => {
+                    "cloud-init has finished, with errors"
+                }
+                CloudInitState::Disabled => "cloud-init is switched off in the guest",
+                _ => "cloud-init is done",
+            }
+            .to_owned(),
         });
     }
     let cloud_init = status.cloud_init.state;
@@ -96,6 +103,20 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
             kind: "instance.cloud-init-failed",
             reason: word(cloud_init),
             message: "cloud-init finished with errors; the VM runs".to_owned(),
+        });
+    }
+    if cloud_init == CloudInitState::Unknown && old.cloud_init.state != cloud_init {
+        told.push(Told {
+            kind: "instance.cloud-init-unknown",
+            reason: None,
+            message: format!(
+                "whether cloud-init has finished cannot be known: {}",
+                status
+                    .cloud_init
+                    .unknown_because
+                    .as_deref()
+                    .unwrap_or("the guest says nothing")
+            ),
         });
     }
     Some(Merged { status, told })

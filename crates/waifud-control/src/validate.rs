@@ -145,6 +145,7 @@ pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
     (!text.is_empty()).then(|| UserDataFacts {
         size_bytes: text.len() as u64,
         sha256: sha256(text.as_bytes()),
+        unreported: waifud_cloudinit::unreported(text),
     })
 }
 

@@ -189,6 +189,11 @@ impl FakeHypervisor {
         });
     }
 
+    /// The guest reboots by itself, as QEMU's reset tells.
+    pub fn reboot(&self, id: InstanceId) {
+        self.change(id, |_| Some(DomainEventKind::Rebooted));
+    }
+
     /// Scripts the guest agent of every domain that has no script of its own.
     pub fn set_default_agent(&self, script: Option<AgentScript>) {
         self.world().default_agent = script;

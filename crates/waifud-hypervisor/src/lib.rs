@@ -174,6 +174,8 @@ pub enum DomainEventKind {
     Changed,
     /// Its guest agent connected or left.
     AgentChanged,
+    /// It was reset and boots again, without having been off.
+    Rebooted,
     /// The connection to the hypervisor was lost or made anew: look at everything again. The event's id is nil.
     Resync,
 }

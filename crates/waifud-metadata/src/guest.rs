@@ -11,10 +11,11 @@ use hyper::{
 };
 use tokio::time::{Instant, timeout};
 use waifud_api::metadatad::Observed;
-use waifud_cloudinit::{Answer, GuestRequest, Method, PHONE_HOME_PATH, path_of};
+use waifud_cloudinit::{Answer, GuestRequest, Method, PHONE_HOME_PATH, REPORT_PATH, path_of};
 
 use crate::{
     MetadataService,
+    cloud_init_event::{self, EVENT_MAX},
     phone_home::{harmless, parse},
     registry::Entry,
 };
@@ -51,6 +52,10 @@ impl MetadataService {
         let path = path_of(&target);
         if path == PHONE_HOME_PATH {
             let answer = self.phone_home(&entry, &head, body).await;
+            return response(&answer, None);
+        }
+        if path == REPORT_PATH {
+            let answer = self.cloud_init_event(&entry, &head, body).await;
             return response(&answer, None);
         }
         let guest = GuestRequest {
@@ -98,12 +103,9 @@ impl MetadataService {
         if !form {
             return Answer::refusal(415);
         }
-        let body = Box::pin(Limited::new(body, self.limits.body_bytes).collect());
-        let bytes = match timeout(self.limits.body_timeout, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Answer::refusal(413),
-            Ok(Err(_)) => return Answer::refusal(400),
-            Err(_) => return Answer::refusal(408),
+        let bytes = match self.read_body(body, self.limits.body_bytes).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refusal,
         };
         // Once: a guest may say so as often as it likes, and must not fill the host's log with it.
         if self.log.has_report(entry.instance) {
@@ -113,11 +115,60 @@ impl MetadataService {
         }
         self.log
             .record(entry.instance, (self.clock)(), parse(&bytes));
-        Answer {
-            status: 200,
-            body: "ok\n".into(),
-            ..Answer::refusal(200)
+        taken()
+    }
+
+    /// cloud-init's reporter says how far it is, of the caller's own instance only. The guest's boot waits for the
+    /// answer, so all that happens before it is a bounded note in memory: who wants to know reads that later. What is
+    /// no event is dropped and not refused, since cloud-init would warn of every refusal in the guest's log.
+    async fn cloud_init_event<B>(
+        &self,
+        entry: &Entry,
+        head: &hyper::http::request::Parts,
+        body: B,
+    ) -> Answer<'static>
+    where
+        B: Body<Data: Send> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if head.method != hyper::Method::POST {
+            return Answer::method_not_allowed("POST");
         }
+        let bytes = match self.read_body(body, EVENT_MAX).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refusal,
+        };
+        if let Some(event) = cloud_init_event::parse(&bytes) {
+            let what = Observed::CloudInit(event);
+            self.log.record(entry.instance, (self.clock)(), what);
+        } else {
+            tracing::debug!(instance = %entry.instance, "posted something that is no event");
+        }
+        taken()
+    }
+
+    /// A body of at most `most` bytes, or the answer that refuses it.
+    async fn read_body<B>(&self, body: B, most: usize) -> Result<Bytes, Answer<'static>>
+    where
+        B: Body<Data: Send> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let body = Box::pin(Limited::new(body, most).collect());
+        match timeout(self.limits.body_timeout, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Answer::refusal(413)),
+            Ok(Err(_)) => Err(Answer::refusal(400)),
+            Err(_) => Err(Answer::refusal(408)),
+        }
+    }
+}
+
+/// The answer to what was taken.
+fn taken() -> Answer<'static> {
+    Answer {
+        status: 200,
+        body: "ok\n".into(),
+        ..Answer::refusal(200)
     }
 }
 

@@ -15,6 +15,7 @@
 //! alone waifud, has come back. What the agent says is checked, not believed: a bundle must have its digest, must open
 //! with its key, and must be for the instance that it is assigned to.
 
+mod cloud_init_event;
 mod control;
 pub mod faults;
 mod guest;

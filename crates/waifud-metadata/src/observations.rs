@@ -20,6 +20,8 @@ use waifud_types::{InstanceId, Timestamp};
 const REQUESTS_PER_INSTANCE: usize = 64;
 /// Reports kept per instance.
 const REPORTS_PER_INSTANCE: usize = 4;
+/// Events of cloud-init's reporter kept per instance: a boot has about 130.
+const EVENTS_PER_INSTANCE: usize = 500;
 /// Observations kept in all.
 const IN_ALL: usize = 8_192;
 /// Observations in one answer.
@@ -45,6 +47,13 @@ struct Inner {
 struct Kept {
     requests: VecDeque<Observation>,
     reports: VecDeque<Observation>,
+    events: VecDeque<Observation>,
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        self.requests.len() + self.reports.len() + self.events.len()
+    }
 }
 
 impl Default for ObservationLog {
@@ -75,7 +84,7 @@ impl ObservationLog {
     pub fn forget(&self, instance: InstanceId) {
         self.with(|inner| {
             if let Some(kept) = inner.instances.remove(&instance) {
-                inner.total -= kept.requests.len() + kept.reports.len();
+                inner.total -= kept.len();
             }
         });
     }
@@ -109,6 +118,7 @@ impl Inner {
         let (queue, most) = match what {
             Observed::Request { .. } => (&mut kept.requests, REQUESTS_PER_INSTANCE),
             Observed::PhoneHome { .. } => (&mut kept.reports, REPORTS_PER_INSTANCE),
+            Observed::CloudInit(_) => (&mut kept.events, EVENTS_PER_INSTANCE),
         };
         queue.push_back(Observation {
             number: self.last,
@@ -127,15 +137,19 @@ impl Inner {
         self.last
     }
 
-    /// Takes the oldest request of whoever has most.
+    /// Takes the oldest request or event of the instance that has most of them.
     fn shrink(&mut self) {
         let most = self
             .instances
             .values_mut()
-            .max_by_key(|kept| kept.requests.len());
-        if let Some(kept) = most
-            && kept.requests.pop_front().is_some()
-        {
+            .max_by_key(|kept| kept.requests.len().max(kept.events.len()));
+        let Some(kept) = most else { return };
+        let longer = if kept.events.len() > kept.requests.len() {
+            &mut kept.events
+        } else {
+            &mut kept.requests
+        };
+        if longer.pop_front().is_some() {
             self.total -= 1;
         }
     }
@@ -144,7 +158,12 @@ impl Inner {
         let mut items: Vec<&Observation> = self
             .instances
             .values()
-            .flat_map(|kept| kept.requests.iter().chain(&kept.reports))
+            .flat_map(|kept| {
+                kept.requests
+                    .iter()
+                    .chain(&kept.reports)
+                    .chain(&kept.events)
+            })
             .filter(|item| item.number > after)
             .collect();
         items.sort_by_key(|item| item.number);
@@ -163,6 +182,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use waifud_api::metadatad::CloudInitEvent;
+
     use super::*;
 
     fn request(path: &str) -> Observed {
@@ -209,6 +230,32 @@ mod tests {
         let seen = log.after(0, Duration::ZERO).await;
         assert_eq!(seen.items.len(), REQUESTS_PER_INSTANCE + 2);
         assert_eq!(numbers(&seen)[..2], [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn the_last_500_events_of_a_guest_are_kept_beside_its_requests() {
+        let log = ObservationLog::default();
+        let (flood, quiet) = (InstanceId::generate(), InstanceId::generate());
+        let event = |n: usize| {
+            Observed::CloudInit(CloudInitEvent {
+                name: format!("modules-final/{n}"),
+                result: None,
+                description: String::new(),
+                guest_micros: None,
+            })
+        };
+        log.record(quiet, Timestamp::UNIX_EPOCH, event(0));
+        log.record(flood, Timestamp::UNIX_EPOCH, request("/"));
+        log.record(flood, Timestamp::UNIX_EPOCH, report());
+        for n in 0..20_000 {
+            log.record(flood, Timestamp::UNIX_EPOCH, event(n));
+        }
+        let seen = log.after(0, Duration::ZERO).await;
+        assert_eq!(seen.items.len(), EVENTS_PER_INSTANCE + 3);
+        assert_eq!(numbers(&seen)[..3], [1, 2, 3]);
+        assert_eq!(seen.items.last().unwrap().what, event(19_999));
+        log.forget(flood);
+        assert_eq!(log.with(|inner| inner.total), 1);
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use crate::Timestamp;
 
 /// Different requests of one guest that are kept at most.
 pub const REQUESTS_MAX: usize = 50;
+/// Modules of one boot that are kept at most; cloud-init 25.1 has 60.
+pub const MODULES_MAX: usize = 100;
 
 /// What one guest was seen to do since its start.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -21,6 +23,9 @@ pub struct GuestEvidence {
     pub dhcp_acknowledged_at: Option<Timestamp>,
     /// Packets and frames of its that the node's rules dropped, all its nics together; null while nobody has counted.
     pub dropped: Option<Dropped>,
+    /// cloud-init's modules in this boot, in the order in which they began; at most 100.
+    #[serde(default)]
+    pub modules: Vec<ModuleSeen>,
     /// Its last words on the serial console, at most three lines: those that tell of trouble, if there are any.
     pub console: Vec<String>,
 }
@@ -37,6 +42,32 @@ pub struct RequestSeen {
     /// The last time.
     #[schema(value_type = String)]
     pub at: Timestamp,
+}
+
+/// One module of cloud-init, as cloud-init itself reported it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ModuleSeen {
+    /// Stage and module, such as `modules-final/scripts-user`.
+    pub name: String,
+    /// When its start, or else its end, was reported.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+    /// How it ended; null while it runs.
+    pub result: Option<ModuleResult>,
+    /// How long it took in milliseconds, by the guest's clock; null while it runs and when its start was not reported.
+    pub took_ms: Option<u64>,
+}
+
+/// How a module ended, in cloud-init's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleResult {
+    /// Without complaint.
+    Success,
+    /// With warnings.
+    Warn,
+    /// It failed.
+    Fail,
 }
 
 /// What the node's rules dropped since the guest's port was made: starts and stops do not reset it.

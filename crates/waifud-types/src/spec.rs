@@ -179,6 +179,39 @@ pub struct UserDataFacts {
     pub size_bytes: u64,
     /// Its digest.
     pub sha256: Digest,
+    /// What in it keeps cloud-init from reporting to waifud; absent when nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreported: Option<Unreported>,
+}
+
+/// What in user-data keeps cloud-init from reporting to waifud. Its end is then known from the guest agent only, or from
+/// its call at the end of the first boot where vendor-data is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unreported {
+    /// `vendor_data: {enabled: false}`.
+    VendorDataDisabled,
+    /// `reporting` replaces waifud's reporter.
+    ReporterOverridden,
+    /// A part of it has one of these keys; cloud-init decides what comes of that.
+    PartMayOverride,
+}
+
+impl Unreported {
+    /// The cause, as a clause without a full stop.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::VendorDataDisabled => {
+                "the user-data disables vendor-data (vendor_data.enabled), which has cloud-init report to waifud"
+            }
+            Self::ReporterOverridden => {
+                "the user-data replaces the reporter (reporting) with which cloud-init tells waifud how far it is"
+            }
+            Self::PartMayOverride => {
+                "a part of the user-data has the key reporting or vendor_data, which may turn off cloud-init's reports"
+            }
+        }
+    }
 }
 
 /// Limits that are checked at the border and by whoever builds a spec.

@@ -77,6 +77,8 @@ impl InstanceStatus {
 pub enum ReadyBy {
     /// The guest agent read cloud-init's result.
     GuestAgent,
+    /// cloud-init's own reporter told the metadata service that its last stage has ended.
+    Reporter,
     /// cloud-init phoned home to the metadata service.
     PhoneHome,
 }
@@ -178,6 +180,9 @@ pub struct CloudInitStatus {
     pub datasource: Option<String>,
     /// What went wrong, in cloud-init's words; text from a guest: escape before printing.
     pub errors: Vec<String>,
+    /// Why the state cannot be known, as a clause; absent unless it is `unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_because: Option<String>,
 }
 
 /// How far cloud-init is. What can't be known is `unknown`.

@@ -22,6 +22,7 @@ const KEY: &str =
 struct Service {
     documents: Mutex<HashMap<String, String>>,
     posts: Mutex<Vec<String>>,
+    events: Mutex<Vec<String>>,
 }
 
 impl Service {
@@ -30,6 +31,18 @@ impl Service {
             .lock()
             .unwrap()
             .insert(path.to_owned(), document.into());
+    }
+
+    /// What its reporter told since the last time, as `TYPE NAME RESULT`.
+    fn reported(&self) -> Vec<String> {
+        let events = std::mem::take(&mut *self.events.lock().unwrap());
+        let line = |event: &String| {
+            let event: serde_json::Value = serde_json::from_str(event).unwrap();
+            let word = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
+            assert!(event["timestamp"].is_number(), "{event}");
+            [word("event_type"), word("name"), word("result")].join(" ")
+        };
+        events.iter().map(line).collect()
     }
 
     /// Answers one request for each connection.
@@ -60,7 +73,12 @@ impl Service {
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let (status, body) = if method == "POST" {
             let form = String::from_utf8_lossy(&body).into_owned();
-            self.posts.lock().unwrap().push(form);
+            let kept = if path == "/waifud/cloud-init" {
+                &self.events
+            } else {
+                &self.posts
+            };
+            kept.lock().unwrap().push(form);
             ("200 OK", String::new())
         } else {
             match self.documents.lock().unwrap().get(path) {
@@ -157,7 +175,7 @@ fn story(image: &Path) {
     service.put(USER, "#!/bin/sh\necho ran >>/root/runs\n");
     service.put(
         "/openstack/latest/vendor_data.json",
-        json!({"cloud-init": "#cloud-config\n{\n  \"phone_home\": {\n    \"post\": [\"instance_id\", \"hostname\"],\n    \"tries\": 5,\n    \"url\": \"http://169.254.169.254/waifud/phone-home\"\n  }\n}\n"})
+        json!({"cloud-init": "#cloud-config\n{\n  \"phone_home\": {\n    \"post\": [\"instance_id\", \"hostname\"],\n    \"tries\": 5,\n    \"url\": \"http://169.254.169.254/waifud/phone-home\"\n  },\n  \"reporting\": {\n    \"waifud\": {\n      \"endpoint\": \"http://169.254.169.254/waifud/cloud-init\",\n      \"type\": \"webhook\"\n    }\n  }\n}\n"})
             .to_string(),
     );
     let listener = TcpListener::bind("169.254.169.254:80").unwrap();
@@ -187,6 +205,14 @@ fn story(image: &Path) {
         matches!(&posts[..], [form] if form.starts_with(host_key)),
         "{posts:?}"
     );
+    let boot = [
+        "start init-network/config-ssh -",
+        "finish init-network/config-ssh SUCCESS",
+        "start modules-final/config-scripts-user -",
+        "finish modules-final/config-scripts-user SUCCESS",
+        "finish modules-final SUCCESS",
+    ];
+    assert_eq!(service.reported(), boot);
     assert_eq!(machine.read("/run/cloud-init/.instance-id"), "i-first\n");
     assert_eq!(machine.read("/root/runs"), "ran\n");
     for user in ["/root", "/home/debian"] {
@@ -219,6 +245,11 @@ fn story(image: &Path) {
     assert!(machine.read("/var/lib/cloud/user-data").contains("edited"));
     assert_eq!(machine.read("/root/runs"), "ran\n");
     assert_eq!(service.posts.lock().unwrap().len(), 1);
+    assert_eq!(
+        service.reported(),
+        [boot[0], boot[1], boot[4]],
+        "at every boot"
+    );
 
     // A new instance-id: run, and its failure is told.
     service.put(META, meta_data("i-second"));
@@ -229,6 +260,12 @@ fn story(image: &Path) {
     machine.wait_for("web login:");
     assert_eq!(machine.read("/root/runs"), "ran\nagain\n");
     assert_eq!(service.posts.lock().unwrap().len(), 2);
+    let failed = service.reported();
+    let ends = [
+        "finish modules-final/config-scripts-user FAIL",
+        "finish modules-final FAIL",
+    ];
+    assert_eq!(failed[3..], ends, "{failed:?}");
     let result = machine.read("/run/cloud-init/result.json");
     assert!(result.contains("scripts-user"), "{result}");
     let first: u64 = machine.read("/run/counter").trim().parse().unwrap();

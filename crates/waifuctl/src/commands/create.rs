@@ -54,6 +54,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
             "no SSH key found (~/.ssh/*.pub) and no user-data: there may be no way to log in; see --ssh-key",
         );
     }
+    warn_of_silence(context, &instance);
     if wait {
         let name = instance.name.to_string();
         let left = deadline.saturating_duration_since(Instant::now());
@@ -88,6 +89,18 @@ async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failur
             None => format!("{name}: would be created from {template} (dry run)"),
         }
     })
+}
+
+/// Says what can't be learned of a new instance, because its user-data turns off what would tell.
+pub(super) fn warn_of_silence(context: &Context, instance: &Instance) {
+    let user_data = instance.spec.user_data.as_ref();
+    if let Some(unreported) = user_data.and_then(|facts| facts.unreported) {
+        context.printer.warning(&format!(
+            "{}: {}; without a guest agent waifud cannot know when cloud-init has finished",
+            instance.name,
+            unreported.cause()
+        ));
+    }
 }
 
 fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use waifud_api::{CreateInstance, CreateNic, Instance};
 use waifud_types::InstanceId;
 
-use super::create::{placement, summary};
+use super::create::{placement, summary, warn_of_silence};
 use crate::cli::CreateArgs;
 use crate::context::Context;
 use crate::description::{self, Description, Document, Source};
@@ -322,7 +322,9 @@ async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
         return Ok(instance);
     }
     let key = InstanceId::generate().to_string();
-    Ok(context.client.create_instance(&one.request, &key).await?)
+    let instance = context.client.create_instance(&one.request, &key).await?;
+    warn_of_silence(context, &instance);
+    Ok(instance)
 }
 
 /// What was reached before it failed.

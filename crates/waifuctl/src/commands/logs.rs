@@ -5,6 +5,9 @@ use std::io::Write;
 use futures::StreamExt;
 use serde::Serialize;
 
+use waifud_api::client::ClientError;
+
+use super::why_evidence;
 use crate::cli::LogsArgs;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -37,7 +40,13 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure> {
     let log = context
         .client
         .log(&args.name, source, args.lines, args.follow)
-        .await?;
+        .await;
+    let log = match log {
+        Err(error) if args.cloud_init && !args.raw && needs_an_agent(&error) => {
+            return modules(context, &args.name, error).await;
+        }
+        other => other?,
+    };
     let mut log = Box::pin(log);
     let mut kept = Vec::new();
     while let Some(bytes) = log.next().await {
@@ -56,6 +65,28 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure> {
     }
     if !kept.is_empty() {
         print(context, &kept)?;
+    }
+    Ok(())
+}
+
+fn needs_an_agent(error: &ClientError) -> bool {
+    let problem = error.problem();
+    problem.is_some_and(|problem| matches!(problem.code.as_str(), "no-guest-agent" | "no-log"))
+}
+
+/// Without an agent nobody can read the log in the guest; what cloud-init reported of its modules is known nevertheless.
+async fn modules(context: &Context, name: &str, error: ClientError) -> Result<(), Failure> {
+    let evidence = context.client.why(name).await?.evidence;
+    let seen = evidence.map(|it| it.modules).unwrap_or_default();
+    if seen.is_empty() {
+        return Err(error.into());
+    }
+    context.printer.note(
+        "note: no guest agent reads cloud-init's log; these are the modules that cloud-init reported",
+    );
+    for module in &seen {
+        let text = why_evidence::module(module);
+        context.printer.print_line(module, || text)?;
     }
     Ok(())
 }

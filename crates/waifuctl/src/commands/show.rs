@@ -70,6 +70,7 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
     }
     let by = status.ready_by.map_or("", |by| match by {
         waifud_types::status::ReadyBy::GuestAgent => " (by the guest agent)",
+        waifud_types::status::ReadyBy::Reporter => " (cloud-init reported it)",
         waifud_types::status::ReadyBy::PhoneHome => " (cloud-init phoned home)",
     });
     line(
@@ -89,6 +90,9 @@ fn for_people(instance: &Instance, now: Timestamp) -> String {
         "cloud-init",
         &format!("{}{datasource}", state_word(cloud_init.state)),
     );
+    if let Some(because) = &cloud_init.unknown_because {
+        line("", &escape(because));
+    }
     for error in &cloud_init.errors {
         line("", &escape(error));
     }

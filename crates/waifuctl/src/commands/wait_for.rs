@@ -61,7 +61,7 @@ impl WaitFor {
         match self {
             Self::Running => heard && status.state == InstanceState::Running,
             Self::Address => !status.addresses.is_empty(),
-            Self::Ready => heard && on && (status.ready || status.cloud_init.state.is_final()),
+            Self::Ready => heard && on && wait::cloud_init_is_over(status),
             Self::Stopped => heard && status.state == InstanceState::Stopped,
             Self::Deleted => false,
         }
@@ -98,8 +98,8 @@ pub(super) async fn until(
             what.word()
         ));
         if what.reached(&now) {
-            let errors = what == WaitFor::Ready && !now.status.ready;
-            return if errors { wait::finished(now) } else { Ok(now) }.map(Some);
+            let ended = what == WaitFor::Ready;
+            return if ended { wait::finished(now) } else { Ok(now) }.map(Some);
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use waifud_types::evidence::{GuestEvidence, RequestSeen};
+use waifud_types::evidence::{GuestEvidence, ModuleResult, ModuleSeen, RequestSeen};
 use waifud_types::spec::NicSpec;
 
 use crate::text::escape;
@@ -34,10 +34,59 @@ pub fn lines(
         requests(&evidence.requests, now),
         dropped(evidence)
     );
+    out.push_str(&modules(&evidence.modules));
     for line in &evidence.console {
         let _infallible = writeln!(out, "  console: \"{}\"", escape(line));
     }
     out
+}
+
+/// cloud-init's modules: how many, which failed, which took longest, which is at work.
+fn modules(all: &[ModuleSeen]) -> String {
+    let mut out = String::new();
+    let ended = all.iter().filter(|module| module.result.is_some()).count();
+    if ended > 0 {
+        let slowest = all.iter().max_by_key(|module| module.took_ms);
+        let slowest = slowest
+            .and_then(|module| Some((module, module.took_ms?)))
+            .map_or_else(String::new, |(module, took)| {
+                format!("; the slowest: {} {}", escape(&module.name), seconds(took))
+            });
+        let _infallible = writeln!(out, "  cloud-init: {ended} modules have ended{slowest}");
+    }
+    for module in all {
+        let what = match module.result {
+            // A search for a datasource that is not there fails by design.
+            Some(ModuleResult::Fail) if !module.name.contains("/search-") => "failed",
+            Some(ModuleResult::Warn) => "warned",
+            _ => continue,
+        };
+        let after = module
+            .took_ms
+            .map_or_else(String::new, |took| format!(" after {}", seconds(took)));
+        let _infallible = writeln!(out, "  cloud-init: {} {what}{after}", escape(&module.name));
+    }
+    let last = all.last().filter(|module| module.result.is_none());
+    if let Some(module) = last {
+        let _infallible = writeln!(out, "  cloud-init: {} is at work", escape(&module.name));
+    }
+    out
+}
+
+/// One module as a line of its own.
+pub fn module(module: &ModuleSeen) -> String {
+    let how = match module.result {
+        Some(ModuleResult::Success) => "ok",
+        Some(ModuleResult::Warn) => "warned",
+        Some(ModuleResult::Fail) => "failed",
+        None => "at work",
+    };
+    let took = module.took_ms.map_or_else(|| "-".to_owned(), seconds);
+    format!("{:<48} {how:<8} {took:>8}", escape(&module.name))
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100)
 }
 
 /// What to do where a guest on a bridge of the host's own speaks from an address that nobody gave it: on `default` that is a
@@ -211,6 +260,37 @@ mod tests {
             text.contains("anti-spoof: 3, on their way to the host: 4"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn modules_are_told_in_a_few_lines_with_result_and_duration() {
+        let module = |name: &str, result, took_ms| ModuleSeen {
+            name: name.to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            result,
+            took_ms,
+        };
+        let all = [
+            module("init-local/search-None", Some(ModuleResult::Fail), Some(1)),
+            module(
+                "modules-config/runcmd",
+                Some(ModuleResult::Success),
+                Some(40),
+            ),
+            module(
+                "modules-final/scripts-user",
+                Some(ModuleResult::Fail),
+                Some(8_190),
+            ),
+            module("modules-final/phone\u{1b}[2J", None, None),
+        ];
+        assert_eq!(
+            modules(&all).replace(&escape("\u{1b}[2J"), "ESC"),
+            "  cloud-init: 3 modules have ended; the slowest: modules-final/scripts-user 8.1s\n  \
+             cloud-init: modules-final/scripts-user failed after 8.1s\n  \
+             cloud-init: modules-final/phoneESC is at work\n"
+        );
+        assert_eq!(modules(&[]), "");
     }
 
     #[test]

@@ -7,10 +7,11 @@ use waifud_hypervisor::HypervisorError;
 use super::{Driver, Pass};
 use crate::backoff::jittered;
 use crate::plan::{Observed, Step};
-use crate::ready::Readiness;
-use crate::record::Memory;
+use crate::ready;
+use crate::record::{Memory, RunMemory, Wish};
 use crate::table::View;
 use crate::trouble::Failure;
+use crate::verdict::expects;
 
 impl Driver {
     pub(super) async fn watch_ready(
@@ -19,15 +20,15 @@ impl Driver {
         seen: &mut Observed,
         failed: bool,
     ) -> Pass {
-        let evidence = self.shared.metadata.evidence(self.id);
         if let Some(wait) = self.readiness.not_before(Instant::now()) {
-            let learned = self.learned(|ready, memory| ready.learn(memory, None, &evidence));
-            if let Err(failure) = learned {
+            if let Err(failure) = self.learn(view) {
                 return self.failed(view, Some(seen), Step::WatchReady, failure);
             }
             return self.pause_after_look(view, seen, wait, failed);
         }
         let shared = self.shared.clone();
+        // Before the question: an end that is told of while it is asked is newer than the answer.
+        let asked_at = shared.now();
         let probe = crate::readiness::probe(&shared.hypervisor, self.id);
         let Some(found) = self.unless_the_wish_changes(view.version, probe).await else {
             return Pass::Again;
@@ -38,16 +39,37 @@ impl Driver {
             // Off in the meantime, or libvirt is away: the next look will tell.
             Err(_) => return Pass::Pause(self.retry.pause()),
         };
-        let learned = self.learned(|ready, memory| ready.learn(memory, found.as_ref(), &evidence));
-        if let Err(failure) = learned {
+        let wait = self.readiness.looked(found, asked_at);
+        if let Err(failure) = self.learn(view) {
             return self.failed(view, Some(seen), Step::WatchReady, failure);
         }
-        let wait = self.readiness.looked(found.as_ref());
         self.pause_after_look(view, seen, wait, failed)
     }
 
-    fn learned(&self, learn: impl Fn(&Readiness, &mut Memory)) -> Result<(), Failure> {
-        let change = |memory: &mut Memory| learn(&self.readiness, memory);
+    /// The guest was reset: what was proven is of the boot before.
+    pub(super) fn booted_again(&mut self) {
+        let now = self.shared.now();
+        let noted = self.shared.table.remember(self.id, |memory| {
+            if memory.run == RunMemory::Started {
+                ready::boots_anew(memory, Some(now));
+            }
+        });
+        if let Err(error) = noted {
+            tracing::warn!(instance = %self.id, %error, "the guest's reboot could not be written down");
+        }
+        self.readiness.look_again();
+    }
+
+    fn learn(&self, view: &View) -> Result<(), Failure> {
+        let Wish::Keep(want) = &view.wish else {
+            return Ok(());
+        };
+        let evidence = self.shared.metadata.evidence(self.id);
+        let now = self.shared.now();
+        let change = |memory: &mut Memory| {
+            let expects = expects(want, memory);
+            self.readiness.learn(memory, &evidence, expects, now);
+        };
         Ok(self.shared.table.remember(self.id, change)?)
     }
 

@@ -111,7 +111,7 @@ impl Driver {
             stopping_since: None,
             asked: None,
             resume_after: None,
-            readiness: Readiness::new(timing.ready_min, timing.ready_max),
+            readiness: Readiness::new(timing.ready_min, timing.ready_max, timing.unknown),
             step: Step::Idle,
             since: shared.now(),
             percent: None,
@@ -129,8 +129,11 @@ impl Driver {
     /// Drives until there is no record any more.
     pub async fn run(mut self) -> InstanceId {
         loop {
+            if self.signal.take_rebooted() {
+                self.booted_again();
+            }
             if self.signal.take_reprobe() {
-                self.readiness.agent_changed(self.shared.now());
+                self.readiness.look_again();
             }
             let pause = match self.pass().await {
                 Pass::Gone => return self.id,
@@ -372,8 +375,9 @@ impl Driver {
             self.stopping_since = None;
             self.asked = None;
         }
-        let asked_for = self.shared.metadata.evidence(self.id).asked_for;
-        after.documents = pending::documents(before, want, seen, asked_for);
+        let evidence = self.shared.metadata.evidence(self.id);
+        self.readiness.hear(&evidence);
+        after.documents = pending::documents(before, want, seen, evidence.asked_for);
         if after != *before {
             self.shared.table.remember(self.id, |memory| {
                 memory.run = after.run;
@@ -570,6 +574,7 @@ impl Driver {
             step: self.step,
             since: self.since,
             percent: self.percent,
+            module: self.shared.metadata.running_module(self.id),
             trouble: self.trouble.as_ref(),
             next_start: self.next_start,
             full: self.full.clone(),

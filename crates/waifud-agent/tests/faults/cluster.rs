@@ -396,6 +396,7 @@ fn fast() -> Timing {
         stable: Duration::from_mins(5),
         ready_min: ms(5),
         ready_max: ms(20),
+        unknown: Duration::from_mins(2),
         evidence: ms(50),
     }
 }

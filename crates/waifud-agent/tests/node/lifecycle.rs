@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::world::{World, cloud_init_done, guest_with};
-use waifud_api::metadatad::Observed;
+use waifud_api::metadatad::{CloudInitEvent, Observed};
 use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError, OffReason};
+use waifud_types::evidence::ModuleResult;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
 use waifud_types::{ByteSize, InstanceState};
@@ -360,6 +361,107 @@ async fn without_a_guest_agent_a_phone_call_proves_that_it_is_ready() {
         status.step, None,
         "looking goes on, and nobody waits for it"
     );
+}
+
+fn event(name: &str, result: Option<ModuleResult>) -> Observed {
+    Observed::CloudInit(CloudInitEvent {
+        name: name.to_owned(),
+        result,
+        description: String::new(),
+        guest_micros: None,
+    })
+}
+
+#[tokio::test]
+async fn without_a_guest_agent_each_boot_gets_ready_by_what_cloud_init_reports() {
+    let world = World::new();
+    world.hypervisor.set_default_agent(None);
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world.until_state(id, InstanceState::Running).await;
+    let tell = |name: &str, result| {
+        let now = waifud_types::Timestamp::now();
+        world.metadata.observe(id, now, event(name, result));
+    };
+    tell("init-network/config-ssh", None);
+    tell("init-network/config-ssh", Some(ModuleResult::Success));
+    tell("modules-final/config-scripts-user", None);
+    let at_work = |module: &str| format!("cloud-init to finish ({module})");
+    let waiting = at_work("modules-final/scripts-user");
+    world
+        .until_status(id, "the module at work", |s| {
+            let step = s.step.as_ref();
+            step.and_then(|step| step.waiting_for.as_ref()) == Some(&waiting)
+        })
+        .await;
+    tell(
+        "modules-final/config-scripts-user",
+        Some(ModuleResult::Fail),
+    );
+    tell("modules-final", Some(ModuleResult::Fail));
+    world.until_ready(id).await;
+    let status = world.waifud.status(id).unwrap();
+    assert_eq!(status.ready_by, Some(ReadyBy::Reporter));
+    assert_eq!(status.cloud_init.state, CloudInitState::Error);
+    assert_eq!(
+        status.cloud_init.errors,
+        ["modules-final/scripts-user failed"]
+    );
+
+    // It reboots by itself: ready no longer, and again at the end of this boot, though it phones home once in its life.
+    world.hypervisor.reboot(id);
+    world.until_status(id, "booting", |s| !s.ready).await;
+    tell("init-network/check-cache", None);
+    tell("modules-final", Some(ModuleResult::Success));
+    let status = world.until_status(id, "ready again", |s| s.ready).await;
+    assert_eq!(status.ready_by, Some(ReadyBy::Reporter));
+    assert_eq!(status.cloud_init.state, CloudInitState::Done);
+    assert!(status.cloud_init.errors.is_empty());
+}
+
+#[tokio::test]
+async fn a_script_that_fails_late_is_an_error_though_the_guest_phoned_home_before() {
+    let world = World::new();
+    let working = guest_with(&[(
+        "/run/cloud-init/status.json",
+        r#"{"v1": {"datasource": null, "stage": "modules-final"}}"#,
+    )]);
+    world.hypervisor.set_default_agent(Some(working));
+    world.start();
+    let instance = world.instance("web");
+    let id = instance.id;
+    world.waifud.put(instance);
+    world
+        .until_status(id, "at work", |s| {
+            s.cloud_init.state == CloudInitState::Running
+        })
+        .await;
+    let call = Observed::PhoneHome {
+        instance_id: Some("i-1".to_owned()),
+        hostname: None,
+        host_keys: Vec::new(),
+    };
+    let calls = world.hypervisor.calls(Op::AgentCommand);
+    world
+        .metadata
+        .observe(id, waifud_types::Timestamp::now(), call);
+    // Many looks later than the agent once had patience for.
+    world
+        .until("more looks", async || {
+            world.hypervisor.calls(Op::AgentCommand) > calls + 100
+        })
+        .await;
+    assert!(!world.waifud.status(id).unwrap().ready, "it still works");
+    let failed = guest_with(&[(
+        "/run/cloud-init/result.json",
+        r#"{"v1": {"datasource": "X", "errors": ["('scripts-user', boom)"]}}"#,
+    )]);
+    world.hypervisor.set_agent(id, Some(failed));
+    let status = world.until_status(id, "its end", |s| s.ready).await;
+    assert_eq!(status.ready_by, Some(ReadyBy::GuestAgent));
+    assert_eq!(status.cloud_init.state, CloudInitState::Error);
 }
 
 #[tokio::test]

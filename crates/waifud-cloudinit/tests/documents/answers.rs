@@ -116,7 +116,10 @@ fn without_user_data_there_is_none_in_either_tree() {
 fn without_keys_and_wishes_nothing_is_made_up() {
     let documents = render(&waifud_cloudinit::Source {
         ssh_keys: Vec::new(),
-        vendor_data: VendorOptions { phone_home: false },
+        vendor_data: VendorOptions {
+            phone_home: false,
+            reports: false,
+        },
         domain: None,
         nics: Vec::new(),
         ..source()

@@ -16,6 +16,7 @@ mod rescue;
 pub(crate) mod resize;
 pub mod update;
 pub mod why;
+mod why_cloud_init;
 
 use waifud_store::{InstanceRow, ReadTx};
 use waifud_types::Generation;

@@ -66,7 +66,10 @@ impl Goal {
                 if status.state == InstanceState::Running
                     && matches!(
                         status.cloud_init.state,
-                        CloudInitState::Degraded | CloudInitState::Error | CloudInitState::Disabled
+                        CloudInitState::Degraded
+                            | CloudInitState::Error
+                            | CloudInitState::Disabled
+                            | CloudInitState::Unknown
                     ) =>
             {
                 !status.ready

@@ -5,7 +5,7 @@ use waifud_api::{Instance, PlacementVerdict, Why};
 use waifud_store::NodeRow;
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
-use waifud_types::status::{CloudInitState, StoppedBy};
+use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
@@ -25,7 +25,7 @@ impl Control {
     /// The story of one instance.
     pub async fn why(&self, name_or_id: &str) -> Result<Why, ControlError> {
         let wanted = name_or_id.to_owned();
-        let (row, placement, timeline, largest, node) = self
+        let (row, placement, timeline, largest, node, user_data) = self
             .shared
             .store
             .read(move |tx| {
@@ -54,7 +54,8 @@ impl Control {
                 }
                 let timeline = tx.newest_events_of(&row.id.to_string(), TIMELINE)?;
                 let node = row.node.map(|node| tx.node(node)).transpose()?.flatten();
-                Ok::<_, ControlError>((row, placement, timeline, largest, node))
+                let user_data = tx.user_data(row.id)?;
+                Ok::<_, ControlError>((row, placement, timeline, largest, node, user_data))
             })
             .await?;
         let instance = view::instance(row, &self.shared.live);
@@ -68,6 +69,10 @@ impl Control {
                 .as_ref()
                 .filter(|_| !instance.status.ready)
                 .and_then(|node| held(&instance, node).or_else(|| takes_nothing_over(node)))
+                .or_else(|| {
+                    let user_data = user_data.as_ref().map(|text| text.expose().as_str());
+                    super::why_cloud_init::hint(&instance, evidence.as_ref(), user_data)
+                })
                 .or_else(|| hint(&instance, &placement, largest, so_for)),
             instance,
             placement,
@@ -139,21 +144,17 @@ fn summary(
     let state = status.state;
     let long = ago(since, now);
     if state == InstanceState::Running {
-        let cloud_init = &status.cloud_init.state;
-        return match (status.ready, cloud_init) {
-            (true, _) => "running and ready".to_owned(),
-            (false, CloudInitState::Error | CloudInitState::Degraded) => {
-                format!("running; cloud-init finished with errors {long} ago")
-            }
-            (false, CloudInitState::Disabled) => {
-                "running; cloud-init is switched off in the guest".to_owned()
-            }
-            (false, _) => format!(
-                "not ready {long}, {}{}",
-                waiting(instance, "cloud-init to finish"),
-                evidence.map_or("", |evidence| how_far(instance, evidence))
-            ),
-        };
+        if let Some(told) = super::why_cloud_init::summary(status, &long) {
+            return told;
+        }
+        if status.ready {
+            return "running and ready".to_owned();
+        }
+        return format!(
+            "not ready {long}, {}{}",
+            waiting(instance, "cloud-init to finish"),
+            evidence.map_or("", |evidence| how_far(instance, evidence))
+        );
     }
     let reason = status.reason.as_deref();
     match state {
@@ -243,16 +244,14 @@ fn hint(
         InstanceState::Failed => Some(format!(
             "fix what the reason names; {name} is then retried automatically"
         )),
-        InstanceState::Running if !status.ready => match status.cloud_init.state {
-            CloudInitState::Error | CloudInitState::Degraded => {
-                Some("look into the guest: cloud-init status --long".to_owned())
-            }
-            _ if instance.spec.rescue.is_none() && so_for > PATIENCE => Some(format!(
+        InstanceState::Running
+            if !status.ready && instance.spec.rescue.is_none() && so_for > PATIENCE =>
+        {
+            Some(format!(
                 "look at its console: waifuctl console {name}; a guest that lets nobody in is mended with \
                  waifuctl rescue {name}"
-            )),
-            _ => None,
-        },
+            ))
+        }
         InstanceState::Stopped if instance.spec.run => {
             Some(format!("start it again: waifuctl start {name}"))
         }

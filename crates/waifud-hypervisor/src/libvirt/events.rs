@@ -90,7 +90,7 @@ impl Registered {
             connect: connect.as_ptr(),
             callbacks: Vec::new(),
         };
-        // SAFETY: (for the three) libvirt calls a callback with the arguments of the function type that belongs to the
+        // SAFETY: (for the four) libvirt calls a callback with the arguments of the function type that belongs to the
         // event's number; `virConnectDomainEventGenericCallback` is the common type to cast to, by its documentation.
         let casts = unsafe {
             [
@@ -106,6 +106,8 @@ impl Registered {
                     sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
                     std::mem::transmute::<Agent, Generic>(on_agent),
                 ),
+                // Its function type is the common one.
+                (sys::VIR_DOMAIN_EVENT_ID_REBOOT, on_reboot as Generic),
             ]
         };
         for (event, callback) in casts {
@@ -266,6 +268,21 @@ unsafe extern "C" fn on_agent(
     unsafe {
         if let Some(id) = id_of(domain) {
             with_sink(opaque, |sink| sink.emit(id, DomainEventKind::AgentChanged));
+        }
+    }
+}
+
+/// # Safety
+/// For libvirt to call, as registered in `Registered::new`.
+unsafe extern "C" fn on_reboot(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt passes a valid domain and the pointer of the registration.
+    unsafe {
+        if let Some(id) = id_of(domain) {
+            with_sink(opaque, |sink| sink.emit(id, DomainEventKind::Rebooted));
         }
     }
 }

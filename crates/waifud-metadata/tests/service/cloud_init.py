@@ -11,8 +11,9 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
-from cloudinit import dmi, helpers, util
+from cloudinit import dmi, helpers, reporting, util
 from cloudinit.config import cc_phone_home
+from cloudinit.reporting.events import ReportEventStack
 from cloudinit.sources import DataSourceOpenStack
 from cloudinit.sources.helpers import ec2, openstack
 
@@ -75,6 +76,19 @@ if "log" in cc_phone_home.handle.__code__.co_varnames[:5]:
     arguments.insert(3, log)
 cc_phone_home.handle(*arguments)
 seen["phone_home_failed"] = [line for line in complaints.lines if "Failed to post" in line]
+
+# A stage with a module that fails, told by cloud-init's own reporter as vendor-data configures it.
+reporting.update_configuration(vendor["reporting"])
+with ReportEventStack("modules-final", "running modules for final") as stage:
+    with ReportEventStack("config-runcmd", "running config-runcmd", parent=stage):
+        pass
+    try:
+        with ReportEventStack("config-scripts-user", "running config-scripts-user", parent=stage):
+            raise RuntimeError("Runparts: 1 failures")
+    except RuntimeError:
+        pass
+reporting.flush_events()
+seen["reports_failed"] = [line for line in complaints.lines if "posting event" in line]
 util.del_dir(home)
 
 json.dump(seen, sys.stdout)

@@ -121,6 +121,17 @@ fn check(suite: &str, version: &str) {
     assert_eq!(asked, REQUESTS, "\n{}", asked.join("\n"));
     assert_eq!(reports, [(Some(iid), Some("web".to_owned()))]);
 
+    assert_eq!(seen["reports_failed"], json!([]));
+    let told = [
+        "modules-final begins",
+        "modules-final/config-runcmd begins",
+        "modules-final/config-runcmd Success",
+        "modules-final/config-scripts-user begins",
+        "modules-final/config-scripts-user Fail",
+        "modules-final Fail",
+    ];
+    assert_eq!(reported(&world, &service), told);
+
     // Without user-data the same requests are made, once each: not found is an answer, not a failure to be retried.
     furnish(&world, &service, &[guest_of(guest.id, None)]);
     let seen = run(&world, &cloud_init);
@@ -167,9 +178,29 @@ pub(crate) fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<St
                 hostname,
                 ..
             } => reports.push((instance_id, hostname)),
+            Observed::CloudInit(_) => {}
         }
     }
     (asked, reports)
+}
+
+/// What cloud-init's own reporter told, as `name result`.
+fn reported(world: &World, service: &Arc<MetadataService>) -> Vec<String> {
+    let service = Arc::clone(service);
+    let observed = world
+        .node
+        .run(move || async move { service.observations(0, Duration::ZERO).await });
+    let events = observed
+        .items
+        .into_iter()
+        .filter_map(|item| match item.what {
+            Observed::CloudInit(event) => Some(match event.result {
+                Some(result) => format!("{} {result:?}", event.name),
+                None => format!("{} begins", event.name),
+            }),
+            _ => None,
+        });
+    events.collect()
 }
 
 /// Every request of a boot, in order: none repeated (the list of versions is read once to find the service and once to

@@ -1,6 +1,7 @@
 //! What a guest reports, and of whom.
 
 use waifud_api::metadatad::Observed;
+use waifud_types::evidence::ModuleResult;
 
 use crate::house::{A, B, House, status};
 
@@ -51,5 +52,50 @@ async fn what_is_no_form_or_no_post_is_refused() {
     let answer = house.raw(A, put.as_bytes()).await;
     assert_eq!(status(&answer), 405);
     assert!(answer.contains("allow: POST"), "{answer}");
+    assert!(house.seen().await.is_empty());
+}
+
+fn event(body: &str) -> String {
+    // cloud-init names no media type.
+    format!(
+        "POST /waifud/cloud-init HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn an_event_of_cloud_init_is_the_callers_own_and_what_is_none_leaves_no_trace() {
+    let (house, a, b) = House::new().await;
+    let body = format!(
+        r#"{{"name": "modules-final/config-scripts-user", "event_type": "finish", "result": "FAIL", "description": "instance {}", "origin": "cloudinit", "timestamp": 1.5}}"#,
+        b.id
+    );
+    let forged = event(&body).replace(
+        "Content-Length",
+        "X-Forwarded-For: 10.0.0.2\r\nContent-Length",
+    );
+    assert_eq!(status(&house.raw(A, forged.as_bytes()).await), 200);
+    // Dropped, and not refused: cloud-init would complain of a refusal in the guest's log.
+    assert_eq!(status(&house.raw(A, event("{}").as_bytes()).await), 200);
+    let get = event("").replace("POST", "GET");
+    assert_eq!(status(&house.raw(A, get.as_bytes()).await), 405);
+    let seen = house.seen().await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].instance, a.id);
+    let Observed::CloudInit(event) = &seen[0].what else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(event.name, "modules-final/config-scripts-user");
+    assert_eq!(event.result, Some(ModuleResult::Fail));
+    assert_eq!(event.guest_micros, Some(1_500_000));
+}
+
+#[tokio::test]
+async fn an_event_over_4_kib_is_refused() {
+    let (house, ..) = House::new().await;
+    let pad = "x".repeat(4096);
+    let body =
+        format!(r#"{{"name": "init-network", "event_type": "start", "description": "{pad}"}}"#);
+    assert_eq!(status(&house.raw(A, event(&body).as_bytes()).await), 413);
     assert!(house.seen().await.is_empty());
 }

@@ -1,0 +1,198 @@
+//! What user-data does to cloud-init's reports, and which of its keys a module carries out.
+//!
+//! cloud-init merges user-data over vendor-data: dictionaries key by key, everything else as a whole. So another reporter
+//! beside ours changes nothing, while `reporting: null` or `vendor_data: {enabled: false}` turn ours off.
+
+use waifud_types::spec::Unreported;
+
+use crate::user_data::{UserDataKind, validate_user_data};
+use crate::vendor::REPORTER;
+use crate::yaml::{self, Node};
+
+/// A top-level key of a `#cloud-config`, or a script as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserDataKey {
+    /// Such as `runcmd`.
+    pub key: String,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// What in the user-data keeps cloud-init from reporting to waifud; `None` when nothing does, as far as can be read from
+/// it.
+pub fn unreported(user_data: &str) -> Option<Unreported> {
+    match validate_user_data(user_data).ok()? {
+        UserDataKind::CloudConfig => turned_off(user_data),
+        // Parts are merged by cloud-init itself: here only what may be in one of them is named.
+        UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
+            let mut lines = user_data.lines().map(str::trim_start);
+            lines
+                .any(|line| is_key(line, "reporting") || is_key(line, "vendor_data"))
+                .then_some(Unreported::PartMayOverride)
+        }
+        _ => None,
+    }
+}
+
+fn turned_off(user_data: &str) -> Option<Unreported> {
+    let document = yaml::load(user_data).ok()?;
+    let root = document.root()?;
+    let enabled = document
+        .get(root, "vendor_data")
+        .and_then(|vendor_data| document.get(vendor_data, "enabled"));
+    if enabled.is_some_and(is_false) {
+        return Some(Unreported::VendorDataDisabled);
+    }
+    let reporting = document.get(root, "reporting")?;
+    let replaced = !reporting.is("map") || document.get(reporting, REPORTER).is_some();
+    replaced.then_some(Unreported::ReporterOverridden)
+}
+
+/// What cloud-init takes for false (`cloudinit.util.is_false`).
+fn is_false(value: &Node) -> bool {
+    let text = value.text().unwrap_or_default().trim().to_ascii_lowercase();
+    ["off", "0", "no", "false"].contains(&text.as_str())
+}
+
+/// The key of the user-data that a module carries out, where that is certain: the module has it for its subject, and the
+/// user-data has it at the top level. `module` is its name, such as `scripts-user` or `package_update_upgrade_install`.
+pub fn key_of_module(user_data: &str, module: &str) -> Option<UserDataKey> {
+    let module = module.replace('_', "-");
+    match validate_user_data(user_data).ok()? {
+        UserDataKind::Script if module == "scripts-user" => Some(UserDataKey {
+            key: "the script".to_owned(),
+            line: 1,
+        }),
+        UserDataKind::CloudConfig => {
+            let present = |key: &&str| line_of(user_data, key).is_some();
+            let mut keys = keys_of(&module).iter().copied().filter(present);
+            let key = keys.next()?;
+            let line = line_of(user_data, key)?;
+            Some(UserDataKey {
+                key: key.to_owned(),
+                line,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The keys that a module reads, the most telling first.
+fn keys_of(module: &str) -> &'static [&'static str] {
+    match module {
+        // `runcmd` becomes a script, which this module runs.
+        "scripts-user" | "runcmd" => &["runcmd"],
+        "package-update-upgrade-install" => &[
+            "packages",
+            "package_upgrade",
+            "package_update",
+            "apt_upgrade",
+            "apt_update",
+        ],
+        "bootcmd" => &["bootcmd"],
+        "write-files" | "write-files-deferred" => &["write_files"],
+        "users-groups" => &["users", "user", "groups"],
+        "set-passwords" => &["chpasswd", "password", "ssh_pwauth"],
+        "ssh" => &["ssh_keys", "ssh_authorized_keys", "ssh_genkeytypes"],
+        "ssh-import-id" => &["ssh_import_id"],
+        "apt-configure" => &["apt", "apt_sources"],
+        "mounts" => &["mounts", "swap"],
+        "disk-setup" => &["disk_setup", "fs_setup"],
+        "growpart" => &["growpart"],
+        "resizefs" => &["resize_rootfs"],
+        "ntp" => &["ntp"],
+        "timezone" => &["timezone"],
+        "locale" => &["locale"],
+        "keyboard" => &["keyboard"],
+        "snap" => &["snap"],
+        "lxd" => &["lxd"],
+        "puppet" => &["puppet"],
+        "chef" => &["chef"],
+        "salt-minion" => &["salt_minion"],
+        "ansible" => &["ansible"],
+        "wireguard" => &["wireguard"],
+        "ca-certs" | "ca-certificates" => &["ca_certs", "ca-certs"],
+        "rsyslog" => &["rsyslog"],
+        "phone-home" => &["phone_home"],
+        "power-state-change" => &["power_state"],
+        "set-hostname" | "update-hostname" => &["hostname", "fqdn"],
+        "update-etc-hosts" => &["manage_etc_hosts"],
+        _ => &[],
+    }
+}
+
+/// The line of a top-level key, from 1.
+fn line_of(user_data: &str, key: &str) -> Option<usize> {
+    let at = user_data.lines().position(|line| is_key(line, key))?;
+    Some(at + 1)
+}
+
+/// Whether a line begins with this key, bare or quoted.
+fn is_key(line: &str, key: &str) -> bool {
+    let bare = line
+        .strip_prefix(key)
+        .or_else(|| {
+            let quoted = line.strip_prefix(['"', '\''])?;
+            quoted.strip_prefix(key)?.strip_prefix(['"', '\''])
+        })
+        .map(str::trim_start);
+    bare.is_some_and(|rest| rest.starts_with(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use Unreported::{PartMayOverride, ReporterOverridden, VendorDataDisabled};
+
+    use super::*;
+
+    #[test]
+    fn only_what_turns_the_reporter_off_counts() {
+        for reported in [
+            "",
+            "#!/bin/sh\nreporting: off\n",
+            "#cloud-config\npackages: [htop]\n",
+            "#cloud-config\nreporting:\n  mine: {type: log}\n",
+            "#cloud-config\nvendor_data: {enabled: true}\n",
+            "#cloud-config\nphone_home: {url: http://x}\n",
+            "#cloud-config\nwrite_files:\n- content: |\n    reporting:\n",
+        ] {
+            assert_eq!(unreported(reported), None, "{reported}");
+        }
+        for (user_data, what) in [
+            ("#cloud-config\nreporting: null\n", ReporterOverridden),
+            (
+                "#cloud-config\nreporting:\n  waifud: {type: log}\n",
+                ReporterOverridden,
+            ),
+            ("#cloud-config\nreporting:\n  waifud:\n", ReporterOverridden),
+            (
+                "#cloud-config\nvendor_data: {enabled: false}\n",
+                VendorDataDisabled,
+            ),
+            (
+                "#cloud-config\nvendor_data:\n  enabled: no\n",
+                VendorDataDisabled,
+            ),
+            (
+                "## template: jinja\n#cloud-config\nreporting: {}\n",
+                PartMayOverride,
+            ),
+        ] {
+            assert_eq!(unreported(user_data), Some(what), "{user_data}");
+        }
+    }
+
+    #[test]
+    fn a_module_is_tied_to_the_line_of_its_key() {
+        let text = "#cloud-config\npackages: [htop]\n\"runcmd\":\n- false\n";
+        let of = |module: &str| key_of_module(text, module).map(|it| (it.key, it.line));
+        assert_eq!(of("scripts-user"), Some(("runcmd".to_owned(), 3)));
+        let packages = Some(("packages".to_owned(), 2));
+        assert_eq!(of("package-update-upgrade-install"), packages);
+        assert_eq!(of("package_update_upgrade_install"), packages);
+        assert_eq!(of("bootcmd"), None, "the user-data has no such key");
+        assert_eq!(of("grub-dpkg"), None);
+        let script = key_of_module("#!/bin/sh\nfalse\n", "scripts-user").unwrap();
+        assert_eq!((script.key.as_str(), script.line), ("the script", 1));
+    }
+}
