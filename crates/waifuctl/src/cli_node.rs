@@ -4,6 +4,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
+use waifud_types::Name;
+
 use crate::cli::ConfirmArgs;
 use crate::cli_token::JoinTokenCommand;
 use crate::complete;
@@ -26,6 +28,11 @@ pub enum NodeCommand {
         after_help = "Examples:\n  waifuctl node label alder disk=ssd room=cellar\n  waifuctl node label alder room-\n\nKEY=VALUE sets, KEY- removes; other labels stay. Instances that waited for such a node are placed."
     )]
     Label(NodeLabelArgs),
+    /// Give a node another name; it keeps it, whatever its machine calls itself
+    #[command(
+        after_help = "Examples:\n  waifuctl node rename alder birch\n\nInstances on it stay. Those that wait for a node of the new name are placed; what is pinned to the old one waits."
+    )]
+    Rename(NodeRenameArgs),
     /// Forget a node that will not come back, and its key; what runs there runs on
     #[command(
         visible_alias = "rm",
@@ -54,6 +61,16 @@ pub struct NodeLabelArgs {
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
     pub changes: Vec<String>,
+}
+
+/// `node rename`.
+#[derive(Debug, Args)]
+pub struct NodeRenameArgs {
+    /// Its name or id
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The name that it gets
+    pub new_name: Name,
 }
 
 /// `node remove`.

@@ -76,12 +76,13 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             Err(_) => crate::facts::unfinished(shared).await,
         }
     };
-    let hello = Hello {
+    let mut hello = Hello {
         name: shared.settings.node.clone(),
         facts,
         now: shared.now(),
         boot_id: shared.host.boot_id(),
     };
+    hello.fit();
     let welcome = match faults::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
         Err(error) => return Ended::link(error),

@@ -45,6 +45,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     shared.metadata.tidy(&shared.table);
                 }
             }
+            Ok(Err(error)) if error.is_final() && shared.reports.split(&report) => {
+                tracing::warn!("waifud refused a report; what it says is sent in parts: {error}");
+            }
             Ok(Err(error)) if error.is_final() => {
                 // The same again would be refused again and keep everything else from being heard.
                 tracing::error!("waifud refused a report, which is a bug: {error}");

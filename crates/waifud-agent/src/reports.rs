@@ -1,15 +1,20 @@
 //! What waifud has yet to hear, kept until it has: changes together, at most a few times a second. What people wait
-//! for (another state, readiness, the end) does not wait for the others.
+//! for (another state, readiness, the end) does not wait for the others. What is too much for one report is said in
+//! several.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed};
+use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed, bounds};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
 use waifud_types::{InstanceId, Timestamp};
+
+/// Bytes of the instances of one report at most, as JSON; one instance is always taken. With the largest list of what is
+/// in nobody's list it stays below what waifud reads.
+const INSTANCES_BYTES: usize = 512 << 10;
 
 /// The outbox. What is put in replaces what was said of the same thing before.
 #[derive(Debug, Default)]
@@ -29,10 +34,13 @@ struct Inner {
     /// Seen at ports, and said with every status.
     addresses: BTreeMap<InstanceId, Vec<InstanceAddress>>,
     destroyed: BTreeMap<InstanceId, Tombstone>,
+    destroyed_unsaid: BTreeSet<InstanceId>,
     facts: Option<NodeFacts>,
     facts_unsaid: bool,
     unclaimed: Option<Vec<Unclaimed>>,
     unclaimed_unsaid: bool,
+    /// Things that one report may tell of, while waifud refuses larger ones.
+    things_max: Option<usize>,
 }
 
 impl Reports {
@@ -90,6 +98,7 @@ impl Reports {
     pub fn destroyed(&self, tombstone: Tombstone) {
         let mut inner = self.inner();
         inner.forget(tombstone.instance);
+        inner.destroyed_unsaid.insert(tombstone.instance);
         inner.destroyed.insert(tombstone.instance, tombstone);
         self.urgent.notify_one();
         self.filled.notify_one();
@@ -135,6 +144,7 @@ impl Reports {
         let mut inner = self.inner();
         inner.unsaid = inner.instances.keys().copied().collect();
         inner.evidence_unsaid = inner.evidence.keys().copied().collect();
+        inner.destroyed_unsaid = inner.destroyed.keys().copied().collect();
         inner.facts_unsaid = inner.facts.is_some();
         inner.unclaimed_unsaid = inner.unclaimed.is_some();
         self.filled.notify_one();
@@ -155,21 +165,51 @@ impl Reports {
         self.urgent.notified().await;
     }
 
-    /// What is unsaid, counted as said from now on; empty when nothing is. Destroyed ones stay until acknowledged.
+    /// What is unsaid, counted as said from now on; empty when nothing is. As much of it as waifud takes at once: when
+    /// something is left, it is to be said soon. Destroyed ones stay until acknowledged.
     pub fn take(&self, now: Timestamp) -> AgentReport {
-        let mut inner = self.inner();
-        let instances = inner.take_instances();
-        AgentReport {
-            facts: std::mem::take(&mut inner.facts_unsaid)
-                .then(|| inner.facts.clone())
-                .flatten(),
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        let mut left = inner.things_max.unwrap_or(usize::MAX);
+        let mut may_tell = |unsaid: &mut bool| {
+            let told = *unsaid && left > 0;
+            left -= usize::from(told);
+            *unsaid &= !told;
+            told
+        };
+        let tells_facts = may_tell(&mut inner.facts_unsaid);
+        let tells_unclaimed = may_tell(&mut inner.unclaimed_unsaid);
+        let destroyed = inner.take_destroyed(left);
+        let instances = inner.take_instances(left - destroyed.len());
+        let mut report = AgentReport {
+            facts: inner.facts.clone().filter(|_| tells_facts),
             now: Some(now),
             instances,
-            destroyed: inner.destroyed.values().cloned().collect(),
-            unclaimed: std::mem::take(&mut inner.unclaimed_unsaid)
-                .then(|| inner.unclaimed.clone())
-                .flatten(),
+            destroyed,
+            unclaimed: inner.unclaimed.clone().filter(|_| tells_unclaimed),
+        };
+        if inner.has_unsaid() {
+            self.filled.notify_one();
         }
+        drop(guard);
+        report.fit();
+        report
+    }
+
+    /// waifud does not take this report. Unless it tells of one thing only, it is said again in parts, so that the others
+    /// are heard. Says whether it will be.
+    pub fn split(&self, report: &AgentReport) -> bool {
+        let things = report.instances.len()
+            + report.destroyed.len()
+            + usize::from(report.facts.is_some())
+            + usize::from(report.unclaimed.is_some());
+        if things < 2 {
+            return false;
+        }
+        self.put_back(report);
+        self.inner().things_max = Some(things / 2);
+        self.filled.notify_one();
+        true
     }
 
     /// The report was not heard: what it said is unsaid again.
@@ -183,6 +223,11 @@ impl Reports {
                 }
             }
         }
+        for tombstone in &report.destroyed {
+            if inner.destroyed.contains_key(&tombstone.instance) {
+                inner.destroyed_unsaid.insert(tombstone.instance);
+            }
+        }
         inner.facts_unsaid |= report.facts.is_some();
         inner.unclaimed_unsaid |= report.unclaimed.is_some();
     }
@@ -190,10 +235,14 @@ impl Reports {
     /// The report was heard. Returns the instances that may be forgotten.
     pub fn heard(&self, report: &AgentReport) -> Vec<InstanceId> {
         let mut inner = self.inner();
+        if !inner.has_unsaid() {
+            inner.things_max = None;
+        }
         let mut done = Vec::new();
         for tombstone in &report.destroyed {
             if inner.destroyed.get(&tombstone.instance) == Some(tombstone) {
                 inner.destroyed.remove(&tombstone.instance);
+                inner.destroyed_unsaid.remove(&tombstone.instance);
                 done.push(tombstone.instance);
             }
         }
@@ -214,22 +263,75 @@ impl Inner {
         self.addresses.remove(&id);
     }
 
-    /// The unsaid ones, counted as said. Evidence of an instance without a status waits for that.
-    fn take_instances(&mut self) -> Vec<InstanceReport> {
-        let mut ids = std::mem::take(&mut self.unsaid);
-        ids.extend(&self.evidence_unsaid);
-        let mut taken = Vec::with_capacity(ids.len());
-        for id in ids {
-            if let Some(report) = self.instances.get(&id) {
-                let evidence = self.evidence_unsaid.remove(&id);
-                taken.push(InstanceReport {
-                    evidence: evidence.then(|| self.evidence.get(&id).cloned()).flatten(),
-                    addresses: self.addresses.get(&id).cloned().unwrap_or_default(),
-                    ..report.clone()
-                });
-            }
+    /// Whether anything waits to be said. What was seen of an instance without a status waits for that.
+    fn has_unsaid(&self) -> bool {
+        let known = |id: &InstanceId| self.instances.contains_key(id);
+        self.facts_unsaid
+            || self.unclaimed_unsaid
+            || !self.destroyed_unsaid.is_empty()
+            || self.unsaid.iter().any(known)
+            || self.evidence_unsaid.iter().any(known)
+    }
+
+    /// At most so many unsaid ones, counted as said.
+    fn take_destroyed(&mut self, most: usize) -> Vec<Tombstone> {
+        let mut taken = Vec::new();
+        while taken.len() < most.min(bounds::DESTROYED_MAX) {
+            let Some(id) = self.destroyed_unsaid.pop_first() else {
+                break;
+            };
+            taken.extend(self.destroyed.get(&id).cloned());
         }
         taken
+    }
+
+    /// At most so many unsaid ones, counted as said, and as many as fit into a report. What was seen of an instance
+    /// without a status waits for that.
+    fn take_instances(&mut self, most: usize) -> Vec<InstanceReport> {
+        let unsaid = self.unsaid.union(&self.evidence_unsaid);
+        let known = unsaid.filter(|id| self.instances.contains_key(id));
+        let most = most.min(bounds::INSTANCES_MAX);
+        let ids: Vec<_> = known.copied().take(most).collect();
+        let mut taken = Vec::with_capacity(ids.len());
+        let mut bytes = 0_usize;
+        for id in ids {
+            let Some(report) = self.instances.get(&id) else {
+                continue;
+            };
+            let seen = self.evidence.get(&id);
+            let report = InstanceReport {
+                evidence: seen.filter(|_| self.evidence_unsaid.contains(&id)).cloned(),
+                addresses: self.addresses.get(&id).cloned().unwrap_or_default(),
+                ..report.clone()
+            };
+            bytes = bytes.saturating_add(size(&report));
+            if bytes > INSTANCES_BYTES && !taken.is_empty() {
+                break;
+            }
+            taken.push(report);
+            self.unsaid.remove(&id);
+            self.evidence_unsaid.remove(&id);
+        }
+        taken
+    }
+}
+
+/// Bytes of it as JSON.
+fn size(report: &InstanceReport) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    match serde_json::to_writer(&mut counter, report) {
+        Ok(()) => counter.0,
+        Err(_) => usize::MAX,
     }
 }
 
@@ -337,5 +439,72 @@ mod tests {
         assert!(!urgent(&reports), "nobody waits for evidence");
         reports.forget(id);
         assert!(reports.take(now).instances.is_empty());
+    }
+
+    fn id(number: u128) -> InstanceId {
+        format!("00000000-0000-7000-8000-{number:012x}")
+            .parse()
+            .unwrap()
+    }
+
+    fn numbered(number: u128, reason: &str) -> InstanceReport {
+        InstanceReport {
+            id: id(number),
+            ..report(InstanceState::Running, reason)
+        }
+    }
+
+    fn tombstone(number: u128) -> Tombstone {
+        Tombstone {
+            instance: id(number),
+            name: "web".parse().unwrap(),
+            epoch: Epoch::FIRST,
+        }
+    }
+
+    fn is_filled(reports: &Reports) -> bool {
+        reports.filled().now_or_never().is_some()
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_report_is_said_in_several_and_nothing_is_lost() {
+        let reports = Reports::default();
+        for number in 0..3000 {
+            reports.instance(numbered(number, &"\u{1b}[2Jlong ".repeat(1000)));
+            reports.destroyed(tombstone(10_000 + number));
+        }
+        let (mut said, mut gone) = (BTreeSet::new(), 0);
+        while is_filled(&reports) {
+            let mut part = reports.take(Timestamp::UNIX_EPOCH);
+            part.check().unwrap();
+            assert!(serde_json::to_vec(&part).unwrap().len() < 1 << 20);
+            said.extend(part.instances.iter().map(|said| said.id));
+            gone += reports.heard(&part).len();
+        }
+        assert_eq!((said.len(), gone), (3000, 3000));
+    }
+
+    #[test]
+    fn a_report_that_is_refused_is_halved_until_one_thing_is_left_alone() {
+        let reports = Reports::default();
+        for number in 0..100 {
+            reports.instance(numbered(number, ""));
+        }
+        reports.destroyed(tombstone(1000));
+        let (mut heard, mut dropped) = (BTreeSet::new(), 0);
+        while is_filled(&reports) {
+            let part = reports.take(Timestamp::UNIX_EPOCH);
+            if part.instances.iter().any(|said| said.id == id(77)) {
+                dropped += usize::from(!reports.split(&part));
+                continue;
+            }
+            heard.extend(part.instances.iter().map(|said| said.id));
+            reports.heard(&part);
+        }
+        assert_eq!((heard.len(), dropped), (99, 1));
+        assert!(!heard.contains(&id(77)));
+        reports.say_again();
+        let again = reports.take(Timestamp::UNIX_EPOCH);
+        assert!(again.destroyed.is_empty(), "it was heard");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use waifud_api::agent::Unclaimed;
+use waifud_api::agent::bounds::UNCLAIMED_MAX;
 use waifud_hypervisor::DomainState;
 use waifud_types::InstanceId;
 
@@ -15,7 +16,9 @@ use crate::shared::Shared;
 use crate::trouble::Failure;
 
 /// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are claimed.
-const BUNDLES_MAX: usize = 4 << 20;
+const BUNDLES_MAX: usize = 3 << 20;
+/// Instances whose records are in one report at most, for the same reason: each has some 2 KiB.
+const RECORDS_MAX: usize = 1024;
 
 /// Goes on for ever.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -89,6 +92,11 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
     unclaimed
         .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
     remember(shared, &records, &mut unclaimed);
+    if unclaimed.len() > UNCLAIMED_MAX {
+        // What is left out follows once others are claimed. Nobody else may be given the addresses: those come first.
+        unclaimed.sort_by_key(|entry| entry.addresses.is_empty());
+        unclaimed.truncate(UNCLAIMED_MAX);
+    }
     Ok(unclaimed)
 }
 
@@ -105,6 +113,7 @@ fn remember(
 ) {
     let mut told = None;
     let mut left = BUNDLES_MAX;
+    let mut records_left = RECORDS_MAX;
     for entry in unclaimed {
         if told == Some(entry.instance) {
             continue;
@@ -118,6 +127,10 @@ fn remember(
         };
         let addresses = instance.spec.nics.iter().filter_map(|nic| nic.address);
         entry.addresses = addresses.collect();
+        if records_left == 0 {
+            continue;
+        }
+        records_left -= 1;
         entry.bundle = shared
             .metadata
             .kept(instance.bundle.digest)

@@ -19,6 +19,11 @@
 //!
 //! Who asks is said by the client's certificate; [`crate::join`] tells how a node gets one. A report, even an empty
 //! one, at least every 10 seconds is the heartbeat.
+//!
+//! What a node says is bounded ([`bounds`]): 422 names the field that is out of bounds. 429 says that a node changes
+//! faster than waifud writes down; the same report is taken a little later.
+
+pub mod bounds;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -43,7 +48,8 @@ use crate::stream::StreamOrder;
 /// The agent introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Hello {
-    /// The node's name: its host name's first label unless configured.
+    /// What the node calls itself: its host name's first label unless configured. Its name is the one that it was let in
+    /// by, or that an administrator gave it since.
     pub name: Name,
     /// What the node has.
     pub facts: NodeFacts,

@@ -207,9 +207,18 @@ mod tests {
         }
 
         #[test]
-        fn any_other_text_is_refused_and_nothing_breaks(text in ".{0,200}") {
-            let _never_a_panic = JoinToken::parse(&text);
-            let _never_a_panic = JoinToken::parse(&format!("wfj_{text}"));
+        fn any_other_text_is_refused(text in ".{0,200}", short in proptest::collection::vec(any::<u8>(), 0..65), version in 0..u8::MAX) {
+            let coded = |bytes: &[u8]| format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
+            // Without the prefix, not in the alphabet, with too few bytes, and of another version.
+            let version = if version < VERSION { version } else { version + 1 };
+            let other = [&[version][..], &[7; 80]].concat();
+            for bad in [text.clone(), format!("{PREFIX}{text}!"), coded(&short), coded(&other)] {
+                prop_assert_eq!(JoinToken::parse(&bad), Err(NotAJoinToken), "{}", bad);
+            }
+            let good = [&[VERSION][..], &[7; 80]].concat();
+            let as_such = coded(&good);
+            // The last part is addresses, in UTF-8: those bytes are.
+            prop_assert!(JoinToken::parse(&as_such).is_ok());
         }
     }
 

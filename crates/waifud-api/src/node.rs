@@ -82,6 +82,9 @@ pub struct Unclaimed {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNode {
+    /// Another name. What is pinned to the old one has to be pinned anew.
+    #[serde(default)]
+    pub name: Option<Name>,
     /// Labels to set; null removes one that was set so. What a node tells of itself can be set otherwise, not removed.
     #[serde(default)]
     pub labels: BTreeMap<String, Option<String>>,

@@ -4,10 +4,11 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use waifud_pki::Authority;
 use waifud_store::Store;
@@ -35,7 +36,7 @@ pub struct ControlConfig {
     pub unreachable_after: Duration,
     /// So many events are kept at most.
     pub events_kept: u64,
-    /// Events are kept so long at most.
+    /// Events are kept for so long of the time that waifud runs, at most.
     pub events_kept_for: Duration,
     /// An image file may be this large.
     pub image_max: ByteSize,
@@ -104,7 +105,11 @@ pub(crate) struct Shared {
     pub(crate) authority: Arc<Authority>,
     pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
     pub(crate) stop: CancellationToken,
-    pub(crate) started: Timestamp,
+    pub(crate) trimmed: crate::monitor::Trimmed,
+    /// Some that wait for a node have still to be tried again.
+    pub(crate) retry: Notify,
+    /// Each of them has to be looked at, as not all of their classes were told what they wait for.
+    pub(crate) retry_all: AtomicBool,
 }
 
 impl std::fmt::Debug for Control {
@@ -158,7 +163,9 @@ impl Control {
                 authority,
                 progress: broadcast::Sender::new(1024),
                 stop: CancellationToken::new(),
-                started,
+                trimmed: crate::monitor::Trimmed::default(),
+                retry: Notify::new(),
+                retry_all: AtomicBool::new(false),
             }),
         })
     }
@@ -185,5 +192,10 @@ impl Control {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+
+    /// How long this process has run.
+    pub(crate) fn running(&self) -> Duration {
+        self.shared.clock.monotonic()
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! After a restart it is empty and fills with the next reports; an idle cluster writes nothing to disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::{PoolFacts, Resources};
 use waifud_types::status::StepStatus;
 use waifud_types::{InstanceId, NodeId, Timestamp};
+
+use crate::agent::Budget;
 
 /// What a node said last.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,7 +32,18 @@ struct Tables {
     steps: HashMap<InstanceId, StepStatus>,
     evidence: HashMap<InstanceId, GuestEvidence>,
     /// Nodes that count as reachable, and the last sign of life of each: a contact, or our own start.
-    signs: HashMap<NodeId, Timestamp>,
+    signs: HashMap<NodeId, Sign>,
+    /// What each node may still have written down.
+    budgets: HashMap<NodeId, Budget>,
+}
+
+/// A sign of life: by a clock that nobody sets, and by the time of day.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sign {
+    /// After so long a time of this process.
+    pub running: Duration,
+    /// The time of day, for people.
+    pub at: Timestamp,
 }
 
 /// The tables.
@@ -44,9 +58,10 @@ impl Live {
     }
 
     /// The node was heard of.
-    pub fn heard_of(&self, node: NodeId, now: Timestamp, its_clock: Option<Timestamp>) {
+    pub fn heard_of(&self, node: NodeId, sign: Sign, its_clock: Option<Timestamp>) {
+        let now = sign.at;
         let mut tables = self.lock();
-        tables.signs.insert(node, now);
+        tables.signs.insert(node, sign);
         let entry = tables.nodes.entry(node).or_insert(NodeLive {
             last_contact: now,
             clock_skew: None,
@@ -64,18 +79,31 @@ impl Live {
         let mut tables = self.lock();
         tables.nodes.remove(&node);
         tables.signs.remove(&node);
+        tables.budgets.remove(&node);
+    }
+
+    /// Whether the node may have something written down now.
+    pub fn may_write(&self, node: NodeId, running: Duration) -> bool {
+        let mut tables = self.lock();
+        let budget = tables.budgets.entry(node).or_default();
+        budget.is_left(running)
+    }
+
+    /// What the node said was written down, at this cost.
+    pub fn has_written(&self, node: NodeId, cost: u64) {
+        self.lock().budgets.entry(node).or_default().spend(cost);
     }
 
     /// A node that was reachable when we started: it has from now on to show itself.
-    pub fn expect(&self, node: NodeId, now: Timestamp) {
-        self.lock().signs.entry(node).or_insert(now);
+    pub fn expect(&self, node: NodeId, sign: Sign) {
+        self.lock().signs.entry(node).or_insert(sign);
     }
 
-    /// Nodes without a sign of life since `limit`, each told of once.
-    pub fn fallen_silent(&self, limit: Timestamp) -> Vec<(NodeId, Timestamp)> {
+    /// Nodes without a sign of life for longer than `limit`, each told of once.
+    pub fn fallen_silent(&self, running: Duration, limit: Duration) -> Vec<(NodeId, Sign)> {
         self.lock()
             .signs
-            .extract_if(|_, sign| *sign < limit)
+            .extract_if(|_, sign| running.saturating_sub(sign.running) > limit)
             .collect()
     }
 
@@ -121,6 +149,21 @@ impl Live {
         let mut tables = self.lock();
         tables.steps.remove(&instance);
         tables.evidence.remove(&instance);
+    }
+
+    /// Instances of which something is known.
+    pub fn instances(&self) -> Vec<InstanceId> {
+        let tables = self.lock();
+        let all: HashSet<_> = tables.steps.keys().chain(tables.evidence.keys()).collect();
+        all.into_iter().copied().collect()
+    }
+
+    /// Nodes of which something is known.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let tables = self.lock();
+        let nodes = tables.nodes.keys().chain(tables.signs.keys());
+        let all: HashSet<_> = nodes.chain(tables.budgets.keys()).collect();
+        all.into_iter().copied().collect()
     }
 
     /// The step that an instance's driver is at.

@@ -1,11 +1,13 @@
 //! What happens without being asked for: silent nodes become unreachable, old history goes.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use waifud_store::StoreError;
-use waifud_types::{NodeId, Timestamp};
+use waifud_types::NodeId;
 
 use crate::instances::create::REMEMBERED;
+use crate::live::Sign;
 use crate::principal::Cause;
 use crate::{Control, ControlError, note};
 
@@ -15,11 +17,47 @@ const TRIM_EVERY: Duration = Duration::from_mins(10);
 const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// Events removed in one transaction: bounds how long others wait.
 const TRIM_AT_ONCE: u64 = 10_000;
+/// Answers that are remembered at most.
+const ANSWERS_KEPT: u64 = 100_000;
+/// Between two tries to place those that wait, whatever happened.
+const RETRY_EVERY: Duration = Duration::from_secs(30);
 
 impl Control {
     /// Runs until waifud stops.
     pub async fn monitor(&self) -> Result<(), ControlError> {
         self.expect_reachable_nodes().await?;
+        tokio::join!(self.look_after(), self.retry());
+        Ok(())
+    }
+
+    /// Tries again to place those that wait, when something was freed and now and then.
+    async fn retry(&self) {
+        let mut timer = tokio::time::interval(RETRY_EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut thorough = true;
+        loop {
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return,
+                () = self.shared.retry.notified() => {}
+                _ = timer.tick() => {}
+            }
+            let done = tokio::select! {
+                () = self.shared.stop.cancelled() => return,
+                done = self.retry_waiting(thorough) => done,
+            };
+            match done {
+                Ok(()) => thorough = false,
+                Err(error) if error.is_no_room() => {
+                    tracing::debug!(%error, "no room to place those that wait");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "placing those that wait failed; it is tried again");
+                }
+            }
+        }
+    }
+
+    async fn look_after(&self) {
         let look = (self.shared.config.unreachable_after / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(1));
         let mut look = tokio::time::interval(look);
@@ -27,7 +65,7 @@ impl Control {
         let mut trim = tokio::time::interval(TRIM_EVERY);
         loop {
             let done = tokio::select! {
-                () = self.shared.stop.cancelled() => return Ok(()),
+                () = self.shared.stop.cancelled() => return,
                 _ = look.tick() => self.sweep().await,
                 _ = room.tick() => self.look_at_room().await,
                 _ = trim.tick() => self.trim().await,
@@ -49,27 +87,27 @@ impl Control {
     async fn expect_reachable_nodes(&self) -> Result<(), ControlError> {
         let rows = self.shared.store.read(|tx| tx.nodes("", u32::MAX)).await?;
         for row in rows.into_iter().filter(|row| row.reachable) {
-            self.shared.live.expect(row.id, self.shared.started);
+            self.shared.live.expect(row.id, self.sign());
         }
         Ok(())
     }
 
     /// Notes which nodes have been silent for too long.
     pub async fn sweep(&self) -> Result<(), ControlError> {
-        let limit = self.now() - self.shared.config.unreachable_after;
+        let limit = self.shared.config.unreachable_after;
         let mut outcome = Ok(());
-        for (node, last_contact) in self.shared.live.fallen_silent(limit) {
-            if let Err(error) = self.lose(node, last_contact).await {
+        for (node, sign) in self.shared.live.fallen_silent(self.running(), limit) {
+            if let Err(error) = self.lose(node, sign).await {
                 // Each of them is told of once: one that could not be written down is looked at again.
-                self.shared.live.expect(node, last_contact);
+                self.shared.live.expect(node, sign);
                 outcome = Err(error);
             }
         }
         outcome
     }
 
-    async fn lose(&self, node: NodeId, last_contact: Timestamp) -> Result<(), ControlError> {
-        let now = self.now();
+    async fn lose(&self, node: NodeId, sign: Sign) -> Result<(), ControlError> {
+        let (now, last_contact) = (self.now(), sign.at);
         let control = self.clone();
         self.shared
             .store
@@ -93,23 +131,105 @@ impl Control {
             .map_err(|error: StoreError| error.into())
     }
 
-    async fn trim(&self) -> Result<(), ControlError> {
+    /// Removes old history, and what is remembered of what is no more. Age is counted in the time that waifud ran: a
+    /// clock that is wrong by years, for a minute, removes nothing.
+    pub async fn trim(&self) -> Result<(), ControlError> {
+        let passed = self.shared.trimmed.since_last(self.running());
         let config = &self.shared.config;
-        let (keep, before) = (config.events_kept, self.now() - config.events_kept_for);
-        let answers = self.now() - REMEMBERED;
+        let (keep, age) = (config.events_kept, config.events_kept_for);
+        self.shared
+            .store
+            .write(move |tx| tx.grow_older(passed, age.max(REMEMBERED)))
+            .await
+            .map_err(|error: StoreError| ControlError::from(error))?;
         loop {
-            let removed = self
+            let (events, answers) = self
                 .shared
                 .store
                 .write(move |tx| {
-                    tx.forget_answers(answers)?;
-                    tx.trim_events(keep, before, TRIM_AT_ONCE)
+                    let old = tx.older_than(age)?;
+                    let old_answers = tx.older_than(REMEMBERED)?;
+                    let answers = tx.forget_answers(old_answers, ANSWERS_KEPT, TRIM_AT_ONCE)?;
+                    Ok((tx.trim_events(keep, old, TRIM_AT_ONCE)?, answers))
                 })
                 .await
                 .map_err(|error: StoreError| ControlError::from(error))?;
-            if (removed as u64) < TRIM_AT_ONCE {
-                return Ok(());
+            if (events.max(answers) as u64) < TRIM_AT_ONCE {
+                break;
             }
         }
+        self.forget_what_is_gone().await
+    }
+
+    /// Reports that were under way when a node or an instance was removed may have been remembered after that.
+    async fn forget_what_is_gone(&self) -> Result<(), ControlError> {
+        let (nodes, instances) = (self.shared.live.nodes(), self.shared.live.instances());
+        let (nodes, instances) = self
+            .shared
+            .store
+            .read(move |tx| {
+                let mut gone = (Vec::new(), Vec::new());
+                for id in nodes {
+                    if tx.node(id)?.is_none() {
+                        gone.0.push(id);
+                    }
+                }
+                for id in instances {
+                    if tx.instance(id)?.is_none() {
+                        gone.1.push(id);
+                    }
+                }
+                Ok::<_, ControlError>(gone)
+            })
+            .await?;
+        for node in nodes {
+            self.shared.live.forget_node(node);
+        }
+        for instance in instances {
+            self.shared.live.forget(instance);
+        }
+        Ok(())
+    }
+}
+
+/// When history was last trimmed, as the process runs.
+#[derive(Debug, Default)]
+pub(crate) struct Trimmed(Mutex<Duration>);
+
+impl Trimmed {
+    /// The time that passed since this was asked last.
+    fn since_last(&self, running: Duration) -> Duration {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.saturating_sub(std::mem::replace(&mut last, running))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use waifud_store::{Mode, Store};
+    use waifud_types::evidence::GuestEvidence;
+    use waifud_types::{Incarnation, InstanceId};
+
+    use super::*;
+    use crate::ControlConfig;
+    use crate::env::{SystemClock, SystemEntropy};
+
+    #[tokio::test]
+    async fn what_is_remembered_of_nodes_and_instances_that_are_no_more_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        let store = Store::open(&path, Mode::Inline, Incarnation(1)).unwrap();
+        let config = ControlConfig::new(dir.path().to_owned());
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let control = Control::new(store, config, clock, entropy).await.unwrap();
+        let live = &control.shared.live;
+        live.set_evidence(InstanceId::generate(), GuestEvidence::default());
+        live.heard_of(NodeId::generate(), control.sign(), None);
+        assert!(live.may_write(NodeId::generate(), control.running()));
+        assert_eq!((live.nodes().len(), live.instances().len()), (2, 1));
+        control.trim().await.unwrap();
+        assert_eq!((live.nodes().len(), live.instances().len()), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What operators do with nodes: labels that placement asks for, and removal of one that will not come back.
+//! What administrators do with nodes: names and labels that placement asks for, and removal of one that will not come back.
 //!
 //! Removal is an operator's word, never waifud's conclusion: a node that is silent keeps its instances. What runs on a
 //! removed machine runs on; nobody is given its addresses before the subnet is purged.
@@ -17,7 +17,7 @@ use crate::{Control, ControlError, note, problems, validate};
 const NAMED: usize = 3;
 
 impl Control {
-    /// Sets and removes labels of a node. The node itself does not hear of them, and what it reports does not undo them.
+    /// Renames a node, and sets and removes its labels. The node itself does not hear of them, and what it reports does not undo them.
     pub async fn update_node(
         &self,
         name_or_id: &str,
@@ -36,7 +36,10 @@ impl Control {
             .shared
             .store
             .write(move |tx| {
-                let row = find(tx, &wanted)?;
+                let mut row = find(tx, &wanted)?;
+                if let Some(name) = change.name.filter(|name| *name != row.name) {
+                    control.rename_node_in(tx, &mut row, name, &cause)?;
+                }
                 let mut labels = row.labels.clone();
                 for (key, value) in change.labels {
                     match value {
@@ -61,6 +64,32 @@ impl Control {
             })
             .await?;
         self.node(&id.to_string()).await
+    }
+
+    /// Gives a node another name. It hears of it, and whatever it calls itself, it keeps that name.
+    fn rename_node_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &mut NodeRow,
+        name: Name,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let owner = tx.node_id_named(&name)?;
+        if owner.is_some_and(|owner| owner != row.id) {
+            return Err(node_problems::name_taken(&name).into());
+        }
+        let revision = tx.emit(&note::event(
+            self.now(),
+            "node.renamed",
+            note::node(row.id, &name),
+            cause,
+            format!("it was called {}", row.name),
+        ))?;
+        tx.rename_node(row.id, &name, revision)?;
+        tx.rename_node_key(row.id, &name)?;
+        row.name = name;
+        // Somebody may have waited for a node of this name.
+        self.place_waiting(tx)
     }
 
     /// Forgets a node and its key. Refused while instances are on it that nobody deleted. With `purge`, others may have
@@ -132,8 +161,8 @@ impl Control {
             let shown = living.get(..NAMED).unwrap_or(&living);
             return Err(node_problems::has_instances(&node.name, shown, living.len()).into());
         }
-        if node.reachable && !node.unclaimed.is_empty() {
-            return Err(node_problems::has_unclaimed(&node.name, node.unclaimed.len()).into());
+        if node.reachable && node.unclaimed_count > 0 {
+            return Err(node_problems::has_unclaimed(&node.name, node.unclaimed_count).into());
         }
         let mut images = Vec::new();
         for row in deleted {
@@ -152,6 +181,7 @@ impl Control {
         ))?;
         tx.forget_node_key(node.id)?;
         tx.remove_node(node, self.now())?;
+        self.place_waiting(tx)?;
         Ok(images)
     }
 }

@@ -1,6 +1,8 @@
 //! Nodes as people see them.
 
+use waifud_api::agent::Unclaimed;
 use waifud_api::{Node, Page};
+use waifud_store::{NodeRow, ReadTx, StoreError};
 use waifud_types::NodeId;
 
 use crate::page::{Cursor, PageRequest};
@@ -21,13 +23,13 @@ impl Control {
                         Err(_) => None,
                     },
                 };
-                Ok::<_, ControlError>((row, tx.pool_promises()?))
+                let row = row.ok_or_else(|| problems::not_found("node", &wanted))?;
+                let unclaimed = unclaimed(&tx, &row)?;
+                Ok::<_, ControlError>((row, unclaimed, tx.pool_promises()?))
             })
             .await?;
-        match found {
-            (Some(row), promises) => Ok(view::node(row, &promises, &self.shared.live)),
-            (None, _) => Err(problems::not_found("node", name_or_id).into()),
-        }
+        let (row, unclaimed, promises) = found;
+        Ok(view::node(row, unclaimed, &promises, &self.shared.live))
     }
 
     /// A page of nodes, by name.
@@ -38,17 +40,29 @@ impl Control {
             .store
             .read(move |tx| {
                 let rows = tx.nodes(page.after(), page.limit + 1)?;
+                let rows = rows.into_iter().map(|row| {
+                    let unclaimed = unclaimed(&tx, &row)?;
+                    Ok::<_, StoreError>((row, unclaimed))
+                });
+                let rows = rows.collect::<Result<Vec<_>, _>>()?;
                 Ok::<_, ControlError>((rows, tx.pool_promises()?, tx.at(tx.newest_event()?)))
             })
             .await?;
-        let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
+        let (rows, next) = Cursor::cut(rows, limit, |(row, _)| row.name.as_str());
         Ok(Page {
             items: rows
                 .into_iter()
-                .map(|row| view::node(row, &promises, &self.shared.live))
+                .map(|(row, unclaimed)| view::node(row, unclaimed, &promises, &self.shared.live))
                 .collect(),
             next,
             revision,
         })
     }
+}
+
+fn unclaimed(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unclaimed>, StoreError> {
+    if row.unclaimed_count == 0 {
+        return Ok(Vec::new());
+    }
+    tx.unclaimed_on(row.id)
 }

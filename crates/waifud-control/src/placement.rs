@@ -1,7 +1,7 @@
 //! Choosing a node: a pure function from a wish and the nodes' rooms to a verdict for each node.
 //!
-//! Filters say in words why a node can't take the instance; of the rest the highest score wins, ties by name. Memory
-//! is never promised twice; CPUs are shared; disks are thin, so a pool may promise more than it has. What is chosen
+//! Filters say in words why a node can't take the instance; of the rest the one with the fewest instances of the same
+//! spread group wins, then the highest score, ties by name. Memory is never promised twice; CPUs are shared; disks are thin, so a pool may promise more than it has. What is chosen
 //! becomes a reservation in the same transaction, so nobody else can be promised the same room.
 
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ pub struct Wish<'a> {
     pub arch: &'a str,
     /// The bridge of each named network.
     pub bridges: &'a BTreeMap<Name, String>,
+    /// How many instances of its spread group each node has; nodes that have none may be left out.
+    pub beside: &'a [(NodeId, u32)],
 }
 
 /// The outcome.
@@ -40,6 +42,8 @@ pub struct Choice {
 enum Verdict {
     /// It can take it; higher is better. Put in words only where somebody reads them.
     Fits(f64, Free),
+    /// It would, without the instances of the same group on it.
+    Shared(String),
     /// It would, if it were there.
     Away(String),
     /// It lacks memory now, but has as much in all.
@@ -54,11 +58,17 @@ struct Free {
     free: ByteSize,
     /// In all.
     of: ByteSize,
+    /// Instances of the same spread group.
+    beside: u32,
 }
 
 impl std::fmt::Display for Free {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} free of {}", self.free, self.of)
+        write!(f, "{} free of {}", self.free, self.of)?;
+        match self.beside {
+            0 => Ok(()),
+            beside => write!(f, ", and {beside} of its spread group"),
+        }
     }
 }
 
@@ -66,8 +76,10 @@ impl std::fmt::Display for Free {
 pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
     let mut judged: Vec<_> = rooms.iter().map(|room| (room, judge(wish, room))).collect();
     judged.sort_by(|(a, x), (b, y)| {
-        rank(y)
-            .total_cmp(&rank(x))
+        let ((rank_x, beside_x, score_x), (rank_y, beside_y, score_y)) = (rank(x), rank(y));
+        (rank_x, beside_x)
+            .cmp(&(rank_y, beside_y))
+            .then_with(|| score_y.total_cmp(&score_x))
             .then_with(|| a.node.name.cmp(&b.node.name))
     });
     let node = judged.first().and_then(|(room, verdict)| match verdict {
@@ -82,7 +94,10 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
         .map(|(room, verdict)| {
             let (score, reason) = match verdict {
                 Verdict::Fits(score, room) => (Some(score), room.to_string()),
-                Verdict::Away(why) | Verdict::Full(why) | Verdict::Never(why) => (None, why),
+                Verdict::Away(why)
+                | Verdict::Full(why)
+                | Verdict::Shared(why)
+                | Verdict::Never(why) => (None, why),
             };
             PlacementVerdict {
                 node: room.node.name.clone(),
@@ -99,13 +114,26 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
     }
 }
 
-fn rank(verdict: &Verdict) -> f64 {
+/// What a verdict is sorted by: lower is better, but for the score at its end.
+fn rank(verdict: &Verdict) -> (u8, u32, f64) {
     match verdict {
-        Verdict::Fits(score, _) => *score,
-        Verdict::Full(_) => -1.0,
-        Verdict::Away(_) => -2.0,
-        Verdict::Never(_) => -3.0,
+        Verdict::Fits(score, room) => (0, room.beside, *score),
+        Verdict::Full(_) => (1, 0, 0.0),
+        Verdict::Away(_) => (2, 0, 0.0),
+        Verdict::Shared(_) => (3, 0, 0.0),
+        Verdict::Never(_) => (4, 0, 0.0),
     }
+}
+
+/// How many instances of its spread group a node has.
+fn beside(wish: &Wish<'_>, node: NodeId) -> u32 {
+    if wish.spec.placement.spread.is_none() {
+        return 0;
+    }
+    let mut groups = wish.beside.iter();
+    groups
+        .find(|(other, _)| *other == node)
+        .map_or(0, |(_, members)| *members)
 }
 
 fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
@@ -137,9 +165,11 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
             .bytes()
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
+    let beside = beside(wish, node.id);
     let memory = Free {
         free,
         of: capacity.memory_bytes,
+        beside,
     };
     if spec.memory_bytes > capacity.memory_bytes {
         return Verdict::Never(memory.to_string());
@@ -151,6 +181,12 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
         if let Err(why) = usable(&node.facts, bridge) {
             return Verdict::Never(why);
         }
+    }
+    if let Some(spread) = &spec.placement.spread
+        && spread.strict
+        && beside > 0
+    {
+        return Verdict::Shared(format!("has {beside} of the group {}", spread.group));
     }
     if !node.reachable {
         let fits = spec.memory_bytes <= free;
@@ -199,7 +235,10 @@ fn score(wish: &Wish<'_>, room: &NodeRoom) -> f64 {
     let node = &room.node;
     let spec = wish.spec;
     let memory = free_share(
-        node.promised.memory_bytes.bytes() + spec.memory_bytes.bytes(),
+        node.promised
+            .memory_bytes
+            .bytes()
+            .saturating_add(spec.memory_bytes.bytes()),
         node.facts.capacity.memory_bytes.bytes(),
     );
     let cpus = free_share(
@@ -216,7 +255,8 @@ fn score(wish: &Wish<'_>, room: &NodeRoom) -> f64 {
                 .iter()
                 .find(|(name, _)| *name == disk.pool)
                 .map_or(0, |(_, size)| size.bytes());
-            let taken = promised.max(pool.used_bytes.bytes()) + disk.size_bytes.bytes();
+            let taken = promised.max(pool.used_bytes.bytes());
+            let taken = taken.saturating_add(disk.size_bytes.bytes());
             Some(free_share(taken, pool.size_bytes.bytes()))
         })
         .fold(1.0, f64::min);
@@ -244,6 +284,13 @@ fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
         ),
         Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
         Verdict::Away(_) => format!("waiting for: {}, which is off", room.node.name),
+        Verdict::Shared(_) => {
+            let group = spec.placement.spread.as_ref().map(|spread| &spread.group);
+            format!(
+                "waiting for: a node without another instance of the group {}",
+                group.map_or("", |name| name.as_str())
+            )
+        }
         Verdict::Never(_) | Verdict::Fits(..) => {
             if let Some(wanted) = &spec.placement.node {
                 match judged.iter().find(|(room, _)| room.node.name == *wanted) {

@@ -3,10 +3,10 @@
 //! Pure. A report that changes nothing but a step's progress gives nothing: progress is never written down.
 
 use waifud_api::agent::InstanceReport;
-use waifud_types::InstanceState as S;
 use waifud_types::status::{
     AddressFamily, AddressSource, CloudInitState, InstanceAddress, InstanceStatus, StoppedBy,
 };
+use waifud_types::{Generation, InstanceState as S};
 
 /// The new status and what to tell.
 #[derive(Clone, PartialEq, Debug)]
@@ -28,8 +28,8 @@ pub struct Told {
     pub message: String,
 }
 
-/// Merges a report into what is stored; `None` when nothing of it needs to be stored.
-pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
+/// Merges a report, made of generation `seen`, into what is stored; `None` when nothing of it needs to be stored.
+pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) -> Option<Merged> {
     // States that come and go between two reports are never told, so any may follow any; but placing, deleting and
     // being out of reach are not the node's to say.
     let state = match report.state {
@@ -39,7 +39,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
     // Nothing is ready that does not run, whatever was true of it before.
     let ready = report.ready && matches!(state, S::Running | S::Paused);
     let status = InstanceStatus {
-        observed_generation: Some(report.observed_generation).max(old.observed_generation),
+        observed_generation: Some(seen).max(old.observed_generation),
         state,
         reason: report.reason.clone(),
         ready,
@@ -200,7 +200,7 @@ fn entered(status: &InstanceStatus) -> Option<Told> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{CloudInitState, InstanceReport, InstanceStatus, Merged, S};
     use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy};
     use waifud_types::{Epoch, Generation, InstanceId, Timestamp};
 
@@ -223,6 +223,10 @@ mod tests {
             conditions: Vec::new(),
             evidence: None,
         }
+    }
+
+    fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
+        super::merge(old, report, report.observed_generation)
     }
 
     fn kinds(merged: &Merged) -> Vec<&str> {

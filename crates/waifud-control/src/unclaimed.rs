@@ -37,7 +37,8 @@ impl Control {
             .store
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
-                let found = find_unclaimed(&row, &instance)?;
+                let unclaimed = tx.unclaimed_on(row.id)?;
+                let found = find_unclaimed(&unclaimed, &instance)?;
                 let claim = Claim::of(found, name)?;
                 control.claim_in(tx, &row, claim, &cause)
             })
@@ -55,6 +56,8 @@ impl Control {
             return Err(problems::unclaimed::already_claimed(&claim.name).into());
         }
         let record = &claim.record;
+        crate::validate::given_spec(&record.spec)
+            .map_err(|what| problems::unclaimed::odd_record(&claim.name, what))?;
         networks_are_there(tx, &claim)?;
         let mut spec = record.spec.clone();
         // Its next boot is of its own disk: the image that it is mended with may be unknown here.
@@ -149,7 +152,8 @@ impl Control {
             .store
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
-                let found = find_unclaimed(&row, &instance)?;
+                let unclaimed = tx.unclaimed_on(row.id)?;
+                let found = find_unclaimed(&unclaimed, &instance)?;
                 let id = found.instance;
                 let name = shown_name(found)?;
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
@@ -299,7 +303,10 @@ fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
 }
 
 /// The entry of an instance that says most, by id or by the name that it had.
-fn find_unclaimed<'a>(node: &'a NodeRow, wanted: &str) -> Result<&'a Unclaimed, ControlError> {
+fn find_unclaimed<'a>(
+    unclaimed: &'a [Unclaimed],
+    wanted: &str,
+) -> Result<&'a Unclaimed, ControlError> {
     let id = wanted.parse::<InstanceId>().ok();
     let named = |entry: &&Unclaimed| match id {
         Some(id) => entry.instance == id,
@@ -311,7 +318,7 @@ fn find_unclaimed<'a>(node: &'a NodeRow, wanted: &str) -> Result<&'a Unclaimed, 
                     .is_some_and(|record| record.name.as_str() == wanted)
         }
     };
-    let mut found: Vec<&Unclaimed> = node.unclaimed.iter().filter(named).collect();
+    let mut found: Vec<&Unclaimed> = unclaimed.iter().filter(named).collect();
     found.sort_by_key(|entry| entry.record.is_none());
     let Some(first) = found.first() else {
         return Err(problems::not_found("unclaimed instance", wanted).into());

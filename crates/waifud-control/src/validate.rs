@@ -1,10 +1,12 @@
 //! A request to create, checked: everything that can be said without the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use waifud_api::{CreateInstance, Problem};
+use waifud_api::{CreateInstance, Problem, Publish};
 use waifud_cloudinit::{SshKey, validate_user_data};
-use waifud_types::spec::{PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits};
+use waifud_types::spec::{
+    InstanceSpec, PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits,
+};
 use waifud_types::{ByteSize, Name, Secret};
 
 use crate::image_store::sha256;
@@ -130,6 +132,51 @@ fn name(field: &str, text: &str) -> Result<Name, Problem> {
 
 fn name_or(field: &str, text: Option<&str>, default: &str) -> Result<Name, Problem> {
     name(field, text.unwrap_or(default))
+}
+
+/// Checks a spec that a node hands over as one that it was once given: it may be anything. Says what no instance has.
+pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
+    let sizes = limits::DISK_MIN..=limits::DISK_MAX;
+    let mut disks = spec.disks.iter();
+    let publish = spec.publish.iter().map(|to| Publish {
+        port: to.port,
+        guest_port: Some(to.guest_port),
+        protocol: to.protocol,
+    });
+    let publish: Vec<_> = publish.collect();
+    let (disk_names, nic_names): (BTreeSet<_>, BTreeSet<_>) = (
+        spec.disks.iter().map(|disk| &disk.name).collect(),
+        spec.nics.iter().map(|nic| &nic.name).collect(),
+    );
+    let checks = [
+        (
+            (1..=limits::CPUS_MAX).contains(&spec.cpus),
+            "number of CPUs",
+        ),
+        (
+            (limits::MEMORY_MIN..=limits::MEMORY_MAX).contains(&spec.memory_bytes),
+            "amount of memory",
+        ),
+        (
+            !spec.disks.is_empty()
+                && disk_names.len() == spec.disks.len()
+                && disks.all(|disk| sizes.contains(&disk.size_bytes)),
+            "disks",
+        ),
+        (
+            (1..=nics::NICS_MAX).contains(&spec.nics.len()) && nic_names.len() == spec.nics.len(),
+            "nics",
+        ),
+        (network::publish(&publish).is_ok(), "published ports"),
+        (
+            labels("require", &spec.placement.require).is_ok(),
+            "required labels",
+        ),
+    ];
+    match checks.into_iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(what),
+        None => Ok(()),
+    }
 }
 
 /// Checks user-data.

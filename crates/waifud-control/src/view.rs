@@ -1,5 +1,6 @@
 //! From rows, and from what is live, to what the API shows.
 
+use waifud_api::agent::Unclaimed;
 use waifud_api::{Image, Instance, Node};
 use waifud_store::{ImageRow, InstanceRow, NodeRow, PoolPromise};
 use waifud_types::node::NodeState;
@@ -120,7 +121,12 @@ fn addresses(row: &InstanceRow) -> Vec<InstanceAddress> {
 }
 
 /// A node as it is shown.
-pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
+pub fn node(
+    row: NodeRow,
+    unclaimed: Vec<Unclaimed>,
+    promises: &[PoolPromise],
+    live: &Live,
+) -> Node {
     let live = live.node(row.id);
     let mut pools = live
         .as_ref()
@@ -166,11 +172,7 @@ pub fn node(row: NodeRow, promises: &[PoolPromise], live: &Live) -> Node {
         },
         clock_skew_s: live.and_then(|live| live.clock_skew),
         conditions: row.facts.conditions,
-        unclaimed: row
-            .unclaimed
-            .into_iter()
-            .map(crate::unclaimed::shown)
-            .collect(),
+        unclaimed: unclaimed.into_iter().map(crate::unclaimed::shown).collect(),
         confirmed: row.confirmed,
     }
 }

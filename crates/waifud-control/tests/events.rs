@@ -8,6 +8,8 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -15,7 +17,95 @@ use common::{DEADLINE, Server, report};
 use http_body_util::BodyExt;
 use serde_json::json;
 use waifud_api::sse::{SseEvent, SseParser};
+use waifud_control::ControlConfig;
+use waifud_control::env::{Clock, SystemClock, SystemEntropy};
+use waifud_store::Mode;
 use waifud_types::{ByteSize, InstanceState, Revision, Timestamp};
+
+/// Clocks that a test moves: the time of day, and how long waifud ran.
+struct Hands(Mutex<(Timestamp, Duration)>);
+
+impl Hands {
+    fn set(&self, years: i64, running: Duration) {
+        let now = SystemClock.now() + jiff::SignedDuration::from_hours(years * 365 * 24);
+        *self.0.lock().unwrap() = (now, running);
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap().0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+}
+
+async fn with_hands() -> (Server, Arc<Hands>) {
+    let hands = Arc::new(Hands(Mutex::new((SystemClock.now(), Duration::ZERO))));
+    let dir = tempfile::tempdir().unwrap();
+    let config = ControlConfig::new(dir.path().to_owned());
+    let threads = Mode::Threads { readers: 2 };
+    let clock = Arc::clone(&hands) as Arc<dyn Clock>;
+    let server = Server::of(dir, config, threads, clock, Arc::new(SystemEntropy)).await;
+    (server, hands)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_by_years_erases_neither_history_nor_answers() {
+    const DAY: Duration = Duration::from_hours(24);
+    let (server, hands) = with_hands().await;
+    server.template().await;
+    let body = json!({"name": "web", "template": "debian-12"}).to_string();
+    let key = [("idempotency-key", "k")];
+    let create = async || {
+        server
+            .call(Method::POST, "/v1/instances", &key, body.clone())
+            .await
+    };
+    create().await.expect(201);
+    let kinds = server.kinds("web").await;
+    assert!(!kinds.is_empty());
+    server.control.trim().await.unwrap();
+    for years in [10, -1, 0] {
+        hands.set(years, DAY / 2);
+        // Also what happens at the wrong time does not make the rest older.
+        server
+            .create(&json!({"template": "debian-12"}))
+            .await
+            .expect(201);
+        server.control.trim().await.unwrap();
+        assert_eq!(server.kinds("web").await, kinds, "{years} years");
+        let again = create().await.expect(201);
+        assert!(
+            again.headers.contains_key("idempotency-replayed"),
+            "{years} years"
+        );
+    }
+    hands.set(0, DAY * 2);
+    server.control.trim().await.unwrap();
+    create().await.expect(409);
+    assert_eq!(server.kinds("web").await, kinds);
+    hands.set(0, DAY * 91);
+    server.control.trim().await.unwrap();
+    assert!(server.kinds("web").await.is_empty(), "it is old by now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_measured_by_a_clock_that_nobody_sets() {
+    let (server, hands) = with_hands().await;
+    server.join("alder", ByteSize::gib(8)).await;
+    let state = async || server.get("/v1/nodes/alder").await.json()["state"].clone();
+    for years in [1, -1] {
+        hands.set(years, Duration::from_secs(20));
+        server.control.sweep().await.unwrap();
+        assert_eq!(state().await, "ready", "{years}");
+    }
+    hands.set(-1, Duration::from_secs(31));
+    server.control.sweep().await.unwrap();
+    assert_eq!(state().await, "unreachable");
+}
 
 struct Stream {
     body: Body,
@@ -217,7 +307,7 @@ async fn trimmed_history_and_another_life_are_answered_with_410() {
     server
         .control
         .store()
-        .write(|tx| tx.trim_events(5, Timestamp::UNIX_EPOCH, 1000))
+        .write(|tx| tx.trim_events(5, 0, 1000))
         .await
         .map_err(|e: waifud_store::StoreError| e)
         .unwrap();

@@ -1,11 +1,19 @@
-//! Labels that operators give nodes, and nodes that are removed.
+//! Names and labels that administrators give nodes, nodes that are removed, and nodes that say what they may not.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
 
 mod common;
 
-use common::Server;
+use common::{Answer, Server, hello, report};
 use serde_json::{Value, json};
-use waifud_api::agent::AgentReport;
-use waifud_types::ByteSize;
+use waifud_api::agent::{AgentReport, Tombstone};
+use waifud_types::evidence::GuestEvidence;
+use waifud_types::node::NodeFacts;
+use waifud_types::status::Condition;
+use waifud_types::{ByteSize, Epoch, InstanceState, Timestamp};
 
 async fn labels(server: &Server) -> Value {
     server.get("/v1/nodes/alder").await.expect(200).json()["labels"].clone()
@@ -114,4 +122,160 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
     server.delete("/v1/nodes/alder").await.expect(404);
     server.join("birch", ByteSize::gib(64)).await;
     assert_eq!(subnet("birch").await, "10.144.1.0/24");
+}
+
+fn facts(change: impl FnOnce(&mut NodeFacts)) -> AgentReport {
+    let mut facts = common::facts(ByteSize::gib(8));
+    change(&mut facts);
+    AgentReport {
+        facts: Some(facts),
+        ..AgentReport::default()
+    }
+}
+
+fn condition(kind: String, reason: &str) -> Condition {
+    Condition {
+        kind,
+        ok: false,
+        reason: reason.to_owned(),
+        message: "it is not well".to_owned(),
+        since: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn is_out_of_bounds(answer: Answer, field: &str) {
+    let problem = answer.expect(422).problem();
+    let found = (problem.code.as_str(), problem.field.as_deref());
+    assert_eq!(found, ("out-of-bounds", Some(field)));
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_by_its_field_and_leaves_nothing_behind() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let before = server.footprint().await;
+    let conditions = |facts: &mut NodeFacts| {
+        let all = 0..40_000;
+        facts.conditions = all.map(|n| condition(format!("c{n}"), "bad")).collect();
+    };
+    is_out_of_bounds(
+        alder.try_to_report(&facts(conditions)).await,
+        "facts.conditions",
+    );
+    let full = facts(|facts| facts.pools[0].used_bytes = ByteSize(u64::MAX));
+    is_out_of_bounds(
+        alder.try_to_report(&full).await,
+        "facts.pools[0].used_bytes",
+    );
+    let mut loud = hello("alder", ByteSize::gib(8));
+    loud.facts.cpu_model = "\u{1b}[2J".repeat(1 << 18);
+    is_out_of_bounds(alder.hello(&loud).await, "facts.cpu_model");
+    assert_eq!(server.footprint().await, before);
+    assert!(server.get("/v1/nodes").await.bytes.len() < 10_000);
+    let body = json!({"name": "web", "template": "debian-12"});
+    server.create(&body).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_node_whose_conditions_flap_for_ever_does_not_replace_the_history() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let flap = |reason: &'static str| {
+        facts(|facts| {
+            let all = 0..64;
+            facts.conditions = all.map(|n| condition(format!("c{n}"), reason)).collect();
+        })
+    };
+    let mut refused = None;
+    for round in 0..1000 {
+        let said = flap(if round % 2 == 0 { "low" } else { "full" });
+        let answer = alder.try_to_report(&said).await;
+        if answer.status == 429 {
+            refused = Some(answer.problem());
+            break;
+        }
+        answer.expect(204);
+    }
+    assert_eq!(refused.unwrap().code, "too-many-changes");
+    let (.., newest, _) = server.footprint().await;
+    assert!(newest < 15_000, "{newest} events");
+    // It counts as heard of, and what is no news is taken.
+    alder.report(&AgentReport::default()).await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    birch.report(&flap("low")).await;
+    let body = json!({"name": "web", "template": "debian-12"});
+    server.create(&body).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_node_is_called_what_an_administrator_calls_it_and_not_what_it_calls_itself() {
+    let server = Server::start().await;
+    server.template().await;
+    let ash = server.join("ash", ByteSize::gib(8)).await;
+    let body = json!({"name": "web", "template": "debian-12", "placement": {"node": "oak"}});
+    server.create(&body).await.expect(201);
+    ash.hello(&hello("oak", ByteSize::gib(8))).await.expect(200);
+    server.get("/v1/nodes/oak").await.expect(404);
+    let web = server.get("/v1/instances/web").await.instance();
+    assert_eq!(web.status.node, None);
+
+    server.join("birch", ByteSize::gib(1)).await;
+    let taken = json!({"name": "birch"});
+    let taken = server.patch("/v1/nodes/ash", &taken).await;
+    let problem = taken.expect(409).problem();
+    assert_eq!(
+        (problem.code.as_str(), problem.field.as_deref()),
+        ("name-taken", Some("name"))
+    );
+    server
+        .patch("/v1/nodes/ash", &json!({"name": "oak"}))
+        .await
+        .expect(200);
+    let web = server.get("/v1/instances/web").await.instance();
+    assert_eq!(web.status.node.unwrap().as_str(), "oak");
+    ash.hello(&hello("ash", ByteSize::gib(8))).await.expect(200);
+    assert_eq!(server.get("/v1/nodes/oak").await.json()["name"], "oak");
+}
+
+#[tokio::test]
+async fn a_node_speaks_for_its_own_instances_only() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let body = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
+    let web = server.create(&body).await.expect(201).instance();
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let mut said = report(web.id, InstanceState::Running);
+    said.evidence = Some(GuestEvidence {
+        console: vec!["login:".to_owned()],
+        ..GuestEvidence::default()
+    });
+    alder.says(said).await;
+    birch
+        .destroyed(Tombstone {
+            instance: web.id,
+            name: web.name,
+            epoch: Epoch::FIRST,
+        })
+        .await;
+    birch.says(report(web.id, InstanceState::Failed)).await;
+    let why = server.get("/v1/instances/web/why").await.json();
+    assert_eq!(why["evidence"]["console"], json!(["login:"]));
+    assert_eq!(why["instance"]["status"]["state"], "running");
+}
+
+#[tokio::test]
+async fn a_generation_that_there_is_not_was_not_seen() {
+    let server = Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let body = json!({"name": "web", "template": "debian-12"});
+    let web = server.create(&body).await.expect(201).instance();
+    let mut said = report(web.id, InstanceState::Running);
+    said.observed_generation = waifud_types::Generation(1 << 40);
+    alder.says(said).await;
+    let web = server.get("/v1/instances/web").await.json();
+    assert_eq!(web["status"]["observed_generation"], 1);
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use waifud_control::placement::{Wish, choose};
 use waifud_store::{NodeRoom, NodeRow};
 use waifud_types::node::Resources;
-use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy};
+use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, Digest, NodeId, PowerSpec, Timestamp};
 
 fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom {
@@ -28,7 +28,8 @@ fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom
             subnet: format!("10.144.{index}.0/24").parse().unwrap(),
             joined_at: Timestamp::UNIX_EPOCH,
             last_contact: None,
-            unclaimed: Vec::new(),
+            unclaimed_count: 0,
+            unclaimed_addresses: Vec::new(),
             swept: true,
             confirmed: true,
             promised: Resources::default(),
@@ -74,7 +75,7 @@ proptest! {
         let mut rooms: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| room(i, *memory, *up, *cordoned)).collect();
         for (cpus, memory, node) in wishes {
             let spec = spec(cpus, memory, node);
-            let wish = Wish { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new() };
+            let wish = Wish { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), beside: &[] };
             let choice = choose(&wish, &rooms, usize::MAX);
             prop_assert_eq!(&choice, &choose(&wish, &rooms, usize::MAX));
             let told = choose(&wish, &rooms, 2);
@@ -109,6 +110,198 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn a_group_is_spread_as_far_as_its_nodes_have_room(
+        nodes in proptest::collection::vec(1_u64..12, 1..6),
+        strict: bool,
+        members in 1_usize..30,
+    ) {
+        let mut rooms: Vec<_> = (0..).zip(&nodes).map(|(i, memory)| room(i, *memory, true, false)).collect();
+        let alone = spec(1, 1, None);
+        let mut spread = alone.clone();
+        spread.placement.spread = Some(SpreadSpec { group: "web".parse().unwrap(), strict });
+        let bridges = std::collections::BTreeMap::new();
+        let mut beside: Vec<(NodeId, u32)> = Vec::new();
+        let count = |beside: &[(NodeId, u32)], id| beside.iter().find(|(other, _)| *other == id).map_or(0, |(_, n)| *n);
+        for _ in 0..members {
+            let wish = Wish { spec: &spread, arch: "x86_64", bridges: &bridges, beside: &beside };
+            let choice = choose(&wish, &rooms, usize::MAX);
+            let free: Vec<_> = rooms.iter().filter(|room| {
+                let wish = Wish { spec: &alone, ..wish };
+                choose(&wish, std::slice::from_ref(*room), 1).node.is_some()
+            }).map(|room| room.node.id).collect();
+            let fewest = free.iter().map(|id| count(&beside, *id)).min();
+            match choice.node {
+                Some(id) => {
+                    prop_assert_eq!(Some(count(&beside, id)), fewest);
+                    prop_assert!(!strict || fewest == Some(0));
+                    rooms.iter_mut().find(|room| room.node.id == id).unwrap().promise(&spread);
+                    match beside.iter_mut().find(|(other, _)| *other == id) {
+                        Some((_, n)) => *n += 1,
+                        None => beside.push((id, 1)),
+                    }
+                }
+                None => {
+                    prop_assert!(fewest.is_none_or(|fewest| strict && fewest > 0));
+                    prop_assert!(choice.reason.is_some());
+                }
+            }
+        }
+    }
+}
+
+fn on(instance: &waifud_api::Instance) -> String {
+    let node = instance.status.node.as_ref();
+    node.map_or_else(String::new, ToString::to_string)
+}
+
+#[tokio::test]
+async fn instances_of_a_group_go_to_different_nodes_and_wait_where_they_must() {
+    let server = common::Server::start().await;
+    server.template().await;
+    let alder = server.join("alder", ByteSize::gib(64)).await;
+    server.join("birch", ByteSize::gib(8)).await;
+    let body = |name: &str, strict: bool| {
+        serde_json::json!({"name": name, "template": "debian-12",
+        "placement": {"spread": {"group": if strict { "db" } else { "web" }, "strict": strict}}})
+    };
+    let mut nodes = Vec::new();
+    for name in ["w1", "w2", "w3", "w4"] {
+        nodes.push(on(&server
+            .create(&body(name, false))
+            .await
+            .expect(201)
+            .instance()));
+    }
+    nodes.sort();
+    assert_eq!(nodes, ["alder", "alder", "birch", "birch"]);
+
+    let first = server
+        .create(&body("d1", true))
+        .await
+        .expect(201)
+        .instance();
+    let second = server
+        .create(&body("d2", true))
+        .await
+        .expect(201)
+        .instance();
+    assert_eq!(
+        (on(&first).as_str(), on(&second).as_str()),
+        ("alder", "birch")
+    );
+    let third = server
+        .create(&body("d3", true))
+        .await
+        .expect(201)
+        .instance();
+    assert_eq!(on(&third), "");
+    let reason = third.status.reason.unwrap();
+    assert!(
+        reason.contains("without another instance of the group db"),
+        "{reason}"
+    );
+    let why = server.get("/v1/instances/d3/why").await.json();
+    assert_eq!(why["placement"][0]["reason"], "has 1 of the group db");
+
+    server.delete("/v1/instances/d1").await.expect(202);
+    let third = server.get("/v1/instances/d3").await.instance();
+    assert_eq!(on(&third), "", "the other one is still there");
+    alder
+        .destroyed(waifud_api::agent::Tombstone {
+            instance: first.id,
+            name: first.name,
+            epoch: waifud_types::Epoch::FIRST,
+        })
+        .await;
+    let third = server.get("/v1/instances/d3").await.instance();
+    assert_eq!(on(&third), "alder");
+}
+
+/// Waits until the instance has a node, whoever gives it one.
+async fn gets_a_node(server: &common::Server, name: &str) {
+    tokio::time::timeout(common::DEADLINE, async {
+        while on(&server
+            .get(&format!("/v1/instances/{name}"))
+            .await
+            .instance())
+        .is_empty()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_that_cannot_be_placed_keep_no_other_from_its_node() {
+    let server = common::Server::start().await;
+    server.template().await;
+    server.join("alder", ByteSize::gib(64)).await;
+    let monitor = tokio::spawn({
+        let control = server.control.clone();
+        async move { control.monitor().await }
+    });
+    let mib = |n: u64| ByteSize::mib(128 + n).bytes();
+    for n in 0..250 {
+        // Each needs something else.
+        let body = serde_json::json!({"template": "debian-12", "memory_bytes": mib(n),
+            "placement": {"require": {"never": "there"}}});
+        server.create(&body).await.expect(201);
+    }
+    let last = serde_json::json!({"name": "last", "template": "debian-12",
+        "placement": {"require": {"disk": "ssd"}}});
+    assert_eq!(on(&server.create(&last).await.expect(201).instance()), "");
+    let label = serde_json::json!({"labels": {"disk": "ssd"}});
+    server.patch("/v1/nodes/alder", &label).await.expect(200);
+    gets_a_node(&server, "last").await;
+    server.control.stop_token().cancel();
+    monitor.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn those_that_need_the_same_are_told_the_same_and_placed_in_their_order() {
+    let server = common::Server::start().await;
+    server.template().await;
+    let body = |name: &str| serde_json::json!({"name": name, "template": "debian-12", "memory_bytes": 1u64 << 30});
+    for n in 0..120 {
+        server.create(&body(&format!("i{n:03}"))).await.expect(201);
+    }
+    server.join("alder", ByteSize::gib(8)).await;
+    server.control.retry_waiting(false).await.unwrap();
+    let page = server.get("/v1/instances?limit=1000").await.json();
+    let page: Vec<waifud_api::Instance> = serde_json::from_value(page["items"].clone()).unwrap();
+    let placed: Vec<_> = page.iter().map(|i| !on(i).is_empty()).collect();
+    let expected: Vec<_> = (0..120).map(|n| n < 8).collect();
+    assert_eq!(placed, expected);
+    for waits in page.iter().skip(8) {
+        let reason = waits.status.reason.as_deref();
+        assert_eq!(
+            reason,
+            Some("waiting for: 1G memory on one node"),
+            "{}",
+            waits.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_no_longer_published_is_given_to_the_next() {
+    let server = common::Server::start().await;
+    server.template().await;
+    server.join("alder", ByteSize::gib(64)).await;
+    let body = |name: &str| serde_json::json!({"name": name, "template": "debian-12", "publish": [{"port": 8080}]});
+    server.create(&body("one")).await.expect(201);
+    let two = server.create(&body("two")).await.expect(201).instance();
+    assert_eq!(on(&two), "");
+    let none = serde_json::json!({"publish": []});
+    server.patch("/v1/instances/one", &none).await.expect(200);
+    let two = server.get("/v1/instances/two").await.instance();
+    assert_eq!(on(&two), "alder");
 }
 
 #[tokio::test(flavor = "multi_thread")]

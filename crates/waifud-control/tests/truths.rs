@@ -239,6 +239,8 @@ async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
         .hello(&hello("birch", ByteSize::gib(8)))
         .await
         .expect(200);
+    let rename = json!({"name": "birch"});
+    server.patch("/v1/nodes/alder", &rename).await.expect(200);
     let page = server.get("/v1/instances?node=birch").await.json();
     assert_eq!(page["items"][0]["status"]["node"], "birch");
 }

@@ -72,9 +72,10 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
     // The machine that takes over need not be the one that the copy was made on.
     tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
-        "UPDATE nodes SET swept = 0, confirmed = 0, unclaimed = '[]'",
+        "UPDATE nodes SET swept = 0, confirmed = 0, unclaimed_count = 0, unclaimed_addresses = '[]'",
         [],
     )?;
+    tx.execute("DELETE FROM unmanaged", [])?;
     tx.execute(
         "UPDATE instances SET restored = 1 WHERE node IS NOT NULL",
         [],
@@ -84,7 +85,7 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
     Ok(before)
 }
 
-fn open(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     let open_error = |source| StoreError::Open {
         path: path.to_owned(),
         source,

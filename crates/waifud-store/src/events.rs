@@ -90,30 +90,17 @@ impl WriteTx<'_> {
         Ok(self.at(number))
     }
 
-    /// Removes all but the newest `keep` events, and those older than `before`; at most `limit` at once. Returns how
-    /// many went.
-    pub fn trim_events(
-        &mut self,
-        keep: u64,
-        before: Timestamp,
-        limit: u64,
-    ) -> Result<usize, StoreError> {
+    /// Removes all but the newest `keep` events, and those up to number `old`; at most `limit` at once. Returns how many
+    /// went.
+    pub fn trim_events(&mut self, keep: u64, old: u64, limit: u64) -> Result<usize, StoreError> {
         let last_by_count = to_i64(self.newest()).saturating_sub(to_i64(keep));
         let removed = self
             .conn
             .prepare_cached(
                 "DELETE FROM events WHERE revision IN (
-                     SELECT revision FROM events
-                      WHERE revision <= ?1
-                         OR revision < coalesce((SELECT min(revision) FROM events WHERE at >= ?2), ?3 + 1)
-                      ORDER BY revision LIMIT ?4)",
+                     SELECT revision FROM events WHERE revision <= ?1 ORDER BY revision LIMIT ?2)",
             )?
-            .execute((
-                last_by_count,
-                before.as_microsecond(),
-                to_i64(self.newest()),
-                to_i64(limit),
-            ))?;
+            .execute((last_by_count.max(to_i64(old)), to_i64(limit)))?;
         Ok(removed)
     }
 }

@@ -3,6 +3,7 @@
 use rusqlite::OptionalExtension;
 use waifud_types::{Digest, Timestamp};
 
+use crate::codec::to_i64;
 use crate::{ReadTx, StoreError, WriteTx};
 
 /// What was answered.
@@ -26,21 +27,21 @@ pub enum Remembered {
 }
 
 impl ReadTx<'_> {
-    /// Looks up the principal's key; `request` is the digest of the whole request.
+    /// Looks up the principal's key; `request` is the digest of the whole request. What is there counts, whatever the
+    /// time of day.
     pub fn remembered(
         &self,
         principal: &str,
         key: &str,
         request: Digest,
-        not_before: Timestamp,
     ) -> Result<Remembered, StoreError> {
         let found: Option<([u8; 32], u16, Vec<u8>)> = self
             .conn
             .prepare_cached(
                 "SELECT request, status, body FROM idempotency
-                  WHERE principal = ?1 AND key = ?2 AND created_at >= ?3",
+                  WHERE principal = ?1 AND key = ?2",
             )?
-            .query_row((principal, key, not_before.as_microsecond()), |row| {
+            .query_row((principal, key), |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .optional()?;
@@ -64,8 +65,12 @@ impl WriteTx<'_> {
         answer: &StoredAnswer,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        let newest = to_i64(self.newest());
         self.conn
-            .prepare_cached("INSERT OR REPLACE INTO idempotency VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO idempotency (principal, key, request, status, body, created_at, revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
             .execute((
                 principal,
                 key,
@@ -73,15 +78,34 @@ impl WriteTx<'_> {
                 answer.status,
                 &answer.body,
                 at.as_microsecond(),
+                newest,
             ))?;
         Ok(())
     }
 
-    /// Forgets answers from before that time.
-    pub fn forget_answers(&mut self, before: Timestamp) -> Result<usize, StoreError> {
-        Ok(self
+    /// Forgets answers given up to revision `old`, and all but the newest `keep`; at most `limit` at once. Returns how
+    /// many went.
+    pub fn forget_answers(&mut self, old: u64, keep: u64, limit: u64) -> Result<usize, StoreError> {
+        let count: i64 = self
             .conn
-            .prepare_cached("DELETE FROM idempotency WHERE created_at < ?1")?
-            .execute([before.as_microsecond()])?)
+            .prepare_cached("SELECT count(*) FROM idempotency")?
+            .query_row([], |row| row.get(0))?;
+        let by_age = self
+            .conn
+            .prepare_cached(
+                "DELETE FROM idempotency WHERE (principal, key) IN (
+                     SELECT principal, key FROM idempotency WHERE revision <= ?1 ORDER BY revision LIMIT ?2)",
+            )?
+            .execute((to_i64(old), to_i64(limit)))?;
+        let left = count.saturating_sub(i64::try_from(by_age).unwrap_or(i64::MAX));
+        let too_many = left.saturating_sub(to_i64(keep)).clamp(0, to_i64(limit));
+        let by_count = self
+            .conn
+            .prepare_cached(
+                "DELETE FROM idempotency WHERE (principal, key) IN (
+                     SELECT principal, key FROM idempotency ORDER BY revision LIMIT ?1)",
+            )?
+            .execute([too_many])?;
+        Ok(by_age + by_count)
     }
 }

@@ -14,7 +14,7 @@ use crate::codec::{
     to_i64, to_json, to_word, word,
 };
 use crate::error::taken;
-use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
+use crate::{ReadTx, StoreError, Taken, Topic, WriteTx, waiting};
 
 /// An instance to be.
 #[derive(Clone, PartialEq, Debug)]
@@ -117,16 +117,6 @@ impl ReadTx<'_> {
         }
     }
 
-    /// Instances that wait for a node, the ones that asked first coming first.
-    pub fn unplaced(&self, limit: u32) -> Result<Vec<InstanceRow>, StoreError> {
-        self.conn
-            .prepare_cached(&format!(
-                "{SELECT} WHERE i.node IS NULL AND i.deleting = 0 ORDER BY i.created_at LIMIT ?1"
-            ))?
-            .query_and_then([limit], instance)?
-            .collect()
-    }
-
     /// Every instance of a node.
     pub fn instances_on(&self, node: NodeId) -> Result<Vec<InstanceId>, StoreError> {
         self.conn
@@ -166,9 +156,9 @@ impl WriteTx<'_> {
             .prepare_cached(
                 "INSERT INTO instances (id, name, generation, epoch, created_at, template, image, arch, datasource,
                                         firmware, state, labels, spec, status, placement, ssh_keys, cloud_id,
-                                        slice_revision)
+                                        slice_revision, wait_class, spread_group)
                  VALUES (:id, :name, 1, 1, :at, :template, :image, :arch, :datasource, :firmware, :state, :labels,
-                         :spec, :status, '[]', :ssh_keys, :cloud_id, :revision)",
+                         :spec, :status, '[]', :ssh_keys, :cloud_id, :revision, :class, :group)",
             )?
             .execute(named_params! {
                 ":id": id16(&new.id),
@@ -186,6 +176,8 @@ impl WriteTx<'_> {
                 ":ssh_keys": to_json("keys", &new.ssh_keys)?,
                 ":cloud_id": new.cloud_id,
                 ":revision": to_i64(revision.number),
+                ":class": waiting::class(&new.spec, &new.arch)?,
+                ":group": group(&new.spec),
             })
             .map_err(|e| taken(e, &[("instances.name", Taken::InstanceName)]))?;
         self.index_labels(new.id, &new.labels)?;
@@ -268,14 +260,23 @@ impl WriteTx<'_> {
         generation: Generation,
         revision: Revision,
     ) -> Result<(), StoreError> {
+        let arch: String = self
+            .conn
+            .prepare_cached("SELECT arch FROM instances WHERE id = ?1")?
+            .query_row([id16(&id)], |row| row.get(0))?;
         self.conn
-            .prepare_cached("UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4, rescue_image = ?5 WHERE id = ?1")?
+            .prepare_cached(
+                "UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4, rescue_image = ?5,
+                        wait_class = ?6, spread_group = ?7 WHERE id = ?1",
+            )?
             .execute((
                 id16(&id),
                 to_json("a spec", spec)?,
                 to_i64(generation.0),
                 to_i64(revision.number),
                 spec.rescue.as_ref().map(|rescue| rescue.image.bytes()),
+                waiting::class(spec, &arch)?,
+                group(spec),
             ))?;
         self.touch_instance(id)
     }
@@ -332,6 +333,13 @@ impl WriteTx<'_> {
         }
         Ok(())
     }
+}
+
+fn group(spec: &InstanceSpec) -> Option<&str> {
+    spec.placement
+        .spread
+        .as_ref()
+        .map(|spread| spread.group.as_str())
 }
 
 pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {

@@ -9,11 +9,13 @@
 //! Rows that a node's watch carries remember the revision that changed them last, so a watch resumes by asking for
 //! what is newer, however much of the history was trimmed in between.
 
+mod age;
 pub mod backup;
 mod boot;
 mod bundles;
 mod codec;
 mod connection;
+pub mod credentials;
 mod downloads;
 mod error;
 mod events;
@@ -38,6 +40,7 @@ mod templates;
 mod tokens;
 mod tombstones;
 mod tx;
+mod waiting;
 mod wakeups;
 mod writer;
 
@@ -67,6 +70,7 @@ pub use templates::{NewTemplate, TemplateRow, TemplateSource};
 pub use tokens::TokenRow;
 pub use tombstones::TombstoneRow;
 pub use tx::{ReadTx, WriteTx};
+pub use waiting::{Waiting, WaitingPlace};
 pub use wakeups::Topic;
 
 use health::Health;

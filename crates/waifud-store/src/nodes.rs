@@ -1,6 +1,7 @@
 //! Nodes: what they told of themselves, their subnet, and whether they are heard of.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
@@ -51,8 +52,10 @@ pub struct NodeRow {
     pub joined_at: Timestamp,
     /// When it was last heard of; written only when that ended, null before.
     pub last_contact: Option<Timestamp>,
-    /// What is on it and in nobody's list.
-    pub unclaimed: Vec<Unclaimed>,
+    /// How many things are on it and in nobody's list; [`ReadTx::unclaimed_on`] reads them.
+    pub unclaimed_count: u32,
+    /// Their addresses.
+    pub unclaimed_addresses: Vec<Ipv4Addr>,
     /// Whether it has said, since the database was restored, what is on it and in nobody's list.
     pub swept: bool,
     /// Whether an operator has confirmed the database for it; false only after a restore.
@@ -97,6 +100,15 @@ impl ReadTx<'_> {
             .prepare_cached("SELECT * FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2")?
             .query_and_then((after, limit), node)?
             .collect()
+    }
+
+    /// What is on the node and in nobody's list. It may be megabytes: read where it is asked for, and only there.
+    pub fn unclaimed_on(&self, id: NodeId) -> Result<Vec<Unclaimed>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT things FROM unmanaged WHERE node = ?1")?
+            .query_and_then([node16(&id)], |row| json(row, "things"))?
+            .next()
+            .unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Every node's subnet, those of removed nodes included.
@@ -198,9 +210,27 @@ impl WriteTx<'_> {
         id: NodeId,
         unclaimed: &[Unclaimed],
     ) -> Result<(), StoreError> {
+        let mut addresses: Vec<_> = unclaimed.iter().flat_map(|it| &it.addresses).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
         self.conn
-            .prepare_cached("UPDATE nodes SET unclaimed = ?2, swept = 1 WHERE id = ?1")?
-            .execute((node16(&id), to_json("unclaimed things", &unclaimed)?))?;
+            .prepare_cached(
+                "UPDATE nodes SET unclaimed_count = ?2, unclaimed_addresses = ?3, swept = 1 WHERE id = ?1",
+            )?
+            .execute((
+                node16(&id),
+                u32::try_from(unclaimed.len()).unwrap_or(u32::MAX),
+                to_json("addresses", &addresses)?,
+            ))?;
+        if unclaimed.is_empty() {
+            self.conn
+                .prepare_cached("DELETE FROM unmanaged WHERE node = ?1")?
+                .execute([node16(&id)])?;
+        } else {
+            self.conn
+                .prepare_cached("INSERT OR REPLACE INTO unmanaged (node, things) VALUES (?1, ?2)")?
+                .execute((node16(&id), to_json("unclaimed things", &unclaimed)?))?;
+        }
         Ok(())
     }
 
@@ -238,7 +268,8 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         subnet: subnet(row)?,
         joined_at: time(row, "joined_at")?,
         last_contact: maybe_time(row, "last_contact")?,
-        unclaimed: json(row, "unclaimed")?,
+        unclaimed_count: row.get("unclaimed_count")?,
+        unclaimed_addresses: json(row, "unclaimed_addresses")?,
         swept: row.get("swept")?,
         confirmed: row.get("confirmed")?,
         boot_id: row

@@ -124,7 +124,7 @@ impl Rooms {
             for (node, spec) in placed {
                 let room = rooms.iter_mut().find(|room| room.node.id == node);
                 if let Some(room) = room {
-                    promise(room, &spec);
+                    room.promise(&spec);
                 }
             }
         }
@@ -148,23 +148,25 @@ impl Rooms {
     }
 }
 
-/// As the rows of a placement change the sums.
-fn promise(room: &mut NodeRoom, spec: &InstanceSpec) {
-    let promised = &mut room.node.promised;
-    promised.cpus = promised.cpus.saturating_add(spec.cpus);
-    let memory = promised.memory_bytes.bytes();
-    promised.memory_bytes = ByteSize(memory.saturating_add(spec.memory_bytes.bytes()));
-    for disk in &spec.disks {
-        match room
-            .pools
-            .binary_search_by(|(name, _)| name.cmp(&disk.pool))
-        {
-            Ok(at) => {
-                if let Some((_, size)) = room.pools.get_mut(at) {
-                    *size = ByteSize(size.bytes().saturating_add(disk.size_bytes.bytes()));
+impl NodeRoom {
+    /// Adds an instance to what is promised, as the rows of its placement change the sums.
+    pub fn promise(&mut self, spec: &InstanceSpec) {
+        let promised = &mut self.node.promised;
+        promised.cpus = promised.cpus.saturating_add(spec.cpus);
+        let memory = promised.memory_bytes.bytes();
+        promised.memory_bytes = ByteSize(memory.saturating_add(spec.memory_bytes.bytes()));
+        for disk in &spec.disks {
+            match self
+                .pools
+                .binary_search_by(|(name, _)| name.cmp(&disk.pool))
+            {
+                Ok(at) => {
+                    if let Some((_, size)) = self.pools.get_mut(at) {
+                        *size = ByteSize(size.bytes().saturating_add(disk.size_bytes.bytes()));
+                    }
                 }
+                Err(at) => self.pools.insert(at, (disk.pool.clone(), disk.size_bytes)),
             }
-            Err(at) => room.pools.insert(at, (disk.pool.clone(), disk.size_bytes)),
         }
     }
 }

@@ -97,7 +97,7 @@ async fn the_incarnation_and_the_count_go_on_when_the_database_is_opened_again()
         .await
         .unwrap();
     first
-        .write(|tx| tx.trim_events(0, waifud_types::Timestamp::UNIX_EPOCH, 100))
+        .write(|tx| tx.trim_events(0, 0, 100))
         .await
         .map_err(|e: StoreError| e)
         .unwrap();

@@ -288,3 +288,48 @@ async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
     assert_eq!(*after, read);
     assert_eq!(*after, *first);
 }
+
+#[tokio::test]
+async fn what_is_in_nobodys_list_is_read_where_it_is_asked_for_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = common::open(dir.path());
+    let things: Vec<waifud_api::agent::Unclaimed> = serde_json::from_value(json!([
+        {"kind": "domain", "instance": instance_id(1), "name": "web", "volume": null, "running": true,
+         "addresses": ["10.144.1.9", "10.144.1.2"]},
+        {"kind": "volume", "instance": instance_id(2), "name": null, "volume": null, "running": false,
+         "addresses": ["10.144.1.2"]},
+    ]))
+    .unwrap();
+    let told = things.clone();
+    let row = store
+        .write(move |tx| {
+            let revision = tx.emit(&common::event("alder"))?;
+            let new = NewNode {
+                id: node_id(1),
+                name: "alder".parse().unwrap(),
+                facts: facts(8),
+                subnet: "10.144.1.0/24".parse().unwrap(),
+                at: Timestamp::UNIX_EPOCH,
+            };
+            tx.insert_node(&new, revision)?;
+            tx.set_node_unclaimed(node_id(1), &told)?;
+            assert_eq!(tx.unclaimed_on(node_id(1))?, told);
+            tx.node(node_id(1))
+        })
+        .await
+        .map_err(|e: StoreError| e)
+        .unwrap()
+        .unwrap();
+    assert_eq!(row.unclaimed_count, 2);
+    let addresses: [std::net::Ipv4Addr; 2] = [[10, 144, 1, 2].into(), [10, 144, 1, 9].into()];
+    assert_eq!(row.unclaimed_addresses, addresses);
+    let left = store
+        .write(|tx| {
+            tx.set_node_unclaimed(node_id(1), &[])?;
+            Ok::<_, StoreError>((tx.unclaimed_on(node_id(1))?, tx.node(node_id(1))?))
+        })
+        .await
+        .unwrap();
+    assert!(left.0.is_empty());
+    assert_eq!(left.1.unwrap().unclaimed_count, 0);
+}

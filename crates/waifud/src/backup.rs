@@ -17,7 +17,6 @@ mod owner;
 mod restore;
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -58,39 +57,41 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
         config.state_dir.display()
     );
     // Opened as the caller, whose directory it is; everything else is done as the state's owner.
-    let partial = beside(&arguments.file)?;
-    ensure!(
-        !arguments.file.exists(),
-        "{} exists; name another file, or remove it first",
-        arguments.file.display()
-    );
-    let out = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .with_context(|| format!("{} can't be written", partial.display()))?;
-    let written = write(config, arguments, &out).and_then(|summary| {
-        out.sync_all()?;
+    let dir = directory_of(&arguments.file)?;
+    let taken = || {
+        format!(
+            "{} exists; name another file, or remove it first",
+            arguments.file.display()
+        )
+    };
+    ensure!(arguments.file.symlink_metadata().is_err(), taken());
+    // A new file under a name that nobody can know before (O_EXCL, 0600): the directory may be others', and a link that
+    // they put there is not followed. It goes when this fails.
+    let out = tempfile::Builder::new()
+        .prefix(".waifud-backup-")
+        .suffix(".partial")
+        .tempfile_in(dir)
+        .with_context(|| format!("{} can't be written to", dir.display()))?;
+    let written = write(config, arguments, out.as_file()).and_then(|summary| {
+        out.as_file().sync_all()?;
         Ok(summary)
     });
-    let finished = written.and_then(|summary| {
-        std::fs::rename(&partial, &arguments.file)
-            .with_context(|| format!("{} can't be named so", arguments.file.display()))?;
-        Ok(summary)
+    let finished = written.map_err(|error| {
+        let places = [out.path(), config.state_dir.as_path()];
+        where_room_lacks(error, &places)
     });
-    match finished {
-        Ok(summary) => {
-            eprintln!("{}: {summary}", arguments.file.display());
-            Ok(())
-        }
-        Err(error) => {
-            let error = where_room_lacks(error, &[&partial, &config.state_dir]);
-            let _nothing_half_is_left = std::fs::remove_file(&partial);
-            Err(error)
-        }
-    }
+    let summary = finished?;
+    out.persist_noclobber(&arguments.file)
+        .map_err(|error| match error.error.kind() {
+            std::io::ErrorKind::AlreadyExists => anyhow::anyhow!(taken()),
+            _ => anyhow::Error::new(error.error)
+                .context(format!("{} can't be named so", arguments.file.display())),
+        })?;
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("{} can't be synced", dir.display()))?;
+    eprintln!("{}: {summary}", arguments.file.display());
+    Ok(())
 }
 
 fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Result<String> {
@@ -151,11 +152,14 @@ fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
     error
 }
 
-fn beside(file: &Path) -> anyhow::Result<PathBuf> {
-    let mut name = file
-        .file_name()
-        .with_context(|| format!("{} names no file", file.display()))?
-        .to_owned();
-    name.push(".partial");
-    Ok(file.with_file_name(name))
+fn directory_of(file: &Path) -> anyhow::Result<&Path> {
+    file.file_name()
+        .with_context(|| format!("{} names no file", file.display()))?;
+    Ok(match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use waifud_api::{Instance, Node, UpdateNode};
 use waifud_types::status::Condition;
 
-use crate::cli_node::NodeLabelArgs;
-use crate::cli_node::{NodeCommand, NodeRemoveArgs};
+use crate::cli_node::{NodeCommand, NodeLabelArgs, NodeRemoveArgs, NodeRenameArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::names::confirm;
@@ -22,6 +21,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
         NodeCommand::Show(args) => show(context, &args.name).await,
         NodeCommand::Confirm(args) => super::unclaimed::confirm_nodes(context, args).await,
         NodeCommand::Label(args) => label(context, args).await,
+        NodeCommand::Rename(args) => rename(context, args).await,
         NodeCommand::Remove(args) => remove(context, args).await,
         NodeCommand::Token(command) => super::join_token::run(context, command).await,
     }
@@ -72,9 +72,21 @@ fn notes(nodes: &[Node]) -> Vec<String> {
     nodes.iter().flat_map(of_one).collect()
 }
 
+async fn rename(context: &Context, args: NodeRenameArgs) -> Result<(), Failure> {
+    let change = UpdateNode {
+        name: Some(args.new_name),
+        ..UpdateNode::default()
+    };
+    let node = context.client.update_node(&args.name, &change).await?;
+    context.printer.print(&node, || {
+        format!("{} is now called {}", escape(&args.name), node.name)
+    })
+}
+
 async fn label(context: &Context, args: NodeLabelArgs) -> Result<(), Failure> {
     let change = UpdateNode {
         labels: labels::changes(&args.changes)?,
+        ..UpdateNode::default()
     };
     let node = context.client.update_node(&args.name, &change).await?;
     context.printer.print(&node, || {

@@ -1,5 +1,7 @@
 //! Conditions that nodes report become history when they begin and when they end.
 
+use std::collections::BTreeMap;
+
 use waifud_store::{NodeRow, WriteTx};
 use waifud_types::status::Condition;
 
@@ -12,24 +14,23 @@ type Told = (String, String);
 
 /// What began and what ended.
 fn changes(old: &[Condition], new: &[Condition]) -> Vec<Told> {
-    let bad = |list: &[Condition], kind: &str| {
-        list.iter()
-            .find(|condition| condition.kind == kind && !condition.ok)
-            .map(|condition| condition.reason.clone())
-    };
+    let (old, new) = (bad(old), bad(new));
     let began = new
         .iter()
-        .filter(|condition| !condition.ok)
-        .filter(|condition| bad(old, &condition.kind).as_ref() != Some(&condition.reason))
-        .map(|condition| {
-            let text = format!("{}: {}", condition.kind, condition.message);
-            (condition.reason.clone(), text)
-        });
+        .filter(|(kind, now)| old.get(*kind).is_none_or(|was| was.reason != now.reason))
+        .map(|(kind, now)| (now.reason.clone(), format!("{kind}: {}", now.message)));
     let ended = old
-        .iter()
-        .filter(|condition| !condition.ok && bad(new, &condition.kind).is_none())
-        .map(|condition| ("ok".to_owned(), format!("{}: well again", condition.kind)));
+        .keys()
+        .filter(|kind| !new.contains_key(*kind))
+        .map(|kind| ("ok".to_owned(), format!("{kind}: well again")));
     began.chain(ended).collect()
+}
+
+/// What is not well, by its kind: one of each.
+fn bad(list: &[Condition]) -> BTreeMap<&str, &Condition> {
+    let bad = list.iter().rev().filter(|condition| !condition.ok);
+    bad.map(|condition| (condition.kind.as_str(), condition))
+        .collect()
 }
 
 impl Control {

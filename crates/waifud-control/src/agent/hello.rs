@@ -1,10 +1,12 @@
 //! Hello: a node introduces itself, and is registered the first time.
 
+use waifud_api::agent::bounds::OutOfBounds;
 use waifud_api::agent::{Hello, Welcome};
 use waifud_store::{NewNode, NodeRow, StoreError, Taken, WriteTx};
-use waifud_types::NodeId;
 use waifud_types::node::NodeFacts;
+use waifud_types::{Name, NodeId};
 
+use crate::live::Sign;
 use crate::principal::Cause;
 use crate::{Control, ControlError, Peer, note, problems, subnet};
 
@@ -13,23 +15,30 @@ impl Control {
     pub async fn hello(
         &self,
         node: NodeId,
-        hello: Hello,
+        mut hello: Hello,
         peer: Peer,
         request_id: &str,
     ) -> Result<Welcome, ControlError> {
-        let cause = Cause::node(
-            hello.name.as_str(),
-            Some(peer.from()),
-            Some(request_id.to_owned()),
-        );
-        let now = self.now();
+        hello.check().map_err(|error| out_of_bounds(&error))?;
+        self.must_have_budget(node)?;
+        let request_id = request_id.to_owned();
         let (used, pools, clock) = (hello.facts.used, hello.facts.pools.clone(), hello.now);
         let control = self.clone();
-        self.shared
+        let cost = self
+            .shared
             .store
-            .write(move |tx| control.hello_in(tx, node, &hello, &cause))
+            .write(move |tx| {
+                let before = tx.newest();
+                // The name that it was let in by, or that an administrator gave it since. What it calls itself decides
+                // nothing: instances are pinned to names.
+                let name = tx.node_key(node)?.ok_or_else(problems::unknown_node)?.name;
+                let cause = Cause::node(name.as_str(), Some(peer.from()), Some(request_id));
+                control.hello_in(tx, node, &name, &hello, &cause)?;
+                Ok::<_, ControlError>(tx.newest() - before)
+            })
             .await?;
-        self.shared.live.heard_of(node, now, Some(clock));
+        self.shared.live.has_written(node, cost);
+        self.shared.live.heard_of(node, self.sign(), Some(clock));
         self.shared.live.set_use(node, used, pools);
         Ok(Welcome {
             node,
@@ -42,33 +51,21 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         node: NodeId,
+        name: &Name,
         hello: &Hello,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        if tx
-            .node_id_named(&hello.name)?
-            .is_some_and(|owner| owner != node)
-        {
-            return Err(problems::node_name_taken(&hello.name).into());
-        }
         let Some(row) = tx.node(node)? else {
-            return self.register(tx, node, hello, cause);
+            return self.register(tx, node, name, hello, cause);
         };
         if let Some(boot) = hello.boot_id {
             self.learn_boot(tx, &row, boot)?;
         }
         if row.name != hello.name {
-            let event = note::event(
-                self.now(),
-                "node.renamed",
-                note::node(row.id, &hello.name),
-                cause,
-                format!("it was called {}", row.name),
+            tracing::info!(
+                node = %row.name, calls_itself = %hello.name,
+                "a node calls itself otherwise than waifud does; an administrator renames it: waifuctl node rename"
             );
-            let revision = tx.emit(&event)?;
-            tx.rename_node(row.id, &hello.name, revision)
-                .and_then(|()| tx.rename_node_key(row.id, &hello.name))
-                .map_err(|error| name_taken(error, hello))?;
         }
         self.learn_facts(tx, &row, &hello.facts, cause)?;
         self.back_again(tx, &row, cause)?;
@@ -79,6 +76,7 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         node: NodeId,
+        name: &Name,
         hello: &Hello,
         cause: &Cause,
     ) -> Result<(), ControlError> {
@@ -87,7 +85,7 @@ impl Control {
             .ok_or_else(|| problems::no_subnet(&range.to_string()))?;
         let new = NewNode {
             id: node,
-            name: hello.name.clone(),
+            name: name.clone(),
             facts: hello.facts.clone(),
             subnet,
             at: self.now(),
@@ -106,8 +104,10 @@ impl Control {
         );
         let revision = tx.emit(&event)?;
         tx.insert_node(&new, revision)
-            .and_then(|()| tx.rename_node_key(node, &hello.name))
-            .map_err(|error| name_taken(error, hello))?;
+            .map_err(|error| match error {
+                StoreError::Taken(Taken::NodeName) => problems::node_name_taken(name).into(),
+                other => ControlError::from(other),
+            })?;
         if let Some(boot) = hello.boot_id {
             tx.set_node_boot(node, boot)?;
         }
@@ -157,7 +157,7 @@ impl Control {
             .routes
             .iter()
             .any(|route| subnet::overlap(*route, row.subnet));
-        if !in_the_way || !row.unclaimed.is_empty() || !tx.instances_on(row.id)?.is_empty() {
+        if !in_the_way || row.unclaimed_count > 0 || !tx.instances_on(row.id)?.is_empty() {
             return Ok(());
         }
         let range = self.shared.config.guest_range;
@@ -177,6 +177,22 @@ impl Control {
         let revision = tx.emit(&event)?;
         tx.set_node_subnet(row.id, free, revision)?;
         Ok(())
+    }
+
+    /// A sign of life, now.
+    pub(crate) fn sign(&self) -> Sign {
+        Sign {
+            running: self.running(),
+            at: self.now(),
+        }
+    }
+
+    /// Refuses to write down more for a node that had more written down than any needs.
+    pub(super) fn must_have_budget(&self, node: NodeId) -> Result<(), ControlError> {
+        if self.shared.live.may_write(node, self.running()) {
+            return Ok(());
+        }
+        Err(problems::nodes::too_many_changes().into())
     }
 
     /// Notes that a node that was silent is heard of again.
@@ -201,11 +217,9 @@ impl Control {
     }
 }
 
-fn name_taken(error: StoreError, hello: &Hello) -> ControlError {
-    match error {
-        StoreError::Taken(Taken::NodeName) => problems::node_name_taken(&hello.name).into(),
-        other => other.into(),
-    }
+/// Refuses what a node may not say.
+pub(super) fn out_of_bounds(error: &OutOfBounds) -> ControlError {
+    problems::nodes::out_of_bounds(&error.field, &error.why).into()
 }
 
 /// Whether the facts differ in more than loads. How full a pool is counts when it moved by a sixteenth.

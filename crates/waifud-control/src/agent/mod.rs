@@ -1,10 +1,12 @@
 //! What nodes ask for: hello, their slice, their reports, images and bundles.
 
+mod budget;
 mod conditions;
 mod hello;
 mod report;
 mod slice;
 
+pub use budget::Budget;
 pub use slice::SliceWatch;
 
 use std::path::PathBuf;

@@ -1,71 +1,90 @@
 //! Report: what a node says becomes status and events; what is only progress stays in memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use waifud_api::agent::{AgentReport, InstanceReport};
+use waifud_api::agent::{AgentReport, InstanceReport, Unclaimed};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::status::InstanceStatus;
-use waifud_types::{Digest, InstanceState, NodeId};
+use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
-use super::hello::matters;
+use super::hello::{matters, out_of_bounds};
 use crate::instances::resize;
 use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::status::{Merged, merge};
 use crate::{Control, ControlError, Peer, ProgressFrame, note, problems};
 
+/// What the node said of each instance.
+type Said<'a> = HashMap<InstanceId, &'a InstanceReport>;
+
+fn said(report: &AgentReport) -> Said<'_> {
+    let instances = report.instances.iter();
+    instances.map(|said| (said.id, said)).collect()
+}
+
+/// What a report made of the database.
+struct Taken {
+    /// Images that may be needed no more.
+    images: Vec<Digest>,
+    /// What it cost of the node's budget.
+    cost: u64,
+}
+
 impl Control {
     /// Takes a report in. Durable when it returns; a report without news writes nothing.
     pub async fn report(
         &self,
         node: NodeId,
-        report: AgentReport,
+        mut report: AgentReport,
         peer: Peer,
         request_id: &str,
     ) -> Result<(), ControlError> {
-        self.shared.live.heard_of(node, self.now(), report.now);
-        if let Some(facts) = &report.facts {
-            self.shared
-                .live
-                .set_use(node, facts.used, facts.pools.clone());
-        }
+        report.check().map_err(|error| out_of_bounds(&error))?;
         let report = Arc::new(report);
         let read = Arc::clone(&report);
-        let (row, instances) = self
+        let (row, instances, news) = self
             .shared
             .store
             .read(move |tx| {
                 let row = tx.node(node)?.ok_or_else(problems::unknown_node)?;
                 let instances = ours(&tx, node, &read)?;
-                Ok::<_, ControlError>((row, instances))
+                let news = is_news(&tx, &read, &row, &instances)?;
+                Ok::<_, ControlError>((row, instances, news))
             })
             .await?;
-        self.take_progress(&report, &instances);
-        for gone in &report.destroyed {
-            self.shared.live.forget(gone.instance);
+        self.shared.live.heard_of(node, self.sign(), report.now);
+        if let Some(facts) = &report.facts {
+            self.shared
+                .live
+                .set_use(node, facts.used, facts.pools.clone());
         }
-        if !is_news(&report, &row, &instances) {
+        self.take_progress(&report, &instances);
+        if !news {
             return Ok(());
         }
+        self.must_have_budget(node)?;
         let cause = Cause::node(
             row.name.as_str(),
             Some(peer.from()),
             Some(request_id.to_owned()),
         );
         let control = self.clone();
-        let images = self
+        let taken = self
             .shared
             .store
             .write(move |tx| control.report_in(tx, node, &report, &cause))
             .await?;
-        self.collect_images(images).await;
+        self.shared.live.has_written(node, taken.cost);
+        self.collect_images(taken.images).await;
         Ok(())
     }
 
     /// Keeps the steps at work in memory and shows them to whoever watches.
     fn take_progress(&self, report: &AgentReport, instances: &[InstanceRow]) {
+        let reported = said(report);
         for row in instances {
-            let Some(said) = report.instances.iter().find(|said| said.id == row.id) else {
+            let Some(said) = reported.get(&row.id) else {
                 continue;
             };
             if let Some(evidence) = &said.evidence {
@@ -90,17 +109,20 @@ impl Control {
         node: NodeId,
         report: &AgentReport,
         cause: &Cause,
-    ) -> Result<Vec<Digest>, ControlError> {
+    ) -> Result<Taken, ControlError> {
+        let before = tx.newest();
+        let mut cost = 1;
         let row = tx.node(node)?.ok_or_else(problems::unknown_node)?;
         let mut room = self.back_again(tx, &row, cause)?;
         if let Some(facts) = &report.facts {
             room |= self.learn_facts(tx, &row, facts, cause)?;
         }
         if let Some(unclaimed) = &report.unclaimed
-            && (*unclaimed != row.unclaimed || !row.swept)
+            && is_another_list(tx, unclaimed, &row)?
         {
-            // What is there may now be placed on, its addresses being known.
-            room |= !row.swept;
+            // What is there may now be placed on, its addresses being known; or an address is free.
+            room = true;
+            cost += weight(unclaimed);
             tx.emit(&note::event(
                 self.now(),
                 "node.unclaimed",
@@ -114,8 +136,9 @@ impl Control {
             ))?;
             tx.set_node_unclaimed(node, unclaimed)?;
         }
+        let reported = said(report);
         for instance in ours(tx, node, report)? {
-            if let Some(said) = report.instances.iter().find(|said| said.id == instance.id) {
+            if let Some(said) = reported.get(&instance.id) {
                 room |= self.learn_status(tx, instance, said, cause)?;
             }
         }
@@ -136,7 +159,8 @@ impl Control {
         if room {
             self.place_waiting(tx)?;
         }
-        Ok(images)
+        cost += tx.newest() - before;
+        Ok(Taken { images, cost })
     }
 
     /// Says whether room has appeared.
@@ -158,7 +182,7 @@ impl Control {
                 cause,
                 told.message,
             )
-            .generation(said.observed_generation);
+            .generation(said.observed_generation.min(row.generation));
             event.reason = told.reason;
             tx.emit(&event)?;
         }
@@ -171,7 +195,9 @@ impl Control {
 /// What a report changes. Of an instance that is being destroyed only what keeps its node from it is news.
 fn news(row: &InstanceRow, said: &InstanceReport) -> Option<Merged> {
     if !row.deleting {
-        return merge(&row.status, said);
+        // Nothing was seen yet of a generation that there is not.
+        let seen = said.observed_generation.min(row.generation);
+        return merge(&row.status, said, seen);
     }
     let status = InstanceStatus {
         reason: said.reason.clone(),
@@ -201,20 +227,47 @@ fn ours(
     Ok(rows)
 }
 
-fn is_news(report: &AgentReport, row: &NodeRow, instances: &[InstanceRow]) -> bool {
+fn is_news(
+    tx: &ReadTx<'_>,
+    report: &AgentReport,
+    row: &NodeRow,
+    instances: &[InstanceRow],
+) -> Result<bool, ControlError> {
     let facts = report
         .facts
         .as_ref()
         .is_some_and(|facts| matters(&row.facts, facts));
-    let unclaimed = report
-        .unclaimed
-        .as_ref()
-        .is_some_and(|list| *list != row.unclaimed || !row.swept);
+    let unclaimed = match &report.unclaimed {
+        Some(list) => is_another_list(tx, list, row)?,
+        None => false,
+    };
+    let reported = said(report);
     let statuses = instances.iter().any(|row| {
-        report
-            .instances
-            .iter()
-            .any(|said| said.id == row.id && news(row, said).is_some())
+        let said = reported.get(&row.id);
+        said.is_some_and(|said| news(row, said).is_some())
     });
-    !row.reachable || facts || unclaimed || statuses || !report.destroyed.is_empty()
+    let mut destroyed = report.destroyed.iter();
+    let confirms = destroyed.try_fold(false, |confirms, done| {
+        let ordered = tx.tombstone_epoch(done.instance, row.id)?;
+        Ok::<_, ControlError>(confirms || ordered.is_some())
+    })?;
+    Ok(!row.reachable || facts || unclaimed || statuses || confirms)
+}
+
+/// Whether a node's list of what is in nobody's list is another than before, or the first since a restore.
+fn is_another_list(
+    tx: &ReadTx<'_>,
+    list: &[Unclaimed],
+    row: &NodeRow,
+) -> Result<bool, ControlError> {
+    let as_long = u32::try_from(list.len()) == Ok(row.unclaimed_count);
+    Ok(!row.swept || !as_long || tx.unclaimed_on(row.id)? != list)
+}
+
+/// What it costs to write such a list down: as an event for each 64 KiB.
+fn weight(list: &[Unclaimed]) -> u64 {
+    let bundles = list.iter().filter_map(|entry| entry.bundle.as_ref());
+    let bytes: usize = bundles.map(String::len).sum();
+    let bytes = bytes.saturating_add(list.len().saturating_mul(256));
+    u64::try_from(bytes >> 16).unwrap_or(u64::MAX)
 }

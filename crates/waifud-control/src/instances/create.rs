@@ -20,7 +20,7 @@ use crate::{Control, ControlError, documents, env, names, note, problems, subnet
 /// The root disk, unless the template needs more.
 const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
 
-/// How long an answer is remembered for its Idempotency-Key: 24 h.
+/// How long an answer is remembered for its Idempotency-Key, in time that waifud ran: 24 h.
 pub const REMEMBERED: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// A key under which the answer is remembered.
@@ -115,8 +115,7 @@ impl Control {
         tx: &ReadTx<'_>,
         key: &IdempotencyKey,
     ) -> Result<Option<Instance>, ControlError> {
-        let oldest = self.now() - REMEMBERED;
-        match tx.remembered(&key.principal, &key.key, key.request, oldest)? {
+        match tx.remembered(&key.principal, &key.key, key.request)? {
             Remembered::New => Ok(None),
             Remembered::Different => Err(problems::idempotency_mismatch().into()),
             Remembered::Same(answer) => {

@@ -60,6 +60,7 @@ impl Control {
             } else {
                 row.deleting = true;
                 let image = self.remove(tx, &row, cause, "it was never placed")?;
+                self.place_waiting(tx)?;
                 let instance = view::instance(row, &self.shared.live);
                 return Ok((
                     Deleted {
@@ -135,7 +136,7 @@ impl Control {
             .generation(row.generation),
         )?;
         tx.remove_instance(row.id)?;
-        self.shared.live.set_step(row.id, None);
+        self.shared.live.forget(row.id);
         Ok(row.spec.image)
     }
 }

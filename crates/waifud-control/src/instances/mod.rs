@@ -14,6 +14,7 @@ mod power;
 pub mod read;
 mod rescue;
 pub(crate) mod resize;
+mod retry;
 pub mod update;
 pub mod why;
 mod why_cloud_init;

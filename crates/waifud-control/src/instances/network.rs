@@ -192,8 +192,7 @@ pub fn fit(
         return Ok(Ok(None));
     }
     if let Some((_, address)) = fixed(spec) {
-        let unclaimed = node.unclaimed.iter().flat_map(|entry| &entry.addresses);
-        return Ok(if unclaimed.into_iter().any(|taken| *taken == address) {
+        return Ok(if node.unclaimed_addresses.contains(&address) {
             Err(Obstacle {
                 verdict: format!("something unclaimed on it has {address}"),
                 waits_for: format!("{address}, which something unclaimed on {} has", node.name),
@@ -209,7 +208,7 @@ pub fn fit(
     }
     let mut taken = tx.taken_addresses(net)?;
     // What runs there in nobody's list keeps its addresses.
-    taken.extend(node.unclaimed.iter().flat_map(|entry| &entry.addresses));
+    taken.extend(&node.unclaimed_addresses);
     taken.sort_unstable();
     taken.dedup();
     let free = subnet::free_address(net, &taken);

@@ -1,8 +1,9 @@
 //! Place: a node, an address and a bundle for an instance, in the transaction that promises them.
 
 use waifud_api::PlacementVerdict;
-use waifud_store::{InstanceRow, NodeRoom, NodeRow, PlacementRow, ReadTx, WriteTx};
-use waifud_types::Name;
+use waifud_store::{InstanceRow, NodeRoom, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
+use waifud_types::spec::InstanceSpec;
+use waifud_types::{Name, NodeId};
 
 use super::network;
 use crate::note::EventExt;
@@ -10,12 +11,17 @@ use crate::placement::{Choice, Wish, choose};
 use crate::principal::Cause;
 use crate::{Control, ControlError, documents, note};
 
-/// Instances that are tried again when room appears, at most, in one transaction.
-const RETRIED_AT_ONCE: u32 = 200;
-
 /// Verdicts that are written down with an instance, the best first: what people read. With hundreds of nodes, all of
 /// them would be most of what a create writes. For one that waits, `why` judges every node anew.
 const VERDICTS_KEPT: usize = 16;
+
+/// What became of a try.
+pub(super) enum Outcome {
+    /// It has a node.
+    Placed(Box<InstanceRow>),
+    /// It has none, and why.
+    Waits(Box<InstanceRow>, Choice),
+}
 
 impl Control {
     /// Tries to place an unplaced instance, and says on it why that could not be done.
@@ -26,11 +32,27 @@ impl Control {
         rooms: &[NodeRoom],
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
+        match self.try_to_place(tx, row, rooms, cause)? {
+            Outcome::Placed(row) => Ok(*row),
+            Outcome::Waits(row, choice) => self.keep_waiting(tx, *row, choice, cause, true),
+        }
+    }
+
+    /// Tries to place an unplaced instance. Nothing is written down when that can't be done.
+    pub(super) fn try_to_place(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: InstanceRow,
+        rooms: &[NodeRoom],
+        cause: &Cause,
+    ) -> Result<Outcome, ControlError> {
         let bridges = tx.bridges()?;
+        let beside = beside(tx, &row.spec)?;
         let wish = Wish {
             spec: &row.spec,
             arch: &row.arch,
             bridges: &bridges,
+            beside: &beside,
         };
         let mut choice = choose(&wish, rooms, VERDICTS_KEPT);
         let mut candidates = std::borrow::Cow::Borrowed(rooms);
@@ -42,7 +64,8 @@ impl Control {
             let obstacle = match network::fit(tx, &row.spec, &room.node)? {
                 Ok(address) => {
                     choice.verdicts.append(&mut unfit);
-                    return self.settle(tx, row, room, address, choice, cause);
+                    let row = self.settle(tx, row, room, address, choice, cause)?;
+                    return Ok(Outcome::Placed(Box::new(row)));
                 }
                 Err(obstacle) => obstacle,
             };
@@ -55,7 +78,7 @@ impl Control {
             choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
         }
         choice.verdicts.append(&mut unfit);
-        self.keep_waiting(tx, row, choice, cause)
+        Ok(Outcome::Waits(Box::new(row), choice))
     }
 
     fn settle(
@@ -133,21 +156,39 @@ impl Control {
         Ok(())
     }
 
-    fn keep_waiting(
+    /// Says on an instance why it has no node; with `tell`, in the history, too.
+    pub(super) fn keep_waiting(
         &self,
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
         mut choice: Choice,
         cause: &Cause,
+        tell: bool,
     ) -> Result<InstanceRow, ControlError> {
         choice.verdicts.truncate(VERDICTS_KEPT);
         if row.placement != choice.verdicts {
             tx.set_verdicts(row.id, &choice.verdicts)?;
             row.placement = choice.verdicts;
         }
-        if row.status.reason != choice.reason {
-            row.status.reason = choice.reason;
-            tx.set_status(row.id, &row.status)?;
+        self.set_reason(tx, &mut row, choice.reason, cause, tell)?;
+        Ok(row)
+    }
+
+    /// Says on an instance what it waits for.
+    pub(super) fn set_reason(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &mut InstanceRow,
+        reason: Option<String>,
+        cause: &Cause,
+        tell: bool,
+    ) -> Result<(), ControlError> {
+        if row.status.reason == reason {
+            return Ok(());
+        }
+        row.status.reason = reason;
+        tx.set_status(row.id, &row.status)?;
+        if tell {
             let event = note::event(
                 self.now(),
                 "instance.waiting",
@@ -159,26 +200,18 @@ impl Control {
             .reason("no-room");
             tx.emit(&event)?;
         }
-        Ok(row)
-    }
-
-    /// Tries again to place those that wait, the oldest first. Called where room may have appeared.
-    pub(crate) fn place_waiting(&self, tx: &mut WriteTx<'_>) -> Result<(), ControlError> {
-        let waiting = tx.unplaced(RETRIED_AT_ONCE)?;
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let mut rooms = tx.rooms()?;
-        for row in waiting {
-            if self
-                .place(tx, row, &rooms, &Cause::system())?
-                .node
-                .is_some()
-            {
-                rooms = tx.rooms()?;
-            }
-        }
         Ok(())
+    }
+}
+
+/// How many instances of its spread group each node has.
+pub(crate) fn beside(
+    tx: &ReadTx<'_>,
+    spec: &InstanceSpec,
+) -> Result<Vec<(NodeId, u32)>, StoreError> {
+    match &spec.placement.spread {
+        Some(spread) => tx.members_of(&spread.group),
+        None => Ok(Vec::new()),
     }
 }
 

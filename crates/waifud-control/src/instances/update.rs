@@ -130,20 +130,19 @@ impl Control {
         {
             self.put_bundle(tx, &row, &node.name, node.subnet)?;
         }
-        if row.node.is_none() && row.spec.placement != before.placement {
-            let rooms = tx.rooms()?;
-            return self.place(tx, row, &rooms, cause);
-        }
-        if resize::differs(&before, &row.spec) {
-            return self.place_resized(tx, row, cause);
+        let needs_else = resize::differs(&before, &row.spec)
+            || row.spec.publish != before.publish
+            || row.spec.placement != before.placement;
+        if needs_else {
+            return self.place_changed(tx, row, cause);
         }
         Ok(row)
     }
 }
 
 impl Control {
-    /// What waits for a node may fit now; what has one may have made room for others.
-    fn place_resized(
+    /// What waits for a node may fit now; what has one may have freed what others wait for.
+    fn place_changed(
         &self,
         tx: &mut WriteTx<'_>,
         row: InstanceRow,

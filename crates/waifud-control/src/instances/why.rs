@@ -9,7 +9,7 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
-use super::place::verdicts;
+use super::place::{beside, verdicts};
 use crate::networks::lacks_a_bridge;
 use crate::placement::Wish;
 use crate::{Control, ControlError, view};
@@ -39,6 +39,7 @@ impl Control {
                         spec: &row.spec,
                         arch: &row.arch,
                         bridges: &bridges,
+                        beside: &beside(&tx, &row.spec)?,
                     };
                     placement = verdicts(&tx, &wish, &rooms)?;
                     largest = rooms

@@ -24,8 +24,32 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
     ))
 }
 
+/// A node says more, longer or larger things than any has to say.
+pub fn out_of_bounds(field: &str, why: &str) -> Problem {
+    Problem::new(422, "out-of-bounds", format!("{field}: {why}"))
+        .field(field)
+        .hint("waifud-agentd keeps within bounds by itself: is it of another version than waifud?")
+}
+
+/// A node has more to write down than waifud writes for one.
+pub fn too_many_changes() -> Problem {
+    Problem::new(
+        429,
+        "too-many-changes",
+        "this node reports more changes than waifud writes down for one node",
+    )
+    .hint("wait a few seconds and send it again")
+}
+
+/// Another node has the name.
+pub fn name_taken(name: &Name) -> Problem {
+    Problem::new(409, "name-taken", format!("a node named {name} exists"))
+        .field("name")
+        .hint("choose another name: waifuctl node list shows those that are taken")
+}
+
 /// Things are on it that are in nobody's list, and it could still be told what to do with them.
-pub fn has_unclaimed(node: &Name, count: usize) -> Problem {
+pub fn has_unclaimed(node: &Name, count: u32) -> Problem {
     Problem::new(
         409,
         "node-in-use",

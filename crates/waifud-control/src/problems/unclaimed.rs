@@ -23,6 +23,16 @@ pub fn not_claimable(name: &Name) -> Problem {
     .hint("its disks are on the node: copy what is wanted from them, then delete it with waifuctl delete --unclaimed")
 }
 
+/// What its node remembers of it is not what any instance is given.
+pub fn odd_record(name: &Name, what: &str) -> Problem {
+    Problem::new(
+        409,
+        "not-claimable",
+        format!("what the node remembers of {name} can't be: no instance has such {what}"),
+    )
+    .hint("look at the node: what it reports is not what waifud gave it")
+}
+
 /// A living instance has the name.
 pub fn claimed_name_taken(name: &Name) -> Problem {
     Problem::new(

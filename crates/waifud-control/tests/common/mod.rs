@@ -492,14 +492,12 @@ impl Agent {
     }
 
     pub async fn report(&self, report: &AgentReport) {
-        let response = self
-            .call(
-                Method::POST,
-                "/v1/agent/report",
-                serde_json::to_vec(report).unwrap(),
-            )
-            .await;
-        collect(response).await.expect(204);
+        self.try_to_report(report).await.expect(204);
+    }
+
+    pub async fn try_to_report(&self, report: &AgentReport) -> Answer {
+        let body = serde_json::to_vec(report).unwrap();
+        collect(self.call(Method::POST, "/v1/agent/report", body).await).await
     }
 
     pub async fn says(&self, instance: InstanceReport) {

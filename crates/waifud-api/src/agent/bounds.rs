@@ -1,0 +1,466 @@
+//! How much a node may say: counts, lengths and numbers of [`Hello`] and [`AgentReport`].
+//!
+//! One walk over a message serves both sides. waifud checks with it and refuses what is out of bounds, naming the
+//! field. The agent fits its own messages with it before it sends them: long texts and lists are cut, control
+//! characters become spaces, numbers are capped. What was fitted passes the check.
+
+use std::collections::{BTreeMap, HashSet};
+
+use waifud_types::node::{NodeFacts, PoolFacts};
+use waifud_types::spec::InstanceSpec;
+use waifud_types::status::{CloudInitStatus, Condition, InstanceAddress, StepStatus};
+use waifud_types::{ByteSize, Generation, evidence};
+
+use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unclaimed};
+
+/// Instances in one report at most.
+pub const INSTANCES_MAX: usize = 1024;
+/// Confirmed tombstones in one report at most.
+pub const DESTROYED_MAX: usize = 1024;
+/// Unclaimed things on a node at most.
+pub const UNCLAIMED_MAX: usize = 4096;
+
+/// A size in bytes at most: 1 EiB.
+const BYTES_MAX: u64 = 1 << 60;
+/// A counter at most: what JSON numbers carry everywhere.
+const COUNT_MAX: u64 = 1 << 53;
+/// CPUs at most.
+const CPUS_MAX: u64 = 1 << 16;
+/// Characters of a word for scripts at most.
+const WORD: usize = 64;
+/// Characters of a name that something outside waifud has at most.
+const NAME: usize = 256;
+/// Characters of a sentence at most.
+const SENTENCE: usize = 2048;
+/// Characters of a label's key and value at most.
+const LABEL: (usize, usize) = (63, 255);
+/// Labels at most.
+const LABELS: usize = 64;
+/// Items of a list of which there are few.
+const FEW: usize = 64;
+/// Items of a list of which there may be some.
+const SOME: usize = 1024;
+/// Requests, and lines of a console, in what a guest was seen to do.
+const REQUESTS: usize = evidence::REQUESTS_MAX;
+/// Characters of a bundle in base64 at most.
+const BUNDLE: usize = 8 << 20;
+
+/// A field that is out of bounds.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct OutOfBounds {
+    /// Its path, such as `facts.pools[0].used_bytes`.
+    pub field: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Hello {
+    /// Whether everything in it is within bounds. It stays as it is.
+    pub fn check(&mut self) -> Result<(), OutOfBounds> {
+        let mut walk = Walk::checking();
+        walk.at("facts", |walk| walk.facts(&mut self.facts));
+        walk.outcome()
+    }
+
+    /// Cuts what is out of bounds.
+    pub fn fit(&mut self) {
+        Walk::fitting().facts(&mut self.facts);
+    }
+}
+
+impl AgentReport {
+    /// Whether everything in it is within bounds, and nothing is said twice. It stays as it is.
+    pub fn check(&mut self) -> Result<(), OutOfBounds> {
+        let mut walk = Walk::checking();
+        walk.report(self);
+        let mut ids = HashSet::with_capacity(self.instances.len());
+        if !self.instances.iter().all(|it| ids.insert(it.id)) {
+            walk.at("instances", |walk| walk.wrong("an instance comes twice"));
+        }
+        walk.outcome()
+    }
+
+    /// Cuts what is out of bounds.
+    pub fn fit(&mut self) {
+        Walk::fitting().report(self);
+    }
+}
+
+impl AgentInstance {
+    /// Whether everything in it is within bounds. It stays as it is.
+    pub fn check(&mut self) -> Result<(), OutOfBounds> {
+        let mut walk = Walk::checking();
+        walk.record(self);
+        walk.outcome()
+    }
+}
+
+enum Step {
+    Field(&'static str),
+    Item(usize),
+}
+
+struct Walk {
+    /// Cut, rather than find fault.
+    fit: bool,
+    path: Vec<Step>,
+    /// The first fault.
+    found: Option<OutOfBounds>,
+}
+
+impl Walk {
+    fn checking() -> Self {
+        Self {
+            fit: false,
+            path: Vec::new(),
+            found: None,
+        }
+    }
+
+    fn fitting() -> Self {
+        Self {
+            fit: true,
+            ..Self::checking()
+        }
+    }
+
+    fn outcome(self) -> Result<(), OutOfBounds> {
+        self.found.map_or(Ok(()), Err)
+    }
+
+    fn wrong(&mut self, why: impl Into<String>) {
+        if self.fit || self.found.is_some() {
+            return;
+        }
+        let mut field = String::new();
+        for step in &self.path {
+            match step {
+                Step::Field(name) => {
+                    if !field.is_empty() {
+                        field.push('.');
+                    }
+                    field.push_str(name);
+                }
+                Step::Item(index) => {
+                    field.push('[');
+                    field.push_str(&index.to_string());
+                    field.push(']');
+                }
+            }
+        }
+        self.found = Some(OutOfBounds {
+            field,
+            why: why.into(),
+        });
+    }
+
+    fn at(&mut self, field: &'static str, look: impl FnOnce(&mut Self)) {
+        self.path.push(Step::Field(field));
+        look(self);
+        self.path.pop();
+    }
+
+    fn text(&mut self, field: &'static str, text: &mut String, most: usize) {
+        self.at(field, |walk| walk.bare_text(text, most));
+    }
+
+    fn maybe_text(&mut self, field: &'static str, text: &mut Option<String>, most: usize) {
+        if let Some(text) = text {
+            self.text(field, text, most);
+        }
+    }
+
+    fn bare_text(&mut self, text: &mut String, most: usize) {
+        // No character takes less than a byte.
+        let long = text.len() > most && text.chars().nth(most).is_some();
+        let control = text.chars().any(char::is_control);
+        if self.fit {
+            if long || control {
+                let plain = |c: char| if c.is_control() { ' ' } else { c };
+                *text = text.chars().take(most).map(plain).collect();
+            }
+        } else if long {
+            self.wrong(format!("it has more than {most} characters"));
+        } else if control {
+            self.wrong("it has control characters");
+        }
+    }
+
+    fn number(&mut self, field: &'static str, value: &mut u64, most: u64) {
+        if *value <= most {
+            return;
+        }
+        if self.fit {
+            *value = most;
+        } else {
+            self.at(field, |walk| walk.wrong(format!("it is above {most}")));
+        }
+    }
+
+    fn bytes(&mut self, field: &'static str, size: &mut ByteSize) {
+        self.number(field, &mut size.0, BYTES_MAX);
+    }
+
+    fn cpus(&mut self, field: &'static str, cpus: &mut u32) {
+        let mut wide = u64::from(*cpus);
+        self.number(field, &mut wide, CPUS_MAX);
+        *cpus = u32::try_from(wide).unwrap_or(*cpus);
+    }
+
+    fn generation(&mut self, field: &'static str, generation: &mut Generation) {
+        self.number(field, &mut generation.0, COUNT_MAX);
+    }
+
+    fn list<T>(
+        &mut self,
+        field: &'static str,
+        list: &mut Vec<T>,
+        most: usize,
+        mut each: impl FnMut(&mut Self, &mut T),
+    ) {
+        self.path.push(Step::Field(field));
+        if list.len() > most {
+            self.wrong(format!("it has more than {most} items"));
+            if self.fit {
+                list.truncate(most);
+            }
+        }
+        for (index, item) in list.iter_mut().take(most).enumerate() {
+            self.path.push(Step::Item(index));
+            each(self, item);
+            self.path.pop();
+        }
+        self.path.pop();
+    }
+
+    fn map(
+        &mut self,
+        field: &'static str,
+        map: &mut BTreeMap<String, String>,
+        most: usize,
+        (key_max, value_max): (usize, usize),
+    ) {
+        self.path.push(Step::Field(field));
+        if map.len() > most {
+            self.wrong(format!("it has more than {most} items"));
+        }
+        if self.fit {
+            let fitted = std::mem::take(map).into_iter().take(most);
+            *map = fitted
+                .map(|(mut key, mut value)| {
+                    self.bare_text(&mut key, key_max);
+                    self.bare_text(&mut value, value_max);
+                    (key, value)
+                })
+                .collect();
+        } else {
+            for (key, value) in map.iter_mut().take(most) {
+                self.bare_text(&mut key.clone(), key_max);
+                self.bare_text(value, value_max);
+            }
+        }
+        self.path.pop();
+    }
+
+    fn facts(&mut self, facts: &mut NodeFacts) {
+        self.text("arch", &mut facts.arch, WORD);
+        self.text("cpu_model", &mut facts.cpu_model, NAME);
+        self.text("agent_version", &mut facts.agent_version, WORD);
+        self.at("hypervisor", |walk| {
+            walk.text("reason", &mut facts.hypervisor.reason, SENTENCE);
+        });
+        for (field, resources) in [("capacity", &mut facts.capacity), ("used", &mut facts.used)] {
+            self.at(field, |walk| {
+                walk.cpus("cpus", &mut resources.cpus);
+                walk.bytes("memory_bytes", &mut resources.memory_bytes);
+            });
+        }
+        self.list("pools", &mut facts.pools, FEW, Self::pool);
+        self.list("bridges", &mut facts.bridges, SOME, |walk, bridge| {
+            walk.bare_text(bridge, WORD);
+        });
+        let unfit = &mut facts.unfit_bridges;
+        self.map("unfit_bridges", unfit, SOME, (WORD, SENTENCE));
+        if self.fit && facts.routes.len() > SOME {
+            // The widest say most in few.
+            facts.routes = ipnet::Ipv4Net::aggregate(&facts.routes);
+            facts.routes.sort_by_key(ipnet::Ipv4Net::prefix_len);
+        }
+        self.list("routes", &mut facts.routes, SOME, |_, _| {});
+        self.conditions(&mut facts.conditions);
+        self.map("labels", &mut facts.labels, LABELS, LABEL);
+    }
+
+    fn pool(&mut self, pool: &mut PoolFacts) {
+        self.text("kind", &mut pool.kind, WORD);
+        self.bytes("size_bytes", &mut pool.size_bytes);
+        self.bytes("used_bytes", &mut pool.used_bytes);
+        self.bytes("promised_bytes", &mut pool.promised_bytes);
+        self.text("health", &mut pool.health, SENTENCE);
+    }
+
+    fn conditions(&mut self, conditions: &mut Vec<Condition>) {
+        self.list("conditions", conditions, FEW, |walk, condition| {
+            walk.text("type", &mut condition.kind, WORD);
+            walk.text("reason", &mut condition.reason, WORD);
+            walk.text("message", &mut condition.message, SENTENCE);
+        });
+    }
+
+    fn report(&mut self, report: &mut AgentReport) {
+        if let Some(facts) = &mut report.facts {
+            self.at("facts", |walk| walk.facts(facts));
+        }
+        let instances = &mut report.instances;
+        self.list("instances", instances, INSTANCES_MAX, Self::instance);
+        self.list(
+            "destroyed",
+            &mut report.destroyed,
+            DESTROYED_MAX,
+            |walk, tombstone| walk.number("epoch", &mut tombstone.epoch.0, COUNT_MAX),
+        );
+        if let Some(unclaimed) = &mut report.unclaimed {
+            self.list("unclaimed", unclaimed, UNCLAIMED_MAX, Self::unclaimed);
+        }
+    }
+
+    fn instance(&mut self, said: &mut InstanceReport) {
+        self.number("epoch", &mut said.epoch.0, COUNT_MAX);
+        self.generation("observed_generation", &mut said.observed_generation);
+        self.maybe_text("reason", &mut said.reason, SENTENCE);
+        self.list(
+            "addresses",
+            &mut said.addresses,
+            FEW,
+            |_, _: &mut InstanceAddress| {},
+        );
+        if let Some(step) = &mut said.step {
+            self.at("step", |walk| walk.step(step));
+        }
+        self.list(
+            "restart_needed",
+            &mut said.restart_needed,
+            FEW,
+            |walk, field| {
+                walk.bare_text(field, WORD);
+            },
+        );
+        self.at("cloud_init", |walk| walk.cloud_init(&mut said.cloud_init));
+        self.conditions(&mut said.conditions);
+        if let Some(seen) = &mut said.evidence {
+            self.at("evidence", |walk| {
+                walk.list("requests", &mut seen.requests, REQUESTS, |walk, request| {
+                    walk.text("path", &mut request.path, NAME);
+                    walk.number("count", &mut request.count, COUNT_MAX);
+                });
+                if let Some(dropped) = &mut seen.dropped {
+                    walk.at("dropped", |walk| {
+                        walk.number("spoofed", &mut dropped.spoofed, COUNT_MAX);
+                        walk.number("to_host", &mut dropped.to_host, COUNT_MAX);
+                    });
+                }
+                walk.list("console", &mut seen.console, REQUESTS, |walk, line| {
+                    walk.bare_text(line, SENTENCE);
+                });
+            });
+        }
+    }
+
+    fn step(&mut self, step: &mut StepStatus) {
+        self.text("name", &mut step.name, WORD);
+        self.maybe_text("waiting_for", &mut step.waiting_for, SENTENCE);
+        if let Some(percent) = &mut step.percent {
+            let mut wide = u64::from(*percent);
+            self.number("percent", &mut wide, 100);
+            *percent = u8::try_from(wide).unwrap_or(*percent);
+        }
+    }
+
+    fn cloud_init(&mut self, status: &mut CloudInitStatus) {
+        self.maybe_text("instance_id", &mut status.instance_id, NAME);
+        self.maybe_text("datasource", &mut status.datasource, NAME);
+        self.list("errors", &mut status.errors, FEW, |walk, error| {
+            walk.bare_text(error, SENTENCE);
+        });
+    }
+
+    fn unclaimed(&mut self, entry: &mut Unclaimed) {
+        self.text("kind", &mut entry.kind, WORD);
+        self.maybe_text("name", &mut entry.name, NAME);
+        self.list("addresses", &mut entry.addresses, FEW, |_, _| {});
+        self.maybe_text("bundle", &mut entry.bundle, BUNDLE);
+        if let Some(record) = &mut entry.record {
+            let its_own = record.id == entry.instance;
+            if self.fit {
+                // It is what waifud gave: a part of it would be something else.
+                if !its_own || record.check().is_err() {
+                    entry.record = None;
+                }
+                return;
+            }
+            self.at("record", |walk| {
+                if !its_own {
+                    walk.at("id", |walk| walk.wrong("it is another instance's"));
+                }
+                walk.record(record);
+            });
+        }
+    }
+
+    fn record(&mut self, record: &mut AgentInstance) {
+        self.number("epoch", &mut record.epoch.0, COUNT_MAX);
+        self.generation("generation", &mut record.generation);
+        self.bytes("image_size_bytes", &mut record.image_size_bytes);
+        let virtual_size = &mut record.image_virtual_size_bytes;
+        self.bytes("image_virtual_size_bytes", virtual_size);
+        self.at("spec", |walk| walk.spec(&mut record.spec));
+        self.at("bundle", |walk| {
+            walk.number("size_bytes", &mut record.bundle.size_bytes, BYTES_MAX);
+            if record.bundle.key.expose().len() > NAME {
+                walk.at("key", |walk| walk.wrong("it is too long"));
+            }
+        });
+        self.at("bridges", |walk| {
+            if record.bridges.len() > FEW {
+                walk.wrong(format!("it has more than {FEW} items"));
+            }
+            for bridge in record.bridges.values_mut() {
+                walk.bare_text(bridge, WORD);
+            }
+        });
+    }
+
+    fn spec(&mut self, spec: &mut InstanceSpec) {
+        self.cpus("cpus", &mut spec.cpus);
+        self.bytes("memory_bytes", &mut spec.memory_bytes);
+        self.at("power", |walk| {
+            walk.number("reboots", &mut spec.power.reboots, COUNT_MAX);
+        });
+        self.list("disks", &mut spec.disks, FEW, |walk, disk| {
+            walk.bytes("size_bytes", &mut disk.size_bytes);
+        });
+        self.list("nics", &mut spec.nics, FEW, |walk, nic| {
+            walk.list("allow_addresses", &mut nic.allow_addresses, SOME, |_, _| {});
+        });
+        self.list("publish", &mut spec.publish, SOME, |_, _| {});
+        self.at("placement", |walk| {
+            walk.map("require", &mut spec.placement.require, LABELS, LABEL);
+        });
+        if let Some(rescue) = &mut spec.rescue {
+            self.at("rescue", |walk| {
+                walk.list("ssh_keys", &mut rescue.ssh_keys, SOME, |walk, key| {
+                    walk.bare_text(key, 16 << 10);
+                });
+            });
+        }
+        if let Some(facts) = &mut spec.user_data {
+            self.at("user_data", |walk| {
+                walk.number("size_bytes", &mut facts.size_bytes, BYTES_MAX);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

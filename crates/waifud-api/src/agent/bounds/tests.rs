@@ -1,0 +1,181 @@
+//! What is out of bounds is refused by its field, and can be fitted.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const ID: &str = "00000000-0000-7000-8000-000000000001";
+
+fn digest() -> String {
+    format!("sha256:{}", "0".repeat(64))
+}
+
+fn record(id: &str) -> Value {
+    json!({
+        "id": id, "name": "web", "epoch": 1, "generation": 1,
+        "spec": {
+            "template": "debian-12", "image": digest(), "cpus": 1, "memory_bytes": 1 << 30, "run": true,
+            "restart": "on-crash", "priority": 0, "protected": false, "publish": [],
+            "disks": [{"name": "root", "size_bytes": 1, "pool": "main"}],
+            "nics": [{"name": "eth0", "network": "default", "mac": "02:00:00:00:00:01", "address": null,
+                      "allow_addresses": []}],
+            "placement": {"node": null, "spread": null}, "user_data": null,
+        },
+        "image_size_bytes": 1, "image_virtual_size_bytes": 1, "datasource": "nocloud", "firmware": "bios",
+        "bundle": {"digest": digest(), "key": "a2V5", "size_bytes": 1},
+    })
+}
+
+fn condition() -> Value {
+    json!({"type": "state-dir", "ok": false, "reason": "low", "message": "it is low", "since": "2026-01-02T03:04:05Z"})
+}
+
+fn report() -> Value {
+    json!({
+        "facts": {
+            "arch": "x86_64", "cpu_model": "a CPU", "agent_version": "1",
+            "hypervisor": {"kind": "tcg", "reason": "no /dev/kvm"},
+            "capacity": {"cpus": 4, "memory_bytes": 1}, "used": {"cpus": 0, "memory_bytes": 0},
+            "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1, "used_bytes": 0, "promised_bytes": 0,
+                       "health": "ok"}],
+            "bridges": ["br0"], "unfit_bridges": {"wlan0": "it is wireless"}, "routes": ["10.0.0.0/8"],
+            "conditions": [condition()], "labels": {"disk": "ssd"},
+        },
+        "now": null,
+        "instances": [{
+            "id": ID, "epoch": 1, "observed_generation": 1, "state": "running", "reason": "it runs",
+            "stopped_by": null, "hypervisor": "tcg", "ready": false, "ready_by": null, "addresses": [],
+            "step": {"name": "image", "percent": 7, "since": "2026-01-02T03:04:05Z", "waiting_for": "bytes"},
+            "restart_needed": ["cpus"],
+            "cloud_init": {"state": "running", "instance_id": "i-1", "datasource": "None", "errors": ["none"]},
+            "conditions": [condition()],
+            "evidence": {
+                "requests": [{"path": "/latest", "status": 200, "count": 1, "at": "2026-01-02T03:04:05Z"}],
+                "dhcp_acknowledged_at": null, "dropped": {"spoofed": 0, "to_host": 0}, "console": ["login:"],
+            },
+        }],
+        "destroyed": [{"instance": ID, "name": "web", "epoch": 1}],
+        "unclaimed": [{
+            "kind": "domain", "instance": ID, "name": "web", "volume": null, "running": true,
+            "addresses": ["10.0.0.2"], "record": record(ID), "bundle": "AAAA",
+        }],
+    })
+}
+
+fn parsed(value: Value) -> AgentReport {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Every text, number and list of a whole report, by JSON pointer.
+fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                leaves(value, &format!("{at}/{key}"), found);
+            }
+        }
+        Value::Array(items) => {
+            found.push(at.to_owned());
+            for (index, value) in items.iter().enumerate() {
+                leaves(value, &format!("{at}/{index}"), found);
+            }
+        }
+        Value::String(_) | Value::Number(_) => found.push(at.to_owned()),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// What a hostile node might put there, as far as the field's type takes it at all.
+fn worse(field: &str, value: &Value) -> Vec<Value> {
+    let long = if field.ends_with("/bundle") {
+        BUNDLE
+    } else {
+        16 << 10
+    };
+    match value {
+        Value::String(text) => vec![
+            json!(format!("{text}{}", "x".repeat(long))),
+            json!(format!("{text}\u{1b}[2J")),
+        ],
+        Value::Number(_) => vec![json!(u64::MAX), json!(u32::MAX), json!(255)],
+        Value::Array(items) => vec![json!(vec![items.first().cloned(); UNCLAIMED_MAX + 1])],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn a_usual_report_is_within_bounds_and_stays_as_it_is() {
+    let mut usual = parsed(report());
+    usual.check().unwrap();
+    let before = usual.clone();
+    usual.fit();
+    assert_eq!(usual, before);
+}
+
+#[test]
+fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
+    // Numbers whose type is their bound, or that a person chose.
+    let free = ["/status", "/priority", "/cpus"];
+    let mut fields = Vec::new();
+    leaves(&report(), "", &mut fields);
+    assert!(fields.len() > 60);
+    for field in fields {
+        let whole = report();
+        let mut refused = 0;
+        for bad in worse(&field, whole.pointer(&field).unwrap()) {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(&field).unwrap() = bad;
+            let Ok(mut said) = serde_json::from_value::<AgentReport>(changed) else {
+                // The type itself does not take it.
+                refused += 1;
+                continue;
+            };
+            let Err(error) = said.clone().check() else {
+                continue;
+            };
+            refused += 1;
+            let named = error
+                .field
+                .rsplit(['.', '['])
+                .find(|part| !part.ends_with(']'));
+            assert!(
+                field.contains(&format!("/{}", named.unwrap())),
+                "{field}: {error}"
+            );
+            said.fit();
+            said.check()
+                .unwrap_or_else(|e| panic!("{field} is not fitted: {e}"));
+        }
+        assert!(
+            refused > 0 || free.iter().any(|end| field.ends_with(end)),
+            "{field} has no bound"
+        );
+    }
+}
+
+#[test]
+fn an_instance_is_told_of_once_and_a_record_is_its_own_entry_s() {
+    let mut twice = report();
+    let one = twice["instances"][0].clone();
+    twice["instances"].as_array_mut().unwrap().push(one);
+    assert_eq!(parsed(twice).check().unwrap_err().field, "instances");
+    let mut other = report();
+    other["unclaimed"][0]["record"] = record("00000000-0000-7000-8000-000000000002");
+    let mut other = parsed(other);
+    let field = other.check().unwrap_err().field;
+    assert_eq!(field, "unclaimed[0].record.id");
+    other.fit();
+    assert!(other.unclaimed.unwrap()[0].record.is_none());
+}
+
+#[test]
+fn routes_that_are_cut_are_joined_first() {
+    let mut many = parsed(report());
+    let facts = many.facts.as_mut().unwrap();
+    facts.routes = (0..2048_u32)
+        .map(|index| ipnet::Ipv4Net::new((index << 8).into(), 24).unwrap())
+        .collect();
+    many.fit();
+    let joined: ipnet::Ipv4Net = "0.0.0.0/13".parse().unwrap();
+    assert_eq!(many.facts.unwrap().routes, [joined]);
+}

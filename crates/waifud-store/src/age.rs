@@ -1,0 +1,65 @@
+//! How old the history is: by the time that waifud ran, never by the time of day, which may be wrong by years.
+
+use std::time::Duration;
+
+use rusqlite::OptionalExtension;
+
+use crate::codec::to_i64;
+use crate::{ReadTx, StoreError, WriteTx};
+
+/// Seconds between two marks at least: ages are known to the hour.
+const MARK_EVERY_S: i64 = 3600;
+
+impl ReadTx<'_> {
+    /// Everything up to this revision is older than that; 0 when nothing is known to be.
+    pub fn older_than(&self, age: Duration) -> Result<u64, StoreError> {
+        let before = running(self)?.saturating_sub(to_i64(age.as_secs()));
+        let revision: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT max(revision) FROM history_marks WHERE running_s <= ?1")?
+            .query_row([before], |row| row.get(0))?;
+        Ok(revision.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+    }
+}
+
+impl WriteTx<'_> {
+    /// waifud ran for so much longer. Marks are kept for `age`.
+    pub fn grow_older(&mut self, by: Duration, age: Duration) -> Result<(), StoreError> {
+        let now = running(self)?.saturating_add(to_i64(by.as_secs()));
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('running_s', ?1)")?
+            .execute([now.to_string()])?;
+        let last: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT max(running_s) FROM history_marks")?
+            .query_row([], |row| row.get(0))?;
+        if last.is_some_and(|last| now - last < MARK_EVERY_S) {
+            return Ok(());
+        }
+        let newest = to_i64(self.newest());
+        self.conn
+            .prepare_cached(
+                "INSERT OR REPLACE INTO history_marks (running_s, revision) VALUES (?1, ?2)",
+            )?
+            .execute((now, newest))?;
+        // The newest of those that are older than anybody asks for stands for all of them.
+        let oldest = now.saturating_sub(to_i64(age.as_secs()));
+        self.conn
+            .prepare_cached(
+                "DELETE FROM history_marks WHERE running_s <
+                     (SELECT max(running_s) FROM history_marks WHERE running_s <= ?1)",
+            )?
+            .execute([oldest])?;
+        Ok(())
+    }
+}
+
+/// Seconds that waifud ran, over all its runs.
+fn running(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
+    let text: Option<String> = tx
+        .conn
+        .prepare_cached("SELECT value FROM meta WHERE key = 'running_s'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+}

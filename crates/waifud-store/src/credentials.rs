@@ -1,0 +1,120 @@
+//! What lets somebody in, in a database that is no longer or not yet in use: what a backup would bring back.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rusqlite::Connection;
+use waifud_types::{Digest, Name, NodeId};
+
+use crate::StoreError;
+use crate::backup::open;
+use crate::codec::{digest, name, node_id, node16};
+
+/// Everything in a database that lets somebody in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Credentials {
+    /// API tokens: the name, and the part that is no secret.
+    pub tokens: Vec<(Name, [u8; 8])>,
+    /// Nodes, and the key that each is known by.
+    pub nodes: Vec<(NodeId, Name, Digest)>,
+    /// Join tokens that no node has used.
+    pub join_tokens: Vec<String>,
+}
+
+/// What became of the credentials of a copy.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Voided {
+    /// API tokens that work no more.
+    pub tokens: Vec<Name>,
+    /// API tokens that work again.
+    pub tokens_kept: Vec<Name>,
+    /// Join tokens that work no more.
+    pub join_tokens: Vec<String>,
+    /// Nodes that are not let in any more.
+    pub nodes: Vec<Name>,
+    /// Nodes that are let in.
+    pub nodes_kept: Vec<Name>,
+}
+
+/// Reads what lets somebody in by the database at `path`.
+pub fn read(path: &Path) -> Result<Credentials, StoreError> {
+    let conn = open(path)?;
+    let credentials = of(&conn)?;
+    conn.close().map_err(|(_, error)| error)?;
+    Ok(credentials)
+}
+
+/// Makes worthless what the copy at `path` would bring back: join tokens and, unless `keep_tokens`, API tokens.
+///
+/// `today` is what the database knows in whose place the copy comes, where it can be read: API tokens and nodes that it
+/// does not know were revoked or removed since the copy was made, and a node's key of today takes the place of an older
+/// one.
+pub fn void(
+    path: &Path,
+    today: Option<&Credentials>,
+    keep_tokens: bool,
+) -> Result<Voided, StoreError> {
+    let mut conn = open(path)?;
+    let tx = conn.transaction()?;
+    let copy = of(&tx)?;
+    let mut voided = Voided {
+        join_tokens: copy.join_tokens,
+        ..Voided::default()
+    };
+    tx.execute("DELETE FROM join_tokens WHERE node IS NULL", [])?;
+    let known: Option<BTreeSet<_>> = today.map(|it| it.tokens.iter().map(|(_, id)| *id).collect());
+    for (name, id) in copy.tokens {
+        if keep_tokens && known.as_ref().is_none_or(|known| known.contains(&id)) {
+            voided.tokens_kept.push(name);
+        } else {
+            tx.execute("DELETE FROM tokens WHERE id = ?1", [id])?;
+            voided.tokens.push(name);
+        }
+    }
+    for (node, name, key) in copy.nodes {
+        let now = today.map(|it| it.nodes.iter().find(|(id, ..)| *id == node));
+        match now {
+            Some(None) => {
+                tx.execute("DELETE FROM node_keys WHERE node = ?1", [node16(&node)])?;
+                voided.nodes.push(name);
+            }
+            Some(Some((_, _, newer))) if *newer != key => {
+                tx.execute(
+                    "UPDATE node_keys SET key = ?2 WHERE node = ?1",
+                    (node16(&node), newer.bytes()),
+                )?;
+                voided.nodes_kept.push(name);
+            }
+            _ => voided.nodes_kept.push(name),
+        }
+    }
+    tx.commit()?;
+    conn.close().map_err(|(_, error)| error)?;
+    Ok(voided)
+}
+
+fn of(conn: &Connection) -> Result<Credentials, StoreError> {
+    let tokens = conn
+        .prepare("SELECT name, id FROM tokens ORDER BY name")?
+        .query_and_then([], |row| Ok((name(row, "name")?, row.get("id")?)))?
+        .collect::<Result<_, StoreError>>()?;
+    let nodes = conn
+        .prepare("SELECT node, name, key FROM node_keys ORDER BY name")?
+        .query_and_then([], |row| {
+            Ok((
+                node_id(row, "node")?,
+                name(row, "name")?,
+                digest(row, "key")?,
+            ))
+        })?
+        .collect::<Result<_, StoreError>>()?;
+    let join_tokens = conn
+        .prepare("SELECT id FROM join_tokens WHERE node IS NULL ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(Credentials {
+        tokens,
+        nodes,
+        join_tokens,
+    })
+}

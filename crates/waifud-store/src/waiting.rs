@@ -1,0 +1,111 @@
+//! Instances that wait for a node, in classes that need the same: where one of a class can't be placed, the others
+//! need not be looked at, so that a hundred thousand that wait cost little.
+
+use ring::digest::{SHA256, digest};
+use rusqlite::OptionalExtension;
+use waifud_types::spec::InstanceSpec;
+use waifud_types::{InstanceId, Name, NodeId};
+
+use crate::codec::{id16, instance_id, node_id, to_json};
+use crate::{ReadTx, StoreError};
+
+/// Where a walk over those that wait is: behind one of them. The default is the beginning.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WaitingPlace {
+    created_at: i64,
+    id: Option<InstanceId>,
+}
+
+/// One that waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// Its id.
+    pub id: InstanceId,
+    /// What it needs of a node, in short: equal for those that need the same.
+    pub class: String,
+    /// Behind it.
+    pub place: WaitingPlace,
+}
+
+impl ReadTx<'_> {
+    /// Those that wait behind `after`, the ones that asked first coming first.
+    pub fn waiting(&self, after: &WaitingPlace, limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        let id = after.id.as_ref().map_or(&[0; 16], id16);
+        let begin = if after.id.is_some() {
+            after.created_at
+        } else {
+            i64::MIN
+        };
+        self.conn
+            .prepare_cached(
+                "SELECT created_at, id, wait_class FROM instances
+                  WHERE node IS NULL AND deleting = 0 AND (created_at, id) > (?1, ?2)
+                  ORDER BY created_at, id LIMIT ?3",
+            )?
+            .query_and_then((begin, id, limit), |row| {
+                let id = instance_id(row, "id")?;
+                Ok(Waiting {
+                    id,
+                    class: row.get("wait_class")?,
+                    place: WaitingPlace {
+                        created_at: row.get("created_at")?,
+                        id: Some(id),
+                    },
+                })
+            })?
+            .collect()
+    }
+
+    /// Whether anything waits for a node.
+    pub fn is_anything_waiting(&self) -> Result<bool, StoreError> {
+        let found: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT 1 FROM instances WHERE node IS NULL AND deleting = 0 LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(found.is_some())
+    }
+
+    /// How many instances of a group each node has, those that are being destroyed included.
+    pub fn members_of(&self, group: &Name) -> Result<Vec<(NodeId, u32)>, StoreError> {
+        self.conn
+            .prepare_cached(
+                "SELECT node, count(*) AS members FROM instances
+                  WHERE spread_group = ?1 AND node IS NOT NULL GROUP BY node",
+            )?
+            .query_and_then([group.as_str()], |row| {
+                Ok((node_id(row, "node")?, row.get("members")?))
+            })?
+            .collect()
+    }
+}
+
+/// The class of an instance: a digest of everything that decides which nodes can take it.
+pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreError> {
+    use std::fmt::Write as _;
+    let nics: Vec<_> = spec
+        .nics
+        .iter()
+        .map(|nic| (&nic.network, nic.address))
+        .collect();
+    let disks: Vec<_> = spec
+        .disks
+        .iter()
+        .map(|disk| (&disk.pool, disk.size_bytes))
+        .collect();
+    let needs = (
+        arch,
+        spec.cpus,
+        spec.memory_bytes,
+        disks,
+        nics,
+        &spec.publish,
+        &spec.placement,
+    );
+    let bytes = digest(&SHA256, to_json("what it needs", &needs)?.as_bytes());
+    let mut text = String::with_capacity(32);
+    for byte in bytes.as_ref().iter().take(16) {
+        let _a_string_takes_all = write!(text, "{byte:02x}");
+    }
+    Ok(text)
+}

@@ -1,0 +1,245 @@
+//! Restores: what is let in afterwards, and what a power cut leaves.
+
+use waifud_store::{Mode, NodeKeyRow, Store, StoreError, TokenRow};
+use waifud_types::{Digest, NodeId, Role, Timestamp};
+
+use super::super::{BackupArguments, backup};
+use super::*;
+
+struct World {
+    dir: tempfile::TempDir,
+    config: Config,
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn node(number: u8) -> NodeId {
+    format!("00000000-0000-7000-8000-0000000000{number:02x}")
+        .parse()
+        .unwrap()
+}
+
+fn token(text: &str, number: u8) -> TokenRow {
+    TokenRow {
+        name: name(text),
+        id: [number; 8],
+        secret: Digest::from_bytes([number; 32]),
+        role: Role::Admin,
+        created_at: Timestamp::UNIX_EPOCH,
+        created_by: "root".to_owned(),
+        expires_at: None,
+        last_used_at: None,
+    }
+}
+
+impl World {
+    /// Two API tokens, two nodes, a join token; and a backup of them.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        fs::create_dir(&state_dir).unwrap();
+        let config = Config {
+            state_dir,
+            ..Config::default()
+        };
+        let world = Self { dir, config };
+        world.change(|tx| {
+            tx.insert_token(&token("ci", 1))?;
+            tx.insert_token(&token("lost", 2))?;
+            for (number, text) in [(1, "alder"), (2, "birch")] {
+                let row = NodeKeyRow {
+                    node: node(number),
+                    name: name(text),
+                    key: Digest::from_bytes([number; 32]),
+                };
+                tx.put_node_key(&row, Timestamp::UNIX_EPOCH)?;
+            }
+            let row = waifud_store::JoinTokenRow {
+                id: "0000cafe".to_owned(),
+                name: None,
+                created_by: "root".to_owned(),
+                created_at: Timestamp::UNIX_EPOCH,
+                expires_at: Timestamp::MAX,
+                spent: None,
+            };
+            tx.insert_join_token(&row, Digest::from_bytes([9; 32]), Timestamp::UNIX_EPOCH)
+        });
+        let file = world.file();
+        let arguments = BackupArguments {
+            file,
+            with_images: false,
+        };
+        backup(&world.config, &arguments).unwrap();
+        world
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("b.tar")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.config.state_dir.join(DATABASE)
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut waifud_store::WriteTx<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let store = Store::open(&self.database(), Mode::Inline, Incarnation(1)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        runtime.block_on(store.write(change)).unwrap();
+    }
+
+    fn restore(&self, keep_tokens: bool) -> anyhow::Result<()> {
+        let arguments = RestoreArguments {
+            file: self.file(),
+            replace: true,
+            keep_tokens,
+            yes: true,
+        };
+        restore(&self.config, &arguments)
+    }
+
+    fn credentials(&self) -> (Vec<String>, Vec<String>, usize) {
+        let found = credentials::read(&self.database()).unwrap();
+        let tokens = found.tokens.iter().map(|(name, _)| name.to_string());
+        let nodes = found.nodes.iter().map(|(_, name, _)| name.to_string());
+        (tokens.collect(), nodes.collect(), found.join_tokens.len())
+    }
+}
+
+#[test]
+fn tokens_that_were_revoked_and_nodes_that_were_removed_do_not_come_back() {
+    for (keep, tokens) in [(false, &[][..]), (true, &["ci".to_owned()][..])] {
+        let world = World::new();
+        world.change(|tx| {
+            tx.remove_token("lost")?;
+            tx.delete_join_token("0000cafe")?;
+            tx.forget_node_key(node(2))
+        });
+        world.restore(keep).unwrap();
+        let (found, nodes, joins) = world.credentials();
+        assert_eq!((&found[..], joins), (tokens, 0), "kept: {keep}");
+        assert_eq!(nodes, ["alder"]);
+    }
+}
+
+#[test]
+fn a_key_that_a_node_got_since_stays_its_key() {
+    let world = World::new();
+    world.change(|tx| {
+        let row = NodeKeyRow {
+            node: node(1),
+            name: name("alder"),
+            key: Digest::from_bytes([77; 32]),
+        };
+        tx.put_node_key(&row, Timestamp::UNIX_EPOCH)
+    });
+    world.restore(false).unwrap();
+    let found = credentials::read(&world.database()).unwrap();
+    assert_eq!(found.nodes[0].2, Digest::from_bytes([77; 32]));
+}
+
+#[test]
+fn on_a_new_machine_nodes_come_back_and_tokens_do_only_when_told_to() {
+    for (keep, tokens) in [(false, 0), (true, 2)] {
+        let world = World::new();
+        remove_all(&world.config.state_dir).unwrap();
+        world.restore(keep).unwrap();
+        let (found, nodes, joins) = world.credentials();
+        assert_eq!((found.len(), nodes.len(), joins), (tokens, 2, 0));
+    }
+}
+
+#[test]
+fn a_marker_that_was_not_written_in_full_does_not_stop_a_restore() {
+    let half = "/var/lib/waifud/before-rest";
+    for text in [
+        "",
+        half,
+        "before-restore-1",
+        "/etc/before-restore-1",
+        "\0\u{1}",
+    ] {
+        let world = World::new();
+        let state = &world.config.state_dir;
+        fs::write(state.join(MARKER), text).unwrap();
+        world.restore(true).unwrap();
+        refuse_half_restored(state).unwrap();
+        assert_eq!(world.credentials().0.len(), 2, "{text:?}");
+        let entries = fs::read_dir(state).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        let aside: Vec<_> = names
+            .filter(|name| name.to_string_lossy().starts_with(ASIDE))
+            .collect();
+        assert_eq!(aside.len(), 1, "{text:?}");
+        assert!(state.join(&aside[0]).join(DATABASE).exists(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_restore_that_was_cut_short_puts_the_old_files_where_it_began_to() {
+    let world = World::new();
+    let state = &world.config.state_dir;
+    let aside = write_marker(state).unwrap();
+    fs::create_dir(&aside).unwrap();
+    fs::rename(world.database(), aside.join(DATABASE)).unwrap();
+    assert!(refuse_half_restored(state).is_err());
+    world.restore(true).unwrap();
+    assert!(aside.join(DATABASE).exists() && world.database().exists());
+    refuse_half_restored(state).unwrap();
+}
+
+#[test]
+fn each_restore_puts_the_old_files_into_a_directory_of_its_own() {
+    let world = World::new();
+    for _ in 0..3 {
+        world.restore(false).unwrap();
+    }
+    let entries = fs::read_dir(&world.config.state_dir).unwrap();
+    let aside = entries.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with(ASIDE)
+    });
+    assert_eq!(aside.count(), 3);
+}
+
+#[test]
+fn what_came_back_and_what_did_not_is_said() {
+    let voided = Voided {
+        tokens: vec![name("ci"), name("laptop")],
+        tokens_kept: vec![name("kept")],
+        join_tokens: vec!["0000cafe".to_owned()],
+        nodes: vec![name("oak")],
+        nodes_kept: vec![name("alder")],
+    };
+    let text = words(&voided).join("\n");
+    for part in ["ci, laptop", "kept", "0000cafe", "oak", "alder"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(words(&Voided::default()).is_empty());
+}
+
+#[test]
+fn images_of_a_backup_replace_damaged_files_and_are_no_damaged_ones_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    let name = |text: &str| {
+        let path = dir.path().join("named");
+        fs::write(&path, text).unwrap();
+        archive::digest(&path).unwrap().1
+    };
+    let (one, two) = (name("one"), name("two"));
+    fs::write(from.join(&one), "one").unwrap();
+    fs::write(to.join(&one), "on3").unwrap();
+    fs::write(from.join(&two), "tw0").unwrap();
+    fs::write(to.join(&two), "two").unwrap();
+    move_images(&from, &to).unwrap();
+    assert_eq!(fs::read_to_string(to.join(&one)).unwrap(), "one");
+    assert_eq!(fs::read_to_string(to.join(&two)).unwrap(), "two");
+}
