@@ -32,6 +32,7 @@ fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom
             unclaimed_addresses: Vec::new(),
             swept: true,
             confirmed: true,
+            boot_id: None,
             promised: Resources::default(),
             slice_revision: 1,
         },
