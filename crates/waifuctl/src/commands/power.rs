@@ -183,15 +183,16 @@ async fn await_all(
     Ok(())
 }
 
-/// After a start: until cloud-init is done in this boot, where that will be known. Only a guest agent tells it at every
-/// boot: an instance that was ready by its phone call makes no second one.
+/// After a start: until cloud-init is done in this boot, where that will be known. cloud-init phones home once per instance
+/// only: an instance that was ready by that call makes no second one.
 pub(super) async fn until_ready_again(
     context: &Context,
     before: &Instance,
     now: &Instance,
     deadline: Instant,
 ) -> Result<Option<Instance>, Failure> {
-    let will_be_known = before.status.ready_by == Some(ReadyBy::GuestAgent);
+    let ready_by = before.status.ready_by;
+    let will_be_known = ready_by.is_some_and(|by| by != ReadyBy::PhoneHome);
     let runs = now.spec.run && now.spec.rescue.is_none();
     if !(will_be_known && runs) || now.status.ready {
         return Ok(None);

@@ -48,6 +48,11 @@ fn for_people(why: &Why, now: Timestamp) -> String {
             now,
         ));
         out.push_str(why_evidence::mute_address(evidence, nics).unwrap_or_default());
+        // The console may still hold the words of the boot before: a rescue is under way.
+        if why.instance.spec.rescue.is_none() {
+            let name = why.instance.name.as_str();
+            out.push_str(&why_evidence::emergency(evidence, name).unwrap_or_default());
+        }
     }
     for condition in &why.instance.status.conditions {
         // A rescue is asked for and no failure, whatever the condition says to scripts.

@@ -100,6 +100,17 @@ pub fn mute_address(evidence: &GuestEvidence, nics: &[NicSpec]) -> Option<&'stat
     )
 }
 
+/// What to do about a guest that stopped in systemd's emergency mode: nothing in it goes on by itself.
+pub fn emergency(evidence: &GuestEvidence, name: &str) -> Option<String> {
+    let stopped = |line: &String| line.to_lowercase().contains("emergency mode");
+    evidence.console.iter().any(stopped).then(|| {
+        format!(
+            "  hint: the guest is in emergency mode: log in with waifuctl console {name}, or repair its disk with waifuctl \
+             rescue {name} --force\n"
+        )
+    })
+}
+
 fn is_ours(nic: &NicSpec) -> bool {
     nic.network.as_str() == "default"
 }
@@ -197,6 +208,20 @@ mod tests {
             "address": null, "allow_addresses": [],
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn emergency_mode_points_to_rescue() {
+        let said = |line: &str| {
+            let evidence = GuestEvidence {
+                console: vec![line.to_owned()],
+                ..GuestEvidence::default()
+            };
+            emergency(&evidence, "web")
+        };
+        let hint = said("You are in emergency mode. After logging in, type").unwrap();
+        assert!(hint.contains("waifuctl rescue web --force"));
+        assert_eq!(said("web login:"), None);
     }
 
     #[test]
