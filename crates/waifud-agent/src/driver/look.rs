@@ -46,8 +46,18 @@ impl Driver {
         self.pause_after_look(view, seen, wait, failed)
     }
 
+    /// What was heard of the guest since the last pass: another boot, or its agent came or left.
+    pub(super) fn heed_the_guest(&mut self) {
+        if self.signal.take_rebooted() {
+            self.booted_again();
+        }
+        if self.signal.take_reprobe() {
+            self.readiness.look_again();
+        }
+    }
+
     /// The guest was reset: what was proven is of the boot before.
-    pub(super) fn booted_again(&mut self) {
+    fn booted_again(&mut self) {
         let now = self.shared.now();
         let noted = self.shared.table.remember(self.id, |memory| {
             if memory.run == RunMemory::Started {

@@ -129,12 +129,7 @@ impl Driver {
     /// Drives until there is no record any more.
     pub async fn run(mut self) -> InstanceId {
         loop {
-            if self.signal.take_rebooted() {
-                self.booted_again();
-            }
-            if self.signal.take_reprobe() {
-                self.readiness.look_again();
-            }
+            self.heed_the_guest();
             let pause = match self.pass().await {
                 Pass::Gone => return self.id,
                 Pass::Again => {
