@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
+use futures::{Stream, StreamExt};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -31,6 +32,29 @@ const UNAUTHENTICATED: Limits = Limits {
     bytes: 16 << 10,
     within: Duration::from_secs(10),
 };
+
+/// How long an upload may stand still.
+const UPLOAD_IDLE: Duration = Duration::from_mins(1);
+
+/// The pieces of an upload. It may take as long as it needs; one that stands still ends with an error.
+pub fn upload(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + Unpin {
+    pieces(body, UPLOAD_IDLE)
+}
+
+fn pieces(
+    body: Body,
+    idle: Duration,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + Unpin {
+    let body = Some(body.into_data_stream());
+    Box::pin(futures::stream::unfold(body, move |body| async move {
+        let mut body = body?;
+        match timeout(idle, body.next()).await {
+            Ok(Some(piece)) => Some((piece, Some(body))),
+            Ok(None) => None,
+            Err(elapsed) => Some((Err(axum::Error::new(elapsed)), None)),
+        }
+    }))
+}
 
 /// The bytes of a JSON body.
 #[derive(Debug)]
@@ -272,6 +296,16 @@ mod tests {
         let stalled =
             Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
         assert_eq!(code(stalled).await, Err("body-too-slow".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_stands_still_ends_with_an_error() {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(vec![1; 3])]);
+        let body = Body::from_stream(first.chain(futures::stream::pending()));
+        let mut upload = pieces(body, Duration::from_millis(20));
+        assert_eq!(upload.next().await.unwrap().unwrap().len(), 3);
+        assert!(upload.next().await.unwrap().is_err());
+        assert!(upload.next().await.is_none());
     }
 
     #[test]

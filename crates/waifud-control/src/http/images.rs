@@ -1,13 +1,14 @@
 //! `/v1/images`: files by their digest.
 
 use axum::Json;
-use axum::body::BodyDataStream;
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use waifud_api::{Image, Page, Problem};
 use waifud_types::{ByteSize, Digest};
 
+use super::body;
 use super::peer::Asker;
 use super::query::Params;
 use super::refusal::Refusal;
@@ -49,7 +50,7 @@ pub async fn upload(
     let digest = digest(&text)?;
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut body = request.into_body().into_data_stream();
+    let mut body = body::upload(request.into_body());
     // Said before the bytes are sent, not when the disk is full of them.
     if let Err(error) = control.must_have_room_for_image(ByteSize(length.unwrap_or(0))) {
         drain(body).await;
@@ -71,7 +72,7 @@ pub async fn upload(
     }
 }
 
-async fn drain(mut body: BodyDataStream) {
+async fn drain<E>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin) {
     let mut left = DRAINED;
     while let Some(Ok(chunk)) = body.next().await {
         if chunk.len() > left {

@@ -66,7 +66,7 @@ async fn the_api_is_as_its_document_describes_it() {
         ])
         .arg("--tls-verify")
         .arg(waifud.pki().join("ca.crt"))
-        .args(["--seed", "7", "--max-examples", "10", "--workers", "2"])
+        .args(["--seed", "7", "--max-examples", "5", "--workers", "2"])
         .args(["--max-failures", "100", "--no-color"])
         .args(["--generation-database", "none", "--request-timeout", "20"])
         .current_dir(waifud.dir.path())
