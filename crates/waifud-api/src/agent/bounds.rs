@@ -42,6 +42,8 @@ const FEW: usize = 64;
 const SOME: usize = 1024;
 /// Requests, and lines of a console, in what a guest was seen to do.
 const REQUESTS: usize = evidence::REQUESTS_MAX;
+/// Modules of cloud-init in what a guest was seen to do.
+const MODULES: usize = evidence::MODULES_MAX;
 /// Characters of a bundle in base64 at most.
 const BUNDLE: usize = 8 << 20;
 
@@ -354,6 +356,12 @@ impl Walk {
                     walk.text("path", &mut request.path, NAME);
                     walk.number("count", &mut request.count, COUNT_MAX);
                 });
+                walk.list("modules", &mut seen.modules, MODULES, |walk, module| {
+                    walk.text("name", &mut module.name, NAME);
+                    if let Some(took) = &mut module.took_ms {
+                        walk.number("took_ms", took, COUNT_MAX);
+                    }
+                });
                 if let Some(dropped) = &mut seen.dropped {
                     walk.at("dropped", |walk| {
                         walk.number("spoofed", &mut dropped.spoofed, COUNT_MAX);
@@ -380,6 +388,7 @@ impl Walk {
     fn cloud_init(&mut self, status: &mut CloudInitStatus) {
         self.maybe_text("instance_id", &mut status.instance_id, NAME);
         self.maybe_text("datasource", &mut status.datasource, NAME);
+        self.maybe_text("unknown_because", &mut status.unknown_because, SENTENCE);
         self.list("errors", &mut status.errors, FEW, |walk, error| {
             walk.bare_text(error, SENTENCE);
         });
