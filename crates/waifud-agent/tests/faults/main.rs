@@ -28,6 +28,8 @@ use crate::verbs::{VERBS, Verb};
 const PASSAGES: u32 = 3;
 /// For so long nothing may change any more before the end of a verb counts as reached.
 const SETTLED: Duration = Duration::from_millis(150);
+/// And in so many looks: on a busy machine time passes while the daemons have no turn.
+const SETTLED_LOOKS: u32 = 15;
 /// Far more than any verb takes.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -61,11 +63,13 @@ async fn undisturbed(verb: &Verb, ground: Ground<'_>) -> (String, BTreeMap<Point
     let mut end = digest::of(&cluster).await;
     let mut since = Instant::now();
     let begun = Instant::now();
-    while since.elapsed() < SETTLED {
+    let mut looks = 0;
+    while since.elapsed() < SETTLED || looks < SETTLED_LOOKS {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let now = digest::of(&cluster).await;
+        looks += 1;
         if now != end {
-            (end, since) = (now, Instant::now());
+            (end, since, looks) = (now, Instant::now(), 0);
         }
         assert!(
             begun.elapsed() < DEADLINE,
