@@ -54,9 +54,8 @@ pub async fn join(
             tokio::select! {
                 end = &mut down => break end,
                 sent = &mut up, if sending => match sent {
-                    Sent::All => sending = false,
-                    // The other direction knows why.
-                    Sent::NotTaken => sending = false,
+                    // Where not all was taken, the other direction knows why.
+                    Sent::All | Sent::NotTaken => sending = false,
                     Sent::Broken => break None,
                 },
             }

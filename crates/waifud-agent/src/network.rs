@@ -132,10 +132,8 @@ impl Network {
             let record = record.as_ref()?;
             let (routed, lan) = (ports_of(record).ok()?, lan::ports_of(record).ok()?);
             let taps = routed.iter().map(|port| &port.tap);
-            let taps = taps.chain(lan.iter().map(|port| &port.tap));
-            taps.filter_map(|tap| inner.troubled.get(tap))
-                .next()
-                .cloned()
+            let mut taps = taps.chain(lan.iter().map(|port| &port.tap));
+            taps.find_map(|tap| inner.troubled.get(tap)).cloned()
         });
         trouble.map_or(Ok(()), |message| {
             Err(PortError {
@@ -250,14 +248,11 @@ impl Network {
     /// is not in force already comes into force: it could hide a program's port. All else goes on.
     async fn leave_out_taken(&self, state: &mut NetworkState) -> Result<(), PortError> {
         let listeners = if Published::asks(&state.ports) {
-            match timeout(LISTENERS_TIMEOUT, self.adapter.listeners()).await {
-                Ok(listeners) => Some(listeners.map_err(|error| port_error(&error))?),
-                Err(_) => {
-                    tracing::warn!(
-                        "this node did not say in time which ports its programs listen on"
-                    );
-                    None
-                }
+            if let Ok(listeners) = timeout(LISTENERS_TIMEOUT, self.adapter.listeners()).await {
+                Some(listeners.map_err(|error| port_error(&error))?)
+            } else {
+                tracing::warn!("this node did not say in time which ports its programs listen on");
+                None
             }
         } else {
             Some(BTreeSet::new())

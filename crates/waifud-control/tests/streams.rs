@@ -175,7 +175,7 @@ async fn what_is_sent_after_the_guests_side_has_ended_still_reaches_the_guest() 
         person.to.finish().await.unwrap();
     };
     let mut received = Vec::new();
-    let (_, read) = tokio::time::timeout(DEADLINE, async {
+    let ((), read) = tokio::time::timeout(DEADLINE, async {
         tokio::join!(sending, agent.read_to_end(&mut received))
     })
     .await

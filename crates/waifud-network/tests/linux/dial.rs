@@ -55,7 +55,7 @@ fn nic(guest: &LanGuest, address: Ipv4Addr) -> GuestNic {
 fn is_not_the_guest(outcome: Result<tokio::net::TcpStream, ReachError>, words: &str) {
     match outcome {
         Err(ReachError::NotTheGuest(why)) => {
-            assert!(why.contains(words), "{why:?} lacks {words:?}")
+            assert!(why.contains(words), "{why:?} lacks {words:?}");
         }
         other => panic!("{other:?}"),
     }
