@@ -125,7 +125,12 @@ impl Assignments {
         lock(&known).begin(id);
         self.spawn(async move {
             let outcome = send.await;
-            lock(&known).end(id, outcome.is_ok().then_some(becomes));
+            let confirmed = match (&outcome, becomes) {
+                (Err(_), _) => Confirmed::Nothing,
+                (Ok(()), Some(served)) => Confirmed::Serves(served),
+                (Ok(()), None) => Confirmed::Released,
+            };
+            lock(&known).end(id, confirmed);
             drop(turn);
             // Without a receiver the caller has given up; what is known was noted above.
             let _given_up = answer.send(outcome);
@@ -183,6 +188,17 @@ impl Assignments {
     }
 }
 
+/// What the end of a request tells.
+#[derive(Clone, Copy)]
+enum Confirmed {
+    /// The service holds this for the instance.
+    Serves(Served),
+    /// It holds nothing of it.
+    Released,
+    /// Nothing: the request may have been carried out or not.
+    Nothing,
+}
+
 impl Known {
     /// A request is about to be sent: from now on anything may be so.
     fn begin(&mut self, id: InstanceId) {
@@ -192,20 +208,20 @@ impl Known {
         self.touch(id);
     }
 
-    /// It ended; confirmed, the instance has this assignment, or none.
-    fn end(&mut self, id: InstanceId, confirmed: Option<Option<Served>>) {
+    /// It ended.
+    fn end(&mut self, id: InstanceId, confirmed: Confirmed) {
         self.under_way.remove(&id);
         self.touch(id);
         match confirmed {
-            Some(Some(served)) => {
+            Confirmed::Serves(served) => {
                 self.held.insert(id, served);
                 self.note_since(id, served.1);
             }
-            Some(None) => {
+            Confirmed::Released => {
                 self.released.insert(id);
                 self.held_since.remove(&id);
             }
-            None => {}
+            Confirmed::Nothing => {}
         }
     }
 

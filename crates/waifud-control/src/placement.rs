@@ -41,7 +41,7 @@ pub struct Choice {
 
 enum Verdict {
     /// It can take it; higher is better. Put in words only where somebody reads them.
-    Fits(f64, Free),
+    Fits(f64, MemoryOn),
     /// It would, without the instances of the same group on it.
     Shared(String),
     /// It would, if it were there.
@@ -53,7 +53,7 @@ enum Verdict {
 }
 
 /// Memory of a node.
-struct Free {
+struct MemoryOn {
     /// Not promised.
     free: ByteSize,
     /// In all.
@@ -62,7 +62,7 @@ struct Free {
     beside: u32,
 }
 
-impl std::fmt::Display for Free {
+impl std::fmt::Display for MemoryOn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} free of {}", self.free, self.of)?;
         match self.beside {
@@ -166,7 +166,7 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
     let beside = beside(wish, node.id);
-    let memory = Free {
+    let memory = MemoryOn {
         free,
         of: capacity.memory_bytes,
         beside,

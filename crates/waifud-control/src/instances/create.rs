@@ -79,7 +79,7 @@ impl Control {
             .store
             .write(move |tx| {
                 if let Some(key) = &key
-                    && let Some(instance) = control.replay(tx, key)?
+                    && let Some(instance) = Self::replay(tx, key)?
                 {
                     return Ok(Created {
                         instance,
@@ -105,13 +105,11 @@ impl Control {
         key: Option<IdempotencyKey>,
     ) -> Result<Option<Instance>, ControlError> {
         let Some(key) = key else { return Ok(None) };
-        let control = self.clone();
-        let read = move |tx: ReadTx<'_>| control.replay(&tx, &key);
+        let read = move |tx: ReadTx<'_>| Self::replay(&tx, &key);
         self.shared.store.read(read).await
     }
 
     fn replay(
-        &self,
         tx: &ReadTx<'_>,
         key: &IdempotencyKey,
     ) -> Result<Option<Instance>, ControlError> {
