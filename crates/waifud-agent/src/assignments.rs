@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    async fn service() -> (FakeMetadata, Assignments) {
+    fn service() -> (FakeMetadata, Assignments) {
         let service = FakeMetadata::new();
         (service.clone(), Assignments::new(Arc::new(service)))
     }
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_release_follows_a_request_whose_answer_nobody_awaited() {
-        let (service, assignments) = service().await;
+        let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;
         service.set_delays(1);
@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_former_assignment_is_not_known_while_another_is_under_way() {
-        let (service, assignments) = service().await;
+        let (service, assignments) = service();
         let (id, one, other) = (InstanceId::generate(), assignment(7), assignment(8));
         put(&service, &one).await;
         put(&service, &other).await;
@@ -305,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_is_older_than_a_request_changes_nothing_of_its_instance() {
-        let (service, assignments) = service().await;
+        let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;
         assignments.assign(id, assignment).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_request_that_failed_nothing_is_known() {
-        let (service, assignments) = service().await;
+        let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;
         assignments.release(id, || true).await.unwrap();

@@ -1,10 +1,5 @@
 //! Names and labels that administrators give nodes, nodes that are removed, and nodes that say what they may not.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
-
 mod common;
 
 use common::{Answer, Server, hello, report};

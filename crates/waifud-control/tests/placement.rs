@@ -135,20 +135,18 @@ proptest! {
                 choose(&wish, std::slice::from_ref(*room), 1).node.is_some()
             }).map(|room| room.node.id).collect();
             let fewest = free.iter().map(|id| count(&beside, *id)).min();
-            match choice.node {
-                Some(id) => {
-                    prop_assert_eq!(Some(count(&beside, id)), fewest);
-                    prop_assert!(!strict || fewest == Some(0));
-                    rooms.iter_mut().find(|room| room.node.id == id).unwrap().promise(&spread);
-                    match beside.iter_mut().find(|(other, _)| *other == id) {
-                        Some((_, n)) => *n += 1,
-                        None => beside.push((id, 1)),
-                    }
+            if let Some(id) = choice.node {
+                prop_assert_eq!(Some(count(&beside, id)), fewest);
+                prop_assert!(!strict || fewest == Some(0));
+                rooms.iter_mut().find(|room| room.node.id == id).unwrap().promise(&spread);
+                if let Some((_, n)) = beside.iter_mut().find(|(other, _)| *other == id) {
+                    *n += 1;
+                } else {
+                    beside.push((id, 1));
                 }
-                None => {
-                    prop_assert!(fewest.is_none_or(|fewest| strict && fewest > 0));
-                    prop_assert!(choice.reason.is_some());
-                }
+            } else {
+                prop_assert!(fewest.is_none_or(|fewest| strict && fewest > 0));
+                prop_assert!(choice.reason.is_some());
             }
         }
     }

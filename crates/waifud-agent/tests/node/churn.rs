@@ -89,7 +89,7 @@ async fn churn(seed: u64, restarts: bool) {
             let mut digest = [5; 32];
             digest[..16].copy_from_slice(id.as_uuid().as_bytes());
             world.waifud.edit(id, |instance| {
-                instance.bundle.digest = Digest::from_bytes(digest)
+                instance.bundle.digest = Digest::from_bytes(digest);
             });
             tokio::time::sleep(Duration::from_micros(numbers.below(3000))).await;
         }

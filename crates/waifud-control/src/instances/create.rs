@@ -109,10 +109,7 @@ impl Control {
         self.shared.store.read(read).await
     }
 
-    fn replay(
-        tx: &ReadTx<'_>,
-        key: &IdempotencyKey,
-    ) -> Result<Option<Instance>, ControlError> {
+    fn replay(tx: &ReadTx<'_>, key: &IdempotencyKey) -> Result<Option<Instance>, ControlError> {
         match tx.remembered(&key.principal, &key.key, key.request)? {
             Remembered::New => Ok(None),
             Remembered::Different => Err(problems::idempotency_mismatch().into()),
