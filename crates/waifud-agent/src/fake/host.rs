@@ -13,14 +13,17 @@ use crate::seam::HostPower;
 #[derive(Clone, Debug)]
 pub struct FakeHost {
     stopping: Arc<AtomicBool>,
-    boot: Arc<Mutex<BootId>>,
+    boot: Arc<Mutex<Option<BootId>>>,
 }
 
 impl Default for FakeHost {
     fn default() -> Self {
         Self {
             stopping: Arc::default(),
-            boot: Arc::new(Mutex::new(BootId::generate())),
+            // Every fake is the same machine until it is restarted: an agent that is replaced finds no other boot.
+            boot: Arc::new(Mutex::new(
+                "00000000-0000-4000-8000-000000000001".parse().ok(),
+            )),
         }
     }
 }
@@ -33,7 +36,7 @@ impl FakeHost {
 
     /// It was restarted.
     pub fn reboot(&self) {
-        *lock(&self.boot) = BootId::generate();
+        *lock(&self.boot) = Some(BootId::generate());
     }
 }
 
@@ -44,6 +47,6 @@ impl HostPower for FakeHost {
     }
 
     fn boot_id(&self) -> Option<BootId> {
-        Some(*lock(&self.boot))
+        *lock(&self.boot)
     }
 }

@@ -305,7 +305,8 @@ fn seed() -> (tempfile::TempDir, Peer) {
     // On a thread of its own: whoever asks first is in a runtime already.
     let made = std::thread::spawn(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.build().unwrap();
+        // Requests have deadlines.
+        let runtime = runtime.enable_time().build().unwrap();
         let dir = directory();
         let node = runtime.block_on(async {
             let waifud = Waifud::new(dir.path().to_owned());
