@@ -110,12 +110,11 @@ impl Walk {
             (unpack_user_data(&body)?, "text/plain")
         } else if let Ok(text) = String::from_utf8(body) {
             (text, of_type)
-        } else if self.own_handler {
+        } else if self.own_handler || is_of_image(of_type) {
+            self.any = true;
             return Ok(());
         } else {
-            return Err(not_used(
-                "it is binary, and cloud-init has no handler for that",
-            ));
+            return Err(not_used("its type is a text's, but it is binary"));
         };
         if text.trim().is_empty() {
             return Ok(());
@@ -143,6 +142,12 @@ fn kind_of_type(of_type: &str) -> Option<UserDataKind> {
     })
 }
 
+/// Whether a handler that the image brings (`/var/lib/cloud/handlers`) may be meant: cloud-init's own ones are all for
+/// texts.
+fn is_of_image(of_type: &str) -> bool {
+    !of_type.starts_with("text/")
+}
+
 fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataError> {
     if let Some(kind) = kind_of_type(of_type) {
         return user_data::check(kind, text);
@@ -160,7 +165,7 @@ fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataErr
             }
             user_data::check(kind, text)
         }
-        _ if own_handler => Ok(()),
+        _ if own_handler || is_of_image(of_type) => Ok(()),
         _ => Err(not_used(
             "cloud-init does not know its Content-Type, and ignores it",
         )),
@@ -234,6 +239,7 @@ fn of_archive(of_type: Option<&str>, text: &str) -> Result<(), UserDataError> {
             "#include and archives are ignored inside of an archive; use MIME",
         )),
         Some(kind) => user_data::check(kind, text),
+        None if of_type.is_some_and(is_of_image) => Ok(()),
         None => Err(not_used(
             "cloud-init does not know its type, and ignores it",
         )),

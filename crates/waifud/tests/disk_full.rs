@@ -403,8 +403,6 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing_there() {
     let disk = Disk { at };
     let home = tempfile::tempdir().unwrap();
     let state = home.path().join("state");
-    fs::create_dir_all(state.join("pki")).unwrap();
-    fs::write(state.join("pki/padding"), vec![7; 600_000]).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = home.path().join("waifud.toml");
     // A database that waifud made.
@@ -412,6 +410,7 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing_there() {
         at: home.path().to_owned(),
     };
     drop(runtime.block_on(start(&elsewhere, home.path())));
+    fs::write(state.join("pki/padding"), vec![7; 600_000]).unwrap();
     disk.leave(256 << 10);
     let file = disk.at.join("b.tar");
     let output = Command::new(env!("CARGO_BIN_EXE_waifud"))

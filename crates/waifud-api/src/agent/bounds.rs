@@ -83,9 +83,11 @@ impl AgentReport {
         walk.outcome()
     }
 
-    /// Cuts what is out of bounds.
+    /// Cuts what is out of bounds; of an instance that comes twice, the first counts.
     pub fn fit(&mut self) {
         Walk::fitting().report(self);
+        let mut ids = HashSet::with_capacity(self.instances.len());
+        self.instances.retain(|it| ids.insert(it.id));
     }
 }
 

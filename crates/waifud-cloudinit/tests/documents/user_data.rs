@@ -253,6 +253,7 @@ fn mime(of_type: &str, encoding: &str, body: &str) -> String {
 #[test]
 fn each_part_of_a_mime_message_is_checked_as_its_type_asks() {
     for (of_type, encoding, body) in [
+        ("application/json", "7bit", "{}"),
         ("text/cloud-config", "7bit", "packages: [htop]"),
         (
             "text/cloud-config; charset=\"utf-8\"",
@@ -284,7 +285,6 @@ fn each_part_of_a_mime_message_is_checked_as_its_type_asks() {
         ("text/x-shellscript", "echo hello"),
         ("text/plain", "hello"),
         ("text/html", "<p>"),
-        ("application/json", "{}"),
         ("text/cloud-boothook", "#cloud-boothook\necho"),
     ] {
         let error = validate_user_data(&mime(of_type, "7bit", body)).unwrap_err();
@@ -310,6 +310,7 @@ fn each_entry_of_an_archive_is_checked() {
         "{type: text/x-shellscript, content: \"#!/bin/sh\\n\"}",
         "{type: text/cloud-config, content: 'a: 1', filename: x}",
         "{type: application/octet-stream, content: !!binary aGk=}",
+        "{type: foo/wark, content: 'for a handler of the image'}",
     ] {
         let text = format!("#cloud-config-archive\n- {entry}\n");
         assert_eq!(
