@@ -183,7 +183,8 @@ async fn a_port_of_a_node_leads_to_one_instance() {
     let dns = server.get("/v1/instances/dns").await.instance();
     assert_eq!((dns.spec.publish.len(), dns.generation.0), (1, 1));
 
-    // What is given up is free for others.
+    // What is given up is free for others; the one that waits for it would be placed with it.
+    server.delete("/v1/instances/late").await.expect(200);
     let patched = server
         .patch("/v1/instances/web", &json!({"publish": []}))
         .await
