@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::whole;
 
-/// Nobody waits longer for a name.
+/// The longest wait for a name.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Names of instances.

@@ -62,7 +62,7 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
     hints
 }
 
-/// Names in the top-level `users` of cloud-config; `None` where there is no such list.
+/// Names in the top-level `users` of cloud-config; `None` where it is absent.
 fn users(user_data: &str) -> Option<BTreeSet<String>> {
     if !user_data.starts_with("#cloud-config") {
         return None;

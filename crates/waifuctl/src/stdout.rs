@@ -1,4 +1,4 @@
-//! Standard output as a pipe that can be closed: whoever reads it sees the end while this process goes on.
+//! Standard output as a pipe that can be closed: its reader sees the end while this process goes on.
 
 use std::fs::OpenOptions;
 use std::io;

@@ -74,7 +74,7 @@ fn needs_an_agent(error: &ClientError) -> bool {
     problem.is_some_and(|problem| matches!(problem.code.as_str(), "no-guest-agent" | "no-log"))
 }
 
-/// Without an agent nobody can read the log in the guest; what cloud-init reported of its modules is known nevertheless.
+/// Without an agent the log in the guest cannot be read; what cloud-init reported of its modules is known nevertheless.
 async fn modules(context: &Context, name: &str, error: ClientError) -> Result<(), Failure> {
     let evidence = context.client.why(name).await?.evidence;
     let seen = evidence.map(|it| it.modules).unwrap_or_default();

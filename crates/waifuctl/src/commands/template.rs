@@ -95,7 +95,7 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
         .print(&template, || summary(&template, before))
 }
 
-/// The image of a template before something is done to it; `None` when there is no such template.
+/// The image of a template before something is done to it; `None` when the template does not exist.
 async fn current(context: &Context, name: &str) -> Result<Option<Digest>, Failure> {
     match context.client.template(name).await {
         Ok(template) => Ok(Some(template.current)),

@@ -114,7 +114,7 @@ async fn verbs_take_those_that_labels_select_or_all() {
     ] {
         server.line(bad, 1).await;
     }
-    // Without a terminal nobody is asked, and nothing is done.
+    // Without a terminal there is no prompt, and nothing is done.
     server.line("delete --all", 1).await;
     assert_eq!(server.names().await.len(), 3);
     server.line("delete nosuch db --yes", 1).await;
