@@ -74,7 +74,7 @@ fn wrong_names_templates_and_sizes_are_refused() -> Result<()> {
             world,
             &["create", "Not_A_Label", "-t", "tiny"],
             Some("name"),
-            "bad-name",
+            "invalid-name",
         )?;
         refused(
             world,
@@ -148,7 +148,7 @@ fn wrong_user_data_is_refused() -> Result<()> {
             world,
             &["create", "x", "-t", "tiny", "--user-data", &large],
             Some("--user-data"),
-            "user-data-too-long",
+            "user-data-too-large",
         )?;
         let (_binary, binary) = file(b"\x7fELF\0\0\x01\xff")?;
         refused(
@@ -169,7 +169,7 @@ fn files_that_are_no_image_are_refused_before_they_are_sent() -> Result<()> {
             world,
             &["template", "add", "bad", "--file", &text],
             Some("--file"),
-            "bad-image",
+            "invalid-image",
         )?;
         let mut backed = std::fs::read(&world.tiny.qcow2).context("no tiny image")?;
         backed.truncate(4096);
@@ -181,7 +181,7 @@ fn files_that_are_no_image_are_refused_before_they_are_sent() -> Result<()> {
             world,
             &["template", "add", "bad", "--file", &backed],
             Some("--file"),
-            "bad-image",
+            "invalid-image",
         )?;
         let mut absurd = std::fs::read(&world.tiny.qcow2)?;
         absurd.truncate(4096);
@@ -193,7 +193,7 @@ fn files_that_are_no_image_are_refused_before_they_are_sent() -> Result<()> {
             world,
             &["template", "add", "bad", "--file", &absurd],
             Some("--file"),
-            "bad-image",
+            "invalid-image",
         )
     })
 }

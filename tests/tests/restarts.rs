@@ -49,29 +49,29 @@ fn yesterdays_database_takes_nothing(
         "the backup cannot know of it: {}",
         shown.stdout
     );
-    let unclaimed = wait::until(
-        "the newer guest to be shown as unclaimed",
+    let unmanaged = wait::until(
+        "the newer guest to be shown as unmanaged",
         std::time::Duration::from_mins(2),
         || {
             let node = world.waifuctl.json(&["node", "show", "alder"])?;
-            let found = node["unclaimed"].as_array().and_then(|list| {
+            let found = node["unmanaged"].as_array().and_then(|list| {
                 let named = |u: &&serde_json::Value| u["name"] == newer.name.as_str();
                 list.iter().find(named).cloned()
             });
-            Ok(found.filter(|u| u["claimable"] == true))
+            Ok(found.filter(|u| u["adoptable"] == true))
         },
     )?;
-    ensure!(unclaimed["running"] == true, "{unclaimed}");
-    world.waifuctl.json(&["claim", &newer.name])?;
-    let claimed = world.until(&newer.name, "running as claimed", |i| {
+    ensure!(unmanaged["running"] == true, "{unmanaged}");
+    world.waifuctl.json(&["adopt", &newer.name])?;
+    let adopted = world.until(&newer.name, "running as adopted", |i| {
         i["status"]["state"] == "running" && i["status"]["ready"] == true
     })?;
     ensure!(
-        claimed
+        adopted
             .pointer("/status/addresses/0/address")
             .and_then(|a| a.as_str())
             == Some(newer.address.as_str()),
-        "{claimed}"
+        "{adopted}"
     );
     world
         .waifuctl

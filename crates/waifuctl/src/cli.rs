@@ -98,9 +98,9 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Adopt instances that exist on a node but not in waifud's database, as after a restored backup
     #[command(
-        after_help = "Examples:\n  waifuctl claim web\n  waifuctl claim web --node alder --name web-2\n\nTheir guests run on and notice nothing. `waifuctl node show NODE` lists what is unclaimed."
+        after_help = "Examples:\n  waifuctl adopt web\n  waifuctl adopt web --node alder --name web-2\n\nTheir guests run on and notice nothing. `waifuctl node show NODE` lists what is unmanaged."
     )]
-    Claim(ClaimArgs),
+    Adopt(AdoptArgs),
     /// Start instances; also those that powered themselves off
     #[command(
         after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all"
@@ -370,9 +370,9 @@ pub struct UnpublishArgs {
     pub port: Publish,
 }
 
-/// `claim`.
+/// `adopt`.
 #[derive(Debug, Args)]
-pub struct ClaimArgs {
+pub struct AdoptArgs {
     /// Names that they had, or ids
     #[arg(required = true, value_name = "INSTANCE", value_parser = NonEmptyStringValueParser::new())]
     pub instances: Vec<String>,

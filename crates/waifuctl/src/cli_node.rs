@@ -20,7 +20,7 @@ pub enum NodeCommand {
     Show(NodeArg),
     /// Say that waifud's restored database is the right one for nodes: until then they destroy nothing
     #[command(
-        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst claim what is unclaimed and wanted, and delete what was deleted before."
+        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\nFirst adopt what is unmanaged and wanted, and delete what was deleted before."
     )]
     Confirm(ConfirmArgs),
     /// Set or remove labels of a node; create --require asks for them

@@ -11,7 +11,7 @@ use clap_complete::engine::CompletionCandidate;
 use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::whole;
+use crate::pagination;
 
 /// The longest wait for a name.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Names of instances.
 pub fn instances() -> Vec<CompletionCandidate> {
     names(async |context| {
-        let all = whole::list(async |query| context.client.instances(query).await).await?;
+        let all = pagination::list(async |query| context.client.instances(query).await).await?;
         Ok(all.items.iter().map(|one| one.name.to_string()).collect())
     })
 }
@@ -27,7 +27,7 @@ pub fn instances() -> Vec<CompletionCandidate> {
 /// Names of nodes.
 pub fn nodes() -> Vec<CompletionCandidate> {
     names(async |context| {
-        let all = whole::all_nodes(context).await?;
+        let all = pagination::all_nodes(context).await?;
         Ok(all.iter().map(|one| one.name.to_string()).collect())
     })
 }
@@ -35,7 +35,7 @@ pub fn nodes() -> Vec<CompletionCandidate> {
 /// Names of templates.
 pub fn templates() -> Vec<CompletionCandidate> {
     names(async |context| {
-        let all = whole::list(async |query| context.client.templates(query).await).await?;
+        let all = pagination::list(async |query| context.client.templates(query).await).await?;
         Ok(all.items.iter().map(|one| one.name.to_string()).collect())
     })
 }
@@ -43,7 +43,7 @@ pub fn templates() -> Vec<CompletionCandidate> {
 /// Names of networks.
 pub fn networks() -> Vec<CompletionCandidate> {
     names(async |context| {
-        let all = whole::list(async |query| context.client.networks(query).await).await?;
+        let all = pagination::list(async |query| context.client.networks(query).await).await?;
         Ok(all.items.iter().map(|one| one.name.to_string()).collect())
     })
 }

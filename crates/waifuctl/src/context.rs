@@ -24,7 +24,7 @@ pub struct Context {
     /// Talks to waifud.
     pub client: Client,
     /// How another run of this program gets to the same waifud.
-    pub way: Way,
+    pub way: Endpoint,
     /// Talks to the person or script.
     pub printer: Printer,
 }
@@ -42,7 +42,7 @@ impl Context {
 
 /// What leads to a waifud.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum Endpoint {
     /// Options of this program.
     Options(Vec<String>),
     /// Only `WAIFUD_URL` and its like: what holds a token is no option.
@@ -50,19 +50,20 @@ pub enum Way {
 }
 
 /// In the order of [`client`]. A relative path of a socket is made absolute: ssh may run elsewhere.
-fn way(cli: &Cli) -> Result<Way, Failure> {
-    let context = |name: &str| Way::Options(vec!["--context".to_owned(), name.to_owned()]);
+fn way(cli: &Cli) -> Result<Endpoint, Failure> {
+    let context = |name: &str| Endpoint::Options(vec!["--context".to_owned(), name.to_owned()]);
     if let Some(name) = &cli.context {
         return Ok(context(name.as_str()));
     }
     if let Some(socket) = socket(cli) {
-        let bad = || Failure::input("bad-path", "the socket's path is no text").field("--socket");
+        let bad =
+            || Failure::input("invalid-path", "the socket's path is no text").field("--socket");
         let path = std::path::absolute(&socket).map_err(|_| bad())?;
         let path = path.into_os_string().into_string().map_err(|_| bad())?;
-        return Ok(Way::Options(vec!["--socket".to_owned(), path]));
+        return Ok(Endpoint::Options(vec!["--socket".to_owned(), path]));
     }
     if variable("WAIFUD_URL")?.is_some() {
-        return Ok(Way::Environment);
+        return Ok(Endpoint::Environment);
     }
     let current = load()?.current;
     Ok(context(current.as_ref().map_or(LOCAL, Name::as_str)))
@@ -112,7 +113,7 @@ fn of_environment(url: &str) -> Result<Client, Failure> {
     let url: ServerUrl = url
         .parse()
         .map_err(|e: waifud_api::server_url::ServerUrlError| {
-            Failure::input("bad-url", e.to_string()).field("WAIFUD_URL")
+            Failure::input("invalid-url", e.to_string()).field("WAIFUD_URL")
         })?;
     let trust = match variable("WAIFUD_CA")? {
         Some(path) => only(&read_ca(Path::new(&path), "WAIFUD_CA")?)?,
@@ -127,9 +128,9 @@ fn variable(key: &str) -> Result<Option<String>, Failure> {
     std::env::var_os(key)
         .filter(|value| !value.is_empty())
         .map(|value| {
-            value
-                .into_string()
-                .map_err(|_| Failure::input("bad-variable", format!("{key} is no text")).field(key))
+            value.into_string().map_err(|_| {
+                Failure::input("invalid-variable", format!("{key} is no text")).field(key)
+            })
         })
         .transpose()
 }
@@ -149,7 +150,7 @@ pub fn read_ca(path: &Path, field: &str) -> Result<String, Failure> {
 /// Believes this CA and nobody else.
 pub fn only(pem: &str) -> Result<Trust, Failure> {
     let bad = |e: waifud_pki::PkiError| {
-        Failure::input("bad-ca", "the CA's certificate can't be used")
+        Failure::input("invalid-ca", "the CA's certificate can't be used")
             .cause(&e)
             .hint("give the file /var/lib/waifud/pki/ca.crt of the machine that runs waifud")
     };

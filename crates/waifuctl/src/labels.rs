@@ -28,7 +28,7 @@ pub fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Fai
         };
         if changes.insert(key.clone(), value).is_some() {
             return Err(
-                Failure::input("bad-label", format!("label {key:?} is there twice"))
+                Failure::input("invalid-label", format!("label {key:?} is there twice"))
                     .field("labels")
                     .hint("name each label once"),
             );
@@ -45,7 +45,7 @@ fn pair(text: &str) -> Option<(String, String)> {
 }
 
 fn bad(field: &str, text: &str, hint: &str) -> Failure {
-    Failure::input("bad-label", format!("{text:?} is not a label"))
+    Failure::input("invalid-label", format!("{text:?} is not a label"))
         .field(field)
         .hint(hint)
 }

@@ -30,13 +30,14 @@ mod known_hosts;
 mod labels;
 mod names;
 mod network_args;
+mod pagination;
+mod password_prompt;
 mod printer;
 mod progress;
 mod relay;
 mod select;
 mod selector;
 mod settle;
-mod silent;
 mod ssh_hints;
 mod ssh_options;
 mod ssh_words;
@@ -45,7 +46,6 @@ mod terminal;
 mod text;
 mod user_data;
 mod wait;
-mod whole;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use waifud_api::client::{PersonStream, StreamEnd, StreamSink, StreamSource};
+use waifud_api::client::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::commands::cut;
 use crate::context::Context;
@@ -17,7 +17,7 @@ const CHUNK: usize = 32 << 10;
 
 /// What a connection leads to.
 #[derive(Clone, Debug)]
-pub struct Far {
+pub struct StreamTarget {
     /// The instance's id or name, for waifud.
     pub instance: String,
     /// `ssh`, `screen` or `forward`.
@@ -40,11 +40,11 @@ pub enum Ended {
 /// Copies both ways until both sides have ended; the end of one direction is passed on while the other goes on. A
 /// connection that breaks off here resets the guest's.
 pub async fn join(
-    stream: PersonStream,
+    stream: ClientStream,
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
 ) -> Ended {
-    let PersonStream { mut to, mut from } = stream;
+    let ClientStream { mut to, mut from } = stream;
     let end = {
         let up = send_all(&mut read, &mut to);
         let down = receive_all(&mut from, &mut write);
@@ -141,7 +141,7 @@ pub async fn bind(port: u16) -> Result<TcpListener, Failure> {
 }
 
 /// Opens a stream for each connection. Goes on until it can't listen any more; a connection that fails is told about.
-pub async fn listen(context: &Context, listener: TcpListener, far: Far) -> Failure {
+pub async fn listen(context: &Context, listener: TcpListener, far: StreamTarget) -> Failure {
     loop {
         let connection = match listener.accept().await {
             Ok((connection, _)) => connection,
@@ -165,7 +165,7 @@ pub async fn listen(context: &Context, listener: TcpListener, far: Far) -> Failu
 async fn carry(
     client: &waifud_api::client::Client,
     mut connection: TcpStream,
-    far: &Far,
+    far: &StreamTarget,
 ) -> Result<(), Failure> {
     // Keys typed into a screen or a shell must not wait for more.
     let _slower_without = connection.set_nodelay(true);
@@ -216,7 +216,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_mins(1);
 
     /// A stream, and waifud's end of it.
-    async fn stream() -> (PersonStream, WebSocket) {
+    async fn stream() -> (ClientStream, WebSocket) {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("user.sock");
         let listener = UnixListener::bind(&socket).unwrap();

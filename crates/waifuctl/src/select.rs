@@ -6,7 +6,7 @@ use waifud_api::client::ClientError;
 use crate::cli::SelectArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::whole;
+use crate::pagination;
 
 /// Those that were named or selected, each once. Names that nothing has are an error, or left out with a note.
 pub async fn instances(
@@ -15,7 +15,7 @@ pub async fn instances(
     ignore_missing: bool,
 ) -> Result<Vec<Instance>, Failure> {
     if wanted.all || !wanted.selector.is_empty() {
-        let mut found = whole::list(async |query| context.client.instances(query).await)
+        let mut found = pagination::list(async |query| context.client.instances(query).await)
             .await?
             .items;
         found.retain(|instance| wanted.selector.iter().all(|s| s.fits(&instance.labels)));

@@ -63,7 +63,7 @@ impl SshHost {
                     .all(|c| c.is_ascii_graphic() && !"\"'#%".contains(c))
             {
                 return Err(Failure::input(
-                    "bad-user",
+                    "invalid-user",
                     format!("invalid user name {user:?}"),
                 ));
             }
@@ -130,7 +130,7 @@ fn quoted(path: &Path) -> Result<String, Failure> {
 
 fn unusable(text: &str) -> Failure {
     Failure::input(
-        "bad-path",
+        "invalid-path",
         format!("{text:?} can't be written into ssh's configuration"),
     )
     .hint("a path without quotes, backslashes, dollars and control characters")

@@ -43,7 +43,7 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
     }
     if bytes.len() as u64 > USER_DATA_MAX {
         return Err(failure(
-            "user-data-too-long",
+            "user-data-too-large",
             "user-data is larger than 1 MiB".to_owned(),
         )
         .hint("let the guest fetch large files itself, for example in runcmd"));
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(code_of(b"#cloud-config\n{}\n"), "#cloud-config\n{}\n");
         assert!(code_of(b"\xff\xfe#\0").contains("user-data-binary"));
         assert!(code_of(b"\x1f\x8b\x08\0").contains("user-data-invalid"));
-        assert!(code_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-long"));
+        assert!(code_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-large"));
         assert!(matches!(read(Path::new("/nonexistent")), Err(f) if f.exit_code() == 1));
     }
 }

@@ -298,5 +298,5 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     // Errors are problem bodies with --json, here too.
     let output = world.run(&env, &["token", "list", "--json"], "").await;
     let problem: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(problem["code"], "role-too-low");
+    assert_eq!(problem["code"], "insufficient-role");
 }

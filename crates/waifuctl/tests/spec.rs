@@ -212,7 +212,7 @@ async fn every_description_is_checked_before_the_first_is_created() {
         ),
         (
             "name: b\ntemplate: debian-12\nuser_data: no\n",
-            "user-data-unknown-kind",
+            "unsupported-user-data",
             "document 2",
         ),
         (
@@ -377,6 +377,6 @@ async fn labels_are_set_and_removed_and_listed() {
         "{listed}"
     );
     let refused = server.run(&["label", "web", "a b=1", "--json"], 1).await;
-    assert_eq!(read(&refused)["code"], "bad-label");
+    assert_eq!(read(&refused)["code"], "invalid-label");
     assert_eq!(server.generation("web").await, 1);
 }

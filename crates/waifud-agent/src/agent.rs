@@ -29,7 +29,9 @@ use crate::shared::{Adapters, Shared};
 use crate::signals::{Signal, Signals};
 use crate::streams::{self, Streams};
 use crate::table::Table;
-use crate::{control, evidence, facts, image_collection, keepers, reporter, sweep};
+use crate::{
+    background_tasks, control, facts, guest_diagnostics, image_collection, reporter, sweep,
+};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -127,9 +129,9 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let mut purposes: HashMap<Id, Purpose> = HashMap::new();
         // Those that listen subscribe here, before anything is looked at: what happens in between is not missed.
-        for keeper in keepers(&shared) {
+        for task in background_tasks(&shared) {
             tasks.spawn(async move {
-                keeper.await;
+                task.await;
                 None
             });
         }
@@ -179,12 +181,12 @@ impl Agent {
 /// What should run, with its priority.
 fn first_turn(record: &crate::record::InstanceRecord) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
-    let instance = instance.filter(|i| record.claimed && i.spec.run)?;
+    let instance = instance.filter(|i| record.managed && i.spec.run)?;
     Some((record.id, instance.spec.priority))
 }
 
 /// The tasks that look after what is the whole node's.
-fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
+fn background_tasks(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
     let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
         let shared = shared.clone();
         lasting(name, move || make(shared.clone())).boxed()
@@ -197,17 +199,19 @@ fn keepers(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
         keep("image collection", |s| image_collection::run(s).boxed()),
         keep("events", |s| {
             let events = s.hypervisor.events();
-            keepers::events(s, events).boxed()
+            background_tasks::events(s, events).boxed()
         }),
         keep("network", |s| {
             let drift = s.guest_network.drift();
-            keepers::network(s, drift).boxed()
+            background_tasks::network(s, drift).boxed()
         }),
-        keep("metadata", |s| keepers::metadata(s).boxed()),
-        keep("observations", |s| keepers::observations(s).boxed()),
-        keep("evidence", |s| evidence::run(s).boxed()),
+        keep("metadata", |s| background_tasks::metadata(s).boxed()),
+        keep("observations", |s| {
+            background_tasks::observations(s).boxed()
+        }),
+        keep("guest_diagnostics", |s| guest_diagnostics::run(s).boxed()),
         keep("streams", |s| streams::run(s).boxed()),
-        keep("boot", |s| keepers::boot_alone(s).boxed()),
+        keep("boot", |s| background_tasks::boot_alone(s).boxed()),
     ]
 }
 

@@ -14,7 +14,7 @@ use waifud_api::metadatad::{Assignment, Held};
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::faults;
-use crate::seam::{MetadataError, MetadataService};
+use crate::interfaces::{MetadataError, MetadataService};
 
 /// Locks for the order of requests: instances that share one wait for each other, which costs little.
 const TURNS: usize = 64;

@@ -97,8 +97,8 @@ fn rescued(
 ) -> Option<Condition> {
     let instance = record.instance.as_ref()?;
     let rescue = instance.spec.rescue.as_ref()?;
-    let begun =
-        !crate::life::reboot_ordered(&record.memory, instance) && seen.is_some_and(Observed::is_on);
+    let begun = !crate::restart_policy::reboot_ordered(&record.memory, instance)
+        && seen.is_some_and(Observed::is_on);
     let message = if begun {
         format!(
             "it runs {}, with its own disks attached; waifuctl rescue {} --end boots its own disk again",

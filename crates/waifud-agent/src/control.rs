@@ -11,7 +11,7 @@ use waifud_types::InstanceId;
 use crate::backoff::Backoff;
 use crate::durable::DurableError;
 use crate::faults;
-use crate::seam::LinkError;
+use crate::interfaces::LinkError;
 use crate::shared::Shared;
 use crate::table::Concerns;
 

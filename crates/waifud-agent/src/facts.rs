@@ -11,8 +11,8 @@ use waifud_types::{ByteSize, Timestamp};
 use crate::blocking::here;
 use crate::certificate;
 use crate::conditions::{condition, incarnation_changed};
+use crate::disk_space;
 use crate::record::RunMemory;
-use crate::room;
 use crate::shared::Shared;
 
 /// Goes on for ever.
@@ -118,9 +118,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     }
     let dir = &shared.settings.state_dir;
     let unwritable = shared.table.unwritable();
-    conditions.extend(room::of(
+    conditions.extend(disk_space::of(
         dir,
-        here(|| room::look(dir)),
+        here(|| disk_space::look(dir)),
         unwritable.as_ref(),
         now,
     ));

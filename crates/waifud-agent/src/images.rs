@@ -13,7 +13,7 @@ use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
 use crate::faults;
-use crate::seam::{ControlLink, LinkError};
+use crate::interfaces::{ControlLink, LinkError};
 
 /// Why an image is not in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use waifud_api::agent::AgentInstance;
-use waifud_network::{IDENTITIES, LanPort, PortSight};
+use waifud_network::{IDENTITIES, LanPort, PortObservation};
 use waifud_types::TapName;
 use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
@@ -77,7 +77,7 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
 /// first of IPv4 is what people want, and without one the first at all.
 pub(crate) fn observed(
     record: &InstanceRecord,
-    sights: &BTreeMap<TapName, PortSight>,
+    sights: &BTreeMap<TapName, PortObservation>,
 ) -> Vec<InstanceAddress> {
     let Some(instance) = &record.instance else {
         return Vec::new();
@@ -181,9 +181,9 @@ mod tests {
     fn seen_addresses_are_shown_without_those_that_lead_nowhere() {
         let record = record(&["lan"]);
         let learned = ["fd00::7", "fe80::1", "192.168.1.40"];
-        let sight = PortSight {
+        let sight = PortObservation {
             learned: learned.iter().map(|a| a.parse().unwrap()).collect(),
-            ..PortSight::default()
+            ..PortObservation::default()
         };
         let sights = BTreeMap::from([(TapName::of(record.id, 0), sight)]);
         let seen = observed(&record, &sights);

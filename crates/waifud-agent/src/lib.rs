@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            waifud                                              hypervisor  pools  network  metadatad
-//!   watch ──► control ──► table (durable copy) ──► driver ──────►   ensure verbs of the seams
+//!   watch ──► control ──► table (durable copy) ──► driver ──────►   ensure verbs of the interfaces
 //!                            ▲        wakes          │  ▲
 //!                            └──── remembers ────────┘  └── plan::next(wish, memory, seen) → Step
 //!   report ◄── reporter ◄── reports (outbox) ◄── status
@@ -19,29 +19,31 @@
 
 mod agent;
 mod assignments;
+mod background_tasks;
 mod backoff;
 mod blocking;
 mod boot_order;
 mod boot_report;
 mod certificate;
 mod cloud_init;
+mod cloud_init_probe;
 mod conditions;
+mod console_tail;
 mod control;
 mod datasource;
+mod disk_space;
 mod drift;
 mod driver;
 mod durable;
-mod evidence;
 mod facts;
 pub mod fake;
 pub mod faults;
 mod files;
+mod guest_diagnostics;
 mod image_collection;
 mod images;
-mod keepers;
+pub mod interfaces;
 mod lan;
-mod last_words;
-mod life;
 mod membership;
 mod metadata;
 mod network;
@@ -53,19 +55,18 @@ pub mod plan;
 mod plan_tests;
 mod published;
 mod readiness;
-mod ready;
 pub mod record;
 mod reporter;
 mod reports;
 mod requests;
 mod rescue;
-mod room;
-pub mod seam;
+mod restart_policy;
 mod settings;
 mod shared;
 pub mod shutdown;
 mod signals;
 mod status;
+mod steps;
 pub mod streams;
 mod sweep;
 mod table;
@@ -75,7 +76,6 @@ mod trouble;
 mod verdict;
 #[cfg(test)]
 mod verdict_tests;
-mod work;
 
 pub use agent::{Agent, AgentError};
 pub use membership::{Membership, MembershipError};

@@ -22,10 +22,10 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use crate::assignments::Assignments;
 use crate::boot_report::BootReport;
 use crate::faults;
+use crate::interfaces::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::lan::identity;
 use crate::record::Memory;
 use crate::requests::Requests;
-use crate::seam::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::table::Table;
 
 /// Bytes of an encrypted bundle that goes into a report at most; one with the longest user-data is about half of it.

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use waifud_network::{GuestNetwork, LanPort, NetworkError, NetworkState, Port, PortSight, check};
+use waifud_network::{
+    GuestNetwork, LanPort, NetworkError, NetworkState, Port, PortObservation, check,
+};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
@@ -144,7 +146,7 @@ impl Network {
     }
 
     /// Takes note of what was seen at the ports.
-    pub fn note(&self, sights: &BTreeMap<TapName, PortSight>) {
+    pub fn note(&self, sights: &BTreeMap<TapName, PortObservation>) {
         let troubled = sights.iter();
         let troubled = troubled.filter_map(|(tap, s)| Some((tap.clone(), s.trouble.clone()?)));
         self.inner().troubled = troubled.collect();
@@ -385,7 +387,7 @@ mod tests {
         let instance = sample_instance(name);
         InstanceRecord {
             instance: Some(instance.clone()),
-            claimed: true,
+            managed: true,
             ..InstanceRecord::new(instance.id)
         }
     }
@@ -454,7 +456,7 @@ mod tests {
     #[test]
     fn what_was_released_or_destroyed_has_no_port_and_what_left_the_slice_keeps_it() {
         let (mut left, released, mut destroyed) = (record("a"), record("b"), record("c"));
-        left.claimed = false;
+        left.managed = false;
         destroyed.destroyed = true;
         let (state, _) = choose_ports(
             empty(),

@@ -1,4 +1,4 @@
-//! Looks at what there is of one instance, through the seams.
+//! Looks at what there is of one instance, through the interfaces.
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::ObservedDomain;
@@ -6,7 +6,7 @@ use waifud_types::status::HypervisorKind;
 use waifud_types::{InstanceId, Name};
 
 use crate::plan::Observed;
-use crate::record::{InstanceRecord, Wish};
+use crate::record::{DesiredState, InstanceRecord};
 use crate::rescue;
 use crate::shared::Shared;
 use crate::trouble::Failure;
@@ -40,7 +40,7 @@ pub(crate) struct Sight {
 pub(crate) async fn look(
     shared: &Shared,
     record: &InstanceRecord,
-    wish: &Wish,
+    wish: &DesiredState,
     own: Own,
 ) -> Result<Sight, Failure> {
     let domain = shared.hypervisor.get(record.id).await?;
@@ -54,23 +54,24 @@ pub(crate) async fn look(
         ..Observed::default()
     };
     match wish {
-        Wish::Keep(want) => {
+        DesiredState::Keep(want) => {
             seen.bundle = shared.metadata.serves(want, &record.memory);
             seen.seed = own.seed || !own.by_disk && !shared.files.has_seed(want.id).await;
             seen.by_disk = own.by_disk;
-            seen.grown = record.memory.disk_sizes == crate::work::sizes(want);
+            seen.grown = record.memory.disk_sizes == crate::steps::sizes(want);
             if !seen.is_on() {
                 look_at_disks(shared, record, want, own, &mut seen).await?;
             }
         }
-        Wish::Destroy(_) | Wish::LeaveAlone => {
+        DesiredState::Destroy(_) | DesiredState::LeaveAlone => {
             seen.port = match wish {
-                Wish::Destroy(_) => shared.network.may_hold(record.id),
+                DesiredState::Destroy(_) => shared.network.may_hold(record.id),
                 _ => shared.network.in_force(record),
             };
             seen.assigned = shared.metadata.may_hold(record.id);
             seen.leftovers = has_volumes(shared, record.id).await?
-                || (matches!(wish, Wish::Destroy(_)) && shared.files.exist(record.id).await);
+                || (matches!(wish, DesiredState::Destroy(_))
+                    && shared.files.exist(record.id).await);
         }
     }
     Ok(Sight {

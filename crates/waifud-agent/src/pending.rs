@@ -3,9 +3,9 @@
 use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 
-use crate::life;
 use crate::plan::Observed;
 use crate::record::Memory;
+use crate::restart_policy;
 
 /// The documents that the guest is known to have read, or to have found at its start. A guest that boots anew by itself
 /// asks for its user-data again, and has then what is served. Where nothing is remembered of a running guest, it is
@@ -28,7 +28,7 @@ pub fn documents(
 
 /// The parts of the spec that a running guest will have after its next start, by their names in the spec.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
-    let mut parts = life::restart_needed(memory, want);
+    let mut parts = restart_policy::restart_needed(memory, want);
     // In a rescue other documents are served, which nobody changed; the end of it is a new start in any case.
     let own_system = want.spec.rescue.is_none();
     if own_system

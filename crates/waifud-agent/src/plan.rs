@@ -21,8 +21,8 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainState;
 use waifud_types::{Epoch, Name};
 
-use crate::life;
-use crate::record::{Memory, Order, Wish};
+use crate::record::{DesiredState, Memory, Order};
+use crate::restart_policy;
 
 /// What was seen of an instance on its node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -79,7 +79,7 @@ pub struct Circumstances {
     /// The guest was not asked to shut down by this process, or so long ago that it may have slept through it.
     pub ask_again: bool,
     /// A paused guest's pool has room again.
-    pub room: bool,
+    pub space_returned: bool,
     /// waifud's database was restored, and no operator has confirmed it for this node.
     pub unconfirmed: bool,
     /// The host is going down: nothing is started on it.
@@ -157,7 +157,7 @@ pub enum Wait {
     /// The guest, which was asked to shut down.
     Shutdown,
     /// Room on the pool.
-    Room,
+    DiskSpace,
     /// Whoever paused it.
     Pause,
 }
@@ -173,11 +173,11 @@ impl Observed {
 }
 
 /// The next step. See the module's text.
-pub fn next(wish: &Wish, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+pub fn next(wish: &DesiredState, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
     match wish {
-        Wish::LeaveAlone => Step::Idle,
-        Wish::Destroy(order) => destroy(order, seen),
-        Wish::Keep(want) => keep(want, memory, seen, now),
+        DesiredState::LeaveAlone => Step::Idle,
+        DesiredState::Destroy(order) => destroy(order, seen),
+        DesiredState::Keep(want) => keep(want, memory, seen, now),
     }
 }
 
@@ -219,7 +219,7 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
             shut_down(memory, now, want.spec.power.force_off)
         }
         // The start that follows is the other half of it.
-        Some(_) if seen.is_on() && life::reboot_ordered(memory, want) => {
+        Some(_) if seen.is_on() && restart_policy::reboot_ordered(memory, want) => {
             shut_down(memory, now, want.spec.power.force_reboot)
         }
         Some(_) if seen.is_on() => {
@@ -249,8 +249,8 @@ fn shut_down(memory: &Memory, now: Circumstances, force: bool) -> Step {
 
 fn look_after(seen: &Observed, now: Circumstances) -> Step {
     match seen.domain {
-        Some(DomainState::Paused { io_error: true }) if now.room => Step::Start,
-        Some(DomainState::Paused { io_error: true }) => Step::Wait(Wait::Room),
+        Some(DomainState::Paused { io_error: true }) if now.space_returned => Step::Start,
+        Some(DomainState::Paused { io_error: true }) => Step::Wait(Wait::DiskSpace),
         Some(DomainState::Paused { io_error: false }) => Step::Wait(Wait::Pause),
         Some(DomainState::ShuttingDown) => Step::Wait(Wait::Shutdown),
         _ if seen.settled => Step::Idle,
@@ -275,13 +275,13 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::EnsurePort
     } else if !(seen.bundle || seen.by_disk && now.bundle_failed) {
         Step::EnsureBundle
-    } else if !want.spec.run || !life::may_start(memory, want.spec.restart) {
+    } else if !want.spec.run || !restart_policy::may_start(memory, want.spec.restart) {
         Step::Idle
     } else if now.host_stopping {
         Step::Wait(Wait::Host)
     } else if !now.start_allowed {
         Step::Wait(Wait::StartAllowed)
-    } else if life::is_restart(memory) && !now.restart_due {
+    } else if restart_policy::is_restart(memory) && !now.restart_due {
         Step::Wait(Wait::Backoff)
     } else {
         Step::Start
@@ -367,7 +367,7 @@ impl Wait {
             Self::Host => "its host, which is going down, to come back",
             Self::Backoff => "the pause before the next restart",
             Self::Shutdown => "the guest to shut down",
-            Self::Room => "room on the pool: the guest could not write to its disk",
+            Self::DiskSpace => "room on the pool: the guest could not write to its disk",
             Self::Pause => "whoever paused it to resume it",
         }
     }

@@ -11,9 +11,9 @@ use waifud_types::status::StoppedBy;
 
 use crate::driver::apply;
 use crate::fake::sample_instance;
-use crate::life;
 use crate::plan::{Circumstances, Observed, Step, Wait, leads_to, next};
-use crate::record::{Memory, Order, RunMemory, Wish};
+use crate::record::{DesiredState, Memory, Order, RunMemory};
+use crate::restart_policy;
 
 /// More steps than any plan has.
 const MANY: usize = 40;
@@ -116,7 +116,7 @@ fn circumstances() -> impl Strategy<Value = Circumstances> {
         start_allowed: a,
         restart_due: b,
         grace_over: c,
-        room: d,
+        space_returned: d,
         port_failed: e,
         bundle_failed: f,
         ask_again: g,
@@ -146,7 +146,7 @@ fn fair() -> Circumstances {
         restart_due: true,
         grace_over: false,
         ask_again: false,
-        room: true,
+        space_returned: true,
         port_failed: false,
         bundle_failed: false,
         unconfirmed: false,
@@ -158,7 +158,7 @@ fn fair() -> Circumstances {
 /// Goes through the plan as a driver does, on a world that does what it is told; `fails` says which tries fail.
 /// Returns the steps taken and what is there at the end.
 fn go(
-    wish: &Wish,
+    wish: &DesiredState,
     memory: &Memory,
     seen: &Observed,
     fails: &BTreeSet<usize>,
@@ -167,8 +167,8 @@ fn go(
     let mut steps = Vec::new();
     let mut now = fair();
     for round in 0..MANY {
-        if let Wish::Keep(want) = wish {
-            memory = life::remember(&memory, want, seen.domain, false);
+        if let DesiredState::Keep(want) = wish {
+            memory = restart_policy::remember(&memory, want, seen.domain, false);
         }
         let step = next(wish, &memory, &seen, now);
         match step {
@@ -213,9 +213,9 @@ proptest! {
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
     ) {
         let power = want.spec.power;
-        let rebooting = life::reboot_ordered(&memory, &want);
+        let rebooting = restart_policy::reboot_ordered(&memory, &want);
         let run = want.spec.run;
-        let step = next(&Wish::Keep(Box::new(want)), &memory, &seen, now);
+        let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
         prop_assert!(
             !matches!(
                 step,
@@ -244,14 +244,14 @@ proptest! {
         let want_run = want.spec.run;
         let policy = want.spec.restart;
         let epoch = want.epoch;
-        let step = next(&Wish::Keep(Box::new(want)), &memory, &seen, now);
+        let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
         if step == Step::Start {
             prop_assert!(want_run && !seen.foreign && seen.epoch.is_none_or(|e| e <= epoch));
             if !seen.is_on() {
                 prop_assert!(seen.image && seen.volumes && seen.seed && seen.port && seen.defined);
             prop_assert!(seen.bundle || seen.by_disk && now.bundle_failed);
                 prop_assert!(seen.lost.is_none() && now.start_allowed && !now.host_stopping);
-                prop_assert!(life::may_start(&memory, policy));
+                prop_assert!(restart_policy::may_start(&memory, policy));
             }
         }
     }
@@ -260,7 +260,7 @@ proptest! {
     fn what_is_in_nobodys_list_is_left_alone(
         memory in memory(), seen in observed(), now in circumstances(),
     ) {
-        prop_assert_eq!(next(&Wish::LeaveAlone, &memory, &seen, now), Step::Idle);
+        prop_assert_eq!(next(&DesiredState::LeaveAlone, &memory, &seen, now), Step::Idle);
     }
 
     #[test]
@@ -270,7 +270,7 @@ proptest! {
         let order = order(epoch, held, &want);
         let copy = seen.epoch.max(order.epoch);
         let forbidden = held || seen.foreign || copy.is_some_and(|copy| copy.0 > epoch);
-        let step = next(&Wish::Destroy(order), &memory, &seen, now);
+        let step = next(&DesiredState::Destroy(order), &memory, &seen, now);
         prop_assert_eq!(forbidden, matches!(step, Step::Wait(_)), "{:?}", step);
     }
 
@@ -281,7 +281,7 @@ proptest! {
     ) {
         let order = order(9, false, &want);
         let foreign = seen.foreign;
-        let (steps, left) = go(&Wish::Destroy(order), &memory, &seen, &fails);
+        let (steps, left) = go(&DesiredState::Destroy(order), &memory, &seen, &fails);
         if foreign {
             prop_assert_eq!(steps.last(), Some(&Step::Wait(Wait::ForeignDomain)));
         } else {
@@ -300,16 +300,16 @@ proptest! {
         fails in proptest::collection::btree_set(0_usize..16, 0..8),
     ) {
         seen.lost = None;
-        let after_look = life::remember(&memory, &want, seen.domain, false);
+        let after_look = restart_policy::remember(&memory, &want, seen.domain, false);
         let blocked = seen.foreign || seen.epoch.is_some_and(|epoch| epoch > want.epoch);
         let paused = seen.domain == Some(DomainState::Paused { io_error: false });
         let on_its_way_off = seen.domain == Some(DomainState::ShuttingDown);
         let crashed = seen.domain == Some(DomainState::Crashed);
-        let rebooting = seen.is_on() && life::reboot_ordered(&memory, &want);
-        let may_run = life::may_start(&after_look, want.spec.restart);
+        let rebooting = seen.is_on() && restart_policy::reboot_ordered(&memory, &want);
+        let may_run = restart_policy::may_start(&after_look, want.spec.restart);
         let run = want.spec.run;
         let was_on = seen.is_on();
-        let (steps, left) = go(&Wish::Keep(Box::new(want)), &memory, &seen, &fails);
+        let (steps, left) = go(&DesiredState::Keep(Box::new(want)), &memory, &seen, &fails);
         prop_assert!(steps.len() < MANY, "{:?}", steps);
         if blocked {
             prop_assert!(matches!(steps.as_slice(), [Step::Wait(_)]), "{:?}", steps);
@@ -328,7 +328,7 @@ proptest! {
 
 #[test]
 fn a_creation_takes_its_steps_in_order() {
-    let wish = Wish::Keep(Box::new(sample_instance("web")));
+    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
     let (steps, _) = go(
         &wish,
         &Memory::default(),
@@ -362,7 +362,7 @@ fn a_deletion_takes_its_steps_in_order() {
         port: true,
         ..Observed::default()
     };
-    let wish = Wish::Destroy(order(1, false, &want));
+    let wish = DesiredState::Destroy(order(1, false, &want));
     let (steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
     assert_eq!(
         steps,
@@ -389,7 +389,7 @@ fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same
         grow_failed: true,
         ..fair()
     };
-    let wish = Wish::Keep(Box::new(sample_instance("web")));
+    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
     assert_eq!(
         next(&wish, &Memory::default(), &seen, now),
         Step::WatchReady
@@ -408,7 +408,7 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
     };
     let mut want = sample_instance("web");
     want.spec.run = false;
-    let wish = Wish::Keep(Box::new(want));
+    let wish = DesiredState::Keep(Box::new(want));
     for (ask_again, grace_over, step) in [
         (true, false, Step::RequestShutdown),
         (false, false, Step::Wait(Wait::Shutdown)),
@@ -427,7 +427,7 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
 fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
     let mut want = sample_instance("web");
     want.restored = true;
-    let wish = Wish::Keep(Box::new(want));
+    let wish = DesiredState::Keep(Box::new(want));
     let unconfirmed = Circumstances {
         unconfirmed: true,
         ..fair()
@@ -464,8 +464,8 @@ fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
         ..Observed::default()
     };
     let plans = [
-        (Wish::Destroy(order(1, false, &want)), destroy),
-        (Wish::Keep(Box::new(want)), Observed::default()),
+        (DesiredState::Destroy(order(1, false, &want)), destroy),
+        (DesiredState::Keep(Box::new(want)), Observed::default()),
     ];
     for (wish, seen) in plans {
         let (mut steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
@@ -478,7 +478,7 @@ fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
         }
     }
     assert!(leads_to(Step::GrowDisks, Step::GrowDisks));
-    for end in [Step::Idle, Step::WatchReady, Step::Wait(Wait::Room)] {
+    for end in [Step::Idle, Step::WatchReady, Step::Wait(Wait::DiskSpace)] {
         assert!(!leads_to(end, end), "nothing is tried: {end:?}");
     }
 }

@@ -37,7 +37,7 @@ pub struct InstanceRecord {
     /// As waifud last gave it; null when only a tombstone is known.
     pub instance: Option<AgentInstance>,
     /// Whether it is in the node's slice. What left it is neither changed nor destroyed.
-    pub claimed: bool,
+    pub managed: bool,
     /// The order to destroy it.
     pub tombstone: Option<Tombstone>,
     /// The order was carried out and waifud may not have heard of it yet.
@@ -53,7 +53,7 @@ impl InstanceRecord {
         Self {
             id,
             instance: None,
-            claimed: false,
+            managed: false,
             tombstone: None,
             destroyed: false,
             memory: Memory::default(),
@@ -69,23 +69,25 @@ impl InstanceRecord {
     }
 
     /// What should become of it. `held` when destruction waits for an operator.
-    pub fn wish(&self, held: bool) -> Wish {
+    pub fn wish(&self, held: bool) -> DesiredState {
         match (&self.tombstone, &self.instance) {
-            (Some(tombstone), instance) => Wish::Destroy(Order {
+            (Some(tombstone), instance) => DesiredState::Destroy(Order {
                 tombstone: tombstone.clone(),
                 held,
                 epoch: instance.as_ref().map(|instance| instance.epoch),
                 done: self.destroyed,
             }),
-            (None, Some(instance)) if self.claimed => Wish::Keep(Box::new(instance.clone())),
-            _ => Wish::LeaveAlone,
+            (None, Some(instance)) if self.managed => {
+                DesiredState::Keep(Box::new(instance.clone()))
+            }
+            _ => DesiredState::LeaveAlone,
         }
     }
 }
 
 /// What should become of an instance on this node.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Wish {
+pub enum DesiredState {
     /// Be as the spec says.
     Keep(Box<AgentInstance>),
     /// Be gone.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unclaimed, bounds};
+use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unmanaged, bounds};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
@@ -37,8 +37,8 @@ struct Inner {
     destroyed_unsaid: BTreeSet<InstanceId>,
     facts: Option<NodeFacts>,
     facts_unsaid: bool,
-    unclaimed: Option<Vec<Unclaimed>>,
-    unclaimed_unsaid: bool,
+    unmanaged: Option<Vec<Unmanaged>>,
+    unmanaged_unsaid: bool,
     /// Things that one report may tell of, while waifud refuses larger ones.
     things_max: Option<usize>,
 }
@@ -120,11 +120,11 @@ impl Reports {
     }
 
     /// What is on the node and in nobody's list.
-    pub fn unclaimed(&self, unclaimed: Vec<Unclaimed>) {
+    pub fn unmanaged(&self, unmanaged: Vec<Unmanaged>) {
         let mut inner = self.inner();
-        if inner.unclaimed.as_ref() != Some(&unclaimed) {
-            inner.unclaimed = Some(unclaimed);
-            inner.unclaimed_unsaid = true;
+        if inner.unmanaged.as_ref() != Some(&unmanaged) {
+            inner.unmanaged = Some(unmanaged);
+            inner.unmanaged_unsaid = true;
             self.filled.notify_one();
         }
     }
@@ -146,7 +146,7 @@ impl Reports {
         inner.evidence_unsaid = inner.evidence.keys().copied().collect();
         inner.destroyed_unsaid = inner.destroyed.keys().copied().collect();
         inner.facts_unsaid = inner.facts.is_some();
-        inner.unclaimed_unsaid = inner.unclaimed.is_some();
+        inner.unmanaged_unsaid = inner.unmanaged.is_some();
         self.filled.notify_one();
     }
 
@@ -178,7 +178,7 @@ impl Reports {
             told
         };
         let tells_facts = may_tell(&mut inner.facts_unsaid);
-        let tells_unclaimed = may_tell(&mut inner.unclaimed_unsaid);
+        let tells_unmanaged = may_tell(&mut inner.unmanaged_unsaid);
         let destroyed = inner.take_destroyed(left);
         let instances = inner.take_instances(left - destroyed.len());
         let mut report = AgentReport {
@@ -186,7 +186,7 @@ impl Reports {
             now: Some(now),
             instances,
             destroyed,
-            unclaimed: inner.unclaimed.clone().filter(|_| tells_unclaimed),
+            unmanaged: inner.unmanaged.clone().filter(|_| tells_unmanaged),
         };
         if inner.has_unsaid() {
             self.filled.notify_one();
@@ -202,7 +202,7 @@ impl Reports {
         let things = report.instances.len()
             + report.destroyed.len()
             + usize::from(report.facts.is_some())
-            + usize::from(report.unclaimed.is_some());
+            + usize::from(report.unmanaged.is_some());
         if things < 2 {
             return false;
         }
@@ -229,7 +229,7 @@ impl Reports {
             }
         }
         inner.facts_unsaid |= report.facts.is_some();
-        inner.unclaimed_unsaid |= report.unclaimed.is_some();
+        inner.unmanaged_unsaid |= report.unmanaged.is_some();
     }
 
     /// The report was heard. Returns the instances that may be forgotten.
@@ -267,7 +267,7 @@ impl Inner {
     fn has_unsaid(&self) -> bool {
         let known = |id: &InstanceId| self.instances.contains_key(id);
         self.facts_unsaid
-            || self.unclaimed_unsaid
+            || self.unmanaged_unsaid
             || !self.destroyed_unsaid.is_empty()
             || self.unsaid.iter().any(known)
             || self.evidence_unsaid.iter().any(known)

@@ -11,8 +11,8 @@ use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
 use crate::record::Memory;
 use crate::shared::Shared;
+use crate::steps::{self, Disks};
 use crate::trouble::Failure;
-use crate::work::{self, Disks};
 
 /// The disk's name. Disks of a spec can't have it.
 const DISK: &str = "rescue";
@@ -107,7 +107,7 @@ pub(crate) async fn domain_disk(
         return Ok(None);
     };
     let pool = pool(want).ok_or_else(|| Failure::lasting("it has no disk to rescue"))?;
-    work::domain_disk(shared, want.id, &name()?, pool, image.digest, disks)
+    steps::domain_disk(shared, want.id, &name()?, pool, image.digest, disks)
         .await
         .map(Some)
 }

@@ -2,7 +2,7 @@
 //!
 //! It needs nothing but the hypervisor and, for priorities, the agent's records: it works beside a running agent and
 //! without one. That guests which go off now are to come back with their host is told to the agent by
-//! [`HostPower`](crate::seam::HostPower), before this begins.
+//! [`HostPower`](crate::interfaces::HostPower), before this begins.
 
 use std::collections::BTreeMap;
 use std::path::Path;

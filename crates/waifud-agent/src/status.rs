@@ -5,10 +5,10 @@ use waifud_hypervisor::DomainState;
 use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
-use crate::life;
 use crate::pending;
 use crate::plan::{self, Observed, Step, Wait};
-use crate::record::{InstanceRecord, Memory, Wish};
+use crate::record::{DesiredState, InstanceRecord, Memory};
+use crate::restart_policy;
 
 /// Trouble with a step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,7 +27,7 @@ pub struct Situation<'a> {
     /// The record.
     pub record: &'a InstanceRecord,
     /// The wish.
-    pub wish: &'a Wish,
+    pub wish: &'a DesiredState,
     /// What was seen; null when the hypervisor could not be asked.
     pub seen: Option<&'a Observed>,
     /// What runs it.
@@ -54,9 +54,9 @@ pub struct Situation<'a> {
 pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
     let memory = &s.record.memory;
     let (epoch, generation): (Epoch, Generation) = match s.wish {
-        Wish::LeaveAlone => return None,
-        Wish::Keep(want) => (want.epoch, want.generation),
-        Wish::Destroy(order) => (
+        DesiredState::LeaveAlone => return None,
+        DesiredState::Keep(want) => (want.epoch, want.generation),
+        DesiredState::Destroy(order) => (
             order.tombstone.epoch,
             s.record
                 .instance
@@ -65,7 +65,7 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         ),
     };
     let state = match s.wish {
-        Wish::Keep(want) => kept_state(want, memory, &s),
+        DesiredState::Keep(want) => kept_state(want, memory, &s),
         _ => InstanceState::Deleting,
     };
     let on = s.seen.is_some_and(Observed::is_on);
@@ -87,7 +87,7 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         addresses: Vec::new(),
         step: step_status(&s),
         restart_needed: match s.wish {
-            Wish::Keep(want) if on => pending::restart_needed(memory, want),
+            DesiredState::Keep(want) if on => pending::restart_needed(memory, want),
             _ => Vec::new(),
         },
         cloud_init: memory.cloud_init.clone(),
@@ -106,7 +106,7 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
             _ => InstanceState::Preparing,
         };
     };
-    let stays = want.spec.run && !life::reboot_ordered(memory, want);
+    let stays = want.spec.run && !restart_policy::reboot_ordered(memory, want);
     match seen.domain {
         Some(DomainState::Running) if stays => InstanceState::Running,
         Some(DomainState::Paused { .. }) if stays => InstanceState::Paused,
@@ -119,7 +119,7 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
 
 fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
     let lasting = s.trouble.is_some_and(|trouble| trouble.lasting);
-    let stays_off = !want.spec.run || !life::may_start(memory, want.spec.restart);
+    let stays_off = !want.spec.run || !restart_policy::may_start(memory, want.spec.restart);
     // While something that failed is tried again, so are the steps before it: that is no other state.
     let step = s
         .trouble
@@ -153,8 +153,8 @@ fn reason(s: &Situation<'_>) -> Option<String> {
             ))
         }
         Step::Wait(Wait::Backoff) => Some(backoff(&s.record.memory, s.next_start)),
-        Step::Wait(Wait::Room) => s.full.as_ref().map_or_else(
-            || Some(format!("waits for {}", Wait::Room.as_str())),
+        Step::Wait(Wait::DiskSpace) => s.full.as_ref().map_or_else(
+            || Some(format!("waits for {}", Wait::DiskSpace.as_str())),
             |pool| {
                 Some(format!(
                     "pool {pool} is full: the guest could not write to its disk; it goes on when there is room"
@@ -170,7 +170,7 @@ fn reason(s: &Situation<'_>) -> Option<String> {
 }
 
 fn is_rebooting(s: &Situation<'_>) -> bool {
-    matches!(s.wish, Wish::Keep(want) if want.spec.run && life::reboot_ordered(&s.record.memory, want))
+    matches!(s.wish, DesiredState::Keep(want) if want.spec.run && restart_policy::reboot_ordered(&s.record.memory, want))
 }
 
 fn backoff(memory: &Memory, next: Option<Timestamp>) -> String {

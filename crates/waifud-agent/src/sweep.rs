@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use waifud_api::agent::Unclaimed;
-use waifud_api::agent::bounds::UNCLAIMED_MAX;
+use waifud_api::agent::Unmanaged;
+use waifud_api::agent::bounds::UNMANAGED_MAX;
 use waifud_hypervisor::DomainState;
 use waifud_types::InstanceId;
 
@@ -15,7 +15,7 @@ use crate::record::InstanceRecord;
 use crate::shared::Shared;
 use crate::trouble::Failure;
 
-/// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are claimed.
+/// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are managed.
 const BUNDLES_MAX: usize = 3 << 20;
 /// Instances whose records are in one report at most, for the same reason: each has some 2 KiB.
 const RECORDS_MAX: usize = 1024;
@@ -23,10 +23,10 @@ const RECORDS_MAX: usize = 1024;
 /// Goes on for ever.
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
-        // Before waifud's list is known, everything would look unclaimed.
+        // Before waifud's list is known, everything would look unmanaged.
         if shared.slice_known.load(Ordering::Relaxed) {
             match look(&shared).await {
-                Ok(unclaimed) => shared.reports.unclaimed(unclaimed),
+                Ok(unmanaged) => shared.reports.unmanaged(unmanaged),
                 Err(failure) => tracing::debug!("{}", failure.message),
             }
         }
@@ -37,7 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
+async fn look(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
     let known: BTreeSet<InstanceId> = shared
         .table
         .records()
@@ -50,15 +50,15 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
     for pool in shared.pools.values() {
         volumes.extend(pool.volumes().await?);
     }
-    // Read last: what was claimed while the lists were made is claimed.
+    // Read last: what was managed while the lists were made is managed.
     let records: BTreeMap<InstanceId, InstanceRecord> = shared
         .table
         .records()
         .into_iter()
         .map(|record| (record.id, record))
         .collect();
-    let claimed = |id| records.get(&id).is_some_and(is_known);
-    let entry = |kind: &str, instance| Unclaimed {
+    let managed = |id| records.get(&id).is_some_and(is_known);
+    let entry = |kind: &str, instance| Unmanaged {
         kind: kind.to_owned(),
         instance,
         name: None,
@@ -68,10 +68,10 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
         record: None,
         bundle: None,
     };
-    let mut unclaimed: Vec<Unclaimed> = domains
+    let mut unmanaged: Vec<Unmanaged> = domains
         .into_iter()
-        .filter(|domain| !claimed(domain.id))
-        .map(|domain| Unclaimed {
+        .filter(|domain| !managed(domain.id))
+        .map(|domain| Unmanaged {
             name: Some(domain.name),
             running: matches!(
                 domain.state,
@@ -80,41 +80,41 @@ async fn look(shared: &Shared) -> Result<Vec<Unclaimed>, Failure> {
             ..entry("domain", domain.id)
         })
         .collect();
-    unclaimed.extend(
+    unmanaged.extend(
         volumes
             .into_iter()
-            .filter(|volume| !claimed(volume.id.instance))
-            .map(|volume| Unclaimed {
+            .filter(|volume| !managed(volume.id.instance))
+            .map(|volume| Unmanaged {
                 volume: Some(volume.id.clone()),
                 ..entry("volume", volume.id.instance)
             }),
     );
-    unclaimed
+    unmanaged
         .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
-    remember(shared, &records, &mut unclaimed);
-    if unclaimed.len() > UNCLAIMED_MAX {
-        // What is left out follows once others are claimed. Nobody else may be given the addresses: those come first.
-        unclaimed.sort_by_key(|entry| entry.addresses.is_empty());
-        unclaimed.truncate(UNCLAIMED_MAX);
+    remember(shared, &records, &mut unmanaged);
+    if unmanaged.len() > UNMANAGED_MAX {
+        // What is left out follows once others are managed. Nobody else may be given the addresses: those come first.
+        unmanaged.sort_by_key(|entry| entry.addresses.is_empty());
+        unmanaged.truncate(UNMANAGED_MAX);
     }
-    Ok(unclaimed)
+    Ok(unmanaged)
 }
 
 /// Whether waifud knows of it: as an instance of this node, or as one to destroy.
 fn is_known(record: &InstanceRecord) -> bool {
-    record.claimed || record.tombstone.is_some()
+    record.managed || record.tombstone.is_some()
 }
 
 /// Adds, to the first entry of each instance, what the node was once given of it.
 fn remember(
     shared: &Shared,
     records: &BTreeMap<InstanceId, InstanceRecord>,
-    unclaimed: &mut [Unclaimed],
+    unmanaged: &mut [Unmanaged],
 ) {
     let mut told = None;
     let mut left = BUNDLES_MAX;
     let mut records_left = RECORDS_MAX;
-    for entry in unclaimed {
+    for entry in unmanaged {
         if told == Some(entry.instance) {
             continue;
         }

@@ -12,8 +12,8 @@ use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::lan;
-use crate::life;
-use crate::record::{InstanceRecord, Memory, NodeRecord, RunMemory, Wish};
+use crate::record::{DesiredState, InstanceRecord, Memory, NodeRecord, RunMemory};
+use crate::restart_policy;
 
 /// Whom a frame concerns.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +57,7 @@ pub struct View {
     /// The record.
     pub record: InstanceRecord,
     /// What should become of it.
-    pub wish: Wish,
+    pub wish: DesiredState,
     /// Changes whenever the wish may have.
     pub version: u64,
 }
@@ -327,7 +327,7 @@ impl Table {
             if record
                 .instance
                 .as_ref()
-                .is_some_and(|old| life::is_start_order(old, &instance))
+                .is_some_and(|old| restart_policy::is_start_order(old, &instance))
                 && record.memory.run == RunMemory::Stopped
             {
                 record.memory.run = RunMemory::Free;
@@ -340,7 +340,7 @@ impl Table {
             *done = if known { ordered.min(*done) } else { ordered };
             record.tombstone = None;
             record.destroyed = false;
-            record.claimed = true;
+            record.managed = true;
             record.instance = Some(instance);
         })?;
         Ok(Concerns::Instances(vec![id]))
@@ -350,7 +350,7 @@ impl Table {
         if !inner.entries.contains_key(&id) {
             return Ok(Concerns::Nobody);
         }
-        self.change(inner, id, |record| record.claimed = false)?;
+        self.change(inner, id, |record| record.managed = false)?;
         Ok(Concerns::Instances(vec![id]))
     }
 
@@ -389,12 +389,12 @@ impl Table {
         let unnamed: Vec<InstanceId> = inner
             .entries
             .values()
-            .filter(|entry| entry.record.claimed && !named.contains(&entry.record.id))
+            .filter(|entry| entry.record.managed && !named.contains(&entry.record.id))
             .map(|entry| entry.record.id)
             .collect();
         for id in unnamed {
-            tracing::warn!(instance = %id, "waifud's list names it no more; it is left as it is, unclaimed");
-            self.change(inner, id, |record| record.claimed = false)?;
+            tracing::warn!(instance = %id, "waifud's list names it no more; it is left as it is, unmanaged");
+            self.change(inner, id, |record| record.managed = false)?;
         }
         Ok(())
     }

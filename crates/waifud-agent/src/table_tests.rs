@@ -5,7 +5,7 @@ use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welco
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
 
 use crate::fake::sample_instance;
-use crate::record::{RunMemory, Wish};
+use crate::record::{DesiredState, RunMemory};
 use crate::table::{Concerns, Table};
 
 fn revision(number: u64) -> Revision {
@@ -46,7 +46,7 @@ fn open(dir: &tempfile::TempDir) -> Table {
 }
 
 fn is_kept(table: &Table, id: InstanceId) -> bool {
-    matches!(table.view(id).map(|v| v.wish), Some(Wish::Keep(_)))
+    matches!(table.view(id).map(|v| v.wish), Some(DesiredState::Keep(_)))
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_revision_counts_only_once_everything_before_it_is_there() {
 }
 
 #[test]
-fn a_complete_list_leaves_what_it_does_not_name_unclaimed_and_orders_alone() {
+fn a_complete_list_leaves_what_it_does_not_name_unmanaged_and_orders_alone() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let (a, b, c) = (
@@ -84,12 +84,15 @@ fn a_complete_list_leaves_what_it_does_not_name_unclaimed_and_orders_alone() {
     table.apply(put(3, &a)).unwrap();
     table.apply(sync(3)).unwrap();
     assert!(is_kept(&table, a.id));
-    assert_eq!(table.view(b.id).unwrap().wish, Wish::LeaveAlone);
-    assert!(matches!(table.view(c.id).unwrap().wish, Wish::Destroy(_)));
+    assert_eq!(table.view(b.id).unwrap().wish, DesiredState::LeaveAlone);
+    assert!(matches!(
+        table.view(c.id).unwrap().wish,
+        DesiredState::Destroy(_)
+    ));
 }
 
 #[test]
-fn an_incomplete_list_leaves_everything_claimed() {
+fn an_incomplete_list_leaves_everything_managed() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let a = sample_instance("a");
@@ -119,7 +122,7 @@ fn older_epochs_are_ignored_and_the_dead_stay_dead() {
     assert_eq!(table.apply(put(4, &instance)).unwrap(), Concerns::Nobody);
     assert!(matches!(
         table.view(instance.id).unwrap().wish,
-        Wish::Destroy(_)
+        DesiredState::Destroy(_)
     ));
 }
 
@@ -134,7 +137,7 @@ fn another_incarnation_holds_destruction_until_it_is_confirmed() {
         addresses: Vec::new(),
     };
     let held = |table: &Table| {
-        let Wish::Destroy(order) = table.view(instance.id).unwrap().wish else {
+        let DesiredState::Destroy(order) = table.view(instance.id).unwrap().wish else {
             panic!("no order");
         };
         order.held
@@ -247,7 +250,7 @@ proptest! {
             prop_assert_eq!(other.records(), table.records());
             prop_assert_eq!(other.node(), table.node());
             for record in table.records() {
-                if let Wish::Destroy(order) = record.wish(false) {
+                if let DesiredState::Destroy(order) = record.wish(false) {
                     prop_assert_eq!(order.tombstone.instance, record.id);
                     prop_assert!(record.tombstone.is_some());
                 }

@@ -5,8 +5,8 @@ use waifud_storage::StorageError;
 
 use crate::durable::DurableError;
 use crate::images::{ImageError, storage_error};
+use crate::interfaces::MetadataError;
 use crate::network::PortError;
-use crate::seam::MetadataError;
 
 /// Why a step failed.
 #[derive(Clone, PartialEq, Eq, Debug)]

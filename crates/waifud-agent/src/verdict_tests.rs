@@ -1,5 +1,5 @@
 //! Every datasource × {agent, no agent} × {first boot, reboot, host reboot, failed script, failed package}: what is
-//! claimed while cloud-init works and at its end, with the sequence of events that a real guest makes.
+//! managed while cloud-init works and at its end, with the sequence of events that a real guest makes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use waifud_types::template::Datasource;
 
 use crate::fake::sample_instance;
 use crate::metadata::Evidence;
-use crate::ready::{Readiness, boots_anew};
+use crate::readiness::{Readiness, boots_anew};
 use crate::record::{Memory, RunMemory};
 use crate::verdict::expects;
 

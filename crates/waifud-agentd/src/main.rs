@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use waifud_agent::seam::{HttpLink, SystemClock};
+use waifud_agent::interfaces::{HttpLink, SystemClock};
 use waifud_agent::streams::TcpDialer;
 use waifud_agent::{Adapters, Agent, Membership, Settings, Timing};
 use waifud_api::MetadatadClient;

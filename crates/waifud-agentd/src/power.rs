@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use tokio::process::Command;
-use waifud_agent::seam::HostPower;
+use waifud_agent::interfaces::HostPower;
 use waifud_types::BootId;
 
 /// `proc_sys_kernel(5)`: another one at each boot.

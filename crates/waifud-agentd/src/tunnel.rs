@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use waifud_agent::seam::{MetadataError, MetadataTunnel, TunnelUp};
+use waifud_agent::interfaces::{MetadataError, MetadataTunnel, TunnelUp};
 use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, PrivateKey, PublicKey};
 
 /// How long the kernel may take to make a link.

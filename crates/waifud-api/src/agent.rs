@@ -222,7 +222,7 @@ pub struct AgentReport {
     /// Tombstones that were carried out: nothing of these is on the node any more.
     pub destroyed: Vec<Tombstone>,
     /// The whole list of what is on the node and in nobody's list; null when it did not change.
-    pub unclaimed: Option<Vec<Unclaimed>>,
+    pub unmanaged: Option<Vec<Unmanaged>>,
 }
 
 /// One instance as its node sees it.
@@ -267,7 +267,7 @@ pub struct InstanceReport {
 
 /// Something on a node that no list of waifud's names.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Unclaimed {
+pub struct Unmanaged {
     /// `domain` or `volume`.
     pub kind: String,
     /// Its instance, as its own record says.
@@ -285,7 +285,7 @@ pub struct Unclaimed {
     /// What the node was once given of the instance; on one entry of each instance. Null when the node has forgotten.
     #[serde(default)]
     pub record: Option<Box<AgentInstance>>,
-    /// The encrypted bytes of its documents in base64, so that it can be claimed with its user-data.
+    /// The encrypted bytes of its documents in base64, so that it can be adopted with its user-data.
     #[serde(default)]
     pub bundle: Option<String>,
 }

@@ -33,7 +33,7 @@ use crate::{
 
 mod dial;
 
-use dial::{Stream, Way};
+use dial::{Endpoint, Stream};
 
 /// How long waifud may take until it answers, and to send a small body.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,7 +111,7 @@ impl AgentClientError {
 /// A client of waifud's agent routes. Cheap to clone; clones share what they know of addresses, and the kept connection.
 #[derive(Clone, Debug)]
 pub struct AgentClient {
-    way: Way,
+    way: Endpoint,
     kept: Arc<Mutex<Option<Connection>>>,
     timeout: Duration,
 }
@@ -124,7 +124,7 @@ impl AgentClient {
         name: ServerName<'static>,
         addresses: Vec<String>,
     ) -> Self {
-        Self::by(Way::Tls {
+        Self::by(Endpoint::Tls {
             config,
             name,
             addresses: Arc::new(addresses.into()),
@@ -133,10 +133,10 @@ impl AgentClient {
 
     /// A client for what listens on a unix socket: waifud does not, tests do. Does no I/O.
     pub fn unix(socket: PathBuf) -> Self {
-        Self::by(Way::Unix(socket))
+        Self::by(Endpoint::Unix(socket))
     }
 
-    fn by(way: Way) -> Self {
+    fn by(way: Endpoint) -> Self {
         Self {
             way,
             kept: Arc::default(),

@@ -18,7 +18,7 @@ use waifud_types::event::Event;
 use waifud_types::template::Template;
 use waifud_types::{Digest, Generation, Revision, Secret};
 
-pub use stream::{PersonStream, StreamEnd, StreamSink, StreamSource};
+pub use stream::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::server_url::ServerUrl;
 use crate::sse::{SseEvent, SseParser};

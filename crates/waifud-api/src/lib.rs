@@ -29,10 +29,10 @@ pub use instance::{
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use network::{CreateNetwork, Network, NetworkNode};
-pub use node::{ClaimInstance, Node, Unclaimed, UpdateNode};
+pub use node::{AdoptInstance, Node, Unmanaged, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;
-pub use server::{Certificate, Database, DirectoryRoom, Server};
+pub use server::{Certificate, Database, DirectorySpace, Server};
 pub use server_url::ServerUrl;
 pub use template::{CreateTemplate, Image};
 pub use token::{CreateToken, CreatedToken, Token, Whoami};

@@ -52,15 +52,15 @@ pub struct Node {
     /// Conditions that it reported.
     pub conditions: Vec<Condition>,
     /// What is on it and in nobody's list.
-    pub unclaimed: Vec<Unclaimed>,
+    pub unmanaged: Vec<Unmanaged>,
     /// False after a restore, until an operator has confirmed that the restored database is the right one: until then
     /// the node destroys nothing, and makes nothing anew that was in the backup.
     pub confirmed: bool,
 }
 
-/// Something on a node that is in nobody's list: it stays as it is until somebody claims or deletes it.
+/// Something on a node that is in nobody's list: it stays as it is until somebody adopts or deletes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Unclaimed {
+pub struct Unmanaged {
     /// `domain` or `volume`.
     pub kind: String,
     /// The instance that it belonged to.
@@ -74,8 +74,8 @@ pub struct Unclaimed {
     /// Addresses that it has, as far as known.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<std::net::Ipv4Addr>,
-    /// Whether the node knows enough of it for `waifuctl claim`.
-    pub claimable: bool,
+    /// Whether the node knows enough of it for `waifuctl adopt`.
+    pub adoptable: bool,
 }
 
 /// `PATCH /v1/nodes/{name}`: what is absent stays as it is.
@@ -90,10 +90,10 @@ pub struct UpdateNode {
     pub labels: BTreeMap<String, Option<String>>,
 }
 
-/// `POST /v1/nodes/{name}/unclaimed/{instance}/claim`.
+/// `POST /v1/nodes/{name}/unmanaged/{instance}/adopt`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ClaimInstance {
+pub struct AdoptInstance {
     /// Another name than it had, when that is taken.
     #[serde(default)]
     pub name: Option<String>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{ByteSize, RoomState, Timestamp};
+use waifud_types::{ByteSize, DiskSpaceState, Timestamp};
 
 /// `GET /v1/server`: how waifud itself is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -13,7 +13,7 @@ pub struct Server {
     #[schema(value_type = String)]
     pub now: Timestamp,
     /// Where its database, images and keys lie.
-    pub state_dir: DirectoryRoom,
+    pub state_dir: DirectorySpace,
     /// Whether its database works.
     #[serde(default)]
     pub database: Database,
@@ -40,7 +40,7 @@ pub struct Certificate {
 
 /// A directory, and the room on its filesystem.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct DirectoryRoom {
+pub struct DirectorySpace {
     /// Its path.
     pub path: String,
     /// The filesystem's size.
@@ -48,7 +48,7 @@ pub struct DirectoryRoom {
     /// What is free for who is not root.
     pub free_bytes: ByteSize,
     /// Whether that is enough.
-    pub state: RoomState,
+    pub state: DiskSpaceState,
     /// Since when it is in that state.
     #[schema(value_type = String)]
     pub since: Timestamp,

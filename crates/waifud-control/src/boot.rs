@@ -9,9 +9,9 @@ use waifud_store::{InstanceRow, NodeRow, WriteTx};
 use waifud_types::status::{InstanceStatus, StoppedBy};
 use waifud_types::{BootId, InstanceState as S};
 
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note};
+use crate::{Control, ControlError, event_builder};
 
 impl Control {
     /// Notes which boot of waifud's own machine this is; after another one, nothing runs on the nodes that are on it.
@@ -56,10 +56,10 @@ impl Control {
             let Some(status) = after_boot(&row) else {
                 continue;
             };
-            let event = note::event(
+            let event = event_builder::event(
                 self.now(),
                 "instance.stopped",
-                note::instance(row.id, &row.name),
+                event_builder::instance(row.id, &row.name),
                 &Cause::system(),
                 format!("its host, node {}, was restarted", node.name),
             )

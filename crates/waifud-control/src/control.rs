@@ -16,11 +16,11 @@ use waifud_types::status::StepStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
 
 use crate::ControlError;
+use crate::disk_space::DiskSpaceMonitor;
 use crate::downloads::{DownloadConfig, Jobs};
 use crate::env::{Clock, Disk, Entropy, Interfaces, SystemDisk, SystemInterfaces};
 use crate::image_store::ImageStore;
 use crate::live::Live;
-use crate::room::RoomWatch;
 use crate::streams::{Broker, StreamLimits};
 
 /// What can be set.
@@ -95,7 +95,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) live: Live,
-    pub(crate) room: RoomWatch,
+    pub(crate) disk_space: DiskSpaceMonitor,
     pub(crate) tokens: crate::tokens::TokenState,
     pub(crate) images: ImageStore,
     pub(crate) jobs: Jobs,
@@ -154,7 +154,7 @@ impl Control {
                 clock,
                 entropy,
                 live: Live::default(),
-                room: RoomWatch::new(started),
+                disk_space: DiskSpaceMonitor::new(started),
                 tokens: crate::tokens::TokenState::default(),
                 images,
                 jobs: Jobs::default(),

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
-use waifud_types::{ByteSize, Room, Timestamp};
+use waifud_types::{ByteSize, DiskSpace, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
@@ -71,7 +71,7 @@ pub fn uuid(clock: &dyn Clock, entropy: &dyn Entropy) -> uuid::Uuid {
 /// Tells how much room there is.
 pub trait Disk: Send + Sync + std::fmt::Debug {
     /// On the filesystem that holds the path.
-    fn room(&self, path: &Path) -> io::Result<Room>;
+    fn disk_space(&self, path: &Path) -> io::Result<DiskSpace>;
 }
 
 /// Tells the machine's own addresses.
@@ -108,10 +108,10 @@ impl Interfaces for SystemInterfaces {
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
-    fn room(&self, path: &Path) -> io::Result<Room> {
+    fn disk_space(&self, path: &Path) -> io::Result<DiskSpace> {
         let facts = statvfs(path)?;
         let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-        Ok(Room {
+        Ok(DiskSpace {
             size: bytes(facts.blocks()),
             free: bytes(facts.blocks_available()),
         })

@@ -51,7 +51,7 @@ impl ControlError {
     }
 
     /// Whether it says that there is no room for it.
-    pub fn is_no_room(&self) -> bool {
+    pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Problem(problem) => problem.code == crate::problems::NO_SPACE,
             Self::Store(error) => error.is_full(),
@@ -67,7 +67,7 @@ impl ControlError {
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Problem(problem) => *problem,
-            full if full.is_no_room() => crate::problems::no_space(),
+            full if full.is_disk_full() => crate::problems::no_space(),
             ours => {
                 let mut causes = String::new();
                 let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&ours);

@@ -124,7 +124,7 @@ mod tests {
         let problem = take(1, Kind::Follower).unwrap_err();
         assert_eq!(
             (problem.status, problem.code.as_str()),
-            (429, "too-many-held")
+            (429, "too-many-open-requests")
         );
         assert!(problem.title.contains("event streams"), "{problem:?}");
         assert!(take(1, Kind::Wait).unwrap().is_some());

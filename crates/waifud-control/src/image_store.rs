@@ -23,9 +23,9 @@ use waifud_api::Problem;
 use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
+use crate::disk_space::ImageSpace;
 use crate::env::Disk;
 use crate::image_file::{Identity, keep_head, read_back};
-use crate::room::ImageRoom;
 use crate::{ControlError, problems};
 
 const INCOMING: &str = ".incoming-";
@@ -38,7 +38,7 @@ pub(crate) const LOOK_EVERY: u64 = 8 << 20;
 pub struct ImageStore {
     dir: PathBuf,
     max: ByteSize,
-    room: ImageRoom,
+    disk_space: ImageSpace,
     /// Held while a file appears or goes together with its row, so that the two never disagree.
     pub(crate) changing: Mutex<()>,
     verdicts: Arc<Verdicts>,
@@ -90,7 +90,7 @@ impl ImageStore {
             .create(&dir)
             .map_err(ControlError::io(format!("making {}", dir.display())))?;
         Ok(Self {
-            room: ImageRoom::new(disk, dir.clone()),
+            disk_space: ImageSpace::new(disk, dir.clone()),
             dir,
             max,
             changing: Mutex::new(()),
@@ -125,8 +125,8 @@ impl ImageStore {
     }
 
     /// How much room there is for images.
-    pub(crate) fn room(&self) -> &ImageRoom {
-        &self.room
+    pub(crate) fn disk_space(&self) -> &ImageSpace {
+        &self.disk_space
     }
 
     /// Where an image's file is.
@@ -234,7 +234,7 @@ impl ImageStore {
         digest: Digest,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Incoming, ControlError> {
-        self.room.check(0).map_err(write_error)?;
+        self.disk_space.check(0).map_err(write_error)?;
         let file = tempfile::Builder::new()
             .prefix(INCOMING)
             .tempfile_in(&self.dir)
@@ -264,7 +264,7 @@ impl ImageStore {
             }
             if size >= looked_at + LOOK_EVERY {
                 looked_at = size;
-                self.room.check(0).map_err(write_error)?;
+                self.disk_space.check(0).map_err(write_error)?;
             }
             out.write_all(&chunk).await.map_err(write_error)?;
         }

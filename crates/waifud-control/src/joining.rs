@@ -11,7 +11,7 @@ use waifud_types::event::ObjectRef;
 use waifud_types::{Digest, NodeId, Secret, Timestamp};
 
 use crate::principal::Cause;
-use crate::{Control, ControlError, Peer, env, note, problems};
+use crate::{Control, ControlError, Peer, env, event_builder, problems};
 
 /// Tokens are listed for so long after they expired: a week.
 const SHOWN_S: i64 = 7 * 86_400;
@@ -41,7 +41,7 @@ impl Control {
             spent: None,
         };
         let info = info(&row, now, None);
-        let event = note::event(
+        let event = event_builder::event(
             now,
             "join-token.created",
             object(&row.id),
@@ -102,7 +102,7 @@ impl Control {
                 if !tx.delete_join_token(&id)? {
                     return Err(problems::not_found("join-token", &id).into());
                 }
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     now,
                     "join-token.revoked",
                     object(&id),
@@ -229,10 +229,10 @@ impl Control {
             other => ControlError::from(other),
         })?;
         tx.spend_join_token(&token.id, node, key)?;
-        tx.emit(&note::event(
+        tx.emit(&event_builder::event(
             now,
             "node.admitted",
-            note::node(node, &row.name),
+            event_builder::node(node, &row.name),
             cause,
             format!("by token {} of {}", token.id, token.created_by),
         ))?;

@@ -58,7 +58,7 @@ impl Live {
     }
 
     /// The node was heard of.
-    pub fn heard_of(&self, node: NodeId, sign: Sign, its_clock: Option<Timestamp>) {
+    pub fn record_contact(&self, node: NodeId, sign: Sign, its_clock: Option<Timestamp>) {
         let now = sign.at;
         let mut tables = self.lock();
         tables.signs.insert(node, sign);
@@ -100,7 +100,7 @@ impl Live {
     }
 
     /// Nodes without a sign of life for longer than `limit`, each told of once.
-    pub fn fallen_silent(&self, running: Duration, limit: Duration) -> Vec<(NodeId, Sign)> {
+    pub fn take_expired(&self, running: Duration, limit: Duration) -> Vec<(NodeId, Sign)> {
         self.lock()
             .signs
             .extract_if(|_, sign| running.saturating_sub(sign.running) > limit)

@@ -9,12 +9,12 @@ use waifud_types::NodeId;
 use crate::instances::create::REMEMBERED;
 use crate::live::Sign;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note};
+use crate::{Control, ControlError, event_builder};
 
 /// Between two looks at old history.
 const TRIM_EVERY: Duration = Duration::from_mins(10);
 /// Between two looks at the room in the state directory: a question to the kernel.
-const ROOM_EVERY: Duration = Duration::from_secs(2);
+const DISK_SPACE_INTERVAL: Duration = Duration::from_secs(2);
 /// Events removed in one transaction: bounds how long others wait.
 const TRIM_AT_ONCE: u64 = 10_000;
 /// Answers that are remembered at most.
@@ -47,7 +47,7 @@ impl Control {
             };
             match done {
                 Ok(()) => thorough = false,
-                Err(error) if error.is_no_room() => {
+                Err(error) if error.is_disk_full() => {
                     tracing::debug!(%error, "no room to place those that wait");
                 }
                 Err(error) => {
@@ -61,19 +61,19 @@ impl Control {
         let look = (self.shared.config.unreachable_after / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(1));
         let mut look = tokio::time::interval(look);
-        let mut room = tokio::time::interval(ROOM_EVERY);
+        let mut disk_space = tokio::time::interval(DISK_SPACE_INTERVAL);
         let mut trim = tokio::time::interval(TRIM_EVERY);
         loop {
             let done = tokio::select! {
                 () = self.shared.stop.cancelled() => return,
                 _ = look.tick() => self.sweep().await,
-                _ = room.tick() => self.look_at_room().await,
+                _ = disk_space.tick() => self.check_disk_space().await,
                 _ = trim.tick() => self.trim().await,
             };
             match done {
                 Ok(()) => {}
                 // The store has said so, once; and every look would say it again.
-                Err(error) if error.is_no_room() => {
+                Err(error) if error.is_disk_full() => {
                     tracing::debug!(%error, "no room to write down what was seen");
                 }
                 Err(error) => {
@@ -96,8 +96,8 @@ impl Control {
     pub async fn sweep(&self) -> Result<(), ControlError> {
         let limit = self.shared.config.unreachable_after;
         let mut outcome = Ok(());
-        for (node, sign) in self.shared.live.fallen_silent(self.running(), limit) {
-            if let Err(error) = self.lose(node, sign).await {
+        for (node, sign) in self.shared.live.take_expired(self.running(), limit) {
+            if let Err(error) = self.mark_unreachable(node, sign).await {
                 // Each of them is told of once: one that could not be written down is looked at again.
                 self.shared.live.expect(node, sign);
                 outcome = Err(error);
@@ -106,7 +106,7 @@ impl Control {
         outcome
     }
 
-    async fn lose(&self, node: NodeId, sign: Sign) -> Result<(), ControlError> {
+    async fn mark_unreachable(&self, node: NodeId, sign: Sign) -> Result<(), ControlError> {
         let (now, last_contact) = (self.now(), sign.at);
         let control = self.clone();
         self.shared
@@ -118,10 +118,10 @@ impl Control {
                 let Some(row) = tx.node(node)?.filter(|row| row.reachable) else {
                     return Ok(());
                 };
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     now,
                     "node.unreachable",
-                    note::node(node, &row.name),
+                    event_builder::node(node, &row.name),
                     &Cause::system(),
                     format!("silent since {}", crate::view::shown(last_contact)),
                 ))?;
@@ -226,7 +226,7 @@ mod tests {
         let control = Control::new(store, config, clock, entropy).await.unwrap();
         let live = &control.shared.live;
         live.set_evidence(InstanceId::generate(), GuestEvidence::default());
-        live.heard_of(NodeId::generate(), control.sign(), None);
+        live.record_contact(NodeId::generate(), control.sign(), None);
         assert!(live.may_write(NodeId::generate(), control.running()));
         assert_eq!((live.nodes().len(), live.instances().len()), (2, 1));
         control.trim().await.unwrap();

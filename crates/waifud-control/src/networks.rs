@@ -4,14 +4,14 @@
 //! makes, renames or re-addresses a bridge; nodes say which ones they have and which of them can't be used.
 
 use waifud_api::{CreateNetwork, Network, NetworkNode, Page, Problem};
-use waifud_store::{NetworkRow, NodeRoom, ReadTx, StoreError, Taken};
+use waifud_store::{NetworkRow, NodeCapacity, ReadTx, StoreError, Taken};
 use waifud_types::Name;
 use waifud_types::node::NodeFacts;
 
 use crate::page::{Cursor, PageRequest};
 use crate::principal::Cause;
 use crate::problems::lan;
-use crate::{Control, ControlError, note, problems};
+use crate::{Control, ControlError, event_builder, problems};
 
 /// The name of an interface in Linux: `IFNAMSIZ` (16) less the closing zero.
 const INTERFACE_MAX: usize = 15;
@@ -36,22 +36,22 @@ impl Control {
         self.shared
             .store
             .write(move |tx| {
-                let rooms = tx.rooms()?;
-                refuse_unfit(&bridge, &rooms)?;
+                let capacities = tx.node_capacities()?;
+                refuse_unfit(&bridge, &capacities)?;
                 tx.insert_network(&name, &bridge, control.now())
                     .map_err(|error| match error {
                         StoreError::Taken(Taken::NetworkName) => lan::name_taken(&name).into(),
                         StoreError::Taken(Taken::Bridge) => bridge_taken(tx, &bridge),
                         other => ControlError::from(other),
                     })?;
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     control.now(),
                     "network.created",
-                    note::network(&name),
+                    event_builder::network(&name),
                     &cause,
                     format!("the bridge {bridge} of nodes that have one"),
                 ))?;
-                Ok(shown(find(tx, name.as_str())?, &rooms))
+                Ok(shown(find(tx, name.as_str())?, &capacities))
             })
             .await
     }
@@ -61,24 +61,27 @@ impl Control {
         let wanted = name.to_owned();
         self.shared
             .store
-            .read(move |tx| Ok(shown(find(&tx, &wanted)?, &tx.rooms()?)))
+            .read(move |tx| Ok(shown(find(&tx, &wanted)?, &tx.node_capacities()?)))
             .await
     }
 
     /// A page of networks, by name.
     pub async fn networks(&self, page: PageRequest) -> Result<Page<Network>, ControlError> {
         let limit = page.limit;
-        let (rows, rooms, revision) = self
+        let (rows, capacities, revision) = self
             .shared
             .store
             .read(move |tx| {
                 let rows = tx.networks(page.after(), page.limit + 1)?;
-                Ok::<_, ControlError>((rows, tx.rooms()?, tx.at(tx.newest_event()?)))
+                Ok::<_, ControlError>((rows, tx.node_capacities()?, tx.at(tx.newest_event()?)))
             })
             .await?;
         let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
         Ok(Page {
-            items: rows.into_iter().map(|row| shown(row, &rooms)).collect(),
+            items: rows
+                .into_iter()
+                .map(|row| shown(row, &capacities))
+                .collect(),
             next,
             revision,
         })
@@ -100,10 +103,10 @@ impl Control {
                     return Err(lan::in_use(&row.name, row.used_by, &users).into());
                 }
                 tx.remove_network(&row.name)?;
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     control.now(),
                     "network.deleted",
-                    note::network(&row.name),
+                    event_builder::network(&row.name),
                     &cause,
                     "no instance used it; the bridge stays as it is",
                 ))?;
@@ -143,8 +146,8 @@ fn bridge_name(text: &str) -> Result<String, Problem> {
 }
 
 /// Refuses a bridge that nodes know of, and that none of them can use.
-fn refuse_unfit(bridge: &str, rooms: &[NodeRoom]) -> Result<(), Problem> {
-    let nodes = || rooms.iter().map(|room| &room.node);
+fn refuse_unfit(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem> {
+    let nodes = || capacities.iter().map(|capacity| &capacity.node);
     if nodes().any(|node| usable(&node.facts, bridge).is_ok()) {
         return Ok(());
     }
@@ -174,14 +177,14 @@ pub(crate) fn lacks_a_bridge(verdict: &str) -> bool {
     verdict.starts_with(LACKS)
 }
 
-fn shown(row: NetworkRow, rooms: &[NodeRoom]) -> Network {
-    let nodes = rooms.iter().map(|room| {
+fn shown(row: NetworkRow, capacities: &[NodeCapacity]) -> Network {
+    let nodes = capacities.iter().map(|capacity| {
         let reason = match &row.bridge {
             None => None,
-            Some(bridge) => usable(&room.node.facts, bridge).err(),
+            Some(bridge) => usable(&capacity.node.facts, bridge).err(),
         };
         NetworkNode {
-            node: room.node.name.clone(),
+            node: capacity.node.name.clone(),
             usable: reason.is_none(),
             reason,
         }

@@ -1,6 +1,6 @@
 //! Nodes as people see them.
 
-use waifud_api::agent::Unclaimed;
+use waifud_api::agent::Unmanaged;
 use waifud_api::{Node, Page};
 use waifud_store::{NodeRow, ReadTx, StoreError};
 use waifud_types::NodeId;
@@ -24,12 +24,12 @@ impl Control {
                     },
                 };
                 let row = row.ok_or_else(|| problems::not_found("node", &wanted))?;
-                let unclaimed = unclaimed(&tx, &row)?;
-                Ok::<_, ControlError>((row, unclaimed, tx.pool_promises()?))
+                let unmanaged = unmanaged(&tx, &row)?;
+                Ok::<_, ControlError>((row, unmanaged, tx.pool_promises()?))
             })
             .await?;
-        let (row, unclaimed, promises) = found;
-        Ok(view::node(row, unclaimed, &promises, &self.shared.live))
+        let (row, unmanaged, promises) = found;
+        Ok(view::node(row, unmanaged, &promises, &self.shared.live))
     }
 
     /// A page of nodes, by name.
@@ -41,8 +41,8 @@ impl Control {
             .read(move |tx| {
                 let rows = tx.nodes(page.after(), page.limit + 1)?;
                 let rows = rows.into_iter().map(|row| {
-                    let unclaimed = unclaimed(&tx, &row)?;
-                    Ok::<_, StoreError>((row, unclaimed))
+                    let unmanaged = unmanaged(&tx, &row)?;
+                    Ok::<_, StoreError>((row, unmanaged))
                 });
                 let rows = rows.collect::<Result<Vec<_>, _>>()?;
                 Ok::<_, ControlError>((rows, tx.pool_promises()?, tx.at(tx.newest_event()?)))
@@ -52,7 +52,7 @@ impl Control {
         Ok(Page {
             items: rows
                 .into_iter()
-                .map(|(row, unclaimed)| view::node(row, unclaimed, &promises, &self.shared.live))
+                .map(|(row, unmanaged)| view::node(row, unmanaged, &promises, &self.shared.live))
                 .collect(),
             next,
             revision,
@@ -60,9 +60,9 @@ impl Control {
     }
 }
 
-fn unclaimed(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unclaimed>, StoreError> {
-    if row.unclaimed_count == 0 {
+fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
+    if row.unmanaged_count == 0 {
         return Ok(Vec::new());
     }
-    tx.unclaimed_on(row.id)
+    tx.unmanaged_on(row.id)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
-use waifud_store::NodeRoom;
+use waifud_store::NodeCapacity;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{ByteSize, Name, NodeId};
 
@@ -15,7 +15,7 @@ use crate::networks::usable;
 
 /// What an instance needs of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish<'a> {
+pub struct PlacementRequest<'a> {
     /// Its spec.
     pub spec: &'a InstanceSpec,
     /// The architecture of its image.
@@ -73,8 +73,11 @@ impl std::fmt::Display for MemoryOn {
 }
 
 /// Chooses, with a verdict on the best `told` nodes.
-pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
-    let mut judged: Vec<_> = rooms.iter().map(|room| (room, judge(wish, room))).collect();
+pub fn choose(wish: &PlacementRequest<'_>, capacities: &[NodeCapacity], told: usize) -> Choice {
+    let mut judged: Vec<_> = capacities
+        .iter()
+        .map(|capacity| (capacity, judge(wish, capacity)))
+        .collect();
     judged.sort_by(|(a, x), (b, y)| {
         let ((rank_x, beside_x, score_x), (rank_y, beside_y, score_y)) = (rank(x), rank(y));
         (rank_x, beside_x)
@@ -82,25 +85,27 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
             .then_with(|| score_y.total_cmp(&score_x))
             .then_with(|| a.node.name.cmp(&b.node.name))
     });
-    let node = judged.first().and_then(|(room, verdict)| match verdict {
-        Verdict::Fits(..) => Some(room.node.id),
-        _ => None,
-    });
+    let node = judged
+        .first()
+        .and_then(|(capacity, verdict)| match verdict {
+            Verdict::Fits(..) => Some(capacity.node.id),
+            _ => None,
+        });
     let reason = node.is_none().then(|| waiting_for(wish, &judged));
     let nodes = judged.len();
     let verdicts = judged
         .into_iter()
         .take(told)
-        .map(|(room, verdict)| {
+        .map(|(capacity, verdict)| {
             let (score, reason) = match verdict {
-                Verdict::Fits(score, room) => (Some(score), room.to_string()),
+                Verdict::Fits(score, memory) => (Some(score), memory.to_string()),
                 Verdict::Away(why)
                 | Verdict::Full(why)
                 | Verdict::Shared(why)
                 | Verdict::Never(why) => (None, why),
             };
             PlacementVerdict {
-                node: room.node.name.clone(),
+                node: capacity.node.name.clone(),
                 score,
                 reason,
             }
@@ -117,7 +122,7 @@ pub fn choose(wish: &Wish<'_>, rooms: &[NodeRoom], told: usize) -> Choice {
 /// What a verdict is sorted by: lower is better, but for the score at its end.
 fn rank(verdict: &Verdict) -> (u8, u32, f64) {
     match verdict {
-        Verdict::Fits(score, room) => (0, room.beside, *score),
+        Verdict::Fits(score, memory) => (0, memory.beside, *score),
         Verdict::Full(_) => (1, 0, 0.0),
         Verdict::Away(_) => (2, 0, 0.0),
         Verdict::Shared(_) => (3, 0, 0.0),
@@ -126,7 +131,7 @@ fn rank(verdict: &Verdict) -> (u8, u32, f64) {
 }
 
 /// How many instances of its spread group a node has.
-fn beside(wish: &Wish<'_>, node: NodeId) -> u32 {
+fn beside(wish: &PlacementRequest<'_>, node: NodeId) -> u32 {
     if wish.spec.placement.spread.is_none() {
         return 0;
     }
@@ -136,8 +141,8 @@ fn beside(wish: &Wish<'_>, node: NodeId) -> u32 {
         .map_or(0, |(_, members)| *members)
 }
 
-fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
-    let node = &room.node;
+fn judge(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
+    let node = &capacity.node;
     let spec = wish.spec;
     if let Some(wanted) = &spec.placement.node
         && *wanted != node.name
@@ -155,12 +160,12 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
             node.facts.arch, wish.arch
         ));
     }
-    let capacity = node.facts.capacity;
-    if spec.cpus > capacity.cpus {
-        return Verdict::Never(format!("has {} CPUs", capacity.cpus));
+    let total = node.facts.capacity;
+    if spec.cpus > total.cpus {
+        return Verdict::Never(format!("has {} CPUs", total.cpus));
     }
     let free = ByteSize(
-        capacity
+        total
             .memory_bytes
             .bytes()
             .saturating_sub(node.promised.memory_bytes.bytes()),
@@ -168,13 +173,13 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
     let beside = beside(wish, node.id);
     let memory = MemoryOn {
         free,
-        of: capacity.memory_bytes,
+        of: total.memory_bytes,
         beside,
     };
-    if spec.memory_bytes > capacity.memory_bytes {
+    if spec.memory_bytes > total.memory_bytes {
         return Verdict::Never(memory.to_string());
     }
-    if let Err(why) = disks_fit(spec, room) {
+    if let Err(why) = disks_fit(spec, capacity) {
         return Verdict::Never(why);
     }
     for bridge in bridges(wish) {
@@ -208,19 +213,25 @@ fn judge(wish: &Wish<'_>, room: &NodeRoom) -> Verdict {
     if spec.memory_bytes > free {
         return Verdict::Full(memory.to_string());
     }
-    Verdict::Fits(score(wish, room), memory)
+    Verdict::Fits(score(wish, capacity), memory)
 }
 
 /// The bridges that its nics are on.
-fn bridges<'a>(wish: &Wish<'a>) -> impl Iterator<Item = &'a String> {
+fn bridges<'a>(wish: &PlacementRequest<'a>) -> impl Iterator<Item = &'a String> {
     let bridges = wish.bridges;
     let nics = wish.spec.nics.iter();
     nics.filter_map(move |nic| bridges.get(&nic.network))
 }
 
-fn disks_fit(spec: &InstanceSpec, room: &NodeRoom) -> Result<(), String> {
+fn disks_fit(spec: &InstanceSpec, capacity: &NodeCapacity) -> Result<(), String> {
     for disk in &spec.disks {
-        let Some(pool) = room.node.facts.pools.iter().find(|p| p.name == disk.pool) else {
+        let Some(pool) = capacity
+            .node
+            .facts
+            .pools
+            .iter()
+            .find(|p| p.name == disk.pool)
+        else {
             return Err(format!("has no pool {}", disk.pool));
         };
         if disk.size_bytes > pool.size_bytes {
@@ -231,8 +242,8 @@ fn disks_fit(spec: &InstanceSpec, room: &NodeRoom) -> Result<(), String> {
 }
 
 /// 0 to 1: mostly the share of memory that stays free, then of CPUs, then of disk.
-fn score(wish: &Wish<'_>, room: &NodeRoom) -> f64 {
-    let node = &room.node;
+fn score(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> f64 {
+    let node = &capacity.node;
     let spec = wish.spec;
     let memory = free_share(
         node.promised
@@ -250,7 +261,7 @@ fn score(wish: &Wish<'_>, room: &NodeRoom) -> f64 {
         .iter()
         .filter_map(|disk| {
             let pool = node.facts.pools.iter().find(|p| p.name == disk.pool)?;
-            let promised = room
+            let promised = capacity
                 .pools
                 .iter()
                 .find(|(name, _)| *name == disk.pool)
@@ -269,21 +280,21 @@ fn free_share(taken: u64, of: u64) -> f64 {
     (1.0 - taken as f64 / of.max(1) as f64).clamp(0.0, 1.0)
 }
 
-fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
+fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)]) -> String {
     let spec = wish.spec;
-    let Some((room, best)) = judged.first() else {
+    let Some((capacity, best)) = judged.first() else {
         return "waiting for: a node; none has joined yet".to_owned();
     };
     match best {
-        Verdict::Full(_) if room.node.cordoned => {
+        Verdict::Full(_) if capacity.node.cordoned => {
             "waiting for: a node that is not cordoned".to_owned()
         }
-        Verdict::Full(_) if !room.node.swept => format!(
+        Verdict::Full(_) if !capacity.node.swept => format!(
             "waiting for: {}, to say what runs on it since the restore",
-            room.node.name
+            capacity.node.name
         ),
         Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
-        Verdict::Away(_) => format!("waiting for: {}, which is off", room.node.name),
+        Verdict::Away(_) => format!("waiting for: {}, which is off", capacity.node.name),
         Verdict::Shared(_) => {
             let group = spec.placement.spread.as_ref().map(|spread| &spread.group);
             format!(
@@ -293,7 +304,10 @@ fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
         }
         Verdict::Never(_) | Verdict::Fits(..) => {
             if let Some(wanted) = &spec.placement.node {
-                match judged.iter().find(|(room, _)| room.node.name == *wanted) {
+                match judged
+                    .iter()
+                    .find(|(capacity, _)| capacity.node.name == *wanted)
+                {
                     None => return format!("waiting for: node {wanted}, which is not known"),
                     Some((_, Verdict::Never(why))) => {
                         return format!("node {wanted} can't take it: {why}");
@@ -302,7 +316,7 @@ fn waiting_for(wish: &Wish<'_>, judged: &[(&NodeRoom, Verdict)]) -> String {
                 }
             }
             let nowhere = |bridge: &&String| {
-                let mut nodes = judged.iter().map(|(room, _)| &room.node);
+                let mut nodes = judged.iter().map(|(capacity, _)| &capacity.node);
                 nodes.all(|node| usable(&node.facts, bridge).is_err())
             };
             if let Some(bridge) = bridges(wish).find(nowhere) {

@@ -1,20 +1,20 @@
 //! Every problem that a request can meet, in one place: codes are for scripts and stay as they are.
 
+pub mod disk_space;
 pub mod images;
 pub mod lan;
 pub mod limits;
 pub mod network;
 pub mod nodes;
 pub mod rescue;
-pub mod room;
-pub mod unclaimed;
+pub mod unmanaged;
 
+pub use disk_space::{NO_SPACE, no_space, with_disk_space};
 pub use images::{
     bad_image, digest_mismatch, image_in_use, image_missing, image_too_large, no_source,
     no_such_byte, too_many_downloads, upload_broken,
 };
 pub use limits::{database_trouble, token_ended, token_holds_too_many};
-pub use room::{NO_SPACE, no_space, with_room};
 
 use waifud_api::Problem;
 use waifud_types::{ByteSize, Digest, Generation, Name, Role};
@@ -34,14 +34,14 @@ pub fn not_found(kind: &str, name: &str) -> Problem {
 
 /// The text is no name.
 pub fn bad_name(field: &str, error: &waifud_types::name::NameError) -> Problem {
-    Problem::new(422, "bad-name", error.to_string())
+    Problem::new(422, "invalid-name", error.to_string())
         .field(field)
         .hint("use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit: web-1")
 }
 
 /// The text is a name and would be taken for an id.
 pub fn name_like_id() -> Problem {
-    Problem::new(422, "bad-name", "the name looks like an instance's id")
+    Problem::new(422, "invalid-name", "the name looks like an instance's id")
         .field("name")
         .hint("choose a name that is no UUID")
 }
@@ -144,7 +144,7 @@ pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
     let (is, wanted) = (is.exact(), wanted.exact());
     Problem::new(
         422,
-        "disk-shrinks",
+        "disk-shrink-unsupported",
         format!("the disk has {is}; it can't shrink to {wanted} without losing data"),
     )
     .field("spec.disks[0].size_bytes")
@@ -154,15 +154,15 @@ pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
 }
 
 /// Its node has no room for what is asked for.
-pub fn no_room(field: &str, node: &Name, has: &str) -> Problem {
-    Problem::new(409, "no-room", format!("{node} {has}"))
+pub fn insufficient_capacity(field: &str, node: &Name, has: &str) -> Problem {
+    Problem::new(409, "insufficient-capacity", format!("{node} {has}"))
         .field(field)
         .hint("ask for less, or delete or shrink something else on that node")
 }
 
 /// `force` belongs to a stop.
 pub fn nothing_to_force() -> Problem {
-    Problem::new(422, "nothing-to-force", "force belongs to run = false")
+    Problem::new(422, "force-without-stop", "force belongs to run = false")
         .field("force")
         .hint("to pull the plug, send run false too; to reboot by force, send reboot \"force\"")
 }
@@ -182,9 +182,9 @@ pub fn reboot_of_what_is_off() -> Problem {
 pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
     use waifud_cloudinit::UserDataError as E;
     let code = match error {
-        E::TooLong { .. } => "user-data-too-long",
+        E::TooLong { .. } => "user-data-too-large",
         E::Binary { .. } => "user-data-binary",
-        E::UnknownKind { .. } => "user-data-unknown-kind",
+        E::UnknownKind { .. } => "unsupported-user-data",
         _ => "user-data-invalid",
     };
     Problem::new(422, code, error.to_string())
@@ -194,7 +194,7 @@ pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
 
 /// Not a public key.
 pub fn bad_ssh_key(index: usize, error: waifud_cloudinit::SshKeyError) -> Problem {
-    Problem::new(422, "bad-ssh-key", error.to_string())
+    Problem::new(422, "invalid-ssh-key", error.to_string())
         .field(format!("ssh_keys[{index}]"))
         .hint("give a line of a .pub file: ssh-ed25519 AAAA… you@host")
 }
@@ -202,7 +202,7 @@ pub fn bad_ssh_key(index: usize, error: waifud_cloudinit::SshKeyError) -> Proble
 /// A label that can't be stored or searched for.
 pub fn bad_label(key: &str) -> Problem {
     let shown: String = key.chars().take(80).collect();
-    Problem::new(422, "bad-label", format!("label {shown:?} can't be used"))
+    Problem::new(422, "invalid-label", format!("label {shown:?} can't be used"))
         .field("labels")
         .hint("keys: 1 to 63 of a-z, A-Z, 0-9 and -_./; values: up to 255 characters without control characters")
 }
@@ -229,7 +229,7 @@ pub fn stale(found: Generation) -> Problem {
 pub fn placed_elsewhere(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
-        "placed-elsewhere",
+        "already-placed",
         format!("{name} is on {node} already, and a change of its wishes does not move it"),
     )
     .field("spec.placement.node")
@@ -290,12 +290,16 @@ pub fn revision_gone(oldest: waifud_types::Revision) -> Problem {
 
 /// A query parameter that can't be understood.
 pub fn bad_query(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
-    Problem::new(400, "bad-query", why).field(field).hint(hint)
+    Problem::new(400, "invalid-query", why)
+        .field(field)
+        .hint(hint)
 }
 
 /// A header that can't be understood.
 pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
-    Problem::new(400, "bad-header", why).field(field).hint(hint)
+    Problem::new(400, "invalid-header", why)
+        .field(field)
+        .hint(hint)
 }
 
 /// Who asks may not.
@@ -305,14 +309,14 @@ pub fn forbidden(hint: &str) -> Problem {
 
 /// Nobody said who asks.
 pub fn no_credential() -> Problem {
-    Problem::new(401, "no-credential", "this request does not say who asks").hint(
+    Problem::new(401, "missing-credential", "this request does not say who asks").hint(
         "send a token as Authorization: Bearer …; an administrator makes one with waifuctl token create NAME --role ROLE",
     )
 }
 
 /// What was sent to prove it proves nothing. One answer for every reason: guessers learn nothing.
 pub fn bad_credential() -> Problem {
-    Problem::new(401, "bad-credential", "the token is unknown, revoked or expired").hint(
+    Problem::new(401, "invalid-credential", "the token is unknown, revoked or expired").hint(
         "an administrator sees the tokens with waifuctl token list, and makes one with waifuctl token create NAME --role ROLE",
     )
 }
@@ -329,7 +333,7 @@ pub fn too_many_attempts() -> Problem {
 
 /// The role does not suffice.
 pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
-    Problem::new(403, "role-too-low", format!("this needs the role {needed}; {who} is {own}"))
+    Problem::new(403, "insufficient-role", format!("this needs the role {needed}; {who} is {own}"))
         .hint(format!("ask an administrator, or use a token with the role {needed}: waifuctl token create NAME --role {needed}"))
 }
 
@@ -376,7 +380,7 @@ pub fn node_unreachable() -> Problem {
 pub fn agent_did_not_come() -> Problem {
     Problem::new(
         504,
-        "agent-did-not-come",
+        "agent-timeout",
         "the instance's node was asked for the stream and did not open it in time",
     )
     .hint("try again; the log of waifud-agentd on the node says more")
@@ -391,7 +395,7 @@ pub fn stream_refused(
     let (status, code, hint) = match refusal.reason {
         R::NotHere => (
             409,
-            "not-on-its-node",
+            "instance-not-on-node",
             "it may be on its way: try again in a moment",
         ),
         R::NotRunning => (409, "instance-not-running", "waifuctl start NAME"),
@@ -402,17 +406,17 @@ pub fn stream_refused(
         ),
         R::NothingListens => (
             409,
-            "nothing-listens",
+            "connection-refused",
             "is the service running in the guest, and not on the guest's loopback only? waifuctl console NAME looks inside",
         ),
         R::NoAnswer => (
             409,
-            "no-answer",
+            "guest-unreachable",
             "is the guest up, and does its firewall let the port in? waifuctl console NAME looks inside",
         ),
         R::NotTheGuest => (
             409,
-            "not-the-guest",
+            "guest-identity-mismatch",
             "a stream leads to the guest and to no other machine; waifuctl why NAME, or choose another address",
         ),
         R::NoGuestAgent => (
@@ -466,7 +470,7 @@ pub fn upgrade_required() -> Problem {
 
 /// Used, expired, another node's, or never made.
 pub fn no_such_stream() -> Problem {
-    Problem::new(404, "no-such-stream", "nobody waits for that stream")
+    Problem::new(404, "stream-not-found", "nobody waits for that stream")
         .hint("each id is good once, for 30 seconds, for one node")
 }
 
@@ -489,7 +493,7 @@ pub fn node_not_admitted() -> Problem {
 pub fn join_token(why: &str) -> Problem {
     Problem::new(
         401,
-        "bad-join-token",
+        "invalid-join-token",
         format!("the join token can't be used: {why}"),
     )
     .field("token")
@@ -498,7 +502,7 @@ pub fn join_token(why: &str) -> Problem {
 
 /// The request for a certificate is none.
 pub fn bad_csr(error: &waifud_pki::PkiError) -> Problem {
-    Problem::new(422, "bad-csr", error.to_string())
+    Problem::new(422, "invalid-csr", error.to_string())
         .field("csr")
         .hint("waifud-agentd join makes one")
 }
@@ -507,7 +511,7 @@ pub fn bad_csr(error: &waifud_pki::PkiError) -> Problem {
 pub fn join_other_name(name: &Name) -> Problem {
     Problem::new(
         409,
-        "other-node",
+        "node-mismatch",
         format!("the join token is for node {name} only"),
     )
     .field("name")

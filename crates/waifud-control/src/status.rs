@@ -14,12 +14,12 @@ pub struct Merged {
     /// To be stored.
     pub status: InstanceStatus,
     /// To be told, in this order.
-    pub told: Vec<Told>,
+    pub told: Vec<StatusEvent>,
 }
 
 /// An event to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct StatusEvent {
     /// Such as `instance.started`.
     pub kind: &'static str,
     /// A word for scripts.
@@ -69,7 +69,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
     if status.state != old.state || failed_anew {
         told.extend(entered(&status));
     } else if was_restarted(old, &status) {
-        told.extend(entered(&status).map(|start| Told {
+        told.extend(entered(&status).map(|start| StatusEvent {
             message: "it was off meanwhile, and was started again".to_owned(),
             ..start
         }));
@@ -81,7 +81,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
             .filter_map(|seen| first_seen(old, seen)),
     );
     if status.ready && !old.ready {
-        told.push(Told {
+        told.push(StatusEvent {
             kind: "instance.ready",
             reason: status.ready_by.and_then(word),
             message: match status.cloud_init.state {
@@ -99,14 +99,14 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
         && matches!(cloud_init, CloudInitState::Error | CloudInitState::Degraded)
     {
         // What cloud-init says of it may hold secrets of the guest: it stays in the status.
-        told.push(Told {
+        told.push(StatusEvent {
             kind: "instance.cloud-init-failed",
             reason: word(cloud_init),
             message: "cloud-init finished with errors; the VM runs".to_owned(),
         });
     }
     if cloud_init == CloudInitState::Unknown && old.cloud_init.state != cloud_init {
-        told.push(Told {
+        told.push(StatusEvent {
             kind: "instance.cloud-init-unknown",
             reason: None,
             message: format!(
@@ -130,12 +130,12 @@ fn was_restarted(old: &InstanceStatus, new: &InstanceStatus) -> bool {
 
 /// An address that was not known of a guest is told, so that whoever waits for one hears of it. IPv6 is left out: guests
 /// change those every day (RFC 8981).
-fn first_seen(old: &InstanceStatus, seen: &InstanceAddress) -> Option<Told> {
+fn first_seen(old: &InstanceStatus, seen: &InstanceAddress) -> Option<StatusEvent> {
     let known = |other: &InstanceAddress| other.address == seen.address;
     if seen.family != AddressFamily::Ipv4 || old.addresses.iter().any(known) {
         return None;
     }
-    Some(Told {
+    Some(StatusEvent {
         kind: "instance.address",
         reason: None,
         message: format!("{} was seen on {}", seen.address, seen.network),
@@ -147,9 +147,9 @@ fn word(value: impl serde::Serialize) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-fn entered(status: &InstanceStatus) -> Option<Told> {
+fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
     let plain = |kind, message: &str| {
-        Some(Told {
+        Some(StatusEvent {
             kind,
             reason: None,
             message: message.to_owned(),
@@ -167,7 +167,7 @@ fn entered(status: &InstanceStatus) -> Option<Told> {
             "its node gets image, disk, network and documents ready",
         ),
         S::Starting => plain("instance.starting", "the hypervisor starts it"),
-        S::Running => Some(Told {
+        S::Running => Some(StatusEvent {
             kind: "instance.started",
             reason: status.hypervisor.map(|kind| kind.as_str().to_owned()),
             message: match status.hypervisor {
@@ -177,7 +177,7 @@ fn entered(status: &InstanceStatus) -> Option<Told> {
         }),
         S::Paused => plain("instance.paused", &because("it was paused")),
         S::Stopping => plain("instance.stopping", "it was asked to shut down"),
-        S::Stopped => Some(Told {
+        S::Stopped => Some(StatusEvent {
             kind: "instance.stopped",
             reason: status.stopped_by.and_then(word),
             message: match status.stopped_by {
@@ -189,7 +189,7 @@ fn entered(status: &InstanceStatus) -> Option<Told> {
             },
         }),
         S::Moving => plain("instance.moving", "it moves to another node"),
-        S::Failed => Some(Told {
+        S::Failed => Some(StatusEvent {
             kind: "instance.failed",
             reason: None,
             message: because("its node gave no reason"),

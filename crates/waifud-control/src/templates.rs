@@ -9,7 +9,7 @@ use waifud_types::{Digest, Name};
 
 use crate::page::{Cursor, PageRequest};
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems, view};
+use crate::{Control, ControlError, event_builder, problems, view};
 
 /// A template's name.
 pub(crate) fn checked_name(text: &str) -> Result<Name, ControlError> {
@@ -37,7 +37,7 @@ pub(crate) fn check(arch: Option<&str>, default_user: Option<&str>) -> Result<()
     };
     if default_user.is_some_and(|user| !user_fits(user)) {
         return Err(
-            waifud_api::Problem::new(422, "bad-user", "that is no user's name")
+            waifud_api::Problem::new(422, "invalid-user", "that is no user's name")
                 .field("default_user")
                 .hint("1 to 32 of a-z, 0-9, - and _")
                 .into(),
@@ -66,8 +66,8 @@ pub(crate) fn put(
             format!("image {} after {}", new.image.short(), old.short()),
         ),
     };
-    let object = note::template(new.name.as_str());
-    tx.emit(&note::event(new.at, kind, object, cause, message))?;
+    let object = event_builder::template(new.name.as_str());
+    tx.emit(&event_builder::event(new.at, kind, object, cause, message))?;
     tx.put_template(new)?;
     Ok(())
 }
@@ -92,8 +92,14 @@ pub(crate) fn file_is_here(
         ),
         (false, true) => return Ok(false),
     };
-    let object = note::image(row.digest);
-    tx.emit(&note::event(row.created_at, kind, object, cause, message))?;
+    let object = event_builder::image(row.digest);
+    tx.emit(&event_builder::event(
+        row.created_at,
+        kind,
+        object,
+        cause,
+        message,
+    ))?;
     Ok(new)
 }
 
@@ -104,7 +110,7 @@ impl Control {
         request: CreateTemplate,
         cause: Cause,
     ) -> Result<Template, ControlError> {
-        self.must_have_room()?;
+        self.require_disk_space()?;
         let name = checked_name(&request.name)?;
         check(request.arch.as_deref(), request.default_user.as_deref())?;
         let arch = request.arch.unwrap_or_else(|| "x86_64".to_owned());
@@ -192,10 +198,10 @@ impl Control {
                 let row = tx
                     .template(&wanted)?
                     .ok_or_else(|| problems::not_found("template", &wanted))?;
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     at,
                     "template.deleted",
-                    note::template(&wanted),
+                    event_builder::template(&wanted),
                     &cause,
                     "forgotten",
                 ))?;
@@ -326,8 +332,8 @@ impl Control {
             .write(move |tx| {
                 let went = tx.remove_unused_image(digest)?;
                 if went {
-                    let object = note::image(digest);
-                    tx.emit(&note::event(
+                    let object = event_builder::image(digest);
+                    tx.emit(&event_builder::event(
                         at,
                         "image.deleted",
                         object,

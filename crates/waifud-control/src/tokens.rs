@@ -21,7 +21,7 @@ use crate::failed_logins::FailedLogins;
 use crate::holdings::Holdings;
 use crate::page::{Cursor, PageRequest};
 use crate::principal::{Cause, Principal};
-use crate::{Control, ControlError, note, problems};
+use crate::{Control, ControlError, event_builder, problems};
 
 /// The last use is written down at most so often: a busy token costs one write a minute, an idle one none.
 const USED_EVERY: Duration = Duration::from_mins(1);
@@ -121,10 +121,10 @@ impl Control {
                     || "that does not expire".to_owned(),
                     |end| format!("until {}", crate::view::shown(end)),
                 );
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     at,
                     "token.created",
-                    note::token(&stored),
+                    event_builder::token(&stored),
                     &cause,
                     format!("a token for the role {}, {until}", stored.role),
                 ))?;
@@ -171,10 +171,10 @@ impl Control {
                 let row = tx
                     .token_named(&wanted)?
                     .ok_or_else(|| problems::not_found("token", &wanted))?;
-                tx.emit(&note::event(
+                tx.emit(&event_builder::event(
                     at,
                     "token.revoked",
-                    note::token(&row),
+                    event_builder::token(&row),
                     &cause,
                     "revoked",
                 ))?;

@@ -1,6 +1,6 @@
 //! From rows, and from what is live, to what the API shows.
 
-use waifud_api::agent::Unclaimed;
+use waifud_api::agent::Unmanaged;
 use waifud_api::{Image, Instance, Node};
 use waifud_store::{ImageRow, InstanceRow, NodeRow, PoolPromise};
 use waifud_types::node::NodeState;
@@ -123,7 +123,7 @@ fn addresses(row: &InstanceRow) -> Vec<InstanceAddress> {
 /// A node as it is shown.
 pub fn node(
     row: NodeRow,
-    unclaimed: Vec<Unclaimed>,
+    unmanaged: Vec<Unmanaged>,
     promises: &[PoolPromise],
     live: &Live,
 ) -> Node {
@@ -172,7 +172,7 @@ pub fn node(
         },
         clock_skew_s: live.and_then(|live| live.clock_skew),
         conditions: row.facts.conditions,
-        unclaimed: unclaimed.into_iter().map(crate::unclaimed::shown).collect(),
+        unmanaged: unmanaged.into_iter().map(crate::unmanaged::shown).collect(),
         confirmed: row.confirmed,
     }
 }

@@ -228,7 +228,7 @@ async fn every_route_answers_every_kind_of_credential_as_the_table_says() {
                     let challenged = answer.headers.contains_key("www-authenticate");
                     assert_eq!(challenged, status == 401, "{at}");
                     assert!(problem.hint.is_some(), "{at}");
-                    if problem.code == "role-too-low" {
+                    if problem.code == "insufficient-role" {
                         let (Access::AtLeast(needed), Ok(own)) = (access, credential.role) else {
                             unreachable!("{at}");
                         };
@@ -312,7 +312,7 @@ async fn a_wait_ends_with_the_token_that_asked() {
     let both = async { tokio::join!(wait, revoke).0 };
     let answer = tokio::time::timeout(common::DEADLINE, both).await.unwrap();
     assert_eq!(answer.status(), 401);
-    assert_eq!(collect(answer).await.problem().code, "bad-credential");
+    assert_eq!(collect(answer).await.problem().code, "invalid-credential");
 }
 
 #[tokio::test]
@@ -335,7 +335,10 @@ async fn one_token_holds_a_limited_number_of_event_streams() {
         assert!(followers.len() < 1000, "no limit");
     };
     assert_eq!(refused.status(), 429);
-    assert_eq!(collect(refused).await.problem().code, "too-many-held");
+    assert_eq!(
+        collect(refused).await.problem().code,
+        "too-many-open-requests"
+    );
     assert_eq!(
         follow(&other).await.status(),
         200,

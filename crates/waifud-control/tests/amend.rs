@@ -65,7 +65,7 @@ async fn labels_are_set_and_removed_one_by_one_and_lists_know_it() {
             .await
             .expect(422)
             .problem();
-        assert_eq!(problem.code, "bad-label", "{bad}");
+        assert_eq!(problem.code, "invalid-label", "{bad}");
         assert!(problem.field.unwrap().starts_with("labels."), "{bad}");
     }
     let many: serde_json::Map<_, _> = (0..63).map(|n| (format!("k{n}"), json!("v"))).collect();

@@ -84,7 +84,7 @@ async fn a_name_that_is_no_dns_label_is_refused() {
             &server,
             json!({"name": name, "template": "debian-12"}),
             422,
-            "bad-name",
+            "invalid-name",
             "name",
         )
         .await;
@@ -101,11 +101,11 @@ async fn zero_negative_huge_and_malformed_sizes_are_refused() {
             (json!(0), "out-of-range"),
             (json!(1), "out-of-range"),
             (json!(u64::MAX), "out-of-range"),
-            (json!(-1), "bad-field"),
-            (json!(1.5e9), "bad-field"),
-            (json!(1e40), "bad-field"),
-            (json!("20"), "bad-field"),
-            (json!("20G"), "bad-field"),
+            (json!(-1), "invalid-field"),
+            (json!(1.5e9), "invalid-field"),
+            (json!(1e40), "invalid-field"),
+            (json!("20"), "invalid-field"),
+            (json!("20G"), "invalid-field"),
         ] {
             refused(
                 &server,
@@ -157,9 +157,9 @@ async fn user_data_that_is_invalid_too_long_or_binary_is_refused_without_being_s
     let long = format!("#!/bin/sh\n# {}\n", "x".repeat(1 << 20));
     for (text, code) in [
         ("#cloud-config\nusers: [hunter2\n", "user-data-invalid"),
-        (long.as_str(), "user-data-too-long"),
+        (long.as_str(), "user-data-too-large"),
         ("#!/bin/sh\n\u{0}hunter2", "user-data-binary"),
-        ("hunter2", "user-data-unknown-kind"),
+        ("hunter2", "unsupported-user-data"),
     ] {
         let body = json!({"template": "debian-12", "user_data": text});
         refused(&server, body.clone(), 422, code, "user_data").await;
@@ -189,12 +189,12 @@ async fn keys_labels_and_pools_that_cant_be_used_are_refused() {
     let server = Server::start().await;
     server.template().await;
     let key = json!({"template": "debian-12", "ssh_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]});
-    refused(&server, key, 422, "bad-ssh-key", "ssh_keys[0]").await;
+    refused(&server, key, 422, "invalid-ssh-key", "ssh_keys[0]").await;
     refused(
         &server,
         json!({"template": "debian-12", "labels": {"a b": "c"}}),
         422,
-        "bad-label",
+        "invalid-label",
         "labels.a b",
     )
     .await;
@@ -202,7 +202,7 @@ async fn keys_labels_and_pools_that_cant_be_used_are_refused() {
         &server,
         json!({"template": "debian-12", "pool": "A"}),
         422,
-        "bad-name",
+        "invalid-name",
         "spec.disks[0].pool",
     )
     .await;
@@ -210,12 +210,12 @@ async fn keys_labels_and_pools_that_cant_be_used_are_refused() {
         &server,
         json!({"template": "debian-12", "sise": 1}),
         422,
-        "bad-field",
+        "invalid-field",
         "sise",
     )
     .await;
     let group = json!({"template": "debian-12", "mac": "01:00:5e:00:00:01"});
-    refused(&server, group, 422, "bad-field", "mac").await;
+    refused(&server, group, 422, "invalid-field", "mac").await;
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn an_upload_that_is_no_image_stands_not_alone_or_claims_an_absurd_size_is
         let before = server.footprint().await;
         let path = format!("/v1/images/{}", digest(&bytes));
         let answer = server.call(Method::PUT, &path, &[], bytes).await;
-        check(&answer, 422, "bad-image", "body");
+        check(&answer, 422, "invalid-image", "body");
         assert_eq!(
             server.footprint().await,
             before,
@@ -274,7 +274,7 @@ async fn an_upload_that_is_damaged_broken_off_or_too_large_is_refused() {
     check(
         &server.call(Method::PUT, &path, &[], body).await,
         400,
-        "upload-broken",
+        "upload-interrupted",
         "body",
     );
 
@@ -289,7 +289,7 @@ async fn an_upload_that_is_damaged_broken_off_or_too_large_is_refused() {
     check(
         &server.call(Method::PUT, "/v1/images/md5:1", &[], "x").await,
         400,
-        "bad-query",
+        "invalid-query",
         "digest",
     );
     assert_eq!(server.footprint().await, before);
@@ -338,7 +338,7 @@ async fn a_template_of_an_image_that_is_not_there_is_refused() {
             &json!({"name": "A", "image": digest(b"x")}),
         )
         .await;
-    check(&answer, 422, "bad-name", "name");
+    check(&answer, 422, "invalid-name", "name");
 }
 
 #[tokio::test]
@@ -417,7 +417,7 @@ async fn the_same_idempotency_key_gives_the_same_answer_and_another_body_is_refu
             body,
         )
         .await;
-    check(&answer, 400, "bad-header", "Idempotency-Key");
+    check(&answer, 400, "invalid-header", "Idempotency-Key");
 }
 
 #[tokio::test]
@@ -433,7 +433,7 @@ async fn parameters_that_cant_be_understood_are_named() {
         ("/v1/events?watch=perhaps", "watch"),
         ("/v1/nodes?limit=5000", "limit"),
     ] {
-        check(&server.get(path).await, 400, "bad-query", field);
+        check(&server.get(path).await, 400, "invalid-query", field);
     }
     server.template().await;
     server
@@ -443,13 +443,13 @@ async fn parameters_that_cant_be_understood_are_named() {
     check(
         &server.get("/v1/instances/web?wait=soon").await,
         400,
-        "bad-query",
+        "invalid-query",
         "wait",
     );
     check(
         &server.get("/v1/instances/web?for=rain").await,
         400,
-        "bad-query",
+        "invalid-query",
         "for",
     );
     let answer = server
@@ -460,7 +460,7 @@ async fn parameters_that_cant_be_understood_are_named() {
             "{}",
         )
         .await;
-    check(&answer, 400, "bad-header", "If-Match");
+    check(&answer, 400, "invalid-header", "If-Match");
 }
 
 #[tokio::test]

@@ -263,14 +263,14 @@ async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
     let before = server.footprint().await.3;
     for (name, path, checksum, code) in [
         ("mismatch", "/a.qcow2", &other, "checksum-mismatch"),
-        ("packed", "/a.xz", &other, "bad-image"),
+        ("packed", "/a.xz", &other, "invalid-image"),
         ("page", "/page", &other, "checksum-mismatch"),
-        ("absent", "/absent", &other, "not-served"),
-        ("loop", "/loop", &other, "bad-url"),
-        ("cloud", "/cloud", &other, "bad-url"),
-        ("guest", "/guest", &other, "bad-url"),
-        ("nat64", "/nat64", &other, "bad-url"),
-        ("file", "/file", &other, "not-served"),
+        ("absent", "/absent", &other, "source-refused"),
+        ("loop", "/loop", &other, "invalid-url"),
+        ("cloud", "/cloud", &other, "invalid-url"),
+        ("guest", "/guest", &other, "invalid-url"),
+        ("nat64", "/nat64", &other, "invalid-url"),
+        ("file", "/file", &other, "source-refused"),
         ("endless", "/endless", &other, "image-too-large"),
     ] {
         let body = json!({"name": name, "url": mirror.url(path), "checksum": checksum});
@@ -289,7 +289,7 @@ async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
     begin(&server, &body).await.expect(202);
     assert_eq!(
         end(&server, "list").await.unwrap_err()["code"],
-        "bad-checksums"
+        "invalid-checksums"
     );
     assert_eq!(server.footprint().await.3, before);
 }
@@ -313,11 +313,14 @@ async fn a_server_that_is_away_is_asked_again_and_at_last_given_up() {
         json!({"name": "b", "url": mirror.url("/b.qcow2"), "checksum": digest(b"b").to_string()});
     begin(&server, &body).await.expect(202);
     let problem = end(&server, "b").await.unwrap_err();
-    assert_eq!(problem["code"], "not-reached");
+    assert_eq!(problem["code"], "source-unreachable");
     // Asked for again by somebody, it is tried again.
     mirror.script("/b.qcow2", vec![Reply::status(404)]);
     begin(&server, &body).await.expect(202);
-    assert_eq!(end(&server, "b").await.unwrap_err()["code"], "not-served");
+    assert_eq!(
+        end(&server, "b").await.unwrap_err()["code"],
+        "source-refused"
+    );
 }
 
 #[tokio::test]
@@ -378,17 +381,17 @@ async fn what_may_not_be_fetched_is_refused_before_anything_is_written() {
     for (body, code, field) in [
         (
             json!({"name": "x", "url": "https://127.0.0.1/a", "checksum": good}),
-            "bad-url",
+            "invalid-url",
             "url",
         ),
         (
             json!({"name": "x", "url": "https://169.254.169.254/a", "checksum": good}),
-            "bad-url",
+            "invalid-url",
             "url",
         ),
         (
             json!({"name": "x", "url": "http://example.org/a", "insecure_no_checksum": true}),
-            "bad-url",
+            "invalid-url",
             "url",
         ),
         (
@@ -399,7 +402,7 @@ async fn what_may_not_be_fetched_is_refused_before_anything_is_written() {
         (json!({"name": "plan-9"}), "not-in-catalog", "catalog"),
         (
             json!({"name": "Bad Name", "url": "https://example.org/a", "checksum": good}),
-            "bad-name",
+            "invalid-name",
             "name",
         ),
         (
@@ -475,7 +478,7 @@ async fn neither_waifuds_own_addresses_nor_guests_are_asked() {
             let url = format!("{scheme}://{host}:7373/a");
             let body = json!({"name": "x", "url": url, "checksum": checksum});
             let problem = begin(&server, &body).await.expect(422).problem();
-            assert_eq!(problem.code, "bad-url", "{url}");
+            assert_eq!(problem.code, "invalid-url", "{url}");
         }
     }
     assert_eq!(server.footprint().await, before);

@@ -39,7 +39,7 @@ async fn a_token_lets_one_key_in_and_that_key_again_when_the_answer_was_lost() {
     assert_eq!((peer.node, peer.key), (first.node, key.digest()));
     let refused = server.ask_to_join(&token, &other, "alder").await;
     let problem = refused.expect(401).problem();
-    assert_eq!(problem.code, "bad-join-token");
+    assert_eq!(problem.code, "invalid-join-token");
     assert!(problem.title.contains("another machine"), "{problem:?}");
     let kinds = server.kinds("alder").await;
     assert_eq!(kinds, ["node.admitted"]);
@@ -110,7 +110,7 @@ async fn a_join_without_a_good_token_is_refused_before_its_body_is_read() {
     let wrong = JoinRequest::new(&[7; 32], String::new(), "a".parse().unwrap()).secret;
     for secret in [wrong.expose().as_str(), "x", ""] {
         let problem = ask(secret, endless()).await.expect(401).problem();
-        assert_eq!(problem.code, "bad-join-token");
+        assert_eq!(problem.code, "invalid-join-token");
     }
     // A good one in the header, and then no more than a small body.
     let token = server.join_token(None).await;

@@ -11,7 +11,7 @@ mod common;
 use base64::Engine as _;
 use common::{Agent, Server};
 use serde_json::{Value, json};
-use waifud_api::agent::{AgentInstance, AgentReport, Unclaimed};
+use waifud_api::agent::{AgentInstance, AgentReport, Unmanaged};
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState};
@@ -101,7 +101,7 @@ async fn a_network_is_added_listed_and_deleted_and_default_stays() {
     assert_eq!(second["next"], Value::Null);
 
     let problem = server.delete("/v1/networks/default").await.problem();
-    assert_eq!(problem.code, "network-default");
+    assert_eq!(problem.code, "default-network");
     server.delete("/v1/networks/lan").await.expect(204);
     server.delete("/v1/networks/lan").await.expect(404);
     server.get("/v1/networks/lan").await.expect(404);
@@ -121,12 +121,12 @@ async fn a_network_that_cant_be_is_refused_with_the_reason() {
     for (name, bridge, status, code, field) in [
         ("lan", "br1", 409, "network-name-taken", "name"),
         ("default", "br1", 409, "network-name-taken", "name"),
-        ("home", "br0", 409, "bridge-taken", "bridge"),
-        ("Home", "br1", 422, "bad-name", "name"),
-        ("home", "br 1", 422, "bad-bridge", "bridge"),
-        ("home", "", 422, "bad-bridge", "bridge"),
-        ("home", "wf-01234567", 422, "bridge-unfit", "bridge"),
-        ("home", "brw", 422, "bridge-unfit", "bridge"),
+        ("home", "br0", 409, "bridge-in-use", "bridge"),
+        ("Home", "br1", 422, "invalid-name", "name"),
+        ("home", "br 1", 422, "invalid-bridge", "bridge"),
+        ("home", "", 422, "invalid-bridge", "bridge"),
+        ("home", "wf-01234567", 422, "unsuitable-bridge", "bridge"),
+        ("home", "brw", 422, "unsuitable-bridge", "bridge"),
     ] {
         let body = json!({"name": name, "bridge": bridge});
         let said = refused(&server, &body, status, code, field).await;
@@ -143,7 +143,7 @@ async fn a_network_that_cant_be_is_refused_with_the_reason() {
         &server,
         &json!({"name": "home"}),
         422,
-        "bad-field",
+        "invalid-field",
         "bridge",
     )
     .await;
@@ -435,7 +435,7 @@ async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
         (
             lan(json!({"address": "192.168.1.51"})),
             422,
-            "bad-address",
+            "invalid-address",
             "spec.nics[0].address",
         ),
         (
@@ -459,13 +459,13 @@ async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
         (
             json!([{}, {}]),
             422,
-            "default-twice",
+            "duplicate-default-network",
             "spec.nics[1].network",
         ),
         (
             json!([{}, {"network": "lan", "address": "192.168.1.9/24", "gateway": "192.168.1.1"}]),
             422,
-            "gateway-not-first",
+            "gateway-not-on-first-nic",
             "spec.nics[1].gateway",
         ),
     ] {
@@ -483,13 +483,13 @@ async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
     let problem = server.create(&published).await.problem();
     assert_eq!(
         (problem.code.as_str(), problem.field.as_deref()),
-        ("publish-elsewhere", Some("spec.publish"))
+        ("publish-needs-default-network", Some("spec.publish"))
     );
     let problem = server
         .patch("/v1/instances/ha", &json!({"publish": [{"port": 80}]}))
         .await
         .problem();
-    assert_eq!(problem.code, "publish-elsewhere");
+    assert_eq!(problem.code, "publish-needs-default-network");
     assert_eq!(
         server.footprint().await,
         before,
@@ -498,7 +498,7 @@ async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn what_is_unclaimed_on_a_bridge_is_claimed_with_its_network() {
+async fn an_unmanaged_instance_on_a_bridge_is_adopted_with_its_network() {
     let (server, mut alder, _birch) = home().await;
     alder.watch(None).await;
     alder.until_sync().await;
@@ -517,7 +517,7 @@ async fn what_is_unclaimed_on_a_bridge_is_claimed_with_its_network() {
     alder.destroyed(tombstone).await;
     server.delete("/v1/networks/lan").await.expect(204);
     // As a restored database would find it.
-    let unclaimed = Unclaimed {
+    let unmanaged = Unmanaged {
         kind: "domain".to_owned(),
         instance: record.id,
         name: Some("ha".to_owned()),
@@ -529,19 +529,19 @@ async fn what_is_unclaimed_on_a_bridge_is_claimed_with_its_network() {
     };
     alder
         .report(&AgentReport {
-            unclaimed: Some(vec![unclaimed]),
+            unmanaged: Some(vec![unmanaged]),
             ..AgentReport::default()
         })
         .await;
-    let claim = async || {
+    let adopt = async || {
         server
-            .post("/v1/nodes/alder/unclaimed/ha/claim", &json!({}))
+            .post("/v1/nodes/alder/unmanaged/ha/adopt", &json!({}))
             .await
     };
-    let problem = claim().await.problem();
+    let problem = adopt().await.problem();
     assert_eq!(
         (problem.status, problem.code.as_str()),
-        (409, "claim-conflicts")
+        (409, "adopt-conflict")
     );
     assert!(
         problem
@@ -550,13 +550,13 @@ async fn what_is_unclaimed_on_a_bridge_is_claimed_with_its_network() {
             .contains("waifuctl network add lan --bridge br0")
     );
     add(&server, "lan", "br7").await.expect(201);
-    let problem = claim().await.problem();
+    let problem = adopt().await.problem();
     assert!(
         problem.title.contains("means another bridge now"),
         "{problem:?}"
     );
     server.delete("/v1/networks/lan").await.expect(204);
     add(&server, "lan", "br0").await.expect(201);
-    claim().await.expect(201);
+    adopt().await.expect(201);
     assert_eq!(server.get("/v1/networks/lan").await.json()["used_by"], 1);
 }

@@ -479,5 +479,5 @@ async fn a_broken_download_of_an_image_goes_on_where_it_ended() {
     );
     assert_eq!(rest.bytes, whole[1000..]);
     let problem = agent.get_from(&path, 4096).await.expect(416).problem();
-    assert_eq!(problem.code, "no-such-byte");
+    assert_eq!(problem.code, "range-not-satisfiable");
 }

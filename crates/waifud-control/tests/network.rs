@@ -81,23 +81,23 @@ async fn an_address_that_cant_be_given_is_refused_with_the_reason() {
         (
             "192.0.2.7",
             422,
-            "address-outside",
+            "address-outside-subnet",
             "birch has 10.144.2.0/24",
         ),
         (
             "10.144.1.50/24",
             422,
-            "bad-address",
+            "invalid-address",
             "write the address alone",
         ),
-        ("fd00::1", 422, "bad-address", "no IPv4 address"),
+        ("fd00::1", 422, "invalid-address", "no IPv4 address"),
     ] {
         let said = refused(&server, &with_address(address), status, code, field).await;
         assert!(said.contains(words), "{address}: {said}");
     }
     let mut elsewhere = with_address("10.144.1.51");
     elsewhere["placement"] = json!({"node": "birch"});
-    let said = refused(&server, &elsewhere, 422, "address-elsewhere", field).await;
+    let said = refused(&server, &elsewhere, 422, "address-on-other-node", field).await;
     assert!(said.contains("alder's, and birch was asked for"), "{said}");
 }
 
@@ -119,13 +119,13 @@ async fn nics_that_are_not_understood_are_refused() {
         &server,
         &with(json!([{}, {}])),
         422,
-        "default-twice",
+        "duplicate-default-network",
         "spec.nics[1].network",
     )
     .await;
     let mut twice = with(json!([{"mac": mac}]));
     twice["mac"] = json!(mac);
-    refused(&server, &twice, 422, "mac-twice", "mac").await;
+    refused(&server, &twice, 422, "duplicate-mac", "mac").await;
     let instance = server
         .create(&with(json!([{"mac": mac}])))
         .await
@@ -253,7 +253,7 @@ async fn ports_that_cant_be_published_are_refused() {
         ),
         (
             json!([{"port": 80}, {"port": 80, "guest_port": 8080}]),
-            "port-twice",
+            "duplicate-port",
             "spec.publish[1].port",
         ),
     ] {

@@ -10,14 +10,14 @@ mod common;
 
 use common::facts;
 use proptest::prelude::*;
-use waifud_control::placement::{Wish, choose};
-use waifud_store::{NodeRoom, NodeRow};
+use waifud_control::placement::{PlacementRequest, choose};
+use waifud_store::{NodeCapacity, NodeRow};
 use waifud_types::node::Resources;
 use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, Digest, NodeId, PowerSpec, Timestamp};
 
-fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom {
-    NodeRoom {
+fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeCapacity {
+    NodeCapacity {
         node: NodeRow {
             labels: std::collections::BTreeMap::new(),
             id: NodeId::from_uuid(uuid::Uuid::from_u128(u128::from(index) + 1)),
@@ -28,8 +28,8 @@ fn room(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeRoom
             subnet: format!("10.144.{index}.0/24").parse().unwrap(),
             joined_at: Timestamp::UNIX_EPOCH,
             last_contact: None,
-            unclaimed_count: 0,
-            unclaimed_addresses: Vec::new(),
+            unmanaged_count: 0,
+            unmanaged_addresses: Vec::new(),
             swept: true,
             confirmed: true,
             boot_id: None,
@@ -73,26 +73,26 @@ proptest! {
         nodes in proptest::collection::vec((1_u64..64, any::<bool>(), any::<bool>()), 0..6),
         wishes in proptest::collection::vec((1_u32..10, 1_u64..40, proptest::option::of(0_u8..6)), 0..40),
     ) {
-        let mut rooms: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| room(i, *memory, *up, *cordoned)).collect();
+        let mut capacities: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| capacity(i, *memory, *up, *cordoned)).collect();
         for (cpus, memory, node) in wishes {
             let spec = spec(cpus, memory, node);
-            let wish = Wish { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), beside: &[] };
-            let choice = choose(&wish, &rooms, usize::MAX);
-            prop_assert_eq!(&choice, &choose(&wish, &rooms, usize::MAX));
-            let told = choose(&wish, &rooms, 2);
+            let wish = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), beside: &[] };
+            let choice = choose(&wish, &capacities, usize::MAX);
+            prop_assert_eq!(&choice, &choose(&wish, &capacities, usize::MAX));
+            let told = choose(&wish, &capacities, 2);
             prop_assert_eq!(told.node, choice.node);
-            prop_assert_eq!(&told.verdicts[..], &choice.verdicts[..rooms.len().min(2)], "the best come first");
-            let mut turned = rooms.clone();
+            prop_assert_eq!(&told.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
+            let mut turned = capacities.clone();
             turned.reverse();
             prop_assert_eq!(&choice, &choose(&wish, &turned, usize::MAX), "the order of the nodes does not matter");
-            prop_assert_eq!(choice.verdicts.len(), rooms.len());
+            prop_assert_eq!(choice.verdicts.len(), capacities.len());
             prop_assert_eq!(choice.node.is_none(), choice.reason.is_some());
             for verdict in &choice.verdicts {
                 prop_assert!(!verdict.reason.is_empty());
                 prop_assert!(verdict.score.is_none_or(|score| (0.0..=1.0).contains(&score)));
             }
             if let Some(id) = choice.node {
-                let chosen = rooms.iter_mut().find(|room| room.node.id == id).unwrap();
+                let chosen = capacities.iter_mut().find(|capacity| capacity.node.id == id).unwrap();
                 prop_assert!(chosen.node.reachable && !chosen.node.cordoned);
                 if let Some(node) = node {
                     prop_assert_eq!(chosen.node.name.to_string(), format!("node-{}", node));
@@ -103,9 +103,9 @@ proptest! {
                 prop_assert!(promised.memory_bytes <= chosen.node.facts.capacity.memory_bytes);
             } else {
                 // Nobody is turned away who would have fitted.
-                for room in rooms.iter().filter(|room| room.node.reachable && !room.node.cordoned) {
-                    let free = room.node.facts.capacity.memory_bytes.bytes() - room.node.promised.memory_bytes.bytes();
-                    let wanted = node.is_none_or(|node| room.node.name.to_string() == format!("node-{node}"));
+                for capacity in capacities.iter().filter(|capacity| capacity.node.reachable && !capacity.node.cordoned) {
+                    let free = capacity.node.facts.capacity.memory_bytes.bytes() - capacity.node.promised.memory_bytes.bytes();
+                    let wanted = node.is_none_or(|node| capacity.node.name.to_string() == format!("node-{node}"));
                     prop_assert!(!wanted || free < ByteSize::gib(memory).bytes() || cpus > 8);
                 }
             }
@@ -120,7 +120,7 @@ proptest! {
         strict: bool,
         members in 1_usize..30,
     ) {
-        let mut rooms: Vec<_> = (0..).zip(&nodes).map(|(i, memory)| room(i, *memory, true, false)).collect();
+        let mut capacities: Vec<_> = (0..).zip(&nodes).map(|(i, memory)| capacity(i, *memory, true, false)).collect();
         let alone = spec(1, 1, None);
         let mut spread = alone.clone();
         spread.placement.spread = Some(SpreadSpec { group: "web".parse().unwrap(), strict });
@@ -128,17 +128,17 @@ proptest! {
         let mut beside: Vec<(NodeId, u32)> = Vec::new();
         let count = |beside: &[(NodeId, u32)], id| beside.iter().find(|(other, _)| *other == id).map_or(0, |(_, n)| *n);
         for _ in 0..members {
-            let wish = Wish { spec: &spread, arch: "x86_64", bridges: &bridges, beside: &beside };
-            let choice = choose(&wish, &rooms, usize::MAX);
-            let free: Vec<_> = rooms.iter().filter(|room| {
-                let wish = Wish { spec: &alone, ..wish };
-                choose(&wish, std::slice::from_ref(*room), 1).node.is_some()
-            }).map(|room| room.node.id).collect();
+            let wish = PlacementRequest { spec: &spread, arch: "x86_64", bridges: &bridges, beside: &beside };
+            let choice = choose(&wish, &capacities, usize::MAX);
+            let free: Vec<_> = capacities.iter().filter(|capacity| {
+                let wish = PlacementRequest { spec: &alone, ..wish };
+                choose(&wish, std::slice::from_ref(*capacity), 1).node.is_some()
+            }).map(|capacity| capacity.node.id).collect();
             let fewest = free.iter().map(|id| count(&beside, *id)).min();
             if let Some(id) = choice.node {
                 prop_assert_eq!(Some(count(&beside, id)), fewest);
                 prop_assert!(!strict || fewest == Some(0));
-                rooms.iter_mut().find(|room| room.node.id == id).unwrap().promise(&spread);
+                capacities.iter_mut().find(|capacity| capacity.node.id == id).unwrap().promise(&spread);
                 if let Some((_, n)) = beside.iter_mut().find(|(other, _)| *other == id) {
                     *n += 1;
                 } else {

@@ -101,7 +101,7 @@ async fn more_memory_is_reserved_with_the_change_and_refused_where_there_is_none
     let path = "/v1/instances/web";
     let memory = |gib: u64| json!({"memory_bytes": gib << 30});
     let refused = server.patch(path, &memory(7)).await.expect(409).problem();
-    assert_eq!(refused.code, "no-room");
+    assert_eq!(refused.code, "insufficient-capacity");
     assert_eq!(refused.field.as_deref(), Some("spec.memory_bytes"));
     assert!(refused.to_string().contains("4G free of 8G"), "{refused}");
     assert_eq!(promised(&server).await, ByteSize::gib(4));
@@ -161,7 +161,7 @@ async fn a_disk_grows_and_never_shrinks_and_nonsense_changes_nothing() {
         .await
         .expect(422)
         .problem();
-    assert_eq!(refused.code, "disk-shrinks");
+    assert_eq!(refused.code, "disk-shrink-unsupported");
     for (change, field) in [
         (json!({"cpus": 0}), "spec.cpus"),
         (json!({"cpus": 1000}), "spec.cpus"),

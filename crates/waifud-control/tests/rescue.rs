@@ -100,10 +100,10 @@ async fn a_rescue_starts_what_is_off_and_what_can_not_be_is_refused_and_changes_
     let before = server.get(PATH).await.expect(200).instance();
     for (body, code, field) in [
         (begin("nowhere"), "unknown-template", "rescue.template"),
-        (begin("debian-12"), "same-image", "rescue.template"),
+        (begin("debian-12"), "image-identical", "rescue.template"),
         (
             json!({"rescue": {"begin": {"template": "small", "ssh_keys": ["no key"]}}}),
-            "bad-ssh-key",
+            "invalid-ssh-key",
             "rescue.ssh_keys",
         ),
         (

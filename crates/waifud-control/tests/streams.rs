@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use waifud_api::agent::WatchFrame;
 use waifud_api::agent_client::AgentClient;
-use waifud_api::client::{Client, ClientError, PersonStream, StreamEnd};
+use waifud_api::client::{Client, ClientError, ClientStream, StreamEnd};
 use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_control::streams::StreamLimits;
 use waifud_control::{Peer, http};
@@ -60,7 +60,7 @@ impl World {
     fn ask(
         &self,
         what: &'static str,
-    ) -> tokio::task::JoinHandle<Result<PersonStream, ClientError>> {
+    ) -> tokio::task::JoinHandle<Result<ClientStream, ClientError>> {
         let person = self.person.clone();
         tokio::spawn(async move { person.open_stream("web", what, None).await })
     }
@@ -92,7 +92,7 @@ impl World {
     async fn open(
         &mut self,
     ) -> (
-        PersonStream,
+        ClientStream,
         waifud_api::agent_client::AgentStream,
         StreamOrder,
     ) {
@@ -104,7 +104,7 @@ impl World {
         what: &'static str,
         kind: StreamKind,
     ) -> (
-        PersonStream,
+        ClientStream,
         waifud_api::agent_client::AgentStream,
         StreamOrder,
     ) {
@@ -121,7 +121,7 @@ fn code(error: &ClientError) -> (u16, &str) {
     (problem.status, &problem.code)
 }
 
-async fn end(person: &mut PersonStream) -> StreamEnd {
+async fn end(person: &mut ClientStream) -> StreamEnd {
     let all = async {
         loop {
             if let Err(end) = person.from.next().await {
@@ -288,7 +288,7 @@ async fn an_agent_that_never_comes_is_not_waited_for_and_its_id_expires() {
     let asked = world.ask("console");
     let order = world.order().await;
     let error = asked.await.unwrap().unwrap_err();
-    assert_eq!(code(&error), (504, "agent-did-not-come"));
+    assert_eq!(code(&error), (504, "agent-timeout"));
     assert_eq!(
         world.node().stream(order.id).await.unwrap_err().status(),
         Some(404)
@@ -503,7 +503,7 @@ async fn ports_and_the_screen_are_asked_for_by_kind() {
     }
     for port in [None, Some(0)] {
         let error = world.person.open_stream("web", "forward", port).await;
-        assert_eq!(code(&error.unwrap_err()), (400, "bad-query"));
+        assert_eq!(code(&error.unwrap_err()), (400, "invalid-query"));
     }
 }
 

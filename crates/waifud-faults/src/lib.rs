@@ -18,7 +18,7 @@
 //! ```
 
 #[cfg(all(feature = "points", debug_assertions))]
-mod scene;
+mod test_state;
 #[cfg(all(feature = "points", debug_assertions))]
 pub mod testing;
 
@@ -88,7 +88,7 @@ impl Act {
 
     #[cfg(all(feature = "points", debug_assertions))]
     fn pass(self, side: Side) {
-        if scene::is_end(Point { act: self, side }) {
+        if test_state::is_end(Point { act: self, side }) {
             // No message: this is what the test asked for.
             std::panic::resume_unwind(Box::new("a daemon died at a point of its test"));
         }
@@ -101,7 +101,7 @@ impl Act {
 
     #[cfg(all(feature = "points", debug_assertions))]
     async fn wait(self, side: Side) {
-        if scene::is_end(Point { act: self, side }) {
+        if test_state::is_end(Point { act: self, side }) {
             std::future::pending::<()>().await;
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Point;
-use crate::scene::with;
+use crate::test_state::with;
 
 /// Counts from here on what is passed, and lets nobody die.
 pub fn watch() {
@@ -41,5 +41,5 @@ pub fn revive(daemon: &str) {
 
 /// Everything as if nothing had been asked for.
 pub fn reset() {
-    with(|scene| *scene = crate::scene::Scene::default());
+    with(|scene| *scene = crate::test_state::Scene::default());
 }

@@ -19,7 +19,7 @@ use waifud_types::status::HypervisorKind;
 use waifud_types::{ByteSize, InstanceId, Name};
 
 use self::by_hand::ByHand;
-use crate::fault::{Faults, lock};
+use crate::fault_injection::{Faults, lock};
 use crate::{
     ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
     Hypervisor, HypervisorError, ObservedDomain, OffReason, no_such_disk,

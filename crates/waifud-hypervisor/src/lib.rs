@@ -1,4 +1,4 @@
-//! The hypervisor seam: the trait, libvirt behind it, and a fake.
+//! The hypervisor interface: the trait, libvirt behind it, and a fake.
 //!
 //! "Domain" is libvirt's word for a running machine and appears only here; above this crate it is an instance.
 //! Every verb is an *ensure*: calling it again when the work is done changes nothing and succeeds.
@@ -6,7 +6,7 @@
 pub mod conformance;
 mod device;
 pub mod fake;
-mod fault;
+mod fault_injection;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod xml;

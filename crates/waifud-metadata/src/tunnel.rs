@@ -1,4 +1,4 @@
-//! The seam to this end of the tunnel: the agent says which node's key is accepted, the service passes it on.
+//! The interface to this end of the tunnel: the agent says which node's key is accepted, the service passes it on.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

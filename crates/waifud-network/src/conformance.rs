@@ -11,7 +11,7 @@
 
 use ipnet::IpNet;
 
-use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortSight};
+use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
 /// Makes a good state contradict itself.
 type Spoil = fn(&mut NetworkState);
@@ -140,7 +140,7 @@ pub async fn every_port_and_no_other_is_in_sight(network: &dyn GuestNetwork, sta
     assert_eq!(sights.len(), state.ports.len() + state.lan.len());
     let taps = state.ports.iter().map(|port| &port.tap);
     for tap in taps.chain(state.lan.iter().map(|port| &port.tap)) {
-        assert_eq!(sights[tap], PortSight::default());
+        assert_eq!(sights[tap], PortObservation::default());
     }
     network.ensure_absent().await.unwrap();
     assert!(network.sights().await.unwrap().is_empty());

@@ -13,7 +13,7 @@ use crate::check::check;
 use crate::host_addresses;
 use crate::{
     GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
-    PortCounters, PortSight,
+    PortCounters, PortObservation,
 };
 
 /// The calls that can be made to fail.
@@ -261,11 +261,11 @@ impl GuestNetwork for FakeNetwork {
         Ok(inner.counters.get(tap).cloned())
     }
 
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
         let mut inner = self.lock();
         inner.fault(Call::Sights)?;
         let sight = |(tap, counters): (&TapName, &PortCounters)| {
-            let sight = PortSight {
+            let sight = PortObservation {
                 counters: counters.clone(),
                 acknowledged: inner.acknowledged.get(tap).copied(),
                 learned: inner

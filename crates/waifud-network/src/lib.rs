@@ -159,7 +159,7 @@ pub struct PortCounters {
 
 /// What was seen at one port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PortSight {
+pub struct PortObservation {
     /// What its rules have dropped.
     pub counters: PortCounters,
     /// When its lease was confirmed last; null when it holds none. A guest that asked for a shorter lease than it may
@@ -242,7 +242,7 @@ pub trait GuestNetwork: Send + Sync {
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError>;
 
     /// What was seen at every port of the state that was ensured last: one look for all. Empty when there is none.
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError>;
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError>;
 
     /// Drift from now on (rules flushed, bridge gone, dnsmasq dead).
     fn drift(&self) -> broadcast::Receiver<NetworkDrift>;

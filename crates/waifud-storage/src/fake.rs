@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use waifud_types::{ByteSize, Digest, Name, VolumeId, qcow2};
 
-use crate::fault::{Faults, lock};
+use crate::fault_injection::{Faults, lock};
 use crate::format::empty_image;
 use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, digest};
 

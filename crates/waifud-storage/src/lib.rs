@@ -1,4 +1,4 @@
-//! The storage seam: pools of images and volumes; qcow2 overlays, clones of files, and a fake.
+//! The storage interface: pools of images and volumes; qcow2 overlays, clones of files, and a fake.
 //!
 //! An image is imported once per pool; a volume is a clone of it, in milliseconds, whatever its size. Every verb is
 //! an *ensure*: calling it again when the work is done changes nothing and succeeds.
@@ -7,7 +7,7 @@ mod config;
 pub mod conformance;
 mod digest;
 pub mod fake;
-mod fault;
+mod fault_injection;
 mod format;
 mod import;
 mod layout;

@@ -72,7 +72,7 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
     // The machine that takes over need not be the one that the copy was made on.
     tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
-        "UPDATE nodes SET swept = 0, confirmed = 0, unclaimed_count = 0, unclaimed_addresses = '[]'",
+        "UPDATE nodes SET swept = 0, confirmed = 0, unmanaged_count = 0, unmanaged_addresses = '[]'",
         [],
     )?;
     tx.execute("DELETE FROM unmanaged", [])?;

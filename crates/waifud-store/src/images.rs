@@ -87,7 +87,7 @@ impl WriteTx<'_> {
         Ok(added > 0)
     }
 
-    /// Adds an image whose file was verified, or corrects the sizes of the row that is there: a claim knows them only
+    /// Adds an image whose file was verified, or corrects the sizes of the row that is there: an adoption knows them only
     /// from a node's record. Says whether the row is new.
     pub fn put_image(&mut self, image: &ImageRow) -> Result<bool, StoreError> {
         if self.insert_image(image)? {

@@ -188,8 +188,8 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives a claimed instance the generation and the epoch that its copy on a node has.
-    pub fn set_claimed(
+    /// Gives a adopted instance the generation and the epoch that its copy on a node has.
+    pub fn set_adopted(
         &mut self,
         id: InstanceId,
         generation: Generation,

@@ -28,13 +28,13 @@ mod joining;
 mod leases;
 mod migrate;
 mod networks;
-mod node_care;
+mod node_admin;
+mod node_capacities;
 mod nodes;
 mod placing;
 mod published;
 mod query;
 mod readers;
-mod rooms;
 mod slice;
 mod templates;
 mod tokens;
@@ -63,7 +63,7 @@ pub use leases::LeaseRow;
 pub use migrate::SCHEMA;
 pub use networks::{NetworkRow, NicRow};
 pub use nodes::{NewNode, NodeRow};
-pub use placing::{NodeRoom, PlacementRow, PoolPromise};
+pub use placing::{NodeCapacity, PlacementRow, PoolPromise};
 pub use query::InstanceFilter;
 pub use slice::SliceRow;
 pub use templates::{NewTemplate, TemplateRow, TemplateSource};
@@ -143,12 +143,12 @@ impl Store {
         // an eighth of a create.
         conn.execute_batch("PRAGMA temp_store = MEMORY")
             .map_err(open_error)?;
-        let rooms = rooms::Rooms::of(&conn)?;
+        let capacities = node_capacities::NodeCapacities::of(&conn)?;
         let core = Core {
             conn,
             incarnation,
             wakeups: Arc::clone(&wakeups),
-            rooms,
+            capacities,
             dir: path.parent().unwrap_or(Path::new(".")).to_owned(),
             failing: false,
             last_failure: health::LastFailure::default(),

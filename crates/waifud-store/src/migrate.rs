@@ -25,10 +25,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_template_origin.sql"),
     include_str!("migrations/0011_node_boots.sql"),
     include_str!("migrations/0012_bounds.sql"),
+    include_str!("migrations/0013_unmanaged.sql"),
 ];
 
 /// The newest schema that this program knows.
-pub const SCHEMA: u32 = 12;
+pub const SCHEMA: u32 = 13;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

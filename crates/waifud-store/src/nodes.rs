@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
-use waifud_api::agent::Unclaimed;
+use waifud_api::agent::Unmanaged;
 use waifud_types::node::{NodeFacts, Resources};
 use waifud_types::{BootId, Name, NodeId, Revision, Timestamp};
 
@@ -52,10 +52,10 @@ pub struct NodeRow {
     pub joined_at: Timestamp,
     /// When it was last heard of; written only when that ended, null before.
     pub last_contact: Option<Timestamp>,
-    /// How many things are on it and in nobody's list; [`ReadTx::unclaimed_on`] reads them.
-    pub unclaimed_count: u32,
+    /// How many things are on it and in nobody's list; [`ReadTx::unmanaged_on`] reads them.
+    pub unmanaged_count: u32,
     /// Their addresses.
-    pub unclaimed_addresses: Vec<Ipv4Addr>,
+    pub unmanaged_addresses: Vec<Ipv4Addr>,
     /// Whether it has said, since the database was restored, what is on it and in nobody's list.
     pub swept: bool,
     /// Whether an operator has confirmed the database for it; false only after a restore.
@@ -103,7 +103,7 @@ impl ReadTx<'_> {
     }
 
     /// What is on the node and in nobody's list. It may be megabytes: read where it is asked for, and only there.
-    pub fn unclaimed_on(&self, id: NodeId) -> Result<Vec<Unclaimed>, StoreError> {
+    pub fn unmanaged_on(&self, id: NodeId) -> Result<Vec<Unmanaged>, StoreError> {
         self.conn
             .prepare_cached("SELECT things FROM unmanaged WHERE node = ?1")?
             .query_and_then([node16(&id)], |row| json(row, "things"))?
@@ -205,31 +205,31 @@ impl WriteTx<'_> {
     }
 
     /// Replaces the list of what is on the node and in nobody's list.
-    pub fn set_node_unclaimed(
+    pub fn set_node_unmanaged(
         &mut self,
         id: NodeId,
-        unclaimed: &[Unclaimed],
+        unmanaged: &[Unmanaged],
     ) -> Result<(), StoreError> {
-        let mut addresses: Vec<_> = unclaimed.iter().flat_map(|it| &it.addresses).collect();
+        let mut addresses: Vec<_> = unmanaged.iter().flat_map(|it| &it.addresses).collect();
         addresses.sort_unstable();
         addresses.dedup();
         self.conn
             .prepare_cached(
-                "UPDATE nodes SET unclaimed_count = ?2, unclaimed_addresses = ?3, swept = 1 WHERE id = ?1",
+                "UPDATE nodes SET unmanaged_count = ?2, unmanaged_addresses = ?3, swept = 1 WHERE id = ?1",
             )?
             .execute((
                 node16(&id),
-                u32::try_from(unclaimed.len()).unwrap_or(u32::MAX),
+                u32::try_from(unmanaged.len()).unwrap_or(u32::MAX),
                 to_json("addresses", &addresses)?,
             ))?;
-        if unclaimed.is_empty() {
+        if unmanaged.is_empty() {
             self.conn
                 .prepare_cached("DELETE FROM unmanaged WHERE node = ?1")?
                 .execute([node16(&id)])?;
         } else {
             self.conn
                 .prepare_cached("INSERT OR REPLACE INTO unmanaged (node, things) VALUES (?1, ?2)")?
-                .execute((node16(&id), to_json("unclaimed things", &unclaimed)?))?;
+                .execute((node16(&id), to_json("unmanaged things", &unmanaged)?))?;
         }
         Ok(())
     }
@@ -268,8 +268,8 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         subnet: subnet(row)?,
         joined_at: time(row, "joined_at")?,
         last_contact: maybe_time(row, "last_contact")?,
-        unclaimed_count: row.get("unclaimed_count")?,
-        unclaimed_addresses: json(row, "unclaimed_addresses")?,
+        unmanaged_count: row.get("unmanaged_count")?,
+        unmanaged_addresses: json(row, "unmanaged_addresses")?,
         swept: row.get("swept")?,
         confirmed: row.get("confirmed")?,
         boot_id: row

@@ -15,7 +15,7 @@ use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 /// A node and what is promised of its pools.
 #[derive(Clone, PartialEq, Debug)]
-pub struct NodeRoom {
+pub struct NodeCapacity {
     /// The node; `promised` in it is CPUs and memory.
     pub node: NodeRow,
     /// Bytes of disk promised, by pool.
@@ -50,7 +50,7 @@ pub struct PlacementRow<'a> {
 
 impl ReadTx<'_> {
     /// Every node with its room, by name.
-    pub fn rooms(&self) -> Result<Vec<NodeRoom>, StoreError> {
+    pub fn node_capacities(&self) -> Result<Vec<NodeCapacity>, StoreError> {
         let mut promises = self.pool_promises()?;
         self.conn
             .prepare_cached("SELECT * FROM nodes ORDER BY name")?
@@ -61,7 +61,7 @@ impl ReadTx<'_> {
                     .extract_if(.., |p| p.node == node.id)
                     .map(|p| (p.pool, p.promised))
                     .collect();
-                Ok(NodeRoom { node, pools })
+                Ok(NodeCapacity { node, pools })
             })
             .collect()
     }
@@ -142,7 +142,7 @@ impl WriteTx<'_> {
             ))?;
         }
         drop(volume);
-        self.rooms.placed(choice.node, choice.spec);
+        self.capacities.placed(choice.node, choice.spec);
         self.touch(Topic::Instance(choice.instance));
         self.touch(Topic::Node(choice.node));
         Ok(())

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use waifud_types::{Incarnation, Revision};
 
-use crate::placing::NodeRoom;
-use crate::rooms::Rooms;
+use crate::node_capacities::NodeCapacities;
+use crate::placing::NodeCapacity;
 use crate::{StoreError, Topic};
 
 /// A consistent view of the database.
@@ -38,7 +38,7 @@ pub struct WriteTx<'c> {
     read: ReadTx<'c>,
     newest: u64,
     touched: Vec<Topic>,
-    pub(crate) rooms: &'c mut Rooms,
+    pub(crate) capacities: &'c mut NodeCapacities,
 }
 
 impl<'c> WriteTx<'c> {
@@ -46,20 +46,20 @@ impl<'c> WriteTx<'c> {
         conn: &'c Connection,
         incarnation: Incarnation,
         newest: u64,
-        rooms: &'c mut Rooms,
+        capacities: &'c mut NodeCapacities,
     ) -> Self {
         Self {
             read: ReadTx::new(conn, incarnation),
             newest,
             touched: Vec::new(),
-            rooms,
+            capacities,
         }
     }
 
     /// Every node with its room, by name, from memory where that is known to be true. For jobs that change rooms by
-    /// [`WriteTx::place`] and in no other way; others read [`ReadTx::rooms`].
-    pub fn rooms_for_placing(&mut self) -> Result<Arc<Vec<NodeRoom>>, StoreError> {
-        self.rooms.get(self.read)
+    /// [`WriteTx::place`] and in no other way; others read [`ReadTx::node_capacities`].
+    pub fn capacities_for_placement(&mut self) -> Result<Arc<Vec<NodeCapacity>>, StoreError> {
+        self.capacities.get(self.read)
     }
 
     /// The number of the newest event, this job's own included.

@@ -21,7 +21,7 @@ use waifud_types::Incarnation;
 
 use crate::faults;
 use crate::health::LastFailure;
-use crate::rooms::Rooms;
+use crate::node_capacities::NodeCapacities;
 use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
 use crate::{StoreError, Topic, connection};
@@ -104,7 +104,7 @@ pub(crate) struct Core {
     pub(crate) conn: Connection,
     pub(crate) incarnation: Incarnation,
     pub(crate) wakeups: Arc<Wakeups>,
-    pub(crate) rooms: Rooms,
+    pub(crate) capacities: NodeCapacities,
     /// Where the database is, to look for room there.
     pub(crate) dir: PathBuf,
     /// Whether the last group failed: said once, however often it happens.
@@ -131,7 +131,7 @@ impl Core {
                 self.wakeups.touched(newest, &touched);
             }
             Err(error) => {
-                self.rooms.forget();
+                self.capacities.forget();
                 let error = self.failure(&error);
                 let why = match &error {
                     // Told of as missing room, not as a database that is broken.
@@ -177,15 +177,15 @@ impl Core {
         let mut touched = Vec::new();
         for job in jobs {
             connection::run(&group, "SAVEPOINT job")?;
-            self.rooms.begin();
-            let mut tx = WriteTx::new(&group, self.incarnation, newest, &mut self.rooms);
+            self.capacities.begin();
+            let mut tx = WriteTx::new(&group, self.incarnation, newest, &mut self.capacities);
             let kept = catch_unwind(AssertUnwindSafe(|| job.run(&mut tx))).unwrap_or(false);
             if kept {
                 newest = tx.newest();
                 touched.append(&mut tx.into_touched());
-                self.rooms.keep();
+                self.capacities.keep();
             } else {
-                self.rooms.take_back();
+                self.capacities.take_back();
                 connection::run(&group, "ROLLBACK TO job")?;
             }
             connection::run(&group, "RELEASE job")?;

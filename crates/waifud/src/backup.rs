@@ -9,7 +9,7 @@
 //!
 //! A backup is made while waifud runs, by whoever may read its state. A restore needs waifud stopped, and puts what was
 //! there aside. It begins another life of the database: what happened after the backup is not in it, so nodes keep
-//! everything that they have, show what the database does not know as unclaimed, and destroy nothing before an
+//! everything that they have, show what the database does not know as unmanaged, and destroy nothing before an
 //! operator has confirmed.
 
 mod archive;
@@ -24,7 +24,7 @@ use clap::Args;
 
 use waifud_control::env::{Disk, SystemDisk};
 use waifud_types::ByteSize;
-use waifud_types::room::FULL_BELOW;
+use waifud_types::disk_space::FULL_BELOW;
 
 use crate::config::Config;
 
@@ -125,7 +125,7 @@ fn place_for_copy(state: &Path) -> PathBuf {
     let size = |name: &str| std::fs::metadata(state.join(name)).map_or(0, |facts| facts.len());
     let needed = size(DATABASE).saturating_add(size("waifud.db-wal"));
     let fits = SystemDisk
-        .room(state)
+        .disk_space(state)
         .is_ok_and(|room| room.free.bytes() > needed.saturating_add(FULL_BELOW.bytes()));
     if fits {
         state.to_owned()
@@ -138,7 +138,7 @@ fn place_for_copy(state: &Path) -> PathBuf {
 fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
     for path in paths {
         let dir = path.parent().filter(|_| !path.is_dir()).unwrap_or(path);
-        if let Ok(room) = SystemDisk.room(dir)
+        if let Ok(room) = SystemDisk.disk_space(dir)
             && room.free < ByteSize::mib(1)
         {
             return error.context(format!(

@@ -165,7 +165,7 @@ fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
 /// A full disk keeps nobody from starting: people can look and delete. Nodes say what is true when they are heard.
 fn unless_full(outcome: Result<(), ControlError>) -> Result<(), ControlError> {
     match outcome {
-        Err(error) if error.is_no_room() => {
+        Err(error) if error.is_disk_full() => {
             tracing::warn!("there is no room in state_dir; what a start notes is not written down");
             Ok(())
         }

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use waifud_agent::Membership;
-use waifud_agent::seam::{ControlLink, HttpLink, LinkError};
-use waifud_api::agent::{AgentReport, Unclaimed};
+use waifud_agent::interfaces::{ControlLink, HttpLink, LinkError};
+use waifud_api::agent::{AgentReport, Unmanaged};
 use waifud_api::client::{Client, ClientError, EventQuery, ListQuery};
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate, Problem, UpdateInstance};
-use waifud_types::{Digest, InstanceId, RoomState, Timestamp};
+use waifud_types::{Digest, DiskSpaceState, InstanceId, Timestamp};
 
 /// Set in the process that has the mount.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
@@ -257,7 +257,7 @@ async fn node(client: &Client, home: &Path) -> HttpLink {
 /// A report that waifud has to write down.
 fn news() -> AgentReport {
     AgentReport {
-        unclaimed: Some(vec![Unclaimed {
+        unmanaged: Some(vec![Unmanaged {
             kind: "domain".to_owned(),
             instance: InstanceId::generate(),
             name: None,
@@ -303,7 +303,7 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
     let certificates: Vec<_> = server.certificates.iter().map(|it| &*it.name).collect();
     assert_eq!(certificates, ["ca", "server"]);
     let state_dir = server.state_dir;
-    assert_eq!(state_dir.state, RoomState::Low);
+    assert_eq!(state_dir.state, DiskSpaceState::Low);
     assert!(state_dir.free_bytes.bytes() <= 80 * MIB && state_dir.path.ends_with("/at/state"));
 
     // Nearly full: what grows is refused, what nodes report and what deletes is not.
@@ -312,11 +312,11 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
     refused(client.create_template(&template).await);
     refused(client.upload_image(large_digest, &large, |_| ()).await);
     link.report(&news()).await.unwrap();
-    assert_eq!(client.node("alder").await.unwrap().unclaimed.len(), 1);
+    assert_eq!(client.node("alder").await.unwrap().unmanaged.len(), 1);
     client.delete_instance("low", DEADLINE).await.unwrap();
     assert_eq!(
         client.server().await.unwrap().unwrap().state_dir.state,
-        RoomState::Full
+        DiskSpaceState::Full
     );
 
     // Full: the database itself refuses, at some point of its own. All until then is kept.
@@ -380,7 +380,7 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
         "a full disk can be saved from: {saved:?}"
     );
 
-    // Room, and it goes on; the history tells the story.
+    // DiskSpace, and it goes on; the history tells the story.
     disk.make_room();
     client.create_instance(&wish("after"), "5").await.unwrap();
     until("the history tells of it", async || {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kit::Waifud;
-use waifud_agent::seam::{ControlLink, HttpLink};
+use waifud_agent::interfaces::{ControlLink, HttpLink};
 use waifud_agent::{Membership, MembershipError};
 use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame};
 use waifud_api::client::Client;

@@ -17,16 +17,16 @@ pub struct DeleteArgs {
     #[command(flatten)]
     pub which: SelectArgs,
     /// Leave out names that do not exist, instead of failing
-    #[arg(long, conflicts_with = "unclaimed")]
+    #[arg(long, conflicts_with = "unmanaged")]
     pub ignore_missing: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
     /// They exist on a node but not in waifud's database (`waifuctl node show` lists them); their disks are destroyed too
     #[arg(long, conflicts_with_all = ["wait", "all", "selector"])]
-    pub unclaimed: bool,
-    /// With --unclaimed: the node that has them
-    #[arg(long, value_name = "NODE", requires = "unclaimed")]
+    pub unmanaged: bool,
+    /// With --unmanaged: the node that has them
+    #[arg(long, value_name = "NODE", requires = "unmanaged")]
     pub node: Option<String>,
     /// Wait until they are destroyed
     #[arg(short, long)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
-use waifud_api::client::{PersonStream, StreamEnd};
+use waifud_api::client::{ClientStream, StreamEnd};
 
 use crate::cli::ConsoleArgs;
 use crate::context::Context;
@@ -89,8 +89,8 @@ fn shown(filter: &mut Option<Filter>, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Ends in order when the person leaves or the guest's side ends; else with waifud's reason.
-async fn join(stream: PersonStream, filter: &mut Option<Filter>) -> Result<(), String> {
-    let PersonStream { mut to, mut from } = stream;
+async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> Result<(), String> {
+    let ClientStream { mut to, mut from } = stream;
     let mut keys = typed();
     let mut at_end = false;
     loop {

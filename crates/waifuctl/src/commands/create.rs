@@ -137,7 +137,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
 /// Where it may run.
 pub(super) fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
     let bad = |field: &str, e: NameError, hint: &str| {
-        Failure::input("bad-name", e.to_string())
+        Failure::input("invalid-name", e.to_string())
             .field(field)
             .hint(hint)
     };

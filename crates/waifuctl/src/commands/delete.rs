@@ -31,9 +31,9 @@ struct Deleted<'a> {
 /// Deletes instances. All names are checked and confirmed before the first is touched, and all are ordered before the
 /// first is waited for. What was done is printed also when the rest fails.
 pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
-    if args.unclaimed {
+    if args.unmanaged {
         let names = &args.which.names;
-        return super::unclaimed::delete(context, names, args.node.as_deref(), args.yes).await;
+        return super::unmanaged::delete(context, names, args.node.as_deref(), args.yes).await;
     }
     let instances = select::instances(context, &args.which, args.ignore_missing).await?;
     if let Some(instance) = instances.iter().find(|one| one.spec.protected) {

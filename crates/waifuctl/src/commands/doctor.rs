@@ -8,8 +8,8 @@ use waifud_types::status::HypervisorKind;
 use super::pool::percent;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::pagination::all_nodes;
 use crate::text::escape;
-use crate::whole::all_nodes;
 
 /// A clock that is so far off makes certificates and logs confusing.
 const SKEW_S: f64 = 30.0;
@@ -187,16 +187,16 @@ fn node(node: &Node) -> Vec<Check> {
         };
         check.but(verdict, format!("waifuctl node show {}", node.name))
     }));
-    if !node.unclaimed.is_empty() {
+    if !node.unmanaged.is_empty() {
         let message = format!(
             "{} domains or volumes are in nobody's list",
-            node.unclaimed.len()
+            node.unmanaged.len()
         );
         let hint = format!(
             "waifuctl node show {} lists them; they are left as they are",
             node.name
         );
-        checks.push(ok(name(" unclaimed"), message).but(Verdict::Warn, hint));
+        checks.push(ok(name(" unmanaged"), message).but(Verdict::Warn, hint));
     }
     checks
 }
@@ -243,7 +243,7 @@ mod tests {
             "agent_version": "0.1.0", "capacity": {"cpus": 4, "memory_bytes": 1}, "promised": {"cpus": 0, "memory_bytes": 0},
             "used": {"cpus": 0, "memory_bytes": 0}, "subnets": [], "bridges": [],
             "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1000, "used_bytes": 100, "promised_bytes": 0, "health": "ok"}],
-            "last_contact": null, "clock_skew_s": 0.1, "conditions": [], "unclaimed": [], "confirmed": true
+            "last_contact": null, "clock_skew_s": 0.1, "conditions": [], "unmanaged": [], "confirmed": true
         }))
         .unwrap()
     }

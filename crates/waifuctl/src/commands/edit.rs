@@ -120,9 +120,9 @@ pub(super) fn check_user_data(text: &str) -> Result<(), Failure> {
         return Ok(());
     };
     let code = match error {
-        E::TooLong { .. } => "user-data-too-long",
+        E::TooLong { .. } => "user-data-too-large",
         E::Binary { .. } => "user-data-binary",
-        E::UnknownKind { .. } => "user-data-unknown-kind",
+        E::UnknownKind { .. } => "unsupported-user-data",
         _ => "user-data-invalid",
     };
     Err(Failure::input(code, error.to_string())

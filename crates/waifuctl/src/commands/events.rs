@@ -17,7 +17,7 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
         .map(|s| s.parse())
         .transpose()
         .map_err(|e: RevisionError| {
-            Failure::input("bad-revision", e.to_string())
+            Failure::input("invalid-revision", e.to_string())
                 .field("--since")
                 .hint("waifuctl events --json shows revisions")
         })?;

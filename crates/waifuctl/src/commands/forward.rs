@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{Far, asked_to_end, bind, listen};
+use crate::relay::{StreamTarget, asked_to_end, bind, listen};
 
 /// One port that leads to the guest.
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
         context
             .printer
             .print_line(&open, || format!("{at} leads to port {port} of {name}"))?;
-        let far = Far {
+        let far = StreamTarget {
             instance: instance.id.to_string(),
             what: "forward",
             port: Some(port),

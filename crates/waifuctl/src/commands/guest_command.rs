@@ -13,7 +13,7 @@ use waifud_types::Secret;
 use crate::cli_guest::{ExecArgs, PasswdArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::silent;
+use crate::password_prompt;
 use crate::text::escape;
 
 /// The exit code of what is not the program's end, as ssh has it.
@@ -166,7 +166,7 @@ fn line(mut text: String) -> Secret<String> {
 }
 
 async fn from_terminal(user: &str) -> Result<Secret<String>, Failure> {
-    let typed = silent::ask(&format!("New password of {}: ", escape(user))).await?;
+    let typed = password_prompt::ask(&format!("New password of {}: ", escape(user))).await?;
     typed.ok_or_else(|| {
         Failure::input(
             "no-password",

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, fields, since};
 use crate::wait::another_address;
-use crate::{description, select, whole};
+use crate::{description, pagination, select};
 
 /// Between two looks of `--watch`: events come in bursts.
 const GAP: Duration = Duration::from_millis(300);
@@ -83,7 +83,7 @@ async fn page(
     sort: Option<&(Key, bool)>,
 ) -> Result<Page<Instance>, Failure> {
     let mut all = if args.names.is_empty() {
-        whole::list(async |query| {
+        pagination::list(async |query| {
             let query = ListQuery {
                 state: args.state.clone(),
                 node: args.node.clone(),
@@ -187,7 +187,7 @@ fn key(text: &str) -> Result<(Key, bool), Failure> {
         Some(word) => (word, true),
         None => (text, false),
     };
-    let bad = |error: String| Failure::input("bad-sort", error).field("--sort");
+    let bad = |error: String| Failure::input("invalid-sort", error).field("--sort");
     if word.starts_with(['.', '{']) {
         return Ok((Key::Path(word.parse().map_err(bad)?), reversed));
     }

@@ -241,7 +241,7 @@ fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
     };
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Failure::input("bad-token", "the token is malformed")
+        return Err(Failure::input("invalid-token", "the token is malformed")
             .field("--token-file")
             .hint("a token is one word that begins with waifud_"));
     }

@@ -32,7 +32,7 @@ mod show;
 mod ssh;
 mod template;
 mod token;
-mod unclaimed;
+mod unmanaged;
 mod update;
 mod version;
 mod wait_for;
@@ -66,7 +66,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
-        Command::Claim(args) => unclaimed::claim(context, args).await,
+        Command::Adopt(args) => unmanaged::adopt(context, args).await,
         Command::Start(args) => power::start(context, args).await,
         Command::Stop(args) => power::stop(context, args).await,
         Command::Reboot(args) => power::reboot(context, args).await,

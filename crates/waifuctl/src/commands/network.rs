@@ -8,9 +8,9 @@ use waifud_api::{CreateNetwork, Network};
 use crate::cli_network::NetworkCommand;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::pagination;
 use crate::printer::table;
 use crate::text::{age, escape};
-use crate::whole;
 
 /// Runs one of the network verbs.
 pub async fn run(context: &Context, command: NetworkCommand) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub async fn run(context: &Context, command: NetworkCommand) -> Result<(), Failu
             Ok(())
         }
         NetworkCommand::List => {
-            let page = whole::list(async |query| context.client.networks(query).await).await?;
+            let page = pagination::list(async |query| context.client.networks(query).await).await?;
             context.printer.print(&page, || {
                 let now = Timestamp::now();
                 let rows = page.items.iter().map(|network| row(network, now));

@@ -12,14 +12,14 @@ use crate::failure::Failure;
 use crate::names::confirm;
 use crate::printer::table;
 use crate::text::{age, escape};
-use crate::{labels, whole};
+use crate::{labels, pagination};
 
 /// Runs one of the node verbs.
 pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
     match command {
         NodeCommand::List => list(context).await,
         NodeCommand::Show(args) => show(context, &args.name).await,
-        NodeCommand::Confirm(args) => super::unclaimed::confirm_nodes(context, args).await,
+        NodeCommand::Confirm(args) => super::unmanaged::confirm_nodes(context, args).await,
         NodeCommand::Label(args) => label(context, args).await,
         NodeCommand::Rename(args) => rename(context, args).await,
         NodeCommand::Remove(args) => remove(context, args).await,
@@ -28,12 +28,12 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let nodes = whole::list(async |query| context.client.nodes(query).await).await?;
+    let nodes = pagination::list(async |query| context.client.nodes(query).await).await?;
     // The guests' count is not part of a node: it is counted here, only for people.
     let guests = if context.printer.is_json() {
         Vec::new()
     } else {
-        let guests = whole::list(async |query| context.client.instances(query).await);
+        let guests = pagination::list(async |query| context.client.instances(query).await);
         guests.await?.items
     };
     context.printer.print(&nodes, || {
@@ -235,17 +235,17 @@ fn for_people(node: &Node, now: Timestamp) -> String {
             "the database was restored from a backup; nothing is destroyed here before: waifuctl node confirm",
         );
     }
-    for unclaimed in &node.unclaimed {
-        let name = unclaimed.name.as_deref().map(escape).unwrap_or_default();
+    for unmanaged in &node.unmanaged {
+        let name = unmanaged.name.as_deref().map(escape).unwrap_or_default();
         line(
-            "unclaimed",
+            "unmanaged",
             &format!(
                 "{} {} {name}{}{}",
-                escape(&unclaimed.kind),
-                unclaimed.instance,
-                if unclaimed.running { ", running" } else { "" },
-                if unclaimed.claimable {
-                    ", can be claimed"
+                escape(&unmanaged.kind),
+                unmanaged.instance,
+                if unmanaged.running { ", running" } else { "" },
+                if unmanaged.adoptable {
+                    ", can be adopted"
                 } else {
                     ""
                 }

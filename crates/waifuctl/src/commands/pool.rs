@@ -1,7 +1,7 @@
 //! `waifuctl pool list`, `df` and `image …`: where bytes lie.
 
 use serde::Serialize;
-use waifud_api::{DirectoryRoom, Image, Node};
+use waifud_api::{DirectorySpace, Image, Node};
 use waifud_types::node::PoolFacts;
 use waifud_types::{ByteSize, Digest, Name};
 
@@ -10,9 +10,9 @@ use super::server;
 use crate::cli_pool::{ImageCommand, PoolCommand};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::pagination;
 use crate::printer::table;
 use crate::text::escape;
-use crate::whole;
 
 /// A pool and its node.
 #[derive(Debug, Serialize)]
@@ -28,7 +28,7 @@ struct Usage {
     pools: Vec<NodePool>,
     images: Vec<Image>,
     images_bytes: ByteSize,
-    state_dir: Option<DirectoryRoom>,
+    state_dir: Option<DirectorySpace>,
 }
 
 /// Runs one of the pool verbs.
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<(), Failure>
     let PoolCommand::List { node } = command;
     let pools = match node {
         Some(name) => pools_of(vec![context.client.node(&name).await?]),
-        None => pools_of(whole::all_nodes(context).await?),
+        None => pools_of(pagination::all_nodes(context).await?),
     };
     let items = serde_json::json!({"items": pools, "next": null});
     context.printer.print(&items, || shown(&pools))
@@ -65,7 +65,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Result<(), Failu
 pub async fn df(context: &Context) -> Result<(), Failure> {
     let images = images(context).await?;
     let usage = Usage {
-        pools: pools_of(whole::all_nodes(context).await?),
+        pools: pools_of(pagination::all_nodes(context).await?),
         images_bytes: ByteSize(images.iter().map(|image| image.size_bytes.bytes()).sum()),
         images,
         state_dir: context.client.server().await?.map(|it| it.state_dir),
@@ -104,7 +104,7 @@ pub(super) fn image_check(images: &[Image]) -> Option<Check> {
 }
 
 pub(super) async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
-    let whole = whole::list(async |query| context.client.images(query).await).await?;
+    let whole = pagination::list(async |query| context.client.images(query).await).await?;
     Ok(whole.items)
 }
 

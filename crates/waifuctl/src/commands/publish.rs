@@ -84,9 +84,11 @@ pub async fn unpublish(context: &Context, args: UnpublishArgs) -> Result<(), Fai
     let name = &args.name;
     let Changed { instance, .. } = change(context, name, |ports| {
         if wanted.guest_port.is_some() {
-            return Err(Failure::input("bad-port", "only the node's port is wanted")
-                .field("PORT")
-                .hint("waifuctl unpublish NAME PORT, or PORT/udp"));
+            return Err(
+                Failure::input("invalid-port", "only the node's port is wanted")
+                    .field("PORT")
+                    .hint("waifuctl unpublish NAME PORT, or PORT/udp"),
+            );
         }
         match take(ports, &wanted) {
             Some(before) => Ok(Some(before)),

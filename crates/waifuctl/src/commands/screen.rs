@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use crate::cli::ScreenArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{Far, asked_to_end, bind, listen};
+use crate::relay::{StreamTarget, asked_to_end, bind, listen};
 
 /// Where a viewer finds the screen.
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
         url: format!("vnc://127.0.0.1:{port}"),
     };
     context.printer.print_line(&open, || open.url.clone())?;
-    let far = Far {
+    let far = StreamTarget {
         instance: instance.id.to_string(),
         what: "screen",
         port: None,

@@ -1,8 +1,8 @@
 //! waifud itself, as `doctor` and `df` show it.
 
 use jiff::Timestamp;
-use waifud_api::{Certificate, Database, DirectoryRoom, Server};
-use waifud_types::RoomState;
+use waifud_api::{Certificate, Database, DirectorySpace, Server};
+use waifud_types::DiskSpaceState;
 
 use super::doctor::{Check, Verdict, ok};
 use crate::text::escape;
@@ -16,7 +16,7 @@ const SOON_DAYS: i64 = 60;
 pub fn checks(server: &Server) -> Vec<Check> {
     let mut checks = vec![
         database(&server.database),
-        room(&server.state_dir),
+        check_space(&server.state_dir),
         clock(server.now, Timestamp::now()),
     ];
     let of = |one| certificate(one, server.now);
@@ -70,17 +70,17 @@ fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
     }
 }
 
-fn room(dir: &DirectoryRoom) -> Check {
+fn check_space(dir: &DirectorySpace) -> Check {
     let check = ok("waifud state_dir", free(dir));
     let make_room = "make room on that filesystem: waifuctl df shows what images take, waifuctl template delete and \
                      image delete remove them";
     match dir.state {
-        RoomState::Ok => check,
-        RoomState::Low => check.but(
+        DiskSpaceState::Ok => check,
+        DiskSpaceState::Low => check.but(
             Verdict::Warn,
             format!("{make_room}; when it is full, nothing new is taken"),
         ),
-        RoomState::Full => check.but(
+        DiskSpaceState::Full => check.but(
             Verdict::Fail,
             format!("{make_room}; guests run on, and waifud goes on by itself"),
         ),
@@ -88,11 +88,11 @@ fn room(dir: &DirectoryRoom) -> Check {
 }
 
 /// A directory's room in words.
-pub fn free(dir: &DirectoryRoom) -> String {
+pub fn free(dir: &DirectorySpace) -> String {
     let state = match dir.state {
-        RoomState::Ok => "",
-        RoomState::Low => ", which is little",
-        RoomState::Full => ", which is too little: nothing new is taken",
+        DiskSpaceState::Ok => "",
+        DiskSpaceState::Low => ", which is little",
+        DiskSpaceState::Full => ", which is too little: nothing new is taken",
     };
     format!(
         "{} of {} is free in {}{state}",
@@ -129,18 +129,18 @@ mod tests {
     #[test]
     fn low_is_a_warning_full_a_failure_and_both_have_a_next_step() {
         for (state, verdict) in [
-            (RoomState::Ok, Verdict::Ok),
-            (RoomState::Low, Verdict::Warn),
-            (RoomState::Full, Verdict::Fail),
+            (DiskSpaceState::Ok, Verdict::Ok),
+            (DiskSpaceState::Low, Verdict::Warn),
+            (DiskSpaceState::Full, Verdict::Fail),
         ] {
-            let dir = DirectoryRoom {
+            let dir = DirectorySpace {
                 path: "/var/lib/waifud".to_owned(),
                 size_bytes: waifud_types::ByteSize::gib(40),
                 free_bytes: waifud_types::ByteSize::mib(3),
                 state,
                 since: jiff::Timestamp::UNIX_EPOCH,
             };
-            let check = room(&dir);
+            let check = check_space(&dir);
             assert_eq!(check.verdict, verdict);
             assert_eq!(check.hint.is_some(), verdict != Verdict::Ok);
             assert!(

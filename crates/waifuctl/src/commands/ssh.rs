@@ -7,7 +7,7 @@ use waifud_api::client::ListQuery;
 
 use crate::cli::{SshArgs, SshConfigArgs};
 use crate::commands::cut;
-use crate::context::{Context, Way};
+use crate::context::{Context, Endpoint};
 use crate::failure::Failure;
 use crate::known_hosts;
 use crate::relay::{Ended, join};
@@ -95,7 +95,7 @@ pub async fn config(context: &Context, args: SshConfigArgs) -> Result<(), Failur
             }
         }
     }
-    if matches!(context.way, Way::Environment) {
+    if matches!(context.way, Endpoint::Environment) {
         context
             .printer
             .note("note: this works only where WAIFUD_URL, WAIFUD_CA and WAIFUD_TOKEN are set; `waifuctl login` makes a context");
@@ -148,7 +148,7 @@ async fn host(
         .and_then(|path| path.into_os_string().into_string().ok())
         .ok_or_else(|| Failure::ours("own-path", "this program's own path is unknown"))?;
     let mut words = vec![program];
-    if let Way::Options(options) = &context.way {
+    if let Endpoint::Options(options) = &context.way {
         words.extend(options.iter().cloned());
     }
     SshHost::new(&Parts {

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::names::confirm;
 use crate::printer::table;
 use crate::text::{age, clock, escape};
-use crate::{download, progress, whole};
+use crate::{download, pagination, progress};
 
 /// Runs one of the template verbs.
 pub async fn run(context: &Context, command: TemplateCommand) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ async fn add(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
     let quiet = context.printer.is_json();
     // Before anything is read or sent: what is refused afterwards was uploaded for nothing.
     let name: Name = args.name.parse().map_err(|e: NameError| {
-        Failure::input("bad-name", e.to_string())
+        Failure::input("invalid-name", e.to_string())
             .field("name")
             .hint("such as debian-12")
     })?;
@@ -137,7 +137,7 @@ struct Refreshed {
 async fn refresh(context: &Context, args: TemplateRefreshArgs) -> Result<(), Failure> {
     let mut templates = Vec::new();
     if args.all {
-        let all = whole::list(async |query| context.client.templates(query).await).await?;
+        let all = pagination::list(async |query| context.client.templates(query).await).await?;
         templates.extend(all.items.into_iter().filter(has_source));
     } else {
         for name in &args.names {
@@ -305,7 +305,7 @@ fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
 fn bad_image(path: &Path, head: &[u8], error: &qcow2::Qcow2Error) -> Failure {
     if let Some(packed) = qcow2::packing(head) {
         return Failure::input(
-            "bad-image",
+            "invalid-image",
             format!("{} is compressed with {}", path.display(), packed.name),
         )
         .field("--file")
@@ -316,7 +316,7 @@ fn bad_image(path: &Path, head: &[u8], error: &qcow2::Qcow2Error) -> Failure {
         ));
     }
     Failure::input(
-        "bad-image",
+        "invalid-image",
         format!("{} can't be used: {error}", path.display()),
     )
     .field("--file")

@@ -35,9 +35,11 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         .as_ref()
         .is_some_and(|name| name.as_str() != "root")
     {
-        return Err(Failure::input("bad-disk", "the first disk is called root")
-            .field("disks[0].name")
-            .hint("leave its name out"));
+        return Err(
+            Failure::input("invalid-disk", "the first disk is called root")
+                .field("disks[0].name")
+                .hint("leave its name out"),
+        );
     }
     let (mac, nics) = nics::to_request(wanted.nics);
     let ssh_keys = match wanted.ssh_keys {
@@ -78,7 +80,7 @@ fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
     let mut ports = Vec::with_capacity(wanted.len());
     for (index, text) in wanted.iter().enumerate() {
         let port = network_args::port(text).map_err(|error| {
-            Failure::input("bad-port", error)
+            Failure::input("invalid-port", error)
                 .field(&format!("publish[{index}]"))
                 .hint("write \"8080:80\" in quotes: YAML takes some of these for numbers")
         })?;
@@ -120,7 +122,7 @@ fn user_data_of(
             Ok(Some(Secret::new(config.render(source.text))))
         }
         (None, None, Some(_)) => Err(Failure::input(
-            "bad-cloud-config",
+            "invalid-cloud-config",
             "cloud_config is not a mapping",
         )
         .field("cloud_config")

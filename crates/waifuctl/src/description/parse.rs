@@ -72,7 +72,7 @@ fn refuse(file: &str, error: &Error) -> Failure {
     // The place is said before it.
     let why = why.split(" at line ").next().unwrap_or(why);
     let why: String = why.chars().take(200).collect();
-    Failure::input("bad-description", format!("{file}{place}: {why}"))
+    Failure::input("invalid-description", format!("{file}{place}: {why}"))
         .field("--file")
         .hint("waifuctl schema instance prints every field; waifuctl show NAME -o yaml an example")
 }

@@ -166,23 +166,23 @@ fn mistakes_are_named_with_their_place_and_a_remedy() {
         ),
         (
             "template: a\nmemory: 2\n",
-            "bad-description",
+            "invalid-description",
             "line 2, column 9",
             "schema",
         ),
         (
             "template: a\ncpus: many\n",
-            "bad-description",
+            "invalid-description",
             "line 2",
             "schema",
         ),
         (
             "template: a\n---\ntemplate: b\nrun: perhaps\n",
-            "bad-description",
+            "invalid-description",
             "line 4",
             "schema",
         ),
-        ("template: [a\n", "bad-description", "line", "schema"),
+        ("template: [a\n", "invalid-description", "line", "schema"),
         ("", "no-description", "", "template"),
         ("name: x\nssh_keys: []\n", "no-template", "", "template"),
         (
@@ -193,7 +193,7 @@ fn mistakes_are_named_with_their_place_and_a_remedy() {
         ),
         (
             "template: a\ncloud_config: [a]\n",
-            "bad-cloud-config",
+            "invalid-cloud-config",
             "",
             "mapping",
         ),

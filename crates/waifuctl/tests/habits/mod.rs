@@ -110,7 +110,7 @@ async fn verbs_take_those_that_labels_select_or_all() {
         "stop web --all",
         "stop web -l a=b",
         "delete",
-        "delete --all --unclaimed",
+        "delete --all --unmanaged",
     ] {
         server.line(bad, 1).await;
     }

@@ -8,19 +8,19 @@ use super::{Driver, Outcome};
 use crate::datasource::Seeded;
 use crate::faults;
 use crate::plan::{Observed, Step};
-use crate::record::Wish;
+use crate::record::DesiredState;
+use crate::steps;
 use crate::table::View;
 use crate::trouble::Failure;
-use crate::work;
 
 impl Driver {
     pub(super) async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
         let shared = self.shared.clone();
         let done = match (&view.wish, step) {
-            (Wish::Keep(want), Step::EnsureImage) => {
+            (DesiredState::Keep(want), Step::EnsureImage) => {
                 return self.ensure_image(want, view, seen).await;
             }
-            (Wish::Keep(want), Step::EnsureBundle) => {
+            (DesiredState::Keep(want), Step::EnsureBundle) => {
                 let begun = self.early.bundle.take();
                 let ensured = async {
                     if let Some(begun) = begun {
@@ -29,23 +29,23 @@ impl Driver {
                     if shared.metadata.serves(want, &view.record.memory) {
                         return Ok(());
                     }
-                    work::ensure_bundle(&shared, want).await
+                    steps::ensure_bundle(&shared, want).await
                 };
                 match self.unless_the_wish_changes(view.version, ensured).await {
                     Some(done) => done,
                     None => return Outcome::GivenUp,
                 }
             }
-            (Wish::Keep(want), Step::EnsureVolumes) => {
+            (DesiredState::Keep(want), Step::EnsureVolumes) => {
                 let memory = &view.record.memory;
-                let ensured = work::ensure_volumes(&shared, want, memory).await;
+                let ensured = steps::ensure_volumes(&shared, want, memory).await;
                 ensured.map(|disks| {
                     self.prepared = Some(((**want).clone(), disks));
                 })
             }
-            (Wish::Keep(want), Step::EnsureSeed) => {
+            (DesiredState::Keep(want), Step::EnsureSeed) => {
                 let by_disk = seen.by_disk;
-                let ensured = work::ensure_seed(&shared, want, by_disk);
+                let ensured = steps::ensure_seed(&shared, want, by_disk);
                 match self.unless_the_wish_changes(view.version, ensured).await {
                     Some(done) => {
                         if done.is_ok() {
@@ -56,21 +56,21 @@ impl Driver {
                     None => return Outcome::GivenUp,
                 }
             }
-            (Wish::Keep(_), Step::EnsurePort) => {
+            (DesiredState::Keep(_), Step::EnsurePort) => {
                 if let Some(begun) = self.early.port.take() {
                     let _asked_again = begun.await;
                 }
                 let ensured = shared.network.ensure(&shared.table, self.id).await;
                 ensured.map_err(Failure::from)
             }
-            (Wish::Keep(want), Step::Define) => self.define(want).await,
-            (Wish::Keep(want), Step::Start) => {
+            (DesiredState::Keep(want), Step::Define) => self.define(want).await,
+            (DesiredState::Keep(want), Step::Start) => {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));
-                work::start(&shared, want, self.choice(want), seen.is_on()).await
+                steps::start(&shared, want, self.choice(want), seen.is_on()).await
             }
-            (Wish::Keep(want), Step::GrowDisks) => work::grow_disks(&shared, want).await,
+            (DesiredState::Keep(want), Step::GrowDisks) => steps::grow_disks(&shared, want).await,
             (_, Step::RequestShutdown) => {
-                let asked = work::request_shutdown(&shared, self.id).await;
+                let asked = steps::request_shutdown(&shared, self.id).await;
                 if asked.is_ok() && self.asked.replace(Instant::now()).is_none() {
                     self.stopping_since = self.asked;
                 }
@@ -80,20 +80,22 @@ impl Driver {
                 let off = shared.hypervisor.ensure_off(self.id);
                 faults::FORCE_OFF.around(off).await.map_err(Failure::from)
             }
-            (Wish::Destroy(_), Step::Undefine) => {
+            (DesiredState::Destroy(_), Step::Undefine) => {
                 let absent = shared.hypervisor.ensure_absent(self.id);
                 faults::UNDEFINE.around(absent).await.map_err(Failure::from)
             }
-            (Wish::Destroy(_), Step::DestroyVolumes) => {
-                work::destroy_volumes(&shared, self.id).await
+            (DesiredState::Destroy(_), Step::DestroyVolumes) => {
+                steps::destroy_volumes(&shared, self.id).await
             }
-            (Wish::Destroy(_), Step::ReleaseBundle) => work::release_bundle(&shared, self.id).await,
-            (Wish::Destroy(_), Step::ReleasePort) => shared
+            (DesiredState::Destroy(_), Step::ReleaseBundle) => {
+                steps::release_bundle(&shared, self.id).await
+            }
+            (DesiredState::Destroy(_), Step::ReleasePort) => shared
                 .network
                 .release(&shared.table, self.id)
                 .await
                 .map_err(Failure::from),
-            (Wish::Destroy(order), Step::ConfirmDestroyed) => {
+            (DesiredState::Destroy(order), Step::ConfirmDestroyed) => {
                 match shared.table.destroyed(self.id) {
                     Ok(()) => {
                         shared.reports.destroyed(order.tombstone.clone());
@@ -103,7 +105,9 @@ impl Driver {
                 }
             }
             // The plan never asks for these: nothing is done rather than something wrong.
-            (Wish::Keep(_) | Wish::Destroy(_) | Wish::LeaveAlone, _) => Ok(()),
+            (DesiredState::Keep(_) | DesiredState::Destroy(_) | DesiredState::LeaveAlone, _) => {
+                Ok(())
+            }
         };
         match done {
             Ok(()) => Outcome::Done,
@@ -116,8 +120,8 @@ impl Driver {
         let Some((_, disks)) = &self.prepared else {
             return Err(Failure::passing("its disks are not ready yet"));
         };
-        let spec = work::domain_spec(&self.shared, want, datasource, disks).await?;
-        work::define(&self.shared, &spec).await?;
+        let spec = steps::domain_spec(&self.shared, want, datasource, disks).await?;
+        steps::define(&self.shared, &spec).await?;
         self.defined = Some(spec);
         if let Some((was, _)) = &mut self.prepared {
             *was = want.clone();
@@ -137,7 +141,7 @@ impl Driver {
         let tell = |value: u8| {
             percent.send_replace(value);
         };
-        let fetch = work::ensure_image(&shared, want, tell);
+        let fetch = steps::ensure_image(&shared, want, tell);
         let mut fetch = std::pin::pin!(fetch);
         let mut signalled = false;
         let outcome = loop {

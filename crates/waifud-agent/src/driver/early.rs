@@ -7,9 +7,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Driver;
 use crate::plan::{Observed, Step};
-use crate::record::Wish;
+use crate::record::DesiredState;
+use crate::steps;
 use crate::table::View;
-use crate::work;
 
 /// What was begun.
 #[derive(Default)]
@@ -21,7 +21,9 @@ pub(super) struct Early {
 impl Driver {
     /// Begins what can be begun beside this step.
     pub(super) fn begin_early(&mut self, step: Step, view: &View, seen: &Observed) {
-        let Wish::Keep(want) = &view.wish else { return };
+        let DesiredState::Keep(want) = &view.wish else {
+            return;
+        };
         let beside = matches!(step, Step::EnsureImage | Step::EnsureVolumes | Step::Define);
         if !beside {
             return;
@@ -36,7 +38,7 @@ impl Driver {
         if !seen.bundle && self.early.bundle.is_none() {
             let (shared, want) = (self.shared.clone(), want.clone());
             self.early.bundle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let _asked_again = work::ensure_bundle(&shared, &want).await;
+                let _asked_again = steps::ensure_bundle(&shared, &want).await;
             })));
         }
     }

@@ -7,8 +7,8 @@ use waifud_hypervisor::HypervisorError;
 use super::{Driver, Pass};
 use crate::backoff::jittered;
 use crate::plan::{Observed, Step};
-use crate::ready;
-use crate::record::{Memory, RunMemory, Wish};
+use crate::readiness;
+use crate::record::{DesiredState, Memory, RunMemory};
 use crate::table::View;
 use crate::trouble::Failure;
 use crate::verdict::expects;
@@ -29,7 +29,7 @@ impl Driver {
         let shared = self.shared.clone();
         // Before the question: an end that is told of while it is asked is newer than the answer.
         let asked_at = shared.now();
-        let probe = crate::readiness::probe(&shared.hypervisor, self.id);
+        let probe = crate::cloud_init_probe::probe(&shared.hypervisor, self.id);
         let Some(found) = self.unless_the_wish_changes(view.version, probe).await else {
             return Pass::Again;
         };
@@ -61,7 +61,7 @@ impl Driver {
         let now = self.shared.now();
         let noted = self.shared.table.remember(self.id, |memory| {
             if memory.run == RunMemory::Started {
-                ready::boots_anew(memory, Some(now));
+                readiness::boots_anew(memory, Some(now));
             }
         });
         if let Err(error) = noted {
@@ -71,7 +71,7 @@ impl Driver {
     }
 
     fn learn(&self, view: &View) -> Result<(), Failure> {
-        let Wish::Keep(want) = &view.wish else {
+        let DesiredState::Keep(want) = &view.wish else {
             return Ok(());
         };
         let evidence = self.shared.metadata.evidence(self.id);

@@ -30,19 +30,19 @@ use crate::backoff::{self, Backoff, jittered};
 use crate::conditions;
 use crate::datasource::{self, Choice, Seeded};
 use crate::drift::Drift;
-use crate::life;
 use crate::observe::{self, Own};
 use crate::pending;
 use crate::plan::{self, Circumstances, Observed, Step, Wait};
-use crate::ready::Readiness;
-use crate::record::{Memory, RunMemory, Wish};
+use crate::readiness::Readiness;
+use crate::record::{DesiredState, Memory, RunMemory};
 use crate::rescue;
+use crate::restart_policy;
 use crate::shared::Shared;
 use crate::signals::Signal;
 use crate::status::{self, Situation, Trouble};
+use crate::steps::{self, Disks};
 use crate::table::View;
 use crate::trouble::Failure;
-use crate::work::{self, Disks};
 
 /// How a pass ended.
 enum Pass {
@@ -168,7 +168,7 @@ impl Driver {
                 return pause;
             }
         };
-        if matches!(view.wish, Wish::LeaveAlone) {
+        if matches!(view.wish, DesiredState::LeaveAlone) {
             return self.leave_alone(&seen, view.version).await;
         }
         let host_stopping = self.host_stopping(&view, &seen).await;
@@ -191,7 +191,7 @@ impl Driver {
             self.report(&view, Some(&seen));
             match step {
                 Step::Idle | Step::Wait(_) => {
-                    if let (Step::Wait(Wait::Host), Wish::Keep(want)) = (step, &view.wish) {
+                    if let (Step::Wait(Wait::Host), DesiredState::Keep(want)) = (step, &view.wish) {
                         let order = &self.shared.boot_order;
                         order.held_by_host(self.id, want.spec.priority);
                     }
@@ -267,7 +267,7 @@ impl Driver {
         if seen.domain.is_none() && !seen.leftovers {
             let released = async {
                 if seen.assigned {
-                    work::release_bundle(&self.shared, self.id).await?;
+                    steps::release_bundle(&self.shared, self.id).await?;
                 }
                 self.shared.network.release(table, self.id).await?;
                 let files = self.shared.files.ensure_absent(self.id).await;
@@ -286,9 +286,9 @@ impl Driver {
         Pass::Pause(jittered(self.shared.settings.timing.period))
     }
 
-    fn own(&mut self, wish: &Wish) -> Own {
+    fn own(&mut self, wish: &DesiredState) -> Own {
         self.choice = None;
-        let Wish::Keep(want) = wish else {
+        let DesiredState::Keep(want) = wish else {
             self.prepared = None;
             self.defined = None;
             self.seeded = Seeded::Unknown;
@@ -340,11 +340,11 @@ impl Driver {
         seen: &Observed,
         host_stopping: bool,
     ) -> Result<(), Failure> {
-        let Wish::Keep(want) = &view.wish else {
+        let DesiredState::Keep(want) = &view.wish else {
             return Ok(());
         };
         let before = &view.record.memory;
-        let mut after = life::remember(before, want, seen.domain, host_stopping);
+        let mut after = restart_policy::remember(before, want, seen.domain, host_stopping);
         if seen.domain == Some(DomainState::Running) {
             self.running_since.get_or_insert_with(Instant::now);
         }
@@ -362,7 +362,7 @@ impl Driver {
         }
         if seen.is_on()
             && want.spec.run
-            && !life::reboot_ordered(&after, want)
+            && !restart_policy::reboot_ordered(&after, want)
             && self.has_ignored_the_request()
         {
             // The wish changed and the guest stayed: a later end of it is its own.
@@ -390,7 +390,7 @@ impl Driver {
     fn schedule_restart(&mut self, memory: &mut Memory, policy: RestartPolicy) {
         self.restart_due = None;
         self.next_start = None;
-        if !life::is_restart(memory) || !life::may_start(memory, policy) {
+        if !restart_policy::is_restart(memory) || !restart_policy::may_start(memory, policy) {
             return;
         }
         if self.is_stable(memory) {
@@ -415,13 +415,14 @@ impl Driver {
 
     /// Whether the host is going down, where that makes a difference: something went off, or would be started.
     async fn host_stopping(&self, view: &View, seen: &Observed) -> bool {
-        let Wish::Keep(want) = &view.wish else {
+        let DesiredState::Keep(want) = &view.wish else {
             return false;
         };
         let memory = &view.record.memory;
         let matters = !seen.is_on()
             && want.spec.run
-            && (memory.run == RunMemory::Started || life::may_start(memory, want.spec.restart));
+            && (memory.run == RunMemory::Started
+                || restart_policy::may_start(memory, want.spec.restart));
         matters && self.shared.host.is_stopping().await
     }
 
@@ -444,7 +445,7 @@ impl Driver {
     }
 
     async fn circumstances(&mut self, view: &View, seen: &Observed) -> Circumstances {
-        let changed_back = matches!(&view.wish, Wish::Keep(want) if want.spec.run);
+        let changed_back = matches!(&view.wish, DesiredState::Keep(want) if want.spec.run);
         if view.record.memory.stop_requested && seen.is_on() && changed_back {
             // Asked before, perhaps by an earlier process: for so long its end may still be the answer.
             self.stopping_since.get_or_insert_with(Instant::now);
@@ -452,13 +453,13 @@ impl Driver {
         let io_error = seen.domain == Some(DomainState::Paused { io_error: true });
         let rested = self.resume_after.is_none_or(|at| at <= Instant::now());
         let priority = match &view.wish {
-            Wish::Keep(want) => want.spec.priority,
+            DesiredState::Keep(want) => want.spec.priority,
             _ => 0,
         };
         let start_allowed =
             *self.shared.start_allowed.borrow() && self.shared.boot_order.is_turn_of(priority);
         self.full = match &view.wish {
-            Wish::Keep(want) if io_error => self.full_pool(want).await,
+            DesiredState::Keep(want) if io_error => self.full_pool(want).await,
             _ => None,
         };
         Circumstances {
@@ -467,7 +468,7 @@ impl Driver {
             grace_over: self.has_ignored_the_request(),
             ask_again: self.asked.is_none_or(|at| at.elapsed() >= self.ask_after()),
             unconfirmed: self.shared.table.node().unconfirmed.is_some(),
-            room: io_error && rested && self.full.is_none(),
+            space_returned: io_error && rested && self.full.is_none(),
             host_stopping: false,
             grow_failed: false,
             port_failed: false,
@@ -505,7 +506,7 @@ impl Driver {
                 let again = self.asked.map(|at| at + self.ask_after());
                 until(end.into_iter().chain(again).min())
             }
-            Step::Wait(Wait::Room) => Some(Duration::from_secs(5)),
+            Step::Wait(Wait::DiskSpace) => Some(Duration::from_secs(5)),
             // Nobody tells when a host stays up after all.
             Step::Wait(Wait::Host) => Some(Duration::from_secs(3)),
             _ => None,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use waifud_types::BootId;
 
 use super::lock;
-use crate::seam::HostPower;
+use crate::interfaces::HostPower;
 
 /// The fake.
 #[derive(Clone, Debug)]

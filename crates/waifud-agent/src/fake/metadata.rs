@@ -17,7 +17,7 @@ use waifud_api::metadatad::{
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use super::lock;
-use crate::seam::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
+use crate::interfaces::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
 /// The fake service. Clones share one world.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
     AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, SliceObject, Tombstone,
-    Unclaimed, WatchFrame, Welcome,
+    Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -18,7 +18,7 @@ use waifud_types::node::NodeFacts;
 use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
 use super::{lock, name};
-use crate::seam::{ControlLink, FrameStream, LinkError};
+use crate::interfaces::{ControlLink, FrameStream, LinkError};
 
 /// The fake. Clones share one world.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ struct World {
     fetches: u64,
     said: BTreeMap<InstanceId, Vec<InstanceReport>>,
     destroyed: Vec<Tombstone>,
-    unclaimed: Vec<Unclaimed>,
+    unmanaged: Vec<Unmanaged>,
     facts: Option<NodeFacts>,
     boot: Option<BootId>,
     reports: u64,
@@ -99,7 +99,7 @@ impl FakeWaifud {
             fetches: 0,
             said: BTreeMap::new(),
             destroyed: Vec::new(),
-            unclaimed: Vec::new(),
+            unmanaged: Vec::new(),
             facts: None,
             boot: None,
             reports: 0,
@@ -239,8 +239,8 @@ impl FakeWaifud {
     }
 
     /// What is on the node and in nobody's list.
-    pub fn unclaimed(&self) -> Vec<Unclaimed> {
-        lock(&self.world).unclaimed.clone()
+    pub fn unmanaged(&self) -> Vec<Unmanaged> {
+        lock(&self.world).unmanaged.clone()
     }
 
     /// What the node has.
@@ -430,8 +430,8 @@ impl ControlLink for FakeWaifud {
                 world.destroyed.push(tombstone.clone());
             }
         }
-        if let Some(unclaimed) = &report.unclaimed {
-            world.unclaimed.clone_from(unclaimed);
+        if let Some(unmanaged) = &report.unmanaged {
+            world.unmanaged.clone_from(unmanaged);
         }
         if report.facts.is_some() {
             world.facts.clone_from(&report.facts);

@@ -11,7 +11,7 @@ use waifud_types::status::InstanceAddress;
 use waifud_types::{Name, TapName};
 
 use super::{GuestConnection, guest_file, log, port, refusal};
-use crate::record::Wish;
+use crate::record::DesiredState;
 use crate::shared::Shared;
 
 /// The network whose addresses are waifud's to give, out of the node's subnet.
@@ -45,7 +45,7 @@ pub(super) async fn open(shared: &Shared, order: &StreamOrder) -> Result<Source,
         )
     };
     let view = shared.table.view(order.instance).ok_or_else(not_here)?;
-    let Wish::Keep(instance) = view.wish else {
+    let DesiredState::Keep(instance) = view.wish else {
         return Err(not_here());
     };
     if instance.epoch != order.epoch {

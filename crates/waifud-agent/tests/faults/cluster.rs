@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel};
-use waifud_agent::seam::SystemClock;
+use waifud_agent::interfaces::SystemClock;
 use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
@@ -49,7 +49,7 @@ impl Cluster {
             return cluster;
         }
         cluster.start_node().await;
-        if begin == Begin::Unclaimed {
+        if begin == Begin::Unmanaged {
             cluster
                 .until("known", async |cluster| {
                     cluster.node().await["state"] == "ready"
@@ -71,14 +71,14 @@ impl Cluster {
             told.expect(200);
             cluster.until("rescued", as_asked).await;
         }
-        if begin == Begin::Unclaimed {
+        if begin == Begin::Unmanaged {
             cluster.waifud.kill();
             cluster.waifud.restore();
             cluster.waifud.start().await;
             cluster
-                .until("unclaimed", async |cluster| {
-                    let unclaimed = &cluster.node().await["unclaimed"];
-                    unclaimed.as_array().is_some_and(|all| all.len() == 2)
+                .until("unmanaged", async |cluster| {
+                    let unmanaged = &cluster.node().await["unmanaged"];
+                    unmanaged.as_array().is_some_and(|all| all.len() == 2)
                 })
                 .await;
             let confirm = "/v1/nodes/alder/confirm";
@@ -234,7 +234,7 @@ impl Cluster {
             };
             let done_before = match answer.status {
                 412 => verb.method == Method::PATCH,
-                404 | 409 => verb.method == Method::DELETE || verb.begin == Begin::Unclaimed,
+                404 | 409 => verb.method == Method::DELETE || verb.begin == Begin::Unmanaged,
                 _ => false,
             };
             let said = String::from_utf8_lossy(&answer.bytes);

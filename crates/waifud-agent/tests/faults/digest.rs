@@ -51,7 +51,7 @@ fn plain(instance: &Value) -> Value {
 /// What waifud's database holds beside instances, and what users were told.
 async fn told(cluster: &Cluster, text: &mut String) {
     let node = cluster.get("/v1/nodes/alder").await.unwrap_or_default();
-    for field in ["state", "promised", "unclaimed"] {
+    for field in ["state", "promised", "unmanaged"] {
         writeln!(text, "node {field} {}", node[field]).unwrap();
     }
     let control = cluster.waifud.control();

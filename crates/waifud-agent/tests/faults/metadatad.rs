@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use waifud_agent::seam::{MetadataError, MetadataService};
+use waifud_agent::interfaces::{MetadataError, MetadataService};
 use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
 use waifud_cloudinit::Tokens;
 use waifud_metadata::{

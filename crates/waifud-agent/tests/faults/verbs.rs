@@ -19,7 +19,7 @@ pub enum Begin {
     /// An instance that runs another template's image, with its own disks attached.
     Rescued,
     /// An instance that runs, and that a database which was restored from yesterday does not know.
-    Unclaimed,
+    Unmanaged,
 }
 
 pub struct Verb {
@@ -117,17 +117,17 @@ pub static VERBS: &[Verb] = &[
     },
     Verb {
         name: "claim",
-        begin: Begin::Unclaimed,
+        begin: Begin::Unmanaged,
         method: Method::POST,
-        path: "/v1/nodes/alder/unclaimed/web/claim",
+        path: "/v1/nodes/alder/unmanaged/web/claim",
         body: || json!({}),
         done: is_observed,
     },
     Verb {
-        name: "delete --unclaimed",
-        begin: Begin::Unclaimed,
+        name: "delete --unmanaged",
+        begin: Begin::Unmanaged,
         method: Method::DELETE,
-        path: "/v1/nodes/alder/unclaimed/web",
+        path: "/v1/nodes/alder/unmanaged/web",
         body: || json!(null),
         done: |web| web.is_none(),
     },

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use waifud_agent::seam::{ControlLink, FrameStream, LinkError};
+use waifud_agent::interfaces::{ControlLink, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};

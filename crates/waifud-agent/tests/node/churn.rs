@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use waifud_agent::seam::MetadataService;
+use waifud_agent::interfaces::MetadataService;
 use waifud_api::agent::AgentInstance;
 use waifud_api::metadatad::Assignment;
 use waifud_hypervisor::Hypervisor;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
-use waifud_agent::seam::{ControlLink, HttpLink, LinkError};
+use waifud_agent::interfaces::{ControlLink, HttpLink, LinkError};
 use waifud_api::agent_client::AgentClient;
 use waifud_types::Digest;
 

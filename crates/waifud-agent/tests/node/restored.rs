@@ -120,14 +120,14 @@ async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
 }
 
 #[tokio::test]
-async fn an_unclaimed_instance_is_reported_with_all_that_a_claim_needs() {
+async fn an_unmanaged_instance_is_reported_with_all_that_adopting_it_needs() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
     world.waifud.leave(id);
     world
         .until("told", async || {
-            world.waifud.unclaimed().iter().any(|u| {
+            world.waifud.unmanaged().iter().any(|u| {
                 u.instance == id
                     && u.record.is_some()
                     && u.bundle.is_some()
@@ -136,6 +136,6 @@ async fn an_unclaimed_instance_is_reported_with_all_that_a_claim_needs() {
         })
         .await;
     // Once, however many disks it has.
-    let unclaimed = world.waifud.unclaimed();
-    assert_eq!(unclaimed.iter().filter(|u| u.record.is_some()).count(), 1);
+    let unmanaged = world.waifud.unmanaged();
+    assert_eq!(unmanaged.iter().filter(|u| u.record.is_some()).count(), 1);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use waifud_agent::BootAlone;
-use waifud_agent::seam::HostPower;
+use waifud_agent::interfaces::HostPower;
 use waifud_api::agent::Tombstone;
 use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError};
@@ -374,16 +374,16 @@ async fn each_failure_of_a_verb_is_told_and_tried_again() {
 }
 
 #[tokio::test]
-async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unclaimed() {
+async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unmanaged() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
     world.waifud.leave(id);
     world
         .until("shown", async || {
-            let unclaimed = world.waifud.unclaimed();
-            unclaimed.iter().any(|u| u.instance == id && u.running)
-                && unclaimed
+            let unmanaged = world.waifud.unmanaged();
+            unmanaged.iter().any(|u| u.instance == id && u.running)
+                && unmanaged
                     .iter()
                     .any(|u| u.instance == id && u.volume.is_some())
         })
@@ -404,7 +404,7 @@ async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unclaimed(
         .unwrap();
     world
         .until("forgotten", async || {
-            world.ports() == 0 && world.waifud.unclaimed().is_empty()
+            world.ports() == 0 && world.waifud.unmanaged().is_empty()
         })
         .await;
     assert!(!world.metadata.held().contains_key(&id));
@@ -420,7 +420,7 @@ async fn a_list_that_no_longer_names_an_instance_destroys_nothing() {
     world.waifud.trim();
     world.waifud.set_online(true);
     world
-        .until("shown", async || !world.waifud.unclaimed().is_empty())
+        .until("shown", async || !world.waifud.unmanaged().is_empty())
         .await;
     assert_eq!(world.domain(id).await, Some(DomainState::Running));
     assert_eq!(world.volumes().await, 1);
@@ -444,7 +444,7 @@ async fn a_domain_that_nobody_ever_named_is_kept_and_shown() {
         .until("shown", async || {
             world
                 .waifud
-                .unclaimed()
+                .unmanaged()
                 .iter()
                 .any(|u| u.instance == stranger)
         })

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{
     FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance,
 };
-use waifud_agent::seam::SystemClock;
+use waifud_agent::interfaces::SystemClock;
 use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::DomainState;

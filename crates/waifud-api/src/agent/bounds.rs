@@ -11,14 +11,14 @@ use waifud_types::spec::InstanceSpec;
 use waifud_types::status::{CloudInitStatus, Condition, InstanceAddress, StepStatus};
 use waifud_types::{ByteSize, Generation, evidence};
 
-use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unclaimed};
+use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unmanaged};
 
 /// Instances in one report at most.
 pub const INSTANCES_MAX: usize = 1024;
 /// Confirmed tombstones in one report at most.
 pub const DESTROYED_MAX: usize = 1024;
-/// Unclaimed things on a node at most.
-pub const UNCLAIMED_MAX: usize = 4096;
+/// Unmanaged things on a node at most.
+pub const UNMANAGED_MAX: usize = 4096;
 
 /// A size in bytes at most: 1 EiB.
 const BYTES_MAX: u64 = 1 << 60;
@@ -324,8 +324,8 @@ impl Walk {
             DESTROYED_MAX,
             |walk, tombstone| walk.number("epoch", &mut tombstone.epoch.0, COUNT_MAX),
         );
-        if let Some(unclaimed) = &mut report.unclaimed {
-            self.list("unclaimed", unclaimed, UNCLAIMED_MAX, Self::unclaimed);
+        if let Some(unmanaged) = &mut report.unmanaged {
+            self.list("unmanaged", unmanaged, UNMANAGED_MAX, Self::unmanaged);
         }
     }
 
@@ -396,7 +396,7 @@ impl Walk {
         });
     }
 
-    fn unclaimed(&mut self, entry: &mut Unclaimed) {
+    fn unmanaged(&mut self, entry: &mut Unmanaged) {
         self.text("kind", &mut entry.kind, WORD);
         self.maybe_text("name", &mut entry.name, NAME);
         self.list("addresses", &mut entry.addresses, FEW, |_, _| {});

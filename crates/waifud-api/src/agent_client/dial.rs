@@ -22,7 +22,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// The way to waifud.
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) enum Endpoint {
     /// TLS. The addresses are shared by all clones; the one that answered last comes first.
     Tls {
         config: Arc<ClientConfig>,
@@ -33,13 +33,13 @@ pub(super) enum Way {
     Unix(PathBuf),
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.shown())
     }
 }
 
-impl Way {
+impl Endpoint {
     /// For errors.
     pub(super) fn shown(&self) -> String {
         match self {

@@ -6,34 +6,34 @@ use waifud_types::{InstanceId, NodeId};
 use super::{Client, ClientError, ListQuery};
 use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 use crate::{
-    ClaimInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, UpdateNode, Whoami,
+    AdoptInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, UpdateNode, Whoami,
 };
 
 impl Client {
-    /// Takes an unclaimed instance into the list, under another name if one is given.
-    pub async fn claim(
+    /// Takes an unmanaged instance into the list, under another name if one is given.
+    pub async fn adopt(
         &self,
         node: NodeId,
         instance: InstanceId,
         name: Option<&str>,
     ) -> Result<Instance, ClientError> {
         let (node, instance) = (node.to_string(), instance.to_string());
-        let request = ClaimInstance {
+        let request = AdoptInstance {
             name: name.map(str::to_owned),
         };
-        let path = ["nodes", &node, "unclaimed", &instance, "claim"];
+        let path = ["nodes", &node, "unmanaged", &instance, "adopt"];
         self.json(self.request(Method::POST, &path).json(&request))
             .await
     }
 
-    /// Orders an unclaimed instance to be destroyed.
-    pub async fn delete_unclaimed(
+    /// Orders an unmanaged instance to be destroyed.
+    pub async fn delete_unmanaged(
         &self,
         node: NodeId,
         instance: InstanceId,
     ) -> Result<(), ClientError> {
         let (node, instance) = (node.to_string(), instance.to_string());
-        let path = ["nodes", &node, "unclaimed", &instance];
+        let path = ["nodes", &node, "unmanaged", &instance];
         self.send(self.request(Method::DELETE, &path))
             .await
             .map(drop)

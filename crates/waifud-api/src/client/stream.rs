@@ -22,7 +22,7 @@ const NORMAL: u16 = 1000;
 
 /// Bytes to and from a guest.
 #[derive(Debug)]
-pub struct PersonStream {
+pub struct ClientStream {
     /// To the guest.
     pub to: StreamSink,
     /// From the guest.
@@ -121,7 +121,7 @@ impl Client {
         name: &str,
         what: &str,
         port: Option<u16>,
-    ) -> Result<PersonStream, ClientError> {
+    ) -> Result<ClientStream, ClientError> {
         let mut request = self
             .timeless(Method::GET, &["instances", name, what])
             .header(header::CONNECTION, "upgrade")
@@ -150,7 +150,7 @@ impl Client {
             })??;
         let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
         let (to, from) = socket.split();
-        Ok(PersonStream {
+        Ok(ClientStream {
             to: StreamSink(to),
             from: StreamSource(from),
         })

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use waifud_store::{NodeRow, WriteTx};
 use waifud_types::status::Condition;
 
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note};
+use crate::{Control, ControlError, event_builder};
 
 /// A reason, and a text.
-type Told = (String, String);
+type StatusEvent = (String, String);
 
 /// What began and what ended.
-fn changes(old: &[Condition], new: &[Condition]) -> Vec<Told> {
+fn changes(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
     let (old, new) = (bad(old), bad(new));
     let began = new
         .iter()
@@ -43,8 +43,8 @@ impl Control {
         cause: &Cause,
     ) -> Result<(), ControlError> {
         for (reason, text) in changes(&row.facts.conditions, new) {
-            let object = note::node(row.id, &row.name);
-            let event = note::event(self.now(), "node.condition", object, cause, text);
+            let object = event_builder::node(row.id, &row.name);
+            let event = event_builder::event(self.now(), "node.condition", object, cause, text);
             tx.emit(&event.reason(reason))?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use waifud_types::{Name, NodeId};
 
 use crate::live::Sign;
 use crate::principal::Cause;
-use crate::{Control, ControlError, Peer, note, problems, subnet};
+use crate::{Control, ControlError, Peer, event_builder, problems, subnet};
 
 impl Control {
     /// Takes in what a node says of itself. Its certificate has said which one it is; the first time it is registered.
@@ -38,7 +38,9 @@ impl Control {
             })
             .await?;
         self.shared.live.has_written(node, cost);
-        self.shared.live.heard_of(node, self.sign(), Some(clock));
+        self.shared
+            .live
+            .record_contact(node, self.sign(), Some(clock));
         self.shared.live.set_use(node, used, pools);
         Ok(Welcome {
             node,
@@ -68,7 +70,7 @@ impl Control {
             );
         }
         self.learn_facts(tx, &row, &hello.facts, cause)?;
-        self.back_again(tx, &row, cause)?;
+        self.mark_reachable(tx, &row, cause)?;
         self.place_waiting(tx)
     }
 
@@ -90,10 +92,10 @@ impl Control {
             subnet,
             at: self.now(),
         };
-        let event = note::event(
+        let event = event_builder::event(
             new.at,
             "node.joined",
-            note::node(new.id, &new.name),
+            event_builder::node(new.id, &new.name),
             cause,
             format!(
                 "{} CPUs, {} memory, {}, guests in {subnet}",
@@ -127,10 +129,10 @@ impl Control {
         }
         self.avoid_routes(tx, row, facts, cause)?;
         self.tell_conditions(tx, row, &facts.conditions, cause)?;
-        tx.emit(&note::event(
+        tx.emit(&event_builder::event(
             self.now(),
             "node.changed",
-            note::node(row.id, &row.name),
+            event_builder::node(row.id, &row.name),
             cause,
             format!(
                 "{} CPUs, {} memory, {}, {} pool{}",
@@ -157,17 +159,17 @@ impl Control {
             .routes
             .iter()
             .any(|route| subnet::overlap(*route, row.subnet));
-        if !in_the_way || row.unclaimed_count > 0 || !tx.instances_on(row.id)?.is_empty() {
+        if !in_the_way || row.unmanaged_count > 0 || !tx.instances_on(row.id)?.is_empty() {
             return Ok(());
         }
         let range = self.shared.config.guest_range;
         let Some(free) = subnet::free_subnet(range, &tx.subnets()?, &facts.routes) else {
             return Ok(());
         };
-        let event = note::event(
+        let event = event_builder::event(
             self.now(),
             "node.changed",
-            note::node(row.id, &row.name),
+            event_builder::node(row.id, &row.name),
             cause,
             format!(
                 "guests in {free}: the node routes to {} otherwise",
@@ -196,7 +198,7 @@ impl Control {
     }
 
     /// Notes that a node that was silent is heard of again.
-    pub(crate) fn back_again(
+    pub(crate) fn mark_reachable(
         &self,
         tx: &mut WriteTx<'_>,
         row: &NodeRow,
@@ -205,10 +207,10 @@ impl Control {
         if row.reachable {
             return Ok(false);
         }
-        tx.emit(&note::event(
+        tx.emit(&event_builder::event(
             self.now(),
             "node.ready",
-            note::node(row.id, &row.name),
+            event_builder::node(row.id, &row.name),
             cause,
             "it is heard of again",
         ))?;

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use waifud_api::agent::{AgentReport, InstanceReport, Unclaimed};
+use waifud_api::agent::{AgentReport, InstanceReport, Unmanaged};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
 use super::hello::{matters, out_of_bounds};
+use crate::event_builder::EventExt;
 use crate::instances::resize;
-use crate::note::EventExt;
 use crate::principal::Cause;
 use crate::status::{Merged, merge};
-use crate::{Control, ControlError, Peer, ProgressFrame, note, problems};
+use crate::{Control, ControlError, Peer, ProgressFrame, event_builder, problems};
 
 /// What the node said of each instance.
 type Said<'a> = HashMap<InstanceId, &'a InstanceReport>;
@@ -53,7 +53,9 @@ impl Control {
                 Ok::<_, ControlError>((row, instances, news))
             })
             .await?;
-        self.shared.live.heard_of(node, self.sign(), report.now);
+        self.shared
+            .live
+            .record_contact(node, self.sign(), report.now);
         if let Some(facts) = &report.facts {
             self.shared
                 .live
@@ -113,33 +115,33 @@ impl Control {
         let before = tx.newest();
         let mut cost = 1;
         let row = tx.node(node)?.ok_or_else(problems::unknown_node)?;
-        let mut room = self.back_again(tx, &row, cause)?;
+        let mut capacities_changed = self.mark_reachable(tx, &row, cause)?;
         if let Some(facts) = &report.facts {
-            room |= self.learn_facts(tx, &row, facts, cause)?;
+            capacities_changed |= self.learn_facts(tx, &row, facts, cause)?;
         }
-        if let Some(unclaimed) = &report.unclaimed
-            && is_another_list(tx, unclaimed, &row)?
+        if let Some(unmanaged) = &report.unmanaged
+            && is_another_list(tx, unmanaged, &row)?
         {
             // What is there may now be placed on, its addresses being known; or an address is free.
-            room = true;
-            cost += weight(unclaimed);
-            tx.emit(&note::event(
+            capacities_changed = true;
+            cost += weight(unmanaged);
+            tx.emit(&event_builder::event(
                 self.now(),
-                "node.unclaimed",
-                note::node(row.id, &row.name),
+                "node.unmanaged",
+                event_builder::node(row.id, &row.name),
                 cause,
-                match unclaimed.len() {
+                match unmanaged.len() {
                     0 => "nothing on it is in nobody's list any more".to_owned(),
                     1 => "one thing on it is in nobody's list".to_owned(),
                     many => format!("{many} things on it are in nobody's list"),
                 },
             ))?;
-            tx.set_node_unclaimed(node, unclaimed)?;
+            tx.set_node_unmanaged(node, unmanaged)?;
         }
         let reported = said(report);
         for instance in ours(tx, node, report)? {
             if let Some(said) = reported.get(&instance.id) {
-                room |= self.learn_status(tx, instance, said, cause)?;
+                capacities_changed |= self.learn_status(tx, instance, said, cause)?;
             }
         }
         let mut images = Vec::new();
@@ -153,10 +155,10 @@ impl Control {
             if let Some(instance) = gone {
                 let message = format!("{} has destroyed it", row.name);
                 images.push(self.remove(tx, &instance, cause, &message)?);
-                room = true;
+                capacities_changed = true;
             }
         }
-        if room {
+        if capacities_changed {
             self.place_waiting(tx)?;
         }
         cost += tx.newest() - before;
@@ -175,10 +177,10 @@ impl Control {
             return Ok(false);
         };
         for told in merged.told {
-            let mut event = note::event(
+            let mut event = event_builder::event(
                 self.now(),
                 told.kind,
-                note::instance(row.id, &row.name),
+                event_builder::instance(row.id, &row.name),
                 cause,
                 told.message,
             )
@@ -237,7 +239,7 @@ fn is_news(
         .facts
         .as_ref()
         .is_some_and(|facts| matters(&row.facts, facts));
-    let unclaimed = match &report.unclaimed {
+    let unmanaged = match &report.unmanaged {
         Some(list) => is_another_list(tx, list, row)?,
         None => false,
     };
@@ -251,21 +253,21 @@ fn is_news(
         let ordered = tx.tombstone_epoch(done.instance, row.id)?;
         Ok::<_, ControlError>(confirms || ordered.is_some())
     })?;
-    Ok(!row.reachable || facts || unclaimed || statuses || confirms)
+    Ok(!row.reachable || facts || unmanaged || statuses || confirms)
 }
 
 /// Whether a node's list of what is in nobody's list is another than before, or the first since a restore.
 fn is_another_list(
     tx: &ReadTx<'_>,
-    list: &[Unclaimed],
+    list: &[Unmanaged],
     row: &NodeRow,
 ) -> Result<bool, ControlError> {
-    let as_long = u32::try_from(list.len()) == Ok(row.unclaimed_count);
-    Ok(!row.swept || !as_long || tx.unclaimed_on(row.id)? != list)
+    let as_long = u32::try_from(list.len()) == Ok(row.unmanaged_count);
+    Ok(!row.swept || !as_long || tx.unmanaged_on(row.id)? != list)
 }
 
 /// What it costs to write such a list down: as an event for each 64 KiB.
-fn weight(list: &[Unclaimed]) -> u64 {
+fn weight(list: &[Unmanaged]) -> u64 {
     let bundles = list.iter().filter_map(|entry| entry.bundle.as_ref());
     let bytes: usize = bundles.map(String::len).sum();
     let bytes = bytes.saturating_add(list.len().saturating_mul(256));

@@ -13,7 +13,7 @@ use waifud_store::{ReadTx, Topic};
 use waifud_types::{Digest, NodeId, Revision};
 
 use crate::joining::is_admitted;
-use crate::streams::WatchSeat;
+use crate::streams::WatchRegistration;
 use crate::{Control, ControlError, problems, subnet};
 
 /// A sign of life at least so often; half of what is promised.
@@ -29,7 +29,7 @@ pub struct SliceWatch {
     since: u64,
     synced: bool,
     ready: VecDeque<WatchFrame>,
-    seat: WatchSeat,
+    seat: WatchRegistration,
 }
 
 impl Control {
@@ -58,7 +58,7 @@ impl Control {
             since,
             synced: false,
             ready: VecDeque::new(),
-            seat: self.shared.streams.sit(node),
+            seat: self.shared.streams.register_watch(node),
         })
     }
 }

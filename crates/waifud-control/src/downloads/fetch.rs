@@ -14,8 +14,8 @@ use super::partial::Partial;
 use super::reach::{Reach, Trail};
 use super::source::{Proof, Source};
 use super::{checksum_file, http, words};
+use crate::disk_space::ImageSpace;
 use crate::image_store::LOOK_EVERY;
-use crate::room::ImageRoom;
 
 /// A list of checksums is smaller than this.
 const LIST_MAX: usize = 4 << 20;
@@ -74,7 +74,7 @@ pub(super) struct Limits {
     pub(super) trail: Trail,
     pub(super) proxies: bool,
     pub(super) max: ByteSize,
-    pub(super) room: ImageRoom,
+    pub(super) disk_space: ImageSpace,
     /// A server that says nothing for so long has gone.
     pub(super) silence: Duration,
     pub(super) pace: Pace,
@@ -167,7 +167,7 @@ where
         return Err(Failure::Lasting(words::too_large(limits.max)));
     }
     let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
-    limits.room.check(rest)?;
+    limits.disk_space.check(rest)?;
     if !limits.trail.is_private() {
         watcher.progress(partial.length, total);
     }
@@ -197,7 +197,7 @@ async fn stream(
         }
         if partial.received() >= room_at {
             room_at = partial.received() + LOOK_EVERY;
-            limits.room.check(0)?;
+            limits.disk_space.check(0)?;
         }
         partial.push(&chunk).await?;
         if !looked && partial.head.len() == qcow2::HEADER_BYTES {

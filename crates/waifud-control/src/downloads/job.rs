@@ -152,7 +152,7 @@ impl Worker {
             };
             match ended {
                 Ok(()) => return,
-                Err(error) if error.is_no_room() => self.wait_for_room().await,
+                Err(error) if error.is_disk_full() => self.wait_for_disk_space().await,
                 Err(error) => {
                     // The database or the disk failed: the row says that it goes on, so it does.
                     let _said_in_the_log = error.into_problem();
@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// A full disk is nobody's failure: what came is kept, and it goes on when there is room.
-    async fn wait_for_room(&self) {
+    async fn wait_for_disk_space(&self) {
         let first = {
             let mut first = false;
             self.change(|progress| {
@@ -216,7 +216,7 @@ impl Worker {
                 Err(Failure::Passing(why)) => (why, false),
                 Err(Failure::TooSlow(why)) => (why, true),
                 Err(Failure::NoRoom) => {
-                    self.wait_for_room().await;
+                    self.wait_for_disk_space().await;
                     continue;
                 }
             };
@@ -245,7 +245,7 @@ impl Worker {
             trail: Trail::default(),
             proxies: config.downloads.proxies,
             max: config.image_max,
-            room: self.control.shared.images.room().clone(),
+            disk_space: self.control.shared.images.disk_space().clone(),
             silence: config.downloads.silence,
             pace: config.downloads.pace,
         }

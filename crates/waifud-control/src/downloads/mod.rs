@@ -35,9 +35,9 @@ pub(crate) use self::job::Jobs;
 use self::reach::Reach;
 pub(crate) use self::source::refresh;
 use crate::control::ControlConfig;
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems, templates};
+use crate::{Control, ControlError, event_builder, problems, templates};
 
 /// What can be set about downloads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,7 +104,7 @@ impl Control {
         request: CreateDownload,
         cause: Cause,
     ) -> Result<Download, ControlError> {
-        self.must_have_room()?;
+        self.require_disk_space()?;
         let config = &self.shared.config;
         let request = source::complete(request, &config.downloads.mirror)?;
         let template = templates::checked_name(&request.name)?;
@@ -229,8 +229,8 @@ impl Control {
                 let row = tx
                     .remove_download(&wanted)?
                     .ok_or_else(|| problems::not_found("download", &wanted))?;
-                let object = note::template(&wanted);
-                tx.emit(&note::event(
+                let object = event_builder::template(&wanted);
+                tx.emit(&event_builder::event(
                     at,
                     "template.download-ended",
                     object,
@@ -278,8 +278,8 @@ impl Control {
             .store
             .write(move |tx| {
                 for row in tx.downloads_from(source)? {
-                    let object = note::template(row.template.as_str());
-                    let event = note::event(
+                    let object = event_builder::template(row.template.as_str());
+                    let event = event_builder::event(
                         at,
                         "template.download-failed",
                         object,
@@ -395,9 +395,9 @@ fn begin(
                 .downloads_from(row.source)?
                 .into_iter()
                 .find_map(|other| other.validator);
-            let object = note::template(row.template.as_str());
+            let object = event_builder::template(row.template.as_str());
             let message = format!("from {shown}");
-            tx.emit(&note::event(
+            tx.emit(&event_builder::event(
                 row.created_at,
                 "template.download-started",
                 object,

@@ -218,7 +218,7 @@ pub fn name(source: &Source) -> Digest {
 
 fn parse(field: &str, text: &str, plain_is_fine: bool, reach: &Reach) -> Result<Url, Problem> {
     let refused = |why: String| {
-        Problem::new(422, "bad-url", why).field(field).hint(
+        Problem::new(422, "invalid-url", why).field(field).hint(
             if text.starts_with("http://") && !plain_is_fine {
                 "use https, or give the image's checksum: --checksum sha256:…"
             } else {
@@ -321,7 +321,7 @@ mod tests {
         insecure.insecure_no_checksum = true;
         assert_eq!(source(&insecure, &home()).unwrap().proof, Proof::HttpsAlone);
         insecure.url = Some("http://example.org/a.qcow2".into());
-        assert_eq!(code(&insecure), "bad-url");
+        assert_eq!(code(&insecure), "invalid-url");
         let mut listed = request("http://example.org/a.qcow2");
         listed.checksums_url = Some("http://example.org/SHA256SUMS".into());
         assert_eq!(
@@ -356,7 +356,7 @@ mod tests {
             let problem = source(&with_checksum(bad), &home()).unwrap_err();
             assert_eq!(
                 (problem.code.as_str(), problem.field.as_deref()),
-                ("bad-url", Some("url")),
+                ("invalid-url", Some("url")),
                 "{bad}"
             );
             assert!(!problem.title.contains("secret"));
@@ -469,7 +469,10 @@ mod tests {
         assert_eq!((asked.catalog, asked.checksum.is_some()), (None, true));
 
         let uploaded = downloaded("a", &serde_json::Value::Null);
-        assert_eq!(refresh(uploaded, "").unwrap_err().code, "no-source");
+        assert_eq!(
+            refresh(uploaded, "").unwrap_err().code,
+            "template-without-source"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
     match packing(head) {
         Some(packed) => Problem::new(
             422,
-            "bad-image",
+            "invalid-image",
             format!("the image is compressed with {}", packed.name),
         )
         .field("url")
@@ -19,7 +19,7 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
         )),
         None => Problem::new(
             422,
-            "bad-image",
+            "invalid-image",
             format!("what came can't be used: {error}"),
         )
         .field("url")
@@ -55,7 +55,7 @@ pub(super) fn too_large(limit: ByteSize) -> Problem {
 pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
     Problem::new(
         422,
-        "bad-checksums",
+        "invalid-checksums",
         format!("the list of checksums can't be used: {why}"),
     )
     .field("checksums_url")
@@ -66,7 +66,7 @@ pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
 pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
     Problem::new(
         422,
-        "not-served",
+        "source-refused",
         format!("the server of {what} answers {status}"),
     )
     .field("url")
@@ -75,7 +75,7 @@ pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
 }
 
 pub(super) fn refused(why: &str) -> Problem {
-    Problem::new(422, "bad-url", why.to_owned())
+    Problem::new(422, "invalid-url", why.to_owned())
         .field("url")
         .hint("give a URL on a server that this machine may ask")
 }
@@ -83,7 +83,7 @@ pub(super) fn refused(why: &str) -> Problem {
 pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
     Problem::new(
         422,
-        "not-reached",
+        "source-unreachable",
         format!("{attempts} attempts got nothing more: {why}"),
     )
     .field("url")
@@ -95,7 +95,7 @@ pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
 pub(super) fn private() -> Problem {
     Problem::new(
         422,
-        "not-reached",
+        "source-unreachable",
         "the image could not be downloaded from this private address",
     )
     .field("url")

@@ -82,12 +82,12 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/nodes/{name}/confirm", AtLeast(Admin)),
     (
         "DELETE",
-        "/v1/nodes/{name}/unclaimed/{instance}",
+        "/v1/nodes/{name}/unmanaged/{instance}",
         AtLeast(Admin),
     ),
     (
         "POST",
-        "/v1/nodes/{name}/unclaimed/{instance}/claim",
+        "/v1/nodes/{name}/unmanaged/{instance}/adopt",
         AtLeast(Admin),
     ),
 ];

@@ -211,7 +211,7 @@ async fn stream(
     control
         .shared
         .streams
-        .come(node, id, request.extensions_mut())?;
+        .accept(node, id, request.extensions_mut())?;
     Ok((
         StatusCode::SWITCHING_PROTOCOLS,
         [

@@ -111,13 +111,13 @@ async fn read(body: Body, limits: Limits) -> Result<Bytes, Refusal> {
     match timeout(within, Limited::new(body, bytes).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes).into()),
-        Ok(Err(_)) => {
-            Err(
-                Problem::new(400, "upload-broken", "the connection ended before the body")
-                    .field("body")
-                    .into(),
-            )
-        }
+        Ok(Err(_)) => Err(Problem::new(
+            400,
+            "upload-interrupted",
+            "the connection ended before the body",
+        )
+        .field("body")
+        .into()),
         Err(_) => Err(Problem::new(
             408,
             "body-too-slow",
@@ -157,7 +157,7 @@ pub fn parse<T: DeserializeOwned>(
 ) -> Result<T, Refusal> {
     // A list would be taken for the fields in their order, whatever they are: nobody means that.
     if bytes.trim_ascii_start().starts_with(b"[") {
-        let problem = Problem::new(422, "bad-field", "the body is a list")
+        let problem = Problem::new(422, "invalid-field", "the body is a list")
             .field("body")
             .hint("send one JSON object");
         return Err(Refusal(problem));
@@ -180,7 +180,7 @@ fn refuse(path: &str, error: &serde_json::Error, rename: &impl Fn(&str) -> Strin
         _ => {
             return Problem::new(
                 400,
-                "bad-json",
+                "invalid-json",
                 format!("the body is not JSON at line {line}, column {column}"),
             )
             .field("body")
@@ -205,8 +205,12 @@ fn refuse(path: &str, error: &serde_json::Error, rename: &impl Fn(&str) -> Strin
     };
     let why: String = why.chars().take(300).collect();
     let size = field.ends_with("_bytes");
-    let problem = Problem::new(422, "bad-field", format!("{field} can't be used: {why}"))
-        .field(rename(&field));
+    let problem = Problem::new(
+        422,
+        "invalid-field",
+        format!("{field} can't be used: {why}"),
+    )
+    .field(rename(&field));
     if size {
         problem.hint("a whole number of bytes, without a unit; 1 GiB is 1073741824")
     } else if why.starts_with("unknown field") {
@@ -230,39 +234,39 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_by_its_field() {
         for (text, code, field) in [
-            ("", "bad-json", "body"),
-            ("{", "bad-json", "body"),
-            ("[]", "bad-field", "body"),
-            (r#" [null, {}, "a"]"#, "bad-field", "body"),
-            ("{}", "bad-field", "template"),
-            (r#"{"template":"a","x":1}"#, "bad-field", "x"),
+            ("", "invalid-json", "body"),
+            ("{", "invalid-json", "body"),
+            ("[]", "invalid-field", "body"),
+            (r#" [null, {}, "a"]"#, "invalid-field", "body"),
+            ("{}", "invalid-field", "template"),
+            (r#"{"template":"a","x":1}"#, "invalid-field", "x"),
             (
                 r#"{"template":"a","memory_bytes":-1}"#,
-                "bad-field",
+                "invalid-field",
                 "memory_bytes",
             ),
             (
                 r#"{"template":"a","memory_bytes":"2G"}"#,
-                "bad-field",
+                "invalid-field",
                 "memory_bytes",
             ),
             (
                 r#"{"template":"a","memory_bytes":1e30}"#,
-                "bad-field",
+                "invalid-field",
                 "memory_bytes",
             ),
-            (r#"{"template":"a","cpus":1.5}"#, "bad-field", "cpus"),
+            (r#"{"template":"a","cpus":1.5}"#, "invalid-field", "cpus"),
             (
                 r#"{"template":"a","ssh_keys":["x",7]}"#,
-                "bad-field",
+                "invalid-field",
                 "ssh_keys[1]",
             ),
             (
                 r#"{"template":"a","placement":{"node":"A B"}}"#,
-                "bad-field",
+                "invalid-field",
                 "placement.node",
             ),
-            (r#"{"template":"a"} {}"#, "bad-json", "body"),
+            (r#"{"template":"a"} {}"#, "invalid-json", "body"),
         ] {
             let problem = problem(text);
             assert_eq!(
@@ -294,7 +298,7 @@ mod tests {
         );
         // An error whose text speaks of a length limit is not one of ours.
         let broken = pieces(vec![Err(std::io::Error::other("length limit exceeded"))]);
-        assert_eq!(code(broken).await, Err("upload-broken".to_owned()));
+        assert_eq!(code(broken).await, Err("upload-interrupted".to_owned()));
         let stalled =
             Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
         assert_eq!(code(stalled).await, Err("body-too-slow".to_owned()));

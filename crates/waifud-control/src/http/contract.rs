@@ -13,7 +13,7 @@ use waifud_types::InstanceState;
 use waifud_types::spec::limits;
 
 use crate::page::LIMIT_MAX;
-use crate::{note, tokens, validate};
+use crate::{event_builder, tokens, validate};
 
 /// A name, as [`waifud_types::Name`] reads it.
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -118,7 +118,7 @@ fn parameter_limits(name: &str, events: bool) -> Value {
         "cursor" | "since" | "Last-Event-ID" => text(REVISION),
         "object" => text(&format!(
             "^([^/]*|({})/[\\s\\S]*)$",
-            note::OBJECT_TYPES.join("|")
+            event_builder::OBJECT_TYPES.join("|")
         )),
         "state" => {
             let states = InstanceState::ALL.map(InstanceState::as_str).join("|");
@@ -202,7 +202,7 @@ fn fields(schemas: &mut Value) {
             "bridge",
             &json!({"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"}),
         ),
-        ("ClaimInstance", "name", &name),
+        ("AdoptInstance", "name", &name),
         (
             "ExecRequest",
             "command",

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use waifud_api::{CreateInstance, Problem};
 
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
@@ -21,7 +21,7 @@ use crate::Control;
 )]
 pub async fn description(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
     let (description, generation) = control.describe(&name).await?;

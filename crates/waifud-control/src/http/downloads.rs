@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use waifud_api::{CatalogEntry, CreateDownload, Download, Page, Problem};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::{Control, ControlError, catalog as data};
@@ -24,7 +24,7 @@ use crate::{Control, ControlError, catalog as data};
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Download>), Refusal> {
     let request: CreateDownload = parse(&bytes, str::to_owned)?;
@@ -39,7 +39,7 @@ pub async fn create(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     params: Params,
 ) -> Result<Json<Page<Download>>, Refusal> {
     params.finish()?;
@@ -54,7 +54,7 @@ pub async fn list(
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Download>, Refusal> {
     Ok(Json(control.download(&name).await?))
@@ -68,7 +68,7 @@ pub async fn show(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.delete_download(&name, asker.cause).await?;
@@ -82,7 +82,7 @@ pub async fn delete(
 )]
 pub async fn catalog(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     params: Params,
 ) -> Result<Json<Page<CatalogEntry>>, Refusal> {
     params.finish()?;

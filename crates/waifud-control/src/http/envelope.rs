@@ -115,7 +115,11 @@ fn problem(control: &Control, mut response: Response, id: &RequestId, head: bool
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::new(status.as_u16(), code_of(status), title_of(status)));
     if problem.code == problems::NO_SPACE {
-        problem = problems::with_room(problem, control.state_dir(), control.room_now().ok());
+        problem = problems::with_disk_space(
+            problem,
+            control.state_dir(),
+            control.current_disk_space().ok(),
+        );
     }
     problem.request_id = Some(id.0.clone());
     let mut kept = HeaderMap::new();
@@ -149,7 +153,7 @@ fn code_of(status: StatusCode) -> &'static str {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported-media-type",
         StatusCode::NOT_FOUND => "not-found",
         _ if status.is_server_error() => "internal",
-        _ => "bad-request",
+        _ => "invalid-request",
     }
 }
 

@@ -20,11 +20,11 @@ use waifud_store::{EventFilter, ReadTx};
 use waifud_types::event::Event;
 use waifud_types::{Digest, Revision};
 
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::page::{LIMIT_DEFAULT, LIMIT_MAX};
-use crate::{Control, ControlError, ProgressFrame, note, problems};
+use crate::{Control, ControlError, ProgressFrame, event_builder, problems};
 
 /// Events read at once for a stream.
 const BATCH: u32 = 256;
@@ -50,7 +50,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 )]
 pub async fn events(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -107,11 +107,14 @@ fn filter(object: Option<String>) -> Result<EventFilter, Problem> {
             object_type: None,
         });
     };
-    if !note::OBJECT_TYPES.contains(&kind) {
+    if !event_builder::OBJECT_TYPES.contains(&kind) {
         return Err(problems::bad_query(
             "object",
             format!("there are no events about objects of type {kind:?}"),
-            format!("TYPE/NAME, where TYPE is {}", note::OBJECT_TYPES.join(", ")),
+            format!(
+                "TYPE/NAME, where TYPE is {}",
+                event_builder::OBJECT_TYPES.join(", ")
+            ),
         ));
     }
     Ok(EventFilter {

@@ -1,7 +1,7 @@
 //! The one place that lets people in: before every handler of the user's router, by the table in `access.rs`.
 //!
 //! Who asks is known from the connection ([`Peer`]) and from a bearer token. What is not in the table is refused, a
-//! handler that nobody put behind this guard as well: `Asker` finds no principal then.
+//! handler that nobody put behind this guard as well: `AuthenticatedUser` finds no principal then.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -8,7 +8,7 @@ use waifud_api::Problem;
 use waifud_api::guest_command::{ExecRequest, ExecResult, SetPassword};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
@@ -27,7 +27,7 @@ use crate::Control;
 )]
 pub async fn exec(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, Refusal> {
@@ -52,7 +52,7 @@ pub async fn exec(
 )]
 pub async fn set_password(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<StatusCode, Refusal> {

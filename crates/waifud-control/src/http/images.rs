@@ -9,7 +9,7 @@ use waifud_api::{Image, Page, Problem};
 use waifud_types::{ByteSize, Digest};
 
 use super::body;
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::{Control, problems};
@@ -43,7 +43,7 @@ pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
 )]
 pub async fn upload(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(text): Path<String>,
     request: Request,
 ) -> Result<(StatusCode, Json<Image>), Refusal> {
@@ -52,7 +52,7 @@ pub async fn upload(
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = body::upload(request.into_body());
     // Said before the bytes are sent, not when the disk is full of them.
-    if let Err(error) = control.must_have_room_for_image(ByteSize(length.unwrap_or(0))) {
+    if let Err(error) = control.require_image_space(ByteSize(length.unwrap_or(0))) {
         drain(body).await;
         return Err(error.into());
     }
@@ -90,7 +90,7 @@ async fn drain<E>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin) {
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(text): Path<String>,
 ) -> Result<Json<Image>, Refusal> {
     Ok(Json(control.image(digest(&text)?).await?))
@@ -107,7 +107,7 @@ pub async fn show(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Image>>, Refusal> {
     let page = params.page()?;
@@ -123,7 +123,7 @@ pub async fn list(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(text): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.delete_image(digest(&text)?, asker.cause).await?;

@@ -12,7 +12,7 @@ use waifud_types::{InstanceState, Role, Secret};
 
 use super::body::{JsonBytes, parse};
 use super::headers::{etag, idempotency_key, if_match};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use super::wait::wait;
@@ -69,7 +69,7 @@ fn field(path: &str) -> String {
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     mut params: Params,
     headers: HeaderMap,
     JsonBytes(bytes): JsonBytes,
@@ -168,7 +168,7 @@ fn goal(params: &mut Params) -> Result<Option<Goal>, Problem> {
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Instance>>, Refusal> {
     let page = params.page()?;
@@ -230,7 +230,7 @@ fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<Response, Refusal> {
@@ -270,7 +270,7 @@ pub async fn show(
 )]
 pub async fn update(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
     headers: HeaderMap,
@@ -308,7 +308,7 @@ pub async fn update(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
     headers: HeaderMap,
@@ -341,7 +341,7 @@ pub async fn delete(
 )]
 pub async fn why(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Why>, Refusal> {
     let mut why = control.why(&name).await?;
@@ -362,7 +362,7 @@ pub async fn why(
 )]
 pub async fn user_data(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
     let text = control

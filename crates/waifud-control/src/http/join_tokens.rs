@@ -7,7 +7,7 @@ use waifud_api::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 use waifud_api::{Page, Problem};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::Control;
@@ -20,7 +20,7 @@ use crate::Control;
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<CreatedJoinToken>), Refusal> {
     let wanted: CreateJoinToken = parse(&bytes, str::to_owned)?;
@@ -37,7 +37,7 @@ pub async fn create(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     params: Params,
 ) -> Result<Json<Page<JoinTokenInfo>>, Refusal> {
     params.finish()?;
@@ -52,7 +52,7 @@ pub async fn list(
 )]
 pub async fn revoke(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.revoke_join_token(id, asker.cause).await?;

@@ -29,7 +29,7 @@ mod service;
 mod streams;
 mod templates;
 mod tokens;
-mod unclaimed;
+mod unmanaged;
 mod wait;
 
 use axum::Router;
@@ -88,9 +88,9 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(networks::show, networks::delete))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show, nodes::update, nodes::remove))
-        .routes(routes!(unclaimed::claim))
-        .routes(routes!(unclaimed::delete))
-        .routes(routes!(unclaimed::confirm))
+        .routes(routes!(unmanaged::adopt))
+        .routes(routes!(unmanaged::delete))
+        .routes(routes!(unmanaged::confirm))
         .routes(routes!(join_tokens::create, join_tokens::list))
         .routes(routes!(join_tokens::revoke))
         .routes(routes!(events::events))

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use waifud_api::{CreateNetwork, Network, Page, Problem};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::Control;
@@ -23,7 +23,7 @@ use crate::Control;
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Network>), Refusal> {
     let request: CreateNetwork = parse(&bytes, str::to_owned)?;
@@ -42,7 +42,7 @@ pub async fn create(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Network>>, Refusal> {
     let page = params.page()?;
@@ -58,7 +58,7 @@ pub async fn list(
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Network>, Refusal> {
     Ok(Json(control.network(&name).await?))
@@ -76,7 +76,7 @@ pub async fn show(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.delete_network(&name, asker.cause).await?;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use waifud_api::{Node, Page, Problem, UpdateNode};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::Control;
@@ -22,7 +22,7 @@ use crate::Control;
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Node>>, Refusal> {
     let page = params.page()?;
@@ -38,7 +38,7 @@ pub async fn list(
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Node>, Refusal> {
     Ok(Json(control.node(&name).await?))
@@ -57,7 +57,7 @@ pub async fn show(
 )]
 pub async fn update(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Json<Node>, Refusal> {
@@ -80,7 +80,7 @@ pub async fn update(
 )]
 pub async fn remove(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<StatusCode, Refusal> {

@@ -25,14 +25,14 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 
 /// Somebody who may use the user's API.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct AuthenticatedUser {
     /// Who.
     pub principal: Principal,
     /// For events.
     pub cause: Cause,
 }
 
-impl<S: Sync> FromRequestParts<S> for Asker {
+impl<S: Sync> FromRequestParts<S> for AuthenticatedUser {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use waifud_api::Server;
 
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
@@ -13,6 +13,9 @@ use crate::Control;
     get, path = "/v1/server", tag = "service", operation_id = "server",
     responses((status = 200, description = "How it is.", body = Server))
 )]
-pub async fn show(State(control): State<Control>, _: Asker) -> Result<Json<Server>, Refusal> {
+pub async fn show(
+    State(control): State<Control>,
+    _: AuthenticatedUser,
+) -> Result<Json<Server>, Refusal> {
     Ok(Json(control.server().await?))
 }

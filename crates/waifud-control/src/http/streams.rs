@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use waifud_api::Problem;
 use waifud_api::stream::{LOG_LINES_MAX, StreamKind};
 
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::{Control, problems, streams};
@@ -21,7 +21,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 async fn open(
     control: Control,
-    asker: Asker,
+    asker: AuthenticatedUser,
     upgrade: Upgrade,
     name: &str,
     kind: StreamKind,
@@ -50,7 +50,7 @@ async fn open(
 )]
 pub async fn console(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     params: Params,
     upgrade: Upgrade,
@@ -74,7 +74,7 @@ pub async fn console(
 )]
 pub async fn ssh(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     params: Params,
     upgrade: Upgrade,
@@ -98,7 +98,7 @@ pub async fn ssh(
 )]
 pub async fn screen(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     params: Params,
     upgrade: Upgrade,
@@ -123,7 +123,7 @@ pub async fn screen(
 )]
 pub async fn forward(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
     upgrade: Upgrade,
@@ -160,7 +160,7 @@ pub async fn forward(
 )]
 pub async fn log(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<Response, Refusal> {

@@ -7,7 +7,7 @@ use waifud_api::{CreateTemplate, Download, Page, Problem};
 use waifud_types::template::Template;
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::Control;
@@ -20,7 +20,7 @@ use crate::Control;
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Template>), Refusal> {
     let request: CreateTemplate = parse(&bytes, str::to_owned)?;
@@ -39,7 +39,7 @@ pub async fn create(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Template>>, Refusal> {
     let page = params.page()?;
@@ -55,7 +55,7 @@ pub async fn list(
 )]
 pub async fn show(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Template>, Refusal> {
     Ok(Json(control.template(&name).await?))
@@ -74,7 +74,7 @@ pub async fn show(
 )]
 pub async fn refresh(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<(StatusCode, Json<Download>), Refusal> {
     let download = control.refresh_template(&name, asker.cause).await?;
@@ -89,7 +89,7 @@ pub async fn refresh(
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.delete_template(&name, asker.cause).await?;

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token, Whoami};
 
 use super::body::{JsonBytes, parse};
-use super::peer::Asker;
+use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::Control;
@@ -24,7 +24,7 @@ use crate::Control;
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, Refusal> {
     let request: CreateToken = parse(&bytes, str::to_owned)?;
@@ -46,7 +46,7 @@ pub async fn create(
 )]
 pub async fn list(
     State(control): State<Control>,
-    _: Asker,
+    _: AuthenticatedUser,
     mut params: Params,
 ) -> Result<Json<Page<Token>>, Refusal> {
     let page = params.page()?;
@@ -62,7 +62,7 @@ pub async fn list(
 )]
 pub async fn revoke(
     State(control): State<Control>,
-    asker: Asker,
+    asker: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     control.revoke_token(&name, asker.cause).await?;
@@ -74,7 +74,7 @@ pub async fn revoke(
     get, path = "/v1/whoami", tag = "tokens", operation_id = "whoami",
     responses((status = 200, description = "Who asks.", body = Whoami), (status = 401, description = "Nobody who is known.", body = Problem))
 )]
-pub async fn whoami(asker: Asker) -> Json<Whoami> {
+pub async fn whoami(asker: AuthenticatedUser) -> Json<Whoami> {
     let principal = asker.principal;
     Json(Whoami {
         name: principal.name,

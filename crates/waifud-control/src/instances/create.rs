@@ -11,11 +11,11 @@ use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name, PowerSpec};
 
 use super::network;
 use super::nics::WantedNic;
+use crate::event_builder::EventExt;
 use crate::image_store::sha256;
-use crate::note::EventExt;
 use crate::principal::{Cause, Principal};
 use crate::validate::{self, Checked};
-use crate::{Control, ControlError, documents, env, names, note, problems, subnet, view};
+use crate::{Control, ControlError, documents, env, event_builder, names, problems, subnet, view};
 
 /// The root disk, unless the template needs more.
 const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
@@ -64,7 +64,7 @@ impl Control {
         cause: Cause,
     ) -> Result<Created, ControlError> {
         let checked = validate::create(request)?;
-        if let Err(full) = self.must_have_room() {
+        if let Err(full) = self.require_disk_space() {
             // What was created already is answered all the same: the answer takes no room.
             return match self.kept_answer(key).await? {
                 Some(instance) => Ok(Created {
@@ -146,10 +146,10 @@ impl Control {
         let template = tx
             .template_source(wanted.template.as_str())?
             .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
-        let rooms = tx.rooms_for_placing()?;
+        let capacities = tx.capacities_for_placement()?;
         let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
         let spec = spec(wanted, &template, &macs)?;
-        network::check(tx, &spec, &rooms, self.shared.config.guest_range)?;
+        network::check(tx, &spec, &capacities, self.shared.config.guest_range)?;
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(
                 self.shared.clock.as_ref(),
@@ -175,7 +175,7 @@ impl Control {
         let row = tx
             .instance(new.id)?
             .ok_or_else(|| ControlError::Inconsistent("a new instance is not there".to_owned()))?;
-        self.place(tx, row, &rooms, cause)
+        self.place(tx, row, &capacities, cause)
     }
 
     fn choose_name(&self, tx: &WriteTx<'_>, wanted: &Checked) -> Result<Name, ControlError> {
@@ -269,10 +269,10 @@ pub(crate) fn spec(
 fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<(), ControlError> {
     let spec = &new.spec;
     let revision = tx.emit(
-        &note::event(
+        &event_builder::event(
             new.at,
             "instance.created",
-            note::instance(new.id, &new.name),
+            event_builder::instance(new.id, &new.name),
             cause,
             format!(
                 "{} CPU{}, {} memory, from {}@{}",

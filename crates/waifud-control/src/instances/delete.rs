@@ -10,9 +10,9 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::Digest;
 
 use super::{IfMatch, find};
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems, view};
+use crate::{Control, ControlError, event_builder, problems, view};
 
 /// How far a delete is.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,7 +56,7 @@ impl Control {
                 return Err(problems::protected(&row.name).into());
             }
             if let Some(node) = row.node {
-                self.bury(tx, &mut row, node, cause)?;
+                self.order_deletion(tx, &mut row, node, cause)?;
             } else {
                 row.deleting = true;
                 let image = self.remove(tx, &row, cause, "it was never placed")?;
@@ -81,7 +81,7 @@ impl Control {
         ))
     }
 
-    fn bury(
+    fn order_deletion(
         &self,
         tx: &mut WriteTx<'_>,
         row: &mut InstanceRow,
@@ -93,10 +93,10 @@ impl Control {
             .as_ref()
             .map_or("its node", |name| name.as_str());
         let revision = tx.emit(
-            &note::event(
+            &event_builder::event(
                 self.now(),
                 "instance.deleting",
-                note::instance(row.id, &row.name),
+                event_builder::instance(row.id, &row.name),
                 cause,
                 format!("{on} is told to destroy it"),
             )
@@ -126,10 +126,10 @@ impl Control {
         message: &str,
     ) -> Result<Digest, ControlError> {
         tx.emit(
-            &note::event(
+            &event_builder::event(
                 self.now(),
                 "instance.deleted",
-                note::instance(row.id, &row.name),
+                event_builder::instance(row.id, &row.name),
                 cause,
                 message,
             )

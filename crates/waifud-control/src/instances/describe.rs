@@ -49,7 +49,7 @@ impl Control {
                 }
                 let macs = create::choose_macs(&tx, entropy.as_ref(), &wanted.nics)?;
                 let spec = create::spec(&wanted, &template, &macs)?;
-                network::check(&tx, &spec, &tx.rooms()?, guest_range)?;
+                network::check(&tx, &spec, &tx.node_capacities()?, guest_range)?;
                 network::check_address_is_free(&tx, &spec)
             })
             .await

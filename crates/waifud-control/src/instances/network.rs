@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{Problem, Publish};
-use waifud_store::{InstanceRow, NodeRoom, NodeRow, ReadTx, StoreError, Taken, WriteTx};
+use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::Name;
 use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
 
@@ -75,7 +75,7 @@ pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(),
 pub fn check(
     tx: &ReadTx<'_>,
     spec: &InstanceSpec,
-    rooms: &[NodeRoom],
+    capacities: &[NodeCapacity],
     guest_range: Ipv4Net,
 ) -> Result<(), ControlError> {
     for (index, nic) in spec.nics.iter().enumerate() {
@@ -99,16 +99,16 @@ pub fn check(
         }
     }
     check_publish(spec, &spec.publish)?;
-    check_address(spec, rooms)?;
+    check_address(spec, capacities)?;
     super::owners::check(tx, spec)
 }
 
 /// Refuses a fixed address on `default` that no node can give, or not the one that was asked for.
-fn check_address(spec: &InstanceSpec, rooms: &[NodeRoom]) -> Result<(), Problem> {
+fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(), Problem> {
     let Some((index, address)) = fixed(spec) else {
         return Ok(());
     };
-    let nodes = || rooms.iter().map(|room| &room.node);
+    let nodes = || capacities.iter().map(|capacity| &capacity.node);
     let Some(home) = nodes().find(|node| node.subnet.contains(&address)) else {
         let subnets: Vec<_> = nodes()
             .map(|node| format!("{} has {}", node.name, node.subnet))
@@ -192,10 +192,10 @@ pub fn fit(
         return Ok(Ok(None));
     }
     if let Some((_, address)) = fixed(spec) {
-        return Ok(if node.unclaimed_addresses.contains(&address) {
+        return Ok(if node.unmanaged_addresses.contains(&address) {
             Err(Obstacle {
-                verdict: format!("something unclaimed on it has {address}"),
-                waits_for: format!("{address}, which something unclaimed on {} has", node.name),
+                verdict: format!("something unmanaged on it has {address}"),
+                waits_for: format!("{address}, which something unmanaged on {} has", node.name),
             })
         } else if net.contains(&address) {
             Ok(Some(address))
@@ -208,7 +208,7 @@ pub fn fit(
     }
     let mut taken = tx.taken_addresses(net)?;
     // What runs there in nobody's list keeps its addresses.
-    taken.extend(&node.unclaimed_addresses);
+    taken.extend(&node.unmanaged_addresses);
     taken.sort_unstable();
     taken.dedup();
     let free = subnet::free_address(net, &taken);
@@ -219,7 +219,7 @@ pub fn fit(
 }
 
 /// Makes these the ports of the instance's node that lead to it, once it has a node.
-pub fn claim_ports(
+pub fn reserve_ports(
     tx: &mut WriteTx<'_>,
     row: &InstanceRow,
     ports: &[PublishSpec],

@@ -232,31 +232,36 @@ mod tests {
         assert_eq!(checked.prefix_len, Some(24));
         assert_eq!(checked.gateway.unwrap().to_string(), "192.168.1.1");
         for (address, gateway, code, part) in [
-            (Some("192.168.1.50"), None, "bad-address", "address"),
-            (Some("192.168.1.0/24"), None, "bad-address", "address"),
-            (Some("192.168.1.255/24"), None, "bad-address", "address"),
-            (Some("169.254.1.1/16"), None, "bad-address", "address"),
-            (Some("127.0.0.1/8"), None, "bad-address", "address"),
-            (Some("192.168.1.50/31"), None, "bad-prefix", "address"),
-            (Some("10.1.2.3/4"), None, "bad-prefix", "address"),
-            (Some("fd00::1/64"), None, "bad-address", "address"),
-            (None, Some("192.168.1.1"), "gateway-alone", "gateway"),
+            (Some("192.168.1.50"), None, "invalid-address", "address"),
+            (Some("192.168.1.0/24"), None, "invalid-address", "address"),
+            (Some("192.168.1.255/24"), None, "invalid-address", "address"),
+            (Some("169.254.1.1/16"), None, "invalid-address", "address"),
+            (Some("127.0.0.1/8"), None, "invalid-address", "address"),
+            (Some("192.168.1.50/31"), None, "invalid-prefix", "address"),
+            (Some("10.1.2.3/4"), None, "invalid-prefix", "address"),
+            (Some("fd00::1/64"), None, "invalid-address", "address"),
+            (
+                None,
+                Some("192.168.1.1"),
+                "gateway-without-address",
+                "gateway",
+            ),
             (
                 Some("192.168.1.50/24"),
                 Some("192.168.2.1"),
-                "bad-gateway",
+                "invalid-gateway",
                 "gateway",
             ),
             (
                 Some("192.168.1.50/24"),
                 Some("192.168.1.50"),
-                "bad-gateway",
+                "invalid-gateway",
                 "gateway",
             ),
             (
                 Some("192.168.1.50/24"),
                 Some("router"),
-                "bad-gateway",
+                "invalid-gateway",
                 "gateway",
             ),
         ] {
@@ -270,18 +275,18 @@ mod tests {
     fn only_the_first_nic_has_a_default_route_and_default_is_there_once() {
         let lan = || nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
         let said = refused(&[nic("default", None, None), lan()]);
-        assert_eq!(said.0, "gateway-not-first");
+        assert_eq!(said.0, "gateway-not-on-first-nic");
         let said = refused(&[nic("default", None, None), nic("default", None, None)]);
         assert_eq!(
             said,
             (
-                "default-twice".to_owned(),
+                "duplicate-default-network".to_owned(),
                 "spec.nics[1].network".to_owned()
             )
         );
         assert_eq!(refused(&[lan(), lan()]).1, "spec.nics[1].gateway");
         let same = nic("lan", Some("192.168.1.50/24"), None);
-        assert_eq!(refused(&[lan(), same]).0, "address-twice");
+        assert_eq!(refused(&[lan(), same]).0, "duplicate-address");
         assert_eq!(refused(&vec![nic("lan", None, None); 9]).0, "too-many");
         assert_eq!(
             refused(&[nic("default", None, Some("10.144.1.1"))]).0,

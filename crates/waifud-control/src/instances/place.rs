@@ -1,15 +1,15 @@
 //! Place: a node, an address and a bundle for an instance, in the transaction that promises them.
 
 use waifud_api::PlacementVerdict;
-use waifud_store::{InstanceRow, NodeRoom, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
+use waifud_store::{InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{Name, NodeId};
 
 use super::network;
-use crate::note::EventExt;
-use crate::placement::{Choice, Wish, choose};
+use crate::event_builder::EventExt;
+use crate::placement::{Choice, PlacementRequest, choose};
 use crate::principal::Cause;
-use crate::{Control, ControlError, documents, note};
+use crate::{Control, ControlError, documents, event_builder};
 
 /// Verdicts that are written down with an instance, the best first: what people read. With hundreds of nodes, all of
 /// them would be most of what a create writes. For one that waits, `why` judges every node anew.
@@ -29,10 +29,10 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         row: InstanceRow,
-        rooms: &[NodeRoom],
+        capacities: &[NodeCapacity],
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
-        match self.try_to_place(tx, row, rooms, cause)? {
+        match self.try_to_place(tx, row, capacities, cause)? {
             Outcome::Placed(row) => Ok(*row),
             Outcome::Waits(row, choice) => self.keep_waiting(tx, *row, choice, cause, true),
         }
@@ -43,54 +43,54 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         row: InstanceRow,
-        rooms: &[NodeRoom],
+        capacities: &[NodeCapacity],
         cause: &Cause,
     ) -> Result<Outcome, ControlError> {
         let bridges = tx.bridges()?;
         let beside = beside(tx, &row.spec)?;
-        let wish = Wish {
+        let wish = PlacementRequest {
             spec: &row.spec,
             arch: &row.arch,
             bridges: &bridges,
             beside: &beside,
         };
-        let mut choice = choose(&wish, rooms, VERDICTS_KEPT);
-        let mut candidates = std::borrow::Cow::Borrowed(rooms);
+        let mut choice = choose(&wish, capacities, VERDICTS_KEPT);
+        let mut candidates = std::borrow::Cow::Borrowed(capacities);
         let mut unfit = Vec::new();
-        while let Some(room) = choice
+        while let Some(capacity) = choice
             .node
-            .and_then(|id| rooms.iter().find(|room| room.node.id == id))
+            .and_then(|id| capacities.iter().find(|capacity| capacity.node.id == id))
         {
-            let obstacle = match network::fit(tx, &row.spec, &room.node)? {
+            let obstacle = match network::fit(tx, &row.spec, &capacity.node)? {
                 Ok(address) => {
                     choice.verdicts.append(&mut unfit);
-                    let row = self.settle(tx, row, room, address, choice, cause)?;
+                    let row = self.assign_node(tx, row, capacity, address, choice, cause)?;
                     return Ok(Outcome::Placed(Box::new(row)));
                 }
                 Err(obstacle) => obstacle,
             };
-            unfit.push(without(&room.node, obstacle.verdict));
+            unfit.push(without(&capacity.node, obstacle.verdict));
             candidates
                 .to_mut()
-                .retain(|other| other.node.id != room.node.id);
+                .retain(|other| other.node.id != capacity.node.id);
             choice = choose(&wish, &candidates, VERDICTS_KEPT);
-            choice.nodes = rooms.len();
+            choice.nodes = capacities.len();
             choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
         }
         choice.verdicts.append(&mut unfit);
         Ok(Outcome::Waits(Box::new(row), choice))
     }
 
-    fn settle(
+    fn assign_node(
         &self,
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
-        room: &NodeRoom,
+        capacity: &NodeCapacity,
         address: Option<std::net::Ipv4Addr>,
         mut choice: Choice,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
-        let node = &room.node;
+        let node = &capacity.node;
         if let Some(address) = address {
             for (index, nic) in (0..).zip(&mut row.spec.nics) {
                 if network::is_default(&nic.network) {
@@ -107,10 +107,10 @@ impl Control {
             nodes => format!("most room of {nodes}"),
         };
         choice.verdicts.truncate(VERDICTS_KEPT);
-        let event = note::event(
+        let event = event_builder::event(
             self.now(),
             "instance.placed",
-            note::instance(row.id, &row.name),
+            event_builder::instance(row.id, &row.name),
             cause,
             match address.or_else(|| row.spec.nics.iter().find_map(|nic| nic.address)) {
                 Some(address) => format!("on {} ({why}), {address}", node.name),
@@ -129,7 +129,7 @@ impl Control {
         };
         tx.place(&placement, revision)?;
         row.node = Some(node.id);
-        network::claim_ports(tx, &row, &row.spec.publish)?;
+        network::reserve_ports(tx, &row, &row.spec.publish)?;
         row.placement = choice.verdicts;
         self.put_bundle(tx, &row, &node.name, node.subnet)?;
         Ok(row)
@@ -189,15 +189,15 @@ impl Control {
         row.status.reason = reason;
         tx.set_status(row.id, &row.status)?;
         if tell {
-            let event = note::event(
+            let event = event_builder::event(
                 self.now(),
                 "instance.waiting",
-                note::instance(row.id, &row.name),
+                event_builder::instance(row.id, &row.name),
                 cause,
                 row.status.reason.clone().unwrap_or_default(),
             )
             .generation(row.generation)
-            .reason("no-room");
+            .reason("insufficient-capacity");
             tx.emit(&event)?;
         }
         Ok(())
@@ -227,15 +227,17 @@ fn without(node: &NodeRow, reason: String) -> PlacementVerdict {
 /// Every node's part in the choice as it would be made now.
 pub(crate) fn verdicts(
     tx: &ReadTx<'_>,
-    wish: &Wish<'_>,
-    rooms: &[NodeRoom],
+    wish: &PlacementRequest<'_>,
+    capacities: &[NodeCapacity],
 ) -> Result<Vec<PlacementVerdict>, ControlError> {
-    let mut verdicts = choose(wish, rooms, usize::MAX).verdicts;
+    let mut verdicts = choose(wish, capacities, usize::MAX).verdicts;
     for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
-        if let Some(room) = rooms.iter().find(|room| room.node.name == verdict.node)
-            && let Err(obstacle) = network::fit(tx, wish.spec, &room.node)?
+        if let Some(capacity) = capacities
+            .iter()
+            .find(|capacity| capacity.node.name == verdict.node)
+            && let Err(obstacle) = network::fit(tx, wish.spec, &capacity.node)?
         {
-            *verdict = without(&room.node, obstacle.verdict);
+            *verdict = without(&capacity.node, obstacle.verdict);
         }
     }
     Ok(verdicts)

@@ -93,7 +93,11 @@ fn fits(
     let capacity = node.facts.capacity;
     if spec.cpus > has.cpus && spec.cpus > capacity.cpus {
         let has = format!("has {} CPUs", capacity.cpus);
-        return Err(problems::no_room("spec.cpus", &node.name, &has));
+        return Err(problems::insufficient_capacity(
+            "spec.cpus",
+            &node.name,
+            &has,
+        ));
     }
     let (wanted, promised) = (spec.memory_bytes.bytes(), has.memory_bytes.bytes());
     let more = wanted.saturating_sub(promised);
@@ -105,7 +109,11 @@ fn fits(
             capacity.memory_bytes,
             ByteSize(more)
         );
-        return Err(problems::no_room("spec.memory_bytes", &node.name, &has));
+        return Err(problems::insufficient_capacity(
+            "spec.memory_bytes",
+            &node.name,
+            &has,
+        ));
     }
     for (index, disk) in spec.disks.iter().enumerate() {
         let grows = before
@@ -116,7 +124,7 @@ fn fits(
         if let Some(pool) = pool.filter(|pool| grows && disk.size_bytes > pool.size_bytes) {
             let field = format!("spec.disks[{index}].size_bytes");
             let has = format!("has {} in all in pool {}", pool.size_bytes, pool.name);
-            return Err(problems::no_room(&field, &node.name, &has));
+            return Err(problems::insufficient_capacity(&field, &node.name, &has));
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use waifud_store::{NodeRoom, WaitingPlace, WriteTx};
+use waifud_store::{NodeCapacity, WaitingPlace, WriteTx};
 
 use super::place::Outcome;
 use crate::principal::Cause;
@@ -42,9 +42,9 @@ impl Control {
         if !tx.is_anything_waiting()? {
             return Ok(());
         }
-        let mut rooms = Arc::new(tx.rooms()?);
+        let mut capacities = Arc::new(tx.node_capacities()?);
         let mut walk = Walk::default();
-        if self.step(tx, &mut walk, &mut rooms)? {
+        if self.step(tx, &mut walk, &mut capacities)? {
             // Others of these classes have still to be told.
             if walk.failed.values().any(Option::is_some) {
                 self.shared.retry_all.store(true, Ordering::Relaxed);
@@ -67,8 +67,8 @@ impl Control {
                 .shared
                 .store
                 .write(move |tx| {
-                    let mut rooms = tx.rooms_for_placing()?;
-                    let more = control.step(tx, &mut walk, &mut rooms)?;
+                    let mut capacities = tx.capacities_for_placement()?;
+                    let more = control.step(tx, &mut walk, &mut capacities)?;
                     Ok::<_, ControlError>((more, walk))
                 })
                 .await?;
@@ -85,7 +85,7 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         walk: &mut Walk,
-        rooms: &mut Arc<Vec<NodeRoom>>,
+        capacities: &mut Arc<Vec<NodeCapacity>>,
     ) -> Result<bool, ControlError> {
         let cause = Cause::system();
         let page = tx.waiting(&walk.after, PAGE)?;
@@ -113,11 +113,13 @@ impl Control {
                 }
                 continue;
             }
-            match self.try_to_place(tx, row, rooms, &cause)? {
+            match self.try_to_place(tx, row, capacities, &cause)? {
                 Outcome::Placed(row) => {
-                    let mut rooms = Arc::make_mut(rooms).iter_mut();
-                    if let Some(room) = rooms.find(|room| Some(room.node.id) == row.node) {
-                        room.promise(&row.spec);
+                    let mut capacities = Arc::make_mut(capacities).iter_mut();
+                    if let Some(capacity) =
+                        capacities.find(|capacity| Some(capacity.node.id) == row.node)
+                    {
+                        capacity.promise(&row.spec);
                     }
                 }
                 Outcome::Waits(row, choice) => {

@@ -6,9 +6,9 @@ use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
 use super::{IfMatch, amend, find, network, power, rescue, resize};
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems, validate, view};
+use crate::{Control, ControlError, event_builder, problems, validate, view};
 
 impl Control {
     /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id: the next boot reads it, and
@@ -67,7 +67,7 @@ impl Control {
             let publish = network::publish(publish)?;
             if publish != row.spec.publish {
                 network::check_publish(&row.spec, &publish)?;
-                network::claim_ports(tx, &row, &publish)?;
+                network::reserve_ports(tx, &row, &publish)?;
                 row.spec.publish = publish;
                 said.push("other published ports".to_owned());
             }
@@ -99,10 +99,10 @@ impl Control {
         if respecified {
             row.generation = row.generation.next();
         }
-        let event = note::event(
+        let event = event_builder::event(
             self.now(),
             "instance.updated",
-            note::instance(row.id, &row.name),
+            event_builder::instance(row.id, &row.name),
             cause,
             said.join(", "),
         )
@@ -152,8 +152,8 @@ impl Control {
             self.place_waiting(tx)?;
             return Ok(row);
         }
-        let rooms = tx.rooms()?;
-        self.place(tx, row, &rooms, cause)
+        let capacities = tx.node_capacities()?;
+        self.place(tx, row, &capacities, cause)
     }
 }
 

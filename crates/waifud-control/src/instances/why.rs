@@ -11,7 +11,7 @@ use waifud_types::{ByteSize, InstanceState, Timestamp};
 use super::find;
 use super::place::{beside, verdicts};
 use crate::networks::lacks_a_bridge;
-use crate::placement::Wish;
+use crate::placement::PlacementRequest;
 use crate::{Control, ControlError, view};
 
 /// A guest that is not ready after this long is worth a look, whatever it does: the slowest boot of an emulated cloud image
@@ -33,22 +33,22 @@ impl Control {
                 let mut placement = row.placement.clone();
                 let mut largest = None;
                 if row.node.is_none() {
-                    let rooms = tx.rooms()?;
+                    let capacities = tx.node_capacities()?;
                     let bridges = tx.bridges()?;
-                    let wish = Wish {
+                    let wish = PlacementRequest {
                         spec: &row.spec,
                         arch: &row.arch,
                         bridges: &bridges,
                         beside: &beside(&tx, &row.spec)?,
                     };
-                    placement = verdicts(&tx, &wish, &rooms)?;
-                    largest = rooms
+                    placement = verdicts(&tx, &wish, &capacities)?;
+                    largest = capacities
                         .iter()
-                        .filter(|room| room.node.reachable && !room.node.cordoned)
-                        .map(|room| {
-                            let capacity = room.node.facts.capacity.memory_bytes.bytes();
+                        .filter(|capacity| capacity.node.reachable && !capacity.node.cordoned)
+                        .map(|capacity| {
+                            let total = capacity.node.facts.capacity.memory_bytes.bytes();
                             ByteSize(
-                                capacity.saturating_sub(room.node.promised.memory_bytes.bytes()),
+                                total.saturating_sub(capacity.node.promised.memory_bytes.bytes()),
                             )
                         })
                         .max();

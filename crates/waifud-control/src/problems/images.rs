@@ -8,7 +8,7 @@ pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Proble
     if let Some(packed) = waifud_types::qcow2::packing(head) {
         return Problem::new(
             422,
-            "bad-image",
+            "invalid-image",
             format!("the image is compressed with {}", packed.name),
         )
         .field("body")
@@ -16,7 +16,7 @@ pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Proble
     }
     Problem::new(
         422,
-        "bad-image",
+        "invalid-image",
         format!("the image can't be used: {error}"),
     )
     .field("body")
@@ -59,7 +59,7 @@ pub fn too_many_downloads(most: u64) -> Problem {
 pub fn no_source(name: &Name) -> Problem {
     Problem::new(
         409,
-        "no-source",
+        "template-without-source",
         format!("template {name} was made from an uploaded file: there is no URL to ask for a newer image"),
     )
     .hint(format!("upload the newer image: waifuctl template add {name} --file FILE"))
@@ -89,16 +89,20 @@ pub fn image_too_large(limit: ByteSize) -> Problem {
 
 /// The upload broke off.
 pub fn upload_broken() -> Problem {
-    Problem::new(400, "upload-broken", "the upload ended before its end")
+    Problem::new(400, "upload-interrupted", "the upload ended before its end")
         .field("body")
         .hint("upload it again; nothing was kept")
 }
 
 /// The image ends before that byte.
 pub fn no_such_byte(length: u64) -> Problem {
-    Problem::new(416, "no-such-byte", format!("the image has {length} bytes"))
-        .field("Range")
-        .hint("begin again without Range")
+    Problem::new(
+        416,
+        "range-not-satisfiable",
+        format!("the image has {length} bytes"),
+    )
+    .field("Range")
+    .hint("begin again without Range")
 }
 
 /// A template or an instance needs it.

@@ -19,7 +19,7 @@ pub fn bridge_taken(bridge: &str, owner: Option<&Name>) -> Problem {
     let owner = owner.map_or("another network", |name| name.as_str());
     Problem::new(
         409,
-        "bridge-taken",
+        "bridge-in-use",
         format!("bridge {bridge} is network {owner} already"),
     )
     .field("bridge")
@@ -33,7 +33,7 @@ pub fn bad_bridge(text: &str, most: usize) -> Problem {
     let shown: String = text.chars().take(80).collect();
     Problem::new(
         422,
-        "bad-bridge",
+        "invalid-bridge",
         format!("{shown:?} is not a name for a bridge"),
     )
     .field("bridge")
@@ -44,7 +44,7 @@ pub fn bad_bridge(text: &str, most: usize) -> Problem {
 
 /// There is such a bridge, and guests can't be on it.
 pub fn bridge_unfit(bridge: &str, why: &str) -> Problem {
-    Problem::new(422, "bridge-unfit", format!("{bridge} {why}"))
+    Problem::new(422, "unsuitable-bridge", format!("{bridge} {why}"))
         .field("bridge")
         .hint("make a bridge with a wired uplink on the node: docs/guides/lan.md")
 }
@@ -53,7 +53,7 @@ pub fn bridge_unfit(bridge: &str, why: &str) -> Problem {
 pub fn default_stays() -> Problem {
     Problem::new(
         409,
-        "network-default",
+        "default-network",
         "default is every node's own network and stays",
     )
     .field("name")

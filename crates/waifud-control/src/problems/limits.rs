@@ -6,7 +6,7 @@ use waifud_api::Problem;
 pub fn token_holds_too_many(what: &str, most: usize) -> Problem {
     Problem::new(
         429,
-        "too-many-held",
+        "too-many-open-requests",
         format!("this token holds {most} {what} already, the most that one token may hold"),
     )
     .hint("end some of them, or use another token for other programs")
@@ -16,7 +16,7 @@ pub fn token_holds_too_many(what: &str, most: usize) -> Problem {
 pub fn token_ended() -> Problem {
     Problem::new(
         401,
-        "bad-credential",
+        "invalid-credential",
         "the token was revoked or has expired while the request waited",
     )
     .hint("an administrator makes a token with waifuctl token create NAME --role ROLE")

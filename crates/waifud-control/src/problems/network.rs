@@ -46,7 +46,7 @@ pub fn unknown_network(index: usize, name: &str, known: &[Name]) -> Problem {
 pub fn mac_twice() -> Problem {
     Problem::new(
         422,
-        "mac-twice",
+        "duplicate-mac",
         "the first nic's MAC address is given twice",
     )
     .field("mac")
@@ -55,14 +55,14 @@ pub fn mac_twice() -> Problem {
 
 /// Two nics with one MAC address.
 pub fn mac_on_two(index: usize) -> Problem {
-    Problem::new(422, "mac-twice", "two nics have the same MAC address")
+    Problem::new(422, "duplicate-mac", "two nics have the same MAC address")
         .field(of(index, "mac"))
         .hint("leave mac out and one is chosen")
 }
 
 /// Two nics with one address.
 pub fn address_on_two(index: usize) -> Problem {
-    Problem::new(422, "address-twice", "two nics have the same address")
+    Problem::new(422, "duplicate-address", "two nics have the same address")
         .field(address_of(index))
         .hint("give each its own")
 }
@@ -71,7 +71,7 @@ pub fn address_on_two(index: usize) -> Problem {
 pub fn default_twice(index: usize) -> Problem {
     Problem::new(
         422,
-        "default-twice",
+        "duplicate-default-network",
         "an instance has one nic on default at most: of two in one subnet a guest answers from the wrong one",
     )
     .field(of(index, "network"))
@@ -82,7 +82,7 @@ pub fn default_twice(index: usize) -> Problem {
 pub fn bad_address(index: usize, text: &str) -> Problem {
     Problem::new(
         422,
-        "bad-address",
+        "invalid-address",
         format!("{:?} is no IPv4 address", shown(text)),
     )
     .field(address_of(index))
@@ -93,7 +93,7 @@ pub fn bad_address(index: usize, text: &str) -> Problem {
 pub fn bad_address_with_prefix(index: usize, text: &str) -> Problem {
     Problem::new(
         422,
-        "bad-address",
+        "invalid-address",
         format!("{:?} is no IPv4 address with its prefix", shown(text)),
     )
     .field(address_of(index))
@@ -104,7 +104,7 @@ pub fn bad_address_with_prefix(index: usize, text: &str) -> Problem {
 pub fn no_hosts_address(index: usize, net: Ipv4Net) -> Problem {
     Problem::new(
         422,
-        "bad-address",
+        "invalid-address",
         format!(
             "no guest can have {}: it has a meaning of its own",
             net.addr()
@@ -118,7 +118,7 @@ pub fn no_hosts_address(index: usize, net: Ipv4Net) -> Problem {
 pub fn bad_prefix(index: usize, prefix: u8, least: u8, most: u8) -> Problem {
     Problem::new(
         422,
-        "bad-prefix",
+        "invalid-prefix",
         format!("a network with a prefix of {prefix} is not taken"),
     )
     .field(address_of(index))
@@ -140,7 +140,7 @@ pub fn address_in_guest_range(index: usize, address: Ipv4Addr, range: Ipv4Net) -
 pub fn gateway_alone(index: usize) -> Problem {
     Problem::new(
         422,
-        "gateway-alone",
+        "gateway-without-address",
         "a gateway is given without an address",
     )
     .field(of(index, "gateway"))
@@ -151,7 +151,7 @@ pub fn gateway_alone(index: usize) -> Problem {
 pub fn gateway_of_a_later_nic(index: usize) -> Problem {
     Problem::new(
         422,
-        "gateway-not-first",
+        "gateway-not-on-first-nic",
         "only the first nic has the default route",
     )
     .field(of(index, "gateway"))
@@ -173,7 +173,7 @@ pub fn gateway_on_default(index: usize) -> Problem {
 pub fn bad_gateway(index: usize, text: &str, net: Ipv4Net) -> Problem {
     Problem::new(
         422,
-        "bad-gateway",
+        "invalid-gateway",
         format!("{:?} is no other host's address in {net}", shown(text)),
     )
     .field(of(index, "gateway"))
@@ -188,7 +188,7 @@ fn allowed(index: usize, number: usize) -> String {
 pub fn bad_allowed(index: usize, number: usize, text: &str) -> Problem {
     Problem::new(
         422,
-        "bad-address",
+        "invalid-address",
         format!(
             "{:?} is neither an address nor a range of them",
             shown(text)
@@ -274,7 +274,7 @@ pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
 pub fn publish_elsewhere(network: &Name) -> Problem {
     Problem::new(
         422,
-        "publish-elsewhere",
+        "publish-needs-default-network",
         format!("ports are published for guests whose first nic is on default; this one's is on {network}"),
     )
     .field("spec.publish")
@@ -287,7 +287,7 @@ pub fn publish_elsewhere(network: &Name) -> Problem {
 pub fn address_outside(index: usize, address: Ipv4Addr, subnets: &[String]) -> Problem {
     Problem::new(
         422,
-        "address-outside",
+        "address-outside-subnet",
         format!("{address} lies in no node's subnet"),
     )
     .field(address_of(index))
@@ -308,7 +308,7 @@ pub fn address_elsewhere(
 ) -> Problem {
     Problem::new(
         422,
-        "address-elsewhere",
+        "address-on-other-node",
         format!("{address} lies in {net}, which is {home}'s, and {wanted} was asked for"),
     )
     .field(address_of(index))
@@ -368,7 +368,7 @@ pub fn port_reserved(index: usize, port: u16) -> Problem {
 pub fn port_twice(index: usize, port: u16) -> Problem {
     Problem::new(
         422,
-        "port-twice",
+        "duplicate-port",
         format!("port {port} is in the list twice"),
     )
     .field(format!("spec.publish[{index}].port"))

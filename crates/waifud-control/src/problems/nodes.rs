@@ -49,7 +49,7 @@ pub fn name_taken(name: &Name) -> Problem {
 }
 
 /// Things are on it that are in nobody's list, and it could still be told what to do with them.
-pub fn has_unclaimed(node: &Name, count: u32) -> Problem {
+pub fn has_unmanaged(node: &Name, count: u32) -> Problem {
     Problem::new(
         409,
         "node-in-use",
@@ -57,6 +57,6 @@ pub fn has_unclaimed(node: &Name, count: u32) -> Problem {
     )
     .field("name")
     .hint(format!(
-        "waifuctl node show {node} lists them; claim or delete them, or switch the node off first"
+        "waifuctl node show {node} lists them; adopt or delete them, or switch the node off first"
     ))
 }

@@ -13,7 +13,7 @@ pub fn unknown_template(name: &str) -> Problem {
 /// Its node can't run it.
 pub fn other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
     let text = format!("template {template} is for {arch}, the instance for {wanted}");
-    Problem::new(422, "wrong-arch", text)
+    Problem::new(422, "architecture-mismatch", text)
         .field(FIELD)
         .hint(format!(
             "name a template for {wanted}: waifuctl template list"
@@ -26,7 +26,7 @@ pub fn same_image(template: &Name) -> Problem {
         "the instance's own disk was made from the image of {template}: a system booted from it can't tell the two \
          disks apart, and might mount the broken one as its own"
     );
-    Problem::new(422, "same-image", text)
+    Problem::new(422, "image-identical", text)
         .field(FIELD)
         .hint("name another template, a small one does: waifuctl template list, waifuctl template catalog")
 }

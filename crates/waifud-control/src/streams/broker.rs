@@ -54,7 +54,7 @@ pub struct Place {
 
 /// Where a node's watch hears of streams. The newest watch of a node is the one that counts.
 #[derive(Debug)]
-pub struct WatchSeat {
+pub struct WatchRegistration {
     broker: Broker,
     node: NodeId,
     number: u64,
@@ -80,14 +80,14 @@ impl Broker {
     }
 
     /// A node's watch begins.
-    pub fn sit(&self, node: NodeId) -> WatchSeat {
+    pub fn register_watch(&self, node: NodeId) -> WatchRegistration {
         let (sender, orders) = mpsc::channel(QUEUE);
         let mut state = self.state();
         state.next_seat += 1;
         let number = state.next_seat;
         state.seats.insert(node, (number, sender));
         drop(state);
-        WatchSeat {
+        WatchRegistration {
             broker: self.clone(),
             node,
             number,
@@ -176,7 +176,7 @@ impl Broker {
     }
 
     /// The agent of `node` came for a stream: its connection, once switched, goes to who asked. Each id is good once.
-    pub fn come(
+    pub fn accept(
         &self,
         node: NodeId,
         id: StreamId,
@@ -240,7 +240,7 @@ impl Drop for Place {
     }
 }
 
-impl WatchSeat {
+impl WatchRegistration {
     /// The next order; never ends while the seat is taken. May be dropped and called again without losing one.
     pub async fn next(&mut self) -> StreamOrder {
         match self.orders.recv().await {
@@ -251,7 +251,7 @@ impl WatchSeat {
     }
 }
 
-impl Drop for WatchSeat {
+impl Drop for WatchRegistration {
     fn drop(&mut self) {
         let mut state = self.broker.state();
         if state

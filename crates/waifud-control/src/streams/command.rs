@@ -167,7 +167,7 @@ fn check_password(request: &SetPassword) -> Result<(), Problem> {
 }
 
 fn bad(field: &str, title: impl Into<String>, hint: impl Into<String>) -> Problem {
-    Problem::new(422, "bad-field", title)
+    Problem::new(422, "invalid-field", title)
         .field(field)
         .hint(hint)
 }

@@ -5,12 +5,12 @@
 
 mod broker;
 mod command;
-mod gate;
+mod guard;
 mod open;
 mod pump;
 
-pub use broker::{AgentEnd, Broker, WatchSeat};
-pub use gate::{Cut, Gate};
+pub use broker::{AgentEnd, Broker, WatchRegistration};
+pub use guard::{CloseReason, StreamGuard};
 pub use open::OpenStream;
 pub use pump::{join, read_only};
 

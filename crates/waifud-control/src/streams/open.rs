@@ -3,7 +3,7 @@
 use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place, Target};
-use super::gate::Gate;
+use super::guard::StreamGuard;
 use crate::holdings::Kind;
 use crate::instances::find;
 use crate::{Control, ControlError, Principal, problems};
@@ -14,7 +14,7 @@ pub struct OpenStream {
     /// The agent's end.
     pub agent: AgentEnd,
     /// What keeps it open.
-    pub gate: Gate,
+    pub gate: StreamGuard,
     pub(super) place: Place,
 }
 
@@ -57,7 +57,7 @@ impl Control {
         tracing::info!(instance = %row.name, kind = kind.as_str(), by = asker.name, from = asker.from, "a stream opens");
         Ok(OpenStream {
             agent,
-            gate: Gate::new(self, target, asker),
+            gate: StreamGuard::new(self, target, asker),
             place,
         })
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place};
-use super::gate::{Cut, Gate};
+use super::guard::{CloseReason, StreamGuard};
 use super::{OpenStream, StreamLimits};
 
 /// Bytes read from an agent at once.
@@ -74,7 +74,7 @@ pub async fn join(person: WebSocket, stream: OpenStream, limits: StreamLimits) {
 }
 
 /// How a stream ended: in order, because the person left (`None`), or because it had to.
-type Ended = Result<(), Option<Cut>>;
+type Ended = Result<(), Option<CloseReason>>;
 
 /// Ends once both directions have ended, where they end one by one; else with the agent's.
 async fn agent_to_person(
@@ -95,7 +95,7 @@ async fn agent_to_person(
                     signs.down_finished.cancel();
                     Message::Binary(Bytes::new())
                 }
-                Err(_) if kind.is_tcp() => return Err(Some(Cut::Reset)),
+                Err(_) if kind.is_tcp() => return Err(Some(CloseReason::Reset)),
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(count) => {
                     Message::Binary(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
@@ -124,7 +124,7 @@ async fn person_to_agent(
     loop {
         let message = match person.next().await {
             Some(Ok(message)) => message,
-            Some(Err(error)) if is_too_large(&error) => return Err(Some(Cut::Misused)),
+            Some(Err(error)) if is_too_large(&error) => return Err(Some(CloseReason::Misused)),
             Some(Err(_)) | None => return Err(None),
         };
         let now = Instant::now();
@@ -150,7 +150,7 @@ async fn person_to_agent(
         if agent.write_all(&bytes).await.is_err() {
             // The other direction sees why, unless it has ended already.
             if signs.down_finished.is_cancelled() {
-                return Err(Some(Cut::Reset));
+                return Err(Some(CloseReason::Reset));
             }
             return until_it_leaves(person, signs).await;
         }
@@ -178,16 +178,16 @@ fn is_too_large(error: &axum::Error) -> bool {
 }
 
 /// Ends when nothing was said for too long, or when the person's end does not even answer pings.
-async fn silence(signs: &Signs, limits: &StreamLimits) -> Cut {
+async fn silence(signs: &Signs, limits: &StreamLimits) -> CloseReason {
     loop {
         let (flow, life) = *signs.heard.borrow();
         let now = Instant::now();
         let (idle, dead) = (flow + limits.idle, flow.max(life) + limits.ping * 3);
         if now >= idle {
-            return Cut::Idle;
+            return CloseReason::Idle;
         }
         if now >= dead {
-            return Cut::Dead;
+            return CloseReason::Dead;
         }
         sleep_until(idle.min(dead)).await;
     }
@@ -202,7 +202,7 @@ pub fn read_only(
         reader: ReadHalf<AgentEnd>,
         // Kept: the agent takes its end for a leave.
         _writer: WriteHalf<AgentEnd>,
-        gate: Gate,
+        gate: StreamGuard,
         _place: Place,
     }
     let (reader, writer) = tokio::io::split(stream.agent);

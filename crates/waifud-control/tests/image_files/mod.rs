@@ -179,7 +179,7 @@ async fn a_template_is_refreshed_from_its_own_source() {
     let body = json!({"name": "a", "image": name});
     server.post("/v1/templates", &body).await.expect(201);
     let problem = server.post(refresh, &json!({})).await.expect(409).problem();
-    assert_eq!(problem.code, "no-source");
+    assert_eq!(problem.code, "template-without-source");
     server
         .post("/v1/templates/nothing/refresh", &json!({}))
         .await

@@ -19,7 +19,7 @@ async fn a_server_that_drips_is_given_up() {
         json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": digest(&bytes).to_string()});
     begin(&server, &body).await.expect(202);
     let problem = end(&server, "a").await.unwrap_err();
-    assert_eq!(problem["code"], "not-reached");
+    assert_eq!(problem["code"], "source-unreachable");
     let title = problem["title"].as_str().unwrap();
     assert!(title.contains("sends less than"), "{title}");
 }

@@ -13,7 +13,7 @@ use virt::connect::Connect;
 use waifud_types::InstanceId;
 
 use super::connection::Connector;
-use super::fault::Fault;
+use super::error::Fault;
 use super::threads::Threads;
 use crate::HypervisorError;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 
+use super::error::{Fault, unreachable_at};
 use super::events::{Registered, Sink, start_loop};
-use super::fault::{Fault, unreachable_at};
 use crate::{DomainEvent, HypervisorError};
 
 /// A daemon that is silent for `KEEPALIVE_SECONDS` × (`KEEPALIVE_COUNT` + 1) is taken for lost.

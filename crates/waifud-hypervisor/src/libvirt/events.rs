@@ -84,7 +84,7 @@ unsafe impl Send for Registered {}
 unsafe impl Sync for Registered {}
 
 impl Registered {
-    /// Registers for everything that the seam tells about.
+    /// Registers for everything that the interface tells about.
     pub(super) fn new(connect: &Connect, sink: &Arc<Sink>) -> Result<Self, Error> {
         let mut registered = Self {
             connect: connect.as_ptr(),

@@ -12,8 +12,8 @@
 mod agents;
 mod connection;
 mod device;
+mod error;
 mod events;
-mod fault;
 pub mod kvm;
 mod state;
 mod threads;
@@ -33,7 +33,7 @@ use waifud_types::{ByteSize, InstanceId, Name};
 
 use self::agents::Agents;
 use self::connection::Connector;
-use self::fault::Fault;
+use self::error::Fault;
 use self::threads::Threads;
 use self::turns::Turns;
 use self::verbs::NodeFacts;

@@ -1,4 +1,4 @@
-//! The verbs of the seam as blocking calls on an open connection.
+//! The verbs of the interface as blocking calls on an open connection.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
 use waifud_types::{ByteSize, InstanceId, Name};
 
-use super::fault::{At, Fault, message};
+use super::error::{At, Fault, message};
 use super::state::domain_state;
 use crate::xml::{self, Described, RenderOptions};
 use crate::{Device, DomainSpec, DomainState, HypervisorError, ObservedDomain, no_such_disk};

@@ -23,7 +23,8 @@ use crate::foreign::Through;
 use crate::host_addresses;
 use crate::ruleset::HostSide;
 use crate::{
-    HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters, PortSight,
+    HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters,
+    PortObservation,
 };
 
 #[derive(Debug)]
@@ -214,7 +215,9 @@ impl Inner {
         self.firewall.counters(tap).await
     }
 
-    pub(super) async fn sights(&mut self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+    pub(super) async fn sights(
+        &mut self,
+    ) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
         let Some(state) = self.state.clone() else {
             return Ok(BTreeMap::new());
         };
@@ -225,7 +228,7 @@ impl Inner {
         let sights = counted.into_iter().map(|(tap, counters)| {
             let mac = macs.get(&tap);
             let acknowledged = mac.and_then(|mac| acknowledged.get(mac).copied());
-            let sight = PortSight {
+            let sight = PortObservation {
                 counters,
                 acknowledged,
                 learned: self.firewall.learned_at(&tap),

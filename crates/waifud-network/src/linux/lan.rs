@@ -20,7 +20,7 @@ use crate::{IDENTITIES, LanPort, NetworkError, NetworkState};
 
 /// Where one port's answers go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Way {
+pub(super) struct ReturnRoute {
     pub(super) identity: Ipv4Addr,
     pub(super) bridge: u32,
     mac: MacAddr,
@@ -38,10 +38,10 @@ pub(super) fn trouble(links: &Links, port: &LanPort) -> Option<String> {
 }
 
 /// Those of the state's ports with an identity whose bridges are there and up.
-pub(super) fn ways(state: &NetworkState, links: &Links) -> Vec<Way> {
+pub(super) fn ways(state: &NetworkState, links: &Links) -> Vec<ReturnRoute> {
     let way = |port: &LanPort| {
         let link = links.named(&port.bridge)?;
-        (link.is_bridge && link.up).then_some(Way {
+        (link.is_bridge && link.up).then_some(ReturnRoute {
             identity: port.identity?,
             bridge: link.index,
             mac: port.mac,
@@ -166,7 +166,7 @@ fn destination(message: &NeighbourMessage) -> Option<Ipv4Addr> {
     })
 }
 
-fn is_of(message: &NeighbourMessage, way: &Way) -> bool {
+fn is_of(message: &NeighbourMessage, way: &ReturnRoute) -> bool {
     let has_mac = message
         .attributes
         .iter()

@@ -47,7 +47,7 @@ use self::watch::Finding;
 use crate::check::check;
 use crate::{
     GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
-    PortSight,
+    PortObservation,
 };
 
 /// Where things are, and what the host's administrator decides.
@@ -173,7 +173,7 @@ impl GuestNetwork for LinuxNetwork {
         self.inner.lock().await.counters(tap).await
     }
 
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortSight>, NetworkError> {
+    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
         self.inner.lock().await.sights().await
     }
 

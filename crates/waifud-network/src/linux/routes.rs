@@ -15,7 +15,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::kernel;
-use super::lan::Way;
+use super::lan::ReturnRoute;
 use crate::check::further_ranges;
 use crate::{IDENTITIES, NetworkError, NetworkState};
 
@@ -110,10 +110,10 @@ impl Routes {
 
     /// Whether our table leads exactly these ways, and nowhere with all other identities; without any, it says nothing
     /// of them.
-    pub(super) fn lead_to(&self, ways: &[Way]) -> bool {
+    pub(super) fn lead_to(&self, ways: &[ReturnRoute]) -> bool {
         let there: Vec<_> = self.to_identities().collect();
         let dead_end = there.iter().any(|route| route.is_dead_end());
-        let back = |way: &Way| there.iter().any(|route| route.is_way(way));
+        let back = |way: &ReturnRoute| there.iter().any(|route| route.is_way(way));
         let count = ways.len() + usize::from(!ways.is_empty());
         there.len() == count && dead_end != ways.is_empty() && ways.iter().all(back)
     }
@@ -217,7 +217,7 @@ impl Route {
         })
     }
 
-    fn is_way(&self, way: &Way) -> bool {
+    fn is_way(&self, way: &ReturnRoute) -> bool {
         self.unicast
             && self.destination == Ipv4Net::from(way.identity)
             && self.interfaces == [way.bridge]
@@ -274,7 +274,7 @@ pub(super) async fn ensure_metadata(
 pub(super) async fn ensure_ways(
     handle: &Handle,
     routes: &Routes,
-    ways: &[Way],
+    ways: &[ReturnRoute],
 ) -> Result<(), NetworkError> {
     if routes.lead_to(ways) {
         return Ok(());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use waifud_agent::Membership;
-use waifud_agent::seam::{ControlLink, HttpLink};
+use waifud_agent::interfaces::{ControlLink, HttpLink};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame};
 use waifud_api::client::Client;
 use waifud_api::join::{CreateJoinToken, JoinToken};

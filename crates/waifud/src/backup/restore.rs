@@ -90,8 +90,8 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
         eprintln!("what was there before is in {}", aside.display());
     }
     eprintln!(
-        "next: start waifud, look at `waifuctl node show NODE` for what is unclaimed, claim what you want \
-         (`waifuctl claim NAME --node NODE`), then `waifuctl node confirm NODE`"
+        "next: start waifud, look at `waifuctl node show NODE` for what is unmanaged, adopt what you want \
+         (`waifuctl adopt NAME --node NODE`), then `waifuctl node confirm NODE`"
     );
     Ok(())
 }

@@ -57,7 +57,7 @@ fn report() -> Value {
             },
         }],
         "destroyed": [{"instance": ID, "name": "web", "epoch": 1}],
-        "unclaimed": [{
+        "unmanaged": [{
             "kind": "domain", "instance": ID, "name": "web", "volume": null, "running": true,
             "addresses": ["10.0.0.2"], "record": record(ID), "bundle": "AAAA",
         }],
@@ -100,7 +100,7 @@ fn worse(field: &str, value: &Value) -> Vec<Value> {
             json!(format!("{text}\u{1b}[2J")),
         ],
         Value::Number(_) => vec![json!(u64::MAX), json!(u32::MAX), json!(255)],
-        Value::Array(items) => vec![json!(vec![items.first().cloned(); UNCLAIMED_MAX + 1])],
+        Value::Array(items) => vec![json!(vec![items.first().cloned(); UNMANAGED_MAX + 1])],
         _ => Vec::new(),
     }
 }
@@ -162,12 +162,12 @@ fn an_instance_is_told_of_once_and_a_record_is_its_own_entry_s() {
     twice["instances"].as_array_mut().unwrap().push(one);
     assert_eq!(parsed(twice).check().unwrap_err().field, "instances");
     let mut other = report();
-    other["unclaimed"][0]["record"] = record("00000000-0000-7000-8000-000000000002");
+    other["unmanaged"][0]["record"] = record("00000000-0000-7000-8000-000000000002");
     let mut other = parsed(other);
     let field = other.check().unwrap_err().field;
-    assert_eq!(field, "unclaimed[0].record.id");
+    assert_eq!(field, "unmanaged[0].record.id");
     other.fit();
-    assert!(other.unclaimed.unwrap()[0].record.is_none());
+    assert!(other.unmanaged.unwrap()[0].record.is_none());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use waifud_network::NetworkDrift;
 use crate::backoff::Backoff;
 use crate::settings::BootAlone;
 use crate::shared::Shared;
-use crate::work;
+use crate::steps;
 
 /// How long one question for observations may wait for an answer.
 const LONG_POLL: Duration = Duration::from_secs(30);
@@ -94,7 +94,7 @@ pub(crate) async fn metadata(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(timing.retry_min, timing.metadata);
     let mut told = None;
     loop {
-        let pause = match work::refresh_metadata(&shared).await {
+        let pause = match steps::refresh_metadata(&shared).await {
             Ok(()) => {
                 if told.take().is_some() {
                     tracing::info!("the metadata service is there");

@@ -19,7 +19,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// In the words of the seam. `connected` tells whether the connection still stood after the call.
+    /// In the words of the interface. `connected` tells whether the connection still stood after the call.
     pub(super) fn into_error(self, uri: &str, connected: bool) -> HypervisorError {
         match self {
             Self::Known(error) => error,

@@ -11,7 +11,7 @@ use waifud_types::{Digest, Name, NodeId};
 
 use crate::principal::Cause;
 use crate::problems::nodes as node_problems;
-use crate::{Control, ControlError, note, problems, validate};
+use crate::{Control, ControlError, event_builder, problems, validate};
 
 /// How many instances a refusal names.
 const NAMED: usize = 3;
@@ -50,10 +50,10 @@ impl Control {
                 validate::labels("labels", &labels)?;
                 if labels != row.labels {
                     tx.set_node_labels(row.id, &labels)?;
-                    tx.emit(&note::event(
+                    tx.emit(&event_builder::event(
                         control.now(),
                         "node.updated",
-                        note::node(row.id, &row.name),
+                        event_builder::node(row.id, &row.name),
                         &cause,
                         "other labels",
                     ))?;
@@ -78,10 +78,10 @@ impl Control {
         if owner.is_some_and(|owner| owner != row.id) {
             return Err(node_problems::name_taken(&name).into());
         }
-        let revision = tx.emit(&note::event(
+        let revision = tx.emit(&event_builder::event(
             self.now(),
             "node.renamed",
-            note::node(row.id, &name),
+            event_builder::node(row.id, &name),
             cause,
             format!("it was called {}", row.name),
         ))?;
@@ -161,18 +161,18 @@ impl Control {
             let shown = living.get(..NAMED).unwrap_or(&living);
             return Err(node_problems::has_instances(&node.name, shown, living.len()).into());
         }
-        if node.reachable && node.unclaimed_count > 0 {
-            return Err(node_problems::has_unclaimed(&node.name, node.unclaimed_count).into());
+        if node.reachable && node.unmanaged_count > 0 {
+            return Err(node_problems::has_unmanaged(&node.name, node.unmanaged_count).into());
         }
         let mut images = Vec::new();
         for row in deleted {
             let message = format!("{} was removed before it confirmed", node.name);
             images.push(self.remove(tx, &row, cause, &message)?);
         }
-        tx.emit(&note::event(
+        tx.emit(&event_builder::event(
             self.now(),
             "node.removed",
-            note::node(node.id, &node.name),
+            event_builder::node(node.id, &node.name),
             cause,
             format!(
                 "its key is forgotten; nobody is given {} before it is purged",

@@ -1,12 +1,12 @@
-//! What is on a node and in nobody's list: claimed, or ordered to be destroyed, by an operator; never by itself.
+//! What is on a node and in nobody's list: adopted, or ordered to be destroyed, by an operator; never by itself.
 //!
 //! A node reports with each such thing what it was once given of the instance, its sealed documents included, so
-//! claiming brings it back whole: spec, address, user-data, keys. Its guest runs on and notices nothing.
+//! adopting brings it back whole: spec, address, user-data, keys. Its guest runs on and notices nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use waifud_api::agent::{AgentInstance, Tombstone, Unclaimed};
-use waifud_api::{ClaimInstance, Instance, Node};
+use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
+use waifud_api::{AdoptInstance, Instance, Node};
 use waifud_store::{
     ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, StoreError, StoredBundle, Taken,
     WriteTx,
@@ -14,17 +14,17 @@ use waifud_store::{
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, NodeId};
 
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems, view};
+use crate::{Control, ControlError, event_builder, problems, view};
 
 impl Control {
-    /// Takes an unclaimed instance into the list, as it is on its node.
-    pub async fn claim(
+    /// Takes an unmanaged instance into the list, as it is on its node.
+    pub async fn adopt(
         &self,
         node: &str,
         instance: &str,
-        request: ClaimInstance,
+        request: AdoptInstance,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
         let (node, instance) = (node.to_owned(), instance.to_owned());
@@ -37,32 +37,32 @@ impl Control {
             .store
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
-                let unclaimed = tx.unclaimed_on(row.id)?;
-                let found = find_unclaimed(&unclaimed, &instance)?;
-                let claim = Claim::of(found, name)?;
-                control.claim_in(tx, &row, claim, &cause)
+                let unmanaged = tx.unmanaged_on(row.id)?;
+                let found = find_unmanaged(&unmanaged, &instance)?;
+                let adoption = Adoption::of(found, name)?;
+                control.adopt_in(tx, &row, adoption, &cause)
             })
             .await
     }
 
-    fn claim_in(
+    fn adopt_in(
         &self,
         tx: &mut WriteTx<'_>,
         node: &NodeRow,
-        claim: Claim,
+        adoption: Adoption,
         cause: &Cause,
     ) -> Result<Instance, ControlError> {
-        if tx.instance(claim.record.id)?.is_some() {
-            return Err(problems::unclaimed::already_claimed(&claim.name).into());
+        if tx.instance(adoption.record.id)?.is_some() {
+            return Err(problems::unmanaged::already_managed(&adoption.name).into());
         }
-        let record = &claim.record;
+        let record = &adoption.record;
         crate::validate::given_spec(&record.spec)
-            .map_err(|what| problems::unclaimed::odd_record(&claim.name, what))?;
-        networks_are_there(tx, &claim)?;
+            .map_err(|what| problems::unmanaged::odd_record(&adoption.name, what))?;
+        networks_are_there(tx, &adoption)?;
         let mut spec = record.spec.clone();
         // Its next boot is of its own disk: the image that it is mended with may be unknown here.
         spec.rescue = None;
-        spec.user_data = claim
+        spec.user_data = adoption
             .user_data
             .as_ref()
             .and_then(crate::validate::user_data_facts);
@@ -76,10 +76,10 @@ impl Control {
             virtual_size: record.image_virtual_size_bytes,
             created_at: self.now(),
         })?;
-        let event = note::event(
+        let event = event_builder::event(
             self.now(),
-            "instance.claimed",
-            note::instance(record.id, &claim.name),
+            "instance.adopted",
+            event_builder::instance(record.id, &adoption.name),
             cause,
             format!("it was on {} and in nobody's list", node.name),
         )
@@ -88,22 +88,22 @@ impl Control {
         let revision = tx.emit(&event)?;
         let new = NewInstance {
             id: record.id,
-            name: claim.name.clone(),
+            name: adoption.name.clone(),
             labels: std::collections::BTreeMap::new(),
             spec: spec.clone(),
             status: status.clone(),
             arch: node.facts.arch.clone(),
             datasource: record.datasource,
             firmware: record.firmware,
-            ssh_keys: claim.ssh_keys,
-            cloud_id: claim.cloud_id,
-            user_data: claim.user_data,
+            ssh_keys: adoption.ssh_keys,
+            cloud_id: adoption.cloud_id,
+            user_data: adoption.user_data,
             at: self.now(),
         };
         tx.insert_instance(&new, revision)
             .map_err(|error| match error {
                 StoreError::Taken(Taken::InstanceName) => {
-                    problems::unclaimed::claimed_name_taken(&claim.name).into()
+                    problems::unmanaged::adopted_name_taken(&adoption.name).into()
                 }
                 other => ControlError::from(other),
             })?;
@@ -116,13 +116,14 @@ impl Control {
             tx.insert_lease(record.id, &lease)
                 .map_err(|error| match error {
                     StoreError::Taken(taken) => {
-                        problems::unclaimed::claim_conflicts(&claim.name, &taken.to_string()).into()
+                        problems::unmanaged::adopt_conflict(&adoption.name, &taken.to_string())
+                            .into()
                     }
                     other => ControlError::from(other),
                 })?;
             tx.use_network(&spec.network, record.id)?;
         }
-        tx.set_claimed(record.id, record.generation, record.epoch)?;
+        tx.set_adopted(record.id, record.generation, record.epoch)?;
         let placement = PlacementRow {
             instance: record.id,
             node: node.id,
@@ -131,16 +132,16 @@ impl Control {
             verdicts: &[],
         };
         tx.place(&placement, revision)?;
-        tx.put_bundle(record.id, &claim.bundle, self.now())?;
+        tx.put_bundle(record.id, &adoption.bundle, self.now())?;
         let row = tx.instance(record.id)?.ok_or_else(|| {
-            ControlError::Inconsistent("a claimed instance is not there".to_owned())
+            ControlError::Inconsistent("a adopted instance is not there".to_owned())
         })?;
-        crate::instances::network::claim_ports(tx, &row, &spec.publish)?;
+        crate::instances::network::reserve_ports(tx, &row, &spec.publish)?;
         Ok(view::instance(row, &self.shared.live))
     }
 
-    /// Orders an unclaimed instance to be destroyed, disks included.
-    pub async fn delete_unclaimed(
+    /// Orders an unmanaged instance to be destroyed, disks included.
+    pub async fn delete_unmanaged(
         &self,
         node: &str,
         instance: &str,
@@ -152,12 +153,12 @@ impl Control {
             .store
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
-                let unclaimed = tx.unclaimed_on(row.id)?;
-                let found = find_unclaimed(&unclaimed, &instance)?;
+                let unmanaged = tx.unmanaged_on(row.id)?;
+                let found = find_unmanaged(&unmanaged, &instance)?;
                 let id = found.instance;
                 let name = shown_name(found)?;
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
-                    return Err(problems::unclaimed::already_claimed(&name).into());
+                    return Err(problems::unmanaged::already_managed(&name).into());
                 }
                 // The copy that the node speaks of, and none that is made later.
                 let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
@@ -165,10 +166,10 @@ impl Control {
                     // Whoever lost the answer asks again: it is ordered already.
                     return Ok(());
                 }
-                let event = note::event(
+                let event = event_builder::event(
                     control.now(),
                     "instance.deleting",
-                    note::instance(id, &name),
+                    event_builder::instance(id, &name),
                     &cause,
                     format!(
                         "{} is told to destroy it; it was in nobody's list",
@@ -198,10 +199,10 @@ impl Control {
                 if row.confirmed {
                     return Ok::<_, ControlError>(());
                 }
-                let revision = tx.emit(&note::event(
+                let revision = tx.emit(&event_builder::event(
                     control.now(),
                     "node.confirmed",
-                    note::node(row.id, &row.name),
+                    event_builder::node(row.id, &row.name),
                     &cause,
                     "the restored database is the right one: what it orders to be destroyed is destroyed, and what \
                      is missing is made anew",
@@ -214,8 +215,8 @@ impl Control {
     }
 }
 
-/// Everything that a claim needs, checked.
-struct Claim {
+/// Everything that an adoption needs, checked.
+struct Adoption {
     name: Name,
     record: AgentInstance,
     bundle: StoredBundle,
@@ -224,14 +225,14 @@ struct Claim {
     user_data: Option<waifud_types::Secret<String>>,
 }
 
-impl Claim {
-    fn of(found: &Unclaimed, name: Option<Name>) -> Result<Self, ControlError> {
+impl Adoption {
+    fn of(found: &Unmanaged, name: Option<Name>) -> Result<Self, ControlError> {
         let old_name = shown_name(found)?;
         if name.is_none() {
             // What a node remembers of a name was never looked at here.
             crate::validate::instance_name(old_name.as_str())?;
         }
-        let unknown = || problems::unclaimed::not_claimable(&old_name);
+        let unknown = || problems::unmanaged::not_adoptable(&old_name);
         let record = found.record.as_deref().ok_or_else(unknown)?.clone();
         let ciphertext = found
             .bundle
@@ -259,7 +260,7 @@ impl Claim {
 }
 
 /// The name that it had, or its id when nobody remembers.
-fn shown_name(found: &Unclaimed) -> Result<Name, ControlError> {
+fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
     let known = found.record.as_ref().map(|record| record.name.clone());
     if let Some(name) = known.or_else(|| found.name.as_deref().and_then(|name| name.parse().ok())) {
         return Ok(name);
@@ -274,13 +275,13 @@ fn shown_name(found: &Unclaimed) -> Result<Name, ControlError> {
 }
 
 /// A database that was restored may have lost the networks that it is on, or have others by their names.
-fn networks_are_there(tx: &WriteTx<'_>, claim: &Claim) -> Result<(), ControlError> {
-    for nic in &claim.record.spec.nics {
-        let on_node = claim.record.bridges.get(&nic.network);
+fn networks_are_there(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), ControlError> {
+    for nic in &adoption.record.spec.nics {
+        let on_node = adoption.record.bridges.get(&nic.network);
         let here = tx.network(nic.network.as_str())?;
         if here.as_ref().map(|row| row.bridge.as_ref()) != Some(on_node) {
-            return Err(problems::unclaimed::other_network(
-                &claim.name,
+            return Err(problems::unmanaged::other_network(
+                &adoption.name,
                 &nic.network,
                 on_node.map(String::as_str),
                 here.is_some(),
@@ -303,12 +304,12 @@ fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
 }
 
 /// The entry of an instance that says most, by id or by the name that it had.
-fn find_unclaimed<'a>(
-    unclaimed: &'a [Unclaimed],
+fn find_unmanaged<'a>(
+    unmanaged: &'a [Unmanaged],
     wanted: &str,
-) -> Result<&'a Unclaimed, ControlError> {
+) -> Result<&'a Unmanaged, ControlError> {
     let id = wanted.parse::<InstanceId>().ok();
-    let named = |entry: &&Unclaimed| match id {
+    let named = |entry: &&Unmanaged| match id {
         Some(id) => entry.instance == id,
         None => {
             entry.name.as_deref() == Some(wanted)
@@ -318,21 +319,21 @@ fn find_unclaimed<'a>(
                     .is_some_and(|record| record.name.as_str() == wanted)
         }
     };
-    let mut found: Vec<&Unclaimed> = unclaimed.iter().filter(named).collect();
+    let mut found: Vec<&Unmanaged> = unmanaged.iter().filter(named).collect();
     found.sort_by_key(|entry| entry.record.is_none());
     let Some(first) = found.first() else {
-        return Err(problems::not_found("unclaimed instance", wanted).into());
+        return Err(problems::not_found("unmanaged instance", wanted).into());
     };
     if found.iter().any(|other| other.instance != first.instance) {
-        return Err(problems::unclaimed::ambiguous_unclaimed(wanted).into());
+        return Err(problems::unmanaged::ambiguous_unmanaged(wanted).into());
     }
     Ok(first)
 }
 
 /// As people see it: without what the node was once given, which holds a key.
-pub fn shown(entry: Unclaimed) -> waifud_api::Unclaimed {
-    waifud_api::Unclaimed {
-        claimable: entry.record.is_some() && entry.bundle.is_some(),
+pub fn shown(entry: Unmanaged) -> waifud_api::Unmanaged {
+    waifud_api::Unmanaged {
+        adoptable: entry.record.is_some() && entry.bundle.is_some(),
         kind: entry.kind,
         instance: entry.instance,
         name: entry

@@ -1,39 +1,39 @@
-//! `waifuctl claim`, `waifuctl delete --unclaimed` and `waifuctl node confirm`: what is on a node and in nobody's list.
+//! `waifuctl adopt`, `waifuctl delete --unmanaged` and `waifuctl node confirm`: what is on a node and in nobody's list.
 
-use waifud_api::{Instance, Node, Unclaimed};
+use waifud_api::{Instance, Node, Unmanaged};
 
-use crate::cli::{ClaimArgs, ConfirmArgs};
+use crate::cli::{AdoptArgs, ConfirmArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::names::{ask, confirm};
+use crate::pagination::all_nodes;
 use crate::text::escape;
-use crate::whole::all_nodes;
 
-/// Takes unclaimed instances into the list.
-pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), Failure> {
+/// Takes unmanaged instances into the list.
+pub async fn adopt(context: &Context, args: AdoptArgs) -> Result<(), Failure> {
     if args.name.is_some() && args.instances.len() > 1 {
         return Err(
-            Failure::input("bad-arguments", "--name is for one instance at a time")
+            Failure::input("invalid-arguments", "--name is for one instance at a time")
                 .field("--name")
-                .hint("claim them one by one"),
+                .hint("adopt them one by one"),
         );
     }
-    let mut claimed: Vec<Instance> = Vec::new();
+    let mut adopted: Vec<Instance> = Vec::new();
     for wanted in &args.instances {
         let (node, id) = find(context, wanted, args.node.as_deref()).await?;
         let instance = context
             .client
-            .claim(node.id, id, args.name.as_deref())
+            .adopt(node.id, id, args.name.as_deref())
             .await?;
-        claimed.push(instance);
+        adopted.push(instance);
     }
-    context.printer.print(&claimed, || {
-        let line = |i: &Instance| format!("{}: claimed, with its disks and address", i.name);
-        claimed.iter().map(line).collect::<Vec<_>>().join("\n")
+    context.printer.print(&adopted, || {
+        let line = |i: &Instance| format!("{}: adopted, with its disks and address", i.name);
+        adopted.iter().map(line).collect::<Vec<_>>().join("\n")
     })
 }
 
-/// Orders unclaimed instances to be destroyed, each after a look at what it is.
+/// Orders unmanaged instances to be destroyed, each after a look at what it is.
 pub async fn delete(
     context: &Context,
     names: &[String],
@@ -44,13 +44,13 @@ pub async fn delete(
     for name in names {
         let (node, id) = find(context, name, node).await?;
         if !yes {
-            confirm("unclaimed instance", name)?;
+            confirm("unmanaged instance", name)?;
         }
         found.push((name, node, id));
     }
     let mut told = Vec::new();
     for (name, node, id) in found {
-        context.client.delete_unclaimed(node.id, id).await?;
+        context.client.delete_unmanaged(node.id, id).await?;
         told.push(serde_json::json!({ "name": name, "node": node.name, "state": "deleting" }));
     }
     context.printer.print(&told, || {
@@ -92,7 +92,7 @@ pub async fn confirm_nodes(context: &Context, args: ConfirmArgs) -> Result<(), F
     })
 }
 
-/// The node that has an unclaimed instance of this name or id, and its id.
+/// The node that has an unmanaged instance of this name or id, and its id.
 async fn find(
     context: &Context,
     wanted: &str,
@@ -103,10 +103,10 @@ async fn find(
         None => all_nodes(context).await?,
     };
     let is_it =
-        |u: &Unclaimed| u.name.as_deref() == Some(wanted) || u.instance.to_string() == wanted;
+        |u: &Unmanaged| u.name.as_deref() == Some(wanted) || u.instance.to_string() == wanted;
     let mut found: Vec<(Node, waifud_types::InstanceId)> = Vec::new();
     for node in nodes {
-        for entry in node.unclaimed.iter().filter(|u| is_it(u)) {
+        for entry in node.unmanaged.iter().filter(|u| is_it(u)) {
             if !found
                 .iter()
                 .any(|(n, id)| n.id == node.id && *id == entry.instance)
@@ -118,13 +118,13 @@ async fn find(
     match found.pop() {
         None => Err(Failure::input(
             "not-found",
-            format!("nothing unclaimed is called {}", escape(wanted)),
+            format!("nothing unmanaged is called {}", escape(wanted)),
         )
-        .hint("waifuctl node show NODE lists what is unclaimed on it")),
+        .hint("waifuctl node show NODE lists what is unmanaged on it")),
         Some(_) if !found.is_empty() => Err(Failure::input(
             "ambiguous-name",
             format!(
-                "more than one unclaimed instance is called {}",
+                "more than one unmanaged instance is called {}",
                 escape(wanted)
             ),
         )

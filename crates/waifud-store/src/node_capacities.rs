@@ -15,14 +15,14 @@ use rusqlite::functions::FunctionFlags;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{ByteSize, NodeId};
 
-use crate::placing::NodeRoom;
+use crate::placing::NodeCapacity;
 use crate::{ReadTx, StoreError};
 
-/// The tables that [`ReadTx::rooms`] reads. Reservations come to it as sums in `nodes`.
+/// The tables that [`ReadTx::node_capacities`] reads. Reservations come to it as sums in `nodes`.
 const READ_FROM: [&str; 2] = ["nodes", "volumes"];
 
 /// The copy, when there is one.
-pub(crate) struct Rooms {
+pub(crate) struct NodeCapacities {
     kept: Option<Kept>,
     /// Counts changes of rows that rooms are read from.
     changes: Arc<AtomicU64>,
@@ -31,7 +31,7 @@ pub(crate) struct Rooms {
 }
 
 struct Kept {
-    rooms: Arc<Vec<NodeRoom>>,
+    capacities: Arc<Vec<NodeCapacity>>,
     /// The count of changes when they were true.
     changes: u64,
     /// What the job at work has placed.
@@ -40,13 +40,13 @@ struct Kept {
     followed: bool,
 }
 
-impl Rooms {
+impl NodeCapacities {
     /// No copy yet. From now on changes are counted on this connection.
     pub(crate) fn of(conn: &Connection) -> Result<Self, StoreError> {
         let changes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&changes);
         conn.create_scalar_function(
-            "rooms_changed",
+            "capacities_changed",
             0,
             FunctionFlags::SQLITE_UTF8,
             move |_| -> rusqlite::Result<Option<bool>> {
@@ -57,8 +57,8 @@ impl Rooms {
         for table in READ_FROM {
             for change in ["INSERT", "UPDATE", "DELETE"] {
                 conn.execute_batch(&format!(
-                    "CREATE TEMP TRIGGER rooms_{table}_{change} AFTER {change} ON main.{table}
-                     BEGIN SELECT rooms_changed(); END"
+                    "CREATE TEMP TRIGGER capacities_{table}_{change} AFTER {change} ON main.{table}
+                     BEGIN SELECT capacities_changed(); END"
                 ))?;
             }
         }
@@ -78,27 +78,28 @@ impl Rooms {
         self.began = self.changes();
     }
 
-    /// Every node with its room, by name, as [`ReadTx::rooms`] reads them.
-    pub(crate) fn get(&mut self, tx: ReadTx<'_>) -> Result<Arc<Vec<NodeRoom>>, StoreError> {
+    /// Every node with its room, by name, as [`ReadTx::node_capacities`] reads them.
+    pub(crate) fn get(&mut self, tx: ReadTx<'_>) -> Result<Arc<Vec<NodeCapacity>>, StoreError> {
         let changes = self.changes();
         match &mut self.kept {
             Some(kept) if kept.changes == changes => {
                 kept.followed = true;
                 debug_assert!(
-                    tx.rooms().is_ok_and(|read| read == *kept.rooms),
-                    "rooms in memory are not those in the database"
+                    tx.node_capacities()
+                        .is_ok_and(|read| read == *kept.capacities),
+                    "capacities in memory are not those in the database"
                 );
-                Ok(Arc::clone(&kept.rooms))
+                Ok(Arc::clone(&kept.capacities))
             }
             _ => {
-                let rooms = Arc::new(tx.rooms()?);
+                let capacities = Arc::new(tx.node_capacities()?);
                 self.kept = Some(Kept {
-                    rooms: Arc::clone(&rooms),
+                    capacities: Arc::clone(&capacities),
                     changes,
                     placed: Vec::new(),
                     followed: true,
                 });
-                Ok(rooms)
+                Ok(capacities)
             }
         }
     }
@@ -120,11 +121,13 @@ impl Rooms {
         let placed = std::mem::take(&mut kept.placed);
         if !placed.is_empty() {
             // Nobody holds it any more: it is copied only when a job has kept its own.
-            let rooms = Arc::make_mut(&mut kept.rooms);
+            let capacities = Arc::make_mut(&mut kept.capacities);
             for (node, spec) in placed {
-                let room = rooms.iter_mut().find(|room| room.node.id == node);
-                if let Some(room) = room {
-                    room.promise(&spec);
+                let found = capacities
+                    .iter_mut()
+                    .find(|capacity| capacity.node.id == node);
+                if let Some(capacity) = found {
+                    capacity.promise(&spec);
                 }
             }
         }
@@ -148,7 +151,7 @@ impl Rooms {
     }
 }
 
-impl NodeRoom {
+impl NodeCapacity {
     /// Adds an instance to what is promised, as the rows of its placement change the sums.
     pub fn promise(&mut self, spec: &InstanceSpec) {
         let promised = &mut self.node.promised;

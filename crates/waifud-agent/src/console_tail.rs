@@ -49,11 +49,11 @@ pub fn read(log: &Path, boot: Timestamp) -> io::Result<Vec<String>> {
     file.seek(SeekFrom::Start(about.len().saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
-    Ok(last_words(&String::from_utf8_lossy(&tail)))
+    Ok(last_lines(&String::from_utf8_lossy(&tail)))
 }
 
 /// Of the last boot in the text: the last lines that tell of trouble, or else the last one that is not empty.
-pub fn last_words(tail: &str) -> Vec<String> {
+pub fn last_lines(tail: &str) -> Vec<String> {
     let lines: Vec<String> = tail
         .split(['\n', '\r'])
         .map(plain)
@@ -106,21 +106,21 @@ mod tests {
             [\u{1b}[0;1;31mFAILED\u{1b}[0m] Failed to start systemd-networkd-wait-online.\r\n\
             [  OK  ] Reached target\r\n\r\nweb login: ";
         assert_eq!(
-            last_words(tail),
+            last_lines(tail),
             ["[FAILED] Failed to start systemd-networkd-wait-online."]
         );
     }
 
     #[test]
     fn without_trouble_the_last_line_is_told() {
-        assert_eq!(last_words("one\ntwo\n\n  \n"), ["two"]);
-        assert!(last_words("\n\r\n").is_empty());
+        assert_eq!(last_lines("one\ntwo\n\n  \n"), ["two"]);
+        assert!(last_lines("\n\r\n").is_empty());
     }
 
     #[test]
     fn trouble_of_an_earlier_boot_is_not_this_ones() {
         let tail = "Kernel panic - not syncing\n[0.0] Linux version 6.1\nbooting\n";
-        assert_eq!(last_words(tail), ["booting"]);
+        assert_eq!(last_lines(tail), ["booting"]);
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_few_bounded_lines_without_control_characters(tail in "(\\PC|[\\x00-\\x1f]){0,400}") {
-            let told = last_words(&tail);
+            let told = last_lines(&tail);
             prop_assert!(told.len() <= LINES);
             for line in told {
                 prop_assert!(line.chars().count() <= LINE_MAX && !line.chars().any(char::is_control));

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use waifud_network::PortSight;
+use waifud_network::PortObservation;
 use waifud_types::evidence::{Dropped, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
 use crate::blocking;
+use crate::console_tail;
 use crate::lan;
-use crate::last_words;
 use crate::record::{InstanceRecord, Memory, RunMemory};
 use crate::shared::Shared;
 
@@ -88,7 +88,7 @@ async fn gather(
     shared: &Shared,
     record: &InstanceRecord,
     started: Timestamp,
-    sights: &BTreeMap<TapName, PortSight>,
+    sights: &BTreeMap<TapName, PortObservation>,
 ) -> GuestEvidence {
     let before = shared.reports.last_evidence(record.id).unwrap_or_default();
     let (dhcp_acknowledged_at, dropped) = if sights.is_empty() {
@@ -111,7 +111,7 @@ async fn gather(
 fn at_its_ports(
     record: &InstanceRecord,
     started: Timestamp,
-    sights: &BTreeMap<TapName, PortSight>,
+    sights: &BTreeMap<TapName, PortObservation>,
 ) -> (Option<Timestamp>, Option<Dropped>) {
     let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
     let taps = (0..nics).map(|index| TapName::of(record.id, index));
@@ -134,7 +134,7 @@ fn is_of(acknowledged: Timestamp, started: Timestamp) -> bool {
 
 async fn console(shared: &Shared, id: InstanceId, started: Timestamp) -> Vec<String> {
     let log = shared.files.console_log(id);
-    let read = blocking::on_a_thread(move || last_words::read(&log, started));
+    let read = blocking::on_a_thread(move || console_tail::read(&log, started));
     // A disk that hangs must not keep the others from being looked at.
     let read = timeout(TIMEOUT, read).await;
     read.ok().and_then(Result::ok).unwrap_or_default()
@@ -156,14 +156,14 @@ mod tests {
         };
         let started: Timestamp = "2026-01-02T12:00:00.5Z".parse().unwrap();
         let sight = |acknowledged: &str| {
-            let sight = PortSight {
+            let sight = PortObservation {
                 counters: PortCounters {
                     spoofed: 2,
                     to_host: 1,
                     not_ipv4: 9,
                 },
                 acknowledged: Some(acknowledged.parse().unwrap()),
-                ..PortSight::default()
+                ..PortObservation::default()
             };
             BTreeMap::from([(TapName::of(id, 0), sight)])
         };
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(dropped, Some(expected));
         let (ack, _) = at_its_ports(&record, started, &sight("2026-01-02T11:59:59Z"));
         assert_eq!(ack, None);
-        let other = BTreeMap::from([(TapName::of(id, 7), PortSight::default())]);
+        let other = BTreeMap::from([(TapName::of(id, 7), PortObservation::default())]);
         assert_eq!(at_its_ports(&record, started, &other), (None, None));
     }
 }

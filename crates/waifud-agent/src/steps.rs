@@ -13,10 +13,10 @@ use waifud_types::{ByteSize, Digest, InstanceId, Name, TapName, VolumeId};
 
 use crate::datasource::Choice;
 use crate::faults;
+use crate::interfaces::MetadataError;
 use crate::lan::is_on_lan;
 use crate::record::{Memory, RunMemory, StartedWith};
 use crate::rescue;
-use crate::seam::MetadataError;
 use crate::shared::Shared;
 use crate::trouble::Failure;
 

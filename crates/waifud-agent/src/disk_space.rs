@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use waifud_types::status::Condition;
-use waifud_types::{ByteSize, Room, RoomState, Timestamp};
+use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
 use crate::conditions::condition;
 use crate::durable::Unwritable;
@@ -14,10 +14,10 @@ use crate::durable::Unwritable;
 pub(crate) const KIND: &str = "state-dir";
 
 /// How much room there is on the directory's filesystem; none where it can't be asked.
-pub(crate) fn look(dir: &Path) -> Option<Room> {
+pub(crate) fn look(dir: &Path) -> Option<DiskSpace> {
     let facts = statvfs(dir).ok()?;
     let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-    Some(Room {
+    Some(DiskSpace {
         size: bytes(facts.blocks()),
         free: bytes(facts.blocks_available()),
     })
@@ -27,11 +27,11 @@ pub(crate) fn look(dir: &Path) -> Option<Room> {
 /// each change of it is an event.
 pub(crate) fn of(
     dir: &Path,
-    room: Option<Room>,
+    room: Option<DiskSpace>,
     unwritable: Option<&Unwritable>,
     now: Timestamp,
 ) -> Option<Condition> {
-    let state = room.map_or(RoomState::Ok, Room::state);
+    let state = room.map_or(DiskSpaceState::Ok, DiskSpace::state);
     let dir = dir.display();
     let free = room.map_or_else(String::new, |room| {
         format!(" (less than {} is free)", room.less_than())
@@ -46,15 +46,15 @@ pub(crate) fn of(
             "unwritable",
             format!("nothing can be written in {dir} ({why}): {waits} once that is mended"),
         ),
-        (None, RoomState::Full) => (
+        (None, DiskSpaceState::Full) => (
             "full",
             format!("{dir} is about to be full{free}: soon {waits}; {make_room}"),
         ),
-        (None, RoomState::Low) => (
+        (None, DiskSpaceState::Low) => (
             "low",
             format!("there is little room in {dir}{free}; {make_room}"),
         ),
-        (None, RoomState::Ok) => return None,
+        (None, DiskSpaceState::Ok) => return None,
     };
     Some(condition(KIND, false, reason, message, now))
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     fn said(free: ByteSize, unwritable: Option<&Unwritable>) -> Option<(String, String)> {
-        let room = Room {
+        let room = DiskSpace {
             size: ByteSize::gib(100),
             free,
         };

@@ -14,7 +14,7 @@ const LOW_AT_MOST: ByteSize = ByteSize::gib(10);
 
 /// How much of a filesystem is free for its unprivileged users, as `df` shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Room {
+pub struct DiskSpace {
     /// Its size.
     pub size: ByteSize,
     /// What is free.
@@ -24,7 +24,7 @@ pub struct Room {
 /// Whether there is enough.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum RoomState {
+pub enum DiskSpaceState {
     /// There is.
     Ok,
     /// It will soon be full: less than 512 MiB or, up to 10 GiB, a twentieth is free.
@@ -33,17 +33,17 @@ pub enum RoomState {
     Full,
 }
 
-impl Room {
+impl DiskSpace {
     /// Whether there is enough.
-    pub fn state(self) -> RoomState {
+    pub fn state(self) -> DiskSpaceState {
         let twentieth = self.size.bytes() / 20;
         let low = twentieth.clamp(LOW_BELOW.bytes(), LOW_AT_MOST.bytes());
         if self.free < FULL_BELOW {
-            RoomState::Full
+            DiskSpaceState::Full
         } else if self.free.bytes() < low {
-            RoomState::Low
+            DiskSpaceState::Low
         } else {
-            RoomState::Ok
+            DiskSpaceState::Ok
         }
     }
 
@@ -60,13 +60,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn room(size: ByteSize, free: ByteSize) -> RoomState {
-        Room { size, free }.state()
+    fn room(size: ByteSize, free: ByteSize) -> DiskSpaceState {
+        DiskSpace { size, free }.state()
     }
 
     #[test]
     fn what_is_low_depends_on_the_size_within_bounds() {
-        use RoomState::{Full, Low, Ok};
+        use DiskSpaceState::{Full, Low, Ok};
         for (size, free, state) in [
             (ByteSize::gib(1), ByteSize::mib(600), Ok),
             (ByteSize::gib(1), ByteSize::mib(500), Low),
@@ -90,7 +90,7 @@ mod tests {
 
         #[test]
         fn there_is_less_than_what_is_said(free in 0..u64::MAX / 4) {
-            let said = Room { size: ByteSize(u64::MAX), free: ByteSize(free) }.less_than().bytes();
+            let said = DiskSpace { size: ByteSize(u64::MAX), free: ByteSize(free) }.less_than().bytes();
             prop_assert!(free < said && said / 4 <= free);
         }
     }

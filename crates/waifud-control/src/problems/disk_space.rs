@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use waifud_api::Problem;
-use waifud_types::Room;
+use waifud_types::DiskSpace;
 
 /// The problem's code, for scripts.
 pub const NO_SPACE: &str = "no-space";
@@ -24,9 +24,9 @@ pub fn no_space() -> Problem {
 }
 
 /// Names the directory and what is free in it.
-pub fn with_room(mut problem: Problem, dir: &Path, room: Option<Room>) -> Problem {
-    problem.title = match room {
-        Some(Room { size, free }) => format!(
+pub fn with_disk_space(mut problem: Problem, dir: &Path, disk_space: Option<DiskSpace>) -> Problem {
+    problem.title = match disk_space {
+        Some(DiskSpace { size, free }) => format!(
             "there is not enough room in waifud's state_dir {}: {free} of {size} is free",
             dir.display()
         ),

@@ -9,15 +9,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use waifud_api::{Database, DirectoryRoom, Server};
+use waifud_api::{Database, DirectorySpace, Server};
 use waifud_store::StoreError;
-use waifud_types::room::FULL_BELOW;
-use waifud_types::{ByteSize, Room, RoomState, Timestamp};
+use waifud_types::disk_space::FULL_BELOW;
+use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
 use crate::env::Disk;
-use crate::note::EventExt;
+use crate::event_builder::EventExt;
 use crate::principal::Cause;
-use crate::{Control, ControlError, note, problems};
+use crate::{Control, ControlError, event_builder, problems};
 
 /// Images leave this much to the database, which needs little and can't do without.
 const IMAGES_LEAVE: ByteSize = ByteSize::mib(64);
@@ -26,13 +26,13 @@ const UNTOLD: usize = 8;
 
 /// What was seen of the state directory's room.
 #[derive(Debug)]
-pub(crate) struct RoomWatch {
+pub(crate) struct DiskSpaceMonitor {
     seen: Mutex<Seen>,
 }
 
 #[derive(Debug)]
 struct Seen {
-    state: RoomState,
+    state: DiskSpaceState,
     since: Timestamp,
     /// Changes that are not in the history yet: a full disk can't be written down on itself.
     untold: Vec<Change>,
@@ -40,18 +40,18 @@ struct Seen {
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Change {
-    state: RoomState,
-    before: RoomState,
-    room: Room,
+    state: DiskSpaceState,
+    before: DiskSpaceState,
+    disk_space: DiskSpace,
     at: Timestamp,
 }
 
-impl RoomWatch {
+impl DiskSpaceMonitor {
     /// Nothing was looked at yet.
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             seen: Mutex::new(Seen {
-                state: RoomState::Ok,
+                state: DiskSpaceState::Ok,
                 since: now,
                 untold: Vec::new(),
             }),
@@ -63,14 +63,14 @@ impl RoomWatch {
     }
 
     /// Takes a look in. Better is believed when it is clearly better, so that a few bytes are no story.
-    fn take(&self, room: Room, at: Timestamp) {
+    fn take(&self, disk_space: DiskSpace, at: Timestamp) {
         let mut seen = self.seen();
-        let careful = Room {
-            free: ByteSize(room.free.bytes() - room.free.bytes() / 8),
-            ..room
+        let careful = DiskSpace {
+            free: ByteSize(disk_space.free.bytes() - disk_space.free.bytes() / 8),
+            ..disk_space
         };
-        let state = if room.state() > seen.state {
-            room.state()
+        let state = if disk_space.state() > seen.state {
+            disk_space.state()
         } else {
             careful.state().min(seen.state)
         };
@@ -85,7 +85,7 @@ impl RoomWatch {
         seen.untold.push(Change {
             state,
             before,
-            room,
+            disk_space,
             at,
         });
     }
@@ -93,12 +93,12 @@ impl RoomWatch {
 
 /// Room for images, and how much of it they leave.
 #[derive(Clone, Debug)]
-pub(crate) struct ImageRoom {
+pub(crate) struct ImageSpace {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
 }
 
-impl ImageRoom {
+impl ImageSpace {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self { disk, dir }
     }
@@ -106,10 +106,10 @@ impl ImageRoom {
     /// Fails as a full disk would when so many bytes more would leave too little. A disk that can't be asked has room
     /// until it says otherwise.
     pub(crate) fn check(&self, more: u64) -> io::Result<()> {
-        let Ok(room) = self.disk.room(&self.dir) else {
+        let Ok(disk_space) = self.disk.disk_space(&self.dir) else {
             return Ok(());
         };
-        if room.free.bytes() < more.saturating_add(IMAGES_LEAVE.bytes()) {
+        if disk_space.free.bytes() < more.saturating_add(IMAGES_LEAVE.bytes()) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -123,22 +123,22 @@ impl Control {
     }
 
     /// How much room there is in the state directory now.
-    pub(crate) fn room_now(&self) -> io::Result<Room> {
-        self.shared.config.disk.room(self.state_dir())
+    pub(crate) fn current_disk_space(&self) -> io::Result<DiskSpace> {
+        self.shared.config.disk.disk_space(self.state_dir())
     }
 
     /// The state directory with its room, as people are shown it.
-    pub fn state_room(&self) -> Result<DirectoryRoom, ControlError> {
-        let room = self.room_now().map_err(ControlError::io(format!(
+    pub fn state_room(&self) -> Result<DirectorySpace, ControlError> {
+        let disk_space = self.current_disk_space().map_err(ControlError::io(format!(
             "asking how full {} is",
             self.state_dir().display()
         )))?;
-        self.shared.room.take(room, self.now());
-        let seen = self.shared.room.seen();
-        Ok(DirectoryRoom {
+        self.shared.disk_space.take(disk_space, self.now());
+        let seen = self.shared.disk_space.seen();
+        Ok(DirectorySpace {
             path: self.state_dir().display().to_string(),
-            size_bytes: room.size,
-            free_bytes: room.free,
+            size_bytes: disk_space.size,
+            free_bytes: disk_space.free,
             state: seen.state,
             since: seen.since,
         })
@@ -165,26 +165,26 @@ impl Control {
     }
 
     /// Refuses what would grow the database when there is next to no room.
-    pub(crate) fn must_have_room(&self) -> Result<(), ControlError> {
-        match self.room_now() {
-            Ok(room) if room.free < FULL_BELOW => Err(problems::no_space().into()),
+    pub(crate) fn require_disk_space(&self) -> Result<(), ControlError> {
+        match self.current_disk_space() {
+            Ok(disk_space) if disk_space.free < FULL_BELOW => Err(problems::no_space().into()),
             // A disk that can't be asked says so when it is written to.
             _ => Ok(()),
         }
     }
 
     /// Refuses an image of so many bytes that does not fit.
-    pub fn must_have_room_for_image(&self, size: ByteSize) -> Result<(), ControlError> {
-        let checked = self.shared.images.room().check(size.bytes());
+    pub fn require_image_space(&self, size: ByteSize) -> Result<(), ControlError> {
+        let checked = self.shared.images.disk_space().check(size.bytes());
         checked.map_err(|_| problems::no_space().into())
     }
 
     /// Looks at the room, and tells of changes in the history as soon as it can be written.
-    pub async fn look_at_room(&self) -> Result<(), ControlError> {
-        if let Ok(room) = self.room_now() {
-            self.shared.room.take(room, self.now());
+    pub async fn check_disk_space(&self) -> Result<(), ControlError> {
+        if let Ok(disk_space) = self.current_disk_space() {
+            self.shared.disk_space.take(disk_space, self.now());
         }
-        let untold = self.shared.room.seen().untold.clone();
+        let untold = self.shared.disk_space.seen().untold.clone();
         if untold.is_empty() {
             return Ok(());
         }
@@ -197,19 +197,20 @@ impl Control {
             .store
             .write(move |tx| {
                 for change in &untold {
-                    let object = note::waifud(incarnation);
+                    let object = event_builder::waifud(incarnation);
                     let (kind, message) = words(change, &dir);
-                    let event = note::event(change.at, kind, object, &Cause::system(), message);
+                    let event =
+                        event_builder::event(change.at, kind, object, &Cause::system(), message);
                     tx.emit(&event.details(serde_json::json!({
                         "directory": dir,
-                        "free_bytes": change.room.free,
-                        "size_bytes": change.room.size,
+                        "free_bytes": change.disk_space.free,
+                        "size_bytes": change.disk_space.size,
                     })))?;
                 }
                 Ok::<_, StoreError>(())
             })
             .await?;
-        let mut seen = self.shared.room.seen();
+        let mut seen = self.shared.disk_space.seen();
         seen.untold.retain(|change| !told.contains(change));
         Ok(())
     }
@@ -217,42 +218,42 @@ impl Control {
 
 /// The event of a change, and its text.
 fn words(change: &Change, dir: &str) -> (&'static str, String) {
-    let Room { size, free } = change.room;
+    let DiskSpace { size, free } = change.disk_space;
     let here = format!("{free} of {size} is free in {dir}");
     match (change.state, change.before) {
-        (RoomState::Full, _) => (
+        (DiskSpaceState::Full, _) => (
             "waifud.disk-full",
             format!("{here}: nothing new is taken; guests run on"),
         ),
-        (RoomState::Low, RoomState::Full) => (
+        (DiskSpaceState::Low, DiskSpaceState::Full) => (
             "waifud.disk-low",
             format!("{here}: requests are taken again, but there is little room"),
         ),
-        (RoomState::Low, _) => (
+        (DiskSpaceState::Low, _) => (
             "waifud.disk-low",
             format!("{here}: when it is full, nothing new is taken"),
         ),
-        (RoomState::Ok, _) => ("waifud.disk-ok", format!("{here}: there is room again")),
+        (DiskSpaceState::Ok, _) => ("waifud.disk-ok", format!("{here}: there is room again")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use RoomState::{Full, Low, Ok};
+    use DiskSpaceState::{Full, Low, Ok};
 
-    fn watch() -> RoomWatch {
-        RoomWatch::new(Timestamp::UNIX_EPOCH)
+    fn watch() -> DiskSpaceMonitor {
+        DiskSpaceMonitor::new(Timestamp::UNIX_EPOCH)
     }
 
-    fn free(mib: u64) -> Room {
-        Room {
+    fn free(mib: u64) -> DiskSpace {
+        DiskSpace {
             size: ByteSize::gib(10),
             free: ByteSize::mib(mib),
         }
     }
 
-    fn states(watch: &RoomWatch) -> Vec<RoomState> {
+    fn states(watch: &DiskSpaceMonitor) -> Vec<DiskSpaceState> {
         watch.seen().untold.iter().map(|c| c.state).collect()
     }
 
@@ -273,6 +274,6 @@ mod tests {
             watch.take(free(9000), Timestamp::UNIX_EPOCH);
         }
         assert_eq!(states(&watch).len(), UNTOLD);
-        assert_eq!(states(&watch).last(), Some(&RoomState::Ok));
+        assert_eq!(states(&watch).last(), Some(&DiskSpaceState::Ok));
     }
 }

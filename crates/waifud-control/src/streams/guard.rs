@@ -14,7 +14,7 @@ use crate::{Control, ControlError, Principal};
 
 /// Why waifud ends a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cut {
+pub enum CloseReason {
     /// waifud stops.
     Stopping,
     /// The instance was deleted.
@@ -35,7 +35,7 @@ pub enum Cut {
     Misused,
 }
 
-impl Cut {
+impl CloseReason {
     /// For whoever is at the other end.
     pub const fn reason(self) -> &'static str {
         match self {
@@ -64,24 +64,24 @@ impl Cut {
     }
 }
 
-/// Watches what a stream depends on, from its beginning on: one watch for all calls of [`Gate::closed`], so that a copy
+/// Watches what a stream depends on, from its beginning on: one watch for all calls of [`StreamGuard::closed`], so that a copy
 /// loop may ask at each chunk and the database is read only when something has changed.
-pub struct Gate {
+pub struct StreamGuard {
     target: Target,
-    closing: Pin<Box<dyn Future<Output = Cut> + Send>>,
-    cut: Option<Cut>,
+    closing: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
+    cut: Option<CloseReason>,
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for StreamGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
+        f.debug_struct("StreamGuard")
             .field("target", &self.target)
             .field("cut", &self.cut)
             .finish_non_exhaustive()
     }
 }
 
-impl Gate {
+impl StreamGuard {
     pub(super) fn new(control: &Control, target: Target, asker: Principal) -> Self {
         let watch = Watch {
             control: control.clone(),
@@ -93,13 +93,13 @@ impl Gate {
         let control = control.clone();
         Self::over(target, async move {
             tokio::select! {
-                () = control.until_revoked(&asker) => Cut::Revoked,
+                () = control.until_revoked(&asker) => CloseReason::Revoked,
                 cut = watch.closed() => cut,
             }
         })
     }
 
-    fn over(target: Target, closing: impl Future<Output = Cut> + Send + 'static) -> Self {
+    fn over(target: Target, closing: impl Future<Output = CloseReason> + Send + 'static) -> Self {
         Self {
             target,
             closing: Box::pin(closing),
@@ -113,7 +113,7 @@ impl Gate {
     }
 
     /// Ends when the stream has to. May be dropped and called again; that goes on where it was.
-    pub async fn closed(&mut self) -> Cut {
+    pub async fn closed(&mut self) -> CloseReason {
         if let Some(cut) = self.cut {
             return cut;
         }
@@ -135,7 +135,7 @@ struct Watch {
 
 impl Watch {
     /// Ends when the instance is no longer there for the stream, or waifud stops.
-    async fn closed(mut self) -> Cut {
+    async fn closed(mut self) -> CloseReason {
         loop {
             let again = match self.look().await {
                 Ok(None) => None,
@@ -152,16 +152,16 @@ impl Watch {
                 }
             };
             tokio::select! {
-                () = self.control.stop_token().cancelled() => return Cut::Stopping,
+                () = self.control.stop_token().cancelled() => return CloseReason::Stopping,
                 () = again => {}
                 changed = self.changes.changed() => if changed.is_err() {
-                    return Cut::Stopping;
+                    return CloseReason::Stopping;
                 },
             }
         }
     }
 
-    async fn look(&mut self) -> Result<Option<Cut>, ControlError> {
+    async fn look(&mut self) -> Result<Option<CloseReason>, ControlError> {
         self.changes.mark_unchanged();
         let id: InstanceId = self.target.instance;
         let row = self
@@ -172,18 +172,20 @@ impl Watch {
         let Target {
             node, epoch, kind, ..
         } = self.target;
-        Ok(row.map_or(Some(Cut::Deleted), |row| why_cut(&row, node, epoch, kind)))
+        Ok(row.map_or(Some(CloseReason::Deleted), |row| {
+            why_cut(&row, node, epoch, kind)
+        }))
     }
 }
 
 /// Whether the stream may go on with the instance as it is.
-fn why_cut(row: &InstanceRow, node: NodeId, epoch: Epoch, kind: StreamKind) -> Option<Cut> {
+fn why_cut(row: &InstanceRow, node: NodeId, epoch: Epoch, kind: StreamKind) -> Option<CloseReason> {
     if row.deleting {
-        Some(Cut::Deleted)
+        Some(CloseReason::Deleted)
     } else if row.node != Some(node) || row.epoch != epoch {
-        Some(Cut::Moved)
+        Some(CloseReason::Moved)
     } else if !kind.is_history() && !row.status.state.may_be_on() {
-        Some(Cut::Off)
+        Some(CloseReason::Off)
     } else {
         None
     }
@@ -209,10 +211,10 @@ mod tests {
             Arc::new(tokio::sync::Notify::new()),
         );
         let (counted, closes) = (looks.clone(), close.clone());
-        let mut gate = Gate::over(target, async move {
+        let mut gate = StreamGuard::over(target, async move {
             counted.fetch_add(1, Ordering::Relaxed);
             closes.notified().await;
-            Cut::Off
+            CloseReason::Off
         });
         for _ in 0..100 {
             tokio::select! {
@@ -223,7 +225,7 @@ mod tests {
         }
         assert_eq!(looks.load(Ordering::Relaxed), 1);
         close.notify_one();
-        assert_eq!(gate.closed().await, Cut::Off);
-        assert_eq!(gate.closed().await, Cut::Off);
+        assert_eq!(gate.closed().await, CloseReason::Off);
+        assert_eq!(gate.closed().await, CloseReason::Off);
     }
 }

@@ -4,63 +4,63 @@ use waifud_api::Problem;
 use waifud_types::Name;
 
 /// It is in the list.
-pub fn already_claimed(name: &Name) -> Problem {
+pub fn already_managed(name: &Name) -> Problem {
     Problem::new(
         409,
-        "already-claimed",
+        "already-managed",
         format!("instance {name} is in the list already"),
     )
     .hint("waifuctl show and waifuctl delete work on it")
 }
 
 /// Its node remembers too little of it.
-pub fn not_claimable(name: &Name) -> Problem {
+pub fn not_adoptable(name: &Name) -> Problem {
     Problem::new(
         409,
-        "not-claimable",
-        format!("the node does not remember what {name} was made from, so it can't be claimed"),
+        "not-adoptable",
+        format!("the node does not remember what {name} was made from, so it can't be adopted"),
     )
-    .hint("its disks are on the node: copy what is wanted from them, then delete it with waifuctl delete --unclaimed")
+    .hint("its disks are on the node: copy what is wanted from them, then delete it with waifuctl delete --unmanaged")
 }
 
 /// What its node remembers of it is not what any instance is given.
 pub fn odd_record(name: &Name, what: &str) -> Problem {
     Problem::new(
         409,
-        "not-claimable",
+        "not-adoptable",
         format!("what the node remembers of {name} can't be: no instance has such {what}"),
     )
     .hint("look at the node: what it reports is not what waifud gave it")
 }
 
 /// A living instance has the name.
-pub fn claimed_name_taken(name: &Name) -> Problem {
+pub fn adopted_name_taken(name: &Name) -> Problem {
     Problem::new(
         409,
         "name-taken",
         format!("an instance named {name} exists"),
     )
     .field("name")
-    .hint("claim it under another name: --name NEWNAME")
+    .hint("adopt it under another name: --name NEWNAME")
 }
 
 /// Something of it was given to another instance meanwhile.
-pub fn claim_conflicts(name: &Name, what: &str) -> Problem {
+pub fn adopt_conflict(name: &Name, what: &str) -> Problem {
     Problem::new(
         409,
-        "claim-conflicts",
-        format!("{name} can't be claimed: {what} is in use by another instance"),
+        "adopt-conflict",
+        format!("{name} can't be adopted: {what} is in use by another instance"),
     )
     .hint("delete the other instance first, or leave this one as it is")
 }
 
 /// More than one thing has the name.
-pub fn ambiguous_unclaimed(name: &str) -> Problem {
+pub fn ambiguous_unmanaged(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(
         409,
         "ambiguous-name",
-        format!("more than one unclaimed instance was called {shown:?}"),
+        format!("more than one unmanaged instance was called {shown:?}"),
     )
     .field("instance")
     .hint("use the id: waifuctl node show lists them")
@@ -78,14 +78,14 @@ pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: b
     } else {
         (
             "is not known here",
-            format!("waifuctl network add {network} --bridge {bridge}, then claim it again"),
+            format!("waifuctl network add {network} --bridge {bridge}, then adopt it again"),
         )
     };
     Problem::new(
         409,
-        "claim-conflicts",
+        "adopt-conflict",
         format!(
-            "{name} can't be claimed: the network {network} (bridge {bridge}) that it is on {what}"
+            "{name} can't be adopted: the network {network} (bridge {bridge}) that it is on {what}"
         ),
     )
     .hint(hint)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use waifud_store::{
-    ImageRow, NewInstance, NewNode, NodeRoom, PlacementRow, Store, StoreError, WriteTx,
+    ImageRow, NewInstance, NewNode, NodeCapacity, PlacementRow, Store, StoreError, WriteTx,
 };
 use waifud_types::node::{NodeFacts, Resources};
 use waifud_types::spec::InstanceSpec;
@@ -151,7 +151,7 @@ fn carry_out(
             tx.set_node_reachable(node_id(node), !silent, Timestamp::UNIX_EPOCH)?;
         }
         Step::Place { node, gib, pool } => {
-            tx.rooms_for_placing()?;
+            tx.capacities_for_placement()?;
             place(
                 tx,
                 number,
@@ -220,9 +220,9 @@ async fn store(dir: &std::path::Path) -> Store {
 }
 
 /// Rooms as the writer has them, and as the rows have them.
-async fn both(store: &Store) -> (Arc<Vec<NodeRoom>>, Vec<NodeRoom>) {
+async fn both(store: &Store) -> (Arc<Vec<NodeCapacity>>, Vec<NodeCapacity>) {
     store
-        .write(|tx| Ok::<_, StoreError>((tx.rooms_for_placing()?, tx.rooms()?)))
+        .write(|tx| Ok::<_, StoreError>((tx.capacities_for_placement()?, tx.node_capacities()?)))
         .await
         .unwrap()
 }
@@ -279,7 +279,7 @@ async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
     assert!(Arc::ptr_eq(&first, &again));
     // One that places and fails leaves the copy that there was before, or none.
     let failed = store.write(|tx| {
-        tx.rooms_for_placing()?;
+        tx.capacities_for_placement()?;
         place(tx, 1, 0, &spec(1, "main"))?;
         Err::<(), _>(StoreError::Closed)
     });
@@ -293,7 +293,7 @@ async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
 async fn what_is_in_nobodys_list_is_read_where_it_is_asked_for_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
     let store = common::open(dir.path());
-    let things: Vec<waifud_api::agent::Unclaimed> = serde_json::from_value(json!([
+    let things: Vec<waifud_api::agent::Unmanaged> = serde_json::from_value(json!([
         {"kind": "domain", "instance": instance_id(1), "name": "web", "volume": null, "running": true,
          "addresses": ["10.144.1.9", "10.144.1.2"]},
         {"kind": "volume", "instance": instance_id(2), "name": null, "volume": null, "running": false,
@@ -312,24 +312,24 @@ async fn what_is_in_nobodys_list_is_read_where_it_is_asked_for_and_nowhere_else(
                 at: Timestamp::UNIX_EPOCH,
             };
             tx.insert_node(&new, revision)?;
-            tx.set_node_unclaimed(node_id(1), &told)?;
-            assert_eq!(tx.unclaimed_on(node_id(1))?, told);
+            tx.set_node_unmanaged(node_id(1), &told)?;
+            assert_eq!(tx.unmanaged_on(node_id(1))?, told);
             tx.node(node_id(1))
         })
         .await
         .map_err(|e: StoreError| e)
         .unwrap()
         .unwrap();
-    assert_eq!(row.unclaimed_count, 2);
+    assert_eq!(row.unmanaged_count, 2);
     let addresses: [std::net::Ipv4Addr; 2] = [[10, 144, 1, 2].into(), [10, 144, 1, 9].into()];
-    assert_eq!(row.unclaimed_addresses, addresses);
+    assert_eq!(row.unmanaged_addresses, addresses);
     let left = store
         .write(|tx| {
-            tx.set_node_unclaimed(node_id(1), &[])?;
-            Ok::<_, StoreError>((tx.unclaimed_on(node_id(1))?, tx.node(node_id(1))?))
+            tx.set_node_unmanaged(node_id(1), &[])?;
+            Ok::<_, StoreError>((tx.unmanaged_on(node_id(1))?, tx.node(node_id(1))?))
         })
         .await
         .unwrap();
     assert!(left.0.is_empty());
-    assert_eq!(left.1.unwrap().unclaimed_count, 0);
+    assert_eq!(left.1.unwrap().unmanaged_count, 0);
 }

@@ -15,7 +15,7 @@ use common::{DEADLINE, Server, image};
 use mirror::Mirror;
 use serde_json::json;
 use waifud_control::env::Disk;
-use waifud_types::{ByteSize, Room};
+use waifud_types::{ByteSize, DiskSpace};
 
 /// A disk of 100 GiB that has so much room as a test says.
 #[derive(Clone, Debug)]
@@ -28,8 +28,8 @@ impl FakeDisk {
 }
 
 impl Disk for FakeDisk {
-    fn room(&self, _: &Path) -> io::Result<Room> {
-        Ok(Room {
+    fn disk_space(&self, _: &Path) -> io::Result<DiskSpace> {
+        Ok(DiskSpace {
             size: ByteSize::gib(100),
             free: ByteSize(self.0.load(Ordering::SeqCst)),
         })
@@ -55,8 +55,8 @@ async fn the_history_tells_of_little_room_of_none_and_of_room_again() {
     let (server, disk) = server().await;
     for free in [ByteSize::gib(2), ByteSize::mib(1), ByteSize::gib(90)] {
         disk.leave(free);
-        server.control.look_at_room().await.unwrap();
-        server.control.look_at_room().await.unwrap();
+        server.control.check_disk_space().await.unwrap();
+        server.control.check_disk_space().await.unwrap();
     }
     assert_eq!(
         server.kinds("waifud").await,

@@ -1,4 +1,4 @@
-//! What is on a node and in nobody's list: after a restore of yesterday's database, claimed, deleted, never lost.
+//! What is on a node and in nobody's list: after a restore of yesterday's database, adopted, deleted, never lost.
 
 mod common;
 
@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::{Agent, Server};
 use serde_json::json;
-use waifud_api::agent::{AgentInstance, AgentReport, Unclaimed, WatchFrame};
+use waifud_api::agent::{AgentInstance, AgentReport, Unmanaged, WatchFrame};
 use waifud_control::ControlConfig;
 use waifud_control::env::{SystemClock, SystemEntropy};
 use waifud_store::{Mode, backup};
@@ -19,10 +19,10 @@ const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
 
 /// What a node reports of an instance that left its slice.
-async fn unclaimed(agent: &Agent, record: &AgentInstance) -> Unclaimed {
+async fn unmanaged(agent: &Agent, record: &AgentInstance) -> Unmanaged {
     let path = format!("/v1/agent/bundles/{}", record.bundle.digest);
     let bundle = agent.get(&path).await.expect(200).bytes;
-    Unclaimed {
+    Unmanaged {
         kind: "domain".to_owned(),
         instance: record.id,
         name: Some(record.name.to_string()),
@@ -39,10 +39,10 @@ async fn unclaimed(agent: &Agent, record: &AgentInstance) -> Unclaimed {
     }
 }
 
-async fn say(agent: &Agent, unclaimed: Vec<Unclaimed>) {
+async fn say(agent: &Agent, unmanaged: Vec<Unmanaged>) {
     agent
         .report(&AgentReport {
-            unclaimed: Some(unclaimed),
+            unmanaged: Some(unmanaged),
             ..AgentReport::default()
         })
         .await;
@@ -85,7 +85,7 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
         .await
         .expect(201);
     let record = agent.put().await;
-    let report = unclaimed(&agent, &record).await;
+    let report = unmanaged(&agent, &record).await;
 
     // The restored waifud knows nothing of it, and gives the node nothing before it has said what is there.
     let agent = today.agent_again(&agent).await;
@@ -109,8 +109,8 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
     );
 
     let node = today.get("/v1/nodes/alder").await.expect(200).json();
-    assert_eq!(node["unclaimed"][0]["claimable"], true);
-    assert_eq!(node["unclaimed"][0]["addresses"][0], address.to_string());
+    assert_eq!(node["unmanaged"][0]["adoptable"], true);
+    assert_eq!(node["unmanaged"][0]["addresses"][0], address.to_string());
     assert!(
         !node
             .to_string()
@@ -118,21 +118,21 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
         "keys are nobody's to see"
     );
 
-    let path = "/v1/nodes/alder/unclaimed/web/claim";
-    let claimed = today.post(path, &json!({})).await.expect(201).instance();
-    assert_eq!(claimed.id, record.id);
+    let path = "/v1/nodes/alder/unmanaged/web/adopt";
+    let adopted = today.post(path, &json!({})).await.expect(201).instance();
+    assert_eq!(adopted.id, record.id);
     // Only the database was restored: the row of its image is not the image.
-    let image = format!("/v1/images/{}", claimed.spec.image);
+    let image = format!("/v1/images/{}", adopted.spec.image);
     let shown = today.get(&image).await.expect(200).json();
     assert_eq!(shown["available"], false);
-    let body = json!({"name": "from-it", "image": claimed.spec.image});
+    let body = json!({"name": "from-it", "image": adopted.spec.image});
     today.post("/v1/templates", &body).await.expect(422);
     agent
-        .get(&format!("/v1/agent/images/{}", claimed.spec.image))
+        .get(&format!("/v1/agent/images/{}", adopted.spec.image))
         .await
         .expect(503);
-    assert_eq!(claimed.spec.nics[0].address, Some(address));
-    assert_eq!(claimed.spec.memory_bytes, ByteSize::mib(512));
+    assert_eq!(adopted.spec.nics[0].address, Some(address));
+    assert_eq!(adopted.spec.memory_bytes, ByteSize::mib(512));
     let text = today.get("/v1/instances/web/user-data").await.expect(200);
     assert_eq!(String::from_utf8(text.bytes).unwrap(), USER_DATA);
     today.post(path, &json!({})).await.expect(409);
@@ -252,11 +252,11 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .await
         .expect(201);
     let mut record = agent.put().await;
-    let mut report = unclaimed(&agent, &record).await;
+    let mut report = unmanaged(&agent, &record).await;
     record.id = waifud_types::InstanceId::generate();
     report.instance = record.id;
     report.record = Some(Box::new(record.clone()));
-    let forgotten = Unclaimed {
+    let forgotten = Unmanaged {
         instance: waifud_types::InstanceId::generate(),
         name: Some("old".to_owned()),
         record: None,
@@ -265,7 +265,7 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
     };
     say(&agent, vec![report, forgotten]).await;
     // Its name is taken; under another one its MAC is.
-    let path = format!("/v1/nodes/alder/unclaimed/{}/claim", record.id);
+    let path = format!("/v1/nodes/alder/unmanaged/{}/adopt", record.id);
     let problem = server.post(&path, &json!({})).await.expect(409).problem();
     assert_eq!(problem.code, "name-taken");
     let problem = server
@@ -273,16 +273,16 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .await
         .expect(409)
         .problem();
-    assert_eq!(problem.code, "claim-conflicts");
+    assert_eq!(problem.code, "adopt-conflict");
     server.get("/v1/instances/web-2").await.expect(404);
     let problem = server
-        .post("/v1/nodes/alder/unclaimed/old/claim", &json!({}))
+        .post("/v1/nodes/alder/unmanaged/old/adopt", &json!({}))
         .await
         .expect(409)
         .problem();
-    assert_eq!(problem.code, "not-claimable");
+    assert_eq!(problem.code, "not-adoptable");
     server
-        .post("/v1/nodes/alder/unclaimed/nothing/claim", &json!({}))
+        .post("/v1/nodes/alder/unmanaged/nothing/adopt", &json!({}))
         .await
         .expect(404);
     // A name that reads like an id would make one instance answer for another.
@@ -292,14 +292,14 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .await
         .expect(422)
         .problem();
-    assert_eq!(problem.code, "bad-name");
+    assert_eq!(problem.code, "invalid-name");
     // What is in the list is not deleted by this way.
     server
-        .delete("/v1/nodes/alder/unclaimed/nothing")
+        .delete("/v1/nodes/alder/unmanaged/nothing")
         .await
         .expect(404);
     server
-        .delete(&format!("/v1/nodes/alder/unclaimed/{}", record.id))
+        .delete(&format!("/v1/nodes/alder/unmanaged/{}", record.id))
         .await
         .expect(202);
     let order = agent.tombstone().await;
