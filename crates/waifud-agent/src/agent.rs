@@ -16,22 +16,23 @@ use waifud_api::agent::InstanceReport;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Incarnation, InstanceId};
 
-use crate::boot_order::BootOrder;
-use crate::driver::Driver;
-use crate::durable::DurableError;
-use crate::files::Files;
+use crate::instance::boot_order::BootOrder;
+use crate::instance::driver::Driver;
+use crate::control_link::durable::DurableError;
+use crate::instance::files::Files;
 use crate::images::Images;
-use crate::metadata::Metadata;
+use crate::guest::metadata::Metadata;
 use crate::network::Network;
-use crate::reports::Reports;
+use crate::control_link::reports::Reports;
 use crate::settings::{BootAlone, Settings};
 use crate::shared::{Adapters, Shared};
-use crate::signals::{Signal, Signals};
+use crate::instance::signals::{Signal, Signals};
 use crate::streams::{self, Streams};
-use crate::table::Table;
-use crate::{
-    background_tasks, control, facts, guest_diagnostics, image_collection, reporter, sweep,
-};
+use crate::control_link::table::Table;
+use crate::control_link::{reporter, watch as control_watch};
+use crate::guest::diagnostics;
+use crate::images::collection;
+use crate::node::{background_tasks, facts, sweep};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -137,7 +138,7 @@ impl Agent {
         }
         // Higher priorities first: their drivers are the first to be polled.
         let mut records = shared.table.records();
-        let priority = |record: &crate::record::InstanceRecord| {
+        let priority = |record: &crate::control_link::record::InstanceRecord| {
             record.instance.as_ref().map_or(0, |i| i.spec.priority)
         };
         records.sort_by_key(|record| (std::cmp::Reverse(priority(record)), record.id));
@@ -179,7 +180,7 @@ impl Agent {
 }
 
 /// What should run, with its priority.
-fn first_turn(record: &crate::record::InstanceRecord) -> Option<(InstanceId, i32)> {
+fn first_turn(record: &crate::control_link::record::InstanceRecord) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
     let instance = instance.filter(|i| record.managed && i.spec.run)?;
     Some((record.id, instance.spec.priority))
@@ -192,11 +193,11 @@ fn background_tasks(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
         lasting(name, move || make(shared.clone())).boxed()
     };
     [
-        keep("control", |s| control::run(s).boxed()),
+        keep("control", |s| control_watch::run(s).boxed()),
         keep("reporter", |s| reporter::run(s).boxed()),
         keep("facts", |s| facts::run(s).boxed()),
         keep("sweep", |s| sweep::run(s).boxed()),
-        keep("image collection", |s| image_collection::run(s).boxed()),
+        keep("image collection", |s| collection::run(s).boxed()),
         keep("events", |s| {
             let events = s.hypervisor.events();
             background_tasks::events(s, events).boxed()
@@ -209,7 +210,7 @@ fn background_tasks(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
         keep("observations", |s| {
             background_tasks::observations(s).boxed()
         }),
-        keep("guest_diagnostics", |s| guest_diagnostics::run(s).boxed()),
+        keep("guest diagnostics", |s| diagnostics::run(s).boxed()),
         keep("streams", |s| streams::run(s).boxed()),
         keep("boot", |s| background_tasks::boot_alone(s).boxed()),
     ]

@@ -11,7 +11,7 @@ use waifud_types::status::InstanceAddress;
 use waifud_types::{Name, TapName};
 
 use super::{GuestConnection, guest_file, log, port, refusal};
-use crate::record::DesiredState;
+use crate::control_link::record::DesiredState;
 use crate::shared::Shared;
 
 /// The network whose addresses are waifud's to give, out of the node's subnet.

@@ -1,0 +1,296 @@
+//! The durable copy on disk: one JSON file for the node, one for each instance.
+//!
+//! A file is replaced as a whole: written beside, synced, renamed, and the directory synced, so that after a crash at
+//! any instant the old or the new one is there. Writes are synchronous on purpose: they are small, their order matters,
+//! and nobody may act on what is not on disk yet. Files are 0600, as bundles' keys are in them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use waifud_types::InstanceId;
+
+use crate::blocking::here;
+use crate::faults;
+use crate::control_link::record::{InstanceRecord, NodeRecord};
+
+/// The durable copy could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {path:?} failed")]
+pub struct DurableError {
+    what: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// That the last attempt to write failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unwritable {
+    /// What the system said.
+    pub why: String,
+    /// Whether it said that there is no room.
+    pub full: bool,
+}
+
+/// What was found on disk.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Of the node.
+    pub node: NodeRecord,
+    /// Of its instances.
+    pub instances: BTreeMap<InstanceId, InstanceRecord>,
+    /// Files that could not be understood and were set aside, with the reason.
+    pub damaged: Vec<String>,
+}
+
+/// The directory that holds the copy.
+#[derive(Debug)]
+pub struct Durable {
+    dir: PathBuf,
+    unwritable: Mutex<Option<Unwritable>>,
+    turned: Notify,
+}
+
+const NODE_FILE: &str = "node.json";
+const TEMPORARY: &str = "tmp";
+const DAMAGED: &str = "damaged";
+
+impl Durable {
+    /// Opens the copy in `dir`, which is made when absent, and reads it. A file that can't be understood is renamed
+    /// aside and named in [`Loaded::damaged`]; the revision is forgotten then, so that waifud sends everything again.
+    pub fn open(dir: PathBuf) -> Result<(Self, Loaded), DurableError> {
+        let failed = |what, path: &Path, source| DurableError {
+            what,
+            path: path.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| failed("making", &dir, e))?;
+        let copy = Self {
+            dir,
+            unwritable: Mutex::default(),
+            turned: Notify::new(),
+        };
+        let mut loaded = Loaded::default();
+        let entries = fs::read_dir(&copy.dir).map_err(|e| failed("listing", &copy.dir, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| failed("listing", &copy.dir, e))?.path();
+            if path.extension().is_some_and(|e| e == TEMPORARY) {
+                // A write that a crash cut short; nobody has acted on it.
+                fs::remove_file(&path).map_err(|e| failed("removing", &path, e))?;
+            } else if path.file_name().is_some_and(|name| name == NODE_FILE) {
+                if let Some(node) = copy.read(&path, &mut loaded.damaged)? {
+                    loaded.node = node;
+                }
+            } else if path.extension().is_some_and(|e| e == "json")
+                && let Some(record) = copy.read::<InstanceRecord>(&path, &mut loaded.damaged)?
+            {
+                loaded.instances.insert(record.id, record);
+            }
+        }
+        if !loaded.damaged.is_empty() {
+            loaded.node.revision = None;
+        }
+        Ok((copy, loaded))
+    }
+
+    /// Why nothing can be written, when the last attempt failed.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        lock(&self.unwritable).clone()
+    }
+
+    /// Waits until writing began to fail, or to succeed again, since it was last asked.
+    pub async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
+    /// Remembers how an attempt to write went.
+    fn noted(&self, outcome: Result<(), DurableError>) -> Result<(), DurableError> {
+        let now = outcome.as_ref().err().map(|error| Unwritable {
+            why: error.source.to_string(),
+            full: matches!(
+                error.source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+        });
+        let mut unwritable = lock(&self.unwritable);
+        if *unwritable != now {
+            *unwritable = now;
+            self.turned.notify_one();
+        }
+        outcome
+    }
+
+    /// Writes the node's record.
+    pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
+        faults::NODE_SAVE.before();
+        self.noted(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
+        faults::NODE_SAVE.after();
+        Ok(())
+    }
+
+    /// Writes an instance's record.
+    pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
+        faults::RECORD_SAVE.before();
+        self.noted(here(|| {
+            self.replace(&self.instance_path(record.id), record)
+        }))?;
+        faults::RECORD_SAVE.after();
+        Ok(())
+    }
+
+    /// Removes an instance's record. Succeeds when it is absent.
+    pub fn forget_instance(&self, id: InstanceId) -> Result<(), DurableError> {
+        let path = self.instance_path(id);
+        faults::RECORD_FORGET.before();
+        here(|| match fs::remove_file(&path) {
+            Ok(()) => self.sync_dir(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(DurableError {
+                what: "removing",
+                path,
+                source,
+            }),
+        })?;
+        faults::RECORD_FORGET.after();
+        Ok(())
+    }
+
+    fn instance_path(&self, id: InstanceId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        damaged: &mut Vec<String>,
+    ) -> Result<Option<T>, DurableError> {
+        let failed = |what, source| DurableError {
+            what,
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = fs::read(path).map_err(|e| failed("reading", e))?;
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                // The cause's text may quote a value; its kind and place are enough.
+                damaged.push(format!(
+                    "{}: {:?} at line {} column {}",
+                    path.display(),
+                    error.classify(),
+                    error.line(),
+                    error.column()
+                ));
+                let aside = path.with_extension(DAMAGED);
+                fs::rename(path, aside).map_err(|e| failed("setting aside", e))?;
+                self.sync_dir()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn replace(&self, path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
+        let beside = path.with_extension(TEMPORARY);
+        let write = || -> io::Result<()> {
+            let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&beside, path)
+        };
+        write().map_err(|source| {
+            // A full disk needs what little the beginning of the new one takes.
+            let _goes_at_the_next_start = fs::remove_file(&beside);
+            DurableError {
+                what: "writing",
+                path: path.to_owned(),
+                source,
+            }
+        })?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<(), DurableError> {
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| DurableError {
+                what: "syncing",
+                path: self.dir.clone(),
+                source,
+            })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control_link::record::RunMemory;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_was_written_is_read_again_and_only_root_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy, loaded) = Durable::open(dir.path().join("records")).unwrap();
+        assert!(loaded.instances.is_empty());
+        let mut record = InstanceRecord::new(InstanceId::generate());
+        record.memory.run = RunMemory::Started;
+        copy.save_instance(&record).unwrap();
+        let node = NodeRecord {
+            revision: Some("000000ab.7".parse().unwrap()),
+            ..NodeRecord::default()
+        };
+        copy.save_node(&node).unwrap();
+        let file = copy.instance_path(record.id);
+        let mode = fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let (copy, loaded) = Durable::open(dir.path().join("records")).unwrap();
+        assert_eq!(loaded.node, node);
+        assert_eq!(loaded.instances.get(&record.id), Some(&record));
+        copy.forget_instance(record.id).unwrap();
+        copy.forget_instance(record.id).unwrap();
+        let (_, loaded) = Durable::open(dir.path().join("records")).unwrap();
+        assert!(loaded.instances.is_empty());
+    }
+
+    #[test]
+    fn a_write_cut_short_is_forgotten_and_a_damaged_file_is_set_aside_never_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy, _) = Durable::open(dir.path().to_owned()).unwrap();
+        copy.save_node(&NodeRecord {
+            revision: Some("000000ab.7".parse().unwrap()),
+            ..NodeRecord::default()
+        })
+        .unwrap();
+        let id = InstanceId::generate();
+        fs::write(dir.path().join(format!("{id}.tmp")), "{").unwrap();
+        let (_, loaded) = Durable::open(dir.path().to_owned()).unwrap();
+        assert!(loaded.damaged.is_empty() && loaded.node.revision.is_some());
+
+        fs::write(dir.path().join(format!("{id}.json")), "{\"id\":1}").unwrap();
+        let (_, loaded) = Durable::open(dir.path().to_owned()).unwrap();
+        assert_eq!(loaded.damaged.len(), 1);
+        assert_eq!(loaded.node.revision, None, "waifud sends everything again");
+        assert!(dir.path().join(format!("{id}.damaged")).exists());
+    }
+}

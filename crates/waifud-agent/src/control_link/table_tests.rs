@@ -1,0 +1,296 @@
+//! The table, through frames in any order and restarts at any point.
+
+use proptest::prelude::*;
+use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
+use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
+
+use crate::fake::sample_instance;
+use crate::control_link::record::{DesiredState, RunMemory};
+use crate::control_link::table::{Concerns, Table};
+
+fn revision(number: u64) -> Revision {
+    Revision {
+        incarnation: Incarnation(1),
+        number,
+    }
+}
+
+fn put(number: u64, instance: &AgentInstance) -> WatchFrame {
+    WatchFrame::Put {
+        revision: revision(number),
+        object: SliceObject::Instance(Box::new(instance.clone())),
+    }
+}
+
+fn order(number: u64, instance: &AgentInstance) -> WatchFrame {
+    WatchFrame::Tombstone {
+        revision: revision(number),
+        tombstone: Tombstone {
+            instance: instance.id,
+            name: instance.name.clone(),
+            epoch: instance.epoch,
+        },
+    }
+}
+
+fn sync(number: u64) -> WatchFrame {
+    WatchFrame::Sync {
+        revision: revision(number),
+    }
+}
+
+fn open(dir: &tempfile::TempDir) -> Table {
+    let (table, damaged) = Table::open(dir.path().to_owned()).unwrap();
+    assert!(damaged.is_empty());
+    table
+}
+
+fn is_kept(table: &Table, id: InstanceId) -> bool {
+    matches!(table.view(id).map(|v| v.wish), Some(DesiredState::Keep(_)))
+}
+
+#[test]
+fn a_revision_counts_only_once_everything_before_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    assert_eq!(table.begin_watch(), None);
+    table.apply(put(7, &sample_instance("a"))).unwrap();
+    assert_eq!(open(&dir).begin_watch(), None, "the list was not complete");
+    assert_eq!(table.apply(sync(9)).unwrap(), Concerns::Synced);
+    assert_eq!(open(&dir).begin_watch(), Some(revision(9)));
+    table.apply(put(10, &sample_instance("b"))).unwrap();
+    let again = open(&dir);
+    assert_eq!(again.begin_watch(), Some(revision(10)));
+    assert_eq!(again.records().len(), 2);
+}
+
+#[test]
+fn a_complete_list_leaves_what_it_does_not_name_unmanaged_and_orders_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let (a, b, c) = (
+        sample_instance("a"),
+        sample_instance("b"),
+        sample_instance("c"),
+    );
+    table.begin_watch();
+    for instance in [&a, &b, &c] {
+        table.apply(put(1, instance)).unwrap();
+    }
+    table.apply(sync(1)).unwrap();
+    table.apply(order(2, &c)).unwrap();
+    table.forget_revision().unwrap();
+    assert_eq!(table.begin_watch(), None);
+    table.apply(put(3, &a)).unwrap();
+    table.apply(sync(3)).unwrap();
+    assert!(is_kept(&table, a.id));
+    assert_eq!(table.view(b.id).unwrap().wish, DesiredState::LeaveAlone);
+    assert!(matches!(
+        table.view(c.id).unwrap().wish,
+        DesiredState::Destroy(_)
+    ));
+}
+
+#[test]
+fn an_incomplete_list_leaves_everything_managed() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let a = sample_instance("a");
+    table.begin_watch();
+    table.apply(put(1, &a)).unwrap();
+    table.apply(sync(1)).unwrap();
+    table.forget_revision().unwrap();
+    table.begin_watch();
+    // The connection breaks before the sync; the next watch is another one.
+    table.begin_watch();
+    assert!(is_kept(&table, a.id));
+    assert!(is_kept(&open(&dir), a.id));
+}
+
+#[test]
+fn older_epochs_are_ignored_and_the_dead_stay_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    let old = instance.clone();
+    instance.epoch = Epoch(2);
+    table.apply(put(1, &instance)).unwrap();
+    assert_eq!(table.apply(put(2, &old)).unwrap(), Concerns::Nobody);
+    assert_eq!(table.apply(order(3, &old)).unwrap(), Concerns::Nobody);
+    assert!(is_kept(&table, instance.id));
+    table.apply(order(3, &instance)).unwrap();
+    assert_eq!(table.apply(put(4, &instance)).unwrap(), Concerns::Nobody);
+    assert!(matches!(
+        table.view(instance.id).unwrap().wish,
+        DesiredState::Destroy(_)
+    ));
+}
+
+#[test]
+fn another_incarnation_holds_destruction_until_it_is_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let instance = sample_instance("a");
+    let welcome = |incarnation| Welcome {
+        node: NodeId::from_uuid(*instance.id.as_uuid()),
+        incarnation: Incarnation(incarnation),
+        addresses: Vec::new(),
+    };
+    let held = |table: &Table| {
+        let DesiredState::Destroy(order) = table.view(instance.id).unwrap().wish else {
+            panic!("no order");
+        };
+        order.held
+    };
+    assert!(!table.welcome(&welcome(1)).unwrap());
+    table.apply(put(1, &instance)).unwrap();
+    table.apply(order(2, &instance)).unwrap();
+    assert!(!held(&table));
+    assert!(table.welcome(&welcome(2)).unwrap());
+    assert!(!table.welcome(&welcome(2)).unwrap(), "said once");
+    assert_eq!(table.begin_watch(), None, "everything is asked for again");
+    let table = open(&dir);
+    assert!(held(&table), "also after a restart");
+    assert!(!table.confirm(Incarnation(1)).unwrap());
+    assert!(table.confirm(Incarnation(2)).unwrap());
+    assert!(!held(&table));
+}
+
+#[test]
+fn an_order_to_start_releases_what_had_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    table.apply(put(1, &instance)).unwrap();
+    let stopped = |table: &Table| {
+        table
+            .remember(instance.id, |memory| memory.run = RunMemory::Stopped)
+            .unwrap();
+    };
+    stopped(&table);
+    table.apply(put(1, &instance)).unwrap();
+    let run = |table: &Table| table.view(sample_id(table)).unwrap().record.memory.run;
+    assert_eq!(
+        run(&table),
+        RunMemory::Stopped,
+        "the same again is no order"
+    );
+    instance.generation = Generation(2);
+    table.apply(put(2, &instance)).unwrap();
+    assert_eq!(run(&table), RunMemory::Free);
+}
+
+fn sample_id(table: &Table) -> InstanceId {
+    table.records()[0].id
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Put(usize, u64),
+    Leave(usize),
+    Order(usize, u64),
+    Sync,
+    Watch(bool),
+    Destroyed(usize),
+    Remember(usize),
+    Restart,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (0_usize..3, 1_u64..4).prop_map(|(i, e)| Act::Put(i, e)),
+        (0_usize..3).prop_map(Act::Leave),
+        (0_usize..3, 1_u64..4).prop_map(|(i, e)| Act::Order(i, e)),
+        Just(Act::Sync),
+        any::<bool>().prop_map(Act::Watch),
+        (0_usize..3).prop_map(Act::Destroyed),
+        (0_usize..3).prop_map(Act::Remember),
+        Just(Act::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn what_is_in_memory_is_on_disk_after_every_frame(acts in proptest::collection::vec(act(), 1..25)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = open(&dir);
+        let samples: Vec<_> = ["a", "b", "c"].into_iter().map(sample_instance).collect();
+        for (number, act) in (1..).zip(acts) {
+            let known = table.records().len();
+            let at = |index: usize, epoch: u64| {
+                let mut instance = samples[index].clone();
+                instance.epoch = Epoch(epoch);
+                instance.generation = Generation(number);
+                instance
+            };
+            match act {
+                Act::Put(i, epoch) => drop(table.apply(put(number, &at(i, epoch))).unwrap()),
+                Act::Order(i, epoch) => drop(table.apply(order(number, &at(i, epoch))).unwrap()),
+                Act::Leave(i) => {
+                    let frame = WatchFrame::Delete { revision: revision(number), instance: samples[i].id };
+                    table.apply(frame).unwrap();
+                }
+                Act::Sync => drop(table.apply(sync(number)).unwrap()),
+                Act::Watch(anew) => {
+                    if anew {
+                        table.forget_revision().unwrap();
+                    }
+                    table.begin_watch();
+                }
+                Act::Destroyed(i) => table.destroyed(samples[i].id).unwrap(),
+                Act::Remember(i) => {
+                    table.remember(samples[i].id, |memory| memory.defined = true).unwrap();
+                }
+                Act::Restart => table = open(&dir),
+            }
+            prop_assert!(table.records().len() >= known, "no frame makes the table forget");
+            let other = open(&dir);
+            prop_assert_eq!(other.records(), table.records());
+            prop_assert_eq!(other.node(), table.node());
+            for record in table.records() {
+                if let DesiredState::Destroy(order) = record.wish(false) {
+                    prop_assert_eq!(order.tombstone.instance, record.id);
+                    prop_assert!(record.tombstone.is_some());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_back_while_its_rest_is_removed_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    let id = instance.id;
+    table.apply(put(1, &instance)).unwrap();
+    let leave = |number| WatchFrame::Delete {
+        revision: revision(number),
+        instance: id,
+    };
+    table.apply(leave(2)).unwrap();
+    let version = table.version(id).unwrap();
+    table.apply(put(3, &instance)).unwrap();
+    table.forget(id, version).unwrap();
+    assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
+
+    // The report of its destruction is heard after a later copy was sent.
+    table.apply(order(4, &instance)).unwrap();
+    table.destroyed(id).unwrap();
+    instance.epoch = Epoch(2);
+    table.apply(put(5, &instance)).unwrap();
+    table.forget_destroyed(id).unwrap();
+    assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
+
+    table.apply(order(6, &instance)).unwrap();
+    table.destroyed(id).unwrap();
+    table.forget_destroyed(id).unwrap();
+    assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
+
+    table.apply(put(7, &instance)).unwrap();
+    table.apply(leave(8)).unwrap();
+    table.forget(id, table.version(id).unwrap()).unwrap();
+    assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
+}

@@ -1,0 +1,14 @@
+//! What runs inside the guest: the documents it is served, what cloud-init reports, and evidence for `why`.
+
+pub(crate) mod assignments;
+pub(crate) mod boot_report;
+pub(crate) mod cloud_init;
+pub(crate) mod cloud_init_probe;
+pub(crate) mod console_tail;
+pub(crate) mod diagnostics;
+pub(crate) mod metadata;
+pub(crate) mod readiness;
+pub(crate) mod requests;
+pub(crate) mod verdict;
+#[cfg(test)]
+mod verdict_tests;

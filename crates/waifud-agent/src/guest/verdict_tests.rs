@@ -1,0 +1,429 @@
+//! Every datasource × {agent, no agent} × {first boot, reboot, host reboot, failed script, failed package}: what is
+//! managed while cloud-init works and at its end, with the sequence of events that a real guest makes.
+
+use std::time::Duration;
+
+use waifud_api::agent::AgentInstance;
+use waifud_api::metadatad::CloudInitEvent;
+use waifud_types::Timestamp;
+use waifud_types::evidence::ModuleResult;
+use waifud_types::spec::{Unreported, UserDataFacts};
+use waifud_types::status::{CloudInitState, CloudInitStatus, ReadyBy};
+use waifud_types::template::Datasource;
+
+use crate::fake::sample_instance;
+use crate::guest::metadata::Evidence;
+use crate::guest::readiness::{Readiness, boots_anew};
+use crate::control_link::record::{Memory, RunMemory};
+use crate::guest::verdict::expects;
+
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Case {
+    FirstBoot,
+    Reboot,
+    HostReboot,
+    FailedScript,
+    FailedPackage,
+}
+
+const CASES: [Case; 5] = [
+    Case::FirstBoot,
+    Case::Reboot,
+    Case::HostReboot,
+    Case::FailedScript,
+    Case::FailedPackage,
+];
+
+/// A guest with its node's agent, and the time.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a guest can and did is told apart by name"
+)]
+struct Guest {
+    want: AgentInstance,
+    has_agent: bool,
+    reports: bool,
+    reads_vendor_data: bool,
+    called: bool,
+    memory: Memory,
+    evidence: Evidence,
+    readiness: Readiness,
+    now: Timestamp,
+}
+
+impl Guest {
+    fn new(datasource: Datasource, has_agent: bool) -> Self {
+        let mut want = sample_instance("web");
+        want.datasource = datasource;
+        want.spec.nics[0].address = Some([10, 144, 1, 12].into());
+        let reads_vendor_data = datasource != Datasource::Ec2;
+        Self {
+            want,
+            has_agent,
+            reports: reads_vendor_data,
+            reads_vendor_data,
+            called: false,
+            memory: Memory::default(),
+            evidence: Evidence::default(),
+            readiness: readiness(),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+        }
+    }
+
+    fn with_user_data(mut self, unreported: Unreported) -> Self {
+        self.want.spec.user_data = Some(UserDataFacts {
+            size_bytes: 1,
+            sha256: self.want.bundle.digest,
+            unreported: Some(unreported),
+        });
+        self.reports = false;
+        self.reads_vendor_data &= unreported != Unreported::VendorDataDisabled;
+        self
+    }
+
+    /// As the node starts it.
+    fn start(&mut self) {
+        self.pass(60);
+        self.evidence.report = crate::guest::boot_report::BootReport::default();
+        self.evidence.booted_again = None;
+        self.memory.run = RunMemory::Started;
+        self.memory.started_at = Some(self.now);
+        self.memory.documents = Some(self.want.bundle.digest);
+        self.memory.booted_at = None;
+        self.memory.phoned_home_at = None;
+        self.memory.ready_by = None;
+        self.memory.cloud_init = CloudInitStatus::default();
+        self.readiness.look_again();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now = self.now.checked_add(Duration::from_secs(seconds)).unwrap();
+    }
+
+    fn post(&mut self, name: &str, result: Option<ModuleResult>) {
+        self.pass(1);
+        if !self.reports {
+            return;
+        }
+        let event = CloudInitEvent {
+            name: name.to_owned(),
+            result,
+            description: String::new(),
+            guest_micros: None,
+        };
+        if self.evidence.report.add(&event, self.now) {
+            self.evidence.booted_again = Some(self.now);
+        }
+    }
+
+    fn module(&mut self, name: &str, result: ModuleResult) {
+        self.post(name, None);
+        self.post(name, Some(result));
+    }
+
+    /// What the driver does at every pass; the guest's agent would answer this.
+    fn look(&mut self, state: CloudInitState, errors: &[&str]) {
+        self.readiness.hear(&self.evidence);
+        let found = self.has_agent.then(|| CloudInitStatus {
+            state,
+            datasource: Some("DataSource".to_owned()),
+            errors: errors.iter().map(|&text| text.to_owned()).collect(),
+            ..CloudInitStatus::default()
+        });
+        let now = self.now;
+        self.readiness.looked(found, now);
+        self.learn();
+    }
+
+    fn learn(&mut self) {
+        let expects = expects(&self.want, &self.memory);
+        self.readiness
+            .learn(&mut self.memory, &self.evidence, expects, self.now);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.memory.ready_by.is_some()
+    }
+
+    fn state(&self) -> (CloudInitState, Option<ReadyBy>) {
+        (self.memory.cloud_init.state, self.memory.ready_by)
+    }
+
+    /// One boot from its first stage to its end; nothing is ready before that.
+    fn boot(&mut self, first: bool, failing: Option<&str>) {
+        self.pass(10);
+        if !first {
+            // Known from the boot before, so that it posts from the beginning.
+            self.module("init-local/check-cache", ModuleResult::Success);
+            self.module("init-local/search-OpenStackLocal", ModuleResult::Fail);
+        }
+        let served = "/openstack/latest/meta_data.json".to_owned();
+        self.evidence.last = Some((served, 200, self.now));
+        self.module("init-network/config-ssh", ModuleResult::Success);
+        self.look(CloudInitState::Running, &[]);
+        assert!(!self.is_ready(), "init");
+        self.module("modules-config/config-runcmd", ModuleResult::Success);
+        let mut failed = false;
+        for module in ["package_update_upgrade_install", "scripts-user"] {
+            let fails = failing == Some(module);
+            failed |= fails;
+            let result = if fails {
+                ModuleResult::Fail
+            } else {
+                ModuleResult::Success
+            };
+            self.module(&format!("modules-final/config-{module}"), result);
+            self.look(CloudInitState::Running, &[]);
+            assert!(!self.is_ready(), "{module}");
+        }
+        if self.reads_vendor_data && !self.called {
+            self.called = true;
+            self.pass(1);
+            self.evidence.phoned_home = Some((self.now, Some("i-1".to_owned())));
+            self.look(CloudInitState::Running, &[]);
+            let by_call = !self.has_agent && !self.reports;
+            assert_eq!(self.is_ready(), by_call, "the call comes before the end");
+        }
+        self.module("modules-final/config-final-message", ModuleResult::Success);
+        let result = if failed {
+            ModuleResult::Fail
+        } else {
+            ModuleResult::Success
+        };
+        self.post("modules-final", Some(result));
+        match (failed, failing) {
+            (true, Some(module)) => self.look(CloudInitState::Error, &[module]),
+            _ => self.look(CloudInitState::Done, &[]),
+        }
+    }
+}
+
+fn readiness() -> Readiness {
+    Readiness::new(Duration::from_secs(1), Duration::from_secs(1), PATIENCE)
+}
+
+fn run(guest: &mut Guest, case: Case) {
+    guest.start();
+    let failing = match case {
+        Case::FailedScript => Some("scripts-user"),
+        Case::FailedPackage => Some("package_update_upgrade_install"),
+        Case::FirstBoot | Case::Reboot | Case::HostReboot => None,
+    };
+    guest.boot(true, failing);
+    match case {
+        Case::Reboot => {
+            guest.pass(60);
+            // QEMU's reset, as the driver hears of it.
+            guest.evidence.report = crate::guest::boot_report::BootReport::default();
+            boots_anew(&mut guest.memory, Some(guest.now));
+            guest.readiness.look_again();
+            assert!(!guest.is_ready());
+            guest.boot(false, None);
+        }
+        Case::HostReboot => {
+            // Everything in memory is gone; the record stays.
+            guest.evidence = Evidence::default();
+            guest.readiness = readiness();
+            guest.start();
+            guest.boot(false, None);
+        }
+        Case::FirstBoot | Case::FailedScript | Case::FailedPackage => {}
+    }
+}
+
+#[test]
+fn every_datasource_with_and_without_agent_in_every_kind_of_boot() {
+    for datasource in Datasource::ALL {
+        for has_agent in [true, false] {
+            for case in CASES {
+                let mut guest = Guest::new(datasource, has_agent);
+                run(&mut guest, case);
+                let row = format!("{datasource:?}, agent {has_agent}, {case:?}");
+                let ends = match case {
+                    Case::FailedScript | Case::FailedPackage => CloudInitState::Error,
+                    _ => CloudInitState::Done,
+                };
+                if has_agent {
+                    assert_eq!(guest.state(), (ends, Some(ReadyBy::GuestAgent)), "{row}");
+                } else if datasource == Datasource::Ec2 {
+                    assert!(!guest.is_ready(), "{row}");
+                    guest.pass(PATIENCE.as_secs());
+                    guest.learn();
+                    assert_eq!(guest.state(), (CloudInitState::Unknown, None), "{row}");
+                    let because = guest.memory.cloud_init.unknown_because.clone();
+                    assert!(because.unwrap().contains("EC2"), "{row}");
+                } else {
+                    assert_eq!(guest.state(), (ends, Some(ReadyBy::Reporter)), "{row}");
+                }
+                let errors = &guest.memory.cloud_init.errors;
+                let named = |module: &str| errors.iter().any(|error| error.contains(module));
+                if guest.is_ready() {
+                    match case {
+                        Case::FailedScript => assert!(named("scripts-user"), "{row}: {errors:?}"),
+                        Case::FailedPackage => assert!(named("package"), "{row}: {errors:?}"),
+                        _ => assert!(errors.is_empty(), "{row}: {errors:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn user_data_that_turns_the_reporter_off_is_told_and_never_waited_for() {
+    for datasource in Datasource::ALL {
+        // The call comes at the first boot, and never again.
+        let mut guest =
+            Guest::new(datasource, false).with_user_data(Unreported::ReporterOverridden);
+        guest.start();
+        guest.boot(true, Some("scripts-user"));
+        if datasource != Datasource::Ec2 {
+            let by_call = (CloudInitState::Done, Some(ReadyBy::PhoneHome));
+            assert_eq!(guest.state(), by_call, "{datasource:?}");
+        }
+        guest.start();
+        guest.boot(false, None);
+        assert!(!guest.is_ready(), "{datasource:?}");
+        guest.pass(PATIENCE.as_secs());
+        guest.learn();
+        assert_eq!(
+            guest.state(),
+            (CloudInitState::Unknown, None),
+            "{datasource:?}"
+        );
+
+        let mut guest =
+            Guest::new(datasource, false).with_user_data(Unreported::VendorDataDisabled);
+        guest.start();
+        guest.boot(true, None);
+        guest.pass(PATIENCE.as_secs());
+        guest.learn();
+        assert_eq!(
+            guest.state(),
+            (CloudInitState::Unknown, None),
+            "{datasource:?}"
+        );
+        let because = guest.memory.cloud_init.unknown_because.clone().unwrap();
+        assert!(because.contains("no guest agent answers"), "{because}");
+        // An agent that comes late still tells it.
+        guest.has_agent = true;
+        guest.look(CloudInitState::Done, &[]);
+        assert_eq!(
+            guest.state(),
+            (CloudInitState::Done, Some(ReadyBy::GuestAgent))
+        );
+        assert_eq!(guest.memory.cloud_init.unknown_because, None);
+    }
+}
+
+#[test]
+fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
+    let mut guest = Guest::new(Datasource::Openstack, false);
+    guest.start();
+    for _ in 0..100 {
+        guest.pass(1);
+        guest.look(CloudInitState::Running, &[]);
+    }
+    guest.boot(true, None);
+    assert_eq!(guest.state().1, Some(ReadyBy::Reporter));
+    assert!(
+        !guest.readiness.is_settled(&guest.memory),
+        "its agent may still come"
+    );
+    // It does, and says how it ended: a script that failed last.
+    guest.has_agent = true;
+    guest.look(CloudInitState::Error, &["('scripts-user', boom)"]);
+    assert_eq!(
+        guest.state(),
+        (CloudInitState::Error, Some(ReadyBy::GuestAgent))
+    );
+    assert!(guest.readiness.is_settled(&guest.memory));
+}
+
+#[test]
+fn a_witness_that_falls_silent_takes_nothing_back_in_the_same_boot() {
+    let mut guest = Guest::new(Datasource::Openstack, true);
+    run(&mut guest, Case::FailedScript);
+    guest.has_agent = false;
+    guest.pass(60);
+    guest.look(CloudInitState::Running, &[]);
+    assert_eq!(
+        guest.state(),
+        (CloudInitState::Error, Some(ReadyBy::GuestAgent))
+    );
+}
+
+#[test]
+fn a_reboot_that_nobody_told_of_shows_in_the_stages_or_in_the_guests_files() {
+    let mut by_stage = Guest::new(Datasource::Openstack, false);
+    run(&mut by_stage, Case::FirstBoot);
+    by_stage.boot(false, Some("scripts-user"));
+    assert_eq!(
+        by_stage.state(),
+        (CloudInitState::Error, Some(ReadyBy::Reporter))
+    );
+
+    let mut by_files = Guest::new(Datasource::Ec2, true);
+    run(&mut by_files, Case::FirstBoot);
+    by_files.boot(false, None);
+    assert_eq!(
+        by_files.state(),
+        (CloudInitState::Done, Some(ReadyBy::GuestAgent))
+    );
+}
+
+#[test]
+fn boots_that_are_told_again_after_the_agents_restart_change_nothing() {
+    let mut guest = Guest::new(Datasource::Openstack, false);
+    run(&mut guest, Case::FirstBoot);
+    guest.boot(false, None);
+    let before = guest.memory.clone();
+    assert!(guest.evidence.booted_again.is_some());
+    guest.readiness = readiness();
+    guest.look(CloudInitState::Done, &[]);
+    assert_eq!(guest.memory, before);
+}
+
+#[test]
+fn when_the_last_event_is_lost_the_call_counts_after_a_while_with_what_failed() {
+    let mut guest = Guest::new(Datasource::Openstack, false);
+    guest.start();
+    guest.module("modules-final/config-scripts-user", ModuleResult::Fail);
+    guest.pass(1);
+    guest.evidence.phoned_home = Some((guest.now, Some("i-1".to_owned())));
+    guest.look(CloudInitState::Running, &[]);
+    assert_eq!(guest.state(), (CloudInitState::Running, None));
+    guest.pass(120);
+    guest.learn();
+    assert_eq!(
+        guest.state(),
+        (CloudInitState::Error, Some(ReadyBy::PhoneHome))
+    );
+    assert_eq!(guest.memory.cloud_init.instance_id.as_deref(), Some("i-1"));
+}
+
+#[test]
+fn a_call_or_a_report_of_an_earlier_run_proves_nothing() {
+    let mut guest = Guest::new(Datasource::Openstack, false);
+    run(&mut guest, Case::FirstBoot);
+    let told = guest.evidence.clone();
+    guest.start();
+    guest.evidence = told;
+    guest.pass(5);
+    guest.look(CloudInitState::Done, &[]);
+    assert_eq!(guest.state(), (CloudInitState::Pending, None));
+}
+
+#[test]
+fn only_the_first_call_of_a_boot_is_written_down() {
+    let mut guest =
+        Guest::new(Datasource::Openstack, false).with_user_data(Unreported::ReporterOverridden);
+    run(&mut guest, Case::FirstBoot);
+    let before = guest.memory.clone();
+    guest.pass(1);
+    guest.evidence.phoned_home = Some((guest.now, Some("i-2".to_owned())));
+    guest.look(CloudInitState::Done, &[]);
+    assert_eq!(guest.memory, before);
+}

@@ -1,0 +1,170 @@
+//! Images on their way into a pool: fetched and imported once, however many instances wait for them.
+//!
+//! The first asker begins the work, later ones join it; when the last one gives up, the work is given up. What was
+//! downloaded stays staged and is resumed.
+
+pub(crate) mod collection;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::watch;
+use waifud_storage::{StorageError, StoragePool};
+use waifud_types::{ByteSize, Digest, Name};
+
+use crate::faults;
+use crate::interfaces::{ControlLink, LinkError};
+
+/// Why an image is not in the pool.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ImageError {
+    /// In a sentence.
+    pub message: String,
+    /// Whether trying again will not mend it by itself soon.
+    pub lasting: bool,
+}
+
+type Work = BoxFuture<'static, Result<(), ImageError>>;
+
+struct Job {
+    work: WeakShared<Work>,
+    percent: watch::Receiver<u8>,
+}
+
+/// Gets images into pools. See the module's text.
+pub struct Images {
+    link: Arc<dyn ControlLink>,
+    jobs: Mutex<BTreeMap<(Name, Digest), Job>>,
+}
+
+impl Images {
+    /// Nothing is on its way.
+    pub fn new(link: Arc<dyn ControlLink>) -> Self {
+        Self {
+            link,
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// Ensures that the image is in the pool. `progress` is told the percentage as it changes.
+    pub async fn ensure(
+        &self,
+        pool: &Arc<dyn StoragePool>,
+        image: Digest,
+        size: ByteSize,
+        progress: impl Fn(u8) + Send,
+    ) -> Result<(), ImageError> {
+        let (work, mut percent) = self.join(pool, image, size);
+        let mut work = std::pin::pin!(work);
+        progress(*percent.borrow_and_update());
+        loop {
+            tokio::select! {
+                outcome = &mut work => return outcome,
+                changed = percent.changed() => {
+                    if changed.is_err() {
+                        return work.await;
+                    }
+                    progress(*percent.borrow_and_update());
+                }
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        pool: &Arc<dyn StoragePool>,
+        image: Digest,
+        size: ByteSize,
+    ) -> (Shared<Work>, watch::Receiver<u8>) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|_, job| job.work.upgrade().is_some_and(|work| work.peek().is_none()));
+        let key = (pool.name().clone(), image);
+        if let Some(job) = jobs.get(&key)
+            && let Some(work) = job.work.upgrade()
+        {
+            return (work, job.percent.clone());
+        }
+        let (sender, percent) = watch::channel(0);
+        let work = fetch_and_import(self.link.clone(), pool.clone(), image, size, sender)
+            .boxed()
+            .shared();
+        if let Some(weak) = work.downgrade() {
+            let job = Job {
+                work: weak,
+                percent: percent.clone(),
+            };
+            jobs.insert(key, job);
+        }
+        (work, percent)
+    }
+}
+
+async fn fetch_and_import(
+    link: Arc<dyn ControlLink>,
+    pool: Arc<dyn StoragePool>,
+    image: Digest,
+    size: ByteSize,
+    percent: watch::Sender<u8>,
+) -> Result<(), ImageError> {
+    if pool
+        .has_image(image)
+        .await
+        .map_err(|error| storage_error(&error))?
+    {
+        return Ok(());
+    }
+    let staged = pool
+        .staging_path(image)
+        .await
+        .map_err(|error| storage_error(&error))?;
+    let tell = |bytes: u64| {
+        let share = bytes.saturating_mul(100) / size.bytes().max(1);
+        let share = u8::try_from(share.min(99)).unwrap_or(99);
+        percent.send_if_modified(|shown| std::mem::replace(shown, share) != share);
+    };
+    // What an earlier import could not take is not fetched again: the import verifies its digest in any case.
+    let facts = tokio::fs::symlink_metadata(&staged).await;
+    if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
+        faults::IMAGE_FETCH
+            .around(link.fetch_image(image, &staged, &tell))
+            .await
+            .map_err(|error| ImageError {
+                lasting: error.is_final(),
+                message: match error {
+                    LinkError::NoRoom { .. } => no_room(pool.name()),
+                    other => format!("image {} can't be fetched: {other}", image.short()),
+                },
+            })?;
+    }
+    faults::IMAGE_IMPORT
+        .around(pool.import_image(image))
+        .await
+        .map_err(|error| storage_error(&error))
+}
+
+fn no_room(pool: &Name) -> String {
+    format!("pool {pool} has no room left; free some space on its filesystem")
+}
+
+/// A storage error with its cause, in one sentence, and whether it will last.
+pub(crate) fn storage_error(error: &StorageError) -> ImageError {
+    let lasting = match error {
+        StorageError::BadImage(_)
+        | StorageError::ImageRefused { .. }
+        | StorageError::TooSmall { .. }
+        | StorageError::OtherImage { .. } => true,
+        StorageError::NoRoom { .. }
+        | StorageError::NoImage(_)
+        | StorageError::DigestMismatch { .. }
+        | StorageError::Tool { .. }
+        | StorageError::Io { .. }
+        | StorageError::NoClones { .. } => false,
+    };
+    ImageError {
+        message: crate::with_cause(error),
+        lasting,
+    }
+}

@@ -1,0 +1,196 @@
+//! Carrying out one step of the plan.
+
+use std::time::{Duration, Instant};
+
+use waifud_api::agent::AgentInstance;
+
+use super::{Driver, Outcome};
+use crate::instance::datasource::Seeded;
+use crate::faults;
+use crate::instance::planner::{Observed, Step};
+use crate::control_link::record::DesiredState;
+use crate::instance::steps;
+use crate::control_link::table::View;
+use crate::instance::failure::Failure;
+
+impl Driver {
+    pub(super) async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
+        let shared = self.shared.clone();
+        let done = match (&view.wish, step) {
+            (DesiredState::Keep(want), Step::EnsureImage) => {
+                return self.ensure_image(want, view, seen).await;
+            }
+            (DesiredState::Keep(want), Step::EnsureBundle) => {
+                let begun = self.early.bundle.take();
+                let ensured = async {
+                    if let Some(begun) = begun {
+                        let _asked_again = begun.await;
+                    }
+                    if shared.metadata.serves(want, &view.record.memory) {
+                        return Ok(());
+                    }
+                    steps::ensure_bundle(&shared, want).await
+                };
+                match self.unless_the_wish_changes(view.version, ensured).await {
+                    Some(done) => done,
+                    None => return Outcome::GivenUp,
+                }
+            }
+            (DesiredState::Keep(want), Step::EnsureVolumes) => {
+                let memory = &view.record.memory;
+                let ensured = steps::ensure_volumes(&shared, want, memory).await;
+                ensured.map(|disks| {
+                    self.prepared = Some(((**want).clone(), disks));
+                })
+            }
+            (DesiredState::Keep(want), Step::EnsureSeed) => {
+                let by_disk = seen.by_disk;
+                let ensured = steps::ensure_seed(&shared, want, by_disk);
+                match self.unless_the_wish_changes(view.version, ensured).await {
+                    Some(done) => {
+                        if done.is_ok() {
+                            self.seeded = Seeded::wanted(want, by_disk);
+                        }
+                        done
+                    }
+                    None => return Outcome::GivenUp,
+                }
+            }
+            (DesiredState::Keep(_), Step::EnsurePort) => {
+                if let Some(begun) = self.early.port.take() {
+                    let _asked_again = begun.await;
+                }
+                let ensured = shared.network.ensure(&shared.table, self.id).await;
+                ensured.map_err(Failure::from)
+            }
+            (DesiredState::Keep(want), Step::Define) => self.define(want).await,
+            (DesiredState::Keep(want), Step::Start) => {
+                self.resume_after = Some(Instant::now() + Duration::from_secs(5));
+                steps::start(&shared, want, self.choice(want), seen.is_on()).await
+            }
+            (DesiredState::Keep(want), Step::GrowDisks) => steps::grow_disks(&shared, want).await,
+            (_, Step::RequestShutdown) => {
+                let asked = steps::request_shutdown(&shared, self.id).await;
+                if asked.is_ok() && self.asked.replace(Instant::now()).is_none() {
+                    self.stopping_since = self.asked;
+                }
+                asked
+            }
+            (_, Step::ForceOff) => {
+                let off = shared.hypervisor.ensure_off(self.id);
+                faults::FORCE_OFF.around(off).await.map_err(Failure::from)
+            }
+            (DesiredState::Destroy(_), Step::Undefine) => {
+                let absent = shared.hypervisor.ensure_absent(self.id);
+                faults::UNDEFINE.around(absent).await.map_err(Failure::from)
+            }
+            (DesiredState::Destroy(_), Step::DestroyVolumes) => {
+                steps::destroy_volumes(&shared, self.id).await
+            }
+            (DesiredState::Destroy(_), Step::ReleaseBundle) => {
+                steps::release_bundle(&shared, self.id).await
+            }
+            (DesiredState::Destroy(_), Step::ReleasePort) => shared
+                .network
+                .release(&shared.table, self.id)
+                .await
+                .map_err(Failure::from),
+            (DesiredState::Destroy(order), Step::ConfirmDestroyed) => {
+                match shared.table.destroyed(self.id) {
+                    Ok(()) => {
+                        shared.reports.destroyed(order.tombstone.clone());
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
+            // The plan never asks for these: nothing is done rather than something wrong.
+            (DesiredState::Keep(_) | DesiredState::Destroy(_) | DesiredState::LeaveAlone, _) => {
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => Outcome::Done,
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    async fn define(&mut self, want: &AgentInstance) -> Result<(), Failure> {
+        let datasource = self.choice(want).datasource;
+        let Some((_, disks)) = &self.prepared else {
+            return Err(Failure::passing("its disks are not ready yet"));
+        };
+        let spec = steps::domain_spec(&self.shared, want, datasource, disks).await?;
+        steps::define(&self.shared, &spec).await?;
+        self.defined = Some(spec);
+        if let Some((was, _)) = &mut self.prepared {
+            *was = want.clone();
+        }
+        Ok(())
+    }
+
+    /// Gets the image, and reports how far it is.
+    async fn ensure_image(
+        &mut self,
+        want: &AgentInstance,
+        view: &View,
+        seen: &Observed,
+    ) -> Outcome {
+        let shared = self.shared.clone();
+        let (percent, mut percents) = tokio::sync::watch::channel(0_u8);
+        let tell = |value: u8| {
+            percent.send_replace(value);
+        };
+        let fetch = steps::ensure_image(&shared, want, tell);
+        let mut fetch = std::pin::pin!(fetch);
+        let mut signalled = false;
+        let outcome = loop {
+            tokio::select! {
+                done = &mut fetch => break match done {
+                    Ok(()) => Outcome::Done,
+                    Err(failure) => Outcome::Failed(failure),
+                },
+                Ok(()) = percents.changed() => {
+                    self.percent = Some(*percents.borrow_and_update());
+                    self.report(view, Some(seen));
+                }
+                () = self.signal.raised() => {
+                    signalled = true;
+                    if shared.table.version(self.id) != Some(view.version) {
+                        break Outcome::GivenUp;
+                    }
+                }
+            }
+        };
+        if signalled {
+            self.signal.raise();
+        }
+        self.percent = None;
+        outcome
+    }
+
+    /// Goes on with the work until it ends; `None` when the wish changed first. What was signalled meanwhile is not lost.
+    pub(super) async fn unless_the_wish_changes<T>(
+        &self,
+        version: u64,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut signalled = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut work => break Some(done),
+                () = self.signal.raised() => {
+                    signalled = true;
+                    if self.shared.table.version(self.id) != Some(version) {
+                        break None;
+                    }
+                }
+            }
+        };
+        if signalled {
+            self.signal.raise();
+        }
+        done
+    }
+}

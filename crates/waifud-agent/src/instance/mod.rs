@@ -1,0 +1,19 @@
+//! One instance on this node: a driver that brings it to its desired state, and what the driver decides with.
+
+pub(crate) mod boot_order;
+pub(crate) mod conditions;
+pub(crate) mod datasource;
+pub(crate) mod drift;
+pub(crate) mod driver;
+pub(crate) mod failure;
+pub(crate) mod files;
+pub(crate) mod observe;
+pub(crate) mod pending;
+pub(crate) mod planner;
+#[cfg(test)]
+mod planner_tests;
+pub(crate) mod rescue;
+pub(crate) mod restart_policy;
+pub(crate) mod signals;
+pub(crate) mod status;
+pub(crate) mod steps;

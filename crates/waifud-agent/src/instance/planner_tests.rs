@@ -1,0 +1,484 @@
+//! The plan, tried from every state that can be seen.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use waifud_api::agent::{AgentInstance, Tombstone};
+use waifud_hypervisor::{DomainState, OffReason};
+use waifud_types::Epoch;
+use waifud_types::spec::RestartPolicy;
+use waifud_types::status::StoppedBy;
+
+use crate::instance::driver::apply;
+use crate::fake::sample_instance;
+use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};
+use crate::control_link::record::{DesiredState, Memory, Order, RunMemory};
+use crate::instance::restart_policy;
+
+/// More steps than any plan has.
+const MANY: usize = 40;
+
+fn domain() -> impl Strategy<Value = Option<DomainState>> {
+    let off = prop_oneof![
+        Just(OffReason::Unknown),
+        Just(OffReason::GuestShutdown),
+        Just(OffReason::Destroyed),
+        Just(OffReason::Crashed),
+        Just(OffReason::StartFailed),
+    ];
+    prop_oneof![
+        Just(None),
+        Just(Some(DomainState::Running)),
+        any::<bool>().prop_map(|io_error| Some(DomainState::Paused { io_error })),
+        Just(Some(DomainState::ShuttingDown)),
+        off.prop_map(|reason| Some(DomainState::Off(reason))),
+        Just(Some(DomainState::Crashed)),
+    ]
+}
+
+prop_compose! {
+    fn observed()(
+        domain in domain(),
+        epoch in proptest::option::of(1_u64..4),
+        flags in any::<[bool; 13]>(),
+    ) -> Observed {
+        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled, seed, by_disk, grown] =
+            flags;
+        Observed {
+            epoch: epoch.filter(|_| domain.is_some()).map(Epoch),
+            foreign: foreign && domain.is_some() && epoch.is_none(),
+            defined: defined && domain.is_some(),
+            image,
+            volumes,
+            seed,
+            by_disk,
+            lost: lost.then(|| "root".parse().unwrap()),
+            leftovers,
+            port,
+            bundle,
+            assigned: assigned || bundle,
+            settled,
+            grown,
+            domain,
+        }
+    }
+}
+
+fn memory() -> impl Strategy<Value = Memory> {
+    let run = prop_oneof![
+        Just(RunMemory::Free),
+        Just(RunMemory::Starting),
+        Just(RunMemory::Started),
+        Just(RunMemory::Stopped),
+    ];
+    let by = prop_oneof![
+        Just(None),
+        Just(Some(StoppedBy::User)),
+        Just(Some(StoppedBy::Guest)),
+        Just(Some(StoppedBy::Crash)),
+        Just(Some(StoppedBy::Host)),
+        Just(Some(StoppedBy::Outside)),
+    ];
+    (run, by, any::<bool>(), 0_u64..3).prop_map(|(run, stopped_by, stop_requested, done)| Memory {
+        run,
+        stopped_by,
+        stop_requested,
+        reboots_done: done,
+        ..Memory::default()
+    })
+}
+
+fn wanted() -> impl Strategy<Value = AgentInstance> {
+    let policy = prop_oneof![
+        Just(RestartPolicy::Always),
+        Just(RestartPolicy::OnCrash),
+        Just(RestartPolicy::Never),
+    ];
+    let power = (any::<bool>(), 0_u64..3, any::<bool>()).prop_map(|(off, reboots, reboot)| {
+        waifud_types::PowerSpec {
+            force_off: off,
+            reboots,
+            force_reboot: reboot,
+        }
+    });
+    (any::<bool>(), policy, 1_u64..4, power).prop_map(|(run, restart, epoch, power)| {
+        let mut want = sample_instance("web");
+        want.spec.power = power;
+        want.spec.run = run;
+        want.spec.restart = restart;
+        want.epoch = Epoch(epoch);
+        want
+    })
+}
+
+fn circumstances() -> impl Strategy<Value = Circumstances> {
+    any::<[bool; 10]>().prop_map(|[a, b, c, d, e, f, g, h, i, j]| Circumstances {
+        start_allowed: a,
+        restart_due: b,
+        grace_over: c,
+        space_returned: d,
+        port_failed: e,
+        bundle_failed: f,
+        ask_again: g,
+        unconfirmed: j,
+        host_stopping: h,
+        grow_failed: i,
+    })
+}
+
+fn order(epoch: u64, held: bool, of: &AgentInstance) -> Order {
+    Order {
+        tombstone: Tombstone {
+            instance: of.id,
+            name: of.name.clone(),
+            epoch: Epoch(epoch),
+        },
+        held,
+        epoch: Some(of.epoch),
+        done: false,
+    }
+}
+
+/// All is well outside.
+fn fair() -> Circumstances {
+    Circumstances {
+        start_allowed: true,
+        restart_due: true,
+        grace_over: false,
+        ask_again: false,
+        space_returned: true,
+        port_failed: false,
+        bundle_failed: false,
+        unconfirmed: false,
+        host_stopping: false,
+        grow_failed: false,
+    }
+}
+
+/// Goes through the plan as a driver does, on a world that does what it is told; `fails` says which tries fail.
+/// Returns the steps taken and what is there at the end.
+fn go(
+    wish: &DesiredState,
+    memory: &Memory,
+    seen: &Observed,
+    fails: &BTreeSet<usize>,
+) -> (Vec<Step>, Observed) {
+    let (mut memory, mut seen) = (memory.clone(), seen.clone());
+    let mut steps = Vec::new();
+    let mut now = fair();
+    for round in 0..MANY {
+        if let DesiredState::Keep(want) = wish {
+            memory = restart_policy::remember(&memory, want, seen.domain, false);
+        }
+        let step = next(wish, &memory, &seen, now);
+        match step {
+            Step::Idle if now.port_failed || now.bundle_failed || now.grow_failed => {
+                // The driver begins another pass after a pause.
+                now.grow_failed = false;
+                now.port_failed = false;
+                now.bundle_failed = false;
+            }
+            // Time passes, and what time can't mend ends it.
+            Step::Wait(Wait::Shutdown) if !now.grace_over => now.grace_over = true,
+            Step::Idle | Step::ConfirmDestroyed | Step::Wait(_) => {
+                steps.push(step);
+                break;
+            }
+            _ if fails.contains(&round) => {
+                if seen.is_on() {
+                    now.port_failed |= step == Step::EnsurePort;
+                    now.bundle_failed |= step == Step::EnsureBundle;
+                    now.grow_failed |= step == Step::GrowDisks;
+                }
+            }
+            _ => {
+                steps.push(step);
+                now.port_failed = false;
+                now.bundle_failed = false;
+                if step == Step::RequestShutdown {
+                    memory.stop_requested = true;
+                }
+                apply(&mut seen, step);
+            }
+        }
+    }
+    (steps, seen)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn what_is_kept_is_never_destroyed(
+        want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
+    ) {
+        let power = want.spec.power;
+        let rebooting = restart_policy::reboot_ordered(&memory, &want);
+        let run = want.spec.run;
+        let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
+        prop_assert!(
+            !matches!(
+                step,
+                Step::Undefine
+                    | Step::DestroyVolumes
+                    | Step::ReleaseBundle
+                    | Step::ReleasePort
+                    | Step::ConfirmDestroyed
+            ),
+            "{step:?}"
+        );
+        if step == Step::ForceOff {
+            let off = !run && (now.grace_over || power.force_off);
+            let reboot = rebooting && (now.grace_over || power.force_reboot);
+            prop_assert!(seen.domain == Some(DomainState::Crashed) || off || reboot);
+        }
+        if step == Step::RequestShutdown {
+            prop_assert!(!run || rebooting);
+        }
+    }
+
+    #[test]
+    fn nothing_starts_before_everything_is_in_place(
+        want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
+    ) {
+        let want_run = want.spec.run;
+        let policy = want.spec.restart;
+        let epoch = want.epoch;
+        let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
+        if step == Step::Start {
+            prop_assert!(want_run && !seen.foreign && seen.epoch.is_none_or(|e| e <= epoch));
+            if !seen.is_on() {
+                prop_assert!(seen.image && seen.volumes && seen.seed && seen.port && seen.defined);
+            prop_assert!(seen.bundle || seen.by_disk && now.bundle_failed);
+                prop_assert!(seen.lost.is_none() && now.start_allowed && !now.host_stopping);
+                prop_assert!(restart_policy::may_start(&memory, policy));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_in_nobodys_list_is_left_alone(
+        memory in memory(), seen in observed(), now in circumstances(),
+    ) {
+        prop_assert_eq!(next(&DesiredState::LeaveAlone, &memory, &seen, now), Step::Idle);
+    }
+
+    #[test]
+    fn an_order_that_may_not_be_carried_out_does_nothing(
+        want in wanted(), memory in memory(), seen in observed(), now in circumstances(), epoch in 1_u64..4, held in any::<bool>(),
+    ) {
+        let order = order(epoch, held, &want);
+        let copy = seen.epoch.max(order.epoch);
+        let forbidden = held || seen.foreign || copy.is_some_and(|copy| copy.0 > epoch);
+        let step = next(&DesiredState::Destroy(order), &memory, &seen, now);
+        prop_assert_eq!(forbidden, matches!(step, Step::Wait(_)), "{:?}", step);
+    }
+
+    #[test]
+    fn an_order_ends_with_nothing_left_whatever_fails_on_the_way(
+        want in wanted(), memory in memory(), seen in observed(),
+        fails in proptest::collection::btree_set(0_usize..12, 0..6),
+    ) {
+        let order = order(9, false, &want);
+        let foreign = seen.foreign;
+        let (steps, left) = go(&DesiredState::Destroy(order), &memory, &seen, &fails);
+        if foreign {
+            prop_assert_eq!(steps.last(), Some(&Step::Wait(Wait::ForeignDomain)));
+        } else {
+            prop_assert_eq!(steps.last(), Some(&Step::ConfirmDestroyed));
+            prop_assert!(left.domain.is_none() && !left.leftovers && !left.assigned && !left.port);
+        }
+        let mut once = steps.clone();
+        once.sort_by_key(|step| format!("{step:?}"));
+        once.dedup();
+        prop_assert_eq!(once.len(), steps.len(), "nothing is done twice: {:?}", steps);
+    }
+
+    #[test]
+    fn what_is_kept_settles_whatever_fails_on_the_way(
+        want in wanted(), memory in memory(), mut seen in observed(),
+        fails in proptest::collection::btree_set(0_usize..16, 0..8),
+    ) {
+        seen.lost = None;
+        let after_look = restart_policy::remember(&memory, &want, seen.domain, false);
+        let blocked = seen.foreign || seen.epoch.is_some_and(|epoch| epoch > want.epoch);
+        let paused = seen.domain == Some(DomainState::Paused { io_error: false });
+        let on_its_way_off = seen.domain == Some(DomainState::ShuttingDown);
+        let crashed = seen.domain == Some(DomainState::Crashed);
+        let rebooting = seen.is_on() && restart_policy::reboot_ordered(&memory, &want);
+        let may_run = restart_policy::may_start(&after_look, want.spec.restart);
+        let run = want.spec.run;
+        let was_on = seen.is_on();
+        let (steps, left) = go(&DesiredState::Keep(Box::new(want)), &memory, &seen, &fails);
+        prop_assert!(steps.len() < MANY, "{:?}", steps);
+        if blocked {
+            prop_assert!(matches!(steps.as_slice(), [Step::Wait(_)]), "{:?}", steps);
+        } else if !run {
+            prop_assert!(!left.is_on(), "{:?}", steps);
+        } else if !rebooting && (paused || on_its_way_off) {
+            prop_assert!(matches!(steps.last(), Some(Step::Wait(_))), "{:?}", steps);
+        } else if was_on || (may_run && !crashed) {
+            prop_assert_eq!(left.domain, Some(DomainState::Running), "{:?}", steps);
+            prop_assert!(left.port && left.bundle, "{:?}", steps);
+        }
+        let starts = steps.iter().filter(|step| **step == Step::Start).count();
+        prop_assert!(starts <= 1, "{:?}", steps);
+    }
+}
+
+#[test]
+fn a_creation_takes_its_steps_in_order() {
+    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
+    let (steps, _) = go(
+        &wish,
+        &Memory::default(),
+        &Observed::default(),
+        &BTreeSet::new(),
+    );
+    assert_eq!(
+        steps,
+        [
+            Step::EnsureImage,
+            Step::EnsureVolumes,
+            Step::EnsureSeed,
+            Step::Define,
+            Step::EnsurePort,
+            Step::EnsureBundle,
+            Step::Start,
+            Step::WatchReady,
+            Step::Idle
+        ]
+    );
+}
+
+#[test]
+fn a_deletion_takes_its_steps_in_order() {
+    let want = sample_instance("web");
+    let seen = Observed {
+        domain: Some(DomainState::Running),
+        epoch: Some(want.epoch),
+        leftovers: true,
+        assigned: true,
+        port: true,
+        ..Observed::default()
+    };
+    let wish = DesiredState::Destroy(order(1, false, &want));
+    let (steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
+    assert_eq!(
+        steps,
+        [
+            Step::ForceOff,
+            Step::Undefine,
+            Step::DestroyVolumes,
+            Step::ReleaseBundle,
+            Step::ReleasePort,
+            Step::ConfirmDestroyed
+        ]
+    );
+}
+
+#[test]
+fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same() {
+    let seen = Observed {
+        domain: Some(DomainState::Running),
+        ..Observed::default()
+    };
+    let now = Circumstances {
+        port_failed: true,
+        bundle_failed: true,
+        grow_failed: true,
+        ..fair()
+    };
+    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
+    assert_eq!(
+        next(&wish, &Memory::default(), &seen, now),
+        Step::WatchReady
+    );
+}
+
+#[test]
+fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plug_is_pulled() {
+    let seen = Observed {
+        domain: Some(DomainState::Running),
+        ..Observed::default()
+    };
+    let memory = Memory {
+        stop_requested: true,
+        ..Memory::default()
+    };
+    let mut want = sample_instance("web");
+    want.spec.run = false;
+    let wish = DesiredState::Keep(Box::new(want));
+    for (ask_again, grace_over, step) in [
+        (true, false, Step::RequestShutdown),
+        (false, false, Step::Wait(Wait::Shutdown)),
+        (true, true, Step::ForceOff),
+    ] {
+        let now = Circumstances {
+            grace_over,
+            ask_again,
+            ..fair()
+        };
+        assert_eq!(next(&wish, &memory, &seen, now), step);
+    }
+}
+
+#[test]
+fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
+    let mut want = sample_instance("web");
+    want.restored = true;
+    let wish = DesiredState::Keep(Box::new(want));
+    let unconfirmed = Circumstances {
+        unconfirmed: true,
+        ..fair()
+    };
+    let nothing = Observed::default();
+    assert_eq!(
+        next(&wish, &Memory::default(), &nothing, unconfirmed),
+        Step::Wait(Wait::Restored)
+    );
+    assert_eq!(
+        next(&wish, &Memory::default(), &nothing, fair()),
+        Step::EnsureImage
+    );
+    // What the node knows goes on as ever.
+    let known = Memory {
+        defined: true,
+        ..Memory::default()
+    };
+    assert_eq!(
+        next(&wish, &known, &nothing, unconfirmed),
+        Step::EnsureImage
+    );
+}
+
+#[test]
+fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
+    let want = sample_instance("web");
+    let destroy = Observed {
+        domain: Some(DomainState::Running),
+        epoch: Some(want.epoch),
+        leftovers: true,
+        assigned: true,
+        port: true,
+        ..Observed::default()
+    };
+    let plans = [
+        (DesiredState::Destroy(order(1, false, &want)), destroy),
+        (DesiredState::Keep(Box::new(want)), Observed::default()),
+    ];
+    for (wish, seen) in plans {
+        let (mut steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
+        steps.retain(|step| !matches!(step, Step::WatchReady | Step::Idle));
+        assert!(steps.len() >= 6, "{steps:?}");
+        for (a, step) in steps.iter().enumerate() {
+            for (b, later) in steps.iter().enumerate() {
+                assert_eq!(leads_to(*step, *later), a <= b, "{step:?} to {later:?}");
+            }
+        }
+    }
+    assert!(leads_to(Step::GrowDisks, Step::GrowDisks));
+    for end in [Step::Idle, Step::WatchReady, Step::Wait(Wait::DiskSpace)] {
+        assert!(!leads_to(end, end), "nothing is tried: {end:?}");
+    }
+}

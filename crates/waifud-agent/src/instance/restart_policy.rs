@@ -1,0 +1,279 @@
+//! Why an instance is off, and whether it may be started again: pure functions over what is remembered and seen.
+//!
+//! A guest's own power-off sticks. A crash, and a stop from outside (`virsh destroy`, a kill), are answered with a
+//! restart unless the policy says never. A host that went down starts its guests again, whatever the policy: nobody
+//! wished them off. What sticks is released when the owner asks anew.
+
+use waifud_api::agent::AgentInstance;
+use waifud_hypervisor::{DomainState, OffReason};
+use waifud_types::spec::RestartPolicy;
+use waifud_types::status::StoppedBy;
+
+use crate::control_link::record::{Memory, RunMemory};
+
+/// What is remembered after the domain was seen like this; `None` when there is no domain. What goes off while its host
+/// is going down was stopped by that, whoever told it so.
+pub fn remember(
+    memory: &Memory,
+    want: &AgentInstance,
+    seen: Option<DomainState>,
+    host_stopping: bool,
+) -> Memory {
+    let mut next = memory.clone();
+    match seen {
+        Some(DomainState::Running | DomainState::Paused { .. } | DomainState::ShuttingDown) => {
+            next.run = RunMemory::Started;
+            next.stopped_by = None;
+        }
+        Some(DomainState::Crashed) => {
+            if memory.run == RunMemory::Started {
+                next.run = RunMemory::Stopped;
+                next.stopped_by = Some(StoppedBy::Crash);
+            }
+        }
+        Some(DomainState::Off(_)) | None => {
+            if memory.run == RunMemory::Started {
+                let reason = match seen {
+                    Some(DomainState::Off(reason)) => Some(reason),
+                    _ => None,
+                };
+                next.run = RunMemory::Stopped;
+                next.stopped_by = Some(match stopped_by(memory, want, reason) {
+                    StoppedBy::User if !want.spec.run => StoppedBy::User,
+                    _ if host_stopping => StoppedBy::Host,
+                    other => other,
+                });
+                next.stop_requested = false;
+            }
+            if reboot_ordered(memory, want) {
+                // It is off: the order is carried out by the start that follows, and never again.
+                next.reboots_done = want.spec.power.reboots;
+                if next.run == RunMemory::Stopped {
+                    next.run = RunMemory::Free;
+                    next.restarts = 0;
+                }
+            }
+        }
+    }
+    next
+}
+
+fn stopped_by(memory: &Memory, want: &AgentInstance, reason: Option<OffReason>) -> StoppedBy {
+    if !want.spec.run || memory.stop_requested {
+        return StoppedBy::User;
+    }
+    match reason {
+        Some(OffReason::GuestShutdown) => StoppedBy::Guest,
+        Some(OffReason::Crashed | OffReason::StartFailed) => StoppedBy::Crash,
+        // The hypervisor remembers nothing over a restart of the host.
+        Some(OffReason::Unknown) => StoppedBy::Host,
+        Some(OffReason::Destroyed) | None => StoppedBy::Outside,
+    }
+}
+
+/// Whether a reboot was ordered that is not carried out yet.
+pub fn reboot_ordered(memory: &Memory, want: &AgentInstance) -> bool {
+    want.spec.power.reboots > memory.reboots_done
+}
+
+/// Sizes of the spec that differ from what the running guest was started with.
+pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
+    let Some(has) = &memory.started_with else {
+        return Vec::new();
+    };
+    let spec = &want.spec;
+    [
+        ("cpus", has.cpus != spec.cpus),
+        ("memory_bytes", has.memory_bytes != spec.memory_bytes),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(field, _)| field.to_owned())
+    .collect()
+}
+
+/// Whether an instance that should run and is off may be started.
+pub fn may_start(memory: &Memory, policy: RestartPolicy) -> bool {
+    match (memory.run, memory.stopped_by) {
+        (RunMemory::Free | RunMemory::Starting | RunMemory::Started, _)
+        | (RunMemory::Stopped, None | Some(StoppedBy::User | StoppedBy::Host)) => true,
+        (RunMemory::Stopped, Some(StoppedBy::Guest)) => policy == RestartPolicy::Always,
+        (RunMemory::Stopped, Some(StoppedBy::Crash | StoppedBy::Outside)) => {
+            policy != RestartPolicy::Never
+        }
+    }
+}
+
+/// Whether a start of it has to keep the restart's back-off.
+pub fn is_restart(memory: &Memory) -> bool {
+    memory.run == RunMemory::Stopped
+        && matches!(
+            memory.stopped_by,
+            Some(StoppedBy::Guest | StoppedBy::Crash | StoppedBy::Outside)
+        )
+}
+
+/// Whether the change from `old` to `new` is its owner's order to start, which releases what sticks: `run` was off, a
+/// reboot is ordered, or the generation counts up and nothing else changed.
+pub fn is_start_order(old: &AgentInstance, new: &AgentInstance) -> bool {
+    new.spec.run
+        && new.generation > old.generation
+        && (!old.spec.run
+            || new.spec.power.reboots > old.spec.power.reboots
+            || (old.spec == new.spec && old.bundle == new.bundle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::sample_instance;
+
+    fn ran() -> Memory {
+        Memory {
+            run: RunMemory::Started,
+            ..Memory::default()
+        }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as the functions take it")]
+    fn off(reason: OffReason) -> Option<DomainState> {
+        Some(DomainState::Off(reason))
+    }
+
+    #[test]
+    fn each_end_of_a_run_has_its_author() {
+        let want = sample_instance("web");
+        for (seen, by) in [
+            (off(OffReason::GuestShutdown), StoppedBy::Guest),
+            (off(OffReason::Crashed), StoppedBy::Crash),
+            (off(OffReason::Destroyed), StoppedBy::Outside),
+            (off(OffReason::Unknown), StoppedBy::Host),
+            (Some(DomainState::Crashed), StoppedBy::Crash),
+            (None, StoppedBy::Outside),
+        ] {
+            let memory = remember(&ran(), &want, seen, false);
+            assert_eq!(memory.stopped_by, Some(by), "{seen:?}");
+            assert_eq!(memory.run, RunMemory::Stopped);
+            let again = remember(&memory, &want, seen, false);
+            assert_eq!(again, memory, "looking twice changes nothing");
+        }
+    }
+
+    #[test]
+    fn a_stop_by_wish_is_the_users_even_when_the_wish_has_changed_back() {
+        let mut want = sample_instance("web");
+        let requested = Memory {
+            stop_requested: true,
+            ..ran()
+        };
+        let memory = remember(&requested, &want, off(OffReason::GuestShutdown), false);
+        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
+        assert!(may_start(&memory, RestartPolicy::Never));
+        want.spec.run = false;
+        let memory = remember(&ran(), &want, off(OffReason::GuestShutdown), false);
+        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
+    }
+
+    #[test]
+    fn an_instance_that_never_ran_was_stopped_by_nobody() {
+        let want = sample_instance("web");
+        let memory = remember(&Memory::default(), &want, off(OffReason::Unknown), false);
+        assert_eq!(memory, Memory::default());
+        // A start that was begun and is not seen: begin again.
+        let starting = Memory {
+            run: RunMemory::Starting,
+            ..Memory::default()
+        };
+        let memory = remember(&starting, &want, off(OffReason::GuestShutdown), false);
+        assert!(may_start(&memory, RestartPolicy::Never));
+    }
+
+    #[test]
+    fn the_policy_decides_about_restarts() {
+        use RestartPolicy as P;
+        use StoppedBy as B;
+        for (by, policy, expected) in [
+            (B::Guest, P::Always, true),
+            (B::Guest, P::OnCrash, false),
+            (B::Guest, P::Never, false),
+            (B::Crash, P::Always, true),
+            (B::Crash, P::OnCrash, true),
+            (B::Crash, P::Never, false),
+            (B::Outside, P::Always, true),
+            (B::Outside, P::OnCrash, true),
+            (B::Outside, P::Never, false),
+            (B::Host, P::Never, true),
+            (B::User, P::Never, true),
+        ] {
+            let memory = Memory {
+                run: RunMemory::Stopped,
+                stopped_by: Some(by),
+                ..Memory::default()
+            };
+            assert_eq!(may_start(&memory, policy), expected, "{by:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_order_to_start_releases_what_sticks() {
+        let old = sample_instance("web");
+        let mut new = old.clone();
+        assert!(!is_start_order(&old, &new), "the same again");
+        new.generation = old.generation.next();
+        assert!(is_start_order(&old, &new), "asked anew");
+        new.bundle.size_bytes += 1;
+        assert!(!is_start_order(&old, &new), "edited user-data");
+        let mut stopped = old.clone();
+        stopped.spec.run = false;
+        assert!(is_start_order(&stopped, &new));
+        assert!(!is_start_order(&old, &stopped));
+    }
+
+    #[test]
+    fn what_goes_off_with_its_host_comes_back_with_it() {
+        let mut want = sample_instance("web");
+        for reason in [OffReason::GuestShutdown, OffReason::Destroyed] {
+            let memory = remember(&ran(), &want, off(reason), true);
+            assert_eq!(memory.stopped_by, Some(StoppedBy::Host));
+            assert!(may_start(&memory, RestartPolicy::Never));
+        }
+        want.spec.run = false;
+        let memory = remember(&ran(), &want, off(OffReason::GuestShutdown), true);
+        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
+    }
+
+    #[test]
+    fn a_reboot_is_carried_out_once_and_starts_what_stays_off() {
+        let mut want = sample_instance("web");
+        want.spec.power.reboots = 2;
+        let running = remember(&ran(), &want, Some(DomainState::Running), false);
+        assert!(reboot_ordered(&running, &want), "not before it is off");
+        let memory = remember(&running, &want, off(OffReason::GuestShutdown), false);
+        assert!(!reboot_ordered(&memory, &want));
+        assert!(may_start(&memory, RestartPolicy::Never) && !is_restart(&memory));
+        let later = Memory {
+            run: RunMemory::Started,
+            ..memory
+        };
+        let ended = remember(&later, &want, off(OffReason::GuestShutdown), false);
+        assert_eq!(ended.stopped_by, Some(StoppedBy::Guest), "its own end");
+        let mut old = want.clone();
+        old.spec.power.reboots = 1;
+        want.generation = old.generation.next();
+        assert!(is_start_order(&old, &want));
+    }
+
+    #[test]
+    fn what_differs_from_the_last_start_needs_a_restart() {
+        let mut want = sample_instance("web");
+        assert!(restart_needed(&ran(), &want).is_empty(), "not known");
+        let memory = Memory {
+            started_with: Some(crate::control_link::record::StartedWith::of(&want)),
+            ..ran()
+        };
+        assert!(restart_needed(&memory, &want).is_empty());
+        want.spec.cpus += 1;
+        want.spec.memory_bytes = waifud_types::ByteSize::gib(9);
+        assert_eq!(restart_needed(&memory, &want), ["cpus", "memory_bytes"]);
+    }
+}

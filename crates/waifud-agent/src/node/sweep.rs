@@ -1,0 +1,144 @@
+//! Looks for what is on the node and in nobody's list. It is reported and left as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use waifud_api::agent::Unmanaged;
+use waifud_api::agent::bounds::UNMANAGED_MAX;
+use waifud_hypervisor::DomainState;
+use waifud_types::InstanceId;
+
+use crate::control_link::record::InstanceRecord;
+use crate::shared::Shared;
+use crate::instance::failure::Failure;
+
+/// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are managed.
+const BUNDLES_MAX: usize = 3 << 20;
+/// Instances whose records are in one report at most, for the same reason: each has some 2 KiB.
+const RECORDS_MAX: usize = 1024;
+
+/// Goes on for ever.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        // Before waifud's list is known, everything would look unmanaged.
+        if shared.slice_known.load(Ordering::Relaxed) {
+            match look(&shared).await {
+                Ok(unmanaged) => shared.reports.unmanaged(unmanaged),
+                Err(failure) => tracing::debug!("{}", failure.message),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(shared.settings.timing.sweep) => {}
+            () = shared.sweep.notified() => {}
+        }
+    }
+}
+
+async fn look(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
+    let known: BTreeSet<InstanceId> = shared
+        .table
+        .records()
+        .into_iter()
+        .filter(is_known)
+        .map(|record| record.id)
+        .collect();
+    let domains = shared.hypervisor.list_except(&known).await?;
+    let mut volumes = Vec::new();
+    for pool in shared.pools.values() {
+        volumes.extend(pool.volumes().await?);
+    }
+    // Read last: what was managed while the lists were made is managed.
+    let records: BTreeMap<InstanceId, InstanceRecord> = shared
+        .table
+        .records()
+        .into_iter()
+        .map(|record| (record.id, record))
+        .collect();
+    let managed = |id| records.get(&id).is_some_and(is_known);
+    let entry = |kind: &str, instance| Unmanaged {
+        kind: kind.to_owned(),
+        instance,
+        name: None,
+        volume: None,
+        running: false,
+        addresses: Vec::new(),
+        record: None,
+        bundle: None,
+    };
+    let mut unmanaged: Vec<Unmanaged> = domains
+        .into_iter()
+        .filter(|domain| !managed(domain.id))
+        .map(|domain| Unmanaged {
+            name: Some(domain.name),
+            running: matches!(
+                domain.state,
+                DomainState::Running | DomainState::Paused { .. } | DomainState::ShuttingDown
+            ),
+            ..entry("domain", domain.id)
+        })
+        .collect();
+    unmanaged.extend(
+        volumes
+            .into_iter()
+            .filter(|volume| !managed(volume.id.instance))
+            .map(|volume| Unmanaged {
+                volume: Some(volume.id.clone()),
+                ..entry("volume", volume.id.instance)
+            }),
+    );
+    unmanaged
+        .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
+    remember(shared, &records, &mut unmanaged);
+    if unmanaged.len() > UNMANAGED_MAX {
+        // What is left out follows once others are managed. Nobody else may be given the addresses: those come first.
+        unmanaged.sort_by_key(|entry| entry.addresses.is_empty());
+        unmanaged.truncate(UNMANAGED_MAX);
+    }
+    Ok(unmanaged)
+}
+
+/// Whether waifud knows of it: as an instance of this node, or as one to destroy.
+fn is_known(record: &InstanceRecord) -> bool {
+    record.managed || record.tombstone.is_some()
+}
+
+/// Adds, to the first entry of each instance, what the node was once given of it.
+fn remember(
+    shared: &Shared,
+    records: &BTreeMap<InstanceId, InstanceRecord>,
+    unmanaged: &mut [Unmanaged],
+) {
+    let mut told = None;
+    let mut left = BUNDLES_MAX;
+    let mut records_left = RECORDS_MAX;
+    for entry in unmanaged {
+        if told == Some(entry.instance) {
+            continue;
+        }
+        told = Some(entry.instance);
+        let known = records
+            .get(&entry.instance)
+            .and_then(|record| record.instance.as_ref());
+        let Some(instance) = known else {
+            continue;
+        };
+        let addresses = instance.spec.nics.iter().filter_map(|nic| nic.address);
+        entry.addresses = addresses.collect();
+        if records_left == 0 {
+            continue;
+        }
+        records_left -= 1;
+        entry.bundle = shared
+            .metadata
+            .kept(instance.bundle.digest)
+            .filter(|bytes| bytes.len() <= left)
+            .map(|bytes| {
+                left -= bytes.len();
+                STANDARD.encode(bytes)
+            });
+        entry.record = Some(Box::new(instance.clone()));
+    }
+}
