@@ -16,23 +16,23 @@ use waifud_api::agent::InstanceReport;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Incarnation, InstanceId};
 
-use crate::instance::boot_order::BootOrder;
-use crate::instance::driver::Driver;
 use crate::control_link::durable::DurableError;
-use crate::instance::files::Files;
-use crate::images::Images;
-use crate::guest::metadata::Metadata;
-use crate::network::Network;
 use crate::control_link::reports::Reports;
-use crate::settings::{BootAlone, Settings};
-use crate::shared::{Adapters, Shared};
-use crate::instance::signals::{Signal, Signals};
-use crate::streams::{self, Streams};
 use crate::control_link::table::Table;
 use crate::control_link::{reporter, watch as control_watch};
 use crate::guest::diagnostics;
+use crate::guest::metadata::Metadata;
+use crate::images::Images;
 use crate::images::collection;
+use crate::instance::boot_order::BootOrder;
+use crate::instance::driver::Driver;
+use crate::instance::files::Files;
+use crate::instance::signals::{Signal, Signals};
+use crate::network::Network;
 use crate::node::{background_tasks, facts, sweep};
+use crate::settings::{BootAlone, Settings};
+use crate::shared::{Adapters, Shared};
+use crate::streams::{self, Streams};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -11,18 +11,18 @@ use waifud_storage::StoragePool;
 use waifud_types::status::HypervisorKind;
 use waifud_types::{InstanceId, Name, Timestamp};
 
-use crate::instance::boot_order::BootOrder;
-use crate::instance::files::Files;
-use crate::images::Images;
-use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
-use crate::guest::metadata::Metadata;
-use crate::network::Network;
 use crate::control_link::record::Memory;
 use crate::control_link::reports::Reports;
-use crate::settings::Settings;
-use crate::instance::signals::Signals;
-use crate::streams::{GuestDialer, Streams};
 use crate::control_link::table::Table;
+use crate::guest::metadata::Metadata;
+use crate::images::Images;
+use crate::instance::boot_order::BootOrder;
+use crate::instance::files::Files;
+use crate::instance::signals::Signals;
+use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
+use crate::network::Network;
+use crate::settings::Settings;
+use crate::streams::{GuestDialer, Streams};
 
 /// The adapters that an agent works with.
 #[derive(Clone)]

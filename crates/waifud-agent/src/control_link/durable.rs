@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use waifud_types::InstanceId;
 
 use crate::blocking::here;
-use crate::faults;
 use crate::control_link::record::{InstanceRecord, NodeRecord};
+use crate::faults;
 
 /// The durable copy could not be read or written.
 #[derive(Debug, thiserror::Error)]

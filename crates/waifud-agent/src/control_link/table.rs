@@ -11,9 +11,9 @@ use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welco
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
-use crate::network::lan;
 use crate::control_link::record::{DesiredState, InstanceRecord, Memory, NodeRecord, RunMemory};
 use crate::instance::restart_policy;
+use crate::network::lan;
 
 /// Whom a frame concerns.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
 
-use crate::fake::sample_instance;
 use crate::control_link::record::{DesiredState, RunMemory};
 use crate::control_link::table::{Concerns, Table};
+use crate::fake::sample_instance;
 
 fn revision(number: u64) -> Revision {
     Revision {

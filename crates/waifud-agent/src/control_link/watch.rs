@@ -10,10 +10,10 @@ use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
+use crate::control_link::table::Concerns;
 use crate::faults;
 use crate::interfaces::LinkError;
 use crate::shared::Shared;
-use crate::control_link::table::Concerns;
 
 /// How long the node's first facts are waited for before waifud hears of the node without them.
 const FIRST_FACTS: Duration = Duration::from_secs(20);

@@ -13,9 +13,9 @@ use waifud_types::evidence::{Dropped, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
 use crate::blocking;
+use crate::control_link::record::{InstanceRecord, Memory, RunMemory};
 use crate::guest::console_tail;
 use crate::network::lan;
-use crate::control_link::record::{InstanceRecord, Memory, RunMemory};
 use crate::shared::Shared;
 
 /// A guest that did not become ready for longer is looked at as rarely as one that did.

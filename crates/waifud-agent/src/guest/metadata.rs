@@ -19,14 +19,14 @@ use waifud_cloudinit::Documents;
 use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
+use crate::control_link::record::Memory;
+use crate::control_link::table::Table;
+use crate::faults;
 use crate::guest::assignments::Assignments;
 use crate::guest::boot_report::BootReport;
-use crate::faults;
+use crate::guest::requests::Requests;
 use crate::interfaces::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::network::lan::identity;
-use crate::control_link::record::Memory;
-use crate::guest::requests::Requests;
-use crate::control_link::table::Table;
 
 /// Bytes of an encrypted bundle that goes into a report at most; one with the longest user-data is about half of it.
 const KEPT_MAX: u64 = 4 << 20;
@@ -375,7 +375,10 @@ impl Metadata {
                     {
                         evidence.asked_for = Some(digest);
                     }
-                    let path: String = crate::guest::cloud_init::text(path).chars().take(120).collect();
+                    let path: String = crate::guest::cloud_init::text(path)
+                        .chars()
+                        .take(120)
+                        .collect();
                     evidence.requests.add(path.clone(), *status, observation.at);
                     evidence.last = Some((path, *status, observation.at));
                 }

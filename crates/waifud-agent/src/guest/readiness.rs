@@ -7,9 +7,9 @@ use waifud_types::Timestamp;
 use waifud_types::status::{CloudInitStatus, ReadyBy};
 
 use crate::backoff::Backoff;
+use crate::control_link::record::Memory;
 use crate::guest::boot_report::BootReport;
 use crate::guest::metadata::Evidence;
-use crate::control_link::record::Memory;
 use crate::guest::verdict::{Expects, Seen, Verdict, derive};
 
 /// Looks after the end was reported, before that is taken for all that can be learned: the guest's own result says more.

@@ -19,10 +19,10 @@ use waifud_types::spec::Unreported;
 use waifud_types::status::{CloudInitState, CloudInitStatus, ReadyBy};
 use waifud_types::template::Datasource;
 
-use crate::guest::boot_report::BootReport;
-use crate::network::lan::identity;
 use crate::control_link::record::Memory;
+use crate::guest::boot_report::BootReport;
 use crate::instance::rescue;
+use crate::network::lan::identity;
 
 /// A reporter that said nothing for so long after the call will not tell the end any more: the event was lost.
 const LOST: Duration = Duration::from_mins(2);

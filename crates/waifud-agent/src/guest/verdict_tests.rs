@@ -11,10 +11,10 @@ use waifud_types::spec::{Unreported, UserDataFacts};
 use waifud_types::status::{CloudInitState, CloudInitStatus, ReadyBy};
 use waifud_types::template::Datasource;
 
+use crate::control_link::record::{Memory, RunMemory};
 use crate::fake::sample_instance;
 use crate::guest::metadata::Evidence;
 use crate::guest::readiness::{Readiness, boots_anew};
-use crate::control_link::record::{Memory, RunMemory};
 use crate::guest::verdict::expects;
 
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use waifud_storage::StoragePool;
 use waifud_types::{Digest, Name};
 
+use crate::instance::failure::Failure;
 use crate::instance::rescue;
 use crate::shared::Shared;
-use crate::instance::failure::Failure;
 
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {

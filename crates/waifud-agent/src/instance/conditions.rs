@@ -6,11 +6,11 @@ use waifud_types::spec::PublishSpec;
 use waifud_types::status::{AddressFamily, Condition, InstanceAddress};
 use waifud_types::{Incarnation, Name, Timestamp};
 
+use crate::control_link::record::InstanceRecord;
 use crate::instance::drift::Drift;
 use crate::instance::planner::{Observed, Step};
-use crate::control_link::record::InstanceRecord;
-use crate::shared::Shared;
 use crate::instance::status::Trouble;
+use crate::shared::Shared;
 
 /// One condition. `since` is when it was first so, as far as known.
 pub(crate) fn condition(

@@ -6,8 +6,8 @@ use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 use waifud_types::template::Datasource;
 
-use crate::network::lan::identity;
 use crate::instance::rescue;
+use crate::network::lan::identity;
 use crate::shared::Shared;
 
 /// How long the metadata service may be out of reach before guests are started with a disk instead. Long enough for

@@ -5,11 +5,11 @@ use waifud_hypervisor::ObservedDomain;
 use waifud_types::status::HypervisorKind;
 use waifud_types::{InstanceId, Name};
 
-use crate::instance::planner::Observed;
 use crate::control_link::record::{DesiredState, InstanceRecord};
+use crate::instance::failure::Failure;
+use crate::instance::planner::Observed;
 use crate::instance::rescue;
 use crate::shared::Shared;
-use crate::instance::failure::Failure;
 
 /// What a driver knows beyond what can be seen: what it did itself, in this process.
 #[derive(Clone, Copy, Debug, Default)]

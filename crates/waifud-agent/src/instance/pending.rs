@@ -3,8 +3,8 @@
 use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 
-use crate::instance::planner::Observed;
 use crate::control_link::record::Memory;
+use crate::instance::planner::Observed;
 use crate::instance::restart_policy;
 
 /// The documents that the guest is known to have read, or to have found at its start. A guest that boots anew by itself

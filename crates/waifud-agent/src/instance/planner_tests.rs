@@ -9,10 +9,10 @@ use waifud_types::Epoch;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::StoppedBy;
 
-use crate::instance::driver::apply;
-use crate::fake::sample_instance;
-use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};
 use crate::control_link::record::{DesiredState, Memory, Order, RunMemory};
+use crate::fake::sample_instance;
+use crate::instance::driver::apply;
+use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};
 use crate::instance::restart_policy;
 
 /// More steps than any plan has.

@@ -10,9 +10,9 @@ use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
 use crate::control_link::record::Memory;
-use crate::shared::Shared;
-use crate::instance::steps::{self, Disks};
 use crate::instance::failure::Failure;
+use crate::instance::steps::{self, Disks};
+use crate::shared::Shared;
 
 /// The disk's name. Disks of a spec can't have it.
 const DISK: &str = "rescue";

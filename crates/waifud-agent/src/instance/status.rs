@@ -5,9 +5,9 @@ use waifud_hypervisor::DomainState;
 use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
+use crate::control_link::record::{DesiredState, InstanceRecord, Memory};
 use crate::instance::pending;
 use crate::instance::planner::{self, Observed, Step, Wait};
-use crate::control_link::record::{DesiredState, InstanceRecord, Memory};
 use crate::instance::restart_policy;
 
 /// Trouble with a step.
@@ -131,7 +131,9 @@ fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Instan
             InstanceState::Failed
         }
         // What ran before and stays off is off, whatever is tidied up around it.
-        _ if stays_off && memory.run == crate::control_link::record::RunMemory::Stopped => InstanceState::Stopped,
+        _ if stays_off && memory.run == crate::control_link::record::RunMemory::Stopped => {
+            InstanceState::Stopped
+        }
         Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed | Wait::Host) => {
             InstanceState::Stopped
         }

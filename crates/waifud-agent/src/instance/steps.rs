@@ -11,14 +11,14 @@ use waifud_types::status::CloudInitStatus;
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, TapName, VolumeId};
 
-use crate::instance::datasource::Choice;
+use crate::control_link::record::{Memory, RunMemory, StartedWith};
 use crate::faults;
+use crate::instance::datasource::Choice;
+use crate::instance::failure::Failure;
+use crate::instance::rescue;
 use crate::interfaces::MetadataError;
 use crate::network::lan::is_on_lan;
-use crate::control_link::record::{Memory, RunMemory, StartedWith};
-use crate::instance::rescue;
 use crate::shared::Shared;
-use crate::instance::failure::Failure;
 
 /// Where the disks are that were ensured.
 pub(crate) type Disks = BTreeMap<Name, PathBuf>;

@@ -15,8 +15,8 @@ use waifud_types::TapName;
 use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 
-use crate::network::{DEFAULT_NETWORK, PortError};
 use crate::control_link::record::{InstanceRecord, Memory};
+use crate::network::{DEFAULT_NETWORK, PortError};
 
 /// Whether a nic is on a bridge of the host's own.
 pub(crate) fn is_on_lan(nic: &NicSpec) -> bool {

@@ -18,11 +18,11 @@ use waifud_network::{
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
-use crate::faults;
 use self::published::Published;
 use crate::control_link::record::InstanceRecord;
-use crate::settings::Settings;
 use crate::control_link::table::Table;
+use crate::faults;
+use crate::settings::Settings;
 
 /// How long one change may take; tools that it runs have limits of their own.
 const TIMEOUT: Duration = Duration::from_mins(1);

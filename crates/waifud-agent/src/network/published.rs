@@ -75,9 +75,9 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_link::record::InstanceRecord;
     use crate::fake::sample_instance;
     use crate::network::ports_of;
-    use crate::control_link::record::InstanceRecord;
 
     fn publishing(ports: &[u16]) -> (InstanceId, Vec<Port>) {
         let mut instance = sample_instance("web");

@@ -10,9 +10,9 @@ use waifud_hypervisor::{DomainEvent, DomainEventKind};
 use waifud_network::NetworkDrift;
 
 use crate::backoff::Backoff;
+use crate::instance::steps;
 use crate::settings::BootAlone;
 use crate::shared::Shared;
-use crate::instance::steps;
 
 /// How long one question for observations may wait for an answer.
 const LONG_POLL: Duration = Duration::from_secs(30);

@@ -7,8 +7,8 @@ use nix::sys::statvfs::statvfs;
 use waifud_types::status::Condition;
 use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
-use crate::instance::conditions::condition;
 use crate::control_link::durable::Unwritable;
+use crate::instance::conditions::condition;
 
 /// The condition's type.
 pub(crate) const KIND: &str = "state-dir";

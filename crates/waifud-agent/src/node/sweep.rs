@@ -12,8 +12,8 @@ use waifud_hypervisor::DomainState;
 use waifud_types::InstanceId;
 
 use crate::control_link::record::InstanceRecord;
-use crate::shared::Shared;
 use crate::instance::failure::Failure;
+use crate::shared::Shared;
 
 /// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are managed.
 const BUNDLES_MAX: usize = 3 << 20;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use waifud_api::agent::AgentInstance;
 
 use super::{Driver, Outcome};
-use crate::instance::datasource::Seeded;
-use crate::faults;
-use crate::instance::planner::{Observed, Step};
 use crate::control_link::record::DesiredState;
-use crate::instance::steps;
 use crate::control_link::table::View;
+use crate::faults;
+use crate::instance::datasource::Seeded;
 use crate::instance::failure::Failure;
+use crate::instance::planner::{Observed, Step};
+use crate::instance::steps;
 
 impl Driver {
     pub(super) async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {

@@ -6,10 +6,10 @@
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Driver;
-use crate::instance::planner::{Observed, Step};
 use crate::control_link::record::DesiredState;
-use crate::instance::steps;
 use crate::control_link::table::View;
+use crate::instance::planner::{Observed, Step};
+use crate::instance::steps;
 
 /// What was begun.
 #[derive(Default)]

@@ -6,12 +6,12 @@ use waifud_hypervisor::HypervisorError;
 
 use super::{Driver, Pass};
 use crate::backoff::jittered;
-use crate::instance::planner::{Observed, Step};
-use crate::guest::readiness;
 use crate::control_link::record::{DesiredState, Memory, RunMemory};
 use crate::control_link::table::View;
-use crate::instance::failure::Failure;
+use crate::guest::readiness;
 use crate::guest::verdict::expects;
+use crate::instance::failure::Failure;
+use crate::instance::planner::{Observed, Step};
 
 impl Driver {
     pub(super) async fn watch_ready(

@@ -27,22 +27,22 @@ use waifud_types::{InstanceId, Name, Timestamp};
 
 use self::early::Early;
 use crate::backoff::{self, Backoff, jittered};
+use crate::control_link::record::{DesiredState, Memory, RunMemory};
+use crate::control_link::table::View;
+use crate::guest::readiness::Readiness;
 use crate::instance::conditions;
 use crate::instance::datasource::{self, Choice, Seeded};
 use crate::instance::drift::Drift;
+use crate::instance::failure::Failure;
 use crate::instance::observe::{self, Own};
 use crate::instance::pending;
 use crate::instance::planner::{self, Circumstances, Observed, Step, Wait};
-use crate::guest::readiness::Readiness;
-use crate::control_link::record::{DesiredState, Memory, RunMemory};
 use crate::instance::rescue;
 use crate::instance::restart_policy;
-use crate::shared::Shared;
 use crate::instance::signals::Signal;
 use crate::instance::status::{self, Situation, Trouble};
 use crate::instance::steps::{self, Disks};
-use crate::control_link::table::View;
-use crate::instance::failure::Failure;
+use crate::shared::Shared;
 
 /// How a pass ended.
 enum Pass {
