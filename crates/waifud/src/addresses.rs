@@ -1,16 +1,16 @@
-//! What waifud is called: the names in its certificate, and the URLs that nodes are told.
+//! waifud's own addresses: the names in its certificate, and the URLs that nodes use.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-/// An `advertise`d URL: `https://HOST[:PORT]`, without a path.
+/// Checks a URL in `advertise`: `https://HOST[:PORT]`, without a path.
 pub fn check_url(text: &str) -> Result<(), String> {
     host(text).map(drop).ok_or_else(|| {
-        format!("advertise has {text:?}; a URL such as \"https://waifud.lan:7373\" is wanted")
+        format!("invalid URL {text:?}; use a URL without a path, for example \"https://waifud.lan:7373\"")
     })
 }
 
-/// The host of such a URL, without brackets.
+/// The host of a URL in `advertise`, without brackets.
 fn host(url: &str) -> Option<String> {
     let authority = url.strip_prefix("https://")?.trim_end_matches('/');
     if let Ok(address) = authority.parse::<SocketAddr>() {
@@ -32,8 +32,8 @@ fn host(url: &str) -> Option<String> {
         .then(|| name.to_ascii_lowercase())
 }
 
-/// The URLs that nodes are told: as configured, else the addresses that waifud listens at. An address that means "all
-/// of this machine's" stands for each of `own`.
+/// The URLs that nodes use: those in `advertise`, or else the addresses on which waifud listens. An unspecified address
+/// (`0.0.0.0`, `[::]`) is replaced by each address in `own`.
 pub fn urls(advertise: &[String], bound: &[SocketAddr], own: &[IpAddr]) -> Vec<String> {
     if !advertise.is_empty() {
         return advertise
@@ -51,7 +51,7 @@ pub fn urls(advertise: &[String], bound: &[SocketAddr], own: &[IpAddr]) -> Vec<S
     urls
 }
 
-/// The names in waifud's certificate, in order, each once.
+/// The names in waifud's certificate, sorted and without duplicates.
 pub fn names(
     advertise: &[String],
     bound: &[SocketAddr],
@@ -64,7 +64,7 @@ pub fn names(
         .collect();
     names.extend(advertise.iter().filter_map(|url| host(url)));
     names.extend(expand(bound, own).iter().map(|at| at.ip().to_string()));
-    // A host's name that is none in DNS would make no certificate.
+    // A host name that is not a valid DNS name cannot be in a certificate.
     names.extend(host_name.and_then(|name| host(&format!("https://{name}"))));
     names.into_iter().collect()
 }
@@ -82,8 +82,8 @@ fn expand(bound: &[SocketAddr], own: &[IpAddr]) -> Vec<SocketAddr> {
     all
 }
 
-/// The addresses of this machine's interfaces that others may use: no loopback, nothing that is only valid on one link,
-/// no metadata service.
+/// The addresses of this machine that other machines can use: not loopback, and not link-local (which includes
+/// 169.254.169.254).
 pub fn own() -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
         .into_iter()
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_those_that_were_configured_or_else_where_it_listens() {
+    fn urls_are_those_in_advertise_or_else_the_listen_addresses() {
         let own = ["192.0.2.7".parse().unwrap()];
         let all = [at("0.0.0.0:7373"), at("127.0.0.1:7373")];
         assert_eq!(
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_has_every_name_that_somebody_may_dial() {
+    fn the_certificate_contains_every_name_that_a_client_may_use() {
         let told = ["https://[2001:db8::1]:7373", "https://Waifud.lan"].map(str::to_owned);
         let own = ["192.0.2.7".parse().unwrap()];
         let names = names(&told, &[at("0.0.0.0:1")], &own, Some("alder"));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_for_nodes_is_refused() {
+    fn invalid_advertise_urls_are_refused() {
         for good in [
             "https://a",
             "https://a.b-c:1/",

@@ -1,16 +1,16 @@
-//! `waifud backup` and `waifud restore`: everything that waifud knows, in one file.
+//! `waifud backup` and `waifud restore`: the state of waifud in one file.
 //!
 //! ```text
-//!  FILE (tar, 0600): manifest.json   what is in it, with sizes and digests
-//!                    waifud.db       the database as of one instant
-//!                    pki/…           the private CA, so that nodes need not join again
-//!                    images/…        image files, with --with-images only: nodes have their own copies
+//!  FILE (tar, 0600): manifest.json   the list of files, with sizes and digests
+//!                    waifud.db       a consistent snapshot of the database
+//!                    pki/…           the private CA, so that nodes do not need to join again
+//!                    images/…        image files, only with --with-images: nodes have their own copies
 //! ```
 //!
-//! A backup is made while waifud runs, by whoever may read its state. A restore needs waifud stopped, and puts what was
-//! there aside. It begins another life of the database: what happened after the backup is not in it, so nodes keep
-//! everything that they have, show what the database does not know as unmanaged, and destroy nothing before an
-//! operator has confirmed.
+//! Any user who can read the state can make a backup, while waifud is running. A restore requires that waifud is stopped,
+//! and keeps the previous state. The restored database gets a new incarnation, because it does not contain the changes
+//! since the backup. Nodes therefore keep everything that they have, report objects that are not in the database as
+//! unmanaged, and destroy nothing until an operator has confirmed the node.
 
 mod archive;
 mod owner;
@@ -30,48 +30,48 @@ use crate::config::Config;
 
 pub use restore::{RestoreArguments, refuse_half_restored, restore};
 
-/// The database's file in the state directory and in a backup.
+/// The name of the database file in the state directory and in a backup.
 pub const DATABASE: &str = "waifud.db";
-/// Directories of the state that a backup holds as they are.
+/// The directory of the private CA.
 pub const PKI: &str = "pki";
-/// The image store.
+/// The directory of the image store.
 pub const IMAGES: &str = "images";
 
-/// `waifud backup`.
+/// The arguments of `waifud backup`.
 #[derive(Args, Debug)]
 pub struct BackupArguments {
-    /// The file to write; it must not exist. It holds user-data and keys: keep it as you keep those
+    /// The file to create; it must not exist. It contains user-data and keys: protect it accordingly
     file: PathBuf,
-    /// Also the image files, which may be many gigabytes. Nodes run on without them; new nodes and new instances of
-    /// templates that nobody can download again need them
+    /// Include the image files, which may be many gigabytes. Nodes have copies of the images that they use. New nodes
+    /// and new instances need them for templates that cannot be downloaded again
     #[arg(long)]
     with_images: bool,
 }
 
-/// Writes a backup. waifud may be running.
+/// Creates a backup. waifud may be running.
 pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()> {
     let database = config.state_dir.join(DATABASE);
     ensure!(
         database.exists(),
-        "there is no database in {}; is state_dir right?",
+        "no database in {}; check state_dir in the configuration",
         config.state_dir.display()
     );
-    // Opened as the caller, whose directory it is; everything else is done as the state's owner.
+    // The file is opened as the calling user, who may write to the directory; the rest is done as the state's owner.
     let dir = directory_of(&arguments.file)?;
     let taken = || {
         format!(
-            "{} exists; name another file, or remove it first",
+            "{} exists; choose another file, or remove it first",
             arguments.file.display()
         )
     };
     ensure!(arguments.file.symlink_metadata().is_err(), taken());
-    // A new file under a name that nobody can know before (O_EXCL, 0600): the directory may be others', and a link that
-    // they put there is not followed. It goes when this fails.
+    // A new file with an unpredictable name (O_EXCL, 0600), because other users may be able to write to the directory:
+    // links that they create there are not followed. The file is removed on failure.
     let out = tempfile::Builder::new()
         .prefix(".waifud-backup-")
         .suffix(".partial")
         .tempfile_in(dir)
-        .with_context(|| format!("{} can't be written to", dir.display()))?;
+        .with_context(|| format!("cannot write to {}", dir.display()))?;
     let written = write(config, arguments, out.as_file()).and_then(|summary| {
         out.as_file().sync_all()?;
         Ok(summary)
@@ -85,11 +85,11 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
         .map_err(|error| match error.error.kind() {
             std::io::ErrorKind::AlreadyExists => anyhow::anyhow!(taken()),
             _ => anyhow::Error::new(error.error)
-                .context(format!("{} can't be named so", arguments.file.display())),
+                .context(format!("cannot rename the backup to {}", arguments.file.display())),
         })?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("{} can't be synced", dir.display()))?;
+        .with_context(|| format!("cannot sync {}", dir.display()))?;
     eprintln!("{}: {summary}", arguments.file.display());
     Ok(())
 }
@@ -101,7 +101,7 @@ fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Re
         let work = tempfile::Builder::new()
             .prefix(".backup-")
             .tempdir_in(&place)
-            .with_context(|| format!("{} can't be written to", place.display()))?;
+            .with_context(|| format!("cannot write to {}", place.display()))?;
         let copy = work.path().join(DATABASE);
         let snapshot = waifud_store::backup::snapshot(&state.join(DATABASE), &copy)?;
         let mut files = vec![(DATABASE.to_owned(), copy)];
@@ -119,8 +119,8 @@ fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Re
     })
 }
 
-/// Where the database is copied to first: beside itself, or where temporary files go when there is no room for a second
-/// one. A full disk is when people want a backup.
+/// The directory for the snapshot of the database: the state directory, or the directory for temporary files if the
+/// state directory has too little free space. Users often need a backup just when the disk is full.
 fn place_for_copy(state: &Path) -> PathBuf {
     let size = |name: &str| std::fs::metadata(state.join(name)).map_or(0, |facts| facts.len());
     let needed = size(DATABASE).saturating_add(size("waifud.db-wal"));
@@ -134,7 +134,7 @@ fn place_for_copy(state: &Path) -> PathBuf {
     }
 }
 
-/// Adds which filesystem is full to the error, when one of these is.
+/// If one of the filesystems of `paths` is full, adds this to the error.
 fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
     for path in paths {
         let dir = path.parent().filter(|_| !path.is_dir()).unwrap_or(path);
@@ -142,7 +142,7 @@ fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
             && room.free < ByteSize::mib(1)
         {
             return error.context(format!(
-                "{} of {} is free in {}: make room there, or write the backup elsewhere",
+                "{} of {} is free in {}: free some space there, or write the backup to another filesystem",
                 room.free,
                 room.size,
                 dir.display()
@@ -154,7 +154,7 @@ fn where_room_lacks(error: anyhow::Error, paths: &[&Path]) -> anyhow::Error {
 
 fn directory_of(file: &Path) -> anyhow::Result<&Path> {
     file.file_name()
-        .with_context(|| format!("{} names no file", file.display()))?;
+        .with_context(|| format!("{} is not the path of a file", file.display()))?;
     Ok(match file.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),

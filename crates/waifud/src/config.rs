@@ -1,4 +1,4 @@
-//! The configuration file: TOML, every key optional, no key unknown.
+//! The configuration file: TOML. Every key is optional; unknown keys are errors.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,33 @@ use serde::Deserialize;
 
 use crate::addresses::check_url;
 
-/// Where the file is unless said otherwise. It may be absent.
+/// The default path. The file may be absent.
 pub const DEFAULT_PATH: &str = "/etc/waifud/waifud.toml";
 
-/// What can be set.
+/// The contents of waifud.toml.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The socket of people and their programs.
+    /// The unix socket for local clients.
     pub socket: PathBuf,
-    /// The group that may use it, when there is such a group.
+    /// The group that may use the socket, if the group exists.
     pub socket_group: String,
-    /// Where HTTPS is served, for people's programs and for nodes. Port 0 takes a free one.
+    /// The addresses for HTTPS, for clients and nodes. Port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
-    /// The URLs that nodes are told; where it listens, when empty.
+    /// The URLs at which nodes reach waifud; if empty, the addresses in `listen`.
     pub advertise: Vec<String>,
-    /// The database, the images and the private CA.
+    /// The directory for the database, the images and the private CA.
     pub state_dir: PathBuf,
-    /// Nodes' subnets are taken from here.
+    /// The range from which each node gets a subnet.
     pub guest_range: Ipv4Net,
-    /// What is logged: a level, or `tracing`'s directives.
+    /// A log level, or directives of `tracing`.
     pub log: String,
-    /// A node that is silent for so long is unreachable.
+    /// A node is unreachable after it has been silent for this long.
     #[serde(deserialize_with = "duration")]
     pub unreachable_after: Duration,
-    /// Where the catalog's images come from instead of their publishers; empty for none.
+    /// A mirror for the images of the catalog, used instead of their publishers; empty for none.
     pub catalog_mirror: String,
-    /// Whether images may be downloaded from this machine itself.
+    /// Whether images may be downloaded from this machine.
     pub downloads_from_loopback: bool,
 }
 
@@ -60,16 +60,16 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
     use serde::de::Error;
     let text = String::deserialize(deserializer)?;
     let span: jiff::SignedDuration = text.parse().map_err(|_| {
-        D::Error::custom(format!("{text:?} is not a time such as \"30s\" or \"2m\""))
+        D::Error::custom(format!("{text:?} is not a duration; use for example \"30s\" or \"2m\""))
     })?;
     Duration::try_from(span)
         .ok()
         .filter(|duration| *duration >= Duration::from_millis(100))
-        .ok_or_else(|| D::Error::custom(format!("{text:?} is too short: 100ms at least")))
+        .ok_or_else(|| D::Error::custom(format!("{text:?} is too short; the minimum is 100ms")))
 }
 
 impl Config {
-    /// Reads the file; the defaults when it is absent and was not asked for by name.
+    /// Reads the file. Returns the defaults if it is absent and `path` is `None`.
     pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
         let file = path.unwrap_or_else(|| Path::new(DEFAULT_PATH));
         let text = match std::fs::read_to_string(file) {
@@ -78,12 +78,12 @@ impl Config {
                 return Ok(Self::default());
             }
             Err(error) => anyhow::bail!(
-                "the configuration {} can't be read: {error}",
+                "cannot read the configuration {}: {error}",
                 file.display()
             ),
         };
         Self::parse(&text).map_err(|why| {
-            anyhow::anyhow!("the configuration {} can't be used: {why}", file.display())
+            anyhow::anyhow!("invalid configuration {}: {why}", file.display())
         })
     }
 
@@ -92,12 +92,12 @@ impl Config {
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if config.guest_range.prefix_len() > 24 {
             return Err(format!(
-                "guest_range {} is smaller than the /24 that each node gets",
+                "guest_range {} is too small: each node needs a /24",
                 config.guest_range
             ));
         }
         for url in &config.advertise {
-            check_url(url)?;
+            check_url(url).map_err(|why| format!("advertise: {why}"))?;
         }
         Ok(Self {
             guest_range: config.guest_range.trunc(),
@@ -111,18 +111,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_set_means_the_defaults() {
+    fn an_empty_file_means_the_defaults() {
         assert_eq!(Config::parse(""), Ok(Config::default()));
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_its_name() {
+    fn the_error_about_an_unknown_key_names_it() {
         let error = Config::parse("sokcet = '/tmp/x'").unwrap_err();
         assert!(error.contains("sokcet"), "{error}");
     }
 
     #[test]
-    fn values_are_read_with_their_units() {
+    fn values_are_parsed_with_their_units() {
         let config =
             Config::parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
         assert_eq!(config.unreachable_after, Duration::from_mins(2));
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_asked_for_must_exist() {
+    fn a_file_given_with_config_must_exist() {
         let error = Config::load(Some(Path::new("/nonexistent/waifud.toml"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/waifud.toml"));
     }
 
-    /// What people read. Its example is complete, so every key is in it, with its default.
+    /// The example on the page is complete: it contains every key with its default.
     #[test]
-    fn the_page_on_configuration_shows_every_key_with_its_default() {
+    fn the_reference_page_lists_every_key_with_its_default() {
         let page = include_str!("../../../docs/reference/config.md");
         let section = page
             .split("\n## ")
@@ -155,7 +155,7 @@ mod tests {
         let (_, example) = section.split_once("```toml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
         assert_eq!(Config::parse(example), Ok(Config::default()));
-        // serde names all keys to whoever uses one that is none.
+        // serde lists all keys in the error about an unknown one.
         let error = toml::from_str::<Config>("no-key = 1").unwrap_err();
         let (_, keys) = error.message().split_once("expected one of ").unwrap();
         let keys: Vec<&str> = keys.split(", ").map(|key| key.trim_matches('`')).collect();
@@ -173,7 +173,7 @@ mod tests {
         for row in rows {
             let key = row[1].trim_matches('`');
             assert!(keys.contains(&key), "the table has {key}");
-            // A default that is a value is the example's.
+            // If the default is a value, the example contains the same value.
             if row[3].starts_with('`') {
                 assert_eq!(row[3].trim_matches('`'), set[key].to_string(), "{key}");
             }

@@ -1,9 +1,10 @@
-//! Which connections are kept when there are too many: a pure choice, and the table that it is made from.
+//! Selects the connection to close when there are too many: a pure function over a table of all connections.
 //!
-//! A connection is *unproven* until its handshake or a request on it was authenticated ([`ConnectionProof`]). Unproven connections are few,
-//! for each source address and in all; beyond that the oldest unproven one of the source that has most is closed, so that
-//! a source that floods closes its own. When all connections are taken, those that are proven are shared the same way:
-//! the holder with most of them loses its oldest.
+//! A connection is *unproven* until its handshake or a request on it has been authenticated ([`ConnectionProof`]). The
+//! number of unproven connections is limited for each source address and in total. Beyond a limit, the oldest unproven
+//! connection of the source with the most of them is closed, so a source that floods waifud closes its own connections.
+//! When all connections are in use, the same applies to proven ones: the token or node with the most connections loses its
+//! oldest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use waifud_control::{ConnectionProof, source_network};
 
-/// Connections at once: 1,000 nodes with a watch, a report and a download each fit.
+/// The maximum number of connections: enough for 1,000 nodes with a watch, a report and a download each.
 const TOTAL: usize = 4096;
-/// Unproven connections at once. Each costs up to 64 KiB of buffers.
+/// The maximum number of unproven connections. Each uses up to 64 KiB of buffers.
 const UNPROVEN: usize = 512;
-/// Unproven connections of one source at once.
+/// The maximum number of unproven connections from one source.
 const UNPROVEN_PER_SOURCE: usize = 64;
 
-/// How many connections there may be.
+/// Limits on the number of connections.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     total: usize,
@@ -27,7 +28,7 @@ struct Limits {
     unproven_per_source: usize,
 }
 
-/// Who holds a connection: a source address before anything is proven, then a token or a node.
+/// The holder of a connection: its source address while it is unproven, then a token or a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Holder {
     Source(IpAddr),
@@ -59,14 +60,14 @@ struct Table {
     next: u64,
 }
 
-/// A place in the table, given back when dropped.
+/// An entry in the table, removed when dropped.
 #[derive(Debug)]
 pub struct Place {
     table: Connections,
     id: u64,
-    /// Set by whoever authenticates a request of this connection.
+    /// Set when a request on this connection is authenticated.
     pub proof: ConnectionProof,
-    /// Cancelled when the connection has to make room for another.
+    /// Cancelled to close this connection in favour of another.
     pub close: CancellationToken,
 }
 
@@ -75,7 +76,7 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a new connection, and closes those that have to make room for it.
+    /// Admits a new connection, and closes others if a limit is exceeded.
     pub fn admit(&self, from: SocketAddr) -> Place {
         const LIMITS: Limits = Limits {
             total: TOTAL,
@@ -87,7 +88,7 @@ impl Connections {
         let mut table = self.table();
         while let Some(id) = victim(&table.entries, source, LIMITS) {
             if let Some(entry) = table.entries.remove(&id) {
-                tracing::debug!(source = %entry.source, "a connection makes room for a newer one");
+                tracing::debug!(source = %entry.source, "closing a connection in favour of a newer one");
                 entry.close.cancel();
             }
         }
@@ -115,7 +116,8 @@ impl Drop for Place {
     }
 }
 
-/// The connection to close before one more of `source` is admitted; `None` when there is room. Smaller ids are older.
+/// The connection to close before another one from `source` is admitted; `None` if no limit is exceeded. Smaller ids are
+/// older.
 fn victim(entries: &BTreeMap<u64, Entry>, source: IpAddr, limits: Limits) -> Option<u64> {
     let mut counts: HashMap<Holder, (usize, u64)> = HashMap::new();
     let mut unproven = 0;
@@ -157,7 +159,7 @@ mod tests {
         IpAddr::from([192, 0, 2, host])
     }
 
-    /// Connections by age: their source, and who has proven itself on them.
+    /// Connections by age, with their source and their holder, if proven.
     fn table(connections: &[(u8, Option<u64>)]) -> BTreeMap<u64, Entry> {
         let entry = |(host, holder): &(u8, Option<u64>)| {
             let proof = ConnectionProof::default();
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_is_admitted_at_the_cost_of_the_source_with_most() {
+    fn a_new_connection_replaces_one_of_the_source_with_the_most() {
         let full = [
             (9, Some(7)),
             (1, None),
@@ -198,13 +200,13 @@ mod tests {
             (4, None),
         ];
         assert_eq!(choice(&full, 5), Some(12));
-        // Among equals the oldest goes.
+        // With equal counts, the oldest connection is closed.
         let equal: Vec<_> = (1..=6).map(|host| (host, None)).collect();
         assert_eq!(choice(&equal, 7), Some(10));
     }
 
     #[test]
-    fn proven_connections_go_last_and_the_greediest_holder_first() {
+    fn proven_connections_are_closed_last_starting_with_the_largest_holder() {
         let mut full: Vec<_> = [1, 2, 2, 2, 3, 3, 4]
             .map(|holder| (1, Some(holder)))
             .to_vec();
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_never_holds_more_than_its_share_and_is_told_to_close() {
+    fn a_flood_never_exceeds_its_limit_and_its_connections_are_closed() {
         let connections = Connections::default();
         let from = SocketAddr::from(([192, 0, 2, 1], 1));
         let other = connections.admit(SocketAddr::from(([192, 0, 2, 2], 1)));

@@ -1,4 +1,4 @@
-//! HTTPS: one port for people's programs and for nodes. The handshake says who is at the other end.
+//! HTTPS: one port for clients and nodes. The handshake identifies the peer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,30 +27,30 @@ use waifud_pki::NodePeer;
 
 use crate::connections::{Connections, Place};
 
-/// A handshake takes two round trips.
+/// The time limit for a TLS handshake, which takes two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A request's head arrives in this time; a connection that is kept open says nothing for so long at most.
+/// The time limit for the header of a request, and for an idle kept-alive connection.
 const HEAD: Duration = Duration::from_mins(1);
-/// What was sent and is not acknowledged for so long was sent to nobody.
+/// A connection is closed if sent data is not acknowledged for this long.
 const UNACKNOWLEDGED_MS: u32 = 60_000;
-/// Bytes of a request's head at most, and of what is read or written at once.
+/// The maximum size of a request header, and of one read or write, in bytes.
 const BUFFER: usize = 32 << 10;
-/// How long to wait when the system has no file descriptor left.
+/// The pause when the system has no file descriptors left.
 const OUT_OF_FILES: Duration = Duration::from_millis(200);
 
-/// Listens at each address. The addresses come back as bound: port 0 has become a real one.
+/// Listens on each address. Port 0 selects a free port.
 pub async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
         let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("listening at {address} failed; `listen` in waifud.toml names the addresses")
+            format!("cannot listen on {address}; check `listen` in waifud.toml")
         })?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-/// Serves until told to stop, then lets requests at work end. Whoever calls decides how long that may take.
+/// Serves until `stop` is cancelled, then waits for running requests. The caller limits this time.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -68,7 +68,7 @@ pub async fn serve(
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection can't be accepted");
+                tracing::warn!(%error, "cannot accept a connection");
                 sleep(OUT_OF_FILES).await;
                 continue;
             }
@@ -96,23 +96,23 @@ pub async fn serve(
     Ok(())
 }
 
-/// The handshake, and who is at the other end. A certificate of ours that names no node is refused.
+/// Completes the handshake and identifies the peer. Certificates of our CA that do not name a node are refused.
 async fn meet(
     stream: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
-    // Both only make things better.
+    // Both are optional optimisations.
     let _best_effort = stream.set_nodelay(true);
     let _best_effort = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
     let mut stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(%from, %error, "a handshake failed");
+            tracing::debug!(%from, %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%from, "a handshake did not end in time");
+            tracing::debug!(%from, "TLS handshake timed out");
             return None;
         }
     };
@@ -127,7 +127,7 @@ async fn meet(
         None => Peer::Tls { from },
         Some(Ok(NodePeer { node, key })) => Peer::Certificate { from, node, key },
         Some(Err(error)) => {
-            tracing::warn!(%from, %error, "a connection is refused");
+            tracing::warn!(%from, %error, "connection refused: invalid client certificate");
             return None;
         }
     };
@@ -167,6 +167,6 @@ async fn converse(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(from = %peer.from(), %error, "a connection ended");
+        tracing::debug!(from = %peer.from(), %error, "connection closed with an error");
     }
 }

@@ -1,7 +1,7 @@
-//! `waifud init`: from installed programs to a machine that runs guests, in one command.
+//! `waifud init`: sets up a machine that runs guests, in one command.
 //!
-//! Writes the configuration where there is none, starts the units where there is systemd, and lets this machine's agent
-//! in. Every step may be repeated; nothing that somebody wrote is overwritten.
+//! Writes the configuration files that do not exist, starts the units if systemd is running, and joins this machine's
+//! agent. Every step can be repeated; existing files are never overwritten.
 
 mod files;
 mod systemd;
@@ -23,28 +23,28 @@ use waifud_types::node::NodeState;
 use crate::addresses::check_url;
 use crate::config::Config;
 
-/// How long a daemon may take to answer after its start, on a slow machine.
+/// The time limit for waifud's first answer after its start, on a slow machine.
 const START_MAX: Duration = Duration::from_mins(1);
-/// How long the agent may take to join and to report: it looks at libvirt first, and probes KVM.
+/// The time limit for the agent to join, and then to report: it inspects libvirt and probes KVM first.
 const JOIN_MAX: Duration = Duration::from_mins(2);
-/// Between two looks.
+/// The polling interval.
 const LOOK: Duration = Duration::from_millis(300);
-/// How long the join token is good for.
+/// The lifetime of the join token, in seconds.
 const TOKEN_LIFE_S: u64 = 600;
 
-/// `waifud init`.
+/// The arguments of `waifud init`.
 #[derive(Args, Debug)]
 pub struct InitArguments {
-    /// Serve HTTPS here, such as 0.0.0.0:7373, for other machines; repeatable [default: 127.0.0.1:7373]
+    /// An address for HTTPS, for example 0.0.0.0:7373 for other machines; repeatable [default: 127.0.0.1:7373]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
-    /// The URL by which other machines reach this one, such as <https://alder.lan:7373>; repeatable
+    /// A URL at which other machines reach waifud, for example <https://alder.lan:7373>; repeatable
     #[arg(long, value_name = "URL")]
     advertise: Vec<String>,
-    /// The directory of this node's disks [default: /var/lib/waifud-agent/pools/main]
+    /// The directory for the disks on this node [default: /var/lib/waifud-agent/pools/main]
     #[arg(long, value_name = "PATH")]
     pool: Option<PathBuf>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -53,7 +53,7 @@ pub struct InitArguments {
 pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "setting a machine up needs root: sudo waifud init"
+        "setting up a machine requires root; run: sudo waifud init"
     );
     for url in &arguments.advertise {
         check_url(url).map_err(|why| anyhow::anyhow!("--advertise {url}: {why}"))?;
@@ -61,7 +61,7 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     if let Some(pool) = &arguments.pool {
         ensure!(
             pool.is_absolute(),
-            "--pool {}: give the whole path, from /",
+            "--pool {}: use an absolute path",
             pool.display()
         );
     }
@@ -99,9 +99,9 @@ fn confirm(yes: bool) -> anyhow::Result<()> {
     }
     ensure!(
         std::io::stdin().is_terminal(),
-        "this needs a yes: run it on a terminal, or with --yes"
+        "confirmation required: run this in a terminal or pass --yes"
     );
-    eprint!("go on? Type yes: ");
+    eprint!("Type yes to continue: ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -109,27 +109,27 @@ fn confirm(yes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets this machine's agent in, and waits until the node is ready.
+/// Joins this machine's agent, and waits until the node is ready.
 async fn let_in(config: &Config) -> anyhow::Result<()> {
     let client = Client::unix(&config.socket)?;
     eprintln!("waiting for waifud");
     let end = Instant::now() + START_MAX;
     while let Err(error) = client.nodes(&ListQuery::whole()).await {
         if Instant::now() >= end {
-            return Err(error).context("waifud does not answer; look at: journalctl -u waifud");
+            return Err(error).context("waifud does not answer; check its log: journalctl -u waifud");
         }
         sleep(LOOK).await;
     }
-    eprintln!("letting this machine's agent in");
+    eprintln!("joining this machine's agent");
     let token = client
         .create_join_token(&CreateJoinToken {
             expires_in_s: Some(TOKEN_LIFE_S),
             ..CreateJoinToken::default()
         })
         .await
-        .context("no token to join with")?;
+        .context("cannot create a join token")?;
     let joined = join(token.token.expose()).await;
-    // Spent, or not needed as this machine is a node already.
+    // Already used, or not needed because this machine is a node.
     let _may_be_spent = client.revoke_join_token(&token.info.id).await;
     joined?;
     eprintln!("waiting for the node to be ready");
@@ -144,13 +144,13 @@ async fn let_in(config: &Config) -> anyhow::Result<()> {
             return Ok(());
         }
         if Instant::now() >= end {
-            bail!("the node is not ready yet; look at: journalctl -u waifud-agentd");
+            bail!("the node is not ready yet; check its log: journalctl -u waifud-agentd");
         }
         sleep(LOOK).await;
     }
 }
 
-/// The token goes through standard input: a command line is everybody's to read.
+/// Passes the token through standard input, because other users can read command lines.
 async fn join(token: &str) -> anyhow::Result<()> {
     let mut child = Command::new("waifud-agentd")
         .args(["join", "--token-file", "-"])
@@ -158,34 +158,34 @@ async fn join(token: &str) -> anyhow::Result<()> {
         .stdout(std::process::Stdio::inherit())
         .kill_on_drop(true)
         .spawn()
-        .context("waifud-agentd can't be run; is it installed?")?;
+        .context("cannot run waifud-agentd; is it installed?")?;
     let mut stdin = child
         .stdin
         .take()
-        .context("no way to hand the token over")?;
+        .context("cannot pass the token to waifud-agentd")?;
     let talk = async {
-        // An agent that is in already does not read it.
+        // An agent that has already joined does not read it.
         let _not_wanted = stdin.write_all(token.as_bytes()).await;
         drop(stdin);
         child.wait().await
     };
     let status = tokio::time::timeout(JOIN_MAX, talk)
         .await
-        .context("waifud-agentd join takes too long")??;
+        .context("waifud-agentd join timed out")??;
     ensure!(status.success(), "waifud-agentd could not join");
     Ok(())
 }
 
 fn without_systemd() -> String {
-    "There is no systemd here: start these yourself, in this order, as these users:\n\
+    "systemd is not running. Start these programs yourself, in this order and as these users:\n\
      \x20 libvirtd (root), waifud (waifud), waifud-metadatad (waifud-metadata), waifud-agentd (root)\n\
-     Then let this machine in:\n\
+     Then join this machine:\n\
      \x20 waifuctl node token create | waifud-agentd join --token-file -\n"
         .to_owned()
 }
 
 fn next_steps() -> String {
-    let mut text = String::from("This machine runs guests. Next:\n");
+    let mut text = String::from("This machine is ready to run instances. Next steps:\n");
     let user = std::env::var("SUDO_USER").ok().filter(|user| {
         user != "root"
             && user
@@ -195,7 +195,7 @@ fn next_steps() -> String {
     if let Some(user) = user {
         text.push_str("  sudo usermod -aG waifud-admin ");
         text.push_str(&user);
-        text.push_str("     # then log in again: waifuctl without sudo\n");
+        text.push_str("     # then log in again to use waifuctl without sudo\n");
     }
     text.push_str("  waifuctl template add debian-12\n  waifuctl create web -t debian-12 --wait\n");
     text

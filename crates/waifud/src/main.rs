@@ -1,4 +1,4 @@
-//! The control server: reads its configuration, puts the services behind HTTPS and unix sockets, and runs until told to stop.
+//! The control server: reads its configuration, serves HTTPS and the unix socket, and runs until it receives a signal.
 
 mod addresses;
 mod backup;
@@ -22,7 +22,7 @@ use crate::config::Config;
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
-    /// The configuration file; /etc/waifud/waifud.toml, which may be absent, by default.
+    /// The configuration file [default: /etc/waifud/waifud.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -31,16 +31,16 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Prints the HTTP API as OpenAPI 3.1.
+    /// Print the OpenAPI 3.1 document of the HTTP API
     Openapi,
-    /// Sets this machine up: configuration, units, and its own agent as the first node.
+    /// Set up this machine: configuration files, systemd units, and its own agent as a node
     #[command(
         after_help = "Examples:\n  sudo waifud init\n  sudo waifud init --listen 0.0.0.0:7373 --advertise https://alder.lan:7373 --pool /srv/guests --yes"
     )]
     Init(init::InitArguments),
-    /// Writes everything that waifud knows to one file, while it runs.
+    /// Write waifud's database and CA to a file; waifud may be running
     Backup(backup::BackupArguments),
-    /// Puts a backup in the place of what is there. waifud must be stopped.
+    /// Replace waifud's state with a backup; waifud must be stopped
     Restore(backup::RestoreArguments),
 }
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let _nowhere_to_say_it = error.print();
-            // 1 is the caller's mistake; --help and --version are none.
+            // 1 is a user error; --help and --version are not errors.
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(Command::Openapi | Command::Init(_)) | None => {}
     }
     let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| anyhow::anyhow!("log = {:?} can't be used: {error}", config.log))?;
+        .map_err(|error| anyhow::anyhow!("invalid value for log, {:?}: {error}", config.log))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

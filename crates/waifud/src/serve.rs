@@ -1,4 +1,4 @@
-//! Serving: lock, database, sockets, and an orderly end.
+//! Runs the server: lock, database, sockets, and an orderly shutdown.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -22,12 +22,12 @@ use crate::connections::Connections;
 use crate::sockets::listen;
 use crate::{addresses, https};
 
-/// Requests at work may take so long to end once waifud was told to stop.
+/// The time limit for running requests during a shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    // Before anything else, so that a signal during the start is not lost.
+    // First, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -35,7 +35,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(&config.state_dir)
-        .with_context(|| format!("making {} failed", config.state_dir.display()))?;
+        .with_context(|| format!("cannot create {}", config.state_dir.display()))?;
     let _lock = lock(&config.state_dir)?;
     crate::backup::refuse_half_restored(&config.state_dir)?;
     refuse_lost_database(&config.state_dir)?;
@@ -88,11 +88,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         servers.spawn(serve);
     }
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("told to stop"),
-        _ = interrupt.recv() => tracing::info!("interrupted"),
-        ended = servers.join_next() => tracing::error!(?ended, "a server ended by itself"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM, stopping"),
+        _ = interrupt.recv() => tracing::info!("received SIGINT, stopping"),
+        ended = servers.join_next() => tracing::error!(?ended, "a server ended unexpectedly"),
     }
-    // Watches and waits end on this; everything else is done within the grace.
+    // This ends watches and waits; other requests have until the time limit.
     stop.cancel();
     if tokio::time::timeout(GRACE, async {
         while servers.join_next().await.is_some() {}
@@ -100,7 +100,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     .await
     .is_err()
     {
-        tracing::warn!("some requests did not end in time");
+        tracing::warn!("some requests did not finish in time");
         servers.abort_all();
     }
     monitor.await??;
@@ -132,7 +132,7 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     };
     let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
     unless_full(control.resume_downloads().await)?;
-    // Where the kernel has none to tell, nothing is made of it.
+    // Without a boot id from the kernel, this step is skipped.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     if let Some(boot) = boot.ok().and_then(|text| text.trim().parse().ok()) {
         unless_full(control.note_boot(boot).await)?;
@@ -140,8 +140,8 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     Ok(control)
 }
 
-/// Fails where a database was and is not any more: a new one would know no instance, no node and no token, and what images
-/// are there would be removed as unknown.
+/// Fails if the database was lost: a new one would contain no instances, nodes and tokens, and existing images would be
+/// removed as unknown.
 fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
     let database = state_dir.join(DATABASE);
     if database.try_exists().unwrap_or(true) {
@@ -152,8 +152,8 @@ fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
         let used = std::fs::read_dir(&left).is_ok_and(|mut entries| entries.next().is_some());
         anyhow::ensure!(
             !used,
-            "the database {} is missing, but {} is from a waifud that had one. Restore a backup: waifud restore FILE. To \
-             begin again with an empty database, without the instances, nodes and tokens, move {} to another place first",
+            "the database {} is missing, but {} belongs to an earlier database. Restore a backup: waifud restore FILE. To \
+             start with an empty database, without the instances, nodes and tokens, move {} elsewhere first",
             database.display(),
             left.display(),
             left.display()
@@ -162,18 +162,19 @@ fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A full disk keeps nobody from starting: people can look and delete. Nodes say what is true when they are heard.
+/// Ignores errors about a full disk, so that waifud starts and users can list and delete. The next reports from nodes
+/// contain the current state.
 fn unless_full(outcome: Result<(), ControlError>) -> Result<(), ControlError> {
     match outcome {
         Err(error) if error.is_disk_full() => {
-            tracing::warn!("there is no room in state_dir; what a start notes is not written down");
+            tracing::warn!("state_dir is full; changes during the start are not recorded");
             Ok(())
         }
         other => other,
     }
 }
 
-/// One waifud for each state directory: the lock goes with the process, however that ends.
+/// Ensures that only one waifud uses a state directory. The lock ends with the process.
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
     let file = File::options()
@@ -181,15 +182,15 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .with_context(|| format!("opening {} failed", path.display()))?;
+        .with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => anyhow::bail!(
-            "another waifud uses {}; stop it first, or give this one another state_dir",
+            "another waifud uses {}; stop it first, or use another state_dir",
             state_dir.display()
         ),
         Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("locking {} failed", path.display()))
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
 }

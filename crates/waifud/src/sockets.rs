@@ -1,4 +1,4 @@
-//! Unix sockets that replace what a crash left, and are never open wider than they should be, not even for an instant.
+//! Creates unix sockets. Replaces sockets left behind by a crash, and never grants too many permissions, not even briefly.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -8,47 +8,47 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 use tokio::net::UnixListener;
 
-/// Listens at `path` with these permissions, for that group when there is one.
+/// Listens on `path` with these permissions and, if it exists, this group.
 pub fn listen(path: &Path, mode: u32, group: &str) -> anyhow::Result<UnixListener> {
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {} failed", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     remove_stale(path)?;
-    // Bound with no permissions at all; they are given once owner and group are right.
+    // Created without permissions, which are set after the group.
     let before = umask(Mode::from_bits_truncate(0o777));
     let bound = UnixListener::bind(path);
     umask(before);
-    let listener = bound.with_context(|| format!("listening at {} failed", path.display()))?;
+    let listener = bound.with_context(|| format!("cannot listen on {}", path.display()))?;
     if let Some(gid) = find_group(group)? {
         chown(path, None, Some(gid))
-            .with_context(|| format!("giving {} to its group failed", path.display()))?;
+            .with_context(|| format!("cannot set the group of {}", path.display()))?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("setting the permissions of {} failed", path.display()))?;
+        .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     Ok(listener)
 }
 
 fn find_group(name: &str) -> anyhow::Result<Option<Gid>> {
     let group =
-        Group::from_name(name).with_context(|| format!("looking up group {name} failed"))?;
+        Group::from_name(name).with_context(|| format!("cannot look up the group {name}"))?;
     if group.is_none() {
-        tracing::info!(group = name, "no such group: the socket is root's own");
+        tracing::info!(group = name, "the group does not exist; only root can use the socket");
     }
     Ok(group.map(|group| group.gid))
 }
 
-/// Whoever holds the state directory's lock owns its sockets: what is there is left over.
+/// Removes a socket left behind by an earlier process. The caller holds the lock of the state directory.
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("looking at {} failed", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot inspect {}", path.display())),
         Ok(found) if found.file_type().is_socket() => {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                anyhow::bail!("another program listens at {}", path.display());
+                anyhow::bail!("another program listens on {}", path.display());
             }
             std::fs::remove_file(path)
-                .with_context(|| format!("removing the stale {} failed", path.display()))
+                .with_context(|| format!("cannot remove the stale socket {}", path.display()))
         }
-        Ok(_) => anyhow::bail!("{} exists and is no socket", path.display()),
+        Ok(_) => anyhow::bail!("{} exists and is not a socket", path.display()),
     }
 }

@@ -263,7 +263,7 @@ fn a_file_in_the_sockets_place_is_left_alone() {
     assert!(
         String::from_utf8(output.stderr)
             .unwrap()
-            .contains("is no socket")
+            .contains("is not a socket")
     );
     assert_eq!(
         std::fs::read_to_string(home.path("waifud.sock")).unwrap(),

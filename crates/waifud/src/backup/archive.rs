@@ -1,5 +1,5 @@
-//! The backup's file: a tar with a manifest in front. What comes out of one is believed only as far as its digests go,
-//! and only under the names that a backup has.
+//! The backup file: a tar archive that begins with a manifest. Files are accepted only if their digests match, and only
+//! under the names that a backup can contain.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,49 +14,49 @@ use waifud_store::backup::Snapshot;
 
 use super::{DATABASE, IMAGES, PKI};
 
-/// The manifest's name in the archive.
+/// The name of the manifest in the archive.
 const MANIFEST: &str = "manifest.json";
-/// Bytes of a manifest at most.
+/// The maximum size of a manifest, in bytes.
 const MANIFEST_MAX: u64 = 16 << 20;
-/// The format's number; another one is refused.
+/// The format version; other versions are refused.
 const FORMAT: u32 = 1;
 
-/// What a backup holds.
+/// The manifest of a backup.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
-    /// Which waifud wrote it.
+    /// The version of waifud that wrote it.
     pub version: String,
-    /// The database's schema.
+    /// The schema version of the database.
     pub schema: u32,
-    /// The newest revision in it.
+    /// The newest revision in the database.
     pub revision: String,
-    /// When it was made.
+    /// The time of the backup.
     pub created_at: jiff::Timestamp,
-    /// The files that follow, in this order.
+    /// The files in the archive, in this order.
     pub files: Vec<Entry>,
 }
 
-/// One file of a backup.
+/// One file in a backup.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its path below the state directory.
+    /// The path, relative to the state directory.
     pub name: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size_bytes: u64,
-    /// Of its bytes, lower-case hexadecimal.
+    /// The SHA-256 of the contents, in lower-case hexadecimal.
     pub sha256: String,
 }
 
-/// The regular files below `state/dir`, with their names in a backup, by name. Without the directory there are none.
+/// The regular files in `state/dir` and below, sorted by their names in a backup. Empty if the directory does not exist.
 pub fn files_below(state: &Path, dir: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let path = state.join(dir);
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            return Err(error).with_context(|| format!("{} can't be listed", path.display()));
+            return Err(error).with_context(|| format!("cannot list {}", path.display()));
         }
     };
     let mut files = Vec::new();
@@ -77,7 +77,7 @@ pub fn files_below(state: &Path, dir: &str) -> anyhow::Result<Vec<(String, PathB
     Ok(files)
 }
 
-/// Writes the archive: each file is read twice, for its digest first, and must not change in between.
+/// Writes the archive. Each file is read twice, first for its digest, and must not change in between.
 pub fn write(
     out: &File,
     files: &[(String, PathBuf)],
@@ -104,7 +104,7 @@ pub fn write(
     let text = serde_json::to_vec_pretty(&manifest)?;
     archive.append_data(&mut header(text.len() as u64), MANIFEST, text.as_slice())?;
     for (entry, (_, path)) in manifest.files.iter().zip(files) {
-        let file = File::open(path).with_context(|| format!("{} can't be read", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let bytes = file.take(entry.size_bytes);
         archive.append_data(&mut header(entry.size_bytes), &entry.name, bytes)?;
     }
@@ -115,40 +115,40 @@ pub fn write(
 /// Unpacks a backup into the directory `to`, which exists and is empty, and verifies every file.
 pub fn read(from: &File, to: &Path) -> anyhow::Result<Manifest> {
     let mut archive = tar::Archive::new(io::BufReader::new(from));
-    let mut entries = archive.entries().context("it is no backup")?;
-    let first = entries.next().context("it is empty")?;
-    let manifest = manifest(first.context("it is no backup")?)?;
+    let mut entries = archive.entries().context("not a tar archive")?;
+    let first = entries.next().context("the file is empty")?;
+    let manifest = manifest(first.context("not a tar archive")?)?;
     let mut expected: BTreeMap<&str, &Entry> = manifest
         .files
         .iter()
         .map(|entry| (entry.name.as_str(), entry))
         .collect();
     for entry in entries {
-        let mut entry = entry.context("it is cut short")?;
+        let mut entry = entry.context("the file is truncated")?;
         let name = entry.path()?.to_string_lossy().into_owned();
         let wanted = expected
             .remove(name.as_str())
-            .with_context(|| format!("it holds {name:?}, which its manifest does not name"))?;
+            .with_context(|| format!("the manifest does not list {name:?}"))?;
         unpack(&mut entry, wanted, to)?;
     }
     if let Some((name, _)) = expected.first_key_value() {
-        bail!("it is cut short: {name} is missing");
+        bail!("the file is truncated: {name} is missing");
     }
-    ensure!(to.join(DATABASE).exists(), "it holds no database");
+    ensure!(to.join(DATABASE).exists(), "it contains no database");
     Ok(manifest)
 }
 
 fn manifest(mut entry: tar::Entry<'_, impl Read>) -> anyhow::Result<Manifest> {
     ensure!(
         entry.path()?.as_ref() == Path::new(MANIFEST) && entry.size() <= MANIFEST_MAX,
-        "it is no backup of waifud"
+        "not a backup of waifud"
     );
     let mut text = String::new();
-    entry.read_to_string(&mut text).context("it is cut short")?;
-    let manifest: Manifest = serde_json::from_str(&text).context("its manifest can't be read")?;
+    entry.read_to_string(&mut text).context("the file is truncated")?;
+    let manifest: Manifest = serde_json::from_str(&text).context("cannot parse the manifest")?;
     ensure!(
         manifest.format == FORMAT,
-        "it has format {}, and this waifud knows {FORMAT}; use the waifud that made it ({})",
+        "format {} is not supported, only {FORMAT}; use the version of waifud that created the backup ({})",
         manifest.format,
         manifest.version
     );
@@ -160,7 +160,7 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
         .map(|name| to.join(name))
         .with_context(|| {
             format!(
-                "its manifest names {:?}, which no backup holds",
+                "invalid file name in the manifest: {:?}",
                 wanted.name
             )
         })?;
@@ -175,30 +175,30 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
         .write(true)
         .mode(0o600)
         .open(&path)
-        .with_context(|| format!("{} can't be written", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let mut hash = Hash::new(&SHA256);
     let mut size = 0_u64;
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let count = entry.read(&mut buffer).context("it is cut short")?;
+        let count = entry.read(&mut buffer).context("the file is truncated")?;
         let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
             break;
         };
         hash.update(part);
         size += part.len() as u64;
         out.write_all(part)
-            .with_context(|| format!("{} can't be written", path.display()))?;
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     ensure!(
         size == wanted.size_bytes && hex(hash) == wanted.sha256,
-        "{} in it is damaged",
+        "{} is damaged",
         wanted.name
     );
     out.sync_all()?;
     Ok(())
 }
 
-/// The name, when it is one that a backup has: the database, or a file below the known directories.
+/// The path, if a backup can contain it: the database, or a file below one of the known directories.
 fn safe(name: &str) -> Option<&Path> {
     let path = Path::new(name);
     let mut parts = path.components();
@@ -212,7 +212,7 @@ fn safe(name: &str) -> Option<&Path> {
 }
 
 pub fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
-    let failed = || format!("{} can't be read", path.display());
+    let failed = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(failed)?;
     let mut hash = Hash::new(&SHA256);
     let mut size = 0;
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn a_backup_contains_the_files_that_were_written() {
         let (_state, files) = state();
         let (_dir, path) = packed(&files);
         let to = tempfile::tempdir().unwrap();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_cut_anywhere_or_changed_in_any_part_is_refused() {
+    fn a_truncated_or_modified_backup_is_refused() {
         let (_state, files) = state();
         let (_dir, path) = packed(&files);
         let whole = fs::read(&path).unwrap();
@@ -308,7 +308,7 @@ mod tests {
             }
             fs::write(&path, &changed).unwrap();
             let to = tempfile::tempdir().unwrap();
-            // Padding and unused header fields may change; what comes out must not.
+            // Padding and unused header fields may change; the unpacked files must not.
             if read(&File::open(&path).unwrap(), to.path()).is_ok() {
                 assert_eq!(
                     fs::read(to.path().join(DATABASE)).unwrap(),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_elsewhere_are_refused() {
+    fn names_outside_the_state_directory_are_refused() {
         for name in [
             "../x",
             "/etc/passwd",

@@ -1,7 +1,7 @@
-//! Doing something as the owner of the state directory.
+//! Runs code as the owner of the state directory.
 //!
-//! root may ask for a backup; what it made in waifud's directory as root (SQLite's files beside the database among it)
-//! waifud could not use afterwards.
+//! root may create a backup. waifud could not use the files that root creates in its directory (for example those that
+//! SQLite creates next to the database).
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,19 +9,19 @@ use std::path::Path;
 use anyhow::Context;
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 
-/// Runs `work` as the owner of `dir` when this is root, else as who this is. Effective ids change for the whole process:
-/// nothing else may be at work in it.
+/// Runs `work` as the owner of `dir` if the process runs as root, and otherwise unchanged. The effective ids change for
+/// the whole process, so no other thread may run meanwhile.
 pub fn as_owner_of<T>(dir: &Path, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let metadata =
-        std::fs::metadata(dir).with_context(|| format!("{} can't be read", dir.display()))?;
+        std::fs::metadata(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let (uid, gid) = (metadata.uid(), metadata.gid());
     if !geteuid().is_root() || uid == 0 {
         return work();
     }
-    setegid(Gid::from_raw(gid)).context("the group can't be changed")?;
-    seteuid(Uid::from_raw(uid)).context("the user can't be changed")?;
+    setegid(Gid::from_raw(gid)).context("cannot change the group")?;
+    seteuid(Uid::from_raw(uid)).context("cannot change the user")?;
     let result = work();
-    seteuid(Uid::from_raw(0)).context("the user can't be changed back")?;
-    setegid(Gid::from_raw(0)).context("the group can't be changed back")?;
+    seteuid(Uid::from_raw(0)).context("cannot restore the user")?;
+    setegid(Gid::from_raw(0)).context("cannot restore the group")?;
     result
 }

@@ -1,9 +1,9 @@
-//! `waifud restore`: a backup takes the place of what is there, as a whole or not at all.
+//! `waifud restore`: replaces the state with a backup, completely or not at all.
 //!
-//! Everything is unpacked, verified and made ready beside the state first; what would let in again those who were shut out
-//! since the backup is made worthless in it. Then a marker is written, the old files are
-//! moved aside, the new ones moved in, and the marker removed. A waifud that finds the marker does not start, and the
-//! same restore again goes on where it was cut short.
+//! First, everything is unpacked next to the state, verified and prepared. Credentials that were revoked since the backup
+//! are removed from the new database. Then a marker is written, the old files are moved aside, the new ones are moved in,
+//! and the marker is removed. waifud does not start while the marker exists. Running the same restore again completes an
+//! interrupted one.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -19,26 +19,26 @@ use super::{DATABASE, IMAGES, PKI, archive, owner};
 use crate::config::Config;
 use crate::serve::lock;
 
-/// Present while files are being moved.
+/// A file that exists while files are being moved.
 const MARKER: &str = "restore-under-way";
-/// What the directory of the old files is called, before a number.
+/// The prefix of the directory for the old files; a number follows.
 const ASIDE: &str = "before-restore-";
-/// Where the new files are until they are moved.
+/// The directory of the new files until they are moved.
 const STAGED: &str = ".restore";
 
-/// `waifud restore`.
+/// The arguments of `waifud restore`.
 #[derive(Args, Debug)]
 pub struct RestoreArguments {
-    /// A file that `waifud backup` wrote
+    /// A file created by `waifud backup`
     file: PathBuf,
-    /// Put what is there aside instead of refusing
+    /// Replace an existing database; the previous state is kept in a directory next to it
     #[arg(long)]
     replace: bool,
-    /// Let the backup's API tokens work again, instead of making them worthless. Those that were revoked since are known
-    /// only where the database is that knows of it; elsewhere look at waifuctl token list afterwards
+    /// Keep the API tokens in the backup, instead of deleting them. Tokens that were revoked since the backup are deleted
+    /// if the replaced database is readable; otherwise check waifuctl token list afterwards
     #[arg(long)]
     keep_tokens: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -46,24 +46,24 @@ pub struct RestoreArguments {
 /// Restores a backup. waifud must be stopped.
 pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<()> {
     let file = File::open(&arguments.file)
-        .with_context(|| format!("{} can't be read", arguments.file.display()))?;
+        .with_context(|| format!("cannot read {}", arguments.file.display()))?;
     let state = &config.state_dir;
-    fs::create_dir_all(state).with_context(|| format!("making {} failed", state.display()))?;
+    fs::create_dir_all(state).with_context(|| format!("cannot create {}", state.display()))?;
     let (manifest, voided, aside) = owner::as_owner_of(state, || {
         let _lock = lock(state)?;
         let there = state.join(DATABASE).exists();
         let interrupted = state.join(MARKER).exists();
         if there && !interrupted && !arguments.replace {
             bail!(
-                "{} has a database; --replace puts it aside",
+                "{} already contains a database; pass --replace to replace it",
                 state.display()
             );
         }
         let staged = state.join(STAGED);
         remove_all(&staged)?;
-        fs::create_dir(&staged).with_context(|| format!("{} can't be made", staged.display()))?;
+        fs::create_dir(&staged).with_context(|| format!("cannot create {}", staged.display()))?;
         let manifest = archive::read(&file, &staged)
-            .with_context(|| format!("{} can't be used", arguments.file.display()))?;
+            .with_context(|| format!("cannot restore {}", arguments.file.display()))?;
         let mut fresh = [0; 4];
         SystemEntropy.fill(&mut fresh);
         waifud_store::backup::begin_again(
@@ -80,33 +80,34 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
         Ok((manifest, voided, aside))
     })?;
     eprintln!(
-        "restored: revision {} of {}",
+        "restored revision {} of {}",
         manifest.revision, manifest.created_at
     );
     for line in words(&voided) {
         eprintln!("{line}");
     }
     if let Some(aside) = aside {
-        eprintln!("what was there before is in {}", aside.display());
+        eprintln!("the previous state is in {}", aside.display());
     }
     eprintln!(
-        "next: start waifud, look at `waifuctl node show NODE` for what is unmanaged, adopt what you want \
-         (`waifuctl adopt NAME --node NODE`), then `waifuctl node confirm NODE`"
+        "next steps: start waifud; list unmanaged instances with `waifuctl node show NODE`; adopt those that you want to \
+         keep (`waifuctl adopt NAME --node NODE`); then run `waifuctl node confirm NODE`"
     );
     Ok(())
 }
 
-/// Refuses to go on over files that a restore has half moved.
+/// Fails if a restore was interrupted while it moved files.
 pub fn refuse_half_restored(state_dir: &Path) -> anyhow::Result<()> {
     ensure!(
         !state_dir.join(MARKER).exists(),
-        "a restore in {} was cut short; run the same `waifud restore` again",
+        "a restore in {} was interrupted; run the same `waifud restore` command again",
         state_dir.display()
     );
     Ok(())
 }
 
-/// What lets somebody in by the database that is there, if any; not by one that a restore which was cut short moved in.
+/// The credentials in the database that the restore replaces, if any. After an interrupted restore, this is the database
+/// that was moved aside.
 fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
     let aside = read_marker(state)?.map(|aside| aside.join(DATABASE));
     let path = match aside.filter(|path| path.exists()) {
@@ -120,7 +121,7 @@ fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
         Ok(credentials) => Ok(Some(credentials)),
         Err(error) => {
             eprintln!(
-                "warning: {} can't be read ({error}); which tokens and nodes it no longer lets in is not known",
+                "warning: cannot read {} ({error}); credentials that were revoked since the backup are not known",
                 path.display()
             );
             Ok(None)
@@ -128,7 +129,7 @@ fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
     }
 }
 
-/// What became of the credentials in the backup, a line each.
+/// One line for each kind of credential, with the result of the restore.
 fn words(voided: &Voided) -> Vec<String> {
     let list = |names: &[Name]| {
         let names: Vec<_> = names.iter().map(Name::as_str).collect();
@@ -137,31 +138,31 @@ fn words(voided: &Voided) -> Vec<String> {
     let mut lines = Vec::new();
     if !voided.tokens.is_empty() {
         lines.push(format!(
-            "API tokens that work no more: {} (waifuctl token create NAME --role ROLE makes new ones)",
+            "deleted API tokens: {} (create new ones with: waifuctl token create NAME --role ROLE)",
             list(&voided.tokens)
         ));
     }
     if !voided.tokens_kept.is_empty() {
         lines.push(format!(
-            "API tokens that work again: {} (waifuctl token revoke NAME ends one)",
+            "valid API tokens: {} (revoke one with: waifuctl token revoke NAME)",
             list(&voided.tokens_kept)
         ));
     }
     if !voided.join_tokens.is_empty() {
         lines.push(format!(
-            "join tokens that work no more: {} (waifuctl node token create makes new ones)",
+            "deleted join tokens: {} (create new ones with: waifuctl node token create)",
             voided.join_tokens.join(", ")
         ));
     }
     if !voided.nodes.is_empty() {
         lines.push(format!(
-            "nodes that were removed since the backup, and are not let in: {}",
+            "nodes without access, because they were removed since the backup: {}",
             list(&voided.nodes)
         ));
     }
     if !voided.nodes_kept.is_empty() {
         lines.push(format!(
-            "nodes that are let in: {} (waifuctl node remove NODE for one that should not be)",
+            "nodes with access: {} (remove one with: waifuctl node remove NODE)",
             list(&voided.nodes_kept)
         ));
     }
@@ -174,14 +175,14 @@ fn confirm(arguments: &RestoreArguments, created_at: &str, there: bool) -> anyho
     }
     ensure!(
         std::io::stdin().is_terminal(),
-        "this needs a yes: run it on a terminal, or with --yes"
+        "confirmation required: run this in a terminal or pass --yes"
     );
     let what = if there {
-        "what waifud knows now is put aside"
+        "The current state is moved aside"
     } else {
-        "nothing is there yet"
+        "There is no current state"
     };
-    eprint!("restore the backup of {created_at}? {what}. [y/N] ");
+    eprint!("{what}. Restore the backup of {created_at}? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -193,20 +194,20 @@ fn confirm(arguments: &RestoreArguments, created_at: &str, there: bool) -> anyho
     Ok(())
 }
 
-/// Moves the old files aside and the staged ones in. Every step may be repeated.
+/// Moves the old files aside and the staged ones in. Every step can be repeated.
 fn swap(state: &Path, staged: &Path) -> anyhow::Result<Option<PathBuf>> {
     let aside = match read_marker(state)? {
         Some(aside) => aside,
         None => write_marker(state)?,
     };
     fs::create_dir_all(&aside)?;
-    // SQLite's files beside the database belong to it: new ones with an old log would be damaged.
+    // The files that SQLite keeps next to the database belong to it: an old log would damage a new database.
     for name in [DATABASE, "waifud.db-wal", "waifud.db-shm", PKI] {
         let (from, to) = (state.join(name), aside.join(name));
         if from.exists() && !to.exists() {
-            fs::rename(&from, &to).with_context(|| format!("{} can't be moved", from.display()))?;
+            fs::rename(&from, &to).with_context(|| format!("cannot move {}", from.display()))?;
         } else if from.exists() {
-            // Moved in by the restore that was cut short; this one brings the same.
+            // Moved in by the interrupted restore; this restore contains the same file.
             remove_all(&from)?;
         }
     }
@@ -215,7 +216,7 @@ fn swap(state: &Path, staged: &Path) -> anyhow::Result<Option<PathBuf>> {
         let from = staged.join(name);
         if from.exists() {
             fs::rename(&from, state.join(name))
-                .with_context(|| format!("{} can't be moved", from.display()))?;
+                .with_context(|| format!("cannot move {}", from.display()))?;
         }
     }
     move_images(&staged.join(IMAGES), &state.join(IMAGES))?;
@@ -232,15 +233,16 @@ fn swap(state: &Path, staged: &Path) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-/// Where the old files go, by the marker of a restore that was cut short. None when there is no marker, or none that was
-/// written in full: nothing was moved then, as that begins only after the marker is on the disk.
+/// The directory for the old files, as written in the marker of an interrupted restore. `None` if there is no marker, or
+/// if the marker is incomplete. In that case, nothing was moved, because files are moved only after the marker is on the
+/// disk.
 fn read_marker(state: &Path) -> anyhow::Result<Option<PathBuf>> {
     let text = match fs::read_to_string(state.join(MARKER)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        // Bytes that are no text are none of ours.
+        // waifud does not write markers that are not UTF-8.
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(None),
-        Err(error) => return Err(error).context("the marker can't be read"),
+        Err(error) => return Err(error).context("cannot read the marker of the interrupted restore"),
     };
     let aside = PathBuf::from(text);
     let number = aside
@@ -254,22 +256,22 @@ fn read_marker(state: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(ours.then_some(aside))
 }
 
-/// Writes the marker, in full or not at all, and returns where the old files go.
+/// Writes the marker, completely or not at all, and returns the directory for the old files.
 fn write_marker(state: &Path) -> anyhow::Result<PathBuf> {
     let now = jiff::Timestamp::now().as_second();
     let mut aside = state.join(format!("{ASIDE}{now}"));
     let mut more = 0;
-    // What an earlier restore put aside is not mixed with this, nor lost.
+    // Keep the files of an earlier restore in a separate directory.
     while aside.exists() {
         more += 1;
         aside = state.join(format!("{ASIDE}{now}-{more}"));
     }
     let text = aside
         .to_str()
-        .context("the state directory's name is no UTF-8")?;
+        .context("the path of the state directory is not valid UTF-8")?;
     let beside = state.join(format!("{MARKER}.new"));
     let mut file =
-        File::create(&beside).with_context(|| format!("{} can't be written", beside.display()))?;
+        File::create(&beside).with_context(|| format!("cannot write {}", beside.display()))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, state.join(MARKER))?;
@@ -277,8 +279,8 @@ fn write_marker(state: &Path) -> anyhow::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Images are named by their digests. One from the backup takes the place of a file that is there, which may have been
-/// damaged since; a file that was damaged when the backup was made is left out.
+/// Images are named by their digests. An image from the backup replaces an existing file, which may have been damaged
+/// since. An image that was already damaged when the backup was created is skipped.
 fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -293,7 +295,7 @@ fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
             fs::rename(entry.path(), to.join(name))?;
         } else {
             eprintln!(
-                "image {} in the backup is damaged: it is left out",
+                "warning: skipping image {}, which is damaged in the backup",
                 name.display()
             );
         }
@@ -309,7 +311,7 @@ fn remove_all(path: &Path) -> anyhow::Result<()> {
     };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} can't be removed", path.display()))
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }
@@ -318,7 +320,7 @@ fn remove_all(path: &Path) -> anyhow::Result<()> {
 fn sync(dir: &Path) -> anyhow::Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("{} can't be synced", dir.display()))
+        .with_context(|| format!("cannot sync {}", dir.display()))
 }
 
 #[cfg(test)]

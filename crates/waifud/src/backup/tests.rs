@@ -1,4 +1,4 @@
-//! Backups in directories of others.
+//! Backups in directories that other users can write to.
 
 use std::os::unix::fs::symlink;
 
@@ -25,7 +25,7 @@ fn arguments(file: PathBuf) -> BackupArguments {
 }
 
 #[test]
-fn links_beside_the_file_and_in_its_place_are_not_followed() {
+fn symbolic_links_at_or_next_to_the_target_are_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     let victim = dir.path().join("victim");

@@ -1,4 +1,4 @@
-//! The configuration files that `waifud init` writes, and those that it finds and leaves alone.
+//! The configuration files: `waifud init` writes those that do not exist, and keeps the others.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// Where they are.
+/// The directory of the configuration files.
 const DIR: &str = "/etc/waifud";
 
-/// What becomes of the files.
+/// The action for each file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     files: Vec<(PathBuf, Fate)>,
@@ -24,7 +24,7 @@ enum Fate {
     Written(String),
 }
 
-/// Decides it, and refuses wishes that a file which is there would not grant.
+/// Decides which files to write. Fails if flags were given that would require a change to an existing file.
 pub fn plan(
     listen: &[SocketAddr],
     advertise: &[String],
@@ -64,10 +64,10 @@ fn plan_in(
 fn fate(file: &Path, text: String, wished: bool, flags: &str) -> anyhow::Result<Fate> {
     match fs::read_to_string(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Fate::Written(text)),
-        Err(error) => Err(error).with_context(|| format!("{} can't be read", file.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
         Ok(there) if there == text || !wished => Ok(Fate::Kept),
         Ok(_) => bail!(
-            "{} exists and is not overwritten: change it there instead of with {flags}",
+            "{} exists and is not overwritten; change the settings in this file instead of using {flags}",
             file.display()
         ),
     }
@@ -75,7 +75,7 @@ fn fate(file: &Path, text: String, wished: bool, flags: &str) -> anyhow::Result<
 
 fn server(listen: &[SocketAddr], advertise: &[String]) -> String {
     let mut text = String::from(
-        "# waifud, the control server. Every key and its default: /usr/share/doc/waifud/docs/reference/config.md\n",
+        "# Configuration of waifud, the control server. All keys and their defaults: /usr/share/doc/waifud/docs/reference/config.md\n",
     );
     let quoted = |words: Vec<String>| words.join(", ");
     if !listen.is_empty() {
@@ -91,13 +91,13 @@ fn server(listen: &[SocketAddr], advertise: &[String]) -> String {
 
 fn agent(pool: Option<&Path>) -> anyhow::Result<String> {
     let mut text = String::from(
-        "# waifud-agentd, this node's agent. Every key and its default: /usr/share/doc/waifud/docs/reference/config.md\n",
+        "# Configuration of waifud-agentd, the agent of this node. All keys and their defaults: /usr/share/doc/waifud/docs/reference/config.md\n",
     );
     if let Some(pool) = pool {
         let path = pool
             .to_str()
             .filter(|path| !path.contains(['"', '\\', '\n']))
-            .with_context(|| format!("--pool {}: use a plain path", pool.display()))?;
+            .with_context(|| format!("--pool {}: the path must be UTF-8 without quotes, backslashes and newlines", pool.display()))?;
         let _a_string_takes_all = write!(
             text,
             "\n[[pools]]\nname = \"main\"\nkind = \"qcow2\"\npath = \"{path}\"\n"
@@ -107,7 +107,7 @@ fn agent(pool: Option<&Path>) -> anyhow::Result<String> {
 }
 
 impl Plan {
-    /// One line a file.
+    /// One line per file.
     pub fn in_words(&self) -> Vec<String> {
         let word = |fate: &Fate| match fate {
             Fate::Kept => "keep",
@@ -119,13 +119,13 @@ impl Plan {
             .collect()
     }
 
-    /// Writes what is to be written; each file appears whole or not at all.
+    /// Writes the files; each one is created completely or not at all.
     pub fn write(&self) -> anyhow::Result<()> {
         for (file, fate) in &self.files {
             let Fate::Written(text) = fate else { continue };
             if let Some(dir) = file.parent() {
                 fs::create_dir_all(dir)
-                    .with_context(|| format!("{} can't be made", dir.display()))?;
+                    .with_context(|| format!("cannot create {}", dir.display()))?;
             }
             let beside = file.with_extension("toml.new");
             let write = || -> std::io::Result<()> {
@@ -139,7 +139,7 @@ impl Plan {
                 out.sync_all()?;
                 fs::rename(&beside, file)
             };
-            write().with_context(|| format!("{} can't be written", file.display()))?;
+            write().with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn what_is_written_is_understood_and_written_once() {
+    fn written_files_are_valid_and_kept_by_a_second_run() {
         let dir = tempfile::tempdir().unwrap();
         let listen = ["0.0.0.0:7373".parse().unwrap()];
         let advertise = ["https://alder.lan:7373".to_owned()];
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(config.advertise, advertise);
         let text = fs::read_to_string(dir.path().join("agentd.toml")).unwrap();
         assert!(text.contains("path = \"/srv/guests\""), "{text}");
-        // The same again keeps everything; nothing wished keeps everything too.
+        // The same flags again keep everything, and so does a run without flags.
         for again in [
             plan_in(dir.path(), &listen, &advertise, Some(pool)).unwrap(),
             plan_in(dir.path(), &[], &[], None).unwrap(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_wrote_is_not_overwritten_and_a_wish_against_it_is_refused() {
+    fn existing_files_are_not_overwritten_and_conflicting_flags_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("waifud.toml");
         fs::write(&file, "log = 'debug'\n").unwrap();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_would_break_out_of_its_quotes_is_refused() {
+    fn a_pool_path_with_quotes_or_newlines_is_refused() {
         for path in ["/a\"b", "/a\nb", "/a\\b"] {
             assert!(agent(Some(Path::new(path))).is_err(), "{path}");
         }

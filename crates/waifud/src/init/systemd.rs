@@ -1,4 +1,4 @@
-//! Starting the units, where there is systemd.
+//! Starts the units, if systemd is running.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-/// What runs on a machine with waifud and a node, in the order in which it starts.
+/// The units on a machine with waifud and a node, in start order.
 pub const UNITS: [&str; 4] = [
     "waifud.service",
     "waifud-metadatad.service",
@@ -14,15 +14,15 @@ pub const UNITS: [&str; 4] = [
     "waifud-guests.service",
 ];
 
-/// systemd starts a unit within its own limits; this only keeps us from waiting for ever.
+/// systemd has its own time limits for starting a unit; this one only prevents an endless wait.
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// Whether systemd runs this machine (`sd_booted(3)`).
+/// Whether the machine was booted with systemd (`sd_booted(3)`).
 pub fn is_running() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Starts all units, now and at each boot.
+/// Starts all units, and enables them for each boot.
 pub fn start() -> anyhow::Result<()> {
     systemctl(&["daemon-reload"])?;
     let mut words = vec!["enable", "--now"];
@@ -36,7 +36,7 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
         .args(words)
         .stdin(Stdio::null())
         .spawn()
-        .context("systemctl can't be run")?;
+        .context("cannot run systemctl")?;
     let end = Instant::now() + LIMIT;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -45,13 +45,13 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
         if Instant::now() >= end {
             let _gone_already = child.kill();
             let _reaped = child.wait();
-            bail!("systemctl {} takes too long", words.join(" "));
+            bail!("systemctl {} timed out", words.join(" "));
         }
         std::thread::park_timeout(Duration::from_millis(50));
     };
     ensure!(
         status.success(),
-        "systemctl {} failed; look at: journalctl -u waifud -u waifud-agentd",
+        "systemctl {} failed; check the log: journalctl -u waifud -u waifud-agentd",
         words.join(" ")
     );
     Ok(())
