@@ -84,8 +84,10 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
     out.persist_noclobber(&arguments.file)
         .map_err(|error| match error.error.kind() {
             std::io::ErrorKind::AlreadyExists => anyhow::anyhow!(taken()),
-            _ => anyhow::Error::new(error.error)
-                .context(format!("cannot rename the backup to {}", arguments.file.display())),
+            _ => anyhow::Error::new(error.error).context(format!(
+                "cannot rename the backup to {}",
+                arguments.file.display()
+            )),
         })?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())

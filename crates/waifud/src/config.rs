@@ -60,7 +60,9 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
     use serde::de::Error;
     let text = String::deserialize(deserializer)?;
     let span: jiff::SignedDuration = text.parse().map_err(|_| {
-        D::Error::custom(format!("{text:?} is not a duration; use for example \"30s\" or \"2m\""))
+        D::Error::custom(format!(
+            "{text:?} is not a duration; use for example \"30s\" or \"2m\""
+        ))
     })?;
     Duration::try_from(span)
         .ok()
@@ -77,14 +79,12 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => {
                 return Ok(Self::default());
             }
-            Err(error) => anyhow::bail!(
-                "cannot read the configuration {}: {error}",
-                file.display()
-            ),
+            Err(error) => {
+                anyhow::bail!("cannot read the configuration {}: {error}", file.display())
+            }
         };
-        Self::parse(&text).map_err(|why| {
-            anyhow::anyhow!("invalid configuration {}: {why}", file.display())
-        })
+        Self::parse(&text)
+            .map_err(|why| anyhow::anyhow!("invalid configuration {}: {why}", file.display()))
     }
 
     fn parse(text: &str) -> Result<Self, String> {

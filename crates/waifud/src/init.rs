@@ -116,7 +116,8 @@ async fn let_in(config: &Config) -> anyhow::Result<()> {
     let end = Instant::now() + START_MAX;
     while let Err(error) = client.nodes(&ListQuery::whole()).await {
         if Instant::now() >= end {
-            return Err(error).context("waifud does not answer; check its log: journalctl -u waifud");
+            return Err(error)
+                .context("waifud does not answer; check its log: journalctl -u waifud");
         }
         sleep(LOOK).await;
     }

@@ -32,7 +32,10 @@ fn find_group(name: &str) -> anyhow::Result<Option<Gid>> {
     let group =
         Group::from_name(name).with_context(|| format!("cannot look up the group {name}"))?;
     if group.is_none() {
-        tracing::info!(group = name, "the group does not exist; only root can use the socket");
+        tracing::info!(
+            group = name,
+            "the group does not exist; only root can use the socket"
+        );
     }
     Ok(group.map(|group| group.gid))
 }

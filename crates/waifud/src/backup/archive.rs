@@ -144,7 +144,9 @@ fn manifest(mut entry: tar::Entry<'_, impl Read>) -> anyhow::Result<Manifest> {
         "not a backup of waifud"
     );
     let mut text = String::new();
-    entry.read_to_string(&mut text).context("the file is truncated")?;
+    entry
+        .read_to_string(&mut text)
+        .context("the file is truncated")?;
     let manifest: Manifest = serde_json::from_str(&text).context("cannot parse the manifest")?;
     ensure!(
         manifest.format == FORMAT,
@@ -158,12 +160,7 @@ fn manifest(mut entry: tar::Entry<'_, impl Read>) -> anyhow::Result<Manifest> {
 fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()> {
     let path = safe(&wanted.name)
         .map(|name| to.join(name))
-        .with_context(|| {
-            format!(
-                "invalid file name in the manifest: {:?}",
-                wanted.name
-            )
-        })?;
+        .with_context(|| format!("invalid file name in the manifest: {:?}", wanted.name))?;
     if let Some(above) = path.parent() {
         fs::DirBuilder::new()
             .recursive(true)

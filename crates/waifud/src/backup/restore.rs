@@ -242,7 +242,9 @@ fn read_marker(state: &Path) -> anyhow::Result<Option<PathBuf>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         // waifud does not write markers that are not UTF-8.
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(None),
-        Err(error) => return Err(error).context("cannot read the marker of the interrupted restore"),
+        Err(error) => {
+            return Err(error).context("cannot read the marker of the interrupted restore");
+        }
     };
     let aside = PathBuf::from(text);
     let number = aside

@@ -97,7 +97,12 @@ fn agent(pool: Option<&Path>) -> anyhow::Result<String> {
         let path = pool
             .to_str()
             .filter(|path| !path.contains(['"', '\\', '\n']))
-            .with_context(|| format!("--pool {}: the path must be UTF-8 without quotes, backslashes and newlines", pool.display()))?;
+            .with_context(|| {
+                format!(
+                    "--pool {}: the path must be UTF-8 without quotes, backslashes and newlines",
+                    pool.display()
+                )
+            })?;
         let _a_string_takes_all = write!(
             text,
             "\n[[pools]]\nname = \"main\"\nkind = \"qcow2\"\npath = \"{path}\"\n"
