@@ -16,11 +16,11 @@ use waifud_types::status::StepStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
 
 use crate::ControlError;
-use crate::disk_space::DiskSpaceMonitor;
-use crate::downloads::{DownloadConfig, Jobs};
 use crate::env::{Clock, Disk, Entropy, Interfaces, SystemDisk, SystemInterfaces};
-use crate::image_store::ImageStore;
-use crate::live::Live;
+use crate::images::downloads::{DownloadConfig, Jobs};
+use crate::images::image_store::ImageStore;
+use crate::nodes::live::Live;
+use crate::server::disk_space::DiskSpaceMonitor;
 use crate::streams::{Broker, StreamLimits};
 
 /// What can be set.
@@ -96,7 +96,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) live: Live,
     pub(crate) disk_space: DiskSpaceMonitor,
-    pub(crate) tokens: crate::tokens::TokenState,
+    pub(crate) tokens: crate::auth::tokens::TokenState,
     pub(crate) images: ImageStore,
     pub(crate) jobs: Jobs,
     /// Sources of images that got further.
@@ -105,7 +105,7 @@ pub(crate) struct Shared {
     pub(crate) authority: Arc<Authority>,
     pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
     pub(crate) stop: CancellationToken,
-    pub(crate) trimmed: crate::monitor::Trimmed,
+    pub(crate) trimmed: crate::nodes::monitor::Trimmed,
     /// Some that wait for a node have still to be tried again.
     pub(crate) retry: Notify,
     /// Each of them has to be looked at, as not all of their classes were told what they wait for.
@@ -155,7 +155,7 @@ impl Control {
                 entropy,
                 live: Live::default(),
                 disk_space: DiskSpaceMonitor::new(started),
-                tokens: crate::tokens::TokenState::default(),
+                tokens: crate::auth::tokens::TokenState::default(),
                 images,
                 jobs: Jobs::default(),
                 download_steps: broadcast::Sender::new(256),
@@ -163,7 +163,7 @@ impl Control {
                 authority,
                 progress: broadcast::Sender::new(1024),
                 stop: CancellationToken::new(),
-                trimmed: crate::monitor::Trimmed::default(),
+                trimmed: crate::nodes::monitor::Trimmed::default(),
                 retry: Notify::new(),
                 retry_all: AtomicBool::new(false),
             }),

@@ -1,5 +1,6 @@
 //! What a service answers when it does not do what was asked: a problem for the asker, or a failure of ours.
 
+use crate::server::problems as server_problems;
 use waifud_api::Problem;
 use waifud_store::StoreError;
 
@@ -53,7 +54,7 @@ impl ControlError {
     /// Whether it says that there is no room for it.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Problem(problem) => problem.code == crate::problems::NO_SPACE,
+            Self::Problem(problem) => problem.code == server_problems::NO_SPACE,
             Self::Store(error) => error.is_full(),
             Self::Io { source, .. } => matches!(
                 source.kind(),
@@ -67,7 +68,7 @@ impl ControlError {
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Problem(problem) => *problem,
-            full if full.is_disk_full() => crate::problems::no_space(),
+            full if full.is_disk_full() => server_problems::no_space(),
             ours => {
                 let mut causes = String::new();
                 let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&ours);

@@ -1,64 +1,56 @@
-//! The control server's logic: requests, placement, events, templates, the agents' watch.
+//! The control server's logic: requests, placement, events, templates, and the watch that agents follow.
 //!
-//! [`Control`] is the services: each verb is a method in a file of its own, and each change is one job of the
-//! database's writer (`waifud-store`), so that it is checked, decided, written and told of at once or not at all.
-//! [`http`] puts HTTP before it: [`http::user_router`] for people, [`http::tls_router`] for them and for nodes.
+//! [`Control`] holds the services. Each verb is a method in a file of its own; each change is one job of the database's
+//! writer (`waifud-store`), so that it is checked, decided, written and recorded as events in one transaction.
+//! [`http`] is the interface: [`http::user_router`] for users, [`http::tls_router`] for users and nodes.
 //!
 //! ```text
-//!  POST /v1/instances ─► http/instances.rs ─► validate.rs ─► instances/create.rs ─► placement.rs ─► instances/place.rs
-//!                                                                  │                                      │
-//!                                         one transaction: row, leases, reservation, bundle, events ◄─────┘
-//!  agent's watch ◄── agent/slice.rs ◄── wake-up after the commit
-//!  agent's report ─► agent/report.rs ─► status.rs: what changed, and which events tell of it
+//!  POST /v1/instances ─► http/instances.rs ─► instances/validate.rs ─► instances/create.rs ─► placement/choose.rs ─► placement/place.rs
+//!                                                                             │                                            │
+//!                                         one transaction: row, leases, reservation, bundle, events ◄──────────────────────┘
+//!  agent's watch ◄── nodes/slice.rs ◄── wake-up after the commit
+//!  agent's report ─► nodes/report.rs ─► instances/status.rs: the new status, and the events that it causes
 //! ```
 //!
-//! Nothing here calls a node. Time and chance come from [`env`], so that a simulation can give them.
+//! | folder | content |
+//! |---|---|
+//! | `http/` | routes, the guard, bodies, WebSockets |
+//! | `instances/` | create, read, update, delete, `why` |
+//! | `nodes/` | joining, the agents' watch and reports, monitoring, administration, unmanaged objects |
+//! | `placement/` | the pure choice of a node, and the retry of instances that wait for one |
+//! | `images/` | templates, downloads, the catalog, the image store |
+//! | `network/` | networks, nics, addresses, published ports, subnets |
+//! | `auth/` | principals, tokens, roles, limits of one token |
+//! | `events/` | building, reading and trimming the history |
+//! | `streams/` | consoles, screens, forwarded ports, guest commands |
+//! | `server/` | the state of waifud itself |
+//!
+//! Nothing here calls a node. Time and randomness come from [`env`], so that a simulation can supply them.
 
 #![expect(
     clippy::result_large_err,
-    reason = "a problem is made once, on its way out of a request; a box at each step would only be noise"
+    reason = "a problem is built once, as the answer of a request; boxing it at each step would add noise"
 )]
 
-pub mod agent;
-mod boot;
-pub mod catalog;
-mod certificates;
+pub mod auth;
 mod control;
-mod disk_space;
-mod documents;
-mod downloads;
 pub mod env;
 mod error;
-mod event_builder;
-mod failed_logins;
+mod events;
 pub mod faults;
-mod holdings;
 pub mod http;
-mod image_file;
-mod image_store;
+pub mod images;
 pub mod instances;
-mod joining;
-mod live;
-mod monitor;
-mod names;
-mod networks;
-mod node_admin;
+mod network;
 mod nodes;
-pub mod page;
+pub mod pagination;
 pub mod placement;
-mod principal;
 mod problems;
-mod status;
+mod server;
 pub mod streams;
-mod subnet;
-mod templates;
-mod tokens;
-mod unmanaged;
-mod validate;
-mod view;
 
+pub use auth::principal::{Cause, ConnectionProof, Peer, Principal, source_network};
 pub use control::{Control, ControlConfig, ProgressFrame};
-pub use downloads::{DownloadConfig, Pace};
 pub use error::ControlError;
-pub use principal::{Cause, ConnectionProof, Peer, Principal, source_network};
-pub use subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};
+pub use images::downloads::{DownloadConfig, Pace};
+pub use network::subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};

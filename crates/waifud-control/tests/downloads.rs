@@ -352,7 +352,7 @@ async fn new_contents_make_a_new_revision_and_instances_keep_theirs() {
 #[tokio::test]
 async fn the_catalog_comes_from_a_mirror_by_name_alone() {
     let bytes = large_image();
-    let entry = waifud_control::catalog::entry("debian-12").unwrap();
+    let entry = waifud_control::images::catalog::entry("debian-12").unwrap();
     let path = entry.url.strip_prefix("https:/").unwrap();
     let list = entry.checksums_url.strip_prefix("https:/").unwrap();
     let mirror = Mirror::serve(&[(path, &bytes)]).await;

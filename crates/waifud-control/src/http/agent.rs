@@ -19,8 +19,10 @@ use super::images::digest;
 use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
 use super::refusal::Refusal;
-use crate::agent::SliceWatch;
-use crate::{Control, ControlError, problems};
+use crate::images::problems as image_problems;
+use crate::nodes::SliceWatch;
+use crate::streams::problems as stream_problems;
+use crate::{Control, ControlError};
 
 /// Bytes of an image sent at once.
 const CHUNK: usize = 256 << 10;
@@ -155,7 +157,7 @@ async fn image(
     );
     if let Some(from) = from {
         if from >= length {
-            return Err(problems::no_such_byte(length).into());
+            return Err(image_problems::no_such_byte(length).into());
         }
         put(
             header::CONTENT_RANGE,
@@ -191,7 +193,8 @@ async fn bundle(
 }
 
 fn stream_id(text: &str) -> Result<StreamId, Refusal> {
-    text.parse().map_err(|_| problems::no_such_stream().into())
+    text.parse()
+        .map_err(|_| stream_problems::no_such_stream().into())
 }
 
 async fn stream(
@@ -206,7 +209,7 @@ async fn stream(
         sent.is_some_and(|sent| sent.eq_ignore_ascii_case(value))
     };
     if !(wants(header::CONNECTION, "upgrade") && wants(header::UPGRADE, STREAM_PROTOCOL)) {
-        return Err(problems::upgrade_required().into());
+        return Err(stream_problems::upgrade_required().into());
     }
     control
         .shared

@@ -12,8 +12,10 @@ use waifud_api::stream::LOG_LINES_MAX;
 use waifud_types::InstanceState;
 use waifud_types::spec::limits;
 
-use crate::page::LIMIT_MAX;
-use crate::{event_builder, tokens, validate};
+use crate::auth::tokens;
+use crate::events::event_builder;
+use crate::instances::validate;
+use crate::pagination::LIMIT_MAX;
 
 /// A name, as [`waifud_types::Name`] reads it.
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -173,7 +175,7 @@ fn fields(schemas: &mut Value) {
         (
             "CreateInstance",
             "nics",
-            &json!({"maxItems": crate::instances::nics::NICS_MAX}),
+            &json!({"maxItems": crate::network::nics::NICS_MAX}),
         ),
         ("UpdateInstance", "cpus", &cpus),
         ("UpdateInstance", "memory_bytes", &memory),

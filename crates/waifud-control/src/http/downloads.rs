@@ -9,7 +9,8 @@ use super::body::{JsonBytes, parse};
 use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
-use crate::{Control, ControlError, catalog as data};
+use crate::images::catalog as data;
+use crate::{Control, ControlError};
 
 /// Fetches an image that becomes a template; the same again changes nothing, or tries again what failed.
 #[utoipa::path(

@@ -14,7 +14,8 @@ use waifud_api::Problem;
 use waifud_api::problem::PROBLEM_JSON;
 
 use super::Refusal;
-use crate::{Control, faults, problems};
+use crate::server::problems as server_problems;
+use crate::{Control, faults};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -114,8 +115,8 @@ fn problem(control: &Control, mut response: Response, id: &RequestId, head: bool
         .extensions_mut()
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::new(status.as_u16(), code_of(status), title_of(status)));
-    if problem.code == problems::NO_SPACE {
-        problem = problems::with_disk_space(
+    if problem.code == server_problems::NO_SPACE {
+        problem = server_problems::with_disk_space(
             problem,
             control.state_dir(),
             control.current_disk_space().ok(),

@@ -23,8 +23,10 @@ use waifud_types::{Digest, Revision};
 use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
-use crate::page::{LIMIT_DEFAULT, LIMIT_MAX};
-use crate::{Control, ControlError, ProgressFrame, event_builder, problems};
+use crate::events::event_builder;
+use crate::events::problems as event_problems;
+use crate::pagination::{LIMIT_DEFAULT, LIMIT_MAX};
+use crate::{Control, ControlError, ProgressFrame, problems};
 
 /// Events read at once for a stream.
 const BATCH: u32 = 256;
@@ -131,7 +133,7 @@ fn resume(tx: &ReadTx<'_>, since: Revision) -> Result<u64, ControlError> {
         || since.number > newest.number
         || since.number < oldest
     {
-        return Err(problems::revision_gone(tx.at(oldest)).into());
+        return Err(event_problems::revision_gone(tx.at(oldest)).into());
     }
     Ok(since.number)
 }

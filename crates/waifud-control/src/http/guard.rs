@@ -18,13 +18,14 @@ use hyper::body::{Frame, SizeHint};
 use waifud_api::Problem;
 use waifud_types::Role;
 
-use super::access::{self, Access};
 use super::envelope::no_method;
 use super::refusal::Refusal;
-use crate::holdings::{Held, Kind};
-use crate::principal::{ConnectionProof, Peer, Principal};
-use crate::tokens::Refused;
-use crate::{Control, problems};
+use crate::Control;
+use crate::auth::access::{self, Access};
+use crate::auth::holdings::{Held, Kind};
+use crate::auth::principal::{ConnectionProof, Peer, Principal};
+use crate::auth::problems as auth_problems;
+use crate::auth::tokens::Refused;
 
 /// Puts the guard before every route that the router has by now.
 pub fn around(router: Router<Control>, control: Control) -> Router<Control> {
@@ -51,7 +52,7 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         Some(Access::Anyone) => return next.run(request).await,
         Some(Access::AtLeast(role)) => role,
         Some(Access::Node | Access::JoinToken) => {
-            return Refusal(problems::for_agents()).into_response();
+            return Refusal(auth_problems::for_agents()).into_response();
         }
         None => return not_in_the_table(&path).await,
     };
@@ -81,7 +82,7 @@ async fn held(
         let _held = holdings.take(&principal, Kind::Wait)?;
         tokio::select! {
             response = next.run(request) => response,
-            () = control.until_revoked(&principal) => return Err(problems::token_ended()),
+            () = control.until_revoked(&principal) => return Err(auth_problems::token_ended()),
         }
     } else {
         next.run(request).await
@@ -151,7 +152,7 @@ async fn not_in_the_table(path: &str) -> Response {
     let takes = access::methods(path);
     if takes.is_empty() {
         tracing::error!(path, "a route is in no table of access");
-        return Refusal(problems::forbidden("nobody may use this route")).into_response();
+        return Refusal(auth_problems::forbidden("nobody may use this route")).into_response();
     }
     let mut response = no_method().await.into_response();
     if let Ok(allow) = HeaderValue::from_str(&takes.join(",")) {
@@ -179,7 +180,7 @@ async fn let_in(
     // From here on nobody needs it, and nobody can show it.
     request.headers_mut().remove(header::AUTHORIZATION);
     if principal.role < needed {
-        let problem = problems::role_too_low(&principal.name, principal.role, needed);
+        let problem = auth_problems::role_too_low(&principal.name, principal.role, needed);
         return Err(Refusal(problem).into_response());
     }
     Ok(principal)
@@ -219,13 +220,13 @@ async fn identify(
     let refuse = |problem| Err(Refusal(problem).into_response());
     let from = match (peer, credential) {
         (Peer::Unknown, _) => {
-            return refuse(problems::forbidden(
+            return refuse(auth_problems::forbidden(
                 "the kernel does not say who you are; connect to the unix socket directly",
             ));
         }
-        (Peer::Certificate { .. }, _) => return refuse(problems::for_people()),
+        (Peer::Certificate { .. }, _) => return refuse(auth_problems::for_people()),
         (Peer::Unix { uid }, Credential::None) => return Ok(Principal::local(uid)),
-        (Peer::Tls { .. }, Credential::None) => return refuse(problems::no_credential()),
+        (Peer::Tls { .. }, Credential::None) => return refuse(auth_problems::no_credential()),
         // Whoever brings a token is judged by it, on the unix socket too: a proxy before it makes nobody an
         // administrator who brings less.
         (Peer::Unix { .. }, _) => None,
@@ -237,9 +238,9 @@ async fn identify(
     };
     match control.authenticate(token, from, peer.from()).await {
         Ok(Ok(principal)) => Ok(principal),
-        Ok(Err(Refused::Worthless)) => refuse(problems::bad_credential()),
+        Ok(Err(Refused::Worthless)) => refuse(auth_problems::bad_credential()),
         Ok(Err(Refused::TooMany(left))) => {
-            let mut response = Refusal(problems::too_many_attempts()).into_response();
+            let mut response = Refusal(auth_problems::too_many_attempts()).into_response();
             let seconds = HeaderValue::from(left.as_secs().max(1));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
             Err(response)

@@ -17,6 +17,7 @@ use super::query::Params;
 use super::refusal::Refusal;
 use super::wait::wait;
 use crate::instances::create::IdempotencyKey;
+use crate::instances::problems as instance_problems;
 use crate::instances::read::{Goal, Waited};
 use crate::{Control, problems};
 
@@ -121,7 +122,7 @@ fn waited(outcome: Waited, last: &Instance) -> Result<Response, Refusal> {
     match outcome {
         Waited::Reached(instance) => Ok(answer(StatusCode::OK, *instance)),
         Waited::NotYet(instance) => Ok(answer(StatusCode::ACCEPTED, *instance)),
-        Waited::Gone => Err(problems::deleted_meanwhile(&last.name).into()),
+        Waited::Gone => Err(instance_problems::deleted_meanwhile(&last.name).into()),
     }
 }
 

@@ -4,7 +4,6 @@
 //! layer in `envelope.rs` turns every answer that is no success, also axum's own, into a problem body with the
 //! request's id.
 
-pub mod access;
 mod agent;
 mod body;
 mod contract;

@@ -9,8 +9,10 @@ use waifud_types::{Digest, NodeId};
 
 use super::Refusal;
 use super::envelope::RequestId;
-use crate::principal::{Cause, ConnectionProof, Peer, Principal};
-use crate::{Control, problems};
+use crate::Control;
+use crate::auth::principal::{Cause, ConnectionProof, Peer, Principal};
+use crate::auth::problems as auth_problems;
+use crate::nodes::problems as node_problems;
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
@@ -38,7 +40,7 @@ impl<S: Sync> FromRequestParts<S> for AuthenticatedUser {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         // The guard put it there; without a guard nobody gets in.
         let Some(principal) = parts.extensions.get::<Principal>().cloned() else {
-            return Err(problems::forbidden("this route is not guarded").into());
+            return Err(auth_problems::forbidden("this route is not guarded").into());
         };
         let id = request_id(parts);
         Ok(Self {
@@ -74,14 +76,14 @@ impl FromRequestParts<Control> for AgentPeer {
     async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Refusal> {
         let peer = peer(parts);
         let Peer::Certificate { node, key, .. } = peer else {
-            return Err(problems::for_agents().into());
+            return Err(auth_problems::for_agents().into());
         };
         let admitted = control.is_admitted(node, key).await?;
         if let Some(proof) = parts.extensions.get::<ConnectionProof>() {
             proof.set_node(admitted.then_some(node));
         }
         if !admitted {
-            return Err(problems::node_not_admitted().into());
+            return Err(node_problems::node_not_admitted().into());
         }
         Ok(Self {
             peer,

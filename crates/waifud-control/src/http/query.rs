@@ -7,7 +7,7 @@ use waifud_api::Problem;
 use waifud_types::Revision;
 
 use super::Refusal;
-use crate::page::PageRequest;
+use crate::pagination::PageRequest;
 use crate::problems;
 
 /// The parameters of a request.

@@ -1,6 +1,6 @@
 //! How the OpenAPI document says who may ask: a bearer token, or nothing at the unix socket.
 //!
-//! Roles come from the table of [`super::access`], the one that the guard obeys.
+//! Roles come from the table of [`crate::auth::access`], the one that the guard obeys.
 
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::extensions::ExtensionsBuilder;
@@ -8,7 +8,7 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use waifud_types::Role;
 
-use super::access::{self, Access};
+use crate::auth::access::{self, Access};
 
 /// What the scheme is called in the document.
 const BEARER: &str = "bearer";

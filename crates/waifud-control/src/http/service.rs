@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use waifud_types::Revision;
 
 use super::refusal::Refusal;
-use crate::{Control, ControlError, problems};
+use crate::server::problems as server_problems;
+use crate::{Control, ControlError};
 
 /// Which waifud this is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -87,7 +88,7 @@ pub async fn healthz(State(control): State<Control>) -> Result<Json<Health>, Ref
         .read(|tx| Ok::<_, ControlError>(tx.at(tx.newest_event()?)))
         .await?;
     if let Some(trouble) = control.database().await?.trouble {
-        return Err(problems::database_trouble(&trouble).into());
+        return Err(server_problems::database_trouble(&trouble).into());
     }
     Ok(Json(Health {
         status: "ok".to_owned(),

@@ -12,6 +12,7 @@ use waifud_api::stream::{LOG_LINES_MAX, StreamKind};
 use super::peer::AuthenticatedUser;
 use super::query::Params;
 use super::refusal::Refusal;
+use crate::streams::problems as stream_problems;
 use crate::{Control, problems, streams};
 
 /// Lines of a log when nobody says how many.
@@ -26,7 +27,7 @@ async fn open(
     name: &str,
     kind: StreamKind,
 ) -> Result<Response, Refusal> {
-    let upgrade = upgrade.map_err(|_| problems::upgrade_required())?;
+    let upgrade = upgrade.map_err(|_| stream_problems::upgrade_required())?;
     let stream = control.open_stream(name, kind, asker.principal).await?;
     let limits = control.shared.config.streams;
     Ok(upgrade

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use waifud_api::{Problem, UpdateInstance};
 use waifud_store::InstanceRow;
 
-use crate::{ControlError, problems, validate};
+use crate::ControlError;
+use crate::instances::problems as instance_problems;
+use crate::instances::validate;
 
 /// Checks what can be checked without the database.
 pub fn check(change: &UpdateInstance) -> Result<(), Problem> {
@@ -42,7 +44,7 @@ pub fn wishes(
             && row.node.is_some()
             && there != wanted
         {
-            return Err(problems::placed_elsewhere(&row.name, there).into());
+            return Err(instance_problems::placed_elsewhere(&row.name, there).into());
         }
         row.spec.placement = placement.clone();
         said.push("other wishes about its node".to_owned());

@@ -9,13 +9,20 @@ use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, Digest, InstanceId, MacAddr, Name, PowerSpec};
 
-use super::network;
-use super::nics::WantedNic;
-use crate::event_builder::EventExt;
-use crate::image_store::sha256;
-use crate::principal::{Cause, Principal};
-use crate::validate::{self, Checked};
-use crate::{Control, ControlError, documents, env, event_builder, names, problems, subnet, view};
+use crate::auth::principal::{Cause, Principal};
+use crate::events::event_builder;
+use crate::events::event_builder::EventExt;
+use crate::images::image_store::sha256;
+use crate::instances::documents;
+use crate::instances::generated_names;
+use crate::instances::problems as instance_problems;
+use crate::instances::validate::{self, Checked};
+use crate::instances::view;
+use crate::network;
+use crate::network::nics::WantedNic;
+use crate::network::problems as network_problems;
+use crate::network::subnet;
+use crate::{Control, ControlError, env};
 
 /// The root disk, unless the template needs more.
 const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
@@ -112,7 +119,7 @@ impl Control {
     fn replay(tx: &ReadTx<'_>, key: &IdempotencyKey) -> Result<Option<Instance>, ControlError> {
         match tx.remembered(&key.principal, &key.key, key.request)? {
             Remembered::New => Ok(None),
-            Remembered::Different => Err(problems::idempotency_mismatch().into()),
+            Remembered::Different => Err(instance_problems::idempotency_mismatch().into()),
             Remembered::Same(answer) => {
                 serde_json::from_slice(&answer.body).map(Some).map_err(|e| {
                     ControlError::Inconsistent(format!("a remembered answer can't be read: {e}"))
@@ -145,7 +152,7 @@ impl Control {
     ) -> Result<InstanceRow, ControlError> {
         let template = tx
             .template_source(wanted.template.as_str())?
-            .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
+            .ok_or_else(|| instance_problems::unknown_template(wanted.template.as_str()))?;
         let capacities = tx.capacities_for_placement()?;
         let macs = choose_macs(tx, self.shared.entropy.as_ref(), &wanted.nics)?;
         let spec = spec(wanted, &template, &macs)?;
@@ -182,7 +189,7 @@ impl Control {
         if let Some(name) = &wanted.name {
             return Ok(name.clone());
         }
-        names::make_up(self.shared.entropy.as_ref(), |text| {
+        generated_names::generate(self.shared.entropy.as_ref(), |text| {
             tx.instance_named(text).map(|row| row.is_some())
         })?
         .ok_or_else(|| ControlError::Inconsistent("no name could be made up".to_owned()))
@@ -221,7 +228,7 @@ pub(crate) fn spec(
     let least = template.min_disk_bytes;
     let disk = wanted.disk.unwrap_or(least.max(DISK_DEFAULT));
     if disk < least {
-        return Err(problems::disk_too_small(disk, &template.name, least).into());
+        return Err(instance_problems::disk_too_small(disk, &template.name, least).into());
     }
     let word = |text: &str| -> Result<Name, ControlError> {
         text.parse()
@@ -287,7 +294,9 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
     )?;
     tx.insert_instance(new, revision)
         .map_err(|error| match error {
-            StoreError::Taken(Taken::InstanceName) => problems::name_taken(&new.name).into(),
+            StoreError::Taken(Taken::InstanceName) => {
+                instance_problems::name_taken(&new.name).into()
+            }
             other => ControlError::from(other),
         })?;
     for (index, spec) in spec.nics.iter().enumerate() {
@@ -297,7 +306,7 @@ fn write_down(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<
             address: spec.address,
         };
         match tx.insert_lease(new.id, &lease) {
-            Err(StoreError::Taken(Taken::Mac)) => return Err(problems::mac_taken().into()),
+            Err(StoreError::Taken(Taken::Mac)) => return Err(network_problems::mac_taken().into()),
             Err(StoreError::Taken(Taken::Address)) => {
                 return Err(network::address_taken(tx, index, spec)?.into());
             }

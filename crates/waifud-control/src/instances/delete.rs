@@ -10,9 +10,12 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::Digest;
 
 use super::{IfMatch, find};
-use crate::event_builder::EventExt;
-use crate::principal::Cause;
-use crate::{Control, ControlError, event_builder, problems, view};
+use crate::auth::principal::Cause;
+use crate::events::event_builder;
+use crate::events::event_builder::EventExt;
+use crate::instances::problems as instance_problems;
+use crate::instances::view;
+use crate::{Control, ControlError};
 
 /// How far a delete is.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,7 +56,7 @@ impl Control {
         if_match.check(row.generation)?;
         if !row.deleting {
             if row.spec.protected {
-                return Err(problems::protected(&row.name).into());
+                return Err(instance_problems::protected(&row.name).into());
             }
             if let Some(node) = row.node {
                 self.order_deletion(tx, &mut row, node, cause)?;

@@ -5,8 +5,12 @@ use waifud_store::{InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
 use waifud_types::{Generation, MacAddr};
 
-use super::{create, find, network};
-use crate::{Control, ControlError, problems, validate};
+use super::{create, find};
+use crate::instances::problems as instance_problems;
+use crate::instances::validate;
+use crate::network;
+use crate::network::problems as network_problems;
+use crate::{Control, ControlError};
 
 impl Control {
     /// The request that would create this instance again, secrets included, and the generation that it is of.
@@ -36,15 +40,15 @@ impl Control {
             .read(move |tx| {
                 let template = tx
                     .template_source(wanted.template.as_str())?
-                    .ok_or_else(|| problems::unknown_template(wanted.template.as_str()))?;
+                    .ok_or_else(|| instance_problems::unknown_template(wanted.template.as_str()))?;
                 if let Some(name) = &wanted.name
                     && tx.instance_named(name.as_str())?.is_some()
                 {
-                    return Err(problems::name_taken(name).into());
+                    return Err(instance_problems::name_taken(name).into());
                 }
                 for mac in wanted.nics.iter().filter_map(|nic| nic.mac) {
                     if tx.mac_is_taken(mac)? {
-                        return Err(problems::mac_taken().into());
+                        return Err(network_problems::mac_taken().into());
                     }
                 }
                 let macs = create::choose_macs(&tx, entropy.as_ref(), &wanted.nics)?;

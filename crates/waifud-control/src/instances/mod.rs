@@ -6,29 +6,30 @@ mod amend;
 pub mod create;
 pub mod delete;
 pub mod describe;
-pub mod network;
-pub mod nics;
-pub mod owners;
-pub mod place;
+pub(crate) mod documents;
+pub(crate) mod generated_names;
 mod power;
+pub(crate) mod problems;
 pub mod read;
 mod rescue;
 pub(crate) mod resize;
-mod retry;
+pub(crate) mod status;
 pub mod update;
+pub(crate) mod validate;
+pub(crate) mod view;
 pub mod why;
 mod why_cloud_init;
 
 use waifud_store::{InstanceRow, ReadTx};
 use waifud_types::Generation;
 
-use crate::{ControlError, problems};
+use crate::ControlError;
 
 /// One instance by name or id, or the problem that there is none.
 pub(crate) fn find(tx: &ReadTx<'_>, name_or_id: &str) -> Result<InstanceRow, ControlError> {
     match tx.find_instance(name_or_id)? {
         Some(row) => Ok(row),
-        None => Err(problems::not_found("instance", name_or_id).into()),
+        None => Err(crate::problems::not_found("instance", name_or_id).into()),
     }
 }
 

@@ -1,10 +1,9 @@
 //! Orders about power as changes of a spec: run, stop, pull the plug, reboot.
 
+use crate::instances::problems as instance_problems;
 use waifud_api::{Problem, UpdateInstance};
 use waifud_types::Reboot;
 use waifud_types::spec::InstanceSpec;
-
-use crate::problems;
 
 /// Changes the spec as asked and says what that means.
 pub(super) fn apply(
@@ -17,7 +16,7 @@ pub(super) fn apply(
         said.push(if run { "should run" } else { "should stop" }.to_owned());
     }
     if change.force && spec.run {
-        return Err(problems::nothing_to_force());
+        return Err(instance_problems::nothing_to_force());
     }
     if spec.run {
         spec.power.force_off = false;
@@ -27,7 +26,7 @@ pub(super) fn apply(
     }
     if let Some(how) = change.reboot {
         if !spec.run {
-            return Err(problems::reboot_of_what_is_off());
+            return Err(instance_problems::reboot_of_what_is_off());
         }
         spec.power.reboots += 1;
         spec.power.force_reboot = how == Reboot::Force;

@@ -8,8 +8,9 @@ use waifud_types::status::CloudInitState;
 use waifud_types::{Generation, InstanceId, InstanceState, Secret};
 
 use super::find;
-use crate::page::{Cursor, PageRequest};
-use crate::{Control, ControlError, view};
+use crate::instances::view;
+use crate::pagination::{Cursor, PageRequest};
+use crate::{Control, ControlError};
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,7 +4,10 @@ use waifud_api::{Problem, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::{RescueBegin, RescueOrder, RescueSpec};
 
-use crate::{ControlError, documents, problems, validate};
+use crate::ControlError;
+use crate::instances::documents;
+use crate::instances::problems as instance_problems;
+use crate::instances::validate;
 
 /// Changes the spec as asked and says what that means. The node carries it out as a reboot; what is off is started.
 pub(super) fn apply(
@@ -17,7 +20,7 @@ pub(super) fn apply(
         return Ok(());
     };
     if change.run == Some(false) {
-        return Err(problems::rescue::told_to_stop().into());
+        return Err(instance_problems::rescue_with_stop().into());
     }
     let wanted = match order {
         RescueOrder::Begin(begin) => Some(spec(tx, row, begin)?),
@@ -59,12 +62,18 @@ fn spec(
     begin: &RescueBegin,
 ) -> Result<RescueSpec, ControlError> {
     let found = tx.template_source(&begin.template)?;
-    let template = found.ok_or_else(|| problems::rescue::unknown_template(&begin.template))?;
+    let template =
+        found.ok_or_else(|| instance_problems::rescue_unknown_template(&begin.template))?;
     if template.arch != row.arch {
-        return Err(problems::rescue::other_arch(&template.name, &template.arch, &row.arch).into());
+        return Err(instance_problems::rescue_other_arch(
+            &template.name,
+            &template.arch,
+            &row.arch,
+        )
+        .into());
     }
     if template.image == row.spec.image {
-        return Err(problems::rescue::same_image(&template.name).into());
+        return Err(instance_problems::rescue_same_image(&template.name).into());
     }
     let ssh_keys = validate::ssh_keys(&begin.ssh_keys)
         .map_err(|problem: Problem| problem.field("rescue.ssh_keys"))?;

@@ -10,6 +10,7 @@ use waifud_types::spec::{InstanceSpec, limits};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, InstanceState};
 
+use crate::instances::problems as instance_problems;
 use crate::{ControlError, problems};
 
 /// Changes the sizes in the spec as asked and says what that means.
@@ -32,7 +33,7 @@ pub(super) fn apply(
     }
     if let (Some(size), Some(disk)) = (change.disk_bytes, spec.disks.first_mut()) {
         if size < disk.size_bytes {
-            return Err(problems::disk_shrinks(disk.size_bytes, size));
+            return Err(instance_problems::disk_shrinks(disk.size_bytes, size));
         }
         if size > disk.size_bytes {
             let field = "spec.disks[0].size_bytes";
@@ -93,7 +94,7 @@ fn fits(
     let capacity = node.facts.capacity;
     if spec.cpus > has.cpus && spec.cpus > capacity.cpus {
         let has = format!("has {} CPUs", capacity.cpus);
-        return Err(problems::insufficient_capacity(
+        return Err(instance_problems::insufficient_capacity(
             "spec.cpus",
             &node.name,
             &has,
@@ -109,7 +110,7 @@ fn fits(
             capacity.memory_bytes,
             ByteSize(more)
         );
-        return Err(problems::insufficient_capacity(
+        return Err(instance_problems::insufficient_capacity(
             "spec.memory_bytes",
             &node.name,
             &has,
@@ -124,7 +125,9 @@ fn fits(
         if let Some(pool) = pool.filter(|pool| grows && disk.size_bytes > pool.size_bytes) {
             let field = format!("spec.disks[{index}].size_bytes");
             let has = format!("has {} in all in pool {}", pool.size_bytes, pool.name);
-            return Err(problems::insufficient_capacity(&field, &node.name, &has));
+            return Err(instance_problems::insufficient_capacity(
+                &field, &node.name, &has,
+            ));
         }
     }
     Ok(())

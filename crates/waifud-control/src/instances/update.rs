@@ -5,10 +5,15 @@ use waifud_store::{InstanceRow, WriteTx};
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::{IfMatch, amend, find, network, power, rescue, resize};
-use crate::event_builder::EventExt;
-use crate::principal::Cause;
-use crate::{Control, ControlError, event_builder, problems, validate, view};
+use super::{IfMatch, amend, find, power, rescue, resize};
+use crate::auth::principal::Cause;
+use crate::events::event_builder;
+use crate::events::event_builder::EventExt;
+use crate::instances::problems as instance_problems;
+use crate::instances::validate;
+use crate::instances::view;
+use crate::network;
+use crate::{Control, ControlError};
 
 impl Control {
     /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id: the next boot reads it, and
@@ -33,7 +38,7 @@ impl Control {
                 let row = find(tx, &wanted)?;
                 if_match.check(row.generation)?;
                 if row.deleting {
-                    return Err(problems::deleting(&row.name).into());
+                    return Err(instance_problems::deleting(&row.name).into());
                 }
                 let row = control.update_in(tx, row, &change, &cause)?;
                 Ok(view::instance(row, &control.shared.live))

@@ -9,10 +9,11 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
-use super::place::{beside, verdicts};
-use crate::networks::lacks_a_bridge;
+use crate::instances::view;
+use crate::network::networks::lacks_a_bridge;
 use crate::placement::PlacementRequest;
-use crate::{Control, ControlError, view};
+use crate::placement::place::{beside, verdicts};
+use crate::{Control, ControlError};
 
 /// A guest that is not ready after this long is worth a look, whatever it does: the slowest boot of an emulated cloud image
 /// takes half of it.
@@ -110,7 +111,7 @@ fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
 
 fn on_default(instance: &Instance) -> bool {
     let mut nics = instance.spec.nics.iter();
-    nics.any(|nic| nic.network.as_str() == super::network::DEFAULT)
+    nics.any(|nic| nic.network.as_str() == crate::network::DEFAULT)
 }
 
 /// How far a guest that is not ready came, as far as was seen.

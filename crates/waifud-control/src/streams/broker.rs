@@ -13,9 +13,9 @@ use waifud_api::stream::{StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_types::{Epoch, InstanceId, NodeId};
 
 use super::StreamLimits;
+use crate::auth::holdings::Held;
 use crate::env::Entropy;
-use crate::holdings::Held;
-use crate::problems;
+use crate::streams::problems as stream_problems;
 
 /// The agent's end of a stream.
 pub type AgentEnd = TokioIo<Upgraded>;
@@ -110,7 +110,7 @@ impl Broker {
             if *here == 0 {
                 state.open.remove(&instance);
             }
-            return Err(problems::too_many_streams(most));
+            return Err(stream_problems::too_many_streams(most));
         }
         *here += 1;
         drop(state);
@@ -158,21 +158,21 @@ impl Broker {
         };
         let heard = seat.is_some_and(|seat| seat.try_send(order).is_ok());
         if !heard {
-            return Err(problems::node_unreachable());
+            return Err(stream_problems::node_unreachable());
         }
         let come = async {
             match coming.await {
                 Ok(Ok(upgrade)) => match upgrade.await {
                     Ok(upgraded) => Ok(TokioIo::new(upgraded)),
-                    Err(_) => Err(problems::agent_did_not_come()),
+                    Err(_) => Err(stream_problems::agent_did_not_come()),
                 },
-                Ok(Err(refusal)) => Err(problems::stream_refused(target.kind, &refusal)),
-                Err(_) => Err(problems::agent_did_not_come()),
+                Ok(Err(refusal)) => Err(stream_problems::stream_refused(target.kind, &refusal)),
+                Err(_) => Err(stream_problems::agent_did_not_come()),
             }
         };
         timeout_at(until, come)
             .await
-            .unwrap_or_else(|_| Err(problems::agent_did_not_come()))
+            .unwrap_or_else(|_| Err(stream_problems::agent_did_not_come()))
     }
 
     /// The agent of `node` came for a stream: its connection, once switched, goes to who asked. Each id is good once.
@@ -184,10 +184,10 @@ impl Broker {
     ) -> Result<(), Problem> {
         let upgrade = request
             .remove::<OnUpgrade>()
-            .ok_or_else(problems::upgrade_required)?;
+            .ok_or_else(stream_problems::upgrade_required)?;
         self.take(node, id)?
             .send(Ok(upgrade))
-            .map_err(|_| problems::no_such_stream())
+            .map_err(|_| stream_problems::no_such_stream())
     }
 
     /// The agent of `node` can't open a stream.
@@ -199,7 +199,7 @@ impl Broker {
     ) -> Result<(), Problem> {
         self.take(node, id)?
             .send(Err(refusal))
-            .map_err(|_| problems::no_such_stream())
+            .map_err(|_| stream_problems::no_such_stream())
     }
 
     /// Another node's id, one that was used, one that is too old and one that never was look the same.
@@ -213,7 +213,7 @@ impl Broker {
         drop(state);
         waiting
             .map(|waiting| waiting.answer)
-            .ok_or_else(problems::no_such_stream)
+            .ok_or_else(stream_problems::no_such_stream)
     }
 }
 

@@ -4,9 +4,10 @@
 //! memory: a stream dies with the process, and nothing of it is ever written down. See `waifud_api::stream`.
 
 mod broker;
-mod command;
 mod guard;
+mod guest_command;
 mod open;
+pub(crate) mod problems;
 mod pump;
 
 pub use broker::{AgentEnd, Broker, WatchRegistration};

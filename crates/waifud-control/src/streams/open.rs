@@ -4,9 +4,11 @@ use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, Place, Target};
 use super::guard::StreamGuard;
-use crate::holdings::Kind;
+use crate::auth::holdings::Kind;
 use crate::instances::find;
-use crate::{Control, ControlError, Principal, problems};
+use crate::instances::problems as instance_problems;
+use crate::streams::problems as stream_problems;
+use crate::{Control, ControlError, Principal};
 
 /// A stream whose agent has come.
 #[derive(Debug)]
@@ -29,16 +31,16 @@ impl Control {
         let wanted = name_or_id.to_owned();
         let row = self.shared.store.read(move |tx| find(&tx, &wanted)).await?;
         if row.deleting {
-            return Err(problems::deleting(&row.name).into());
+            return Err(instance_problems::deleting(&row.name).into());
         }
         let Some(node) = row.node else {
-            return Err(problems::not_running(&row.name, row.status.state).into());
+            return Err(stream_problems::not_running(&row.name, row.status.state).into());
         };
         if !row.node_reachable {
-            return Err(problems::node_unreachable().into());
+            return Err(stream_problems::node_unreachable().into());
         }
         if !kind.is_history() && !row.status.state.may_be_on() {
-            return Err(problems::not_running(&row.name, row.status.state).into());
+            return Err(stream_problems::not_running(&row.name, row.status.state).into());
         }
         let target = Target {
             node,

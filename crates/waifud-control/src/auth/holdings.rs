@@ -1,0 +1,141 @@
+//! What one token may hold at once, so that a token that is used wrongly leaves room for others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use waifud_api::Problem;
+
+use crate::auth::principal::Principal;
+use crate::auth::problems as auth_problems;
+
+/// Something that lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A request, from its head to the end of its answer.
+    Request,
+    /// A request that waits for an instance (`?wait=`).
+    Wait,
+    /// A stream of events.
+    Follower,
+    /// A console, a forwarded port, a screen, a log, a command in a guest.
+    Stream,
+}
+
+const KINDS: usize = 4;
+
+impl Kind {
+    const fn index(self) -> usize {
+        match self {
+            Self::Request => 0,
+            Self::Wait => 1,
+            Self::Follower => 2,
+            Self::Stream => 3,
+        }
+    }
+
+    /// How many of it one token may hold at once.
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Request => 512,
+            Self::Wait | Self::Follower | Self::Stream => 128,
+        }
+    }
+
+    /// What it is called in an error.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Request => "requests",
+            Self::Wait => "waiting requests",
+            Self::Follower => "event streams",
+            Self::Stream => "streams to instances",
+        }
+    }
+}
+
+/// The counts of all tokens that hold anything. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holdings(Arc<Mutex<HashMap<[u8; 8], [usize; KINDS]>>>);
+
+/// One of what a token holds; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    holdings: Holdings,
+    token: [u8; 8],
+    kind: Kind,
+}
+
+impl Holdings {
+    fn counts(&self) -> MutexGuard<'_, HashMap<[u8; 8], [usize; KINDS]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one more. Users of this machine, who have no token, are not counted.
+    pub fn take(&self, principal: &Principal, kind: Kind) -> Result<Option<Held>, Problem> {
+        let Some(token) = principal.token else {
+            return Ok(None);
+        };
+        let mut counts = self.counts();
+        let held = counts.entry(token).or_default();
+        if held[kind.index()] >= kind.limit() {
+            return Err(auth_problems::token_holds_too_many(
+                kind.plural(),
+                kind.limit(),
+            ));
+        }
+        held[kind.index()] += 1;
+        drop(counts);
+        Ok(Some(Held {
+            holdings: self.clone(),
+            token,
+            kind,
+        }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut counts = self.holdings.counts();
+        if let Some(held) = counts.get_mut(&self.token) {
+            held[self.kind.index()] -= 1;
+            if held.iter().all(|count| *count == 0) {
+                counts.remove(&self.token);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waifud_types::Role;
+
+    fn token(id: u8) -> Principal {
+        Principal {
+            token: Some([id; 8]),
+            role: Role::Viewer,
+            ..Principal::local(0)
+        }
+    }
+
+    #[test]
+    fn a_token_is_limited_for_each_kind_and_others_are_not_concerned() {
+        let holdings = Holdings::default();
+        let take = |id, kind| holdings.take(&token(id), kind);
+        let held: Vec<_> = (0..Kind::Follower.limit())
+            .map(|_| take(1, Kind::Follower).unwrap())
+            .collect();
+        let problem = take(1, Kind::Follower).unwrap_err();
+        assert_eq!(
+            (problem.status, problem.code.as_str()),
+            (429, "too-many-open-requests")
+        );
+        assert!(problem.title.contains("event streams"), "{problem:?}");
+        assert!(take(1, Kind::Wait).unwrap().is_some());
+        assert!(take(2, Kind::Follower).unwrap().is_some());
+        let local = holdings.take(&Principal::local(0), Kind::Follower);
+        assert!(local.unwrap().is_none());
+        drop(held);
+        assert!(take(1, Kind::Follower).unwrap().is_some());
+        assert!(holdings.counts().is_empty());
+    }
+}

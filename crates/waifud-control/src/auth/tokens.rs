@@ -1,0 +1,297 @@
+//! Tokens: made, listed, revoked, and asked for at each request that comes over the network.
+//!
+//! A token is `waifud_`, 16 hexadecimal digits that name its row, `_`, and 256 random bits in base64url. The database
+//! has the SHA-256 of the whole: so many random bits can't be found by trying, so a slow hash would only make every
+//! request slow. The row is found by the part that is no secret; the rest is compared in constant time. Whoever guesses
+//! learns one word for everything: no.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+use waifud_api::token::TOKEN_PREFIX;
+use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token};
+use waifud_store::{StoreError, Taken, TokenRow};
+use waifud_types::{Digest, Secret, Timestamp};
+
+use crate::auth::failed_logins::FailedLogins;
+use crate::auth::holdings::Holdings;
+use crate::auth::principal::{Cause, Principal};
+use crate::auth::problems as auth_problems;
+use crate::events::event_builder;
+use crate::pagination::{Cursor, PageRequest};
+use crate::{Control, ControlError, problems};
+
+/// The last use is written down at most so often: a busy token costs one write a minute, an idle one none.
+const USED_EVERY: Duration = Duration::from_mins(1);
+/// The shortest life of a token.
+pub(crate) const LEAST: Duration = Duration::from_mins(1);
+/// The longest life of a token that ends at all: ten years.
+pub(crate) const MOST: Duration = Duration::from_hours(10 * 365 * 24);
+/// A stream looks at its token at least so often: clocks jump.
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
+
+/// What is kept in memory about tokens.
+#[derive(Debug, Default)]
+pub(crate) struct TokenState {
+    failed: FailedLogins,
+    pub(crate) holdings: Holdings,
+    revoked: watch::Sender<()>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    /// The token is worth nothing: made up, revoked or expired.
+    Worthless,
+    /// Worthless as well, and too many such tokens came from that address: ask again after so long.
+    TooMany(Duration),
+}
+
+/// The row's key in a token; `None` when it has not the form of one.
+fn public_part(token: &str) -> Option<[u8; 8]> {
+    let (id, secret) = token.strip_prefix(TOKEN_PREFIX)?.split_once('_')?;
+    if id.len() != 16 || !id.bytes().all(|b| b.is_ascii_hexdigit()) || secret.len() != 43 {
+        return None;
+    }
+    Some(u64::from_str_radix(id, 16).ok()?.to_be_bytes())
+}
+
+fn digest(token: &str) -> Digest {
+    crate::images::image_store::sha256(token.as_bytes())
+}
+
+fn shown(row: TokenRow) -> Token {
+    Token {
+        name: row.name,
+        id: format!("{:016x}", u64::from_be_bytes(row.id)),
+        role: row.role,
+        created_at: row.created_at,
+        created_by: row.created_by,
+        expires_at: row.expires_at,
+        last_used_at: row.last_used_at,
+    }
+}
+
+fn alive(row: &TokenRow, now: Timestamp) -> bool {
+    row.expires_at.is_none_or(|end| now < end)
+}
+
+impl Control {
+    /// Makes a token. Its secret is in the answer and nowhere else.
+    pub async fn create_token(
+        &self,
+        request: CreateToken,
+        by: &Principal,
+        cause: Cause,
+    ) -> Result<CreatedToken, ControlError> {
+        let name = request
+            .name
+            .parse()
+            .map_err(|e| problems::bad_name("name", &e))?;
+        let at = self.now();
+        let expires_at = request
+            .expires_in_s
+            .map(|seconds| expiry(at, seconds))
+            .transpose()?;
+        let (mut id, mut bits) = ([0; 8], [0; 32]);
+        self.shared.entropy.fill(&mut id);
+        self.shared.entropy.fill(&mut bits);
+        let secret = format!(
+            "{TOKEN_PREFIX}{:016x}_{}",
+            u64::from_be_bytes(id),
+            URL_SAFE_NO_PAD.encode(bits)
+        );
+        let row = TokenRow {
+            name,
+            id,
+            secret: digest(&secret),
+            role: request.role,
+            created_at: at,
+            created_by: by.name.clone(),
+            expires_at,
+            last_used_at: None,
+        };
+        let stored = row.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let until = stored.expires_at.map_or_else(
+                    || "that does not expire".to_owned(),
+                    |end| format!("until {}", event_builder::to_the_second(end)),
+                );
+                tx.emit(&event_builder::event(
+                    at,
+                    "token.created",
+                    event_builder::token(&stored),
+                    &cause,
+                    format!("a token for the role {}, {until}", stored.role),
+                ))?;
+                tx.insert_token(&stored).map_err(|error| match error {
+                    StoreError::Taken(Taken::TokenName) => {
+                        auth_problems::token_name_taken(&stored.name).into()
+                    }
+                    other => ControlError::from(other),
+                })
+            })
+            .await?;
+        Ok(CreatedToken {
+            token: shown(row),
+            secret: Secret::new(secret),
+        })
+    }
+
+    /// A page of tokens, by name.
+    pub async fn tokens(&self, page: PageRequest) -> Result<Page<Token>, ControlError> {
+        let limit = page.limit;
+        let (rows, revision) = self
+            .shared
+            .store
+            .read(move |tx| {
+                let rows = tx.tokens(page.after(), page.limit + 1)?;
+                Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
+            })
+            .await?;
+        let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
+        Ok(Page {
+            items: rows.into_iter().map(shown).collect(),
+            next,
+            revision,
+        })
+    }
+
+    /// Revokes a token: from the commit on it is worth nothing, and its streams end.
+    pub async fn revoke_token(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
+        let wanted = name.to_owned();
+        let at = self.now();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = tx
+                    .token_named(&wanted)?
+                    .ok_or_else(|| problems::not_found("token", &wanted))?;
+                tx.emit(&event_builder::event(
+                    at,
+                    "token.revoked",
+                    event_builder::token(&row),
+                    &cause,
+                    "revoked",
+                ))?;
+                tx.remove_token(&wanted)?;
+                Ok::<_, ControlError>(())
+            })
+            .await?;
+        self.shared.tokens.revoked.send_replace(());
+        Ok(())
+    }
+
+    /// Whose token this is. `from` is the address that it came from; a local user has none.
+    pub(crate) async fn authenticate(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+        shown_from: String,
+    ) -> Result<Result<Principal, Refused>, ControlError> {
+        let now = self.now();
+        let row = match public_part(token) {
+            Some(id) => self.shared.store.read(move |tx| tx.token(id)).await?,
+            None => None,
+        };
+        let given = digest(token);
+        let proven = |row: &TokenRow| bool::from(row.secret.bytes().ct_eq(given.bytes()));
+        let Some(row) = row.filter(|row| proven(row) && alive(row, now)) else {
+            // Looked at only now: a right token is let in, whoever else guesses from its address.
+            let (failed, at) = (&self.shared.tokens.failed, self.shared.clock.monotonic());
+            if let Some(address) = from {
+                if let Some(left) = failed.blocked(address, at) {
+                    return Ok(Err(Refused::TooMany(left)));
+                }
+                failed.note(address, at);
+            }
+            tracing::info!(from = %shown_from, "a token was refused: it is unknown, revoked or expired");
+            return Ok(Err(Refused::Worthless));
+        };
+        if row.last_used_at.is_none_or(|last| last + USED_EVERY <= now) {
+            let id = row.id;
+            let noted = self
+                .shared
+                .store
+                .write(move |tx| tx.set_token_used(id, now))
+                .await;
+            if let Err(error) = noted {
+                // Whoever may come in is not kept out by a full disk.
+                let error: StoreError = error;
+                tracing::warn!(%error, "the last use of a token could not be noted");
+            }
+        }
+        Ok(Ok(Principal::token(&row, shown_from)))
+    }
+
+    /// Ends when the principal may no longer do what it was let in for: its token was revoked or has expired. For
+    /// streams and waits, which outlive the look at the token that began them.
+    pub async fn until_revoked(&self, principal: &Principal) {
+        let Some(id) = principal.token else {
+            return std::future::pending().await;
+        };
+        let mut revoked = self.shared.tokens.revoked.subscribe();
+        loop {
+            revoked.mark_unchanged();
+            let read: Result<_, StoreError> = self.shared.store.read(move |tx| tx.token(id)).await;
+            let now = self.now();
+            // What can't be looked up can't be vouched for.
+            let Some(row) = read.ok().flatten().filter(|row| alive(row, now)) else {
+                return;
+            };
+            let left = row
+                .expires_at
+                .and_then(|end| Duration::try_from(end.duration_since(now)).ok())
+                .map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
+            tokio::select! {
+                changed = revoked.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    }
+}
+
+fn expiry(now: Timestamp, seconds: u64) -> Result<Timestamp, Problem> {
+    let life = Duration::from_secs(seconds);
+    if !(LEAST..=MOST).contains(&life) {
+        return Err(problems::out_of_range(
+            "expires_in_s",
+            "the token's life",
+            "60 (a minute)",
+            format!("{} (ten years)", MOST.as_secs()),
+        ));
+    }
+    now.checked_add(life)
+        .map_err(|_| problems::out_of_range("expires_in_s", "the token's life", 60, MOST.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_the_form_of_a_token_is_looked_up() {
+        let secret = "A".repeat(43);
+        assert_eq!(
+            public_part(&format!("waifud_00000000000000ff_{secret}")),
+            Some([0, 0, 0, 0, 0, 0, 0, 0xff])
+        );
+        for bad in [
+            "",
+            "waifud_",
+            "waifud_00ff",
+            &format!("waifud_00ff_{secret}"),
+            &format!("waifud_+0000000000000ff_{secret}"),
+            &format!("waifud_00000000000000ff_{secret}A"),
+            &format!("other_00000000000000ff_{secret}"),
+        ] {
+            assert_eq!(public_part(bad), None, "{bad}");
+        }
+    }
+}

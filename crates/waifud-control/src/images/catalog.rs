@@ -1,0 +1,68 @@
+//! The catalog: well-known cloud images as data, in `data/catalog.toml`.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use waifud_api::CatalogEntry;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    image: Vec<CatalogEntry>,
+}
+
+/// A file that can't be read is an empty catalog; the test below says so before anybody ships it.
+static CATALOG: LazyLock<Vec<CatalogEntry>> =
+    LazyLock::new(
+        || match toml::from_str::<File>(include_str!("../../data/catalog.toml")) {
+            Ok(file) => file.image,
+            Err(error) => {
+                tracing::error!(%error, "the catalog can't be read");
+                Vec::new()
+            }
+        },
+    );
+
+/// Every entry, as the file has them.
+pub fn entries() -> &'static [CatalogEntry] {
+    &CATALOG
+}
+
+/// The entry of that name. A dot counts as a dash: names are DNS labels, and people type `ubuntu-24.04`.
+pub fn entry(name: &str) -> Option<&'static CatalogEntry> {
+    let wanted = name.replace('.', "-");
+    CATALOG.iter().find(|entry| entry.name.as_str() == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalog_is_well_formed() {
+        let file = toml::from_str::<File>(include_str!("../../data/catalog.toml")).unwrap();
+        assert!(file.image.len() >= 11);
+        let mut names: Vec<_> = file.image.iter().map(|entry| &entry.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), file.image.len(), "two entries share a name");
+        for entry in &file.image {
+            for url in [&entry.url, &entry.checksums_url] {
+                let url = reqwest::Url::parse(url).unwrap();
+                assert_eq!(url.scheme(), "https", "{}", entry.name);
+                assert!(url.query().is_none() && url.username().is_empty());
+            }
+            assert!(["x86_64", "aarch64"].contains(&entry.arch.as_str()));
+            assert!(!entry.title.is_empty() && !entry.default_user.is_empty());
+            let least = entry.min_memory_bytes.bytes();
+            assert!((128 << 20..=4 << 30).contains(&least), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn names_may_be_typed_with_dots() {
+        assert_eq!(entry("ubuntu-24.04"), entry("ubuntu-24-04"));
+        assert!(entry("debian-12").is_some());
+        assert!(entry("plan-9").is_none());
+    }
+}

@@ -1,0 +1,397 @@
+//! One attempt at a source: go on where the last one broke, verify, and say whether trying again makes sense.
+
+use std::time::Duration;
+
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
+use waifud_api::Problem;
+use waifud_types::qcow2;
+use waifud_types::{ByteSize, Checksum, ChecksumAlgorithm, Digest};
+
+use super::Pace;
+use super::partial::Partial;
+use super::reach::{Reach, Trail};
+use super::source::{Proof, Source};
+use super::{checksum_file, http, problems};
+use crate::images::image_store::LOOK_EVERY;
+use crate::server::disk_space::ImageSpace;
+
+/// A list of checksums is smaller than this.
+const LIST_MAX: usize = 4 << 20;
+/// And is here within this time.
+const LIST_TIME: Duration = Duration::from_mins(1);
+
+/// Why an attempt did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Trying again will not help.
+    Lasting(Problem),
+    /// Trying again may.
+    Passing(String),
+    /// It goes on, but would take for ever.
+    TooSlow(String),
+    /// There is no room for it; trying again once there is will help.
+    NoRoom,
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
+            _ => Self::Passing(format!("the image can't be written: {error}")),
+        }
+    }
+}
+
+/// What an attempt is told, and tells.
+pub(super) trait Watcher: Send + Sync {
+    /// So many bytes are here, of so many.
+    fn progress(&self, done: u64, total: Option<u64>);
+}
+
+/// The answer that the bytes belong to, as its server names it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Validator(pub Option<String>);
+
+impl Validator {
+    /// A strong ETag, or else the date (RFC 9110, section 8.8).
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let etag = text(header::ETAG).filter(|tag| tag.starts_with('"') && tag.len() <= 256);
+        Self(
+            etag.or_else(|| text(header::LAST_MODIFIED).filter(|date| date.len() <= 64))
+                .map(str::to_owned),
+        )
+    }
+}
+
+/// The settings of an attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) reach: Reach,
+    /// Learns whether the attempt leads to a private address.
+    pub(super) trail: Trail,
+    pub(super) proxies: bool,
+    pub(super) max: ByteSize,
+    pub(super) disk_space: ImageSpace,
+    /// A server that says nothing for so long has gone.
+    pub(super) silence: Duration,
+    pub(super) pace: Pace,
+}
+
+/// The checksum that proves the image; `None` when the asker does without.
+pub(super) async fn expected(
+    source: &Source,
+    limits: &Limits,
+) -> Result<Option<Checksum>, Failure> {
+    match &source.proof {
+        Proof::Given(checksum) => Ok(Some(checksum.clone())),
+        Proof::HttpsAlone => Ok(None),
+        Proof::Listed { url, name, for_one } => {
+            let text = tokio::time::timeout(LIST_TIME, list(url, limits))
+                .await
+                .map_err(|_| Failure::TooSlow("the list of checksums takes too long".to_owned()))?;
+            let text = text?;
+            checksum_file::find(&String::from_utf8_lossy(&text), name, *for_one)
+                .map(Some)
+                .map_err(|error| Failure::Lasting(problems::bad_list(url, &error.to_string())))
+        }
+    }
+}
+
+async fn list(url: &reqwest::Url, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    let client = client(url, false, limits)?;
+    let response = client.get(url.clone()).send().await.map_err(transport)?;
+    let mut response = usable(response, "the list of checksums")?;
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(transport)? {
+        text.extend_from_slice(&chunk);
+        if text.len() > LIST_MAX {
+            return Err(Failure::Lasting(problems::bad_list(
+                url,
+                "it is too long for a list of checksums",
+            )));
+        }
+    }
+    Ok(text)
+}
+
+/// Fetches what is missing. Afterwards the file is whole, as far as its server says. `learned` is told which version it
+/// is before the first byte of it is kept.
+pub(super) async fn fetch<L>(
+    source: &Source,
+    limits: &Limits,
+    partial: &mut Partial,
+    validator: &Validator,
+    watcher: &dyn Watcher,
+    learned: L,
+) -> Result<(), Failure>
+where
+    L: AsyncFnOnce(Validator) -> Result<(), Failure>,
+{
+    let mut request = client(&source.url, source.proof != Proof::HttpsAlone, limits)?
+        .get(source.url.clone())
+        .header(header::ACCEPT_ENCODING, "identity");
+    match &validator.0 {
+        Some(version) if partial.length > 0 => {
+            request = request
+                .header(header::RANGE, format!("bytes={}-", partial.length))
+                .header(header::IF_RANGE, version);
+        }
+        _ => partial.clear().await?,
+    }
+    let response = request.send().await.map_err(transport)?;
+    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && partial.length > 0 {
+        return all_there(partial, &response).await;
+    }
+    let mut response = usable(response, "the image")?;
+    let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
+    let now = Validator::of(response.headers());
+    if goes_on {
+        if range_begin(response.headers()) != Some(partial.length) || now != *validator {
+            partial.clear().await?;
+            return Err(Failure::Passing(
+                "the server went on with another part or version; it begins again".to_owned(),
+            ));
+        }
+        partial.resumed = true;
+    } else {
+        partial.clear().await?;
+        learned(now).await?;
+    }
+    let total = response
+        .content_length()
+        .map(|rest| rest.saturating_add(partial.length));
+    if total.is_some_and(|total| total > limits.max.bytes()) {
+        return Err(Failure::Lasting(problems::too_large(limits.max)));
+    }
+    let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
+    limits.disk_space.check(rest)?;
+    if !limits.trail.is_private() {
+        watcher.progress(partial.length, total);
+    }
+    let outcome = stream(&mut response, limits, partial, total, watcher).await;
+    // What came is kept, also when the rest did not.
+    partial.flush().await?;
+    outcome?;
+    if total.is_some_and(|total| partial.length < total) {
+        return Err(Failure::Passing("the connection broke".to_owned()));
+    }
+    Ok(())
+}
+
+async fn stream(
+    response: &mut Response,
+    limits: &Limits,
+    partial: &mut Partial,
+    total: Option<u64>,
+    watcher: &dyn Watcher,
+) -> Result<(), Failure> {
+    let mut room_at = partial.length;
+    let mut looked = partial.head.len() == qcow2::HEADER_BYTES;
+    let mut pace = Measured::new(limits.pace, partial.received());
+    while let Some(chunk) = next(response, &mut pace, partial.received()).await? {
+        if partial.received().saturating_add(chunk.len() as u64) > limits.max.bytes() {
+            return Err(Failure::Lasting(problems::too_large(limits.max)));
+        }
+        if partial.received() >= room_at {
+            room_at = partial.received() + LOOK_EVERY;
+            limits.disk_space.check(0)?;
+        }
+        partial.push(&chunk).await?;
+        if !looked && partial.head.len() == qcow2::HEADER_BYTES {
+            looked = true;
+            qcow2::parse(&partial.head)
+                .map_err(|error| Failure::Lasting(problems::no_image(&partial.head, &error)))?;
+        }
+        // Of what a private address serves nothing is told until it is known to be an image.
+        if looked || !limits.trail.is_private() {
+            watcher.progress(partial.received(), total);
+        }
+    }
+    Ok(())
+}
+
+/// What came within one window of time.
+struct Measured {
+    pace: Pace,
+    until: Instant,
+    before: u64,
+}
+
+impl Measured {
+    fn new(pace: Pace, received: u64) -> Self {
+        Self {
+            pace,
+            until: Instant::now() + pace.window,
+            before: received,
+        }
+    }
+
+    /// Begins the next window, unless too little came in the last one.
+    fn next_window(&mut self, received: u64) -> Result<(), Failure> {
+        if received.saturating_sub(self.before) < self.pace.bytes.bytes() {
+            return Err(Failure::TooSlow(format!(
+                "the server sends less than {} in {} s",
+                self.pace.bytes,
+                self.pace.window.as_secs().max(1)
+            )));
+        }
+        *self = Self::new(self.pace, received);
+        Ok(())
+    }
+}
+
+/// The next bytes; an error when they come so slowly that there would be no end.
+async fn next(
+    response: &mut Response,
+    pace: &mut Measured,
+    received: u64,
+) -> Result<Option<bytes::Bytes>, Failure> {
+    loop {
+        if Instant::now() >= pace.until {
+            pace.next_window(received)?;
+        }
+        // Giving up waiting for a chunk loses nothing of it.
+        if let Ok(chunk) = timeout_at(pace.until, response.chunk()).await {
+            return chunk.map_err(transport);
+        }
+    }
+}
+
+/// The server has no byte after ours: we have all of them, or it has another file.
+async fn all_there(partial: &mut Partial, response: &Response) -> Result<(), Failure> {
+    let whole = response
+        .headers()
+        .get(header::CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.strip_prefix("bytes */"))
+        .and_then(|text| text.parse().ok());
+    if whole == Some(partial.length) {
+        return Ok(());
+    }
+    partial.clear().await?;
+    Err(Failure::Passing(
+        "the server's file changed; it begins again".to_owned(),
+    ))
+}
+
+/// A file that was read back from the disk, and is what its publisher promised.
+pub(super) struct Proven {
+    pub(super) digest: Digest,
+    pub(super) size: ByteSize,
+    pub(super) header: qcow2::Qcow2Header,
+}
+
+/// Makes the file durable, reads it back and compares it with what its publisher promised. Bytes of several answers that
+/// do not fit together are thrown away and fetched again once; so `Passing` here means: try again at once.
+pub(super) async fn verify(
+    partial: &mut Partial,
+    expected: Option<&Checksum>,
+) -> Result<Proven, Failure> {
+    let with_sha512 =
+        expected.is_some_and(|checksum| checksum.algorithm() == ChecksumAlgorithm::Sha512);
+    let contents = partial.sync_and_read_back(with_sha512).await?;
+    if let Some(expected) = expected {
+        let actual = contents.checksum(expected.algorithm());
+        if actual.as_ref() != Some(expected) {
+            if partial.resumed {
+                partial.clear().await?;
+                return Err(Failure::Passing(
+                    "the parts do not fit together; it begins again".to_owned(),
+                ));
+            }
+            return Err(Failure::Lasting(problems::mismatch(
+                expected,
+                actual.as_ref(),
+            )));
+        }
+    }
+    let header = qcow2::parse(&contents.head)
+        .map_err(|error| Failure::Lasting(problems::no_image(&contents.head, &error)))?;
+    Ok(Proven {
+        digest: contents.digest,
+        size: ByteSize(contents.length),
+        header,
+    })
+}
+
+fn client(
+    url: &reqwest::Url,
+    plain_is_fine: bool,
+    limits: &Limits,
+) -> Result<reqwest::Client, Failure> {
+    http::client(url, plain_is_fine, limits)
+        .map_err(|error| Failure::Passing(format!("no connection can be made: {}", root(&error))))
+}
+
+/// An answer with what was asked for in it; others as what they mean.
+fn usable(response: Response, what: &str) -> Result<Response, Failure> {
+    let status = response.status();
+    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        return Ok(response);
+    }
+    let later = status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        );
+    Err(if later {
+        Failure::Passing(format!("the server answers {}", status.as_u16()))
+    } else {
+        Failure::Lasting(problems::answered(response.url(), status.as_u16(), what))
+    })
+}
+
+fn range_begin(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (begin, _) = text.strip_prefix("bytes ")?.split_once('-')?;
+    begin.parse().ok()
+}
+
+fn transport(error: reqwest::Error) -> Failure {
+    if let Some(refused) = http::refusal(&error) {
+        return Failure::Lasting(problems::refused(&refused));
+    }
+    let error = error.without_url();
+    Failure::Passing(if error.is_timeout() {
+        "the server is silent".to_owned()
+    } else if error.is_connect() {
+        format!("no connection: {}", root(&error))
+    } else {
+        format!("the connection broke: {}", root(&error))
+    })
+}
+
+fn root(error: &dyn std::error::Error) -> String {
+    let mut bottom = error;
+    while let Some(cause) = bottom.source() {
+        bottom = cause;
+    }
+    bottom.to_string().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_strong_validators_are_used() {
+        let of = |pairs: &[(header::HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(name.clone(), value.parse().unwrap());
+            }
+            Validator::of(&headers).0
+        };
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(of(&[(header::ETAG, "\"a\"")]).as_deref(), Some("\"a\""));
+        assert_eq!(of(&[(header::ETAG, "W/\"a\"")]), None);
+        assert_eq!(
+            of(&[(header::ETAG, "W/\"a\""), (header::LAST_MODIFIED, date)]).as_deref(),
+            Some(date)
+        );
+        assert_eq!(of(&[]), None);
+    }
+}

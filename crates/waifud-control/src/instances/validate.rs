@@ -1,0 +1,233 @@
+//! A request to create, checked: everything that can be said without the database.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waifud_api::{CreateInstance, Problem, Publish};
+use waifud_cloudinit::{SshKey, validate_user_data};
+use waifud_types::spec::{
+    InstanceSpec, PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits,
+};
+use waifud_types::{ByteSize, Name, Secret};
+
+use crate::images::image_store::sha256;
+use crate::instances::problems as instance_problems;
+use crate::network;
+use crate::network::nics::{self, WantedNic};
+use crate::problems;
+
+/// SSH keys of one instance at most.
+pub const SSH_KEYS_MAX: usize = 256;
+/// Labels of one instance at most.
+pub const LABELS_MAX: usize = 64;
+
+/// A request whose parts are all well-formed.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// None: one is made up.
+    pub name: Option<Name>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The template's name.
+    pub template: Name,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: ByteSize,
+    /// None: what the template needs, or the default.
+    pub disk: Option<ByteSize>,
+    /// The pool of the root disk.
+    pub pool: Name,
+    /// The user-data.
+    pub user_data: Option<Secret<String>>,
+    /// Public keys.
+    pub ssh_keys: Vec<String>,
+    /// Whether it should run.
+    pub run: bool,
+    /// What happens when it stops by itself.
+    pub restart: RestartPolicy,
+    /// Higher starts earlier.
+    pub priority: i32,
+    /// Whether delete is refused.
+    pub protected: bool,
+    /// Wishes for the nics, one at least.
+    pub nics: Vec<WantedNic>,
+    /// Ports of its node that lead to it.
+    pub publish: Vec<PublishSpec>,
+    /// Wishes about the node.
+    pub placement: PlacementSpec,
+}
+
+/// Checks a request.
+pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
+    let name = request.name.as_deref().map(instance_name).transpose()?;
+    let template = request
+        .template
+        .parse()
+        .map_err(|_| instance_problems::unknown_template(&request.template))?;
+    let pool = name_or("spec.disks[0].pool", request.pool.as_deref(), "main")?;
+    let cpus = request.cpus.unwrap_or(1);
+    if !(1..=limits::CPUS_MAX).contains(&cpus) {
+        return Err(problems::out_of_range(
+            "spec.cpus",
+            "the number of CPUs",
+            1,
+            limits::CPUS_MAX,
+        ));
+    }
+    let memory = request.memory_bytes.unwrap_or(ByteSize::gib(1));
+    if !(limits::MEMORY_MIN..=limits::MEMORY_MAX).contains(&memory) {
+        return Err(problems::out_of_range(
+            "spec.memory_bytes",
+            "the memory",
+            limits::MEMORY_MIN,
+            limits::MEMORY_MAX,
+        ));
+    }
+    if let Some(disk) = request.disk_bytes
+        && !(limits::DISK_MIN..=limits::DISK_MAX).contains(&disk)
+    {
+        return Err(problems::out_of_range(
+            "spec.disks[0].size_bytes",
+            "the disk's size",
+            limits::DISK_MIN,
+            limits::DISK_MAX,
+        ));
+    }
+    labels("labels", &request.labels)?;
+    labels("spec.placement.require", &request.placement.require)?;
+    if let Some(text) = &request.user_data {
+        user_data(text)?;
+    }
+    Ok(Checked {
+        name,
+        labels: request.labels,
+        template,
+        cpus,
+        memory,
+        disk: request.disk_bytes,
+        pool,
+        user_data: request.user_data,
+        ssh_keys: ssh_keys(&request.ssh_keys)?,
+        run: request.run.unwrap_or(true),
+        restart: request.restart,
+        priority: request.priority,
+        protected: request.protected,
+        nics: nics::check(&request.nics, request.mac)?,
+        publish: network::publish(&request.publish)?,
+        placement: request.placement,
+    })
+}
+
+/// A name that an instance may have: none that would be taken for another instance's id.
+pub fn instance_name(text: &str) -> Result<Name, Problem> {
+    let name = name("name", text)?;
+    if name.as_str().parse::<waifud_types::InstanceId>().is_ok() {
+        return Err(instance_problems::name_like_id());
+    }
+    Ok(name)
+}
+
+fn name(field: &str, text: &str) -> Result<Name, Problem> {
+    text.parse().map_err(|e| problems::bad_name(field, &e))
+}
+
+fn name_or(field: &str, text: Option<&str>, default: &str) -> Result<Name, Problem> {
+    name(field, text.unwrap_or(default))
+}
+
+/// Checks a spec that a node hands over as one that it was once given: it may be anything. Says what no instance has.
+pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
+    let sizes = limits::DISK_MIN..=limits::DISK_MAX;
+    let mut disks = spec.disks.iter();
+    let publish = spec.publish.iter().map(|to| Publish {
+        port: to.port,
+        guest_port: Some(to.guest_port),
+        protocol: to.protocol,
+    });
+    let publish: Vec<_> = publish.collect();
+    let (disk_names, nic_names): (BTreeSet<_>, BTreeSet<_>) = (
+        spec.disks.iter().map(|disk| &disk.name).collect(),
+        spec.nics.iter().map(|nic| &nic.name).collect(),
+    );
+    let checks = [
+        (
+            (1..=limits::CPUS_MAX).contains(&spec.cpus),
+            "number of CPUs",
+        ),
+        (
+            (limits::MEMORY_MIN..=limits::MEMORY_MAX).contains(&spec.memory_bytes),
+            "amount of memory",
+        ),
+        (
+            !spec.disks.is_empty()
+                && disk_names.len() == spec.disks.len()
+                && disks.all(|disk| sizes.contains(&disk.size_bytes)),
+            "disks",
+        ),
+        (
+            (1..=nics::NICS_MAX).contains(&spec.nics.len()) && nic_names.len() == spec.nics.len(),
+            "nics",
+        ),
+        (network::publish(&publish).is_ok(), "published ports"),
+        (
+            labels("require", &spec.placement.require).is_ok(),
+            "required labels",
+        ),
+    ];
+    match checks.into_iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(what),
+        None => Ok(()),
+    }
+}
+
+/// Checks user-data.
+pub fn user_data(text: &Secret<String>) -> Result<(), Problem> {
+    validate_user_data(text.expose())
+        .map(drop)
+        .map_err(|e| instance_problems::bad_user_data(&e))
+}
+
+/// What may be shown of user-data; nothing when it is empty.
+pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
+    let text = text.expose();
+    (!text.is_empty()).then(|| UserDataFacts {
+        size_bytes: text.len() as u64,
+        sha256: sha256(text.as_bytes()),
+        unreported: waifud_cloudinit::unreported(text),
+    })
+}
+
+/// Checks public keys.
+pub fn ssh_keys(lines: &[String]) -> Result<Vec<String>, Problem> {
+    if lines.len() > SSH_KEYS_MAX {
+        return Err(problems::too_many("ssh_keys", SSH_KEYS_MAX));
+    }
+    lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| {
+            line.parse::<SshKey>()
+                .map(|key| key.as_str().to_owned())
+                .map_err(|e| instance_problems::bad_ssh_key(index, e))
+        })
+        .collect()
+}
+
+/// Checks labels.
+pub fn labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+    if labels.len() > LABELS_MAX {
+        return Err(problems::too_many(field, LABELS_MAX));
+    }
+    let key_char = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    for (key, value) in labels {
+        let good_key = (1..=63).contains(&key.len()) && key.chars().all(key_char);
+        let good_value = value.chars().count() <= 255 && !value.chars().any(char::is_control);
+        if !good_key || !good_value {
+            return Err(problems::bad_label(key).field(format!(
+                "{field}.{}",
+                key.chars().take(80).collect::<String>()
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! The nics that a request wishes for, as far as the request alone can tell whether they can be.
+//!
+//! On `default` waifud gives the address; on a bridge of the hosts somebody else does, unless the request says which
+//! one the guest has. The first nic has the default route.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use waifud_api::{CreateNic, Problem};
+use waifud_types::{MacAddr, Name};
+
+use super::requirements::DEFAULT;
+use crate::network::problems as network_problems;
+use crate::problems;
+
+/// Nics of one instance at most.
+pub const NICS_MAX: usize = 8;
+/// Further addresses of one nic at most.
+const ALLOWED_MAX: usize = 16;
+/// Prefixes that a home's network may have; shorter ones are typing errors, longer ones have no room for a router.
+const PREFIXES: std::ops::RangeInclusive<u8> = 8..=30;
+
+/// A nic as it is wished, checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedNic {
+    /// The network's name; whether there is one is asked later.
+    pub network: Name,
+    /// A fixed MAC address.
+    pub mac: Option<MacAddr>,
+    /// A fixed address.
+    pub address: Option<Ipv4Addr>,
+    /// With an address on a bridge: bits of its network.
+    pub prefix_len: Option<u8>,
+    /// With an address on a bridge: its router.
+    pub gateway: Option<Ipv4Addr>,
+    /// Further source addresses.
+    pub allow_addresses: Vec<IpNet>,
+}
+
+/// Checks the wished nics; one on `default` without any. `mac` is the older way to say the first one's.
+pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>, Problem> {
+    let one = [CreateNic::default()];
+    let nics = if nics.is_empty() { &one[..] } else { nics };
+    if nics.len() > NICS_MAX {
+        return Err(problems::too_many("spec.nics", NICS_MAX));
+    }
+    let mut checked: Vec<WantedNic> = Vec::with_capacity(nics.len());
+    for (index, nic) in nics.iter().enumerate() {
+        let mac = mac.filter(|_| index == 0);
+        if mac.is_some() && nic.mac.is_some() {
+            return Err(network_problems::mac_twice());
+        }
+        let wanted = WantedNic {
+            mac: nic.mac.or(mac),
+            ..check_one(index, nic)?
+        };
+        let defaults = || checked.iter().filter(|nic| nic.network.as_str() == DEFAULT);
+        if wanted.network.as_str() == DEFAULT && defaults().count() > 0 {
+            return Err(network_problems::default_twice(index));
+        }
+        if wanted.mac.is_some() && checked.iter().any(|other| other.mac == wanted.mac) {
+            return Err(network_problems::mac_on_two(index));
+        }
+        let same = |other: &WantedNic| other.address.is_some() && other.address == wanted.address;
+        if checked.iter().any(same) {
+            return Err(network_problems::address_on_two(index));
+        }
+        checked.push(wanted);
+    }
+    Ok(checked)
+}
+
+fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
+    let network = nic.network.as_deref().unwrap_or(DEFAULT);
+    let network: Name = network
+        .parse()
+        .map_err(|_| network_problems::unknown_network(index, network, &[]))?;
+    let mut wanted = WantedNic {
+        network,
+        mac: None,
+        address: None,
+        prefix_len: None,
+        gateway: None,
+        allow_addresses: allowed(index, &nic.allow_addresses)?,
+    };
+    let (address, gateway) = (nic.address.as_deref(), nic.gateway.as_deref());
+    if wanted.network.as_str() == DEFAULT {
+        if gateway.is_some() {
+            return Err(network_problems::gateway_on_default(index));
+        }
+        if let Some(IpNet::V6(net)) = wanted
+            .allow_addresses
+            .iter()
+            .find(|net| net.addr().is_ipv6())
+        {
+            return Err(network_problems::no_ipv6_on_default(
+                index,
+                &net.to_string(),
+            ));
+        }
+        wanted.address = address
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| network_problems::bad_address(index, text))
+            })
+            .transpose()?;
+        return Ok(wanted);
+    }
+    let Some(text) = address else {
+        return match gateway {
+            None => Ok(wanted),
+            Some(_) => Err(network_problems::gateway_alone(index)),
+        };
+    };
+    let net = address_with_prefix(index, text)?;
+    wanted.address = Some(net.addr());
+    wanted.prefix_len = Some(net.prefix_len());
+    if let Some(text) = gateway {
+        if index > 0 {
+            return Err(network_problems::gateway_of_a_later_nic(index));
+        }
+        let gateway = text
+            .parse()
+            .ok()
+            .filter(|gateway| is_host_of(net, *gateway) && *gateway != net.addr());
+        wanted.gateway =
+            Some(gateway.ok_or_else(|| network_problems::bad_gateway(index, text, net.trunc()))?);
+    }
+    Ok(wanted)
+}
+
+/// Reads `192.168.1.50/24`: an address that a host of that network can have.
+fn address_with_prefix(index: usize, text: &str) -> Result<Ipv4Net, Problem> {
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| network_problems::bad_address_with_prefix(index, text))?;
+    if !PREFIXES.contains(&net.prefix_len()) {
+        let (least, most) = (PREFIXES.start(), PREFIXES.end());
+        return Err(network_problems::bad_prefix(
+            index,
+            net.prefix_len(),
+            *least,
+            *most,
+        ));
+    }
+    if !is_host_of(net, net.addr()) || has_meaning(net.addr().into()).is_some() {
+        return Err(network_problems::no_hosts_address(index, net));
+    }
+    Ok(net)
+}
+
+fn is_host_of(net: Ipv4Net, address: Ipv4Addr) -> bool {
+    net.contains(&address) && address != net.network() && address != net.broadcast()
+}
+
+/// What an address means, when no guest can have it as its own.
+fn has_meaning(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(v4) => {
+            v4.is_link_local()
+                || v4.octets().first() == Some(&0)
+                || v4.octets().first() >= Some(&240)
+        }
+        // fe80::/10 (RFC 4291, 2.5.6): every nic has its own, which needs no allowance.
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() {
+        Some("loopback")
+    } else if address.is_multicast() {
+        Some("multicast")
+    } else if address.is_unspecified() || link_local {
+        Some("kept for other things")
+    } else {
+        None
+    }
+}
+
+/// Further addresses: single ones or ranges, none of which covers a meaning.
+fn allowed(index: usize, texts: &[String]) -> Result<Vec<IpNet>, Problem> {
+    if texts.len() > ALLOWED_MAX {
+        let field = format!("spec.nics[{index}].allow_addresses");
+        return Err(problems::too_many(&field, ALLOWED_MAX));
+    }
+    let mut allowed = Vec::with_capacity(texts.len());
+    for (number, text) in texts.iter().enumerate() {
+        let net = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map_err(|_| network_problems::bad_allowed(index, number, text))?
+            .trunc();
+        // Shorter prefixes would cover what has a meaning, or half of the world.
+        let least = if net.addr().is_ipv4() { 8 } else { 16 };
+        let meaning = has_meaning(net.network()).or_else(|| has_meaning(net.broadcast()));
+        let reserved = |range: &str| {
+            range
+                .parse::<IpNet>()
+                .is_ok_and(|range| net.contains(&range))
+        };
+        if net.prefix_len() < least {
+            return Err(network_problems::allowed_too_much(
+                index, number, net, least,
+            ));
+        }
+        if let Some(meaning) = meaning {
+            return Err(network_problems::allowed_reserved(
+                index, number, net, meaning,
+            ));
+        }
+        if reserved("169.254.0.0/16") || reserved("fe80::/10") {
+            return Err(network_problems::allowed_reserved(
+                index,
+                number,
+                net,
+                "kept for other things",
+            ));
+        }
+        if !allowed.contains(&net) {
+            allowed.push(net);
+        }
+    }
+    Ok(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nic(network: &str, address: Option<&str>, gateway: Option<&str>) -> CreateNic {
+        CreateNic {
+            network: Some(network.to_owned()),
+            address: address.map(str::to_owned),
+            gateway: gateway.map(str::to_owned),
+            ..CreateNic::default()
+        }
+    }
+
+    fn refused(nics: &[CreateNic]) -> (String, String) {
+        let problem = check(nics, None).unwrap_err();
+        (problem.code, problem.field.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_address_on_a_bridge_has_a_prefix_and_perhaps_a_router_in_it() {
+        let good = nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
+        let checked = check(&[good], None).unwrap().remove(0);
+        assert_eq!(checked.address.unwrap().to_string(), "192.168.1.50");
+        assert_eq!(checked.prefix_len, Some(24));
+        assert_eq!(checked.gateway.unwrap().to_string(), "192.168.1.1");
+        for (address, gateway, code, part) in [
+            (Some("192.168.1.50"), None, "invalid-address", "address"),
+            (Some("192.168.1.0/24"), None, "invalid-address", "address"),
+            (Some("192.168.1.255/24"), None, "invalid-address", "address"),
+            (Some("169.254.1.1/16"), None, "invalid-address", "address"),
+            (Some("127.0.0.1/8"), None, "invalid-address", "address"),
+            (Some("192.168.1.50/31"), None, "invalid-prefix", "address"),
+            (Some("10.1.2.3/4"), None, "invalid-prefix", "address"),
+            (Some("fd00::1/64"), None, "invalid-address", "address"),
+            (
+                None,
+                Some("192.168.1.1"),
+                "gateway-without-address",
+                "gateway",
+            ),
+            (
+                Some("192.168.1.50/24"),
+                Some("192.168.2.1"),
+                "invalid-gateway",
+                "gateway",
+            ),
+            (
+                Some("192.168.1.50/24"),
+                Some("192.168.1.50"),
+                "invalid-gateway",
+                "gateway",
+            ),
+            (
+                Some("192.168.1.50/24"),
+                Some("router"),
+                "invalid-gateway",
+                "gateway",
+            ),
+        ] {
+            let said = refused(&[nic("lan", address, gateway)]);
+            let field = format!("spec.nics[0].{part}");
+            assert_eq!(said, (code.to_owned(), field), "{address:?} {gateway:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_nic_has_a_default_route_and_default_is_there_once() {
+        let lan = || nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
+        let said = refused(&[nic("default", None, None), lan()]);
+        assert_eq!(said.0, "gateway-not-on-first-nic");
+        let said = refused(&[nic("default", None, None), nic("default", None, None)]);
+        assert_eq!(
+            said,
+            (
+                "duplicate-default-network".to_owned(),
+                "spec.nics[1].network".to_owned()
+            )
+        );
+        assert_eq!(refused(&[lan(), lan()]).1, "spec.nics[1].gateway");
+        let same = nic("lan", Some("192.168.1.50/24"), None);
+        assert_eq!(refused(&[lan(), same]).0, "duplicate-address");
+        assert_eq!(refused(&vec![nic("lan", None, None); 9]).0, "too-many");
+        assert_eq!(
+            refused(&[nic("default", None, Some("10.144.1.1"))]).0,
+            "gateway-on-default"
+        );
+        let both = [nic("default", None, None), nic("lan", None, None)];
+        assert_eq!(check(&both, None).unwrap().len(), 2);
+        assert_eq!(
+            check(&[], None).unwrap().remove(0).network.as_str(),
+            "default"
+        );
+    }
+
+    #[test]
+    fn further_addresses_are_anybodys_that_mean_nothing_else() {
+        let of = |network: &str, allowed: &[&str]| {
+            let nic = CreateNic {
+                network: Some(network.to_owned()),
+                allow_addresses: allowed.iter().map(|&text| text.to_owned()).collect(),
+                ..CreateNic::default()
+            };
+            check(&[nic], None).map(|mut nics| nics.remove(0).allow_addresses)
+        };
+        let nets = of(
+            "lan",
+            &[
+                "192.168.1.200",
+                "10.244.0.7/16",
+                "fd00::/64",
+                "192.168.1.200/32",
+            ],
+        );
+        let shown: Vec<_> = nets.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.168.1.200/32", "10.244.0.0/16", "fd00::/64"]);
+        for bad in [
+            "",
+            "all",
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "169.254.169.254",
+            "169.254.0.0/16",
+            "169.0.0.0/8",
+            "0.0.0.0/8",
+            "255.255.255.255",
+            "240.0.0.0/8",
+            "fe80::1",
+            "ff02::1",
+            "::1",
+            "192.168.1.0/33",
+        ] {
+            let problem = of("lan", &["10.0.0.1", bad]).unwrap_err();
+            assert_eq!(
+                problem.field.as_deref(),
+                Some("spec.nics[0].allow_addresses[1]"),
+                "{bad}"
+            );
+        }
+        assert_eq!(of("default", &["fd00::1"]).unwrap_err().code, "no-ipv6");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_allowed_covers_the_address_of_the_metadata_service(bits in any::<u32>(), prefix in 0_u8..=32) {
+            let text = format!("{}/{prefix}", Ipv4Addr::from(bits));
+            let metadata: IpAddr = [169, 254, 169, 254].into();
+            if let Ok(nets) = allowed(0, &[text]) {
+                prop_assert!(nets.iter().all(|net| !net.contains(&metadata) && !net.contains(&IpAddr::from([127, 0, 0, 1]))));
+            }
+        }
+    }
+}

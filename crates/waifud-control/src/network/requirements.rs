@@ -1,0 +1,265 @@
+//! What an instance wants of its node's network: an address, and ports of the node that lead to it.
+//!
+//! Checked in two parts: what the request alone can tell, and, in the transaction that writes it down, what others
+//! have.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use waifud_api::{Problem, Publish};
+use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx, StoreError, Taken, WriteTx};
+use waifud_types::Name;
+use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
+
+use crate::ControlError;
+use crate::network::problems as network_problems;
+use crate::network::subnet;
+use crate::problems;
+
+/// The network that each node routes.
+pub const DEFAULT: &str = "default";
+
+/// Networks that a refusal names at most.
+const NETWORKS_NAMED: u32 = 10;
+
+/// Published ports of one instance at most.
+const PUBLISHED_MAX: usize = 256;
+
+/// What waifud itself listens on, or may: API, peer port, mesh, metadata.
+const OWN_PORTS: [(Protocol, u16); 4] = [
+    (Protocol::Tcp, 7373),
+    (Protocol::Tcp, 7374),
+    (Protocol::Udp, 51820),
+    (Protocol::Udp, 51821),
+];
+
+/// Checks ports to publish.
+pub fn publish(wanted: &[Publish]) -> Result<Vec<PublishSpec>, Problem> {
+    if wanted.len() > PUBLISHED_MAX {
+        return Err(problems::too_many("spec.publish", PUBLISHED_MAX));
+    }
+    let mut checked: Vec<PublishSpec> = Vec::with_capacity(wanted.len());
+    for (index, wish) in wanted.iter().enumerate() {
+        let guest_port = wish.guest_port.unwrap_or(wish.port);
+        for (field, port) in [("port", wish.port), ("guest_port", guest_port)] {
+            if port == 0 {
+                return Err(network_problems::port_zero(index, field));
+            }
+        }
+        if OWN_PORTS.contains(&(wish.protocol, wish.port)) {
+            return Err(network_problems::port_reserved(index, wish.port));
+        }
+        let same = |other: &PublishSpec| (other.protocol, other.port) == (wish.protocol, wish.port);
+        if checked.iter().any(same) {
+            return Err(network_problems::port_twice(index, wish.port));
+        }
+        checked.push(PublishSpec {
+            port: wish.port,
+            guest_port,
+            protocol: wish.protocol,
+        });
+    }
+    checked.sort();
+    Ok(checked)
+}
+
+/// Refuses ports of a node for a guest that would not answer through that node.
+pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(), Problem> {
+    match spec.nics.first() {
+        Some(nic) if !publish.is_empty() && !is_default(&nic.network) => {
+            Err(network_problems::publish_elsewhere(&nic.network))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses nics on networks that there are not, and addresses that are not theirs to have.
+pub fn check(
+    tx: &ReadTx<'_>,
+    spec: &InstanceSpec,
+    capacities: &[NodeCapacity],
+    guest_range: Ipv4Net,
+) -> Result<(), ControlError> {
+    for (index, nic) in spec.nics.iter().enumerate() {
+        if !tx.is_network(nic.network.as_str())? {
+            let known = tx.networks("", NETWORKS_NAMED)?;
+            let known: Vec<_> = known.into_iter().map(|row| row.name).collect();
+            return Err(
+                network_problems::unknown_network(index, nic.network.as_str(), &known).into(),
+            );
+        }
+        let overlaps = |net: &&IpNet| match net {
+            IpNet::V4(net) => subnet::overlap(*net, guest_range),
+            IpNet::V6(_) => false,
+        };
+        if let Some(net) = nic.allow_addresses.iter().find(overlaps) {
+            return Err(network_problems::allowed_in_guest_range(index, *net, guest_range).into());
+        }
+        if let Some(address) = nic.address
+            && !is_default(&nic.network)
+            && guest_range.contains(&address)
+        {
+            return Err(
+                network_problems::address_in_guest_range(index, address, guest_range).into(),
+            );
+        }
+    }
+    check_publish(spec, &spec.publish)?;
+    check_address(spec, capacities)?;
+    super::address_owners::check(tx, spec)
+}
+
+/// Refuses a fixed address on `default` that no node can give, or not the one that was asked for.
+fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(), Problem> {
+    let Some((index, address)) = fixed(spec) else {
+        return Ok(());
+    };
+    let nodes = || capacities.iter().map(|capacity| &capacity.node);
+    let Some(home) = nodes().find(|node| node.subnet.contains(&address)) else {
+        let subnets: Vec<_> = nodes()
+            .map(|node| format!("{} has {}", node.name, node.subnet))
+            .collect();
+        return Err(network_problems::address_outside(index, address, &subnets));
+    };
+    let net = home.subnet;
+    let meaning = [
+        (net.network(), "names the subnet"),
+        (net.broadcast(), "is the subnet's broadcast address"),
+        (subnet::gateway(net), "is the gateway"),
+    ];
+    if let Some((_, what)) = meaning.iter().find(|(reserved, _)| *reserved == address) {
+        return Err(network_problems::address_reserved(
+            index, address, what, &home.name, net,
+        ));
+    }
+    match &spec.placement.node {
+        Some(wanted) if *wanted != home.name => Err(network_problems::address_elsewhere(
+            index, address, &home.name, net, wanted,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The problem that a fixed address has an owner.
+pub fn address_taken(
+    tx: &ReadTx<'_>,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<Problem, ControlError> {
+    let owner = match nic.address {
+        Some(address) => tx.address_owner(address)?,
+        None => None,
+    };
+    let owner = match owner {
+        Some(id) => tx.instance(id)?.map(|row| row.name),
+        None => None,
+    };
+    Ok(network_problems::address_taken(
+        index,
+        nic.address,
+        owner.as_ref(),
+    ))
+}
+
+/// Refuses a fixed address that has an owner.
+pub fn check_address_is_free(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
+    for (index, nic) in spec.nics.iter().enumerate() {
+        if let Some(address) = nic.address
+            && tx.address_owner(address)?.is_some()
+        {
+            return Err(address_taken(tx, index, nic)?.into());
+        }
+    }
+    Ok(())
+}
+
+/// Why a node can't take an instance into its network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Obstacle {
+    /// The node's part, as a verdict says it.
+    pub verdict: String,
+    /// What is waited for.
+    pub waits_for: String,
+}
+
+/// The address that the instance gets on `default` of the node, if it has a nic there, or what stands in its way.
+pub fn fit(
+    tx: &ReadTx<'_>,
+    spec: &InstanceSpec,
+    node: &NodeRow,
+) -> Result<Result<Option<Ipv4Addr>, Obstacle>, ControlError> {
+    for to in &spec.publish {
+        if let Some((_, owner)) = tx.publisher(node.id, to.protocol, to.port)? {
+            let port = format!("port {}/{}", to.port, to.protocol.as_str());
+            return Ok(Err(Obstacle {
+                verdict: format!("{port} is published by {owner}"),
+                waits_for: format!("{port} of {}, which is published by {owner}", node.name),
+            }));
+        }
+    }
+    let net = node.subnet;
+    if !spec.nics.iter().any(|nic| is_default(&nic.network)) {
+        return Ok(Ok(None));
+    }
+    if let Some((_, address)) = fixed(spec) {
+        return Ok(if node.unmanaged_addresses.contains(&address) {
+            Err(Obstacle {
+                verdict: format!("something unmanaged on it has {address}"),
+                waits_for: format!("{address}, which something unmanaged on {} has", node.name),
+            })
+        } else if net.contains(&address) {
+            Ok(Some(address))
+        } else {
+            Err(Obstacle {
+                verdict: format!("its subnet {net} does not hold {address}"),
+                waits_for: format!("the node whose subnet holds {address}"),
+            })
+        });
+    }
+    let mut taken = tx.taken_addresses(net)?;
+    // What runs there in nobody's list keeps its addresses.
+    taken.extend(&node.unmanaged_addresses);
+    taken.sort_unstable();
+    taken.dedup();
+    let free = subnet::free_address(net, &taken);
+    Ok(free.map(Some).ok_or_else(|| Obstacle {
+        verdict: format!("no free address in {net}"),
+        waits_for: format!("a free address in {net}"),
+    }))
+}
+
+/// Makes these the ports of the instance's node that lead to it, once it has a node.
+pub fn reserve_ports(
+    tx: &mut WriteTx<'_>,
+    row: &InstanceRow,
+    ports: &[PublishSpec],
+) -> Result<(), ControlError> {
+    let (Some(node), Some(node_name)) = (row.node, &row.node_name) else {
+        return Ok(());
+    };
+    for to in ports {
+        if let Some((owner, name)) = tx.publisher(node, to.protocol, to.port)?
+            && owner != row.id
+        {
+            return Err(network_problems::port_taken(to, node_name, Some(&name)).into());
+        }
+    }
+    tx.set_published(row.id, node, ports)
+        .map_err(|error| match (error, ports.first()) {
+            (StoreError::Taken(Taken::Port), Some(to)) => {
+                network_problems::port_taken(to, node_name, None).into()
+            }
+            (other, _) => ControlError::from(other),
+        })
+}
+
+/// The address on `default` that was asked for, and its nic; before placement only such are in a spec.
+fn fixed(spec: &InstanceSpec) -> Option<(usize, Ipv4Addr)> {
+    let mut nics = spec.nics.iter().enumerate();
+    nics.find_map(|(index, nic)| Some((index, nic.address.filter(|_| is_default(&nic.network))?)))
+}
+
+/// Whether it is the network that each node routes.
+pub fn is_default(network: &Name) -> bool {
+    network.as_str() == DEFAULT
+}

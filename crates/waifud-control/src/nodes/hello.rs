@@ -1,0 +1,247 @@
+//! Hello: a node introduces itself, and is registered the first time.
+
+use waifud_api::agent::bounds::OutOfBounds;
+use waifud_api::agent::{Hello, Welcome};
+use waifud_store::{NewNode, NodeRow, StoreError, Taken, WriteTx};
+use waifud_types::node::NodeFacts;
+use waifud_types::{Name, NodeId};
+
+use crate::auth::principal::Cause;
+use crate::events::event_builder;
+use crate::network::subnet;
+use crate::nodes::live::Sign;
+use crate::nodes::problems as node_problems;
+use crate::{Control, ControlError, Peer};
+
+impl Control {
+    /// Takes in what a node says of itself. Its certificate has said which one it is; the first time it is registered.
+    pub async fn hello(
+        &self,
+        node: NodeId,
+        mut hello: Hello,
+        peer: Peer,
+        request_id: &str,
+    ) -> Result<Welcome, ControlError> {
+        hello.check().map_err(|error| out_of_bounds(&error))?;
+        self.must_have_budget(node)?;
+        let request_id = request_id.to_owned();
+        let (used, pools, clock) = (hello.facts.used, hello.facts.pools.clone(), hello.now);
+        let control = self.clone();
+        let cost = self
+            .shared
+            .store
+            .write(move |tx| {
+                let before = tx.newest();
+                // The name that it was let in by, or that an administrator gave it since. What it calls itself decides
+                // nothing: instances are pinned to names.
+                let name = tx
+                    .node_key(node)?
+                    .ok_or_else(node_problems::unknown_node)?
+                    .name;
+                let cause = Cause::node(name.as_str(), Some(peer.from()), Some(request_id));
+                control.hello_in(tx, node, &name, &hello, &cause)?;
+                Ok::<_, ControlError>(tx.newest() - before)
+            })
+            .await?;
+        self.shared.live.has_written(node, cost);
+        self.shared
+            .live
+            .record_contact(node, self.sign(), Some(clock));
+        self.shared.live.set_use(node, used, pools);
+        Ok(Welcome {
+            node,
+            incarnation: self.shared.store.incarnation(),
+            addresses: self.shared.config.addresses.clone(),
+        })
+    }
+
+    fn hello_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        node: NodeId,
+        name: &Name,
+        hello: &Hello,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let Some(row) = tx.node(node)? else {
+            return self.register(tx, node, name, hello, cause);
+        };
+        if let Some(boot) = hello.boot_id {
+            self.learn_boot(tx, &row, boot)?;
+        }
+        if row.name != hello.name {
+            tracing::info!(
+                node = %row.name, calls_itself = %hello.name,
+                "a node calls itself otherwise than waifud does; an administrator renames it: waifuctl node rename"
+            );
+        }
+        self.learn_facts(tx, &row, &hello.facts, cause)?;
+        self.mark_reachable(tx, &row, cause)?;
+        self.place_waiting(tx)
+    }
+
+    fn register(
+        &self,
+        tx: &mut WriteTx<'_>,
+        node: NodeId,
+        name: &Name,
+        hello: &Hello,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let range = self.shared.config.guest_range;
+        let subnet = subnet::free_subnet(range, &tx.subnets()?, &hello.facts.routes)
+            .ok_or_else(|| node_problems::no_subnet(&range.to_string()))?;
+        let new = NewNode {
+            id: node,
+            name: name.clone(),
+            facts: hello.facts.clone(),
+            subnet,
+            at: self.now(),
+        };
+        let event = event_builder::event(
+            new.at,
+            "node.joined",
+            event_builder::node(new.id, &new.name),
+            cause,
+            format!(
+                "{} CPUs, {} memory, {}, guests in {subnet}",
+                new.facts.capacity.cpus,
+                new.facts.capacity.memory_bytes,
+                new.facts.hypervisor.kind.as_str()
+            ),
+        );
+        let revision = tx.emit(&event)?;
+        tx.insert_node(&new, revision)
+            .map_err(|error| match error {
+                StoreError::Taken(Taken::NodeName) => node_problems::node_name_taken(name).into(),
+                other => ControlError::from(other),
+            })?;
+        if let Some(boot) = hello.boot_id {
+            tx.set_node_boot(node, boot)?;
+        }
+        self.place_waiting(tx)
+    }
+
+    /// Stores what changed of a node's facts, beyond what only tells how much is in use.
+    pub(crate) fn learn_facts(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &NodeRow,
+        facts: &NodeFacts,
+        cause: &Cause,
+    ) -> Result<bool, ControlError> {
+        if !matters(&row.facts, facts) {
+            return Ok(false);
+        }
+        self.avoid_routes(tx, row, facts, cause)?;
+        self.tell_conditions(tx, row, &facts.conditions, cause)?;
+        tx.emit(&event_builder::event(
+            self.now(),
+            "node.changed",
+            event_builder::node(row.id, &row.name),
+            cause,
+            format!(
+                "{} CPUs, {} memory, {}, {} pool{}",
+                facts.capacity.cpus,
+                facts.capacity.memory_bytes,
+                facts.hypervisor.kind.as_str(),
+                facts.pools.len(),
+                if facts.pools.len() == 1 { "" } else { "s" }
+            ),
+        ))?;
+        tx.set_node_facts(row.id, facts)?;
+        Ok(true)
+    }
+
+    /// Gives a node another subnet when it turns out to route to the one that it has, as long as nothing is in it.
+    fn avoid_routes(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &NodeRow,
+        facts: &NodeFacts,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let in_the_way = facts
+            .routes
+            .iter()
+            .any(|route| subnet::overlap(*route, row.subnet));
+        if !in_the_way || row.unmanaged_count > 0 || !tx.instances_on(row.id)?.is_empty() {
+            return Ok(());
+        }
+        let range = self.shared.config.guest_range;
+        let Some(free) = subnet::free_subnet(range, &tx.subnets()?, &facts.routes) else {
+            return Ok(());
+        };
+        let event = event_builder::event(
+            self.now(),
+            "node.changed",
+            event_builder::node(row.id, &row.name),
+            cause,
+            format!(
+                "guests in {free}: the node routes to {} otherwise",
+                row.subnet
+            ),
+        );
+        let revision = tx.emit(&event)?;
+        tx.set_node_subnet(row.id, free, revision)?;
+        Ok(())
+    }
+
+    /// A sign of life, now.
+    pub(crate) fn sign(&self) -> Sign {
+        Sign {
+            running: self.running(),
+            at: self.now(),
+        }
+    }
+
+    /// Refuses to write down more for a node that had more written down than any needs.
+    pub(super) fn must_have_budget(&self, node: NodeId) -> Result<(), ControlError> {
+        if self.shared.live.may_write(node, self.running()) {
+            return Ok(());
+        }
+        Err(node_problems::too_many_changes().into())
+    }
+
+    /// Notes that a node that was silent is heard of again.
+    pub(crate) fn mark_reachable(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &NodeRow,
+        cause: &Cause,
+    ) -> Result<bool, ControlError> {
+        if row.reachable {
+            return Ok(false);
+        }
+        tx.emit(&event_builder::event(
+            self.now(),
+            "node.ready",
+            event_builder::node(row.id, &row.name),
+            cause,
+            "it is heard of again",
+        ))?;
+        tx.set_node_reachable(row.id, true, self.now())?;
+        Ok(true)
+    }
+}
+
+/// Refuses what a node may not say.
+pub(super) fn out_of_bounds(error: &OutOfBounds) -> ControlError {
+    node_problems::out_of_bounds(&error.field, &error.why).into()
+}
+
+/// Whether the facts differ in more than loads. How full a pool is counts when it moved by a sixteenth.
+pub(crate) fn matters(old: &NodeFacts, new: &NodeFacts) -> bool {
+    let mut comparable = new.clone();
+    comparable.used = old.used;
+    for pool in &mut comparable.pools {
+        if let Some(before) = old.pools.iter().find(|p| p.name == pool.name) {
+            let moved = before.used_bytes.bytes().abs_diff(pool.used_bytes.bytes());
+            if moved <= pool.size_bytes.bytes() / 16 {
+                pool.used_bytes = before.used_bytes;
+            }
+            pool.promised_bytes = before.promised_bytes;
+        }
+    }
+    comparable != *old
+}

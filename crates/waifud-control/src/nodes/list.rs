@@ -1,0 +1,69 @@
+//! Nodes as people see them.
+
+use waifud_api::agent::Unmanaged;
+use waifud_api::{Node, Page};
+use waifud_store::{NodeRow, ReadTx, StoreError};
+use waifud_types::NodeId;
+
+use crate::nodes::view;
+use crate::pagination::{Cursor, PageRequest};
+use crate::{Control, ControlError, problems};
+
+impl Control {
+    /// One node by name or id.
+    pub async fn node(&self, name_or_id: &str) -> Result<Node, ControlError> {
+        let wanted = name_or_id.to_owned();
+        let found = self
+            .shared
+            .store
+            .read(move |tx| {
+                let row = match tx.node_named(&wanted)? {
+                    Some(row) => Some(row),
+                    None => match wanted.parse::<NodeId>() {
+                        Ok(id) => tx.node(id)?,
+                        Err(_) => None,
+                    },
+                };
+                let row = row.ok_or_else(|| problems::not_found("node", &wanted))?;
+                let unmanaged = unmanaged(&tx, &row)?;
+                Ok::<_, ControlError>((row, unmanaged, tx.pool_promises()?))
+            })
+            .await?;
+        let (row, unmanaged, promises) = found;
+        Ok(view::node(row, unmanaged, &promises, &self.shared.live))
+    }
+
+    /// A page of nodes, by name.
+    pub async fn nodes(&self, page: PageRequest) -> Result<Page<Node>, ControlError> {
+        let limit = page.limit;
+        let (rows, promises, revision) = self
+            .shared
+            .store
+            .read(move |tx| {
+                let rows = tx.nodes(page.after(), page.limit + 1)?;
+                let rows = rows.into_iter().map(|row| {
+                    let unmanaged = unmanaged(&tx, &row)?;
+                    Ok::<_, StoreError>((row, unmanaged))
+                });
+                let rows = rows.collect::<Result<Vec<_>, _>>()?;
+                Ok::<_, ControlError>((rows, tx.pool_promises()?, tx.at(tx.newest_event()?)))
+            })
+            .await?;
+        let (rows, next) = Cursor::cut(rows, limit, |(row, _)| row.name.as_str());
+        Ok(Page {
+            items: rows
+                .into_iter()
+                .map(|(row, unmanaged)| view::node(row, unmanaged, &promises, &self.shared.live))
+                .collect(),
+            next,
+            revision,
+        })
+    }
+}
+
+fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
+    if row.unmanaged_count == 0 {
+        return Ok(Vec::new());
+    }
+    tx.unmanaged_on(row.id)
+}

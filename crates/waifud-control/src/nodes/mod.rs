@@ -1,0 +1,20 @@
+//! Nodes: how they join, what they watch and report, when they count as unreachable, and how administrators manage them.
+
+mod admin;
+mod boot;
+mod conditions;
+mod files;
+mod hello;
+pub(crate) mod joining;
+mod list;
+pub(crate) mod live;
+pub(crate) mod monitor;
+pub(crate) mod problems;
+mod report;
+mod slice;
+pub(crate) mod unmanaged;
+pub(crate) mod view;
+mod write_budget;
+
+pub(crate) use slice::SliceWatch;
+pub(crate) use write_budget::Budget;

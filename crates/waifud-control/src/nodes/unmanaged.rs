@@ -1,0 +1,348 @@
+//! What is on a node and in nobody's list: adopted, or ordered to be destroyed, by an operator; never by itself.
+//!
+//! A node reports with each such thing what it was once given of the instance, its sealed documents included, so
+//! adopting brings it back whole: spec, address, user-data, keys. Its guest runs on and notices nothing.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
+use waifud_api::{AdoptInstance, Instance, Node};
+use waifud_store::{
+    ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, StoreError, StoredBundle, Taken,
+    WriteTx,
+};
+use waifud_types::status::InstanceStatus;
+use waifud_types::{Epoch, InstanceId, Name, NodeId};
+
+use crate::auth::principal::Cause;
+use crate::events::event_builder;
+use crate::events::event_builder::EventExt;
+use crate::instances::view;
+use crate::nodes::problems as node_problems;
+use crate::{Control, ControlError, problems};
+
+impl Control {
+    /// Takes an unmanaged instance into the list, as it is on its node.
+    pub async fn adopt(
+        &self,
+        node: &str,
+        instance: &str,
+        request: AdoptInstance,
+        cause: Cause,
+    ) -> Result<Instance, ControlError> {
+        let (node, instance) = (node.to_owned(), instance.to_owned());
+        let name = request
+            .name
+            .map(|text| crate::instances::validate::instance_name(&text))
+            .transpose()?;
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &node)?;
+                let unmanaged = tx.unmanaged_on(row.id)?;
+                let found = find_unmanaged(&unmanaged, &instance)?;
+                let adoption = Adoption::of(found, name)?;
+                control.adopt_in(tx, &row, adoption, &cause)
+            })
+            .await
+    }
+
+    fn adopt_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        node: &NodeRow,
+        adoption: Adoption,
+        cause: &Cause,
+    ) -> Result<Instance, ControlError> {
+        if tx.instance(adoption.record.id)?.is_some() {
+            return Err(node_problems::already_managed(&adoption.name).into());
+        }
+        let record = &adoption.record;
+        crate::instances::validate::given_spec(&record.spec)
+            .map_err(|what| node_problems::odd_record(&adoption.name, what))?;
+        networks_are_there(tx, &adoption)?;
+        let mut spec = record.spec.clone();
+        // Its next boot is of its own disk: the image that it is mended with may be unknown here.
+        spec.rescue = None;
+        spec.user_data = adoption
+            .user_data
+            .as_ref()
+            .and_then(crate::instances::validate::user_data_facts);
+        let mut status =
+            InstanceStatus::pending(Some(format!("waiting for {} to take it up", node.name)));
+        status.node = Some(node.name.clone());
+        // The node has the image; whether waifud has its file is looked at whenever it is needed.
+        tx.insert_image(&ImageRow {
+            digest: spec.image,
+            size: record.image_size_bytes,
+            virtual_size: record.image_virtual_size_bytes,
+            created_at: self.now(),
+        })?;
+        let event = event_builder::event(
+            self.now(),
+            "instance.adopted",
+            event_builder::instance(record.id, &adoption.name),
+            cause,
+            format!("it was on {} and in nobody's list", node.name),
+        )
+        .generation(record.generation)
+        .details(serde_json::json!({ "node": node.name }));
+        let revision = tx.emit(&event)?;
+        let new = NewInstance {
+            id: record.id,
+            name: adoption.name.clone(),
+            labels: std::collections::BTreeMap::new(),
+            spec: spec.clone(),
+            status: status.clone(),
+            arch: node.facts.arch.clone(),
+            datasource: record.datasource,
+            firmware: record.firmware,
+            ssh_keys: adoption.ssh_keys,
+            cloud_id: adoption.cloud_id,
+            user_data: adoption.user_data,
+            at: self.now(),
+        };
+        tx.insert_instance(&new, revision)
+            .map_err(|error| match error {
+                StoreError::Taken(Taken::InstanceName) => {
+                    node_problems::adopted_name_taken(&adoption.name).into()
+                }
+                other => ControlError::from(other),
+            })?;
+        for (nic, spec) in (0..).zip(&spec.nics) {
+            let lease = LeaseRow {
+                nic,
+                mac: spec.mac,
+                address: spec.address,
+            };
+            tx.insert_lease(record.id, &lease)
+                .map_err(|error| match error {
+                    StoreError::Taken(taken) => {
+                        node_problems::adopt_conflict(&adoption.name, &taken.to_string()).into()
+                    }
+                    other => ControlError::from(other),
+                })?;
+            tx.use_network(&spec.network, record.id)?;
+        }
+        tx.set_adopted(record.id, record.generation, record.epoch)?;
+        let placement = PlacementRow {
+            instance: record.id,
+            node: node.id,
+            spec: &spec,
+            status: &status,
+            verdicts: &[],
+        };
+        tx.place(&placement, revision)?;
+        tx.put_bundle(record.id, &adoption.bundle, self.now())?;
+        let row = tx.instance(record.id)?.ok_or_else(|| {
+            ControlError::Inconsistent("a adopted instance is not there".to_owned())
+        })?;
+        crate::network::reserve_ports(tx, &row, &spec.publish)?;
+        Ok(view::instance(row, &self.shared.live))
+    }
+
+    /// Orders an unmanaged instance to be destroyed, disks included.
+    pub async fn delete_unmanaged(
+        &self,
+        node: &str,
+        instance: &str,
+        cause: Cause,
+    ) -> Result<(), ControlError> {
+        let (node, instance) = (node.to_owned(), instance.to_owned());
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &node)?;
+                let unmanaged = tx.unmanaged_on(row.id)?;
+                let found = find_unmanaged(&unmanaged, &instance)?;
+                let id = found.instance;
+                let name = shown_name(found)?;
+                if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
+                    return Err(node_problems::already_managed(&name).into());
+                }
+                // The copy that the node speaks of, and none that is made later.
+                let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
+                if tx.tombstone_epoch(id, row.id)? >= Some(epoch) {
+                    // Whoever lost the answer asks again: it is ordered already.
+                    return Ok(());
+                }
+                let event = event_builder::event(
+                    control.now(),
+                    "instance.deleting",
+                    event_builder::instance(id, &name),
+                    &cause,
+                    format!(
+                        "{} is told to destroy it; it was in nobody's list",
+                        row.name
+                    ),
+                );
+                let revision = tx.emit(&event)?;
+                let tombstone = Tombstone {
+                    instance: id,
+                    name,
+                    epoch,
+                };
+                tx.put_tombstone(row.id, &tombstone, control.now(), revision)?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// An operator's word that the restored database is the right one for a node: what it orders is carried out there.
+    pub async fn confirm_node(&self, node: &str, cause: Cause) -> Result<Node, ControlError> {
+        let wanted = node.to_owned();
+        let control = self.clone();
+        self.shared
+            .store
+            .write(move |tx| {
+                let row = find_node(tx, &wanted)?;
+                if row.confirmed {
+                    return Ok::<_, ControlError>(());
+                }
+                let revision = tx.emit(&event_builder::event(
+                    control.now(),
+                    "node.confirmed",
+                    event_builder::node(row.id, &row.name),
+                    &cause,
+                    "the restored database is the right one: what it orders to be destroyed is destroyed, and what \
+                     is missing is made anew",
+                ))?;
+                tx.confirm_node(row.id, revision)?;
+                Ok(())
+            })
+            .await?;
+        self.node(node).await
+    }
+}
+
+/// Everything that an adoption needs, checked.
+struct Adoption {
+    name: Name,
+    record: AgentInstance,
+    bundle: StoredBundle,
+    cloud_id: String,
+    ssh_keys: Vec<String>,
+    user_data: Option<waifud_types::Secret<String>>,
+}
+
+impl Adoption {
+    fn of(found: &Unmanaged, name: Option<Name>) -> Result<Self, ControlError> {
+        let old_name = shown_name(found)?;
+        if name.is_none() {
+            // What a node remembers of a name was never looked at here.
+            crate::instances::validate::instance_name(old_name.as_str())?;
+        }
+        let unknown = || node_problems::not_adoptable(&old_name);
+        let record = found.record.as_deref().ok_or_else(unknown)?.clone();
+        let ciphertext = found
+            .bundle
+            .as_ref()
+            .and_then(|text| STANDARD.decode(text).ok())
+            .ok_or_else(unknown)?;
+        let documents =
+            waifud_cloudinit::open(&ciphertext, record.bundle.digest, &record.bundle.key)
+                .map_err(ControlError::Seal)?;
+        Ok(Self {
+            name: name.unwrap_or_else(|| record.name.clone()),
+            cloud_id: documents.instance_id().to_owned(),
+            ssh_keys: documents.ssh_keys(),
+            user_data: documents
+                .user_data()
+                .map(|text| waifud_types::Secret::new(text.to_owned())),
+            bundle: StoredBundle {
+                digest: record.bundle.digest,
+                key: record.bundle.key.clone(),
+                ciphertext,
+            },
+            record,
+        })
+    }
+}
+
+/// The name that it had, or its id when nobody remembers.
+fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
+    let known = found.record.as_ref().map(|record| record.name.clone());
+    if let Some(name) = known.or_else(|| found.name.as_deref().and_then(|name| name.parse().ok())) {
+        return Ok(name);
+    }
+    found
+        .instance
+        .to_string()
+        .parse()
+        .map_err(|error: waifud_types::name::NameError| {
+            ControlError::Inconsistent(error.to_string())
+        })
+}
+
+/// A database that was restored may have lost the networks that it is on, or have others by their names.
+fn networks_are_there(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), ControlError> {
+    for nic in &adoption.record.spec.nics {
+        let on_node = adoption.record.bridges.get(&nic.network);
+        let here = tx.network(nic.network.as_str())?;
+        if here.as_ref().map(|row| row.bridge.as_ref()) != Some(on_node) {
+            return Err(node_problems::other_network(
+                &adoption.name,
+                &nic.network,
+                on_node.map(String::as_str),
+                here.is_some(),
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
+    if let Some(row) = tx.node_named(wanted)? {
+        return Ok(row);
+    }
+    let by_id = match wanted.parse::<NodeId>() {
+        Ok(id) => tx.node(id)?,
+        Err(_) => None,
+    };
+    by_id.ok_or_else(|| problems::not_found("node", wanted).into())
+}
+
+/// The entry of an instance that says most, by id or by the name that it had.
+fn find_unmanaged<'a>(
+    unmanaged: &'a [Unmanaged],
+    wanted: &str,
+) -> Result<&'a Unmanaged, ControlError> {
+    let id = wanted.parse::<InstanceId>().ok();
+    let named = |entry: &&Unmanaged| match id {
+        Some(id) => entry.instance == id,
+        None => {
+            entry.name.as_deref() == Some(wanted)
+                || entry
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.name.as_str() == wanted)
+        }
+    };
+    let mut found: Vec<&Unmanaged> = unmanaged.iter().filter(named).collect();
+    found.sort_by_key(|entry| entry.record.is_none());
+    let Some(first) = found.first() else {
+        return Err(problems::not_found("unmanaged instance", wanted).into());
+    };
+    if found.iter().any(|other| other.instance != first.instance) {
+        return Err(node_problems::ambiguous_unmanaged(wanted).into());
+    }
+    Ok(first)
+}
+
+/// As people see it: without what the node was once given, which holds a key.
+pub fn shown(entry: Unmanaged) -> waifud_api::Unmanaged {
+    waifud_api::Unmanaged {
+        adoptable: entry.record.is_some() && entry.bundle.is_some(),
+        kind: entry.kind,
+        instance: entry.instance,
+        name: entry
+            .name
+            .or_else(|| entry.record.map(|record| record.name.to_string())),
+        volume: entry.volume,
+        running: entry.running,
+        addresses: entry.addresses,
+    }
+}

@@ -1,0 +1,68 @@
+//! A node as the API shows it: its row, and what its last report said.
+
+use waifud_api::Node;
+use waifud_api::agent::Unmanaged;
+use waifud_store::{NodeRow, PoolPromise};
+use waifud_types::node::NodeState;
+
+use crate::nodes::live::Live;
+
+/// A node as it is shown.
+pub fn node(
+    row: NodeRow,
+    unmanaged: Vec<Unmanaged>,
+    promises: &[PoolPromise],
+    live: &Live,
+) -> Node {
+    let live = live.node(row.id);
+    let mut pools = live
+        .as_ref()
+        .and_then(|live| live.pools.clone())
+        .unwrap_or_else(|| row.facts.pools.clone());
+    for pool in &mut pools {
+        if let Some(promise) = promises
+            .iter()
+            .find(|p| p.node == row.id && p.pool == pool.name)
+        {
+            pool.promised_bytes = promise.promised;
+        }
+    }
+    let state = match (row.reachable, row.cordoned) {
+        (false, _) => NodeState::Unreachable,
+        (true, true) => NodeState::Cordoned,
+        (true, false) => NodeState::Ready,
+    };
+    let last_contact = live.as_ref().map(|live| live.last_contact);
+    Node {
+        id: row.id,
+        name: row.name,
+        state,
+        labels: row.facts.labels.into_iter().chain(row.labels).collect(),
+        arch: Some(row.facts.arch),
+        cpu_model: Some(row.facts.cpu_model),
+        hypervisor: Some(row.facts.hypervisor),
+        agent_version: Some(row.facts.agent_version),
+        capacity: row.facts.capacity,
+        promised: row.promised,
+        used: live
+            .as_ref()
+            .and_then(|live| live.used)
+            .unwrap_or(row.facts.used),
+        subnets: vec![row.subnet],
+        bridges: row.facts.bridges,
+        unfit_bridges: row.facts.unfit_bridges,
+        pools,
+        last_contact: if row.reachable {
+            last_contact
+        } else {
+            row.last_contact
+        },
+        clock_skew_s: live.and_then(|live| live.clock_skew),
+        conditions: row.facts.conditions,
+        unmanaged: unmanaged
+            .into_iter()
+            .map(crate::nodes::unmanaged::shown)
+            .collect(),
+        confirmed: row.confirmed,
+    }
+}

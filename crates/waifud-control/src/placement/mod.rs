@@ -1,0 +1,7 @@
+//! Placement: which node an instance runs on, and when instances that wait for a node are tried again.
+
+mod choose;
+pub(crate) mod place;
+mod retry;
+
+pub use choose::{Choice, PlacementRequest, choose};
