@@ -22,7 +22,7 @@ mod backoff;
 mod blocking;
 mod control_link;
 pub mod fake;
-pub mod faults;
+pub mod failpoints;
 mod guest;
 mod images;
 mod instance;

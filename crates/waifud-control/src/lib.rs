@@ -37,7 +37,7 @@ mod control;
 pub mod env;
 mod error;
 mod events;
-pub mod faults;
+pub mod failpoints;
 pub mod http;
 pub mod images;
 pub mod instances;

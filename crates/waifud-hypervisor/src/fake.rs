@@ -14,12 +14,13 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::sync::broadcast;
+use waifud_kit::fault_injection::Faults;
+use waifud_kit::sync::lock;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{ByteSize, InstanceId, Name};
 
 use self::by_hand::ByHand;
-use crate::fault_injection::{Faults, lock};
 use crate::{
     ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
     Hypervisor, HypervisorError, ObservedDomain, OffReason, no_such_disk,
@@ -55,7 +56,7 @@ pub type DeviceScript = Arc<dyn Fn(InstanceId, Device, DuplexStream) + Send + Sy
 #[derive(Clone)]
 pub struct FakeHypervisor {
     world: Arc<Mutex<World>>,
-    faults: Faults,
+    faults: Faults<Op, HypervisorError>,
     events: broadcast::Sender<DomainEvent>,
 }
 
@@ -136,7 +137,7 @@ impl FakeHypervisor {
                 devices: None,
                 starts: 0,
             })),
-            faults: Faults::new(),
+            faults: Faults::default(),
             events: broadcast::Sender::new(1024),
         }
     }

@@ -6,7 +6,6 @@
 pub mod conformance;
 mod device;
 pub mod fake;
-mod fault_injection;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod xml;

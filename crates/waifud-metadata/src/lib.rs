@@ -17,7 +17,7 @@
 
 mod cloud_init_event;
 mod control;
-pub mod faults;
+pub mod failpoints;
 mod guest;
 mod limits;
 mod observations;

@@ -19,7 +19,7 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use waifud_wireguard::{KeyError, PeerConfig, WireguardError};
 
 use crate::{
-    BundleStore, GuestLimits, StateStore, StoreError, TunnelEnd, faults,
+    BundleStore, GuestLimits, StateStore, StoreError, TunnelEnd, failpoints,
     limits::RateLimiter,
     observations::ObservationLog,
     registry::{Entry, Registry},
@@ -203,7 +203,7 @@ impl MetadataService {
         // Also when nothing changed: the node may have been restarted, and waits for a greeting.
         self.set_peer(&tunnel)?;
         if current.as_ref() != Some(&tunnel) {
-            faults::TUNNEL_SAVE
+            failpoints::TUNNEL_SAVE
                 .around(self.state.put_tunnel(&tunnel))
                 .await?;
             tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "the node's end is accepted");
@@ -236,7 +236,7 @@ impl MetadataService {
             return Err(ControlError::DigestMismatch { wanted, found });
         }
         let _changing = self.changing.lock().await;
-        faults::BUNDLE_SAVE
+        failpoints::BUNDLE_SAVE
             .around(self.bundles.put_bundle(wanted, ciphertext))
             .await?;
         if !self.registry.uses(wanted) {
@@ -249,7 +249,7 @@ impl MetadataService {
     pub async fn delete_bundle(&self, digest: Digest) -> Result<(), ControlError> {
         let _changing = self.changing.lock().await;
         if !self.registry.uses(digest) {
-            faults::BUNDLE_DROP
+            failpoints::BUNDLE_DROP
                 .around(self.bundles.delete_bundle(digest))
                 .await?;
         }
@@ -279,7 +279,7 @@ impl MetadataService {
             return Err(ControlError::AddressTaken { address, holder });
         }
         let entry = self.opened(instance, assignment).await?;
-        faults::ASSIGNMENT_SAVE
+        failpoints::ASSIGNMENT_SAVE
             .around(self.state.put_assignment(instance, &entry.assignment))
             .await?;
         tracing::info!(%instance, name = %entry.assignment.name, %address, bundle = %entry.assignment.bundle.digest.short(), "served");
@@ -296,7 +296,7 @@ impl MetadataService {
         let _changing = self.changing.lock().await;
         let former = self.registry.remove(instance);
         self.log.forget(instance);
-        faults::ASSIGNMENT_DROP
+        failpoints::ASSIGNMENT_DROP
             .around(self.state.delete_assignment(instance))
             .await?;
         set(&self.unserved).remove(&instance);
@@ -356,7 +356,7 @@ impl MetadataService {
     /// Garbage is no reason to fail: the agent is told of it, and it is tried again at the next start.
     async fn drop_unused(&self, digest: Digest) {
         if !self.registry.uses(digest)
-            && let Err(error) = faults::BUNDLE_DROP
+            && let Err(error) = failpoints::BUNDLE_DROP
                 .around(self.bundles.delete_bundle(digest))
                 .await
         {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use waifud_kit::fault_injection::Faults;
+use waifud_kit::sync::lock;
 use waifud_types::{ByteSize, Digest, Name, VolumeId, qcow2};
 
-use crate::fault_injection::{Faults, lock};
 use crate::format::empty_image;
 use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, digest};
 
@@ -34,7 +35,7 @@ pub struct FakePool {
     name: Name,
     directory: PathBuf,
     world: Arc<Mutex<World>>,
-    faults: Faults,
+    faults: Faults<Op, StorageError>,
 }
 
 #[derive(Default)]
@@ -61,7 +62,7 @@ impl FakePool {
             name,
             directory: directory.into(),
             world: Arc::default(),
-            faults: Faults::new(),
+            faults: Faults::default(),
         }
     }
 

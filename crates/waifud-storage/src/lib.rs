@@ -7,7 +7,6 @@ mod config;
 pub mod conformance;
 mod digest;
 pub mod fake;
-mod fault_injection;
 mod format;
 mod import;
 mod layout;

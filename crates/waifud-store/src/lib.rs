@@ -19,7 +19,7 @@ pub mod credentials;
 mod downloads;
 mod error;
 mod events;
-pub mod faults;
+pub mod failpoints;
 mod health;
 mod idempotency;
 mod images;

@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use waifud_types::Incarnation;
 
-use crate::faults;
+use crate::failpoints;
 use crate::health::LastFailure;
 use crate::node_capacities::NodeCapacities;
 use crate::tx::WriteTx;
@@ -190,9 +190,9 @@ impl Core {
             }
             connection::run(&group, "RELEASE job")?;
         }
-        faults::COMMIT.before();
+        failpoints::COMMIT.before();
         group.commit()?;
-        faults::COMMIT.after();
+        failpoints::COMMIT.after();
         Ok((newest, touched))
     }
 }

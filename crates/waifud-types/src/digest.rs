@@ -17,6 +17,11 @@ pub struct Digest([u8; 32]);
 pub struct DigestError(String);
 
 impl Digest {
+    /// The SHA-256 of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(waifud_kit::sha256::of(bytes))
+    }
+
     /// From the 32 bytes that SHA-256 gave.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -29,13 +34,7 @@ impl Digest {
 
     /// The 64 hexadecimal digits without `sha256:`; fit for a file's name.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0
-            .iter()
-            .fold(String::with_capacity(64), |mut text, byte| {
-                let _infallible = write!(text, "{byte:02x}");
-                text
-            })
+        waifud_kit::sha256::hex(&self.0)
     }
 
     /// The first six digits, as people see it in tables.
@@ -98,6 +97,15 @@ mod tests {
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert_eq!(digest.hex().parse(), Ok(digest));
         assert_eq!(digest.short(), "ababab");
+    }
+
+    #[test]
+    fn the_digest_of_bytes_is_their_sha_256() {
+        // FIPS 180-4, example of one block.
+        assert_eq!(
+            Digest::of(b"abc").hex(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

@@ -21,6 +21,15 @@ pub struct DiskSpace {
     pub free: ByteSize,
 }
 
+impl From<waifud_kit::filesystem::Usage> for DiskSpace {
+    fn from(usage: waifud_kit::filesystem::Usage) -> Self {
+        Self {
+            size: ByteSize(usage.size),
+            free: ByteSize(usage.available),
+        }
+    }
+}
+
 /// Whether there is enough.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -40,7 +40,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("waifud-cloudinit", Layer::Contract),
     ("waifud-pki", Layer::Contract),
     ("waifud-types", Layer::Core),
-    ("waifud-faults", Layer::Core),
+    ("waifud-kit", Layer::Core),
     ("waifud-images", Layer::Tool),
     ("waifud-lab", Layer::Tool),
     ("waifud-tests", Layer::Tool),
@@ -49,6 +49,8 @@ const LAYERS: &[(&str, Layer)] = &[
 
 /// Arrows within one layer, each with its reason.
 const SIDEWAYS: &[(&str, &str)] = &[
+    // `Digest::of`, and sizes of filesystems as `DiskSpace`.
+    ("waifud-types", "waifud-kit"),
     // Rows hold wire types: one shape, not two that must be kept alike.
     ("waifud-store", "waifud-api"),
     // A whole cluster in one process.
@@ -179,6 +181,7 @@ mod tests {
             ("waifud-network", "waifud-agent"),
             ("waifud-network", "waifud-storage"),
             ("waifud-types", "waifud-api"),
+            ("waifud-kit", "waifud-types"),
             ("waifud-agent", "waifud-metadata"),
             ("waifud", "waifud-agentd"),
             ("waifud", "waifud-lab"),
@@ -198,6 +201,7 @@ mod tests {
             ("waifud-agentd", "waifud-agent"),
             ("waifud-store", "rusqlite"),
             ("waifud-store", "waifud-api"),
+            ("waifud-types", "waifud-kit"),
             ("waifud-tests", "waifud-api"),
             ("xtask", "waifud-lab"),
         ];

@@ -18,7 +18,7 @@ use waifud_types::InstanceId;
 
 use crate::blocking::here;
 use crate::control_link::record::{InstanceRecord, NodeRecord};
-use crate::faults;
+use crate::failpoints;
 
 /// The durable copy could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -133,26 +133,26 @@ impl Durable {
 
     /// Writes the node's record.
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
-        faults::NODE_SAVE.before();
+        failpoints::NODE_SAVE.before();
         self.noted(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
-        faults::NODE_SAVE.after();
+        failpoints::NODE_SAVE.after();
         Ok(())
     }
 
     /// Writes an instance's record.
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
-        faults::RECORD_SAVE.before();
+        failpoints::RECORD_SAVE.before();
         self.noted(here(|| {
             self.replace(&self.instance_path(record.id), record)
         }))?;
-        faults::RECORD_SAVE.after();
+        failpoints::RECORD_SAVE.after();
         Ok(())
     }
 
     /// Removes an instance's record. Succeeds when it is absent.
     pub fn forget_instance(&self, id: InstanceId) -> Result<(), DurableError> {
         let path = self.instance_path(id);
-        faults::RECORD_FORGET.before();
+        failpoints::RECORD_FORGET.before();
         here(|| match fs::remove_file(&path) {
             Ok(()) => self.sync_dir(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -162,7 +162,7 @@ impl Durable {
                 source,
             }),
         })?;
-        faults::RECORD_FORGET.after();
+        failpoints::RECORD_FORGET.after();
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backoff::Backoff;
-use crate::faults;
+use crate::failpoints;
 use crate::shared::Shared;
 
 /// How long one report may take.
@@ -32,7 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let report = shared.reports.take(shared.now());
         let tell = timeout(TIMEOUT, shared.link.report(&report));
-        let outcome = faults::REPORT.around(tell).await;
+        let outcome = failpoints::REPORT.around(tell).await;
         last = Instant::now();
         match outcome {
             Ok(Ok(())) => {

@@ -11,7 +11,7 @@ use waifud_types::InstanceId;
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
 use crate::control_link::table::Concerns;
-use crate::faults;
+use crate::failpoints;
 use crate::interfaces::LinkError;
 use crate::shared::Shared;
 
@@ -83,7 +83,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         boot_id: shared.host.boot_id(),
     };
     hello.fit();
-    let welcome = match faults::HELLO.around(shared.link.hello(&hello)).await {
+    let welcome = match failpoints::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
         Err(error) => return Ended::link(error),
     };

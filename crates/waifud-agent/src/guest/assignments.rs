@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use waifud_api::metadatad::{Assignment, Held};
 use waifud_types::{Digest, InstanceId, Timestamp};
 
-use crate::faults;
+use crate::failpoints;
 use crate::interfaces::{MetadataError, MetadataService};
 
 /// Locks for the order of requests: instances that share one wait for each other, which costs little.
@@ -93,7 +93,7 @@ impl Assignments {
     ) -> Result<(), MetadataError> {
         let service = self.service.clone();
         let served = (assignment.address, assignment.bundle.digest);
-        let send = async move { faults::ASSIGN.around(service.assign(id, &assignment)).await };
+        let send = async move { failpoints::ASSIGN.around(service.assign(id, &assignment)).await };
         self.request(id, || true, Some(served), send).await
     }
 
@@ -104,7 +104,7 @@ impl Assignments {
         still: impl FnOnce() -> bool,
     ) -> Result<(), MetadataError> {
         let service = self.service.clone();
-        let send = async move { faults::RELEASE.around(service.release(id)).await };
+        let send = async move { failpoints::RELEASE.around(service.release(id)).await };
         self.request(id, still, None, send).await
     }
 

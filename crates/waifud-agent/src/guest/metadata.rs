@@ -21,7 +21,7 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::control_link::record::Memory;
 use crate::control_link::table::Table;
-use crate::faults;
+use crate::failpoints;
 use crate::guest::assignments::Assignments;
 use crate::guest::boot_report::BootReport;
 use crate::guest::requests::Requests;
@@ -284,7 +284,7 @@ impl Metadata {
         if same_process && !up.fresh && told && known {
             return Ok((status, false));
         }
-        let status = faults::TUNNEL
+        let status = failpoints::TUNNEL
             .around(self.service.set_tunnel(&tunnel))
             .await?;
         self.inner().told = Some(tunnel);
@@ -399,7 +399,7 @@ impl Metadata {
 
     async fn hand_over(&self, bundle: &BundleRef) -> Result<(), MetadataError> {
         let cached = self.cache.join(bundle.digest.hex());
-        let put = |bytes| faults::BUNDLE.around(self.service.put_bundle(bundle.digest, bytes));
+        let put = |bytes| failpoints::BUNDLE.around(self.service.put_bundle(bundle.digest, bytes));
         if let Ok(bytes) = fs::read(&cached) {
             match put(bytes.into()).await {
                 // Damaged on disk: fetch it again.

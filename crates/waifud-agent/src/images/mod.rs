@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
-use crate::faults;
+use crate::failpoints;
 use crate::interfaces::{ControlLink, LinkError};
 
 /// Why an image is not in the pool.
@@ -128,7 +128,7 @@ async fn fetch_and_import(
     // What an earlier import could not take is not fetched again: the import verifies its digest in any case.
     let facts = tokio::fs::symlink_metadata(&staged).await;
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
-        faults::IMAGE_FETCH
+        failpoints::IMAGE_FETCH
             .around(link.fetch_image(image, &staged, &tell))
             .await
             .map_err(|error| ImageError {
@@ -139,7 +139,7 @@ async fn fetch_and_import(
                 },
             })?;
     }
-    faults::IMAGE_IMPORT
+    failpoints::IMAGE_IMPORT
         .around(pool.import_image(image))
         .await
         .map_err(|error| storage_error(&error))

@@ -12,7 +12,7 @@ use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, TapName, VolumeId};
 
 use crate::control_link::record::{Memory, RunMemory, StartedWith};
-use crate::faults;
+use crate::failpoints;
 use crate::instance::datasource::Choice;
 use crate::instance::failure::Failure;
 use crate::instance::rescue;
@@ -55,7 +55,7 @@ pub(crate) async fn ensure_volumes(
             instance: want.id,
             disk: disk.name.clone(),
         };
-        let path = faults::VOLUME
+        let path = failpoints::VOLUME
             .around(pool.ensure_volume(&id, want.spec.image, disk.size_bytes))
             .await?;
         disks.insert(disk.name.clone(), path);
@@ -81,12 +81,12 @@ pub(crate) async fn ensure_seed(
     } else {
         None
     };
-    faults::SEED.before();
+    failpoints::SEED.before();
     let written = match disk {
         Some(disk) => shared.files.ensure_seed(want.id, disk).await,
         None => shared.files.ensure_no_seed(want.id).await,
     };
-    faults::SEED.after();
+    failpoints::SEED.after();
     written.map_err(|error| {
         Failure::passing(format!(
             "the disk with its documents can't be written: {error}"
@@ -107,7 +107,7 @@ pub(crate) async fn grow_disks(shared: &Shared, want: &AgentInstance) -> Result<
         let grown = shared
             .hypervisor
             .ensure_disk_size(want.id, &disk.name, size);
-        faults::GROW.around(grown).await?;
+        failpoints::GROW.around(grown).await?;
     }
     shared
         .table
@@ -261,16 +261,16 @@ fn domain_nic(
 
 /// Defines the domain.
 pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Failure> {
-    faults::FILES.before();
+    failpoints::FILES.before();
     shared.files.ensure(spec.id).await.map_err(|error| {
         Failure::passing(format!("the guest's directories can't be made: {error}"))
     })?;
-    faults::FILES.after();
+    failpoints::FILES.after();
     shared
         .table
         .remember(spec.id, |memory| memory.defined = true)?;
     let define = shared.hypervisor.ensure_defined(spec);
-    Ok(faults::DEFINE.around(define).await?)
+    Ok(failpoints::DEFINE.around(define).await?)
 }
 
 /// Starts the domain, or resumes it. The gates are looked at once more, now: a guest without rules or documents must
@@ -306,7 +306,7 @@ pub(crate) async fn start(
         })?;
     }
     let start = shared.hypervisor.ensure_started(want.id);
-    faults::START.around(start).await?;
+    failpoints::START.around(start).await?;
     shared.evidence_check.notify_one();
     // From here on, its end is the end of a run.
     shared.table.remember(want.id, |memory| {
@@ -322,7 +322,7 @@ pub(crate) async fn request_shutdown(shared: &Shared, id: InstanceId) -> Result<
         .table
         .remember(id, |memory| memory.stop_requested = true)?;
     let ask = shared.hypervisor.request_shutdown(id);
-    match faults::SHUTDOWN.around(ask).await {
+    match failpoints::SHUTDOWN.around(ask).await {
         Err(HypervisorError::NotFound(_)) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -333,17 +333,17 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
     for pool in shared.pools.values() {
         for volume in pool.volumes().await? {
             if volume.id.instance == id {
-                faults::VOLUME_DESTROY
+                failpoints::VOLUME_DESTROY
                     .around(pool.ensure_volume_absent(&volume.id))
                     .await?;
             }
         }
     }
-    faults::FILES_REMOVE.before();
+    failpoints::FILES_REMOVE.before();
     shared.files.ensure_absent(id).await.map_err(|error| {
         Failure::passing(format!("the guest's files can't be removed: {error}"))
     })?;
-    faults::FILES_REMOVE.after();
+    failpoints::FILES_REMOVE.after();
     Ok(())
 }
 

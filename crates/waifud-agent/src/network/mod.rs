@@ -21,7 +21,7 @@ use waifud_types::{InstanceId, TapName};
 use self::published::Published;
 use crate::control_link::record::InstanceRecord;
 use crate::control_link::table::Table;
-use crate::faults;
+use crate::failpoints;
 use crate::settings::Settings;
 
 /// How long one change may take; tools that it runs have limits of their own.
@@ -222,7 +222,7 @@ impl Network {
         self.leave_out_taken(&mut state).await?;
         if force || applied.as_ref() != Some(&state) || self.inner().begun.is_some() {
             self.inner().begin(&state);
-            let ensured = faults::NETWORK
+            let ensured = failpoints::NETWORK
                 .around(timeout(TIMEOUT, self.adapter.ensure(&state)))
                 .await;
             ensured

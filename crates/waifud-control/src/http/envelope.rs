@@ -15,7 +15,7 @@ use waifud_api::problem::PROBLEM_JSON;
 
 use super::Refusal;
 use crate::server::problems as server_problems;
-use crate::{Control, faults};
+use crate::{Control, failpoints};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -106,7 +106,7 @@ async fn carry_out(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    faults::REQUEST.around(next.run(request)).await
+    failpoints::REQUEST.around(next.run(request)).await
 }
 
 fn problem(control: &Control, mut response: Response, id: &RequestId, head: bool) -> Response {

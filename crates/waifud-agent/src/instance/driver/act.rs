@@ -7,7 +7,7 @@ use waifud_api::agent::AgentInstance;
 use super::{Driver, Outcome};
 use crate::control_link::record::DesiredState;
 use crate::control_link::table::View;
-use crate::faults;
+use crate::failpoints;
 use crate::instance::datasource::Seeded;
 use crate::instance::failure::Failure;
 use crate::instance::planner::{Observed, Step};
@@ -78,11 +78,11 @@ impl Driver {
             }
             (_, Step::ForceOff) => {
                 let off = shared.hypervisor.ensure_off(self.id);
-                faults::FORCE_OFF.around(off).await.map_err(Failure::from)
+                failpoints::FORCE_OFF.around(off).await.map_err(Failure::from)
             }
             (DesiredState::Destroy(_), Step::Undefine) => {
                 let absent = shared.hypervisor.ensure_absent(self.id);
-                faults::UNDEFINE.around(absent).await.map_err(Failure::from)
+                failpoints::UNDEFINE.around(absent).await.map_err(Failure::from)
             }
             (DesiredState::Destroy(_), Step::DestroyVolumes) => {
                 steps::destroy_volumes(&shared, self.id).await

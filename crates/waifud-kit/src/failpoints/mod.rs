@@ -1,15 +1,15 @@
-//! Named points at which tests let a daemon die. Nothing at all outside of test builds.
+//! Named points at which tests stop a daemon.
 //!
-//! A daemon names its *acts*: what it does that outlives it (a durable write, an effect on the node) and what it says
-//! (a report, an answer). Each act has two points, before and after it. In a test build a test chooses a point; a daemon
-//! that comes to it is dead from then on: no later act of it happens, until the test has thrown its tasks away and
-//! [revived](testing::revive) the name. So what a test finds afterwards is what a kill at that very line would leave.
+//! A daemon names its *acts*: everything it does that outlives it (a durable write, an effect on the node) or that others
+//! see (a report, an answer). Each act has a point before it and a point after it. A test chooses a point. When the
+//! daemon reaches it, the daemon is dead: none of its later acts happens until the test has dropped its tasks and
+//! [revived](testing::revive) its name. What the test finds afterwards is what a kill at that line would leave.
 //!
-//! Points need the feature `points`, which only dev-dependencies switch on, *and* debug assertions, which release builds
-//! do not have. Without either, an act costs nothing.
+//! Points exist only with the feature `points`, which only dev-dependencies enable, *and* debug assertions, which release
+//! builds do not have. Without either, an act costs nothing.
 //!
 //! ```
-//! use waifud_faults::Act;
+//! use waifud_kit::failpoints::Act;
 //! const SAVE: Act = Act::new("agentd", "record.save");
 //! # fn write() {}
 //! SAVE.before();
@@ -24,28 +24,28 @@ pub mod testing;
 
 use std::fmt;
 
-/// Something that a daemon does and that its death may come before or after.
+/// Something a daemon does, before or after which a test can stop it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Act {
     daemon: &'static str,
     name: &'static str,
 }
 
-/// On which side of its act a point is.
+/// The side of its act that a point is on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Side {
-    /// Nothing of it has happened.
+    /// Nothing of the act has happened.
     Before,
-    /// All of it has happened, and nobody was told.
+    /// The act is complete, and its result has not been passed on.
     After,
 }
 
-/// A place to die: `agentd.define.before`.
+/// A point at which a daemon can be stopped, for example `agentd.define.before`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Point {
     /// The act.
     pub act: Act,
-    /// Its side.
+    /// The side of the act.
     pub side: Side,
 }
 
@@ -55,29 +55,29 @@ impl Act {
         Self { daemon, name }
     }
 
-    /// Whose it is.
+    /// The daemon whose act it is.
     pub const fn daemon(self) -> &'static str {
         self.daemon
     }
 
-    /// Its points.
+    /// The points before and after the act.
     pub fn points(self) -> [Point; 2] {
         [Side::Before, Side::After].map(|side| Point { act: self, side })
     }
 
-    /// The point before it, where nothing can wait: a daemon that dies here unwinds.
+    /// The point before the act, in synchronous code: a daemon that is stopped here unwinds.
     #[inline]
     pub fn before(self) {
         self.pass(Side::Before);
     }
 
-    /// The point after it, where nothing can wait: a daemon that dies here unwinds.
+    /// The point after the act, in synchronous code: a daemon that is stopped here unwinds.
     #[inline]
     pub fn after(self) {
         self.pass(Side::After);
     }
 
-    /// Does the act between its two points. A daemon that dies at one of them never comes back from here.
+    /// Runs the act between its two points. If the daemon is stopped at one of them, this never returns.
     #[inline]
     pub async fn around<T>(self, act: impl Future<Output = T>) -> T {
         self.wait(Side::Before).await;
@@ -89,14 +89,14 @@ impl Act {
     #[cfg(all(feature = "points", debug_assertions))]
     fn pass(self, side: Side) {
         if test_state::is_end(Point { act: self, side }) {
-            // No message: this is what the test asked for.
-            std::panic::resume_unwind(Box::new("a daemon died at a point of its test"));
+            // Without a message: the test asked for it.
+            std::panic::resume_unwind(Box::new("a failpoint stopped the daemon"));
         }
     }
 
     #[cfg(not(all(feature = "points", debug_assertions)))]
     #[inline]
-    #[expect(clippy::unused_self, reason = "its other form asks who it is")]
+    #[expect(clippy::unused_self, reason = "the variant with points uses it")]
     fn pass(self, _: Side) {}
 
     #[cfg(all(feature = "points", debug_assertions))]
@@ -108,7 +108,7 @@ impl Act {
 
     #[cfg(not(all(feature = "points", debug_assertions)))]
     #[inline]
-    #[expect(clippy::unused_async, reason = "its other form waits")]
+    #[expect(clippy::unused_async, reason = "the variant with points waits")]
     async fn wait(self, _: Side) {}
 }
 
@@ -122,12 +122,12 @@ impl fmt::Display for Point {
     }
 }
 
-/// Names the acts of a daemon, and lists them all in `ALL`: what is named is listed.
+/// Names the acts of a daemon and lists them in `ALL`.
 #[macro_export]
 macro_rules! acts {
     ($daemon:literal: $($(#[$doc:meta])* $act:ident = $name:literal;)+) => {
-        $($(#[$doc])* pub const $act: $crate::Act = $crate::Act::new($daemon, $name);)+
-        /// Every act of this list.
-        pub const ALL: &[$crate::Act] = &[$($act),+];
+        $($(#[$doc])* pub const $act: $crate::failpoints::Act = $crate::failpoints::Act::new($daemon, $name);)+
+        /// All acts of this list.
+        pub const ALL: &[$crate::failpoints::Act] = &[$($act),+];
     };
 }

@@ -1,6 +1,6 @@
 //! metadatad's acts: what it makes durable before it answers. Tests let it die around each.
 
-waifud_faults::acts! {
+waifud_kit::acts! {
     "metadatad":
     /// The node's end of the tunnel becomes durable.
     TUNNEL_SAVE = "tunnel.save";

@@ -15,7 +15,7 @@ use waifud_agent::interfaces::SystemClock;
 use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
-use waifud_faults::testing;
+use waifud_kit::failpoints::testing;
 use waifud_network::fake::FakeNetwork;
 use waifud_pki::NodeKey;
 use waifud_storage::fake::{FakePool, image_bytes};

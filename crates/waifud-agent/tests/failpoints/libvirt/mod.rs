@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use waifud_agent::faults;
-use waifud_faults::{Act, Point};
+use waifud_agent::failpoints;
+use waifud_kit::failpoints::{Act, Point};
 
 use self::node::Node;
 use crate::verbs::VERBS;
@@ -19,12 +19,12 @@ use crate::{Ground, killed_everywhere};
 
 /// What the agent does with libvirt.
 const ACTS: [Act; 6] = [
-    faults::DEFINE,
-    faults::START,
-    faults::GROW,
-    faults::SHUTDOWN,
-    faults::FORCE_OFF,
-    faults::UNDEFINE,
+    failpoints::DEFINE,
+    failpoints::START,
+    failpoints::GROW,
+    failpoints::SHUTDOWN,
+    failpoints::FORCE_OFF,
+    failpoints::UNDEFINE,
 ];
 /// Verbs at a time, each in a node of its own: a libvirtd waits for its QEMUs more than it works.
 const NODES: usize = 2;

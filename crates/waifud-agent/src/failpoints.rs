@@ -1,6 +1,6 @@
 //! The agent's acts: what it makes durable, does to its node, and says. Tests let it die around each.
 
-waifud_faults::acts! {
+waifud_kit::acts! {
     "agentd":
     /// What is remembered of the node becomes durable.
     NODE_SAVE = "node.save";

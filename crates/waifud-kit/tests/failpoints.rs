@@ -1,11 +1,11 @@
-//! Who dies where it was told to, and does nothing more.
+//! A daemon stops at the chosen point and does nothing afterwards.
 
 use std::time::Duration;
 
-use waifud_faults::{Act, Side, testing};
+use waifud_kit::failpoints::{Act, Side, testing};
 
 const WRITE: Act = Act::new("d", "write");
-const TELL: Act = Act::new("d", "tell");
+const REPORT: Act = Act::new("d", "report");
 const OTHER: Act = Act::new("e", "write");
 
 fn dies(act: impl FnOnce() + std::panic::UnwindSafe) -> bool {
@@ -13,7 +13,7 @@ fn dies(act: impl FnOnce() + std::panic::UnwindSafe) -> bool {
 }
 
 #[test]
-fn a_daemon_dies_at_its_point_and_does_nothing_after_it_until_it_is_revived() {
+fn a_daemon_stops_at_its_point_and_does_nothing_until_it_is_revived() {
     testing::reset();
     WRITE.before();
     let [before, after] = WRITE.points();
@@ -24,16 +24,16 @@ fn a_daemon_dies_at_its_point_and_does_nothing_after_it_until_it_is_revived() {
     assert!(!testing::is_dead("d"));
     assert!(dies(|| WRITE.after()));
     assert!(testing::is_dead("d"));
-    assert!(dies(|| TELL.before()), "the dead do nothing");
+    assert!(dies(|| REPORT.before()), "a stopped daemon must not act");
     OTHER.before();
     assert_eq!(testing::hits().get(&after), Some(&2));
     testing::revive("d");
-    TELL.before();
+    REPORT.before();
     WRITE.after();
 }
 
 #[tokio::test]
-async fn what_can_wait_waits_for_ever() {
+async fn an_asynchronous_act_never_returns_from_its_point() {
     testing::reset();
     assert_eq!(WRITE.around(async { 1 }).await, 1);
     testing::die_at(WRITE.points()[1], 1);
@@ -44,7 +44,7 @@ async fn what_can_wait_waits_for_ever() {
             .await
             .is_err()
     );
-    assert!(done, "the act itself was before its end");
+    assert!(done, "the act precedes the point after it");
     testing::revive("d");
     assert_eq!(WRITE.points()[0].to_string(), "d.write.before");
 }

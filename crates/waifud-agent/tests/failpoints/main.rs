@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waifud_faults::{Act, Point, testing};
+use waifud_kit::failpoints::{Act, Point, testing};
 
 use crate::cluster::Cluster;
 use crate::machine::{Fake, Machine};
@@ -45,10 +45,10 @@ struct Ground<'a> {
 /// Every act of every daemon.
 fn acts() -> BTreeSet<Act> {
     [
-        waifud_store::faults::ALL,
-        waifud_control::faults::ALL,
-        waifud_agent::faults::ALL,
-        waifud_metadata::faults::ALL,
+        waifud_store::failpoints::ALL,
+        waifud_control::failpoints::ALL,
+        waifud_agent::failpoints::ALL,
+        waifud_metadata::failpoints::ALL,
     ]
     .concat()
     .into_iter()

@@ -1,0 +1,28 @@
+//! Small tools that several crates need. Nothing here knows about instances, nodes or images.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`clock`] | the time, through a trait that simulations replace |
+//! | [`config`] | reading a TOML configuration file |
+//! | [`durable`] | replacing, renaming and removing files so that the result survives a crash |
+//! | [`error`] | an error together with its causes |
+//! | [`failpoints`] | named points at which tests stop a daemon |
+//! | [`fault_injection`] | scripted failures and hanging calls for fakes |
+//! | [`filesystem`] | size, free space and state of a filesystem |
+//! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
+//! | [`sync`] | locking a mutex whatever happened to its last holder |
+//! | [`terminal`] | text from elsewhere made safe for a terminal |
+//! | [`testing`] | skipping a test where the machine cannot run it |
+
+pub mod clock;
+pub mod config;
+pub mod durable;
+pub mod error;
+pub mod failpoints;
+#[cfg(feature = "fault-injection")]
+pub mod fault_injection;
+pub mod filesystem;
+pub mod sha256;
+pub mod sync;
+pub mod terminal;
+pub mod testing;

@@ -1,0 +1,66 @@
+//! Skipping a test where the machine cannot run it (no root, a missing program, no archive).
+//!
+//! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead. Any other value, or none, allows skipping.
+
+use std::ffi::OsStr;
+use std::io::Write;
+
+/// The environment variable that forbids skipping.
+const NO_SKIP: &str = "WAIFUD_TEST_NO_SKIP";
+
+/// Whether tests may skip what this machine cannot run.
+pub fn may_skip() -> bool {
+    allows_skipping(std::env::var_os(NO_SKIP).as_deref())
+}
+
+fn allows_skipping(value: Option<&OsStr>) -> bool {
+    value.is_none_or(|value| value != "1")
+}
+
+/// Reports on standard error that the calling test is skipped. The caller then returns.
+///
+/// # Panics
+/// Where skipping is forbidden: the test fails.
+#[track_caller]
+pub fn skip(reason: &str) {
+    assert!(
+        may_skip(),
+        "this test must not be skipped ({NO_SKIP}=1): {reason}"
+    );
+    report_skipped(reason);
+}
+
+/// [`skip`]s if there is a reason, and returns whether there is one.
+///
+/// # Panics
+/// Where there is a reason and skipping is forbidden: the test fails.
+#[track_caller]
+pub fn skip_if(reason: Option<String>) -> bool {
+    if let Some(reason) = &reason {
+        skip(reason);
+    }
+    reason.is_some()
+}
+
+/// Prints the line of a skipped test. Not with `eprintln!`: the test harness captures it in tests that pass.
+pub fn report_skipped(reason: &str) {
+    let _standard_error_may_be_closed = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_value_1_forbids_skipping() {
+        assert!(!allows_skipping(Some(OsStr::new("1"))));
+        for value in [None, Some(""), Some("0"), Some("yes")] {
+            assert!(allows_skipping(value.map(OsStr::new)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_test_without_a_reason_is_not_skipped() {
+        assert!(!skip_if(None));
+    }
+}
