@@ -79,7 +79,10 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_its_line_and_without_the_text_of_the_line() {
         let unknown = load_text("\nprot = \"geheim\"").unwrap_err();
-        assert!(unknown.contains("line 2: unknown field `prot`"), "{unknown}");
+        assert!(
+            unknown.contains("line 2: unknown field `prot`"),
+            "{unknown}"
+        );
         assert!(!unknown.contains("geheim"), "{unknown}");
         assert!(load_text("port = ").unwrap_err().contains("line 1"));
     }

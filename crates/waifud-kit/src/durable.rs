@@ -166,7 +166,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (directory.path().join("a"), directory.path().join("b"));
         let draft = directory.path().join("draft");
-        Replacement::of(&a).draft(draft.clone()).write(b"x").unwrap();
+        Replacement::of(&a)
+            .draft(draft.clone())
+            .write(b"x")
+            .unwrap();
         assert!(!draft.exists());
         rename(&a, &b).unwrap();
         assert_eq!(fs::read(&b).unwrap(), b"x");

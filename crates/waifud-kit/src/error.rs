@@ -69,7 +69,10 @@ mod tests {
     fn an_error_is_found_by_its_type() {
         let error = error();
         assert_eq!(chain(&error).count(), 3);
-        assert_eq!(find::<io::Error>(&error).unwrap().kind(), io::ErrorKind::Other);
+        assert_eq!(
+            find::<io::Error>(&error).unwrap().kind(),
+            io::ErrorKind::Other
+        );
         assert!(find::<Outer>(&error).is_some());
         assert!(find::<std::fmt::Error>(&error).is_none());
     }

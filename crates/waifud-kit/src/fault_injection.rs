@@ -65,7 +65,9 @@ impl<Op: Ord + Copy, E> Faults<Op, E> {
         // `self` holds the sender, so the wait ends only by a release.
         let mut hanging = self.hanging.subscribe();
         drop(hanging.wait_for(|hanging| !hanging.contains(&op)).await);
-        let scripted = lock(&self.errors).get_mut(&op).and_then(VecDeque::pop_front);
+        let scripted = lock(&self.errors)
+            .get_mut(&op)
+            .and_then(VecDeque::pop_front);
         scripted.map_or(Ok(()), Err)
     }
 }

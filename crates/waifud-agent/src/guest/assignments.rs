@@ -93,7 +93,11 @@ impl Assignments {
     ) -> Result<(), MetadataError> {
         let service = self.service.clone();
         let served = (assignment.address, assignment.bundle.digest);
-        let send = async move { failpoints::ASSIGN.around(service.assign(id, &assignment)).await };
+        let send = async move {
+            failpoints::ASSIGN
+                .around(service.assign(id, &assignment))
+                .await
+        };
         self.request(id, || true, Some(served), send).await
     }
 

@@ -78,11 +78,17 @@ impl Driver {
             }
             (_, Step::ForceOff) => {
                 let off = shared.hypervisor.ensure_off(self.id);
-                failpoints::FORCE_OFF.around(off).await.map_err(Failure::from)
+                failpoints::FORCE_OFF
+                    .around(off)
+                    .await
+                    .map_err(Failure::from)
             }
             (DesiredState::Destroy(_), Step::Undefine) => {
                 let absent = shared.hypervisor.ensure_absent(self.id);
-                failpoints::UNDEFINE.around(absent).await.map_err(Failure::from)
+                failpoints::UNDEFINE
+                    .around(absent)
+                    .await
+                    .map_err(Failure::from)
             }
             (DesiredState::Destroy(_), Step::DestroyVolumes) => {
                 steps::destroy_volumes(&shared, self.id).await
