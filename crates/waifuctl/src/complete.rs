@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use clap::Parser;
 use clap_complete::engine::CompletionCandidate;
 
-use crate::cli::{Cli, Command};
+use crate::cli::GlobalArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination;
@@ -69,29 +68,28 @@ fn names(
         .collect()
 }
 
-/// Which waifud the unfinished command line is for: `--context` and `--socket` count there too.
-fn typed(arguments: impl Iterator<Item = String>) -> Cli {
-    let mut line = vec!["waifuctl".to_owned()];
+/// The options of the unfinished command line that select a waifud.
+fn typed(arguments: impl Iterator<Item = String>) -> GlobalArgs {
+    let mut found = GlobalArgs {
+        quiet: true,
+        ..GlobalArgs::default()
+    };
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
-        for option in ["--context", "--socket"] {
-            if argument == option {
-                line.extend([argument.clone()].into_iter().chain(arguments.next()));
-                break;
+        let (option, value) = match argument.split_once('=') {
+            Some((option, value)) => (option, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        match option {
+            "--context" => {
+                let value = value.or_else(|| arguments.next());
+                found.context = value.and_then(|name| name.parse().ok());
             }
-            if argument.starts_with(&format!("{option}=")) {
-                line.push(argument.clone());
-            }
+            "--socket" => found.socket = value.or_else(|| arguments.next()).map(Into::into),
+            _ => {}
         }
     }
-    line.push("df".to_owned());
-    Cli::try_parse_from(line).unwrap_or(Cli {
-        socket: None,
-        context: None,
-        json: false,
-        quiet: true,
-        command: Command::Df,
-    })
+    found
 }
 
 #[cfg(test)]
@@ -99,12 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_from_the_waifud_that_the_command_line_is_for() {
+    fn names_come_from_the_waifud_that_the_command_line_selects() {
         let of = |line: &str| typed(line.split(' ').map(str::to_owned));
-        let cli = of("waifuctl -- waifuctl --context home show w");
-        assert_eq!(cli.context.unwrap().as_str(), "home");
-        let cli = of("waifuctl -- waifuctl show --socket=/run/x w");
-        assert_eq!(cli.socket.unwrap(), std::path::Path::new("/run/x"));
-        assert!(of("waifuctl -- waifuctl show --context").context.is_none());
+        let global = of("waifuctl -- waifuctl --context home show w");
+        assert_eq!(global.context.unwrap().as_str(), "home");
+        let global = of("waifuctl -- waifuctl show --socket=/run/x w");
+        assert_eq!(global.socket.unwrap(), std::path::Path::new("/run/x"));
+        assert!(
+            of("waifuctl -- waifuctl show --context")
+                .context
+                .is_none()
+        );
     }
 }

@@ -11,7 +11,7 @@ use waifud_api::ServerUrl;
 use waifud_api::client::{Client, Trust};
 use waifud_types::{Name, Secret};
 
-use crate::cli::Cli;
+use crate::cli::GlobalArgs;
 use crate::contexts::{self, Contexts, Entry, LOCAL};
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -24,17 +24,17 @@ pub struct Context {
     /// Talks to waifud.
     pub client: Client,
     /// How another run of this program gets to the same waifud.
-    pub way: Endpoint,
+    pub endpoint: Endpoint,
     /// Talks to the person or script.
     pub printer: Printer,
 }
 
 impl Context {
     /// From what was typed.
-    pub fn new(cli: &Cli) -> Result<Self, Failure> {
+    pub fn new(cli: &GlobalArgs) -> Result<Self, Failure> {
         Ok(Self {
             client: client(cli)?,
-            way: way(cli)?,
+            endpoint: endpoint(cli)?,
             printer: Printer::new(cli.json, cli.quiet),
         })
     }
@@ -50,7 +50,7 @@ pub enum Endpoint {
 }
 
 /// In the order of [`client`]. A relative path of a socket is made absolute: ssh may run elsewhere.
-fn way(cli: &Cli) -> Result<Endpoint, Failure> {
+fn endpoint(cli: &GlobalArgs) -> Result<Endpoint, Failure> {
     let context = |name: &str| Endpoint::Options(vec!["--context".to_owned(), name.to_owned()]);
     if let Some(name) = &cli.context {
         return Ok(context(name.as_str()));
@@ -69,7 +69,7 @@ fn way(cli: &Cli) -> Result<Endpoint, Failure> {
     Ok(context(current.as_ref().map_or(LOCAL, Name::as_str)))
 }
 
-fn client(cli: &Cli) -> Result<Client, Failure> {
+fn client(cli: &GlobalArgs) -> Result<Client, Failure> {
     if let Some(name) = &cli.context {
         return if name.as_str() == LOCAL {
             local()
@@ -91,7 +91,7 @@ fn client(cli: &Cli) -> Result<Client, Failure> {
 }
 
 /// `--socket`, else `WAIFUD_SOCKET`. Read here and not by clap, whose usage would show it as typed.
-fn socket(cli: &Cli) -> Option<PathBuf> {
+fn socket(cli: &GlobalArgs) -> Option<PathBuf> {
     let set = || std::env::var_os("WAIFUD_SOCKET").filter(|value| !value.is_empty());
     cli.socket.clone().or_else(|| set().map(PathBuf::from))
 }

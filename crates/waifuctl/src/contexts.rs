@@ -117,7 +117,7 @@ impl Contexts {
     /// Writes the file: whole or not at all, for its owner alone.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
         let text = toml::to_string(self).map_err(|_| {
-            Failure::ours(
+            Failure::internal(
                 "contexts-unwritable",
                 "the contexts can't be written as TOML",
             )

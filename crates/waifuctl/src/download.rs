@@ -229,10 +229,10 @@ mod tests {
     fn a_deadline_says_how_far_the_download_is_and_that_it_goes_on() {
         let failure = late(&coming(None));
         assert_eq!(failure.exit_code(), DEADLINE_PASSED);
-        let text = failure.for_people();
+        let text = failure.to_text();
         assert!(text.contains("1M of 4M"), "{text}");
         assert!(text.contains("goes on"), "{text}");
-        let text = late(&coming(Some("no connection\u{1b}[2J"))).for_people();
+        let text = late(&coming(Some("no connection\u{1b}[2J"))).to_text();
         assert!(
             text.contains("no connection") && !text.contains('\u{1b}'),
             "{text}"

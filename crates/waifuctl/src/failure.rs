@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// Our own fault, or waifud can't be reached: exit code 2.
-    pub fn ours(code: &str, title: impl Into<String>) -> Self {
+    pub fn internal(code: &str, title: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, code, title)),
             cause: None,
@@ -58,7 +58,7 @@ impl Failure {
     }
 
     /// A program in a guest ended so. It has said itself what there is to say.
-    pub fn of_the_guest(code: u8) -> Self {
+    pub fn remote_exit(code: u8) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, "exit-code", "")),
             cause: None,
@@ -134,12 +134,12 @@ impl Failure {
             }
             tame_json(&serde_json::to_string(&problem).unwrap_or_default())
         } else {
-            self.for_people()
+            self.to_text()
         };
         let _stderr_gone = writeln!(std::io::stderr(), "{text}");
     }
 
-    pub(crate) fn for_people(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let Problem {
             title,
             field,
@@ -199,19 +199,19 @@ impl From<ClientError> for Failure {
                     );
                 }
                 if at.starts_with("https://") {
-                    return Self::ours("unreachable", error.to_string())
+                    return Self::internal("unreachable", error.to_string())
                         .cause(source)
                         .hint(https_hint(&root(source)));
                 }
-                Self::ours("unreachable", error.to_string()).cause(source).hint(format!(
+                Self::internal("unreachable", error.to_string()).cause(source).hint(format!(
                     "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \
                      WAIFUD_SOCKET (now {at})"
                 ))
             }
-            ClientError::TimedOut { .. } => Self::ours("timed-out", error.to_string()).hint(
+            ClientError::TimedOut { .. } => Self::internal("timed-out", error.to_string()).hint(
                 "look at waifud's log: journalctl -u waifud; the request may still be carried out",
             ),
-            ClientError::Malformed(_) => Self::ours("malformed-answer", error.to_string())
+            ClientError::Malformed(_) => Self::internal("malformed-answer", error.to_string())
                 .hint("are waifuctl and waifud of the same version? waifuctl --version"),
             ClientError::File { ref source, .. } => {
                 Self::input("file-unreadable", error.to_string()).cause(source)

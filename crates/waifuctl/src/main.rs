@@ -1,21 +1,15 @@
-//! The command line: the whole product from a terminal.
+//! The command-line client.
 //!
-//! `cli.rs` says what can be typed; each verb is one file in `commands/`. Data goes to stdout, everything else to
-//! stderr. Exit codes: 0 done, 1 wrong input, state or permission, 2 internal error or waifud is unreachable, 3 a wait's
-//! deadline passed.
+//! `cli/` defines the arguments; each command is one file in `commands/`. Data goes to stdout, everything else to stderr.
+//! Exit codes: 0 success, 1 invalid input, state or permission, 2 internal error or waifud is unreachable, 3 the deadline
+//! of a wait passed.
 
+mod address;
 mod cli;
-mod cli_access;
-mod cli_guest;
-mod cli_network;
-mod cli_node;
-mod cli_pool;
-mod cli_spec;
-mod cli_template;
-mod cli_token;
 mod columns;
 mod commands;
 mod complete;
+mod confirm;
 mod context;
 mod contexts;
 mod description;
@@ -28,22 +22,25 @@ mod host_keys;
 mod keys;
 mod known_hosts;
 mod labels;
-mod names;
 mod network_args;
 mod pagination;
 mod password_prompt;
+mod pools;
 mod printer;
 mod progress;
+mod published_ports;
 mod relay;
 mod select;
 mod selector;
-mod settle;
+mod ssh_arguments;
 mod ssh_hints;
+mod ssh_host;
 mod ssh_options;
-mod ssh_words;
 mod stdout;
 mod terminal;
 mod text;
+mod unmanaged;
+mod update_many;
 mod user_data;
 mod wait;
 
@@ -57,7 +54,7 @@ use crate::context::Context;
 fn main() -> ExitCode {
     // Ends here when a shell asks for completions.
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = match Cli::try_parse_from(ssh_words::mark(std::env::args_os())) {
+    let cli = match Cli::try_parse_from(ssh_arguments::mark(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
@@ -73,7 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    let json = cli.json;
+    let json = cli.global.json;
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -101,6 +98,6 @@ async fn run(cli: Cli) -> Result<(), failure::Failure> {
         Ok(done) => return done,
         Err(cli) => cli,
     };
-    let context = Context::new(&cli)?;
+    let context = Context::new(&cli.global)?;
     commands::run(&context, cli.command).await
 }

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 pub async fn list<T>(
     mut ask: impl AsyncFnMut(&ListQuery) -> Result<Page<T>, ClientError>,
 ) -> Result<Page<T>, Failure> {
-    let mut query = ListQuery::whole();
+    let mut query = ListQuery::all();
     let mut whole = ask(&query).await?;
     while let Some(cursor) = whole.next.take() {
         query.cursor = Some(cursor);

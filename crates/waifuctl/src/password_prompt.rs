@@ -37,7 +37,7 @@ pub async fn ask(prompt: &str) -> Result<Option<Secret<String>>, Failure> {
         return Ok(None);
     }
     let silent = Silent::enter()
-        .map_err(|e| Failure::ours("terminal", "the terminal can't be made silent").cause(&e))?;
+        .map_err(|e| Failure::internal("terminal", "the terminal can't be made silent").cause(&e))?;
     eprint!("{prompt}");
     let mut keys = typed();
     let mut bytes = Vec::new();

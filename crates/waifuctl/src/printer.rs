@@ -50,7 +50,7 @@ impl Printer {
     ) -> Result<(), Failure> {
         let out = if self.json {
             let json = serde_json::to_string_pretty(value)
-                .map_err(|e| Failure::ours("output", e.to_string()))?;
+                .map_err(|e| Failure::internal("output", e.to_string()))?;
             tame_json(&json)
         } else {
             tame(&text())
@@ -66,7 +66,7 @@ impl Printer {
     ) -> Result<(), Failure> {
         let out = if self.json {
             let json =
-                serde_json::to_string(value).map_err(|e| Failure::ours("output", e.to_string()))?;
+                serde_json::to_string(value).map_err(|e| Failure::internal("output", e.to_string()))?;
             tame_json(&json)
         } else {
             tame(&text())
@@ -127,7 +127,7 @@ fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|e| Failure::ours("output", "stdout can't be written").cause(&e)),
+        other => other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e)),
     }
 }
 

@@ -8,7 +8,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use waifud_api::client::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
-use crate::commands::cut;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -34,7 +33,7 @@ pub enum Ended {
     /// One side reset its connection.
     Reset,
     /// waifud ended it, and why.
-    Cut(String),
+    Closed(String),
 }
 
 /// Copies both ways until both sides have ended; the end of one direction is passed on while the other goes on. A
@@ -72,7 +71,7 @@ pub async fn join(
     match end {
         StreamEnd::Done | StreamEnd::Finished => Ended::Done,
         StreamEnd::Reset => Ended::Reset,
-        StreamEnd::Cut(reason) => Ended::Cut(reason),
+        StreamEnd::Closed(reason) => Ended::Closed(reason),
     }
 }
 
@@ -141,36 +140,36 @@ pub async fn bind(port: u16) -> Result<TcpListener, Failure> {
 }
 
 /// Opens a stream for each connection. Goes on until it can't listen any more; a connection that fails is told about.
-pub async fn listen(context: &Context, listener: TcpListener, far: StreamTarget) -> Failure {
+pub async fn listen(context: &Context, listener: TcpListener, target: StreamTarget) -> Failure {
     loop {
         let connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
-                return Failure::ours("accept", "no connections can be accepted").cause(&error);
+                return Failure::internal("accept", "no connections can be accepted").cause(&error);
             }
         };
-        let (client, far, json) = (
+        let (client, target, json) = (
             context.client.clone(),
-            far.clone(),
+            target.clone(),
             context.printer.is_json(),
         );
         tokio::spawn(async move {
-            if let Err(failure) = carry(&client, connection, &far).await {
+            if let Err(failure) = forward_connection(&client, connection, &target).await {
                 failure.print(json);
             }
         });
     }
 }
 
-async fn carry(
+async fn forward_connection(
     client: &waifud_api::client::Client,
     mut connection: TcpStream,
-    far: &StreamTarget,
+    target: &StreamTarget,
 ) -> Result<(), Failure> {
     // Keys typed into a screen or a shell must not wait for more.
     let _slower_without = connection.set_nodelay(true);
     let stream = client
-        .open_stream(&far.instance, far.what, far.port)
+        .open_stream(&target.instance, target.what, target.port)
         .await?;
     let (read, write) = connection.split();
     match join(stream, read, write).await {
@@ -180,12 +179,28 @@ async fn carry(
             let _as_an_end_otherwise = connection.set_zero_linger();
             Ok(())
         }
-        Ended::Cut(reason) => Err(cut(&far.instance, &reason)),
+        Ended::Closed(reason) => Err(stream_failure(&target.instance, &reason)),
     }
 }
 
+/// The failure of a stream that waifud ended.
+pub fn stream_failure(name: &str, reason: &str) -> Failure {
+    let failure = if reason.starts_with("the connection") {
+        Failure::internal(
+            "stream-cut",
+            format!("the stream to {name} ended: {reason}"),
+        )
+    } else {
+        Failure::input(
+            "stream-cut",
+            format!("the stream to {name} ended: {reason}"),
+        )
+    };
+    failure.hint(format!("waifuctl show {name}"))
+}
+
 /// Returns at Ctrl-C, or when the process is asked to end.
-pub async fn asked_to_end() -> Result<(), Failure> {
+pub async fn shutdown_signal() -> Result<(), Failure> {
     let wait = async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -195,7 +210,7 @@ pub async fn asked_to_end() -> Result<(), Failure> {
         }
     };
     wait.await.map_err(|e: std::io::Error| {
-        Failure::ours("signals", "signals can't be waited for").cause(&e)
+        Failure::internal("signals", "signals can't be waited for").cause(&e)
     })
 }
 

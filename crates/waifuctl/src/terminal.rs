@@ -29,7 +29,7 @@ impl Raw {
             return Ok(None);
         }
         let failed = |e: nix::Error| {
-            Failure::ours("terminal", "the terminal can't be switched to raw mode").cause(&e)
+            Failure::internal("terminal", "the terminal can't be switched to raw mode").cause(&e)
         };
         let before = tcgetattr(&stdin).map_err(failed)?;
         let mut raw = before.clone();

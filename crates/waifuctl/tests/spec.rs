@@ -136,7 +136,7 @@ impl Server {
     }
 
     async fn names(&self) -> Vec<String> {
-        let page = self.client().instances(&ListQuery::whole()).await.unwrap();
+        let page = self.client().instances(&ListQuery::all()).await.unwrap();
         page.items.into_iter().map(|i| i.name.to_string()).collect()
     }
 }

@@ -111,7 +111,7 @@ pub struct ListQuery {
 
 impl ListQuery {
     /// For reading a whole list: in pages as large as the server gives.
-    pub fn whole() -> Self {
+    pub fn all() -> Self {
         Self {
             limit: Some(1000),
             ..Self::default()

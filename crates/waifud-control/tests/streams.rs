@@ -133,7 +133,7 @@ async fn end(person: &mut ClientStream) -> StreamEnd {
 }
 
 fn cut(reason: &str) -> StreamEnd {
-    StreamEnd::Cut(reason.to_owned())
+    StreamEnd::Closed(reason.to_owned())
 }
 
 #[tokio::test]

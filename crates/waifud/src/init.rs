@@ -114,7 +114,7 @@ async fn let_in(config: &Config) -> anyhow::Result<()> {
     let client = Client::unix(&config.socket)?;
     eprintln!("waiting for waifud");
     let end = Instant::now() + START_MAX;
-    while let Err(error) = client.nodes(&ListQuery::whole()).await {
+    while let Err(error) = client.nodes(&ListQuery::all()).await {
         if Instant::now() >= end {
             return Err(error)
                 .context("waifud does not answer; check its log: journalctl -u waifud");
@@ -136,7 +136,7 @@ async fn let_in(config: &Config) -> anyhow::Result<()> {
     eprintln!("waiting for the node to be ready");
     let end = Instant::now() + JOIN_MAX;
     loop {
-        let nodes = client.nodes(&ListQuery::whole()).await?;
+        let nodes = client.nodes(&ListQuery::all()).await?;
         if nodes
             .items
             .iter()

@@ -1,24 +1,24 @@
-//! Times as they are typed: a number with a unit, or several, such as `90s`, `1h30m` or `30d`.
+//! Parses durations: numbers with units, for example `90s`, `1h30m` or `30d`.
 
 use std::time::Duration;
 
-/// A wait longer than this is a typing error.
+/// A longer wait is probably a typing error.
 const WAIT_MAX: Duration = Duration::from_hours(7 * 24);
 
-/// How long a `--wait` waits: `90s`, `10m`, `1h30m`, at most 7 days.
+/// Parses the duration of a wait, at most 7 days.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match read(text) {
-        Ok(time) if time > WAIT_MAX => Err(format!("{text} is more than 7d, the longest wait")),
+        Ok(time) if time > WAIT_MAX => Err(format!("{text} exceeds the limit of 7d")),
         other => other,
     }
 }
 
-/// The seconds of a time of any length: `12h`, `30d`.
+/// Parses a duration of any length into seconds.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
     read(text).map(|time| time.as_secs())
 }
 
-/// How long `exec` waits for the program, in seconds: 1s to 1h. A number alone is in seconds, as it always was.
+/// Parses the timeout of `exec` into seconds: 1s to 1h. A number without a unit is in seconds, for compatibility.
 pub fn parse_exec_timeout(text: &str) -> Result<u32, String> {
     let seconds = match text.parse() {
         Ok(seconds) => seconds,
@@ -45,11 +45,11 @@ fn read(text: &str) -> Result<Duration, String> {
             Some('m') => 60,
             Some('h') => 3600,
             Some('d') => 86400,
-            _ => return Err(bad("is not a time")),
+            _ => return Err(bad("is not a duration")),
         };
-        // `30m1h` is more often a mistake than a wish.
+        // Units in ascending order, as in `30m1h`, are probably a mistake.
         if number.is_empty() || unit >= before {
-            return Err(bad("is not a time"));
+            return Err(bad("is not a duration"));
         }
         before = unit;
         let part = number.parse::<u64>().ok();
@@ -59,7 +59,7 @@ fn read(text: &str) -> Result<Duration, String> {
         rest = tail.get(1..).unwrap_or_default();
     }
     if seconds == 0 {
-        return Err(bad("is not a time"));
+        return Err(bad("is not a duration"));
     }
     Ok(Duration::from_secs(seconds))
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_need_a_unit() {
+    fn a_duration_needs_a_unit() {
         assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse_duration("7d"), Ok(WAIT_MAX));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exec_takes_seconds_and_times() {
+    fn an_exec_timeout_is_in_seconds_or_has_a_unit() {
         assert_eq!(parse_exec_timeout("600"), Ok(600));
         assert_eq!(parse_exec_timeout("10m"), Ok(600));
         for bad in ["0", "0s", "3601", "2h", "-1", "1w"] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokens_life_may_be_long_and_not_endless() {
+    fn a_token_lifetime_is_bounded() {
         assert_eq!(parse_seconds("365d"), Ok(365 * 86400));
         for bad in [
             "30",

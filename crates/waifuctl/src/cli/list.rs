@@ -1,4 +1,4 @@
-//! What can be typed to see instances: `list` and `show`, and the forms of their output.
+//! Arguments of `list` and `show`, and their output formats.
 
 use std::str::FromStr;
 
@@ -10,54 +10,50 @@ use crate::columns::Columns;
 use crate::complete;
 use crate::selector::Selector;
 
-/// `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only these, by name or id
+    /// Names or ids of instances [default: all]
     #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new(),
         conflicts_with_all = ["state", "node", "template", "label"])]
     pub names: Vec<String>,
-    /// Only in this state
+    /// List only instances in this state
     #[arg(long)]
     pub state: Option<String>,
-    /// Only on this node
+    /// List only instances on this node
     #[arg(long, add = ArgValueCandidates::new(complete::nodes))]
     pub node: Option<String>,
-    /// Only from this template
+    /// List only instances of this template
     #[arg(short, long, add = ArgValueCandidates::new(complete::templates))]
     pub template: Option<String>,
-    /// Only with these labels: KEY=VALUE, KEY!=VALUE, KEY or !KEY, separated by commas
+    /// List only instances with these labels: KEY=VALUE, KEY!=VALUE, KEY or !KEY, separated by commas
     #[arg(short, long, value_name = "SELECTOR")]
     pub label: Vec<Selector>,
-    /// table, wide, name, json, yaml (descriptions that create -f reads), or columns=NAME,STATE,… with headings of wide or
+    /// table, wide, name, json, yaml (descriptions for create -f), or columns=NAME,STATE,… with headings of wide or
     /// HEADING:.path of the JSON
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<ListFormat>,
-    /// Leave the line of headings out
+    /// Do not print the headings
     #[arg(long)]
     pub no_headers: bool,
-    /// Sort by a heading of wide or a .path of the JSON; with - before it, in reverse [default: name]
+    /// Sort by a heading of wide or a .path of the JSON; a leading - reverses the order [default: name]
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub sort: Option<String>,
-    /// Then print what changes, until Ctrl-C
+    /// Then print changes until Ctrl-C
     #[arg(short, long)]
     pub watch: bool,
 }
 
-/// How instances are listed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ListFormat {
-    /// A table.
     Table,
-    /// With more columns.
+    /// A table with more columns.
     Wide,
-    /// Names only, one a line.
+    /// Only names, one per line.
     Name,
-    /// As the API has it.
+    /// The JSON of the API.
     Json,
-    /// Their descriptions.
+    /// Descriptions for `create -f`.
     Yaml,
-    /// Chosen columns.
     Columns(Columns),
 }
 
@@ -84,25 +80,23 @@ impl FromStr for ListFormat {
     }
 }
 
-/// `show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// Names or ids
+    /// Names or ids of instances
     #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::instances),
         value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
-    /// text, json, or yaml for a description that create -f reads
+    /// text, json, or yaml (a description for create -f)
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<ShowFormat>,
 }
 
-/// How one instance is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ShowFormat {
-    /// A line for each field.
+    /// One line per field.
     Text,
-    /// As the API has it.
+    /// The JSON of the API.
     Json,
-    /// Its description.
+    /// A description for `create -f`.
     Yaml,
 }

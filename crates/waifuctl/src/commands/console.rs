@@ -9,6 +9,7 @@ use crate::cli::ConsoleArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::guest_text::Filter;
+use crate::relay::stream_failure;
 use crate::terminal::{Raw, typed, write};
 
 /// Ctrl-].
@@ -40,24 +41,8 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
             context.printer.note("\nleft the console");
             Ok(())
         }
-        Err(reason) => Err(cut(name, &reason)),
+        Err(reason) => Err(stream_failure(name, &reason)),
     }
-}
-
-/// waifud ended a stream.
-pub fn cut(name: &str, reason: &str) -> Failure {
-    let failure = if reason.starts_with("the connection") {
-        Failure::ours(
-            "stream-cut",
-            format!("the stream to {name} ended: {reason}"),
-        )
-    } else {
-        Failure::input(
-            "stream-cut",
-            format!("the stream to {name} ended: {reason}"),
-        )
-    };
-    failure.hint(format!("waifuctl show {name}"))
 }
 
 #[expect(
@@ -65,7 +50,7 @@ pub fn cut(name: &str, reason: &str) -> Failure {
     reason = "so that it fits into map_err"
 )]
 fn no_signals(error: std::io::Error) -> Failure {
-    Failure::ours("signals", "signals can't be waited for").cause(&error)
+    Failure::internal("signals", "signals can't be waited for").cause(&error)
 }
 
 async fn show_last(
@@ -100,7 +85,7 @@ async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> Result<(), S
                     return Ok(());
                 },
                 Err(StreamEnd::Done | StreamEnd::Finished | StreamEnd::Reset) => return Ok(()),
-                Err(StreamEnd::Cut(reason)) => return Err(reason),
+                Err(StreamEnd::Closed(reason)) => return Err(reason),
             },
             typed = keys.recv(), if !at_end => {
                 // The end of stdin is no wish to leave: what the guest says is still shown.
@@ -110,7 +95,7 @@ async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> Result<(), S
                 };
                 let leave = typed.iter().position(|byte| *byte == LEAVE);
                 let bytes = typed.get(..leave.unwrap_or(typed.len())).unwrap_or_default();
-                if let Err(StreamEnd::Cut(reason)) = to.send(Bytes::copy_from_slice(bytes)).await {
+                if let Err(StreamEnd::Closed(reason)) = to.send(Bytes::copy_from_slice(bytes)).await {
                     return Err(reason);
                 }
                 if leave.is_some() {

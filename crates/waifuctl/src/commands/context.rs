@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli_access::ContextCommand;
+use crate::cli::ContextCommand;
 use crate::contexts::{self, Contexts, LOCAL};
 use crate::failure::Failure;
 use crate::printer::{Printer, table};

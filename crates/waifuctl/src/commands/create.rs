@@ -6,8 +6,9 @@ use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
 use super::create_file;
+use crate::address::primary_address;
 use crate::cli::CreateArgs;
-use crate::cli_spec::WishArgs;
+use crate::cli::SpecArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
@@ -109,7 +110,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         (false, true) => keys::own(),
         (false, false) => keys::named(&args.ssh_key)?,
     };
-    let wishes = args.wishes;
+    let options = args.options;
     let Some(template) = args.template else {
         return Err(Failure::input("usage", "a template is needed").field("--template"));
     };
@@ -123,26 +124,26 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         pool: args.pool,
         user_data: args.user_data.as_deref().map(user_data::read).transpose()?,
         ssh_keys,
-        run: wishes.no_start.then_some(false),
-        restart: wishes.restart.unwrap_or_default(),
-        priority: wishes.priority.unwrap_or_default(),
-        protected: wishes.protect,
-        mac: wishes.mac,
-        placement: placement(&wishes)?,
-        nics: network_args::allow(args.network, &wishes.allow_address)?,
+        run: options.no_start.then_some(false),
+        restart: options.restart.unwrap_or_default(),
+        priority: options.priority.unwrap_or_default(),
+        protected: options.protect,
+        mac: options.mac,
+        placement: placement(&options)?,
+        nics: network_args::allow(args.network, &options.allow_address)?,
         publish: args.publish,
     })
 }
 
 /// Where it may run.
-pub(super) fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
+pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
     let bad = |field: &str, e: NameError, hint: &str| {
         Failure::input("invalid-name", e.to_string())
             .field(field)
             .hint(hint)
     };
-    let node = wishes.node.as_deref().map(str::parse).transpose();
-    let spread = wishes.spread.as_deref().map(|text| {
+    let node = options.node.as_deref().map(str::parse).transpose();
+    let spread = options.spread.as_deref().map(|text| {
         let (group, strict) = match text.split_once(',') {
             Some((group, "strict")) => (group, true),
             _ => (text, false),
@@ -156,7 +157,7 @@ pub(super) fn placement(wishes: &WishArgs) -> Result<PlacementSpec, Failure> {
         "a group's name, a-z, 0-9 and -, such as db; db,strict rather waits than shares a node";
     Ok(PlacementSpec {
         node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
-        require: labels::pairs("--require", &wishes.require)?,
+        require: labels::pairs("--require", &options.require)?,
         spread: spread.transpose().map_err(|e| bad("--spread", e, hint))?,
     })
 }
@@ -168,7 +169,7 @@ pub(super) fn summary(instance: &Instance) -> String {
         .node
         .as_ref()
         .map_or_else(String::new, |n| format!(" on {n}"));
-    let address = wait::primary_address(status).map_or_else(String::new, |a| format!(", {a}"));
+    let address = primary_address(status).map_or_else(String::new, |a| format!(", {a}"));
     let reason = status
         .reason
         .as_ref()
@@ -183,9 +184,9 @@ mod tests {
     #[test]
     fn a_spread_is_a_group_and_perhaps_strict() {
         let of = |text: &str| {
-            placement(&WishArgs {
+            placement(&SpecArgs {
                 spread: Some(text.to_owned()),
-                ..WishArgs::default()
+                ..SpecArgs::default()
             })
         };
         assert!(!of("db").unwrap().spread.unwrap().strict);

@@ -171,15 +171,15 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
             *field = value;
         }
     }
-    let wishes = &args.wishes;
+    let options = &args.options;
     set(&mut to.name, args.name.clone());
     set(&mut to.template, args.template.clone());
     set(&mut to.cpus, args.cpus);
     set(&mut to.memory, args.memory.map(description::Size));
-    set(&mut to.run, wishes.no_start.then_some(false));
-    set(&mut to.restart, wishes.restart);
-    set(&mut to.priority, wishes.priority);
-    set(&mut to.protected, wishes.protect.then_some(true));
+    set(&mut to.run, options.no_start.then_some(false));
+    set(&mut to.restart, options.restart);
+    set(&mut to.priority, options.priority);
+    set(&mut to.protected, options.protect.then_some(true));
     to.labels.extend(labels::pairs("--label", &args.label)?);
     if args.disk.is_some() || args.pool.is_some() {
         to.disks
@@ -192,14 +192,14 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
     if !args.network.is_empty() {
         to.nics = args.network.iter().map(description::nic).collect();
     }
-    allow(to, &wishes.allow_address)?;
+    allow(to, &options.allow_address)?;
     if !args.publish.is_empty() {
         to.publish = args.publish.iter().map(network_args::port_text).collect();
     }
-    if wishes.mac.is_some() {
+    if options.mac.is_some() {
         to.nics.resize_with(to.nics.len().max(1), Default::default);
         if let Some(nic) = to.nics.first_mut() {
-            set(&mut nic.mac, wishes.mac);
+            set(&mut nic.mac, options.mac);
         }
     }
     if let Some(path) = &args.user_data {
@@ -212,7 +212,7 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
     } else if !args.ssh_key.is_empty() {
         to.ssh_keys = Some(keys::named(&args.ssh_key)?);
     }
-    let typed = placement(wishes)?;
+    let typed = placement(options)?;
     if typed != waifud_types::spec::PlacementSpec::default() {
         let have = to.placement.get_or_insert_default();
         set(&mut have.node, typed.node);

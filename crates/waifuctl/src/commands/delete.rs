@@ -10,7 +10,7 @@ use waifud_api::client::{ClientError, Progress};
 use crate::cli::DeleteArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::names::{ask, confirm};
+use crate::confirm::{ask, confirm};
 use crate::text::escape;
 use crate::wait::{or_detach, waiting_for};
 use crate::{progress, select};
@@ -33,7 +33,7 @@ struct Deleted<'a> {
 pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     if args.unmanaged {
         let names = &args.which.names;
-        return super::unmanaged::delete(context, names, args.node.as_deref(), args.yes).await;
+        return super::delete_unmanaged::run(context, names, args.node.as_deref(), args.yes).await;
     }
     let instances = select::instances(context, &args.which, args.ignore_missing).await?;
     if let Some(instance) = instances.iter().find(|one| one.spec.protected) {
@@ -52,8 +52,8 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     }
     let mut results = Vec::new();
     let mut outcome = order(context, &instances, &mut results).await;
-    if args.wait && outcome.is_ok() {
-        let deadline = Instant::now() + args.timeout;
+    if args.wait.wait && outcome.is_ok() {
+        let deadline = Instant::now() + args.wait.timeout;
         let all = select::names(&instances);
         outcome = or_detach(await_all(context, &instances, &mut results, deadline), &all).await;
     }

@@ -6,7 +6,7 @@ use waifud_api::{CreateInstance, Instance, UpdateInstance};
 use waifud_types::Secret;
 
 use super::edit_spec;
-use crate::cli_spec::EditArgs;
+use crate::cli::EditArgs;
 use crate::context::Context;
 use crate::description::{self, Source};
 use crate::editor::{Draft, ask, difference, is_attended};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, asked_to_end, bind, listen};
+use crate::relay::{StreamTarget, shutdown_signal, bind, listen};
 
 /// One port that leads to the guest.
 #[derive(Serialize)]
@@ -38,7 +38,7 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
     for (listener, port) in listeners {
         let at = listener
             .local_addr()
-            .map_err(|e| Failure::ours("listen", "the port can't be told").cause(&e))?;
+            .map_err(|e| Failure::internal("listen", "the port can't be told").cause(&e))?;
         let open = Open {
             local: at.to_string(),
             port,
@@ -47,17 +47,17 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
         context
             .printer
             .print_line(&open, || format!("{at} leads to port {port} of {name}"))?;
-        let far = StreamTarget {
+        let target = StreamTarget {
             instance: instance.id.to_string(),
             what: "forward",
             port: Some(port),
         };
-        all.push(listen(context, listener, far));
+        all.push(listen(context, listener, target));
     }
     context.printer.note("Ctrl-C ends it");
     let mut all = all;
     tokio::select! {
-        ended = asked_to_end() => ended,
+        ended = shutdown_signal() => ended,
         Some(failure) = all.next() => Err(failure),
     }
 }

@@ -5,7 +5,7 @@ use waifud_api::Instance;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::wait::{another_address, primary_address};
+use crate::address::{another_address, primary_address};
 
 /// Prints the primary address, and nothing else, so that `$(waifuctl ip web)` works.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use waifud_api::UpdateInstance;
 
-use crate::cli_spec::LabelArgs;
+use crate::cli::LabelArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
@@ -11,7 +11,7 @@ use crate::text::escape;
 /// Sets and removes labels; those that are not named stay.
 pub async fn run(context: &Context, args: LabelArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
-        labels: labels::changes(&args.changes)?,
+        labels: labels::changes(&args.labels.changes)?,
         ..UpdateInstance::default()
     };
     let instance = context

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, fields, since};
-use crate::wait::another_address;
+use crate::address::another_address;
 use crate::{description, pagination, select};
 
 /// Between two looks of `--watch`: events come in bursts.

@@ -13,7 +13,7 @@ use waifud_api::client::Client;
 use waifud_types::{Digest, Name, Secret};
 
 use super::context::file;
-use crate::cli_access::LoginArgs;
+use crate::cli::LoginArgs;
 use crate::context::{only, read_ca};
 use crate::contexts::{Contexts, Entry, LOCAL};
 use crate::failure::Failure;
@@ -131,19 +131,19 @@ async fn meet(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Fail
 }
 
 fn no_certificate(server: &ServerUrl) -> Failure {
-    Failure::ours("no-certificate", format!("{server} shows no certificate"))
+    Failure::internal("no-certificate", format!("{server} shows no certificate"))
         .hint("is it waifud that listens there? `listen` in its /etc/waifud/waifud.toml")
 }
 
 /// Sees the server's certificates. Nothing is sent over that connection.
 async fn look(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unreachable = |cause: &dyn std::error::Error| {
-        Failure::ours("unreachable", format!("waifud can't be reached at {server}"))
+        Failure::internal("unreachable", format!("waifud can't be reached at {server}"))
             .cause(cause)
             .hint("does it listen there? `listen` in its /etc/waifud/waifud.toml; is a firewall in between?")
     };
     let (config, shown) = waifud_pki::look_config()
-        .map_err(|e| Failure::ours("tls", "TLS can't be set up").cause(&e))?;
+        .map_err(|e| Failure::internal("tls", "TLS can't be set up").cause(&e))?;
     let name = ServerName::try_from(server.host().to_owned()).map_err(|e| unreachable(&e))?;
     let connected = tokio::time::timeout(LOOK, async {
         let stream = TcpStream::connect((server.host(), server.port())).await?;

@@ -5,12 +5,11 @@ use waifud_api::client::ClientError;
 use waifud_api::{Instance, UpdateInstance};
 use waifud_types::{Reboot, RescueBegin, RescueOrder};
 
-use super::power::{state, until_ready_again};
 use crate::cli::RescueArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::settle::until_settled;
-use crate::wait::or_detach;
+use crate::update_many::state;
+use crate::wait::{or_detach, until_applied, until_ready_again};
 use crate::{download, keys};
 
 /// The template that an operator keeps for it.
@@ -20,19 +19,19 @@ const SMALL: &str = "alpine-";
 
 /// Boots another system with the instance's disks attached, or its own again.
 pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
-    let deadline = Instant::now() + args.timeout;
-    let instance = context.client.instance(&args.name).await?;
-    let id = instance.id.to_string();
+    let deadline = Instant::now() + args.wait.timeout;
+    let before = context.client.instance(&args.name).await?;
+    let id = before.id.to_string();
     let change = |rescue| UpdateInstance {
         rescue: Some(rescue),
         reboot: args.force.then_some(Reboot::Force),
         ..UpdateInstance::default()
     };
-    let mut told = if args.end {
-        if instance.spec.rescue.is_none() {
+    let mut instance = if args.end {
+        if before.spec.rescue.is_none() {
             return Err(Failure::input(
                 "not-rescued",
-                format!("{} boots its own disk", instance.name),
+                format!("{} is not in rescue mode", before.name),
             ));
         }
         context
@@ -57,41 +56,43 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
                     &begin.template,
                     error,
                     undone,
-                    args.wait.then_some(deadline),
+                    args.wait.wait.then_some(deadline),
                 )
                 .await?;
                 let order = change(RescueOrder::Begin(begin));
                 context.client.update_instance(&id, &order, None).await?
             }
-            told => told?,
+            updated => updated?,
         }
     };
     let mut outcome = Ok(());
-    if args.wait {
-        let name = told.name.to_string();
-        let settled = async {
-            told = until_settled(context, told.clone(), deadline).await?;
-            if let Some(ready) = until_ready_again(context, &instance, &told, deadline).await? {
-                told = ready;
+    if args.wait.wait {
+        let name = instance.name.to_string();
+        let applied = async {
+            instance = until_applied(context, instance.clone(), deadline).await?;
+            if let Some(ready) = until_ready_again(context, &before, &instance, deadline).await? {
+                instance = ready;
             }
             Ok(())
         };
-        outcome = or_detach(settled, &name).await;
+        outcome = or_detach(applied, &name).await;
     }
-    context.printer.print(&told, || said(&told, args.wait))?;
+    context
+        .printer
+        .print(&instance, || summary(&instance, args.wait.wait))?;
     outcome
 }
 
-fn said(instance: &Instance, waited: bool) -> String {
+fn summary(instance: &Instance, waited: bool) -> String {
     let name = &instance.name;
     match (&instance.spec.rescue, waited) {
-        (None, false) => format!("{name}: told to boot its own disk again"),
+        (None, false) => format!("{name}: ordered to boot its own disk again"),
         (None, true) => format!("{name}: {}", state(instance)),
         (Some(rescue), waited) => {
             let state = if waited {
                 format!("{} with {}", instance.status.state, rescue.template)
             } else {
-                format!("told to boot {}", rescue.template)
+                format!("ordered to boot {}", rescue.template)
             };
             format!(
                 "{name}: {state}; its own disk is /dev/vdb there\n\

@@ -1,6 +1,6 @@
 //! `waifuctl schema`
 
-use crate::cli_spec::{SchemaArgs, SchemaOf};
+use crate::cli::{SchemaArgs, SchemaOf};
 use crate::description;
 use crate::failure::Failure;
 use crate::printer::Printer;

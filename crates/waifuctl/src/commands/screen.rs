@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use crate::cli::ScreenArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, asked_to_end, bind, listen};
+use crate::relay::{StreamTarget, shutdown_signal, bind, listen};
 
 /// Where a viewer finds the screen.
 #[derive(Serialize)]
@@ -23,25 +23,25 @@ pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
     let listener = bind(args.port).await?;
     let port = listener
         .local_addr()
-        .map_err(|e| Failure::ours("listen", "the port can't be told").cause(&e))?
+        .map_err(|e| Failure::internal("listen", "the port can't be told").cause(&e))?
         .port();
     let open = Open {
         url: format!("vnc://127.0.0.1:{port}"),
     };
     context.printer.print_line(&open, || open.url.clone())?;
-    let far = StreamTarget {
+    let target = StreamTarget {
         instance: instance.id.to_string(),
         what: "screen",
         port: None,
     };
-    let listening = listen(context, listener, far);
+    let listening = listen(context, listener, target);
     if args.viewer {
         let mut viewer = view(port)?;
         return tokio::select! {
             ended = viewer.wait() => ended
                 .map(drop)
-                .map_err(|e| Failure::ours("viewer", "the viewer can't be waited for").cause(&e)),
-            ended = asked_to_end() => ended,
+                .map_err(|e| Failure::internal("viewer", "the viewer can't be waited for").cause(&e)),
+            ended = shutdown_signal() => ended,
             failure = listening => Err(failure),
         };
     }
@@ -49,7 +49,7 @@ pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
         .printer
         .note("Ctrl-C ends it; --viewer starts a viewer");
     tokio::select! {
-        ended = asked_to_end() => ended,
+        ended = shutdown_signal() => ended,
         failure = listening => Err(failure),
     }
 }

@@ -36,15 +36,15 @@ pub async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
     let instances = select::instances(context, &SelectArgs::of(args.names.clone()), false).await?;
     let now = Timestamp::now();
     if let [one] = instances.as_slice() {
-        return printer.print(one, || for_people(one, now));
+        return printer.print(one, || to_text(one, now));
     }
     printer.print(&Several { items: &instances }, || {
-        let texts: Vec<_> = instances.iter().map(|one| for_people(one, now)).collect();
+        let texts: Vec<_> = instances.iter().map(|one| to_text(one, now)).collect();
         texts.join("\n")
     })
 }
 
-fn for_people(instance: &Instance, now: Timestamp) -> String {
+fn to_text(instance: &Instance, now: Timestamp) -> String {
     let Instance { spec, status, .. } = instance;
     let mut out = String::new();
     let mut line = |label: &str, value: &str| {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use waifud_api::client::ListQuery;
 use waifud_api::{CreateToken, Token};
 
-use crate::cli_access::TokenCommand;
+use crate::cli::TokenCommand;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
@@ -43,7 +43,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
-    let mut query = ListQuery::whole();
+    let mut query = ListQuery::all();
     let mut page = context.client.tokens(&query).await?;
     while let Some(cursor) = page.next.take() {
         query.cursor = Some(cursor);

@@ -16,10 +16,10 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let why = context.client.why(name).await?;
     context
         .printer
-        .print(&why, || for_people(&why, Timestamp::now()))
+        .print(&why, || to_text(&why, Timestamp::now()))
 }
 
-fn for_people(why: &Why, now: Timestamp) -> String {
+fn to_text(why: &Why, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
     // Of an instance that has its node this is how it was chosen, and not how the nodes are now.
     if why.instance.status.node.is_some() && !why.placement.is_empty() {

@@ -18,12 +18,12 @@ pub fn yaml(description: &Description) -> Result<String, Failure> {
     // JSON is YAML too, and holds every text.
     serde_json::to_string_pretty(description)
         .map(|json| json + "\n")
-        .map_err(|e| Failure::ours("output", e.to_string()))
+        .map_err(|e| Failure::internal("output", e.to_string()))
 }
 
 fn written(description: &Description, quote: bool) -> Result<String, Failure> {
     let options = ser_options! { prefer_block_scalars: !quote, quote_all: quote };
-    to_string_with_options(description, options).map_err(|e| Failure::ours("output", e.to_string()))
+    to_string_with_options(description, options).map_err(|e| Failure::internal("output", e.to_string()))
 }
 
 fn reads_back(text: &str, description: &Description) -> bool {

@@ -47,7 +47,7 @@ pub enum StreamEnd {
     /// The guest reset the connection.
     Reset,
     /// waifud ended it, and why.
-    Cut(String),
+    Closed(String),
 }
 
 impl StreamSink {
@@ -95,12 +95,12 @@ impl StreamSource {
                     return Err(StreamEnd::Reset);
                 }
                 Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) != NORMAL => {
-                    return Err(StreamEnd::Cut(frame.reason.to_string()));
+                    return Err(StreamEnd::Closed(frame.reason.to_string()));
                 }
                 Some(Ok(Message::Close(_))) => return Err(StreamEnd::Done),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broken(error)),
-                None => return Err(StreamEnd::Cut("the connection to waifud broke".to_owned())),
+                None => return Err(StreamEnd::Closed("the connection to waifud broke".to_owned())),
             }
         }
     }
@@ -111,7 +111,7 @@ impl StreamSource {
     reason = "so that it fits into map_err"
 )]
 fn broken(error: tokio_tungstenite::tungstenite::Error) -> StreamEnd {
-    StreamEnd::Cut(format!("the connection to waifud broke: {error}"))
+    StreamEnd::Closed(format!("the connection to waifud broke: {error}"))
 }
 
 impl Client {

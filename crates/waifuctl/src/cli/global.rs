@@ -1,0 +1,31 @@
+//! Options that every command accepts.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use waifud_types::Name;
+
+/// Which waifud is used, and how results are printed.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GlobalArgs {
+    // An explicit `help`: clap would read the default in brackets as a link of this comment.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help = "The socket of waifud on this machine [env: WAIFUD_SOCKET] [default: /run/waifud/waifud.sock]"
+    )]
+    pub socket: Option<PathBuf>,
+
+    /// The context to use, as created by `waifuctl login`; `local` is the waifud on this machine
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<Name>,
+
+    /// Print JSON: data on stdout, errors as problem bodies (RFC 9457) on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Print only data and errors: no notes, warnings or progress
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}

@@ -1,0 +1,101 @@
+//! Arguments of `node`.
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+use waifud_types::Name;
+
+use super::{JoinTokenCommand, LabelChanges};
+use crate::complete;
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one node in full
+    Show(NodeArg),
+    /// Confirm nodes after waifud's database was restored; until then they do not destroy anything
+    #[command(
+        after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\n\
+Before you confirm a node, adopt the unmanaged instances that you want to keep, and delete the instances that were \
+deleted after the backup."
+    )]
+    Confirm(ConfirmArgs),
+    /// Set or remove labels of a node, which `create --require` selects by
+    #[command(
+        after_help = "Examples:\n  waifuctl node label alder disk=ssd room=cellar\n  waifuctl node label alder room-\n\n\
+KEY=VALUE sets a label, KEY- removes it; other labels are unchanged. Pending instances that require the new labels are \
+then placed."
+    )]
+    Label(NodeLabelArgs),
+    /// Rename a node; the name is kept even if the hostname of the machine changes
+    #[command(
+        after_help = "Examples:\n  waifuctl node rename alder birch\n\n\
+Its instances stay on it. Pending instances pinned to the new name are then placed; those pinned to the old name stay \
+pending."
+    )]
+    Rename(NodeRenameArgs),
+    /// Remove a node that will not come back, and revoke its key; guests on it keep running
+    #[command(
+        visible_alias = "rm",
+        after_help = "Examples:\n  waifuctl node remove alder\n  waifuctl node remove alder --purge\n\n\
+A node that has instances is not removed: delete them first. Pending deletions on a node that is off are dropped with \
+it. The subnet of the node stays reserved, since guests may still be running there; --purge, now or later, releases it."
+    )]
+    Remove(NodeRemoveArgs),
+    /// Manage join tokens, which admit machines as nodes
+    #[command(subcommand)]
+    Token(JoinTokenCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArg {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfirmArgs {
+    /// Names or ids of nodes
+    #[arg(required_unless_present = "all", add = ArgValueCandidates::new(complete::nodes), value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+    /// Confirm all nodes that are not confirmed
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeLabelArgs {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    #[command(flatten)]
+    pub labels: LabelChanges,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRenameArgs {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The new name
+    pub new_name: Name,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRemoveArgs {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Release the subnet of the node; only when none of its guests runs. Also works for a node that was removed before
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub yes: bool,
+}

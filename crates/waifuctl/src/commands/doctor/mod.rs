@@ -1,0 +1,301 @@
+//! `waifuctl doctor`: looks at everything that can be seen from here, and says what to do about what is wrong.
+
+mod images;
+mod server;
+
+use serde::Serialize;
+pub(super) use server::free;
+use waifud_api::{DownloadState, Node};
+use waifud_types::node::NodeState;
+use waifud_types::status::HypervisorKind;
+
+use crate::commands::image;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::pagination::all_nodes;
+use crate::pools::percent;
+use crate::text::escape;
+
+/// A clock that is so far off makes certificates and logs confusing.
+const SKEW_S: f64 = 30.0;
+/// A pool that is so full, in hundredths, will soon stop guests.
+const NEAR_FULL: u64 = 85;
+/// A pool that is so full stops guests at any moment.
+const FULL: u64 = 97;
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) subject: String,
+    pub(super) verdict: Verdict,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+pub(super) fn ok(subject: impl Into<String>, message: impl Into<String>) -> Check {
+    Check {
+        subject: subject.into(),
+        verdict: Verdict::Ok,
+        message: message.into(),
+        hint: None,
+    }
+}
+
+impl Check {
+    pub(super) fn but(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
+        self.verdict = verdict;
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Prints every check; fails when one of them does.
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    let version = context.client.version().await?;
+    let nodes = all_nodes(context).await?;
+    let mut checks = vec![waifud(&version, env!("CARGO_PKG_VERSION"))];
+    if let Some(server) = context.client.server().await? {
+        checks.extend(server::checks(&server));
+    }
+    if nodes.is_empty() {
+        checks.push(ok("nodes", "no node has joined").but(
+            Verdict::Fail,
+            "start waifud-agentd on the machine that is to run guests",
+        ));
+    }
+    for one in &nodes {
+        checks.extend(node(one));
+    }
+    checks.extend(images::image_check(&image::images(context).await?));
+    for download in context.client.downloads().await?.items {
+        let name = format!("download {}", download.name);
+        let why = download.error.map(|error| error.title);
+        match (download.state, why.or(download.waiting_for)) {
+            (DownloadState::Failed, why) => {
+                let why = why.unwrap_or_else(|| "it failed".to_owned());
+                let hint = "waifuctl template list says more; the same template add tries again";
+                checks.push(ok(name, why).but(Verdict::Warn, hint));
+            }
+            (DownloadState::Running, Some(why)) => {
+                let hint = "is the network there? it goes on by itself";
+                checks.push(ok(name, why).but(Verdict::Warn, hint));
+            }
+            (DownloadState::Running, None) => checks.push(ok(name, "under way")),
+        }
+    }
+    let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
+    let items = serde_json::json!({"items": checks, "ok": failed == 0});
+    context.printer.print(&items, || {
+        checks
+            .iter()
+            .map(|check| shown(context, check))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })?;
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::input(
+        "doctor",
+        format!("{failed} of {} checks failed", checks.len()),
+    )
+    .hint("each says above what to do next"))
+}
+
+fn waifud(version: &serde_json::Value, own: &str) -> Check {
+    let field = |name: &str| version.get(name).and_then(|v| v.as_str()).unwrap_or("-");
+    let check = ok(
+        "waifud",
+        format!(
+            "version {}, database {}",
+            field("version"),
+            field("incarnation")
+        ),
+    );
+    if field("version") == own {
+        return check;
+    }
+    check.but(
+        Verdict::Warn,
+        format!("this waifuctl is {own}: install the same version of both"),
+    )
+}
+
+fn node(node: &Node) -> Vec<Check> {
+    let name = |what: &str| format!("node {}{what}", node.name);
+    let state = ok(name(""), node.state.to_string());
+    let mut checks = vec![if node.state == NodeState::Unreachable {
+        let hint = "switch it on, or look at waifud-agentd there; its guests may well run";
+        state.but(Verdict::Fail, hint)
+    } else {
+        state
+    }];
+    if let Some(hypervisor) = &node.hypervisor {
+        let check = ok(
+            name(" hypervisor"),
+            format!("{} ({})", hypervisor.kind.as_str(), hypervisor.reason),
+        );
+        checks.push(match hypervisor.kind {
+            HypervisorKind::Kvm => check,
+            HypervisorKind::Tcg => check.but(Verdict::Warn, without_kvm(&hypervisor.reason)),
+        });
+    }
+    if let Some(skew) = node.clock_skew_s.filter(|skew| skew.abs() >= SKEW_S) {
+        checks.push(
+            ok(name(" clock"), format!("{skew:+.0} s off waifud's clock")).but(
+                Verdict::Warn,
+                "let both keep time by NTP: timedatectl set-ntp true",
+            ),
+        );
+    }
+    for pool in &node.pools {
+        let full = percent(pool);
+        let check = ok(
+            name(&format!(" pool {}", pool.name)),
+            format!("{full}% of {} in use, {}", pool.size_bytes, pool.health),
+        );
+        let hint = "free some space on its filesystem, or delete instances that nobody needs";
+        checks.push(if pool.health != "ok" {
+            check.but(Verdict::Fail, "mend its filesystem on the node")
+        } else if full >= FULL {
+            check.but(Verdict::Fail, hint)
+        } else if full >= NEAR_FULL {
+            check.but(Verdict::Warn, hint)
+        } else {
+            check
+        });
+    }
+    checks.extend(node.conditions.iter().map(|condition| {
+        let check = ok(
+            name(&format!(" {}", condition.kind)),
+            condition.message.clone(),
+        );
+        if condition.ok {
+            return check;
+        }
+        // What is low still works.
+        let verdict = if condition.reason == "low" {
+            Verdict::Warn
+        } else {
+            Verdict::Fail
+        };
+        check.but(verdict, format!("waifuctl node show {}", node.name))
+    }));
+    if !node.unmanaged.is_empty() {
+        let message = format!(
+            "{} domains or volumes are in nobody's list",
+            node.unmanaged.len()
+        );
+        let hint = format!(
+            "waifuctl node show {} lists them; they are left as they are",
+            node.name
+        );
+        checks.push(ok(name(" unmanaged"), message).but(Verdict::Warn, hint));
+    }
+    checks
+}
+
+/// What to do about a node without KVM, as far as its reason says.
+fn without_kvm(reason: &str) -> &'static str {
+    if reason.contains("PVM") {
+        "guests are emulated and slow: this machine is itself a guest of a kind that can't use KVM; run nodes on hardware, \
+         or in a VM with nested virtualisation"
+    } else if reason.contains("vmx") {
+        "guests are emulated and slow: switch virtualisation on in the firmware, or in the hypervisor that this machine \
+         is a guest of"
+    } else if reason.contains("denied") {
+        "guests are emulated and slow: let libvirt's QEMU open /dev/kvm (group kvm)"
+    } else {
+        "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
+    }
+}
+
+fn shown(context: &Context, check: &Check) -> String {
+    let mark = match check.verdict {
+        Verdict::Ok => context.printer.green("ok  "),
+        Verdict::Warn => "warn".to_owned(),
+        Verdict::Fail => context.printer.red("fail"),
+    };
+    let hint = check.hint.as_ref().map_or_else(String::new, |hint| {
+        format!("\n       hint: {}", escape(hint))
+    });
+    format!(
+        "{mark}   {}: {}{hint}",
+        escape(&check.subject),
+        escape(&check.message)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_node() -> Node {
+        serde_json::from_value(serde_json::json!({
+            "id": "0198c0de-0000-7000-8000-00000000abcd", "name": "alder", "state": "ready", "labels": {},
+            "arch": "x86_64", "cpu_model": null, "hypervisor": {"kind": "kvm", "reason": "it works"},
+            "agent_version": "0.1.0", "capacity": {"cpus": 4, "memory_bytes": 1}, "promised": {"cpus": 0, "memory_bytes": 0},
+            "used": {"cpus": 0, "memory_bytes": 0}, "subnets": [], "bridges": [],
+            "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1000, "used_bytes": 100, "promised_bytes": 0, "health": "ok"}],
+            "last_contact": null, "clock_skew_s": 0.1, "conditions": [], "unmanaged": [], "confirmed": true
+        }))
+        .unwrap()
+    }
+
+    fn worst(node_as_it_is: &Node) -> (Verdict, bool) {
+        let checks = node(node_as_it_is);
+        let bad = checks.iter().find(|check| check.verdict != Verdict::Ok);
+        bad.map_or((Verdict::Ok, true), |check| {
+            (check.verdict, check.hint.is_some())
+        })
+    }
+
+    #[test]
+    fn the_hint_about_emulation_fits_its_reason() {
+        assert!(!without_kvm("this host's KVM is PVM").contains("firmware"));
+        assert!(without_kvm("no virtualisation (neither vmx nor svm)").contains("firmware"));
+        assert!(without_kvm("/dev/kvm: Permission denied").contains("group kvm"));
+    }
+
+    type Ailment = fn(&mut Node);
+
+    #[test]
+    fn a_healthy_node_is_ok_and_each_ailment_has_its_next_step() {
+        assert_eq!(worst(&a_node()), (Verdict::Ok, true));
+        let with = |change: Ailment| {
+            let mut node = a_node();
+            change(&mut node);
+            worst(&node)
+        };
+        let ailments: [(Ailment, Verdict); 6] = [
+            (|n| n.state = NodeState::Unreachable, Verdict::Fail),
+            (|n| n.clock_skew_s = Some(-90.0), Verdict::Warn),
+            (|n| n.pools[0].used_bytes.0 = 900, Verdict::Warn),
+            (|n| n.pools[0].used_bytes.0 = 990, Verdict::Fail),
+            (|n| n.pools[0].health = "read-only".into(), Verdict::Fail),
+            (
+                |n| n.hypervisor.as_mut().unwrap().kind = HypervisorKind::Tcg,
+                Verdict::Warn,
+            ),
+        ];
+        for (ailment, verdict) in ailments {
+            assert_eq!(with(ailment), (verdict, true));
+        }
+    }
+
+    #[test]
+    fn two_versions_are_a_warning() {
+        let version = serde_json::json!({"version": "0.1.0", "incarnation": "0000000a"});
+        assert_eq!(waifud(&version, "0.1.0").verdict, Verdict::Ok);
+        assert_eq!(waifud(&version, "0.2.0").verdict, Verdict::Warn);
+    }
+}

@@ -1,0 +1,153 @@
+//! waifud itself, as `doctor` and `df` show it.
+
+use jiff::Timestamp;
+use waifud_api::{Certificate, Database, DirectorySpace, Server};
+use waifud_types::DiskSpaceState;
+
+use super::{Check, Verdict, ok};
+use crate::text::escape;
+
+/// Clocks that are so far apart, in seconds, make certificates and logs confusing.
+const SKEW_S: i64 = 30;
+/// A certificate that ends within so many days is told of.
+const SOON_DAYS: i64 = 60;
+
+/// What there is to say of waifud itself.
+pub fn checks(server: &Server) -> Vec<Check> {
+    let mut checks = vec![
+        database(&server.database),
+        check_space(&server.state_dir),
+        clock(server.now, Timestamp::now()),
+    ];
+    let of = |one| certificate(one, server.now);
+    checks.extend(server.certificates.iter().map(of));
+    checks
+}
+
+fn database(database: &Database) -> Check {
+    match &database.trouble {
+        None => ok("waifud database", "can be read and written"),
+        Some(trouble) => ok("waifud database", escape(trouble)).but(
+            Verdict::Fail,
+            "look at waifud's log and at the permissions in its state_dir; where the database is lost, stop waifud and \
+             restore a backup: waifud restore FILE",
+        ),
+    }
+}
+
+/// This machine's clock beside waifud's: what expires is compared with both.
+fn clock(waifud: Timestamp, own: Timestamp) -> Check {
+    let skew = own.duration_since(waifud).as_secs();
+    if skew.abs() < SKEW_S {
+        return ok("clock", "the same time as waifud's clock");
+    }
+    let check = ok("clock", format!("{skew:+} s off waifud's clock"));
+    check.but(
+        Verdict::Warn,
+        "let both machines keep time by NTP: timedatectl set-ntp true",
+    )
+}
+
+fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
+    let until = certificate.not_after.strftime("%Y-%m-%d");
+    let check = ok(
+        format!("certificate {}", escape(&certificate.name)),
+        format!("valid until {until}"),
+    );
+    let days = certificate.not_after.duration_since(now).as_hours() / 24;
+    let remedy = match certificate.name.as_str() {
+        "server" => "restart waifud: it issues itself a new one",
+        _ => {
+            "move pki out of waifud's state_dir and restart waifud: it makes a new CA, and every node joins again"
+        }
+    };
+    if days < 0 {
+        check.but(Verdict::Fail, remedy)
+    } else if days < SOON_DAYS {
+        check.but(Verdict::Warn, remedy)
+    } else {
+        check
+    }
+}
+
+fn check_space(dir: &DirectorySpace) -> Check {
+    let check = ok("waifud state_dir", free(dir));
+    let make_room = "make room on that filesystem: waifuctl df shows what images take, waifuctl template delete and \
+                     image delete remove them";
+    match dir.state {
+        DiskSpaceState::Ok => check,
+        DiskSpaceState::Low => check.but(
+            Verdict::Warn,
+            format!("{make_room}; when it is full, nothing new is taken"),
+        ),
+        DiskSpaceState::Full => check.but(
+            Verdict::Fail,
+            format!("{make_room}; guests run on, and waifud goes on by itself"),
+        ),
+    }
+}
+
+/// A directory's room in words.
+pub fn free(dir: &DirectorySpace) -> String {
+    let state = match dir.state {
+        DiskSpaceState::Ok => "",
+        DiskSpaceState::Low => ", which is little",
+        DiskSpaceState::Full => ", which is too little: nothing new is taken",
+    };
+    format!(
+        "{} of {} is free in {}{state}",
+        dir.free_bytes,
+        dir.size_bytes,
+        escape(&dir.path)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_expires_and_clocks_that_differ_are_told_in_time_with_a_next_step() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let verdict = |until: &str| {
+            let one = Certificate {
+                name: "server".to_owned(),
+                not_after: until.parse().unwrap(),
+            };
+            let check = certificate(&one, now);
+            assert_eq!(check.hint.is_some(), check.verdict != Verdict::Ok);
+            check.verdict
+        };
+        assert_eq!(verdict("2047-01-01T00:00:00Z"), Verdict::Ok);
+        assert_eq!(verdict("2026-07-01T00:00:00Z"), Verdict::Warn);
+        assert_eq!(verdict("2026-05-01T00:00:00Z"), Verdict::Fail);
+        let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
+        assert_eq!(clock(now, later(5)).verdict, Verdict::Ok);
+        assert_eq!(clock(now, later(-90)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn low_is_a_warning_full_a_failure_and_both_have_a_next_step() {
+        for (state, verdict) in [
+            (DiskSpaceState::Ok, Verdict::Ok),
+            (DiskSpaceState::Low, Verdict::Warn),
+            (DiskSpaceState::Full, Verdict::Fail),
+        ] {
+            let dir = DirectorySpace {
+                path: "/var/lib/waifud".to_owned(),
+                size_bytes: waifud_types::ByteSize::gib(40),
+                free_bytes: waifud_types::ByteSize::mib(3),
+                state,
+                since: jiff::Timestamp::UNIX_EPOCH,
+            };
+            let check = check_space(&dir);
+            assert_eq!(check.verdict, verdict);
+            assert_eq!(check.hint.is_some(), verdict != Verdict::Ok);
+            assert!(
+                check
+                    .message
+                    .contains("3M of 40G is free in /var/lib/waifud")
+            );
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `waifuctl exec`
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+
+use base64::Engine;
+use waifud_api::guest_command::{ExecRequest, STDIN_MAX};
+use waifud_types::Secret;
+
+use crate::cli::ExecArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// The exit code of what is not the program's end, as ssh has it.
+const NOT_RUN: u8 = 255;
+
+/// Runs a program in a guest; its exit code becomes ours. Where it was not run, that is [`NOT_RUN`].
+pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
+    let ended = exec(context, args).await;
+    match ended.map_err(|failure| failure.exits_with(NOT_RUN))? {
+        0 => Ok(()),
+        code => Err(Failure::remote_exit(code)),
+    }
+}
+
+async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
+    let stdin = if args.no_stdin {
+        None
+    } else {
+        piped_input().await?
+    };
+    let request = ExecRequest {
+        command: args.command,
+        timeout_s: args.timeout,
+        stdin_base64: stdin
+            .map(|bytes| Secret::new(base64::engine::general_purpose::STANDARD.encode(bytes))),
+    };
+    let result = context.client.exec(&args.name, &request).await?;
+    if context.printer.is_json() {
+        context.printer.print(&result, String::new)?;
+    } else {
+        let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
+        let decoded =
+            decode(&result.stdout_base64).and_then(|out| Ok((out, decode(&result.stderr_base64)?)));
+        let (out, err) = decoded.map_err(|e| {
+            Failure::internal("malformed", "waifud's answer can't be understood").cause(&e)
+        })?;
+        put(&mut std::io::stdout().lock(), &out)?;
+        put(&mut std::io::stderr().lock(), &err)?;
+    }
+    if result.truncated {
+        context
+            .printer
+            .note("only the beginning of the output was kept (2 MiB of it, 512 KiB of errors); write it to a file in the guest");
+    }
+    Ok(result.exit_code)
+}
+
+/// Standard input, where it is a file or a pipe.
+async fn piped_input() -> Result<Option<Vec<u8>>, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        // A file of its own on the same descriptor, so that what it is can be asked.
+        let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let kind = input.metadata()?.file_type();
+        if !(kind.is_file() || kind.is_fifo() || kind.is_socket()) {
+            return Ok(None);
+        }
+        read_at_most(input, STDIN_MAX).map(Some)
+    });
+    let failed = |e: &dyn std::error::Error| {
+        Failure::input("stdin-unreadable", "standard input can't be read")
+            .field("stdin")
+            .hint("--no-stdin runs the program without input")
+            .cause(e)
+    };
+    match read.await {
+        Ok(Ok(Some(Some(bytes)))) => Ok((!bytes.is_empty()).then_some(bytes)),
+        Ok(Ok(Some(None))) => Err(Failure::input(
+            "stdin-too-large",
+            format!("standard input exceeds the limit of {} MiB", STDIN_MAX >> 20),
+        )
+        .field("stdin")
+        .hint("copy a larger file with scp and waifuctl ssh-config, or run the program without input: --no-stdin")),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// All there is to read; none when that is more than `limit` bytes.
+fn read_at_most(from: impl Read, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    from.take(most).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= limit).then_some(bytes))
+}
+
+/// Bytes as the program wrote them: that is what exec is for, also to a terminal.
+fn put(to: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
+    let written = to.write_all(bytes).and_then(|()| to.flush());
+    match written {
+        // Nobody reads any more.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => {
+            other.map_err(|e| Failure::internal("output", "the output can't be written").cause(&e))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_read_up_to_its_limit_and_no_further() {
+        assert_eq!(read_at_most(&b"12345"[..], 5).unwrap().unwrap(), b"12345");
+        assert_eq!(read_at_most(&b"123456"[..], 5).unwrap(), None);
+        assert_eq!(read_at_most(std::io::repeat(0), 5).unwrap(), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! `waifuctl node …`
+
+mod confirm;
+mod label;
+mod list;
+mod remove;
+mod rename;
+mod show;
+mod token;
+
+use waifud_types::ByteSize;
+
+use crate::cli::NodeCommand;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs one of the node commands.
+pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List => list::run(context).await,
+        NodeCommand::Show(args) => show::run(context, &args.name).await,
+        NodeCommand::Confirm(args) => confirm::run(context, args).await,
+        NodeCommand::Label(args) => label::run(context, args).await,
+        NodeCommand::Rename(args) => rename::run(context, args).await,
+        NodeCommand::Remove(args) => remove::run(context, args).await,
+        NodeCommand::Token(command) => token::run(context, command).await,
+    }
+}
+
+/// `0` reads better than `0B` in a fraction.
+fn zero_or(size: ByteSize) -> String {
+    if size.bytes() == 0 {
+        "0".to_owned()
+    } else {
+        size.to_string()
+    }
+}

@@ -1,0 +1,25 @@
+//! `waifuctl reboot`
+
+use waifud_api::UpdateInstance;
+use waifud_types::Reboot;
+
+use crate::cli::StopArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::update_many::update_many;
+
+/// Wants each to go off and come back, once.
+pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
+    let change = UpdateInstance {
+        reboot: Some(how(args.force)),
+        ..UpdateInstance::default()
+    };
+    update_many(context, &args.which.select, args.which.wait, &change, &|_| {
+        "told to reboot".to_owned()
+    })
+    .await
+}
+
+fn how(force: bool) -> Reboot {
+    if force { Reboot::Force } else { Reboot::Clean }
+}

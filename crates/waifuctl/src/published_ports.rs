@@ -1,0 +1,143 @@
+//! Changes the published ports of an instance and waits until its node has applied them.
+//!
+//! The list is read, changed and sent back with its generation, so that concurrent changes are not lost. Then the instance
+//! is polled until the node has applied the ports: only the node knows whether a program listens there.
+
+use std::time::{Duration, Instant};
+
+use waifud_api::client::ClientError;
+use waifud_api::{Instance, Publish, UpdateInstance};
+use waifud_types::InstanceState;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// How often a change that somebody else overtook is tried.
+const TRIES: u32 = 5;
+
+/// A node that is at work takes up a change in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks: the first is soon, later ones are rarer.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// What came of a change.
+pub struct Changed {
+    pub instance: Instance,
+    /// What the port was before it.
+    pub before: Option<Publish>,
+}
+
+/// Takes the port out of the list, and says what it led to.
+pub fn take(ports: &mut Vec<Publish>, wanted: &Publish) -> Option<Publish> {
+    let index = ports.iter().position(|port| key(port) == key(wanted))?;
+    Some(ports.remove(index))
+}
+
+/// What makes a port one port.
+pub fn key(port: &Publish) -> (u16, waifud_types::spec::Protocol) {
+    (port.port, port.protocol)
+}
+
+/// Edits the list of published ports, repeating the edit if another client changes it first.
+pub async fn change(
+    context: &Context,
+    name: &str,
+    edit: impl Fn(&mut Vec<Publish>) -> Result<Option<Publish>, Failure>,
+) -> Result<Changed, Failure> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let instance = context.client.instance(name).await?;
+        let before: Vec<Publish> = instance.spec.publish.iter().map(Publish::from).collect();
+        let mut ports = before.clone();
+        let taken = edit(&mut ports)?;
+        for port in &mut ports {
+            port.guest_port.get_or_insert(port.port);
+        }
+        if ports == before {
+            return Ok(Changed {
+                instance,
+                before: taken,
+            });
+        }
+        let change = UpdateInstance {
+            publish: Some(ports),
+            ..UpdateInstance::default()
+        };
+        let generation = Some(instance.generation);
+        match context
+            .client
+            .update_instance(name, &change, generation)
+            .await
+        {
+            Err(ClientError::Problem(problem)) if problem.status == 412 && tries < TRIES => {}
+            outcome => {
+                return Ok(Changed {
+                    instance: outcome?,
+                    before: taken,
+                });
+            }
+        }
+    }
+}
+
+/// Waits until the node has taken up what the instance's ports are, or is not there to do it.
+pub async fn until_applied(context: &Context, mut instance: Instance) -> Result<Instance, Failure> {
+    let generation = instance.generation;
+    let id = instance.id.to_string();
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = PAUSES.0;
+    loop {
+        let status = &instance.status;
+        let reachable = status.node.is_some() && status.state != InstanceState::Unknown;
+        let applied = status.observed_generation >= Some(generation) && is_applied(&instance);
+        if applied || !reachable || Instant::now() >= deadline {
+            return Ok(instance);
+        }
+        tokio::time::sleep(pause).await;
+        pause = PAUSES.1.min(pause * 2);
+        instance = context.client.instance(&id).await?;
+    }
+}
+
+/// Whether the node has put the ports in force as far as it could.
+pub fn is_applied(instance: &Instance) -> bool {
+    let mut conditions = instance.status.conditions.iter();
+    let decided = conditions
+        .any(|condition| condition.kind == "published" && condition.reason != "not-in-force");
+    decided || instance.spec.publish.is_empty()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use waifud_types::spec::Protocol;
+
+    use super::*;
+
+    pub fn port(port: u16, guest_port: u16, protocol: Protocol) -> Publish {
+        Publish {
+            port,
+            guest_port: Some(guest_port),
+            protocol,
+        }
+    }
+
+    #[test]
+    fn a_port_is_taken_by_number_and_protocol_and_what_it_led_to_is_known() {
+        let mut ports = vec![
+            port(2222, 22, Protocol::Tcp),
+            port(53, 53, Protocol::Udp),
+            port(53, 5353, Protocol::Tcp),
+        ];
+        let wanted = port(2222, 80, Protocol::Tcp);
+        assert_eq!(
+            take(&mut ports, &wanted),
+            Some(port(2222, 22, Protocol::Tcp))
+        );
+        assert_eq!(take(&mut ports, &wanted), None);
+        let udp = port(53, 1, Protocol::Udp);
+        assert_eq!(take(&mut ports, &udp), Some(port(53, 53, Protocol::Udp)));
+        assert_eq!(ports, [port(53, 5353, Protocol::Tcp)]);
+    }
+}

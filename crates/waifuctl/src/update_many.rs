@@ -1,0 +1,98 @@
+//! Applies one change to several instances, and waits until the nodes have applied it.
+
+use tokio::time::Instant;
+use waifud_api::{Instance, UpdateInstance};
+use waifud_types::InstanceState;
+
+use crate::cli::{SelectArgs, WaitOptions};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::select;
+use crate::wait::{or_detach, until_applied, until_ready_again};
+
+/// An instance before and after its change.
+pub struct Change {
+    pub before: Instance,
+    pub after: Instance,
+}
+
+/// Changes each. All names are looked up before the first is touched, and all are ordered before the first is waited
+/// for. What was done is printed also when the rest fails.
+pub async fn update_many(
+    context: &Context,
+    selected: &SelectArgs,
+    wait: WaitOptions,
+    change: &UpdateInstance,
+    ordered: &dyn Fn(&Change) -> String,
+) -> Result<(), Failure> {
+    let mut found = select::instances(context, selected, false).await?;
+    if selected.names.is_empty() {
+        // Those that are being destroyed take no orders, and were not named.
+        found.retain(|instance| instance.status.state != InstanceState::Deleting);
+    }
+    let all = select::names(&found);
+    let several = found.len() != 1;
+    let mut done = Vec::new();
+    let mut outcome = Ok(());
+    for before in found {
+        let id = before.id.to_string();
+        match context.client.update_instance(&id, change, None).await {
+            Ok(after) => done.push(Change { before, after }),
+            Err(error) => {
+                outcome = Err(error.into());
+                break;
+            }
+        }
+    }
+    if wait.wait && outcome.is_ok() {
+        let deadline = Instant::now() + wait.timeout;
+        outcome = or_detach(await_all(context, &mut done, deadline), &all).await;
+    }
+    let line = |one: &Change| {
+        let name = &one.after.name;
+        if wait.wait {
+            format!("{name}: {}", state(&one.after))
+        } else {
+            format!("{name}: {}", ordered(one))
+        }
+    };
+    let instances: Vec<_> = done.iter().map(|one| &one.after).collect();
+    match instances.as_slice() {
+        [] if context.printer.is_json() && outcome.is_ok() => {
+            context.printer.print(&instances, String::new)?;
+        }
+        [] => {}
+        [one] if !several => context
+            .printer
+            .print(one, || done.iter().map(line).collect())?,
+        many => context.printer.print(&many, || {
+            done.iter().map(line).collect::<Vec<_>>().join("\n")
+        })?,
+    }
+    outcome
+}
+
+/// Its state, and whether it is ready where that says more.
+pub fn state(instance: &Instance) -> String {
+    let status = &instance.status;
+    match (status.state, status.ready) {
+        (InstanceState::Running, true) => "running and ready".to_owned(),
+        (state, _) => state.to_string(),
+    }
+}
+
+async fn await_all(
+    context: &Context,
+    changes: &mut [Change],
+    deadline: Instant,
+) -> Result<(), Failure> {
+    for change in changes {
+        change.after = until_applied(context, change.after.clone(), deadline).await?;
+        if let Some(ready) =
+            until_ready_again(context, &change.before, &change.after, deadline).await?
+        {
+            change.after = ready;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Waits until the node has applied the last change of an instance.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waifud_api::Instance;
+use waifud_types::InstanceState;
+use waifud_types::status::StoppedBy;
+
+use super::watch::InstanceWatch;
+use super::waiting_for;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::progress;
+use crate::text::escape;
+
+/// The longest pause between two reads.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Waits until the state of the instance is the one that its spec asks for. Returns the instance in that state.
+pub async fn until_applied(
+    context: &Context,
+    ordered: Instance,
+    deadline: Instant,
+) -> Result<Instance, Failure> {
+    let mut watch = InstanceWatch::new(context, &ordered);
+    let mut now = ordered.clone();
+    let spinner = progress::spinner(!context.printer.shows_progress());
+    loop {
+        spinner.set_message(format!(
+            "{}: {}",
+            now.name,
+            escape(&waiting_for(&now.status))
+        ));
+        if is_applied(&now, &ordered) {
+            return Ok(now);
+        }
+        if let Some(failure) = cannot_be_applied(&now, &ordered) {
+            return Err(failure.hint(format!("waifuctl why {}", now.name)));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let state = now.status.state;
+            return Err(Failure::deadline(format!(
+                "{} is {state} when the deadline passed; the work continues",
+                now.name
+            ))
+            .hint(format!("waifuctl why {}", now.name)));
+        }
+        now = watch.next_existing(now, left.min(POLL_INTERVAL)).await?;
+    }
+}
+
+fn is_applied(now: &Instance, ordered: &Instance) -> bool {
+    let status = &now.status;
+    let wanted = if ordered.spec.run {
+        InstanceState::Running
+    } else {
+        InstanceState::Stopped
+    };
+    // The step "ready" only observes the guest.
+    let is_idle = status.step.as_ref().is_none_or(|step| step.name == "ready");
+    status.observed_generation >= Some(ordered.generation) && status.state == wanted && is_idle
+}
+
+/// Why the instance will not reach its state soon without help.
+fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
+    let status = &now.status;
+    let name = &now.name;
+    if status.state == InstanceState::Deleting {
+        let text = format!("{name} is being deleted");
+        return Some(Failure::input("deleted", text));
+    }
+    if status.observed_generation < Some(ordered.generation) {
+        return None;
+    }
+    match (status.state, status.stopped_by) {
+        (InstanceState::Failed, _) => {
+            let why = status.reason.as_deref().unwrap_or("unknown reason");
+            let text = format!("{name} failed: {}", escape(why));
+            Some(Failure::input("failed", text))
+        }
+        (InstanceState::Stopped, Some(StoppedBy::Guest)) if status.step.is_none() => {
+            let text = format!("{name} powered itself off");
+            Some(Failure::input("stopped", text))
+        }
+        _ => None,
+    }
+}

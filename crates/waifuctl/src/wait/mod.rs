@@ -1,0 +1,90 @@
+//! Waits until instances reach a state. A wait watches events: each event is a hint to read the instance again.
+
+mod applied;
+mod condition;
+mod creation;
+mod watch;
+
+use waifud_api::Instance;
+use waifud_types::InstanceState;
+use waifud_types::status::{CloudInitState, InstanceStatus};
+
+pub use applied::until_applied;
+pub use condition::{until_condition, until_ready_again, word};
+pub use creation::until_ready;
+
+use crate::failure::Failure;
+use crate::text::escape;
+
+/// Waits for `what`; Ctrl-C ends the waiting and not the work.
+pub async fn or_detach<T>(
+    what: impl Future<Output = Result<T, Failure>>,
+    names: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = what => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(
+            Failure::interrupted(format!("no longer waiting for {names}; the work goes on"))
+                .hint("waifuctl list, or waifuctl why NAME"),
+        ),
+    }
+}
+
+/// Whether nothing more is to be waited for: it has finished, or that can't be learned.
+pub fn cloud_init_is_over(status: &InstanceStatus) -> bool {
+    let cloud_init = &status.cloud_init;
+    status.ready || cloud_init.state.is_final() || cloud_init.unknown_because.is_some()
+}
+
+/// What keeps it, in a few words.
+pub fn waiting_for(status: &InstanceStatus) -> String {
+    if let Some(step) = &status.step {
+        let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
+        let waiting = step
+            .waiting_for
+            .as_ref()
+            .map_or_else(String::new, |w| format!(", waiting for: {w}"));
+        return format!("{}{percent}{waiting}", step.name);
+    }
+    match (&status.reason, status.state) {
+        (Some(reason), state) => format!("{state}, {reason}"),
+        (None, InstanceState::Running) => "waiting for cloud-init in the guest".to_owned(),
+        (None, state) => state.to_string(),
+    }
+}
+
+/// The end of the wait: errors of cloud-init are the caller's to mend, and what can't be known is not claimed.
+pub fn finished(instance: Instance) -> Result<Instance, Failure> {
+    let cloud_init = &instance.status.cloud_init;
+    if cloud_init.state == CloudInitState::Unknown
+        && let Some(because) = &cloud_init.unknown_because
+    {
+        return Err(Failure::input(
+            "cloud-init-unknown",
+            format!(
+                "whether cloud-init in {} has finished cannot be known: {}",
+                instance.name,
+                escape(because)
+            ),
+        )
+        .hint(format!(
+            "the VM runs; waifuctl wait {} --for running waits for that only",
+            instance.name
+        )));
+    }
+    if cloud_init.state != CloudInitState::Error {
+        return Ok(instance);
+    }
+    let first = cloud_init
+        .errors
+        .first()
+        .map_or_else(String::new, |e| format!(": {}", escape(e)));
+    Err(Failure::input(
+        "cloud-init-error",
+        format!(
+            "cloud-init in {} finished with errors{first}",
+            instance.name
+        ),
+    )
+    .hint(format!("waifuctl why {}; the VM runs", instance.name)))
+}
