@@ -103,10 +103,6 @@ mod tests {
         assert_eq!(global.context.unwrap().as_str(), "home");
         let global = of("waifuctl -- waifuctl show --socket=/run/x w");
         assert_eq!(global.socket.unwrap(), std::path::Path::new("/run/x"));
-        assert!(
-            of("waifuctl -- waifuctl show --context")
-                .context
-                .is_none()
-        );
+        assert!(of("waifuctl -- waifuctl show --context").context.is_none());
     }
 }

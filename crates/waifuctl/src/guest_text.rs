@@ -166,7 +166,10 @@ mod tests {
         let whole = Filter::default().pass(text);
         let mut filter = Filter::default();
         let split: Vec<u8> = text.iter().flat_map(|byte| filter.pass(&[*byte])).collect();
-        assert_eq!(whole, split, "the result depends on where the bytes are split");
+        assert_eq!(
+            whole, split,
+            "the result depends on where the bytes are split"
+        );
         String::from_utf8(whole).unwrap()
     }
 

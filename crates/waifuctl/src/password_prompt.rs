@@ -36,8 +36,9 @@ pub async fn ask(prompt: &str) -> Result<Option<Secret<String>>, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(None);
     }
-    let silent = Silent::enter()
-        .map_err(|e| Failure::internal("terminal", "the terminal can't be made silent").cause(&e))?;
+    let silent = Silent::enter().map_err(|e| {
+        Failure::internal("terminal", "the terminal can't be made silent").cause(&e)
+    })?;
     eprint!("{prompt}");
     let mut keys = typed();
     let mut bytes = Vec::new();

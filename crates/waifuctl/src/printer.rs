@@ -65,8 +65,8 @@ impl Printer {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         let out = if self.json {
-            let json =
-                serde_json::to_string(value).map_err(|e| Failure::internal("output", e.to_string()))?;
+            let json = serde_json::to_string(value)
+                .map_err(|e| Failure::internal("output", e.to_string()))?;
             tame_json(&json)
         } else {
             tame(&text())
@@ -127,7 +127,9 @@ fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e)),
+        other => {
+            other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e))
+        }
     }
 }
 

@@ -37,9 +37,7 @@ pub use nodes::{ConfirmArgs, NodeCommand, NodeLabelArgs, NodeRemoveArgs, NodeRen
 pub use pools::{ImageCommand, PoolCommand};
 pub use ports::{PublishArgs, UnpublishArgs};
 pub use program::{CompletionsArgs, ReferenceCommand, SchemaArgs, SchemaOf, VersionArgs};
-pub use streams::{
-    ConsoleArgs, ForwardArgs, LogsArgs, ScreenArgs, SshArgs, SshConfigArgs,
-};
+pub use streams::{ConsoleArgs, ForwardArgs, LogsArgs, ScreenArgs, SshArgs, SshConfigArgs};
 pub use templates::{TemplateAddArgs, TemplateCommand, TemplateDeleteArgs, TemplateRefreshArgs};
 pub use tokens::TokenCommand;
 

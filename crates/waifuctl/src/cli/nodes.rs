@@ -30,11 +30,9 @@ then placed."
     )]
     Label(NodeLabelArgs),
     /// Rename a node; the name is kept even if the hostname of the machine changes
-    #[command(
-        after_help = "Examples:\n  waifuctl node rename alder birch\n\n\
+    #[command(after_help = "Examples:\n  waifuctl node rename alder birch\n\n\
 Its instances stay on it. Pending instances pinned to the new name are then placed; those pinned to the old name stay \
-pending."
-    )]
+pending.")]
     Rename(NodeRenameArgs),
     /// Remove a node that will not come back, and revoke its key; guests on it keep running
     #[command(

@@ -123,7 +123,9 @@ pub struct Login {
 /// Reads `[LOCAL:]REMOTE`.
 fn pair(text: &str) -> Result<PortPair, String> {
     let error = || {
-        format!("{text:?} is not a port: write REMOTE or LOCAL:REMOTE, for example 80, 8080:80 or 0:80")
+        format!(
+            "{text:?} is not a port: write REMOTE or LOCAL:REMOTE, for example 80, 8080:80 or 0:80"
+        )
     };
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -8,9 +8,9 @@ use waifud_api::Instance;
 use waifud_api::client::{ClientError, Progress};
 
 use crate::cli::DeleteArgs;
+use crate::confirm::{ask, confirm};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::confirm::{ask, confirm};
 use crate::text::escape;
 use crate::wait::{or_detach, waiting_for};
 use crate::{progress, select};

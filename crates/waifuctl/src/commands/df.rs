@@ -4,8 +4,8 @@ use serde::Serialize;
 use waifud_api::{DirectorySpace, Image};
 use waifud_types::ByteSize;
 
-use super::image::images;
 use super::doctor::free;
+use super::image::images;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, shutdown_signal, bind, listen};
+use crate::relay::{StreamTarget, bind, listen, shutdown_signal};
 
 /// One port that leads to the guest.
 #[derive(Serialize)]

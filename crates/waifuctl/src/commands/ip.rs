@@ -2,10 +2,10 @@
 
 use waifud_api::Instance;
 
+use crate::address::{another_address, primary_address};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::address::{another_address, primary_address};
 
 /// Prints the primary address, and nothing else, so that `$(waifuctl ip web)` works.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {

@@ -11,13 +11,13 @@ use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{AddressSource, InstanceAddress};
 use waifud_types::{InstanceState, Name};
 
+use crate::address::another_address;
 use crate::cli::{ListArgs, ListFormat, SelectArgs};
 use crate::columns::{self, Column, HEADINGS, Path};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, fields, since};
-use crate::address::another_address;
 use crate::{description, pagination, select};
 
 /// Between two looks of `--watch`: events come in bursts.

@@ -110,6 +110,8 @@ fn print(context: &Context, bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", line(bytes)).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e)),
+        other => {
+            other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e))
+        }
     }
 }

@@ -14,9 +14,13 @@ pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
         reboot: Some(how(args.force)),
         ..UpdateInstance::default()
     };
-    update_many(context, &args.which.select, args.which.wait, &change, &|_| {
-        "told to reboot".to_owned()
-    })
+    update_many(
+        context,
+        &args.which.select,
+        args.which.wait,
+        &change,
+        &|_| "told to reboot".to_owned(),
+    )
     .await
 }
 

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use crate::cli::ScreenArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, shutdown_signal, bind, listen};
+use crate::relay::{StreamTarget, bind, listen, shutdown_signal};
 
 /// Where a viewer finds the screen.
 #[derive(Serialize)]

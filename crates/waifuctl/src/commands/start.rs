@@ -13,5 +13,8 @@ pub async fn run(context: &Context, args: StartArgs) -> Result<(), Failure> {
         run: Some(true),
         ..UpdateInstance::default()
     };
-    update_many(context, &args.select, args.wait, &change, &|_| "told to start".to_owned()).await
+    update_many(context, &args.select, args.wait, &change, &|_| {
+        "told to start".to_owned()
+    })
+    .await
 }

@@ -19,5 +19,12 @@ pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
     } else {
         "told to shut down"
     };
-    update_many(context, &args.which.select, args.which.wait, &change, &|_| told.to_owned()).await
+    update_many(
+        context,
+        &args.which.select,
+        args.which.wait,
+        &change,
+        &|_| told.to_owned(),
+    )
+    .await
 }

@@ -23,7 +23,8 @@ pub fn yaml(description: &Description) -> Result<String, Failure> {
 
 fn written(description: &Description, quote: bool) -> Result<String, Failure> {
     let options = ser_options! { prefer_block_scalars: !quote, quote_all: quote };
-    to_string_with_options(description, options).map_err(|e| Failure::internal("output", e.to_string()))
+    to_string_with_options(description, options)
+        .map_err(|e| Failure::internal("output", e.to_string()))
 }
 
 fn reads_back(text: &str, description: &Description) -> bool {

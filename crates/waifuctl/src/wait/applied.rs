@@ -7,8 +7,8 @@ use waifud_api::Instance;
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
-use super::watch::InstanceWatch;
 use super::waiting_for;
+use super::watch::InstanceWatch;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::progress;

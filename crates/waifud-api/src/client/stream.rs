@@ -100,7 +100,11 @@ impl StreamSource {
                 Some(Ok(Message::Close(_))) => return Err(StreamEnd::Done),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broken(error)),
-                None => return Err(StreamEnd::Closed("the connection to waifud broke".to_owned())),
+                None => {
+                    return Err(StreamEnd::Closed(
+                        "the connection to waifud broke".to_owned(),
+                    ));
+                }
             }
         }
     }
