@@ -24,40 +24,40 @@ pub(crate) fn document(source: &Source) -> String {
 }
 
 fn ethernet(nic: &NicDoc, is_first: bool) -> Value {
-    let mut told = json!({
+    let mut config = json!({
         "match": { "macaddress": nic.mac },
         "set-name": nic.name,
     });
-    let mut say = |key: &str, value: Value| {
-        if let Some(map) = told.as_object_mut() {
+    let mut set = |key: &str, value: Value| {
+        if let Some(map) = config.as_object_mut() {
             map.insert(key.to_owned(), value);
         }
     };
     if let Some(mtu) = nic.mtu {
-        say("mtu", json!(mtu));
+        set("mtu", json!(mtu));
     }
     match nic.address.filter(|_| nic.is_static) {
         None => {
-            say("dhcp4", json!(true));
+            set("dhcp4", json!(true));
             if !is_first {
                 let overrides = json!({
                     "use-routes": false,
                     "use-dns": false,
                     "route-metric": LATER_METRIC,
                 });
-                say("dhcp4-overrides", overrides);
+                set("dhcp4-overrides", overrides);
             }
         }
         Some(address) => {
-            say("dhcp4", json!(false));
-            say("addresses", json!([format!("{address}/{}", nic.prefix)]));
+            set("dhcp4", json!(false));
+            set("addresses", json!([format!("{address}/{}", nic.prefix)]));
             if let Some(gateway) = nic.gateway.filter(|_| is_first) {
-                say("routes", json!([{ "to": "0.0.0.0/0", "via": gateway }]));
+                set("routes", json!([{ "to": "0.0.0.0/0", "via": gateway }]));
             }
             if !nic.dns.is_empty() && is_first {
-                say("nameservers", json!({ "addresses": nic.dns }));
+                set("nameservers", json!({ "addresses": nic.dns }));
             }
         }
     }
-    told
+    config
 }

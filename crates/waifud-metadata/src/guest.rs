@@ -1,4 +1,4 @@
-//! One request of a guest: who it is, by its inner address alone, and what it gets.
+//! Answers one request of a guest, which is identified by its address inside the tunnel alone.
 
 use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
 
@@ -25,12 +25,12 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Characters of a path that are kept in the log.
+/// How many characters of a path are kept in the log.
 const PATH_MAX: usize = 200;
 
 impl MetadataService {
-    /// Answers a request that came through the tunnel from `source`. `source` decides who asks; of the headers, three
-    /// of EC2's protocol are read, and none says who anybody is.
+    /// Answers a request that came through the tunnel from `source`. The source address alone identifies the instance:
+    /// no header does. Only three headers of EC2's protocol are read.
     pub(crate) async fn answer_guest<B>(
         &self,
         source: Ipv4Addr,
@@ -44,18 +44,14 @@ impl MetadataService {
             return response(&Answer::refusal(429), None);
         }
         let Some(entry) = self.registry.at(source) else {
-            tracing::debug!(%source, "an address that nobody has asks");
+            tracing::debug!(%source, "request from an unassigned address");
             return response(&Answer::refusal(404), None);
         };
         let (head, body) = request.into_parts();
         let target = head.uri.to_string();
         let path = path_of(&target);
-        if path == PHONE_HOME_PATH {
-            let answer = self.phone_home(&entry, &head, body).await;
-            return response(&answer, None);
-        }
-        if path == REPORT_PATH {
-            let answer = self.cloud_init_event(&entry, &head, body).await;
+        if let Some(post) = Post::at(path) {
+            let answer = self.receive_post(post, &entry, &head, body).await;
             return response(&answer, None);
         }
         let guest = GuestRequest {
@@ -74,18 +70,18 @@ impl MetadataService {
         let seconds = u64::try_from(now.as_second()).unwrap_or_default();
         let answer = entry.documents.answer(&guest, &self.tokens, seconds);
         tracing::debug!(instance = %entry.instance, status = answer.status, "answered");
-        let what = Observed::Request {
+        let request = Observed::Request {
             path: harmless(path, PATH_MAX),
             status: answer.status,
         };
-        self.log.record(entry.instance, now, what);
+        self.log.record(entry.instance, now, request);
         response(&answer, Some(&entry))
     }
 
-    /// A guest says that its cloud-init is done. It can say so of itself only: whose report it is follows from the
-    /// address, whatever the form says.
-    async fn phone_home<B>(
+    /// Receives a report of the guest about itself. The instance follows from the source address, never from the body.
+    async fn receive_post<B>(
         &self,
+        post: Post,
         entry: &Entry,
         head: &hyper::http::request::Parts,
         body: B,
@@ -97,63 +93,54 @@ impl MetadataService {
         if head.method != hyper::Method::POST {
             return Answer::method_not_allowed("POST");
         }
-        let form = text(&head.headers, &header::CONTENT_TYPE)
-            .and_then(|kind| kind.split(';').next())
-            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FORM));
-        if !form {
+        if post == Post::PhoneHome && !is_form(&head.headers) {
             return Answer::refusal(415);
         }
-        let bytes = match self.read_body(body, self.limits.body_bytes).await {
+        let limit = match post {
+            Post::PhoneHome => self.limits.body_bytes,
+            Post::CloudInitEvent => EVENT_MAX,
+        };
+        let bytes = match self.read_body(body, limit).await {
             Ok(bytes) => bytes,
             Err(refusal) => return refusal,
         };
-        // Once: a guest may say so as often as it likes, and must not fill the host's log with it.
+        match post {
+            Post::PhoneHome => self.phone_home(entry, &bytes),
+            Post::CloudInitEvent => self.cloud_init_event(entry, &bytes),
+        }
+        accepted()
+    }
+
+    /// Records that the guest's cloud-init has finished.
+    fn phone_home(&self, entry: &Entry, body: &[u8]) {
+        // Logged once: a guest can repeat the call and must not fill the host's log.
         if self.log.has_report(entry.instance) {
             tracing::debug!(instance = %entry.instance, "phoned home again");
         } else {
             tracing::info!(instance = %entry.instance, name = %entry.assignment.name, "phoned home");
         }
-        self.log
-            .record(entry.instance, (self.clock)(), parse(&bytes));
-        taken()
+        self.log.record(entry.instance, (self.clock)(), parse(body));
     }
 
-    /// cloud-init's reporter says how far it is, of the caller's own instance only. The guest's boot waits for the
-    /// answer, so all that happens before it is a bounded note in memory: who wants to know reads that later. What is
-    /// no event is dropped and not refused, since cloud-init would warn of every refusal in the guest's log.
-    async fn cloud_init_event<B>(
-        &self,
-        entry: &Entry,
-        head: &hyper::http::request::Parts,
-        body: B,
-    ) -> Answer<'static>
-    where
-        B: Body<Data: Send> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        if head.method != hyper::Method::POST {
-            return Answer::method_not_allowed("POST");
-        }
-        let bytes = match self.read_body(body, EVENT_MAX).await {
-            Ok(bytes) => bytes,
-            Err(refusal) => return refusal,
-        };
-        if let Some(event) = cloud_init_event::parse(&bytes) {
-            let what = Observed::CloudInit(event);
-            self.log.record(entry.instance, (self.clock)(), what);
+    /// Records an event of cloud-init's webhook reporter. The guest's boot waits for the answer, so the only work before
+    /// it is a bounded entry in memory. A body that is not an event is dropped instead of refused, because cloud-init
+    /// logs a warning in the guest for every refusal.
+    fn cloud_init_event(&self, entry: &Entry, body: &[u8]) {
+        if let Some(event) = cloud_init_event::parse(body) {
+            let event = Observed::CloudInit(event);
+            self.log.record(entry.instance, (self.clock)(), event);
         } else {
-            tracing::debug!(instance = %entry.instance, "posted something that is no event");
+            tracing::debug!(instance = %entry.instance, "ignored a report that is not an event");
         }
-        taken()
     }
 
-    /// A body of at most `most` bytes, or the answer that refuses it.
-    async fn read_body<B>(&self, body: B, most: usize) -> Result<Bytes, Answer<'static>>
+    /// A body of at most `limit` bytes, or the answer that refuses it.
+    async fn read_body<B>(&self, body: B, limit: usize) -> Result<Bytes, Answer<'static>>
     where
         B: Body<Data: Send> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let body = Box::pin(Limited::new(body, most).collect());
+        let body = Box::pin(Limited::new(body, limit).collect());
         match timeout(self.limits.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Answer::refusal(413)),
@@ -163,8 +150,31 @@ impl MetadataService {
     }
 }
 
-/// The answer to what was taken.
-fn taken() -> Answer<'static> {
+/// A report that a guest posts about itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Post {
+    PhoneHome,
+    CloudInitEvent,
+}
+
+impl Post {
+    fn at(path: &str) -> Option<Self> {
+        match path {
+            PHONE_HOME_PATH => Some(Self::PhoneHome),
+            REPORT_PATH => Some(Self::CloudInitEvent),
+            _ => None,
+        }
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    text(headers, &header::CONTENT_TYPE)
+        .and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FORM))
+}
+
+/// The answer to a report that was recorded.
+fn accepted() -> Answer<'static> {
     Answer {
         status: 200,
         body: "ok\n".into(),
@@ -172,18 +182,18 @@ fn taken() -> Answer<'static> {
     }
 }
 
-/// A header's value, if it is there exactly once and is text.
+/// The value of a header that occurs exactly once and is text.
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
-    // Twice, or not text: no token that we made, so that it is refused and not ignored.
+    // Repeated, or not text: treated as an invalid token, which is refused instead of ignored.
     if values.next().is_some() {
         return Some("");
     }
     Some(value.to_str().unwrap_or_default())
 }
 
-/// User-data on its way to a guest: the text that the documents hold, kept alive for as long as it takes.
+/// User-data on its way to a guest: keeps the documents that hold the text alive until it is sent.
 struct UserData(Arc<Entry>);
 
 impl AsRef<[u8]> for UserData {
@@ -192,8 +202,8 @@ impl AsRef<[u8]> for UserData {
     }
 }
 
-/// The bytes of an answer. User-data may be 1 MiB, and a guest may ask for it on every connection that it gets and read
-/// none of it: it is shared, not copied.
+/// The bytes of an answer. User-data is shared, not copied: it may be 1 MiB, and a guest may request it on all of its
+/// connections without reading any.
 fn body(answer: &Answer<'_>, entry: Option<&Arc<Entry>>) -> Bytes {
     if let Cow::Borrowed(text) = answer.body
         && let Some(entry) = entry
@@ -223,7 +233,7 @@ fn response(answer: &Answer<'_>, entry: Option<&Arc<Entry>>) -> Response<Full<By
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     match answer.status {
-        // What is left of a body that was not read would be taken for the next request.
+        // The unread rest of the body would be parsed as the next request.
         408 | 413 => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -96,13 +96,13 @@ impl ObservationLog {
             return found;
         }
         let mut last = self.last.subscribe();
-        let news = async {
+        let changed = async {
             if last.wait_for(|last| *last > after).await.is_ok() {
                 sleep(GATHER).await;
             }
         };
         // Whether time ran out or news came shows in what is there now.
-        let _ = timeout(wait, news).await;
+        let _ = timeout(wait, changed).await;
         self.with(|inner| inner.after(after))
     }
 
@@ -167,10 +167,10 @@ impl Inner {
             .filter(|item| item.number > after)
             .collect();
         items.sort_by_key(|item| item.number);
-        let whole = items.len() <= PER_ANSWER;
+        let complete = items.len() <= PER_ANSWER;
         items.truncate(PER_ANSWER);
         let last = match items.last() {
-            Some(item) if !whole => item.number,
+            Some(item) if !complete => item.number,
             _ => self.last,
         };
         Observations {

@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn what_turns_a_line_round_or_hides_in_it_is_shown_as_such() {
-        let told = harmless("web\u{202e}gnp.\u{200b}x\u{2028}y", TEXT_MAX);
-        assert_eq!(told, "web\u{fffd}gnp.\u{fffd}x\u{fffd}y");
+        let text = harmless("web\u{202e}gnp.\u{200b}x\u{2028}y", TEXT_MAX);
+        assert_eq!(text, "web\u{fffd}gnp.\u{fffd}x\u{fffd}y");
         assert_eq!(harmless("Grün 日本", TEXT_MAX), "Grün 日本");
     }
 

@@ -90,8 +90,8 @@ impl Registry {
         })
     }
 
-    fn read<T>(&self, look: impl FnOnce(&Maps) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    fn read<T>(&self, query: impl FnOnce(&Maps) -> T) -> T {
+        query(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut Maps) -> T) -> T {

@@ -347,7 +347,7 @@ fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{lan_port, port, state};
+    use crate::samples::{lan_port, port, state};
 
     #[track_caller]
     fn refused(state: &NetworkState, words: &str) {

@@ -22,7 +22,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     ensuring_twice_changes_nothing(network, state).await;
     ports_come_and_go(network, state).await;
     contradictions_are_refused_and_change_nothing(network, state).await;
-    every_port_and_no_other_is_in_sight(network, state).await;
+    every_port_and_no_other_is_observed(network, state).await;
     what_is_ours_is_no_fact_of_the_host(network, state).await;
     absence_can_be_ensured_at_any_time(network, state).await;
 }
@@ -134,16 +134,16 @@ pub async fn contradictions_are_refused_and_change_nothing(
 }
 
 /// One look shows all ports of the state that is in force, none of which has asked for its lease yet.
-pub async fn every_port_and_no_other_is_in_sight(network: &dyn GuestNetwork, state: &NetworkState) {
+pub async fn every_port_and_no_other_is_observed(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
-    let sights = network.sights().await.unwrap();
-    assert_eq!(sights.len(), state.ports.len() + state.lan.len());
+    let observations = network.observe_ports().await.unwrap();
+    assert_eq!(observations.len(), state.ports.len() + state.lan.len());
     let taps = state.ports.iter().map(|port| &port.tap);
     for tap in taps.chain(state.lan.iter().map(|port| &port.tap)) {
-        assert_eq!(sights[tap], PortObservation::default());
+        assert_eq!(observations[tap], PortObservation::default());
     }
     network.ensure_absent().await.unwrap();
-    assert!(network.sights().await.unwrap().is_empty());
+    assert!(network.observe_ports().await.unwrap().is_empty());
 }
 
 /// Our own subnet is not reported as something that the host already routes; our bridge is one of its bridges.

@@ -169,7 +169,7 @@ pub(crate) fn mark(load: u64) -> String {
 mod tests {
     use super::*;
     use crate::ruleset::inet::{DNS_BURST, DNS_RATE};
-    use crate::testing::{port, state};
+    use crate::samples::{port, state};
 
     #[test]
     fn guests_that_flood_dns_leave_room_for_others() {

@@ -29,7 +29,7 @@ pub enum Call {
     Listeners,
     /// [`GuestNetwork::counters`].
     Counters,
-    /// [`GuestNetwork::sights`].
+    /// [`GuestNetwork::observations`].
     Sights,
 }
 
@@ -261,11 +261,11 @@ impl GuestNetwork for FakeNetwork {
         Ok(inner.counters.get(tap).cloned())
     }
 
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
+    async fn observe_ports(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
         let mut inner = self.lock();
         inner.fault(Call::Sights)?;
-        let sight = |(tap, counters): (&TapName, &PortCounters)| {
-            let sight = PortObservation {
+        let observation = |(tap, counters): (&TapName, &PortCounters)| {
+            let observation = PortObservation {
                 counters: counters.clone(),
                 acknowledged: inner.acknowledged.get(tap).copied(),
                 learned: inner
@@ -277,9 +277,9 @@ impl GuestNetwork for FakeNetwork {
                     .collect(),
                 trouble: inner.trouble(tap),
             };
-            (tap.clone(), sight)
+            (tap.clone(), observation)
         };
-        Ok(inner.counters.iter().map(sight).collect())
+        Ok(inner.counters.iter().map(observation).collect())
     }
 
     fn drift(&self) -> broadcast::Receiver<NetworkDrift> {
@@ -290,7 +290,7 @@ impl GuestNetwork for FakeNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{lan_port, state};
+    use crate::samples::{lan_port, state};
 
     #[tokio::test]
     async fn the_fake_conforms() {

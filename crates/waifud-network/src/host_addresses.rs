@@ -63,7 +63,7 @@ fn owner(state: &NetworkState, host: &HostAddresses, range: Ipv4Net) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{lan_port, port, state};
+    use crate::samples::{lan_port, port, state};
 
     fn host() -> HostAddresses {
         HostAddresses {

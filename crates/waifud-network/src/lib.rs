@@ -1,32 +1,32 @@
 //! The guests' network: bridge, leases and DHCP, firewall, and a fake.
 //!
-//! One verb carries it: [`GuestNetwork::ensure`] takes everything that should be and makes it so, at once for what is
-//! seen from outside (rules are replaced in one transaction, before a port that needs them exists). Calling it again
-//! repairs what somebody else changed, and changes nothing when nobody did. Whoever holds the desired state listens
-//! to [`GuestNetwork::drift`] to know when.
+//! [`GuestNetwork::ensure`] takes the complete desired state and applies it. Rules are replaced in one transaction, before
+//! a port that needs them exists. A second call repairs what others have changed, and changes nothing if everything is as
+//! desired. The owner of the desired state subscribes to [`GuestNetwork::drift`] to know when to call it again.
 //!
-//! What a frame meets on its way from a guest:
+//! The path of a frame from a guest:
 //!
 //! ```text
-//!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host itself: DHCP, DNS and ping of the gateway, nothing else
-//!             │            │              ├─ published ports of the host: on to the guest that they lead to
+//!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host: only DHCP, DNS and ping of the gateway
+//!             │            │              ├─ published ports of the host: forwarded to their guest
 //!             │            │              ├─ other guests: through the gateway, which answers ARP for them
-//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by a table of its own
+//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by a routing table of ours
 //!             │            │              └─ the outside: with the host's address, over the uplink
-//!             │            └─ table inet waifud: what may reach the host, and what is forwarded
-//!             └─ table bridge waifud: own MAC, own addresses, IPv4 and ARP only; an unknown tap is dropped
+//!             │            └─ table inet waifud: what may reach the host and what is forwarded
+//!             └─ table bridge waifud: own MAC and addresses, only IPv4 and ARP; drops unknown taps
 //! ```
 //!
-//! A guest on a bridge that the host already has ([`LanPort`]) is switched into that network as any machine of it: its
-//! MAC is pinned, and so are its addresses, which the rules learn themselves. Of what it sends only what is meant for
-//! 169.254.169.254 comes to us: it goes on with the source that stands for its port ([`IDENTITIES`]).
+//! A guest on a bridge that the host already has ([`LanPort`]) is an ordinary machine of that network. Its MAC address is
+//! fixed, and its IP addresses are restricted to those that the rules have learned at its port. Only its packets to
+//! 169.254.169.254 are taken from the bridge; they get the source address that stands for the port ([`IDENTITIES`]).
 //!
-//! Ports on `default` are isolated: guests never see each other's frames, nor frames of the host that are not theirs. There is no
-//! IPv6 on that network yet. Forwarding is switched on per interface, for guests' sake only; the host's own way to
-//! 169.254.169.254 stays what it was.
+//! Ports on `default` are isolated: a guest never receives frames of other guests, nor frames of the host for other
+//! guests. That network has no IPv6 yet. Forwarding is enabled per interface and only for guests. The host's own route to
+//! 169.254.169.254 is not changed.
 //!
-//! Where to find what: [`check()`] refuses states that contradict themselves; `ruleset` and `dhcp` turn a state into
-//! text and are pure; [`linux`] does it; [`fake`] plays it; [`conformance`] is what both pass.
+//! Modules: [`check()`] refuses states that contradict themselves. `ruleset` and `dhcp` turn a state into text and are
+//! pure. [`linux`] applies it. [`fake`] is a fake for tests, [`conformance`] the tests that both pass, and [`samples`]
+//! makes states for tests.
 
 mod check;
 pub mod conformance;
@@ -36,8 +36,7 @@ mod foreign;
 mod host_addresses;
 pub mod linux;
 mod ruleset;
-#[cfg(test)]
-mod testing;
+pub mod samples;
 
 pub use check::check;
 
@@ -50,57 +49,60 @@ use tokio::sync::broadcast;
 use waifud_types::spec::{Protocol, PublishSpec};
 use waifud_types::{InstanceId, MacAddr, Name, TapName, Timestamp};
 
-/// Addresses that stand for ports on bridges of the host's own. Class E (RFC 1112, section 4: reserved for future use):
-/// no home, no provider's network and no guest has them, and they never leave the node.
+/// Addresses that stand for ports on bridges of the host. They are from class E (RFC 1112, section 4: reserved for future
+/// use), so no network and no guest uses them, and they never leave the node.
 pub const IDENTITIES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 119, 0, 0), 16);
 
-/// Everything that should be on this node.
+/// The address that cloud-init reads metadata from (link-local, RFC 3927).
+pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// The desired network of this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkState {
-    /// The bridge of the `default` network, such as `waifu0`.
+    /// The bridge of the `default` network, for example `waifu0`.
     pub bridge: String,
     /// The guests' subnet.
     pub subnet: Ipv4Net,
-    /// The gateway's address, with the subnet's prefix on the bridge.
+    /// The gateway's address. It is on the bridge, with the subnet's prefix length.
     pub gateway: Ipv4Addr,
     /// The gateway's MAC address, the same on all nodes.
     pub gateway_mac: MacAddr,
-    /// The interface that leads to metadatad; packets of guests to 169.254.169.254 are routed to it, nobody else's.
+    /// The interface to metadatad. Only guests' packets to 169.254.169.254 are routed to it.
     pub metadata_interface: String,
     /// MTU of guests' nics.
     pub mtu: u16,
-    /// The DNS domain of guests, such as `waifu.internal`.
+    /// The DNS domain of guests, for example `waifu.internal`.
     pub domain: String,
-    /// Ports of guests on `default`, whether their taps exist yet or not.
+    /// Ports of guests on `default`. Their taps need not exist yet.
     pub ports: Vec<Port>,
-    /// Ports of guests on bridges that the host already has, whether their taps exist yet or not.
+    /// Ports of guests on bridges that the host already has. Their taps need not exist yet.
     pub lan: Vec<LanPort>,
 }
 
-/// One guest's port on a bridge of the host's own: the only MAC address that may speak there. Whoever serves addresses
-/// on that network is not ours, so a guest's own address is learned at the port.
+/// One guest's port on a bridge of the host. Only the guest's MAC address may send there. The network's own DHCP server
+/// assigns the guest's address, so the rules learn it at the port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LanPort {
     /// The instance.
     pub instance: InstanceId,
-    /// The instance's name, for people.
+    /// The instance's name, for messages.
     pub name: Name,
     /// The tap.
     pub tap: TapName,
-    /// The bridge that it joins, such as `br0`.
+    /// The bridge that it joins, for example `br0`.
     pub bridge: String,
     /// The only source MAC address.
     pub mac: MacAddr,
-    /// The address that somebody gave it, which is one of `fixed`; null where it is to be learned.
+    /// The address that the instance's spec sets, which is also in `fixed`. `None` if it is learned.
     pub given: Option<Ipv4Addr>,
-    /// Source addresses that need not be learned: the one that somebody gave, and further ones that were allowed.
+    /// Source addresses that are allowed without being learned: `given`, and the spec's further addresses.
     pub fixed: Vec<IpNet>,
-    /// The address that stands for the instance towards metadatad, which sees no other; null where documents do not
-    /// come through this port.
+    /// The address that stands for the instance towards metadatad. `None` if the instance does not read its metadata
+    /// through this port.
     pub identity: Option<Ipv4Addr>,
 }
 
-/// One guest's port: the only MAC and addresses that may speak there, and its lease.
+/// One guest's port on `default`: the only MAC address and IP addresses that may send there, and its lease.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     /// The instance.
@@ -111,110 +113,110 @@ pub struct Port {
     pub tap: TapName,
     /// The only source MAC address.
     pub mac: MacAddr,
-    /// Its lease and only source address.
+    /// The address of its lease, which is its only source address besides `allow_addresses`.
     pub address: Ipv4Addr,
     /// Further source addresses.
     pub allow_addresses: Vec<IpNet>,
-    /// Ports of the node's addresses that lead here.
+    /// Ports of the node's addresses that are forwarded to the guest.
     pub publish: Vec<PublishSpec>,
 }
 
-/// What is found on this node.
+/// The network of this host as found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostNetworkFacts {
     /// Bridges that exist.
     pub bridges: Vec<String>,
-    /// Links by name that can't carry a network of guests though somebody may take them for a bridge that can, and why.
+    /// Links that cannot carry guests although they look like bridges that could: name and reason.
     pub unfit_bridges: BTreeMap<String, String>,
-    /// Networks that routes lead to, our own excepted.
+    /// Destination networks of the host's routes, without ours.
     pub routes: Vec<Ipv4Net>,
-    /// Others' chains that drop forwarded packets (Docker, ufw, firewalld): names for people.
+    /// Chains of other firewalls that drop forwarded packets (Docker, ufw, firewalld), as text.
     pub foreign_firewalls: Vec<String>,
-    /// Others' chains that guests are let through by a marked rule of ours.
+    /// Chains of other firewalls in which a marked rule of ours accepts guests' packets.
     pub let_through: Vec<String>,
-    /// Why that could not be done; guests' own rules are in force all the same.
+    /// Why those rules could not be added. The guests' own rules are in force even then.
     pub firewall_trouble: Option<String>,
 }
 
-/// Addresses that a guest may not have because they are this host's or its routers'.
+/// Addresses that no guest may have, because this host or one of its routers has them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostAddresses {
-    /// The host's own, on any interface but our bridge.
+    /// The host's addresses on all interfaces except our bridge.
     pub own: Vec<Ipv4Addr>,
-    /// Of routers that its routes lead through.
+    /// The routers of its routes.
     pub routers: Vec<Ipv4Addr>,
 }
 
-/// Packets that a port's rules dropped, by reason.
+/// How many packets the rules of a port have dropped, by reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortCounters {
-    /// Packets dropped because their source was not the port's own.
+    /// The source address was not one of the port.
     pub spoofed: u64,
-    /// Packets to the host that guests may not send. On a bridge of the host's own, those to 169.254.169.254 that are
-    /// not for metadata: all else is the host's firewall's business.
+    /// The packet was to the host and not for a service that guests may use. On a bridge of the host, only packets to
+    /// 169.254.169.254 that are not metadata requests; the host's own firewall decides about all others.
     pub to_host: u64,
-    /// Frames of other protocols: VLAN tags and others, on `default` IPv6 too. Honest guests send some.
+    /// The frame had another protocol, for example a VLAN tag, or IPv6 on `default`. Ordinary guests send some of these.
     pub not_ipv4: u64,
 }
 
-/// What was seen at one port.
+/// The observed state of one port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortObservation {
-    /// What its rules have dropped.
+    /// Dropped packets.
     pub counters: PortCounters,
-    /// When its lease was confirmed last; null when it holds none. A guest that asked for a shorter lease than it may
-    /// have makes this earlier than it was.
+    /// When its lease was last confirmed; `None` without a lease. Too early if the guest requested a shorter lease than
+    /// the configured one.
     pub acknowledged: Option<Timestamp>,
-    /// Addresses that were learned at it, the IPv4 address in use first and the others sorted; always none on `default`,
-    /// where waifud gives them.
+    /// Addresses learned at the port: the IPv4 address in use first, then the others sorted. Always empty on `default`,
+    /// where waifud assigns the address.
     pub learned: Vec<IpAddr>,
-    /// Why nothing gets through it, in a sentence, such as that its bridge is gone.
+    /// Why the port has no connection, in a sentence: for example, its bridge is gone.
     pub trouble: Option<String>,
 }
 
-/// Something outside changed what is ours: call `ensure` again.
+/// Something other than us changed the guests' network: call `ensure` again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkDrift {
-    /// What was seen, for the log.
+    /// What was found, for the log.
     pub what: String,
 }
 
-/// What went wrong. Messages are fit for users; causes are in `source`.
+/// An error of the guests' network. Messages are fit for users; the cause is in `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// A tool is missing, failed or took too long.
+    /// A tool is missing, failed or timed out.
     #[error("{tool} failed: {message}")]
     Tool {
-        /// The tool.
+        /// The tool's name.
         tool: &'static str,
-        /// What it said.
+        /// Its error message.
         message: String,
     },
     /// The kernel refused a change of a link, an address, a route or a rule.
-    #[error("{what} was refused by the kernel: {message}")]
+    #[error("the kernel refused {what}: {message}")]
     Kernel {
-        /// The change.
+        /// What was refused, for example "adding a route".
         what: String,
-        /// Its words.
+        /// The kernel's error.
         message: String,
     },
-    /// The state contradicts itself: one MAC or address on two ports.
+    /// The state contradicts itself: for example, two ports have the same address.
     #[error("{0}")]
     Contradiction(String),
     /// The subnet overlaps what the host already routes.
-    #[error("subnet {subnet} overlaps {other}, which this host already routes to")]
+    #[error("subnet {subnet} overlaps {other}, which this host already has a route to")]
     Overlap {
-        /// Ours.
+        /// The guests' subnet.
         subnet: Ipv4Net,
-        /// The host's.
+        /// The destination of the host's route.
         other: Ipv4Net,
     },
-    /// The filesystem said no.
+    /// An operation on a file or socket failed.
     #[error("{what} failed")]
     Io {
-        /// The call and its file.
+        /// The operation and its file.
         what: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -223,27 +225,27 @@ pub enum NetworkError {
 /// The guests' network of one node.
 #[async_trait]
 pub trait GuestNetwork: Send + Sync {
-    /// What this host already has.
+    /// The host's bridges, routes and other firewalls.
     async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError>;
 
-    /// [`HostNetworkFacts::bridges`] alone, which is cheap enough to be asked every few seconds.
+    /// [`HostNetworkFacts::bridges`] alone: cheap enough to be called every few seconds.
     async fn bridges(&self) -> Result<Vec<String>, NetworkError>;
 
-    /// Makes the node's network be exactly this. Rules and leases are in force when it returns.
+    /// Applies the state. Rules and leases are in force when it returns.
     async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError>;
 
-    /// Removes everything of ours: tables, rules, routes, dnsmasq, the bridge.
+    /// Removes everything of ours: firewall tables, routing rules, routes, dnsmasq and the bridge.
     async fn ensure_absent(&self) -> Result<(), NetworkError>;
 
-    /// Ports that programs of the host listen on, on other addresses than loopback.
+    /// Ports that programs of the host listen on, except on loopback addresses.
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError>;
 
-    /// What the rules of a port have dropped; `None` when the port is unknown.
+    /// Dropped packets of one port; `None` if the port is unknown.
     async fn counters(&self, tap: &TapName) -> Result<Option<PortCounters>, NetworkError>;
 
-    /// What was seen at every port of the state that was ensured last: one look for all. Empty when there is none.
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError>;
+    /// Observes all ports of the last ensured state in one pass. Empty if no state was ensured.
+    async fn observe_ports(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError>;
 
-    /// Drift from now on (rules flushed, bridge gone, dnsmasq dead).
+    /// Drift from now on, for example flushed rules, a deleted bridge or a dead dnsmasq.
     fn drift(&self) -> broadcast::Receiver<NetworkDrift>;
 }

@@ -29,5 +29,5 @@ pub use config::{NodeTunnelConfig, PeerConfig, ServerConfig, StackLimits};
 pub use error::WireguardError;
 pub use guest::{GuestListener, GuestStream};
 pub use key::{KeyError, PrivateKey, PublicKey};
-pub use node::{NodeTunnel, NodeTunnelStats, TunnelWay};
+pub use node::{NodeTunnel, NodeTunnelStats, TunnelBackend};
 pub use server::{Connection, Listener, Refusals, ServerStats, TunnelServer};

@@ -60,7 +60,7 @@ impl GuestDialer for FakeDialer {
             .is_some_and(|mac| *mac != nic.mac)
         {
             return Err(ReachError::NotTheGuest(format!(
-                "{address} is another machine's"
+                "{address} belongs to another machine"
             )));
         }
         if !lock(&self.listening).contains(&(address, port)) {

@@ -48,32 +48,32 @@ async fn look(shared: &Shared) -> bool {
         .filter(|(_, record)| !record.destroyed)
         .collect();
     let runs = |record: &InstanceRecord| record.memory.run == RunMemory::Started;
-    let sights = if records.iter().any(|(_, record)| runs(record)) {
-        let sights = timeout(TIMEOUT, shared.guest_network.sights()).await;
-        sights.ok().and_then(Result::ok).unwrap_or_default()
+    let observations = if records.iter().any(|(_, record)| runs(record)) {
+        let observations = timeout(TIMEOUT, shared.guest_network.observe_ports()).await;
+        observations.ok().and_then(Result::ok).unwrap_or_default()
     } else {
         BTreeMap::new()
     };
-    if !sights.is_empty() {
-        shared.network.note(&sights);
+    if !observations.is_empty() {
+        shared.network.note(&observations);
     }
     let mut booting = false;
     for (started, record) in records {
         booting |= runs(&record) && boots(&record.memory, started, shared.now());
         // What is off has none; what could not be looked at has what it had.
-        if !runs(&record) || !sights.is_empty() {
-            let of_it = if runs(&record) {
-                &sights
+        if !runs(&record) || !observations.is_empty() {
+            let observed = if runs(&record) {
+                &observations
             } else {
                 &BTreeMap::new()
             };
-            let addresses = lan::observed(&record, of_it);
+            let addresses = lan::observed(&record, observed);
             if shared.reports.addresses(record.id, addresses) {
                 // Its conditions speak of them.
                 shared.signals.nudge(record.id);
             }
         }
-        let evidence = gather(shared, &record, started, &sights).await;
+        let evidence = gather(shared, &record, started, &observations).await;
         shared.reports.evidence(record.id, evidence);
     }
     booting
@@ -88,15 +88,15 @@ async fn gather(
     shared: &Shared,
     record: &InstanceRecord,
     started: Timestamp,
-    sights: &BTreeMap<TapName, PortObservation>,
+    observations: &BTreeMap<TapName, PortObservation>,
 ) -> GuestEvidence {
     let before = shared.reports.last_evidence(record.id).unwrap_or_default();
-    let (dhcp_acknowledged_at, dropped) = if sights.is_empty() {
+    let (dhcp_acknowledged_at, dropped) = if observations.is_empty() {
         // Nobody could look, or it is off: what was seen before is still what was seen.
         let since = before.dhcp_acknowledged_at.filter(|at| is_of(*at, started));
         (since, before.dropped)
     } else {
-        at_its_ports(record, started, sights)
+        at_its_ports(record, started, observations)
     };
     let seen = shared.metadata.evidence(record.id);
     GuestEvidence {
@@ -111,11 +111,11 @@ async fn gather(
 fn at_its_ports(
     record: &InstanceRecord,
     started: Timestamp,
-    sights: &BTreeMap<TapName, PortObservation>,
+    observations: &BTreeMap<TapName, PortObservation>,
 ) -> (Option<Timestamp>, Option<Dropped>) {
     let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
     let taps = (0..nics).map(|index| TapName::of(record.id, index));
-    let seen: Vec<_> = taps.filter_map(|tap| sights.get(&tap)).collect();
+    let seen: Vec<_> = taps.filter_map(|tap| observations.get(&tap)).collect();
     let acknowledged = seen.iter().filter_map(|sight| sight.acknowledged).max();
     let dropped = seen.iter().fold(Dropped::default(), |sum, sight| Dropped {
         spoofed: sum.spoofed.saturating_add(sight.counters.spoofed),

@@ -148,8 +148,8 @@ impl Network {
     }
 
     /// Takes note of what was seen at the ports.
-    pub fn note(&self, sights: &BTreeMap<TapName, PortObservation>) {
-        let troubled = sights.iter();
+    pub fn note(&self, observations: &BTreeMap<TapName, PortObservation>) {
+        let troubled = observations.iter();
         let troubled = troubled.filter_map(|(tap, s)| Some((tap.clone(), s.trouble.clone()?)));
         self.inner().troubled = troubled.collect();
     }
@@ -238,8 +238,8 @@ impl Network {
             .any(|port| !port.allow_addresses.is_empty());
         if state.lan.is_empty() && !further {
             self.inner().troubled.clear();
-        } else if let Ok(Ok(sights)) = timeout(TIMEOUT, self.adapter.sights()).await {
-            self.note(&sights);
+        } else if let Ok(Ok(observations)) = timeout(TIMEOUT, self.adapter.observe_ports()).await {
+            self.note(&observations);
         }
         let mut inner = self.inner();
         inner.begun = None;

@@ -177,7 +177,7 @@ async fn an_address_that_is_another_machines_is_refused_and_one_that_the_guest_t
     let refusal = ask(&world, wanted).await.expect_err("it was opened");
     assert_eq!(refusal.reason, RefusalReason::NotTheGuest);
     assert!(
-        refusal.message.contains("another machine's"),
+        refusal.message.contains("belongs to another machine"),
         "{}",
         refusal.message
     );

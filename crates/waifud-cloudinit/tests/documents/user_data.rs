@@ -359,8 +359,8 @@ fn gzip_is_unpacked_and_bounded() {
             found: (1 << 20) + 1
         })
     );
-    let whole = packed(text.as_bytes());
-    assert!(unpack_user_data(&whole[..whole.len() - 6]).is_err());
+    let complete = packed(text.as_bytes());
+    assert!(unpack_user_data(&complete[..complete.len() - 6]).is_err());
     assert!(unpack_user_data(&packed(&[0xff, 0xfe])).is_err());
     assert!(unpack_user_data(b"#cloud-config\n").is_err());
 }

@@ -129,7 +129,7 @@ fn check(suite: &str, version: &str) {
     assert_eq!(reports, [(Some(iid), Some("web".to_owned()))]);
 
     assert_eq!(seen["reports_failed"], json!([]));
-    let told = [
+    let expected = [
         "modules-final begins",
         "modules-final/config-runcmd begins",
         "modules-final/config-runcmd Success",
@@ -137,7 +137,7 @@ fn check(suite: &str, version: &str) {
         "modules-final/config-scripts-user Fail",
         "modules-final Fail",
     ];
-    assert_eq!(reported(&world, &service), told);
+    assert_eq!(reported(&world, &service), expected);
 
     // Without user-data the same requests are made, once each: not found is an answer, not a failure to be retried.
     furnish(&world, &service, &[guest_of(guest.id, None)]);
@@ -191,7 +191,7 @@ pub(crate) fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<St
     (asked, reports)
 }
 
-/// What cloud-init's own reporter told, as `name result`.
+/// The events of cloud-init's reporter, as `name result`.
 fn reported(world: &World, service: &Arc<MetadataService>) -> Vec<String> {
     let service = Arc::clone(service);
     let observed = world
@@ -327,9 +327,9 @@ pub(crate) fn python(
             .expect("in time")
             .unwrap()
     });
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{output_text}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output_text}"))
 }
 
 /// The unpacked package, or a loud word about what is missing.
@@ -410,10 +410,10 @@ fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
             apt.args(["-o", option]);
         }
         let output = apt.args(words).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let output_text = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
-            "apt-get {words:?} for {suite}: {said}"
+            "apt-get {words:?} for {suite}: {output_text}"
         );
     }
     for entry in fs::read_dir(work)? {
@@ -438,7 +438,7 @@ fn text(path: &Path) -> Result<&str> {
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<()> {
     let output = std::process::Command::new(program).args(arguments).output();
     let output = output.with_context(|| format!("{program} could not be run"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program}: {said}");
+    let output_text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {output_text}");
     Ok(())
 }

@@ -31,14 +31,14 @@ async fn a_restarted_service_serves_the_last_known_good() {
         subnet: "10.144.3.0/24".parse().unwrap(),
         identities: None,
     };
-    let told = before.service.put_tunnel(tunnel.clone()).await.unwrap();
+    let reported = before.service.put_tunnel(tunnel.clone()).await.unwrap();
     drop(before);
     let after = House::on(store, GuestLimits::default()).await;
     assert!(after.get(A, USER_DATA).await.1.contains(&a.secret()));
     assert!(after.get(B, USER_DATA).await.1.contains(&b.secret()));
     let status = after.service.status().await;
-    assert_ne!(status.process, told.process);
-    assert_eq!(status.instances, told.instances);
+    assert_ne!(status.process, reported.process);
+    assert_eq!(status.instances, reported.instances);
     assert_eq!(
         status.node_public_key.as_ref(),
         Some(&tunnel.node_public_key)

@@ -66,14 +66,14 @@ pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) 
         subnet: "10.77.1.0/24".parse().unwrap(),
         identities: None,
     };
-    let told: Vec<_> = guests
+    let reported: Vec<_> = guests
         .iter()
         .map(|guest| (guest.id, guest.sealed.clone(), guest.assignment.clone()))
         .collect();
     let service = Arc::clone(service);
     world.node.run(move || async move {
         service.put_tunnel(tunnel).await.unwrap();
-        for (id, sealed, assignment) in told {
+        for (id, sealed, assignment) in reported {
             service
                 .put_bundle(sealed.digest, sealed.ciphertext.into())
                 .await

@@ -67,8 +67,8 @@ async fn fails(home: &Home) -> String {
 async fn a_second_one_on_the_same_directory_is_refused_and_disturbs_nobody() {
     let home = Home::new(ANYWHERE);
     let (_child, first) = home.start().await;
-    let said = fails(&home).await;
-    assert!(said.contains("another waifud-metadatad"), "{said}");
+    let output = fails(&home).await;
+    assert!(output.contains("another waifud-metadatad"), "{output}");
     assert_eq!(home.client().status().await.unwrap().process, first.process);
 }
 
@@ -77,11 +77,11 @@ async fn an_unknown_key_or_an_address_for_strangers_is_refused_in_words() {
     let home = Home::new(ANYWHERE);
     let text = fs::read_to_string(home.config()).unwrap();
     fs::write(home.config(), text.clone() + "colour = \"blue\"\n").unwrap();
-    let said = fails(&home).await;
-    assert!(said.contains("colour"), "{said}");
+    let output = fails(&home).await;
+    assert!(output.contains("colour"), "{output}");
     fs::write(home.config(), text.replace("127.0.0.1", "0.0.0.0")).unwrap();
-    let said = fails(&home).await;
-    assert!(said.contains("loopback"), "{said}");
+    let output = fails(&home).await;
+    assert!(output.contains("loopback"), "{output}");
 }
 
 #[tokio::test]
@@ -110,12 +110,12 @@ async fn logs_carry_no_secret_even_when_they_say_everything() {
         .unwrap()
         .path();
     child.kill().await.unwrap();
-    let said = fs::read_to_string(log).unwrap();
-    assert!(said.contains("served"), "{said}");
-    assert!(!said.contains("hunter2"));
+    let output = fs::read_to_string(log).unwrap();
+    assert!(output.contains("served"), "{output}");
+    assert!(!output.contains("hunter2"));
     for secret in ["wireguard.key", "token.key"] {
         let secret = fs::read_to_string(home.state_dir().join(secret)).unwrap();
-        assert!(!said.contains(secret.trim()));
+        assert!(!output.contains(secret.trim()));
     }
     let assignment = fs::read_to_string(file).unwrap();
     let key = assignment
@@ -125,7 +125,7 @@ async fn logs_carry_no_secret_even_when_they_say_everything() {
         .split('"')
         .next()
         .unwrap();
-    assert!(!said.contains(key));
+    assert!(!output.contains(key));
 }
 
 #[tokio::test]
@@ -135,9 +135,9 @@ async fn it_says_its_version() {
         .output()
         .await
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(
-        said,
+        output,
         format!("waifud-metadatad {}\n", env!("CARGO_PKG_VERSION"))
     );
 }

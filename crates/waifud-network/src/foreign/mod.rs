@@ -8,9 +8,9 @@
 pub(crate) mod nftables;
 pub(crate) mod save;
 
-/// Whose packets are to get through.
+/// Whose packets are to get accepted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Through {
+pub(crate) struct AcceptedInterfaces {
     /// The guests' bridge.
     pub(crate) bridge: String,
     /// The interface to metadatad, where guests on the host's own bridges ask for it. What passes there is decided in our
@@ -21,7 +21,7 @@ pub(crate) struct Through {
     pub(crate) bridged: Vec<String>,
 }
 
-impl Through {
+impl AcceptedInterfaces {
     /// Pairs of an interface that packets come in by and one that they leave by; `None` is any.
     pub(crate) fn forwarded(&self) -> Vec<(Option<&str>, Option<&str>)> {
         let any = [Some(self.bridge.as_str()), self.metadata.as_deref()];
@@ -36,7 +36,7 @@ impl Through {
 }
 
 /// The guests' bridge alone.
-impl From<&str> for Through {
+impl From<&str> for AcceptedInterfaces {
     fn from(bridge: &str) -> Self {
         Self {
             bridge: bridge.to_owned(),

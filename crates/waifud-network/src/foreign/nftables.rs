@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{MARK, Through};
+use super::{MARK, AcceptedInterfaces};
 use crate::ruleset::TABLE;
 
 /// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
@@ -47,7 +47,7 @@ pub(crate) struct Seen {
     pub(crate) tables: Vec<(String, String)>,
 }
 
-/// A transaction for nft, empty when there is nothing to do, and where guests are let through, then.
+/// A transaction for nft, empty when there is nothing to do, and where guests are let accepted, then.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) transaction: String,
@@ -113,8 +113,46 @@ pub(crate) fn seen(text: &str) -> serde_json::Result<Seen> {
     Ok(seen)
 }
 
-/// Reads `nft -j list table …` of one table; where nobody is to get through, all of ours are outdated.
-pub(crate) fn plan(text: &str, through: Option<&Through>) -> serde_json::Result<Plan> {
+/// Chains on the forward hook that drop what nothing in them accepts, named by the product that made them where its
+/// other chains give it away. An `accept` in our table can't overrule them. firewalld's chain has the policy `accept`
+/// and rejects in its last rule.
+pub(crate) fn dropping_chains(text: &str) -> serde_json::Result<Vec<String>> {
+    let answer: Answer = serde_json::from_str(text)?;
+    let chains: Vec<_> = answer
+        .nftables
+        .into_iter()
+        .filter_map(|o| o.chain)
+        .collect();
+    let has = |table: &str, prefix: &str| {
+        chains
+            .iter()
+            .any(|c| c.table == table && c.name.starts_with(prefix))
+    };
+    let mut found: Vec<_> = chains
+        .iter()
+        .filter(|c| c.table != TABLE && c.hook.as_deref() == Some("forward"))
+        .filter(|c| matches!(c.family.as_str(), "ip" | "inet"))
+        .filter(|c| c.policy.as_deref() == Some("drop") || c.table == "firewalld")
+        .map(|c| {
+            let by = if c.table == "firewalld" {
+                "firewalld"
+            } else if has(&c.table, "ufw-") {
+                "ufw"
+            } else if has(&c.table, "DOCKER") {
+                "Docker"
+            } else {
+                "unknown"
+            };
+            format!("{by}: chain {} of table {} {}", c.name, c.family, c.table)
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Reads `nft -j list table …` of one table; where nobody is to get accepted, all of ours are outdated.
+pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_json::Result<Plan> {
     let answer: Answer = serde_json::from_str(text)?;
     let (chains, rules): (Vec<_>, Vec<_>) = answer
         .nftables
@@ -135,11 +173,11 @@ pub(crate) fn plan(text: &str, through: Option<&Through>) -> serde_json::Result<
         } = &chain;
         let inside = || rules.iter().filter(|rule| rule.chain == *name);
         let drops = chain.policy.as_deref() == Some("drop") || inside().any(Rule::drops_all);
-        let wanted = through.filter(|_| drops).map_or_else(Vec::new, |through| {
+        let wanted = accepted.filter(|_| drops).map_or_else(Vec::new, |accepted| {
             if chain.hook.as_deref() == Some("forward") {
-                forwarded(through)
+                forwarded(accepted)
             } else {
-                to_host(&through.bridge)
+                to_host(&accepted.bridge)
             }
         });
         if !wanted.is_empty() {
@@ -175,14 +213,14 @@ pub(crate) fn plan(text: &str, through: Option<&Through>) -> serde_json::Result<
 /// The interfaces that a rule asks for, and its conditions.
 type Wanted<'a> = (Vec<&'a str>, String);
 
-fn forwarded(through: &Through) -> Vec<Wanted<'_>> {
+fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Wanted<'_>> {
     let rule = |(from, to): (Option<&'_ str>, Option<&'_ str>)| {
         let from = from.map(|name| format!("iifname \"{name}\""));
         let to = to.map(|name| format!("oifname \"{name}\""));
         let conditions: Vec<_> = from.into_iter().chain(to).collect();
         conditions.join(" ")
     };
-    let pairs = through.forwarded().into_iter();
+    let pairs = accepted.forwarded().into_iter();
     pairs
         .map(|pair| {
             let names = [pair.0, pair.1].into_iter().flatten().collect();
@@ -277,5 +315,59 @@ mod tests {
         assert_eq!(other.lines().count(), 4);
         let none = plan(&text, None).unwrap().transaction;
         assert_eq!(none, "delete rule inet mine fwd handle 9\n".repeat(2));
+    }
+
+    fn dropping(chains: &[Value]) -> Vec<String> {
+        let objects: Vec<_> = chains
+            .iter()
+            .map(|chain| json!({ "chain": chain }))
+            .chain([json!({ "metainfo": { "version": "1.0.6" } })])
+            .collect();
+        dropping_chains(&json!({ "nftables": objects }).to_string()).unwrap()
+    }
+
+    fn chain_of(
+        table: &str,
+        name: &str,
+        hook: Option<&str>,
+        policy: Option<&str>,
+    ) -> Value {
+        json!({
+            "family": "ip", "table": table, "name": name, "handle": 1, "hook": hook, "policy": policy,
+        })
+    }
+
+    #[test]
+    fn dropping_forward_chains_are_named_by_their_makers() {
+        let docker = [
+            chain_of("filter", "FORWARD", Some("forward"), Some("drop")),
+            chain_of("filter", "DOCKER-USER", None, None),
+            chain_of("filter", "INPUT", Some("input"), Some("drop")),
+        ];
+        assert_eq!(
+            dropping(&docker),
+            ["Docker: chain FORWARD of table ip filter"]
+        );
+        let firewalld = [chain_of(
+            "firewalld",
+            "filter_FORWARD",
+            Some("forward"),
+            Some("accept"),
+        )];
+        assert_eq!(
+            dropping(&firewalld),
+            ["firewalld: chain filter_FORWARD of table ip firewalld"]
+        );
+        let ufw = [
+            chain_of("filter", "FORWARD", Some("forward"), Some("drop")),
+            chain_of("filter", "ufw-before-forward", None, None),
+        ];
+        assert_eq!(dropping(&ufw), ["ufw: chain FORWARD of table ip filter"]);
+    }
+
+    #[test]
+    fn accepting_chains_and_our_own_are_no_obstacle() {
+        assert!(dropping(&[chain_of("filter", "FORWARD", Some("forward"), Some("accept"))]).is_empty());
+        assert!(dropping(&[chain_of("waifud", "forwarding", Some("forward"), Some("drop"))]).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{MARK, Through};
+use super::{MARK, AcceptedInterfaces};
 
 /// One rule: its chain, and its words as iptables takes them after the chain.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -11,14 +11,14 @@ pub(crate) struct Rule {
     pub(crate) words: Vec<String>,
 }
 
-/// What is to be done for guests to get through.
+/// What is to be done for guests to get accepted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
     /// Ours, and no use any more.
     pub(crate) outdated: Vec<Rule>,
     /// To be inserted at the head of their chains.
     pub(crate) missing: Vec<Rule>,
-    /// Chains in which guests are let through, then.
+    /// Chains in which guests are let accepted, then.
     pub(crate) places: Vec<String>,
 }
 
@@ -64,16 +64,16 @@ impl Filter {
     }
 
     /// What guests need: nothing where nothing drops.
-    pub(crate) fn plan(&self, through: &Through) -> Plan {
+    pub(crate) fn plan(&self, accepted: &AcceptedInterfaces) -> Plan {
         let mut wanted = Vec::new();
         let mut places = Vec::new();
         for (hook, known, rules) in [
             (
                 "FORWARD",
                 ["DOCKER-USER", "ufw-before-forward"].as_slice(),
-                forwarded(through),
+                forwarded(accepted),
             ),
-            ("INPUT", &["ufw-before-input"], to_host(&through.bridge)),
+            ("INPUT", &["ufw-before-input"], to_host(&accepted.bridge)),
         ] {
             for chain in self.places(hook, known) {
                 wanted.extend(rules.iter().map(|words| Rule {
@@ -184,13 +184,13 @@ impl Rule {
 }
 
 /// Both directions. What guests may reach is decided in our own tables, before.
-fn forwarded(through: &Through) -> Vec<Vec<String>> {
+fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Vec<String>> {
     let rule = |(from, to): (Option<&str>, Option<&str>)| {
         let from = from.into_iter().flat_map(|name| ["-i", name]);
         let to = to.into_iter().flat_map(|name| ["-o", name]);
         accept(&from.chain(to).collect::<Vec<_>>())
     };
-    through.forwarded().into_iter().map(rule).collect()
+    accepted.forwarded().into_iter().map(rule).collect()
 }
 
 /// What the gateway serves: DHCP, DNS and ping.
@@ -262,13 +262,13 @@ mod tests {
 
     #[test]
     fn guests_on_the_hosts_own_bridge_get_their_metadata_and_their_frames() {
-        let through = Through {
+        let accepted = AcceptedInterfaces {
             metadata: Some("wgw0".to_owned()),
             bridged: vec!["br0".to_owned()],
-            ..Through::from("waifu0")
+            ..AcceptedInterfaces::from("waifu0")
         };
         let mut filter = Filter::parse(DOCKER);
-        let plan = filter.plan(&through);
+        let plan = filter.plan(&accepted);
         let rules = shown(&plan.missing);
         assert_eq!(rules.len(), 5);
         assert!(rules[2].starts_with("DOCKER-USER -i wgw0 -m"), "{rules:?}");
@@ -277,9 +277,9 @@ mod tests {
             "{rules:?}"
         );
         filter.rules.splice(0..0, plan.missing);
-        let again = filter.plan(&through);
+        let again = filter.plan(&accepted);
         assert!(again.missing.is_empty() && again.outdated.is_empty());
-        // Without such guests, only those of `default` are let through.
+        // Without such guests, only those of `default` are let accepted.
         assert_eq!(filter.plan(&"waifu0".into()).outdated.len(), 3);
     }
 

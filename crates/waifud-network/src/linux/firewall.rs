@@ -1,7 +1,7 @@
-//! Our tables in the kernel: put there in one transaction, watched by the kernel's own count of changes.
+//! Our tables in the kernel: loaded in one transaction, and checked with the kernel's generation number.
 //!
-//! What we loaded is kept beside how the kernel lists it, in two files. They answer, after a restart too, whether the
-//! rules in force are still ours: the list is compared, not trusted.
+//! Two files keep the rules as we loaded them and as the kernel lists them. By comparing them with a new listing we know,
+//! even after a restart, whether the rules in force are still ours.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,39 @@ use waifud_types::TapName;
 use super::files;
 use super::generation::generation;
 use super::learned::{Memory, without_filled};
+use super::nft_session::{NftSession, SessionError};
 use super::tool::Tool;
+use crate::foreign::nftables::dropping_chains;
 use crate::ruleset::lan::Learned;
 use crate::ruleset::{self, Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, TO_HOST};
 use crate::{NetworkError, NetworkState, PortCounters};
 
-/// How often rules are compared while others change theirs, before ours are taken for changed.
-const LOOKS: usize = 5;
+/// How many comparisons may be interrupted by changes of other rules, before ours are treated as changed.
+const ATTEMPTS: usize = 5;
+
+/// What is sent to `nft`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Transaction<'a> {
+    /// Some elements; refused as a whole when the rules in force are not the expected ones.
+    Change(&'a str),
+    /// Both tables, in place of those in force.
+    Replacement(&'a str),
+}
 
 #[derive(Debug)]
 pub(super) struct Firewall {
     nft: Tool,
-    /// What we loaded last.
+    /// Applies changes of some elements.
+    session: NftSession,
+    /// The rules that we loaded last.
     loaded: PathBuf,
-    /// How the kernel lists it, without counters.
+    /// The same rules as the kernel lists them, without counters.
     listed: PathBuf,
-    /// The generation at which the rules in force were known to be ours.
+    /// The generation at which the rules in force were last known to be ours.
     ours_at: Option<u32>,
-    /// Whether `listed` was written or compared since.
-    settled: bool,
-    /// What they were made of.
+    /// Whether `listed` was written or compared at that generation.
+    verified: bool,
+    /// The state that the rules were generated from.
     made_of: Option<(NetworkState, HostSide)>,
     memory: Memory,
 }
@@ -39,42 +52,43 @@ pub(super) struct Firewall {
 impl Firewall {
     pub(super) fn new(nft: Tool, directory: &Path) -> Self {
         Self {
+            session: NftSession::new(nft.path().to_owned()),
             nft,
             loaded: directory.join("rules.nft"),
             listed: directory.join("rules.listed"),
             ours_at: None,
-            settled: false,
+            verified: false,
             made_of: None,
             memory: Memory::new(directory),
         }
     }
 
-    /// Puts the rules for `state` in force, unless they are.
+    /// Loads the rules for `state`, unless they are in force.
     pub(super) async fn ensure(
         &mut self,
         state: &NetworkState,
         host: &HostSide,
     ) -> Result<(), NetworkError> {
         let wanted = ruleset::tables(state, host, &Counted::new(), &Learned::new());
-        if files::read(&self.loaded)?.as_ref() == Some(&wanted) && self.is_whole().await? {
+        if files::read(&self.loaded)?.as_ref() == Some(&wanted) && self.is_intact().await? {
             return Ok(());
         }
         if let Some(change) = self.change(state, host)?
-            && self.load(&change, &wanted).await.is_ok()
+            && self.load(Transaction::Change(&change), &wanted).await.is_ok()
         {
-            tracing::debug!("guests' rules were changed in place");
+            tracing::debug!("changed guests' rules in place");
             self.made_of = Some((state.clone(), host.clone()));
             return Ok(());
         }
         let counted = self.counted(state).await?;
         let learned = self.learned(state).await?;
         let all = ruleset::replacing(&ruleset::tables(state, host, &counted, &learned));
-        self.load(&all, &wanted).await?;
+        self.load(Transaction::Replacement(&all), &wanted).await?;
         self.made_of = Some((state.clone(), host.clone()));
         Ok(())
     }
 
-    /// The short way to the rules for `state`, if the rules in force are known to be ours and near enough.
+    /// The change that leads to the rules for `state`, if the rules in force are known to be ours and only elements differ.
     fn change(
         &self,
         state: &NetworkState,
@@ -89,21 +103,31 @@ impl Firewall {
         Ok(ruleset::change(before, state))
     }
 
-    /// Sends one transaction, after which the rules are as `tables` says.
-    async fn load(&mut self, transaction: &str, tables: &str) -> Result<(), NetworkError> {
-        if transaction.is_empty() {
-            // Nothing that rules speak of has changed, only its order.
+    /// Sends one transaction, after which the rules in force are those of `tables`.
+    async fn load(
+        &mut self,
+        transaction: Transaction<'_>,
+        tables: &str,
+    ) -> Result<(), NetworkError> {
+        if matches!(transaction, Transaction::Change("")) {
+            // Only the order of guests has changed, or something that no rule depends on.
             return files::replace(&self.loaded, tables);
         }
-        // From here until the end, what is on disk says nothing about what is in force.
+        // Until the end of this function, the files may differ from the rules in force.
         files::remove(&self.listed)?;
         self.ours_at = None;
-        self.settled = false;
+        self.verified = false;
         self.made_of = None;
         let before = generation()?;
-        self.nft.run(&["-f", "-"], transaction).await?;
+        match transaction {
+            Transaction::Change(text) => self.apply_change(text, before).await?,
+            Transaction::Replacement(text) => {
+                self.nft.run(&["-f", "-"], text).await?;
+                self.session.start();
+            }
+        }
         files::replace(&self.loaded, tables)?;
-        // A commit of somebody else's in between: only listing tells what is there now.
+        // After a commit of another program in between, only a listing can tell which rules are in force.
         let after = generation()?;
         if after == before.wrapping_add(1) {
             self.ours_at = Some(after);
@@ -111,10 +135,28 @@ impl Firewall {
         Ok(())
     }
 
-    /// Whether the rules in force are the ones that were loaded. Cheap when no rule of the host has changed since.
-    pub(super) async fn is_whole(&mut self) -> Result<bool, NetworkError> {
-        // Somebody else's change while we look says nothing about ours.
-        for _ in 0..LOOKS {
+    /// Applies a change through the session, or through a process of its own where the session cannot. `before` is the
+    /// generation before the change.
+    async fn apply_change(&mut self, text: &str, before: u32) -> Result<(), NetworkError> {
+        match self.session.run(text).await {
+            Ok(()) => return Ok(()),
+            Err(SessionError::Refused(message)) => return Err(self.nft.failed(message)),
+            Err(SessionError::NotSent(why)) => tracing::debug!(why, "not using the nft session"),
+            Err(SessionError::Lost(why)) => {
+                tracing::warn!(why, "the nft session failed; starting nft for each change");
+                // A commit since then may be this one, so it must not be applied a second time.
+                if generation()? != before {
+                    return Err(self.nft.failed("the nft session ended during a change"));
+                }
+            }
+        }
+        self.nft.run(&["-f", "-"], text).await.map(drop)
+    }
+
+    /// Whether the rules in force are the ones that were loaded. Cheap if no rule of the host has changed since.
+    pub(super) async fn is_intact(&mut self) -> Result<bool, NetworkError> {
+        // A change of other rules during the comparison makes its result useless.
+        for _ in 0..ATTEMPTS {
             if let Some(whole) = self.compare().await? {
                 return Ok(whole);
             }
@@ -122,11 +164,11 @@ impl Firewall {
         Ok(false)
     }
 
-    /// One comparison; nothing when rules of the host changed meanwhile.
+    /// One comparison; `None` if any rule of the host changed meanwhile.
     async fn compare(&mut self) -> Result<Option<bool>, NetworkError> {
         let now = generation()?;
         let unchanged = self.ours_at == Some(now);
-        if unchanged && self.settled {
+        if unchanged && self.verified {
             return Ok(Some(true));
         }
         let known = files::read(&self.listed)?;
@@ -140,12 +182,12 @@ impl Firewall {
             _ => return Ok(Some(false)),
         }
         self.ours_at = Some(now);
-        self.settled = true;
+        self.verified = true;
         Ok(Some(true))
     }
 
-    /// Both tables as the kernel shows them; `None` when one is missing. One question each: nft 1.0.6 finds only the
-    /// last table of a file that asks for two.
+    /// Both tables as the kernel lists them; `None` if one is missing. One call each: nft 1.0.6 lists only the last table
+    /// of a file that requests two.
     async fn list(&self) -> Option<String> {
         let of = |family| {
             let question = ["-s", "list", "table", family, TABLE];
@@ -155,7 +197,7 @@ impl Firewall {
         Some(without_filled(&bridge?) + &inet?)
     }
 
-    /// What the rules of the state's ports have counted; ports without rules are left out.
+    /// The counters of the state's ports, without ports that have no rules.
     pub(super) async fn counted(&self, state: &NetworkState) -> Result<Counted, NetworkError> {
         let counters = self.list_counters().await?;
         let taps = state.ports.iter().map(|port| &port.tap);
@@ -164,21 +206,21 @@ impl Firewall {
         Ok(known.collect())
     }
 
-    /// What the rules have learned at the state's ports, or had, where they are gone.
+    /// The addresses learned at the state's ports; if the rules were deleted, those learned before.
     pub(super) async fn learned(&mut self, state: &NetworkState) -> Result<Learned, NetworkError> {
         if state.lan.is_empty() {
             self.memory.forget()?;
             return Ok(Learned::new());
         }
-        self.memory.look(&self.nft, state).await
+        self.memory.refresh(&self.nft, state).await
     }
 
-    /// What the last look found at one port: the IPv4 address in use first, the others sorted.
+    /// The addresses of one port in the last reading: the IPv4 address in use first, the others sorted.
     pub(super) fn learned_at(&self, tap: &TapName) -> Vec<IpAddr> {
-        self.memory.in_order(tap)
+        self.memory.learned_at(tap)
     }
 
-    /// What the rules of one port have counted; `None` when it has none.
+    /// The counters of one port; `None` if it has no rules.
     pub(super) async fn counters(
         &self,
         tap: &TapName,
@@ -191,23 +233,24 @@ impl Firewall {
         parse_counters(&text).map_err(|error| self.nft.failed(error.to_string()))
     }
 
-    /// Others' chains that drop forwarded packets.
+    /// Chains of other firewalls that drop forwarded packets.
     pub(super) async fn foreign(&self) -> Result<Vec<String>, NetworkError> {
         let text = self.nft.run(&["-j", "list", "chains"], "").await?;
-        parse_foreign(&text).map_err(|e| self.nft.failed(e.to_string()))
+        dropping_chains(&text).map_err(|e| self.nft.failed(e.to_string()))
     }
 
-    /// Whether there is a table of ours.
+    /// Whether a table of ours exists.
     pub(super) async fn is_there(&self) -> Result<bool, NetworkError> {
         let tables = self.nft.run(&["list", "tables"], "").await?;
         let is_ours = |line: &str| line.split_ascii_whitespace().nth(2) == Some(TABLE);
         Ok(tables.lines().any(is_ours))
     }
 
-    /// Takes our tables away.
+    /// Removes our tables.
     pub(super) async fn remove(&mut self) -> Result<(), NetworkError> {
         self.ours_at = None;
         self.made_of = None;
+        self.session.stop().await;
         self.nft.run(&["-f", "-"], &ruleset::removal()).await?;
         files::remove(&self.loaded)?;
         self.memory.forget()?;
@@ -215,7 +258,7 @@ impl Firewall {
     }
 }
 
-/// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
+/// The output of `nft -j`: a list of objects with one key each, of which we read some (libnftables-json(5)).
 #[derive(Deserialize)]
 struct Answer {
     nftables: Vec<Object>,
@@ -224,7 +267,6 @@ struct Answer {
 #[derive(Deserialize)]
 struct Object {
     counter: Option<Counter>,
-    chain: Option<Chain>,
 }
 
 #[derive(Deserialize)]
@@ -232,15 +274,6 @@ struct Counter {
     table: String,
     name: String,
     packets: u64,
-}
-
-#[derive(Deserialize)]
-struct Chain {
-    family: String,
-    table: String,
-    name: String,
-    hook: Option<String>,
-    policy: Option<String>,
 }
 
 fn parse_counters(text: &str) -> serde_json::Result<Vec<Counter>> {
@@ -259,101 +292,4 @@ fn of_port(counters: &[Counter], tap: &TapName) -> Option<PortCounters> {
         to_host: of(TO_HOST)?,
         not_ipv4: of(NOT_IPV4)?,
     })
-}
-
-/// Chains on the forward hook that drop what nothing in them accepts, named by the product that made them where its
-/// other chains give it away. An `accept` in our table can't overrule them. firewalld's chain has the policy `accept`
-/// and rejects in its last rule.
-fn parse_foreign(text: &str) -> serde_json::Result<Vec<String>> {
-    let answer: Answer = serde_json::from_str(text)?;
-    let chains: Vec<_> = answer
-        .nftables
-        .into_iter()
-        .filter_map(|o| o.chain)
-        .collect();
-    let has = |table: &str, prefix: &str| {
-        chains
-            .iter()
-            .any(|c| c.table == table && c.name.starts_with(prefix))
-    };
-    let mut found: Vec<_> = chains
-        .iter()
-        .filter(|c| c.table != TABLE && c.hook.as_deref() == Some("forward"))
-        .filter(|c| matches!(c.family.as_str(), "ip" | "inet"))
-        .filter(|c| c.policy.as_deref() == Some("drop") || c.table == "firewalld")
-        .map(|c| {
-            let by = if c.table == "firewalld" {
-                "firewalld"
-            } else if has(&c.table, "ufw-") {
-                "ufw"
-            } else if has(&c.table, "DOCKER") {
-                "Docker"
-            } else {
-                "unknown"
-            };
-            format!("{by}: chain {} of table {} {}", c.name, c.family, c.table)
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chains(chains: &[serde_json::Value]) -> Vec<String> {
-        let objects: Vec<_> = chains
-            .iter()
-            .map(|chain| serde_json::json!({ "chain": chain }))
-            .chain([serde_json::json!({ "metainfo": { "version": "1.0.6" } })])
-            .collect();
-        parse_foreign(&serde_json::json!({ "nftables": objects }).to_string()).unwrap()
-    }
-
-    fn chain(
-        table: &str,
-        name: &str,
-        hook: Option<&str>,
-        policy: Option<&str>,
-    ) -> serde_json::Value {
-        serde_json::json!({
-            "family": "ip", "table": table, "name": name, "handle": 1, "hook": hook, "policy": policy,
-        })
-    }
-
-    #[test]
-    fn dropping_forward_chains_are_named_by_their_makers() {
-        let docker = [
-            chain("filter", "FORWARD", Some("forward"), Some("drop")),
-            chain("filter", "DOCKER-USER", None, None),
-            chain("filter", "INPUT", Some("input"), Some("drop")),
-        ];
-        assert_eq!(
-            chains(&docker),
-            ["Docker: chain FORWARD of table ip filter"]
-        );
-        let firewalld = [chain(
-            "firewalld",
-            "filter_FORWARD",
-            Some("forward"),
-            Some("accept"),
-        )];
-        assert_eq!(
-            chains(&firewalld),
-            ["firewalld: chain filter_FORWARD of table ip firewalld"]
-        );
-        let ufw = [
-            chain("filter", "FORWARD", Some("forward"), Some("drop")),
-            chain("filter", "ufw-before-forward", None, None),
-        ];
-        assert_eq!(chains(&ufw), ["ufw: chain FORWARD of table ip filter"]);
-    }
-
-    #[test]
-    fn accepting_chains_and_our_own_are_no_obstacle() {
-        assert!(chains(&[chain("filter", "FORWARD", Some("forward"), Some("accept"))]).is_empty());
-        assert!(chains(&[chain("waifud", "forwarding", Some("forward"), Some("drop"))]).is_empty());
-    }
 }

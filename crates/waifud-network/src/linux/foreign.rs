@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::generation::generation;
 use super::tool::Tool;
 use crate::NetworkError;
-use crate::foreign::Through;
+use crate::foreign::AcceptedInterfaces;
 use crate::foreign::nftables::{self, Seen};
 use crate::foreign::save::{Filter, Rule};
 
@@ -27,7 +27,7 @@ pub(super) struct Foreign {
     /// Where iptables' programs are.
     directory: PathBuf,
     /// Who and the generation at which all was as wanted, or could not be made so.
-    settled: Option<(Through, u32)>,
+    checked_at: Option<(AcceptedInterfaces, u32)>,
     trouble: Option<String>,
     places: Vec<String>,
 }
@@ -61,19 +61,19 @@ impl Foreign {
         Self {
             nft,
             directory,
-            settled: None,
+            checked_at: None,
             trouble: None,
             places: Vec::new(),
         }
     }
 
-    /// Where guests are let through by us, and what is in their way still.
-    pub(super) fn told(&self) -> (Vec<String>, Option<String>) {
+    /// Where guests are let accepted by us, and what is in their way still.
+    pub(super) fn outcome(&self) -> (Vec<String>, Option<String>) {
         (self.places.clone(), self.trouble.clone())
     }
 
-    /// What is missing for guests to get through; for nobody, all of ours is outdated.
-    pub(super) async fn change(&self, through: Option<&Through>) -> Result<Change, NetworkError> {
+    /// What is missing for guests to get accepted; for nobody, all of ours is outdated.
+    pub(super) async fn change(&self, accepted: Option<&AcceptedInterfaces>) -> Result<Change, NetworkError> {
         let mut change = Change::default();
         let failed = |error: serde_json::Error| self.nft.failed(error.to_string());
         let chains = self.nft.run(&["-j", "list", "chains"], "").await?;
@@ -81,7 +81,7 @@ impl Foreign {
         for (family, table) in tables {
             let question = ["-j", "list", "table", &family, &table];
             let text = self.nft.run(&question, "").await?;
-            let plan = nftables::plan(&text, through).map_err(failed)?;
+            let plan = nftables::plan(&text, accepted).map_err(failed)?;
             change.transactions.push(plan.transaction);
             change.places.extend(plan.places);
         }
@@ -96,12 +96,12 @@ impl Foreign {
             }
             let save = Tool::new(name, self.directory.join(format!("iptables{flavour}-save")));
             let filter = Filter::parse(&save.run(&["-t", "filter"], "").await?);
-            let plan = through.map_or_else(
+            let plan = accepted.map_or_else(
                 || crate::foreign::save::Plan {
                     outdated: filter.marked(),
                     ..Default::default()
                 },
-                |through| filter.plan(through),
+                |accepted| filter.plan(accepted),
             );
             let places = plan.places.iter();
             change
@@ -132,8 +132,8 @@ impl Foreign {
     }
 
     /// Remembers how it went.
-    pub(super) fn settle(&mut self, through: &Through, outcome: Result<Vec<String>, NetworkError>) {
-        self.settled = generation().ok().map(|now| (through.clone(), now));
+    pub(super) fn record_outcome(&mut self, accepted: &AcceptedInterfaces, outcome: Result<Vec<String>, NetworkError>) {
+        self.checked_at = generation().ok().map(|now| (accepted.clone(), now));
         match outcome {
             Ok(places) => {
                 self.places = places;
@@ -149,25 +149,25 @@ impl Foreign {
 
     /// Whether guests get through as far as that is up to us. Legacy iptables tells nobody of changes: it is asked only
     /// when `full`.
-    pub(super) async fn is_whole(
+    pub(super) async fn is_intact(
         &self,
-        through: &Through,
+        accepted: &AcceptedInterfaces,
         full: bool,
     ) -> Result<bool, NetworkError> {
         let now = generation()?;
         let unchanged = self
-            .settled
+            .checked_at
             .as_ref()
-            .is_some_and(|(at, generation)| at == through && *generation == now);
+            .is_some_and(|(at, generation)| at == accepted && *generation == now);
         if unchanged && (self.trouble.is_some() || !full || !has_legacy_filter()) {
             return Ok(true);
         }
-        Ok(self.change(Some(through)).await?.is_empty())
+        Ok(self.change(Some(accepted)).await?.is_empty())
     }
 
     /// Takes all marked rules away; says in whose chains they were.
     pub(super) async fn remove(&mut self) -> Result<Option<String>, NetworkError> {
-        self.settled = None;
+        self.checked_at = None;
         self.places.clear();
         self.trouble = None;
         let change = self.change(None).await?;

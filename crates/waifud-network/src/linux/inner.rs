@@ -1,4 +1,4 @@
-//! What `ensure` and its siblings do, in order.
+//! The steps of `ensure` and of the check for drift, in order.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,19 +7,21 @@ use std::sync::Arc;
 use rtnetlink::Handle;
 use waifud_types::{MacAddr, TapName};
 
+use super::config::LinuxNetworkConfig;
 use super::dnsmasq::{self, Dnsmasq};
 use super::firewall::Firewall;
 use super::foreign::Foreign;
 use super::lan;
 use super::links::{self, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
+use super::return_route::return_routes;
 use super::routes::{self, Routes};
 use super::sysctl::{self, Setting};
 use super::tool::Tool;
 use super::watch::Finding;
-use super::{LinuxNetworkConfig, files, kernel_io};
+use super::{files, neighbours, netlink};
 use crate::check::overlap;
-use crate::foreign::Through;
+use crate::foreign::AcceptedInterfaces;
 use crate::host_addresses;
 use crate::ruleset::HostSide;
 use crate::{
@@ -34,18 +36,18 @@ pub(super) struct Inner {
     pub(super) foreign: Foreign,
     pub(super) dnsmasq: Dnsmasq,
     pub(super) record_file: RecordFile,
-    /// What is in that file, once it was read.
+    /// The content of that file, once it has been read.
     pub(super) record: Option<Record>,
     handle: Option<Handle>,
-    /// What was ensured last, if that went well to the end.
+    /// The state that was ensured last, if `ensure` succeeded. Without addresses that the host or its routers have.
     pub(super) state: Option<Arc<NetworkState>>,
-    /// The same with what was left out of it, since the host or a router of its has it.
+    /// The same state with those addresses.
     wanted: Option<Arc<NetworkState>>,
-    /// The ports that wanted that, and why it was left out.
+    /// The ports with such addresses, and the reason.
     refused: BTreeMap<TapName, String>,
-    /// The host's bridges that its rules speak of.
+    /// The host's bridges in the rules.
     bridges: BTreeMap<String, MacAddr>,
-    /// How often that happened.
+    /// How often `ensure` has succeeded.
     ensured: u64,
     pub(super) watched: bool,
 }
@@ -98,7 +100,7 @@ impl Inner {
         refuse_overlap(state, &links, &routes)?;
 
         let addresses = addresses_of_host(&routes);
-        // What a guest can't have is in none of the rules and routes below.
+        // The rules and routes below leave out addresses that guests must not have.
         let wanted = state;
         let state = &host_addresses::without(wanted, &addresses);
 
@@ -114,9 +116,9 @@ impl Inner {
             },
         };
         self.firewall.ensure(state, &host).await?;
-        let through = through(state)?;
-        let outcome = self.let_through(&through).await;
-        self.foreign.settle(&through, outcome);
+        let accepted = accepted_interfaces(state)?;
+        let outcome = self.accept_in_other_firewalls(&accepted).await;
+        self.foreign.record_outcome(&accepted, outcome);
 
         let before = record.bridge.take();
         let ours = before.as_ref().map(|bridge| bridge.index);
@@ -133,8 +135,8 @@ impl Inner {
         }
         let gateway_before = before.map(|bridge| IpAddr::V4(bridge.gateway));
         links::ensure_gateway(&handle, bridge, state, gateway_before).await?;
-        links::answer_for_metadata(&handle, bridge).await?;
-        for tap in links.astray(state, bridge) {
+        neighbours::answer_for_metadata(&handle, bridge).await?;
+        for tap in links.misattached(state, bridge) {
             links::attach(&handle, tap, bridge, true).await?;
         }
         let metadata = metadata_interface(&links, state);
@@ -149,17 +151,17 @@ impl Inner {
         self.remember(&record)?;
         lan::ensure(&handle, &links, state, &answered).await?;
         record.answering = answering;
-        routes::ensure_ways(&handle, &routes, &lan::ways(state, &links)).await?;
+        routes::ensure_return_routes(&handle, &routes, &return_routes(state, &links)).await?;
 
-        // Recorded before it is done: what we might have switched on, we know to switch off.
+        // Recorded before the change, so that it is undone even if we are killed in between.
         let former = std::mem::take(&mut record.switched);
         record.switched = switched.iter().chain(&former).cloned().collect();
         record.switched.sort();
         record.switched.dedup();
         self.remember(&record)?;
         switch(switched.iter(), "1")?;
-        let no_more = former.iter().filter(|i| !switched.contains(i));
-        switch_back(no_more)?;
+        let unused = former.iter().filter(|i| !switched.contains(i));
+        switch_back(unused)?;
         record.switched.clone_from(&switched);
 
         let dnsmasq = self
@@ -176,14 +178,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Adds what is missing in others' firewalls; where guests get through by it. Ours are in force already.
-    async fn let_through(&mut self, through: &Through) -> Result<Vec<String>, NetworkError> {
-        let change = self.foreign.change(Some(through)).await?;
+    /// Adds missing rules to other firewalls. Returns the chains with our rules. Our own tables are already in force.
+    async fn accept_in_other_firewalls(&mut self, accepted: &AcceptedInterfaces) -> Result<Vec<String>, NetworkError> {
+        let change = self.foreign.change(Some(accepted)).await?;
         if !change.is_empty() {
-            // Looked at before and after, as every change of a rule casts doubt on our own.
-            self.firewall.is_whole().await?;
+            // Our own rules are verified before and after, because the kernel counts any change as one of ours.
+            self.firewall.is_intact().await?;
             self.foreign.apply(&change).await?;
-            self.firewall.is_whole().await?;
+            self.firewall.is_intact().await?;
         }
         Ok(change.into_places())
     }
@@ -193,7 +195,7 @@ impl Inner {
         let handle = self.handle()?;
         let links = Links::read(&handle).await?;
         let ours: Vec<u32> = record.bridge.iter().map(|bridge| bridge.index).collect();
-        let (let_through, firewall_trouble) = self.foreign.told();
+        let (let_through, firewall_trouble) = self.foreign.outcome();
         Ok(HostNetworkFacts {
             let_through,
             firewall_trouble,
@@ -215,7 +217,7 @@ impl Inner {
         self.firewall.counters(tap).await
     }
 
-    pub(super) async fn sights(
+    pub(super) async fn observe_ports(
         &mut self,
     ) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
         let Some(state) = self.state.clone() else {
@@ -223,24 +225,24 @@ impl Inner {
         };
         let acknowledged = self.dnsmasq.acknowledged()?;
         let counted = self.firewall.counted(&state).await?;
-        let troubles = self.look_at_lan(&state).await?;
+        let troubles = self.lan_troubles(&state).await?;
         let macs: BTreeMap<_, _> = state.ports.iter().map(|p| (&p.tap, p.mac)).collect();
-        let sights = counted.into_iter().map(|(tap, counters)| {
+        let observations = counted.into_iter().map(|(tap, counters)| {
             let mac = macs.get(&tap);
             let acknowledged = mac.and_then(|mac| acknowledged.get(mac).copied());
-            let sight = PortObservation {
+            let observation = PortObservation {
                 counters,
                 acknowledged,
                 learned: self.firewall.learned_at(&tap),
                 trouble: troubles.get(&tap).cloned(),
             };
-            (tap, sight)
+            (tap, observation)
         });
-        Ok(sights.collect())
+        Ok(observations.collect())
     }
 
-    /// Looks at what was learned at ports on the host's own bridges. Returns what is wrong with those.
-    async fn look_at_lan(
+    /// Reads what was learned at ports on bridges of the host. Returns the ports without a connection, and why.
+    async fn lan_troubles(
         &mut self,
         state: &NetworkState,
     ) -> Result<BTreeMap<TapName, String>, NetworkError> {
@@ -255,8 +257,8 @@ impl Inner {
         Ok(troubles)
     }
 
-    /// What is not as it was ensured; nothing when nothing was ensured.
-    pub(super) async fn look(&mut self, full: bool) -> Result<Option<Finding>, NetworkError> {
+    /// The first difference to the ensured state; `None` if there is none, or if no state was ensured.
+    pub(super) async fn find_drift(&mut self, full: bool) -> Result<Option<Finding>, NetworkError> {
         let Some(state) = self.state.clone() else {
             return Ok(None);
         };
@@ -268,28 +270,28 @@ impl Inner {
                 since,
             }))
         };
-        if !self.firewall.is_whole().await? {
+        if !self.firewall.is_intact().await? {
             return found("firewall rules were changed".to_owned());
         }
-        if !self.foreign.is_whole(&through(&state)?, full).await? {
-            return found("another firewall was changed and is in guests' way".to_owned());
+        if !self.foreign.is_intact(&accepted_interfaces(&state)?, full).await? {
+            return found("another firewall was changed and drops guests' packets".to_owned());
         }
         let record = self.record()?;
         if record.dnsmasq.as_ref().and_then(dnsmasq::process).is_none() {
-            return found("dnsmasq is gone".to_owned());
+            return found("dnsmasq has ended".to_owned());
         }
         if !full {
             return Ok(None);
         }
         let handle = self.handle()?;
         let links = Links::read(&handle).await?;
-        if let Some(complaint) = links.complaint(&state) {
-            return found(complaint);
+        if let Some(difference) = links.bridge_difference(&state) {
+            return found(difference);
         }
         let bridge = record.bridge.map(|bridge| bridge.index);
         let there = links.named(&state.bridge).map(|link| link.index);
         let (Some(index), true) = (there, there == bridge) else {
-            return found(format!("bridge {} was made anew", state.bridge));
+            return found(format!("bridge {} was created again", state.bridge));
         };
         if !links::has_gateway(&handle, index, &state).await? {
             return found(format!("bridge {} has lost its address", state.bridge));
@@ -303,29 +305,29 @@ impl Inner {
         if let Some(wanted) = &self.wanted
             && host_addresses::troubles(wanted, &addresses_of_host(&routes)) != self.refused
         {
-            return found("this node has other addresses or routers than before".to_owned());
+            return found("the addresses or routers of this node have changed".to_owned());
         }
         let metadata = metadata_interface(&links, &state);
-        if !routes::rules_are_whole(&handle, &state).await? || !routes.lead_to_metadata(metadata) {
+        if !routes::rules_are_intact(&handle, &state).await? || !routes.has_metadata_route(metadata) {
             return found("routes to metadata were changed".to_owned());
         }
-        let lan_is_whole = routes.lead_to(&lan::ways(&state, &links))
-            && lan::is_whole(&handle, &links, &state).await?;
-        if !lan_is_whole {
-            return found("the ways back to ports on the host's bridges were changed".to_owned());
+        let lan_is_intact = routes.match_return_routes(&return_routes(&state, &links))
+            && lan::is_intact(&handle, &links, &state).await?;
+        if !lan_is_intact {
+            return found("return routes to ports on the host's bridges were changed".to_owned());
         }
         let interfaces = self.forwarding_interfaces(&state, &links, &routes);
         let bridges = hosts_bridges(&state, &links, &interfaces);
         if let Some(name) = moved(&self.bridges, &bridges) {
-            return found(format!("bridge {name} has another MAC address"));
+            return found(format!("the MAC address of bridge {name} has changed"));
         }
         for interface in interfaces {
             if !Setting::forwarding(&interface).is("1")? {
-                return found(format!("forwarding on {interface} is off"));
+                return found(format!("forwarding on {interface} was disabled"));
             }
         }
-        let mut astray = links.astray(&state, index);
-        astray.extend(lan::astray(&state, &links).iter().map(|(tap, _)| *tap));
+        let mut astray = links.misattached(&state, index);
+        astray.extend(lan::misattached(&state, &links).iter().map(|(tap, _)| *tap));
         Ok(astray.first().map(|tap| Finding {
             what: format!("{} is not a port of its bridge", tap.name),
             may_pass: true,
@@ -353,15 +355,12 @@ impl Inner {
         if let Some(handle) = &self.handle {
             return Ok(handle.clone());
         }
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(kernel_io("talking to the kernel about links"))?;
-        // Ends with the last handle.
-        tokio::spawn(connection);
+        let handle = netlink::connect("opening a netlink socket for links")?;
         self.handle = Some(handle.clone());
         Ok(handle)
     }
 
-    /// Interfaces other than the bridge that must forward what they receive: answers to guests come in there.
+    /// Interfaces other than the bridge that must forward received packets, because answers to guests arrive there.
     fn forwarding_interfaces(
         &self,
         state: &NetworkState,
@@ -370,7 +369,7 @@ impl Inner {
     ) -> Vec<String> {
         let mut names: Vec<String> = if self.config.uplinks.is_empty() {
             let mut uplinks = routes.uplinks();
-            // A published port is asked for at any of the host's addresses.
+            // A published port can be reached at any address of the host.
             if state.ports.iter().any(|port| !port.publish.is_empty()) {
                 uplinks.extend(routes.addressed());
             }
@@ -395,7 +394,7 @@ impl Inner {
         names
     }
 
-    /// Those of them that forward for the guests' sake only: they did not before, or because of us.
+    /// Those of them that forward only for guests: they did not forward before, or do so because of us.
     fn to_switch(
         &self,
         state: &NetworkState,
@@ -403,7 +402,7 @@ impl Inner {
         routes: &Routes,
         record: &Record,
     ) -> Result<Vec<String>, NetworkError> {
-        // Somebody else made the whole host a router: what it forwards is not ours to limit.
+        // The administrator made the host a router, so we do not restrict what it forwards.
         if Setting::forwarding_everywhere().is("1")? {
             return Ok(Vec::new());
         }
@@ -421,7 +420,7 @@ impl Inner {
     }
 }
 
-/// What no guest can have.
+/// Addresses that no guest may have.
 fn addresses_of_host(routes: &Routes) -> HostAddresses {
     HostAddresses {
         own: routes.own(),
@@ -429,23 +428,23 @@ fn addresses_of_host(routes: &Routes) -> HostAddresses {
     }
 }
 
-/// Who has to get through others' firewalls.
-fn through(state: &NetworkState) -> Result<Through, NetworkError> {
+/// The interfaces whose packets other firewalls must accept.
+fn accepted_interfaces(state: &NetworkState) -> Result<AcceptedInterfaces, NetworkError> {
     let mut bridged: Vec<_> = state.lan.iter().map(|p| p.bridge.clone()).collect();
     bridged.sort();
     bridged.dedup();
     if !Setting::bridged_frames_are_filtered().is("1")? {
         bridged.clear();
     }
-    let asks = state.lan.iter().any(|port| port.identity.is_some());
-    Ok(Through {
+    let has_identities = state.lan.iter().any(|port| port.identity.is_some());
+    Ok(AcceptedInterfaces {
         bridge: state.bridge.clone(),
-        metadata: asks.then(|| state.metadata_interface.clone()),
+        metadata: has_identities.then(|| state.metadata_interface.clone()),
         bridged,
     })
 }
 
-/// The host's own bridges that rules have to know: those with guests, and those that forward for guests' sake.
+/// The host's bridges that the rules name: those with guests, and those that forward only for guests.
 fn hosts_bridges(
     state: &NetworkState,
     links: &Links,
@@ -460,7 +459,7 @@ fn hosts_bridges(
     names.filter_map(mac).collect()
 }
 
-/// A bridge of both that has another MAC address now.
+/// A bridge in both maps whose MAC address has changed.
 fn moved<'a>(
     before: &'a BTreeMap<String, MacAddr>,
     now: &BTreeMap<String, MacAddr>,
@@ -471,13 +470,13 @@ fn moved<'a>(
     moved.next().map(|(name, _)| name)
 }
 
-/// The index of the interface to metadatad, once it is there and up.
+/// The index of the interface to metadatad, if it exists and is up.
 fn metadata_interface(links: &Links, state: &NetworkState) -> Option<u32> {
     let link = links.named(&state.metadata_interface)?;
     link.up.then_some(link.index)
 }
 
-/// The guests' subnet must not hide, or be hidden by, what the host reaches already.
+/// Refuses a subnet that overlaps a destination of the host's routes.
 fn refuse_overlap(
     state: &NetworkState,
     links: &Links,
@@ -498,7 +497,7 @@ fn refuse_overlap(
     }
 }
 
-/// Switches forwarding off where we switched it on, unless the whole host forwards by now.
+/// Disables forwarding where we enabled it, unless forwarding is now enabled for the whole host.
 pub(super) fn switch_back<'a>(
     interfaces: impl Iterator<Item = &'a String>,
 ) -> Result<(), NetworkError> {
@@ -508,7 +507,7 @@ pub(super) fn switch_back<'a>(
     switch(interfaces, "0")
 }
 
-/// Switches forwarding where there is an interface: one that was unplugged meanwhile forwards nothing.
+/// Sets forwarding on the interfaces that still exist.
 fn switch<'a>(
     interfaces: impl Iterator<Item = &'a String>,
     value: &str,

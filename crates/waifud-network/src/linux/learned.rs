@@ -38,7 +38,7 @@ impl Memory {
     }
 
     /// What the last look found at this port: the IPv4 address in use first, the others sorted.
-    pub(super) fn in_order(&self, tap: &TapName) -> Vec<IpAddr> {
+    pub(super) fn learned_at(&self, tap: &TapName) -> Vec<IpAddr> {
         let all = self.known.as_ref().and_then(|known| known.get(tap));
         let first = self.in_use.get(tap).map(|address| IpAddr::V4(*address));
         let others = all.into_iter().flatten().copied();
@@ -47,7 +47,7 @@ impl Memory {
     }
 
     /// What the rules in force have learned of the state's ports, and otherwise what is remembered.
-    pub(super) async fn look(
+    pub(super) async fn refresh(
         &mut self,
         nft: &Tool,
         state: &NetworkState,
@@ -218,7 +218,7 @@ pub(super) fn without_filled(listed: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::lan_port;
+    use crate::samples::lan_port;
 
     #[test]
     fn elements_are_read_whatever_their_width() {

@@ -1,4 +1,4 @@
-//! Links as the kernel shows them, and the guests' bridge among them.
+//! Network interfaces as the kernel lists them, and the guests' bridge.
 
 use std::net::IpAddr;
 
@@ -9,17 +9,15 @@ use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec};
 use waifud_types::MacAddr;
 
-use super::kernel;
-use super::routes::METADATA;
+use super::netlink::kernel_error;
 use crate::{NetworkError, NetworkState};
 
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "facts that the kernel tells one by one"
+    reason = "independent properties of a link"
 )]
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Link {
@@ -27,13 +25,13 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) up: bool,
     pub(super) is_bridge: bool,
-    /// Made by WireGuard or for a program: the two ways to have a tunnel.
+    /// A WireGuard or TUN interface.
     pub(super) is_tunnel: bool,
     mac: Vec<u8>,
     mtu: u32,
-    /// The bridge that it is a port of.
+    /// The index of the bridge that it is a port of.
     controller: Option<u32>,
-    /// Whether it is a port that sees no other isolated port.
+    /// Whether it is an isolated port: it exchanges no frames with other isolated ports.
     isolated: bool,
 }
 
@@ -49,7 +47,7 @@ impl Links {
             .execute()
             .try_collect()
             .await
-            .map_err(kernel("listing links"))?;
+            .map_err(kernel_error("listing links"))?;
         Ok(Self(messages.iter().map(Link::from).collect()))
     }
 
@@ -78,7 +76,7 @@ impl Links {
             .collect()
     }
 
-    /// Names of links that are no bridges.
+    /// Names of links that are not bridges.
     pub(super) fn others(&self) -> Vec<String> {
         let others = self.0.iter().filter(|link| !link.is_bridge);
         others.map(|link| link.name.clone()).collect()
@@ -93,9 +91,9 @@ impl Links {
         names
     }
 
-    /// Taps of the state that exist and are not isolated ports of the bridge: the hypervisor makes them so when it
-    /// makes them, but a bridge that was deleted and made again has lost its ports.
-    pub(super) fn astray(&self, state: &NetworkState, bridge: u32) -> Vec<&Link> {
+    /// Taps of the state that exist but are not isolated ports of the bridge. The hypervisor attaches them when it creates
+    /// them, but a bridge that was deleted and created again has lost its ports.
+    pub(super) fn misattached(&self, state: &NetworkState, bridge: u32) -> Vec<&Link> {
         state
             .ports
             .iter()
@@ -104,11 +102,11 @@ impl Links {
             .collect()
     }
 
-    /// What differs of the bridge, in words; `None` when it is as it should be.
-    pub(super) fn complaint(&self, state: &NetworkState) -> Option<String> {
+    /// How the bridge differs from the state, as text; `None` if it does not.
+    pub(super) fn bridge_difference(&self, state: &NetworkState) -> Option<String> {
         let name = &state.bridge;
         let Some(link) = self.named(name) else {
-            return Some(format!("bridge {name} is gone"));
+            return Some(format!("bridge {name} was deleted"));
         };
         if !link.up {
             return Some(format!("bridge {name} is down"));
@@ -121,12 +119,12 @@ impl Links {
 }
 
 impl Link {
-    /// A port of the bridge that sees the others.
+    /// Whether it is a port of the bridge and not isolated.
     pub(super) fn is_open_port_of(&self, bridge: u32) -> bool {
         self.controller == Some(bridge) && !self.isolated
     }
 
-    /// Its MAC address, where it has one of Ethernet's.
+    /// Its MAC address, if it is an Ethernet interface.
     pub(super) fn mac(&self) -> Option<MacAddr> {
         let bytes: [u8; 6] = self.mac.as_slice().try_into().ok()?;
         Some(MacAddr::new(bytes))
@@ -174,8 +172,8 @@ impl From<&LinkMessage> for Link {
     }
 }
 
-/// Makes the bridge be there, as it should be, and returns its index. A link of that name which we did not make is
-/// left alone: taking over a bridge that carries somebody's LAN would cut it off.
+/// Creates the bridge or corrects its settings, and returns its index. A link of that name that waifud did not create is
+/// not changed: taking over a bridge that carries a LAN would interrupt it.
 pub(super) async fn ensure_bridge(
     handle: &Handle,
     links: &Links,
@@ -191,14 +189,14 @@ pub(super) async fn ensure_bridge(
             found
                 .try_next()
                 .await
-                .map_err(kernel(&format!("finding bridge {name}")))?
+                .map_err(kernel_error(&format!("finding bridge {name}")))?
                 .map(|message| message.header.index)
                 .ok_or_else(|| NetworkError::Kernel {
                     what: format!("finding bridge {name}"),
-                    message: "it vanished".to_owned(),
+                    message: "it was deleted again".to_owned(),
                 })
         }
-        // The gateway's MAC is set in the moment of creation, so it tells even when we were killed right after.
+        // The MAC address is set when the bridge is created, so it identifies our bridge even if we were killed right after.
         Some(link) if link.is_bridge && (link.mac == mac.bytes() || ours == Some(link.index)) => {
             if !link.is_as_wanted(state) {
                 let wanted = LinkUnspec::new_with_index(link.index)
@@ -211,13 +209,13 @@ pub(super) async fn ensure_bridge(
                     .set(wanted)
                     .execute()
                     .await
-                    .map_err(kernel(&format!("setting up bridge {name}")))?;
+                    .map_err(kernel_error(&format!("setting up bridge {name}")))?;
             }
             Ok(link.index)
         }
         Some(_) => Err(NetworkError::Kernel {
-            what: format!("taking {name} for the guests' bridge"),
-            message: "it exists and waifud did not make it; choose another name".to_owned(),
+            what: format!("using {name} as the guests' bridge"),
+            message: "it exists and was not created by waifud; choose another name".to_owned(),
         }),
     }
 }
@@ -232,7 +230,7 @@ async fn create_bridge(
         .address(mac.bytes().to_vec())
         .mtu(u32::from(mtu))
         .set_info_data(InfoData::Bridge(vec![
-            // No other switch is ever attached: nothing to learn from spanning trees, and ports forward at once.
+            // No other switch is attached, so STP is not needed, and ports forward immediately.
             InfoBridge::StpState(BridgeStpState::Disabled),
             InfoBridge::ForwardDelay(0),
             InfoBridge::MulticastSnooping(false),
@@ -243,10 +241,10 @@ async fn create_bridge(
         .add(message)
         .execute()
         .await
-        .map_err(kernel(&format!("making bridge {name}")))
+        .map_err(kernel_error(&format!("creating bridge {name}")))
 }
 
-/// Attaches a tap to the bridge, as an isolated port or an open one.
+/// Attaches a tap to the bridge.
 pub(super) async fn attach(
     handle: &Handle,
     tap: &Link,
@@ -262,7 +260,7 @@ pub(super) async fn attach(
         let isolated = LinkBridgePort::new(tap.index).isolated(isolated).build();
         handle.link().set_port(isolated).execute().await
     };
-    set.await.map_err(kernel(&what))
+    set.await.map_err(kernel_error(&what))
 }
 
 /// Whether the gateway's address is on the bridge.
@@ -275,7 +273,7 @@ pub(super) async fn has_gateway(
     Ok(addresses.iter().any(|address| is_gateway(address, state)))
 }
 
-/// Puts the gateway's address on the bridge, and takes the one away that was there in its role before.
+/// Adds the gateway's address to the bridge, and removes the former gateway's address (`before`).
 pub(super) async fn ensure_gateway(
     handle: &Handle,
     bridge: u32,
@@ -284,16 +282,16 @@ pub(super) async fn ensure_gateway(
 ) -> Result<(), NetworkError> {
     let gateway = IpAddr::V4(state.gateway);
     for address in addresses(handle, bridge).await? {
-        // The former gateway, or the gateway with a former prefix.
+        // The former gateway, or the present one with a former prefix length.
         let held = local(&address);
-        let had_the_role = held == Some(gateway) || (held.is_some() && held == before);
-        if had_the_role && !is_gateway(&address, state) {
+        let was_gateway = held == Some(gateway) || (held.is_some() && held == before);
+        if was_gateway && !is_gateway(&address, state) {
             handle
                 .address()
                 .del(address)
                 .execute()
                 .await
-                .map_err(kernel("removing an address of the bridge"))?;
+                .map_err(kernel_error("removing an address of the bridge"))?;
         }
     }
     if has_gateway(handle, bridge, state).await? {
@@ -304,7 +302,7 @@ pub(super) async fn ensure_gateway(
         .add(bridge, gateway, state.subnet.prefix_len())
         .execute()
         .await
-        .map_err(kernel(&format!("adding {gateway} to {}", state.bridge)))
+        .map_err(kernel_error(&format!("adding {gateway} to {}", state.bridge)))
 }
 
 async fn addresses(handle: &Handle, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
@@ -315,7 +313,7 @@ async fn addresses(handle: &Handle, link: u32) -> Result<Vec<AddressMessage>, Ne
         .execute()
         .try_collect()
         .await
-        .map_err(kernel("listing addresses"))?;
+        .map_err(kernel_error("listing addresses"))?;
     Ok(all
         .into_iter()
         .filter(|a| a.header.family == AddressFamily::Inet && a.header.index == link)
@@ -334,21 +332,7 @@ fn is_gateway(address: &AddressMessage, state: &NetworkState) -> bool {
         && address.header.prefix_len == state.subnet.prefix_len()
 }
 
-/// Answers ARP for the metadata address: some images have an on-link route to all of 169.254.0.0/16 (RFC 3927) and ask
-/// for it instead of using the gateway.
-pub(super) async fn answer_for_metadata(handle: &Handle, bridge: u32) -> Result<(), NetworkError> {
-    handle
-        .neighbours()
-        .add(bridge, IpAddr::V4(METADATA))
-        .flags(NeighbourFlags::Proxy)
-        .state(NeighbourState::None)
-        .replace()
-        .execute()
-        .await
-        .map_err(kernel("answering ARP for 169.254.169.254"))
-}
-
-/// Deletes a link; its absence is fine.
+/// Deletes a link, if it exists.
 pub(super) async fn delete(handle: &Handle, links: &Links, name: &str) -> Result<(), NetworkError> {
     let Some(link) = links.named(name) else {
         return Ok(());
@@ -358,13 +342,13 @@ pub(super) async fn delete(handle: &Handle, links: &Links, name: &str) -> Result
         .del(link.index)
         .execute()
         .await
-        .map_err(kernel(&format!("deleting {name}")))
+        .map_err(kernel_error(&format!("deleting {name}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::state;
+    use crate::samples::state;
 
     fn link(index: u32, name: &str) -> Link {
         Link {
@@ -376,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_taps_off_the_bridge_are_astray() {
+    fn only_taps_of_the_state_are_reported_as_misattached() {
         let state = state(3);
         let mut attached = link(11, state.ports[0].tap.as_str());
         attached.controller = Some(7);
@@ -389,14 +373,14 @@ mod tests {
             link(13, "eth0"),
             link(14, "wf-00000000"),
         ]);
-        let names: Vec<_> = links.astray(&state, 7).iter().map(|l| l.index).collect();
+        let names: Vec<_> = links.misattached(&state, 7).iter().map(|l| l.index).collect();
         assert_eq!(names, [12]);
-        let names: Vec<_> = links.astray(&state, 8).iter().map(|l| l.index).collect();
+        let names: Vec<_> = links.misattached(&state, 8).iter().map(|l| l.index).collect();
         assert_eq!(names, [11, 12]);
     }
 
     #[test]
-    fn a_bridge_is_complained_about_in_words() {
+    fn differences_of_the_bridge_are_described() {
         let state = state(0);
         let mut bridge = Link {
             is_bridge: true,
@@ -404,14 +388,14 @@ mod tests {
             mtu: 1500,
             ..link(7, "waifu0")
         };
-        assert_eq!(Links(vec![bridge.clone()]).complaint(&state), None);
+        assert_eq!(Links(vec![bridge.clone()]).bridge_difference(&state), None);
         bridge.mtu = 1400;
-        let changed = Links(vec![bridge.clone()]).complaint(&state);
+        let changed = Links(vec![bridge.clone()]).bridge_difference(&state);
         assert_eq!(changed.as_deref(), Some("bridge waifu0 was changed"));
         bridge.up = false;
-        let down = Links(vec![bridge]).complaint(&state);
+        let down = Links(vec![bridge]).bridge_difference(&state);
         assert_eq!(down.as_deref(), Some("bridge waifu0 is down"));
-        let gone = Links::default().complaint(&state);
-        assert_eq!(gone.as_deref(), Some("bridge waifu0 is gone"));
+        let gone = Links::default().bridge_difference(&state);
+        assert_eq!(gone.as_deref(), Some("bridge waifu0 was deleted"));
     }
 }

@@ -1,11 +1,12 @@
-//! The guests' network on Linux: a bridge, rules in the kernel's firewall, one dnsmasq, and a watch over them.
+//! The guests' network on Linux: a bridge, nftables rules, one dnsmasq, and a watch over them.
 //!
-//! `ensure` goes in an order in which nothing is ever open that should be closed: rules first (they name interfaces
-//! that need not exist), then links, routes and the switch of forwarding, then DHCP. `ensure_absent` goes the other
-//! way. Each step looks before it changes, so that a second `ensure` changes nothing.
+//! `ensure` works in an order in which no forbidden traffic is ever accepted: rules first (they name interfaces that need
+//! not exist), then links, routes and forwarding, then DHCP. `ensure_absent` works in the opposite order. Each step reads
+//! the present state before it changes anything, so a second `ensure` changes nothing.
 //!
 //! Everything happens in the network namespace of the calling process.
 
+mod config;
 mod dnsmasq;
 mod files;
 mod firewall;
@@ -17,27 +18,29 @@ mod lan;
 mod learned;
 mod links;
 mod listeners;
+mod neighbours;
+mod netlink;
+mod nft_session;
 mod probe;
 mod process;
 mod reach;
 mod record;
 mod release;
 mod removal;
+mod return_route;
 mod routes;
 mod sysctl;
 mod tool;
 mod unfit;
 mod watch;
 
+pub use config::LinuxNetworkConfig;
 pub use reach::{GuestNic, ReachError, connect};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, broadcast};
 use waifud_types::TapName;
 use waifud_types::spec::Protocol;
@@ -50,94 +53,52 @@ use crate::{
     PortObservation,
 };
 
-/// Where things are, and what the host's administrator decides.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LinuxNetworkConfig {
-    /// For what is gone after a reboot: configuration for dnsmasq, its pid file, our record. dnsmasq's user must be
-    /// able to enter it and all directories above.
-    pub run_dir: PathBuf,
-    /// For what stays: dnsmasq's memory of leases.
-    pub state_dir: PathBuf,
-    /// The program.
-    pub dnsmasq: PathBuf,
-    /// The program.
-    pub nft: PathBuf,
-    /// The directory of iptables' programs, for firewalls that are kept by it.
-    pub iptables: PathBuf,
-    /// Names that are not guests' are asked of the servers in this file.
-    pub resolv_conf: PathBuf,
-    /// How long a guest may use its lease before it must ask again (it asks at half that time).
-    pub lease_time: Duration,
-    /// Destinations that know the way back to guests, such as other nodes' subnets over a fabric: guests keep their
-    /// own address towards them. All others see the host's.
-    pub routed: Vec<Ipv4Net>,
-    /// Interfaces that lead guests to the outside. Without any, those that default routes lead to.
-    pub uplinks: Vec<String>,
-}
-
-impl LinuxNetworkConfig {
-    /// Debian's places for tools, leases of 12 hours, and uplinks found by default routes.
-    pub fn new(run_dir: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            run_dir: run_dir.into(),
-            state_dir: state_dir.into(),
-            dnsmasq: "/usr/sbin/dnsmasq".into(),
-            nft: "/usr/sbin/nft".into(),
-            iptables: "/usr/sbin".into(),
-            resolv_conf: "/etc/resolv.conf".into(),
-            lease_time: Duration::from_hours(12),
-            routed: Vec::new(),
-            uplinks: Vec::new(),
-        }
-    }
-}
-
 /// The real [`GuestNetwork`]. Needs `CAP_NET_ADMIN` and, for dnsmasq's start, `CAP_NET_RAW`, `CAP_NET_BIND_SERVICE`,
 /// `CAP_SETUID` and `CAP_SETGID`.
 #[derive(Debug)]
 pub struct LinuxNetwork {
     inner: Mutex<Inner>,
     drift: broadcast::Sender<NetworkDrift>,
-    looks: tokio::sync::watch::Sender<u64>,
+    checks: tokio::sync::watch::Sender<u64>,
     myself: Weak<Self>,
 }
 
 impl LinuxNetwork {
-    /// Touches nothing until it is asked to.
+    /// Changes nothing until [`GuestNetwork::ensure`] is called.
     pub fn new(config: LinuxNetworkConfig) -> Arc<Self> {
         Arc::new_cyclic(|myself| Self {
             inner: Mutex::new(Inner::new(config)),
             drift: broadcast::Sender::new(16),
-            looks: tokio::sync::watch::Sender::new(0),
+            checks: tokio::sync::watch::Sender::new(0),
             myself: myself.clone(),
         })
     }
 
-    /// Removes everything of ours from this host, for good, and `tunnel` if a tunnel of that name lingers (its process
-    /// was killed). Returns what was there, in words; nothing when there was nothing.
+    /// Removes everything of ours from this host, and the tunnel interface `tunnel` if a killed process has left it
+    /// behind. Returns what was removed, as text.
     ///
     /// # Errors
-    /// What could not be removed. Call it again: it goes on where it stopped.
+    /// What could not be removed. A further call continues there.
     pub async fn remove(&self, tunnel: &str) -> Result<Vec<String>, NetworkError> {
         self.inner.lock().await.remove(Some(tunnel)).await
     }
 
-    /// Names of the interfaces that are attached to `bridge`, sorted; none when there is no such bridge.
+    /// Names of the interfaces that are attached to `bridge`, sorted. Empty if there is no such bridge.
     ///
     /// # Errors
-    /// The kernel can't be asked.
+    /// The kernel does not list its links.
     pub async fn attached(&self, bridge: &str) -> Result<Vec<String>, NetworkError> {
         self.inner.lock().await.ports_of(bridge).await
     }
 
-    /// How many looks at the machine have ended, those that found nothing included.
-    pub fn looks(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.looks.subscribe()
+    /// How many checks for drift have ended, with or without a finding.
+    pub fn checks(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.checks.subscribe()
     }
 
-    /// One look at the machine: what is not as it was ensured. `full` looks at links and routes too.
-    async fn look(&self, full: bool) -> Result<Option<Finding>, NetworkError> {
-        self.inner.lock().await.look(full).await
+    /// Compares the machine with the ensured state. `full` includes links and routes.
+    async fn find_drift(&self, full: bool) -> Result<Option<Finding>, NetworkError> {
+        self.inner.lock().await.find_drift(full).await
     }
 }
 
@@ -173,32 +134,11 @@ impl GuestNetwork for LinuxNetwork {
         self.inner.lock().await.counters(tap).await
     }
 
-    async fn sights(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
-        self.inner.lock().await.sights().await
+    async fn observe_ports(&self) -> Result<BTreeMap<TapName, PortObservation>, NetworkError> {
+        self.inner.lock().await.observe_ports().await
     }
 
     fn drift(&self) -> broadcast::Receiver<NetworkDrift> {
         self.drift.subscribe()
-    }
-}
-
-/// An error of the kernel's about links, addresses, routes or rules, in its own words.
-fn kernel(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
-    let what = what.to_owned();
-    move |error| NetworkError::Kernel {
-        what,
-        message: match error {
-            rtnetlink::Error::NetlinkError(error) => error.to_io().to_string(),
-            other => other.to_string(),
-        },
-    }
-}
-
-/// The same for a socket that can't be opened.
-fn kernel_io(what: &str) -> impl FnOnce(std::io::Error) -> NetworkError {
-    let what = what.to_owned();
-    move |error| NetworkError::Kernel {
-        what,
-        message: error.to_string(),
     }
 }

@@ -1,20 +1,17 @@
 //! Connecting to a guest over TCP through its own port, and to no other machine.
 //!
-//! An address in a spec proves nothing: an instance may be given the router's. The host's routing would lead there, with
-//! the rights of whoever asks us. So a connection leaves by an interface that the address is on the link of, never by a
-//! router; whoever answers ARP for the address there has to have the nic's MAC address; and the bridge has to have
-//! learned that MAC address at the guest's own tap. The neighbour is resolved before the first packet is sent, so a
-//! machine that is not the guest is not even knocked at, and all is looked at again once the connection is there.
+//! A spec can set any address for an instance, for example the router's, and the host's routing would lead there. So a
+//! connection must meet three conditions. The host's route to the address leads directly to a link, not to a router. The
+//! machine that answers ARP for the address on that link has the nic's MAC address. The bridge has learned that MAC
+//! address at the guest's tap. The neighbour is resolved before the first packet is sent, so no other machine receives a
+//! connection attempt. Everything is checked again once the connection is established.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures::{TryStreamExt, pin_mut};
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::net::{TcpSocket, TcpStream};
@@ -22,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use waifud_types::{MacAddr, TapName};
 
 use super::links::Links;
-use super::{kernel, kernel_io};
+use super::{neighbours, netlink};
 use crate::NetworkError;
 
-/// A guest on this machine answers in microseconds; a dropped packet is repeated after one second.
+/// A guest on this machine answers in microseconds; the kernel repeats a dropped packet after one second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The kernel asks three times, a second apart (`mcast_solicit`, `retrans_time_ms`).
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Pauses between two looks at a neighbour.
+/// The first and the longest pause between two reads of a neighbour.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// One nic of a guest of this node.
@@ -45,46 +42,43 @@ pub struct GuestNic {
     pub address: Ipv4Addr,
 }
 
-/// Why there is no connection.
+/// Why a guest could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
-    /// The address may not be connected to: it is not proven to be the guest's. In a sentence.
+    /// The address is not proven to be the guest's, so it is not connected to. A sentence.
     #[error("{0}")]
     NotTheGuest(String),
     /// The guest answered that nothing listens at the port.
-    #[error("the guest refuses connections there: nothing listens at the port")]
+    #[error("connection refused: nothing in the guest listens on the port")]
     Refused,
     /// No answer at all.
-    #[error("no answer: the guest is not up yet, has no network, or drops what comes to the port")]
+    #[error("no answer: the guest is still booting, has no network, or drops packets to the port")]
     Silent,
-    /// Something else.
-    #[error("it can't be connected to")]
+    /// Any other error of the socket.
+    #[error("cannot connect to the guest")]
     Io(#[from] io::Error),
-    /// The kernel can't be asked about links, routes or neighbours.
+    /// Links, routes or neighbours could not be read from the kernel.
     #[error(transparent)]
     Kernel(#[from] NetworkError),
 }
 
-/// Connects to a port of the guest. See the module's text.
+/// Connects to a port of the guest, with the checks that the module describes.
 ///
 /// # Errors
-/// The address is not the guest's own, or the guest does not take the connection.
+/// The address is not the guest's, or the guest does not accept the connection.
 pub async fn connect(nic: &GuestNic, port: u16) -> Result<TcpStream, ReachError> {
-    let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(kernel_io("talking to the kernel about neighbours"))?;
-    // Ends with the last handle.
-    tokio::spawn(connection);
+    let handle = netlink::connect("opening a netlink socket for neighbours")?;
     let links = Links::read(&handle).await?;
     let out = on_link(&handle, nic).await?;
     let interface = links
         .name_of(out)
-        .ok_or_else(|| not_the_guest(format!("the interface to {} is gone", nic.address)))?;
+        .ok_or_else(|| not_the_guest(format!("the interface to {} no longer exists", nic.address)))?;
     resolve(&handle, out, nic).await?;
     check_port(&handle, &links, nic, false).await?;
     let stream = open(interface, nic.address, port).await?;
-    // What answered is what was looked at before; else nothing is said to it.
+    // Unless the checked machine has answered, nothing is sent to it.
     let found = neighbour(&handle, out, nic.address).await?;
-    check_mac(found.as_ref().and_then(mac), nic)?;
+    check_mac(found.as_ref().and_then(resolved_mac), nic)?;
     check_port(&handle, &links, nic, true).await?;
     Ok(stream)
 }
@@ -93,13 +87,13 @@ fn not_the_guest(text: String) -> ReachError {
     ReachError::NotTheGuest(text)
 }
 
-/// The interface whose link the address is on, by the host's routes.
+/// The interface whose link the address is on, according to the host's routes.
 async fn on_link(handle: &Handle, nic: &GuestNic) -> Result<u32, ReachError> {
     let address = nic.address;
     let mut question = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(address, 32)
         .build();
-    // A question has only a destination.
+    // A lookup has only a destination.
     question.header.protocol = rtnetlink::packet_route::route::RouteProtocol::Unspec;
     question.header.kind = RouteType::Unspec;
     question.header.table = 0;
@@ -108,19 +102,19 @@ async fn on_link(handle: &Handle, nic: &GuestNic) -> Result<u32, ReachError> {
     pin_mut!(answers);
     let answer = answers.try_next().await;
     let bridge = &nic.bridge;
-    let no_way = || {
+    let no_route = || {
         not_the_guest(format!(
-            "this node has no address in the network of {address} on {bridge}, and a router is not passed on the way to a guest"
+            "this node has no address in the network of {address} on {bridge}, and routers are not used to reach a guest"
         ))
     };
-    // "Network is unreachable" comes as an error.
+    // The kernel reports "Network is unreachable" as an error.
     let Ok(Some(route)) = answer else {
-        return Err(no_way());
+        return Err(no_route());
     };
-    judge_route(&route, address).map_err(|why| why.map_or_else(no_way, not_the_guest))
+    judge_route(&route, address).map_err(|why| why.map_or_else(no_route, not_the_guest))
 }
 
-/// The interface that a route leads out by to a machine on its link; else why not, or nothing when a router is in between.
+/// The outgoing interface of a route to a machine on its link. Otherwise the reason, or `None` if the route uses a router.
 fn judge_route(route: &RouteMessage, address: Ipv4Addr) -> Result<u32, Option<String>> {
     if route.header.kind == RouteType::Local {
         return Err(Some(format!("{address} is this node's own address")));
@@ -141,24 +135,24 @@ fn judge_route(route: &RouteMessage, address: Ipv4Addr) -> Result<u32, Option<St
     }
 }
 
-/// Waits until the kernel knows who has the address, and checks that it is the guest.
+/// Waits until the kernel has resolved the address, and checks that it belongs to the guest.
 async fn resolve(handle: &Handle, out: u32, nic: &GuestNic) -> Result<(), ReachError> {
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
-    let mut asked_anew = false;
+    let mut asked_again = false;
     let mut pause = PAUSES.0;
-    ask(handle, out, nic.address).await?;
+    neighbours::resolve(handle, out, nic.address).await?;
     loop {
         let found = neighbour(handle, out, nic.address).await?;
-        match found.as_ref().and_then(mac) {
-            Some(mac) if mac == nic.mac.bytes() => return Ok(()),
-            // What was known may be from before the guest had the address.
-            Some(_) if !asked_anew => {
-                asked_anew = true;
+        match found.as_ref().and_then(resolved_mac) {
+            Some(mac) if mac == nic.mac => return Ok(()),
+            // The entry may be older than the guest's use of the address.
+            Some(_) if !asked_again => {
+                asked_again = true;
                 if let Some(old) = found.filter(|n| n.header.state != NeighbourState::Permanent) {
-                    // Gone by itself is fine.
+                    // It may have expired meanwhile.
                     let _gone = handle.neighbours().del(old).execute().await;
                 }
-                ask(handle, out, nic.address).await?;
+                neighbours::resolve(handle, out, nic.address).await?;
             }
             Some(other) => return check_mac(Some(other), nic),
             None => {}
@@ -174,45 +168,18 @@ async fn resolve(handle: &Handle, out: u32, nic: &GuestNic) -> Result<(), ReachE
     }
 }
 
-/// Has the kernel ask by ARP who has the address, if it does not know.
-async fn ask(handle: &Handle, out: u32, address: Ipv4Addr) -> Result<(), ReachError> {
-    handle
-        .neighbours()
-        .add(out, IpAddr::V4(address))
-        .state(NeighbourState::None)
-        .flags(NeighbourFlags::Use)
-        .replace()
-        .execute()
-        .await
-        .map_err(kernel("asking for a neighbour"))
-        .map_err(ReachError::from)
-}
-
-/// What is known of an address on a link.
+/// The kernel's entry for an address on a link.
 async fn neighbour(
     handle: &Handle,
     out: u32,
     address: Ipv4Addr,
 ) -> Result<Option<NeighbourMessage>, ReachError> {
-    let all: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .set_address_family(AddressFamily::Inet)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(kernel("listing neighbours"))?;
-    let is_it = |message: &NeighbourMessage| {
-        message.header.ifindex == out
-            && message.attributes.iter().any(|a| {
-                matches!(a, NeighbourAttribute::Destination(NeighbourAddress::Inet(to)) if *to == address)
-            })
-    };
-    Ok(all.into_iter().find(is_it))
+    let mut all = neighbours::list(handle).await?.into_iter();
+    Ok(all.find(|n| n.header.ifindex == out && neighbours::address_of(n) == Some(address)))
 }
 
-/// The MAC address of a neighbour that is known.
-fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
+/// The MAC address of a neighbour that is resolved.
+fn resolved_mac(message: &NeighbourMessage) -> Option<MacAddr> {
     let unknown = [
         NeighbourState::Incomplete,
         NeighbourState::Failed,
@@ -221,27 +188,23 @@ fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     if unknown.contains(&message.header.state) {
         return None;
     }
-    message.attributes.iter().find_map(|a| match a {
-        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
-        _ => None,
-    })
+    neighbours::mac_of(message)
 }
 
-fn check_mac(found: Option<[u8; 6]>, nic: &GuestNic) -> Result<(), ReachError> {
+fn check_mac(found: Option<MacAddr>, nic: &GuestNic) -> Result<(), ReachError> {
     match found {
-        Some(mac) if mac == nic.mac.bytes() => Ok(()),
+        Some(mac) if mac == nic.mac => Ok(()),
         Some(mac) => Err(not_the_guest(format!(
-            "{} is another machine's: {} answers for it, and the instance's nic is {}",
-            nic.address,
-            MacAddr::new(mac),
-            nic.mac
+            "{} belongs to another machine: {mac} answers for it, and the instance's nic is {}",
+            nic.address, nic.mac
         ))),
         None => Err(ReachError::Silent),
     }
 }
 
-/// Whether the bridge knows the MAC address behind the guest's tap and not behind another port. It forgets those that
-/// were silent for minutes, so `known` is asked for only once the guest has just spoken.
+/// Checks that the bridge has not learned the MAC address at a port other than the guest's tap. `known` requires that it
+/// has learned it at the tap: bridges forget MAC addresses after minutes without traffic, so this is required only after
+/// the guest has answered.
 async fn check_port(
     handle: &Handle,
     links: &Links,
@@ -249,16 +212,9 @@ async fn check_port(
     known: bool,
 ) -> Result<(), ReachError> {
     let tap = links.named(nic.tap.as_str()).map(|link| link.index);
-    let tap = tap.ok_or_else(|| not_the_guest(format!("the guest's port {} is gone", nic.tap)))?;
+    let tap = tap.ok_or_else(|| not_the_guest(format!("the guest's port {} no longer exists", nic.tap)))?;
     let bridge = links.named(&nic.bridge).map(|link| link.index);
-    let all: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .set_address_family(AddressFamily::Bridge)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(kernel("listing what bridges have learned"))?;
+    let all = neighbours::list_bridge_entries(handle).await?;
     let ports: Vec<u32> = all
         .iter()
         .filter(|message| is_at(message, nic.mac, bridge))
@@ -273,21 +229,15 @@ async fn check_port(
     )))
 }
 
-/// Whether an entry says where a MAC address is on a bridge.
+/// Whether a bridge's entry is about a MAC address on that bridge.
 fn is_at(message: &NeighbourMessage, mac: MacAddr, bridge: Option<u32>) -> bool {
-    let mut has_mac = false;
-    let mut on_bridge = false;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::LinkLayerAddress(found) => has_mac = *found == mac.bytes(),
-            NeighbourAttribute::Controller(index) => on_bridge = Some(*index) == bridge,
-            _ => {}
-        }
-    }
-    has_mac && on_bridge
+    let on_bridge = message.attributes.iter().any(
+        |a| matches!(a, NeighbourAttribute::Controller(index) if Some(*index) == bridge),
+    );
+    on_bridge && neighbours::mac_of(message) == Some(mac)
 }
 
-/// A connection that leaves by that interface only, whatever the routes say by then.
+/// Connects through the given interface only, even if routes have changed meanwhile.
 async fn open(interface: &str, address: Ipv4Addr, port: u16) -> Result<TcpStream, ReachError> {
     let socket = TcpSocket::new_v4()?;
     socket.bind_device(Some(interface.as_bytes()))?;
@@ -304,7 +254,7 @@ async fn open(interface: &str, address: Ipv4Addr, port: u16) -> Result<TcpStream
         }
         Err(_) => return Err(ReachError::Silent),
     };
-    // Key presses are small and wait for nothing.
+    // Key presses are small packets that must not be delayed.
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -129,7 +129,7 @@ fn message(held: Held, server: Ipv4Addr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::state;
+    use crate::samples::state;
 
     const MEMORY: &str = "1795330800 52:54:00:00:00:01 10.144.1.11 guest-0 *\n\
                           1795330800 52:54:00:00:00:02 10.144.1.99 * *\n\

@@ -1,8 +1,8 @@
-//! Routes and the rules that choose between tables.
+//! Routes, and the routing rules that select a table.
 //!
-//! The host may have a 169.254.169.254 of its own (a cloud's). So guests' way to metadatad lies in a table of our own
-//! that only guests' packets, and the answers to them, are looked up in. Without metadatad that table says
-//! "unreachable", so that a guest's request never leaves by the host's uplink.
+//! The host may use 169.254.169.254 itself, for example in a cloud. So guests' route to metadatad is in a table of ours,
+//! and routing rules select that table only for guests' packets and the answers to them. Without metadatad the table has
+//! an unreachable route, so a guest's request never leaves through the host's uplink.
 
 use std::net::Ipv4Addr;
 
@@ -14,15 +14,12 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use super::kernel;
-use super::lan::ReturnRoute;
+use super::netlink::kernel_error;
+use super::return_route::ReturnRoute;
 use crate::check::further_ranges;
-use crate::{IDENTITIES, NetworkError, NetworkState};
+use crate::{IDENTITIES, METADATA, NetworkError, NetworkState};
 
-/// The address that cloud-init asks (link-local, RFC 3927).
-pub(super) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-
-/// Our table and the rules' priorities: before Tailscale's (5210 on) and the main table (32766).
+/// Our table, and the priorities of our rules: before Tailscale's (from 5210) and the main table's (32766).
 const TABLE: u32 = 1690;
 const FROM_BRIDGE: u32 = 1690;
 const FROM_SUBNET: u32 = 1691;
@@ -35,21 +32,21 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(215);
 /// The kernel's table of its own addresses.
 const TABLE_LOCAL: u32 = 255;
 
-/// A worse choice than any route with a lower number.
+/// The metric of the dead ends: any other route is preferred.
 const LAST_RESORT: u32 = u32::MAX - 1;
 
-/// An IPv4 route, as far as we look at routes.
+/// An IPv4 route, reduced to what is used here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Route {
     destination: Ipv4Net,
     table: u32,
     interfaces: Vec<u32>,
     gateway: Option<Ipv4Addr>,
-    /// The same, and those of a route with several next hops.
+    /// The gateway, or the gateways of a route with several next hops.
     routers: Vec<Ipv4Addr>,
     ours: bool,
     unicast: bool,
-    /// To an address of the host.
+    /// Leads to an address of the host.
     local: bool,
     message: RouteMessage,
 }
@@ -60,7 +57,7 @@ pub(super) struct Routes(Vec<Route>);
 impl Routes {
     pub(super) async fn read(handle: &Handle) -> Result<Self, NetworkError> {
         let mut filter = RouteMessageBuilder::<Ipv4Addr>::new();
-        // Some kernels take the builder's defaults (static, unicast) for a filter.
+        // Some kernels use the builder's defaults (static, unicast) as a filter.
         filter.get_mut().header.protocol = RouteProtocol::Unspec;
         filter.get_mut().header.kind = RouteType::Unspec;
         filter.get_mut().header.table = RouteHeader::RT_TABLE_UNSPEC;
@@ -70,12 +67,12 @@ impl Routes {
             .execute()
             .try_collect()
             .await
-            .map_err(kernel("listing routes"))?;
+            .map_err(kernel_error("listing routes"))?;
         Ok(Self(messages.into_iter().filter_map(Route::of).collect()))
     }
 
-    /// Networks that others' routes lead to, whatever their table; default routes lead everywhere and don't count.
-    /// `ours` are interfaces of our own.
+    /// Destination networks of all routes that are not ours, in any table, except default routes. `ours` are the indexes
+    /// of our interfaces.
     pub(super) fn foreign(&self, ours: &[u32]) -> Vec<Ipv4Net> {
         let mut networks: Vec<_> = self
             .0
@@ -94,7 +91,7 @@ impl Routes {
         networks
     }
 
-    /// Interfaces that default routes of the main table lead to.
+    /// Interfaces of the default routes in the main table.
     pub(super) fn uplinks(&self) -> Vec<u32> {
         let main = u32::from(RouteHeader::RT_TABLE_MAIN);
         let mut indexes: Vec<_> = self
@@ -108,14 +105,14 @@ impl Routes {
         indexes
     }
 
-    /// Whether our table leads exactly these ways, and nowhere with all other identities; without any, it says nothing
-    /// of them.
-    pub(super) fn lead_to(&self, ways: &[ReturnRoute]) -> bool {
+    /// Whether our table has exactly these return routes, and a dead end for all other identities. Without return routes
+    /// it must have no route to an identity.
+    pub(super) fn match_return_routes(&self, wanted: &[ReturnRoute]) -> bool {
         let there: Vec<_> = self.to_identities().collect();
         let dead_end = there.iter().any(|route| route.is_dead_end());
-        let back = |way: &ReturnRoute| there.iter().any(|route| route.is_way(way));
-        let count = ways.len() + usize::from(!ways.is_empty());
-        there.len() == count && dead_end != ways.is_empty() && ways.iter().all(back)
+        let exists = |back: &ReturnRoute| there.iter().any(|route| route.is_return_route(back));
+        let count = wanted.len() + usize::from(!wanted.is_empty());
+        there.len() == count && dead_end != wanted.is_empty() && wanted.iter().all(exists)
     }
 
     fn to_identities(&self) -> impl Iterator<Item = &Route> {
@@ -123,7 +120,7 @@ impl Routes {
         ours.filter(|route| IDENTITIES.contains(&route.destination))
     }
 
-    /// The host's own IPv4 addresses, loopback aside.
+    /// The host's IPv4 addresses, except loopback.
     pub(super) fn own(&self) -> Vec<Ipv4Addr> {
         let local = self.0.iter().filter(|r| r.table == TABLE_LOCAL && r.local);
         let mut own: Vec<_> = local.map(|route| route.destination.addr()).collect();
@@ -133,7 +130,7 @@ impl Routes {
         own
     }
 
-    /// Routers that somebody's routes lead through.
+    /// Routers of all routes that are not ours.
     pub(super) fn routers(&self) -> Vec<Ipv4Addr> {
         let others = self
             .0
@@ -147,7 +144,7 @@ impl Routes {
         routers
     }
 
-    /// Interfaces that have an address of the host, loopback aside.
+    /// Interfaces that have an address of the host, except loopback.
     pub(super) fn addressed(&self) -> Vec<u32> {
         self.0
             .iter()
@@ -156,16 +153,17 @@ impl Routes {
             .collect()
     }
 
-    /// Whether our table leads to metadatad: through `interface`, or nowhere when there is none.
-    pub(super) fn lead_to_metadata(&self, interface: Option<u32>) -> bool {
+    /// Whether our table has the route to metadatad through `interface`, and the dead end behind it. Without an interface,
+    /// only the dead end.
+    pub(super) fn has_metadata_route(&self, interface: Option<u32>) -> bool {
         let to_it = |route: &&Route| route.table == TABLE && route.destination.addr() == METADATA;
         let in_table = || self.0.iter().filter(to_it);
-        let nowhere = in_table().any(|route| !route.unicast);
-        let ways: Vec<_> = in_table()
+        let dead_end = in_table().any(|route| !route.unicast);
+        let interfaces: Vec<_> = in_table()
             .filter(|route| route.unicast)
             .flat_map(|route| route.interfaces.iter().copied())
             .collect();
-        nowhere && ways == interface.into_iter().collect::<Vec<_>>()
+        dead_end && interfaces == interface.into_iter().collect::<Vec<_>>()
     }
 }
 
@@ -217,10 +215,10 @@ impl Route {
         })
     }
 
-    fn is_way(&self, way: &ReturnRoute) -> bool {
+    fn is_return_route(&self, back: &ReturnRoute) -> bool {
         self.unicast
-            && self.destination == Ipv4Net::from(way.identity)
-            && self.interfaces == [way.bridge]
+            && self.destination == Ipv4Net::from(back.identity)
+            && self.interfaces == [back.bridge]
     }
 
     fn is_dead_end(&self) -> bool {
@@ -228,8 +226,8 @@ impl Route {
     }
 }
 
-/// Brings our table and the rules that lead into it in order. `interface` is the one to metadatad, if it is there
-/// and up.
+/// Sets the metadata route of our table, and the rules that select the table. `interface` is the one to metadatad, if it
+/// exists and is up.
 pub(super) async fn ensure_metadata(
     handle: &Handle,
     routes: &Routes,
@@ -237,7 +235,7 @@ pub(super) async fn ensure_metadata(
     interface: Option<u32>,
 ) -> Result<(), NetworkError> {
     ensure_rules(handle, state).await?;
-    if routes.lead_to_metadata(interface) {
+    if routes.has_metadata_route(interface) {
         return Ok(());
     }
     let to_metadata = || {
@@ -246,11 +244,11 @@ pub(super) async fn ensure_metadata(
             .table_id(TABLE)
             .protocol(PROTOCOL)
     };
-    let nowhere = to_metadata()
+    let dead_end = to_metadata()
         .kind(RouteType::Unreachable)
         .priority(LAST_RESORT)
         .build();
-    add(handle, nowhere).await?;
+    add(handle, dead_end).await?;
     let outdated = routes.0.iter().filter(|r| {
         r.table == TABLE
             && r.destination.addr() == METADATA
@@ -261,22 +259,22 @@ pub(super) async fn ensure_metadata(
         delete(handle, route.message.clone()).await?;
     }
     if let Some(index) = interface {
-        let way = to_metadata()
+        let route = to_metadata()
             .scope(RouteScope::Link)
             .output_interface(index)
             .build();
-        add(handle, way).await?;
+        add(handle, route).await?;
     }
     Ok(())
 }
 
-/// Brings the ways back to ports on the host's own bridges in order.
-pub(super) async fn ensure_ways(
+/// Sets the return routes to ports on bridges of the host.
+pub(super) async fn ensure_return_routes(
     handle: &Handle,
     routes: &Routes,
-    ways: &[ReturnRoute],
+    wanted: &[ReturnRoute],
 ) -> Result<(), NetworkError> {
-    if routes.lead_to(ways) {
+    if routes.match_return_routes(wanted) {
         return Ok(());
     }
     let to = |net: Ipv4Net| {
@@ -285,25 +283,25 @@ pub(super) async fn ensure_ways(
             .table_id(TABLE)
             .protocol(PROTOCOL)
     };
-    if !ways.is_empty() {
-        let nowhere = to(IDENTITIES).kind(RouteType::Unreachable);
-        add(handle, nowhere.priority(LAST_RESORT).build()).await?;
+    if !wanted.is_empty() {
+        let dead_end = to(IDENTITIES).kind(RouteType::Unreachable);
+        add(handle, dead_end.priority(LAST_RESORT).build()).await?;
     }
     for route in routes.to_identities() {
-        let is_wanted = ways.iter().any(|way| route.is_way(way));
-        if !is_wanted && (ways.is_empty() || !route.is_dead_end()) {
+        let keep = wanted.iter().any(|back| route.is_return_route(back));
+        if !keep && (wanted.is_empty() || !route.is_dead_end()) {
             delete(handle, route.message.clone()).await?;
         }
     }
-    for way in ways {
-        let route = to(way.identity.into()).scope(RouteScope::Link);
-        add(handle, route.output_interface(way.bridge).build()).await?;
+    for back in wanted {
+        let route = to(back.identity.into()).scope(RouteScope::Link);
+        add(handle, route.output_interface(back.bridge).build()).await?;
     }
     Ok(())
 }
 
-/// Whether exactly our rules lead into our table.
-pub(super) async fn rules_are_whole(
+/// Whether exactly the wanted rules select our table.
+pub(super) async fn rules_are_intact(
     handle: &Handle,
     state: &NetworkState,
 ) -> Result<bool, NetworkError> {
@@ -322,7 +320,7 @@ async fn ensure_rules(handle: &Handle, state: &NetworkState) -> Result<(), Netwo
             request
                 .execute()
                 .await
-                .map_err(kernel("adding a routing rule"))?;
+                .map_err(kernel_error("adding a routing rule"))?;
         }
     }
     for rule in found {
@@ -333,9 +331,9 @@ async fn ensure_rules(handle: &Handle, state: &NetworkState) -> Result<(), Netwo
     Ok(())
 }
 
-/// Guests' packets to 169.254.169.254, by where they come from; and by their source too, because that is how the
-/// kernel looks for the way back when it checks the answers (`rp_filter`). What comes from a port on a bridge of the
-/// host's own is known by the source that the port's rules gave it, so nobody else's packets are touched there.
+/// The rules for guests' packets to 169.254.169.254: by incoming interface, and by source address as well, because the
+/// kernel's reverse path check (`rp_filter`) looks up answers that way. Packets from a port on a bridge of the host are
+/// recognised by the source address that the port's firewall rules set, so packets of other machines are not affected.
 fn wanted_rules(handle: &Handle, state: &NetworkState) -> Vec<RuleMessage> {
     let to = |destination: Ipv4Net, priority| {
         handle
@@ -372,12 +370,12 @@ async fn our_rules(handle: &Handle) -> Result<Vec<RuleMessage>, NetworkError> {
         .execute()
         .try_collect()
         .await
-        .map_err(kernel("listing routing rules"))?;
-    let leads_to_ours = |rule: &RuleMessage| rule.attributes.contains(&RuleAttribute::Table(TABLE));
-    Ok(all.into_iter().filter(leads_to_ours).collect())
+        .map_err(kernel_error("listing routing rules"))?;
+    let selects_ours = |rule: &RuleMessage| rule.attributes.contains(&RuleAttribute::Table(TABLE));
+    Ok(all.into_iter().filter(selects_ours).collect())
 }
 
-/// The kernel adds attributes of its own when it shows a rule: what was asked for must all be there.
+/// Whether a rule that the kernel lists has all attributes of the wanted one. The kernel adds further ones.
 fn same(wanted: &RuleMessage, found: &RuleMessage) -> bool {
     wanted.header.dst_len == found.header.dst_len
         && wanted.header.src_len == found.header.src_len
@@ -394,11 +392,11 @@ async fn delete_rule(handle: &Handle, rule: RuleMessage) -> Result<(), NetworkEr
         .del(rule)
         .execute()
         .await
-        .map_err(kernel("removing a routing rule"))
+        .map_err(kernel_error("removing a routing rule"))
 }
 
-/// Routes to guests' further addresses: a single address is asked for on the bridge, whoever of its guests has it; a
-/// range goes to the guest that it is given to.
+/// Sets the routes to guests' further addresses. A single address is resolved by ARP on the bridge. A range is routed to
+/// the address of the guest that it is assigned to.
 pub(super) async fn ensure_further(
     handle: &Handle,
     routes: &Routes,
@@ -435,7 +433,7 @@ pub(super) async fn ensure_further(
     Ok(())
 }
 
-/// Destinations and the guest that each is reached through, if not directly.
+/// The destinations, each with the address of the guest that routes it, if it is a range.
 fn further(state: &NetworkState) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     let mut wanted = Vec::new();
     for port in &state.ports {
@@ -453,7 +451,7 @@ fn further(state: &NetworkState) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     wanted
 }
 
-/// Removes rules and routes of ours, and says how many. Those that lead to links which are gone went with them.
+/// Removes our rules and routes, and returns how many. The kernel has already removed the routes of deleted links.
 pub(super) async fn remove(handle: &Handle) -> Result<usize, NetworkError> {
     let rules = our_rules(handle).await?;
     let mut removed = rules.len();
@@ -476,7 +474,7 @@ async fn add(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError> {
         .replace()
         .execute()
         .await
-        .map_err(kernel("adding a route"))
+        .map_err(kernel_error("adding a route"))
 }
 
 async fn delete(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError> {
@@ -485,13 +483,13 @@ async fn delete(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError
         .del(route)
         .execute()
         .await
-        .map_err(kernel("removing a route"))
+        .map_err(kernel_error("removing a route"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::state;
+    use crate::samples::state;
 
     fn route(destination: &str, table: u32, interface: u32) -> Route {
         let destination: Ipv4Net = destination.parse().unwrap();
@@ -504,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_networks_are_those_of_others_routes() {
+    fn foreign_networks_come_from_routes_that_are_not_ours() {
         let mut ours = route("10.99.0.0/24", 254, 3);
         ours.ours = true;
         let routes = Routes(vec![
@@ -527,21 +525,21 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_metadata_must_be_the_right_one_and_have_a_dead_end_behind_it() {
+    fn the_metadata_route_needs_the_right_interface_and_a_dead_end_behind_it() {
         let mut dead_end = route("169.254.169.254/32", TABLE, 0);
         dead_end.unicast = false;
         dead_end.interfaces.clear();
-        let way = route("169.254.169.254/32", TABLE, 8);
-        let both = Routes(vec![way.clone(), dead_end.clone()]);
-        assert!(both.lead_to_metadata(Some(8)));
-        assert!(!both.lead_to_metadata(Some(9)));
-        assert!(!both.lead_to_metadata(None));
-        assert!(!Routes(vec![way]).lead_to_metadata(Some(8)));
-        assert!(Routes(vec![dead_end]).lead_to_metadata(None));
+        let direct = route("169.254.169.254/32", TABLE, 8);
+        let both = Routes(vec![direct.clone(), dead_end.clone()]);
+        assert!(both.has_metadata_route(Some(8)));
+        assert!(!both.has_metadata_route(Some(9)));
+        assert!(!both.has_metadata_route(None));
+        assert!(!Routes(vec![direct]).has_metadata_route(Some(8)));
+        assert!(Routes(vec![dead_end]).has_metadata_route(None));
     }
 
     #[test]
-    fn further_addresses_get_routes_only_where_the_subnet_has_none() {
+    fn further_addresses_outside_the_subnet_get_routes() {
         let mut state = state(2);
         for port in &mut state.ports {
             port.allow_addresses = vec![

@@ -1,7 +1,7 @@
 //! Running a tool: argument vector, no shell, an end in any case.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,8 +13,13 @@ use crate::NetworkError;
 /// `nft` and dnsmasq's start take milliseconds; this is for machines that are swapping.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// More of a tool's complaint helps nobody.
+/// How many characters of a tool's error message are kept.
 const COMPLAINT_MAX: usize = 600;
+
+/// A tool's error message, bounded.
+pub(super) fn shorten(message: &str) -> String {
+    message.trim().chars().take(COMPLAINT_MAX).collect()
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Tool {
@@ -25,6 +30,10 @@ pub(super) struct Tool {
 impl Tool {
     pub(super) const fn new(name: &'static str, path: PathBuf) -> Self {
         Self { name, path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn failed(&self, message: impl Into<String>) -> NetworkError {
@@ -73,12 +82,12 @@ impl Tool {
         });
         let output = output.map_err(io)?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said: String = said.trim().chars().take(COMPLAINT_MAX).collect();
-            return Err(self.failed(if said.is_empty() {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            let complaint = shorten(&complaint);
+            return Err(self.failed(if complaint.is_empty() {
                 output.status.to_string()
             } else {
-                said
+                complaint
             }));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -12,7 +12,8 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
 
-use super::{LinuxNetwork, kernel_io};
+use super::LinuxNetwork;
+use super::netlink::socket_error;
 use crate::{NetworkDrift, NetworkError};
 
 /// How long rules may be gone before it is noticed. Meanwhile ports are isolated still, and nothing new is forwarded
@@ -20,7 +21,7 @@ use crate::{NetworkDrift, NetworkError};
 const TICK: Duration = Duration::from_secs(1);
 
 /// Everything is looked at this often even if the kernel told nothing, as its messages may be lost.
-const TICKS_PER_FULL_LOOK: u32 = 15;
+const TICKS_PER_FULL_CHECK: u32 = 15;
 
 /// What a look at the machine found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +43,7 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
         MulticastGroup::Ipv4Rule,
     ];
     let (connection, _handle, mut messages) =
-        new_multicast_connection(&groups).map_err(kernel_io("listening for changes of links"))?;
+        new_multicast_connection(&groups).map_err(socket_error("listening for changes of links"))?;
     let listening = tokio::spawn(connection);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK);
@@ -65,15 +66,15 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
             };
             let full = links_changed
                 || listening_ended
-                || reporter.waits()
-                || tick.is_multiple_of(TICKS_PER_FULL_LOOK);
+                || reporter.is_pending()
+                || tick.is_multiple_of(TICKS_PER_FULL_CHECK);
             links_changed = false;
             // A look that fails tells nothing; the next one will.
-            match network.look(full).await {
-                Ok(finding) => reporter.take(finding, &network.drift),
+            match network.find_drift(full).await {
+                Ok(finding) => reporter.report(finding, &network.drift),
                 Err(error) => tracing::debug!(%error, "looking for drift failed"),
             }
-            network.looks.send_modify(|looks| *looks += 1);
+            network.checks.send_modify(|checks| *checks += 1);
         }
         listening.abort();
     });
@@ -84,33 +85,33 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
 #[derive(Debug, Default)]
 struct Reporter {
     last: Option<Finding>,
-    told: u32,
+    repeats: u32,
 }
 
 impl Reporter {
     /// How many looks pass before the same drift is told again.
-    const TELL_AGAIN: u32 = 30;
+    const REPORT_AGAIN: u32 = 30;
 
-    fn waits(&self) -> bool {
+    fn is_pending(&self) -> bool {
         self.last.is_some()
     }
 
-    fn take(&mut self, finding: Option<Finding>, drift: &broadcast::Sender<NetworkDrift>) {
+    fn report(&mut self, finding: Option<Finding>, drift: &broadcast::Sender<NetworkDrift>) {
         let seen_before = finding.is_some() && self.last == finding;
-        let tell = match &finding {
+        let due = match &finding {
             None => false,
             Some(finding) if !seen_before => !finding.may_pass,
-            Some(finding) if finding.may_pass && self.told == 0 => true,
-            Some(_) => self.told.is_multiple_of(Self::TELL_AGAIN),
+            Some(finding) if finding.may_pass && self.repeats == 0 => true,
+            Some(_) => self.repeats.is_multiple_of(Self::REPORT_AGAIN),
         };
         if !seen_before {
-            self.told = 0;
+            self.repeats = 0;
         }
-        if seen_before || tell {
-            self.told += 1;
+        if seen_before || due {
+            self.repeats += 1;
         }
         if let Some(finding) = &finding
-            && tell
+            && due
         {
             tracing::warn!(what = finding.what, "the guests' network was changed");
             // Nobody listening is fine.
@@ -127,12 +128,12 @@ mod tests {
     use super::*;
 
     /// How many messages come of these looks.
-    fn told(findings: &[Option<&Finding>]) -> usize {
+    fn reports(findings: &[Option<&Finding>]) -> usize {
         let drift = broadcast::Sender::new(100);
         let receiver = drift.subscribe();
         let mut reporter = Reporter::default();
         for finding in findings {
-            reporter.take(finding.cloned(), &drift);
+            reporter.report(finding.cloned(), &drift);
         }
         receiver.len()
     }
@@ -148,24 +149,24 @@ mod tests {
     #[test]
     fn drift_is_told_once_and_again_after_a_while() {
         let gone = finding(false);
-        assert_eq!(told(&[Some(&gone)]), 1);
-        assert_eq!(told(&[Some(&gone); 5]), 1);
-        assert_eq!(told(&[Some(&gone); 40]), 2);
-        assert_eq!(told(&[Some(&gone), None, Some(&gone)]), 2);
-        assert_eq!(told(&[None; 5]), 0);
+        assert_eq!(reports(&[Some(&gone)]), 1);
+        assert_eq!(reports(&[Some(&gone); 5]), 1);
+        assert_eq!(reports(&[Some(&gone); 40]), 2);
+        assert_eq!(reports(&[Some(&gone), None, Some(&gone)]), 2);
+        assert_eq!(reports(&[None; 5]), 0);
         let again = Finding {
             since: 2,
             ..gone.clone()
         };
-        assert_eq!(told(&[Some(&gone), Some(&again)]), 2);
+        assert_eq!(reports(&[Some(&gone), Some(&again)]), 2);
     }
 
     #[test]
     fn what_may_pass_is_told_when_it_stays() {
         let tap = finding(true);
-        assert_eq!(told(&[Some(&tap)]), 0);
-        assert_eq!(told(&[Some(&tap), None, Some(&tap), None]), 0);
-        assert_eq!(told(&[Some(&tap), Some(&tap)]), 1);
-        assert_eq!(told(&[Some(&tap); 5]), 1);
+        assert_eq!(reports(&[Some(&tap)]), 0);
+        assert_eq!(reports(&[Some(&tap), None, Some(&tap), None]), 0);
+        assert_eq!(reports(&[Some(&tap), Some(&tap)]), 1);
+        assert_eq!(reports(&[Some(&tap); 5]), 1);
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::testing::{port, state};
+    use crate::samples::{port, state};
 
     #[test]
     fn one_guest_goes_and_one_comes() {

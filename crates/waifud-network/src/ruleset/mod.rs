@@ -115,7 +115,7 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::testing::{lan_port, port, state};
+    use crate::samples::{lan_port, port, state};
 
     fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
         PublishSpec {

@@ -115,7 +115,7 @@ fn a_guest_on_a_bridge_is_reached_and_another_machine_of_that_network_is_not_eve
         home.wire.seen();
         is_not_the_guest(
             connect(&nic(&guest, ROUTER), PORT).await,
-            "another machine's",
+            "belongs to another machine",
         );
         // The router's own MAC address in the spec makes it no guest: it is not behind the guest's port.
         let forged = GuestNic {
@@ -150,12 +150,12 @@ fn neither_the_nodes_own_address_nor_one_behind_a_router_is_dialled() {
         // On another link than the guest's: its router answers, not the guest.
         is_not_the_guest(
             connect(&nic(&guest, OUTSIDE), PORT).await,
-            "another machine's",
+            "belongs to another machine",
         );
-        let far = Ipv4Addr::new(203, 0, 113, 9);
+        let foreign = Ipv4Addr::new(203, 0, 113, 9);
         is_not_the_guest(
-            connect(&nic(&guest, far), PORT).await,
-            "a router is not passed",
+            connect(&nic(&guest, foreign), PORT).await,
+            "routers are not used",
         );
         assert_eq!(outside.connections(), 0);
     });
@@ -191,8 +191,8 @@ fn a_guest_gets_neither_the_nodes_own_address_nor_its_routers() {
             })
             .collect();
         lab.ensure().await;
-        let sights = lab.network.sights().await.unwrap();
-        let trouble = |index: usize| sights[&lab.state.lan[index].tap].trouble.clone();
+        let observations = lab.network.observe_ports().await.unwrap();
+        let trouble = |index: usize| observations[&lab.state.lan[index].tap].trouble.clone();
         assert!(trouble(0).unwrap().contains("this node's own address"));
         assert!(trouble(1).unwrap().contains("a router of this node"));
         assert_eq!(trouble(2), None);
@@ -220,7 +220,7 @@ fn a_guest_gets_neither_the_nodes_own_address_nor_its_routers() {
         // The node has another router now.
         lab.node.ip(&format!("route replace default via {OUTSIDE}"));
         lab.ensure().await;
-        let sights = lab.network.sights().await.unwrap();
-        assert_eq!(sights[&lab.state.lan[1].tap].trouble, None);
+        let observations = lab.network.observe_ports().await.unwrap();
+        assert_eq!(observations[&lab.state.lan[1].tap].trouble, None);
     });
 }

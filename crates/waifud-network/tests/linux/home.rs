@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use uuid::Uuid;
-use waifud_network::{GuestNetwork, IDENTITIES, LanPort, PortCounters};
-use waifud_types::{InstanceId, MacAddr, TapName};
+use waifud_network::{GuestNetwork, LanPort, PortCounters, samples};
+use waifud_types::{MacAddr, TapName};
 
 use crate::frames::{BROADCAST, IPV4, Mac, dhcp_answer, ethernet, ipv4, udp};
 use crate::lab::{Lab, veth};
@@ -97,8 +96,8 @@ impl LanGuest {
 
 /// What the rules have learned at a port, asked for as the agent does.
 pub async fn learned(lab: &Lab, tap: &TapName) -> Vec<IpAddr> {
-    let mut sights = lab.network.sights().await.unwrap();
-    sights.remove(tap).unwrap().learned
+    let mut observations = lab.network.observe_ports().await.unwrap();
+    observations.remove(tap).unwrap().learned
 }
 
 pub async fn counters(lab: &Lab, tap: &TapName) -> PortCounters {
@@ -135,18 +134,8 @@ pub fn forwards(lab: &Lab, port: &str) {
 
 /// Guest number `index` on `bridge`.
 pub fn lan_port(index: u8, bridge: &str) -> LanPort {
-    let mut bytes = [0x78; 16];
-    bytes[15] = index;
-    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
-    let identity = u32::from(IDENTITIES.network()) + u32::from(index) + 1;
     LanPort {
-        instance,
-        name: format!("lan-{index}").parse().unwrap(),
-        tap: TapName::of(instance, 0),
         bridge: bridge.to_owned(),
-        mac: MacAddr::of_guest([0, 1, index + 1]),
-        given: None,
-        fixed: Vec::new(),
-        identity: Some(identity.into()),
+        ..samples::lan_port(index)
     }
 }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
 use tempfile::TempDir;
-use uuid::Uuid;
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
+pub use waifud_network::samples::port;
+use waifud_network::samples::state;
+pub use waifud_network::METADATA;
 use waifud_network::{GuestNetwork, IDENTITIES, NetworkState, Port, PortCounters};
-use waifud_types::{InstanceId, MacAddr, TapName};
+use waifud_types::{MacAddr, TapName};
 
 use crate::frames::Mac;
 use crate::namespace::{Namespace, can_run};
@@ -20,7 +22,6 @@ use crate::wire::{Wire, eventually};
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 1);
 pub const GATEWAY_MAC: Mac = [0x02, 0x77, 0x61, 0x69, 0x66, 0x75];
-pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// The node's address on its uplink, and the outside's.
 pub const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -77,7 +78,7 @@ impl Drop for Lab {
 }
 
 /// Processes that have exactly this argument.
-fn processes_with(argument: &str) -> Vec<i32> {
+pub fn processes_with(argument: &str) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
@@ -317,34 +318,4 @@ pub async fn veth(here: (&str, Option<MacAddr>), there: &str, namespace: &Namesp
     handle.link().set(moved.build()).execute().await.unwrap();
     namespace.ip(&format!("link set {passing} name {there}"));
     connection.abort();
-}
-
-/// Guest number `index`'s port, as the library's own tests number them.
-pub fn port(index: u8) -> Port {
-    let mut bytes = [0x77; 16];
-    bytes[15] = index;
-    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
-    Port {
-        instance,
-        name: format!("guest-{index}").parse().unwrap(),
-        tap: TapName::of(instance, 0),
-        mac: MacAddr::of_guest([0, 0, index + 1]),
-        address: [10, 144, 1, 11 + index].into(),
-        allow_addresses: Vec::new(),
-        publish: Vec::new(),
-    }
-}
-
-fn state(guests: u8) -> NetworkState {
-    NetworkState {
-        bridge: "waifu0".to_owned(),
-        subnet: "10.144.1.0/24".parse().unwrap(),
-        gateway: GATEWAY,
-        gateway_mac: MacAddr::new(GATEWAY_MAC),
-        metadata_interface: "wgw0".to_owned(),
-        mtu: 1500,
-        domain: "waifu.internal".to_owned(),
-        ports: (0..guests).map(port).collect(),
-        lan: Vec::new(),
-    }
 }

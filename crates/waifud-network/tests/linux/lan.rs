@@ -292,8 +292,8 @@ fn a_missing_bridge_is_told_and_harms_nobody_else() {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br9")];
         lab.ensure().await;
-        let sights = lab.network.sights().await.unwrap();
-        let trouble = |index: usize| sights[&lab.state.lan[index].tap].trouble.clone();
+        let observations = lab.network.observe_ports().await.unwrap();
+        let trouble = |index: usize| observations[&lab.state.lan[index].tap].trouble.clone();
         assert_eq!(trouble(0), None);
         assert_eq!(trouble(1).as_deref(), Some("this node has no bridge br9"));
         let guest = LanGuest::attach(&lab, 0).await;
@@ -311,7 +311,7 @@ fn a_bridge_that_was_made_anew_gets_its_ports_back() {
         guest.is_given(&lab, &home, OWN);
         let mut drift = lab.network.drift();
         lab.node.ip("link del br0");
-        drifts(&mut drift, "ways back").await;
+        drifts(&mut drift, "return routes").await;
         lab.ensure().await;
         lab.node.ip("link add br0 type bridge");
         lab.node.ip("link set br0 up");

@@ -324,22 +324,22 @@ fn a_quiet_network_drifts_nowhere() {
         let mut drift = lab.network.drift();
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        let mut looks = lab.network.looks();
+        let mut checks = lab.network.checks();
         // Links come and go and foreign rules change: several looks, and nothing to tell.
         for round in 0..3 {
             lab.node.ip(&format!("link add d{round} type bridge"));
             lab.node
                 .tool("nft", &["add", "table", "ip", &format!("t{round}")]);
             // One may have begun before the change.
-            let enough = *looks.borrow() + 2;
-            let looked = looks.wait_for(|looks| *looks >= enough);
-            tokio::time::timeout(PATIENCE, looked)
+            let enough = *checks.borrow() + 2;
+            let checked = checks.wait_for(|checks| *checks >= enough);
+            tokio::time::timeout(PATIENCE, checked)
                 .await
                 .unwrap()
                 .unwrap();
         }
-        let told = drift.try_recv();
-        assert!(told.is_err(), "{told:?}");
+        let reported = drift.try_recv();
+        assert!(reported.is_err(), "{reported:?}");
         is_served(&guest);
         // It would have been told of something.
         lab.kill_dnsmasq();

@@ -28,4 +28,5 @@ mod namespace;
 mod publish;
 mod reach;
 mod removal;
+mod session;
 mod wire;

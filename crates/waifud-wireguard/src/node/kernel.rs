@@ -52,7 +52,7 @@ pub(super) async fn configure(
     links: &Links,
 ) -> Result<(), WireguardError> {
     let interface = &config.interface;
-    let told = async {
+    let configured = async {
         let family = family("wireguard").await?;
         let message = GenlMessage::from_payload(WireguardMessage {
             cmd: WireguardCmd::SetDevice,
@@ -60,7 +60,7 @@ pub(super) async fn configure(
         });
         request(with_family(message, family)).await.map(|_| ())
     };
-    told.await
+    configured.await
         .map_err(failed(interface, "telling the kernel its keys"))?;
     // What holds for the whole host is its administrator's; the link's own setting, which stays off, is enough for us.
     let before = tokio::fs::read_to_string(SEND_REDIRECTS).await.ok();
@@ -190,12 +190,12 @@ mod tests {
     #[test]
     fn the_kernel_is_told_what_the_configuration_says() {
         let (own, server) = (PrivateKey::generate(), PrivateKey::generate().public_key());
-        let told = attributes(&NodeTunnelConfig::new(own.clone(), server));
-        assert!(told.contains(&WireguardAttribute::IfName("wfmeta0".into())));
-        assert!(told.contains(&WireguardAttribute::ListenPort(51822)));
+        let set = attributes(&NodeTunnelConfig::new(own.clone(), server));
+        assert!(set.contains(&WireguardAttribute::IfName("wfmeta0".into())));
+        assert!(set.contains(&WireguardAttribute::ListenPort(51822)));
         let secret = own.secret().to_bytes();
-        assert!(told.contains(&WireguardAttribute::PrivateKey(secret)));
-        let peer = told.iter().find_map(|attribute| match attribute {
+        assert!(set.contains(&WireguardAttribute::PrivateKey(secret)));
+        let peer = set.iter().find_map(|attribute| match attribute {
             WireguardAttribute::Peers(peers) => peers.first(),
             _ => None,
         });

@@ -12,7 +12,7 @@ use crate::{NodeTunnelConfig, WireguardError};
 
 /// How the link is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TunnelWay {
+pub enum TunnelBackend {
     /// The kernel's own WireGuard.
     Kernel,
     /// A TUN device whose packets this process seals.
@@ -29,7 +29,7 @@ pub struct NodeTunnel {
     links: Links,
     /// `None` when the kernel carries the packets, and once stopped.
     userspace: Option<Userspace>,
-    way: TunnelWay,
+    backend: TunnelBackend,
     /// The number of the kernel's link, which no later link of that name has.
     index: Option<u32>,
 }
@@ -49,7 +49,7 @@ impl NodeTunnel {
                 interface: config.interface,
                 links,
                 userspace: None,
-                way: TunnelWay::Kernel,
+                backend: TunnelBackend::Kernel,
             }),
             Err(error) => {
                 let interface = &config.interface;
@@ -89,7 +89,7 @@ impl NodeTunnel {
             interface: config.interface,
             links,
             userspace,
-            way: TunnelWay::Userspace,
+            backend: TunnelBackend::Userspace,
             index: None,
         })
     }
@@ -100,8 +100,8 @@ impl NodeTunnel {
     }
 
     /// Which way was taken.
-    pub fn way(&self) -> TunnelWay {
-        self.way
+    pub fn backend(&self) -> TunnelBackend {
+        self.backend
     }
 
     /// Whether packets are carried. False once somebody else has removed the link: start again.
@@ -124,14 +124,14 @@ impl NodeTunnel {
         }
         let removed = self.links.remove(&self.interface).await;
         // Nothing is left for the drop to do.
-        self.way = TunnelWay::Userspace;
+        self.backend = TunnelBackend::Userspace;
         removed.map_err(userspace::failed(&self.interface, "removing it"))
     }
 }
 
 impl Drop for NodeTunnel {
     fn drop(&mut self) {
-        if self.way != TunnelWay::Kernel {
+        if self.backend != TunnelBackend::Kernel {
             return;
         }
         let interface = std::mem::take(&mut self.interface);
@@ -149,7 +149,7 @@ impl fmt::Debug for NodeTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeTunnel")
             .field("interface", &self.interface)
-            .field("way", &self.way)
+            .field("way", &self.backend)
             .finish_non_exhaustive()
     }
 }

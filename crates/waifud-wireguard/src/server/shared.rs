@@ -30,6 +30,13 @@ struct Outside {
     sealed: Vec<Sealed>,
 }
 
+impl Outside {
+    /// Sends the sealed packets.
+    fn send(&mut self) {
+        self.socket.send(&mut self.sealed);
+    }
+}
+
 /// Everything that the receiving task, the listener and the connections use together.
 pub(crate) struct Shared {
     outside: Mutex<Option<Outside>>,
@@ -71,13 +78,9 @@ impl Shared {
     /// Does something with the wire and sends what comes of it. `None` once the server is closed.
     pub fn outside<R>(&self, change: impl FnOnce(&mut Wire, &mut Vec<Sealed>) -> R) -> Option<R> {
         let mut guard = lock(&self.outside);
-        let Outside {
-            wire,
-            socket,
-            sealed,
-        } = guard.as_mut()?;
-        let result = change(wire, sealed);
-        socket.send(sealed);
+        let outside = guard.as_mut()?;
+        let result = change(&mut outside.wire, &mut outside.sealed);
+        outside.send();
         Some(result)
     }
 
@@ -97,12 +100,7 @@ impl Shared {
     /// Sends all that the stack has to say now. The way out stays locked, so that packets leave in order.
     fn flush(&self) {
         let mut guard = lock(&self.outside);
-        let Some(Outside {
-            wire,
-            socket,
-            sealed,
-        }) = guard.as_mut()
-        else {
+        let Some(outside) = guard.as_mut() else {
             return;
         };
         for _ in 0..ROUNDS {
@@ -115,9 +113,10 @@ impl Shared {
                 return;
             }
             for packet in outgoing {
-                wire.seal(Packet::from_bytes(packet), sealed);
+                let packet = Packet::from_bytes(packet);
+                outside.wire.seal(packet, &mut outside.sealed);
             }
-            socket.send(sealed);
+            outside.send();
         }
     }
 
@@ -125,17 +124,17 @@ impl Shared {
     fn receive(&self, packets: &mut Vec<Packet>) -> bool {
         {
             let mut guard = lock(&self.outside);
-            let Some(Outside {
+            let Some(outside) = guard.as_mut() else {
+                return false;
+            };
+            let Outside {
                 wire,
                 socket,
                 sealed,
-            }) = guard.as_mut()
-            else {
-                return false;
-            };
+            } = outside;
             let now = Instant::now();
             socket.receive(|datagram, from| packets.extend(wire.open(datagram, from, now, sealed)));
-            socket.send(sealed);
+            outside.send();
         }
         if !packets.is_empty() {
             self.drive(|stack, now| {

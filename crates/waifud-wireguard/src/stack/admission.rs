@@ -12,7 +12,7 @@ pub(crate) enum Decision {
     /// There is room.
     Admit,
     /// There is room once one connection of this source is gone.
-    Replace(Ipv4Addr),
+    EvictFrom(Ipv4Addr),
     /// The source has all that it may have.
     RefuseSource,
     /// There is no room, and nobody has clearly more.
@@ -53,7 +53,7 @@ impl Admission {
             .iter()
             .max_by_key(|(address, count)| (**count, **address))
         {
-            Some((&most, &count)) if count >= own + 2 => Decision::Replace(most),
+            Some((&most, &count)) if count >= own + 2 => Decision::EvictFrom(most),
             _ => Decision::RefuseGlobal,
         }
     }
@@ -93,10 +93,10 @@ mod tests {
     /// Asks for one connection and does as decided.
     fn ask(admission: &mut Admission, from: Ipv4Addr) -> Decision {
         let decision = admission.decide(from);
-        if let Decision::Replace(victim) = decision {
+        if let Decision::EvictFrom(victim) = decision {
             admission.remove(victim);
         }
-        if matches!(decision, Decision::Admit | Decision::Replace(_)) {
+        if matches!(decision, Decision::Admit | Decision::EvictFrom(_)) {
             admission.add(from);
         }
         decision
@@ -119,8 +119,8 @@ mod tests {
         for _ in 0..4 {
             ask(&mut admission, source(1));
         }
-        assert_eq!(ask(&mut admission, source(2)), Decision::Replace(source(1)));
-        assert_eq!(ask(&mut admission, source(2)), Decision::Replace(source(1)));
+        assert_eq!(ask(&mut admission, source(2)), Decision::EvictFrom(source(1)));
+        assert_eq!(ask(&mut admission, source(2)), Decision::EvictFrom(source(1)));
         assert_eq!(ask(&mut admission, source(2)), Decision::RefuseGlobal);
     }
 
@@ -149,7 +149,7 @@ mod tests {
             }
             // Seven others share twelve places, so somebody has two or there is room.
             let decision = ask(&mut admission, source(100));
-            prop_assert!(matches!(decision, Decision::Admit | Decision::Replace(_)));
+            prop_assert!(matches!(decision, Decision::Admit | Decision::EvictFrom(_)));
         }
     }
 }

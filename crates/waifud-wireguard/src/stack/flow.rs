@@ -35,16 +35,16 @@ pub(crate) enum Stage {
 pub(crate) struct Flow {
     pub serial: u64,
     pub stage: Stage,
-    /// It is in the list of flows to settle.
+    /// The flow is in the list of flows to update.
     pub dirty: bool,
     /// Where it is in the timetable.
     pub scheduled: Option<Instant>,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    born: Instant,
+    opened: Instant,
     /// Last byte of payload received, or of ours acknowledged, or change of holder.
-    progress: Instant,
-    cut: bool,
+    last_progress: Instant,
+    aborted: bool,
 }
 
 impl Flow {
@@ -71,9 +71,9 @@ impl Flow {
             scheduled: None,
             sockets,
             handle,
-            born: now,
-            progress: now,
-            cut: false,
+            opened: now,
+            last_progress: now,
+            aborted: false,
         })
     }
 
@@ -82,17 +82,17 @@ impl Flow {
     }
 
     /// Takes one segment.
-    pub fn take(&mut self, packet: &[u8], net: &mut Net, now: Instant) {
+    pub fn receive(&mut self, packet: &[u8], net: &mut Net, now: Instant) {
         let before = (self.socket().recv_queue(), self.socket().send_queue());
-        net.take(packet, &mut self.sockets, now);
+        net.receive(packet, &mut self.sockets, now);
         if before != (self.socket().recv_queue(), self.socket().send_queue()) {
-            self.progress = now;
+            self.last_progress = now;
         }
     }
 
     /// Sends what is to be sent.
-    pub fn give(&mut self, net: &mut Net, now: Instant) {
-        net.give(&mut self.sockets, now);
+    pub fn transmit(&mut self, net: &mut Net, now: Instant) {
+        net.transmit(&mut self.sockets, now);
     }
 
     /// When it wants attention next.
@@ -104,49 +104,49 @@ impl Flow {
 
     /// When it is cut, if nothing happens before.
     pub fn deadline(&self, limits: &StackLimits) -> Instant {
-        let end = self.born + limits.lifetime.into();
-        let lazy = match self.stage {
-            Stage::Handshake => self.born + limits.handshake_timeout.into(),
-            Stage::Held => self.progress + limits.idle_timeout.into(),
-            Stage::Released => self.progress + limits.close_timeout.into(),
+        let end = self.opened + limits.lifetime.into();
+        let inactive = match self.stage {
+            Stage::Handshake => self.opened + limits.handshake_timeout.into(),
+            Stage::Held => self.last_progress + limits.idle_timeout.into(),
+            Stage::Released => self.last_progress + limits.close_timeout.into(),
         };
-        end.min(lazy)
+        end.min(inactive)
     }
 
-    pub fn progress(&self) -> Instant {
-        self.progress
+    pub fn last_progress(&self) -> Instant {
+        self.last_progress
     }
 
     /// Ends it at once: a reset for the client, an error for the holder.
-    pub fn cut(&mut self) {
-        self.cut = true;
+    pub fn abort(&mut self) {
+        self.aborted = true;
         self.socket().abort();
     }
 
     /// The client has completed the handshake, just now.
-    pub fn completes(&mut self, now: Instant) -> bool {
+    pub fn complete_handshake(&mut self, now: Instant) -> bool {
         let complete = self.stage == Stage::Handshake
             && matches!(self.socket().state(), State::Established | State::CloseWait);
         if complete {
             self.stage = Stage::Held;
-            self.progress = now;
+            self.last_progress = now;
         }
         complete
     }
 
     /// Both directions have ended, in peace or not.
-    pub fn ended(&mut self) -> bool {
+    pub fn is_closed(&mut self) -> bool {
         matches!(self.socket().state(), State::Closed | State::TimeWait)
     }
 
     /// Nothing more will happen and nobody will ask. TIME-WAIT is not kept: it guards against old segments of a former
     /// connection, which the tunnel's replay window already drops.
-    pub fn over(&mut self) -> bool {
-        self.cut
+    pub fn is_finished(&mut self) -> bool {
+        self.aborted
             || match self.stage {
-                Stage::Handshake => self.ended() || self.socket().state() == State::Listen,
+                Stage::Handshake => self.is_closed() || self.socket().state() == State::Listen,
                 Stage::Held => false,
-                Stage::Released => self.ended(),
+                Stage::Released => self.is_closed(),
             }
     }
 
@@ -206,7 +206,7 @@ impl Flow {
     /// The holder is gone.
     pub fn release(&mut self, now: Instant) {
         self.stage = Stage::Released;
-        self.progress = now;
+        self.last_progress = now;
         self.socket().close();
     }
 }

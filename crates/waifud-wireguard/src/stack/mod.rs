@@ -10,8 +10,8 @@
 //! ```text
 //!  ingress ─► classify ─┬─ refused ──────────────────► counted
 //!                       ├─ other port, ICMP, stray ──► the interface answers: reset, echo
-//!                       └─ segment ─► Admission (SYN) ─► Flow::take ─► dirty
-//!  advance ─► dirty flows and those due by the timetable: cut late ones, send, hand over, bury, reschedule
+//!                       └─ segment ─► Admission (SYN) ─► Flow::receive ─► dirty
+//!  advance ─► dirty flows and those due by the timetable: reset late ones, send, hand over, remove, reschedule
 //! ```
 //!
 //! A flow is with exactly one of three holders ([`Stage`]) and leaves the table as soon as nobody needs it; a
@@ -65,7 +65,7 @@ pub(crate) struct Stack {
     dirty: Vec<SocketAddrV4>,
     /// Complete, and not yet accepted.
     ready: VecDeque<FlowId>,
-    listener: Option<Waker>,
+    listener_waker: Option<Waker>,
     serial: u64,
     accepted: u64,
     refused: Refusals,
@@ -85,7 +85,7 @@ impl Stack {
             timetable: BTreeSet::new(),
             dirty: Vec::new(),
             ready: VecDeque::new(),
-            listener: None,
+            listener_waker: None,
             serial: 0,
             accepted: 0,
             refused: Refusals::default(),
@@ -111,8 +111,8 @@ impl Stack {
     fn segment(&mut self, source: SocketAddrV4, opens: bool, packet: &[u8], now: Instant) {
         if opens && self.listening {
             // A client may use a port again before the holder of the former connection has noticed its end.
-            if self.flows.get_mut(&source).is_some_and(Flow::ended) {
-                self.bury(source);
+            if self.flows.get_mut(&source).is_some_and(Flow::is_closed) {
+                self.remove(source);
             }
             if !self.flows.contains_key(&source) && !self.admit(source, now) {
                 return;
@@ -120,7 +120,7 @@ impl Stack {
         }
         match self.flows.get_mut(&source) {
             Some(flow) => {
-                flow.take(packet, &mut self.net, now);
+                flow.receive(packet, &mut self.net, now);
                 if !flow.dirty {
                     flow.dirty = true;
                     self.dirty.push(source);
@@ -142,16 +142,16 @@ impl Stack {
                 self.refused.global += 1;
                 return false;
             }
-            Decision::Replace(rich) => {
-                let of_rich = self.flows.iter().filter(|(key, _)| *key.ip() == rich);
-                let Some(laziest) = of_rich
-                    .min_by_key(|(_, flow)| flow.progress())
+            Decision::EvictFrom(busiest) => {
+                let candidates = self.flows.iter().filter(|(key, _)| *key.ip() == busiest);
+                let Some(idlest) = candidates
+                    .min_by_key(|(_, flow)| flow.last_progress())
                     .map(|(key, _)| *key)
                 else {
                     return false;
                 };
                 self.refused.evicted += 1;
-                self.end(laziest, now);
+                self.end(idlest, now);
             }
         }
         let Some(flow) = Flow::listen(self.service, &self.limits, self.serial, now) else {
@@ -166,7 +166,7 @@ impl Stack {
     /// Does all that is due at `now`. Must follow every change, and happen no later than [`due`](Self::due).
     pub fn advance(&mut self, now: Instant) {
         for source in std::mem::take(&mut self.dirty) {
-            self.settle(source, now);
+            self.update(source, now);
         }
         while let Some(&(at, source)) = self.timetable.first()
             && at <= now
@@ -176,7 +176,7 @@ impl Stack {
                 && flow.scheduled == Some(at)
             {
                 flow.scheduled = None;
-                self.settle(source, now);
+                self.update(source, now);
                 self.defer(source, now);
             }
         }
@@ -196,28 +196,28 @@ impl Stack {
     }
 
     /// Brings one flow up to date.
-    fn settle(&mut self, source: SocketAddrV4, now: Instant) {
+    fn update(&mut self, source: SocketAddrV4, now: Instant) {
         let Some(flow) = self.flows.get_mut(&source) else {
             return;
         };
         flow.dirty = false;
         if flow.deadline(&self.limits) <= now {
             self.refused.timed_out += 1;
-            flow.cut();
+            flow.abort();
         }
-        flow.give(&mut self.net, now);
-        if flow.completes(now) {
+        flow.transmit(&mut self.net, now);
+        if flow.complete_handshake(now) {
             self.accepted += 1;
             self.ready.push_back(FlowId {
                 source,
                 serial: flow.serial,
             });
-            if let Some(listener) = self.listener.take() {
+            if let Some(listener) = self.listener_waker.take() {
                 listener.wake();
             }
         }
-        if flow.over() {
-            self.bury(source);
+        if flow.is_finished() {
+            self.remove(source);
             return;
         }
         let due = flow.due(&mut self.net, &self.limits, now);
@@ -232,13 +232,13 @@ impl Stack {
     /// Cuts one flow and forgets it.
     fn end(&mut self, source: SocketAddrV4, now: Instant) {
         if let Some(flow) = self.flows.get_mut(&source) {
-            flow.cut();
-            flow.give(&mut self.net, now);
-            self.bury(source);
+            flow.abort();
+            flow.transmit(&mut self.net, now);
+            self.remove(source);
         }
     }
 
-    fn bury(&mut self, source: SocketAddrV4) {
+    fn remove(&mut self, source: SocketAddrV4) {
         if let Some(flow) = self.flows.remove(&source) {
             self.admission.remove(*source.ip());
             if let Some(scheduled) = flow.scheduled {
@@ -275,7 +275,7 @@ impl Stack {
         self.closed = true;
         self.listening = false;
         self.retain(|_| false, now);
-        if let Some(listener) = self.listener.take() {
+        if let Some(listener) = self.listener_waker.take() {
             listener.wake();
         }
     }
@@ -300,7 +300,7 @@ impl Stack {
         if self.closed {
             return Poll::Ready(None);
         }
-        self.listener = Some(cx.waker().clone());
+        self.listener_waker = Some(cx.waker().clone());
         Poll::Pending
     }
 
@@ -316,7 +316,7 @@ impl Stack {
         };
         let polled = flow.poll_read(cx, buf);
         if polled.is_ready() {
-            self.settle(id.source, now);
+            self.update(id.source, now);
         }
         polled
     }
@@ -333,7 +333,7 @@ impl Stack {
         };
         let polled = flow.poll_write(cx, parts);
         if polled.is_ready() {
-            self.settle(id.source, now);
+            self.update(id.source, now);
         }
         polled
     }
@@ -342,7 +342,7 @@ impl Stack {
     pub fn shutdown(&mut self, id: FlowId, now: Instant) {
         if let Some(flow) = self.flow(id) {
             flow.shutdown();
-            self.settle(id.source, now);
+            self.update(id.source, now);
         }
     }
 
@@ -350,7 +350,7 @@ impl Stack {
     pub fn release(&mut self, id: FlowId, now: Instant) {
         if let Some(flow) = self.flow(id) {
             flow.release(now);
-            self.settle(id.source, now);
+            self.update(id.source, now);
         }
     }
 

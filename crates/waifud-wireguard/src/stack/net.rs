@@ -45,7 +45,7 @@ impl Net {
     }
 
     /// Hands one packet to a connection.
-    pub fn take(&mut self, packet: &[u8], sockets: &mut SocketSet<'static>, now: Instant) {
+    pub fn receive(&mut self, packet: &[u8], sockets: &mut SocketSet<'static>, now: Instant) {
         let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface.poll_ingress_single(now, &mut card, sockets);
     }
@@ -58,7 +58,7 @@ impl Net {
     }
 
     /// Sends what a connection has to say now, as far as the queue has room.
-    pub fn give(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
+    pub fn transmit(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
         let mut card = Card::new(None, &mut self.outgoing, self.mtu);
         while self.interface.poll_egress(now, &mut card, sockets) == PollResult::SocketStateChanged
         {

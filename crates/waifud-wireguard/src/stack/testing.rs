@@ -170,21 +170,21 @@ impl World {
         guest.sockets.add(socket)
     }
 
-    fn carries(&mut self) -> bool {
+    fn is_delivered(&mut self) -> bool {
         self.count += 1;
         !(self.lost)(self.count)
     }
 
     /// Carries packets until nobody has more to say at this instant.
-    pub fn settle(&mut self) {
+    pub fn exchange(&mut self) {
         loop {
             let mut moved = false;
             for index in 0..self.guests.len() {
                 let guest = &mut self.guests[index];
-                guest.net.give(&mut guest.sockets, self.now);
+                guest.net.transmit(&mut guest.sockets, self.now);
                 for packet in std::mem::take(guest.net.outgoing()) {
                     moved = true;
-                    if self.carries() {
+                    if self.is_delivered() {
                         self.stack.ingress(&packet, self.now);
                     }
                 }
@@ -193,10 +193,10 @@ impl World {
             for packet in std::mem::take(self.stack.outgoing()) {
                 moved = true;
                 let to = Ipv4Packet::new_checked(&packet[..]).unwrap().dst_addr();
-                if self.carries()
+                if self.is_delivered()
                     && let Some(guest) = self.guests.iter_mut().find(|guest| guest.address == to)
                 {
-                    guest.net.take(&packet, &mut guest.sockets, self.now);
+                    guest.net.receive(&packet, &mut guest.sockets, self.now);
                 }
             }
             if !moved {
@@ -209,7 +209,7 @@ impl World {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time.into();
         loop {
-            self.settle();
+            self.exchange();
             let now = self.now;
             let theirs = self
                 .guests
@@ -224,7 +224,7 @@ impl World {
             self.now = next;
         }
         self.now = end;
-        self.settle();
+        self.exchange();
     }
 
     pub fn accept(&mut self) -> Option<FlowId> {

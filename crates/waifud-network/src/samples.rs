@@ -1,15 +1,21 @@
-//! States for tests: one node's network with numbered guests.
+//! States for tests of this crate and of others: one node's network with numbered guests.
+#![expect(clippy::unwrap_used, reason = "for tests: every text here is valid")]
 
-use uuid::Uuid;
 use waifud_types::{InstanceId, MacAddr, TapName};
 
 use crate::{IDENTITIES, LanPort, NetworkState, Port};
 
+fn instance(network: u8, index: u8) -> InstanceId {
+    let mut id = format!("{network:02x}").repeat(15);
+    for dash in [8, 13, 18, 23] {
+        id.insert(dash, '-');
+    }
+    format!("{id}{index:02x}").parse().unwrap()
+}
+
 /// Guest number `index`: `guest-INDEX`, 52:54:00:00:00:(INDEX + 1), 10.144.1.(11 + INDEX), tap `wf-` + a fixed number.
-pub(crate) fn port(index: u8) -> Port {
-    let mut bytes = [0x77; 16];
-    bytes[15] = index;
-    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
+pub fn port(index: u8) -> Port {
+    let instance = instance(0x77, index);
     Port {
         instance,
         name: format!("guest-{index}").parse().unwrap(),
@@ -22,10 +28,8 @@ pub(crate) fn port(index: u8) -> Port {
 }
 
 /// Guest number `index` on `br0`: `lan-INDEX`, 52:54:00:00:01:(INDEX + 1), with an identity and no fixed address.
-pub(crate) fn lan_port(index: u8) -> LanPort {
-    let mut bytes = [0x78; 16];
-    bytes[15] = index;
-    let instance: InstanceId = Uuid::from_bytes(bytes).to_string().parse().unwrap();
+pub fn lan_port(index: u8) -> LanPort {
+    let instance = instance(0x78, index);
     let identity = u32::from(IDENTITIES.network()) + u32::from(index) + 1;
     LanPort {
         instance,
@@ -40,7 +44,7 @@ pub(crate) fn lan_port(index: u8) -> LanPort {
 }
 
 /// 10.144.1.0/24 on `waifu0` with `guests` ports.
-pub(crate) fn state(guests: u8) -> NetworkState {
+pub fn state(guests: u8) -> NetworkState {
     NetworkState {
         bridge: "waifu0".to_owned(),
         subnet: "10.144.1.0/24".parse().unwrap(),
