@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, StackLimits, TunnelServer, TunnelBackend};
+use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, StackLimits, TunnelBackend, TunnelServer};
 
 const TARGET: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{MARK, AcceptedInterfaces};
+use super::{AcceptedInterfaces, MARK};
 use crate::ruleset::TABLE;
 
 /// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
@@ -173,13 +173,15 @@ pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_j
         } = &chain;
         let inside = || rules.iter().filter(|rule| rule.chain == *name);
         let drops = chain.policy.as_deref() == Some("drop") || inside().any(Rule::drops_all);
-        let wanted = accepted.filter(|_| drops).map_or_else(Vec::new, |accepted| {
-            if chain.hook.as_deref() == Some("forward") {
-                forwarded(accepted)
-            } else {
-                to_host(&accepted.bridge)
-            }
-        });
+        let wanted = accepted
+            .filter(|_| drops)
+            .map_or_else(Vec::new, |accepted| {
+                if chain.hook.as_deref() == Some("forward") {
+                    forwarded(accepted)
+                } else {
+                    to_host(&accepted.bridge)
+                }
+            });
         if !wanted.is_empty() {
             plan.places.push(format!("{name} of {family} {table}"));
         }
@@ -326,12 +328,7 @@ mod tests {
         dropping_chains(&json!({ "nftables": objects }).to_string()).unwrap()
     }
 
-    fn chain_of(
-        table: &str,
-        name: &str,
-        hook: Option<&str>,
-        policy: Option<&str>,
-    ) -> Value {
+    fn chain_of(table: &str, name: &str, hook: Option<&str>, policy: Option<&str>) -> Value {
         json!({
             "family": "ip", "table": table, "name": name, "handle": 1, "hook": hook, "policy": policy,
         })
@@ -367,7 +364,23 @@ mod tests {
 
     #[test]
     fn accepting_chains_and_our_own_are_no_obstacle() {
-        assert!(dropping(&[chain_of("filter", "FORWARD", Some("forward"), Some("accept"))]).is_empty());
-        assert!(dropping(&[chain_of("waifud", "forwarding", Some("forward"), Some("drop"))]).is_empty());
+        assert!(
+            dropping(&[chain_of(
+                "filter",
+                "FORWARD",
+                Some("forward"),
+                Some("accept")
+            )])
+            .is_empty()
+        );
+        assert!(
+            dropping(&[chain_of(
+                "waifud",
+                "forwarding",
+                Some("forward"),
+                Some("drop")
+            )])
+            .is_empty()
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{MARK, AcceptedInterfaces};
+use super::{AcceptedInterfaces, MARK};
 
 /// One rule: its chain, and its words as iptables takes them after the chain.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -74,7 +74,10 @@ impl Firewall {
             return Ok(());
         }
         if let Some(change) = self.change(state, host)?
-            && self.load(Transaction::Change(&change), &wanted).await.is_ok()
+            && self
+                .load(Transaction::Change(&change), &wanted)
+                .await
+                .is_ok()
         {
             tracing::debug!("changed guests' rules in place");
             self.made_of = Some((state.clone(), host.clone()));

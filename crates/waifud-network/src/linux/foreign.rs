@@ -73,7 +73,10 @@ impl Foreign {
     }
 
     /// What is missing for guests to get accepted; for nobody, all of ours is outdated.
-    pub(super) async fn change(&self, accepted: Option<&AcceptedInterfaces>) -> Result<Change, NetworkError> {
+    pub(super) async fn change(
+        &self,
+        accepted: Option<&AcceptedInterfaces>,
+    ) -> Result<Change, NetworkError> {
         let mut change = Change::default();
         let failed = |error: serde_json::Error| self.nft.failed(error.to_string());
         let chains = self.nft.run(&["-j", "list", "chains"], "").await?;
@@ -132,7 +135,11 @@ impl Foreign {
     }
 
     /// Remembers how it went.
-    pub(super) fn record_outcome(&mut self, accepted: &AcceptedInterfaces, outcome: Result<Vec<String>, NetworkError>) {
+    pub(super) fn record_outcome(
+        &mut self,
+        accepted: &AcceptedInterfaces,
+        outcome: Result<Vec<String>, NetworkError>,
+    ) {
         self.checked_at = generation().ok().map(|now| (accepted.clone(), now));
         match outcome {
             Ok(places) => {

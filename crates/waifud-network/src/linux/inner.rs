@@ -179,7 +179,10 @@ impl Inner {
     }
 
     /// Adds missing rules to other firewalls. Returns the chains with our rules. Our own tables are already in force.
-    async fn accept_in_other_firewalls(&mut self, accepted: &AcceptedInterfaces) -> Result<Vec<String>, NetworkError> {
+    async fn accept_in_other_firewalls(
+        &mut self,
+        accepted: &AcceptedInterfaces,
+    ) -> Result<Vec<String>, NetworkError> {
         let change = self.foreign.change(Some(accepted)).await?;
         if !change.is_empty() {
             // Our own rules are verified before and after, because the kernel counts any change as one of ours.
@@ -273,7 +276,11 @@ impl Inner {
         if !self.firewall.is_intact().await? {
             return found("firewall rules were changed".to_owned());
         }
-        if !self.foreign.is_intact(&accepted_interfaces(&state)?, full).await? {
+        if !self
+            .foreign
+            .is_intact(&accepted_interfaces(&state)?, full)
+            .await?
+        {
             return found("another firewall was changed and drops guests' packets".to_owned());
         }
         let record = self.record()?;
@@ -308,7 +315,8 @@ impl Inner {
             return found("the addresses or routers of this node have changed".to_owned());
         }
         let metadata = metadata_interface(&links, &state);
-        if !routes::rules_are_intact(&handle, &state).await? || !routes.has_metadata_route(metadata) {
+        if !routes::rules_are_intact(&handle, &state).await? || !routes.has_metadata_route(metadata)
+        {
             return found("routes to metadata were changed".to_owned());
         }
         let lan_is_intact = routes.match_return_routes(&return_routes(&state, &links))

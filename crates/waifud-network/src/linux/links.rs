@@ -302,7 +302,10 @@ pub(super) async fn ensure_gateway(
         .add(bridge, gateway, state.subnet.prefix_len())
         .execute()
         .await
-        .map_err(kernel_error(&format!("adding {gateway} to {}", state.bridge)))
+        .map_err(kernel_error(&format!(
+            "adding {gateway} to {}",
+            state.bridge
+        )))
 }
 
 async fn addresses(handle: &Handle, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
@@ -373,9 +376,17 @@ mod tests {
             link(13, "eth0"),
             link(14, "wf-00000000"),
         ]);
-        let names: Vec<_> = links.misattached(&state, 7).iter().map(|l| l.index).collect();
+        let names: Vec<_> = links
+            .misattached(&state, 7)
+            .iter()
+            .map(|l| l.index)
+            .collect();
         assert_eq!(names, [12]);
-        let names: Vec<_> = links.misattached(&state, 8).iter().map(|l| l.index).collect();
+        let names: Vec<_> = links
+            .misattached(&state, 8)
+            .iter()
+            .map(|l| l.index)
+            .collect();
         assert_eq!(names, [11, 12]);
     }
 

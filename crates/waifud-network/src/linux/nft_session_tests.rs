@@ -164,10 +164,16 @@ fn a_hanging_session_is_killed_and_its_transaction_cannot_come_later() {
 fn a_session_that_answers_out_of_step_ends_or_floods_is_lost() {
     in_namespace(|| async {
         for (body, words) in [
-            ("read x; echo 'list table inet waifud-end-of-0' >&2; sleep 60", "another request"),
+            (
+                "read x; echo 'list table inet waifud-end-of-0' >&2; sleep 60",
+                "another request",
+            ),
             ("read x; exit 1", ""),
             ("exit 0", ""),
-            ("while :; do echo overflow overflow overflow; done >&2", "it ended"),
+            (
+                "while :; do echo overflow overflow overflow; done >&2",
+                "it ended",
+            ),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let mut session = script(&dir, body);
@@ -194,7 +200,10 @@ fn lines_are_taken_up_to_the_length_of_an_atomic_write() {
         assert!(fits.len() > LINE_MAX * 3 / 4);
         assert_eq!(session.run(&fits).await, Ok(()));
         let set = listed().await;
-        assert!(set.contains("10.0.1.100") && set.contains("10.0.1.199"), "{set}");
+        assert!(
+            set.contains("10.0.1.100") && set.contains("10.0.1.199"),
+            "{set}"
+        );
         let long = fits.repeat(2);
         let refused = session.run(&long).await;
         assert!(

@@ -70,9 +70,9 @@ pub async fn connect(nic: &GuestNic, port: u16) -> Result<TcpStream, ReachError>
     let handle = netlink::connect("opening a netlink socket for neighbours")?;
     let links = Links::read(&handle).await?;
     let out = on_link(&handle, nic).await?;
-    let interface = links
-        .name_of(out)
-        .ok_or_else(|| not_the_guest(format!("the interface to {} no longer exists", nic.address)))?;
+    let interface = links.name_of(out).ok_or_else(|| {
+        not_the_guest(format!("the interface to {} no longer exists", nic.address))
+    })?;
     resolve(&handle, out, nic).await?;
     check_port(&handle, &links, nic, false).await?;
     let stream = open(interface, nic.address, port).await?;
@@ -212,7 +212,8 @@ async fn check_port(
     known: bool,
 ) -> Result<(), ReachError> {
     let tap = links.named(nic.tap.as_str()).map(|link| link.index);
-    let tap = tap.ok_or_else(|| not_the_guest(format!("the guest's port {} no longer exists", nic.tap)))?;
+    let tap =
+        tap.ok_or_else(|| not_the_guest(format!("the guest's port {} no longer exists", nic.tap)))?;
     let bridge = links.named(&nic.bridge).map(|link| link.index);
     let all = neighbours::list_bridge_entries(handle).await?;
     let ports: Vec<u32> = all
@@ -231,9 +232,10 @@ async fn check_port(
 
 /// Whether a bridge's entry is about a MAC address on that bridge.
 fn is_at(message: &NeighbourMessage, mac: MacAddr, bridge: Option<u32>) -> bool {
-    let on_bridge = message.attributes.iter().any(
-        |a| matches!(a, NeighbourAttribute::Controller(index) if Some(*index) == bridge),
-    );
+    let on_bridge = message
+        .attributes
+        .iter()
+        .any(|a| matches!(a, NeighbourAttribute::Controller(index) if Some(*index) == bridge));
     on_bridge && neighbours::mac_of(message) == Some(mac)
 }
 

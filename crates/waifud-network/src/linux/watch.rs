@@ -42,8 +42,8 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv4Rule,
     ];
-    let (connection, _handle, mut messages) =
-        new_multicast_connection(&groups).map_err(socket_error("listening for changes of links"))?;
+    let (connection, _handle, mut messages) = new_multicast_connection(&groups)
+        .map_err(socket_error("listening for changes of links"))?;
     let listening = tokio::spawn(connection);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK);

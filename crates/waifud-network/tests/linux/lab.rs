@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
 use tempfile::TempDir;
+pub use waifud_network::METADATA;
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
 pub use waifud_network::samples::port;
 use waifud_network::samples::state;
-pub use waifud_network::METADATA;
 use waifud_network::{GuestNetwork, IDENTITIES, NetworkState, Port, PortCounters};
 use waifud_types::{MacAddr, TapName};
 

@@ -69,15 +69,15 @@ fn is_as_loaded(lab: &Lab) {
 /// Running processes of [`real`] sessions.
 fn sessions(lab: &Lab) -> Vec<Pid> {
     let marker = lab.state_dir().display().to_string();
-    processes_with(&marker).into_iter().map(Pid::from_raw).collect()
+    processes_with(&marker)
+        .into_iter()
+        .map(Pid::from_raw)
+        .collect()
 }
 
 /// A real session that can be told from those of other tests.
 fn real(lab: &Lab) -> String {
-    format!(
-        "exec /usr/sbin/nft -I \"{}\" -i",
-        lab.state_dir().display()
-    )
+    format!("exec /usr/sbin/nft -I \"{}\" -i", lab.state_dir().display())
 }
 
 #[test]

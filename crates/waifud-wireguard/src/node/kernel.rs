@@ -60,7 +60,8 @@ pub(super) async fn configure(
         });
         request(with_family(message, family)).await.map(|_| ())
     };
-    configured.await
+    configured
+        .await
         .map_err(failed(interface, "telling the kernel its keys"))?;
     // What holds for the whole host is its administrator's; the link's own setting, which stays off, is enough for us.
     let before = tokio::fs::read_to_string(SEND_REDIRECTS).await.ok();

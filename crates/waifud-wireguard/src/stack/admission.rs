@@ -119,8 +119,14 @@ mod tests {
         for _ in 0..4 {
             ask(&mut admission, source(1));
         }
-        assert_eq!(ask(&mut admission, source(2)), Decision::EvictFrom(source(1)));
-        assert_eq!(ask(&mut admission, source(2)), Decision::EvictFrom(source(1)));
+        assert_eq!(
+            ask(&mut admission, source(2)),
+            Decision::EvictFrom(source(1))
+        );
+        assert_eq!(
+            ask(&mut admission, source(2)),
+            Decision::EvictFrom(source(1))
+        );
         assert_eq!(ask(&mut admission, source(2)), Decision::RefuseGlobal);
     }
 
