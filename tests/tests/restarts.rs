@@ -140,7 +140,7 @@ fn the_host_goes_down_and_comes_back(
     for guest in both {
         world.until(&guest.name, "a reason that names the host", |i| {
             let why = i["status"]["reason"].as_str();
-            why.is_some_and(|why| why.contains("going down"))
+            why.is_some_and(|why| why.contains("shutting down"))
         })?;
     }
     ensure!(qemu_pids(world)?.trim().is_empty(), "a guest was started");

@@ -1,15 +1,13 @@
 //! The agent as a whole: opens the durable copy, starts the tasks, and replaces a task that broke.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use waifud_api::agent::InstanceReport;
@@ -21,18 +19,23 @@ use crate::control_link::reports::Reports;
 use crate::control_link::table::Table;
 use crate::control_link::{reporter, watch as control_watch};
 use crate::guest::diagnostics;
+use crate::guest::diagnostics_requests::DiagnosticsRequests;
 use crate::guest::metadata::Metadata;
 use crate::images::Images;
-use crate::images::collection;
+use crate::images::collection::{self, ImageCollector};
 use crate::instance::boot_order::BootOrder;
 use crate::instance::driver::Driver;
 use crate::instance::files::Files;
 use crate::instance::signals::{Signal, Signals};
 use crate::network::Network;
+use crate::node::checks::NodeChecks;
+use crate::instance::hypervisor_kind::HypervisorKindCache;
+use crate::instance::start_permission::StartPermission;
 use crate::node::{background_tasks, facts, sweep};
 use crate::settings::{BootAlone, Settings};
-use crate::shared::{Adapters, Shared};
-use crate::streams::{self, Streams};
+use crate::shared::{Adapters, Pools, Shared};
+use crate::streams::requests::StreamRequests;
+use crate::streams::{self, Consoles, StreamServer};
 
 /// Before a keeper that broke is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,13 +44,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The durable copy can't be used.
-    #[error("the node's durable copy can't be used")]
+    #[error("cannot use the node's durable copy")]
     Durable(#[from] DurableError),
 }
 
 /// The agent of one node. See the crate's text.
 pub struct Agent {
     shared: Arc<Shared>,
+    streams: Arc<StreamServer>,
+    images: Arc<ImageCollector>,
     spawn: mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>,
 }
 
@@ -62,7 +67,7 @@ impl Agent {
     pub fn open(settings: Settings, adapters: Adapters) -> Result<Self, AgentError> {
         let (table, damaged) = Table::open(settings.state_dir.join("records"))?;
         for file in damaged {
-            tracing::error!("a record can't be understood and was set aside: {file}");
+            tracing::error!("moved aside a record that cannot be parsed: {file}");
         }
         let files = Files::new(
             settings.state_dir.clone(),
@@ -70,10 +75,36 @@ impl Agent {
             settings.qemu_owner,
         );
         if let Err(error) = files.take_over() {
-            tracing::error!(%error, "a directory of a guest can't be made root's; it is tried again before its next start");
+            tracing::error!(%error, "cannot change the owner of a guest's directory to root; retrying before the guest's next start");
         }
         let (signals, spawn) = Signals::new();
-        let known = table.node().slice.is_some();
+        let (stream_requests, inbox) = StreamRequests::new();
+        let table = Arc::new(table);
+        let reports = Arc::new(Reports::default());
+        let pools: Arc<Pools> = Arc::new(
+            adapters
+                .pools
+                .into_iter()
+                .map(|pool| (pool.name().clone(), pool))
+                .collect(),
+        );
+        let streams = Arc::new(StreamServer {
+            inbox,
+            consoles: Consoles::default(),
+            link: adapters.link.clone(),
+            hypervisor: adapters.hypervisor.clone(),
+            dialer: adapters.dialer,
+            table: table.clone(),
+            reports: reports.clone(),
+            files: files.clone(),
+            bridge: settings.bridge.clone(),
+        });
+        let images = Arc::new(ImageCollector {
+            table: table.clone(),
+            pools: pools.clone(),
+            period: settings.timing.sweep,
+            grace: settings.timing.image_grace,
+        });
         let shared = Arc::new(Shared {
             network: Network::new(adapters.network.clone(), settings.clone()),
             metadata: Metadata::new(
@@ -82,36 +113,31 @@ impl Agent {
                 adapters.link.clone(),
                 settings.state_dir.join("bundles"),
             ),
+            diagnostics: DiagnosticsRequests::default(),
             images: Images::new(adapters.link.clone()),
             files,
-            reports: Reports::default(),
-            streams: Streams::default(),
-            dialer: adapters.dialer,
-            pools: adapters
-                .pools
-                .into_iter()
-                .map(|pool| (pool.name().clone(), pool))
-                .collect::<BTreeMap<_, _>>(),
-            start_allowed: watch::Sender::new(settings.boot_alone == BootAlone::Start),
-            welcomed: watch::Sender::new(false),
-            kind: watch::Sender::new(None),
-            sweep: Notify::new(),
-            network_check: Notify::new(),
-            metadata_check: Notify::new(),
-            facts_check: Notify::new(),
-            evidence_check: Notify::new(),
-            slice_known: AtomicBool::new(known),
+            reports,
+            stream_requests,
+            pools,
+            start_permission: StartPermission::new(settings.boot_alone == BootAlone::Start),
+            node_checks: NodeChecks::default(),
             settings,
+            hypervisor_kind: HypervisorKindCache::new(adapters.hypervisor.clone()),
             hypervisor: adapters.hypervisor,
             guest_network: adapters.network,
             link: adapters.link,
             clock: adapters.clock,
             host: adapters.host,
-            boot_order: BootOrder::new(table.records().iter().filter_map(first_turn)),
+            boot_order: BootOrder::new(table.records().iter().filter_map(boot_order_entry)),
             table,
             signals,
         });
-        Ok(Self { shared, spawn })
+        Ok(Self {
+            shared,
+            streams,
+            images,
+            spawn,
+        })
     }
 
     /// An operator's word that waifud's restored database is the right one. Says whether destruction was held for it.
@@ -126,11 +152,16 @@ impl Agent {
 
     /// Runs until `stop`. Dropping the future, too, stops the agent and nothing else.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { shared, mut spawn } = self;
+        let Self {
+            shared,
+            streams,
+            images,
+            mut spawn,
+        } = self;
         let mut tasks = JoinSet::new();
         let mut purposes: HashMap<Id, Purpose> = HashMap::new();
         // Those that listen subscribe here, before anything is looked at: what happens in between is not missed.
-        for task in background_tasks(&shared) {
+        for task in background_tasks(&shared, &streams, &images) {
             tasks.spawn(async move {
                 task.await;
                 None
@@ -161,7 +192,7 @@ impl Agent {
                     match purposes.remove(&task) {
                         Some(Purpose::Driver(id)) => {
                             if broke {
-                                tracing::error!(instance = %id, "its driver broke; this is a bug; it is begun anew");
+                                tracing::error!(instance = %id, "the instance's driver panicked, which is a bug; restarting it");
                             }
                             shared.signals.ended(id);
                             // A record may have come back while the driver was ending.
@@ -180,45 +211,53 @@ impl Agent {
 }
 
 /// What should run, with its priority.
-fn first_turn(record: &crate::control_link::record::InstanceRecord) -> Option<(InstanceId, i32)> {
+fn boot_order_entry(record: &crate::control_link::record::InstanceRecord) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
     let instance = instance.filter(|i| record.managed && i.spec.run)?;
     Some((record.id, instance.spec.priority))
 }
 
-/// The tasks that look after what is the whole node's.
-fn background_tasks(shared: &Arc<Shared>) -> [BoxFuture<'static, ()>; 12] {
-    let keep = |name, make: fn(Arc<Shared>) -> BoxFuture<'static, ()>| {
-        let shared = shared.clone();
-        lasting(name, move || make(shared.clone())).boxed()
-    };
+/// The tasks that belong to no single instance.
+fn background_tasks(
+    shared: &Arc<Shared>,
+    streams: &Arc<StreamServer>,
+    images: &Arc<ImageCollector>,
+) -> [BoxFuture<'static, ()>; 12] {
+    fn task<T: Send + Sync + 'static>(
+        name: &'static str,
+        context: &Arc<T>,
+        run: fn(Arc<T>) -> BoxFuture<'static, ()>,
+    ) -> BoxFuture<'static, ()> {
+        let context = context.clone();
+        restarting(name, move || run(context.clone())).boxed()
+    }
     [
-        keep("control", |s| control_watch::run(s).boxed()),
-        keep("reporter", |s| reporter::run(s).boxed()),
-        keep("facts", |s| facts::run(s).boxed()),
-        keep("sweep", |s| sweep::run(s).boxed()),
-        keep("image collection", |s| collection::run(s).boxed()),
-        keep("events", |s| {
+        task("control", shared, |s| control_watch::run(s).boxed()),
+        task("reporter", shared, |s| reporter::run(s).boxed()),
+        task("facts", shared, |s| facts::run(s).boxed()),
+        task("sweep", shared, |s| sweep::run(s).boxed()),
+        task("image collection", images, |c| collection::run(c).boxed()),
+        task("events", shared, |s| {
             let events = s.hypervisor.events();
             background_tasks::events(s, events).boxed()
         }),
-        keep("network", |s| {
+        task("network", shared, |s| {
             let drift = s.guest_network.drift();
             background_tasks::network(s, drift).boxed()
         }),
-        keep("metadata", |s| background_tasks::metadata(s).boxed()),
-        keep("observations", |s| {
+        task("metadata", shared, |s| background_tasks::metadata(s).boxed()),
+        task("observations", shared, |s| {
             background_tasks::observations(s).boxed()
         }),
-        keep("guest diagnostics", |s| diagnostics::run(s).boxed()),
-        keep("streams", |s| streams::run(s).boxed()),
-        keep("boot", |s| background_tasks::boot_alone(s).boxed()),
+        task("guest diagnostics", shared, |s| diagnostics::run(s).boxed()),
+        task("streams", streams, |s| streams::run(s).boxed()),
+        task("boot", shared, |s| background_tasks::boot_alone(s).boxed()),
     ]
 }
 
 /// A task that is begun anew when it breaks: an agent without one of its keepers would be deaf or mute, and look well.
 /// The first is made at once, before this is polled.
-fn lasting<W: Future<Output = ()> + Send + 'static>(
+fn restarting<W: Future<Output = ()> + Send + 'static>(
     name: &'static str,
     make: impl Fn() -> W + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -230,7 +269,7 @@ fn lasting<W: Future<Output = ()> + Send + 'static>(
             tracing::error!(
                 keeper = name,
                 broke,
-                "a task of the agent ended, which is a bug; it is begun anew"
+                "a background task of the agent ended, which is a bug; restarting it"
             );
             tokio::time::sleep(PAUSE).await;
             work = make();
@@ -271,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn a_keeper_that_breaks_is_begun_anew() {
         let (begun, mut begins) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(lasting("test", move || {
+        let keeper = tokio::spawn(restarting("test", move || {
             begun.send(()).unwrap();
             async { panic!("this one is part of the test") }
         }));

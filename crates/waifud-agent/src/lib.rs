@@ -20,6 +20,7 @@
 mod agent;
 mod backoff;
 mod blocking;
+mod condition;
 mod control_link;
 pub mod failpoints;
 pub mod fake;

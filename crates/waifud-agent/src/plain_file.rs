@@ -20,7 +20,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::other("it is not a regular file"))
+        Err(io::Error::other("not a regular file"))
     }
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if u64::try_from(read).is_ok_and(|read| read <= limit) {
         Ok(bytes)
     } else {
-        Err(io::Error::other(format!("it is larger than {limit} bytes")))
+        Err(io::Error::other(format!("larger than the limit of {limit} bytes")))
     }
 }
 

@@ -1,71 +1,71 @@
-//! What an agent is told about its node, and its clocks' hands.
+//! The agent's settings and timing.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use waifud_types::Name;
 
-/// What an agent is told about its node.
+/// The settings of an agent.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The node's name.
     pub node: Name,
     /// The version that is reported.
     pub agent_version: String,
-    /// Durable state: records, bundles, consoles' logs.
+    /// Durable state: records, bundles, console logs.
     pub state_dir: PathBuf,
-    /// What may vanish at a reboot: sockets.
+    /// State that may be lost at a reboot: sockets.
     pub run_dir: PathBuf,
     /// The bridge of the `default` network.
     pub bridge: String,
-    /// The interface that leads to metadatad.
+    /// The interface of the tunnel to metadatad.
     pub metadata_interface: String,
-    /// MTU of guests' nics. What goes to metadatad is wrapped, so it is that of the tunnel.
+    /// The MTU of guests' nics: that of the tunnel, through which requests to metadatad are sent.
     pub mtu: u16,
     /// The DNS domain of guests.
     pub domain: String,
-    /// Whether guests are started before waifud was heard.
+    /// Whether guests are started before waifud has answered.
     pub boot_alone: BootAlone,
-    /// User and group that QEMU runs as: owners of the directories that it writes to. Null leaves them root's.
+    /// User and group of QEMU, which own the directories that it writes to; `None` leaves them to root.
     pub qemu_owner: Option<(u32, u32)>,
-    /// How long things take and how often they are looked at.
+    /// Periods and time limits.
     pub timing: Timing,
 }
 
-/// Whether a node that boots with nobody to ask starts its guests.
+/// Whether a node that boots without contact to waifud starts its guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum BootAlone {
     /// At once.
     #[default]
     Start,
-    /// When waifud was not heard for this long.
+    /// After this time without an answer from waifud.
     Wait(Duration),
-    /// Not before waifud was heard.
+    /// Only once waifud has answered.
     Never,
 }
 
-/// How long things take and how often they are looked at.
+/// Periods and time limits.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// Between two heartbeats.
     pub heartbeat: Duration,
-    /// Between two reports at least.
+    /// The minimum time between two reports.
     pub report_gap: Duration,
-    /// Between two looks at the node's facts.
+    /// Between two runs of gathering the node's facts.
     pub facts: Duration,
-    /// Between two looks at the host's bridges: whoever makes one expects it to be known when they turn to waifuctl.
+    /// Between two checks of the host's bridges. It is short because users expect a new bridge in waifuctl at once.
     pub bridges: Duration,
-    /// Between two looks at a settled instance.
+    /// Between two passes for an instance in its desired state.
     pub period: Duration,
-    /// Between two looks for what is in nobody's list.
+    /// Between two searches for unmanaged objects.
     pub sweep: Duration,
-    /// An image stays in a pool for this long after nothing needs it any more.
+    /// How long an unused image stays in a pool.
     pub image_grace: Duration,
-    /// Between two unasked repairs of the network.
+    /// Between two periodic repairs of the network.
     pub network: Duration,
-    /// Between two looks at the metadata service.
+    /// Between two checks of the metadata service.
     pub metadata: Duration,
-    /// The first pause after a failure; each further one is twice as long.
+    /// The first pause after a failure. Each further pause is twice as long.
     pub retry_min: Duration,
     /// The longest pause after a failure.
     pub retry_max: Duration,
@@ -73,17 +73,17 @@ pub struct Timing {
     pub grace: Duration,
     /// The first pause before a restart after a crash.
     pub restart_min: Duration,
-    /// The longest.
+    /// The longest pause before a restart.
     pub restart_max: Duration,
     /// A run longer than this ends a series of crashes.
     pub stable: Duration,
-    /// The first pause between two looks at cloud-init.
+    /// The first pause between two probes of cloud-init.
     pub ready_min: Duration,
-    /// The longest.
+    /// The longest pause between two probes.
     pub ready_max: Duration,
-    /// How long after its boot a guest that nothing can be learned of may stay silent before that is said.
+    /// How long after its boot a guest without a reporter may stay silent before its state is reported as unknown.
     pub unknown: Duration,
-    /// Between two looks at what a guest that boots does.
+    /// Between two collections of diagnostics while a guest boots.
     pub evidence: Duration,
 }
 

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use tokio::sync::{Notify, watch};
-use waifud_hypervisor::{Hypervisor, HypervisorError};
+use waifud_hypervisor::Hypervisor;
 use waifud_network::GuestNetwork;
 use waifud_storage::StoragePool;
-use waifud_types::status::HypervisorKind;
 use waifud_types::{InstanceId, Name, Timestamp};
 
 use crate::control_link::record::Memory;
@@ -22,7 +19,12 @@ use crate::instance::signals::Signals;
 use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
 use crate::network::Network;
 use crate::settings::Settings;
-use crate::streams::{GuestDialer, Streams};
+use crate::streams::GuestDialer;
+use crate::streams::requests::StreamRequests;
+use crate::guest::diagnostics_requests::DiagnosticsRequests;
+use crate::instance::hypervisor_kind::HypervisorKindCache;
+use crate::instance::start_permission::StartPermission;
+use crate::node::checks::NodeChecks;
 
 /// The adapters that an agent works with.
 #[derive(Clone)]
@@ -47,62 +49,39 @@ pub struct Adapters {
     pub host: Arc<dyn HostPower>,
 }
 
-/// What every task of the agent shares.
+/// What the agent's tasks share. Each part owns its state and offers verbs on it.
 pub(crate) struct Shared {
     pub settings: Settings,
     pub hypervisor: Arc<dyn Hypervisor>,
-    pub pools: BTreeMap<Name, Arc<dyn StoragePool>>,
+    pub hypervisor_kind: HypervisorKindCache,
+    pub pools: Arc<Pools>,
     pub guest_network: Arc<dyn GuestNetwork>,
     pub link: Arc<dyn ControlLink>,
     pub clock: Arc<dyn Clock>,
     pub host: Arc<dyn HostPower>,
     pub boot_order: BootOrder,
-    pub table: Table,
+    pub start_permission: StartPermission,
+    pub table: Arc<Table>,
     pub network: Network,
     pub metadata: Metadata,
+    pub diagnostics: DiagnosticsRequests,
     pub images: Images,
-    pub reports: Reports,
-    pub streams: Streams,
-    pub dialer: Arc<dyn GuestDialer>,
+    pub reports: Arc<Reports>,
+    pub stream_requests: StreamRequests,
     pub files: Files,
     pub signals: Signals,
-    /// Guests may be started.
-    pub start_allowed: watch::Sender<bool>,
-    /// waifud knows this process: reports may be sent.
-    pub welcomed: watch::Sender<bool>,
-    /// What runs guests, once it was found out.
-    pub kind: watch::Sender<Option<HypervisorKind>>,
-    /// Look for what is in nobody's list.
-    pub sweep: Notify,
-    /// Look at the guests' network now.
-    pub network_check: Notify,
-    /// Look at the metadata service now.
-    pub metadata_check: Notify,
-    /// Gather the node's facts now.
-    pub facts_check: Notify,
-    /// Look at what guests do soon.
-    pub evidence_check: Notify,
-    /// The watch has told the whole slice at least once, now or in an earlier process.
-    pub slice_known: AtomicBool,
+    pub node_checks: NodeChecks,
 }
+
+/// The node's pools by name.
+pub(crate) type Pools = BTreeMap<Name, Arc<dyn StoragePool>>;
 
 impl Shared {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// What runs guests here. Asked for once; the facts keep it up to date.
-    pub async fn hypervisor_kind(&self) -> Result<HypervisorKind, HypervisorError> {
-        let known = *self.kind.borrow();
-        if let Some(kind) = known {
-            return Ok(kind);
-        }
-        let kind = self.hypervisor.host().await?.hypervisor.kind;
-        self.kind.send_replace(Some(kind));
-        Ok(kind)
-    }
-
-    /// What is remembered of an instance; nothing when its record is gone.
+    /// What is remembered of an instance; the default if there is no record.
     pub fn memory(&self, id: InstanceId) -> Memory {
         let view = self.table.view(id);
         view.map(|view| view.record.memory).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The configuration file. Everything has a default; a key that is not known is refused, as it is surely misspelt.
+//! The configuration file. Every key has a default. Unknown keys are refused, because they are probably misspelt.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,59 +13,59 @@ use waifud_types::Name;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The node's name; the host name's first label by default.
+    /// The node's name. The default is the first label of the host name.
     pub node: Option<Name>,
-    /// libvirt's connection.
+    /// The libvirt connection URI.
     pub libvirt_uri: String,
     /// Durable state.
     pub state_dir: PathBuf,
-    /// What may vanish at a reboot.
+    /// State that may be lost at a reboot.
     pub run_dir: PathBuf,
-    /// Pools; one named `main` below `state_dir` by default.
+    /// Storage pools. The default is one named `main` below `state_dir`.
     pub pools: Vec<PoolConfig>,
-    /// Where metadatad listens for us.
+    /// The control socket of metadatad.
     pub metadatad_socket: PathBuf,
     /// The guests' bridge.
     pub bridge: String,
-    /// The interface that leads to metadatad.
+    /// The interface of the tunnel to metadatad.
     pub metadata_interface: String,
-    /// Where the node's end of the tunnel listens; loopback only.
+    /// The listening address of this node's end of the tunnel; must be a loopback address.
     pub wireguard_listen: SocketAddr,
     /// The guests' DNS domain.
     pub domain: String,
-    /// The user that tools run as which look into images.
+    /// The user that image tools run as.
     pub image_user: String,
     /// The user that QEMU runs as (`user` in libvirt's qemu.conf).
     pub qemu_user: String,
     /// The group that QEMU runs as (`group` in libvirt's qemu.conf).
     pub qemu_group: String,
-    /// `start`, `never` or `wait:SECONDSs`: whether guests are started before waifud was heard.
+    /// Whether guests are started before waifud has answered: `start`, `never`, or `wait:SECONDSs`.
     pub boot_alone: String,
-    /// What is logged, as `tracing` writes filters; `RUST_LOG` outranks it.
+    /// The log filter in the syntax of `tracing`. `RUST_LOG` overrides it.
     pub log: String,
 }
 
-/// A pool.
+/// A storage pool.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolConfig {
     /// Unique on the node.
     pub name: Name,
-    /// What it is made of.
+    /// How volumes are stored.
     #[serde(default)]
     pub kind: PoolKind,
-    /// Its directory.
+    /// The directory of the pool.
     pub path: PathBuf,
 }
 
-/// What a pool is made of.
+/// How a pool stores volumes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PoolKind {
     /// Overlays on any filesystem.
     #[default]
     Qcow2,
-    /// Clones of files, on a filesystem that makes them.
+    /// Cloned files on a filesystem with reflinks.
     Reflink,
 }
 
@@ -92,19 +92,19 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file. One that is absent is an empty one.
+    /// Reads the file. A file that does not exist counts as empty.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::info!("there is no {}; defaults count", path.display());
+                tracing::info!("{} does not exist; using the defaults", path.display());
                 String::new()
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("{} can't be read", path.display()));
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        Self::parse(&text).with_context(|| format!("{} can't be used", path.display()))
+        Self::parse(&text).with_context(|| format!("cannot use {}", path.display()))
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
@@ -128,7 +128,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether guests are started before waifud was heard.
+    /// Whether guests are started before waifud has answered.
     pub fn boot_alone(&self) -> anyhow::Result<BootAlone> {
         let text = self.boot_alone.as_str();
         let seconds = |text: &str| text.strip_suffix('s')?.parse().ok();
@@ -137,7 +137,7 @@ impl Config {
             "never" => Ok(BootAlone::Never),
             _ => match text.strip_prefix("wait:").and_then(seconds) {
                 Some(wait) => Ok(BootAlone::Wait(Duration::from_secs(wait))),
-                None => bail!("boot_alone is {text:?}; start, never or wait:120s is wanted"),
+                None => bail!("invalid boot_alone {text:?}: expected start, never or, for example, wait:120s"),
             },
         }
     }
@@ -147,12 +147,12 @@ impl Config {
         if let Some(name) = &self.node {
             return Ok(name.clone());
         }
-        let host = nix::unistd::gethostname().context("the host name can't be read")?;
+        let host = nix::unistd::gethostname().context("cannot read the host name")?;
         let host = host.to_string_lossy().to_ascii_lowercase();
         let label = host.split('.').next().unwrap_or_default();
         label
             .parse()
-            .context("the host name is no name for a node; set `node` in agentd.toml")
+            .context("the host name is not a valid node name; set `node` in agentd.toml")
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_refused() {
+    fn invalid_keys_and_values_are_refused() {
         for bad in [
             "nodes = \"alder\"",
             "node = \"Not A Label\"",
@@ -196,12 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_file_means_defaults_and_one_that_can_not_be_read_is_an_error() {
+    fn a_missing_file_means_defaults_and_an_unreadable_one_is_an_error() {
         assert!(Config::read(Path::new("/nonexistent/agentd.toml")).is_ok());
         assert!(Config::read(Path::new("/")).is_err());
     }
 
-    /// What people read. Its example is complete, so every key is in it, with its default.
+    /// The example in the documentation contains every key with its default.
     #[test]
     fn the_page_on_configuration_shows_every_key_with_its_default() {
         let page = include_str!("../../../docs/reference/config.md");
@@ -215,7 +215,7 @@ mod tests {
         default.node = Some("alder".parse().unwrap());
         let shown = Config::parse(example).unwrap();
         assert_eq!(format!("{shown:?}"), format!("{default:?}"));
-        // serde names all keys to whoever uses one that is none.
+        // The error for an unknown key lists all keys.
         let error = toml::from_str::<Config>("no-key = 1").unwrap_err();
         let (_, keys) = error.message().split_once("expected one of ").unwrap();
         let keys: Vec<&str> = keys.split(", ").map(|key| key.trim_matches('`')).collect();
@@ -233,7 +233,7 @@ mod tests {
         for row in rows {
             let key = row[1].trim_matches('`');
             assert!(keys.contains(&key), "the table has {key}");
-            // A default that is a value is the example's.
+            // A default in code format must match the example.
             if row[3].starts_with('`') {
                 assert_eq!(row[3].trim_matches('`'), set[key].to_string(), "{key}");
             }

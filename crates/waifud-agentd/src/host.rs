@@ -1,4 +1,4 @@
-//! The host: directories, users, and the lock that keeps a second agent out.
+//! The host: directories, users, and the lock that prevents a second agent.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -7,50 +7,50 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use nix::unistd::{Group, User};
 
-/// Makes a directory (and those above it) that others may pass through and not list.
-pub fn passable(path: &Path) -> anyhow::Result<()> {
+/// Creates a directory and its parents that other users may traverse but not list.
+pub fn ensure_traversable_dir(path: &Path) -> anyhow::Result<()> {
     let make = || {
         DirBuilder::new().recursive(true).mode(0o711).create(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o711))
     };
-    make().with_context(|| format!("{} can't be made", path.display()))
+    make().with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Takes the lock in the state directory. It is held as long as the file.
+/// Takes the lock in the state directory. It is held until the returned file is closed.
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("{} can't be made", path.display()))?;
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
-            "another waifud-agentd uses {}; only one may",
+            "another waifud-agentd already uses {}",
             state_dir.display()
         ),
         Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("{} can't be locked", path.display()))
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
 }
 
-/// Whether an agent holds the lock. Makes nothing.
+/// Whether an agent holds the lock. Creates nothing.
 pub fn is_locked(state_dir: &Path) -> anyhow::Result<bool> {
     let path = state_dir.join("lock");
     match File::open(&path) {
         Ok(file) => Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("{} can't be opened", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
     }
 }
 
-/// User and group by name; null when one of them does not exist here.
+/// The ids of a user and a group; `None` if one of them does not exist.
 pub fn owner(user: &str, group: Option<&str>) -> anyhow::Result<Option<(u32, u32)>> {
-    let Some(user) = User::from_name(user).context("users can't be looked up")? else {
+    let Some(user) = User::from_name(user).context("cannot look up users")? else {
         return Ok(None);
     };
     let Some(group) = group else {
         return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
     };
-    let group = Group::from_name(group).context("groups can't be looked up")?;
+    let group = Group::from_name(group).context("cannot look up groups")?;
     Ok(group.map(|group| (user.uid.as_raw(), group.gid.as_raw())))
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_agent_is_kept_out() {
+    fn a_second_agent_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let first = lock(dir.path()).unwrap();
         assert!(lock(dir.path()).is_err());

@@ -1,4 +1,4 @@
-//! `waifud-agentd join`, and how the daemon waits for it.
+//! `waifud-agentd join`, and the daemon's wait for it.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,23 @@ use waifud_api::join::JoinToken;
 use crate::config::Config;
 use crate::host;
 
-/// A token's text has a few hundred bytes.
+/// The size limit of a token file. A token has a few hundred bytes.
 const TOKEN_MAX: u64 = 8192;
-/// How often the daemon looks whether its machine has joined.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the daemon checks whether its machine has joined.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
 
-/// `join`.
 #[derive(Debug, Args)]
 pub struct JoinArguments {
-    /// The token, as `waifuctl node token create` printed it. Other users may see a command line: prefer --token-file.
+    /// The token printed by `waifuctl node token create`. Other users can see command lines, so prefer --token-file.
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     token: Option<String>,
     /// A file with the token; - reads it from standard input.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where waifud is, instead of where the token says; repeatable.
+    /// Address of waifud, instead of the addresses in the token. Can be repeated.
     #[arg(long, value_name = "URL")]
     server: Vec<String>,
-    /// Join though this machine is a node already: it gets a new key, and maybe another waifud.
+    /// Join again although this machine is already a node. It gets a new key, and can join another waifud.
     #[arg(long)]
     again: bool,
 }
@@ -38,12 +37,12 @@ pub struct JoinArguments {
 pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<()> {
     let text = read_token(&arguments)?;
     let token = JoinToken::parse(&text)?;
-    host::passable(&config.state_dir)?;
+    host::ensure_traversable_dir(&config.state_dir)?;
     if let Some(member) = Membership::open(&config.state_dir)?
         && !arguments.again
     {
         println!(
-            "this machine is node {} already; nothing was done (--again joins anew)",
+            "this machine is already node {}; nothing was changed (pass --again to join again)",
             member.name()
         );
         return Ok(());
@@ -52,7 +51,7 @@ pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<(
     let member = Membership::join(&config.state_dir, &token, &arguments.server, name).await?;
     println!("joined as {}", member.name());
     if arguments.again {
-        println!("restart waifud-agentd, so that it uses its new key");
+        println!("restart waifud-agentd to use the new key");
     }
     Ok(())
 }
@@ -61,7 +60,7 @@ fn read_token(arguments: &JoinArguments) -> anyhow::Result<String> {
     let from = match (&arguments.token, &arguments.token_file) {
         (Some(token), _) => return Ok(token.clone()),
         (None, Some(file)) => file,
-        (None, None) => bail!("a token is needed: --token TOKEN, or --token-file FILE"),
+        (None, None) => bail!("a token is required: pass --token TOKEN or --token-file FILE"),
     };
     let mut text = String::new();
     let read = if from == Path::new("-") {
@@ -69,25 +68,25 @@ fn read_token(arguments: &JoinArguments) -> anyhow::Result<String> {
     } else {
         std::fs::File::open(from).and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
     };
-    read.with_context(|| format!("the token can't be read from {}", from.display()))?;
+    read.with_context(|| format!("cannot read the token from {}", from.display()))?;
     Ok(text)
 }
 
-/// Waits until this machine is a node, and says so while it is none.
+/// Waits until this machine is a node, and logs that it waits.
 pub async fn wait(config: &Config) -> anyhow::Result<Membership> {
-    let mut told = false;
+    let mut logged = false;
     loop {
         if let Some(member) = Membership::open(&config.state_dir)? {
             tracing::info!(node = %member.node(), addresses = ?member.addresses(), "this machine is a node");
             return Ok(member);
         }
-        if !told {
+        if !logged {
             tracing::warn!(
-                "this machine has not joined: run `waifuctl node token create` where waifud is, and here \
-                 `waifud-agentd join --token TOKEN`; waiting for that"
+                "this machine has not joined: run `waifuctl node token create` on waifud's machine, then \
+                 `waifud-agentd join --token TOKEN` here; waiting"
             );
-            told = true;
+            logged = true;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The node's daemon: reads its configuration, chooses adapters, and runs the agent.
 //!
-//! It starts whether waifud, libvirtd and metadatad are there or not, says what it waits for, and goes on when they
-//! come. SIGTERM and SIGINT end it; guests, their network's rules and DHCP go on.
+//! It starts even if waifud, libvirtd or metadatad are not available, logs what it waits for, and continues once they are.
+//! SIGTERM and SIGINT stop it; guests, their firewall rules and DHCP keep running.
 
 mod config;
 mod host;
@@ -38,14 +38,14 @@ use crate::join::JoinArguments;
 use crate::power::NodePower;
 use crate::tunnel::Tunnel;
 
-/// Guests' packets to metadatad are wrapped, and so are those to other nodes: this is what fits (`wg-quick`'s default).
+/// Guests' packets to metadatad and to other nodes are encapsulated. This is the size that fits (`wg-quick`'s default).
 const GUEST_MTU: u16 = 1420;
 
-/// Runs guests on this node as waifud wishes.
+/// Runs the guests that waifud assigns to this node.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration; absent means defaults.
+    /// The configuration file; if it does not exist, the defaults are used.
     #[arg(
         long,
         value_name = "FILE",
@@ -53,37 +53,35 @@ struct Arguments {
         global = true
     )]
     config: PathBuf,
-    /// Confirms that waifud's database, restored as this incarnation, is the right one: what it orders to be destroyed
-    /// is destroyed from now on.
+    /// Confirm waifud's restored database, which has this incarnation: its deletions are applied on this node again.
     #[arg(long, value_name = "INCARNATION", value_parser = parse_incarnation)]
     confirm_incarnation: Option<Incarnation>,
-    /// Something else than being the daemon.
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What is done once, beside the daemon or without it.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes this machine a node of the waifud that the token is of. May be repeated until it succeeds.
+    /// Join a cluster: make this machine a node of the waifud that issued the token. Can be repeated until it succeeds.
     Join(JoinArguments),
-    /// The host goes down: stop every guest cleanly, the lowest priority first, and start none until the host is up
-    /// again. For a unit's `ExecStop`; the guests are to run all the same, and do when the host is back.
+    /// Stop every guest because the host shuts down: cleanly, the lowest priority first. No guest is started until
+    /// `start-guests`. Used by a unit's `ExecStop`; the desired state stays running, so the guests start again with the
+    /// host.
     StopGuests {
-        /// How many seconds guests of one priority have before their plugs are pulled.
+        /// Seconds that guests of one priority have to shut down before they are forced off.
         #[arg(long, value_name = "SECONDS", default_value_t = 90)]
         grace: u64,
     },
-    /// This host is to be no node any more: remove the guests' bridge, DHCP, firewall rules, routes and tunnel, and put
-    /// back what was changed for them. Refused while guests or waifud-agentd run. For the package's removal.
+    /// Remove the guests' bridge, DHCP, firewall rules, routes and tunnel from this host, and restore the settings that
+    /// were changed for them. Refused while guests or waifud-agentd are running. Used when the package is removed.
     RemoveNetwork,
-    /// The host does not go down after all, or is up again: guests may be started. For a unit's `ExecStart`.
+    /// Allow guests to start: the host is up again, or its shutdown was cancelled. Used by a unit's `ExecStart`.
     StartGuests,
 }
 
 fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
     let bad =
-        || "eight hexadecimal digits are wanted, as the node's condition shows them".to_owned();
+        || "expected eight hexadecimal digits, as shown in the node's condition".to_owned();
     if text.len() != 8 {
         return Err(bad());
     }
@@ -96,7 +94,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::read(&arguments.config)?;
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
-    let filter = filter.context("`log` in agentd.toml is no filter; info is one")?;
+    let filter = filter.context("invalid `log` filter in agentd.toml; an example is: info")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -106,7 +104,7 @@ fn main() -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("the runtime can't be started")?;
+        .context("cannot start the runtime")?;
     runtime.block_on(async {
         match arguments.command {
             None => run(config, arguments.confirm_incarnation).await,
@@ -121,10 +119,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals can't be watched")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be watched")?;
-    host::passable(&config.state_dir)?;
-    host::passable(&config.run_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot install signal handlers")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot install signal handlers")?;
+    host::ensure_traversable_dir(&config.state_dir)?;
+    host::ensure_traversable_dir(&config.run_dir)?;
     let _lock = host::lock(&config.state_dir)?;
     let member = tokio::select! {
         member = join::wait(&config) => member?,
@@ -136,18 +134,18 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     let agent = Agent::open(settings, adapters)?;
     if let Some(incarnation) = confirmed {
         if agent.confirm_incarnation(incarnation)? {
-            tracing::warn!(%incarnation, "confirmed: what waifud orders to be destroyed is destroyed");
+            tracing::warn!(%incarnation, "confirmed: waifud's deletions are applied again");
         } else {
-            tracing::warn!(%incarnation, "nothing waits for this confirmation");
+            tracing::warn!(%incarnation, "no confirmation is pending for this incarnation");
         }
     }
-    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "waifud-agentd is at work");
+    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "waifud-agentd started");
     let stop = CancellationToken::new();
     let mut work = std::pin::pin!(agent.run(stop.clone()));
     tokio::select! {
         () = &mut work => {}
-        _ = terminate.recv() => tracing::info!("asked to end; guests go on"),
-        _ = interrupt.recv() => tracing::info!("asked to end; guests go on"),
+        _ = terminate.recv() => tracing::info!("stopping; guests keep running"),
+        _ = interrupt.recv() => tracing::info!("stopping; guests keep running"),
     }
     stop.cancel();
     work.await;
@@ -176,7 +174,7 @@ fn assemble(
     let qemu_owner = host::owner(&config.qemu_user, Some(&config.qemu_group))?;
     if qemu_owner.is_none() {
         tracing::warn!(
-            "there is no user {} or group {}; is libvirt installed? its own rules for owners apply",
+            "user {} or group {} does not exist; is libvirt installed? file owners are left to libvirt",
             config.qemu_user,
             config.qemu_group
         );
@@ -184,7 +182,7 @@ fn assemble(
     let image_user = host::owner(&config.image_user, None)?;
     if image_user.is_none() {
         tracing::warn!(
-            "there is no user {}; image tools run as this user",
+            "user {} does not exist; image tools run as the user of this process",
             config.image_user
         );
     }
@@ -193,7 +191,7 @@ fn assemble(
         if let Some(above) = pool.path.parent()
             && above.starts_with(&config.state_dir)
         {
-            host::passable(above)?;
+            host::ensure_traversable_dir(above)?;
         }
         let mut settings = FilePoolConfig::new(pool.name.clone(), &pool.path);
         settings.image_user = image_user;
@@ -202,7 +200,7 @@ fn assemble(
             PoolKind::Qcow2 => Qcow2Pool::open(settings).map(|pool| Arc::new(pool) as _),
             PoolKind::Reflink => ReflinkPool::open(settings).map(|pool| Arc::new(pool) as _),
         };
-        pools.push(opened.with_context(|| format!("pool {} can't be opened", pool.name))?);
+        pools.push(opened.with_context(|| format!("cannot open pool {}", pool.name))?);
     }
     let libvirt = libvirt(config, qemu_owner);
     let tunnel = Arc::new(Tunnel::open(
@@ -211,8 +209,8 @@ fn assemble(
         &config.state_dir.join("wireguard.key"),
     )?);
     let network = network(config);
-    host::passable(&network.run_dir)?;
-    host::passable(&network.state_dir)?;
+    host::ensure_traversable_dir(&network.run_dir)?;
+    host::ensure_traversable_dir(&network.state_dir)?;
     let adapters = Adapters {
         hypervisor: LibvirtHypervisor::connect(libvirt)?,
         pools,

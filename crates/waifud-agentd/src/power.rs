@@ -1,8 +1,8 @@
-//! Whether the host is going down: by our own word, or by systemd's.
+//! Whether the host is shutting down, according to our marker file or to systemd.
 //!
-//! Our word is a file below the run directory, which a reboot empties; it names the boot that it was written in, so
-//! that one which survived says nothing about the next. `waifud-agentd stop-guests` writes it before the first guest is
-//! asked, and `start-guests` removes it.
+//! The marker is in the run directory, which a reboot empties. It contains the boot id, so that a marker which survives a
+//! reboot is ignored. `waifud-agentd stop-guests` writes it before it asks the first guest to shut down, and
+//! `start-guests` removes it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,11 +16,11 @@ use tokio::process::Command;
 use waifud_agent::interfaces::HostPower;
 use waifud_types::BootId;
 
-/// `proc_sys_kernel(5)`: another one at each boot.
+/// See `proc_sys_kernel(5)`. The kernel generates a new one at each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// There while systemd is the init system (`sd_booted(3)`).
+/// Exists while systemd is the init system (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
-/// How long systemd may take to say how it is.
+/// The time limit for asking systemd for its state.
 const SYSTEMD_LIMIT: Duration = Duration::from_secs(3);
 
 /// This machine.
@@ -30,14 +30,14 @@ pub struct NodePower {
 }
 
 impl NodePower {
-    /// Its marker is in the run directory.
+    /// The marker is in this run directory.
     pub fn new(run_dir: &Path) -> Self {
         Self {
             marker: run_dir.join("host-stopping"),
         }
     }
 
-    /// The host goes down from now on.
+    /// Marks the host as shutting down.
     pub fn mark(&self) -> anyhow::Result<()> {
         let write = || {
             if let Some(dir) = self.marker.parent() {
@@ -47,14 +47,14 @@ impl NodePower {
             fs::write(&beside, fs::read(BOOT_ID)?)?;
             fs::rename(&beside, &self.marker)
         };
-        write().with_context(|| format!("{} can't be written", self.marker.display()))
+        write().with_context(|| format!("cannot write {}", self.marker.display()))
     }
 
-    /// It does not, or no longer.
+    /// Removes the mark.
     pub fn clear(&self) -> anyhow::Result<()> {
         match fs::remove_file(&self.marker) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{} can't be removed", self.marker.display()))
+                Err(error).with_context(|| format!("cannot remove {}", self.marker.display()))
             }
             _ => Ok(()),
         }
@@ -79,7 +79,7 @@ impl HostPower for NodePower {
     }
 }
 
-/// `systemctl is-system-running` says `stopping` from the moment that a shutdown is begun.
+/// `systemctl is-system-running` prints `stopping` from the beginning of a shutdown.
 async fn systemd_is_stopping() -> bool {
     if !Path::new(SYSTEMD).exists() {
         return false;
@@ -93,11 +93,11 @@ async fn systemd_is_stopping() -> bool {
     match tokio::time::timeout(SYSTEMD_LIMIT, asked).await {
         Ok(Ok(output)) => output.stdout.trim_ascii() == b"stopping",
         Ok(Err(error)) => {
-            tracing::warn!("systemctl can't be asked whether the host goes down: {error}");
+            tracing::warn!("cannot ask systemd whether the host is shutting down: {error}");
             false
         }
         Err(_) => {
-            tracing::warn!("systemd did not say whether the host goes down");
+            tracing::warn!("systemd did not report whether the host is shutting down");
             false
         }
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_marker_counts_for_the_boot_that_it_was_written_in() {
+    async fn the_marker_is_valid_only_in_the_boot_that_wrote_it() {
         let dir = tempfile::tempdir().unwrap();
         let power = NodePower::new(&dir.path().join("run"));
         assert!(!power.is_marked());

@@ -1,4 +1,5 @@
-//! `waifud-agentd remove-network`: leaves the host as if there had never been guests. For the package's removal.
+//! `waifud-agentd remove-network`: removes everything that was set up on the host for guests. Used when the package is
+//! removed.
 
 use anyhow::{Context, bail};
 use waifud_agent::shutdown;
@@ -9,12 +10,12 @@ use waifud_network::linux::LinuxNetwork;
 use crate::config::Config;
 use crate::host;
 
-/// Removes the guests' network and prints one line that says what that was. Changes nothing while guests run, or an
-/// agent that would make it anew.
+/// Removes the guests' network and prints what was removed in one line. Changes nothing while guests run, or while an agent
+/// runs that would recreate it.
 pub async fn remove_network(config: &Config) -> anyhow::Result<()> {
     if host::is_locked(&config.state_dir)? {
         bail!(
-            "waifud-agentd runs and would make the network anew; stop it first: systemctl stop waifud-agentd"
+            "waifud-agentd is running and would recreate the network; stop it first: systemctl stop waifud-agentd"
         );
     }
     let network = LinuxNetwork::new(crate::network(config));
@@ -24,12 +25,12 @@ pub async fn remove_network(config: &Config) -> anyhow::Result<()> {
     let removed = network
         .remove(&config.metadata_interface)
         .await
-        .context("the network is not removed to the end; run this again")?;
+        .context("the network was only partly removed; run this command again")?;
     println!("{}", line(&removed));
     Ok(())
 }
 
-/// A guest that runs has a tap on the bridge. Where libvirt can't be asked, those that are `attached` tell.
+/// A running guest has a tap on the bridge. If libvirt does not answer, the `attached` taps show whether guests run.
 async fn refuse_while_guests_run(
     hypervisor: &dyn Hypervisor,
     attached: &[String],
@@ -38,12 +39,12 @@ async fn refuse_while_guests_run(
         Ok(running) if running.is_empty() => Ok(()),
         Ok(running) => {
             let names: Vec<_> = running.iter().map(|guest| guest.name.as_str()).collect();
-            bail!("guests run: {}; stop them first, with waifuctl stop or waifud-agentd stop-guests", names.join(", "));
+            bail!("guests are running: {}; stop them first, with waifuctl stop or waifud-agentd stop-guests", names.join(", "));
         }
         Err(_) if attached.is_empty() => Ok(()),
         Err(error) => Err(error).with_context(|| {
             format!(
-                "guests seem to run ({} on the bridge) and libvirt can't be asked which; start it and stop them first",
+                "guests seem to be running ({} on the bridge), but libvirt does not answer; start libvirt, then stop the guests",
                 attached.join(", ")
             )
         }),
@@ -52,7 +53,7 @@ async fn refuse_while_guests_run(
 
 fn line(removed: &[String]) -> String {
     if removed.is_empty() {
-        "nothing of the guests' network is here".to_owned()
+        "the guests' network does not exist on this machine".to_owned()
     } else {
         format!("removed: {}", removed.join(", "))
     }
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_runs_is_to_be_stopped_first() {
+    async fn a_running_agent_must_be_stopped_first() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         std::fs::create_dir(&config.state_dir).unwrap();
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_libvirt_cannot_be_asked_a_tap_on_the_bridge_is_a_guest_that_runs() {
+    async fn without_libvirt_a_tap_on_the_bridge_counts_as_a_running_guest() {
         let hypervisor = FakeHypervisor::new();
         refuse_while_guests_run(&hypervisor, &[]).await.unwrap();
         hypervisor.set_reachable(false);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn guests_that_run_are_named() {
+    async fn running_guests_are_listed() {
         let hypervisor = FakeHypervisor::new();
         let id = "0192f0c1-2345-7abc-8def-0123456789ab".parse().unwrap();
         let spec = diskless_spec(id, "web-1");
@@ -109,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_is_said_in_one_line() {
-        assert_eq!(line(&[]), "nothing of the guests' network is here");
+    fn removed_objects_are_printed_in_one_line() {
+        assert_eq!(line(&[]), "the guests' network does not exist on this machine");
         let removed = ["dnsmasq".to_owned(), "bridge waifu0".to_owned()];
         assert_eq!(line(&removed), "removed: dnsmasq, bridge waifu0");
     }

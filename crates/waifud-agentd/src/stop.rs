@@ -1,4 +1,4 @@
-//! `waifud-agentd stop-guests`: for the unit that systemd stops when the host goes down.
+//! `waifud-agentd stop-guests`, for the unit that systemd stops when the host shuts down.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use waifud_hypervisor::libvirt::LibvirtHypervisor;
 use crate::config::Config;
 use crate::power::NodePower;
 
-/// Marks the host as going down and stops every guest. Needs neither waifud nor a running agent.
+/// Marks the host as shutting down and stops every guest. Needs neither waifud nor a running agent.
 pub async fn stop_guests(config: &Config, grace: Duration) -> anyhow::Result<()> {
-    // First, so that an agent which runs takes no guest for one that switched itself off, and starts none.
+    // First, so that a running agent does not mistake the guests for ones that powered themselves off, and starts none.
     NodePower::new(&config.run_dir).mark()?;
     let libvirt = LibvirtHypervisor::connect(crate::libvirt(config, None))?;
     let priorities = shutdown::priorities(&config.state_dir);
     let stopped = shutdown::stop_guests(libvirt.as_ref(), &priorities, grace)
         .await
-        .context("the guests can't be stopped")?;
+        .context("cannot stop the guests")?;
     for guest in &stopped {
         println!("{}", line(guest));
     }
@@ -30,9 +30,9 @@ pub async fn stop_guests(config: &Config, grace: Duration) -> anyhow::Result<()>
 
 fn line(guest: &Stopped) -> String {
     let how = match (&guest.error, guest.clean) {
-        (Some(error), _) => format!("could not be stopped: {error}"),
+        (Some(error), _) => format!("failed to stop: {error}"),
         (None, true) => "shut down".to_owned(),
-        (None, false) => "did not shut down in time; its plug was pulled".to_owned(),
+        (None, false) => "did not shut down in time; forced off".to_owned(),
     };
     format!("{} (priority {}): {how}", guest.name, guest.priority)
 }

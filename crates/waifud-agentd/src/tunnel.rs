@@ -1,4 +1,4 @@
-//! The node's end of the tunnel to metadatad, kept by this process.
+//! The node's end of the tunnel to metadatad, which exists as long as this process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use waifud_agent::interfaces::{MetadataError, MetadataTunnel, TunnelUp};
 use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, PrivateKey, PublicKey};
 
-/// How long the kernel may take to make a link.
+/// The time limit for creating a link.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The tunnel. Its link exists as long as this value.
@@ -31,12 +31,12 @@ struct Up {
 }
 
 impl Tunnel {
-    /// A tunnel with the identity that `key_file` holds; made when absent. No link yet.
+    /// A tunnel with the key in `key_file`, which is created if absent. The link is created later.
     pub fn open(interface: String, listen: SocketAddr, key_file: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             interface,
             listen,
-            key: read_or_make_key(key_file)?,
+            key: read_or_create_key(key_file)?,
             up: Mutex::new(None),
         })
     }
@@ -46,11 +46,11 @@ impl Tunnel {
         if let Some(up) = self.up.lock().await.take()
             && let Err(error) = up.tunnel.stop().await
         {
-            tracing::warn!(%error, "the tunnel's link could not be removed");
+            tracing::warn!(%error, "cannot remove the tunnel's link");
         }
     }
 
-    fn told(&self, fresh: bool) -> TunnelUp {
+    fn tunnel_up(&self, fresh: bool) -> TunnelUp {
         TunnelUp {
             public_key: self.key.public_key().to_string(),
             endpoint: self.listen,
@@ -74,13 +74,13 @@ impl MetadataTunnel for Tunnel {
                 && up.tunnel.is_running()
         });
         if holds {
-            return Ok(self.told(false));
+            return Ok(self.tunnel_up(false));
         }
         let public_key: PublicKey = server_public_key
             .parse()
-            .map_err(|_| failed("the metadata service's key is no key".to_owned()))?;
+            .map_err(|_| failed("the metadata service's public key is invalid".to_owned()))?;
         if let Some(old) = up.take() {
-            // The new one replaces the link anyway.
+            // The new tunnel replaces the link anyway.
             let _replaced = timeout(TIMEOUT, old.tunnel.stop()).await;
         }
         let mut config = NodeTunnelConfig::new(self.key.clone(), public_key);
@@ -89,7 +89,7 @@ impl MetadataTunnel for Tunnel {
         config.server_endpoint = server_endpoint;
         let tunnel = timeout(TIMEOUT, NodeTunnel::start(config))
             .await
-            .map_err(|_| failed("the kernel did not make the link in time".to_owned()))?
+            .map_err(|_| failed("the kernel did not create the link in time".to_owned()))?
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(|c| format!(": {c}"));
                 failed(format!("{error}{}", cause.unwrap_or_default()))
@@ -100,16 +100,16 @@ impl MetadataTunnel for Tunnel {
             server_public_key: server_public_key.to_owned(),
             server_endpoint,
         });
-        Ok(self.told(true))
+        Ok(self.tunnel_up(true))
     }
 }
 
-fn read_or_make_key(path: &Path) -> anyhow::Result<PrivateKey> {
+fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
     match fs::read_to_string(path) {
         Ok(text) => text
             .trim()
             .parse()
-            .with_context(|| format!("{} holds no key; remove it", path.display())),
+            .with_context(|| format!("{} does not contain a valid key; remove the file", path.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::generate();
             let beside = path.with_extension("tmp");
@@ -124,10 +124,10 @@ fn read_or_make_key(path: &Path) -> anyhow::Result<PrivateKey> {
                 file.sync_all()?;
                 fs::rename(&beside, path)
             };
-            write().with_context(|| format!("{} can't be written", path.display()))?;
+            write().with_context(|| format!("cannot write {}", path.display()))?;
             Ok(key)
         }
-        Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -137,15 +137,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn the_identity_is_made_once_and_only_root_reads_it() {
+    fn the_key_is_created_once_with_mode_0600() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wireguard.key");
-        let key = read_or_make_key(&path).unwrap();
-        let again = read_or_make_key(&path).unwrap();
+        let key = read_or_create_key(&path).unwrap();
+        let again = read_or_create_key(&path).unwrap();
         assert_eq!(key.to_base64(), again.to_base64());
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         fs::write(&path, "nonsense").unwrap();
-        assert!(read_or_make_key(&path).is_err());
+        assert!(read_or_create_key(&path).is_err());
     }
 }

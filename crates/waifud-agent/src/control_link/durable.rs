@@ -1,8 +1,9 @@
 //! The durable copy on disk: one JSON file for the node, one for each instance.
 //!
-//! A file is replaced as a whole: written beside, synced, renamed, and the directory synced, so that after a crash at
-//! any instant the old or the new one is there. Writes are synchronous on purpose: they are small, their order matters,
-//! and nobody may act on what is not on disk yet. Files are 0600, as bundles' keys are in them.
+//! Files are replaced atomically: the new one is written to a temporary file, synced and renamed, and the directory is
+//! synced. After a crash at any instant either the old or the new file exists. Writes are synchronous on purpose: they are
+//! small, their order matters, and nothing may act on a change that is not on disk. Files have mode 0600 because they
+//! contain bundle keys.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -30,23 +31,21 @@ pub struct DurableError {
     source: io::Error,
 }
 
-/// That the last attempt to write failed.
+/// Why the last write failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unwritable {
-    /// What the system said.
+    /// The error of the system call.
     pub why: String,
-    /// Whether it said that there is no room.
+    /// Whether the filesystem is full.
     pub full: bool,
 }
 
-/// What was found on disk.
+/// The content of the directory.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// Of the node.
     pub node: NodeRecord,
-    /// Of its instances.
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
-    /// Files that could not be understood and were set aside, with the reason.
+    /// Files that could not be parsed and were moved aside, with the reason.
     pub damaged: Vec<String>,
 }
 
@@ -55,7 +54,7 @@ pub struct Loaded {
 pub struct Durable {
     dir: PathBuf,
     unwritable: Mutex<Option<Unwritable>>,
-    turned: Notify,
+    write_state_changed: Notify,
 }
 
 const NODE_FILE: &str = "node.json";
@@ -63,8 +62,8 @@ const TEMPORARY: &str = "tmp";
 const DAMAGED: &str = "damaged";
 
 impl Durable {
-    /// Opens the copy in `dir`, which is made when absent, and reads it. A file that can't be understood is renamed
-    /// aside and named in [`Loaded::damaged`]; the revision is forgotten then, so that waifud sends everything again.
+    /// Opens and reads the copy in `dir`, which is created if absent. A file that cannot be parsed is moved aside and
+    /// listed in [`Loaded::damaged`]; the revision is dropped then, so that waifud sends everything again.
     pub fn open(dir: PathBuf) -> Result<(Self, Loaded), DurableError> {
         let failed = |what, path: &Path, source| DurableError {
             what,
@@ -75,18 +74,18 @@ impl Durable {
             .recursive(true)
             .mode(0o700)
             .create(&dir)
-            .map_err(|e| failed("making", &dir, e))?;
+            .map_err(|e| failed("creating", &dir, e))?;
         let copy = Self {
             dir,
             unwritable: Mutex::default(),
-            turned: Notify::new(),
+            write_state_changed: Notify::new(),
         };
         let mut loaded = Loaded::default();
         let entries = fs::read_dir(&copy.dir).map_err(|e| failed("listing", &copy.dir, e))?;
         for entry in entries {
             let path = entry.map_err(|e| failed("listing", &copy.dir, e))?.path();
             if path.extension().is_some_and(|e| e == TEMPORARY) {
-                // A write that a crash cut short; nobody has acted on it.
+                // A write that a crash interrupted. Nothing has acted on it.
                 fs::remove_file(&path).map_err(|e| failed("removing", &path, e))?;
             } else if path.file_name().is_some_and(|name| name == NODE_FILE) {
                 if let Some(node) = copy.read(&path, &mut loaded.damaged)? {
@@ -104,18 +103,18 @@ impl Durable {
         Ok((copy, loaded))
     }
 
-    /// Why nothing can be written, when the last attempt failed.
+    /// Why the last write failed; `None` if it succeeded.
     pub fn unwritable(&self) -> Option<Unwritable> {
         lock(&self.unwritable).clone()
     }
 
-    /// Waits until writing began to fail, or to succeed again, since it was last asked.
-    pub async fn turned(&self) {
-        self.turned.notified().await;
+    /// Returns when writing began to fail or to succeed again since the last call.
+    pub async fn write_state_changed(&self) {
+        self.write_state_changed.notified().await;
     }
 
-    /// Remembers how an attempt to write went.
-    fn noted(&self, outcome: Result<(), DurableError>) -> Result<(), DurableError> {
+    /// Records the outcome of a write.
+    fn record_outcome(&self, outcome: Result<(), DurableError>) -> Result<(), DurableError> {
         let now = outcome.as_ref().err().map(|error| Unwritable {
             why: error.source.to_string(),
             full: matches!(
@@ -126,23 +125,21 @@ impl Durable {
         let mut unwritable = lock(&self.unwritable);
         if *unwritable != now {
             *unwritable = now;
-            self.turned.notify_one();
+            self.write_state_changed.notify_one();
         }
         outcome
     }
 
-    /// Writes the node's record.
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
-        failpoints::NODE_SAVE.before();
-        self.noted(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
-        failpoints::NODE_SAVE.after();
+        faults::NODE_SAVE.before();
+        self.record_outcome(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
+        faults::NODE_SAVE.after();
         Ok(())
     }
 
-    /// Writes an instance's record.
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
-        failpoints::RECORD_SAVE.before();
-        self.noted(here(|| {
+        faults::RECORD_SAVE.before();
+        self.record_outcome(here(|| {
             self.replace(&self.instance_path(record.id), record)
         }))?;
         failpoints::RECORD_SAVE.after();
@@ -184,7 +181,7 @@ impl Durable {
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
-                // The cause's text may quote a value; its kind and place are enough.
+                // The full error may quote a secret value. Its kind and position are enough.
                 damaged.push(format!(
                     "{}: {:?} at line {} column {}",
                     path.display(),
@@ -193,7 +190,7 @@ impl Durable {
                     error.column()
                 ));
                 let aside = path.with_extension(DAMAGED);
-                fs::rename(path, aside).map_err(|e| failed("setting aside", e))?;
+                fs::rename(path, aside).map_err(|e| failed("moving aside", e))?;
                 self.sync_dir()?;
                 Ok(None)
             }
@@ -215,8 +212,8 @@ impl Durable {
             fs::rename(&beside, path)
         };
         write().map_err(|source| {
-            // A full disk needs what little the beginning of the new one takes.
-            let _goes_at_the_next_start = fs::remove_file(&beside);
+            // On a full disk, the partial file would take up space.
+            let _removed_at_the_next_start = fs::remove_file(&beside);
             DurableError {
                 what: "writing",
                 path: path.to_owned(),
@@ -248,7 +245,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_was_written_is_read_again_and_only_root_reads_it() {
+    fn written_records_are_read_again_and_have_mode_0600() {
         let dir = tempfile::tempdir().unwrap();
         let (copy, loaded) = Durable::open(dir.path().join("records")).unwrap();
         assert!(loaded.instances.is_empty());
@@ -274,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_cut_short_is_forgotten_and_a_damaged_file_is_set_aside_never_dropped() {
+    fn an_interrupted_write_is_dropped_and_a_damaged_file_is_moved_aside() {
         let dir = tempfile::tempdir().unwrap();
         let (copy, _) = Durable::open(dir.path().to_owned()).unwrap();
         copy.save_node(&NodeRecord {

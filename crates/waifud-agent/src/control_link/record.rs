@@ -1,7 +1,7 @@
-//! What the agent remembers durably: of the node, and of each instance.
+//! The agent's durable records: one for the node, and one for each instance.
 //!
-//! An instance's record outlives its place in the node's slice: while anything of it is on the node, its addresses and
-//! port stay known. It ends when waifud has heard that everything was destroyed, or when nothing is left of it.
+//! An instance's record outlives its place in the node's slice: while anything of it is on the node, its addresses and its
+//! port stay known. The record is removed once waifud has confirmed the deletion, or when nothing of the instance is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -13,42 +13,41 @@ use waifud_types::{
     ByteSize, Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp,
 };
 
-/// What is remembered of the node itself.
+/// The node's record.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeRecord {
-    /// Its id, as waifud's first welcome gave it.
+    /// Its id, from waifud's first welcome.
     pub node: Option<NodeId>,
-    /// The life of waifud's database that the records come from.
+    /// The incarnation of waifud's database that the records come from.
     pub incarnation: Option<Incarnation>,
     /// Set when the incarnation changed: nothing is destroyed until an operator has confirmed the new one.
     pub unconfirmed: Option<Incarnation>,
-    /// Everything up to here has been taken over; a watch resumes after it.
+    /// Everything up to here is applied; a watch resumes after it.
     pub revision: Option<Revision>,
-    /// Subnet and gateway.
+    /// Subnet, gateway and confirmation.
     pub slice: Option<NodeSlice>,
 }
 
-/// What is remembered of one instance.
+/// The record of one instance.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct InstanceRecord {
-    /// Which instance.
     pub id: InstanceId,
-    /// As waifud last gave it; null when only a tombstone is known.
+    /// As waifud last sent it; `None` if only a tombstone is known.
     pub instance: Option<AgentInstance>,
-    /// Whether it is in the node's slice. What left it is neither changed nor destroyed.
+    /// Whether it is in the node's slice. An instance outside it is neither changed nor destroyed.
     pub managed: bool,
-    /// The order to destroy it.
+    /// Set when the instance is to be deleted.
     pub tombstone: Option<Tombstone>,
-    /// The order was carried out and waifud may not have heard of it yet.
+    /// The instance was destroyed, and waifud may not have confirmed the report yet.
     pub destroyed: bool,
-    /// What the driver has to know after a restart.
+    /// What the driver needs after a restart of the agent.
     #[serde(default)]
     pub memory: Memory,
 }
 
 impl InstanceRecord {
-    /// A record of an instance of which nothing is known.
+    /// An empty record.
     pub fn new(id: InstanceId) -> Self {
         Self {
             id,
@@ -60,10 +59,10 @@ impl InstanceRecord {
         }
     }
 
-    /// What should become of it. `held` when destruction waits for an operator.
-    pub fn wish(&self, held: bool) -> DesiredState {
+    /// `held` means that deletions wait for an operator.
+    pub fn desired_state(&self, held: bool) -> DesiredState {
         match (&self.tombstone, &self.instance) {
-            (Some(tombstone), instance) => DesiredState::Destroy(Order {
+            (Some(tombstone), instance) => DesiredState::Destroy(Deletion {
                 tombstone: tombstone.clone(),
                 held,
                 epoch: instance.as_ref().map(|instance| instance.epoch),
@@ -77,85 +76,82 @@ impl InstanceRecord {
     }
 }
 
-/// What should become of an instance on this node.
+/// The desired state of an instance on this node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum DesiredState {
-    /// Be as the spec says.
+    /// Exist as specified.
     Keep(Box<AgentInstance>),
-    /// Be gone.
-    Destroy(Order),
-    /// In nobody's list: stay as it is.
+    /// Be deleted.
+    Destroy(Deletion),
+    /// Outside the slice: stay unchanged.
     LeaveAlone,
 }
 
-/// A tombstone, and what decides whether it may be carried out.
+/// A tombstone, and what decides whether it may be applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Order {
-    /// The order.
+pub struct Deletion {
     pub tombstone: Tombstone,
-    /// Destruction waits for an operator.
+    /// Deletions wait for an operator.
     pub held: bool,
     /// The epoch of the copy on this node, as recorded.
     pub epoch: Option<Epoch>,
-    /// It was carried out already.
+    /// The instance was already destroyed.
     pub done: bool,
 }
 
-/// Facts about an instance that nothing on the node shows.
+/// Facts about an instance that cannot be observed on the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
-    /// Where it is in its life.
+    /// The last known phase of its run.
     pub run: RunMemory,
-    /// Who stopped it; null while it runs and before it ever did.
+    /// Who stopped it; `None` while it runs and before its first run.
     pub stopped_by: Option<StoppedBy>,
-    /// The agent asked this run of the guest to shut down: however it ends, it was by wish.
+    /// The agent asked the guest to shut down: the end of this run counts as requested by the user.
     pub stop_requested: bool,
-    /// A domain was defined by us: one without our mark is ours nevertheless.
+    /// This agent defined a domain: one without our mark is still ours.
     pub defined: bool,
-    /// Disks that were made. One that is missing later is not made again: its data would silently be gone.
+    /// Disks that were created. One that is missing later is not created again, which would hide the loss of its data.
     pub disks: BTreeSet<Name>,
-    /// How many of the reboots that were ordered are carried out.
+    /// How many of the requested reboots are done.
     pub reboots_done: u64,
-    /// How often it was restarted since it last ran for a while.
+    /// Restarts since the last stable run.
     pub restarts: u32,
-    /// What it was last started with; null when that is not known.
+    /// What it was last started with; `None` if unknown.
     pub started_with: Option<StartedWith>,
-    /// How large each disk was made.
+    /// The size that each disk was given.
     pub disk_sizes: BTreeMap<Name, ByteSize>,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
-    /// When the guest was seen to boot again within this run.
+    /// When the guest last rebooted within this run.
     pub booted_at: Option<Timestamp>,
-    /// The documents that the running guest has read, or found at its start.
+    /// The documents that the running guest has read, or that were served at its start.
     pub documents: Option<Digest>,
     /// When it last phoned home.
     pub phoned_home_at: Option<Timestamp>,
     /// When the first event of the current boot came from cloud-init's reporter.
     pub reported_boot: Option<Timestamp>,
-    /// The documents with which it phoned home: cloud-init does so once for each instance-id.
+    /// The documents with which it phoned home. cloud-init does so once per instance-id.
     pub called_with: Option<Digest>,
-    /// How readiness was proven since.
+    /// How readiness was proven in the current boot.
     pub ready_by: Option<ReadyBy>,
-    /// Why its documents come from a disk, against its template's wish; null when they do not.
+    /// Why its documents come from a disk although its template uses the metadata service; `None` if they do not.
     pub by_disk: Option<String>,
-    /// What stands for it towards metadatad, where its address is not ours to give. Kept for life.
+    /// The address that identifies it to metadatad if waifud does not allocate its address. Never changes.
     pub identity: Option<Ipv4Addr>,
-    /// What cloud-init said since.
+    /// cloud-init's state in the current boot.
     pub cloud_init: CloudInitStatus,
 }
 
-/// The parts of a spec that count from a start to the next.
+/// The fields of a spec that take effect at a start.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StartedWith {
-    /// Virtual CPUs.
     pub cpus: u32,
-    /// Memory.
     pub memory_bytes: ByteSize,
 }
 
 impl StartedWith {
-    /// What this start takes from the spec.
+    /// The fields of this spec.
     pub fn of(want: &AgentInstance) -> Self {
         Self {
             cpus: want.spec.cpus,
@@ -164,17 +160,17 @@ impl StartedWith {
     }
 }
 
-/// Where an instance is in its life, as the agent last knew.
+/// The last known phase of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunMemory {
-    /// Nothing speaks against a start: it never ran, or its owner asked anew.
+    /// The instance never ran, or a user requested a new start.
     #[default]
     Free,
     /// A start was begun.
     Starting,
     /// It was seen running.
     Started,
-    /// It was seen off after it had run.
+    /// It was seen off after a run.
     Stopped,
 }

@@ -1,4 +1,4 @@
-//! Tells waifud what changed, and that the node lives.
+//! Sends reports to waifud: changes, and heartbeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,57 +12,55 @@ use crate::shared::Shared;
 /// How long one report may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Goes on for ever.
+/// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(timing.retry_min, Duration::from_secs(5));
-    let mut welcomed = shared.welcomed.subscribe();
     let mut last = Instant::now();
     loop {
         tokio::select! {
-            () = shared.reports.filled() => {}
+            () = shared.reports.pending() => {}
             () = sleep_until(last + timing.heartbeat) => {}
         }
-        // The sender lives in `shared`: this can't fail.
-        drop(welcomed.wait_for(|welcomed| *welcomed).await);
-        // Progress gathers; another state is said at once, or people would wait for our clock.
+        shared.reports.connected().await;
+        // Progress is collected for a moment. A new state is sent at once, because users wait for it.
         tokio::select! {
             () = sleep_until(last + timing.report_gap) => {}
             () = shared.reports.urgent() => {}
         }
         let report = shared.reports.take(shared.now());
-        let tell = timeout(TIMEOUT, shared.link.report(&report));
-        let outcome = failpoints::REPORT.around(tell).await;
+        let send = timeout(TIMEOUT, shared.link.report(&report));
+        let outcome = faults::REPORT.around(send).await;
         last = Instant::now();
         match outcome {
             Ok(Ok(())) => {
                 backoff.reset();
-                for id in shared.reports.heard(&report) {
+                for id in shared.reports.acknowledge(&report) {
                     if let Err(error) = shared.table.forget_destroyed(id) {
                         tracing::error!(instance = %id, "{}", crate::with_cause(&error));
                     }
                     shared.signals.nudge(id);
-                    shared.metadata.tidy(&shared.table);
+                    shared.metadata.remove_unused_bundles(&shared.table);
                 }
             }
             Ok(Err(error)) if error.is_final() && shared.reports.split(&report) => {
-                tracing::warn!("waifud refused a report; what it says is sent in parts: {error}");
+                tracing::warn!("waifud refused a report; sending it in smaller parts: {error}");
             }
             Ok(Err(error)) if error.is_final() => {
-                // The same again would be refused again and keep everything else from being heard.
+                // waifud would refuse it again, and it would block everything else.
                 tracing::error!("waifud refused a report, which is a bug: {error}");
                 sleep(backoff.pause()).await;
             }
             failed => {
-                shared.reports.put_back(&report);
+                shared.reports.requeue(&report);
                 let why = failed.map_or_else(
-                    |_| "it did not answer".to_owned(),
+                    |_| "no answer".to_owned(),
                     |result| result.err().map_or_else(String::new, |e| e.to_string()),
                 );
-                tracing::debug!("a report was not heard: {why}");
+                tracing::debug!("could not deliver a report: {why}");
                 sleep(backoff.pause()).await;
-                // Whatever it said waits for another round.
-                shared.reports.again();
+                // Its entries wait for the next report.
+                shared.reports.notify_pending();
             }
         }
     }

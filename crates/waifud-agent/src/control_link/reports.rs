@@ -1,50 +1,51 @@
-//! What waifud has yet to hear, kept until it has: changes together, at most a few times a second. What people wait
-//! for (another state, readiness, the end) does not wait for the others. What is too much for one report is said in
-//! several.
+//! The outbox: reports that waifud has not acknowledged yet. Changes are sent together, at most a few times a second.
+//! Changes that users wait for (a new state, readiness, a completed deletion) are sent at once. What does not fit into one
+//! report is sent in several.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unmanaged, bounds};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
 use waifud_types::{InstanceId, Timestamp};
 
-/// Bytes of the instances of one report at most, as JSON; one instance is always taken. With the largest list of what is
-/// in nobody's list it stays below what waifud reads.
+/// The largest size of the instances of one report, in bytes of JSON; one instance is always taken. Together with the
+/// largest list of unmanaged objects, the report stays below waifud's limit.
 const INSTANCES_BYTES: usize = 512 << 10;
 
-/// The outbox. What is put in replaces what was said of the same thing before.
+/// The outbox. A new entry replaces the previous one about the same object.
 #[derive(Debug, Default)]
 pub struct Reports {
     inner: Mutex<Inner>,
-    filled: Notify,
+    has_work: Notify,
     urgent: Notify,
+    /// Whether waifud has welcomed this process, so that reports may be sent.
+    connected: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     instances: BTreeMap<InstanceId, InstanceReport>,
-    unsaid: BTreeSet<InstanceId>,
-    /// Said with the instance's status, and only when it changed.
+    pending_instances: BTreeSet<InstanceId>,
+    /// Sent with the instance's status, and only when it changed.
     evidence: BTreeMap<InstanceId, GuestEvidence>,
-    evidence_unsaid: BTreeSet<InstanceId>,
-    /// Seen at ports, and said with every status.
+    evidence_pending: BTreeSet<InstanceId>,
+    /// Observed at ports, and sent with every status.
     addresses: BTreeMap<InstanceId, Vec<InstanceAddress>>,
     destroyed: BTreeMap<InstanceId, Tombstone>,
-    destroyed_unsaid: BTreeSet<InstanceId>,
+    destroyed_pending: BTreeSet<InstanceId>,
     facts: Option<NodeFacts>,
-    facts_unsaid: bool,
+    facts_pending: bool,
     unmanaged: Option<Vec<Unmanaged>>,
-    unmanaged_unsaid: bool,
-    /// Things that one report may tell of, while waifud refuses larger ones.
-    things_max: Option<usize>,
+    unmanaged_pending: bool,
+    /// How many items one report may contain, while waifud refuses larger reports.
+    max_items: Option<usize>,
 }
 
 impl Reports {
-    /// An instance's status.
     pub fn instance(&self, report: InstanceReport) {
         let mut inner = self.inner();
         let id = report.id;
@@ -56,193 +57,203 @@ impl Reports {
             self.urgent.notify_one();
         }
         inner.instances.insert(id, report);
-        inner.unsaid.insert(id);
-        self.filled.notify_one();
+        inner.pending_instances.insert(id);
+        self.has_work.notify_one();
     }
 
-    /// What a guest was seen to do. Nobody waits for it: it goes with the next round.
+    /// What was observed of a guest. It is not urgent, and is sent with the next report.
     pub fn evidence(&self, id: InstanceId, evidence: GuestEvidence) {
         let mut inner = self.inner();
         if inner.evidence.get(&id) != Some(&evidence) {
             inner.evidence.insert(id, evidence);
-            inner.evidence_unsaid.insert(id);
-            self.filled.notify_one();
+            inner.evidence_pending.insert(id);
+            self.has_work.notify_one();
         }
     }
 
-    /// Addresses that were seen at a guest's ports. People wait for these. Returns whether they are others than before.
+    /// Addresses observed at a guest's ports. Users wait for these. Returns whether they changed.
     pub fn addresses(&self, id: InstanceId, addresses: Vec<InstanceAddress>) -> bool {
         let mut inner = self.inner();
         let before = inner.addresses.get(&id).map_or(&[][..], Vec::as_slice);
         let differ = before != addresses.as_slice();
         if differ {
             inner.addresses.insert(id, addresses);
-            inner.unsaid.insert(id);
-            self.filled.notify_one();
+            inner.pending_instances.insert(id);
+            self.has_work.notify_one();
             self.urgent.notify_one();
         }
         differ
     }
 
-    /// The addresses that were put in last.
+    /// The current addresses.
     pub fn seen_addresses(&self, id: InstanceId) -> Vec<InstanceAddress> {
         self.inner().addresses.get(&id).cloned().unwrap_or_default()
     }
 
-    /// The evidence that was put in last.
+    /// The current evidence.
     pub fn last_evidence(&self, id: InstanceId) -> Option<GuestEvidence> {
         self.inner().evidence.get(&id).cloned()
     }
 
-    /// An instance was destroyed; nothing else is said of it any more.
+    /// An instance was destroyed. Nothing else is reported about it afterwards.
     pub fn destroyed(&self, tombstone: Tombstone) {
         let mut inner = self.inner();
         inner.forget(tombstone.instance);
-        inner.destroyed_unsaid.insert(tombstone.instance);
+        inner.destroyed_pending.insert(tombstone.instance);
         inner.destroyed.insert(tombstone.instance, tombstone);
         self.urgent.notify_one();
-        self.filled.notify_one();
+        self.has_work.notify_one();
     }
 
-    /// An instance is no longer this node's to speak of.
+    /// This node does not report about the instance any more.
     pub fn forget(&self, id: InstanceId) {
         self.inner().forget(id);
     }
 
-    /// What the node has.
     pub fn facts(&self, facts: NodeFacts) {
         let mut inner = self.inner();
         if inner.facts.as_ref() != Some(&facts) {
             inner.facts = Some(facts);
-            inner.facts_unsaid = true;
-            self.filled.notify_one();
+            inner.facts_pending = true;
+            self.has_work.notify_one();
         }
     }
 
-    /// What is on the node and in nobody's list.
     pub fn unmanaged(&self, unmanaged: Vec<Unmanaged>) {
         let mut inner = self.inner();
         if inner.unmanaged.as_ref() != Some(&unmanaged) {
             inner.unmanaged = Some(unmanaged);
-            inner.unmanaged_unsaid = true;
-            self.filled.notify_one();
+            inner.unmanaged_pending = true;
+            self.has_work.notify_one();
         }
     }
 
-    /// The facts that were put in last.
+    /// The current facts.
     pub fn last_facts(&self) -> Option<NodeFacts> {
         self.inner().facts.clone()
     }
 
-    /// The status that was put in last.
+    /// The current status.
     pub fn last_instance(&self, id: InstanceId) -> Option<InstanceReport> {
         self.inner().instances.get(&id).cloned()
     }
 
-    /// Everything counts as unsaid: another waifud may be listening.
-    pub fn say_again(&self) {
+    /// Sends everything again: waifud may have been restarted or restored.
+    pub fn resend_all(&self) {
         let mut inner = self.inner();
-        inner.unsaid = inner.instances.keys().copied().collect();
-        inner.evidence_unsaid = inner.evidence.keys().copied().collect();
-        inner.destroyed_unsaid = inner.destroyed.keys().copied().collect();
-        inner.facts_unsaid = inner.facts.is_some();
-        inner.unmanaged_unsaid = inner.unmanaged.is_some();
-        self.filled.notify_one();
+        inner.pending_instances = inner.instances.keys().copied().collect();
+        inner.evidence_pending = inner.evidence.keys().copied().collect();
+        inner.destroyed_pending = inner.destroyed.keys().copied().collect();
+        inner.facts_pending = inner.facts.is_some();
+        inner.unmanaged_pending = inner.unmanaged.is_some();
+        self.has_work.notify_one();
     }
 
-    /// What was put back is to be said soon.
-    pub fn again(&self) {
-        self.filled.notify_one();
+    /// Reports are sent only while waifud knows this process.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.send_replace(connected);
     }
 
-    /// Returns when something may be unsaid.
-    pub async fn filled(&self) {
-        self.filled.notified().await;
+    /// Returns once reports may be sent.
+    pub async fn connected(&self) {
+        let mut changes = self.connected.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _connected = changes.wait_for(|connected| *connected).await;
     }
 
-    /// Returns when something should not wait for the next round.
+    /// Has requeued entries sent soon.
+    pub fn notify_pending(&self) {
+        self.has_work.notify_one();
+    }
+
+    /// Returns when there may be something to send.
+    pub async fn pending(&self) {
+        self.has_work.notified().await;
+    }
+
+    /// Returns when something should be sent at once.
     pub async fn urgent(&self) {
         self.urgent.notified().await;
     }
 
-    /// What is unsaid, counted as said from now on; empty when nothing is. As much of it as waifud takes at once: when
-    /// something is left, it is to be said soon. Destroyed ones stay until acknowledged.
+    /// Takes what is pending, as much as fits into one report; the report may be empty. If something is left, another
+    /// report is due soon. Destroyed instances are kept until acknowledged.
     pub fn take(&self, now: Timestamp) -> AgentReport {
         let mut guard = self.inner();
         let inner = &mut *guard;
-        let mut left = inner.things_max.unwrap_or(usize::MAX);
-        let mut may_tell = |unsaid: &mut bool| {
-            let told = *unsaid && left > 0;
-            left -= usize::from(told);
-            *unsaid &= !told;
-            told
+        let mut left = inner.max_items.unwrap_or(usize::MAX);
+        let mut take_flag = |pending: &mut bool| {
+            let taken = *pending && left > 0;
+            left -= usize::from(taken);
+            *pending &= !taken;
+            taken
         };
-        let tells_facts = may_tell(&mut inner.facts_unsaid);
-        let tells_unmanaged = may_tell(&mut inner.unmanaged_unsaid);
+        let with_facts = take_flag(&mut inner.facts_pending);
+        let with_unmanaged = take_flag(&mut inner.unmanaged_pending);
         let destroyed = inner.take_destroyed(left);
         let instances = inner.take_instances(left - destroyed.len());
         let mut report = AgentReport {
-            facts: inner.facts.clone().filter(|_| tells_facts),
+            facts: inner.facts.clone().filter(|_| with_facts),
             now: Some(now),
             instances,
             destroyed,
-            unmanaged: inner.unmanaged.clone().filter(|_| tells_unmanaged),
+            unmanaged: inner.unmanaged.clone().filter(|_| with_unmanaged),
         };
-        if inner.has_unsaid() {
-            self.filled.notify_one();
+        if inner.has_pending() {
+            self.has_work.notify_one();
         }
         drop(guard);
         report.fit();
         report
     }
 
-    /// waifud does not take this report. Unless it tells of one thing only, it is said again in parts, so that the others
-    /// are heard. Says whether it will be.
+    /// waifud refused this report. Unless it contains a single item, its items are sent again in smaller reports, so that
+    /// waifud accepts the others. Returns whether that will happen.
     pub fn split(&self, report: &AgentReport) -> bool {
-        let things = report.instances.len()
+        let items = report.instances.len()
             + report.destroyed.len()
             + usize::from(report.facts.is_some())
             + usize::from(report.unmanaged.is_some());
-        if things < 2 {
+        if items < 2 {
             return false;
         }
-        self.put_back(report);
-        self.inner().things_max = Some(things / 2);
-        self.filled.notify_one();
+        self.requeue(report);
+        self.inner().max_items = Some(items / 2);
+        self.has_work.notify_one();
         true
     }
 
-    /// The report was not heard: what it said is unsaid again.
-    pub fn put_back(&self, report: &AgentReport) {
+    /// The report was not delivered: its entries are pending again.
+    pub fn requeue(&self, report: &AgentReport) {
         let mut inner = self.inner();
         for instance in &report.instances {
             if inner.instances.contains_key(&instance.id) {
-                inner.unsaid.insert(instance.id);
+                inner.pending_instances.insert(instance.id);
                 if instance.evidence.is_some() {
-                    inner.evidence_unsaid.insert(instance.id);
+                    inner.evidence_pending.insert(instance.id);
                 }
             }
         }
         for tombstone in &report.destroyed {
             if inner.destroyed.contains_key(&tombstone.instance) {
-                inner.destroyed_unsaid.insert(tombstone.instance);
+                inner.destroyed_pending.insert(tombstone.instance);
             }
         }
-        inner.facts_unsaid |= report.facts.is_some();
-        inner.unmanaged_unsaid |= report.unmanaged.is_some();
+        inner.facts_pending |= report.facts.is_some();
+        inner.unmanaged_pending |= report.unmanaged.is_some();
     }
 
-    /// The report was heard. Returns the instances that may be forgotten.
-    pub fn heard(&self, report: &AgentReport) -> Vec<InstanceId> {
+    /// waifud accepted the report. Returns the destroyed instances whose records may be removed.
+    pub fn acknowledge(&self, report: &AgentReport) -> Vec<InstanceId> {
         let mut inner = self.inner();
-        if !inner.has_unsaid() {
-            inner.things_max = None;
+        if !inner.has_pending() {
+            inner.max_items = None;
         }
         let mut done = Vec::new();
         for tombstone in &report.destroyed {
             if inner.destroyed.get(&tombstone.instance) == Some(tombstone) {
                 inner.destroyed.remove(&tombstone.instance);
-                inner.destroyed_unsaid.remove(&tombstone.instance);
+                inner.destroyed_pending.remove(&tombstone.instance);
                 done.push(tombstone.instance);
             }
         }
@@ -257,27 +268,27 @@ impl Reports {
 impl Inner {
     fn forget(&mut self, id: InstanceId) {
         self.instances.remove(&id);
-        self.unsaid.remove(&id);
+        self.pending_instances.remove(&id);
         self.evidence.remove(&id);
-        self.evidence_unsaid.remove(&id);
+        self.evidence_pending.remove(&id);
         self.addresses.remove(&id);
     }
 
-    /// Whether anything waits to be said. What was seen of an instance without a status waits for that.
-    fn has_unsaid(&self) -> bool {
+    /// Whether anything can be sent. Evidence and addresses of an instance wait for its first status.
+    fn has_pending(&self) -> bool {
         let known = |id: &InstanceId| self.instances.contains_key(id);
-        self.facts_unsaid
-            || self.unmanaged_unsaid
-            || !self.destroyed_unsaid.is_empty()
-            || self.unsaid.iter().any(known)
-            || self.evidence_unsaid.iter().any(known)
+        self.facts_pending
+            || self.unmanaged_pending
+            || !self.destroyed_pending.is_empty()
+            || self.pending_instances.iter().any(known)
+            || self.evidence_pending.iter().any(known)
     }
 
-    /// At most so many unsaid ones, counted as said.
+    /// Takes at most `most` pending tombstones.
     fn take_destroyed(&mut self, most: usize) -> Vec<Tombstone> {
         let mut taken = Vec::new();
         while taken.len() < most.min(bounds::DESTROYED_MAX) {
-            let Some(id) = self.destroyed_unsaid.pop_first() else {
+            let Some(id) = self.destroyed_pending.pop_first() else {
                 break;
             };
             taken.extend(self.destroyed.get(&id).cloned());
@@ -285,11 +296,10 @@ impl Inner {
         taken
     }
 
-    /// At most so many unsaid ones, counted as said, and as many as fit into a report. What was seen of an instance
-    /// without a status waits for that.
+    /// Takes at most `most` pending instances, and only as many as fit into a report.
     fn take_instances(&mut self, most: usize) -> Vec<InstanceReport> {
-        let unsaid = self.unsaid.union(&self.evidence_unsaid);
-        let known = unsaid.filter(|id| self.instances.contains_key(id));
+        let pending_instances = self.pending_instances.union(&self.evidence_pending);
+        let known = pending_instances.filter(|id| self.instances.contains_key(id));
         let most = most.min(bounds::INSTANCES_MAX);
         let ids: Vec<_> = known.copied().take(most).collect();
         let mut taken = Vec::with_capacity(ids.len());
@@ -300,7 +310,7 @@ impl Inner {
             };
             let seen = self.evidence.get(&id);
             let report = InstanceReport {
-                evidence: seen.filter(|_| self.evidence_unsaid.contains(&id)).cloned(),
+                evidence: seen.filter(|_| self.evidence_pending.contains(&id)).cloned(),
                 addresses: self.addresses.get(&id).cloned().unwrap_or_default(),
                 ..report.clone()
             };
@@ -309,14 +319,14 @@ impl Inner {
                 break;
             }
             taken.push(report);
-            self.unsaid.remove(&id);
-            self.evidence_unsaid.remove(&id);
+            self.pending_instances.remove(&id);
+            self.evidence_pending.remove(&id);
         }
         taken
     }
 }
 
-/// Bytes of it as JSON.
+/// The report's size in bytes of JSON.
 fn size(report: &InstanceReport) -> usize {
     struct Counter(usize);
     impl std::io::Write for Counter {
@@ -379,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_said_with_every_status_and_are_urgent_when_new() {
+    fn addresses_are_sent_with_every_status_and_are_urgent_when_new() {
         let reports = Reports::default();
         let status = report(InstanceState::Running, "");
         let id = status.id;
@@ -392,24 +402,24 @@ mod tests {
             source: waifud_types::status::AddressSource::Observed,
             primary: true,
         }];
-        let said = |reports: &Reports| {
+        let sent = |reports: &Reports| {
             let taken = reports.take(Timestamp::UNIX_EPOCH).instances;
             taken.into_iter().map(|i| i.addresses).next()
         };
         assert!(urgent(&reports));
         reports.addresses(id, seen.clone());
         assert!(urgent(&reports));
-        assert_eq!(said(&reports), Some(seen.clone()));
+        assert_eq!(sent(&reports), Some(seen.clone()));
         reports.addresses(id, seen.clone());
-        assert_eq!(said(&reports), None);
+        assert_eq!(sent(&reports), None);
         reports.instance(report(InstanceState::Running, "other"));
-        assert_eq!(said(&reports), Some(seen));
+        assert_eq!(sent(&reports), Some(seen));
         reports.addresses(id, Vec::new());
-        assert_eq!(said(&reports), Some(Vec::new()));
+        assert_eq!(sent(&reports), Some(Vec::new()));
     }
 
     #[test]
-    fn evidence_is_said_with_the_status_and_only_when_it_changed() {
+    fn evidence_is_sent_with_the_status_and_only_when_it_changed() {
         let reports = Reports::default();
         let status = report(InstanceState::Running, "");
         let id = status.id;
@@ -431,12 +441,12 @@ mod tests {
         reports.instance(report(InstanceState::Running, "other"));
         assert_eq!(reports.take(now).instances[0].evidence, None);
 
-        reports.put_back(&first);
+        reports.requeue(&first);
         assert_eq!(reports.take(now).instances[0].evidence, Some(seen.clone()));
-        reports.say_again();
+        reports.resend_all();
         assert_eq!(reports.take(now).instances[0].evidence, Some(seen));
         reports.evidence(id, GuestEvidence::default());
-        assert!(!urgent(&reports), "nobody waits for evidence");
+        assert!(!urgent(&reports), "evidence is not urgent");
         reports.forget(id);
         assert!(reports.take(now).instances.is_empty());
     }
@@ -462,49 +472,49 @@ mod tests {
         }
     }
 
-    fn is_filled(reports: &Reports) -> bool {
-        reports.filled().now_or_never().is_some()
+    fn is_pending(reports: &Reports) -> bool {
+        reports.pending().now_or_never().is_some()
     }
 
     #[test]
-    fn what_is_too_much_for_one_report_is_said_in_several_and_nothing_is_lost() {
+    fn what_exceeds_one_report_is_sent_in_several_and_nothing_is_lost() {
         let reports = Reports::default();
         for number in 0..3000 {
             reports.instance(numbered(number, &"\u{1b}[2Jlong ".repeat(1000)));
             reports.destroyed(tombstone(10_000 + number));
         }
-        let (mut said, mut gone) = (BTreeSet::new(), 0);
-        while is_filled(&reports) {
+        let (mut sent, mut gone) = (BTreeSet::new(), 0);
+        while is_pending(&reports) {
             let mut part = reports.take(Timestamp::UNIX_EPOCH);
             part.check().unwrap();
             assert!(serde_json::to_vec(&part).unwrap().len() < 1 << 20);
-            said.extend(part.instances.iter().map(|said| said.id));
-            gone += reports.heard(&part).len();
+            sent.extend(part.instances.iter().map(|one| one.id));
+            gone += reports.acknowledge(&part).len();
         }
-        assert_eq!((said.len(), gone), (3000, 3000));
+        assert_eq!((sent.len(), gone), (3000, 3000));
     }
 
     #[test]
-    fn a_report_that_is_refused_is_halved_until_one_thing_is_left_alone() {
+    fn a_refused_report_is_halved_until_the_refused_item_is_alone() {
         let reports = Reports::default();
         for number in 0..100 {
             reports.instance(numbered(number, ""));
         }
         reports.destroyed(tombstone(1000));
-        let (mut heard, mut dropped) = (BTreeSet::new(), 0);
-        while is_filled(&reports) {
+        let (mut accepted, mut dropped) = (BTreeSet::new(), 0);
+        while is_pending(&reports) {
             let part = reports.take(Timestamp::UNIX_EPOCH);
-            if part.instances.iter().any(|said| said.id == id(77)) {
+            if part.instances.iter().any(|one| one.id == id(77)) {
                 dropped += usize::from(!reports.split(&part));
                 continue;
             }
-            heard.extend(part.instances.iter().map(|said| said.id));
-            reports.heard(&part);
+            accepted.extend(part.instances.iter().map(|one| one.id));
+            reports.acknowledge(&part);
         }
-        assert_eq!((heard.len(), dropped), (99, 1));
-        assert!(!heard.contains(&id(77)));
-        reports.say_again();
+        assert_eq!((accepted.len(), dropped), (99, 1));
+        assert!(!accepted.contains(&id(77)));
+        reports.resend_all();
         let again = reports.take(Timestamp::UNIX_EPOCH);
-        assert!(again.destroyed.is_empty(), "it was heard");
+        assert!(again.destroyed.is_empty(), "it was acknowledged");
     }
 }

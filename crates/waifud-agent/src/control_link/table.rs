@@ -1,7 +1,7 @@
-//! The node's slice and what is remembered of it: the durable copy in memory, changed only together with the disk.
+//! The node's slice and the agent's own records: the durable copy in memory, changed only together with the disk.
 //!
-//! Frames of a watch come in here. What they order is on disk before anybody acts on it, and the revision that a watch
-//! resumes from is written after the objects that it covers, so a crash repeats a frame and never skips one.
+//! The watch applies its frames here. A frame is on disk before anything acts on it, and the revision that a watch resumes
+//! from is written after the objects that it covers, so a crash repeats frames and never skips one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,22 +13,20 @@ use waifud_types::{Incarnation, InstanceId, Revision};
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::control_link::record::{DesiredState, InstanceRecord, Memory, NodeRecord, RunMemory};
 use crate::instance::restart_policy;
-use crate::network::lan;
+use crate::network::identity;
 
-/// Whom a frame concerns.
+/// What a frame affects.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Concerns {
-    /// Nobody.
-    Nobody,
-    /// These instances.
+pub enum Affected {
+    None,
     Instances(Vec<InstanceId>),
     /// Everything on the node.
-    Everybody,
-    /// Everything, and the slice is complete from now on.
+    All,
+    /// Everything; the slice is complete from now on.
     Synced,
 }
 
-/// The table. See the module's text.
+/// See the module's text.
 #[derive(Debug)]
 pub struct Table {
     durable: Durable,
@@ -39,10 +37,12 @@ pub struct Table {
 struct Inner {
     node: NodeRecord,
     entries: BTreeMap<InstanceId, Entry>,
-    /// What a watch from the beginning has named so far; what it leaves out is not in the slice.
+    /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
     named: Option<BTreeSet<InstanceId>>,
     /// Whether the present watch has sent its `sync`.
     synced: bool,
+    /// Whether a watch has sent the whole slice, in this process or in an earlier one.
+    slice_known: bool,
 }
 
 #[derive(Debug)]
@@ -51,19 +51,17 @@ struct Entry {
     version: u64,
 }
 
-/// One instance's record, its wish, and a number that changes with the wish.
+/// One instance's record and desired state.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// The record.
     pub record: InstanceRecord,
-    /// What should become of it.
-    pub wish: DesiredState,
-    /// Changes whenever the wish may have.
+    pub desired: DesiredState,
+    /// Changes whenever the desired state may have changed.
     pub version: u64,
 }
 
 impl Table {
-    /// Opens the copy in this directory. Returns what had to be set aside.
+    /// Opens the copy in this directory. Returns the records that were moved aside because they are damaged.
     pub fn open(dir: PathBuf) -> Result<(Self, Vec<String>), DurableError> {
         let (durable, loaded) = Durable::open(dir)?;
         let Loaded {
@@ -78,6 +76,7 @@ impl Table {
         let table = Self {
             durable,
             inner: Mutex::new(Inner {
+                slice_known: node.slice.is_some(),
                 node,
                 entries,
                 named: None,
@@ -87,47 +86,50 @@ impl Table {
         Ok((table, damaged))
     }
 
-    /// Why nothing can be made durable, when that is so. It is tried again by the asking, so that what is mended counts.
+    /// Why writing fails; `None` if it works. The call tries to write again, so that a repair is noticed.
     pub fn unwritable(&self) -> Option<Unwritable> {
         self.durable.unwritable()?;
         let inner = self.inner();
-        let _noted = self.durable.save_node(&inner.node);
+        let _outcome = self.durable.save_node(&inner.node);
         self.durable.unwritable()
     }
 
-    /// Waits until writing began to fail, or to succeed again.
-    pub async fn writing_turned(&self) {
-        self.durable.turned().await;
+    /// Returns when writing began to fail or to succeed again.
+    pub async fn write_state_changed(&self) {
+        self.durable.write_state_changed().await;
     }
 
-    /// What is remembered of the node.
+    /// The node's record.
     pub fn node(&self) -> NodeRecord {
         self.inner().node.clone()
     }
 
-    /// Every record.
+    /// Whether the whole slice is known. Before that, an absent record proves nothing.
+    pub fn is_slice_known(&self) -> bool {
+        self.inner().slice_known
+    }
+
     pub fn records(&self) -> Vec<InstanceRecord> {
         let inner = self.inner();
         inner.entries.values().map(|e| e.record.clone()).collect()
     }
 
-    /// One instance.
     pub fn view(&self, id: InstanceId) -> Option<View> {
         let inner = self.inner();
         let held = inner.node.unconfirmed.is_some();
         inner.entries.get(&id).map(|entry| View {
             record: entry.record.clone(),
-            wish: entry.record.wish(held),
+            desired: entry.record.desired_state(held),
             version: entry.version,
         })
     }
 
-    /// The number of one instance's wish; `None` when there is no record.
+    /// The version of one instance's desired state; `None` if there is no record.
     pub fn version(&self, id: InstanceId) -> Option<u64> {
         self.inner().entries.get(&id).map(|entry| entry.version)
     }
 
-    /// Takes over a welcome. Says whether the incarnation changed: destruction is held from then on.
+    /// Applies a welcome. Returns whether the incarnation changed: deletions are held from then on.
     pub fn welcome(&self, welcome: &Welcome) -> Result<bool, DurableError> {
         let mut inner = self.inner();
         let mut node = inner.node.clone();
@@ -144,7 +146,7 @@ impl Table {
         Ok(changed)
     }
 
-    /// An operator's word that this incarnation is the right one. Says whether destruction was held for it.
+    /// An operator confirms this incarnation. Returns whether deletions were held for it.
     pub fn confirm(&self, incarnation: Incarnation) -> Result<bool, DurableError> {
         let mut inner = self.inner();
         if inner.node.unconfirmed != Some(incarnation) {
@@ -159,7 +161,7 @@ impl Table {
         Ok(true)
     }
 
-    /// Where the next watch begins; to be asked once for each.
+    /// Where the next watch begins. To be called once for each watch.
     pub fn begin_watch(&self) -> Option<Revision> {
         let mut inner = self.inner();
         inner.synced = false;
@@ -167,7 +169,7 @@ impl Table {
         inner.node.revision
     }
 
-    /// Forgets where the watch was: the next one is from the beginning.
+    /// Has the next watch start from the beginning.
     pub fn forget_revision(&self) -> Result<(), DurableError> {
         let mut inner = self.inner();
         let mut node = inner.node.clone();
@@ -175,12 +177,12 @@ impl Table {
         self.save_node(&mut inner, node)
     }
 
-    /// Takes over one frame. It is durable when this returns.
-    pub fn apply(&self, frame: WatchFrame) -> Result<Concerns, DurableError> {
+    /// Applies one frame. It is durable when this returns.
+    pub fn apply(&self, frame: WatchFrame) -> Result<Affected, DurableError> {
         let mut inner = self.inner();
-        let (revision, concerns) = match frame {
-            // Neither is of the slice, and neither is remembered.
-            WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Concerns::Nobody),
+        let (revision, affected) = match frame {
+            // Neither belongs to the slice.
+            WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Affected::None),
             WatchFrame::Put {
                 revision,
                 object: SliceObject::Node(slice),
@@ -190,7 +192,7 @@ impl Table {
                 let confirmed = node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
                 if confirmed {
                     tracing::warn!(
-                        "the restored database is confirmed: what waifud orders to be destroyed is destroyed"
+                        "the restored database is confirmed: waifud's deletions are applied again"
                     );
                     node.unconfirmed = None;
                 }
@@ -201,12 +203,12 @@ impl Table {
                         entry.version += 1;
                     }
                 }
-                let concerns = if changed {
-                    Concerns::Everybody
+                let affected = if changed {
+                    Affected::All
                 } else {
-                    Concerns::Nobody
+                    Affected::None
                 };
-                (revision, concerns)
+                (revision, affected)
             }
             WatchFrame::Put {
                 revision,
@@ -216,16 +218,16 @@ impl Table {
                 if let Some(named) = &mut inner.named {
                     named.remove(&instance);
                 }
-                (revision, self.leave(&mut inner, instance)?)
+                (revision, self.remove_from_slice(&mut inner, instance)?)
             }
             WatchFrame::Tombstone {
                 revision,
                 tombstone,
-            } => (revision, self.order(&mut inner, tombstone)?),
+            } => (revision, self.apply_tombstone(&mut inner, tombstone)?),
             WatchFrame::Sync { revision } => {
-                self.sweep_unnamed(&mut inner)?;
+                self.release_unlisted(&mut inner)?;
                 inner.synced = true;
-                (revision, Concerns::Synced)
+                (revision, Affected::Synced)
             }
         };
         if inner.synced && inner.node.revision != Some(revision) {
@@ -233,10 +235,11 @@ impl Table {
             node.revision = Some(revision);
             self.save_node(&mut inner, node)?;
         }
-        Ok(concerns)
+        inner.slice_known |= affected == Affected::Synced;
+        Ok(affected)
     }
 
-    /// Changes what is remembered of an instance; durable when it returns. Nothing happens without a record.
+    /// Changes an instance's memory; durable when it returns. Without a record nothing happens.
     pub fn remember(
         &self,
         id: InstanceId,
@@ -256,20 +259,20 @@ impl Table {
         Ok(())
     }
 
-    /// Notes that the order to destroy was carried out; durable when it returns.
-    pub fn destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
+    /// Records that the instance was destroyed; durable when it returns.
+    pub fn mark_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
         let mut inner = self.inner();
         self.change(&mut inner, id, |record| {
             record.destroyed = record.tombstone.is_some();
         })
     }
 
-    /// Forgets an instance of which nothing is left, unless what should become of it has changed since this version.
+    /// Removes the record of an instance of which nothing is left, unless the desired state has changed since this version.
     pub fn forget(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
         self.forget_if(id, |entry| entry.version == version)
     }
 
-    /// Forgets an instance whose destruction was confirmed, unless it has come back since.
+    /// Removes the record of an instance whose destruction was confirmed, unless the instance has come back since.
     pub fn forget_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
         self.forget_if(id, |entry| entry.record.destroyed)
     }
@@ -288,7 +291,7 @@ impl Table {
         Ok(())
     }
 
-    fn put(&self, inner: &mut Inner, instance: AgentInstance) -> Result<Concerns, DurableError> {
+    fn put(&self, inner: &mut Inner, instance: AgentInstance) -> Result<Affected, DurableError> {
         let id = instance.id;
         if let Some(named) = &mut inner.named {
             named.insert(id);
@@ -302,18 +305,18 @@ impl Table {
                 .as_ref()
                 .is_some_and(|i| older(i.epoch))
             {
-                tracing::warn!(instance = %id, epoch = %instance.epoch, "an older epoch was sent and is ignored");
-                return Ok(Concerns::Nobody);
+                tracing::warn!(instance = %id, epoch = %instance.epoch, "waifud sent an older epoch, which is ignored");
+                return Ok(Affected::None);
             }
-            // A restored database may know an instance as living that was deleted later: keeping it is the safe side.
+            // A restored database may contain an instance that was deleted after the backup. Keeping it is safe.
             let deleted = entry
                 .record
                 .tombstone
                 .as_ref()
                 .is_some_and(|t| instance.epoch <= t.epoch);
             if deleted && !held {
-                tracing::warn!(instance = %id, "an instance that is being destroyed was sent again and is ignored");
-                return Ok(Concerns::Nobody);
+                tracing::warn!(instance = %id, "waifud sent an instance that is being destroyed, which is ignored");
+                return Ok(Affected::None);
             }
         }
         let taken = inner.entries.values();
@@ -321,19 +324,19 @@ impl Table {
             .filter_map(|entry| entry.record.memory.identity)
             .collect();
         self.change(inner, id, |record| {
-            if lan::needs_identity(&instance) && record.memory.identity.is_none() {
-                record.memory.identity = lan::free_identity(&taken);
+            if identity::needs_identity(&instance) && record.memory.identity.is_none() {
+                record.memory.identity = identity::free_identity(&taken);
             }
             if record
                 .instance
                 .as_ref()
-                .is_some_and(|old| restart_policy::is_start_order(old, &instance))
+                .is_some_and(|old| restart_policy::is_start_request(old, &instance))
                 && record.memory.run == RunMemory::Stopped
             {
                 record.memory.run = RunMemory::Free;
                 record.memory.restarts = 0;
             }
-            // What was ordered before this node knew of the instance is past, and a restored database counts from less.
+            // Reboots requested before this node knew the instance are past, and a restored database may count fewer.
             let ordered = instance.spec.power.reboots;
             let known = record.instance.is_some();
             let done = &mut record.memory.reboots_done;
@@ -343,18 +346,18 @@ impl Table {
             record.managed = true;
             record.instance = Some(instance);
         })?;
-        Ok(Concerns::Instances(vec![id]))
+        Ok(Affected::Instances(vec![id]))
     }
 
-    fn leave(&self, inner: &mut Inner, id: InstanceId) -> Result<Concerns, DurableError> {
+    fn remove_from_slice(&self, inner: &mut Inner, id: InstanceId) -> Result<Affected, DurableError> {
         if !inner.entries.contains_key(&id) {
-            return Ok(Concerns::Nobody);
+            return Ok(Affected::None);
         }
         self.change(inner, id, |record| record.managed = false)?;
-        Ok(Concerns::Instances(vec![id]))
+        Ok(Affected::Instances(vec![id]))
     }
 
-    fn order(&self, inner: &mut Inner, tombstone: Tombstone) -> Result<Concerns, DurableError> {
+    fn apply_tombstone(&self, inner: &mut Inner, tombstone: Tombstone) -> Result<Affected, DurableError> {
         let id = tombstone.instance;
         if let Some(named) = &mut inner.named {
             named.insert(id);
@@ -365,8 +368,8 @@ impl Table {
             .and_then(|entry| entry.record.instance.as_ref())
             .map(|instance| instance.epoch);
         if copy.is_some_and(|copy| copy > tombstone.epoch) {
-            tracing::warn!(instance = %id, epoch = %tombstone.epoch, "an order to destroy an older copy than the one here is ignored");
-            return Ok(Concerns::Nobody);
+            tracing::warn!(instance = %id, epoch = %tombstone.epoch, "ignoring a deletion of an older copy than the one on this node");
+            return Ok(Affected::None);
         }
         self.change(inner, id, |record| {
             let newer = record
@@ -378,11 +381,11 @@ impl Table {
                 record.destroyed = false;
             }
         })?;
-        Ok(Concerns::Instances(vec![id]))
+        Ok(Affected::Instances(vec![id]))
     }
 
-    /// After a watch from the beginning: what it did not name left the slice. Absence is not deletion.
-    fn sweep_unnamed(&self, inner: &mut Inner) -> Result<(), DurableError> {
+    /// After a watch from the beginning: instances that it omitted have left the slice. Absence is not deletion.
+    fn release_unlisted(&self, inner: &mut Inner) -> Result<(), DurableError> {
         let Some(named) = inner.named.take() else {
             return Ok(());
         };
@@ -393,13 +396,13 @@ impl Table {
             .map(|entry| entry.record.id)
             .collect();
         for id in unnamed {
-            tracing::warn!(instance = %id, "waifud's list names it no more; it is left as it is, unmanaged");
+            tracing::warn!(instance = %id, "the instance is not in waifud's slice for this node any more; it is left as it is, unmanaged");
             self.change(inner, id, |record| record.managed = false)?;
         }
         Ok(())
     }
 
-    /// Changes a record (made when absent): the disk first, then memory.
+    /// Changes a record, which is created if absent: first on disk, then in memory.
     fn change(
         &self,
         inner: &mut Inner,
@@ -430,7 +433,7 @@ impl Table {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Every change is made as a whole, after the disk: a panic elsewhere leaves it sound.
+        // Each change is applied at once, after the disk: a panic elsewhere cannot leave it half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

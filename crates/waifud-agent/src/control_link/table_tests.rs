@@ -5,7 +5,7 @@ use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welco
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
 
 use crate::control_link::record::{DesiredState, RunMemory};
-use crate::control_link::table::{Concerns, Table};
+use crate::control_link::table::{Affected, Table};
 use crate::fake::sample_instance;
 
 fn revision(number: u64) -> Revision {
@@ -46,7 +46,7 @@ fn open(dir: &tempfile::TempDir) -> Table {
 }
 
 fn is_kept(table: &Table, id: InstanceId) -> bool {
-    matches!(table.view(id).map(|v| v.wish), Some(DesiredState::Keep(_)))
+    matches!(table.view(id).map(|v| v.desired), Some(DesiredState::Keep(_)))
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_revision_counts_only_once_everything_before_it_is_there() {
     assert_eq!(table.begin_watch(), None);
     table.apply(put(7, &sample_instance("a"))).unwrap();
     assert_eq!(open(&dir).begin_watch(), None, "the list was not complete");
-    assert_eq!(table.apply(sync(9)).unwrap(), Concerns::Synced);
+    assert_eq!(table.apply(sync(9)).unwrap(), Affected::Synced);
     assert_eq!(open(&dir).begin_watch(), Some(revision(9)));
     table.apply(put(10, &sample_instance("b"))).unwrap();
     let again = open(&dir);
@@ -84,9 +84,9 @@ fn a_complete_list_leaves_what_it_does_not_name_unmanaged_and_orders_alone() {
     table.apply(put(3, &a)).unwrap();
     table.apply(sync(3)).unwrap();
     assert!(is_kept(&table, a.id));
-    assert_eq!(table.view(b.id).unwrap().wish, DesiredState::LeaveAlone);
+    assert_eq!(table.view(b.id).unwrap().desired, DesiredState::LeaveAlone);
     assert!(matches!(
-        table.view(c.id).unwrap().wish,
+        table.view(c.id).unwrap().desired,
         DesiredState::Destroy(_)
     ));
 }
@@ -115,13 +115,13 @@ fn older_epochs_are_ignored_and_the_dead_stay_dead() {
     let old = instance.clone();
     instance.epoch = Epoch(2);
     table.apply(put(1, &instance)).unwrap();
-    assert_eq!(table.apply(put(2, &old)).unwrap(), Concerns::Nobody);
-    assert_eq!(table.apply(order(3, &old)).unwrap(), Concerns::Nobody);
+    assert_eq!(table.apply(put(2, &old)).unwrap(), Affected::None);
+    assert_eq!(table.apply(order(3, &old)).unwrap(), Affected::None);
     assert!(is_kept(&table, instance.id));
     table.apply(order(3, &instance)).unwrap();
-    assert_eq!(table.apply(put(4, &instance)).unwrap(), Concerns::Nobody);
+    assert_eq!(table.apply(put(4, &instance)).unwrap(), Affected::None);
     assert!(matches!(
-        table.view(instance.id).unwrap().wish,
+        table.view(instance.id).unwrap().desired,
         DesiredState::Destroy(_)
     ));
 }
@@ -137,7 +137,7 @@ fn another_incarnation_holds_destruction_until_it_is_confirmed() {
         addresses: Vec::new(),
     };
     let held = |table: &Table| {
-        let DesiredState::Destroy(order) = table.view(instance.id).unwrap().wish else {
+        let DesiredState::Destroy(order) = table.view(instance.id).unwrap().desired else {
             panic!("no order");
         };
         order.held
@@ -239,7 +239,7 @@ proptest! {
                     }
                     table.begin_watch();
                 }
-                Act::Destroyed(i) => table.destroyed(samples[i].id).unwrap(),
+                Act::Destroyed(i) => table.mark_destroyed(samples[i].id).unwrap(),
                 Act::Remember(i) => {
                     table.remember(samples[i].id, |memory| memory.defined = true).unwrap();
                 }
@@ -250,7 +250,7 @@ proptest! {
             prop_assert_eq!(other.records(), table.records());
             prop_assert_eq!(other.node(), table.node());
             for record in table.records() {
-                if let DesiredState::Destroy(order) = record.wish(false) {
+                if let DesiredState::Destroy(order) = record.desired_state(false) {
                     prop_assert_eq!(order.tombstone.instance, record.id);
                     prop_assert!(record.tombstone.is_some());
                 }
@@ -278,14 +278,14 @@ fn what_comes_back_while_its_rest_is_removed_is_not_forgotten() {
 
     // The report of its destruction is heard after a later copy was sent.
     table.apply(order(4, &instance)).unwrap();
-    table.destroyed(id).unwrap();
+    table.mark_destroyed(id).unwrap();
     instance.epoch = Epoch(2);
     table.apply(put(5, &instance)).unwrap();
     table.forget_destroyed(id).unwrap();
     assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
 
     table.apply(order(6, &instance)).unwrap();
-    table.destroyed(id).unwrap();
+    table.mark_destroyed(id).unwrap();
     table.forget_destroyed(id).unwrap();
     assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
 

@@ -1,7 +1,6 @@
-//! Listens to waifud: introduces the node, watches its slice, and goes on doing so.
+//! Watches this node's slice at waifud, and connects again whenever the watch ends.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -10,43 +9,43 @@ use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
-use crate::control_link::table::Concerns;
-use crate::failpoints;
+use crate::control_link::table::Affected;
+use crate::faults;
 use crate::interfaces::LinkError;
 use crate::shared::Shared;
 
-/// How long the node's first facts are waited for before waifud hears of the node without them.
+/// How long to wait for the node's first facts before connecting to waifud without them.
 const FIRST_FACTS: Duration = Duration::from_secs(20);
 
-/// Goes on for ever.
+/// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(
         timing.retry_min,
         timing.retry_max.min(Duration::from_secs(5)),
     );
-    // What can't be made durable ends a connection that is fine: the pauses grow all the same.
+    // A failure to write ends a connection that works otherwise, so its pauses grow separately.
     let mut unwritable = backoff.clone();
-    let mut told: Option<String> = None;
+    let mut logged: Option<String> = None;
     loop {
         let ended = listen(&shared, &mut backoff).await;
-        shared.welcomed.send_replace(false);
+        shared.reports.set_connected(false);
         let (pause, ended) = match ended {
             Ended::Link(why) => {
                 unwritable.reset();
-                (backoff.pause(), format!("waifud is not heard: {why}"))
+                (backoff.pause(), format!("no connection to waifud: {why}"))
             }
             Ended::Disk(error) => (
                 unwritable.pause(),
                 format!(
-                    "what waifud says can't be taken over: {}",
+                    "cannot store what waifud sent: {}",
                     crate::with_cause(&error)
                 ),
             ),
         };
-        if told.as_ref() != Some(&ended) {
-            tracing::warn!("{ended}; trying again, guests go on");
-            told = Some(ended);
+        if logged.as_ref() != Some(&ended) {
+            tracing::warn!("{ended}; retrying, guests are not affected");
+            logged = Some(ended);
         }
         tokio::time::sleep(pause).await;
     }
@@ -54,9 +53,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// Why a connection ended.
 enum Ended {
-    /// waifud, or the way to it.
+    /// waifud or the connection to it failed.
     Link(String),
-    /// The node's own disk.
+    /// The node could not write to its disk.
     Disk(DurableError),
 }
 
@@ -66,7 +65,7 @@ impl Ended {
     }
 }
 
-/// One connection's life. Returns why it ended.
+/// Runs one connection. Returns why it ended.
 async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     let facts = if let Some(facts) = shared.reports.last_facts() {
         facts
@@ -89,14 +88,14 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     };
     match shared.table.welcome(&welcome) {
         Ok(true) => {
-            tracing::error!(incarnation = %welcome.incarnation, "waifud's database is another than before: nothing is destroyed until an operator confirms");
-            shared.facts_check.notify_one();
+            tracing::error!(incarnation = %welcome.incarnation, "waifud's database has changed: nothing is destroyed until an operator confirms it");
+            shared.node_checks.request_facts();
         }
         Ok(false) => {}
         Err(error) => return Ended::Disk(error),
     }
-    shared.welcomed.send_replace(true);
-    shared.reports.say_again();
+    shared.reports.set_connected(true);
+    shared.reports.resend_all();
     let since = shared.table.begin_watch();
     let mut frames = match shared.link.watch(since).await {
         Ok(frames) => frames,
@@ -104,48 +103,47 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             if let Err(error) = shared.table.forget_revision() {
                 return Ended::Disk(error);
             }
-            return Ended::link("it no longer has the history; everything is asked for again");
+            return Ended::link("its history was trimmed; requesting the whole slice");
         }
         Err(error) => return Ended::link(error),
     };
-    tracing::info!(node = %welcome.node, "waifud is heard");
+    tracing::info!(node = %welcome.node, "connected to waifud");
     loop {
         let frame = match frames.next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ended::link("it ended the watch"),
+            Ok(None) => return Ended::link("waifud closed the watch"),
             Err(error) => return Ended::link(error),
         };
         backoff.reset();
         if let WatchFrame::Stream(order) = frame {
-            shared.streams.order(order);
+            shared.stream_requests.add(order);
             continue;
         }
         match shared.table.apply(frame) {
-            Ok(concerns) => pass_on(shared, concerns),
-            // Nobody acts on what is not durable; the frame comes again with the next watch.
+            Ok(affected) => notify(shared, affected),
+            // A frame that is not durable is not acted on. The next watch sends it again.
             Err(error) => return Ended::Disk(error),
         }
     }
 }
 
-fn pass_on(shared: &Shared, concerns: Concerns) {
+fn notify(shared: &Shared, affected: Affected) {
     let wake = |ids: Vec<InstanceId>| ids.into_iter().for_each(|id| shared.signals.wake(id));
-    match concerns {
-        Concerns::Nobody => {}
-        Concerns::Instances(ids) => wake(ids),
-        Concerns::Everybody => {
-            // A confirmation ends a condition: it is reported now and not with the next period.
-            shared.facts_check.notify_one();
-            shared.network_check.notify_one();
-            shared.metadata_check.notify_one();
+    match affected {
+        Affected::None => {}
+        Affected::Instances(ids) => wake(ids),
+        Affected::All => {
+            // A confirmation ends a condition, which is reported at once.
+            shared.node_checks.request_facts();
+            shared.network.request_check();
+            shared.metadata.request_check();
             wake(shared.table.records().iter().map(|r| r.id).collect());
         }
-        Concerns::Synced => {
-            shared.slice_known.store(true, Ordering::Relaxed);
-            shared.start_allowed.send_replace(true);
-            shared.sweep.notify_one();
-            // What an agent that was killed in the middle of forgetting left behind.
-            shared.metadata.tidy(&shared.table);
+        Affected::Synced => {
+            shared.start_permission.grant();
+            shared.node_checks.request_sweep();
+            // An agent that was killed while removing an instance may have left bundles behind.
+            shared.metadata.remove_unused_bundles(&shared.table);
             wake(shared.table.records().iter().map(|r| r.id).collect());
         }
     }

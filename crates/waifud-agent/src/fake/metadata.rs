@@ -145,7 +145,7 @@ impl FakeMetadata {
             Ok(world)
         } else {
             Err(MetadataError::Unreachable {
-                message: "the metadata service can't be reached: the fake was told so".to_owned(),
+                message: "the fake metadata service is offline".to_owned(),
             })
         }
     }

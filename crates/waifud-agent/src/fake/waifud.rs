@@ -20,14 +20,14 @@ use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Rev
 use super::{lock, name};
 use crate::interfaces::{ControlLink, FrameStream, LinkError};
 
-/// The fake. Clones share one world.
+/// The fake. Clones share one state.
 #[derive(Clone)]
 pub struct FakeWaifud {
-    world: Arc<Mutex<World>>,
+    state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
 }
 
-struct World {
+struct State {
     node: NodeId,
     incarnation: Incarnation,
     online: bool,
@@ -43,7 +43,7 @@ struct World {
     /// Downloads stop after so many bytes.
     stall_after: Option<usize>,
     fetches: u64,
-    said: BTreeMap<InstanceId, Vec<InstanceReport>>,
+    statuses: BTreeMap<InstanceId, Vec<InstanceReport>>,
     destroyed: Vec<Tombstone>,
     unmanaged: Vec<Unmanaged>,
     facts: Option<NodeFacts>,
@@ -52,16 +52,16 @@ struct World {
     streams: BTreeMap<String, oneshot::Sender<StreamOutcome>>,
 }
 
-/// What came of an order: the other end of the stream, or why there is none.
+/// The outcome of a request: the other end of the stream, or the refusal.
 pub type StreamOutcome = Result<DuplexStream, StreamRefusal>;
 
 #[derive(Clone)]
 enum Change {
     Node,
     Instance(InstanceId),
-    Left(InstanceId),
+    Removed(InstanceId),
     Tombstone(InstanceId),
-    /// Told once, to whoever listens then.
+    /// Sent once, to the watches that are open then.
     Stream(StreamOrder),
 }
 
@@ -76,7 +76,7 @@ impl FakeWaifud {
     pub fn new() -> Self {
         let node = NodeId::generate();
         let net = ipnet::Ipv4Net::new_assert([10, 144, 1, 0].into(), 24);
-        let world = World {
+        let state = State {
             node,
             incarnation: Incarnation(1),
             online: true,
@@ -97,7 +97,7 @@ impl FakeWaifud {
             bundles: BTreeMap::new(),
             stall_after: None,
             fetches: 0,
-            said: BTreeMap::new(),
+            statuses: BTreeMap::new(),
             destroyed: Vec::new(),
             unmanaged: Vec::new(),
             facts: None,
@@ -106,46 +106,46 @@ impl FakeWaifud {
             streams: BTreeMap::new(),
         };
         Self {
-            world: Arc::new(Mutex::new(world)),
+            state: Arc::new(Mutex::new(state)),
             changed: watch::Sender::new(0),
         }
     }
 
-    /// Has a real bundle; every other one is a few bytes that nobody opens.
+    /// Adds a real bundle. Every other one is a few bytes that are not opened.
     pub fn add_bundle(&self, bundle: Digest, sealed: Vec<u8>) {
-        lock(&self.world).bundles.insert(bundle, sealed);
+        lock(&self.state).bundles.insert(bundle, sealed);
     }
 
-    /// Gives the node an instance, or a new spec of one.
+    /// Adds an instance to the slice, or replaces its spec.
     pub fn put(&self, instance: AgentInstance) {
         let id = instance.id;
-        lock(&self.world).instances.insert(id, instance);
+        lock(&self.state).instances.insert(id, instance);
         self.commit(Change::Instance(id));
     }
 
-    /// Changes an instance's spec and counts its generation up.
+    /// Changes an instance's spec and increments its generation.
     pub fn edit(&self, id: InstanceId, change: impl FnOnce(&mut AgentInstance)) {
-        if let Some(instance) = lock(&self.world).instances.get_mut(&id) {
+        if let Some(instance) = lock(&self.state).instances.get_mut(&id) {
             instance.generation = instance.generation.next();
             change(instance);
         }
         self.commit(Change::Instance(id));
     }
 
-    /// The instance as it should be.
+    /// The instance as in the slice.
     pub fn instance(&self, id: InstanceId) -> Option<AgentInstance> {
-        lock(&self.world).instances.get(&id).cloned()
+        lock(&self.state).instances.get(&id).cloned()
     }
 
-    /// The instance leaves the node's slice; nothing is ordered.
-    pub fn leave(&self, id: InstanceId) {
-        lock(&self.world).instances.remove(&id);
-        self.commit(Change::Left(id));
+    /// Removes the instance from the node's slice without a tombstone.
+    pub fn remove_from_slice(&self, id: InstanceId) {
+        lock(&self.state).instances.remove(&id);
+        self.commit(Change::Removed(id));
     }
 
-    /// Orders the destruction of the instance's present epoch.
+    /// Deletes the instance: adds a tombstone of its current epoch.
     pub fn delete(&self, id: InstanceId) {
-        let order = lock(&self.world)
+        let tombstone = lock(&self.state)
             .instances
             .get(&id)
             .map(|instance| Tombstone {
@@ -153,141 +153,141 @@ impl FakeWaifud {
                 name: instance.name.clone(),
                 epoch: instance.epoch,
             });
-        if let Some(order) = order {
-            lock(&self.world).instances.remove(&id);
-            self.order(order);
+        if let Some(tombstone) = tombstone {
+            lock(&self.state).instances.remove(&id);
+            self.add_tombstone(tombstone);
         }
     }
 
-    /// Sends an order as it is.
-    pub fn order(&self, tombstone: Tombstone) {
+    /// Adds this tombstone.
+    pub fn add_tombstone(&self, tombstone: Tombstone) {
         let id = tombstone.instance;
-        lock(&self.world).tombstones.insert(id, tombstone);
+        lock(&self.state).tombstones.insert(id, tombstone);
         self.commit(Change::Tombstone(id));
     }
 
-    /// Forgets the history so far: a watch that resumes in it is answered with 410.
+    /// Trims the history: a watch that resumes before this point is answered with 410.
     pub fn trim(&self) {
-        let mut world = lock(&self.world);
-        world.trimmed = world.number + 1;
-        world.number += 1;
+        let mut state = lock(&self.state);
+        state.trimmed = state.number + 1;
+        state.number += 1;
     }
 
-    /// Becomes another database with what this one has, as after a restored backup; watches end.
+    /// Acts like a restored backup: the same content in a new incarnation. Watches end.
     pub fn restore(&self, incarnation: u32) {
         {
-            let mut world = lock(&self.world);
-            world.incarnation = Incarnation(incarnation);
-            world.slice.confirmed = None;
+            let mut state = lock(&self.state);
+            state.incarnation = Incarnation(incarnation);
+            state.slice.confirmed = None;
         }
         self.set_online(false);
         self.set_online(true);
     }
 
-    /// An operator's word that the restored database is the right one.
+    /// Confirms the restored database, as an operator would.
     pub fn confirm(&self) {
         {
-            let mut world = lock(&self.world);
-            world.slice.confirmed = Some(world.incarnation);
-            for instance in world.instances.values_mut() {
+            let mut state = lock(&self.state);
+            state.slice.confirmed = Some(state.incarnation);
+            for instance in state.instances.values_mut() {
                 instance.restored = false;
             }
         }
         self.commit(Change::Node);
     }
 
-    /// Comes and goes. Watches end when it goes.
+    /// Goes online or offline. Watches end when it goes offline.
     pub fn set_online(&self, online: bool) {
-        lock(&self.world).online = online;
+        lock(&self.state).online = online;
         self.changed.send_modify(|n| *n += 1);
     }
 
     /// An image that can be fetched.
     pub fn add_image(&self, digest: Digest, bytes: Vec<u8>) {
-        lock(&self.world).images.insert(digest, bytes);
+        lock(&self.state).images.insert(digest, bytes);
     }
 
-    /// Downloads hang after so many bytes, or no longer.
+    /// Makes downloads stall after this many bytes; `None` ends that.
     pub fn stall_downloads(&self, after: Option<usize>) {
-        lock(&self.world).stall_after = after;
+        lock(&self.state).stall_after = after;
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// How many downloads were begun.
+    /// How many downloads were started.
     pub fn fetches(&self) -> u64 {
-        lock(&self.world).fetches
+        lock(&self.state).fetches
     }
 
-    /// The last that was said of an instance.
+    /// The last reported status of an instance.
     pub fn status(&self, id: InstanceId) -> Option<InstanceReport> {
-        lock(&self.world).said.get(&id)?.last().cloned()
+        lock(&self.state).statuses.get(&id)?.last().cloned()
     }
 
-    /// Everything that was said of an instance.
-    pub fn story(&self, id: InstanceId) -> Vec<InstanceReport> {
-        lock(&self.world).said.get(&id).cloned().unwrap_or_default()
+    /// Every reported status of an instance.
+    pub fn status_history(&self, id: InstanceId) -> Vec<InstanceReport> {
+        lock(&self.state).statuses.get(&id).cloned().unwrap_or_default()
     }
 
-    /// Orders that were confirmed.
+    /// Confirmed tombstones.
     pub fn destroyed(&self) -> Vec<Tombstone> {
-        lock(&self.world).destroyed.clone()
+        lock(&self.state).destroyed.clone()
     }
 
-    /// Orders that were not.
-    pub fn pending(&self) -> usize {
-        lock(&self.world).tombstones.len()
+    /// How many tombstones are not confirmed yet.
+    pub fn pending_tombstones(&self) -> usize {
+        lock(&self.state).tombstones.len()
     }
 
-    /// What is on the node and in nobody's list.
+    /// The reported unmanaged objects.
     pub fn unmanaged(&self) -> Vec<Unmanaged> {
-        lock(&self.world).unmanaged.clone()
+        lock(&self.state).unmanaged.clone()
     }
 
-    /// What the node has.
+    /// The reported facts.
     pub fn facts(&self) -> Option<NodeFacts> {
-        lock(&self.world).facts.clone()
+        lock(&self.state).facts.clone()
     }
 
-    /// Which boot of its machine the node said that it runs in.
+    /// The boot id that the node reported.
     pub fn boot(&self) -> Option<BootId> {
-        lock(&self.world).boot
+        lock(&self.state).boot
     }
 
-    /// Asks the node for a stream. The receiver fails when nobody comes for it.
-    pub fn ask(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
+    /// Requests a stream from the node. The receiver fails if the node does not answer.
+    pub fn request_stream(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
         let (sender, receiver) = oneshot::channel();
         let id = order.id.to_string();
-        lock(&self.world).streams.insert(id, sender);
+        lock(&self.state).streams.insert(id, sender);
         self.commit(Change::Stream(order));
         receiver
     }
 
-    /// How many reports came.
+    /// How many reports arrived.
     pub fn reports(&self) -> u64 {
-        lock(&self.world).reports
+        lock(&self.state).reports
     }
 
     fn commit(&self, change: Change) {
-        let mut world = lock(&self.world);
-        world.number += 1;
-        let number = world.number;
-        world.history.push((number, change));
-        drop(world);
+        let mut state = lock(&self.state);
+        state.number += 1;
+        let number = state.number;
+        state.history.push((number, change));
+        drop(state);
         self.changed.send_modify(|n| *n += 1);
     }
 
-    fn asker(&self, id: StreamId) -> Result<oneshot::Sender<StreamOutcome>, LinkError> {
-        let asker = self.online()?.streams.remove(&id.to_string());
-        asker.ok_or_else(no_such_stream)
+    fn take_requester(&self, id: StreamId) -> Result<oneshot::Sender<StreamOutcome>, LinkError> {
+        let requester = self.online()?.streams.remove(&id.to_string());
+        requester.ok_or_else(no_such_stream)
     }
 
-    fn online(&self) -> Result<std::sync::MutexGuard<'_, World>, LinkError> {
-        let world = lock(&self.world);
-        if world.online {
-            Ok(world)
+    fn online(&self) -> Result<std::sync::MutexGuard<'_, State>, LinkError> {
+        let state = lock(&self.state);
+        if state.online {
+            Ok(state)
         } else {
             Err(LinkError::Unreachable {
-                message: "waifud can't be reached: the fake was told so".to_owned(),
+                message: "the fake waifud is offline".to_owned(),
             })
         }
     }
@@ -296,11 +296,11 @@ impl FakeWaifud {
 fn no_such_stream() -> LinkError {
     LinkError::Refused {
         status: 404,
-        message: "nobody waits for that stream".to_owned(),
+        message: "no such stream".to_owned(),
     }
 }
 
-impl World {
+impl State {
     fn revision(&self, number: u64) -> Revision {
         Revision {
             incarnation: self.incarnation,
@@ -319,7 +319,7 @@ impl World {
                 revision,
                 object: SliceObject::Instance(Box::new(self.instances.get(id)?.clone())),
             },
-            Change::Left(id) => WatchFrame::Delete {
+            Change::Removed(id) => WatchFrame::Delete {
                 revision,
                 instance: *id,
             },
@@ -345,14 +345,14 @@ impl FrameStream for Frames {
     async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError> {
         loop {
             {
-                let world = self.waifud.online()?;
-                if world.incarnation != self.incarnation {
+                let state = self.waifud.online()?;
+                if state.incarnation != self.incarnation {
                     return Ok(None);
                 }
-                for (number, change) in world.history.iter().filter(|(n, _)| *n > self.at) {
-                    self.queue.extend(world.frame(*number, change));
+                for (number, change) in state.history.iter().filter(|(n, _)| *n > self.at) {
+                    self.queue.extend(state.frame(*number, change));
                 }
-                self.at = world.number;
+                self.at = state.number;
             }
             if let Some(frame) = self.queue.pop_front() {
                 return Ok(Some(frame));
@@ -367,74 +367,74 @@ impl FrameStream for Frames {
 #[async_trait]
 impl ControlLink for FakeWaifud {
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
-        let mut world = self.online()?;
-        world.facts = Some(hello.facts.clone());
-        world.boot = hello.boot_id;
+        let mut state = self.online()?;
+        state.facts = Some(hello.facts.clone());
+        state.boot = hello.boot_id;
         Ok(Welcome {
-            node: world.node,
-            incarnation: world.incarnation,
+            node: state.node,
+            incarnation: state.incarnation,
             addresses: Vec::new(),
         })
     }
 
     async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
-        let world = self.online()?;
+        let state = self.online()?;
         let mut queue = std::collections::VecDeque::new();
         match since {
             Some(since)
-                if since.incarnation != world.incarnation || since.number < world.trimmed =>
+                if since.incarnation != state.incarnation || since.number < state.trimmed =>
             {
                 return Err(LinkError::Gone);
             }
             Some(since) => {
-                let missed = world.history.iter().filter(|(n, _)| *n > since.number);
+                let missed = state.history.iter().filter(|(n, _)| *n > since.number);
                 for (number, change) in missed {
                     if matches!(change, Change::Stream(_)) {
                         continue;
                     }
-                    queue.extend(world.frame(*number, change));
+                    queue.extend(state.frame(*number, change));
                 }
             }
             None => {
-                let number = world.number;
-                queue.extend(world.frame(number, &Change::Node));
-                for id in world.instances.keys() {
-                    queue.extend(world.frame(number, &Change::Instance(*id)));
+                let number = state.number;
+                queue.extend(state.frame(number, &Change::Node));
+                for id in state.instances.keys() {
+                    queue.extend(state.frame(number, &Change::Instance(*id)));
                 }
-                for id in world.tombstones.keys() {
-                    queue.extend(world.frame(number, &Change::Tombstone(*id)));
+                for id in state.tombstones.keys() {
+                    queue.extend(state.frame(number, &Change::Tombstone(*id)));
                 }
             }
         }
         queue.push_back(WatchFrame::Sync {
-            revision: world.revision(world.number),
+            revision: state.revision(state.number),
         });
         Ok(Box::new(Frames {
             waifud: self.clone(),
             changes: self.changed.subscribe(),
-            incarnation: world.incarnation,
+            incarnation: state.incarnation,
             queue,
-            at: world.number,
+            at: state.number,
         }))
     }
 
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
-        let mut world = self.online()?;
-        world.reports += 1;
+        let mut state = self.online()?;
+        state.reports += 1;
         for instance in &report.instances {
-            let story = world.said.entry(instance.id).or_default();
+            let story = state.statuses.entry(instance.id).or_default();
             story.push(instance.clone());
         }
         for tombstone in &report.destroyed {
-            if world.tombstones.remove(&tombstone.instance).is_some() {
-                world.destroyed.push(tombstone.clone());
+            if state.tombstones.remove(&tombstone.instance).is_some() {
+                state.destroyed.push(tombstone.clone());
             }
         }
         if let Some(unmanaged) = &report.unmanaged {
-            world.unmanaged.clone_from(unmanaged);
+            state.unmanaged.clone_from(unmanaged);
         }
         if report.facts.is_some() {
-            world.facts.clone_from(&report.facts);
+            state.facts.clone_from(&report.facts);
         }
         Ok(())
     }
@@ -446,9 +446,9 @@ impl ControlLink for FakeWaifud {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), LinkError> {
         let bytes = {
-            let mut world = self.online()?;
-            world.fetches += 1;
-            world.images.get(&image).cloned()
+            let mut state = self.online()?;
+            state.fetches += 1;
+            state.images.get(&image).cloned()
         };
         let Some(bytes) = bytes else {
             return Err(LinkError::Refused {
@@ -474,21 +474,21 @@ impl ControlLink for FakeWaifud {
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
-        let world = self.online()?;
-        let known = world.bundles.get(&bundle).cloned();
+        let state = self.online()?;
+        let known = state.bundles.get(&bundle).cloned();
         Ok(known.map_or(Bytes::from_static(b"sealed"), Bytes::from))
     }
 
     async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
-        let asker = self.asker(id)?;
+        let requester = self.take_requester(id)?;
         let (ours, theirs) = tokio::io::duplex(64 << 10);
-        asker.send(Ok(ours)).map_err(|_| no_such_stream())?;
+        requester.send(Ok(ours)).map_err(|_| no_such_stream())?;
         Ok(Box::new(theirs))
     }
 
     async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
-        let asker = self.asker(id)?;
-        asker
+        let requester = self.take_requester(id)?;
+        requester
             .send(Err(refusal.clone()))
             .map_err(|_| no_such_stream())
     }

@@ -1,9 +1,9 @@
-//! What metadatad was told of each instance, and what is known of the outcome.
+//! What metadatad holds for each instance, as far as its answers confirm it.
 //!
-//! A request that was sent may be carried out even when nobody waits for its answer any more: the desired state changed,
-//! or the answer came too late. So a request, once begun, is awaited by a task of its own; the next one about the same
-//! instance is sent after its end; and from before a request is sent until it is confirmed, nothing is taken for known.
-//! In particular an instance counts as possibly held until metadatad has confirmed its release.
+//! metadatad may process a request whose answer is not awaited any more, because the desired state changed or the answer
+//! came too late. Therefore each request runs in a task of its own, the next request for the same instance is sent after
+//! it has ended, and nothing is assumed between sending a request and its confirmation. In particular, an instance
+//! counts as possibly held until metadatad has confirmed its release.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use crate::failpoints;
 use crate::interfaces::{MetadataError, MetadataService};
 
-/// Locks for the order of requests: instances that share one wait for each other, which costs little.
+/// The number of locks that order requests. Instances that share a lock wait for each other, which costs little.
 const TURNS: usize = 64;
 
 /// The address and the bundle of an assignment.
@@ -27,7 +27,7 @@ pub(crate) struct Assignments {
     service: Arc<dyn MetadataService>,
     known: Arc<Mutex<Known>>,
     turns: Vec<Arc<tokio::sync::Mutex<()>>>,
-    /// Requests under way; they end with this process at the latest.
+    /// Running requests. They end with this process at the latest.
     requests: Mutex<JoinSet<()>>,
 }
 
@@ -35,18 +35,18 @@ pub(crate) struct Assignments {
 struct Known {
     /// Confirmed assignments.
     held: BTreeMap<InstanceId, Served>,
-    /// Since when at least.
+    /// Since when the bundle is held, at least.
     held_since: BTreeMap<InstanceId, (Digest, Timestamp)>,
     /// Confirmed releases.
     released: BTreeSet<InstanceId>,
-    /// Counts what happens to requests, to tell whether a list is older than a request.
+    /// Counts starts and ends of requests, to decide whether a list is older than a request.
     clock: u64,
     /// When a request about the instance was last begun or ended.
     touched: BTreeMap<InstanceId, u64>,
     under_way: BTreeSet<InstanceId>,
 }
 
-/// A moment before which a list of assignments was not asked for.
+/// A lower bound for when a list of assignments was requested.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(u64);
 
@@ -65,7 +65,7 @@ impl Assignments {
         self.known().held.get(&id).copied()
     }
 
-    /// Whether it may hold anything of the instance: yes until a release was confirmed.
+    /// Whether metadatad may hold anything of the instance. True until a release is confirmed.
     pub fn may_hold(&self, id: InstanceId) -> bool {
         !self.known().released.contains(&id)
     }
@@ -80,12 +80,12 @@ impl Assignments {
         self.known().held.values().any(|(_, held)| *held == bundle)
     }
 
-    /// The bundle of the confirmed assignment, and since when it is held at least.
+    /// The bundle of the confirmed assignment, and since when it is held, at least.
     pub fn since(&self, id: InstanceId) -> Option<(Digest, Timestamp)> {
         self.known().held_since.get(&id).copied()
     }
 
-    /// Has the instance's documents served. The request is sent even if this is dropped once it has begun.
+    /// Has the instance's documents served. Dropping the future after its first poll does not cancel the request.
     pub async fn assign(
         &self,
         id: InstanceId,
@@ -101,7 +101,7 @@ impl Assignments {
         self.request(id, || true, Some(served), send).await
     }
 
-    /// Has everything of the instance forgotten, when `still` says so in its turn.
+    /// Has everything of the instance released, if `still` returns true once the request can be sent.
     pub async fn release(
         &self,
         id: InstanceId,
@@ -136,7 +136,7 @@ impl Assignments {
             };
             lock(&known).end(id, confirmed);
             drop(turn);
-            // Without a receiver the caller has given up; what is known was noted above.
+            // Without a receiver the caller has stopped waiting. The outcome is recorded above.
             let _given_up = answer.send(outcome);
         });
         answered.await.unwrap_or_else(|_| {
@@ -146,13 +146,13 @@ impl Assignments {
         })
     }
 
-    /// To be asked before a list is.
+    /// To be called before a list is requested.
     pub fn now(&self) -> Moment {
         Moment(self.known().clock)
     }
 
-    /// Takes over a list that was asked for after `asked`. What was requested since then is newer than the list; where
-    /// another process answers than before (`changed`), the list may come from either, and nothing is known.
+    /// Applies a list that was requested after `asked`. Requests since then are newer than the list. If metadatad was
+    /// restarted (`changed`), the list may come from either process, and earlier knowledge is dropped.
     pub fn learn(&self, list: &[Held], asked: Moment, changed: bool) {
         let mut known = self.known();
         let newer: BTreeSet<InstanceId> = known
@@ -171,7 +171,7 @@ impl Assignments {
         }
     }
 
-    /// Forgets what is known of instances other than these.
+    /// Drops what is known about other instances.
     pub fn retain(&self, records: &BTreeSet<InstanceId>) {
         let mut known = self.known();
         let under_way = known.under_way.clone();
@@ -192,19 +192,19 @@ impl Assignments {
     }
 }
 
-/// What the end of a request tells.
+/// What a finished request confirms.
 #[derive(Clone, Copy)]
 enum Confirmed {
-    /// The service holds this for the instance.
+    /// metadatad serves this for the instance.
     Serves(Served),
-    /// It holds nothing of it.
+    /// metadatad holds nothing of the instance.
     Released,
-    /// Nothing: the request may have been carried out or not.
+    /// Nothing: the request may have been processed or not.
     Nothing,
 }
 
 impl Known {
-    /// A request is about to be sent: from now on anything may be so.
+    /// A request is about to be sent: nothing is known until it ends.
     fn begin(&mut self, id: InstanceId) {
         self.held.remove(&id);
         self.released.remove(&id);
@@ -212,7 +212,7 @@ impl Known {
         self.touch(id);
     }
 
-    /// It ended.
+    /// The request ended.
     fn end(&mut self, id: InstanceId, confirmed: Confirmed) {
         self.under_way.remove(&id);
         self.touch(id);
@@ -276,12 +276,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_release_follows_a_request_whose_answer_nobody_awaited() {
+    async fn a_release_follows_a_request_whose_answer_was_not_awaited() {
         let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;
         service.set_delays(1);
-        // Begun, sent, and dropped.
+        // Sent, then dropped.
         assert_eq!(assignments.assign(id, assignment).now_or_never(), None);
         assert!(assignments.may_hold(id));
         assignments.release(id, || true).await.unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_former_assignment_is_not_known_while_another_is_under_way() {
+    async fn a_former_assignment_is_unknown_while_another_request_runs() {
         let (service, assignments) = service();
         let (id, one, other) = (InstanceId::generate(), assignment(7), assignment(8));
         put(&service, &one).await;
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_is_older_than_a_request_changes_nothing_of_its_instance() {
+    async fn a_list_older_than_a_request_does_not_affect_its_instance() {
         let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_request_that_failed_nothing_is_known() {
+    async fn after_a_failed_request_nothing_is_known() {
         let (service, assignments) = service();
         let (id, assignment) = (InstanceId::generate(), assignment(7));
         put(&service, &assignment).await;

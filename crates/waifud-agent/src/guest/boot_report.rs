@@ -1,8 +1,9 @@
-//! What cloud-init's reporter told of the current boot: its modules, how each ended, and whether the last stage is over.
+//! What cloud-init's reporter sent in the current boot: its modules, their results, and whether the last stage has ended.
 //!
-//! Each boot is told anew, and nothing marks its beginning: a stage that comes after a later one does. Names are a
-//! guest's text and are only compared and shown. What ended once stays as it ended until the next boot, so that a guest
-//! that posts without end changes nothing without end; runs by hand after the boot are not the boot's.
+//! The reporter sends events at every boot without marking its beginning: an early stage after a later one shows a new
+//! boot. Names come from the guest and are only compared and displayed. A result does not change until the next boot, so
+//! a guest that posts events without end cannot change the report without end. Stages run by hand after the boot are
+//! ignored.
 
 use jiff::SignedDuration;
 use waifud_api::metadatad::CloudInitEvent;
@@ -17,19 +18,19 @@ const STAGES: [&str; 4] = [
     "modules-final",
 ];
 
-/// A boot takes longer: what begins anew earlier is not another boot.
+/// The shortest possible boot: a stage that begins again earlier is not another boot.
 const BOOT_MIN: SignedDuration = SignedDuration::from_secs(2);
 
 /// See the module's text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BootReport {
-    /// When its first event came.
+    /// When the first event arrived.
     pub began: Option<Timestamp>,
-    /// When its last event came.
+    /// When the last event arrived.
     pub last: Option<Timestamp>,
-    /// When the last stage ended, and how.
+    /// When the last stage ended, and its result.
     pub finished: Option<(Timestamp, ModuleResult)>,
-    /// The furthest stage that was told of.
+    /// The latest stage with an event.
     stage: usize,
     modules: Vec<Module>,
 }
@@ -37,18 +38,18 @@ pub struct BootReport {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Module {
     seen: ModuleSeen,
-    /// When it began, by the guest's clock.
+    /// When it began, by the guest's clock, in microseconds.
     guest_start: Option<i64>,
 }
 
 impl BootReport {
-    /// Takes an event in. Returns whether it is the first of another boot than the one that was told of before.
+    /// Adds an event. Returns whether it is the first one of a new boot.
     pub fn add(&mut self, event: &CloudInitEvent, at: Timestamp) -> bool {
         let (stage_name, module) = match event.name.split_once('/') {
             Some((stage, module)) => (stage, Some(module)),
             None => (event.name.as_str(), None),
         };
-        // Anything else was started by hand, such as `cloud-init single`.
+        // Anything else was started by hand, for example `cloud-init single`.
         let Some(stage) = STAGES.iter().position(|name| *name == stage_name) else {
             return false;
         };
@@ -77,12 +78,12 @@ impl BootReport {
         anew
     }
 
-    /// An early stage that comes after a later one, or begins again with what it began with. The last two stages may be
-    /// run again by hand in a booted guest (`cloud-init modules`), which is no boot.
+    /// An early stage after a later one, or an early stage whose first module begins again, shows another boot. The last
+    /// two stages do not: they may be run by hand in a booted guest (`cloud-init modules`).
     fn is_of_another_boot(&self, stage: usize, event: &CloudInitEvent) -> bool {
         let early = stage <= 1;
         let begins = event.result.is_none();
-        // The end of a stage is told after what came out of it: only a beginning counts.
+        // The end of a stage is reported after events of later stages, so only a beginning is considered.
         early
             && begins
             && (stage < self.stage
@@ -121,7 +122,7 @@ impl BootReport {
         }
     }
 
-    /// The modules in the order in which they began.
+    /// The modules in the order of their beginnings.
     pub fn modules(&self) -> Vec<ModuleSeen> {
         self.modules
             .iter()
@@ -129,7 +130,7 @@ impl BootReport {
             .collect()
     }
 
-    /// The module at work: the last that began and did not end.
+    /// The running module: the last one that began and has not ended.
     pub fn running(&self) -> Option<&ModuleSeen> {
         if self.finished.is_some() {
             return None;
@@ -138,7 +139,7 @@ impl BootReport {
         open.find(|seen| seen.result.is_none())
     }
 
-    /// Modules that failed. A search for a datasource that is not there fails by design, and counts for nothing.
+    /// Modules that failed. Searches for absent datasources fail by design and are excluded.
     pub fn failures(&self) -> impl Iterator<Item = &str> {
         self.ended(ModuleResult::Fail)
     }
@@ -156,7 +157,7 @@ impl BootReport {
     }
 }
 
-/// A module's name without what every module's has, and in one spelling: 25.1 writes `scripts_user`.
+/// A module's name without the common prefix and with hyphens: cloud-init 25.1 writes `scripts_user`.
 fn plain(module: &str) -> String {
     match module.strip_prefix("config-") {
         Some(module) => module.replace('_', "-"),
@@ -170,7 +171,7 @@ fn is_named(kept: &str, told: &str) -> bool {
         .is_some_and(|(told, kept)| told.0 == kept.0 && plain(told.1) == kept.1)
 }
 
-/// By the guest's clock, unless that was set meanwhile; else by ours.
+/// The duration by the guest's clock, or by ours if the guest's clock was set in between.
 fn took(module: &Module, event: &CloudInitEvent, at: Timestamp) -> u64 {
     let ours = u64::try_from(at.duration_since(module.seen.at).as_millis()).unwrap_or(0);
     let theirs = module
@@ -178,7 +179,7 @@ fn took(module: &Module, event: &CloudInitEvent, at: Timestamp) -> u64 {
         .zip(event.guest_micros)
         .and_then(|(start, end)| u64::try_from(end.checked_sub(start)?).ok())
         .map(|micros| micros / 1000);
-    // An event waits a moment on its way; what differs by more is a clock that was set.
+    // Events are delayed a little. A larger difference means that the clock was set.
     theirs
         .filter(|theirs| theirs.abs_diff(ours) < 10_000)
         .unwrap_or(ours)
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    fn told(lines: &[&str]) -> (BootReport, usize) {
+    fn report_of(lines: &[&str]) -> (BootReport, usize) {
         let mut report = BootReport::default();
         let mut boots = 0;
         for (second, line) in (0..).zip(lines) {
@@ -229,8 +230,8 @@ mod tests {
     ];
 
     #[test]
-    fn modules_are_told_with_result_and_duration() {
-        let (mut report, _) = told(&FIRST[..6]);
+    fn modules_have_a_result_and_a_duration() {
+        let (mut report, _) = report_of(&FIRST[..6]);
         let started = event(FIRST[6]);
         let mut ended = event(FIRST[7]);
         report.add(
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_meanwhile_does_not_make_a_module_take_years() {
+    fn setting_the_guests_clock_does_not_distort_a_duration() {
         let mut report = BootReport::default();
         let mut one = event("modules-final/config-ntp begins");
         one.guest_micros = Some(1);
@@ -280,14 +281,14 @@ mod tests {
             "init-network/check-cache begins",
         ];
         lines.extend(again);
-        let (report, boots) = told(&lines);
+        let (report, boots) = report_of(&lines);
         assert_eq!(boots, 1);
         assert_eq!(report.began, Some(at(9)));
         assert_eq!(report.finished, None);
         assert_eq!(report.failures().count(), 0, "a search may find nothing");
 
         // Reset in the middle of its first boot.
-        let (_, boots) = told(&[FIRST[0], FIRST[1], FIRST[0]]);
+        let (_, boots) = report_of(&[FIRST[0], FIRST[1], FIRST[0]]);
         assert_eq!(boots, 1);
 
         // Nothing boots in no time: a flood of beginnings is one boot.
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_run_by_hand_is_no_boot() {
+    fn stages_run_by_hand_are_not_a_boot() {
         let mut lines = FIRST.to_vec();
         lines.extend([
             "modules-final fail",
@@ -312,14 +313,14 @@ mod tests {
             "modules-final/config-scripts-user begins",
         ]);
         lines.extend(["modules-final/config-scripts-user ok", "modules-final ok"]);
-        let (report, boots) = told(&lines);
+        let (report, boots) = report_of(&lines);
         assert_eq!(boots, 0);
         assert_eq!(report.failures().count(), 1, "the boot's own");
         assert_eq!(report.finished, Some((at(8), ModuleResult::Fail)));
     }
 
     #[test]
-    fn a_flood_of_names_takes_bounded_room() {
+    fn a_flood_of_names_is_bounded() {
         let mut report = BootReport::default();
         for n in 0..10_000 {
             report.add(&event(&format!("modules-final/config-{n} begins")), at(n));

@@ -33,7 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         sleep(often).await;
         if !booting {
             // A look that is asked for comes at once, any other later.
-            let _whichever = timeout(often * (RARELY - 1), shared.evidence_check.notified()).await;
+            let _whichever = timeout(often * (RARELY - 1), shared.diagnostics.requested()).await;
         }
     }
 }
@@ -54,8 +54,8 @@ async fn look(shared: &Shared) -> bool {
     } else {
         BTreeMap::new()
     };
-    if !observations.is_empty() {
-        shared.network.note(&observations);
+    if !sights.is_empty() {
+        shared.network.record_observations(&sights);
     }
     let mut booting = false;
     for (started, record) in records {

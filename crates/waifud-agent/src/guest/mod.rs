@@ -2,11 +2,15 @@
 
 pub(crate) mod assignments;
 pub(crate) mod boot_report;
+mod bundle_cache;
 pub(crate) mod cloud_init;
 pub(crate) mod cloud_init_probe;
 pub(crate) mod console_tail;
 pub(crate) mod diagnostics;
+pub(crate) mod diagnostics_requests;
+pub(crate) mod evidence;
 pub(crate) mod metadata;
+pub(crate) mod metadata_refresh;
 pub(crate) mod readiness;
 pub(crate) mod requests;
 pub(crate) mod verdict;

@@ -1,5 +1,5 @@
-//! When to look at cloud-init in the guest, and keeping what was learned: *ready* is claimed only when proven, and for
-//! the current boot only. What follows from what was seen is [`crate::guest::verdict`]'s.
+//! When to probe cloud-init in the guest, and recording the result: *ready* is claimed only when proven, and for the current
+//! boot only. [`crate::guest::verdict`] derives the state from the observations.
 
 use std::time::{Duration, Instant};
 
@@ -9,86 +9,85 @@ use waifud_types::status::{CloudInitStatus, ReadyBy};
 use crate::backoff::Backoff;
 use crate::control_link::record::Memory;
 use crate::guest::boot_report::BootReport;
-use crate::guest::metadata::Evidence;
+use crate::guest::evidence::Evidence;
 use crate::guest::verdict::{Expects, Seen, Verdict, derive};
 
-/// Looks after the end was reported, before that is taken for all that can be learned: the guest's own result says more.
-const LOOKS_AFTER: u32 = 20;
+/// Probes after the end was reported. The guest's own result has more details, but may never become available.
+const PROBES_AFTER_END: u32 = 20;
 
-/// What was heard from outside the guest's agent, as far as it makes a new look worthwhile: another boot, its end, its
-/// call. How often a guest repeats itself is not among it.
-type Heard = (Option<Timestamp>, bool, bool);
+/// Evidence that makes a new probe worthwhile: another boot, the end of cloud-init, `phone_home`. Repetitions do not.
+type Milestones = (Option<Timestamp>, bool, bool);
 
-/// When to look at cloud-init again, and what was seen last. One per driver.
+/// When to probe cloud-init again, and the last answer. One per driver.
 #[derive(Debug)]
 pub(crate) struct Readiness {
     pause: Backoff,
     next: Option<Instant>,
-    /// The guest may have booted anew: what is known may be of the boot before.
+    /// The guest may have rebooted: what is known may belong to the previous boot.
     stale: bool,
-    /// Looks since the last news.
-    looks: u32,
-    heard: Heard,
-    /// What its agent answered last.
+    /// Probes since the last new evidence.
+    probes: u32,
+    milestones: Milestones,
+    /// The last answer of the guest agent.
     found: Option<(CloudInitStatus, Timestamp)>,
-    /// How long a guest that can't report may stay silent.
+    /// How long a guest without a reporter may stay silent before its state is unknown.
     patience: Duration,
 }
 
 impl Readiness {
-    /// Pauses between looks grow from `min` to `max`; after `patience`, a guest that can't report is told as unknown.
+    /// Pauses between probes grow from `min` to `max`. After `patience`, a guest without a reporter counts as unknown.
     pub fn new(min: Duration, max: Duration, patience: Duration) -> Self {
         Self {
             pause: Backoff::new(min, max),
             next: None,
             stale: true,
-            looks: 0,
-            heard: Heard::default(),
+            probes: 0,
+            milestones: Milestones::default(),
             found: None,
             patience,
         }
     }
 
-    /// Looks at the next opportunity, whatever is known.
-    pub fn look_again(&mut self) {
+    /// Probes at the next opportunity, whatever is known.
+    pub fn probe_again(&mut self) {
         self.stale = true;
         self.next = None;
-        self.looks = 0;
+        self.probes = 0;
         self.pause.reset();
     }
 
-    /// An end or another boot that was told of is a reason to look, and to go on looking for as long as after any other.
-    pub fn hear(&mut self, evidence: &Evidence) {
-        let heard = (
+    /// A reported end or another boot is a reason to probe again, and restarts the series of probes.
+    pub fn update_evidence(&mut self, evidence: &Evidence) {
+        let milestones = (
             evidence.booted_again,
             evidence.report.finished.is_some(),
             evidence.phoned_home.is_some(),
         );
-        if heard != self.heard {
-            self.heard = heard;
-            self.look_again();
+        if milestones != self.milestones {
+            self.milestones = milestones;
+            self.probe_again();
         }
     }
 
-    /// Whether there is nothing more to learn.
-    pub fn is_settled(&self, memory: &Memory) -> bool {
+    /// Whether nothing more can be learned.
+    pub fn is_final(&self, memory: &Memory) -> bool {
         let by_agent = memory.ready_by == Some(ReadyBy::GuestAgent);
-        !self.stale && memory.cloud_init.state.is_final() && (by_agent || self.looks >= LOOKS_AFTER)
+        !self.stale && memory.cloud_init.state.is_final() && (by_agent || self.probes >= PROBES_AFTER_END)
     }
 
-    /// How long until the next look; `None` when it is due.
+    /// How long until the next probe; `None` if it is due.
     pub fn not_before(&self, now: Instant) -> Option<Duration> {
         self.next
             .map(|next| next.saturating_duration_since(now))
             .filter(|wait| !wait.is_zero())
     }
 
-    /// A look is over; `None` where no agent answered. Returns the pause before the next, if one is needed.
-    pub fn looked(&mut self, found: Option<CloudInitStatus>, now: Timestamp) -> Duration {
+    /// Records a probe; `None` if no agent answered. Returns the pause before the next one.
+    pub fn probed(&mut self, found: Option<CloudInitStatus>, now: Timestamp) -> Duration {
         self.stale = false;
-        self.looks += 1;
+        self.probes += 1;
         if found.as_ref().is_some_and(|it| !it.state.is_final()) {
-            // It answers: the end may be near.
+            // The agent answers, so the end may be near.
             self.pause.reset();
         }
         self.found = found.map(|status| (status, now));
@@ -97,7 +96,7 @@ impl Readiness {
         pause
     }
 
-    /// Writes down what follows from the last look and from what the metadata service saw.
+    /// Records what follows from the last probe and from the metadata service's observations.
     pub fn learn(
         &self,
         memory: &mut Memory,
@@ -105,15 +104,15 @@ impl Readiness {
         expects: Expects,
         now: Timestamp,
     ) {
-        // After its own restart the agent is told of boots again that it knows.
+        // After a restart of the agent, metadatad repeats boots that are already recorded.
         if evidence.booted_again > since(memory).max(memory.reported_boot) {
-            boots_anew(memory, evidence.booted_again);
+            reset_for_boot(memory, evidence.booted_again);
         }
         let begun = since(memory);
-        let counts = |at: &Timestamp| begun.is_none_or(|begun| *at >= begun);
+        let is_current = |at: &Timestamp| begun.is_none_or(|begun| *at >= begun);
         if let Some((at, instance_id)) = &evidence.phoned_home
-            && counts(at)
-            // Once for each boot: it is written to disk, and a guest may call as often as it likes.
+            && is_current(at)
+            // Once per boot: it is written to disk, and a guest may phone home as often as it likes.
             && memory.phoned_home_at.is_none()
         {
             memory.phoned_home_at = Some(*at);
@@ -123,11 +122,11 @@ impl Readiness {
             }
         }
         let nothing = BootReport::default();
-        let of_this_boot = evidence.report.began.as_ref().is_some_and(counts);
+        let of_this_boot = evidence.report.began.as_ref().is_some_and(is_current);
         if of_this_boot {
             memory.reported_boot = evidence.report.began;
         }
-        let found = self.found.as_ref().filter(|(_, at)| counts(at));
+        let found = self.found.as_ref().filter(|(_, at)| is_current(at));
         let seen = Seen {
             agent: found.map(|(status, at)| (status, *at)),
             report: if of_this_boot {
@@ -136,7 +135,7 @@ impl Readiness {
                 &nothing
             },
             call: memory.phoned_home_at,
-            asked: evidence.last.as_ref().is_some_and(|(_, _, at)| counts(at)),
+            asked: evidence.last.as_ref().is_some_and(|(_, _, at)| is_current(at)),
             expects,
             since: begun,
             now,
@@ -144,12 +143,12 @@ impl Readiness {
         };
         let verdict = derive(&seen);
         if verdict.works && memory.ready_by.is_some() {
-            // It was done and works again: it booted, and nothing told so.
+            // cloud-init had finished and runs again: the guest rebooted without any other sign.
             let ended = seen.report.finished.map(|(at, _)| at).max(seen.call);
             let after = ended.and_then(|at| at.checked_add(Duration::from_nanos(1)).ok());
-            boots_anew(memory, after);
+            reset_for_boot(memory, after);
         }
-        take(memory, verdict);
+        apply_verdict(memory, verdict);
     }
 }
 
@@ -158,16 +157,16 @@ pub(crate) fn since(memory: &Memory) -> Option<Timestamp> {
     memory.started_at.max(memory.booted_at)
 }
 
-/// What was proven is of an earlier boot.
-pub(crate) fn boots_anew(memory: &mut Memory, at: Option<Timestamp>) {
+/// Discards readiness, which was proven for an earlier boot.
+pub(crate) fn reset_for_boot(memory: &mut Memory, at: Option<Timestamp>) {
     memory.booted_at = memory.booted_at.max(at);
     memory.phoned_home_at = None;
     memory.ready_by = None;
     memory.cloud_init = CloudInitStatus::default();
 }
 
-/// Silence proves nothing, and a lesser witness does not outdo a better one that spoke in the same boot.
-fn take(memory: &mut Memory, verdict: Verdict) {
+/// Applies a verdict, unless a more trusted source has already proven readiness in the same boot.
+fn apply_verdict(memory: &mut Memory, verdict: Verdict) {
     let rank = |by: Option<ReadyBy>| match by {
         None => 0,
         Some(ReadyBy::PhoneHome) => 1,
@@ -179,7 +178,7 @@ fn take(memory: &mut Memory, verdict: Verdict) {
     }
     let before = std::mem::replace(&mut memory.cloud_init, verdict.cloud_init);
     memory.ready_by = verdict.ready_by;
-    // The reporter names neither; what was learned of them in this boot is still so.
+    // The reporter sends neither of these. Values learned earlier in this boot stay valid.
     let now = &mut memory.cloud_init;
     now.instance_id = now.instance_id.take().or(before.instance_id);
     now.datasource = now.datasource.take().or(before.datasource);

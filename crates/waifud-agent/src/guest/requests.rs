@@ -1,14 +1,14 @@
-//! The different requests of one guest, each counted once: what it asked for is told, not how it went on asking.
+//! The distinct requests of one guest, each with a count.
 
 use waifud_types::Timestamp;
 use waifud_types::evidence::{REQUESTS_MAX, RequestSeen};
 
-/// See the module's text. In the order of their last time, oldest first.
+/// Ordered by the time of their last occurrence, oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Requests(Vec<RequestSeen>);
 
 impl Requests {
-    /// One more. Of too many different ones, that which was not repeated for longest is forgotten.
+    /// Adds a request. Beyond the limit, the one that was not repeated for the longest time is dropped.
     pub fn add(&mut self, path: String, status: u16, at: Timestamp) {
         let known = self
             .0

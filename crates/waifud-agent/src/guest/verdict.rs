@@ -1,14 +1,14 @@
-//! What follows for an instance's cloud-init from all that was seen of its current boot: a pure function.
+//! Derives cloud-init's state from everything that was observed of the current boot: a pure function.
 //!
-//! Who is believed, best first:
+//! Sources, most trusted first:
 //!
-//! 1. the guest's own result, read by its agent. While the agent answers that cloud-init works, nothing older proves its
-//!    end, and no call does;
-//! 2. cloud-init's reporter: it speaks at every boot and of every module, and its last event comes after the result;
-//! 3. the call at the end (`phone_home`), which cloud-init makes once for each instance-id, and which says nothing of
-//!    the result. It counts where neither of the others speaks, or the reporter's last event was lost.
+//! 1. The guest's own result file, read through the guest agent. While the agent shows that cloud-init is running, older
+//!    reports and phone-home do not prove its end.
+//! 2. cloud-init's reporter, which sends events at every boot and for every module; its last event follows the result.
+//! 3. `phone_home` at the end of a boot, which cloud-init sends once per instance-id and without the result. It is used if
+//!    neither of the others is available, or if the reporter's last event was lost.
 //!
-//! Where none of them can come any more, the state is *unknown*, with the reason: nobody waits in vain.
+//! If none of them can be expected any more, the state is *unknown*, with the reason, so that no client waits in vain.
 
 use std::time::Duration;
 
@@ -22,59 +22,56 @@ use waifud_types::template::Datasource;
 use crate::control_link::record::Memory;
 use crate::guest::boot_report::BootReport;
 use crate::instance::rescue;
-use crate::network::lan::identity;
+use crate::network::identity::identity;
 
-/// A reporter that said nothing for so long after the call will not tell the end any more: the event was lost.
+/// If the reporter sends nothing for this long after `phone_home`, its last event was lost.
 const LOST: Duration = Duration::from_mins(2);
-/// Modules that are named as failed at most.
+/// The maximum number of failed modules that are listed.
 const ERRORS_MAX: usize = 10;
-/// How much longer than [`Seen::patience`] a reporter may take for its first word: a guest's kernel boots before it.
+/// The multiple of [`Seen::patience`] within which the first event is expected: the guest's kernel boots before it.
 const FIRST_WORD: u32 = 3;
-/// How much longer than [`Seen::patience`] a call may take that was never made: packages are installed before it.
+/// The multiple of [`Seen::patience`] within which `phone_home` is expected: packages are installed before it.
 const CALL: u32 = 10;
 
-/// Everything that was seen of one boot.
+/// Everything that was observed of one boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen<'a> {
-    /// What the guest's files said when its agent was last asked, and when that was; null where none answered then.
+    /// The guest's result files as last read through the agent, and when; `None` if no agent answered.
     pub agent: Option<(&'a CloudInitStatus, Timestamp)>,
-    /// What cloud-init's reporter told.
+    /// What cloud-init's reporter sent.
     pub report: &'a BootReport,
-    /// When it phoned home.
+    /// When the guest phoned home.
     pub call: Option<Timestamp>,
-    /// Whether it asked for documents.
+    /// Whether the guest requested documents.
     pub asked: bool,
-    /// What can be expected.
     pub expects: Expects,
-    /// When the boot began; null when that is not known.
+    /// When the boot began; `None` if unknown.
     pub since: Option<Timestamp>,
-    /// Now.
     pub now: Timestamp,
-    /// How long a guest that can't report may stay silent.
+    /// How long a guest without a reporter may stay silent before its state is unknown.
     pub patience: Duration,
 }
 
 /// What can be expected of a guest whose agent does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Expects {
-    /// Why cloud-init's reporter does not speak; null when it should.
+    /// Why cloud-init's reporter sends nothing; `None` if it should.
     pub no_report: Option<&'static str>,
-    /// Whether the call is still to come.
+    /// Whether `phone_home` is still expected.
     pub call: bool,
 }
 
-/// What follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Verdict {
-    /// How far cloud-init is.
+    /// The state of cloud-init.
     pub cloud_init: CloudInitStatus,
-    /// What proves its end; null while nothing does.
+    /// What proves that it has finished; `None` if nothing does.
     pub ready_by: Option<ReadyBy>,
-    /// The guest itself says that it works: what proved an end before is of an earlier boot.
+    /// The guest itself shows that cloud-init is running: an earlier proof of its end belongs to an earlier boot.
     pub works: bool,
 }
 
-/// What an instance's guest can be expected to tell.
+/// What the guest of an instance can be expected to report.
 pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
     let by_disk = memory.by_disk.is_some();
     let unreported = match &want.spec.user_data {
@@ -82,10 +79,10 @@ pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
         _ => None,
     };
     let no_vendor_data = if identity(want, memory).is_none() {
-        Some("none of its networks leads to the metadata service")
+        Some("none of its networks reaches the metadata service")
     } else if rescue::datasource(want) == Datasource::Ec2 && !by_disk {
         Some(
-            "cloud-init's EC2 datasource reads no vendor-data, which would have it report to waifud",
+            "cloud-init's EC2 datasource ignores vendor-data, which configures cloud-init to report to waifud",
         )
     } else {
         unreported
@@ -98,7 +95,7 @@ pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
     }
 }
 
-/// Derives. See the module's text.
+/// See the module's text.
 pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     if let Some((found, at)) = seen.agent {
         let ended_since = seen.report.finished.is_some_and(|(end, _)| end > at);
@@ -151,7 +148,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     }))
 }
 
-/// Why waiting any longer is in vain, when it is.
+/// Why no further report can be expected, if so.
 fn nothing_to_come(seen: &Seen<'_>) -> Option<String> {
     let times = match seen.expects {
         Expects { call: true, .. } => CALL,
@@ -192,7 +189,8 @@ fn not_yet(cloud_init: CloudInitStatus) -> Verdict {
     }
 }
 
-/// cloud-init's end as its reporter told it. The last stage's own result counts too: a module's event may be lost.
+/// The end of cloud-init according to its reporter. The result of the last stage is considered too, because the event of a
+/// module may be lost.
 fn ended(report: &BootReport, last: ModuleResult, by: ReadyBy) -> Verdict {
     let failed = last == ModuleResult::Fail || report.failures().next().is_some();
     let warned = last == ModuleResult::Warn || report.warnings().next().is_some();

@@ -13,8 +13,8 @@ use waifud_types::template::Datasource;
 
 use crate::control_link::record::{Memory, RunMemory};
 use crate::fake::sample_instance;
-use crate::guest::metadata::Evidence;
-use crate::guest::readiness::{Readiness, boots_anew};
+use crate::guest::evidence::Evidence;
+use crate::guest::readiness::{Readiness, reset_for_boot};
 use crate::guest::verdict::expects;
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -95,7 +95,7 @@ impl Guest {
         self.memory.phoned_home_at = None;
         self.memory.ready_by = None;
         self.memory.cloud_init = CloudInitStatus::default();
-        self.readiness.look_again();
+        self.readiness.probe_again();
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -125,7 +125,7 @@ impl Guest {
 
     /// What the driver does at every pass; the guest's agent would answer this.
     fn look(&mut self, state: CloudInitState, errors: &[&str]) {
-        self.readiness.hear(&self.evidence);
+        self.readiness.update_evidence(&self.evidence);
         let found = self.has_agent.then(|| CloudInitStatus {
             state,
             datasource: Some("DataSource".to_owned()),
@@ -133,7 +133,7 @@ impl Guest {
             ..CloudInitStatus::default()
         });
         let now = self.now;
-        self.readiness.looked(found, now);
+        self.readiness.probed(found, now);
         self.learn();
     }
 
@@ -217,8 +217,8 @@ fn run(guest: &mut Guest, case: Case) {
             guest.pass(60);
             // QEMU's reset, as the driver hears of it.
             guest.evidence.report = crate::guest::boot_report::BootReport::default();
-            boots_anew(&mut guest.memory, Some(guest.now));
-            guest.readiness.look_again();
+            reset_for_boot(&mut guest.memory, Some(guest.now));
+            guest.readiness.probe_again();
             assert!(!guest.is_ready());
             guest.boot(false, None);
         }
@@ -329,7 +329,7 @@ fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
     guest.boot(true, None);
     assert_eq!(guest.state().1, Some(ReadyBy::Reporter));
     assert!(
-        !guest.readiness.is_settled(&guest.memory),
+        !guest.readiness.is_final(&guest.memory),
         "its agent may still come"
     );
     // It does, and says how it ended: a script that failed last.
@@ -339,7 +339,7 @@ fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
         guest.state(),
         (CloudInitState::Error, Some(ReadyBy::GuestAgent))
     );
-    assert!(guest.readiness.is_settled(&guest.memory));
+    assert!(guest.readiness.is_final(&guest.memory));
 }
 
 #[test]

@@ -1,57 +1,65 @@
-//! Images that nothing on the node needs any more leave its pools after a grace period.
+//! Removes images that are not needed any more from the node's pools after a grace period.
 //!
-//! An image is needed while the record of any instance names it, also of one that left the slice, and while a volume is
-//! an overlay on it, whoever made the volume: the pool refuses to remove it then. Before waifud's list is known nothing is
-//! removed. Since when an image is unused is only in memory: a restart begins the grace period anew and removes nothing
-//! too early. The removal is one unlink, so a crash leaves the image either there or gone; an instance that comes for it
-//! in that moment has it fetched again.
+//! An image is needed while any record names it, including records outside the slice, and while any volume is an overlay on
+//! it: the pool then refuses to remove it. Before the slice is known, nothing is removed. The time since when an image is
+//! unused is only in memory, so a restart begins the grace period again. The removal is one unlink, so after a crash the
+//! image either exists or not. An instance that needs it at that moment has it downloaded again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use waifud_storage::StoragePool;
 use waifud_types::{Digest, Name};
 
+use crate::control_link::table::Table;
 use crate::instance::failure::Failure;
 use crate::instance::rescue;
-use crate::shared::Shared;
+
+/// Removes unused images from the node's pools.
+pub(crate) struct ImageCollector {
+    pub table: Arc<Table>,
+    pub pools: Arc<BTreeMap<Name, Arc<dyn StoragePool>>>,
+    /// Between two runs.
+    pub period: Duration,
+    /// How long an image has to be unused before it is removed.
+    pub grace: Duration,
+}
 
 /// Runs until the agent stops.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(collector: Arc<ImageCollector>) {
     let mut unused = Unused::default();
     loop {
-        tokio::time::sleep(shared.settings.timing.sweep).await;
-        if !shared.slice_known.load(Ordering::Relaxed) {
+        tokio::time::sleep(collector.period).await;
+        if !collector.table.is_slice_known() {
             continue;
         }
-        for pool in shared.pools.values() {
-            if let Err(failure) = look(&shared, pool, &mut unused).await {
+        for pool in collector.pools.values() {
+            if let Err(failure) = collect(&collector, pool, &mut unused).await {
                 tracing::debug!(pool = %pool.name(), "{}", failure.message);
             }
         }
     }
 }
 
-async fn look(
-    shared: &Shared,
+async fn collect(
+    collector: &ImageCollector,
     pool: &Arc<dyn StoragePool>,
     unused: &mut Unused,
 ) -> Result<(), Failure> {
     let present = pool.images().await?;
-    let grace = shared.settings.timing.image_grace;
+    let grace = collector.grace;
     let due = unused.due(
         pool.name(),
         &present,
-        &needed(shared),
+        &needed(collector),
         Instant::now(),
         grace,
     );
     for image in due {
-        // A record may have come since.
-        if needed(shared).contains(&image) {
+        // A record may have been added since.
+        if needed(collector).contains(&image) {
             continue;
         }
         match pool.ensure_image_absent(image).await {
@@ -59,23 +67,23 @@ async fn look(
                 tracing::info!(pool = %pool.name(), image = %image, "removed an unused image");
             }
             Err(error) => {
-                // A volume is still based on it, for example. It is looked at again after another grace period.
-                tracing::debug!(image = %image, "an unused image stays: {}", crate::with_cause(&error));
+                // For example, a volume is still based on it. It is checked again after another grace period.
+                tracing::debug!(image = %image, "keeping an unused image: {}", crate::with_cause(&error));
             }
         }
-        unused.begin_again(pool.name(), image);
+        unused.restart_grace(pool.name(), image);
     }
     Ok(())
 }
 
 /// Every image that a record names.
-fn needed(shared: &Shared) -> BTreeSet<Digest> {
-    let records = shared.table.records();
+fn needed(collector: &ImageCollector) -> BTreeSet<Digest> {
+    let records = collector.table.records();
     let instances = records.iter().filter_map(|record| record.instance.as_ref());
     instances
         .flat_map(|instance| {
             let named = rescue::images(instance).into_iter();
-            // Also when it has no disk yet.
+            // The image is needed even before a disk exists.
             named
                 .map(|(_, image, _)| image)
                 .chain([instance.spec.image])
@@ -91,7 +99,7 @@ struct Unused {
 }
 
 impl Unused {
-    /// Takes in what a pool has and what is needed; gives the images that have been unused for the whole grace period.
+    /// Updates the unused images of a pool. Returns those that have been unused for the whole grace period.
     fn due(
         &mut self,
         pool: &Name,
@@ -115,7 +123,7 @@ impl Unused {
             .collect()
     }
 
-    fn begin_again(&mut self, pool: &Name, image: Digest) {
+    fn restart_grace(&mut self, pool: &Name, image: Digest) {
         self.since.remove(&(pool.clone(), image));
     }
 }
@@ -165,7 +173,7 @@ mod tests {
         unused.due(&main, &[], &none, now, GRACE);
         assert!(unused.since.is_empty());
         unused.due(&main, &[digest(1)], &none, now, GRACE);
-        unused.begin_again(&main, digest(1));
+        unused.restart_grace(&main, digest(1));
         assert!(unused.since.is_empty());
     }
 }

@@ -1,7 +1,7 @@
-//! Images on their way into a pool: fetched and imported once, however many instances wait for them.
+//! Downloads and imports images into pools, once for all instances that wait for an image.
 //!
-//! The first asker begins the work, later ones join it; when the last one gives up, the work is given up. What was
-//! downloaded stays staged and is resumed.
+//! The first caller starts the work and later ones join it. It is cancelled when the last caller goes away. Downloaded data
+//! stays in the staging file, where the download resumes.
 
 pub(crate) mod collection;
 
@@ -21,9 +21,8 @@ use crate::interfaces::{ControlLink, LinkError};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ImageError {
-    /// In a sentence.
     pub message: String,
-    /// Whether trying again will not mend it by itself soon.
+    /// Whether a retry is unlikely to succeed soon.
     pub lasting: bool,
 }
 
@@ -34,14 +33,13 @@ struct Job {
     percent: watch::Receiver<u8>,
 }
 
-/// Gets images into pools. See the module's text.
+/// See the module's text.
 pub struct Images {
     link: Arc<dyn ControlLink>,
     jobs: Mutex<BTreeMap<(Name, Digest), Job>>,
 }
 
 impl Images {
-    /// Nothing is on its way.
     pub fn new(link: Arc<dyn ControlLink>) -> Self {
         Self {
             link,
@@ -49,7 +47,7 @@ impl Images {
         }
     }
 
-    /// Ensures that the image is in the pool. `progress` is told the percentage as it changes.
+    /// Ensures that the image is in the pool. `progress` is called when the percentage changes.
     pub async fn ensure(
         &self,
         pool: &Arc<dyn StoragePool>,
@@ -120,22 +118,22 @@ async fn fetch_and_import(
         .staging_path(image)
         .await
         .map_err(|error| storage_error(&error))?;
-    let tell = |bytes: u64| {
+    let report = |bytes: u64| {
         let share = bytes.saturating_mul(100) / size.bytes().max(1);
         let share = u8::try_from(share.min(99)).unwrap_or(99);
         percent.send_if_modified(|shown| std::mem::replace(shown, share) != share);
     };
-    // What an earlier import could not take is not fetched again: the import verifies its digest in any case.
+    // A complete file of a failed import is not downloaded again: the import verifies its digest anyway.
     let facts = tokio::fs::symlink_metadata(&staged).await;
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
-        failpoints::IMAGE_FETCH
-            .around(link.fetch_image(image, &staged, &tell))
+        faults::IMAGE_FETCH
+            .around(link.fetch_image(image, &staged, &report))
             .await
             .map_err(|error| ImageError {
                 lasting: error.is_final(),
                 message: match error {
                     LinkError::NoRoom { .. } => no_room(pool.name()),
-                    other => format!("image {} can't be fetched: {other}", image.short()),
+                    other => format!("cannot fetch image {}: {other}", image.short()),
                 },
             })?;
     }
@@ -146,10 +144,10 @@ async fn fetch_and_import(
 }
 
 fn no_room(pool: &Name) -> String {
-    format!("pool {pool} has no room left; free some space on its filesystem")
+    format!("pool {pool} is full; free space on its filesystem")
 }
 
-/// A storage error with its cause, in one sentence, and whether it will last.
+/// A storage error with its cause, and whether it is likely to last.
 pub(crate) fn storage_error(error: &StorageError) -> ImageError {
     let lasting = match error {
         StorageError::BadImage(_)

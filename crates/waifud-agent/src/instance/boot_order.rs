@@ -1,9 +1,9 @@
 //! Higher priorities start first when a node boots.
 //!
-//! Drivers work at the same time. What this adds: until each instance of a higher priority was started, or was found to
-//! have nothing to do or to wait for, those of a lower one don't start. It counts once, for the instances that were
-//! there when the agent was opened, and again for those that wait for a host which was to go down and did not. It
-//! counts for a limited time: one that can't start holds nobody up for long.
+//! Drivers run concurrently. An instance of a lower priority does not start until every instance of a higher priority was
+//! started, or has nothing to do, or waits. This applies once, to the instances that exist when the agent starts, and
+//! again to those that wait for a host whose shutdown was cancelled. It applies for a limited time, so that an instance
+//! that cannot start does not block the others for long.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use waifud_types::InstanceId;
 
-/// After this, everybody may start.
+/// After this time, every instance may start.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// Who has not had its first turn yet. See the module's text.
+/// The instances whose first turn is open. See the module's text.
 #[derive(Debug)]
 pub(crate) struct BootOrder {
     turns: Mutex<Turns>,
@@ -27,7 +27,7 @@ struct Turns {
 }
 
 impl BootOrder {
-    /// These instances, with their priorities, wait for their first turn.
+    /// The instances and their priorities.
     pub fn new(instances: impl IntoIterator<Item = (InstanceId, i32)>) -> Self {
         Self {
             turns: Mutex::new(Turns {
@@ -37,21 +37,21 @@ impl BootOrder {
         }
     }
 
-    /// Whether nobody of a higher priority waits for its first turn.
-    pub fn is_turn_of(&self, priority: i32) -> bool {
+    /// Whether no instance of a higher priority has an open turn.
+    pub fn may_start(&self, priority: i32) -> bool {
         let turns = self.turns();
         turns.open.values().all(|other| *other <= priority) || Instant::now() >= turns.end
     }
 
-    /// Its host is going down: should it stay up, the instance waits for a turn again.
-    pub fn held_by_host(&self, id: InstanceId, priority: i32) {
+    /// The host is shutting down. If it stays up after all, the instance takes another turn.
+    pub fn wait_for_host(&self, id: InstanceId, priority: i32) {
         let mut turns = self.turns();
         turns.open.insert(id, priority);
         turns.end = Instant::now() + LIMIT;
     }
 
-    /// It had its first turn. Says whether others may have theirs now.
-    pub fn had_its_turn(&self, id: InstanceId) -> bool {
+    /// Ends the instance's turn. Returns whether it was open, so that others may start now.
+    pub fn finish_turn(&self, id: InstanceId) -> bool {
         self.turns().open.remove(&id).is_some()
     }
 
@@ -65,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lower_wait_for_the_higher_and_equals_for_nobody() {
+    fn lower_priorities_wait_for_higher_ones_and_equal_ones_start_together() {
         let [db, web, other] = [(); 3].map(|()| InstanceId::generate());
         let order = BootOrder::new([(db, 10), (web, 0), (other, 0)]);
-        assert!(order.is_turn_of(10) && !order.is_turn_of(0));
-        assert!(order.had_its_turn(db));
-        assert!(order.is_turn_of(0), "equals start together");
-        assert!(!order.had_its_turn(db), "only the first turn counts");
-        order.held_by_host(db, 10);
-        assert!(!order.is_turn_of(0), "after the host stayed up");
+        assert!(order.may_start(10) && !order.may_start(0));
+        assert!(order.finish_turn(db));
+        assert!(order.may_start(0), "equals start together");
+        assert!(!order.finish_turn(db), "only the first turn counts");
+        order.wait_for_host(db, 10);
+        assert!(!order.may_start(0), "after the host stayed up");
     }
 }

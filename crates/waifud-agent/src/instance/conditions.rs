@@ -1,40 +1,24 @@
-//! Conditions: statements about an instance or the node beyond its state, each with a reason for people.
+//! Conditions of an instance: statements beyond its state, each with a reason and a message for users.
 
 use std::net::IpAddr;
 
 use waifud_types::spec::PublishSpec;
 use waifud_types::status::{AddressFamily, Condition, InstanceAddress};
-use waifud_types::{Incarnation, Name, Timestamp};
+use waifud_types::Timestamp;
 
 use crate::control_link::record::InstanceRecord;
+use crate::condition::condition;
 use crate::instance::drift::Drift;
 use crate::instance::planner::{Observed, Step};
-use crate::instance::status::Trouble;
+use crate::instance::status::StepFailure;
 use crate::shared::Shared;
 
-/// One condition. `since` is when it was first so, as far as known.
-pub(crate) fn condition(
-    kind: &str,
-    ok: bool,
-    reason: &str,
-    message: String,
-    since: Timestamp,
-) -> Condition {
-    Condition {
-        kind: kind.to_owned(),
-        ok,
-        reason: reason.to_owned(),
-        message,
-        since,
-    }
-}
-
-/// What there is to say about an instance.
+/// Every condition of an instance.
 pub(crate) fn of_instance(
     shared: &Shared,
     record: &InstanceRecord,
     seen: Option<&Observed>,
-    trouble: Option<&Trouble>,
+    failure: Option<&StepFailure>,
     drift: Option<&Drift>,
 ) -> Vec<Condition> {
     let since = record.memory.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
@@ -42,7 +26,7 @@ pub(crate) fn of_instance(
     conditions.extend(crash_loop(record, since));
     if seen.is_some_and(Observed::is_on) {
         let broken = |step| {
-            trouble
+            failure
                 .filter(|t| t.step == step)
                 .map(|t| t.message.clone())
         };
@@ -52,7 +36,7 @@ pub(crate) fn of_instance(
                 "network",
                 true,
                 "in-force",
-                "its lease and its rules are in force".to_owned(),
+                "its lease and its firewall rules are applied".to_owned(),
                 since,
             ),
         });
@@ -66,7 +50,7 @@ pub(crate) fn of_instance(
             "documents",
             true,
             "by-disk",
-            format!("it reads its documents from a disk labelled cidata: {because}"),
+            format!("it reads its documents from a disk with the label cidata: {because}"),
             since,
         ));
     }
@@ -80,16 +64,16 @@ pub(crate) fn of_instance(
     conditions
 }
 
-/// From the second restart in a row on, until it ran for a while.
+/// Set from the second restart in a row until the guest has run for a while.
 fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
     let restarts = record.memory.restarts;
     let message = || {
-        format!("it was restarted {restarts} times in a row; each pause is longer than the last")
+        format!("it was restarted {restarts} times in a row; each pause is longer than the one before")
     };
     (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
 }
 
-/// While it boots another disk than its own.
+/// Set while the instance boots from a rescue disk.
 fn rescued(
     record: &InstanceRecord,
     seen: Option<&Observed>,
@@ -97,30 +81,30 @@ fn rescued(
 ) -> Option<Condition> {
     let instance = record.instance.as_ref()?;
     let rescue = instance.spec.rescue.as_ref()?;
-    let begun = !crate::instance::restart_policy::reboot_ordered(&record.memory, instance)
+    let begun = !crate::instance::restart_policy::reboot_requested(&record.memory, instance)
         && seen.is_some_and(Observed::is_on);
     let message = if begun {
         format!(
-            "it runs {}, with its own disks attached; waifuctl rescue {} --end boots its own disk again",
+            "it runs {} with its own disks attached; run waifuctl rescue {} --end to boot from its own disk again",
             rescue.template, instance.name
         )
     } else {
-        format!("it is about to boot {}", rescue.template)
+        format!("it will boot {} next", rescue.template)
     };
     Some(condition("rescue", false, "begun", message, since))
 }
 
-/// On a bridge a guest is told its address by its documents, and may ask DHCP all the same. One that was given an address
-/// and has taken another is not found at the first.
+/// Set if a guest on a host bridge uses another address than the assigned one. Its documents contain the assigned address,
+/// but the guest may use DHCP instead, and is then unreachable at the assigned address.
 fn another_address(
     record: &InstanceRecord,
     seen: &[InstanceAddress],
     since: Timestamp,
 ) -> Option<Condition> {
     let nics = &record.instance.as_ref()?.spec.nics;
-    nics.iter().filter(|nic| crate::network::lan::is_on_lan(nic)).find_map(|nic| {
+    nics.iter().filter(|nic| crate::network::identity::is_on_lan(nic)).find_map(|nic| {
         let given = nic.address?;
-        // Which of two nics on one network an address was seen at is not known here.
+        // With two nics on one network, it is unknown at which of them an address was observed.
         let taken = seen.iter().find(|seen| {
             seen.network == nic.network
                 && seen.family == AddressFamily::Ipv4
@@ -131,8 +115,8 @@ fn another_address(
             false,
             "another-address",
             format!(
-                "the guest took {} on {} by DHCP, not {given}, which it was given: its image may ignore the network \
-                 configuration that it gets from cloud-init",
+                "the guest got {} on {} by DHCP instead of its assigned address {given}: its image may ignore the network \
+                 configuration from cloud-init",
                 taken.address, nic.network
             ),
             since,
@@ -140,7 +124,7 @@ fn another_address(
     })
 }
 
-/// Whether the node's ports lead to it.
+/// Whether the published node ports forward to the instance.
 fn published(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
     let wanted = &record.instance.as_ref()?.spec.publish;
     if wanted.is_empty() {
@@ -148,24 +132,24 @@ fn published(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Opti
     }
     let refused = shared.network.refused(record.id);
     let list = |ports: &[PublishSpec]| {
-        let words: Vec<_> = ports.iter().map(PublishSpec::to_string).collect();
-        words.join(", ")
+        let texts: Vec<_> = ports.iter().map(PublishSpec::to_string).collect();
+        texts.join(", ")
     };
     Some(if !shared.network.in_force(record) {
-        let message = format!("{} does not lead to it yet", list(wanted));
+        let message = format!("{} is not published yet", list(wanted));
         condition("published", false, "not-in-force", message, since)
     } else if refused.is_empty() {
-        let message = format!("{} of this node leads to it", list(wanted));
+        let message = format!("{} of this node is forwarded to it", list(wanted));
         condition("published", true, "in-force", message, since)
     } else if shared.network.listeners_are_unknown() {
         let message = format!(
-            "{} is not published yet: this node did not say in time which ports its programs listen on",
+            "{} is not published yet: listing the ports that this node's programs listen on took too long",
             list(&refused)
         );
         condition("published", false, "not-in-force", message, since)
     } else {
         let message = format!(
-            "{} is not published: a program on this node listens there",
+            "{} is not published: a program on this node listens on that port",
             list(&refused)
         );
         condition("published", false, "port-taken", message, since)
@@ -189,28 +173,10 @@ fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Conditi
             "metadata-served",
             true,
             "not-asked",
-            "its documents are held ready; it has not asked for them".to_owned(),
+            "its documents are ready; it has not requested them".to_owned(),
             since,
         ),
     }
-}
-
-/// What there is to say while destruction waits for an operator.
-pub(crate) fn incarnation_changed(
-    node: &Name,
-    incarnation: Incarnation,
-    now: Timestamp,
-) -> Condition {
-    condition(
-        "destruction-held",
-        false,
-        "incarnation-changed",
-        format!(
-            "waifud's database is not the one that this node knew ({incarnation}), as after a restored backup; nothing is \
-             destroyed on this node until an operator confirms it: waifuctl node confirm {node}"
-        ),
-        now,
-    )
 }
 
 #[cfg(test)]
@@ -221,7 +187,7 @@ mod tests {
     use crate::fake::sample_instance;
 
     #[test]
-    fn a_guest_that_took_another_address_than_it_was_given_is_told_of() {
+    fn an_address_other_than_the_assigned_one_is_reported() {
         let mut instance = sample_instance("web");
         let nic = &mut instance.spec.nics[0];
         nic.network = "lan".parse().unwrap();
@@ -239,22 +205,22 @@ mod tests {
             source: AddressSource::Observed,
             primary: false,
         };
-        let told = |record: &InstanceRecord, seen: &[InstanceAddress]| {
-            another_address(record, seen, Timestamp::UNIX_EPOCH).map(|told| told.message)
+        let message_for = |record: &InstanceRecord, seen: &[InstanceAddress]| {
+            another_address(record, seen, Timestamp::UNIX_EPOCH).map(|condition| condition.message)
         };
-        let message = told(&record, &[seen("192.0.2.140", "lan")]).unwrap();
+        let message = message_for(&record, &[seen("192.0.2.140", "lan")]).unwrap();
         assert!(
-            message.contains("took 192.0.2.140 on lan by DHCP, not 192.0.2.50"),
+            message.contains("got 192.0.2.140 on lan by DHCP instead of its assigned address 192.0.2.50"),
             "{message}"
         );
-        for honest in [
+        for expected in [
             vec![],
             vec![seen("192.0.2.50", "lan"), seen("fd00::7", "lan")],
             vec![seen("192.0.2.140", "dmz")],
         ] {
-            assert_eq!(told(&record, &honest), None, "{honest:?}");
+            assert_eq!(message_for(&record, &expected), None, "{expected:?}");
         }
         record.instance.as_mut().unwrap().spec.nics[0].address = None;
-        assert_eq!(told(&record, &[seen("192.0.2.140", "lan")]), None);
+        assert_eq!(message_for(&record, &[seen("192.0.2.140", "lan")]), None);
     }
 }

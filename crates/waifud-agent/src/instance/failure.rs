@@ -1,4 +1,4 @@
-//! Failures of steps, told to people: one sentence, and whether it will last.
+//! The failure of a step: a message for users, and whether it is likely to last.
 
 use waifud_hypervisor::HypervisorError;
 use waifud_storage::StorageError;
@@ -6,14 +6,13 @@ use waifud_storage::StorageError;
 use crate::control_link::durable::DurableError;
 use crate::images::{ImageError, storage_error};
 use crate::interfaces::MetadataError;
-use crate::network::PortError;
+use crate::network::port_error::PortError;
 
 /// Why a step failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure {
-    /// In a sentence.
     pub message: String,
-    /// Whether trying again will not mend it by itself soon.
+    /// Whether a retry is unlikely to succeed soon.
     pub lasting: bool,
 }
 

@@ -232,7 +232,7 @@ impl Places {
             other => other?,
         };
         if !facts.is_file() || facts.nlink() != 1 {
-            tracing::warn!(path = %path.display(), "removing what is not a file of its own");
+            tracing::warn!(path = %path.display(), "removing an unexpected file from a guest's directory");
             return remove(path);
         }
         let is_seed = path.file_name().is_some_and(|name| name == SEED);

@@ -1,4 +1,4 @@
-//! Looks at what there is of one instance, through the interfaces.
+//! Observes one instance through the interfaces.
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::ObservedDomain;
@@ -11,38 +11,37 @@ use crate::instance::planner::Observed;
 use crate::instance::rescue;
 use crate::shared::Shared;
 
-/// What a driver knows beyond what can be seen: what it did itself, in this process.
+/// What the driver of this process has ensured itself, which cannot be observed.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts, named where they are used"
 )]
-pub(crate) struct Own {
-    /// The volumes were ensured for the present spec.
+pub(crate) struct Ensured {
+    /// The volumes, for the present spec.
     pub volumes: bool,
-    /// The domain was defined from the present spec.
+    /// The definition of the domain, from the present spec.
     pub defined: bool,
-    /// The disk with its documents was ensured, or taken away, as its next start wants it.
+    /// That the disk with the documents exists or is absent, as the next start needs it.
     pub seed: bool,
-    /// Its next start reads its documents from that disk.
+    /// Whether the next start reads the documents from that disk.
     pub by_disk: bool,
 }
 
-/// What was seen, and what runs it.
-pub(crate) struct Sight {
+pub(crate) struct Observation {
     pub seen: Observed,
     pub hypervisor: Option<HypervisorKind>,
-    /// What somebody edited by hand in its domain.
+    /// What was edited by hand in its domain.
     pub drift: Vec<String>,
 }
 
-/// Looks. Costs one question to the hypervisor, and for an instance that is off a few to its pools.
-pub(crate) async fn look(
+/// Costs one call to the hypervisor, and for an instance that is off also a few calls to its pools.
+pub(crate) async fn observe(
     shared: &Shared,
     record: &InstanceRecord,
-    wish: &DesiredState,
-    own: Own,
-) -> Result<Sight, Failure> {
+    desired: &DesiredState,
+    ensured: Ensured,
+) -> Result<Observation, Failure> {
     let domain = shared.hypervisor.get(record.id).await?;
     let mut seen = Observed {
         domain: domain.as_ref().map(|domain| domain.state),
@@ -53,44 +52,44 @@ pub(crate) async fn look(
         port: shared.network.in_force(record),
         ..Observed::default()
     };
-    match wish {
+    match desired {
         DesiredState::Keep(want) => {
             seen.bundle = shared.metadata.serves(want, &record.memory);
-            seen.seed = own.seed || !own.by_disk && !shared.files.has_seed(want.id).await;
-            seen.by_disk = own.by_disk;
-            seen.grown = record.memory.disk_sizes == crate::instance::steps::sizes(want);
+            seen.seed = ensured.seed || !ensured.by_disk && !shared.files.has_seed(want.id).await;
+            seen.by_disk = ensured.by_disk;
+            seen.grown = record.memory.disk_sizes == crate::instance::disks::sizes(want);
             if !seen.is_on() {
-                look_at_disks(shared, record, want, own, &mut seen).await?;
+                observe_disks(shared, record, want, ensured, &mut seen).await?;
             }
         }
         DesiredState::Destroy(_) | DesiredState::LeaveAlone => {
-            seen.port = match wish {
+            seen.port = match desired {
                 DesiredState::Destroy(_) => shared.network.may_hold(record.id),
                 _ => shared.network.in_force(record),
             };
             seen.assigned = shared.metadata.may_hold(record.id);
             seen.leftovers = has_volumes(shared, record.id).await?
-                || (matches!(wish, DesiredState::Destroy(_))
+                || (matches!(desired, DesiredState::Destroy(_))
                     && shared.files.exist(record.id).await);
         }
     }
-    Ok(Sight {
+    Ok(Observation {
         seen,
         hypervisor: domain.as_ref().map(|domain| domain.kind),
         drift: domain.map(|domain| domain.drift).unwrap_or_default(),
     })
 }
 
-/// A domain without our mark is somebody else's, unless we defined it and somebody took the mark away.
+/// A domain without our mark was not created by waifud, unless the record shows that we defined it and the mark was removed.
 fn is_foreign(domain: &ObservedDomain, record: &InstanceRecord) -> bool {
     domain.epoch.is_none() && !record.memory.defined
 }
 
-async fn look_at_disks(
+async fn observe_disks(
     shared: &Shared,
     record: &InstanceRecord,
     want: &AgentInstance,
-    own: Own,
+    ensured: Ensured,
     seen: &mut Observed,
 ) -> Result<(), Failure> {
     seen.image = true;
@@ -109,7 +108,7 @@ async fn look_at_disks(
         if record.memory.disks.is_empty() {
             continue;
         }
-        // A disk that was made must still be there: making it anew would hide that its data are gone.
+        // A disk that was created must still exist. Creating it again would hide the loss of its data.
         let there = pool.volumes().await?;
         let lost = want.spec.disks.iter().find(|disk| {
             disk.pool == *name
@@ -120,8 +119,8 @@ async fn look_at_disks(
         });
         seen.lost = seen.lost.take().or(lost.map(|disk| disk.name.clone()));
     }
-    seen.volumes = own.volumes && seen.lost.is_none();
-    seen.defined = own.defined && seen.domain.is_some();
+    seen.volumes = ensured.volumes && seen.lost.is_none();
+    seen.defined = ensured.defined && seen.domain.is_some();
     Ok(())
 }
 

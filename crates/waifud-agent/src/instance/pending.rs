@@ -1,4 +1,4 @@
-//! What a running guest does not have yet, although its owner wants it: it counts at the next start.
+//! Desired changes that a running guest gets only at its next start.
 
 use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
@@ -7,9 +7,8 @@ use crate::control_link::record::Memory;
 use crate::instance::planner::Observed;
 use crate::instance::restart_policy;
 
-/// The documents that the guest is known to have read, or to have found at its start. A guest that boots anew by itself
-/// asks for its user-data again, and has then what is served. Where nothing is remembered of a running guest, it is
-/// taken to have what is wanted now.
+/// The documents that the guest has read, or that were served at its start. A guest that reboots requests its user-data
+/// again and then has the current documents. A running guest without a recorded value is assumed to be up to date.
 pub fn documents(
     memory: &Memory,
     want: &AgentInstance,
@@ -26,10 +25,10 @@ pub fn documents(
     memory.documents.or(Some(wanted))
 }
 
-/// The parts of the spec that a running guest will have after its next start, by their names in the spec.
+/// The fields of the spec that take effect at the next start of a running guest.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
     let mut parts = restart_policy::restart_needed(memory, want);
-    // In a rescue other documents are served, which nobody changed; the end of it is a new start in any case.
+    // During a rescue other documents are served without a change by the user, and its end is a new start anyway.
     let own_system = want.spec.rescue.is_none();
     if own_system
         && memory
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn new_documents_count_at_the_next_start_or_when_the_guest_asks_for_them() {
+    fn new_documents_take_effect_at_the_next_start_or_when_the_guest_requests_them() {
         let mut want = sample_instance("web");
         want.bundle.digest = digest('b');
         let memory = having(Some(digest('a')));
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_guest_of_which_nothing_is_remembered_is_taken_to_be_up_to_date() {
+    fn a_running_guest_without_a_record_is_assumed_to_be_up_to_date() {
         let want = sample_instance("web");
         let memory = having(documents(&having(None), &want, &on(), None));
         assert_eq!(memory.documents, Some(want.bundle.digest));

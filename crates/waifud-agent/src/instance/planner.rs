@@ -1,14 +1,14 @@
-//! What to do next about one instance: a pure function of what should be, what is, and what was tried.
+//! The next step for one instance: a pure function of the desired state, the observed state, and what was tried.
 //!
-//! A driver calls [`next`] again after each step until it says [`Step::Idle`] or [`Step::Wait`]. Nothing else decides
-//! about an instance, so the rules that keep people's machines alive can be read, and are tested, here:
+//! A driver calls [`next`] after each step until it returns [`Step::Idle`] or [`Step::Wait`]. Nothing else decides
+//! about an instance, so the rules that protect users' instances are all written and tested here:
 //!
-//! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and none while an operator has to
-//!   confirm a restored database first.
+//! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and nothing while an operator has
+//!   to confirm a restored database first.
 //! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes,
-//!   definition, port, bundle, start; each is an *ensure*, so a crash anywhere is mended by going through them again.
-//! - A running guest is left running whatever fails around it: a port or a bundle that can't be ensured is tried again
-//!   later and never a reason to stop.
+//!   definition, port, bundle, start. Each step is an *ensure*, so repeating them recovers from a crash at any point.
+//! - A running guest is left running whatever fails around it: a port or a bundle that cannot be ensured is retried
+//!   later and is never a reason to stop the guest.
 //!
 //! ```text
 //!   Keep, off:   EnsureImage → EnsureVolumes → EnsureSeed → Define → EnsurePort → EnsureBundle → (run?) Start
@@ -21,68 +21,68 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainState;
 use waifud_types::{Epoch, Name};
 
-use crate::control_link::record::{DesiredState, Memory, Order};
+use crate::control_link::record::{DesiredState, Memory, Deletion};
 use crate::instance::restart_policy;
 
-/// What was seen of an instance on its node.
+/// What was observed of an instance on its node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts, named where they are used"
 )]
 pub struct Observed {
-    /// Its domain's state; null without a domain.
+    /// The state of its domain; `None` without a domain.
     pub domain: Option<DomainState>,
     /// The epoch that the domain is marked with.
     pub epoch: Option<Epoch>,
-    /// The domain has its id and is not ours.
+    /// A domain has the instance's id but was not created by waifud.
     pub foreign: bool,
-    /// The domain was defined from the present spec by this process.
+    /// This process defined the domain from the present spec.
     pub defined: bool,
-    /// Every pool that it needs has its image.
+    /// Every pool that it needs has the image.
     pub image: bool,
-    /// Every disk is there, as ensured by this process.
+    /// This process ensured every disk.
     pub volumes: bool,
-    /// The disk with its documents is there, as ensured by this process; or it needs none and has none.
+    /// This process ensured the disk with its documents, or that there is none if it needs none.
     pub seed: bool,
-    /// It reads its documents from that disk, and can do without metadatad.
+    /// It reads its documents from that disk and does not need metadatad.
     pub by_disk: bool,
-    /// A disk that was made once and is not there.
+    /// A disk that was created earlier and is missing.
     pub lost: Option<Name>,
-    /// Any volume of it exists; under an order to destroy, also any other file.
+    /// A volume of it exists; for a deletion, also any other file.
     pub leftovers: bool,
-    /// Its lease and rules are in force.
+    /// Its lease and firewall rules are applied.
     pub port: bool,
     /// Its documents are served, through a tunnel that is up.
     pub bundle: bool,
-    /// metadatad may hold something of it: it has not confirmed a release.
+    /// metadatad may hold something of it, because it has not confirmed a release.
     pub assigned: bool,
-    /// Every disk is as large as it should be, as far as remembered.
+    /// Every disk has its desired size, as far as recorded.
     pub grown: bool,
-    /// cloud-init has come to its end in this run, or there is nothing more to learn.
-    pub settled: bool,
+    /// cloud-init has finished in this boot, or nothing more can be learned about it.
+    pub readiness_final: bool,
 }
 
-/// What was tried since the observation, and what the clock says.
+/// What was tried since the observation, and what timers and permissions allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts, named where they are used"
 )]
 pub struct Circumstances {
-    /// Guests may be started: waifud was heard, or the node may start alone.
+    /// Guests may be started: waifud has answered, or the node may start them alone.
     pub start_allowed: bool,
-    /// A restart's back-off has passed.
+    /// The back-off before a restart is over.
     pub restart_due: bool,
-    /// The guest has had its time to shut down.
+    /// The grace period for a shutdown is over.
     pub grace_over: bool,
-    /// The guest was not asked to shut down by this process, or so long ago that it may have slept through it.
+    /// This process has not asked the guest to shut down, or long enough ago that it may have missed the request.
     pub ask_again: bool,
-    /// A paused guest's pool has room again.
+    /// The pool of a paused guest has free space again.
     pub space_returned: bool,
-    /// waifud's database was restored, and no operator has confirmed it for this node.
+    /// waifud's database was restored, and no operator has confirmed that for this node.
     pub unconfirmed: bool,
-    /// The host is going down: nothing is started on it.
+    /// The host is shutting down: nothing is started on it.
     pub host_stopping: bool,
     /// `GrowDisks` failed in this pass.
     pub grow_failed: bool,
@@ -95,13 +95,13 @@ pub struct Circumstances {
 /// The next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Get the image into the pools that need it.
+    /// Import the image into the pools that need it.
     EnsureImage,
     /// Clone the disks.
     EnsureVolumes,
-    /// Write the disk with its documents, where it has one.
+    /// Write the disk with its documents, if it uses one.
     EnsureSeed,
-    /// Put lease and rules in force.
+    /// Apply the lease and the firewall rules.
     EnsurePort,
     /// Have metadatad serve the documents.
     EnsureBundle,
@@ -113,52 +113,52 @@ pub enum Step {
     GrowDisks,
     /// Ask the guest to shut down.
     RequestShutdown,
-    /// Pull the plug.
+    /// Force the guest off.
     ForceOff,
     /// Remove the domain.
     Undefine,
     /// Destroy its volumes.
     DestroyVolumes,
-    /// Have metadatad forget it.
+    /// Have metadatad release it.
     ReleaseBundle,
-    /// Remove lease and rules.
+    /// Remove the lease and the rules.
     ReleasePort,
-    /// Tell waifud that nothing is left.
+    /// Report to waifud that nothing is left.
     ConfirmDestroyed,
-    /// Look at cloud-init.
+    /// Watch cloud-init.
     WatchReady,
-    /// Nothing can be done now.
+    /// Nothing can be done until something else happens.
     Wait(Wait),
-    /// Nothing is to be done.
+    /// Nothing needs to be done.
     Idle,
 }
 
-/// What is waited for.
+/// What an instance waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
-    /// An operator's word that the restored database is the right one.
+    /// An operator who confirms the restored database.
     Confirmation,
-    /// Nothing: the order is for an older copy than this.
+    /// Nothing: the deletion is for an older copy than this one.
     StaleOrder,
-    /// Somebody to remove a domain that has the id and is not ours.
+    /// An operator who removes a domain that has the id and was not created by waifud.
     ForeignDomain,
-    /// Nothing: a domain of a newer epoch is here.
+    /// A newer epoch from waifud: the domain on this node has one.
     NewerCopy,
-    /// Somebody to bring back a disk.
+    /// An operator who brings back a missing disk.
     LostDisk,
-    /// An operator's word that an instance of the restored database, of which nothing is here, is still wanted.
+    /// An operator who confirms that an instance of the restored database, which does not exist here, is still wanted.
     Restored,
-    /// waifud, or the time after which a node may start alone.
+    /// waifud, or the time after which the node may start guests alone.
     StartAllowed,
-    /// The host, which is going down.
+    /// The host, which is shutting down.
     Host,
-    /// The restart's back-off.
+    /// The back-off before a restart.
     Backoff,
     /// The guest, which was asked to shut down.
     Shutdown,
-    /// Room on the pool.
+    /// Free space on the pool.
     DiskSpace,
-    /// Whoever paused it.
+    /// Someone who resumes the guest.
     Pause,
 }
 
@@ -173,21 +173,21 @@ impl Observed {
 }
 
 /// The next step. See the module's text.
-pub fn next(wish: &DesiredState, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
-    match wish {
+pub fn next(desired: &DesiredState, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+    match desired {
         DesiredState::LeaveAlone => Step::Idle,
-        DesiredState::Destroy(order) => destroy(order, seen),
+        DesiredState::Destroy(deletion) => destroy(deletion, seen),
         DesiredState::Keep(want) => keep(want, memory, seen, now),
     }
 }
 
-fn destroy(order: &Order, seen: &Observed) -> Step {
-    let copy = seen.epoch.max(order.epoch);
-    if order.done {
+fn destroy(deletion: &Deletion, seen: &Observed) -> Step {
+    let copy = seen.epoch.max(deletion.epoch);
+    if deletion.done {
         Step::ConfirmDestroyed
-    } else if order.held {
+    } else if deletion.held {
         Step::Wait(Wait::Confirmation)
-    } else if copy.is_some_and(|copy| copy > order.tombstone.epoch) {
+    } else if copy.is_some_and(|copy| copy > deletion.tombstone.epoch) {
         Step::Wait(Wait::StaleOrder)
     } else if seen.domain.is_some() && seen.foreign {
         Step::Wait(Wait::ForeignDomain)
@@ -218,8 +218,8 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
         Some(_) if seen.is_on() && !want.spec.run => {
             shut_down(memory, now, want.spec.power.force_off)
         }
-        // The start that follows is the other half of it.
-        Some(_) if seen.is_on() && restart_policy::reboot_ordered(memory, want) => {
+        // A reboot is a shutdown and the start that follows.
+        Some(_) if seen.is_on() && restart_policy::reboot_requested(memory, want) => {
             shut_down(memory, now, want.spec.power.force_reboot)
         }
         Some(_) if seen.is_on() => {
@@ -253,7 +253,7 @@ fn look_after(seen: &Observed, now: Circumstances) -> Step {
         Some(DomainState::Paused { io_error: true }) => Step::Wait(Wait::DiskSpace),
         Some(DomainState::Paused { io_error: false }) => Step::Wait(Wait::Pause),
         Some(DomainState::ShuttingDown) => Step::Wait(Wait::Shutdown),
-        _ if seen.settled => Step::Idle,
+        _ if seen.readiness_final => Step::Idle,
         _ => Step::WatchReady,
     }
 }
@@ -288,8 +288,7 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
     }
 }
 
-/// Whether trying `step` is a part of trying `later`: it is the same work, or comes before it in the plan of an instance
-/// that is off, or is destroyed.
+/// Whether `step` is `later` or precedes it, in the plan of an instance that is off or is destroyed.
 pub fn leads_to(step: Step, later: Step) -> bool {
     const START: [Step; 7] = [
         Step::EnsureImage,
@@ -308,8 +307,8 @@ pub fn leads_to(step: Step, later: Step) -> bool {
         Step::ReleasePort,
         Step::ConfirmDestroyed,
     ];
-    let on = |way: &[Step]| {
-        let place = |wanted| way.iter().position(|step| *step == wanted);
+    let on = |plan: &[Step]| {
+        let place = |wanted| plan.iter().position(|step| *step == wanted);
         place(step).is_some_and(|at| place(later).is_some_and(|end| at <= end))
     };
     let same = matches!(step, Step::GrowDisks | Step::RequestShutdown) && step == later;
@@ -317,7 +316,7 @@ pub fn leads_to(step: Step, later: Step) -> bool {
 }
 
 impl Step {
-    /// The step's name on the wire; null for what is no work.
+    /// The step's name on the wire; `None` for `Idle`.
     pub fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::EnsureImage => "image",
@@ -343,32 +342,32 @@ impl Step {
 }
 
 impl Wait {
-    /// In words, for `waiting_for`.
+    /// The text of `waiting_for`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Confirmation => {
-                "an operator to confirm that waifud's restored database is the right one: waifuctl node confirm"
+                "an operator to confirm waifud's restored database: waifuctl node confirm"
             }
             Self::StaleOrder => {
-                "nothing: the order to delete is for an older copy than the one here"
+                "nothing: the deletion is for an older copy than the one on this node"
             }
             Self::ForeignDomain => {
-                "the domain with this instance's id, which is not waifud's, to be undefined"
+                "an operator to undefine the domain that has this instance's id and was not created by waifud"
             }
-            Self::NewerCopy => "a newer owner's word: the domain here is of a newer epoch",
+            Self::NewerCopy => "waifud to send a newer epoch: the domain on this node has one",
             Self::LostDisk => {
-                "a disk that was made earlier and is missing; is the pool's filesystem mounted?"
+                "a missing disk, which was created earlier; is the pool's filesystem mounted?"
             }
             Self::Restored => {
-                "an operator: it is in the restored database and nothing of it is on this node, so it may have been \
-                 deleted since the backup; delete it, or confirm the node to make it anew"
+                "an operator: the instance is in the restored database but not on this node, so it may have been \
+                 deleted after the backup; delete it, or confirm the node to create it again"
             }
-            Self::StartAllowed => "waifud, before this node may start its guests",
-            Self::Host => "its host, which is going down, to come back",
+            Self::StartAllowed => "waifud to answer before this node starts its guests",
+            Self::Host => "the host to restart: it is shutting down",
             Self::Backoff => "the pause before the next restart",
             Self::Shutdown => "the guest to shut down",
-            Self::DiskSpace => "room on the pool: the guest could not write to its disk",
-            Self::Pause => "whoever paused it to resume it",
+            Self::DiskSpace => "free space on the pool: the guest could not write to its disk",
+            Self::Pause => "someone to resume the guest, which was paused outside waifud",
         }
     }
 }

@@ -9,7 +9,7 @@ use waifud_types::Epoch;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::StoppedBy;
 
-use crate::control_link::record::{DesiredState, Memory, Order, RunMemory};
+use crate::control_link::record::{DesiredState, Memory, Deletion, RunMemory};
 use crate::fake::sample_instance;
 use crate::instance::driver::apply;
 use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};
@@ -42,7 +42,7 @@ prop_compose! {
         epoch in proptest::option::of(1_u64..4),
         flags in any::<[bool; 13]>(),
     ) -> Observed {
-        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, settled, seed, by_disk, grown] =
+        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, readiness_final, seed, by_disk, grown] =
             flags;
         Observed {
             epoch: epoch.filter(|_| domain.is_some()).map(Epoch),
@@ -57,7 +57,7 @@ prop_compose! {
             port,
             bundle,
             assigned: assigned || bundle,
-            settled,
+            readiness_final,
             grown,
             domain,
         }
@@ -126,8 +126,8 @@ fn circumstances() -> impl Strategy<Value = Circumstances> {
     })
 }
 
-fn order(epoch: u64, held: bool, of: &AgentInstance) -> Order {
-    Order {
+fn deletion(epoch: u64, held: bool, of: &AgentInstance) -> Deletion {
+    Deletion {
         tombstone: Tombstone {
             instance: of.id,
             name: of.name.clone(),
@@ -158,7 +158,7 @@ fn fair() -> Circumstances {
 /// Goes through the plan as a driver does, on a world that does what it is told; `fails` says which tries fail.
 /// Returns the steps taken and what is there at the end.
 fn go(
-    wish: &DesiredState,
+    desired: &DesiredState,
     memory: &Memory,
     seen: &Observed,
     fails: &BTreeSet<usize>,
@@ -167,10 +167,10 @@ fn go(
     let mut steps = Vec::new();
     let mut now = fair();
     for round in 0..MANY {
-        if let DesiredState::Keep(want) = wish {
+        if let DesiredState::Keep(want) = desired {
             memory = restart_policy::remember(&memory, want, seen.domain, false);
         }
-        let step = next(wish, &memory, &seen, now);
+        let step = next(desired, &memory, &seen, now);
         match step {
             Step::Idle if now.port_failed || now.bundle_failed || now.grow_failed => {
                 // The driver begins another pass after a pause.
@@ -213,7 +213,7 @@ proptest! {
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
     ) {
         let power = want.spec.power;
-        let rebooting = restart_policy::reboot_ordered(&memory, &want);
+        let rebooting = restart_policy::reboot_requested(&memory, &want);
         let run = want.spec.run;
         let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
         prop_assert!(
@@ -267,10 +267,10 @@ proptest! {
     fn an_order_that_may_not_be_carried_out_does_nothing(
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(), epoch in 1_u64..4, held in any::<bool>(),
     ) {
-        let order = order(epoch, held, &want);
-        let copy = seen.epoch.max(order.epoch);
+        let deletion = deletion(epoch, held, &want);
+        let copy = seen.epoch.max(deletion.epoch);
         let forbidden = held || seen.foreign || copy.is_some_and(|copy| copy.0 > epoch);
-        let step = next(&DesiredState::Destroy(order), &memory, &seen, now);
+        let step = next(&DesiredState::Destroy(deletion), &memory, &seen, now);
         prop_assert_eq!(forbidden, matches!(step, Step::Wait(_)), "{:?}", step);
     }
 
@@ -279,9 +279,9 @@ proptest! {
         want in wanted(), memory in memory(), seen in observed(),
         fails in proptest::collection::btree_set(0_usize..12, 0..6),
     ) {
-        let order = order(9, false, &want);
+        let deletion = deletion(9, false, &want);
         let foreign = seen.foreign;
-        let (steps, left) = go(&DesiredState::Destroy(order), &memory, &seen, &fails);
+        let (steps, left) = go(&DesiredState::Destroy(deletion), &memory, &seen, &fails);
         if foreign {
             prop_assert_eq!(steps.last(), Some(&Step::Wait(Wait::ForeignDomain)));
         } else {
@@ -305,7 +305,7 @@ proptest! {
         let paused = seen.domain == Some(DomainState::Paused { io_error: false });
         let on_its_way_off = seen.domain == Some(DomainState::ShuttingDown);
         let crashed = seen.domain == Some(DomainState::Crashed);
-        let rebooting = seen.is_on() && restart_policy::reboot_ordered(&memory, &want);
+        let rebooting = seen.is_on() && restart_policy::reboot_requested(&memory, &want);
         let may_run = restart_policy::may_start(&after_look, want.spec.restart);
         let run = want.spec.run;
         let was_on = seen.is_on();
@@ -328,9 +328,9 @@ proptest! {
 
 #[test]
 fn a_creation_takes_its_steps_in_order() {
-    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
+    let desired = DesiredState::Keep(Box::new(sample_instance("web")));
     let (steps, _) = go(
-        &wish,
+        &desired,
         &Memory::default(),
         &Observed::default(),
         &BTreeSet::new(),
@@ -362,8 +362,8 @@ fn a_deletion_takes_its_steps_in_order() {
         port: true,
         ..Observed::default()
     };
-    let wish = DesiredState::Destroy(order(1, false, &want));
-    let (steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
+    let desired = DesiredState::Destroy(deletion(1, false, &want));
+    let (steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
     assert_eq!(
         steps,
         [
@@ -389,9 +389,9 @@ fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same
         grow_failed: true,
         ..fair()
     };
-    let wish = DesiredState::Keep(Box::new(sample_instance("web")));
+    let desired = DesiredState::Keep(Box::new(sample_instance("web")));
     assert_eq!(
-        next(&wish, &Memory::default(), &seen, now),
+        next(&desired, &Memory::default(), &seen, now),
         Step::WatchReady
     );
 }
@@ -408,7 +408,7 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
     };
     let mut want = sample_instance("web");
     want.spec.run = false;
-    let wish = DesiredState::Keep(Box::new(want));
+    let desired = DesiredState::Keep(Box::new(want));
     for (ask_again, grace_over, step) in [
         (true, false, Step::RequestShutdown),
         (false, false, Step::Wait(Wait::Shutdown)),
@@ -419,7 +419,7 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
             ask_again,
             ..fair()
         };
-        assert_eq!(next(&wish, &memory, &seen, now), step);
+        assert_eq!(next(&desired, &memory, &seen, now), step);
     }
 }
 
@@ -427,18 +427,18 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
 fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
     let mut want = sample_instance("web");
     want.restored = true;
-    let wish = DesiredState::Keep(Box::new(want));
+    let desired = DesiredState::Keep(Box::new(want));
     let unconfirmed = Circumstances {
         unconfirmed: true,
         ..fair()
     };
     let nothing = Observed::default();
     assert_eq!(
-        next(&wish, &Memory::default(), &nothing, unconfirmed),
+        next(&desired, &Memory::default(), &nothing, unconfirmed),
         Step::Wait(Wait::Restored)
     );
     assert_eq!(
-        next(&wish, &Memory::default(), &nothing, fair()),
+        next(&desired, &Memory::default(), &nothing, fair()),
         Step::EnsureImage
     );
     // What the node knows goes on as ever.
@@ -447,7 +447,7 @@ fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
         ..Memory::default()
     };
     assert_eq!(
-        next(&wish, &known, &nothing, unconfirmed),
+        next(&desired, &known, &nothing, unconfirmed),
         Step::EnsureImage
     );
 }
@@ -464,11 +464,11 @@ fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
         ..Observed::default()
     };
     let plans = [
-        (DesiredState::Destroy(order(1, false, &want)), destroy),
+        (DesiredState::Destroy(deletion(1, false, &want)), destroy),
         (DesiredState::Keep(Box::new(want)), Observed::default()),
     ];
-    for (wish, seen) in plans {
-        let (mut steps, _) = go(&wish, &Memory::default(), &seen, &BTreeSet::new());
+    for (desired, seen) in plans {
+        let (mut steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
         steps.retain(|step| !matches!(step, Step::WatchReady | Step::Idle));
         assert!(steps.len() >= 6, "{steps:?}");
         for (a, step) in steps.iter().enumerate() {

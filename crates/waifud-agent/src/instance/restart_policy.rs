@@ -1,8 +1,8 @@
-//! Why an instance is off, and whether it may be started again: pure functions over what is remembered and seen.
+//! Why an instance is off, and whether it may be started again: pure functions over the record and the observation.
 //!
-//! A guest's own power-off sticks. A crash, and a stop from outside (`virsh destroy`, a kill), are answered with a
-//! restart unless the policy says never. A host that went down starts its guests again, whatever the policy: nobody
-//! wished them off. What sticks is released when the owner asks anew.
+//! A guest that powers itself off stays off. A crash, or a stop from outside (`virsh destroy`, a killed process), leads to
+//! a restart unless the policy is `never`. After a host restart the guests are started again whatever the policy, because
+//! no user stopped them. A user's new request to start overrides an instance that stays off.
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainState, OffReason};
@@ -11,8 +11,8 @@ use waifud_types::status::StoppedBy;
 
 use crate::control_link::record::{Memory, RunMemory};
 
-/// What is remembered after the domain was seen like this; `None` when there is no domain. What goes off while its host
-/// is going down was stopped by that, whoever told it so.
+/// The memory after an observation of the domain; `seen` is `None` without a domain. A guest that goes off while the host
+/// is shutting down counts as stopped by the host.
 pub fn remember(
     memory: &Memory,
     want: &AgentInstance,
@@ -45,8 +45,8 @@ pub fn remember(
                 });
                 next.stop_requested = false;
             }
-            if reboot_ordered(memory, want) {
-                // It is off: the order is carried out by the start that follows, and never again.
+            if reboot_requested(memory, want) {
+                // The guest is off. The start that follows completes the reboot.
                 next.reboots_done = want.spec.power.reboots;
                 if next.run == RunMemory::Stopped {
                     next.run = RunMemory::Free;
@@ -65,18 +65,18 @@ fn stopped_by(memory: &Memory, want: &AgentInstance, reason: Option<OffReason>) 
     match reason {
         Some(OffReason::GuestShutdown) => StoppedBy::Guest,
         Some(OffReason::Crashed | OffReason::StartFailed) => StoppedBy::Crash,
-        // The hypervisor remembers nothing over a restart of the host.
+        // The hypervisor loses the reason when the host restarts.
         Some(OffReason::Unknown) => StoppedBy::Host,
         Some(OffReason::Destroyed) | None => StoppedBy::Outside,
     }
 }
 
-/// Whether a reboot was ordered that is not carried out yet.
-pub fn reboot_ordered(memory: &Memory, want: &AgentInstance) -> bool {
+/// Whether a requested reboot is not done yet.
+pub fn reboot_requested(memory: &Memory, want: &AgentInstance) -> bool {
     want.spec.power.reboots > memory.reboots_done
 }
 
-/// Sizes of the spec that differ from what the running guest was started with.
+/// The fields of the spec that differ from what the running guest was started with.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
     let Some(has) = &memory.started_with else {
         return Vec::new();
@@ -104,7 +104,7 @@ pub fn may_start(memory: &Memory, policy: RestartPolicy) -> bool {
     }
 }
 
-/// Whether a start of it has to keep the restart's back-off.
+/// Whether its next start is a restart, which is subject to back-off.
 pub fn is_restart(memory: &Memory) -> bool {
     memory.run == RunMemory::Stopped
         && matches!(
@@ -113,9 +113,9 @@ pub fn is_restart(memory: &Memory) -> bool {
         )
 }
 
-/// Whether the change from `old` to `new` is its owner's order to start, which releases what sticks: `run` was off, a
-/// reboot is ordered, or the generation counts up and nothing else changed.
-pub fn is_start_order(old: &AgentInstance, new: &AgentInstance) -> bool {
+/// Whether the change from `old` to `new` is a user's request to start, which also starts an instance that stays off: `run`
+/// was false, a reboot is requested, or only the generation changed.
+pub fn is_start_request(old: &AgentInstance, new: &AgentInstance) -> bool {
     new.spec.run
         && new.generation > old.generation
         && (!old.spec.run
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_of_a_run_has_its_author() {
+    fn each_end_of_a_run_is_attributed() {
         let want = sample_instance("web");
         for (seen, by) in [
             (off(OffReason::GuestShutdown), StoppedBy::Guest),
@@ -155,12 +155,12 @@ mod tests {
             assert_eq!(memory.stopped_by, Some(by), "{seen:?}");
             assert_eq!(memory.run, RunMemory::Stopped);
             let again = remember(&memory, &want, seen, false);
-            assert_eq!(again, memory, "looking twice changes nothing");
+            assert_eq!(again, memory, "a second observation changes nothing");
         }
     }
 
     #[test]
-    fn a_stop_by_wish_is_the_users_even_when_the_wish_has_changed_back() {
+    fn a_requested_stop_is_the_users_even_when_the_desired_state_has_changed_back() {
         let mut want = sample_instance("web");
         let requested = Memory {
             stop_requested: true,
@@ -175,11 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_never_ran_was_stopped_by_nobody() {
+    fn an_instance_that_never_ran_has_no_stop_reason() {
         let want = sample_instance("web");
         let memory = remember(&Memory::default(), &want, off(OffReason::Unknown), false);
         assert_eq!(memory, Memory::default());
-        // A start that was begun and is not seen: begin again.
+        // A start that was begun without a visible effect is repeated.
         let starting = Memory {
             run: RunMemory::Starting,
             ..Memory::default()
@@ -215,22 +215,22 @@ mod tests {
     }
 
     #[test]
-    fn only_an_order_to_start_releases_what_sticks() {
+    fn only_a_request_to_start_overrides_a_stopped_instance() {
         let old = sample_instance("web");
         let mut new = old.clone();
-        assert!(!is_start_order(&old, &new), "the same again");
+        assert!(!is_start_request(&old, &new), "the same again");
         new.generation = old.generation.next();
-        assert!(is_start_order(&old, &new), "asked anew");
+        assert!(is_start_request(&old, &new), "requested again");
         new.bundle.size_bytes += 1;
-        assert!(!is_start_order(&old, &new), "edited user-data");
+        assert!(!is_start_request(&old, &new), "edited user-data");
         let mut stopped = old.clone();
         stopped.spec.run = false;
-        assert!(is_start_order(&stopped, &new));
-        assert!(!is_start_order(&old, &stopped));
+        assert!(is_start_request(&stopped, &new));
+        assert!(!is_start_request(&old, &stopped));
     }
 
     #[test]
-    fn what_goes_off_with_its_host_comes_back_with_it() {
+    fn guests_stopped_by_the_host_start_again_with_it() {
         let mut want = sample_instance("web");
         for reason in [OffReason::GuestShutdown, OffReason::Destroyed] {
             let memory = remember(&ran(), &want, off(reason), true);
@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reboot_is_carried_out_once_and_starts_what_stays_off() {
+    fn a_reboot_is_done_once_and_starts_an_instance_that_stays_off() {
         let mut want = sample_instance("web");
         want.spec.power.reboots = 2;
         let running = remember(&ran(), &want, Some(DomainState::Running), false);
-        assert!(reboot_ordered(&running, &want), "not before it is off");
+        assert!(reboot_requested(&running, &want), "not before it is off");
         let memory = remember(&running, &want, off(OffReason::GuestShutdown), false);
-        assert!(!reboot_ordered(&memory, &want));
+        assert!(!reboot_requested(&memory, &want));
         assert!(may_start(&memory, RestartPolicy::Never) && !is_restart(&memory));
         let later = Memory {
             run: RunMemory::Started,
@@ -260,11 +260,11 @@ mod tests {
         let mut old = want.clone();
         old.spec.power.reboots = 1;
         want.generation = old.generation.next();
-        assert!(is_start_order(&old, &want));
+        assert!(is_start_request(&old, &want));
     }
 
     #[test]
-    fn what_differs_from_the_last_start_needs_a_restart() {
+    fn fields_that_differ_from_the_last_start_need_a_restart() {
         let mut want = sample_instance("web");
         assert!(restart_needed(&ran(), &want).is_empty(), "not known");
         let memory = Memory {

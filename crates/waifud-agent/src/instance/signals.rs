@@ -1,4 +1,4 @@
-//! Wakes drivers: one signal per instance, and the list of instances that need a driver.
+//! Wakes drivers: one signal per instance, and a queue of instances that need a driver.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use waifud_types::InstanceId;
 
-/// One driver's signal. Signals between two looks count once.
+/// One driver's signal. Several signals before the next pass are merged.
 #[derive(Debug, Default)]
 pub struct Signal {
     notify: Notify,
@@ -16,22 +16,22 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Returns when something happened since the last time.
+    /// Returns once the signal was raised since the last call.
     pub async fn raised(&self) {
         self.notify.notified().await;
     }
 
-    /// Something happened: the next `raised` returns at once.
+    /// The next `raised` returns at once.
     pub fn raise(&self) {
         self.notify.notify_one();
     }
 
-    /// Whether cloud-init has to be looked at again; asking resets it.
+    /// Whether cloud-init has to be probed again; the call resets this.
     pub fn take_reprobe(&self) -> bool {
         self.reprobe.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the guest was reset; asking resets it.
+    /// Whether the guest was reset; the call resets this.
     pub fn take_rebooted(&self) -> bool {
         self.rebooted.swap(false, Ordering::Relaxed)
     }
@@ -45,7 +45,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// No driver yet. The receiver is told of each that has to be started.
+    /// The receiver gets an entry for each driver that has to be started.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>) {
         let (spawn, spawned) = mpsc::unbounded_channel();
         let signals = Self {
@@ -55,7 +55,7 @@ impl Signals {
         (signals, spawned)
     }
 
-    /// Wakes the instance's driver, or has one started.
+    /// Wakes the instance's driver, or starts one.
     pub fn wake(&self, id: InstanceId) {
         let mut signals = self.signals();
         if let Some(signal) = signals.get(&id) {
@@ -63,19 +63,19 @@ impl Signals {
         } else {
             let signal = Arc::new(Signal::default());
             signals.insert(id, signal.clone());
-            // Nobody listening: the agent is on its way out.
+            // Without a receiver the agent is stopping.
             let _ending = self.spawn.send((id, signal));
         }
     }
 
-    /// Wakes the instance's driver where there is one.
+    /// Wakes the instance's driver if there is one.
     pub fn nudge(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
             signal.raise();
         }
     }
 
-    /// The guest agent came or left: cloud-init may have to be looked at again.
+    /// The guest agent connected or disconnected: cloud-init may have to be probed again.
     pub fn reprobe(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
             signal.reprobe.store(true, Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Signals {
         }
     }
 
-    /// The guest was reset: it boots anew.
+    /// The guest was reset and boots again.
     pub fn rebooted(&self, id: InstanceId) {
         if let Some(signal) = self.signals().get(&id) {
             signal.rebooted.store(true, Ordering::Relaxed);

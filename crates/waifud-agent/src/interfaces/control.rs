@@ -19,7 +19,7 @@ pub enum LinkError {
         message: String,
     },
     /// The history after the revision is trimmed or of another incarnation: watch without one.
-    #[error("waifud no longer has the history after that revision")]
+    #[error("waifud has trimmed the history after that revision")]
     Gone,
     /// It refused.
     #[error("waifud refused: {message}")]
@@ -30,13 +30,13 @@ pub enum LinkError {
         message: String,
     },
     /// The bytes can't be written for lack of room.
-    #[error("{path:?} can't be written: the filesystem is full")]
+    #[error("cannot write {path:?}: the filesystem is full")]
     NoRoom {
         /// The file.
         path: PathBuf,
     },
     /// The bytes can't be written.
-    #[error("{path:?} can't be written")]
+    #[error("cannot write {path:?}")]
     File {
         /// The file.
         path: PathBuf,

@@ -53,7 +53,7 @@ impl ControlLink for HttpLink {
         if let Some(member) = &self.member
             && let Err(error) = member.learn(&welcome.addresses)
         {
-            tracing::warn!(%error, "where waifud is can't be written down");
+            tracing::warn!(%error, "cannot store waifud's addresses");
         }
         Ok(welcome)
     }

@@ -9,32 +9,32 @@ use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
 use waifud_api::{MetadatadClient, MetadatadError};
 use waifud_types::{Digest, InstanceId};
 
-/// Why the metadata service or the tunnel did not do it. Messages are fit for users.
+/// Why a request to the metadata service or the tunnel failed. Messages are suitable for users.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MetadataError {
-    /// It does not answer: not running, or just restarted.
+    /// The service does not answer.
     #[error("{message}; is waifud-metadatad running?")]
     Unreachable {
-        /// Whom, and what the system said.
+        /// The socket and the error.
         message: String,
     },
-    /// It does not hold the bundle yet.
+    /// The service does not hold the bundle yet.
     #[error("the metadata service does not hold the instance's documents yet")]
     BundleMissing,
-    /// It refused.
+    /// The service refused the request.
     #[error("the metadata service refused: {message}")]
     Refused {
-        /// Its words.
+        /// The service's message.
         message: String,
     },
-    /// It could not do it, for reasons of its own: trying again may help.
-    #[error("the metadata service can't do it: {message}")]
+    /// The service failed; a retry may help.
+    #[error("the metadata service failed: {message}")]
     Failed {
-        /// Its words.
+        /// The service's message.
         message: String,
     },
-    /// The node's end of the tunnel could not be made.
-    #[error("the tunnel to the metadata service could not be made: {message}")]
+    /// The node's end of the tunnel could not be created.
+    #[error("cannot create the tunnel to the metadata service: {message}")]
     Tunnel {
         /// Why.
         message: String,
@@ -44,48 +44,48 @@ pub enum MetadataError {
 /// The node's metadata service. Every verb is an *ensure*.
 #[async_trait]
 pub trait MetadataService: Send + Sync {
-    /// Which process answers, and what it holds.
+    /// The service's process and what it holds.
     async fn status(&self) -> Result<Status, MetadataError>;
 
-    /// The node's side of the tunnel is accepted from now on.
+    /// Has the service accept this end of the tunnel.
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError>;
 
-    /// It holds these encrypted bytes.
+    /// Has the service hold these encrypted bytes.
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError>;
 
-    /// It does not keep these bytes, unless it serves them to an instance.
+    /// Has the service drop these bytes, unless it serves them to an instance.
     async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError>;
 
-    /// The instance's documents are served: after `Ok` the guest may be started.
+    /// Has the instance's documents served. After `Ok` the guest may be started.
     async fn assign(
         &self,
         instance: InstanceId,
         assignment: &Assignment,
     ) -> Result<(), MetadataError>;
 
-    /// Nothing of the instance is held.
+    /// Has the service release everything of the instance.
     async fn release(&self, instance: InstanceId) -> Result<(), MetadataError>;
 
-    /// What guests did after observation number `after`; waits up to `wait` for the next.
+    /// The observations after number `after`. Waits up to `wait` for the next one.
     async fn observations(&self, after: u64, wait: Duration)
     -> Result<Observations, MetadataError>;
 }
 
-/// The node's end of the tunnel, up.
+/// The node's end of the tunnel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TunnelUp {
     /// Its WireGuard public key, base64.
     pub public_key: String,
-    /// Where it listens.
+    /// Its listening address.
     pub endpoint: SocketAddr,
-    /// Whether the link was made by this call: routes that lead to it have to be made again.
+    /// Whether this call created the link, so that its routes have to be added again.
     pub fresh: bool,
 }
 
 /// Keeps the node's end of the tunnel up.
 #[async_trait]
 pub trait MetadataTunnel: Send + Sync {
-    /// The link is up and leads to this server. Changes nothing when it already does.
+    /// Ensures that the link is up and connects to this server.
     async fn ensure(
         &self,
         server_public_key: &str,
@@ -145,7 +145,7 @@ fn service_error(error: MetadatadError) -> MetadataError {
         return MetadataError::BundleMissing;
     }
     match error {
-        // Its own trouble, such as a full disk, is not about what it was told.
+        // An internal error, for example a full disk, does not depend on the request.
         MetadatadError::Problem(problem) if problem.status >= 500 => MetadataError::Failed {
             message: problem.hint.map_or_else(
                 || problem.title.clone(),

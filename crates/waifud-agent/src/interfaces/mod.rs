@@ -1,6 +1,6 @@
-//! What the agent needs of the outside beyond hypervisor, storage and network: waifud, metadatad, the clock.
+//! The agent's interfaces to the outside besides hypervisor, storage and network: waifud, metadatad, the host, the clock.
 //!
-//! Each is a small trait; the real one and the fake (in [`crate::fake`]) stand behind an `Arc`.
+//! Each is a small trait with a real implementation and a fake one (in [`crate::fake`]).
 
 mod control;
 mod host;
@@ -14,13 +14,12 @@ pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
 use waifud_types::Timestamp;
 
-/// What time it is.
 pub trait Clock: Send + Sync {
     /// Now, in UTC.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

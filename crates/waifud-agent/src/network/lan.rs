@@ -1,47 +1,19 @@
-//! Nics on bridges that the host already has: their ports, what stands for them towards metadatad, and the addresses
-//! that were seen there.
-//!
-//! A guest is asked for by the address of its first nic, where that is on the routed network. On any other network its
-//! address is not ours to give, so the port has an *identity*: an address of a range that only this node's rules and
-//! its metadatad know. It is chosen once and kept with the record, since a running guest's documents depend on it.
+//! Nics on bridges that the host already has: their ports, and the addresses observed there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use waifud_api::agent::AgentInstance;
-use waifud_network::{IDENTITIES, LanPort, PortObservation};
+use waifud_network::{LanPort, PortObservation};
 use waifud_types::TapName;
 use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 
-use crate::control_link::record::{InstanceRecord, Memory};
-use crate::network::{DEFAULT_NETWORK, PortError};
+use crate::control_link::record::InstanceRecord;
+use crate::network::identity::is_on_lan;
+use crate::network::port_error::PortError;
 
-/// Whether a nic is on a bridge of the host's own.
-pub(crate) fn is_on_lan(nic: &NicSpec) -> bool {
-    nic.network.as_str() != DEFAULT_NETWORK
-}
-
-/// Whether documents come through a port on a bridge of the host's own.
-pub(crate) fn needs_identity(want: &AgentInstance) -> bool {
-    want.spec.nics.first().is_some_and(is_on_lan)
-}
-
-/// The first address that stands for nobody yet; `None` when all do.
-pub(crate) fn free_identity(taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-    IDENTITIES.hosts().find(|address| !taken.contains(address))
-}
-
-/// The address that metadatad knows a guest by. Without one nobody can ask.
-pub(crate) fn identity(want: &AgentInstance, memory: &Memory) -> Option<Ipv4Addr> {
-    if needs_identity(want) {
-        return memory.identity;
-    }
-    want.spec.nics.first()?.address
-}
-
-/// The ports of one instance on bridges of the host's own.
+/// The ports of one instance on host bridges.
 pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortError> {
     let Some(instance) = &record.instance else {
         return Ok(Vec::new());
@@ -51,7 +23,7 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
             .bridges
             .get(&nic.network)
             .ok_or_else(|| PortError {
-                message: format!("waifud named no bridge for network {}", nic.network),
+                message: format!("waifud sent no bridge for network {}", nic.network),
                 lasting: true,
             })?;
         let given = nic.address.map(|address| IpNet::from(IpAddr::V4(address)));
@@ -73,19 +45,19 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
     nics.filter(|(_, nic)| is_on_lan(nic)).map(port).collect()
 }
 
-/// Addresses that were seen at an instance's ports. Link-local ones lead nowhere from elsewhere, and are left out. The
-/// first of IPv4 is what people want, and without one the first at all.
+/// Addresses that were observed at an instance's ports, without link-local ones, which other networks cannot reach. The
+/// primary address is the first IPv4 address, or without one the first address.
 pub(crate) fn observed(
     record: &InstanceRecord,
-    sights: &BTreeMap<TapName, PortObservation>,
+    observations: &BTreeMap<TapName, PortObservation>,
 ) -> Vec<InstanceAddress> {
     let Some(instance) = &record.instance else {
         return Vec::new();
     };
     let mut all = Vec::new();
     for (index, nic) in instance.spec.nics.iter().enumerate() {
-        let sight = sights.get(&TapName::of(instance.id, index));
-        let learned = sight.map_or(&[][..], |sight| sight.learned.as_slice());
+        let observation = observations.get(&TapName::of(instance.id, index));
+        let learned = observation.map_or(&[][..], |seen| seen.learned.as_slice());
         all.extend(
             learned
                 .iter()
@@ -119,7 +91,9 @@ fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_link::record::Memory;
     use crate::fake::sample_instance;
+    use crate::network::identity::identity;
 
     fn record(networks: &[&str]) -> InstanceRecord {
         let mut instance = sample_instance("web");
@@ -146,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_nic_says_what_a_guest_is_known_by() {
+    fn the_first_nic_determines_the_identity() {
         let known_by = |networks: &[&str]| {
             let record = record(networks);
             identity(record.instance.as_ref().unwrap(), &record.memory)
@@ -162,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_needs_no_learning_and_a_network_without_a_bridge_is_said() {
+    fn assigned_addresses_are_fixed_and_a_network_without_a_bridge_is_an_error() {
         let mut given = record(&["lan"]);
         let nic = &mut given.instance.as_mut().unwrap().spec.nics[0];
         nic.address = Some([192, 168, 1, 50].into());
@@ -178,15 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn seen_addresses_are_shown_without_those_that_lead_nowhere() {
+    fn observed_addresses_exclude_link_local_ones() {
         let record = record(&["lan"]);
         let learned = ["fd00::7", "fe80::1", "192.168.1.40"];
-        let sight = PortObservation {
+        let observation = PortObservation {
             learned: learned.iter().map(|a| a.parse().unwrap()).collect(),
             ..PortObservation::default()
         };
-        let sights = BTreeMap::from([(TapName::of(record.id, 0), sight)]);
-        let seen = observed(&record, &sights);
+        let observations = BTreeMap::from([(TapName::of(record.id, 0), observation)]);
+        let seen = observed(&record, &observations);
         let shown: Vec<_> = seen
             .iter()
             .map(|a| (a.address.to_string(), a.primary))
@@ -199,14 +173,5 @@ mod tests {
             ]
         );
         assert!(observed(&record, &BTreeMap::new()).is_empty());
-    }
-
-    #[test]
-    fn identities_are_given_once() {
-        let mut taken = BTreeSet::new();
-        for _ in 0..300 {
-            let next = free_identity(&taken).unwrap();
-            assert!(IDENTITIES.contains(&next) && taken.insert(next));
-        }
     }
 }

@@ -1,8 +1,7 @@
-//! Which published ports may be in force on this node: those that no program of it listens on.
+//! Which published ports may be applied on this node: those that no program on it listens on.
 //!
-//! One that is in force stays so, whoever begins to listen later: connections are not cut because somebody tries a
-//! port. One that was refused is asked about again whenever the network is put right, so it comes into force by itself
-//! once the program is gone.
+//! An applied port stays even if a program begins to listen on it later, so that connections are not interrupted. A refused
+//! port is checked again whenever the network is applied, and is published once the program is gone.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +9,24 @@ use waifud_network::Port;
 use waifud_types::InstanceId;
 use waifud_types::spec::{Protocol, PublishSpec};
 
-/// What was decided last.
+/// The last decision.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// In force, as far as it is for us to decide.
+    /// Published.
     granted: BTreeSet<(InstanceId, PublishSpec)>,
-    /// Taken by a program.
+    /// Not published, because a program listens on the port.
     refused: BTreeSet<(InstanceId, PublishSpec)>,
-    /// It could not be found out what programs listen on; what is refused is so for that reason.
+    /// The ports of programs could not be listed; that is why ports are refused.
     unseen: bool,
 }
 
 impl Published {
-    /// Whether there is anything to decide.
-    pub fn asks(ports: &[Port]) -> bool {
+    /// Whether any port is to be published.
+    pub fn is_needed(ports: &[Port]) -> bool {
         ports.iter().any(|port| !port.publish.is_empty())
     }
 
-    /// Decides about everything that the ports publish.
+    /// Decides for every port to be published.
     pub fn decide(&mut self, ports: &[Port], listeners: &BTreeSet<(Protocol, u16)>) {
         let wanted = ports.iter().flat_map(|port| {
             let published = port.publish.iter();
@@ -43,7 +42,7 @@ impl Published {
         self.unseen = false;
     }
 
-    /// The same while it is not known what programs listen on: only what is in force already stays so.
+    /// Decides while the ports of programs are unknown: only published ports stay published.
     pub fn decide_unseen(&mut self, ports: &[Port]) {
         let all = ports.iter().flat_map(|port| &port.publish);
         let listeners = all.map(|published| (published.protocol, published.port));
@@ -51,12 +50,12 @@ impl Published {
         self.unseen = true;
     }
 
-    /// Whether it is unknown what programs listen on.
+    /// Whether the ports of programs are unknown.
     pub fn is_unseen(&self) -> bool {
         self.unseen
     }
 
-    /// Takes what is refused out of the ports.
+    /// Removes refused ports.
     pub fn leave_out(&self, ports: &mut [Port]) {
         for port in ports {
             let id = port.instance;
@@ -65,7 +64,7 @@ impl Published {
         }
     }
 
-    /// What is refused of one instance.
+    /// The refused ports of one instance.
     pub fn refused_of(&self, id: InstanceId) -> Vec<PublishSpec> {
         let of = self.refused.iter().filter(|(owner, _)| *owner == id);
         of.map(|(_, published)| published.clone()).collect()
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
     use crate::control_link::record::InstanceRecord;
     use crate::fake::sample_instance;
-    use crate::network::ports_of;
+    use crate::network::ports::ports_of;
 
     fn publishing(ports: &[u16]) -> (InstanceId, Vec<Port>) {
         let mut instance = sample_instance("web");
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_a_program_has_is_left_out_until_the_program_is_gone() {
+    fn a_port_taken_by_a_program_is_refused_until_the_program_is_gone() {
         let (id, ports) = publishing(&[80, 443]);
         let mut published = Published::default();
         let listens = BTreeSet::from([(Protocol::Tcp, 80), (Protocol::Udp, 443)]);
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn as_long_as_listeners_are_unknown_only_what_is_in_force_stays() {
+    fn while_listeners_are_unknown_only_published_ports_stay() {
         let (id, ports) = publishing(&[80]);
         let (other, more) = publishing(&[443]);
         let mut published = Published::default();
@@ -126,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_force_stays_whoever_listens_later() {
+    fn a_published_port_stays_when_a_program_listens_later() {
         let (id, ports) = publishing(&[80]);
         let mut published = Published::default();
         published.decide(&ports, &BTreeSet::new());
         published.decide(&ports, &BTreeSet::from([(Protocol::Tcp, 80)]));
         assert!(published.refused_of(id).is_empty());
-        // Once it was given up it is a port like any other.
+        // Once unpublished, it is checked like any other port.
         published.decide(&[], &BTreeSet::new());
         published.decide(&ports, &BTreeSet::from([(Protocol::Tcp, 80)]));
         assert_eq!(published.refused_of(id).len(), 1);

@@ -1,4 +1,4 @@
-//! Tasks that look after what is the whole node's: events, the network, the metadata service, permission to start.
+//! Tasks for the whole node: events, the network, the metadata service, permission to start guests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,25 +10,26 @@ use waifud_hypervisor::{DomainEvent, DomainEventKind};
 use waifud_network::NetworkDrift;
 
 use crate::backoff::Backoff;
-use crate::instance::steps;
+use crate::guest::metadata_refresh;
 use crate::settings::BootAlone;
 use crate::shared::Shared;
 
-/// How long one question for observations may wait for an answer.
+/// How long one request for observations may wait for an answer.
 const LONG_POLL: Duration = Duration::from_secs(30);
 
-/// Between two answers that are passed on: a guest that asks without end must not have its driver look without end.
+/// The minimum time between two batches of observations, so that a guest that sends requests without end does not keep
+/// its driver busy.
 const GAP: Duration = Duration::from_millis(200);
 
-/// Passes the hypervisor's events on to drivers.
+/// Forwards the hypervisor's events to drivers.
 pub(crate) async fn events(shared: Arc<Shared>, mut events: broadcast::Receiver<DomainEvent>) {
     loop {
         match events.recv().await {
             Ok(event) => match event.kind {
                 DomainEventKind::Resync => {
                     shared.signals.nudge_all();
-                    shared.sweep.notify_one();
-                    shared.facts_check.notify_one();
+                    shared.node_checks.request_sweep();
+                    shared.node_checks.request_facts();
                 }
                 DomainEventKind::AgentChanged => shared.signals.reprobe(event.id),
                 DomainEventKind::Rebooted => {
@@ -42,17 +43,17 @@ pub(crate) async fn events(shared: Arc<Shared>, mut events: broadcast::Receiver<
                 }
                 DomainEventKind::Changed => {
                     shared.signals.nudge(event.id);
-                    shared.sweep.notify_one();
+                    shared.node_checks.request_sweep();
                 }
             },
             Err(RecvError::Lagged(_)) => shared.signals.nudge_all(),
-            // The hypervisor is gone with the whole agent; the period still looks.
+            // The agent is stopping. Drivers still observe periodically.
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 }
 
-/// Repairs the network: at the start, on drift, and now and then.
+/// Applies the network at the start, on drift, and periodically.
 pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<NetworkDrift>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(timing.retry_min, timing.retry_max);
@@ -63,22 +64,22 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
             match shared.network.apply(&shared.table, true).await {
                 Ok(_) => {
                     backoff.reset();
-                    // Whoever waits for its port sees it now.
+                    // Drivers that wait for their port can continue.
                     shared.signals.nudge_all();
                     timing.network
                 }
                 Err(error) => {
-                    tracing::warn!("the guests' network: {error}");
+                    tracing::warn!("cannot apply the guests' network: {error}");
                     backoff.pause()
                 }
             }
         };
         tokio::select! {
             () = sleep(pause) => {}
-            () = shared.network_check.notified() => {}
+            () = shared.network.check_requested() => {}
             seen = drift.recv() => match seen {
                 Ok(drift) => {
-                    tracing::warn!("the guests' network is put right: {}", drift.what);
+                    tracing::warn!("repairing the guests' network: {}", drift.what);
                     shared.network.invalidate();
                 }
                 Err(RecvError::Lagged(_)) => shared.network.invalidate(),
@@ -88,40 +89,40 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
     }
 }
 
-/// Looks at the metadata service, so that a restarted one is told everything again.
+/// Checks the metadata service, so that everything is sent again after its restart.
 pub(crate) async fn metadata(shared: Arc<Shared>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(timing.retry_min, timing.metadata);
-    let mut told = None;
+    let mut logged = None;
     loop {
-        let pause = match steps::refresh_metadata(&shared).await {
+        let pause = match metadata_refresh::refresh(&shared).await {
             Ok(()) => {
-                if told.take().is_some() {
-                    tracing::info!("the metadata service is there");
-                    shared.facts_check.notify_one();
+                if logged.take().is_some() {
+                    tracing::info!("the metadata service is reachable");
+                    shared.node_checks.request_facts();
                 }
                 backoff.reset();
                 timing.metadata
             }
             Err(failure) => {
-                if told.as_ref() != Some(&failure.message) {
+                if logged.as_ref() != Some(&failure.message) {
                     tracing::warn!(
-                        "{}; guests are not started before it is there",
+                        "{}; guests are started once it is reachable",
                         failure.message
                     );
-                    told = Some(failure.message);
+                    logged = Some(failure.message);
                 }
                 backoff.pause()
             }
         };
         tokio::select! {
             () = sleep(pause) => {}
-            () = shared.metadata_check.notified() => {}
+            () = shared.metadata.check_requested() => {}
         }
     }
 }
 
-/// Listens for what guests do with their documents.
+/// Receives observations of what guests do with their documents.
 pub(crate) async fn observations(shared: Arc<Shared>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(timing.retry_min, timing.metadata);
@@ -129,40 +130,39 @@ pub(crate) async fn observations(shared: Arc<Shared>) {
     loop {
         let service = shared.metadata.service();
         let Ok(seen) = service.observations(after, LONG_POLL).await else {
-            // It may have been restarted: look whether it is another now.
-            shared.metadata_check.notify_one();
+            // It may have been restarted, which the check finds out.
+            shared.metadata.request_check();
             sleep(backoff.pause()).await;
             continue;
         };
         backoff.reset();
         if seen.last < after {
-            // Another process counts from the beginning; it may have been busy already.
+            // A restarted service counts from the beginning, and may already have observations.
             after = 0;
-            shared.metadata_check.notify_one();
+            shared.metadata.request_check();
             continue;
         }
         after = seen.last;
-        for id in shared.metadata.note(&seen.items) {
+        for id in shared.metadata.record_observations(&seen.items) {
             shared.signals.nudge(id);
         }
         if !seen.items.is_empty() {
-            shared.evidence_check.notify_one();
+            shared.diagnostics.request();
             sleep(GAP).await;
         }
     }
 }
 
-/// Allows guests to be started after a while without waifud, where that is wished.
+/// Permits starting guests after a time without contact to waifud, if configured.
 pub(crate) async fn boot_alone(shared: Arc<Shared>) {
     if let BootAlone::Wait(wait) = shared.settings.boot_alone {
-        let mut allowed = shared.start_allowed.subscribe();
         tokio::select! {
             () = sleep(wait) => {
-                tracing::warn!("waifud was not heard for {} s; guests are started without it", wait.as_secs());
-                shared.start_allowed.send_replace(true);
+                tracing::warn!("no contact with waifud for {} s; starting guests without it", wait.as_secs());
+                shared.start_permission.grant();
                 shared.signals.nudge_all();
             }
-            _ = allowed.wait_for(|allowed| *allowed) => {}
+            () = shared.start_permission.granted() => {}
         }
     }
     std::future::pending::<()>().await;

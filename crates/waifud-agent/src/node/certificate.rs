@@ -1,24 +1,24 @@
-//! How long this node's certificate is valid, as a condition: without one waifud does not hear it.
+//! The validity of this node's certificate, as a condition. Without a valid one waifud refuses the node.
 
 use waifud_types::Timestamp;
 use waifud_types::status::Condition;
 
-use crate::instance::conditions::condition;
+use crate::condition::condition;
 
-/// It is told of so many days before it ends.
+/// The condition is reported this many days before the end.
 const SOON_DAYS: i64 = 60;
 
-/// What there is to say of a certificate that ends then.
+/// The condition of a certificate that is valid until `until`.
 pub(crate) fn of(until: Timestamp, now: Timestamp) -> Condition {
     let day = until.strftime("%Y-%m-%d");
     let left = until.duration_since(now).as_hours() / 24;
     let remedy =
-        "let the node join again with a token of its name: waifuctl node token create --name NODE";
+        "have the node join again with a token for its name: waifuctl node token create --name NODE";
     let (ok, reason, message) = if until <= now {
         (
             false,
             "expired",
-            format!("valid until {day}, which is past; {remedy}"),
+            format!("expired on {day}; {remedy}"),
         )
     } else if left < SOON_DAYS {
         (
@@ -37,15 +37,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_that_is_near_or_past_is_told_with_the_remedy() {
+    fn a_near_or_past_end_is_reported_with_the_remedy() {
         let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
-        let said = |until: &str| {
-            let said = of(until.parse().unwrap(), now);
-            assert_eq!(said.ok, !said.message.contains("join again"));
-            said.reason
+        let reason = |until: &str| {
+            let condition = of(until.parse().unwrap(), now);
+            assert_eq!(condition.ok, !condition.message.contains("join again"));
+            condition.reason
         };
-        assert_eq!(said("2047-01-01T00:00:00Z"), "valid");
-        assert_eq!(said("2026-07-01T00:00:00Z"), "expires-soon");
-        assert_eq!(said("2026-05-01T00:00:00Z"), "expired");
+        assert_eq!(reason("2047-01-01T00:00:00Z"), "valid");
+        assert_eq!(reason("2026-07-01T00:00:00Z"), "expires-soon");
+        assert_eq!(reason("2026-05-01T00:00:00Z"), "expired");
     }
 }

@@ -1,5 +1,5 @@
-//! Room in the agent's state directory: without it nothing that waifud orders can be made durable, so nothing is taken
-//! over. Guests run on, and it is said as a condition of the node.
+//! Free space in the agent's state directory. Without it, changes from waifud cannot be made durable and are not applied.
+//! Guests keep running, and a condition of the node reports it.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use waifud_types::status::Condition;
 use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
 use crate::control_link::durable::Unwritable;
-use crate::instance::conditions::condition;
+use crate::condition::condition;
 
 /// The condition's type.
 pub(crate) const KIND: &str = "state-dir";
 
-/// How much room there is on the directory's filesystem; none where it can't be asked.
-pub(crate) fn look(dir: &Path) -> Option<DiskSpace> {
+/// The space on the directory's filesystem; `None` if it cannot be determined.
+pub(crate) fn measure(dir: &Path) -> Option<DiskSpace> {
     let facts = statvfs(dir).ok()?;
     let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
     Some(DiskSpace {
@@ -23,36 +23,36 @@ pub(crate) fn look(dir: &Path) -> Option<DiskSpace> {
     })
 }
 
-/// What there is to say of the directory; nothing when all is well. The text stays the same while little changes, as
-/// each change of it is an event.
+/// The condition of the directory; `None` if there is no problem. Small changes do not change the text, because each new
+/// text is an event.
 pub(crate) fn of(
     dir: &Path,
-    room: Option<DiskSpace>,
+    space: Option<DiskSpace>,
     unwritable: Option<&Unwritable>,
     now: Timestamp,
 ) -> Option<Condition> {
-    let state = room.map_or(DiskSpaceState::Ok, DiskSpace::state);
+    let state = space.map_or(DiskSpaceState::Ok, DiskSpace::state);
     let dir = dir.display();
-    let free = room.map_or_else(String::new, |room| {
-        format!(" (less than {} is free)", room.less_than())
+    let free = space.map_or_else(String::new, |space| {
+        format!(" (less than {} is free)", space.less_than())
     });
-    let waits = "what waifud orders waits, guests run on, and it goes on by itself";
-    let make_room = "make room on that filesystem";
+    let effect = "changes from waifud are not applied; running guests are not affected, and this node continues automatically";
+    let remedy = "free space on that filesystem";
     let (reason, message) = match (unwritable, state) {
         (Some(Unwritable { full: true, .. }), _) => {
-            ("full", format!("{dir} is full{free}: {waits}; {make_room}"))
+            ("full", format!("{dir} is full{free}: {effect}; {remedy}"))
         }
         (Some(Unwritable { why, full: false }), _) => (
             "unwritable",
-            format!("nothing can be written in {dir} ({why}): {waits} once that is mended"),
+            format!("cannot write to {dir} ({why}): {effect} once that is repaired"),
         ),
         (None, DiskSpaceState::Full) => (
             "full",
-            format!("{dir} is about to be full{free}: soon {waits}; {make_room}"),
+            format!("{dir} is almost full{free}: once it is full, {effect}; {remedy}"),
         ),
         (None, DiskSpaceState::Low) => (
             "low",
-            format!("there is little room in {dir}{free}; {make_room}"),
+            format!("{dir} has little free space{free}; {remedy}"),
         ),
         (None, DiskSpaceState::Ok) => return None,
     };
@@ -63,20 +63,20 @@ pub(crate) fn of(
 mod tests {
     use super::*;
 
-    fn said(free: ByteSize, unwritable: Option<&Unwritable>) -> Option<(String, String)> {
-        let room = DiskSpace {
+    fn condition_at(free: ByteSize, unwritable: Option<&Unwritable>) -> Option<(String, String)> {
+        let space = DiskSpace {
             size: ByteSize::gib(100),
             free,
         };
         let dir = Path::new("/var/lib/waifud-agent");
-        let said = of(dir, Some(room), unwritable, Timestamp::UNIX_EPOCH)?;
-        assert!(!said.ok && said.message.contains("/var/lib/waifud-agent"));
-        Some((said.reason, said.message))
+        let condition = of(dir, Some(space), unwritable, Timestamp::UNIX_EPOCH)?;
+        assert!(!condition.ok && condition.message.contains("/var/lib/waifud-agent"));
+        Some((condition.reason, condition.message))
     }
 
     #[test]
-    fn too_little_room_and_no_writing_are_told_apart_and_room_is_no_condition() {
-        let reason = |free, unwritable: Option<&Unwritable>| said(free, unwritable).map(|s| s.0);
+    fn low_space_and_write_errors_are_distinct_and_enough_space_is_no_condition() {
+        let reason = |free, unwritable: Option<&Unwritable>| condition_at(free, unwritable).map(|s| s.0);
         let full = Unwritable {
             why: "No space left on device".to_owned(),
             full: true,
@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn a_few_bytes_more_or_less_say_the_same() {
-        let low = |free| said(ByteSize(free), None).unwrap();
+    fn small_changes_keep_the_text() {
+        let low = |free| condition_at(ByteSize(free), None).unwrap();
         assert_eq!(low(600_000_000), low(900_000_000));
         assert!(low(600_000_000).1.contains("1G"));
     }

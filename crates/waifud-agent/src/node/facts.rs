@@ -1,4 +1,4 @@
-//! What the node has: gathered now and then, reported when it changed.
+//! The node's facts: gathered periodically, and reported when they changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use waifud_types::{ByteSize, Timestamp};
 
 use crate::blocking::here;
 use crate::control_link::record::RunMemory;
-use crate::instance::conditions::{condition, incarnation_changed};
+use crate::condition::condition;
+use crate::node::conditions::incarnation_changed;
 use crate::node::certificate;
 use crate::node::disk_space;
 use crate::shared::Shared;
 
-/// Goes on for ever.
+/// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         let facts = gather(&shared).await;
@@ -25,46 +26,46 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             .last_facts()
             .is_some_and(|f| f.capacity.cpus == 0)
         {
-            // The hypervisor was not there: nothing can be placed here before it is.
+            // The hypervisor did not answer, and nothing can be placed here until it does.
             shared.settings.timing.metadata
         } else {
             shared.settings.timing.facts
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shared.facts_check.notified() => {}
+            () = shared.node_checks.facts_requested() => {}
             () = bridges_changed(&shared) => {}
-            () = shared.table.writing_turned() => {}
+            () = shared.table.write_state_changed() => {}
         }
     }
 }
 
-/// Ends when the host has other bridges than were told last.
+/// Returns when the host's bridges differ from the last report.
 async fn bridges_changed(shared: &Shared) {
     loop {
         tokio::time::sleep(shared.settings.timing.bridges).await;
-        let told = shared.reports.last_facts().map(|facts| facts.bridges);
-        // What can't be read is the full look's to complain of.
+        let reported = shared.reports.last_facts().map(|facts| facts.bridges);
+        // Errors are reported when all facts are gathered.
         if let Ok(now) = shared.guest_network.bridges().await
-            && told.is_some_and(|told| told != now)
+            && reported.is_some_and(|reported| reported != now)
         {
             return;
         }
     }
 }
 
-/// Looks at everything once. What can't be learned becomes a condition.
+/// Gathers every fact. What cannot be determined becomes a condition.
 pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     let earlier = shared.reports.last_facts();
     let conditions_before = earlier.as_ref().map_or(&[][..], |f| &f.conditions);
     let now = shared.now();
     let mut conditions = Vec::new();
-    let mut facts = unknown(shared, "libvirt was not reached yet");
+    let mut facts = unknown(shared, "libvirt has not answered yet");
     match shared.hypervisor.host().await {
         Ok(host) => {
             facts.arch = host.arch;
             facts.cpu_model = host.cpu_model;
-            shared.kind.send_replace(Some(host.hypervisor.kind));
+            shared.hypervisor_kind.set(host.hypervisor.kind);
             facts.hypervisor = host.hypervisor;
             facts.capacity = host.capacity;
         }
@@ -96,7 +97,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     match shared.guest_network.host_facts().await {
         Ok(host) => {
             conditions.extend(foreign_firewall(&host, now));
-            take_links(&mut facts, shared, &host);
+            add_bridges(&mut facts, shared, &host);
             facts.routes = host.routes;
         }
         Err(error) => {
@@ -104,9 +105,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             conditions.push(condition("network", false, "unreadable", message, now));
         }
     }
-    // Before there is a subnet there is nothing that it could serve.
+    // Without a subnet there is nothing to serve.
     if shared.table.node().slice.is_some()
-        && let Some(message) = shared.metadata.trouble()
+        && let Some(message) = shared.metadata.error()
     {
         conditions.push(condition(
             "metadata-service",
@@ -120,7 +121,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     let unwritable = shared.table.unwritable();
     conditions.extend(disk_space::of(
         dir,
-        here(|| disk_space::look(dir)),
+        here(|| disk_space::measure(dir)),
         unwritable.as_ref(),
         now,
     ));
@@ -138,32 +139,33 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     facts
 }
 
-/// How long a look at the host's own networks may take; it is a few questions to the kernel.
+/// The time limit for reading the host's networks, which takes a few requests to the kernel.
 const NETWORKS_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// The facts of a node that is still looking at itself. Its routes are among them: the guests' subnet is chosen by them.
+/// The facts of a node that has not gathered all of them yet. They include the routes, because waifud chooses the subnet
+/// by them.
 pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
-    let mut facts = unknown(shared, "the node is still looking at itself");
+    let mut facts = unknown(shared, "the node is still gathering its facts");
     if let Ok(Ok(host)) =
         tokio::time::timeout(NETWORKS_MAX, shared.guest_network.host_facts()).await
     {
-        take_links(&mut facts, shared, &host);
+        add_bridges(&mut facts, shared, &host);
         facts.routes = host.routes;
     }
     facts
 }
 
-/// Takes over which bridges there are. The guests' own is not one that a network could be named for.
-fn take_links(facts: &mut NodeFacts, shared: &Shared, host: &HostNetworkFacts) {
+/// Adds the host's bridges. The bridge of the routed network cannot be used for a named network.
+fn add_bridges(facts: &mut NodeFacts, shared: &Shared, host: &HostNetworkFacts) {
     facts.bridges.clone_from(&host.bridges);
     facts.unfit_bridges.clone_from(&host.unfit_bridges);
     facts.unfit_bridges.insert(
         shared.settings.bridge.clone(),
-        "is waifud's own bridge, that of the network default".to_owned(),
+        "is the bridge of waifud's own network default".to_owned(),
     );
 }
 
-/// The facts of a node of which nothing is known but what it was built for.
+/// The facts of a node about which only the build is known.
 pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
     NodeFacts {
         arch: std::env::consts::ARCH.to_owned(),
@@ -184,7 +186,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
     }
 }
 
-/// A statement that was made before is as old as then.
+/// A condition that was set before keeps its time.
 fn keep_since(mut new: Condition, before: &[Condition]) -> Condition {
     let known = before
         .iter()
@@ -195,7 +197,7 @@ fn keep_since(mut new: Condition, before: &[Condition]) -> Condition {
     new
 }
 
-/// What running guests may use.
+/// The resources of running guests.
 fn used(shared: &Shared) -> Resources {
     let mut used = Resources::default();
     for record in shared.table.records() {
@@ -210,21 +212,21 @@ fn used(shared: &Shared) -> Resources {
     used
 }
 
-/// Whether guests get through the host's other firewalls.
+/// Whether the host's other firewalls accept the guests' traffic.
 fn foreign_firewall(host: &HostNetworkFacts, now: Timestamp) -> Option<Condition> {
     let names = host.foreign_firewalls.join(", ");
     let (ok, reason, message) = if let Some(trouble) = &host.firewall_trouble {
         let message = format!(
-            "another firewall may drop what guests send ({names}), and no rule could be added there: {trouble}. \
-             Mend that, or accept the guests' bridge there yourself"
+            "another firewall may drop traffic of guests ({names}), and adding a rule there failed: {trouble}. \
+             Fix that, or accept the guests' bridge there yourself"
         );
         (false, "in-the-way", message)
     } else if !host.let_through.is_empty() {
         let places = host.let_through.join(", ");
-        let message = format!("guests are let through by marked rules in {places}");
+        let message = format!("marked rules in {places} accept the guests' traffic");
         (true, "let-through", message)
     } else if !names.is_empty() {
-        let message = format!("other firewalls drop forwarded packets here: {names}");
+        let message = format!("other firewalls on this node drop forwarded packets: {names}");
         (true, "found", message)
     } else {
         return None;

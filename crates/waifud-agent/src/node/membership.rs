@@ -1,8 +1,7 @@
-//! What makes this machine a node: its key, its certificate, the CA that it trusts, and where waifud is.
+//! What makes this machine a node: its key, its certificate, the CA that it trusts, and waifud's addresses.
 //!
-//! All of it is one file, so that no crash leaves half of it. Before there is one, the key alone is on the disk: it is
-//! written before the request goes out, and a join that was interrupted anywhere goes on with the same key, for which
-//! the token is still good.
+//! All of it is in one file, so that a crash cannot leave a part of it. Before that file exists, the key is written to disk
+//! before the join request is sent. An interrupted join continues with the same key, for which the token is still valid.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,14 +18,14 @@ use waifud_types::{Name, NodeId, Secret, Timestamp};
 
 /// The file of a node that has joined.
 const FILE: &str = "identity.json";
-/// The key of one that has begun to.
+/// The key of a node that has begun to join.
 const JOINING: &str = "joining.key";
 
-/// Why a machine is no node, or can't be.
+/// Why a machine is not, or cannot become, a node.
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
-    /// A file can't be read or written.
-    #[error("{path:?} can't be used")]
+    /// A file cannot be read or written.
+    #[error("cannot use {path:?}")]
     File {
         /// The file.
         path: PathBuf,
@@ -34,17 +33,17 @@ pub enum MembershipError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Keys or certificates are not what they should be.
-    #[error("keys or certificates can't be used")]
+    /// Keys or certificates are invalid.
+    #[error("cannot use the keys or certificates")]
     Pki(#[from] PkiError),
-    /// waifud does not answer, or refuses.
-    #[error("waifud did not let this machine in")]
+    /// waifud does not answer or refuses.
+    #[error("waifud refused to let this machine join")]
     Refused(#[from] AgentClientError),
     /// No address is known.
-    #[error("the token names no address of waifud; give one with --server https://HOST:7373")]
+    #[error("the token contains no address of waifud; pass one with --server https://HOST:7373")]
     NoAddress,
-    /// waifud's answer is not for us.
-    #[error("waifud's answer does not fit what was asked: {0}")]
+    /// waifud's answer does not match the request.
+    #[error("unexpected answer from waifud: {0}")]
     Answer(&'static str),
 }
 
@@ -73,7 +72,7 @@ impl std::fmt::Debug for Membership {
 }
 
 impl Membership {
-    /// What the state directory holds; `None` when this machine has not joined.
+    /// Reads the membership in the state directory; `None` if this machine has not joined.
     pub fn open(state_dir: &Path) -> Result<Option<Self>, MembershipError> {
         let path = state_dir.join(FILE);
         let text = match std::fs::read_to_string(&path) {
@@ -88,9 +87,9 @@ impl Membership {
         }))
     }
 
-    /// Joins: makes a key, or takes that of an attempt before, and asks the waifud whose CA the token names.
+    /// Joins: creates a key, or reuses the one of an earlier attempt, and contacts the waifud whose CA the token names.
     ///
-    /// `servers` replaces the token's addresses when there are any.
+    /// `servers`, if not empty, replaces the token's addresses.
     pub async fn join(
         state_dir: &Path,
         token: &JoinToken,
@@ -116,12 +115,12 @@ impl Membership {
             key: Secret::new(key.to_pem()),
             certificate: joined.certificate,
             ca: joined.ca,
-            // The one that answered is known to work from here.
+            // The address that answered is known to work from here.
             addresses: with_first(client.addresses(), &joined.addresses),
         };
         let path = state_dir.join(FILE);
         write(&path, &stored)?;
-        // A leftover is harmless: the next attempt would go on with it.
+        // A leftover is harmless: another attempt would reuse it.
         let _best_effort = std::fs::remove_file(state_dir.join(JOINING));
         Ok(Self {
             path,
@@ -129,28 +128,27 @@ impl Membership {
         })
     }
 
-    /// Which node this is.
     pub fn node(&self) -> NodeId {
         self.stored().node
     }
 
-    /// The name that it joined by.
+    /// The name with which the node joined.
     pub fn name(&self) -> Name {
         self.stored().name.clone()
     }
 
-    /// Until when this node's certificate is valid; none where it can't be read.
+    /// Until when this node's certificate is valid; `None` if it cannot be parsed.
     pub fn certificate_until(&self) -> Option<Timestamp> {
         let own = certificates(&self.stored().certificate).ok()?;
         valid_until(own.first()?).ok()
     }
 
-    /// Where waifud is, as far as is known.
+    /// waifud's known addresses.
     pub fn addresses(&self) -> Vec<String> {
         self.stored().addresses.clone()
     }
 
-    /// A client that proves itself by this node's certificate.
+    /// A client that authenticates with this node's certificate.
     pub fn client(&self) -> Result<AgentClient, MembershipError> {
         let stored = self.stored().clone();
         let own = Identity::from_pem(stored.key.expose(), &stored.certificate)?;
@@ -159,13 +157,13 @@ impl Membership {
         Ok(AgentClient::tls(config, server_name(), stored.addresses))
     }
 
-    /// waifud has told where it is. Durable when it returns; nothing is written when it is known.
+    /// Stores waifud's addresses. Durable when it returns; nothing is written if they are known.
     pub fn learn(&self, addresses: &[String]) -> Result<(), MembershipError> {
         let mut stored = self.stored();
         if addresses.is_empty() || addresses.iter().all(|a| stored.addresses.contains(a)) {
             return Ok(());
         }
-        // The old ones stay behind the new ones, a few: what is advertised by mistake must not cut a node off.
+        // A few old addresses are kept after the new ones, so that wrong new addresses do not cut the node off.
         let old = std::mem::take(&mut stored.addresses);
         stored.addresses = with_first(addresses.to_vec(), &old);
         stored.addresses.truncate(16);
@@ -186,7 +184,7 @@ fn with_first(mut first: Vec<String>, rest: &[String]) -> Vec<String> {
     first
 }
 
-/// The key of an attempt before, or a new one, durable before anybody hears of it.
+/// The key of an earlier attempt, or a new one, which is durable before it is used.
 fn key_for_joining(state_dir: &Path) -> Result<NodeKey, MembershipError> {
     let path = state_dir.join(JOINING);
     if let Ok(text) = std::fs::read_to_string(&path)
@@ -199,16 +197,16 @@ fn key_for_joining(state_dir: &Path) -> Result<NodeKey, MembershipError> {
     Ok(key)
 }
 
-/// The handshake has proven the CA; the answer has to be about the same one and about our key.
+/// The handshake has verified the CA. The answer must contain the same CA and a certificate for our key.
 fn check(joined: &Joined, token: &JoinToken, key: &NodeKey) -> Result<(), MembershipError> {
     let ca = certificates(&joined.ca)?.swap_remove(0);
     if fingerprint(&ca) != token.ca {
-        return Err(MembershipError::Answer("another CA"));
+        return Err(MembershipError::Answer("it is signed by another CA"));
     }
     let own = certificates(&joined.certificate)?.swap_remove(0);
     let peer = NodePeer::of(&own)?;
     if peer.node != joined.node || peer.key != key.digest() {
-        return Err(MembershipError::Answer("a certificate of another node"));
+        return Err(MembershipError::Answer("the certificate is for another node"));
     }
     Ok(())
 }

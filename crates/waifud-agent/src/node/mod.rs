@@ -2,6 +2,8 @@
 
 pub(crate) mod background_tasks;
 pub(crate) mod certificate;
+pub(crate) mod checks;
+pub(crate) mod conditions;
 pub(crate) mod disk_space;
 pub(crate) mod facts;
 pub(crate) mod membership;

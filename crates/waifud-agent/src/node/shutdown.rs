@@ -1,8 +1,8 @@
-//! Stops a node's guests because their host goes down: cleanly, the lowest priority first.
+//! Stops a node's guests when their host shuts down: cleanly, the lowest priority first.
 //!
-//! It needs nothing but the hypervisor and, for priorities, the agent's records: it works beside a running agent and
-//! without one. That guests which go off now are to come back with their host is told to the agent by
-//! [`HostPower`](crate::interfaces::HostPower), before this begins.
+//! It needs only the hypervisor and, for priorities, the agent's records, and works with or without a running agent.
+//! [`HostPower`](crate::interfaces::HostPower) tells the agent beforehand that the host is shutting down, so that these
+//! guests start again with their host.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,26 +15,23 @@ use waifud_types::InstanceId;
 
 use crate::control_link::record::InstanceRecord;
 
-/// Between two looks at a guest that was asked to shut down.
-const LOOK: Duration = Duration::from_millis(250);
+/// Between two checks of a guest that was asked to shut down.
+const CHECK_PERIOD: Duration = Duration::from_millis(250);
 
-/// What became of one guest.
+/// The outcome for one guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stopped {
-    /// Which.
     pub id: InstanceId,
-    /// Its name.
     pub name: String,
-    /// Its priority.
     pub priority: i32,
-    /// It shut itself down; otherwise its plug was pulled.
+    /// Whether the guest shut itself down; otherwise it was forced off.
     pub clean: bool,
-    /// Why even that failed.
+    /// Why forcing it off failed.
     pub error: Option<String>,
 }
 
-/// The priorities of what is recorded in an agent's state directory. What can't be read has none, which counts as 0:
-/// a host that goes down waits for nobody to mend a file.
+/// The priorities of the records in an agent's state directory. A record that cannot be read is skipped, which means
+/// priority 0: a shutdown cannot wait for a repair.
 pub fn priorities(state_dir: &Path) -> BTreeMap<InstanceId, i32> {
     let Ok(entries) = std::fs::read_dir(state_dir.join("records")) else {
         return BTreeMap::new();
@@ -50,7 +47,7 @@ pub fn priorities(state_dir: &Path) -> BTreeMap<InstanceId, i32> {
         .collect()
 }
 
-/// Those that stop together, in the order in which they do.
+/// Groups of guests that stop together, in order.
 fn waves(
     running: Vec<ObservedDomain>,
     priorities: &BTreeMap<InstanceId, i32>,
@@ -67,14 +64,14 @@ fn is_on(state: DomainState) -> bool {
     !matches!(state, DomainState::Off(_) | DomainState::Crashed)
 }
 
-/// The guests of ours that run.
+/// waifud's running guests.
 pub async fn running(hypervisor: &dyn Hypervisor) -> Result<Vec<ObservedDomain>, HypervisorError> {
     let mut running = hypervisor.list().await?;
     running.retain(|domain| is_on(domain.state));
     Ok(running)
 }
 
-/// Stops every guest of ours. Each wave has `grace` to shut down; then the plug of those that are left is pulled.
+/// Stops every guest of waifud. Each group has `grace` to shut down; the remaining guests are then forced off.
 pub async fn stop_guests(
     hypervisor: &dyn Hypervisor,
     priorities: &BTreeMap<InstanceId, i32>,
@@ -99,16 +96,16 @@ async fn stop_one(
     grace: Duration,
 ) -> Stopped {
     let id = domain.id;
-    // One that is halted hears nothing.
-    let hears = !matches!(domain.state, DomainState::Paused { .. });
-    let clean = hears && shuts_down(hypervisor, id, grace).await;
+    // A paused guest does not receive the request.
+    let can_receive = !matches!(domain.state, DomainState::Paused { .. });
+    let clean = can_receive && shuts_down(hypervisor, id, grace).await;
     let error = if clean {
         None
     } else {
-        tracing::warn!(instance = %id, name = domain.name, "did not shut down; its plug is pulled");
+        tracing::warn!(instance = %id, name = domain.name, "the guest did not shut down in time; forcing it off");
         hypervisor.ensure_off(id).await.err()
     };
-    tracing::info!(instance = %id, name = domain.name, priority, clean, "is off");
+    tracing::info!(instance = %id, name = domain.name, priority, clean, "the guest is off");
     Stopped {
         id,
         name: domain.name,
@@ -118,7 +115,7 @@ async fn stop_one(
     }
 }
 
-/// Asks, now and again, and looks until it is off or its time is over.
+/// Asks repeatedly, and checks until the guest is off or the time is over.
 async fn shuts_down(hypervisor: &dyn Hypervisor, id: InstanceId, grace: Duration) -> bool {
     let end = Instant::now() + grace;
     let mut ask = Instant::now();
@@ -128,9 +125,9 @@ async fn shuts_down(hypervisor: &dyn Hypervisor, id: InstanceId, grace: Duration
             return false;
         }
         if now >= ask {
-            // One that was asked while it booted has not heard it.
+            // A guest that was asked while it booted may have missed the request.
             if let Err(error) = hypervisor.request_shutdown(id).await {
-                tracing::warn!(instance = %id, "could not be asked to shut down: {error}");
+                tracing::warn!(instance = %id, "cannot ask the guest to shut down: {error}");
             }
             ask = now + grace / 4;
         }
@@ -138,9 +135,9 @@ async fn shuts_down(hypervisor: &dyn Hypervisor, id: InstanceId, grace: Duration
             Ok(None) => return true,
             Ok(Some(seen)) if !is_on(seen.state) => return true,
             Ok(Some(_)) => {}
-            Err(error) => tracing::warn!(instance = %id, "can't be looked at: {error}"),
+            Err(error) => tracing::warn!(instance = %id, "cannot query the guest's state: {error}"),
         }
-        sleep(LOOK.min(end.saturating_duration_since(Instant::now()))).await;
+        sleep(CHECK_PERIOD.min(end.saturating_duration_since(Instant::now()))).await;
     }
 }
 
@@ -159,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_lowest_priority_stops_first_and_who_does_not_listen_loses_its_plug() {
+    async fn the_lowest_priority_stops_first_and_unresponsive_guests_are_forced_off() {
         let fake = FakeHypervisor::new();
         let db = running(&fake, "db").await;
         let web = running(&fake, "web").await;
@@ -195,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_come_from_the_records_and_damage_holds_nothing_up() {
+    fn priorities_come_from_the_records_and_damaged_ones_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         assert!(priorities(dir.path()).is_empty());
         let records = dir.path().join("records");

@@ -1,8 +1,7 @@
-//! Looks for what is on the node and in nobody's list. It is reported and left as it is.
+//! Finds unmanaged objects on the node. They are reported and left as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,29 +14,30 @@ use crate::control_link::record::InstanceRecord;
 use crate::instance::failure::Failure;
 use crate::shared::Shared;
 
-/// Bytes of all documents in one report at most, so that waifud takes it: those left out follow once others are managed.
+/// The maximum size of all documents in one report, in bytes, so that waifud accepts it. Omitted ones follow once others
+/// are managed.
 const BUNDLES_MAX: usize = 3 << 20;
-/// Instances whose records are in one report at most, for the same reason: each has some 2 KiB.
+/// The maximum number of records in one report, for the same reason: each has about 2 KiB.
 const RECORDS_MAX: usize = 1024;
 
-/// Goes on for ever.
+/// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
-        // Before waifud's list is known, everything would look unmanaged.
-        if shared.slice_known.load(Ordering::Relaxed) {
-            match look(&shared).await {
+        // Before the slice is known, everything would look unmanaged.
+        if shared.table.is_slice_known() {
+            match scan(&shared).await {
                 Ok(unmanaged) => shared.reports.unmanaged(unmanaged),
                 Err(failure) => tracing::debug!("{}", failure.message),
             }
         }
         tokio::select! {
             () = tokio::time::sleep(shared.settings.timing.sweep) => {}
-            () = shared.sweep.notified() => {}
+            () = shared.node_checks.sweep_requested() => {}
         }
     }
 }
 
-async fn look(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
+async fn scan(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
     let known: BTreeSet<InstanceId> = shared
         .table
         .records()
@@ -50,7 +50,7 @@ async fn look(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
     for pool in shared.pools.values() {
         volumes.extend(pool.volumes().await?);
     }
-    // Read last: what was managed while the lists were made is managed.
+    // Read last, so that instances added while the lists were made count as managed.
     let records: BTreeMap<InstanceId, InstanceRecord> = shared
         .table
         .records()
@@ -91,34 +91,35 @@ async fn look(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
     );
     unmanaged
         .sort_by(|a, b| (a.instance, &a.kind, &a.volume).cmp(&(b.instance, &b.kind, &b.volume)));
-    remember(shared, &records, &mut unmanaged);
+    attach_records(shared, &records, &mut unmanaged);
     if unmanaged.len() > UNMANAGED_MAX {
-        // What is left out follows once others are managed. Nobody else may be given the addresses: those come first.
+        // Omitted entries follow once others are managed. Entries with addresses come first, because waifud must not
+        // assign those addresses to other instances.
         unmanaged.sort_by_key(|entry| entry.addresses.is_empty());
         unmanaged.truncate(UNMANAGED_MAX);
     }
     Ok(unmanaged)
 }
 
-/// Whether waifud knows of it: as an instance of this node, or as one to destroy.
+/// Whether waifud knows it: as an instance of this node, or as one to delete.
 fn is_known(record: &InstanceRecord) -> bool {
     record.managed || record.tombstone.is_some()
 }
 
-/// Adds, to the first entry of each instance, what the node was once given of it.
-fn remember(
+/// Adds the known record and documents to the first entry of each instance.
+fn attach_records(
     shared: &Shared,
     records: &BTreeMap<InstanceId, InstanceRecord>,
     unmanaged: &mut [Unmanaged],
 ) {
-    let mut told = None;
+    let mut last = None;
     let mut left = BUNDLES_MAX;
     let mut records_left = RECORDS_MAX;
     for entry in unmanaged {
-        if told == Some(entry.instance) {
+        if last == Some(entry.instance) {
             continue;
         }
-        told = Some(entry.instance);
+        last = Some(entry.instance);
         let known = records
             .get(&entry.instance)
             .and_then(|record| record.instance.as_ref());
@@ -133,7 +134,7 @@ fn remember(
         records_left -= 1;
         entry.bundle = shared
             .metadata
-            .kept(instance.bundle.digest)
+            .bundle_for_report(instance.bundle.digest)
             .filter(|bytes| bytes.len() <= left)
             .map(|bytes| {
                 left -= bytes.len();

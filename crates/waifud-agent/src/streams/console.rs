@@ -1,8 +1,8 @@
-//! A console's bytes, both ways, without ever slowing the guest down.
+//! Copies a console in both directions without slowing the guest down.
 //!
-//! QEMU holds back a guest's serial port when nobody takes its bytes, and a kernel that prints waits for its console.
-//! So what the guest says is always read; what the person can't take in time is left out, and the gap is marked. All
-//! of it is in the console's log.
+//! QEMU blocks a guest's serial port if its output is not read, and a kernel that prints waits for its console. Therefore
+//! the guest's output is always read. Output that the client does not read in time is skipped, and the gap is marked. The
+//! console log contains all of it.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -11,12 +11,12 @@ use waifud_hypervisor::ByteStream;
 
 /// Bytes read from a guest at once.
 const CHUNK: usize = 4 << 10;
-/// Chunks that wait for the person at most: 1 MiB.
+/// Chunks that may wait for the client: 1 MiB.
 const QUEUE: usize = 256;
 
-const TAKEN: &str = "\r\n[waifud: somebody else opened this console]\r\n";
+const TAKEN: &str = "\r\n[waifud: another client opened this console]\r\n";
 
-/// Copies until either side ends, or another takes the console over.
+/// Copies until either side ends, or another client takes the console over.
 pub(super) async fn copy(
     guest: Box<dyn ByteStream>,
     wire: Box<dyn ByteStream>,
@@ -26,7 +26,7 @@ pub(super) async fn copy(
     let (mut wire_in, mut wire_out) = tokio::io::split(wire);
     let (queue, mut queued) = mpsc::channel::<Vec<u8>>(QUEUE);
     let read = async move {
-        let mut left_out = 0_u64;
+        let mut skipped = 0_u64;
         let mut buffer = vec![0; CHUNK];
         loop {
             let count = match guest_out.read(&mut buffer).await {
@@ -34,14 +34,14 @@ pub(super) async fn copy(
                 Ok(count) => count,
             };
             let mut chunk = Vec::with_capacity(count);
-            if left_out > 0 {
-                chunk.extend_from_slice(gap(left_out).as_bytes());
+            if skipped > 0 {
+                chunk.extend_from_slice(gap(skipped).as_bytes());
             }
             chunk.extend_from_slice(buffer.get(..count).unwrap_or_default());
-            left_out = match queue.try_send(chunk) {
+            skipped = match queue.try_send(chunk) {
                 Ok(()) => 0,
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    left_out + u64::try_from(count).unwrap_or(0)
+                    skipped + u64::try_from(count).unwrap_or(0)
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return,
             };
@@ -71,7 +71,7 @@ pub(super) async fn copy(
 }
 
 fn gap(bytes: u64) -> String {
-    format!("\r\n[waifud: {bytes} bytes were left out; waifuctl logs shows them]\r\n")
+    format!("\r\n[waifud: {bytes} bytes were skipped; waifuctl logs shows them]\r\n")
 }
 
 #[cfg(test)]
@@ -80,14 +80,14 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test]
-    async fn a_guest_is_never_held_up_by_a_person_who_does_not_read() {
+    async fn a_client_that_does_not_read_never_blocks_the_guest() {
         let (mut guest, device) = tokio::io::duplex(CHUNK);
-        let (mut person, wire) = tokio::io::duplex(CHUNK);
+        let (mut client, wire) = tokio::io::duplex(CHUNK);
         let token = CancellationToken::new();
         let task = tokio::spawn(async move {
             copy(Box::new(device), Box::new(wire), &token).await;
         });
-        // Far more than all buffers hold, while nobody reads at the other end.
+        // Far more than all buffers hold, while the other end does not read.
         let all = (QUEUE + 64) * CHUNK;
         let line = vec![b'x'; CHUNK];
         let print = async {
@@ -97,21 +97,21 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_mins(1), print)
             .await
-            .expect("the guest was held up");
-        // Reading now brings what was kept, and a mark where something is missing.
+            .expect("the guest was blocked");
+        // Reading now returns what was kept, and a mark for the gap.
         let mut got = Vec::new();
         let mut buffer = vec![0; CHUNK];
         let mut marked = false;
         while !marked {
-            let count = person.read(&mut buffer).await.unwrap();
+            let count = client.read(&mut buffer).await.unwrap();
             got.extend_from_slice(&buffer[..count]);
-            // There is room again: more of the guest's words carry the mark.
+            // There is space again: the next output carries the mark.
             let _may_be_full =
                 tokio::time::timeout(Duration::from_millis(1), guest.write_all(b"y")).await;
-            marked = String::from_utf8_lossy(&got).contains("bytes were left out");
+            marked = String::from_utf8_lossy(&got).contains("bytes were skipped");
             assert!(got.len() <= all, "nothing was marked");
         }
-        drop(person);
+        drop(client);
         drop(guest);
         task.await.unwrap();
     }

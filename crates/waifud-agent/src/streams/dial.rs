@@ -7,19 +7,19 @@ use waifud_network::linux::{self, GuestNic, ReachError};
 
 /// A connection to a guest.
 pub trait GuestConnection: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Ends it as the other side's breaking off is told in TCP: by a reset, not by an end.
+    /// Ends the connection with a TCP reset instead of an orderly end.
     fn reset(self: Box<Self>);
 }
 
-/// Connects to guests. The agent decides where to; whoever implements this connects to the guest itself or to nothing.
+/// Connects to guests. The agent chooses the address; an implementation connects to that guest or fails.
 #[async_trait]
 pub trait GuestDialer: Send + Sync {
-    /// A TCP connection to a guest's own address, through its own port.
+    /// Opens a TCP connection to a guest's address through the guest's own network port.
     async fn dial(&self, nic: &GuestNic, port: u16)
     -> Result<Box<dyn GuestConnection>, ReachError>;
 }
 
-/// Over the guests' ports of this node ([`linux::connect`]).
+/// Connects through this node's guest ports ([`linux::connect`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpDialer;
 
@@ -36,9 +36,9 @@ impl GuestDialer for TcpDialer {
 
 impl GuestConnection for TcpStream {
     fn reset(self: Box<Self>) {
-        // What is not sent yet is discarded, and closing sends a reset (RFC 9293, section 3.10.4).
+        // Unsent data is discarded, and closing sends a reset (RFC 9293, section 3.10.4).
         if let Err(error) = self.set_zero_linger() {
-            tracing::debug!(%error, "a connection to a guest can't be reset");
+            tracing::debug!(%error, "cannot reset a connection to a guest");
         }
     }
 }

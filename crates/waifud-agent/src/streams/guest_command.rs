@@ -1,4 +1,4 @@
-//! Commands for the guest agent that come over a stream: running a program, setting a password. No others.
+//! Guest agent commands received over a stream. The only ones are running a program and setting a password.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Hypervisor, HypervisorError};
 use waifud_types::InstanceId;
 
-use super::refusal;
+use super::refusal::refusal;
 
-/// How long the guest agent may take to answer one command.
+/// The time limit for one answer of the guest agent.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// waifud writes the command as soon as the stream is open.
+/// The time limit for reading the command, which waifud writes as soon as the stream is open.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first pause between two looks whether a program has ended.
+/// The first pause between checks whether a program has ended.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// The longest.
+/// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Runs a program so that its output is bounded: what is more than the limits is read and thrown away, for an agent
-/// that captures more than libvirt carries loses all of it, or ends up unusable. The arguments are the two limits in
-/// bytes, then the program and its own. It exits as the program does; where that can't be executed, with the codes and
-/// the words of the shell. `exec` finds programs only, no builtins of the shell.
+/// Runs a program with bounded output: output beyond the limits is read and discarded. A guest agent that captures more
+/// than libvirt can carry loses all of it or becomes unusable. The arguments are the two limits in bytes, the program, and
+/// its arguments. The script exits with the program's exit code; if the program cannot be executed, with the exit code
+/// and message of the shell. `exec` runs programs only, not shell builtins.
 const BOUNDED: &str = r#"out=$1 err=$2
 shift 2
 keep() { head -c "$1"; cat >/dev/null; }
@@ -45,7 +45,7 @@ code=$(
 )
 exit "${code:-255}""#;
 
-/// Takes one command from the stream, carries it out in this instance, and answers. Whoever leaves is not waited for.
+/// Reads one command from the stream, runs it in this instance, and answers. Ends when the client disconnects.
 pub(super) async fn serve(
     hypervisor: &Arc<dyn Hypervisor>,
     id: InstanceId,
@@ -54,14 +54,14 @@ pub(super) async fn serve(
     let (reader, mut writer) = tokio::io::split(wire);
     let mut reader = BufReader::new(reader);
     let Some(command) = read(&mut reader).await else {
-        tracing::warn!(instance = %id, "a command for the guest agent did not come, or is none");
+        tracing::warn!(instance = %id, "received no valid command for the guest agent");
         return;
     };
     let mut rest = [0; 64];
-    let leaves = async { while reader.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+    let disconnected = async { while reader.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
     let answer = tokio::select! {
-        answer = carry_out(hypervisor, id, command) => answer,
-        () = leaves => return,
+        answer = run(hypervisor, id, command) => answer,
+        () = disconnected => return,
     };
     if let Ok(bytes) = serde_json::to_vec(&answer)
         && writer.write_all(&bytes).await.is_ok()
@@ -79,7 +79,7 @@ async fn read(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Option<GuestComman
     serde_json::from_slice(&line).ok()
 }
 
-async fn carry_out(
+async fn run(
     hypervisor: &Arc<dyn Hypervisor>,
     id: InstanceId,
     command: GuestCommand,
@@ -106,12 +106,12 @@ async fn exec(
     id: InstanceId,
     request: ExecRequest,
 ) -> Result<ExecResult, HypervisorError> {
-    // One byte more than the limits tells that there was more.
+    // One byte more than the limits shows that output was cut off.
     let limits = [STDOUT_MAX, STDERR_MAX].map(|limit| (limit + 1).to_string());
-    let mut words = vec!["-c".to_owned(), BOUNDED.to_owned(), "waifuctl".to_owned()];
-    words.extend(limits);
-    words.extend(request.command);
-    let mut arguments = json!({"path": "/bin/sh", "arg": words, "capture-output": true});
+    let mut arguments = vec!["-c".to_owned(), BOUNDED.to_owned(), "waifuctl".to_owned()];
+    arguments.extend(limits);
+    arguments.extend(request.command);
+    let mut arguments = json!({"path": "/bin/sh", "arg": arguments, "capture-output": true});
     if let (Some(stdin), Some(arguments)) = (request.stdin_base64, arguments.as_object_mut()) {
         arguments.insert("input-data".to_owned(), stdin.expose().as_str().into());
     }
@@ -124,7 +124,7 @@ async fn exec(
         .cloned()
         .ok_or_else(|| HypervisorError::Other {
             what: "guest-exec",
-            message: "the guest agent named no process".to_owned(),
+            message: "the guest agent returned no process id".to_owned(),
         })?;
     let mut pause = PAUSE_MIN;
     loop {
@@ -151,7 +151,7 @@ fn result(status: &Value) -> ExecResult {
     let flag = |key: &str| status.get(key).and_then(Value::as_bool) == Some(true);
     let signal = status.get("signal").and_then(Value::as_i64);
     let code = status.get("exitcode").and_then(Value::as_i64);
-    // As shells count a signal.
+    // Shells add 128 to the signal's number.
     let code = signal.map(|signal| signal.saturating_add(128)).or(code);
     ExecResult {
         exit_code: code.and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX),
@@ -161,7 +161,7 @@ fn result(status: &Value) -> ExecResult {
     }
 }
 
-/// An output of `limit` bytes at most, in base64, and whether there was more.
+/// The output cut to `limit` bytes, in base64, and whether it was cut.
 fn bounded(text: &str, limit: usize) -> (String, bool) {
     let engine = base64::engine::general_purpose::STANDARD;
     match engine.decode(text) {
@@ -196,21 +196,21 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
             RefusalReason::NoGuestAgent,
             "no guest agent answers in the guest",
         ),
-        // The agent's own refusal: no shell, no such user, a command that its distribution switched off.
+        // A refusal by the agent: no shell, no such user, or a command that the distribution disabled.
         HypervisorError::Other { message, .. } => {
-            refusal(RefusalReason::GuestRefused, agents_words(message))
+            refusal(RefusalReason::GuestRefused, agent_message(message))
         }
         other => refusal(RefusalReason::GuestRefused, crate::with_cause(other)),
     }
 }
 
-/// What the agent said, without what libvirt puts before it: `internal error: unable to execute QEMU agent command
+/// The agent's message without the prefix that libvirt adds: `internal error: unable to execute QEMU agent command
 /// 'guest-exec': ...` (`qemuAgentCheckError` of libvirt's `qemu_agent.c`).
-fn agents_words(message: &str) -> &str {
+fn agent_message(message: &str) -> &str {
     message
         .split_once("unable to execute QEMU agent command '")
         .and_then(|(_, rest)| rest.split_once("': "))
-        .map_or(message, |(_, said)| said)
+        .map_or(message, |(_, message)| message)
 }
 
 #[cfg(test)]
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_counts_as_shells_count_it() {
+    fn a_signal_becomes_an_exit_code_as_in_shells() {
         let exited = result(&json!({"exited": true, "exitcode": 3, "out-data": "aGk="}));
         assert_eq!(exited.exit_code, 3);
         assert_eq!(exited.stdout_base64, "aGk=");
@@ -229,11 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_agents_words() {
-        let whole = "internal error: unable to execute QEMU agent command 'guest-exec': \
+    fn a_refusal_contains_the_agents_message() {
+        let full = "internal error: unable to execute QEMU agent command 'guest-exec': \
             The command guest-exec has been disabled for this instance";
-        let said = "The command guest-exec has been disabled for this instance";
-        assert_eq!(agents_words(whole), said);
-        assert_eq!(agents_words("something else"), "something else");
+        let message = "The command guest-exec has been disabled for this instance";
+        assert_eq!(agent_message(full), message);
+        assert_eq!(agent_message("something else"), "something else");
     }
 }

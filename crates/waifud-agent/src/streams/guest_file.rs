@@ -1,4 +1,4 @@
-//! What cloud-init's stages printed, read in the guest by its agent.
+//! Reads cloud-init's output log inside the guest through the guest agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use waifud_hypervisor::{Hypervisor, HypervisorError};
 use waifud_types::InstanceId;
 
 use super::log::last_lines;
-use super::refusal;
+use super::refusal::refusal;
 
-/// Where cloud-init sends what its stages print, in every distribution.
+/// The output of cloud-init's stages, at this path in every distribution.
 const LOG: &str = "/var/log/cloud-init-output.log";
-/// How long one command may take.
+/// The time limit of one command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of one read.
 const PIECE: u64 = 256 << 10;
-/// Bytes from the log's end at most.
-const MOST: u64 = 2 << 20;
+/// The maximum size of the returned end of the log.
+const SIZE_MAX: u64 = 2 << 20;
 
 /// The last lines of the log.
 pub(super) async fn cloud_init_log(
@@ -39,11 +39,11 @@ pub(super) async fn cloud_init_log(
     }
     let mut bytes = Vec::new();
     let outcome = async {
-        // From the end, as far as is wanted at most; a log that is shorter has its beginning there.
-        let back = i64::try_from(MOST).unwrap_or(0);
+        // Seek back from the end. For a shorter log this fails and leaves the position at its beginning.
+        let back = i64::try_from(SIZE_MAX).unwrap_or(0);
         let seek = json!({"handle": handle, "offset": -back, "whence": "end"});
         let _shorter = command("guest-file-seek", seek).await;
-        while bytes.len() < usize::try_from(MOST).unwrap_or(0) {
+        while bytes.len() < usize::try_from(SIZE_MAX).unwrap_or(0) {
             let read = json!({"handle": handle, "count": PIECE});
             let answer = command("guest-file-read", read).await?;
             let text = answer.get("buf-b64").and_then(Value::as_str);
@@ -73,14 +73,14 @@ fn no_log() -> StreamRefusal {
 
 fn refused(error: &HypervisorError) -> StreamRefusal {
     match error {
-        // The agent's own refusal: the file is not there.
+        // A refusal by the agent: the file does not exist.
         HypervisorError::Other { .. } => no_log(),
         HypervisorError::NotRunning(_) | HypervisorError::NotFound(_) => {
             refusal(RefusalReason::NotRunning, "the guest is off")
         }
         HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. } => refusal(
             RefusalReason::NoGuestAgent,
-            "no guest agent answers, and the log lies in the guest",
+            "no guest agent answers, and the log is inside the guest",
         ),
         other => refusal(RefusalReason::Other, crate::with_cause(other)),
     }

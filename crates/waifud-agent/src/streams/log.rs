@@ -1,4 +1,4 @@
-//! The console's log: its last lines, and what is added to it.
+//! Sends the console log: its last lines, and new output.
 
 use std::io::{self, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -10,17 +10,17 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 
-use super::refusal;
+use super::refusal::refusal;
 use crate::{blocking, plain_file};
 
-/// Bytes of a log that are looked through for its last lines; virtlogd begins another file at 2 MiB.
+/// Bytes at the end of a log that are searched for its last lines. virtlogd starts a new file at 2 MiB.
 const LOOK_BACK: u64 = 4 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 32 << 10;
-/// Between two looks at a log that is followed.
-const LOOK: Duration = Duration::from_millis(200);
+/// Between two checks of a followed log.
+const FOLLOW_PERIOD: Duration = Duration::from_millis(200);
 
-/// An open log, at the place where it is read from.
+/// An open log, positioned where reading starts.
 #[derive(Debug)]
 pub(super) struct Tail {
     path: PathBuf,
@@ -45,7 +45,7 @@ pub(super) async fn open(path: PathBuf, lines: u32, follow: bool) -> Result<Tail
             };
             Err(refusal(
                 reason,
-                format!("the console's log can't be read: {error}"),
+                format!("cannot read the console log: {error}"),
             ))
         }
     }
@@ -71,7 +71,7 @@ async fn seek_to_last(file: &mut File, lines: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the last `lines` lines begin. A last line without an end counts.
+/// The offset of the last `lines` lines. An unterminated last line counts as a line.
 pub(super) fn last_lines(bytes: &[u8], lines: u32) -> usize {
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if lines == 0 {
@@ -86,13 +86,13 @@ pub(super) fn last_lines(bytes: &[u8], lines: u32) -> usize {
     ends.map(|(at, _)| at + 1).nth(nth).unwrap_or(0)
 }
 
-/// Sends the log; where it is followed, until the other side leaves.
+/// Sends the log. A followed log ends when the client disconnects.
 pub(super) async fn send(mut tail: Tail, wire: Box<dyn ByteStream>) {
     let (mut gone, mut wire) = tokio::io::split(wire);
     let mut ignored = [0; 64];
-    let leaves = async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
+    let disconnected = async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
     let write = async {
-        let mut looks = tokio::time::interval(LOOK);
+        let mut checks = tokio::time::interval(FOLLOW_PERIOD);
         let mut buffer = vec![0; CHUNK];
         loop {
             let count = tail.file.read(&mut buffer).await?;
@@ -101,7 +101,7 @@ pub(super) async fn send(mut tail: Tail, wire: Box<dyn ByteStream>) {
                     .await?;
             } else if tail.follow {
                 wire.flush().await?;
-                looks.tick().await;
+                checks.tick().await;
                 tail.reopen_if_replaced().await?;
             } else {
                 return io::Result::Ok(());
@@ -110,14 +110,13 @@ pub(super) async fn send(mut tail: Tail, wire: Box<dyn ByteStream>) {
     };
     tokio::select! {
         ended = write => if let Err(error) = ended {
-            tracing::debug!(%error, "a log's stream ended");
+            tracing::debug!(%error, "a log stream failed");
         },
-        () = leaves => {}
+        () = disconnected => {}
     }
     let _gone_already = wire.shutdown().await;
 }
 
-/// Sends all there is.
 pub(super) async fn send_bytes(bytes: &[u8], mut wire: Box<dyn ByteStream>) {
     if wire.write_all(bytes).await.is_ok() {
         let _gone_already = wire.shutdown().await;
@@ -125,11 +124,11 @@ pub(super) async fn send_bytes(bytes: &[u8], mut wire: Box<dyn ByteStream>) {
 }
 
 impl Tail {
-    /// virtlogd moves a full log away and begins another; what is read to its end goes on there.
+    /// virtlogd renames a full log and starts a new one. Once the old one is read to its end, reading continues there.
     async fn reopen_if_replaced(&mut self) -> io::Result<()> {
         let now = match tokio::fs::symlink_metadata(&self.path).await {
             Ok(now) => now,
-            // Between the two, or the instance is gone: the stream is ended by others.
+            // Between the two files, or the instance was deleted, which ends the stream elsewhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -161,26 +160,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_that_is_moved_away_is_followed_into_its_successor() {
+    async fn a_rotated_log_is_followed_into_the_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
         std::fs::write(&path, "one\ntwo\n").unwrap();
         let tail = open(path.clone(), 1, true).await.unwrap();
-        let (mut person, wire) = tokio::io::duplex(1024);
+        let (mut client, wire) = tokio::io::duplex(1024);
         let task = tokio::spawn(send(tail, Box::new(wire)));
         let mut buffer = [0; 4];
-        person.read_exact(&mut buffer).await.unwrap();
+        client.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"two\n");
         std::fs::rename(&path, dir.path().join("console.log.0")).unwrap();
         std::fs::write(&path, "new\n").unwrap();
-        person.read_exact(&mut buffer).await.unwrap();
+        client.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"new\n");
-        drop(person);
+        drop(client);
         task.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_log_that_is_not_there_is_refused() {
+    async fn a_missing_log_is_refused() {
         let refused = open("/nonexistent/console.log".into(), 1, false).await;
         assert_eq!(refused.unwrap_err().reason, RefusalReason::NoLog);
     }

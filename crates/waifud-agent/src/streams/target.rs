@@ -1,4 +1,4 @@
-//! What an order leads to, if it may.
+//! Opens the target of a stream request, after checking it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,93 +10,95 @@ use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::status::InstanceAddress;
 use waifud_types::{Name, TapName};
 
-use super::{GuestConnection, guest_file, log, port, refusal};
+use super::context::StreamServer;
+use super::dial::GuestConnection;
+use super::refusal::refusal;
+use super::{guest_file, log};
 use crate::control_link::record::DesiredState;
-use crate::shared::Shared;
 
-/// The network whose addresses are waifud's to give, out of the node's subnet.
+/// The network whose addresses waifud allocates from the node's subnet.
 const ROUTED: &str = "default";
 
-/// Addresses that are tried for one stream at most: a silent one takes seconds.
+/// The maximum number of addresses tried for one stream. One that does not answer takes seconds.
 const CANDIDATES: usize = 3;
 
-/// Where a stream's bytes come from.
-pub(super) enum Source {
-    /// Both ways.
-    Wire(Box<dyn ByteStream>),
-    /// A TCP connection to the guest: both ways, each with an end of its own.
-    Guest(Box<dyn GuestConnection>),
-    /// A console: both ways, and never a brake for the guest.
+/// What a stream is connected to.
+pub(super) enum StreamTarget {
+    /// A device of the guest, for example its screen.
+    Device(Box<dyn ByteStream>),
+    /// A TCP connection to the guest. Each direction ends separately.
+    Tcp(Box<dyn GuestConnection>),
+    /// A console, which must never slow the guest down.
     Console(Box<dyn ByteStream>),
-    /// The guest agent, through commands that this node knows.
+    /// The guest agent, for the supported commands only.
     GuestCommand,
     /// A log on this node.
     Log(log::Tail),
-    /// All there is.
+    /// A complete text.
     Bytes(Vec<u8>),
 }
 
-/// Opens it. Only an instance of this node, of that epoch, and what is its own.
-pub(super) async fn open(shared: &Shared, order: &StreamOrder) -> Result<Source, StreamRefusal> {
+/// Only an instance of this node and of the requested epoch is opened.
+pub(super) async fn open(server: &StreamServer, request: &StreamOrder) -> Result<StreamTarget, StreamRefusal> {
     let not_here = || {
         refusal(
             RefusalReason::NotHere,
-            "the node has no such copy of the instance",
+            "this node does not have that copy of the instance",
         )
     };
-    let view = shared.table.view(order.instance).ok_or_else(not_here)?;
-    let DesiredState::Keep(instance) = view.wish else {
+    let view = server.table.view(request.instance).ok_or_else(not_here)?;
+    let DesiredState::Keep(instance) = view.desired else {
         return Err(not_here());
     };
-    if instance.epoch != order.epoch {
+    if instance.epoch != request.epoch {
         return Err(not_here());
     }
-    let device = |device| shared.hypervisor.open_device(order.instance, device);
-    match order.kind {
-        StreamKind::Console => Ok(Source::Console(
+    let device = |device| server.hypervisor.open_device(request.instance, device);
+    match request.kind {
+        StreamKind::Console => Ok(StreamTarget::Console(
             device(Device::Console).await.map_err(|e| refused(&e))?,
         )),
-        StreamKind::Screen => Ok(Source::Wire(
+        StreamKind::Screen => Ok(StreamTarget::Device(
             device(Device::Screen).await.map_err(|e| refused(&e))?,
         )),
         StreamKind::ConsoleLog { lines, follow } => {
-            let path = shared.files.console_log(order.instance);
-            log::open(path, lines, follow).await.map(Source::Log)
+            let path = server.files.console_log(request.instance);
+            log::open(path, lines, follow).await.map(StreamTarget::Log)
         }
         StreamKind::CloudInitLog { lines } => {
-            guest_file::cloud_init_log(&shared.hypervisor, order.instance, lines)
+            guest_file::cloud_init_log(&server.hypervisor, request.instance, lines)
                 .await
-                .map(Source::Bytes)
+                .map(StreamTarget::Bytes)
         }
-        StreamKind::GuestCommand => Ok(Source::GuestCommand),
+        StreamKind::GuestCommand => Ok(StreamTarget::GuestCommand),
         StreamKind::Ssh | StreamKind::Forward { .. } => {
-            let port = port(order.kind).unwrap_or_default();
+            let port = port(request.kind).unwrap_or_default();
             if port == 0 {
-                return Err(refusal(RefusalReason::NothingListens, "port 0 is no port"));
+                return Err(refusal(RefusalReason::NothingListens, "port 0 is not a valid port"));
             }
-            connect(shared, &instance, port).await.map(Source::Guest)
+            connect(server, &instance, port).await.map(StreamTarget::Tcp)
         }
     }
 }
 
-/// Connects to the first of the instance's addresses that leads to it.
+/// Connects to the first of the instance's addresses that answers.
 async fn connect(
-    shared: &Shared,
+    server: &StreamServer,
     instance: &AgentInstance,
     port: u16,
 ) -> Result<Box<dyn GuestConnection>, StreamRefusal> {
     let mut why = refusal(
         RefusalReason::NoAddress,
-        "the instance has no address of its own here",
+        "the instance has no address on this node",
     );
-    for nic in candidates(shared, instance) {
+    for nic in candidates(server, instance) {
         let address = nic.address;
-        let error = match shared.dialer.dial(&nic, port).await {
+        let error = match server.dialer.dial(&nic, port).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
         let reason = match &error {
-            // It is the guest's own, so there is nothing better to try.
+            // The guest itself refused, so other addresses would not help.
             ReachError::Refused => {
                 return Err(refusal(
                     RefusalReason::NothingListens,
@@ -107,7 +109,7 @@ async fn connect(
             ReachError::NotTheGuest(_) => RefusalReason::NotTheGuest,
             ReachError::Io(_) | ReachError::Kernel(_) => RefusalReason::Other,
         };
-        // The first one is the one that people know of.
+        // Users know the first address, so its error is reported.
         if why.reason == RefusalReason::NoAddress {
             why = refusal(
                 reason,
@@ -118,25 +120,25 @@ async fn connect(
     Err(why)
 }
 
-/// What may be connected to: the address that the instance was given, then those that were learned at its ports, where a
-/// guest may have taken another one by itself.
-fn candidates(shared: &Shared, instance: &AgentInstance) -> Vec<GuestNic> {
-    let slice = shared.table.node().slice;
+/// The addresses to try: the assigned address, then those observed at the instance's ports, where a guest may have
+/// configured another one.
+fn candidates(server: &StreamServer, instance: &AgentInstance) -> Vec<GuestNic> {
+    let slice = server.table.node().slice;
     let subnet = slice.as_ref().map(|slice| slice.subnet);
     let gateway = slice.as_ref().map(|slice| slice.gateway);
     let given = own_address(instance, subnet, gateway).into_iter();
-    let seen = shared.reports.seen_addresses(instance.id);
+    let seen = server.reports.seen_addresses(instance.id);
     let seen = seen_address(&seen, subnet).into_iter();
     let bridge = |network: &Name| {
         if network.as_str() == ROUTED {
-            return Some(shared.settings.bridge.clone());
+            return Some(server.bridge.clone());
         }
         instance.bridges.get(network).cloned()
     };
     let mut nics: Vec<GuestNic> = Vec::new();
     for (network, address) in given.chain(seen) {
         for (index, nic) in instance.spec.nics.iter().enumerate() {
-            // A given address is one nic's; a learned one is that of any nic on the network without another.
+            // An assigned address belongs to one nic. An observed one may belong to any nic of the network without one.
             let its = nic.network == network && nic.address.is_none_or(|own| own == address);
             let ignored = nic.network == network && nic.network.as_str() != ROUTED;
             let Some(bridge) = bridge(&network).filter(|_| its || ignored) else {
@@ -166,8 +168,8 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
     refusal(reason, crate::with_cause(error))
 }
 
-/// The address that the instance was given, if it can be nobody else's: on the routed network it lies in the node's
-/// subnet and is not the gateway, which is the node itself; on none is it one that means this machine.
+/// The assigned address, if it can only belong to the guest. On the routed network it must be in the node's subnet and not
+/// be the gateway, which is the node itself. On no network may it refer to this machine.
 fn own_address(
     instance: &AgentInstance,
     subnet: Option<Ipv4Net>,
@@ -178,29 +180,38 @@ fn own_address(
         .find(|(network, address)| {
             let guests_own =
                 network.as_str() != ROUTED || subnet.is_some_and(|net| net.contains(address));
-            guests_own && Some(*address) != gateway && is_a_hosts(*address, subnet)
+            guests_own && Some(*address) != gateway && is_single_host(*address, subnet)
         })
 }
 
-/// The first IPv4 address that was learned at a port of the instance: the rules there let nobody else of this node have
-/// it, and none of the host's own is ever learned.
+/// The first IPv4 address observed at a port of the instance. The rules there prevent other guests of this node from using
+/// it, and addresses of the host are never learned.
 fn seen_address(seen: &[InstanceAddress], subnet: Option<Ipv4Net>) -> Option<(Name, Ipv4Addr)> {
     seen.iter().find_map(|seen| match seen.address {
-        IpAddr::V4(address) => is_a_hosts(address, subnet).then(|| (seen.network.clone(), address)),
+        IpAddr::V4(address) => is_single_host(address, subnet).then(|| (seen.network.clone(), address)),
         IpAddr::V6(_) => None,
     })
 }
 
-/// Whether the address can be one other host's: not this machine, not many, not nobody, not the link itself.
-fn is_a_hosts(address: Ipv4Addr, subnet: Option<Ipv4Net>) -> bool {
-    let whole = subnet.is_some_and(|net| [net.network(), net.broadcast()].contains(&address));
-    !(whole
+/// Whether the address can belong to one other host: not to this machine, not multicast, unspecified or link-local.
+fn is_single_host(address: Ipv4Addr, subnet: Option<Ipv4Net>) -> bool {
+    let reserved = subnet.is_some_and(|net| [net.network(), net.broadcast()].contains(&address));
+    !(reserved
         || address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
         || address.is_broadcast()
         || address.is_link_local()
         || address.octets().starts_with(&[0]))
+}
+
+/// The guest's port, for the kinds of stream that connect to one.
+const fn port(kind: StreamKind) -> Option<u16> {
+    match kind {
+        StreamKind::Ssh => Some(22),
+        StreamKind::Forward { port } => Some(port),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

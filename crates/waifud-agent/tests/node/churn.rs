@@ -100,7 +100,7 @@ async fn churn(seed: u64, restarts: bool) {
     }
     world
         .until("every order confirmed", async || {
-            world.waifud.pending() == 0
+            world.waifud.pending_tombstones() == 0
         })
         .await;
 
@@ -220,7 +220,7 @@ async fn documents_that_no_record_names_are_removed_and_an_unmanaged_domain_keep
     world.kill().await;
     let record = |id| world.settings.state_dir.join(format!("records/{id}.json"));
     std::fs::remove_file(record(unmanaged.id)).unwrap();
-    world.waifud.leave(unmanaged.id);
+    world.waifud.remove_from_slice(unmanaged.id);
     let left = [&lost.bundle.digest, &Digest::from_bytes([77; 32])];
     for bundle in left {
         world

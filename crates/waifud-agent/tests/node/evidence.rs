@@ -8,7 +8,7 @@ use waifud_types::{InstanceId, TapName, Timestamp};
 use crate::world::World;
 
 fn last(world: &World, id: InstanceId) -> Option<GuestEvidence> {
-    let story = world.waifud.story(id);
+    let story = world.waifud.status_history(id);
     story.into_iter().rev().find_map(|said| said.evidence)
 }
 
@@ -55,12 +55,12 @@ async fn requests_lease_drops_and_last_words_are_told_and_found_again_by_a_new_p
             last(&world, id).as_ref().is_some_and(is_whole)
         })
         .await;
-    let told = world.waifud.story(id).len();
+    let told = world.waifud.status_history(id).len();
     // Another process of the agent finds it again, and whoever listens hears it.
     world.restart().await;
     world
         .until("it to be said again", async || {
-            let mut later = world.waifud.story(id).into_iter().skip(told);
+            let mut later = world.waifud.status_history(id).into_iter().skip(told);
             later.any(|said| said.evidence.as_ref().is_some_and(is_whole))
         })
         .await;

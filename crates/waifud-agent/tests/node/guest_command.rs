@@ -83,7 +83,7 @@ async fn ask(
         epoch: instance.epoch,
         kind: StreamKind::GuestCommand,
     };
-    let asked = tokio::time::timeout(DEADLINE, world.waifud.ask(order));
+    let asked = tokio::time::timeout(DEADLINE, world.waifud.request_stream(order));
     let mut wire = asked.await.unwrap().unwrap().unwrap();
     wire.write_all(format!("{line}\n").as_bytes())
         .await

@@ -112,7 +112,7 @@ impl Node {
                 follow: false,
             },
         };
-        let asked = tokio::time::timeout(DEADLINE, self.world.waifud.ask(order));
+        let asked = tokio::time::timeout(DEADLINE, self.world.waifud.request_stream(order));
         let mut wire = match asked.await.unwrap().unwrap() {
             Ok(wire) => wire,
             Err(refusal) => return Err(refusal.reason),
@@ -126,7 +126,7 @@ impl Node {
     async fn until_last_words(&self, id: InstanceId, words: &str) {
         self.world
             .until(&format!("{words:?} in why"), async || {
-                let told = self.world.waifud.story(id);
+                let told = self.world.waifud.status_history(id);
                 let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
                 evidence.next().is_some_and(|seen| seen.console == [words])
             })
@@ -322,7 +322,7 @@ async fn a_pipe_in_the_place_of_a_log_holds_up_no_other_guest() {
     fs::write(log(honest), "its own words\n").unwrap();
     world
         .until("the honest guest's words", async || {
-            let told = world.waifud.story(honest);
+            let told = world.waifud.status_history(honest);
             let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
             evidence
                 .next()
@@ -330,7 +330,7 @@ async fn a_pipe_in_the_place_of_a_log_holds_up_no_other_guest() {
         })
         .await;
     for id in [piped, linked] {
-        let told = world.waifud.story(id);
+        let told = world.waifud.status_history(id);
         let mut words = told.into_iter().filter_map(|said| said.evidence);
         assert!(
             words.all(|seen| seen.console.is_empty()),

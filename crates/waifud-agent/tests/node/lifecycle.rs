@@ -40,13 +40,13 @@ async fn its_story_goes_from_preparing_over_starting_to_running_and_never_back()
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
-    let mut states: Vec<InstanceState> = world.waifud.story(id).iter().map(|s| s.state).collect();
+    let mut states: Vec<InstanceState> = world.waifud.status_history(id).iter().map(|s| s.state).collect();
     states.dedup();
     for pair in states.windows(2) {
         assert!(pair[0].may_become(pair[1]), "{states:?}");
     }
     assert_eq!(states.last(), Some(&InstanceState::Running));
-    let reports = world.waifud.story(id);
+    let reports = world.waifud.status_history(id);
     assert!(
         reports
             .iter()
@@ -553,7 +553,7 @@ async fn lasting_reasons_are_told_as_failures_and_mended_causes_are_noticed() {
     let status = world
         .until_status(other_id, "told why", |s| s.reason.is_some())
         .await;
-    assert!(status.reason.unwrap().contains("no room"));
+    assert!(status.reason.unwrap().contains("is full"));
     assert!(status.step.unwrap().waiting_for.is_some());
     world.pool.set_full(false);
     world.until_ready(other_id).await;
@@ -577,7 +577,7 @@ async fn a_step_that_is_tried_again_for_the_same_reason_is_one_change_of_state()
         }
         let id = world.run_one("web").await;
         assert_eq!(world.hypervisor.calls(Op::EnsureStarted), 7);
-        let story = world.waifud.story(id);
+        let story = world.waifud.status_history(id);
         let mut states: Vec<_> = story.iter().map(|report| report.state).collect();
         states.dedup();
         let different: HashSet<_> = states.iter().collect();

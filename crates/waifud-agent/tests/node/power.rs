@@ -91,7 +91,7 @@ async fn a_reboot_pulls_the_plug_of_a_guest_that_does_not_listen_or_when_told_to
         assert!(
             world
                 .waifud
-                .story(id)
+                .status_history(id)
                 .iter()
                 .any(|s| s.state == InstanceState::Stopping)
         );
@@ -207,7 +207,7 @@ async fn what_goes_off_with_its_host_comes_back_with_it_and_not_before() {
     for id in [clean, pulled] {
         let status = world.until_state(id, InstanceState::Stopped).await;
         assert_eq!(status.stopped_by, Some(StoppedBy::Host));
-        assert!(status.reason.unwrap().contains("going down"));
+        assert!(status.reason.unwrap().contains("shutting down"));
     }
     world.restart().await;
     world.until_state(clean, InstanceState::Stopped).await;

@@ -72,7 +72,7 @@ async fn what_was_deleted_after_the_backup_is_not_made_anew_before_somebody_conf
     world.waifud.restore(0xbeef);
     world.waifud.put(gone);
     let status = world.until_state(id, InstanceState::Failed).await;
-    assert!(status.reason.unwrap().contains("deleted since the backup"));
+    assert!(status.reason.unwrap().contains("deleted after the backup"));
     assert_eq!(world.domain(id).await, None);
     // What is new in the restored database is made.
     world.run_one("new").await;
@@ -124,7 +124,7 @@ async fn an_unmanaged_instance_is_reported_with_all_that_adopting_it_needs() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
-    world.waifud.leave(id);
+    world.waifud.remove_from_slice(id);
     world
         .until("told", async || {
             world.waifud.unmanaged().iter().any(|u| {

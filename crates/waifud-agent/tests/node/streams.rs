@@ -27,7 +27,7 @@ fn order(instance: &AgentInstance, kind: StreamKind) -> StreamOrder {
 }
 
 async fn ask(world: &World, order: StreamOrder) -> Result<DuplexStream, StreamRefusal> {
-    tokio::time::timeout(DEADLINE, world.waifud.ask(order))
+    tokio::time::timeout(DEADLINE, world.waifud.request_stream(order))
         .await
         .expect("the agent neither came nor refused")
         .expect("the agent dropped the order")
@@ -89,7 +89,7 @@ async fn console_and_screen_are_the_instances_own_and_the_newest_console_wins() 
     says(&mut second, "login: ").await;
     let mut farewell = String::new();
     first.read_to_string(&mut farewell).await.unwrap();
-    assert!(farewell.contains("somebody else"), "{farewell}");
+    assert!(farewell.contains("another client"), "{farewell}");
     second.write_all(b"x").await.unwrap();
     says(&mut second, "x").await;
 }

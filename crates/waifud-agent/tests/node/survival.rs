@@ -152,10 +152,10 @@ async fn a_restarted_agent_takes_over_what_runs_and_touches_none_of_it() {
     let defined = world.hypervisor.calls(Op::EnsureDefined);
     for _ in 0..3 {
         world.restart().await;
-        let reports = world.waifud.story(id).len();
+        let reports = world.waifud.status_history(id).len();
         world
             .until("heard of again", async || {
-                world.waifud.story(id).len() > reports
+                world.waifud.status_history(id).len() > reports
             })
             .await;
         let status = world.waifud.status(id).unwrap();
@@ -378,7 +378,7 @@ async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unmanaged(
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
-    world.waifud.leave(id);
+    world.waifud.remove_from_slice(id);
     world
         .until("shown", async || {
             let unmanaged = world.waifud.unmanaged();
@@ -416,7 +416,7 @@ async fn a_list_that_no_longer_names_an_instance_destroys_nothing() {
     world.start();
     let id = world.run_one("web").await;
     world.waifud.set_online(false);
-    world.waifud.leave(id);
+    world.waifud.remove_from_slice(id);
     world.waifud.trim();
     world.waifud.set_online(true);
     world
@@ -462,7 +462,7 @@ async fn an_order_for_an_older_copy_is_not_carried_out() {
     let (id, name) = (instance.id, instance.name.clone());
     world.waifud.put(instance);
     world.until_ready(id).await;
-    world.waifud.order(Tombstone {
+    world.waifud.add_tombstone(Tombstone {
         instance: id,
         name: name.clone(),
         epoch: Epoch(1),
@@ -476,7 +476,7 @@ async fn an_order_for_an_older_copy_is_not_carried_out() {
         .await;
     assert_eq!(world.domain(id).await, Some(DomainState::Running));
     assert!(world.waifud.destroyed().is_empty());
-    world.waifud.order(Tombstone {
+    world.waifud.add_tombstone(Tombstone {
         instance: id,
         name,
         epoch: Epoch(2),
@@ -489,7 +489,7 @@ async fn an_order_for_something_that_is_not_here_is_confirmed() {
     let world = World::new();
     world.start();
     let id = InstanceId::generate();
-    world.waifud.order(Tombstone {
+    world.waifud.add_tombstone(Tombstone {
         instance: id,
         name: "ghost".parse().unwrap(),
         epoch: Epoch(1),
@@ -506,7 +506,7 @@ async fn two_copies_of_a_name_wait_for_each_other() {
     let id = instance.id;
     world.waifud.put(instance);
     let status = world.until_state(id, InstanceState::Failed).await;
-    assert!(status.reason.unwrap().contains("not waifud's"));
+    assert!(status.reason.unwrap().contains("not created by waifud"));
     world.delete(id).await;
 }
 

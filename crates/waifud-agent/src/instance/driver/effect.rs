@@ -1,10 +1,10 @@
-//! What a step changes, so that not every step costs a look.
+//! The effect of a step on the observation, so that not every step needs a new one.
 
 use waifud_hypervisor::{DomainState, OffReason};
 
 use crate::instance::planner::{Observed, Step};
 
-/// Makes what was seen be as after the step.
+/// Updates the observation as if it was made after the step.
 pub(crate) fn apply(seen: &mut Observed, step: Step) {
     match step {
         Step::EnsureImage => seen.image = true,
@@ -34,7 +34,7 @@ pub(crate) fn apply(seen: &mut Observed, step: Step) {
         Step::DestroyVolumes => seen.leftovers = false,
         Step::ReleaseBundle => seen.assigned = false,
         Step::ReleasePort => seen.port = false,
-        Step::WatchReady => seen.settled = true,
+        Step::WatchReady => seen.readiness_final = true,
         Step::RequestShutdown | Step::ConfirmDestroyed | Step::Wait(_) | Step::Idle => {}
     }
 }

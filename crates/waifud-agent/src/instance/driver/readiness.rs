@@ -1,4 +1,4 @@
-//! Looking at cloud-init, which may take a guest a while to answer and never holds up anything else.
+//! Asks the guest agent about cloud-init. A guest may take a while to answer; nothing else waits for it.
 
 use std::time::{Duration, Instant};
 
@@ -22,56 +22,56 @@ impl Driver {
     ) -> Pass {
         if let Some(wait) = self.readiness.not_before(Instant::now()) {
             if let Err(failure) = self.learn(view) {
-                return self.failed(view, Some(seen), Step::WatchReady, failure);
+                return self.fail(view, Some(seen), Step::WatchReady, failure);
             }
-            return self.pause_after_look(view, seen, wait, failed);
+            return self.pause_after_probe(view, seen, wait, failed);
         }
         let shared = self.shared.clone();
-        // Before the question: an end that is told of while it is asked is newer than the answer.
+        // Taken before the request: an end reported while the request runs is newer than its answer.
         let asked_at = shared.now();
         let probe = crate::guest::cloud_init_probe::probe(&shared.hypervisor, self.id);
-        let Some(found) = self.unless_the_wish_changes(view.version, probe).await else {
+        let Some(found) = self.unless_desired_state_changes(view.version, probe).await else {
             return Pass::Again;
         };
         let found = match found {
             Ok(status) => Some(status),
             Err(HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. }) => None,
-            // Off in the meantime, or libvirt is away: the next look will tell.
+            // The guest went off, or libvirt is unreachable: the next observation shows which.
             Err(_) => return Pass::Pause(self.retry.pause()),
         };
-        let wait = self.readiness.looked(found, asked_at);
+        let wait = self.readiness.probed(found, asked_at);
         if let Err(failure) = self.learn(view) {
-            return self.failed(view, Some(seen), Step::WatchReady, failure);
+            return self.fail(view, Some(seen), Step::WatchReady, failure);
         }
-        self.pause_after_look(view, seen, wait, failed)
+        self.pause_after_probe(view, seen, wait, failed)
     }
 
-    /// What was heard of the guest since the last pass: another boot, or its agent came or left.
-    pub(super) fn heed_the_guest(&mut self) {
+    /// Applies signals from the guest since the last pass: a reboot, or an agent that connected or disconnected.
+    pub(super) fn apply_guest_signals(&mut self) {
         if self.signal.take_rebooted() {
-            self.booted_again();
+            self.record_reboot();
         }
         if self.signal.take_reprobe() {
-            self.readiness.look_again();
+            self.readiness.probe_again();
         }
     }
 
-    /// The guest was reset: what was proven is of the boot before.
-    fn booted_again(&mut self) {
+    /// The guest was reset: readiness was proven for the previous boot only.
+    fn record_reboot(&mut self) {
         let now = self.shared.now();
         let noted = self.shared.table.remember(self.id, |memory| {
             if memory.run == RunMemory::Started {
-                readiness::boots_anew(memory, Some(now));
+                readiness::reset_for_boot(memory, Some(now));
             }
         });
         if let Err(error) = noted {
-            tracing::warn!(instance = %self.id, %error, "the guest's reboot could not be written down");
+            tracing::warn!(instance = %self.id, %error, "could not record the guest's reboot");
         }
-        self.readiness.look_again();
+        self.readiness.probe_again();
     }
 
     fn learn(&self, view: &View) -> Result<(), Failure> {
-        let DesiredState::Keep(want) = &view.wish else {
+        let DesiredState::Keep(want) = &view.desired else {
             return Ok(());
         };
         let evidence = self.shared.metadata.evidence(self.id);
@@ -83,7 +83,7 @@ impl Driver {
         Ok(self.shared.table.remember(self.id, change)?)
     }
 
-    fn pause_after_look(
+    fn pause_after_probe(
         &mut self,
         view: &View,
         seen: &mut Observed,
@@ -96,13 +96,13 @@ impl Driver {
         if fresh.version != view.version {
             return Pass::Again;
         }
-        let settled = self.readiness.is_settled(&fresh.record.memory);
-        if settled && !failed {
+        let is_final = self.readiness.is_final(&fresh.record.memory);
+        if is_final && !failed {
             self.enter(Step::Idle);
         }
-        seen.settled = settled;
+        seen.readiness_final = is_final;
         self.report(&fresh, Some(seen));
-        let pause = match (settled, failed) {
+        let pause = match (is_final, failed) {
             (true, false) => jittered(self.shared.settings.timing.period),
             (true, true) => self.retry.pause(),
             (false, _) => wait,

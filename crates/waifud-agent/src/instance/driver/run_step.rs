@@ -1,4 +1,4 @@
-//! Carrying out one step of the plan.
+//! Runs one step of the plan.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,19 @@ use crate::failpoints;
 use crate::instance::datasource::Seeded;
 use crate::instance::failure::Failure;
 use crate::instance::planner::{Observed, Step};
+use crate::instance::disks;
+use crate::instance::domain_spec;
 use crate::instance::steps;
 
 impl Driver {
-    pub(super) async fn carry_out(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
+    pub(super) async fn run_step(&mut self, step: Step, view: &View, seen: &Observed) -> Outcome {
         let shared = self.shared.clone();
-        let done = match (&view.wish, step) {
+        let done = match (&view.desired, step) {
             (DesiredState::Keep(want), Step::EnsureImage) => {
                 return self.ensure_image(want, view, seen).await;
             }
             (DesiredState::Keep(want), Step::EnsureBundle) => {
-                let begun = self.early.bundle.take();
+                let begun = self.background.bundle.take();
                 let ensured = async {
                     if let Some(begun) = begun {
                         let _asked_again = begun.await;
@@ -31,14 +33,14 @@ impl Driver {
                     }
                     steps::ensure_bundle(&shared, want).await
                 };
-                match self.unless_the_wish_changes(view.version, ensured).await {
+                match self.unless_desired_state_changes(view.version, ensured).await {
                     Some(done) => done,
-                    None => return Outcome::GivenUp,
+                    None => return Outcome::Cancelled,
                 }
             }
             (DesiredState::Keep(want), Step::EnsureVolumes) => {
                 let memory = &view.record.memory;
-                let ensured = steps::ensure_volumes(&shared, want, memory).await;
+                let ensured = disks::ensure_volumes(&shared, want, memory).await;
                 ensured.map(|disks| {
                     self.prepared = Some(((**want).clone(), disks));
                 })
@@ -46,18 +48,18 @@ impl Driver {
             (DesiredState::Keep(want), Step::EnsureSeed) => {
                 let by_disk = seen.by_disk;
                 let ensured = steps::ensure_seed(&shared, want, by_disk);
-                match self.unless_the_wish_changes(view.version, ensured).await {
+                match self.unless_desired_state_changes(view.version, ensured).await {
                     Some(done) => {
                         if done.is_ok() {
                             self.seeded = Seeded::wanted(want, by_disk);
                         }
                         done
                     }
-                    None => return Outcome::GivenUp,
+                    None => return Outcome::Cancelled,
                 }
             }
             (DesiredState::Keep(_), Step::EnsurePort) => {
-                if let Some(begun) = self.early.port.take() {
+                if let Some(begun) = self.background.port.take() {
                     let _asked_again = begun.await;
                 }
                 let ensured = shared.network.ensure(&shared.table, self.id).await;
@@ -68,11 +70,11 @@ impl Driver {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));
                 steps::start(&shared, want, self.choice(want), seen.is_on()).await
             }
-            (DesiredState::Keep(want), Step::GrowDisks) => steps::grow_disks(&shared, want).await,
+            (DesiredState::Keep(want), Step::GrowDisks) => disks::grow_disks(&shared, want).await,
             (_, Step::RequestShutdown) => {
                 let asked = steps::request_shutdown(&shared, self.id).await;
-                if asked.is_ok() && self.asked.replace(Instant::now()).is_none() {
-                    self.stopping_since = self.asked;
+                if asked.is_ok() {
+                    self.shutdown.record_request();
                 }
                 asked
             }
@@ -101,16 +103,16 @@ impl Driver {
                 .release(&shared.table, self.id)
                 .await
                 .map_err(Failure::from),
-            (DesiredState::Destroy(order), Step::ConfirmDestroyed) => {
-                match shared.table.destroyed(self.id) {
+            (DesiredState::Destroy(deletion), Step::ConfirmDestroyed) => {
+                match shared.table.mark_destroyed(self.id) {
                     Ok(()) => {
-                        shared.reports.destroyed(order.tombstone.clone());
+                        shared.reports.destroyed(deletion.tombstone.clone());
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
                 }
             }
-            // The plan never asks for these: nothing is done rather than something wrong.
+            // The planner never returns these combinations. Doing nothing is the safe answer.
             (DesiredState::Keep(_) | DesiredState::Destroy(_) | DesiredState::LeaveAlone, _) => {
                 Ok(())
             }
@@ -124,9 +126,9 @@ impl Driver {
     async fn define(&mut self, want: &AgentInstance) -> Result<(), Failure> {
         let datasource = self.choice(want).datasource;
         let Some((_, disks)) = &self.prepared else {
-            return Err(Failure::passing("its disks are not ready yet"));
+            return Err(Failure::passing("the disks are not ready yet"));
         };
-        let spec = steps::domain_spec(&self.shared, want, datasource, disks).await?;
+        let spec = domain_spec::build(&self.shared, want, datasource, disks).await?;
         steps::define(&self.shared, &spec).await?;
         self.defined = Some(spec);
         if let Some((was, _)) = &mut self.prepared {
@@ -135,7 +137,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Gets the image, and reports how far it is.
+    /// Downloads the image, and reports the progress.
     async fn ensure_image(
         &mut self,
         want: &AgentInstance,
@@ -147,7 +149,7 @@ impl Driver {
         let tell = |value: u8| {
             percent.send_replace(value);
         };
-        let fetch = steps::ensure_image(&shared, want, tell);
+        let fetch = disks::ensure_image(&shared, want, tell);
         let mut fetch = std::pin::pin!(fetch);
         let mut signalled = false;
         let outcome = loop {
@@ -157,13 +159,13 @@ impl Driver {
                     Err(failure) => Outcome::Failed(failure),
                 },
                 Ok(()) = percents.changed() => {
-                    self.percent = Some(*percents.borrow_and_update());
+                    self.progress.percent = Some(*percents.borrow_and_update());
                     self.report(view, Some(seen));
                 }
                 () = self.signal.raised() => {
                     signalled = true;
                     if shared.table.version(self.id) != Some(view.version) {
-                        break Outcome::GivenUp;
+                        break Outcome::Cancelled;
                     }
                 }
             }
@@ -171,12 +173,12 @@ impl Driver {
         if signalled {
             self.signal.raise();
         }
-        self.percent = None;
+        self.progress.percent = None;
         outcome
     }
 
-    /// Goes on with the work until it ends; `None` when the wish changed first. What was signalled meanwhile is not lost.
-    pub(super) async fn unless_the_wish_changes<T>(
+    /// Runs the work to its end; `None` if the desired state changed first. Signals that arrive meanwhile are kept.
+    pub(super) async fn unless_desired_state_changes<T>(
         &self,
         version: u64,
         work: impl Future<Output = T>,

@@ -1,0 +1,80 @@
+//! The encrypted bundles of this node's instances, kept on disk so that the node works without waifud.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use waifud_types::Digest;
+
+/// The largest encrypted bundle that is added to a report. A bundle with the longest user-data is about half as large.
+const REPORTED_MAX: u64 = 4 << 20;
+
+#[derive(Debug)]
+pub(super) struct BundleCache {
+    dir: PathBuf,
+}
+
+impl BundleCache {
+    /// The directory is created when the first bundle is stored.
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// The bundle's bytes. They are not verified here.
+    pub fn read(&self, digest: Digest) -> Option<Vec<u8>> {
+        fs::read(self.path(digest)).ok()
+    }
+
+    /// The bundle's bytes, unless they are too large for a report.
+    pub fn read_for_report(&self, digest: Digest) -> Option<Vec<u8>> {
+        let size = fs::metadata(self.path(digest)).ok()?.len();
+        (size <= REPORTED_MAX).then(|| self.read(digest)).flatten()
+    }
+
+    /// Stores a copy. A failure is only logged: metadatad keeps its own copy.
+    pub fn store(&self, digest: Digest, bytes: &Bytes) {
+        let path = self.path(digest);
+        let temporary = path.with_extension("tmp");
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&self.dir)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        };
+        if let Err(error) = write() {
+            // A leftover is removed by the next `retain`.
+            let _leftover = fs::remove_file(&temporary);
+            tracing::warn!(%digest, %error, "could not store an encrypted bundle");
+        }
+    }
+
+    /// Removes a bundle that is no longer used. If this fails, the next `retain` removes it.
+    pub fn remove(&self, digest: Digest) {
+        let _leftover = fs::remove_file(self.path(digest));
+    }
+
+    /// Removes every file except these bundles.
+    pub fn retain(&self, used: &BTreeSet<Digest>) {
+        let used: BTreeSet<String> = used.iter().map(Digest::hex).collect();
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| !used.contains(name)) {
+                // What cannot be removed now is removed next time.
+                let _leftover = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.hex())
+    }
+}

@@ -1,0 +1,70 @@
+//! Builds the domain spec of an instance from what waifud wants and what this node prepared.
+
+use waifud_api::agent::AgentInstance;
+use waifud_hypervisor::{DomainNic, DomainSpec};
+use waifud_types::TapName;
+use waifud_types::spec::NicSpec;
+use waifud_types::template::Datasource;
+
+use crate::instance::disks::{Disks, domain_disks};
+use crate::instance::failure::Failure;
+use crate::instance::rescue;
+use crate::network::identity::is_on_lan;
+use crate::shared::Shared;
+
+pub(crate) async fn build(
+    shared: &Shared,
+    want: &AgentInstance,
+    datasource: Datasource,
+    disks: &Disks,
+) -> Result<DomainSpec, Failure> {
+    let kind = shared.hypervisor_kind.get().await?;
+    let nics = (0..)
+        .zip(&want.spec.nics)
+        .map(|(index, nic)| domain_nic(shared, want, index, nic))
+        .collect::<Result<_, _>>()?;
+    Ok(DomainSpec {
+        id: want.id,
+        name: want.name.clone(),
+        epoch: want.epoch,
+        cpus: want.spec.cpus,
+        memory: want.spec.memory_bytes,
+        kind,
+        firmware: rescue::firmware(want),
+        datasource,
+        disks: domain_disks(shared, want, disks).await?,
+        seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),
+        nics,
+        console_log: shared.files.console_log(want.id),
+        console_socket: shared.files.console_socket(want.id),
+        vnc_socket: shared.files.vnc_socket(want.id),
+    })
+}
+
+/// The domain's nic: on the node's own bridge, or on the host bridge of the nic's network. The host decides the MTU of its
+/// own bridges.
+fn domain_nic(
+    shared: &Shared,
+    want: &AgentInstance,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<DomainNic, Failure> {
+    let (bridge, mtu) = if is_on_lan(nic) {
+        let bridge = want.bridges.get(&nic.network).cloned().ok_or_else(|| {
+            Failure::lasting(format!(
+                "waifud sent no bridge for network {}",
+                nic.network
+            ))
+        })?;
+        (bridge, None)
+    } else {
+        (shared.settings.bridge.clone(), Some(shared.settings.mtu))
+    };
+    Ok(DomainNic {
+        tap: TapName::of(want.id, index),
+        mac: nic.mac,
+        bridge,
+        mtu,
+        isolated: !is_on_lan(nic),
+    })
+}

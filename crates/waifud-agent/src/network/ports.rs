@@ -1,0 +1,185 @@
+//! Which ports the network should have: computed from every record, without the ports that contradict another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waifud_network::{LanPort, NetworkState, Port, check};
+use waifud_types::{InstanceId, TapName};
+
+use crate::control_link::record::InstanceRecord;
+use crate::network::identity::is_on_lan;
+use crate::network::lan;
+use crate::network::port_error::PortError;
+
+/// The ports of one instance on the routed network. An instance with only a tombstone has none.
+pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
+    let Some(instance) = &record.instance else {
+        return Ok(Vec::new());
+    };
+    let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
+        Ok(Port {
+            instance: instance.id,
+            name: instance.name.clone(),
+            tap: TapName::of(instance.id, index),
+            mac: nic.mac,
+            address: nic.address.ok_or_else(|| PortError {
+                message: format!("waifud has not assigned an address to nic {} yet", nic.name),
+                lasting: false,
+            })?,
+            allow_addresses: nic.allow_addresses.clone(),
+            publish: if index == 0 {
+                instance.spec.publish.clone()
+            } else {
+                Vec::new()
+            },
+        })
+    };
+    let nics = instance.spec.nics.iter().enumerate();
+    nics.filter(|(_, nic)| !is_on_lan(nic))
+        .map(port)
+        .collect()
+}
+
+/// The state with every port that is possible. Of two conflicting ports, the one that is already applied stays, and the
+/// other one waits. A conflict must not affect the network of other instances.
+pub(super) fn choose_ports(
+    mut state: NetworkState,
+    records: &[InstanceRecord],
+    released: &BTreeSet<InstanceId>,
+    in_force: &BTreeSet<TapName>,
+) -> (NetworkState, BTreeMap<InstanceId, String>) {
+    let here = || {
+        let records = records.iter();
+        records.filter(|record| !record.destroyed && !released.contains(&record.id))
+    };
+    let mut wanted: Vec<Port> = here()
+        .filter_map(|record| ports_of(record).ok())
+        .flatten()
+        .collect();
+    wanted.sort_by_key(|port| (!in_force.contains(&port.tap), port.instance));
+    let mut lan: Vec<LanPort> = here()
+        .filter_map(|record| lan::ports_of(record).ok())
+        .flatten()
+        .collect();
+    lan.sort_by_key(|port| (!in_force.contains(&port.tap), port.instance));
+    let mut conflicts = BTreeMap::new();
+    state.ports.clone_from(&wanted);
+    state.lan.clone_from(&lan);
+    if check(&state).is_err() {
+        state.ports.clear();
+        state.lan.clear();
+        for port in wanted {
+            let id = port.instance;
+            state.ports.push(port);
+            if let Err(error) = check(&state) {
+                conflicts.insert(id, error.to_string());
+                state.ports.pop();
+            }
+        }
+        for port in lan {
+            let id = port.instance;
+            state.lan.push(port);
+            if let Err(error) = check(&state) {
+                conflicts.insert(id, error.to_string());
+                state.lan.pop();
+            }
+        }
+    }
+    state
+        .ports
+        .sort_by_key(|port| (port.instance, port.tap.clone()));
+    state
+        .lan
+        .sort_by_key(|port| (port.instance, port.tap.clone()));
+    (state, conflicts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::sample_instance;
+
+    fn record(name: &str) -> InstanceRecord {
+        let instance = sample_instance(name);
+        InstanceRecord {
+            instance: Some(instance.clone()),
+            managed: true,
+            ..InstanceRecord::new(instance.id)
+        }
+    }
+
+    fn empty() -> NetworkState {
+        NetworkState {
+            bridge: "waifu0".to_owned(),
+            subnet: "10.144.1.0/24".parse().unwrap(),
+            gateway: [10, 144, 1, 1].into(),
+            gateway_mac: waifud_types::MacAddr::of_guest([0, 0, 1]),
+            metadata_interface: "wfmeta0".to_owned(),
+            mtu: 1420,
+            domain: "waifu.internal".to_owned(),
+            ports: Vec::new(),
+            lan: Vec::new(),
+        }
+    }
+
+    fn nic(record: &mut InstanceRecord) -> &mut waifud_types::spec::NicSpec {
+        &mut record.instance.as_mut().unwrap().spec.nics[0]
+    }
+
+    #[test]
+    fn of_two_ports_with_one_address_the_applied_one_stays() {
+        let (mut a, mut b) = (record("a"), record("b"));
+        nic(&mut b).address = nic(&mut a).address;
+        let in_force = BTreeSet::from([TapName::of(b.id, 0)]);
+        let records = [a.clone(), b.clone()];
+        let (state, conflicts) = choose_ports(empty(), &records, &BTreeSet::new(), &in_force);
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, b.id);
+        assert!(conflicts.contains_key(&a.id) && !conflicts.contains_key(&b.id));
+    }
+
+    #[test]
+    fn an_impossible_port_does_not_affect_others() {
+        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        nic(&mut a).address = Some([192, 168, 0, 1].into());
+        nic(&mut b).mac = empty().gateway_mac;
+        let records = [a.clone(), b.clone(), c.clone()];
+        let (state, conflicts) =
+            choose_ports(empty(), &records, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, c.id);
+        assert_eq!(conflicts.len(), 2, "{conflicts:?}");
+    }
+
+    #[test]
+    fn an_impossible_port_on_a_lan_does_not_affect_others() {
+        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        for record in [&mut a, &mut b] {
+            nic(record).network = "lan".parse().unwrap();
+            nic(record).address = None;
+            let bridges = &mut record.instance.as_mut().unwrap().bridges;
+            bridges.insert("lan".parse().unwrap(), "br0".to_owned());
+        }
+        nic(&mut b).mac = c.instance.as_ref().unwrap().spec.nics[0].mac;
+        let records = [a.clone(), b.clone(), c.clone()];
+        let (state, conflicts) =
+            choose_ports(empty(), &records, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!((state.ports.len(), state.lan.len()), (1, 1));
+        assert_eq!(state.lan[0].instance, a.id);
+        assert_eq!(conflicts.keys().collect::<Vec<_>>(), [&b.id]);
+    }
+
+    #[test]
+    fn released_and_destroyed_instances_have_no_port_and_those_outside_the_slice_keep_it() {
+        let (mut left, released, mut destroyed) = (record("a"), record("b"), record("c"));
+        left.managed = false;
+        destroyed.destroyed = true;
+        let (state, _) = choose_ports(
+            empty(),
+            &[left.clone(), released.clone(), destroyed],
+            &BTreeSet::from([released.id]),
+            &BTreeSet::new(),
+        );
+        assert_eq!(state.ports.len(), 1);
+        assert_eq!(state.ports[0].instance, left.id);
+    }
+}
