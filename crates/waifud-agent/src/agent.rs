@@ -1,4 +1,4 @@
-//! The agent as a whole: opens the durable copy, starts the tasks, and replaces a task that broke.
+//! The agent: opens the durable copy, starts the tasks, and restarts a task that panicked.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -37,18 +37,18 @@ use crate::shared::{Adapters, Pools, Shared};
 use crate::streams::requests::StreamRequests;
 use crate::streams::{self, Consoles, StreamServer};
 
-/// Before a keeper that broke is begun anew.
+/// The pause before a failed background task is restarted.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An agent could not be opened.
+/// Why an agent could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The durable copy can't be used.
+    /// The durable copy cannot be used.
     #[error("cannot use the node's durable copy")]
     Durable(#[from] DurableError),
 }
 
-/// The agent of one node. See the crate's text.
+/// The agent of one node. See the crate's documentation.
 pub struct Agent {
     shared: Arc<Shared>,
     streams: Arc<StreamServer>,
@@ -56,14 +56,14 @@ pub struct Agent {
     spawn: mpsc::UnboundedReceiver<(InstanceId, Arc<Signal>)>,
 }
 
-/// What a task was for, so that it can be begun again.
+/// The purpose of a task, so that it can be restarted.
 #[derive(Clone)]
 enum Purpose {
     Driver(InstanceId),
 }
 
 impl Agent {
-    /// Opens the durable copy. Nothing is contacted or changed yet.
+    /// Opens the durable copy. Contacts and changes nothing yet.
     pub fn open(settings: Settings, adapters: Adapters) -> Result<Self, AgentError> {
         let (table, damaged) = Table::open(settings.state_dir.join("records"))?;
         for file in damaged {
@@ -74,7 +74,7 @@ impl Agent {
             settings.run_dir.clone(),
             settings.qemu_owner,
         );
-        if let Err(error) = files.take_over() {
+        if let Err(error) = files.secure_directories() {
             tracing::error!(%error, "cannot change the owner of a guest's directory to root; retrying before the guest's next start");
         }
         let (signals, spawn) = Signals::new();
@@ -140,17 +140,17 @@ impl Agent {
         })
     }
 
-    /// An operator's word that waifud's restored database is the right one. Says whether destruction was held for it.
+    /// An operator confirms waifud's restored database. Returns whether deletions were held for it.
     pub fn confirm_incarnation(&self, incarnation: Incarnation) -> Result<bool, AgentError> {
         Ok(self.shared.table.confirm(incarnation)?)
     }
 
-    /// What can be asked while the agent runs.
+    /// Access to the agent's state while it runs.
     pub fn view(&self) -> AgentView {
         AgentView(self.shared.clone())
     }
 
-    /// Runs until `stop`. Dropping the future, too, stops the agent and nothing else.
+    /// Runs until `stop`. Dropping the future also stops the agent, and nothing else.
     pub async fn run(self, stop: CancellationToken) {
         let Self {
             shared,
@@ -160,14 +160,14 @@ impl Agent {
         } = self;
         let mut tasks = JoinSet::new();
         let mut purposes: HashMap<Id, Purpose> = HashMap::new();
-        // Those that listen subscribe here, before anything is looked at: what happens in between is not missed.
+        // Tasks subscribe to events here, before the first observation, so that no event is missed.
         for task in background_tasks(&shared, &streams, &images) {
             tasks.spawn(async move {
                 task.await;
                 None
             });
         }
-        // Higher priorities first: their drivers are the first to be polled.
+        // Higher priorities first, so that their drivers are polled first.
         let mut records = shared.table.records();
         let priority = |record: &crate::control_link::record::InstanceRecord| {
             record.instance.as_ref().map_or(0, |i| i.spec.priority)
@@ -185,22 +185,22 @@ impl Agent {
                     purposes.insert(handle.id(), Purpose::Driver(id));
                 }
                 Some(ended) = tasks.join_next_with_id() => {
-                    let (task, broke) = match ended {
+                    let (task, panicked) = match ended {
                         Ok((task, _)) => (task, false),
                         Err(error) => (error.id(), error.is_panic()),
                     };
                     match purposes.remove(&task) {
                         Some(Purpose::Driver(id)) => {
-                            if broke {
+                            if panicked {
                                 tracing::error!(instance = %id, "the instance's driver panicked, which is a bug; restarting it");
                             }
                             shared.signals.ended(id);
-                            // A record may have come back while the driver was ending.
+                            // A record may have been added while the driver was ending.
                             if shared.table.version(id).is_some() {
                                 shared.signals.wake(id);
                             }
                         }
-                        // Keepers go on for ever.
+                        // Background tasks never end.
                         None => {}
                     }
                 }
@@ -210,7 +210,7 @@ impl Agent {
     }
 }
 
-/// What should run, with its priority.
+/// An instance that should run, with its priority.
 fn boot_order_entry(record: &crate::control_link::record::InstanceRecord) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
     let instance = instance.filter(|i| record.managed && i.spec.run)?;
@@ -255,8 +255,8 @@ fn background_tasks(
     ]
 }
 
-/// A task that is begun anew when it breaks: an agent without one of its keepers would be deaf or mute, and look well.
-/// The first is made at once, before this is polled.
+/// A task that is restarted when it panics: an agent without one of its background tasks would seem to work and ignore
+/// events. The first one is created at once, before the future is polled.
 fn restarting<W: Future<Output = ()> + Send + 'static>(
     name: &'static str,
     make: impl Fn() -> W + Send + 'static,
@@ -264,11 +264,11 @@ fn restarting<W: Future<Output = ()> + Send + 'static>(
     let mut work = make();
     async move {
         loop {
-            // What tasks share is changed as a whole, behind locks that outlive a panic.
-            let broke = AssertUnwindSafe(work).catch_unwind().await.is_err();
+            // Shared state is changed at once, behind locks that survive a panic.
+            let panicked = AssertUnwindSafe(work).catch_unwind().await.is_err();
             tracing::error!(
-                keeper = name,
-                broke,
+                task = name,
+                panicked,
                 "a background task of the agent ended, which is a bug; restarting it"
             );
             tokio::time::sleep(PAUSE).await;
@@ -277,22 +277,22 @@ fn restarting<W: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// What can be asked of a running agent, by tests and by its program.
+/// Reads the state of a running agent.
 #[derive(Clone)]
 pub struct AgentView(Arc<Shared>);
 
 impl AgentView {
-    /// The status of an instance that waifud was or will be told.
+    /// The last status of an instance, reported or to be reported.
     pub fn instance(&self, id: InstanceId) -> Option<InstanceReport> {
         self.0.reports.last_instance(id)
     }
 
-    /// The node's facts, as far as gathered.
+    /// The node's facts, if gathered.
     pub fn facts(&self) -> Option<NodeFacts> {
         self.0.reports.last_facts()
     }
 
-    /// Instances that there is a record of.
+    /// Instances with a record.
     pub fn instances(&self) -> Vec<InstanceId> {
         self.0
             .table
@@ -308,16 +308,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_keeper_that_breaks_is_begun_anew() {
+    async fn a_panicked_task_is_restarted() {
         let (begun, mut begins) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(restarting("test", move || {
+        let task = tokio::spawn(restarting("test", move || {
             begun.send(()).unwrap();
             async { panic!("this one is part of the test") }
         }));
         for _ in 0..2 {
-            let heard = tokio::time::timeout(Duration::from_secs(30), begins.recv());
-            assert_eq!(heard.await.unwrap(), Some(()));
+            let started = tokio::time::timeout(Duration::from_secs(30), begins.recv());
+            assert_eq!(started.await.unwrap(), Some(()));
         }
-        keeper.abort();
+        task.abort();
     }
 }

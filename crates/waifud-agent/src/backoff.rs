@@ -1,4 +1,4 @@
-//! Pauses that grow: twice as long each time, up to a limit, with jitter so that many do not come back at once.
+//! Back-off: pauses that double up to a limit, with jitter so that many clients do not retry at once.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -12,7 +12,6 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From `min` to `max`.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
@@ -21,20 +20,20 @@ impl Backoff {
         }
     }
 
-    /// The next pause: between three quarters and the whole of its nominal length.
+    /// The next pause: 75 to 100 percent of its nominal length.
     pub fn pause(&mut self) -> Duration {
         let nominal = self.next;
         self.next = nominal.saturating_mul(2).min(self.max);
         jittered(nominal)
     }
 
-    /// The series is over.
+    /// Starts a new series.
     pub fn reset(&mut self) {
         self.next = self.min;
     }
 }
 
-/// The pause before a try after `done` tries of a series whose pauses double from `min` to `max`.
+/// The pause after `done` attempts in a series whose pauses double from `min` to `max`.
 pub fn nth(done: u32, min: Duration, max: Duration) -> Duration {
     let factor = 1_u32.checked_shl(done.min(31)).unwrap_or(u32::MAX);
     jittered(min.saturating_mul(factor).min(max))
@@ -42,7 +41,7 @@ pub fn nth(done: u32, min: Duration, max: Duration) -> Duration {
 
 /// The duration, shortened by up to a quarter.
 pub fn jittered(nominal: Duration) -> Duration {
-    // A hash of nothing with a random key is all the randomness that this needs.
+    // A hash with a random key is random enough here.
     let share = u32::try_from(RandomState::new().hash_one(0_u8) % 256).unwrap_or(0);
     nominal.saturating_sub(nominal / 4 * share / 256)
 }
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nth_pause_needs_no_memory_of_the_others() {
+    fn the_nth_pause_is_computed_without_the_others() {
         let (min, max) = (Duration::from_secs(1), Duration::from_mins(1));
         for (done, nominal) in [(0, 1), (1, 2), (5, 32), (6, 60), (400, 60)] {
             let pause = nth(done, min, max);
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_their_limit_and_begin_again() {
+    fn pauses_double_up_to_the_limit_and_restart_after_a_reset() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for nominal in [100, 200, 400, 800, 1000, 1000] {
             let nominal = Duration::from_millis(nominal);

@@ -1,11 +1,11 @@
-//! File access away from the threads that run async tasks: a slow disk then costs the caller its time and no other task.
+//! Runs file access so that a slow disk does not block other async tasks.
 
 use std::io;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task;
 
-/// Runs file access on a thread of its own. When the caller is dropped, what had begun goes on to its end.
+/// Runs file access on a separate thread. It runs to its end even if the caller is dropped.
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     access: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -15,8 +15,8 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     }
 }
 
-/// Runs file access here and now, in code that is not async but is called from async tasks: the runtime's other tasks
-/// move to another thread meanwhile, where there is one.
+/// Runs file access on this thread, in synchronous code that is called from async tasks. On a multi-threaded runtime, other
+/// tasks move to another thread meanwhile.
 pub(crate) fn here<T>(access: impl FnOnce() -> T) -> T {
     match Handle::try_current() {
         Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
@@ -41,7 +41,7 @@ mod tests {
             .worker_threads(1)
             .build()
             .unwrap();
-        // With one worker, the other task runs only if the first one gave the worker away.
+        // With one worker, the other task runs only if the first one released the worker.
         let ran = many.block_on(many.spawn(async {
             let (done, wait) = std::sync::mpsc::channel();
             tokio::spawn(async move { done.send(3) });

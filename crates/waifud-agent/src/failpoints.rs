@@ -1,4 +1,4 @@
-//! The agent's acts: what it makes durable, does to its node, and says. Tests let it die around each.
+//! The agent's failpoints: durable writes, changes to its node, and messages. Tests kill it before and after each one.
 
 waifud_kit::acts! {
     "agentd":

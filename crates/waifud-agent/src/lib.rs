@@ -1,21 +1,22 @@
-//! The node's logic: the durable copy, plans, one driver per instance, status.
+//! The node's logic: the durable copy, the planner, one driver per instance, and status reports.
 //!
 //! ```text
-//!            waifud                                              hypervisor  pools  network  metadatad
-//!   watch ──► control ──► table (durable copy) ──► driver ──────►   ensure verbs of the interfaces
-//!                            ▲        wakes          │  ▲
-//!                            └──── remembers ────────┘  └── planner::next(desired, memory, seen) → Step
+//!            waifud                                            hypervisor  pools  network  metadatad
+//!   watch ──► watch task ──► table (durable copy) ──► driver ──────►  ensure verbs of the interfaces
+//!                              ▲        wakes           │  ▲
+//!                              └────── records ─────────┘  └── planner::next(desired, memory, observed) → Step
 //!   report ◄── reporter ◄── reports (outbox) ◄── status
 //! ```
 //!
-//! - [`table`](crate::control_link::table) takes over frames of waifud's watch, on disk before anybody acts. With waifud away the
-//!   agent goes on from it.
-//! - A driver per instance goes through the steps of [`planner`](crate::instance::planner), each an idempotent *ensure*, until
-//!   nothing is to be done. Killing the agent at any line costs nothing: the next one looks, and goes on.
-//! - Keepers look after what is the whole node's: its network, its metadata service, its facts, and what is on it and
-//!   in nobody's list.
+//! - `instance` has a driver per instance, which runs the steps of the planner. Each step is an idempotent *ensure*, so
+//!   an agent that is killed at any point is replaced by one that observes and continues.
+//! - `control_link` applies the frames of waifud's watch to the durable copy before anything acts on them, so the agent
+//!   works without waifud, and sends reports.
+//! - `guest` serves guests their documents and finds out what cloud-init does in them.
+//! - `node` has the node's facts, its membership, and tasks that belong to no single instance.
+//! - `network`, `images` and `streams` apply the guests' network, import images, and serve consoles and connections.
 //!
-//! Stopping an agent stops nothing else: guests, rules, DHCP and documents go on without it.
+//! Stopping an agent stops nothing else: guests, firewall rules, DHCP and documents are not affected.
 
 mod agent;
 mod backoff;
@@ -41,7 +42,7 @@ pub use node::shutdown;
 pub use settings::{BootAlone, Settings, Timing};
 pub use shared::Adapters;
 
-/// An error and what caused it, in one line for people.
+/// An error with its causes, in one line for users.
 pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

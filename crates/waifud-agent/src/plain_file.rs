@@ -1,7 +1,6 @@
-//! Reads files whose place another user may have prepared: never through a link, never a device or a FIFO, never more
-//! than a limit.
+//! Safely reads files at paths that another user may control: no links, no devices, no FIFOs, and not more than a limit.
 //!
-//! Only the last component of a path is guarded. The directories above it have to belong to root.
+//! Only the last component of a path is checked. The directories above it must belong to root.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,7 +9,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// Opens a regular file for reading. A FIFO does not block, and is refused as a link or a device is.
+/// Opens a regular file for reading. FIFOs (without blocking), links and devices are refused.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = OpenOptions::new()
@@ -24,7 +23,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The contents of a regular file of at most `limit` bytes. A longer one is an error, found without reading it whole.
+/// The content of a regular file of at most `limit` bytes. A longer file is an error.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open(path)?

@@ -29,21 +29,21 @@ use crate::node::checks::NodeChecks;
 /// The adapters that an agent works with.
 #[derive(Clone)]
 pub struct Adapters {
-    /// Runs machines.
+    /// Runs guests.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Where disks live; names are unique.
+    /// Storage pools, with unique names.
     pub pools: Vec<Arc<dyn StoragePool>>,
     /// The guests' network.
     pub network: Arc<dyn GuestNetwork>,
-    /// waifud.
+    /// The link to waifud.
     pub link: Arc<dyn ControlLink>,
-    /// metadatad.
+    /// The metadata service.
     pub metadata: Arc<dyn MetadataService>,
-    /// The node's end of the tunnel to it.
+    /// The node's end of the tunnel to the metadata service.
     pub tunnel: Arc<dyn MetadataTunnel>,
     /// Connects to guests.
     pub dialer: Arc<dyn GuestDialer>,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The machine.
     pub host: Arc<dyn HostPower>,

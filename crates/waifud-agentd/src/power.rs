@@ -43,9 +43,9 @@ impl NodePower {
             if let Some(dir) = self.marker.parent() {
                 fs::create_dir_all(dir)?;
             }
-            let beside = self.marker.with_extension("new");
-            fs::write(&beside, fs::read(BOOT_ID)?)?;
-            fs::rename(&beside, &self.marker)
+            let temporary = self.marker.with_extension("new");
+            fs::write(&temporary, fs::read(BOOT_ID)?)?;
+            fs::rename(&temporary, &self.marker)
         };
         write().with_context(|| format!("cannot write {}", self.marker.display()))
     }

@@ -112,17 +112,17 @@ fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
             .with_context(|| format!("{} does not contain a valid key; remove the file", path.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::generate();
-            let beside = path.with_extension("tmp");
+            let temporary = path.with_extension("tmp");
             let write = || {
                 let mut file = OpenOptions::new()
                     .write(true)
                     .create(true)
                     .truncate(true)
                     .mode(0o600)
-                    .open(&beside)?;
+                    .open(&temporary)?;
                 file.write_all(key.to_base64().as_bytes())?;
                 file.sync_all()?;
-                fs::rename(&beside, path)
+                fs::rename(&temporary, path)
             };
             write().with_context(|| format!("cannot write {}", path.display()))?;
             Ok(key)

@@ -131,14 +131,14 @@ impl Durable {
     }
 
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
-        faults::NODE_SAVE.before();
+        failpoints::NODE_SAVE.before();
         self.record_outcome(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
-        faults::NODE_SAVE.after();
+        failpoints::NODE_SAVE.after();
         Ok(())
     }
 
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
-        faults::RECORD_SAVE.before();
+        failpoints::RECORD_SAVE.before();
         self.record_outcome(here(|| {
             self.replace(&self.instance_path(record.id), record)
         }))?;
@@ -198,7 +198,7 @@ impl Durable {
     }
 
     fn replace(&self, path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
-        let beside = path.with_extension(TEMPORARY);
+        let temporary = path.with_extension(TEMPORARY);
         let write = || -> io::Result<()> {
             let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
             let mut file = OpenOptions::new()
@@ -206,14 +206,14 @@ impl Durable {
                 .create(true)
                 .truncate(true)
                 .mode(0o600)
-                .open(&beside)?;
+                .open(&temporary)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            fs::rename(&beside, path)
+            fs::rename(&temporary, path)
         };
         write().map_err(|source| {
             // On a full disk, the partial file would take up space.
-            let _removed_at_the_next_start = fs::remove_file(&beside);
+            let _removed_at_the_next_start = fs::remove_file(&temporary);
             DurableError {
                 what: "writing",
                 path: path.to_owned(),

@@ -30,7 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let report = shared.reports.take(shared.now());
         let send = timeout(TIMEOUT, shared.link.report(&report));
-        let outcome = faults::REPORT.around(send).await;
+        let outcome = failpoints::REPORT.around(send).await;
         last = Instant::now();
         match outcome {
             Ok(Ok(())) => {

@@ -50,7 +50,7 @@ fn is_kept(table: &Table, id: InstanceId) -> bool {
 }
 
 #[test]
-fn a_revision_counts_only_once_everything_before_it_is_there() {
+fn a_revision_is_stored_only_after_everything_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     assert_eq!(table.begin_watch(), None);
@@ -65,7 +65,7 @@ fn a_revision_counts_only_once_everything_before_it_is_there() {
 }
 
 #[test]
-fn a_complete_list_leaves_what_it_does_not_name_unmanaged_and_orders_alone() {
+fn a_complete_list_makes_omitted_instances_unmanaged_and_keeps_deletions() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let (a, b, c) = (
@@ -108,7 +108,7 @@ fn an_incomplete_list_leaves_everything_managed() {
 }
 
 #[test]
-fn older_epochs_are_ignored_and_the_dead_stay_dead() {
+fn older_epochs_are_ignored_and_deleted_instances_stay_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let mut instance = sample_instance("a");
@@ -127,7 +127,7 @@ fn older_epochs_are_ignored_and_the_dead_stay_dead() {
 }
 
 #[test]
-fn another_incarnation_holds_destruction_until_it_is_confirmed() {
+fn another_incarnation_holds_deletions_until_it_is_confirmed() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let instance = sample_instance("a");
@@ -147,7 +147,7 @@ fn another_incarnation_holds_destruction_until_it_is_confirmed() {
     table.apply(order(2, &instance)).unwrap();
     assert!(!held(&table));
     assert!(table.welcome(&welcome(2)).unwrap());
-    assert!(!table.welcome(&welcome(2)).unwrap(), "said once");
+    assert!(!table.welcome(&welcome(2)).unwrap(), "reported once");
     assert_eq!(table.begin_watch(), None, "everything is asked for again");
     let table = open(&dir);
     assert!(held(&table), "also after a restart");
@@ -157,7 +157,7 @@ fn another_incarnation_holds_destruction_until_it_is_confirmed() {
 }
 
 #[test]
-fn an_order_to_start_releases_what_had_stopped() {
+fn a_request_to_start_overrides_a_stopped_instance() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let mut instance = sample_instance("a");
@@ -233,8 +233,8 @@ proptest! {
                     table.apply(frame).unwrap();
                 }
                 Act::Sync => drop(table.apply(sync(number)).unwrap()),
-                Act::Watch(anew) => {
-                    if anew {
+                Act::Watch(from_start) => {
+                    if from_start {
                         table.forget_revision().unwrap();
                     }
                     table.begin_watch();
@@ -260,7 +260,7 @@ proptest! {
 }
 
 #[test]
-fn what_comes_back_while_its_rest_is_removed_is_not_forgotten() {
+fn an_instance_that_returns_during_its_removal_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let table = open(&dir);
     let mut instance = sample_instance("a");
@@ -276,7 +276,7 @@ fn what_comes_back_while_its_rest_is_removed_is_not_forgotten() {
     table.forget(id, version).unwrap();
     assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
 
-    // The report of its destruction is heard after a later copy was sent.
+    // waifud confirms the deletion after it has sent a later copy.
     table.apply(order(4, &instance)).unwrap();
     table.mark_destroyed(id).unwrap();
     instance.epoch = Epoch(2);

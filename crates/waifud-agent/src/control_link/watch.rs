@@ -10,7 +10,7 @@ use waifud_types::InstanceId;
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
 use crate::control_link::table::Affected;
-use crate::faults;
+use crate::failpoints;
 use crate::interfaces::LinkError;
 use crate::shared::Shared;
 

@@ -1,4 +1,4 @@
-//! Guests that echo what they are sent, at the ports that a test says.
+//! Guests that echo what they receive, on ports chosen by a test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,7 +15,7 @@ use waifud_types::MacAddr;
 use super::lock;
 use crate::streams::{GuestConnection, GuestDialer};
 
-/// The fake. Clones share one world.
+/// Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct FakeDialer {
     listening: Arc<Mutex<BTreeSet<(Ipv4Addr, u16)>>>,
@@ -25,17 +25,17 @@ pub struct FakeDialer {
 }
 
 impl FakeDialer {
-    /// Something listens there from now on.
+    /// Has something listen at that address.
     pub fn listen(&self, address: Ipv4Addr, port: u16) {
         lock(&self.listening).insert((address, port));
     }
 
-    /// The address is another machine's than the instance's that it is given to.
+    /// Makes the address belong to the machine with this MAC address.
     pub fn belongs_to(&self, address: Ipv4Addr, mac: MacAddr) {
         lock(&self.owners).insert(address, mac);
     }
 
-    /// Everything that was tried.
+    /// Every attempted connection.
     pub fn dialled(&self) -> Vec<(Ipv4Addr, u16)> {
         lock(&self.dialled).clone()
     }

@@ -1,4 +1,4 @@
-//! A machine that goes down and is restarted when a test says so.
+//! A host that a test shuts down and restarts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,6 @@ use waifud_types::BootId;
 use super::lock;
 use crate::interfaces::HostPower;
 
-/// The fake.
 #[derive(Clone, Debug)]
 pub struct FakeHost {
     stopping: Arc<AtomicBool>,
@@ -20,7 +19,7 @@ impl Default for FakeHost {
     fn default() -> Self {
         Self {
             stopping: Arc::default(),
-            // Every fake is the same machine until it is restarted: an agent that is replaced finds no other boot.
+            // Every fake has the same boot id until it is restarted, so that a replaced agent sees the same boot.
             boot: Arc::new(Mutex::new(
                 "00000000-0000-4000-8000-000000000001".parse().ok(),
             )),
@@ -29,12 +28,12 @@ impl Default for FakeHost {
 }
 
 impl FakeHost {
-    /// It begins to go down, or is up again.
+    /// Starts or cancels a shutdown.
     pub fn set_stopping(&self, stopping: bool) {
         self.stopping.store(stopping, Ordering::SeqCst);
     }
 
-    /// It was restarted.
+    /// Restarts the host.
     pub fn reboot(&self) {
         *lock(&self.boot) = Some(BootId::generate());
     }

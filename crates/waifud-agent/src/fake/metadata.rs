@@ -1,7 +1,7 @@
-//! A metadatad in memory, and a tunnel that is only said to be there.
+//! A metadatad in memory, and a tunnel without a link.
 //!
-//! As with the real one, a request that was sent is carried out whether or not its sender waits for the answer, and
-//! requests of different senders have no order among each other. [`FakeMetadata::set_delays`] makes that visible.
+//! Like the real one, it processes a request whether or not the sender waits for the answer, and requests of different
+//! senders are not ordered. [`FakeMetadata::set_delays`] makes that visible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,22 +19,22 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use super::lock;
 use crate::interfaces::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
-/// The fake service. Clones share one world.
+/// The fake service. Clones share one state.
 #[derive(Clone)]
 pub struct FakeMetadata {
-    world: Arc<Mutex<World>>,
+    state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct World {
+struct State {
     process: u64,
     online: bool,
     tunnel: Option<Tunnel>,
     bundles: BTreeSet<Digest>,
     held: BTreeMap<InstanceId, Assignment>,
     observations: Vec<Observation>,
-    /// The seed of the next pause; `None` when everything happens at once.
+    /// The seed of the next pause; `None` for no pauses.
     delays: Option<u64>,
 }
 
@@ -48,68 +48,68 @@ impl FakeMetadata {
     /// Online, holding nothing.
     pub fn new() -> Self {
         Self {
-            world: Arc::new(Mutex::new(World {
+            state: Arc::new(Mutex::new(State {
                 online: true,
-                ..World::default()
+                ..State::default()
             })),
             changed: watch::Sender::new(0),
         }
     }
 
-    /// Another process: it was told nothing and, with `keep_disk` false, holds nothing.
+    /// Restarts the service: it loses the tunnel and, with `keep_disk` false, everything it holds.
     pub fn restart(&self, keep_disk: bool) {
         {
-            let mut world = lock(&self.world);
-            world.process += 1;
-            world.tunnel = None;
-            world.observations.clear();
+            let mut state = lock(&self.state);
+            state.process += 1;
+            state.tunnel = None;
+            state.observations.clear();
             if !keep_disk {
-                world.bundles.clear();
-                world.held.clear();
+                state.bundles.clear();
+                state.held.clear();
             }
         }
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Comes and goes.
+    /// Goes online or offline.
     pub fn set_online(&self, online: bool) {
-        lock(&self.world).online = online;
+        lock(&self.state).online = online;
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// From now on requests take up to a few milliseconds before they are carried out, and as long again before they
-    /// are answered. The pauses follow from the seed.
+    /// Delays the processing of requests, and their answers, by up to a few milliseconds each. The pauses are derived
+    /// from the seed.
     pub fn set_delays(&self, seed: u64) {
-        lock(&self.world).delays = Some(seed);
+        lock(&self.state).delays = Some(seed);
     }
 
-    /// Bundles that are kept.
+    /// The stored bundles.
     pub fn bundles(&self) -> BTreeSet<Digest> {
-        lock(&self.world).bundles.clone()
+        lock(&self.state).bundles.clone()
     }
 
-    /// Who is served.
+    /// The assignments.
     pub fn held(&self) -> BTreeMap<InstanceId, Assignment> {
-        lock(&self.world).held.clone()
+        lock(&self.state).held.clone()
     }
 
-    /// Whether a guest would be answered: it is assigned, its bundle is there, and the tunnel is set.
+    /// Whether a guest would be answered: it is assigned, its bundle is stored, and the tunnel is set.
     pub fn would_serve(&self, id: InstanceId) -> bool {
-        let world = lock(&self.world);
-        world.online
-            && world.tunnel.is_some()
-            && world
+        let state = lock(&self.state);
+        state.online
+            && state.tunnel.is_some()
+            && state
                 .held
                 .get(&id)
-                .is_some_and(|held| world.bundles.contains(&held.bundle.digest))
+                .is_some_and(|held| state.bundles.contains(&held.bundle.digest))
     }
 
-    /// A guest does something.
+    /// Adds an observation of a guest.
     pub fn observe(&self, instance: InstanceId, at: Timestamp, what: Observed) {
         {
-            let mut world = lock(&self.world);
-            let number = u64::try_from(world.observations.len()).unwrap_or(0) + 1;
-            world.observations.push(Observation {
+            let mut state = lock(&self.state);
+            let number = u64::try_from(state.observations.len()).unwrap_or(0) + 1;
+            state.observations.push(Observation {
                 number,
                 at,
                 instance,
@@ -119,18 +119,18 @@ impl FakeMetadata {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Carries out a request as the real service does: to its end, whatever becomes of the sender.
+    /// Processes a request to its end even if the sender goes away, like the real service.
     async fn request<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut World) -> Result<T, MetadataError> + Send + 'static,
+        run: impl FnOnce(&mut State) -> Result<T, MetadataError> + Send + 'static,
     ) -> Result<T, MetadataError> {
-        let Some((before, after)) = lock(&self.world).pauses() else {
-            return act(&mut *self.online()?);
+        let Some((before, after)) = lock(&self.state).pauses() else {
+            return run(&mut *self.online()?);
         };
         let fake = self.clone();
         let work = tokio::spawn(async move {
             tokio::time::sleep(before).await;
-            let outcome = fake.online().and_then(|mut world| act(&mut world));
+            let outcome = fake.online().and_then(|mut state| run(&mut state));
             tokio::time::sleep(after).await;
             outcome
         });
@@ -139,10 +139,10 @@ impl FakeMetadata {
         })?
     }
 
-    fn online(&self) -> Result<MutexGuard<'_, World>, MetadataError> {
-        let world = lock(&self.world);
-        if world.online {
-            Ok(world)
+    fn online(&self) -> Result<MutexGuard<'_, State>, MetadataError> {
+        let state = lock(&self.state);
+        if state.online {
+            Ok(state)
         } else {
             Err(MetadataError::Unreachable {
                 message: "the fake metadata service is offline".to_owned(),
@@ -151,7 +151,7 @@ impl FakeMetadata {
     }
 }
 
-impl World {
+impl State {
     /// The pauses before and after the next request (splitmix64).
     fn pauses(&mut self) -> Option<(Duration, Duration)> {
         let seed = self.delays?.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -163,7 +163,7 @@ impl World {
         Some((micros(mixed >> 32), micros(mixed & 0xffff_ffff)))
     }
 
-    /// The bundle of a former assignment goes when no other uses it.
+    /// Drops the bundle of a former assignment if no other uses it.
     fn drop_unused(&mut self, former: Option<Assignment>) {
         if let Some(former) = former {
             let digest = former.bundle.digest;
@@ -206,30 +206,30 @@ impl World {
 #[async_trait]
 impl MetadataService for FakeMetadata {
     async fn status(&self) -> Result<Status, MetadataError> {
-        self.request(|world| Ok(world.status())).await
+        self.request(|state| Ok(state.status())).await
     }
 
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError> {
         let tunnel = tunnel.clone();
-        self.request(|world| {
-            world.tunnel = Some(tunnel);
-            Ok(world.status())
+        self.request(|state| {
+            state.tunnel = Some(tunnel);
+            Ok(state.status())
         })
         .await
     }
 
     async fn put_bundle(&self, bundle: Digest, _bytes: Bytes) -> Result<(), MetadataError> {
-        self.request(move |world| {
-            world.bundles.insert(bundle);
+        self.request(move |state| {
+            state.bundles.insert(bundle);
             Ok(())
         })
         .await
     }
 
     async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError> {
-        self.request(move |world| {
-            if world.held.values().all(|held| held.bundle.digest != bundle) {
-                world.bundles.remove(&bundle);
+        self.request(move |state| {
+            if state.held.values().all(|held| held.bundle.digest != bundle) {
+                state.bundles.remove(&bundle);
             }
             Ok(())
         })
@@ -242,28 +242,28 @@ impl MetadataService for FakeMetadata {
         assignment: &Assignment,
     ) -> Result<(), MetadataError> {
         let assignment = assignment.clone();
-        self.request(move |world| {
-            if !world.bundles.contains(&assignment.bundle.digest) {
+        self.request(move |state| {
+            if !state.bundles.contains(&assignment.bundle.digest) {
                 return Err(MetadataError::BundleMissing);
             }
             let address = assignment.address;
-            let holder = world.held.iter().find(|(_, held)| held.address == address);
+            let holder = state.held.iter().find(|(_, held)| held.address == address);
             if let Some((holder, _)) = holder.filter(|(holder, _)| **holder != instance) {
                 return Err(MetadataError::Refused {
-                    message: format!("the address {address} is instance {holder}'s"),
+                    message: format!("the address {address} belongs to instance {holder}"),
                 });
             }
-            let former = world.held.insert(instance, assignment);
-            world.drop_unused(former);
+            let former = state.held.insert(instance, assignment);
+            state.drop_unused(former);
             Ok(())
         })
         .await
     }
 
     async fn release(&self, instance: InstanceId) -> Result<(), MetadataError> {
-        self.request(move |world| {
-            let former = world.held.remove(&instance);
-            world.drop_unused(former);
+        self.request(move |state| {
+            let former = state.held.remove(&instance);
+            state.drop_unused(former);
             Ok(())
         })
         .await
@@ -279,15 +279,15 @@ impl MetadataService for FakeMetadata {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             {
-                let world = self.online()?;
-                let last = u64::try_from(world.observations.len()).unwrap_or(0);
-                let items: Vec<_> = world
+                let state = self.online()?;
+                let last = u64::try_from(state.observations.len()).unwrap_or(0);
+                let items: Vec<_> = state
                     .observations
                     .iter()
                     .filter(|o| o.number > after)
                     .cloned()
                     .collect();
-                if world.process != process {
+                if state.process != process {
                     return Err(MetadataError::Unreachable {
                         message: "the metadata service was restarted".to_owned(),
                     });
@@ -309,7 +309,7 @@ impl MetadataService for FakeMetadata {
     }
 }
 
-/// A tunnel that is up once it was asked for. Clones share one world.
+/// A tunnel that is up once it was asked for. Clones share one state.
 #[derive(Clone, Default)]
 pub struct FakeTunnel {
     up: Arc<Mutex<Option<(String, SocketAddr)>>>,

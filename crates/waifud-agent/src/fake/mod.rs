@@ -1,6 +1,6 @@
 //! waifud, metadatad and the tunnel in memory, for tests and simulations.
 //!
-//! Each is a handle on a world of its own that outlives the agents which use it.
+//! Each is a handle on a state that outlives the agents that use it.
 
 mod dialer;
 mod host;
@@ -22,9 +22,9 @@ pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
 pub use waifud::{FakeWaifud, StreamOutcome};
 
-/// A name that is known to be one.
+/// Parses a text that is known to be valid.
 fn name(text: &str) -> Name {
-    // Only fixed texts and digits reach this; an odd one becomes the sample's name.
+    // Only fixed texts are passed. An invalid one becomes the sample name.
     text.parse().unwrap_or_else(|_| sample_name())
 }
 
@@ -35,8 +35,8 @@ fn sample_name() -> Name {
     }
 }
 
-/// An instance as waifud would send it: one disk of 10 MiB on `main`, one nic on `default`, to be run. Its address
-/// follows from its id, in 10.144.1.0/24.
+/// An instance as waifud would send it: running, with one disk of 10 MiB on `main` and one nic on `default`. Its address
+/// in 10.144.1.0/24 is derived from its id.
 pub fn sample_instance(text: &str) -> AgentInstance {
     let id = InstanceId::generate();
     let tail = id.as_uuid().as_bytes()[15];

@@ -242,7 +242,7 @@ impl Known {
 }
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    // Changed as a whole: a panic elsewhere leaves it sound.
+    // Each change is applied at once: a panic elsewhere cannot leave it half done.
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

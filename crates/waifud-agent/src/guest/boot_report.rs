@@ -54,8 +54,8 @@ impl BootReport {
             return false;
         };
         let long_ago = |began: Timestamp| at.duration_since(began) >= BOOT_MIN;
-        let anew = self.began.is_some_and(long_ago) && self.is_of_another_boot(stage, event);
-        if anew {
+        let rebooted = self.began.is_some_and(long_ago) && self.is_of_another_boot(stage, event);
+        if rebooted {
             *self = Self::default();
         } else if self.finished.is_some() {
             return false;
@@ -75,7 +75,7 @@ impl BootReport {
             }
             (None, _) => {}
         }
-        anew
+        rebooted
     }
 
     /// An early stage after a later one, or an early stage whose first module begins again, shows another boot. The last
@@ -99,7 +99,7 @@ impl BootReport {
         event: &CloudInitEvent,
         at: Timestamp,
     ) {
-        let room = self.modules.len() < MODULES_MAX;
+        let has_space = self.modules.len() < MODULES_MAX;
         let known = self
             .modules
             .iter_mut()
@@ -109,7 +109,7 @@ impl BootReport {
                 module.seen.result = Some(result);
                 module.seen.took_ms = Some(took(module, event, at));
             }
-            (None, result) if room => self.modules.push(Module {
+            (None, result) if has_space => self.modules.push(Module {
                 seen: ModuleSeen {
                     name: name.to_owned(),
                     at,
@@ -165,10 +165,10 @@ fn plain(module: &str) -> String {
     }
 }
 
-fn is_named(kept: &str, told: &str) -> bool {
-    told.split_once('/')
-        .zip(kept.split_once('/'))
-        .is_some_and(|(told, kept)| told.0 == kept.0 && plain(told.1) == kept.1)
+fn is_named(recorded: &str, reported: &str) -> bool {
+    reported.split_once('/')
+        .zip(recorded.split_once('/'))
+        .is_some_and(|(reported, recorded)| reported.0 == recorded.0 && plain(reported.1) == recorded.1)
 }
 
 /// The duration by the guest's clock, or by ours if the guest's clock was set in between.

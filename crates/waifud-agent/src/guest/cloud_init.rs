@@ -1,19 +1,18 @@
-//! Reads what cloud-init leaves in `/run/cloud-init`: pure functions over text that comes from a guest.
+//! Parses cloud-init's files in `/run/cloud-init`: pure functions over text from a guest.
 //!
-//! Shapes, as cloud-init itself writes them (`cloudinit/cmd/main.py`, `status_wrapper`): `result.json` appears when the
-//! last stage has ended and holds `{"v1": {"datasource", "errors": []}}`; `status.json` is there from the first stage on
-//! and holds `{"v1": {"datasource", "stage", "init": {"errors", "start", "finished", ...}, ...}}`, since 23.4 with
-//! `recoverable_errors` per stage, which make the whole `degraded`. `/run/cloud-init` is in memory: each boot begins
-//! with none of them.
+//! The format is that of cloud-init (`cloudinit/cmd/main.py`, `status_wrapper`). `result.json` is written when the last
+//! stage has ended: `{"v1": {"datasource", "errors": []}}`. `status.json` exists from the first stage on: `{"v1":
+//! {"datasource", "stage", "init": {"errors", "start", "finished", ...}, ...}}`. Since 23.4 each stage has
+//! `recoverable_errors`, which make the state `degraded`. `/run/cloud-init` is in memory and empty at each boot.
 
 use serde_json::Value;
 use waifud_types::status::{CloudInitState, CloudInitStatus};
 
-/// Errors that are kept at most, and characters of each.
+/// The maximum number of errors, and of characters in each.
 const ERRORS_MAX: usize = 10;
 const TEXT_MAX: usize = 500;
 
-/// What was found in the guest. `None`: the file is not there.
+/// The files of a guest. `None` means that a file does not exist.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// `result.json`.
@@ -22,11 +21,11 @@ pub struct Files {
     pub status: Option<String>,
     /// `.instance-id`.
     pub instance_id: Option<String>,
-    /// Whether `disabled` is there.
+    /// Whether `disabled` exists.
     pub disabled: bool,
 }
 
-/// What the files say. Texts are shortened and stripped of control characters, and stay data.
+/// Parses the files. Texts are shortened and stripped of control characters.
 pub fn parse(files: &Files) -> CloudInitStatus {
     let result = files.result.as_deref().and_then(v1);
     let status = files.status.as_deref().and_then(v1);
@@ -84,17 +83,17 @@ fn stages(v1: &Value) -> impl Iterator<Item = &Value> {
         .filter(|value| value.is_object())
 }
 
-/// What cloud-init logs where an event of its reporter could not be posted, as at every reboot before the network is up
-/// (since 23.4 counted as a recoverable error). It says nothing of what the user asked for.
-const OF_THE_REPORTER: [&str; 2] = [
+/// What cloud-init logs if its reporter cannot post an event, which happens at every reboot before the network is up. Since
+/// 23.4 it counts as a recoverable error. It is unrelated to the user's configuration and is ignored.
+const REPORTER_ERRORS: [&str; 2] = [
     "Failed posting event",
     "Multiple consecutive failures in WebHookHandler",
 ];
 
 fn texts(list: Option<&Value>, into: &mut Vec<String>) {
     let items = list.and_then(Value::as_array).into_iter().flatten();
-    let of_the_user = |item: &&str| !OF_THE_REPORTER.iter().any(|start| item.starts_with(start));
-    let items = items.filter_map(Value::as_str).filter(of_the_user);
+    let is_relevant = |item: &&str| !REPORTER_ERRORS.iter().any(|start| item.starts_with(start));
+    let items = items.filter_map(Value::as_str).filter(is_relevant);
     for item in items.map(text) {
         if into.len() < ERRORS_MAX && !into.contains(&item) {
             into.push(item);
@@ -102,7 +101,7 @@ fn texts(list: Option<&Value>, into: &mut Vec<String>) {
     }
 }
 
-/// `{"WARNING": ["…"], "DEPRECATED": ["…"]}`: every kind counts, as in `cloud-init status`.
+/// `{"WARNING": ["…"], "DEPRECATED": ["…"]}`: every kind is included, as in `cloud-init status`.
 fn recovered(kinds: Option<&Value>, into: &mut Vec<String>) {
     let kinds = kinds.and_then(Value::as_object).into_iter().flatten();
     for (_, list) in kinds {
@@ -110,7 +109,7 @@ fn recovered(kinds: Option<&Value>, into: &mut Vec<String>) {
     }
 }
 
-/// A guest's text, bounded, on one line.
+/// Text from a guest, shortened and on one line.
 pub(crate) fn text(raw: &str) -> String {
     raw.trim()
         .chars()
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn complaints_of_our_own_reporter_make_nothing_degraded() {
+    fn errors_of_our_own_reporter_do_not_make_the_state_degraded() {
         let status = |more: &str| {
             format!(
                 r#"{{"v1": {{"datasource": "X", "stage": null, "init-local": {{"errors": [], "recoverable_errors": {{"WARNING":
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_result_and_of_stages_are_told_once() {
+    fn errors_of_the_result_and_of_stages_are_listed_once() {
         let seen = of(
             Some(r#"{"v1": {"datasource": "X", "errors": ["('scripts-user', boom)"]}}"#),
             Some(
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_result_it_runs_or_has_not_begun_or_is_off() {
+    fn without_a_result_cloud_init_is_running_pending_or_disabled() {
         let running = r#"{"v1": {"datasource": null, "stage": "init", "init": {"errors": [], "start": 1.0, "finished": null}}}"#;
         assert_eq!(of(None, Some(running)).state, CloudInitState::Running);
         assert_eq!(of(None, None).state, CloudInitState::Pending);
@@ -228,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic_or_claim_the_end(status in ".{0,200}", id in ".{0,50}") {
+        fn no_text_causes_a_panic_or_a_false_end(status in ".{0,200}", id in ".{0,50}") {
             let seen = parse(&Files { status: Some(status), instance_id: Some(id), ..Files::default() });
             prop_assert!(!seen.state.is_final());
         }

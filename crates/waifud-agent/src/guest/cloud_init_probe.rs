@@ -1,7 +1,7 @@
-//! Asks a guest, through its agent, how far cloud-init is.
+//! Reads cloud-init's state in a guest through the guest agent.
 //!
-//! Only files are read (`guest-file-open`, `-read`, `-close`), so a guest that forbids commands can still be asked.
-//! What comes back is a guest's text: bounded here, parsed in [`crate::guest::cloud_init`].
+//! It only reads files (`guest-file-open`, `-read`, `-close`), which also works in guests that forbid commands. The answer
+//! is untrusted text: it is bounded here and parsed in [`crate::guest::cloud_init`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use waifud_types::status::CloudInitStatus;
 
 use crate::guest::cloud_init::{self, Files};
 
-/// How long one command may take.
+/// The time limit of one command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a file that are read at most.
+/// The maximum number of bytes read from a file.
 const FILE_MAX: u32 = 64 << 10;
 
 const RESULT: &str = "/run/cloud-init/result.json";
@@ -24,7 +24,7 @@ const STATUS: &str = "/run/cloud-init/status.json";
 const INSTANCE_ID: &str = "/run/cloud-init/.instance-id";
 const DISABLED: &str = "/run/cloud-init/disabled";
 
-/// What cloud-init says in the guest. Fails with `AgentSilent` where no agent answers.
+/// Fails with `AgentSilent` if no agent answers.
 pub async fn probe(
     hypervisor: &Arc<dyn Hypervisor>,
     id: InstanceId,
@@ -42,7 +42,7 @@ pub async fn probe(
     Ok(cloud_init::parse(&files))
 }
 
-/// The beginning of a file; `None` when it can't be opened. A silent agent is an error.
+/// The beginning of a file; `None` if it cannot be opened. An agent that does not answer is an error.
 async fn read(
     hypervisor: &Arc<dyn Hypervisor>,
     id: InstanceId,
@@ -55,7 +55,7 @@ async fn read(
     let opened = command("guest-file-open", json!({"path": path, "mode": "r"})).await;
     let handle = match opened {
         Ok(handle) => handle,
-        // The agent's own refusal: the file is not there.
+        // A refusal by the agent: the file does not exist.
         Err(HypervisorError::Other { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -67,7 +67,7 @@ async fn read(
         json!({"handle": handle, "count": FILE_MAX}),
     )
     .await;
-    // The handle is closed whatever the reading brought; one that stays open costs the guest a few bytes.
+    // The handle is closed even after a failed read. One that stays open costs the guest a few bytes.
     let _closed = command("guest-file-close", json!({"handle": handle})).await;
     let content = match content {
         Ok(content) => content,
@@ -83,7 +83,7 @@ async fn read(
     ))
 }
 
-/// Text from base64 (RFC 4648, section 4); what is not becomes nothing, or replacement signs where it is not UTF-8.
+/// Decodes base64 (RFC 4648, section 4). Invalid base64 becomes an empty text, and invalid UTF-8 replacement characters.
 fn decode(text: &str) -> String {
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(text)
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_becomes_text_and_garbage_becomes_nothing_harmful() {
+    fn base64_is_decoded_and_invalid_input_becomes_empty() {
         assert_eq!(decode("aGVsbG8="), "hello");
         assert_eq!(decode(""), "");
         assert_eq!(decode("%%%"), "");

@@ -1,4 +1,4 @@
-//! A guest's last words: the lines at the end of its console's log that tell most.
+//! The most informative lines at the end of a guest's console log.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -8,21 +8,21 @@ use waifud_types::Timestamp;
 
 use crate::plain_file;
 
-/// Bytes of the log's end that are looked at: some hundred lines.
+/// Bytes at the end of the log that are searched: some hundred lines.
 const TAIL: u64 = 16 << 10;
-/// Lines that are told at most.
+/// The maximum number of lines.
 const LINES: usize = 3;
-/// Characters of one line at most.
+/// The maximum number of characters in a line.
 const LINE_MAX: usize = 200;
 
-/// A file's times are those of the kernel's last tick (`current_time` in Linux' fs/inode.c): as much behind the clock as
-/// a tick is long, 10 ms at most (`CONFIG_HZ=100`), and more where ticks came late.
+/// File times are those of the kernel's last tick (`current_time` in fs/inode.c of Linux). They are behind the clock by up
+/// to one tick, which is at most 10 ms (`CONFIG_HZ=100`), or by more if ticks are late.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What begins a boot of Linux: lines before it are an earlier boot's.
+/// The first message of Linux. Lines before it belong to an earlier boot.
 const BOOT: &str = "Linux version ";
-/// Trouble, in the words of systemd, the kernel, cloud-init and the firmware.
-const TELLING: [&str; 10] = [
+/// Error messages of systemd, the kernel, cloud-init and the firmware.
+const ERROR_MARKS: [&str; 10] = [
     "[FAILED]",
     "[DEPEND]",
     "Kernel panic",
@@ -35,7 +35,7 @@ const TELLING: [&str; 10] = [
     "Traceback (most recent call last)",
 ];
 
-/// The last words in a log; none when nothing was added to it since the boot.
+/// The relevant lines of a log; empty if nothing was added since the boot.
 pub fn read(log: &Path, boot: Timestamp) -> io::Result<Vec<String>> {
     let mut file = match plain_file::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -52,7 +52,7 @@ pub fn read(log: &Path, boot: Timestamp) -> io::Result<Vec<String>> {
     Ok(last_lines(&String::from_utf8_lossy(&tail)))
 }
 
-/// Of the last boot in the text: the last lines that tell of trouble, or else the last one that is not empty.
+/// The last lines of the last boot that contain an error, or without an error the last line that is not empty.
 pub fn last_lines(tail: &str) -> Vec<String> {
     let lines: Vec<String> = tail
         .split(['\n', '\r'])
@@ -61,22 +61,22 @@ pub fn last_lines(tail: &str) -> Vec<String> {
         .collect();
     let boot = lines.iter().rposition(|line| line.contains(BOOT));
     let lines = lines.get(boot.unwrap_or(0)..).unwrap_or_default();
-    let telling = |line: &&String| TELLING.iter().any(|mark| line.contains(mark));
-    let mut told: Vec<String> = lines
+    let is_error = |line: &&String| ERROR_MARKS.iter().any(|mark| line.contains(mark));
+    let mut selected: Vec<String> = lines
         .iter()
         .rev()
-        .filter(telling)
+        .filter(is_error)
         .take(LINES)
         .cloned()
         .collect();
-    told.reverse();
-    if told.is_empty() {
-        told.extend(lines.last().cloned());
+    selected.reverse();
+    if selected.is_empty() {
+        selected.extend(lines.last().cloned());
     }
-    told
+    selected
 }
 
-/// A line as somebody would read it: without escape sequences (ECMA-48, section 5.4) and control characters, bounded.
+/// The line without escape sequences (ECMA-48, section 5.4) and control characters, shortened.
 fn plain(line: &str) -> String {
     let mut out = String::new();
     let mut chars = line.chars().peekable();
@@ -101,7 +101,7 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn trouble_is_told_rather_than_what_comes_after_it() {
+    fn errors_are_preferred_to_later_lines() {
         let tail = "[  OK  ] Started cron\r\n\
             [\u{1b}[0;1;31mFAILED\u{1b}[0m] Failed to start systemd-networkd-wait-online.\r\n\
             [  OK  ] Reached target\r\n\r\nweb login: ";
@@ -112,19 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn without_trouble_the_last_line_is_told() {
+    fn without_errors_the_last_line_is_used() {
         assert_eq!(last_lines("one\ntwo\n\n  \n"), ["two"]);
         assert!(last_lines("\n\r\n").is_empty());
     }
 
     #[test]
-    fn trouble_of_an_earlier_boot_is_not_this_ones() {
+    fn errors_of_an_earlier_boot_are_ignored() {
         let tail = "Kernel panic - not syncing\n[0.0] Linux version 6.1\nbooting\n";
         assert_eq!(last_lines(tail), ["booting"]);
     }
 
     #[test]
-    fn a_log_that_is_older_than_the_boot_says_nothing() {
+    fn a_log_older_than_the_boot_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("console.log");
         assert!(read(&log, Timestamp::UNIX_EPOCH).unwrap().is_empty());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_boot_count_although_the_files_clock_is_a_tick_behind() {
+    fn lines_of_the_boot_are_used_although_file_times_lag_by_a_tick() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("console.log");
         std::fs::write(&log, "Kernel panic\n").unwrap();
@@ -151,9 +151,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_few_bounded_lines_without_control_characters(tail in "(\\PC|[\\x00-\\x1f]){0,400}") {
-            let told = last_lines(&tail);
-            prop_assert!(told.len() <= LINES);
-            for line in told {
+            let lines = last_lines(&tail);
+            prop_assert!(lines.len() <= LINES);
+            for line in lines {
                 prop_assert!(line.chars().count() <= LINE_MAX && !line.chars().any(char::is_control));
             }
         }

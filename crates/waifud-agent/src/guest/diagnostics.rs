@@ -1,7 +1,7 @@
-//! Gathers what guests were seen to do since their start, for whoever asks why one is not ready.
+//! Gathers what was observed of guests since their start, which explains why a guest is not ready.
 //!
-//! It is looked at every few seconds while a guest boots, rarely otherwise, and said only when it changed. Nothing is
-//! decided by it: what can't be looked at is left out.
+//! It runs every few seconds while a guest boots and rarely otherwise, and reports only changes. Nothing is decided by the
+//! result, so what cannot be read is omitted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::guest::console_tail;
 use crate::network::lan;
 use crate::shared::Shared;
 
-/// A guest that did not become ready for longer is looked at as rarely as one that did.
+/// A guest that is not ready after this time is treated like a ready one.
 const BOOT: Duration = Duration::from_mins(15);
-/// One look at all ports.
+/// The time limit for observing all ports.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A look at guests of which none boots is so many times rarer.
+/// The factor by which runs are rarer while no guest boots.
 const RARELY: u32 = 12;
 
-/// Goes on for ever.
+/// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let often = shared.settings.timing.evidence;
     loop {
-        let booting = look(&shared).await;
+        let booting = gather_all(&shared).await;
         sleep(often).await;
         if !booting {
-            // A look that is asked for comes at once, any other later.
+            // A requested run starts at once, any other one later.
             let _whichever = timeout(often * (RARELY - 1), shared.diagnostics.requested()).await;
         }
     }
 }
 
-/// Looks at every guest that was started once. Says whether one of them boots.
-async fn look(shared: &Shared) -> bool {
+/// Gathers diagnostics of every guest that was ever started. Returns whether one of them is booting.
+async fn gather_all(shared: &Shared) -> bool {
     let records: Vec<_> = shared
         .table
         .records()
@@ -54,13 +54,13 @@ async fn look(shared: &Shared) -> bool {
     } else {
         BTreeMap::new()
     };
-    if !sights.is_empty() {
-        shared.network.record_observations(&sights);
+    if !observations.is_empty() {
+        shared.network.record_observations(&observations);
     }
     let mut booting = false;
     for (started, record) in records {
         booting |= runs(&record) && boots(&record.memory, started, shared.now());
-        // What is off has none; what could not be looked at has what it had.
+        // A guest that is off has no addresses. If the ports could not be observed, the addresses do not change.
         if !runs(&record) || !observations.is_empty() {
             let observed = if runs(&record) {
                 &observations
@@ -69,7 +69,7 @@ async fn look(shared: &Shared) -> bool {
             };
             let addresses = lan::observed(&record, observed);
             if shared.reports.addresses(record.id, addresses) {
-                // Its conditions speak of them.
+                // Its conditions depend on them.
                 shared.signals.nudge(record.id);
             }
         }
@@ -92,7 +92,7 @@ async fn gather(
 ) -> GuestEvidence {
     let before = shared.reports.last_evidence(record.id).unwrap_or_default();
     let (dhcp_acknowledged_at, dropped) = if observations.is_empty() {
-        // Nobody could look, or it is off: what was seen before is still what was seen.
+        // The guest is off, or the ports could not be observed: the earlier values stay.
         let since = before.dhcp_acknowledged_at.filter(|at| is_of(*at, started));
         (since, before.dropped)
     } else {
@@ -116,10 +116,10 @@ fn at_its_ports(
     let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
     let taps = (0..nics).map(|index| TapName::of(record.id, index));
     let seen: Vec<_> = taps.filter_map(|tap| observations.get(&tap)).collect();
-    let acknowledged = seen.iter().filter_map(|sight| sight.acknowledged).max();
-    let dropped = seen.iter().fold(Dropped::default(), |sum, sight| Dropped {
-        spoofed: sum.spoofed.saturating_add(sight.counters.spoofed),
-        to_host: sum.to_host.saturating_add(sight.counters.to_host),
+    let acknowledged = seen.iter().filter_map(|observation| observation.acknowledged).max();
+    let dropped = seen.iter().fold(Dropped::default(), |sum, observation| Dropped {
+        spoofed: sum.spoofed.saturating_add(observation.counters.spoofed),
+        to_host: sum.to_host.saturating_add(observation.counters.to_host),
     });
     (
         acknowledged.filter(|at| is_of(*at, started)),
@@ -127,7 +127,7 @@ fn at_its_ports(
     )
 }
 
-/// Whether a lease was confirmed to this boot: the lease file knows whole seconds only.
+/// Whether a lease was acknowledged in this boot. The lease file has whole seconds only.
 fn is_of(acknowledged: Timestamp, started: Timestamp) -> bool {
     acknowledged.as_second() >= started.as_second()
 }
@@ -135,7 +135,7 @@ fn is_of(acknowledged: Timestamp, started: Timestamp) -> bool {
 async fn console(shared: &Shared, id: InstanceId, started: Timestamp) -> Vec<String> {
     let log = shared.files.console_log(id);
     let read = blocking::on_a_thread(move || console_tail::read(&log, started));
-    // A disk that hangs must not keep the others from being looked at.
+    // A disk that hangs must not block the others.
     let read = timeout(TIMEOUT, read).await;
     read.ok().and_then(Result::ok).unwrap_or_default()
 }
@@ -147,7 +147,7 @@ mod tests {
     use waifud_network::PortCounters;
 
     #[test]
-    fn drops_are_added_up_and_an_older_lease_is_not_this_boots() {
+    fn drops_are_summed_and_an_older_lease_is_ignored() {
         let instance = sample_instance("web");
         let id = instance.id;
         let record = InstanceRecord {
@@ -155,8 +155,8 @@ mod tests {
             ..InstanceRecord::new(id)
         };
         let started: Timestamp = "2026-01-02T12:00:00.5Z".parse().unwrap();
-        let sight = |acknowledged: &str| {
-            let sight = PortObservation {
+        let observations = |acknowledged: &str| {
+            let observation = PortObservation {
                 counters: PortCounters {
                     spoofed: 2,
                     to_host: 1,
@@ -165,16 +165,16 @@ mod tests {
                 acknowledged: Some(acknowledged.parse().unwrap()),
                 ..PortObservation::default()
             };
-            BTreeMap::from([(TapName::of(id, 0), sight)])
+            BTreeMap::from([(TapName::of(id, 0), observation)])
         };
-        let (ack, dropped) = at_its_ports(&record, started, &sight("2026-01-02T12:00:00Z"));
+        let (ack, dropped) = at_its_ports(&record, started, &observations("2026-01-02T12:00:00Z"));
         assert!(ack.is_some(), "the same second");
         let expected = Dropped {
             spoofed: 2,
             to_host: 1,
         };
         assert_eq!(dropped, Some(expected));
-        let (ack, _) = at_its_ports(&record, started, &sight("2026-01-02T11:59:59Z"));
+        let (ack, _) = at_its_ports(&record, started, &observations("2026-01-02T11:59:59Z"));
         assert_eq!(ack, None);
         let other = BTreeMap::from([(TapName::of(id, 7), PortObservation::default())]);
         assert_eq!(at_its_ports(&record, started, &other), (None, None));

@@ -61,7 +61,7 @@ struct Inner {
 pub struct Refreshed {
     /// The service was restarted or was unreachable: every instance has to be checked again.
     pub changed: bool,
-    /// The tunnel's link was created anew: its routes have to be added again.
+    /// The tunnel's link was created again: its routes have to be added again.
     pub fresh_link: bool,
 }
 
@@ -325,7 +325,7 @@ impl Metadata {
 
     /// Sends a bundle to metadatad, from the cache if possible.
     async fn upload(&self, bundle: &BundleRef) -> Result<(), MetadataError> {
-        let put = |bytes| faults::BUNDLE.around(self.service.put_bundle(bundle.digest, bytes));
+        let put = |bytes| failpoints::BUNDLE.around(self.service.put_bundle(bundle.digest, bytes));
         if let Some(bytes) = self.cache.read(bundle.digest) {
             match put(bytes.into()).await {
                 // The cached copy is damaged: fetch it again.

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_request_is_counted_and_another_answer_is_another_request() {
+    fn equal_requests_are_counted_and_another_status_is_another_request() {
         let mut requests = Requests::default();
         requests.add("/a".to_owned(), 200, at(1));
         requests.add("/b".to_owned(), 200, at(2));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_asks_for_everything_is_remembered_in_bounded_room() {
+    fn the_requests_of_a_guest_are_bounded() {
         let mut requests = Requests::default();
         for n in 0..1000 {
             requests.add(format!("/{n}"), 404, at(n));

@@ -215,6 +215,6 @@ fn ended(report: &BootReport, last: ModuleResult, by: ReadyBy) -> Verdict {
 fn add_failures(cloud_init: &mut CloudInitStatus, report: &BootReport) {
     let failed = report.failures().map(|name| format!("{name} failed"));
     let warned = report.warnings().map(|name| format!("{name} warned"));
-    let room = ERRORS_MAX.saturating_sub(cloud_init.errors.len());
-    cloud_init.errors.extend(failed.chain(warned).take(room));
+    let left = ERRORS_MAX.saturating_sub(cloud_init.errors.len());
+    cloud_init.errors.extend(failed.chain(warned).take(left));
 }

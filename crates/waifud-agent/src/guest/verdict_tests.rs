@@ -39,7 +39,7 @@ const CASES: [Case; 5] = [
 /// A guest with its node's agent, and the time.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "what a guest can and did is told apart by name"
+    reason = "a guest's abilities and actions are named individually"
 )]
 struct Guest {
     want: AgentInstance,
@@ -124,7 +124,7 @@ impl Guest {
     }
 
     /// What the driver does at every pass; the guest's agent would answer this.
-    fn look(&mut self, state: CloudInitState, errors: &[&str]) {
+    fn probe(&mut self, state: CloudInitState, errors: &[&str]) {
         self.readiness.update_evidence(&self.evidence);
         let found = self.has_agent.then(|| CloudInitStatus {
             state,
@@ -162,7 +162,7 @@ impl Guest {
         let served = "/openstack/latest/meta_data.json".to_owned();
         self.evidence.last = Some((served, 200, self.now));
         self.module("init-network/config-ssh", ModuleResult::Success);
-        self.look(CloudInitState::Running, &[]);
+        self.probe(CloudInitState::Running, &[]);
         assert!(!self.is_ready(), "init");
         self.module("modules-config/config-runcmd", ModuleResult::Success);
         let mut failed = false;
@@ -175,14 +175,14 @@ impl Guest {
                 ModuleResult::Success
             };
             self.module(&format!("modules-final/config-{module}"), result);
-            self.look(CloudInitState::Running, &[]);
+            self.probe(CloudInitState::Running, &[]);
             assert!(!self.is_ready(), "{module}");
         }
         if self.reads_vendor_data && !self.called {
             self.called = true;
             self.pass(1);
             self.evidence.phoned_home = Some((self.now, Some("i-1".to_owned())));
-            self.look(CloudInitState::Running, &[]);
+            self.probe(CloudInitState::Running, &[]);
             let by_call = !self.has_agent && !self.reports;
             assert_eq!(self.is_ready(), by_call, "the call comes before the end");
         }
@@ -194,8 +194,8 @@ impl Guest {
         };
         self.post("modules-final", Some(result));
         match (failed, failing) {
-            (true, Some(module)) => self.look(CloudInitState::Error, &[module]),
-            _ => self.look(CloudInitState::Done, &[]),
+            (true, Some(module)) => self.probe(CloudInitState::Error, &[module]),
+            _ => self.probe(CloudInitState::Done, &[]),
         }
     }
 }
@@ -215,7 +215,7 @@ fn run(guest: &mut Guest, case: Case) {
     match case {
         Case::Reboot => {
             guest.pass(60);
-            // QEMU's reset, as the driver hears of it.
+            // A reset, as the driver receives it.
             guest.evidence.report = crate::guest::boot_report::BootReport::default();
             reset_for_boot(&mut guest.memory, Some(guest.now));
             guest.readiness.probe_again();
@@ -272,7 +272,7 @@ fn every_datasource_with_and_without_agent_in_every_kind_of_boot() {
 }
 
 #[test]
-fn user_data_that_turns_the_reporter_off_is_told_and_never_waited_for() {
+fn user_data_that_disables_the_reporter_is_reported_and_not_waited_for() {
     for datasource in Datasource::ALL {
         // The call comes at the first boot, and never again.
         let mut guest =
@@ -307,9 +307,9 @@ fn user_data_that_turns_the_reporter_off_is_told_and_never_waited_for() {
         );
         let because = guest.memory.cloud_init.unknown_because.clone().unwrap();
         assert!(because.contains("no guest agent answers"), "{because}");
-        // An agent that comes late still tells it.
+        // An agent that starts late still reports it.
         guest.has_agent = true;
-        guest.look(CloudInitState::Done, &[]);
+        guest.probe(CloudInitState::Done, &[]);
         assert_eq!(
             guest.state(),
             (CloudInitState::Done, Some(ReadyBy::GuestAgent))
@@ -319,12 +319,12 @@ fn user_data_that_turns_the_reporter_off_is_told_and_never_waited_for() {
 }
 
 #[test]
-fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
+fn probes_before_the_end_do_not_use_up_the_probes_after_it() {
     let mut guest = Guest::new(Datasource::Openstack, false);
     guest.start();
     for _ in 0..100 {
         guest.pass(1);
-        guest.look(CloudInitState::Running, &[]);
+        guest.probe(CloudInitState::Running, &[]);
     }
     guest.boot(true, None);
     assert_eq!(guest.state().1, Some(ReadyBy::Reporter));
@@ -332,9 +332,9 @@ fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
         !guest.readiness.is_final(&guest.memory),
         "its agent may still come"
     );
-    // It does, and says how it ended: a script that failed last.
+    // It does, and reports the end: the last script failed.
     guest.has_agent = true;
-    guest.look(CloudInitState::Error, &["('scripts-user', boom)"]);
+    guest.probe(CloudInitState::Error, &["('scripts-user', boom)"]);
     assert_eq!(
         guest.state(),
         (CloudInitState::Error, Some(ReadyBy::GuestAgent))
@@ -343,12 +343,12 @@ fn looks_before_the_end_do_not_use_up_the_looks_after_it() {
 }
 
 #[test]
-fn a_witness_that_falls_silent_takes_nothing_back_in_the_same_boot() {
+fn a_source_that_goes_silent_does_not_revoke_readiness_in_the_same_boot() {
     let mut guest = Guest::new(Datasource::Openstack, true);
     run(&mut guest, Case::FailedScript);
     guest.has_agent = false;
     guest.pass(60);
-    guest.look(CloudInitState::Running, &[]);
+    guest.probe(CloudInitState::Running, &[]);
     assert_eq!(
         guest.state(),
         (CloudInitState::Error, Some(ReadyBy::GuestAgent))
@@ -356,7 +356,7 @@ fn a_witness_that_falls_silent_takes_nothing_back_in_the_same_boot() {
 }
 
 #[test]
-fn a_reboot_that_nobody_told_of_shows_in_the_stages_or_in_the_guests_files() {
+fn an_unreported_reboot_shows_in_the_stages_or_in_the_guests_files() {
     let mut by_stage = Guest::new(Datasource::Openstack, false);
     run(&mut by_stage, Case::FirstBoot);
     by_stage.boot(false, Some("scripts-user"));
@@ -375,25 +375,25 @@ fn a_reboot_that_nobody_told_of_shows_in_the_stages_or_in_the_guests_files() {
 }
 
 #[test]
-fn boots_that_are_told_again_after_the_agents_restart_change_nothing() {
+fn boots_repeated_after_a_restart_of_the_agent_change_nothing() {
     let mut guest = Guest::new(Datasource::Openstack, false);
     run(&mut guest, Case::FirstBoot);
     guest.boot(false, None);
     let before = guest.memory.clone();
     assert!(guest.evidence.booted_again.is_some());
     guest.readiness = readiness();
-    guest.look(CloudInitState::Done, &[]);
+    guest.probe(CloudInitState::Done, &[]);
     assert_eq!(guest.memory, before);
 }
 
 #[test]
-fn when_the_last_event_is_lost_the_call_counts_after_a_while_with_what_failed() {
+fn when_the_last_event_is_lost_phone_home_ends_the_boot_after_a_while_with_its_failures() {
     let mut guest = Guest::new(Datasource::Openstack, false);
     guest.start();
     guest.module("modules-final/config-scripts-user", ModuleResult::Fail);
     guest.pass(1);
     guest.evidence.phoned_home = Some((guest.now, Some("i-1".to_owned())));
-    guest.look(CloudInitState::Running, &[]);
+    guest.probe(CloudInitState::Running, &[]);
     assert_eq!(guest.state(), (CloudInitState::Running, None));
     guest.pass(120);
     guest.learn();
@@ -405,25 +405,25 @@ fn when_the_last_event_is_lost_the_call_counts_after_a_while_with_what_failed() 
 }
 
 #[test]
-fn a_call_or_a_report_of_an_earlier_run_proves_nothing() {
+fn phone_home_or_a_report_of_an_earlier_run_proves_nothing() {
     let mut guest = Guest::new(Datasource::Openstack, false);
     run(&mut guest, Case::FirstBoot);
-    let told = guest.evidence.clone();
+    let evidence = guest.evidence.clone();
     guest.start();
-    guest.evidence = told;
+    guest.evidence = evidence;
     guest.pass(5);
-    guest.look(CloudInitState::Done, &[]);
+    guest.probe(CloudInitState::Done, &[]);
     assert_eq!(guest.state(), (CloudInitState::Pending, None));
 }
 
 #[test]
-fn only_the_first_call_of_a_boot_is_written_down() {
+fn only_the_first_phone_home_of_a_boot_is_recorded() {
     let mut guest =
         Guest::new(Datasource::Openstack, false).with_user_data(Unreported::ReporterOverridden);
     run(&mut guest, Case::FirstBoot);
     let before = guest.memory.clone();
     guest.pass(1);
     guest.evidence.phoned_home = Some((guest.now, Some("i-2".to_owned())));
-    guest.look(CloudInitState::Done, &[]);
+    guest.probe(CloudInitState::Done, &[]);
     assert_eq!(guest.memory, before);
 }

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(due(&other, &needed, hours(23)), []);
         assert_eq!(due(&main, &needed, hours(24)), [digest(1)]);
         assert_eq!(due(&other, &needed, hours(24)), []);
-        // One that was needed in between begins anew.
+        // The grace period restarts for an image that was needed in between.
         let both = BTreeSet::from([digest(1), digest(2)]);
         assert_eq!(due(&main, &both, hours(25)), []);
         assert_eq!(due(&main, &needed, hours(26)), []);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten() {
+    fn records_of_absent_instances_are_removed() {
         let main: Name = "main".parse().unwrap();
         let mut unused = Unused::default();
         let now = Instant::now();

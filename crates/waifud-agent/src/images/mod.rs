@@ -126,7 +126,7 @@ async fn fetch_and_import(
     // A complete file of a failed import is not downloaded again: the import verifies its digest anyway.
     let facts = tokio::fs::symlink_metadata(&staged).await;
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
-        faults::IMAGE_FETCH
+        failpoints::IMAGE_FETCH
             .around(link.fetch_image(image, &staged, &report))
             .await
             .map_err(|error| ImageError {

@@ -9,7 +9,7 @@ use waifud_storage::StorageError;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
 
 use crate::control_link::record::Memory;
-use crate::faults;
+use crate::failpoints;
 use crate::instance::failure::Failure;
 use crate::instance::rescue;
 use crate::shared::Shared;
@@ -49,7 +49,7 @@ pub(crate) async fn ensure_volumes(
             instance: want.id,
             disk: disk.name.clone(),
         };
-        let path = faults::VOLUME
+        let path = failpoints::VOLUME
             .around(pool.ensure_volume(&id, want.spec.image, disk.size_bytes))
             .await?;
         disks.insert(disk.name.clone(), path);
@@ -77,7 +77,7 @@ pub(crate) async fn grow_disks(shared: &Shared, want: &AgentInstance) -> Result<
         let grown = shared
             .hypervisor
             .ensure_disk_size(want.id, &disk.name, size);
-        faults::GROW.around(grown).await?;
+        failpoints::GROW.around(grown).await?;
     }
     shared
         .table

@@ -1,11 +1,11 @@
-//! Files of guests outside of pools: the console's log and socket, the screen's socket, and the disk with documents.
+//! Files of guests outside pools: the console's log and socket, the screen's socket, and the disk with documents.
 //!
 //! ```text
-//! STATE/instances/ID/            0711  root's: virtlogd writes the log, QEMU opens the seed by its name
-//! STATE/instances/ID/console.log 0600  root's
-//! STATE/instances/ID/cidata.iso  0600  QEMU's user's; written beside, then renamed
-//! RUN/console/ID                       the console's socket, in a directory that only root enters
-//! RUN/vnc/ID                           the screen's socket, in a directory of QEMU's user
+//! STATE/instances/ID/            0711  owned by root: virtlogd writes the log, QEMU opens the seed by name
+//! STATE/instances/ID/console.log 0600  owned by root
+//! STATE/instances/ID/cidata.iso  0600  owned by QEMU's user; written to a temporary file, then renamed
+//! RUN/console/ID                       the console's socket, in a directory that only root can enter
+//! RUN/vnc/ID                           the screen's socket, in a directory owned by QEMU's user
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -21,22 +21,22 @@ use waifud_types::InstanceId;
 
 use crate::{blocking, plain_file};
 
-/// How many instances' files may be changed at a time.
+/// The number of locks: how many instances' files can be changed at a time.
 const LOCKS: usize = 16;
 
 /// The name of the disk with documents.
 const SEED: &str = "cidata.iso";
 
-/// Knows and makes the places of guests' files.
+/// Creates and removes the files of guests.
 ///
-/// QEMU runs as a less trusted user. The directories that root works in belong to root: that user finds a file there
-/// by its name and makes, renames and removes none. The one directory that it owns is that of its screens' sockets,
-/// and root does no more there than remove an entry.
+/// QEMU runs as a less trusted user. The directories that root works in belong to root: QEMU's user can open a file there
+/// by name, but cannot create, rename or remove one. It only owns the directory of the screen sockets, where root does
+/// nothing but remove entries.
 #[derive(Clone, Debug)]
 pub struct Files {
     places: Places,
-    /// Each held by a change of an instance's files until it ends, so that one whose caller went away can't come after
-    /// a later one.
+    /// A change of an instance's files holds its lock to the end, so that a change whose caller went away cannot follow a
+    /// later one.
     locks: Arc<[Arc<Mutex<()>>; LOCKS]>,
 }
 
@@ -49,7 +49,7 @@ struct Places {
 }
 
 impl Files {
-    /// Below these two directories, which exist and belong to root. `owner` is who QEMU runs as.
+    /// Both directories must exist and belong to root. `owner` is the user and group of QEMU.
     pub fn new(state_dir: PathBuf, run_dir: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
             places: Places {
@@ -61,62 +61,61 @@ impl Files {
         }
     }
 
-    /// The console's log.
     pub fn console_log(&self, id: InstanceId) -> PathBuf {
         self.places.directory(id).join("console.log")
     }
 
-    /// The disk with its documents, where it reads them from one.
+    /// The disk with its documents.
     pub fn seed(&self, id: InstanceId) -> PathBuf {
         self.places.seed(id)
     }
 
-    /// The screen's socket, which QEMU makes. Short: Linux allows 107 bytes.
+    /// The screen's socket, created by QEMU. The path is short because Linux allows 107 bytes.
     pub fn vnc_socket(&self, id: InstanceId) -> PathBuf {
         self.places.vnc_socket(id)
     }
 
-    /// The console's socket, which libvirt makes as root. Short: Linux allows 107 bytes.
+    /// The console's socket, created by libvirt as root. The path is short because Linux allows 107 bytes.
     pub fn console_socket(&self, id: InstanceId) -> PathBuf {
         self.places.console_socket(id)
     }
 
-    /// Takes over the directories that an older version gave to QEMU's user, without following what that user left
-    /// there. What can't be taken over now is tried again before its guest is started.
-    pub fn take_over(&self) -> io::Result<()> {
-        self.places.take_over()
+    /// Changes the owner of directories that an older version gave to QEMU's user, without following links that the user
+    /// may have left there. Failures are retried before the guest is started.
+    pub fn secure_directories(&self) -> io::Result<()> {
+        self.places.secure_directories()
     }
 
-    /// Ensures that the disk with its documents has these bytes, which only QEMU's user and root may read. A running
-    /// guest keeps what it started with: the file takes the place of the old one.
+    /// Ensures that the disk with its documents has these bytes, readable by QEMU's user and root only. A running guest
+    /// keeps the file that it started with, because the new one replaces it by a rename.
     pub async fn ensure_seed(&self, id: InstanceId, bytes: Vec<u8>) -> io::Result<()> {
         self.change(id, move |places| places.ensure_seed(id, &bytes))
             .await
     }
 
-    /// Ensures that there is no disk with its documents.
+    /// Ensures that the disk with its documents does not exist.
     pub async fn ensure_no_seed(&self, id: InstanceId) -> io::Result<()> {
         self.change(id, move |places| remove(&places.seed(id)))
             .await
     }
 
-    /// Whether there is a disk with its documents.
+    /// Whether the disk with its documents exists.
     pub async fn has_seed(&self, id: InstanceId) -> bool {
-        self.look(move |places| is_there(&places.seed(id))).await
+        self.check(move |places| exists(&places.seed(id))).await
     }
 
-    /// Makes the directories of the instance's files and sockets.
+    /// Creates the directories of the instance's files and sockets.
     pub async fn ensure(&self, id: InstanceId) -> io::Result<()> {
         self.change(id, move |places| places.ensure(id)).await
     }
 
-    /// Whether anything of the instance is there.
+    /// Whether any file of the instance exists.
     pub async fn exist(&self, id: InstanceId) -> bool {
-        self.look(move |places| places.of(id).iter().any(|path| is_there(path)))
+        self.check(move |places| places.of(id).iter().any(|path| exists(path)))
             .await
     }
 
-    /// Removes what there is of the instance.
+    /// Removes every file of the instance.
     pub async fn ensure_absent(&self, id: InstanceId) -> io::Result<()> {
         self.change(id, move |places| {
             places.of(id).iter().try_for_each(|path| remove(path))
@@ -140,10 +139,10 @@ impl Files {
         .await
     }
 
-    /// What can't be looked at is taken for there.
-    async fn look(&self, look: impl FnOnce(&Places) -> bool + Send + 'static) -> bool {
+    /// If the check fails, the file counts as existing.
+    async fn check(&self, check: impl FnOnce(&Places) -> bool + Send + 'static) -> bool {
         let places = self.places.clone();
-        blocking::on_a_thread(move || Ok(look(&places)))
+        blocking::on_a_thread(move || Ok(check(&places)))
             .await
             .unwrap_or(true)
     }
@@ -178,9 +177,9 @@ impl Places {
         self.consoles().join(id.as_uuid().simple().to_string())
     }
 
-    /// All that is the instance's.
+    /// Every path of the instance.
     fn of(&self, id: InstanceId) -> [PathBuf; 4] {
-        // Where an older version had the console's socket.
+        // The console's socket of an older version.
         let former = self
             .screens()
             .join(format!("{}.console", id.as_uuid().simple()));
@@ -202,14 +201,14 @@ impl Places {
     fn ensure_directory(&self, path: &Path) -> io::Result<()> {
         own_dir(path, 0o711)?;
         for entry in std::fs::read_dir(path)? {
-            self.take_over_entry(&entry?.path())?;
+            self.secure_entry(&entry?.path())?;
         }
         Ok(())
     }
 
-    fn take_over(&self) -> io::Result<()> {
+    fn secure_directories(&self) -> io::Result<()> {
         let instances = self.instances();
-        if !is_there(&instances) {
+        if !exists(&instances) {
             return Ok(());
         }
         own_dir(&instances, 0o711)?;
@@ -223,9 +222,9 @@ impl Places {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Keeps a regular file with one name, as root's unless it is the seed. Its directory is root's by now, so what is
-    /// looked at is what is removed.
-    fn take_over_entry(&self, path: &Path) -> io::Result<()> {
+    /// Keeps a regular file with one name and gives it to root, unless it is the seed; removes anything else. The directory
+    /// belongs to root by now, so the file that is checked is the one that is removed.
+    fn secure_entry(&self, path: &Path) -> io::Result<()> {
         let facts = match std::fs::symlink_metadata(path) {
             // virtlogd renames full logs.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -267,7 +266,7 @@ impl Places {
         std::fs::rename(&unfinished, &path)
     }
 
-    /// Whether the seed is there as it should be. Its owner can change what is in it.
+    /// Whether the seed is as it should be. Its owner can change its content.
     fn seed_is(&self, path: &Path, bytes: &[u8]) -> bool {
         let limit = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let is_owner = |user: u32| self.owner.is_none_or(|(owner, _)| owner == user);
@@ -276,12 +275,12 @@ impl Places {
     }
 }
 
-/// Whether there is an entry of that name, whatever it is.
-fn is_there(path: &Path) -> bool {
+/// Whether an entry of any type exists.
+fn exists(path: &Path) -> bool {
     !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Removes an entry, whatever it is. A link goes itself, not what it leads to.
+/// Removes an entry of any type. A link itself is removed, not its target.
 fn remove(path: &Path) -> io::Result<()> {
     let outcome = match std::fs::symlink_metadata(path) {
         Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
@@ -302,8 +301,8 @@ fn open_dir(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes a directory of our own, or makes one our own that an older version gave to QEMU's user. The directory above it
-/// is ours.
+/// Creates a directory owned by root, or takes over one that an older version gave to QEMU's user. Its parent must belong
+/// to root.
 fn own_dir(path: &Path, mode: u32) -> io::Result<()> {
     make_dir(path)?;
     let dir = open_dir(path)?;
@@ -317,7 +316,7 @@ fn own_dir(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory in one of ours that only QEMU's user and root may enter.
+/// Creates a directory that only QEMU's user and root may enter. Its parent must belong to root.
 fn give_dir(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     make_dir(path)?;
     let dir = open_dir(path)?;
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_seed_is_replaced_whole_and_goes_with_its_guest() {
+    async fn a_seed_is_replaced_atomically_and_removed_with_its_guest() {
         let root = tempfile::tempdir().unwrap();
         let files = files(root.path());
         let id = InstanceId::generate();
@@ -375,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_lies_in_the_place_of_a_file_or_socket_is_removed_with_its_guest() {
+    async fn anything_in_the_place_of_a_file_or_socket_is_removed_with_its_guest() {
         let root = tempfile::tempdir().unwrap();
         let kept = root.path().join("kept");
         std::fs::write(&kept, "kept").unwrap();
@@ -398,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_whose_caller_went_away_does_not_come_after_a_later_one() {
+    async fn a_change_whose_caller_went_away_does_not_follow_a_later_one() {
         let root = tempfile::tempdir().unwrap();
         let files = files(root.path());
         let id = InstanceId::generate();
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_a_crash_left_with_another_mode_gets_its_own() {
+    fn a_directory_left_with_another_mode_by_a_crash_is_corrected() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("guest");
         DirBuilder::new().mode(0o700).create(&path).unwrap();

@@ -155,7 +155,7 @@ fn fair() -> Circumstances {
     }
 }
 
-/// Goes through the plan as a driver does, on a world that does what it is told; `fails` says which tries fail.
+/// Runs the plan like a driver, on a simulated node; `fails` lists the attempts that fail.
 /// Returns the steps taken and what is there at the end.
 fn go(
     desired: &DesiredState,
@@ -178,7 +178,7 @@ fn go(
                 now.port_failed = false;
                 now.bundle_failed = false;
             }
-            // Time passes, and what time can't mend ends it.
+            // Time passes; a wait that time cannot end ends the run.
             Step::Wait(Wait::Shutdown) if !now.grace_over => now.grace_over = true,
             Step::Idle | Step::ConfirmDestroyed | Step::Wait(_) => {
                 steps.push(step);
@@ -209,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn what_is_kept_is_never_destroyed(
+    fn a_kept_instance_is_never_destroyed(
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
     ) {
         let power = want.spec.power;
@@ -257,14 +257,14 @@ proptest! {
     }
 
     #[test]
-    fn what_is_in_nobodys_list_is_left_alone(
+    fn an_instance_outside_the_slice_is_left_unchanged(
         memory in memory(), seen in observed(), now in circumstances(),
     ) {
         prop_assert_eq!(next(&DesiredState::LeaveAlone, &memory, &seen, now), Step::Idle);
     }
 
     #[test]
-    fn an_order_that_may_not_be_carried_out_does_nothing(
+    fn a_deletion_that_is_not_allowed_does_nothing(
         want in wanted(), memory in memory(), seen in observed(), now in circumstances(), epoch in 1_u64..4, held in any::<bool>(),
     ) {
         let deletion = deletion(epoch, held, &want);
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn an_order_ends_with_nothing_left_whatever_fails_on_the_way(
+    fn a_deletion_leaves_nothing_whatever_fails_on_the_way(
         want in wanted(), memory in memory(), seen in observed(),
         fails in proptest::collection::btree_set(0_usize..12, 0..6),
     ) {
@@ -295,7 +295,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_settles_whatever_fails_on_the_way(
+    fn a_kept_instance_reaches_a_final_step_whatever_fails_on_the_way(
         want in wanted(), memory in memory(), mut seen in observed(),
         fails in proptest::collection::btree_set(0_usize..16, 0..8),
     ) {
@@ -378,7 +378,7 @@ fn a_deletion_takes_its_steps_in_order() {
 }
 
 #[test]
-fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same() {
+fn a_running_guest_is_still_maintained_when_every_step_fails() {
     let seen = Observed {
         domain: Some(DomainState::Running),
         ..Observed::default()
@@ -397,7 +397,7 @@ fn a_running_guest_with_everything_broken_around_it_is_looked_after_all_the_same
 }
 
 #[test]
-fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plug_is_pulled() {
+fn a_guest_that_may_have_missed_the_request_is_asked_again_before_it_is_forced_off() {
     let seen = Observed {
         domain: Some(DomainState::Running),
         ..Observed::default()
@@ -424,7 +424,7 @@ fn a_guest_that_may_have_slept_through_the_request_is_asked_again_before_its_plu
 }
 
 #[test]
-fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
+fn an_instance_of_a_restored_database_that_is_not_here_waits_for_an_operator() {
     let mut want = sample_instance("web");
     want.restored = true;
     let desired = DesiredState::Keep(Box::new(want));
@@ -453,7 +453,7 @@ fn what_a_restored_database_names_and_is_not_here_waits_for_an_operator() {
 }
 
 #[test]
-fn a_step_leads_to_itself_and_to_those_that_the_plan_takes_after_it() {
+fn a_step_leads_to_itself_and_to_later_steps_of_the_plan() {
     let want = sample_instance("web");
     let destroy = Observed {
         domain: Some(DomainState::Running),

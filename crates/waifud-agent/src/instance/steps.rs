@@ -6,7 +6,7 @@ use waifud_types::InstanceId;
 use waifud_types::status::CloudInitStatus;
 
 use crate::control_link::record::{RunMemory, StartedWith};
-use crate::faults;
+use crate::failpoints;
 use crate::guest::metadata_refresh;
 use crate::instance::datasource::Choice;
 use crate::instance::failure::Failure;
@@ -98,7 +98,7 @@ pub(crate) async fn start(
         })?;
     }
     let start = shared.hypervisor.ensure_started(want.id);
-    faults::START.around(start).await?;
+    failpoints::START.around(start).await?;
     shared.diagnostics.request();
     // From here on, the guest going off ends a run.
     shared.table.remember(want.id, |memory| {

@@ -9,33 +9,33 @@ use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, Revision, Timestamp};
 
-/// Why waifud could not be asked, told or listened to. Messages are fit for users.
+/// Why a request to waifud failed. Messages are suitable for users.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// No connection, or it broke. Trying again may help.
+    /// No connection, or the connection failed. A retry may help.
     #[error("{message}")]
     Unreachable {
-        /// Whom, and what the system said.
+        /// The address and the error.
         message: String,
     },
-    /// The history after the revision is trimmed or of another incarnation: watch without one.
+    /// The history after the revision is trimmed or belongs to another incarnation: watch without a revision.
     #[error("waifud has trimmed the history after that revision")]
     Gone,
-    /// It refused.
+    /// waifud refused the request.
     #[error("waifud refused: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// waifud's message.
         message: String,
     },
-    /// The bytes can't be written for lack of room.
+    /// The filesystem is full.
     #[error("cannot write {path:?}: the filesystem is full")]
     NoRoom {
         /// The file.
         path: PathBuf,
     },
-    /// The bytes can't be written.
+    /// The file cannot be written.
     #[error("cannot write {path:?}")]
     File {
         /// The file.
@@ -47,7 +47,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the same request will fail in the same way: a refusal that is about its content.
+    /// Whether a retry of the same request fails again, because the refusal is about its content.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if matches!(status, 400 | 409 | 413 | 422))
     }
@@ -56,30 +56,30 @@ impl LinkError {
 /// Frames of an open watch.
 #[async_trait]
 pub trait FrameStream: Send {
-    /// The next frame; `None` when waifud ended the watch. A silent waifud is an error after a while. Dropping the
-    /// future loses nothing.
+    /// The next frame; `None` if waifud closed the watch. Fails if waifud sends nothing for a while. Dropping the future
+    /// loses nothing.
     async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError>;
 }
 
-/// The node's dialled-out connection to waifud. Every verb may be repeated.
+/// The node's outgoing connection to waifud. Every request may be repeated.
 #[async_trait]
 pub trait ControlLink: Send + Sync {
-    /// Until when the certificate is valid by which waifud knows this node; none where there is none.
+    /// Until when this node's client certificate is valid; `None` without a certificate.
     fn certificate_until(&self) -> Option<Timestamp> {
         None
     }
 
-    /// Introduces the node. Comes before everything else; again after a lost connection.
+    /// Introduces the node. Must be sent first, and again after a lost connection.
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError>;
 
-    /// Watches the node's slice from after `since`, or from the beginning.
+    /// Watches the node's slice after `since`, or from the beginning.
     async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError>;
 
-    /// Delivers a report; `Ok` once waifud holds it durably.
+    /// Delivers a report. `Ok` means that waifud has stored it durably.
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError>;
 
-    /// Writes the image's bytes to the file, resuming after what is there already. `progress` is told how many bytes
-    /// the file has. The digest is checked by whoever imports the file.
+    /// Downloads the image to the file, resuming after its present content. `progress` is called with the size of the
+    /// file. The digest is verified at the import.
     async fn fetch_image(
         &self,
         image: Digest,
@@ -90,9 +90,9 @@ pub trait ControlLink: Send + Sync {
     /// The encrypted bytes of a bundle, verified against its digest.
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError>;
 
-    /// Comes for a stream that waifud asked for; what is written reaches whoever wanted it.
+    /// Opens a stream that waifud requested, which is connected to the client.
     async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError>;
 
-    /// Says why a stream can't be opened.
+    /// Reports why a requested stream cannot be opened.
     async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError>;
 }

@@ -16,7 +16,7 @@ use waifud_types::{Digest, Revision, Timestamp};
 use super::{ControlLink, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
 
-/// [`ControlLink`] through [`AgentClient`]. Where waifud is, as the last welcome said, is remembered.
+/// [`ControlLink`] over [`AgentClient`]. It stores the addresses of the last welcome.
 #[derive(Debug)]
 pub struct HttpLink {
     client: AgentClient,
@@ -24,7 +24,7 @@ pub struct HttpLink {
 }
 
 impl HttpLink {
-    /// Wraps a client. Does no I/O.
+    /// Wraps a client without I/O.
     pub fn new(client: AgentClient) -> Self {
         Self {
             client,
@@ -84,7 +84,7 @@ impl ControlLink for HttpLink {
         let have = file.metadata().await.map_err(failed)?.len();
         let client = &self.client;
         let mut body = match client.image(image, have).await {
-            // Nothing left to send, or the leftover is longer than the image: the beginning will tell.
+            // The file is complete or longer than the image: download it from the beginning.
             Err(error) if error.status() == Some(416) => client.image(image, 0).await,
             other => other,
         }
@@ -104,7 +104,7 @@ impl ControlLink for HttpLink {
             Ok(())
         };
         let received = received.await;
-        // Also what a broken connection brought is kept, to be resumed.
+        // The data of a failed download is kept for resuming.
         file.sync_all().await.map_err(failed)?;
         received
     }
@@ -148,7 +148,7 @@ fn link_error(error: AgentClientError) -> LinkError {
     match error {
         AgentClientError::Problem(problem) => LinkError::Refused {
             status: problem.status,
-            // Only a person can bring the file back: what to do is shown where the instance waits.
+            // Only a user can restore the file, so the instance's status shows the hint.
             message: match problem.hint {
                 Some(hint) if problem.code == "image-missing" => {
                     format!("{} ({hint})", problem.title)

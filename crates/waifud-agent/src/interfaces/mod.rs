@@ -14,6 +14,7 @@ pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
 use waifud_types::Timestamp;
 
+/// Provides the time.
 pub trait Clock: Send + Sync {
     /// Now, in UTC.
     fn now(&self) -> Timestamp;

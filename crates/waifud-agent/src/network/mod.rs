@@ -242,7 +242,7 @@ impl Network {
             .any(|port| !port.allow_addresses.is_empty());
         if state.lan.is_empty() && !further {
             self.inner().blocked.clear();
-        } else if let Ok(Ok(observations)) = timeout(TIMEOUT, self.adapter.sights()).await {
+        } else if let Ok(Ok(observations)) = timeout(TIMEOUT, self.adapter.observe_ports()).await {
             self.record_observations(&observations);
         }
         let mut inner = self.inner();

@@ -5,7 +5,7 @@ use waifud_types::{Incarnation, Name, Timestamp};
 
 use crate::condition::condition;
 
-/// What there is to say while destruction waits for an operator.
+/// Set while deletions wait for an operator.
 pub(crate) fn incarnation_changed(
     node: &Name,
     incarnation: Incarnation,

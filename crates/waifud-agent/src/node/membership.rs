@@ -128,6 +128,7 @@ impl Membership {
         })
     }
 
+    /// The id of this node.
     pub fn node(&self) -> NodeId {
         self.stored().node
     }

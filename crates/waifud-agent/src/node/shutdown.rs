@@ -21,8 +21,11 @@ const CHECK_PERIOD: Duration = Duration::from_millis(250);
 /// The outcome for one guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stopped {
+    /// The instance.
     pub id: InstanceId,
+    /// The instance's name.
     pub name: String,
+    /// The instance's priority: higher ones stop later.
     pub priority: i32,
     /// Whether the guest shut itself down; otherwise it was forced off.
     pub clean: bool,

@@ -157,7 +157,7 @@ fn killed_everywhere(verb: &Verb, ground: Ground<'_>) -> BTreeMap<Point, u32> {
 }
 
 #[test]
-fn every_verb_ends_the_same_wherever_a_daemon_is_killed_and_every_point_is_tried() {
+fn every_verb_has_the_same_result_wherever_a_daemon_is_killed_and_every_point_is_tried() {
     let begun = Instant::now();
     let tried = on_threads(|verb| {
         let ground = Ground {

@@ -116,10 +116,10 @@ pub static VERBS: &[Verb] = &[
         done: |web| web.is_none(),
     },
     Verb {
-        name: "claim",
+        name: "adopt",
         begin: Begin::Unmanaged,
         method: Method::POST,
-        path: "/v1/nodes/alder/unmanaged/web/claim",
+        path: "/v1/nodes/alder/unmanaged/web/adopt",
         body: || json!({}),
         done: is_observed,
     },

@@ -169,7 +169,7 @@ async fn creating_and_deleting_while_the_agent_is_killed_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn ports_that_were_made_without_an_answer_are_removed_before_the_deletion_is_confirmed() {
+async fn ports_applied_without_an_answer_are_removed_before_the_deletion_is_confirmed() {
     let world = World::new();
     world.start();
     let neighbour = world.run_one("neighbour").await;
@@ -210,7 +210,7 @@ async fn ports_that_were_made_without_an_answer_are_removed_before_the_deletion_
 }
 
 #[tokio::test]
-async fn documents_that_no_record_names_are_removed_and_an_unmanaged_domain_keeps_its_own() {
+async fn unused_documents_are_removed_and_an_unmanaged_domain_keeps_its_own() {
     let world = World::new();
     let (lost, unmanaged) = (world.instance("lost"), world.instance("unmanaged"));
     world.start();

@@ -81,7 +81,7 @@ async fn a_guest_with_its_documents_on_a_disk_starts_without_metadatad() {
 }
 
 #[tokio::test]
-async fn other_documents_are_on_the_disk_at_the_next_start_and_not_before() {
+async fn new_documents_are_on_the_disk_from_the_next_start_on() {
     let world = World::new();
     world.start();
     let want = instance(&world, Datasource::Cidata);
@@ -111,7 +111,7 @@ async fn other_documents_are_on_the_disk_at_the_next_start_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_guest_that_no_network_leads_to_metadatad_gets_a_disk_and_is_told_of() {
+async fn a_guest_without_a_route_to_metadatad_gets_a_disk_and_a_condition() {
     let world = World::new();
     world.start();
     let mut want = instance(&world, Datasource::Openstack);
@@ -138,7 +138,7 @@ async fn a_guest_that_no_network_leads_to_metadatad_gets_a_disk_and_is_told_of()
 }
 
 #[tokio::test]
-async fn a_guest_that_asks_metadatad_has_no_disk_with_its_documents() {
+async fn a_guest_that_uses_metadatad_has_no_disk_with_its_documents() {
     let world = World::new();
     world.start();
     let want = instance(&world, Datasource::Ec2);

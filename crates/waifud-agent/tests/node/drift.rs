@@ -15,7 +15,7 @@ fn says(status: &InstanceReport, what: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_domain_edited_by_hand_is_shown_as_drift_through_a_resize_and_a_new_agent() {
+async fn a_domain_edited_by_hand_is_reported_as_drift_across_a_resize_and_a_restarted_agent() {
     const DEVICE: &str = "a device that waifud did not add: hostdev pci 0000:03:00.0";
     let world = World::new();
     world.start();

@@ -13,7 +13,7 @@ fn last(world: &World, id: InstanceId) -> Option<GuestEvidence> {
 }
 
 #[tokio::test]
-async fn requests_lease_drops_and_last_words_are_told_and_found_again_by_a_new_process() {
+async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_process() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;

@@ -122,7 +122,7 @@ async fn ran(
 }
 
 #[tokio::test]
-async fn output_is_bounded_input_arrives_and_ends_are_told_as_a_shell_tells_them() {
+async fn output_is_bounded_input_arrives_and_exit_codes_are_those_of_a_shell() {
     let world = World::new();
     let instance = world.instance("web");
     world.waifud.put(instance.clone());
@@ -175,7 +175,7 @@ async fn output_is_bounded_input_arrives_and_ends_are_told_as_a_shell_tells_them
 }
 
 #[tokio::test]
-async fn a_program_is_run_a_password_set_and_nothing_else_is_done() {
+async fn a_program_is_run_a_password_is_set_and_nothing_else_is_done() {
     let world = World::new();
     let instance = world.instance("web");
     world.waifud.put(instance.clone());

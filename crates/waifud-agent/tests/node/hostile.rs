@@ -188,7 +188,7 @@ while :; do
 done"#;
 
 #[tokio::test]
-async fn qemus_user_reaches_no_file_of_root_through_start_crash_log_why_and_rescue() {
+async fn qemus_user_cannot_reach_files_of_root_through_start_crash_log_why_and_rescue() {
     let Some(node) = Node::new() else { return };
     let world = &node.world;
     world.start();
@@ -238,7 +238,7 @@ async fn qemus_user_reaches_no_file_of_root_through_start_crash_log_why_and_resc
 }
 
 #[tokio::test]
-async fn directories_of_an_older_version_are_taken_over_without_following_what_lies_there() {
+async fn directories_of_an_older_version_are_secured_without_following_links() {
     let Some(node) = Node::new() else { return };
     let world = &node.world;
     let linked = node.instance("linked", 10);
@@ -300,7 +300,7 @@ async fn directories_of_an_older_version_are_taken_over_without_following_what_l
 
 /// Needs no root: whoever owns the directory, a pipe or a link in it costs its own guest's log and no more.
 #[tokio::test]
-async fn a_pipe_in_the_place_of_a_log_holds_up_no_other_guest() {
+async fn a_pipe_in_place_of_a_log_blocks_no_other_guest() {
     let world = World::new();
     world.start();
     let mut ids = Vec::new();

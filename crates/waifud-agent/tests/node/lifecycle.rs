@@ -13,7 +13,7 @@ use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
 use waifud_types::{ByteSize, InstanceState};
 
 #[tokio::test]
-async fn an_instance_is_created_gets_ready_and_is_deleted_without_a_trace() {
+async fn an_instance_is_created_becomes_ready_and_is_deleted_without_leftovers() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -36,7 +36,7 @@ async fn an_instance_is_created_gets_ready_and_is_deleted_without_a_trace() {
 }
 
 #[tokio::test]
-async fn its_story_goes_from_preparing_over_starting_to_running_and_never_back() {
+async fn states_go_from_preparing_through_starting_to_running_and_never_back() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -81,7 +81,7 @@ async fn many_at_once_share_one_download_and_each_gets_its_own() {
 }
 
 #[tokio::test]
-async fn an_image_that_could_not_be_imported_at_once_is_not_fetched_again() {
+async fn an_image_whose_import_failed_is_not_downloaded_again() {
     let world = World::new();
     let passing = waifud_storage::StorageError::Tool {
         tool: "qemu-img",
@@ -97,7 +97,7 @@ async fn an_image_that_could_not_be_imported_at_once_is_not_fetched_again() {
 }
 
 #[tokio::test]
-async fn an_image_leaves_the_pool_when_no_instance_needs_it_any_more() {
+async fn an_image_is_removed_when_no_instance_needs_it_any_more() {
     use waifud_storage::StoragePool as _;
     let mut world = World::new();
     world.settings.timing.image_grace = std::time::Duration::from_millis(100);
@@ -120,7 +120,7 @@ async fn an_image_leaves_the_pool_when_no_instance_needs_it_any_more() {
 }
 
 #[tokio::test]
-async fn one_that_shall_not_run_is_prepared_and_stays_off_until_it_shall() {
+async fn a_stopped_instance_is_prepared_and_stays_off_until_it_is_started() {
     let world = World::new();
     world.start();
     let mut instance = world.instance("web");
@@ -135,7 +135,7 @@ async fn one_that_shall_not_run_is_prepared_and_stays_off_until_it_shall() {
 }
 
 #[tokio::test]
-async fn a_stop_asks_the_guest_first_and_is_its_users() {
+async fn a_stop_asks_the_guest_first_and_counts_as_stopped_by_the_user() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -152,7 +152,7 @@ async fn a_stop_asks_the_guest_first_and_is_its_users() {
 }
 
 #[tokio::test]
-async fn a_guest_whom_the_request_did_not_reach_is_asked_again_and_its_plug_stays_in() {
+async fn a_guest_that_missed_the_request_is_asked_again_and_not_forced_off() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -170,7 +170,7 @@ async fn a_guest_whom_the_request_did_not_reach_is_asked_again_and_its_plug_stay
 }
 
 #[tokio::test]
-async fn a_guest_that_does_not_listen_is_switched_off_after_its_time() {
+async fn an_unresponsive_guest_is_forced_off_after_the_grace_period() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -186,7 +186,7 @@ async fn a_guest_that_does_not_listen_is_switched_off_after_its_time() {
 }
 
 #[tokio::test]
-async fn a_guests_own_power_off_sticks_until_its_owner_asks_anew() {
+async fn a_guest_that_powers_itself_off_stays_off_until_a_user_starts_it() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -212,7 +212,7 @@ async fn a_guests_own_power_off_sticks_until_its_owner_asks_anew() {
 }
 
 #[tokio::test]
-async fn a_crash_and_a_stop_from_outside_are_answered_with_a_restart() {
+async fn a_crash_and_a_stop_from_outside_lead_to_a_restart() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -237,7 +237,7 @@ async fn a_crash_and_a_stop_from_outside_are_answered_with_a_restart() {
 }
 
 #[tokio::test]
-async fn one_that_shall_never_be_restarted_stays_as_it_fell() {
+async fn an_instance_with_policy_never_is_not_restarted() {
     let world = World::new();
     world.start();
     let mut instance = world.instance("web");
@@ -252,7 +252,7 @@ async fn one_that_shall_never_be_restarted_stays_as_it_fell() {
 }
 
 #[tokio::test]
-async fn a_host_that_lost_its_power_starts_its_guests_again_also_without_waifud() {
+async fn after_a_power_failure_guests_start_again_even_without_waifud() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -273,14 +273,14 @@ async fn a_host_that_lost_its_power_starts_its_guests_again_also_without_waifud(
 }
 
 #[tokio::test]
-async fn a_guest_that_a_full_disk_halted_is_resumed_when_there_is_room() {
+async fn a_guest_paused_by_a_full_pool_is_resumed_when_there_is_space() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
     world.pool.set_full(true);
     world.hypervisor.pause(id, true);
     let status = world.until_state(id, InstanceState::Paused).await;
-    assert!(status.reason.unwrap().contains("room"));
+    assert!(status.reason.unwrap().contains("is full"));
     world.pool.set_full(false);
     world.hypervisor.pause(id, true);
     world.until_state(id, InstanceState::Running).await;
@@ -288,7 +288,7 @@ async fn a_guest_that_a_full_disk_halted_is_resumed_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_guest_that_was_paused_by_hand_is_not_resumed() {
+async fn a_guest_paused_by_hand_is_not_resumed() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -318,7 +318,7 @@ async fn a_guest_that_was_paused_by_hand_is_not_resumed() {
 }
 
 #[tokio::test]
-async fn without_a_guest_agent_a_phone_call_proves_that_it_is_ready() {
+async fn without_a_guest_agent_phone_home_proves_readiness() {
     let world = World::new();
     world.hypervisor.set_default_agent(None);
     world.start();
@@ -373,7 +373,7 @@ fn event(name: &str, result: Option<ModuleResult>) -> Observed {
 }
 
 #[tokio::test]
-async fn without_a_guest_agent_each_boot_gets_ready_by_what_cloud_init_reports() {
+async fn without_a_guest_agent_each_boot_becomes_ready_by_cloud_inits_reporter() {
     let world = World::new();
     world.hypervisor.set_default_agent(None);
     world.start();
@@ -422,7 +422,7 @@ async fn without_a_guest_agent_each_boot_gets_ready_by_what_cloud_init_reports()
 }
 
 #[tokio::test]
-async fn a_script_that_fails_late_is_an_error_though_the_guest_phoned_home_before() {
+async fn a_script_that_fails_late_is_an_error_although_the_guest_phoned_home_before() {
     let world = World::new();
     let working = guest_with(&[(
         "/run/cloud-init/status.json",
@@ -465,7 +465,7 @@ async fn a_script_that_fails_late_is_an_error_though_the_guest_phoned_home_befor
 }
 
 #[tokio::test]
-async fn errors_of_cloud_init_are_told_and_a_reboot_takes_ready_back() {
+async fn errors_of_cloud_init_are_reported_and_a_reboot_revokes_readiness() {
     let world = World::new();
     world.hypervisor.set_default_agent(Some(guest_with(&[(
         "/run/cloud-init/result.json",
@@ -508,7 +508,7 @@ async fn edited_documents_reach_metadatad_while_the_guest_runs() {
 }
 
 #[tokio::test]
-async fn a_disk_that_vanished_is_not_made_anew() {
+async fn a_missing_disk_is_not_created_again() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -530,7 +530,7 @@ async fn a_disk_that_vanished_is_not_made_anew() {
 }
 
 #[tokio::test]
-async fn lasting_reasons_are_told_as_failures_and_mended_causes_are_noticed() {
+async fn lasting_reasons_are_reported_as_failures_and_repairs_are_noticed() {
     let world = World::new();
     world.start();
     let mut instance = world.instance("web");
@@ -560,7 +560,7 @@ async fn lasting_reasons_are_told_as_failures_and_mended_causes_are_noticed() {
 }
 
 #[tokio::test]
-async fn a_step_that_is_tried_again_for_the_same_reason_is_one_change_of_state() {
+async fn retries_for_the_same_reason_are_one_change_of_state() {
     let lasting = || HypervisorError::StartFailed {
         name: "web".to_owned(),
         message: "no such device".to_owned(),

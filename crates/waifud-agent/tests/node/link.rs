@@ -58,7 +58,7 @@ async fn fetch(
 }
 
 #[tokio::test]
-async fn an_image_is_written_whole_and_progress_is_told() {
+async fn an_image_is_written_completely_and_progress_is_reported() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
     let (outcome, text, heads, told) = fetch(vec![answer], "").await;
     outcome.unwrap();
@@ -68,7 +68,7 @@ async fn an_image_is_written_whole_and_progress_is_told() {
 }
 
 #[tokio::test]
-async fn a_broken_download_is_resumed_where_waifud_can_and_begun_anew_where_not() {
+async fn an_interrupted_download_is_resumed_if_possible_and_restarted_otherwise() {
     let partial = "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\ndef";
     let (outcome, text, heads, _) = fetch(vec![partial], "abc").await;
     outcome.unwrap();
@@ -88,7 +88,7 @@ async fn a_broken_download_is_resumed_where_waifud_can_and_begun_anew_where_not(
 }
 
 #[tokio::test]
-async fn a_download_cut_short_is_an_error_and_what_came_stays() {
+async fn an_incomplete_download_is_an_error_and_its_data_is_kept() {
     let cut = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc";
     let (outcome, text, ..) = fetch(vec![cut], "").await;
     assert!(matches!(outcome, Err(LinkError::Unreachable { .. })));

@@ -8,7 +8,7 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState};
 
 #[tokio::test]
-async fn a_forced_stop_asks_nobody_and_may_follow_a_clean_one() {
+async fn a_forced_stop_does_not_ask_the_guest_and_may_follow_a_clean_one() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -32,7 +32,7 @@ async fn a_forced_stop_asks_nobody_and_may_follow_a_clean_one() {
 }
 
 #[tokio::test]
-async fn a_reboot_is_carried_out_once_whenever_the_agent_is_killed() {
+async fn a_reboot_is_done_once_whenever_the_agent_is_killed() {
     let steps = [
         Op::Get,
         Op::RequestShutdown,
@@ -72,7 +72,7 @@ async fn a_reboot_is_carried_out_once_whenever_the_agent_is_killed() {
 }
 
 #[tokio::test]
-async fn a_reboot_pulls_the_plug_of_a_guest_that_does_not_listen_or_when_told_to() {
+async fn a_reboot_forces_off_an_unresponsive_guest_or_on_request() {
     for force in [false, true] {
         let world = World::new();
         world.start();
@@ -99,7 +99,7 @@ async fn a_reboot_pulls_the_plug_of_a_guest_that_does_not_listen_or_when_told_to
 }
 
 #[tokio::test]
-async fn a_reboot_starts_a_guest_that_switched_itself_off() {
+async fn a_reboot_starts_a_guest_that_powered_itself_off() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -112,7 +112,7 @@ async fn a_reboot_starts_a_guest_that_switched_itself_off() {
 }
 
 #[tokio::test]
-async fn a_node_that_learns_of_an_instance_carries_out_no_reboot_of_its_past() {
+async fn a_node_that_receives_an_instance_ignores_its_past_reboots() {
     let world = World::new();
     world.start();
     let mut instance = world.instance("web");
@@ -173,7 +173,7 @@ async fn a_disk_grows_under_a_running_guest_and_under_one_that_is_off() {
 }
 
 #[tokio::test]
-async fn a_guest_runs_on_when_its_disk_can_not_be_grown() {
+async fn a_guest_keeps_running_when_its_disk_cannot_be_grown() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -195,7 +195,7 @@ async fn a_guest_runs_on_when_its_disk_can_not_be_grown() {
 }
 
 #[tokio::test]
-async fn what_goes_off_with_its_host_comes_back_with_it_and_not_before() {
+async fn a_guest_stopped_by_a_host_shutdown_starts_again_only_with_the_host() {
     let world = World::new();
     world.start();
     let clean = world.run_one("clean").await;
@@ -252,7 +252,7 @@ async fn at_boot_the_higher_priority_starts_first() {
 }
 
 #[tokio::test]
-async fn when_its_host_stays_up_after_all_the_higher_priority_starts_first_too() {
+async fn after_a_cancelled_host_shutdown_the_higher_priority_starts_first_too() {
     let world = World::new();
     world.start();
     let mut ids = Vec::new();
@@ -291,7 +291,7 @@ async fn when_its_host_stays_up_after_all_the_higher_priority_starts_first_too()
 }
 
 #[tokio::test]
-async fn a_crash_loop_says_how_often_and_when_the_next_start_is() {
+async fn a_crash_loop_reports_its_count_and_the_next_start() {
     let mut world = World::new();
     world.settings.timing.restart_min = std::time::Duration::from_millis(400);
     world.settings.timing.restart_max = std::time::Duration::from_millis(400);
@@ -302,7 +302,7 @@ async fn a_crash_loop_says_how_often_and_when_the_next_start_is() {
         let status = world.until_state(id, InstanceState::Stopped).await;
         assert_eq!(status.stopped_by, Some(StoppedBy::Crash));
         let reason = status.reason.unwrap();
-        assert!(reason.contains("it crashed") && reason.contains("the next start is tried at"));
+        assert!(reason.contains("it crashed") && reason.contains("the next start is attempted at"));
         world.until_ready(id).await;
     }
     let status = world
@@ -324,7 +324,7 @@ async fn a_crash_loop_says_how_often_and_when_the_next_start_is() {
 }
 
 #[tokio::test]
-async fn a_full_pool_is_named_while_it_halts_a_guest() {
+async fn a_full_pool_is_reported_while_it_pauses_a_guest() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;

@@ -63,7 +63,7 @@ pub async fn until_disks(world: &World, id: InstanceId, wanted: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_rescue_boots_the_other_image_first_and_its_end_leaves_the_instance_as_it_was() {
+async fn a_rescue_boots_the_rescue_image_and_its_end_restores_the_instance() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -96,7 +96,7 @@ async fn a_rescue_boots_the_other_image_first_and_its_end_leaves_the_instance_as
 }
 
 #[tokio::test]
-async fn an_agent_that_is_killed_anywhere_goes_on_with_the_rescue_and_its_end() {
+async fn an_agent_killed_at_any_point_continues_the_rescue_and_its_end() {
     for op in [Op::EnsureOff, Op::EnsureDefined, Op::EnsureStarted] {
         let world = World::new();
         world.start();
@@ -132,7 +132,7 @@ async fn an_agent_that_is_killed_anywhere_goes_on_with_the_rescue_and_its_end() 
 }
 
 #[tokio::test]
-async fn deleting_takes_the_rescue_disk_along() {
+async fn deleting_removes_the_rescue_disk() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;

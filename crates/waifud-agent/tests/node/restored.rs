@@ -39,7 +39,7 @@ async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms
 }
 
 #[tokio::test]
-async fn an_instance_that_a_restored_backup_knows_as_living_is_kept() {
+async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -62,7 +62,7 @@ async fn an_instance_that_a_restored_backup_knows_as_living_is_kept() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_after_the_backup_is_not_made_anew_before_somebody_confirms() {
+async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confirmation() {
     let world = World::new();
     world.start();
     let living = world.run_one("web").await;
@@ -84,7 +84,7 @@ async fn what_was_deleted_after_the_backup_is_not_made_anew_before_somebody_conf
 }
 
 #[tokio::test]
-async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
+async fn confirming_through_waifud_applies_held_deletions() {
     let mut world = World::new();
     // What is told at once was not waited for by the period.
     world.settings.timing.facts = std::time::Duration::from_mins(10);
@@ -120,7 +120,7 @@ async fn confirming_through_waifud_lets_held_orders_be_carried_out() {
 }
 
 #[tokio::test]
-async fn an_unmanaged_instance_is_reported_with_all_that_adopting_it_needs() {
+async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;

@@ -69,7 +69,7 @@ async fn says(wire: &mut DuplexStream, text: &str) {
 }
 
 #[tokio::test]
-async fn console_and_screen_are_the_instances_own_and_the_newest_console_wins() {
+async fn console_and_screen_belong_to_the_instance_and_the_newest_console_wins() {
     let world = World::new();
     let instance = running(&world).await;
     let mut screen = ask(&world, order(&instance, StreamKind::Screen))
@@ -95,7 +95,7 @@ async fn console_and_screen_are_the_instances_own_and_the_newest_console_wins() 
 }
 
 #[tokio::test]
-async fn another_instance_another_copy_and_one_that_is_off_are_refused() {
+async fn other_instances_other_copies_and_stopped_ones_are_refused() {
     let world = World::new();
     let instance = running(&world).await;
     let mut stranger = order(&instance, StreamKind::Console);
@@ -165,7 +165,7 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_another_machines_is_refused_and_one_that_the_guest_took_is_tried() {
+async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tried() {
     let world = World::new();
     let instance = running(&world).await;
     let address = instance.spec.nics[0].address.unwrap();
@@ -184,7 +184,7 @@ async fn an_address_that_is_another_machines_is_refused_and_one_that_the_guest_t
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_resets_the_guests_connection_and_one_that_ends_does_not() {
+async fn a_failed_stream_resets_the_guests_connection_and_one_that_ends_does_not() {
     let world = World::new();
     let instance = running(&world).await;
     world

@@ -49,12 +49,12 @@ async fn killed_at_every_step(delete: bool) {
 }
 
 #[tokio::test]
-async fn an_agent_killed_at_any_point_of_a_creation_is_carried_on_by_the_next() {
+async fn a_creation_continues_after_the_agent_is_killed_at_any_point() {
     killed_at_every_step(false).await;
 }
 
 #[tokio::test]
-async fn an_agent_killed_at_any_point_of_a_deletion_is_carried_on_by_the_next() {
+async fn a_deletion_continues_after_the_agent_is_killed_at_any_point() {
     killed_at_every_step(true).await;
 }
 
@@ -73,7 +73,7 @@ fn pool_ops() -> [PoolOp; 4] {
 }
 
 #[tokio::test]
-async fn an_agent_killed_inside_each_verb_is_carried_on_by_the_next() {
+async fn each_verb_continues_after_the_agent_is_killed_inside_it() {
     inside_each_verb(async |world, id, release| {
         world.kill().await;
         release();
@@ -124,7 +124,7 @@ async fn begin(world: &World, inside: impl AsyncFn() -> bool) -> InstanceId {
 }
 
 #[tokio::test]
-async fn a_download_that_never_ends_shows_how_far_it_is_and_can_be_given_up() {
+async fn a_stalled_download_shows_its_progress_and_can_be_cancelled() {
     let world = World::new();
     world.waifud.stall_downloads(Some(1024));
     world.start();
@@ -145,7 +145,7 @@ async fn a_download_that_never_ends_shows_how_far_it_is_and_can_be_given_up() {
 }
 
 #[tokio::test]
-async fn a_restarted_agent_takes_over_what_runs_and_touches_none_of_it() {
+async fn a_restarted_agent_takes_over_running_guests_without_affecting_them() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -168,7 +168,7 @@ async fn a_restarted_agent_takes_over_what_runs_and_touches_none_of_it() {
 }
 
 #[tokio::test]
-async fn without_waifud_a_guest_runs_on_and_what_happens_is_told_later() {
+async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -216,7 +216,7 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
 }
 
 #[tokio::test]
-async fn a_restarted_metadatad_is_told_everything_again_and_no_guest_is_touched() {
+async fn a_restarted_metadatad_gets_everything_again_and_no_guest_is_affected() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -237,7 +237,7 @@ async fn a_restarted_metadatad_is_told_everything_again_and_no_guest_is_touched(
 }
 
 #[tokio::test]
-async fn no_guest_starts_before_its_documents_and_its_rules_are_there() {
+async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
     let world = World::new();
     world.metadata.set_online(false);
     world.start();
@@ -275,7 +275,7 @@ async fn no_guest_starts_before_its_documents_and_its_rules_are_there() {
 }
 
 #[tokio::test]
-async fn flushed_rules_are_put_back_while_guests_run() {
+async fn flushed_rules_are_restored_while_guests_run() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -292,7 +292,7 @@ async fn flushed_rules_are_put_back_while_guests_run() {
 }
 
 #[tokio::test]
-async fn a_running_guest_is_left_alone_when_everything_around_it_fails() {
+async fn a_running_guest_keeps_running_when_every_step_fails() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -318,7 +318,7 @@ async fn a_running_guest_is_left_alone_when_everything_around_it_fails() {
 }
 
 #[tokio::test]
-async fn libvirt_away_and_back_again_heals() {
+async fn an_outage_of_libvirt_is_recovered() {
     let world = World::new();
     world.hypervisor.set_reachable(false);
     world.start();
@@ -350,7 +350,7 @@ async fn libvirt_away_and_back_again_heals() {
 }
 
 #[tokio::test]
-async fn each_failure_of_a_verb_is_told_and_tried_again() {
+async fn each_failure_of_a_verb_is_reported_and_retried() {
     let world = World::new();
     let other = |what| HypervisorError::Other {
         what,
@@ -374,7 +374,7 @@ async fn each_failure_of_a_verb_is_told_and_tried_again() {
 }
 
 #[tokio::test]
-async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unmanaged() {
+async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_reported_as_unmanaged() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -411,7 +411,7 @@ async fn what_left_the_slice_runs_on_with_its_network_and_is_shown_as_unmanaged(
 }
 
 #[tokio::test]
-async fn a_list_that_no_longer_names_an_instance_destroys_nothing() {
+async fn a_list_that_omits_an_instance_destroys_nothing() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
@@ -427,7 +427,7 @@ async fn a_list_that_no_longer_names_an_instance_destroys_nothing() {
 }
 
 #[tokio::test]
-async fn a_domain_that_nobody_ever_named_is_kept_and_shown() {
+async fn an_unknown_domain_is_kept_and_reported() {
     let world = World::new();
     let stranger = InstanceId::generate();
     world
@@ -454,7 +454,7 @@ async fn a_domain_that_nobody_ever_named_is_kept_and_shown() {
 }
 
 #[tokio::test]
-async fn an_order_for_an_older_copy_is_not_carried_out() {
+async fn a_deletion_of_an_older_copy_is_not_applied() {
     let world = World::new();
     world.start();
     let mut instance = world.instance("web");
@@ -485,7 +485,7 @@ async fn an_order_for_an_older_copy_is_not_carried_out() {
 }
 
 #[tokio::test]
-async fn an_order_for_something_that_is_not_here_is_confirmed() {
+async fn a_deletion_of_an_absent_instance_is_confirmed() {
     let world = World::new();
     world.start();
     let id = InstanceId::generate();
@@ -511,7 +511,7 @@ async fn two_copies_of_a_name_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_the_host_gets_is_told_long_before_the_next_look_at_everything() {
+async fn a_new_bridge_of_the_host_is_reported_long_before_the_next_gathering_of_facts() {
     let mut world = World::new();
     world.settings.timing.facts = std::time::Duration::from_hours(1);
     world.start();
@@ -531,7 +531,7 @@ async fn a_bridge_that_the_host_gets_is_told_long_before_the_next_look_at_everyt
 }
 
 #[tokio::test]
-async fn a_node_says_which_boot_of_its_machine_it_runs_in() {
+async fn a_node_reports_its_boot_id() {
     let world = World::new();
     world.start();
     let said = async || {

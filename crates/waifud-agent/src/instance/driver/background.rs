@@ -24,8 +24,8 @@ impl Driver {
         let DesiredState::Keep(want) = &view.desired else {
             return;
         };
-        let beside = matches!(step, Step::EnsureImage | Step::EnsureVolumes | Step::Define);
-        if !beside {
+        let can_run_in_parallel = matches!(step, Step::EnsureImage | Step::EnsureVolumes | Step::Define);
+        if !can_run_in_parallel {
             return;
         }
         if !seen.port && self.background.port.is_none() {

@@ -48,7 +48,7 @@ async fn until_ready(cluster: &Cluster, node: &Node, ended: &[i32]) {
 }
 
 #[test]
-fn a_qemu_that_is_killed_again_and_again_is_backed_off_from_until_a_person_starts_it() {
+fn a_qemu_that_keeps_being_killed_is_restarted_with_back_off_until_a_user_starts_it() {
     let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(node) = Node::up() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -33,7 +33,7 @@ const NODES: usize = 2;
 static MACHINE: Mutex<()> = Mutex::new(());
 
 #[test]
-fn every_step_on_libvirt_ends_the_same_when_the_agent_is_killed_around_it() {
+fn every_step_on_libvirt_has_the_same_result_when_the_agent_is_killed_around_it() {
     let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
     let next = AtomicUsize::new(0);
