@@ -9,6 +9,7 @@ use waifud_types::BootId;
 use super::lock;
 use crate::interfaces::HostPower;
 
+/// A host that a test controls. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct FakeHost {
     stopping: Arc<AtomicBool>,
