@@ -26,11 +26,11 @@ use crate::images::collection::{self, ImageCollector};
 use crate::instance::boot_order::BootOrder;
 use crate::instance::driver::Driver;
 use crate::instance::files::Files;
+use crate::instance::hypervisor_kind::HypervisorKindCache;
 use crate::instance::signals::{Signal, Signals};
+use crate::instance::start_permission::StartPermission;
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
-use crate::instance::hypervisor_kind::HypervisorKindCache;
-use crate::instance::start_permission::StartPermission;
 use crate::node::{background_tasks, facts, sweep};
 use crate::settings::{BootAlone, Settings};
 use crate::shared::{Adapters, Pools, Shared};
@@ -211,7 +211,9 @@ impl Agent {
 }
 
 /// An instance that should run, with its priority.
-fn boot_order_entry(record: &crate::control_link::record::InstanceRecord) -> Option<(InstanceId, i32)> {
+fn boot_order_entry(
+    record: &crate::control_link::record::InstanceRecord,
+) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
     let instance = instance.filter(|i| record.managed && i.spec.run)?;
     Some((record.id, instance.spec.priority))
@@ -245,7 +247,9 @@ fn background_tasks(
             let drift = s.guest_network.drift();
             background_tasks::network(s, drift).boxed()
         }),
-        task("metadata", shared, |s| background_tasks::metadata(s).boxed()),
+        task("metadata", shared, |s| {
+            background_tasks::metadata(s).boxed()
+        }),
         task("observations", shared, |s| {
             background_tasks::observations(s).boxed()
         }),

@@ -32,7 +32,9 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if u64::try_from(read).is_ok_and(|read| read <= limit) {
         Ok(bytes)
     } else {
-        Err(io::Error::other(format!("larger than the limit of {limit} bytes")))
+        Err(io::Error::other(format!(
+            "larger than the limit of {limit} bytes"
+        )))
     }
 }
 

@@ -11,20 +11,20 @@ use waifud_types::{InstanceId, Name, Timestamp};
 use crate::control_link::record::Memory;
 use crate::control_link::reports::Reports;
 use crate::control_link::table::Table;
+use crate::guest::diagnostics_requests::DiagnosticsRequests;
 use crate::guest::metadata::Metadata;
 use crate::images::Images;
 use crate::instance::boot_order::BootOrder;
 use crate::instance::files::Files;
+use crate::instance::hypervisor_kind::HypervisorKindCache;
 use crate::instance::signals::Signals;
+use crate::instance::start_permission::StartPermission;
 use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
 use crate::network::Network;
+use crate::node::checks::NodeChecks;
 use crate::settings::Settings;
 use crate::streams::GuestDialer;
 use crate::streams::requests::StreamRequests;
-use crate::guest::diagnostics_requests::DiagnosticsRequests;
-use crate::instance::hypervisor_kind::HypervisorKindCache;
-use crate::instance::start_permission::StartPermission;
-use crate::node::checks::NodeChecks;
 
 /// The adapters that an agent works with.
 #[derive(Clone)]

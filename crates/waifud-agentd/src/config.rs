@@ -137,7 +137,9 @@ impl Config {
             "never" => Ok(BootAlone::Never),
             _ => match text.strip_prefix("wait:").and_then(seconds) {
                 Some(wait) => Ok(BootAlone::Wait(Duration::from_secs(wait))),
-                None => bail!("invalid boot_alone {text:?}: expected start, never or, for example, wait:120s"),
+                None => bail!(
+                    "invalid boot_alone {text:?}: expected start, never or, for example, wait:120s"
+                ),
             },
         }
     }

@@ -22,10 +22,9 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another waifud-agentd already uses {}",
-            state_dir.display()
-        ),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another waifud-agentd already uses {}", state_dir.display())
+        }
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }

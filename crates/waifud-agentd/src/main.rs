@@ -80,8 +80,7 @@ enum Command {
 }
 
 fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
-    let bad =
-        || "expected eight hexadecimal digits, as shown in the node's condition".to_owned();
+    let bad = || "expected eight hexadecimal digits, as shown in the node's condition".to_owned();
     if text.len() != 8 {
         return Err(bad());
     }
@@ -119,8 +118,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot install signal handlers")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot install signal handlers")?;
+    let mut terminate =
+        signal(SignalKind::terminate()).context("cannot install signal handlers")?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).context("cannot install signal handlers")?;
     host::ensure_traversable_dir(&config.state_dir)?;
     host::ensure_traversable_dir(&config.run_dir)?;
     let _lock = host::lock(&config.state_dir)?;

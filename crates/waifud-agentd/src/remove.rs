@@ -111,7 +111,10 @@ mod tests {
 
     #[test]
     fn removed_objects_are_printed_in_one_line() {
-        assert_eq!(line(&[]), "the guests' network does not exist on this machine");
+        assert_eq!(
+            line(&[]),
+            "the guests' network does not exist on this machine"
+        );
         let removed = ["dnsmasq".to_owned(), "bridge waifu0".to_owned()];
         assert_eq!(line(&removed), "removed: dnsmasq, bridge waifu0");
     }

@@ -106,10 +106,12 @@ impl MetadataTunnel for Tunnel {
 
 fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
     match fs::read_to_string(path) {
-        Ok(text) => text
-            .trim()
-            .parse()
-            .with_context(|| format!("{} does not contain a valid key; remove the file", path.display())),
+        Ok(text) => text.trim().parse().with_context(|| {
+            format!(
+                "{} does not contain a valid key; remove the file",
+                path.display()
+            )
+        }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::generate();
             let temporary = path.with_extension("tmp");

@@ -310,7 +310,9 @@ impl Inner {
             };
             let seen = self.evidence.get(&id);
             let report = InstanceReport {
-                evidence: seen.filter(|_| self.evidence_pending.contains(&id)).cloned(),
+                evidence: seen
+                    .filter(|_| self.evidence_pending.contains(&id))
+                    .cloned(),
                 addresses: self.addresses.get(&id).cloned().unwrap_or_default(),
                 ..report.clone()
             };

@@ -349,7 +349,11 @@ impl Table {
         Ok(Affected::Instances(vec![id]))
     }
 
-    fn remove_from_slice(&self, inner: &mut Inner, id: InstanceId) -> Result<Affected, DurableError> {
+    fn remove_from_slice(
+        &self,
+        inner: &mut Inner,
+        id: InstanceId,
+    ) -> Result<Affected, DurableError> {
         if !inner.entries.contains_key(&id) {
             return Ok(Affected::None);
         }
@@ -357,7 +361,11 @@ impl Table {
         Ok(Affected::Instances(vec![id]))
     }
 
-    fn apply_tombstone(&self, inner: &mut Inner, tombstone: Tombstone) -> Result<Affected, DurableError> {
+    fn apply_tombstone(
+        &self,
+        inner: &mut Inner,
+        tombstone: Tombstone,
+    ) -> Result<Affected, DurableError> {
         let id = tombstone.instance;
         if let Some(named) = &mut inner.named {
             named.insert(id);

@@ -46,7 +46,10 @@ fn open(dir: &tempfile::TempDir) -> Table {
 }
 
 fn is_kept(table: &Table, id: InstanceId) -> bool {
-    matches!(table.view(id).map(|v| v.desired), Some(DesiredState::Keep(_)))
+    matches!(
+        table.view(id).map(|v| v.desired),
+        Some(DesiredState::Keep(_))
+    )
 }
 
 #[test]

@@ -225,7 +225,11 @@ impl FakeWaifud {
 
     /// Every reported status of an instance.
     pub fn status_history(&self, id: InstanceId) -> Vec<InstanceReport> {
-        lock(&self.state).statuses.get(&id).cloned().unwrap_or_default()
+        lock(&self.state)
+            .statuses
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Confirmed tombstones.

@@ -166,9 +166,12 @@ fn plain(module: &str) -> String {
 }
 
 fn is_named(recorded: &str, reported: &str) -> bool {
-    reported.split_once('/')
+    reported
+        .split_once('/')
         .zip(recorded.split_once('/'))
-        .is_some_and(|(reported, recorded)| reported.0 == recorded.0 && plain(reported.1) == recorded.1)
+        .is_some_and(|(reported, recorded)| {
+            reported.0 == recorded.0 && plain(reported.1) == recorded.1
+        })
 }
 
 /// The duration by the guest's clock, or by ours if the guest's clock was set in between.

@@ -116,11 +116,16 @@ fn at_its_ports(
     let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
     let taps = (0..nics).map(|index| TapName::of(record.id, index));
     let seen: Vec<_> = taps.filter_map(|tap| observations.get(&tap)).collect();
-    let acknowledged = seen.iter().filter_map(|observation| observation.acknowledged).max();
-    let dropped = seen.iter().fold(Dropped::default(), |sum, observation| Dropped {
-        spoofed: sum.spoofed.saturating_add(observation.counters.spoofed),
-        to_host: sum.to_host.saturating_add(observation.counters.to_host),
-    });
+    let acknowledged = seen
+        .iter()
+        .filter_map(|observation| observation.acknowledged)
+        .max();
+    let dropped = seen
+        .iter()
+        .fold(Dropped::default(), |sum, observation| Dropped {
+            spoofed: sum.spoofed.saturating_add(observation.counters.spoofed),
+            to_host: sum.to_host.saturating_add(observation.counters.to_host),
+        });
     (
         acknowledged.filter(|at| is_of(*at, started)),
         (!seen.is_empty()).then_some(dropped),

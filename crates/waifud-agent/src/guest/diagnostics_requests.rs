@@ -14,4 +14,3 @@ impl DiagnosticsRequests {
         self.0.notified().await;
     }
 }
-

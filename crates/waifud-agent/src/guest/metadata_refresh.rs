@@ -19,7 +19,10 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
         shared.signals.nudge_all();
     }
     if let Err(failure) = release_unknown(shared).await {
-        tracing::debug!("the metadata service still holds unused documents: {}", failure.message);
+        tracing::debug!(
+            "the metadata service still holds unused documents: {}",
+            failure.message
+        );
     }
     Ok(())
 }

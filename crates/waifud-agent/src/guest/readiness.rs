@@ -72,7 +72,9 @@ impl Readiness {
     /// Whether nothing more can be learned.
     pub fn is_final(&self, memory: &Memory) -> bool {
         let by_agent = memory.ready_by == Some(ReadyBy::GuestAgent);
-        !self.stale && memory.cloud_init.state.is_final() && (by_agent || self.probes >= PROBES_AFTER_END)
+        !self.stale
+            && memory.cloud_init.state.is_final()
+            && (by_agent || self.probes >= PROBES_AFTER_END)
     }
 
     /// How long until the next probe; `None` if it is due.
@@ -135,7 +137,10 @@ impl Readiness {
                 &nothing
             },
             call: memory.phoned_home_at,
-            asked: evidence.last.as_ref().is_some_and(|(_, _, at)| is_current(at)),
+            asked: evidence
+                .last
+                .as_ref()
+                .is_some_and(|(_, _, at)| is_current(at)),
             expects,
             since: begun,
             now,

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
+use waifud_types::Timestamp;
 use waifud_types::spec::PublishSpec;
 use waifud_types::status::{AddressFamily, Condition, InstanceAddress};
-use waifud_types::Timestamp;
 
-use crate::control_link::record::InstanceRecord;
 use crate::condition::condition;
+use crate::control_link::record::InstanceRecord;
 use crate::instance::drift::Drift;
 use crate::instance::planner::{Observed, Step};
 use crate::instance::status::StepFailure;
@@ -68,7 +68,9 @@ pub(crate) fn of_instance(
 fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
     let restarts = record.memory.restarts;
     let message = || {
-        format!("it was restarted {restarts} times in a row; each pause is longer than the one before")
+        format!(
+            "it was restarted {restarts} times in a row; each pause is longer than the one before"
+        )
     };
     (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
 }
@@ -210,7 +212,9 @@ mod tests {
         };
         let message = message_for(&record, &[seen("192.0.2.140", "lan")]).unwrap();
         assert!(
-            message.contains("got 192.0.2.140 on lan by DHCP instead of its assigned address 192.0.2.50"),
+            message.contains(
+                "got 192.0.2.140 on lan by DHCP instead of its assigned address 192.0.2.50"
+            ),
             "{message}"
         );
         for expected in [

@@ -81,7 +81,8 @@ mod tests {
                 Reach::Away(PATIENCE),
             ] {
                 let chosen = choose(template, reach);
-                let unreachable = matches!(reach, Reach::NoNetwork) || reach == Reach::Away(PATIENCE);
+                let unreachable =
+                    matches!(reach, Reach::NoNetwork) || reach == Reach::Away(PATIENCE);
                 let by_disk = template == Datasource::Cidata || unreachable;
                 assert_eq!(
                     chosen.datasource == Datasource::Cidata,

@@ -124,7 +124,9 @@ async fn ensure_rescue_disk(
         return Ok(());
     }
     let Some(pool) = rescue::pool(want).and_then(|name| shared.pool(name)) else {
-        return Err(Failure::lasting("the instance has no disk to rescue".to_owned()));
+        return Err(Failure::lasting(
+            "the instance has no disk to rescue".to_owned(),
+        ));
     };
     let id = VolumeId {
         instance: want.id,
@@ -161,10 +163,18 @@ async fn rescue_domain_disk(
     let Some(image) = &want.rescue_image else {
         return Ok(None);
     };
-    let pool = rescue::pool(want).ok_or_else(|| Failure::lasting("the instance has no disk to rescue"))?;
-    domain_disk(shared, want.id, &rescue::disk_name()?, pool, image.digest, disks)
-        .await
-        .map(Some)
+    let pool =
+        rescue::pool(want).ok_or_else(|| Failure::lasting("the instance has no disk to rescue"))?;
+    domain_disk(
+        shared,
+        want.id,
+        &rescue::disk_name()?,
+        pool,
+        image.digest,
+        disks,
+    )
+    .await
+    .map(Some)
 }
 
 /// Every disk of the domain, in boot order: the rescue disk first, if there is one.

@@ -51,10 +51,7 @@ fn domain_nic(
 ) -> Result<DomainNic, Failure> {
     let (bridge, mtu) = if is_on_lan(nic) {
         let bridge = want.bridges.get(&nic.network).cloned().ok_or_else(|| {
-            Failure::lasting(format!(
-                "waifud sent no bridge for network {}",
-                nic.network
-            ))
+            Failure::lasting(format!("waifud sent no bridge for network {}", nic.network))
         })?;
         (bridge, None)
     } else {

@@ -16,7 +16,11 @@ pub(crate) struct Drift {
 
 impl Drift {
     /// The drift after another observation; `None` if there is none.
-    pub(crate) fn after(before: Option<Self>, changes: Vec<String>, now: Timestamp) -> Option<Self> {
+    pub(crate) fn after(
+        before: Option<Self>,
+        changes: Vec<String>,
+        now: Timestamp,
+    ) -> Option<Self> {
         if changes.is_empty() {
             return None;
         }

@@ -21,7 +21,7 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainState;
 use waifud_types::{Epoch, Name};
 
-use crate::control_link::record::{DesiredState, Memory, Deletion};
+use crate::control_link::record::{Deletion, DesiredState, Memory};
 use crate::instance::restart_policy;
 
 /// What was observed of an instance on its node.

@@ -9,7 +9,7 @@ use waifud_types::Epoch;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::StoppedBy;
 
-use crate::control_link::record::{DesiredState, Memory, Deletion, RunMemory};
+use crate::control_link::record::{Deletion, DesiredState, Memory, RunMemory};
 use crate::fake::sample_instance;
 use crate::instance::driver::apply;
 use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};

@@ -128,9 +128,7 @@ fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Instan
             InstanceState::Failed
         }
         // An instance that ran before and stays off is stopped, even while its resources are being ensured.
-        _ if stays_off && memory.run == RunMemory::Stopped => {
-            InstanceState::Stopped
-        }
+        _ if stays_off && memory.run == RunMemory::Stopped => InstanceState::Stopped,
         Step::Idle | Step::Wait(Wait::Backoff | Wait::StartAllowed | Wait::Host) => {
             InstanceState::Stopped
         }

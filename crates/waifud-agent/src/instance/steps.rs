@@ -132,9 +132,11 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
         }
     }
     failpoints::FILES_REMOVE.before();
-    shared.files.ensure_absent(id).await.map_err(|error| {
-        Failure::passing(format!("cannot remove the guest's files: {error}"))
-    })?;
+    shared
+        .files
+        .ensure_absent(id)
+        .await
+        .map_err(|error| Failure::passing(format!("cannot remove the guest's files: {error}")))?;
     failpoints::FILES_REMOVE.after();
     Ok(())
 }

@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use waifud_network::{
-    GuestNetwork, NetworkState, PortObservation,
-};
+use waifud_network::{GuestNetwork, NetworkState, PortObservation};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
@@ -231,7 +229,10 @@ impl Network {
                 .await;
             ensured
                 .map_err(|_| PortError {
-                    message: format!("applying the network took longer than {} s", TIMEOUT.as_secs()),
+                    message: format!(
+                        "applying the network took longer than {} s",
+                        TIMEOUT.as_secs()
+                    ),
                     lasting: false,
                 })?
                 .map_err(|error| port_error(&error))?;
@@ -259,7 +260,9 @@ impl Network {
             if let Ok(listeners) = timeout(LISTENERS_TIMEOUT, self.adapter.listeners()).await {
                 Some(listeners.map_err(|error| port_error(&error))?)
             } else {
-                tracing::warn!("listing the ports that this node's programs listen on took too long");
+                tracing::warn!(
+                    "listing the ports that this node's programs listen on took too long"
+                );
                 None
             }
         } else {

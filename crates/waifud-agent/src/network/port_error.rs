@@ -20,5 +20,3 @@ pub(super) fn port_error(error: &NetworkError) -> PortError {
         lasting,
     }
 }
-
-

@@ -34,9 +34,7 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
         })
     };
     let nics = instance.spec.nics.iter().enumerate();
-    nics.filter(|(_, nic)| !is_on_lan(nic))
-        .map(port)
-        .collect()
+    nics.filter(|(_, nic)| !is_on_lan(nic)).map(port).collect()
 }
 
 /// The state with every port that is possible. Of two conflicting ports, the one that is already applied stays, and the

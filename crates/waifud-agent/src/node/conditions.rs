@@ -22,4 +22,3 @@ pub(crate) fn incarnation_changed(
         now,
     )
 }
-

@@ -7,8 +7,8 @@ use nix::sys::statvfs::statvfs;
 use waifud_types::status::Condition;
 use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
-use crate::control_link::durable::Unwritable;
 use crate::condition::condition;
+use crate::control_link::durable::Unwritable;
 
 /// The condition's type.
 pub(crate) const KIND: &str = "state-dir";
@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn low_space_and_write_errors_are_distinct_and_enough_space_is_no_condition() {
-        let reason = |free, unwritable: Option<&Unwritable>| condition_at(free, unwritable).map(|s| s.0);
+        let reason =
+            |free, unwritable: Option<&Unwritable>| condition_at(free, unwritable).map(|s| s.0);
         let full = Unwritable {
             why: "No space left on device".to_owned(),
             full: true,

@@ -9,10 +9,10 @@ use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, Timestamp};
 
 use crate::blocking::here;
-use crate::control_link::record::RunMemory;
 use crate::condition::condition;
-use crate::node::conditions::incarnation_changed;
+use crate::control_link::record::RunMemory;
 use crate::node::certificate;
+use crate::node::conditions::incarnation_changed;
 use crate::node::disk_space;
 use crate::shared::Shared;
 

@@ -207,7 +207,9 @@ fn check(joined: &Joined, token: &JoinToken, key: &NodeKey) -> Result<(), Member
     let own = certificates(&joined.certificate)?.swap_remove(0);
     let peer = NodePeer::of(&own)?;
     if peer.node != joined.node || peer.key != key.digest() {
-        return Err(MembershipError::Answer("the certificate is for another node"));
+        return Err(MembershipError::Answer(
+            "the certificate is for another node",
+        ));
     }
     Ok(())
 }

@@ -90,7 +90,8 @@ pub(super) fn last_lines(bytes: &[u8], lines: u32) -> usize {
 pub(super) async fn send(mut tail: Tail, wire: Box<dyn ByteStream>) {
     let (mut gone, mut wire) = tokio::io::split(wire);
     let mut ignored = [0; 64];
-    let disconnected = async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
+    let disconnected =
+        async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
     let write = async {
         let mut checks = tokio::time::interval(FOLLOW_PERIOD);
         let mut buffer = vec![0; CHUNK];

@@ -17,10 +17,7 @@ pub(crate) struct StreamInbox(pub(super) tokio::sync::Mutex<mpsc::Receiver<Strea
 impl StreamRequests {
     pub fn new() -> (Self, StreamInbox) {
         let (sender, receiver) = mpsc::channel(MAX);
-        (
-            Self(sender),
-            StreamInbox(tokio::sync::Mutex::new(receiver)),
-        )
+        (Self(sender), StreamInbox(tokio::sync::Mutex::new(receiver)))
     }
 
     /// Queues a request. If the queue is full the request is dropped, and waifud reports that the node did not answer.

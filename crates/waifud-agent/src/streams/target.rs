@@ -39,7 +39,10 @@ pub(super) enum StreamTarget {
 }
 
 /// Only an instance of this node and of the requested epoch is opened.
-pub(super) async fn open(server: &StreamServer, request: &StreamOrder) -> Result<StreamTarget, StreamRefusal> {
+pub(super) async fn open(
+    server: &StreamServer,
+    request: &StreamOrder,
+) -> Result<StreamTarget, StreamRefusal> {
     let not_here = || {
         refusal(
             RefusalReason::NotHere,
@@ -74,9 +77,14 @@ pub(super) async fn open(server: &StreamServer, request: &StreamOrder) -> Result
         StreamKind::Ssh | StreamKind::Forward { .. } => {
             let port = port(request.kind).unwrap_or_default();
             if port == 0 {
-                return Err(refusal(RefusalReason::NothingListens, "port 0 is not a valid port"));
+                return Err(refusal(
+                    RefusalReason::NothingListens,
+                    "port 0 is not a valid port",
+                ));
             }
-            connect(server, &instance, port).await.map(StreamTarget::Tcp)
+            connect(server, &instance, port)
+                .await
+                .map(StreamTarget::Tcp)
         }
     }
 }
@@ -188,7 +196,9 @@ fn own_address(
 /// it, and addresses of the host are never learned.
 fn seen_address(seen: &[InstanceAddress], subnet: Option<Ipv4Net>) -> Option<(Name, Ipv4Addr)> {
     seen.iter().find_map(|seen| match seen.address {
-        IpAddr::V4(address) => is_single_host(address, subnet).then(|| (seen.network.clone(), address)),
+        IpAddr::V4(address) => {
+            is_single_host(address, subnet).then(|| (seen.network.clone(), address))
+        }
         IpAddr::V6(_) => None,
     })
 }

@@ -126,7 +126,8 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     world.waifud.put(db);
     world
         .until("the node says that it is full", async || {
-            state_dir(&world).is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
+            state_dir(&world)
+                .is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
         })
         .await;
     let said = state_dir(&world).unwrap();
@@ -168,8 +169,7 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     world
         .until("it is well again", async || {
             // The filesystem is small: low is all that can be hoped for.
-            state_dir(&world)
-                .is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
+            state_dir(&world).is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
         })
         .await;
     assert_eq!(records(&world).len(), before.len() + 1);

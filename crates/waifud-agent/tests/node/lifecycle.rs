@@ -40,7 +40,12 @@ async fn states_go_from_preparing_through_starting_to_running_and_never_back() {
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;
-    let mut states: Vec<InstanceState> = world.waifud.status_history(id).iter().map(|s| s.state).collect();
+    let mut states: Vec<InstanceState> = world
+        .waifud
+        .status_history(id)
+        .iter()
+        .map(|s| s.state)
+        .collect();
     states.dedup();
     for pair in states.windows(2) {
         assert!(pair[0].may_become(pair[1]), "{states:?}");

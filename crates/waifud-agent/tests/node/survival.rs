@@ -374,7 +374,8 @@ async fn each_failure_of_a_verb_is_reported_and_retried() {
 }
 
 #[tokio::test]
-async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_reported_as_unmanaged() {
+async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_reported_as_unmanaged()
+{
     let world = World::new();
     world.start();
     let id = world.run_one("web").await;

@@ -24,7 +24,8 @@ impl Driver {
         let DesiredState::Keep(want) = &view.desired else {
             return;
         };
-        let can_run_in_parallel = matches!(step, Step::EnsureImage | Step::EnsureVolumes | Step::Define);
+        let can_run_in_parallel =
+            matches!(step, Step::EnsureImage | Step::EnsureVolumes | Step::Define);
         if !can_run_in_parallel {
             return;
         }

@@ -176,7 +176,9 @@ impl Driver {
             self.report(&view, Some(&seen));
             match step {
                 Step::Idle | Step::Wait(_) => {
-                    if let (Step::Wait(Wait::Host), DesiredState::Keep(want)) = (step, &view.desired) {
+                    if let (Step::Wait(Wait::Host), DesiredState::Keep(want)) =
+                        (step, &view.desired)
+                    {
                         let order = &self.shared.boot_order;
                         order.wait_for_host(self.id, want.spec.priority);
                     }
@@ -200,7 +202,9 @@ impl Driver {
                 Outcome::Done => {
                     if !failed {
                         self.retry.reset();
-                        self.progress.failure.take_if(|failure| failure.step == step);
+                        self.progress
+                            .failure
+                            .take_if(|failure| failure.step == step);
                     }
                     if matches!(step, Step::ForceOff | Step::Undefine | Step::Start) {
                         // These change enough to warrant a new observation.

@@ -57,7 +57,8 @@ impl Driver {
     /// when the plan goes past that step, or when the desired state changes.
     pub(super) fn clear_failure(&mut self, step: Step, version: u64) {
         let same = self.progress.failure_version == Some(version);
-        self.progress.failure
+        self.progress
+            .failure
             .take_if(|failure| !(same && planner::leads_to(step, failure.step)));
     }
 

@@ -9,10 +9,10 @@ use crate::control_link::record::DesiredState;
 use crate::control_link::table::View;
 use crate::failpoints;
 use crate::instance::datasource::Seeded;
-use crate::instance::failure::Failure;
-use crate::instance::planner::{Observed, Step};
 use crate::instance::disks;
 use crate::instance::domain_spec;
+use crate::instance::failure::Failure;
+use crate::instance::planner::{Observed, Step};
 use crate::instance::steps;
 
 impl Driver {
@@ -33,7 +33,10 @@ impl Driver {
                     }
                     steps::ensure_bundle(&shared, want).await
                 };
-                match self.unless_desired_state_changes(view.version, ensured).await {
+                match self
+                    .unless_desired_state_changes(view.version, ensured)
+                    .await
+                {
                     Some(done) => done,
                     None => return Outcome::Cancelled,
                 }
@@ -48,7 +51,10 @@ impl Driver {
             (DesiredState::Keep(want), Step::EnsureSeed) => {
                 let by_disk = seen.by_disk;
                 let ensured = steps::ensure_seed(&shared, want, by_disk);
-                match self.unless_desired_state_changes(view.version, ensured).await {
+                match self
+                    .unless_desired_state_changes(view.version, ensured)
+                    .await
+                {
                     Some(done) => {
                         if done.is_ok() {
                             self.seeded = Seeded::wanted(want, by_disk);

@@ -27,7 +27,8 @@ impl ShutdownTimer {
 
     /// Whether the guest is still on after its grace period.
     pub fn has_expired(&self, timing: &Timing) -> bool {
-        self.since.is_some_and(|since| since.elapsed() >= timing.grace)
+        self.since
+            .is_some_and(|since| since.elapsed() >= timing.grace)
     }
 
     /// Whether the guest should be asked (again). A guest that was asked while it booted may not have handled it.
