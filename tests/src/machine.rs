@@ -29,11 +29,11 @@ pub struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Creates it and waits until its cloud-init is done.
+    /// Creates the machine, which then boots while the caller does something else.
     ///
     /// # Errors
-    /// Its image can't be built, or it is not ready in time.
-    pub fn boot(world: &'a World, name: &str) -> Result<Self> {
+    /// Its image cannot be built, or waifud refuses it.
+    pub fn create(world: &'a World, name: &str) -> Result<Self> {
         let cache = waifud_images::default_cache_dir();
         let image = waifud_images::build(Image::DebianNode, &cache, &|line| eprintln!("{line}"))?;
         let file = image.qcow2.display().to_string();
@@ -50,10 +50,10 @@ impl<'a> Machine<'a> {
         let key = world.public_key.display().to_string();
         let size = ["--cpus", "2", "--memory", "2G", "--disk", "8G"];
         let configured = ["--user-data", &user_data, "--ssh-key", &key];
-        let until = ["--wait", "--timeout", "9m"];
         let create = ["create", name, "-t", TEMPLATE];
-        let words = [&create[..], &size, &configured, &until].concat();
-        let instance = world.waifuctl.json(&words)?;
+        let instance = world
+            .waifuctl
+            .json(&[&create[..], &size, &configured].concat())?;
         let address = instance
             .pointer("/status/addresses/0/address")
             .and_then(Value::as_str)
@@ -63,6 +63,15 @@ impl<'a> Machine<'a> {
             name: name.to_owned(),
             address: address.to_owned(),
         })
+    }
+
+    /// Waits until its cloud-init is done.
+    ///
+    /// # Errors
+    /// It is not ready in time.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let words = ["wait", &self.name, "--for", "ready", "--timeout", "9m"];
+        self.world.waifuctl.json(&words).map(drop)
     }
 
     /// Its name.

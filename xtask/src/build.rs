@@ -36,7 +36,5 @@ pub fn for_package(dev: bool) -> Result<PathBuf> {
         command.args(["--package", program]);
     }
     cargo::run(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| cargo::repository().join("target"), PathBuf::from);
-    Ok(target.join(if dev { "debug" } else { "release" }))
+    Ok(cargo::target().join(if dev { "debug" } else { "release" }))
 }

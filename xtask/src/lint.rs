@@ -1,10 +1,11 @@
 //! `cargo xtask lint`: everything that can be said about the code without running it.
 
+mod architecture;
 mod arrows;
 mod deny;
 mod files;
 mod licence;
-mod metadata;
+pub mod metadata;
 mod openapi;
 
 use anyhow::{Result, bail};
@@ -18,6 +19,7 @@ use crate::phases::Phases;
 pub enum Part {
     Format,
     Files,
+    Architecture,
     Arrows,
     Deny,
     Clippy,
@@ -34,6 +36,16 @@ pub struct Args {
     only: Vec<Part>,
 }
 
+impl Args {
+    /// The parts that look at text only.
+    pub fn texts() -> Self {
+        Self {
+            only: vec![Part::Architecture],
+            ..Self::default()
+        }
+    }
+}
+
 pub fn run(args: &Args) -> Result<()> {
     let mut phases = Phases::default();
     let mut part = |part: Part, name, work: &dyn Fn() -> Result<()>| {
@@ -45,6 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
         cargo::run(cargo::cargo().args(["fmt", "--all", "--check", "--", "--files-with-diff"]))
     });
     part(Part::Files, "files", &files::check);
+    part(Part::Architecture, "architecture", &architecture::check);
     part(Part::Arrows, "crate arrows", &arrows::check);
     part(Part::Deny, "licences, bans, sources", &deny::check);
     part(Part::Clippy, "clippy", &|| {

@@ -53,3 +53,15 @@ pub fn for_test_programs(cargo: &mut Command) {
         );
     }
 }
+
+/// A command that runs `program` as root where sudo allows it, else as the caller.
+pub fn program(program: &Path) -> Command {
+    match sudo().filter(|_| !is_root()) {
+        None => Command::new(program),
+        Some(sudo) => {
+            let mut command = Command::new(sudo);
+            command.args(["--preserve-env", "--"]).arg(program);
+            command
+        }
+    }
+}

@@ -1,48 +1,80 @@
-//! `cargo xtask test`: what CI runs, and what anybody runs before sending a change.
+//! `cargo xtask test`: what CI runs, and what contributors run before they send a change.
+
+mod changed;
+mod output;
+mod programs;
+mod slowest;
+mod suites;
 
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use waifud_images::Guest;
 
+use self::changed::Selection;
+use self::suites::{GUESTS, Other};
 use crate::phases::Phases;
 use crate::{cargo, image, lint, packages, root};
-
-/// The package whose tests boot guests, and so run one after the other.
-const SERIAL: &str = "waifud-tests";
 
 #[derive(clap::Parser)]
 pub struct Args {
     /// Leave out the tests that boot guests
     #[arg(long)]
     quick: bool,
+    /// Run only what the changes since --base can affect, committed or not
+    #[arg(long)]
+    changed: bool,
+    /// With --changed: the revision to compare with
+    #[arg(long, value_name = "REV", default_value = "origin/main")]
+    base: String,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let selection = if args.changed {
+        changed::selection(&args.base)?
+    } else {
+        Selection::everything()
+    };
     let mut phases = Phases::default();
+    if !selection.code {
+        phases.run("lint of texts", || lint::run(&lint::Args::texts()));
+        return phases.finish();
+    }
+    let guests = !args.quick && selection.has(GUESTS);
     phases.run("packages", || packages::ensure("test"));
+    // Images are built while cargo builds: much of their time is spent waiting for the package mirrors.
+    let images = guests.then(|| thread::spawn(build_images));
+    let mut programs = Vec::new();
     phases.run("build", || {
-        cargo::run(cargo::cargo().args(["build", "--workspace", "--all-targets"]))
+        programs = programs::build(selection.packages.as_ref())?;
+        Ok(())
     });
-    phases.run("lint", || lint::run(&lint::Args::default()));
-    if !args.quick {
-        phases.run("image tiny", || build_image(Guest::Tiny, "tiny"));
-        phases.run("image debian", || {
-            build_image(Guest::DebianBookworm, "debian")
-        });
-        phases.run("image debian node", || {
-            build_image(Guest::DebianNode, "debian-12-node")
+    if let Some(images) = images {
+        phases.always("images", || {
+            images.join().map_err(|_| anyhow!("building images panicked"))?
         });
     }
-    let nextest = cargo::has_subcommand("nextest");
-    phases.run("tests in parallel", || parallel(nextest));
-    phases.run("doc tests", || {
-        cargo::run(tests(cargo::cargo().args(["test", "--workspace", "--doc"])))
-    });
-    if !args.quick {
-        phases.run("tests with guests", || serial(nextest));
+    if !guests {
+        programs.retain(|program| program.package != GUESTS);
     }
+    phases.run("lint and tests", || {
+        let lint: Other<'_> = ("lint", Box::new(|| lint::run(&lint::Args::default())));
+        let documentation: Other<'_> = ("doc tests", Box::new(|| doc_tests(&selection)));
+        suites::run(&programs, vec![lint, documentation])
+    });
     phases.finish()
+}
+
+fn build_images() -> Result<()> {
+    for (guest, name) in [
+        (Guest::Tiny, "tiny"),
+        (Guest::DebianNode, "debian-12-node"),
+        (Guest::DebianBookworm, "debian"),
+    ] {
+        build_image(guest, name)?;
+    }
+    Ok(())
 }
 
 fn build_image(guest: Guest, name: &str) -> Result<()> {
@@ -59,68 +91,29 @@ fn build_image(guest: Guest, name: &str) -> Result<()> {
     )
 }
 
-fn parallel(nextest: bool) -> Result<()> {
+fn doc_tests(selection: &Selection) -> Result<()> {
     let mut command = cargo::cargo();
-    if nextest {
-        command.args([
-            "nextest",
-            "run",
-            "--workspace",
-            "--no-fail-fast",
-            "--exclude",
-            SERIAL,
-        ]);
-    } else {
-        command.args([
-            "test",
-            "--workspace",
-            "--no-fail-fast",
-            "--exclude",
-            SERIAL,
-            "--bins",
-            "--lib",
-            "--tests",
-        ]);
+    command.args(["test", "--doc"]);
+    match &selection.libraries {
+        None => {
+            command.arg("--workspace");
+        }
+        Some(libraries) if libraries.is_empty() => return Ok(()),
+        Some(libraries) => {
+            for library in libraries {
+                command.args(["--package", library]);
+            }
+        }
     }
-    cargo::run(tests(&mut command))
+    root::for_test_programs(&mut command);
+    no_skips(&mut command);
+    cargo::run(&mut command)
 }
 
-fn serial(nextest: bool) -> Result<()> {
-    let mut command = cargo::cargo();
-    if nextest {
-        command.args([
-            "nextest",
-            "run",
-            "--no-fail-fast",
-            "--package",
-            SERIAL,
-            "--test-threads",
-            "1",
-            "--no-tests",
-            "pass",
-        ]);
-    } else {
-        command.args([
-            "test",
-            "--no-fail-fast",
-            "--package",
-            SERIAL,
-            "--lib",
-            "--bins",
-            "--tests",
-            "--",
-            "--test-threads=1",
-        ]);
-    }
-    cargo::run(tests(&mut command))
-}
-
-/// Sets a test run's environment: test programs are root where that is possible, and then, and in CI, nothing is skipped.
-fn tests(command: &mut Command) -> &mut Command {
-    root::for_test_programs(command);
+/// Forbids skips where every test can run: as root, with sudo, and in CI.
+fn no_skips(command: &mut Command) {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     if ci || root::is_root() || root::sudo().is_some() {
         command.env("WAIFUD_TEST_NO_SKIP", "1");
     }
-    command
 }

@@ -15,13 +15,15 @@ const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
 fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Result<()> {
     World::with(|world| {
         let mut steps = Steps::default();
+        // It boots while the packages are made and checked.
+        let machine = Machine::create(world, "cupboard")?;
         let dir = tempfile::tempdir()?;
         let first = deb::package(dir.path(), "0.1.0")?;
         deb::is_clean(&first)?;
         let second = deb::newer(&first, "0.1.0+1")?;
         let guest_disk = button::image(dir.path())?;
         steps.done("packages");
-        let machine = Machine::boot(world, "cupboard")?;
+        machine.wait_until_ready()?;
         steps.done("the machine");
         reached_from_outside(&machine)?;
         steps.done("reached from outside");

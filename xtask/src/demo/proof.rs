@@ -22,6 +22,9 @@ runcmd:
 /// How long SSH may take: the guest says ready before its sshd has answered once.
 const SSH_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long one command over SSH may take: an emulated guest on a busy machine was seen to need more than 30 s.
+const COMMAND_LIMIT: Duration = Duration::from_mins(2);
+
 /// An SSH key made for this run.
 pub struct Key {
     /// As the node sees it.
@@ -149,6 +152,6 @@ impl Guest<'_> {
         }
         argv.extend([user.as_str(), "--"]);
         argv.extend(remote);
-        wait::run(&mut self.lab.command(&node, argv)?, Duration::from_secs(30))
+        wait::run(&mut self.lab.command(&node, argv)?, COMMAND_LIMIT)
     }
 }

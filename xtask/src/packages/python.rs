@@ -11,9 +11,7 @@ use crate::cargo;
 const REQUIREMENTS: &str = "crates/waifud/tests/https/requirements.txt";
 
 fn environment() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| cargo::repository().join("target"), PathBuf::from);
-    target.join("schemathesis")
+    cargo::target().join("schemathesis")
 }
 
 /// Installs schemathesis unless these versions are there. Where that fails, says so: its test fails or is skipped then.
