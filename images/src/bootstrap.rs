@@ -1,4 +1,4 @@
-//! Fetches packages with mmdebstrap, through the machine's own mirrors and apt settings.
+//! Fetches packages with mmdebstrap, using the machine's mirrors and apt settings.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::run::Tool;
 use crate::sources;
 
-/// Host settings that decide how apt reaches a mirror and how it judges what it gets. mmdebstrap gives apt a
-/// configuration of its own, so they are handed over one by one.
+/// Settings of the host that determine how apt reaches a mirror and verifies its files. mmdebstrap gives apt its own
+/// configuration, so they are passed one by one.
 const APT_SETTINGS: [&str; 8] = [
     "Acquire::http::",
     "Acquire::https::",
@@ -22,13 +22,13 @@ const APT_SETTINGS: [&str; 8] = [
     "Acquire::ForceIPv6",
 ];
 
-/// What ends up in the target directory.
+/// The contents of the target directory.
 pub struct Bootstrap<'a> {
     /// The Debian release.
     pub suite: &'a str,
-    /// mmdebstrap's word: `minbase` installs, `extract` only unpacks.
+    /// mmdebstrap's variant: `minbase` installs packages, `extract` only unpacks them.
     pub variant: &'a str,
-    /// What to take besides, with everything it depends on.
+    /// Additional packages, which are installed with their dependencies.
     pub packages: &'a [&'a str],
     /// More options of mmdebstrap.
     pub options: &'a [String],
@@ -44,7 +44,7 @@ impl Bootstrap<'_> {
         let settings = Tool::new("apt-config", "apt").arg("dump").run()?;
         Tool::new("mmdebstrap", "mmdebstrap")
             .args(["--quiet", "--mode=root", "--format=directory"])
-            // The cache may lie in a home directory that apt's own user may not enter.
+            // The cache may be in a home directory that apt's user may not enter.
             .arg("--aptopt=APT::Sandbox::User \"root\"")
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .args(apt_settings(&settings).map(|setting| format!("--aptopt={setting}")))
@@ -60,7 +60,7 @@ impl Bootstrap<'_> {
     }
 }
 
-/// The settings to hand over, from what `apt-config dump` prints (one `Name "value";` in a line).
+/// The settings to pass, from the output of `apt-config dump` (one `Name "value";` per line).
 fn apt_settings(dump: &str) -> impl Iterator<Item = &str> {
     dump.lines().filter(|line| {
         !line.ends_with("\"\";") && APT_SETTINGS.iter().any(|setting| line.starts_with(setting))

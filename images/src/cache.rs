@@ -1,5 +1,5 @@
-//! The cache: a finished image is a file named by its recipe, put there by a rename. Whoever finds it needs no lock;
-//! whoever has to build takes one, so that everybody else waits and then finds it.
+//! The cache: an image is a file named after the digest of its recipe, and is put there by a rename. Reading it needs
+//! no lock. A build takes a lock, so that concurrent callers wait and then find the image.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Read as _;
@@ -37,7 +37,7 @@ pub fn build(guest: Guest, cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<
         File::open(&made)
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&made, &path))
-            .with_context(|| format!("cannot put the image to {}", path.display()))
+            .with_context(|| format!("cannot move the image to {}", path.display()))
     });
     let cleared = clear(&work);
     made.with_context(|| format!("{guest} could not be built"))?;
@@ -66,13 +66,13 @@ fn lock(guest: Guest, cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<File>
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));
         }
     }
-    // The holder's tools all have time limits, and a lock ends with its holder.
+    // The wait is bounded: all tools of the holder have time limits, and the lock ends with its holder.
     file.lock()
         .with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }
 
-/// Removes what a build (ours, or one that was killed) left. Refuses while something is mounted below it.
+/// Removes the work directory of a finished or killed build. Refuses if something is mounted below it.
 fn clear(work: &Path) -> Result<()> {
     if !work.exists() {
         return Ok(());

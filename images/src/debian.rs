@@ -1,6 +1,6 @@
-//! The Debian cloud image: Debian's cloud kernel, systemd-networkd and the real cloud-init, left as Debian configures
-//! them. What is set here is what Debian's own genericcloud image sets; whatever makes one VM's boot its own (locale,
-//! users, keys, packages) is user-data's affair.
+//! The Debian cloud image: Debian's cloud kernel, systemd-networkd and the real cloud-init with Debian's configuration.
+//! The settings here are those of Debian's genericcloud image. Settings of one VM (locale, users, keys, packages) are
+//! left to its user-data.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,13 +13,13 @@ use crate::disk::{self, FileSystems};
 use crate::tree::Tree;
 use crate::{Guest, recipe, sources};
 
-/// What a guest sees; growpart extends it to whatever disk it is given.
+/// The size of the disk. growpart extends the file system to the size of the actual disk.
 const DISK_BYTES: u64 = 2 << 30;
 /// QEMU, libvirt and their libraries need more.
 const NODE_DISK_BYTES: u64 = 4 << 30;
 
-/// What `packaging/debian/control` depends on, beyond what the image has: a guest without a way to the mirrors can
-/// then install the package.
+/// The dependencies in `packaging/debian/control` that the image does not contain. With them, a guest that cannot reach
+/// a mirror can install the package.
 const NODE: [&str; 7] = [
     "libvirt-daemon-system",
     "libvirt-clients",
@@ -40,7 +40,7 @@ const AFTER: &str = include_str!("../guest/debian/after-packages.sh");
 
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
 
-/// Documentation that a server without a reader does not need; licences stay.
+/// Documentation that a server does not need. Licences are kept.
 const DPKG_OPTIONS: [&str; 7] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
@@ -48,7 +48,7 @@ const DPKG_OPTIONS: [&str; 7] = [
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/lintian/*",
-    // Only for this build: the guest's own dpkg syncs as usual.
+    // Only for this build. dpkg in the guest syncs as usual.
     "force-unsafe-io",
 ];
 
@@ -59,7 +59,7 @@ const COMMON: [&str; 32] = [
     "systemd-sysv",
     "systemd-resolved",
     "systemd-timesyncd",
-    // What the published cloud images have, and so what cloud-init writes networks for.
+    // As in the published cloud images. cloud-init writes its network configuration for it.
     "netplan.io",
     "libpam-systemd",
     "libnss-resolve",
@@ -88,11 +88,11 @@ const COMMON: [&str; 32] = [
     "debian-archive-keyring",
 ];
 
-/// What the image consists of, besides what these depend on.
+/// The packages of the image, without their dependencies.
 pub fn packages(guest: Guest) -> Vec<&'static str> {
     let mut packages = COMMON.to_vec();
-    // cloud-init asks for documents before the network is configured, through a DHCP client of its own choice: the
-    // one it knows of in that release.
+    // cloud-init requests documents before the network is configured, with the DHCP client that it supports in that
+    // release.
     packages.push(match guest {
         Guest::DebianTrixie => "dhcpcd-base",
         Guest::DebianBookworm | Guest::DebianNode | Guest::Tiny => "isc-dhcp-client",
@@ -142,7 +142,7 @@ pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBu
     progress("configuring the guest");
     let tree = Tree::new(&root);
     configure(&tree, &FileSystems::of(&digest))?;
-    // mmdebstrap numbers the files that it is given.
+    // mmdebstrap numbers its hook files.
     let sources = "etc/apt/sources.list.d/";
     tree.remove(&format!("{sources}0000{}", sources::FILE))?;
     let mirrors = sources::apt_sources(guest.suite())?;
@@ -182,7 +182,7 @@ fn configure(tree: &Tree, names: &FileSystems) -> Result<()> {
     tree.file("etc/hosts", 0o644, HOSTS)?;
     tree.link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")?;
 
-    // Each VM makes its own of these at its first boot.
+    // Each VM creates its own at its first boot.
     tree.file("etc/machine-id", 0o444, "")?;
     tree.remove("var/lib/dbus/machine-id")?;
     tree.remove("var/lib/systemd/random-seed")?;
@@ -191,7 +191,7 @@ fn configure(tree: &Tree, names: &FileSystems) -> Result<()> {
         tree.remove(&key)?;
         tree.remove(&format!("{key}.pub"))?;
     }
-    // The host's settings were for this build; the guest starts with Debian's defaults.
+    // The host's settings are for this build only. The guest starts with Debian's defaults.
     tree.remove("etc/apt/apt.conf.d/99mmdebstrap")?;
     tree.remove("etc/dpkg/dpkg.cfg.d/99mmdebstrap")?;
     for log in ["alternatives.log", "bootstrap.log", "dpkg.log"] {

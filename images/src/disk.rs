@@ -12,7 +12,7 @@ use crate::gpt::{self, Ids, Layout};
 use crate::run::Tool;
 use crate::{grub, hash};
 
-/// The names by which a guest finds its file systems; derived from the recipe.
+/// The identifiers of the file systems, derived from the recipe.
 pub struct FileSystems {
     /// Of the root file system.
     pub root: Uuid,
@@ -30,7 +30,7 @@ impl FileSystems {
         }
     }
 
-    /// Puts them into a text in place of `@ROOT_UUID@` and `@ESP_UUID@`.
+    /// Replaces `@ROOT_UUID@` and `@ESP_UUID@` in a text.
     pub fn fill_in(&self, text: &str) -> String {
         let esp = format!("{:04X}-{:04X}", self.esp >> 16, self.esp & 0xffff);
         text.replace("@ROOT_UUID@", &self.root.to_string())
@@ -62,7 +62,7 @@ pub fn make(
     disk.set_len(bytes).context("cannot size the raw disk")?;
     Tool::new("mke2fs", "e2fsprogs")
         .args(["-q", "-F", "-t", "ext4", "-b", "4096"])
-        // What GRUB 2.06 can't read, and mke2fs of newer hosts would choose.
+        // Features that mke2fs of newer hosts enables and GRUB 2.06 cannot read.
         .args(["-O", "^metadata_csum_seed,^orphan_file"])
         .arg("-U")
         .arg(names.root.to_string())
@@ -92,7 +92,7 @@ pub fn make(
     drop(disk);
 
     progress("compressing the image");
-    // zstd halves the file in a few seconds; a smaller image is imported and copied between machines faster.
+    // zstd halves the file in a few seconds. A smaller image is imported and copied faster.
     Tool::new("qemu-img", "qemu-utils")
         .args(["convert", "-f", "raw", "-O", "qcow2", "-c"])
         .args(["-o", "compression_type=zstd", "-m", "4"])

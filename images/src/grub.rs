@@ -17,24 +17,25 @@ const BIOS_BOOT_SECTOR: &str = "/usr/lib/grub/i386-pc/boot.img";
 const BIOS_MODULES: [&str; 5] = ["biosdisk", "part_gpt", "ext2", "normal", "linux"];
 const EFI_MODULES: [&str; 6] = ["part_gpt", "fat", "ext2", "normal", "linux", "efi_gop"];
 
-/// Where the sector number of the core image goes in the boot sector, in 8 bytes.
+/// Offset in the boot sector of the core image's sector number, which has 8 bytes.
 const KERNEL_SECTOR: usize = 0x5c;
-/// The BIOS drive to load from; 0xff is "the one that you were started from".
+/// Offset of the BIOS drive to load from; 0xff stands for the boot drive.
 const BOOT_DRIVE: usize = 0x64;
-/// A jump that skips a workaround for BIOSes with a wrong drive number; `grub-bios-setup` takes it out on hard disks.
+/// Offset of a jump that skips a workaround for BIOSes with a wrong drive number. `grub-bios-setup` removes it on hard
+/// disks.
 const DRIVE_CHECK: usize = 0x66;
-/// From here on a boot sector belongs to the disk (its id and partition records), up to its end.
+/// From this offset on, the boot sector contains data of the disk (its id and partition records).
 const DISK_OWN: usize = 0x1b8;
 /// The first block list in the core image's first sector: start (8 bytes), sectors (2), segment to load to (2).
 const BLOCK_LIST: usize = 0x200 - 12;
-/// The core image's rest is loaded right behind its first sector.
+/// The rest of the core image is loaded directly after its first sector.
 const LOAD_SEGMENT: u16 = 0x820;
 
 /// The blocks that make the disk boot with a BIOS: (byte offset, bytes).
 pub fn bios_blocks(layout: &Layout, work: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
     let core = work.join("core.img");
     make_image("i386-pc", &BIOS_MODULES, &core, "grub-pc-bin")?;
-    let core = fs::read(&core).context("cannot read the image that grub-mkimage made")?;
+    let core = fs::read(&core).context("cannot read the image that grub-mkimage created")?;
     let boot = fs::read(BIOS_BOOT_SECTOR).with_context(|| {
         format!("cannot read {BIOS_BOOT_SECTOR}; run: apt-get install --no-install-recommends grub-pc-bin")
     })?;
@@ -66,7 +67,7 @@ fn make_image(platform: &str, modules: &[&str], out: &Path, package: &'static st
     Ok(())
 }
 
-/// The code part of the boot sector, told where the core image begins. Its end is left to the partition table.
+/// The code of the boot sector, with the sector number of the core image. Its end belongs to the partition table.
 fn patch_boot_sector(boot: &[u8], core_sector: u64) -> Result<Vec<u8>> {
     ensure!(
         boot.len() == 512,
@@ -80,7 +81,7 @@ fn patch_boot_sector(boot: &[u8], core_sector: u64) -> Result<Vec<u8>> {
     Ok(code)
 }
 
-/// The core image, padded to whole sectors, told where its own rest lies.
+/// The core image, padded to whole sectors, with the position of its own rest.
 fn patch_core(mut core: Vec<u8>, core_sector: u64) -> Result<Vec<u8>> {
     core.resize(core.len().next_multiple_of(512), 0);
     let rest = u16::try_from(core.len().saturating_sub(1) / 512)

@@ -1,4 +1,4 @@
-//! The guests that can be built, and the names by which people ask for them.
+//! The guest images that can be built, and their names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ pub enum Guest {
     DebianBookworm,
     /// Debian 13 with real cloud-init.
     DebianTrixie,
-    /// Debian 12 with what waifud's own package depends on: a machine to install waifud on.
+    /// Debian 12 with the dependencies of waifud's package: a machine to install waifud on.
     DebianNode,
     /// Debian's kernel, busybox, dropbear and the guest agent: boots in seconds under emulation.
     Tiny,
@@ -45,7 +45,7 @@ impl fmt::Display for Guest {
     }
 }
 
-/// A name that no guest has.
+/// An unknown name of a guest image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnknownGuest(String);
 
@@ -53,7 +53,7 @@ impl fmt::Display for UnknownGuest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "there is no guest \"{}\" (known: debian-12, debian-13, debian-12-node, tiny)",
+            "unknown guest image \"{}\": use debian-12, debian-13, debian-12-node or tiny",
             self.0
         )
     }

@@ -35,7 +35,8 @@ pub fn of_file(path: &Path) -> Result<String> {
     }
 }
 
-/// SHA-256 of a list of fields, in hex. Each field is preceded by its length, so that no two lists read the same.
+/// SHA-256 of a list of fields, in hex. Each field is preceded by its length, so that different lists have different
+/// input.
 pub fn of_fields<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
     let mut context = Context::new(&SHA256);
     for field in fields {
@@ -45,8 +46,8 @@ pub fn of_fields<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
     hex(context.finish().as_ref())
 }
 
-/// An identifier that depends on the recipe and on what it names, and on nothing else: the same recipe gives the same
-/// partition and file-system ids.
+/// An identifier that depends only on the recipe and the named object: the same recipe results in the same ids of
+/// partitions and file systems.
 pub fn derived_uuid(recipe: &str, what: &str) -> Uuid {
     let hash = digest(&SHA256, format!("{recipe} {what}").as_bytes());
     let mut bytes = [0; 16];

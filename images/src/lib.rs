@@ -1,4 +1,4 @@
-//! Builds guests from the machine's own Debian packages: the real Debian cloud image and the tiny test guest.
+//! Builds guest images from Debian packages: the Debian cloud image and the tiny test guest.
 //!
 //! ```text
 //!  apt sources ──► mmdebstrap ──► a directory ──► mke2fs -d ──┐
@@ -7,12 +7,12 @@
 //!                       (gpt.rs, grub.rs)
 //! ```
 //!
-//! No loop device and no mount is needed: the file system is written straight into its place in the disk image, the
-//! partition table and the boot loader's block lists are computed here. A finished image is named by the digest of its
-//! recipe: every text that goes into the guest, the package list, the release and [`recipe::VERSION`]. It is made once,
-//! however many ask for it at the same time.
+//! Loop devices and mounts are not needed: the file system is written directly into the disk image, and the partition
+//! table and the boot loader's block lists are computed here. An image is named after the digest of its recipe: every
+//! text that goes into the guest, the package list, the release and [`recipe::VERSION`]. Concurrent callers build it
+//! once.
 //!
-//! No guest has a password; the way in is an SSH key that the metadata service hands out.
+//! Guests have no passwords. Logins use an SSH key from the metadata service.
 
 mod bootstrap;
 mod cache;
@@ -38,25 +38,25 @@ pub use sources::apt_sources;
 /// A finished image.
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
-    /// Where it lies, inside of the cache directory.
+    /// Its path in the cache directory.
     pub qcow2: PathBuf,
     /// Lower-case hex SHA-256 of the qcow2 file.
     pub sha256: String,
-    /// Bytes of the qcow2 file.
+    /// Size of the qcow2 file in bytes.
     pub size_bytes: u64,
-    /// Bytes of the disk that a guest sees.
+    /// Size of the guest's disk in bytes.
     pub virtual_size_bytes: u64,
-    /// What this call took, in seconds.
+    /// Duration of this call, in seconds.
     pub seconds: f64,
-    /// Nothing had to be built.
+    /// Whether it was in the cache.
     pub from_cache: bool,
 }
 
-/// Builds an image, or finds it in `cache_dir`. Needs root and the host packages that [`packages`] names; two callers
-/// at once build once. `progress` gets one line for each step, in words for people.
+/// Builds an image, or finds it in `cache_dir`. Needs root and the host packages of [`packages`].
+/// Concurrent callers build it once. `progress` gets a readable line for each step.
 ///
 /// # Errors
-/// One sentence that names the missing package, the tool that failed (with the end of what it said) or the file.
+/// A package is missing, a tool fails (the error contains the end of its output), or a file cannot be written.
 pub fn build(guest: Guest, cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<BuiltImage> {
     cache::build(guest, cache_dir, progress)
 }
@@ -74,7 +74,7 @@ pub fn default_cache_dir() -> PathBuf {
         .join("waifud/images")
 }
 
-/// The host's Debian packages that a build runs tools of.
+/// The host's Debian packages with the tools of a build.
 pub fn packages(_guest: Guest) -> &'static [&'static str] {
     &[
         "mmdebstrap",

@@ -1,9 +1,9 @@
-//! The digest of everything that decides what an image contains. Packages' versions are the mirror's affair: an image
-//! is rebuilt when the recipe changes or the cached file is deleted, not when Debian publishes an update.
+//! The digest of everything that determines the contents of an image, except for the versions of packages: an image is
+//! rebuilt when the recipe changes or the cached file is deleted, not when Debian publishes an update.
 
 use crate::{Guest, debian, hash, tiny};
 
-/// Raise it when code changes the image but none of the texts does.
+/// Increase it when a change of code affects the image but none of the texts.
 pub const VERSION: u32 = 2;
 
 /// The recipe's digest: 64 hex digits.

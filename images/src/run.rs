@@ -1,4 +1,4 @@
-//! Runs one outside tool: an argument vector, a time limit, and an error that a person can act on.
+//! Runs an external tool with an argument vector and a time limit, and returns actionable errors.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a tool may take to clean up after the signal to end, before it is killed.
+/// Time for a tool to clean up after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// One call of one tool.
+/// One call of a tool.
 pub struct Tool {
     program: String,
     package: &'static str,
@@ -25,7 +25,7 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// `program`, which the Debian package `package` brings, with two minutes to finish.
+    /// `program` of the Debian package `package`, with a limit of two minutes.
     pub fn new(program: impl Into<String>, package: &'static str) -> Self {
         Self {
             program: program.into(),
@@ -54,8 +54,8 @@ impl Tool {
         self
     }
 
-    /// Runs it and gives what it wrote to stdout. The arguments are not part of any error: they may carry a proxy's
-    /// password.
+    /// Runs it and returns its standard output. Errors do not contain the arguments, which may include the password of
+    /// a proxy.
     pub fn run(self) -> Result<String> {
         let Self {
             program,
@@ -63,14 +63,14 @@ impl Tool {
             args,
             limit,
         } = self;
-        // Files, not pipes: a grandchild that outlives the tool can't make us wait for the end of a pipe.
+        // Files instead of pipes: a grandchild that outlives the tool would keep a pipe open.
         let stdout = tempfile::tempfile().context("cannot create a temporary file")?;
         let stderr = tempfile::tempfile().context("cannot create a temporary file")?;
         let share = |file: &File| {
             file.try_clone()
                 .context("cannot share a temporary file with a tool")
         };
-        // Not everybody's PATH has the directories where mke2fs and its like live.
+        // PATH may lack the directories of mke2fs and similar tools.
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let mut path: Vec<_> = std::env::split_paths(&inherited).collect();
         path.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
@@ -124,7 +124,7 @@ fn text(mut file: File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last lines of what a tool said: the reason is nearly always there.
+/// The last lines of a tool's output, which usually contain the reason.
 fn tail(said: &str) -> String {
     let lines: Vec<&str> = said
         .lines()

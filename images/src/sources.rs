@@ -1,18 +1,18 @@
-//! Derives apt sources for any Debian release from the machine's own: same mirrors, another suite. No mirror's name is
-//! known to this program.
+//! Derives apt sources for any Debian release from the machine's sources: the same mirrors with another suite. This
+//! program contains no name of a mirror.
 //!
-//! Formats: sources.list(5), one-line and deb822. Debian's own cloud images name their mirrors in a file
-//! (`mirror+file:`); such a list is replaced by what is in it, because a guest does not have the file.
+//! Formats: sources.list(5), one-line and deb822. Debian's cloud images list their mirrors in a file
+//! (`mirror+file:`). Its contents replace the reference, because a guest does not have the file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-/// The archive's keys, of all releases that the host's `debian-archive-keyring` knows.
+/// The keys of all releases in the host's `debian-archive-keyring`.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What Debian calls the file in `sources.list.d` that names its own archive.
+/// Debian's name of the file in `sources.list.d` for its archive.
 pub const FILE: &str = "debian.sources";
 
 /// Names under which a Debian archive serves a release.
@@ -28,7 +28,7 @@ const RELEASES: [&str; 9] = [
     "unstable",
 ];
 
-/// What a source must have to be of interest.
+/// The properties of usable sources.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct Source {
     uris: Vec<String>,
@@ -59,7 +59,7 @@ pub fn apt_sources(suite: &str) -> Result<String> {
     derive(sources, suite, &|list| fs::read_to_string(list).ok())
 }
 
-/// Fails with a remedy when the host's keyring is older than `suite`.
+/// Fails if the host's keyring is older than `suite`. The error contains the remedy.
 pub fn check_keyring(suite: &str) -> Result<()> {
     let known = ["gpg", "pgp"].iter().any(|extension| {
         Path::new("/usr/share/keyrings")
@@ -68,7 +68,7 @@ pub fn check_keyring(suite: &str) -> Result<()> {
     });
     ensure!(
         known,
-        "this machine has no archive keys of Debian {suite}; run: apt-get install debian-archive-keyring"
+        "this machine does not have the archive keys of Debian {suite}; run: apt-get install debian-archive-keyring"
     );
     Ok(())
 }
@@ -116,7 +116,7 @@ fn derive(
     Ok(stanzas.join("\n"))
 }
 
-/// Another vendor's archive may use Debian's suite names; it has a key of its own.
+/// Archives of other vendors may use Debian's suite names, but have their own keys.
 fn is_debian(source: &Source) -> bool {
     let key = source.signed_by.as_deref().map(|path| {
         Path::new(path)
@@ -128,8 +128,8 @@ fn is_debian(source: &Source) -> bool {
         && source.components.iter().any(|name| name == "main")
 }
 
-/// What follows the release in a suite's name; `None` for suites that a guest should not have (backports, proposed
-/// updates) and for what is no Debian release at all.
+/// The part of a suite's name after the release; `None` for suites that a guest should not have (backports, proposed
+/// updates) and for names that are not Debian releases.
 fn pocket(suite: &str) -> Option<&str> {
     let release = RELEASES
         .iter()
@@ -186,7 +186,7 @@ fn one_line(line: &str) -> Option<Source> {
 }
 
 fn parse_deb822(text: &str) -> Vec<Source> {
-    // Comments go first: one inside of a stanza does not end it.
+    // Comments are removed first: a comment inside a stanza does not end it.
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     lines
         .split(|line| line.trim().is_empty())

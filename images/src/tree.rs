@@ -1,5 +1,5 @@
-//! Writes into a guest's file tree from outside. What lies there comes from packages and may be a symbolic link to
-//! anywhere on the host, so a path is never written through: what is in its place is removed first.
+//! Writes into a guest's file tree from outside. Its entries come from packages and may be symbolic links to any path
+//! of the host, so an existing entry is removed before a file is written in its place.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -19,7 +19,7 @@ impl Tree {
         Self { root: root.into() }
     }
 
-    /// Where a path of the guest lies on the host.
+    /// The path on the host of a path in the guest.
     fn at(&self, path: &str) -> Result<PathBuf> {
         let relative = Path::new(path.trim_start_matches('/'));
         if !relative
@@ -43,7 +43,7 @@ impl Tree {
         Ok(self.root.join(relative))
     }
 
-    /// A directory and those above it, mode 0755.
+    /// Creates a directory and its parents with mode 0755.
     pub fn dir(&self, path: &str) -> Result<()> {
         let at = self.at(path)?;
         DirBuilder::new()
@@ -64,7 +64,7 @@ impl Tree {
         }
     }
 
-    /// A file in place of whatever was there.
+    /// Writes a file and replaces an existing entry.
     pub fn file(&self, path: &str, mode: u32, contents: impl AsRef<[u8]>) -> Result<()> {
         self.parent(path)?;
         self.remove(path)?;
@@ -78,7 +78,7 @@ impl Tree {
             .with_context(|| format!("cannot write {}", at.display()))
     }
 
-    /// A symbolic link in place of whatever was there.
+    /// Creates a symbolic link and replaces an existing entry.
     pub fn link(&self, path: &str, target: &str) -> Result<()> {
         self.parent(path)?;
         self.remove(path)?;
@@ -86,7 +86,7 @@ impl Tree {
         symlink(target, &at).with_context(|| format!("cannot create the link {}", at.display()))
     }
 
-    /// A copy of a file from elsewhere.
+    /// Copies a file of the host.
     pub fn copy(&self, from: &Path, path: &str, mode: u32) -> Result<()> {
         let contents = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.file(path, mode, contents)

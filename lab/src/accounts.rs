@@ -1,11 +1,11 @@
-//! The node's own `/etc/passwd` and `/etc/group`: the accounts that packages would have made.
+//! The node's `/etc/passwd` and `/etc/group` with the accounts that packages would create.
 //!
-//! They exist only inside. Numbers are from the range that Debian Policy (9.2.2) keeps for allocation on request, so
-//! that files of the lab belong to no account of the machine.
+//! The accounts exist only inside. Their numbers are from the range that Debian Policy (9.2.2) reserves for allocation
+//! on request, so that files of the lab do not belong to an account of the machine.
 
 use std::fmt::Write as _;
 
-/// Who a service runs as.
+/// The user of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub uid: u32,
@@ -27,10 +27,10 @@ pub(crate) const IMAGE: u32 = 64_912;
 pub(crate) const DNSMASQ: u32 = 64_913;
 const ADMIN: u32 = 64_914;
 pub(crate) const KVM: u32 = 64_915;
-/// Fixed by Debian's libvirt packages.
+/// The number in Debian's libvirt packages.
 pub(crate) const LIBVIRT_QEMU: u32 = 64_055;
 
-/// What of the machine shows through: the caller's own group under sudo.
+/// The account of the machine that is copied: the caller's group under sudo.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Machine {
     pub caller_gid: Option<u32>,
@@ -45,7 +45,7 @@ impl Machine {
         }
     }
 
-    /// `waifud-admin`: the caller's own group when there is one, so that the person who called sudo can use the socket.
+    /// `waifud-admin`: the caller's group, if any, so that the user who called sudo can use the socket.
     pub(crate) fn admin_gid(self) -> u32 {
         self.caller_gid.unwrap_or(ADMIN)
     }

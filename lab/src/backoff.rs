@@ -1,20 +1,20 @@
-//! How long a service that ended waits before it is started again.
+//! The delay before a service that ended is restarted.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
-/// A service that ran this long before it ended is trusted again.
+/// A run of at least this length resets the delay.
 const TRUSTED_AFTER: Duration = Duration::from_secs(10);
 
-/// Doubling delays, begun anew by a long run.
+/// Delays that double, and start over after a long run.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The delay after a run that lasted `ran`.
+    /// The delay after a run of length `ran`.
     pub(crate) fn after(&mut self, ran: Duration) -> Duration {
         if ran >= TRUSTED_AFTER {
             self.failures = 0;
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_fails_for_ever_does_not_overflow() {
+    fn a_service_that_always_fails_does_not_overflow_the_delay() {
         let mut backoff = Backoff { failures: u32::MAX };
         assert_eq!(backoff.after(Duration::ZERO), LONGEST);
     }

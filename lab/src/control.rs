@@ -1,4 +1,4 @@
-//! How other processes talk to a node's supervisor: one line of JSON each way over a unix socket.
+//! The protocol of a node's supervisor: one line of JSON in each direction over a unix socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,34 +8,34 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// A supervisor answers at once; whoever does not send or read its line in this time is dropped.
+/// The supervisor answers at once. A client that does not send or read its line within this time is disconnected.
 const LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// What a supervisor can be asked.
+/// A request to a supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Request {
-    /// How are the services?
+    /// List the services.
     Status,
-    /// Send a signal to a service's process. What ends is started again.
+    /// Send a signal to a service's process. A service that ends is restarted.
     Kill {
         /// Its name in [`ServiceStatus`].
         service: String,
-        /// A number as in `signal(7)`.
+        /// The number of the signal, as in `signal(7)`.
         signal: i32,
     },
-    /// SIGTERM, then start again at once.
+    /// Send SIGTERM, then start it again at once.
     Restart {
         /// Its name in [`ServiceStatus`].
         service: String,
     },
-    /// SIGTERM, and leave it stopped until [`Request::Start`].
+    /// Send SIGTERM, and keep it stopped until [`Request::Start`].
     Stop {
         /// Its name in [`ServiceStatus`].
         service: String,
     },
-    /// Start a stopped service, or one that waits for its next try.
+    /// Start a stopped service, or end its back-off.
     Start {
         /// Its name in [`ServiceStatus`].
         service: String,
@@ -46,15 +46,15 @@ pub enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// All services, in the order in which they start.
+    /// All services, in start order.
     Services(Vec<ServiceStatus>),
-    /// It was done.
+    /// The request succeeded.
     Done,
-    /// It could not be done, and why.
+    /// The request failed, with the reason.
     Refused(String),
 }
 
-/// Where a service is in its life.
+/// The state of a service.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
@@ -62,9 +62,9 @@ pub enum ServiceState {
     Waiting,
     /// Has a process that is not ready yet.
     Starting,
-    /// Has a process that answers.
+    /// Has a process that is ready.
     Ready,
-    /// Ended, and waits for its next try.
+    /// Ended, and waits before the next start.
     BackingOff,
     /// Was stopped on request.
     Stopped,
@@ -75,11 +75,11 @@ pub enum ServiceState {
 pub struct ServiceStatus {
     /// `virtlogd`, `libvirtd`, `waifud`, `waifud-metadatad`, `waifud-agentd`.
     pub name: String,
-    /// Where it is in its life.
+    /// Its state.
     pub state: ServiceState,
-    /// Its process, as numbered inside the node.
+    /// The PID of its process inside the node.
     pub pid: Option<i32>,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u32,
 }
 
@@ -88,10 +88,10 @@ pub(crate) fn socket(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.ctl"))
 }
 
-/// Asks the node `name` of the lab in `dir`.
+/// Sends a request to the node `name` of the lab in `dir`.
 ///
 /// # Errors
-/// The node does not answer, or refuses.
+/// The node does not answer, or refuses the request.
 pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply> {
     let socket = socket(dir, name);
     let stream = UnixStream::connect(&socket)
@@ -105,7 +105,7 @@ pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply> {
     }
 }
 
-/// The supervisor's side: one request, one reply, then the connection is done.
+/// The supervisor's side: one request and one reply per connection.
 pub(crate) fn serve(stream: &UnixStream, answer: impl FnOnce(Request) -> Reply) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -117,15 +117,15 @@ pub(crate) fn serve(stream: &UnixStream, answer: impl FnOnce(Request) -> Reply) 
 fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line).context("cannot send")
+    stream.write_all(&line).context("cannot send the message")
 }
 
 fn receive<T: for<'de> Deserialize<'de>>(stream: &UnixStream) -> Result<T> {
     let mut line = String::new();
     BufReader::new(stream.take(LONGEST_LINE))
         .read_line(&mut line)
-        .context("no answer")?;
-    serde_json::from_str(&line).with_context(|| format!("not understood: {line:?}"))
+        .context("the other side did not answer")?;
+    serde_json::from_str(&line).with_context(|| format!("cannot parse the message {line:?}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! "The" lab of `cargo xtask lab`: a file at a fixed place names its directory.
+//! The current lab of `cargo xtask lab`. A file at a fixed place contains the path of its directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,14 +18,14 @@ pub fn place() -> PathBuf {
         .join("waifud-lab-current")
 }
 
-/// The directory that `place` names, alive or not; `None` when there is no such file.
+/// The directory in the file `place`, whether or not its lab is running; `None` if the file does not exist.
 ///
 /// # Errors
-/// The file belongs to somebody else than root or the caller, or cannot be read.
+/// The file belongs to another user than root or the caller, or cannot be read.
 pub fn dir(place: &Path) -> Result<Option<PathBuf>> {
     let data = match fs::symlink_metadata(place) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        data => data.with_context(|| format!("cannot look at {}", place.display()))?,
+        data => data.with_context(|| format!("cannot inspect {}", place.display()))?,
     };
     let trusted = data.is_file() && (data.uid() == 0 || data.uid() == Uid::effective().as_raw());
     ensure!(trusted, "{} is not ours: remove it", place.display());
@@ -34,10 +34,10 @@ pub fn dir(place: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(text.trim())))
 }
 
-/// The living lab that `place` names, if any.
+/// The running lab of the file `place`, if any.
 ///
 /// # Errors
-/// As [`dir`], or the lab cannot be attached to.
+/// As [`dir`], or attaching to the lab fails.
 pub fn lab(place: &Path) -> Result<Option<Lab>> {
     match dir(place)? {
         Some(dir) if guard::alive(&dir) => Lab::attach(&dir).map(Some),
@@ -45,20 +45,20 @@ pub fn lab(place: &Path) -> Result<Option<Lab>> {
     }
 }
 
-/// Makes `place` name `lab`.
+/// Stores `lab` as the current one in `place`.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn set(place: &Path, lab: &Lab) -> Result<()> {
-    let folder = place.parent().context("no directory")?;
-    // Renamed over whatever stands there, so that a link planted in a shared directory is replaced, not followed.
+    let folder = place.parent().context("the place of the current lab has no directory")?;
+    // Replaced by a rename, so that a link planted in a shared directory is not followed.
     let new = folder.join(format!("{}.place", lab.name()));
     fs::write(&new, format!("{}\n", lab.dir().display()))
         .with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, place).with_context(|| format!("cannot write {}", place.display()))
 }
 
-/// Forgets the lab.
+/// Removes the file.
 ///
 /// # Errors
 /// The file exists and cannot be removed.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_file_is_no_lab_and_a_dead_labs_file_is_none_either() {
+    fn there_is_no_current_lab_without_a_file_or_when_its_lab_is_dead() {
         let dir_ = tempfile::tempdir().unwrap();
         let place = dir_.path().join("current");
         assert!(lab(&place).unwrap().is_none());

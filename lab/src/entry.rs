@@ -1,14 +1,14 @@
-//! The hidden commands through which a program becomes a lab's guard or a node's init.
+//! The hidden commands that turn a program into a lab's guard or a node's init.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::{guard, init};
 
-/// To be called first in `main` of a program that labs are started with.
+/// Must be called first in `main` of a program that starts labs.
 ///
-/// Returns at once unless the program was called as `lab-guard DIR` or `lab-init DIR NODE`, which only this crate does;
-/// then it does that work and ends the process.
+/// If the program was called as `lab-guard DIR` or `lab-init DIR NODE`, which only this crate does, this function does
+/// that work and ends the process. Otherwise it returns at once.
 pub fn init_if_asked() {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match arguments.as_slice() {

@@ -1,11 +1,11 @@
-//! The small configuration files of a node, as text.
+//! The configuration files of a node, as text.
 
 use std::fmt::Write as _;
 
 use crate::net;
 use crate::options::{LabSpec, NodeSpec};
 
-/// `libvirtd.conf`: unix sockets for root only, its own identity, a log that stays in the lab.
+/// `libvirtd.conf`: unix sockets for root only, an own host UUID, and a log inside the lab.
 pub(crate) fn libvirtd_conf(node: &NodeSpec) -> String {
     format!(
         "host_uuid = \"{}\"\n\
@@ -22,14 +22,14 @@ pub(crate) fn libvirtd_conf(node: &NodeSpec) -> String {
     )
 }
 
-/// `qemu.conf`: guests run as `libvirt-qemu`, files change owner with them, as on an installed Debian.
+/// `qemu.conf`: guests run as `libvirt-qemu` and own their files, as on an installed Debian.
 pub(crate) const QEMU_CONF: &str = "user = \"libvirt-qemu\"\n\
     group = \"kvm\"\n\
     dynamic_ownership = 1\n\
     security_driver = \"none\"\n\
     stdio_handler = \"logd\"\n";
 
-/// `/etc/hosts`: the lab's own names only.
+/// `/etc/hosts`: the lab's names only.
 pub(crate) fn hosts(spec: &LabSpec) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
     for node in &spec.nodes {
@@ -38,7 +38,7 @@ pub(crate) fn hosts(spec: &LabSpec) -> String {
     text
 }
 
-/// `/etc/resolv.conf`: the pretend router. Nobody answers there, so a lookup fails at once instead of hanging.
+/// `/etc/resolv.conf`: the simulated router. It has no DNS server, so a query fails at once instead of hanging.
 pub(crate) fn resolv_conf() -> String {
     format!(
         "nameserver {}\noptions timeout:1 attempts:1\n",
@@ -46,10 +46,10 @@ pub(crate) fn resolv_conf() -> String {
     )
 }
 
-/// `/etc/nsswitch.conf`: files and DNS, whatever the machine uses.
+/// `/etc/nsswitch.conf`: files and DNS, independent of the machine's settings.
 pub(crate) const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n";
 
-/// `agentd.toml`: everything else has a default.
+/// `agentd.toml`: all other keys have defaults.
 pub(crate) fn agentd_toml(node: &NodeSpec) -> String {
     format!("node = \"{}\"\n", node.name)
 }

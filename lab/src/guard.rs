@@ -1,7 +1,7 @@
-//! The guard: the one process outside of the namespaces. It starts the inits, waits, and cleans up.
+//! The guard: the one process outside the namespaces. It starts the inits, waits, and cleans up.
 //!
-//! Its first thread starts the inits while it is the only one, and then sleeps in `poll` on its signals and, for a lab that belongs to a process, on its standard
-//! input, which closes when that process ends in any way.
+//! Its first thread starts the inits before there are other threads. Then it waits in `poll` for signals and, if the
+//! lab belongs to a process, for the end of its standard input, which closes when that process ends.
 
 use std::fs::File;
 use std::io::{Read, stdin};
@@ -22,10 +22,10 @@ use crate::options::LabSpec;
 use crate::stale::{GUARD_LOCK, lock, remove};
 use crate::{net, relay, spawn, wait};
 
-/// How long the inits have to stop their services before they are killed.
+/// Time for the inits to stop their services before they are killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// The lab's processes as the machine numbers them, in `pids.json`.
+/// The PIDs of the lab's processes on the machine, in `pids.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Pids {
     pub guard: i32,
@@ -42,7 +42,7 @@ impl Pids {
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
-        // Renamed into place, so that a reader sees all or nothing.
+        // Replaced by a rename, so that readers never see an incomplete file.
         let new = dir.join("pids.json.new");
         std::fs::write(&new, serde_json::to_vec(self)?)?;
         std::fs::rename(new, dir.join("pids.json"))?;
@@ -50,12 +50,12 @@ impl Pids {
     }
 }
 
-/// Runs the lab in `dir` until it ends for any reason, and leaves nothing of it.
+/// Runs the lab in `dir` until it ends for any reason, and removes everything that belongs to it.
 pub(crate) fn run(dir: &Path) -> Result<()> {
-    // A terminal's Ctrl-C is for the caller, who then tells us.
+    // Ctrl-C in a terminal is for the caller, which then stops the guard.
     let _ = setsid();
     let signals = signals()?;
-    // Somebody may be looking whether we live; that takes the lock for a moment.
+    // A process that checks whether the guard runs holds the lock for a moment.
     let _lock = wait::until(
         "the lock of the lab's guard",
         Duration::from_secs(2),
@@ -73,7 +73,7 @@ fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
     for node in &spec.nodes {
         inits.push(spawn::init(dir, &node.name)?);
     }
-    let outside = inits.first().context("a lab has an outside")?.as_raw();
+    let outside = inits.first().context("the lab has no namespace outside")?.as_raw();
     for (node, pid) in spec.nodes.iter().zip(inits.iter()).skip(1) {
         net::connect(node, pid.as_raw(), outside)?;
     }
@@ -89,7 +89,7 @@ fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
     .write(dir)
 }
 
-/// Returns when somebody wants the lab to end, with an error when an init ended by itself.
+/// Returns when a stop is requested, or with an error when an init ends unexpectedly.
 fn watch(signals: &SignalFd, stay: bool, inits: &[Pid]) -> Result<()> {
     let owner = stdin();
     loop {
@@ -116,7 +116,7 @@ fn watch(signals: &SignalFd, stay: bool, inits: &[Pid]) -> Result<()> {
     }
 }
 
-/// Whether this child has ended (and is now reaped, or was before).
+/// Whether this child has ended. Reaps it if needed.
 fn reaped(pid: Pid) -> bool {
     match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
         Ok(status) => status.pid().is_some(),
@@ -124,8 +124,8 @@ fn reaped(pid: Pid) -> bool {
     }
 }
 
-/// Asks all inits to stop, kills those that do not, and returns when none is left: `wait` on a PID 1 returns after the
-/// kernel has ended everything in its namespace.
+/// Stops all inits, kills those that do not stop, and returns when all have ended. `wait` on a PID 1 returns after the
+/// kernel has ended all processes in its namespace.
 fn end(inits: &mut Vec<Pid>, signals: &SignalFd) {
     let limit = Instant::now() + STOP_LIMIT;
     for pid in inits.iter() {
@@ -154,7 +154,7 @@ fn end(inits: &mut Vec<Pid>, signals: &SignalFd) {
     }
 }
 
-/// The signals that a guard or an init acts on, as a descriptor.
+/// A descriptor for the signals of a guard or an init.
 pub(crate) fn signals() -> Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [
@@ -167,10 +167,10 @@ pub(crate) fn signals() -> Result<SignalFd> {
     }
     mask.thread_block().context("cannot block signals")?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("cannot watch signals")
+        .context("cannot create a descriptor for signals")
 }
 
-/// Whether the lab in `dir` has a living guard.
+/// Whether the guard of the lab in `dir` is running.
 pub(crate) fn alive(dir: &Path) -> bool {
     crate::stale::held(dir, GUARD_LOCK)
 }

@@ -1,4 +1,4 @@
-//! A node's PID 1: makes the node's view, its network, and supervises its services.
+//! A node's PID 1: sets up file system and network, then supervises the services.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -11,14 +11,14 @@ use crate::options::LabSpec;
 use crate::supervisor::Supervisor;
 use crate::{control, guard, mounts, net, services};
 
-/// Runs the node until it is told to stop. Everything in the node ends when this process does.
+/// Runs the node until a stop is requested. All processes of the node end with this one.
 pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
     if std::process::id() != 1 {
-        bail!("lab-init is for PID 1 of a lab's node");
+        bail!("lab-init must run as PID 1 of a lab's node");
     }
-    // The guard may have died before the kernel was told to kill us with it; from here on it would be.
+    // The guard may have died before PDEATHSIG was set. From here on the kernel ends this process with the guard.
     if !guard::alive(dir) {
-        bail!("the lab has no guard");
+        bail!("the guard of the lab has ended");
     }
     let signals = guard::signals()?;
     let spec = LabSpec::read(dir)?;

@@ -1,4 +1,4 @@
-//! How a lab's node joins the waifud beside it: as a person would, with a token and one command.
+//! Joins a lab's node to its waifud as an administrator would: with a token and one command.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,17 +9,17 @@ use anyhow::{Context, Result};
 use crate::lab::Lab;
 use crate::wait;
 
-/// Everything here takes milliseconds.
+/// Limit of each command. They take milliseconds.
 const LIMIT: Duration = Duration::from_mins(1);
-/// Only for as long as joining takes.
+/// Lifetime of the token.
 const TOKEN: &str = "/run/waifud-agent/join-token";
 
 /// Joins `node` to the waifud that runs on it.
 pub(crate) fn join(lab: &Lab, node: &str) -> Result<()> {
     let args = ["waifuctl", "node", "token", "create", "--json"];
-    let text = wait::run(&mut lab.command(node, args)?, LIMIT).context("no token to join with")?;
+    let text = wait::run(&mut lab.command(node, args)?, LIMIT).context("cannot create a join token")?;
     let made: serde_json::Value = serde_json::from_str(&text)?;
-    let token = made["token"].as_str().context("waifuctl gave no token")?;
+    let token = made["token"].as_str().context("the output of waifuctl contains no token")?;
     let file = lab.path_outside_of(node, TOKEN);
     fs::write(&file, "")?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;

@@ -1,4 +1,4 @@
-//! The handle on a lab: make one, use it, end it.
+//! The handle of a lab: creates, uses and stops it.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -19,31 +19,32 @@ use crate::stale::{create, default_base, remove, remove_stale};
 use crate::{Https, OUTSIDE, https, join, layout, testing, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
-/// More than the guard takes to kill what does not stop.
+/// Longer than the guard takes to kill processes that do not stop.
 const DOWN_LIMIT: Duration = Duration::from_secs(40);
-/// The longest path that fits a unix socket's address (`unix(7)`: 108 with the final zero).
+/// The longest path in the address of a unix socket (`unix(7)`: 108 bytes with the final zero).
 const SOCKET_PATH: usize = 107;
 
-/// A running lab. Dropping the one that [`Lab::up`] gave takes the lab down, unless it was made to stay.
+/// A running lab. Dropping a handle of [`Lab::up`] stops the lab, unless the options say that it stays.
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
     spec: LabSpec,
     pids: Pids,
-    /// Ours to reap, when this process made the lab. Its standard input is what tells it that we are gone.
+    /// The guard, if this process started it. It notices the end of this process by its standard input.
     guard: Option<Child>,
     owned: bool,
 }
 
 impl Lab {
-    /// Makes a lab and returns when all its services are ready.
+    /// Creates a lab and returns when all its services are ready.
     ///
     /// # Errors
-    /// Not root, a missing program, or a service that does not get ready (with the end of its log). Nothing is left.
+    /// The caller is not root, a program is missing, or a service does not become ready (the error contains the end of
+    /// its log). Nothing remains of the lab then.
     pub fn up(options: &LabOptions) -> Result<Self> {
         ensure!(
             Uid::effective().is_root(),
-            "a lab needs root: it makes namespaces"
+            "a lab needs root, because it creates namespaces"
         );
         check_name(&options.node)?;
         let init_exe = match &options.init_exe {
@@ -67,7 +68,7 @@ impl Lab {
         let maker = create(&dir)?;
         let made = Self::make(&dir, maker, spec, options, &init_exe);
         if made.is_err() {
-            // The guard may have done it already; what stands in the way is in the error below.
+            // The guard may have removed it already. Obstacles appear in the error below.
             let _ = remove(&dir);
         }
         made
@@ -104,7 +105,7 @@ impl Lab {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", init_exe.display()))?;
-        // Read while the directory exists: a guard that fails takes it with it.
+        // Read before the guard can fail: a failing guard removes the directory.
         let mut said = fs::File::open(dir.join("guard.log"))?;
         let pids = wait::until("the lab's guard", START_LIMIT, || {
             if let Some(status) = child.try_wait()? {
@@ -143,7 +144,7 @@ impl Lab {
         }
     }
 
-    /// Nodes with daemons become nodes of waifud's. A lab that stays is for people, who get a token.
+    /// Joins nodes with daemons to waifud. A lab that stays is for interactive use and gets an API token.
     fn join_all(&self) -> Result<()> {
         for node in self.spec.nodes.iter().filter(|node| node.daemons) {
             join::join(self, &node.name)?;
@@ -154,10 +155,10 @@ impl Lab {
         Ok(())
     }
 
-    /// The way to the lab's waifud over HTTPS from outside. The first call makes a token.
+    /// Access to the lab's waifud over HTTPS from outside. The first call creates a token.
     ///
     /// # Errors
-    /// No waifud runs in the lab, or it gives no token.
+    /// No waifud runs in the lab, or it creates no token.
     pub fn https(&self) -> Result<Https> {
         if let Some(made) = https::read(&self.dir)? {
             return Ok(made);
@@ -165,13 +166,13 @@ impl Lab {
         let mut nodes = self.spec.nodes.iter();
         let node = nodes.find(|node| node.daemons);
         https::make(self, &node.context("no waifud runs in this lab")?.name)?;
-        https::read(&self.dir)?.context("the lab's relay does not run")
+        https::read(&self.dir)?.context("the lab's relay is not running")
     }
 
-    /// The lab whose directory is `dir`, made by another process. Dropping the handle leaves it as it is.
+    /// A handle of the lab in `dir`, which another process started. Dropping the handle does not stop the lab.
     ///
     /// # Errors
-    /// There is no living lab.
+    /// No lab runs in `dir`.
     pub fn attach(dir: &Path) -> Result<Self> {
         ensure!(guard::alive(dir), "no lab runs in {}", dir.display());
         Ok(Self {
@@ -188,7 +189,7 @@ impl Lab {
         &self.dir
     }
 
-    /// The lab's name, which its processes carry in the environment as `WAIFUD_LAB`.
+    /// The lab's name. Its processes have it in the environment variable `WAIFUD_LAB`.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
@@ -211,7 +212,7 @@ impl Lab {
     /// The PID, on the machine, of the init of `node` (or of "outside").
     ///
     /// # Errors
-    /// No such node.
+    /// The node does not exist.
     pub fn init_pid(&self, node: &str) -> Result<i32> {
         let found = self.pids.inits.iter().find(|(name, _)| name == node);
         found
@@ -222,7 +223,7 @@ impl Lab {
     /// A command inside `node` (or "outside") as root. Arguments that are paths must be absolute.
     ///
     /// # Errors
-    /// No such node, or no program named.
+    /// The node does not exist, or `argv` is empty.
     pub fn command<I, S>(&self, node: &str, argv: I) -> Result<Command>
     where
         I: IntoIterator<Item = S>,
@@ -230,7 +231,7 @@ impl Lab {
     {
         let bin_dir = &self.spec.node(node)?.bin_dir;
         let mut argv = argv.into_iter().peekable();
-        ensure!(argv.peek().is_some(), "no program named");
+        ensure!(argv.peek().is_some(), "no program given");
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--target={}", self.init_pid(node)?))
@@ -238,14 +239,14 @@ impl Lab {
             .args(argv)
             .env("PATH", search_path(bin_dir))
             .env("WAIFUD_LAB", &self.spec.name)
-            // These name things as they are seen from outside.
+            // Their values are paths outside the lab.
             .env_remove("WAIFUD_SOCKET")
             .env_remove("TMPDIR")
             .env_remove("XDG_RUNTIME_DIR");
         Ok(command)
     }
 
-    /// As [`Lab::command`], as the node's user `user` with that user's groups and without any capability.
+    /// As [`Lab::command`], as the node's user `user` with that user's groups and without capabilities.
     ///
     /// # Errors
     /// As [`Lab::command`].
@@ -268,22 +269,22 @@ impl Lab {
         Ok(command)
     }
 
-    /// Where the first node's `path` is on the machine.
+    /// The path on the machine of the first node's `path`.
     pub fn path_outside(&self, path: impl AsRef<Path>) -> PathBuf {
         let node = self.nodes().first().copied().unwrap_or(OUTSIDE);
         self.path_outside_of(node, path)
     }
 
-    /// Where `node`'s `path` is on the machine.
+    /// The path on the machine of `path` in `node`.
     pub fn path_outside_of(&self, node: &str, path: impl AsRef<Path>) -> PathBuf {
         layout::outside_path(&self.dir, node, path.as_ref())
     }
 
-    /// What a process outside needs to use the lab, in the order in which `lab env` prints it. A lab without waifud has
-    /// no URL.
+    /// The environment variables with which processes outside use the lab, in the order of `lab env`. A lab without
+    /// waifud has no URL.
     ///
     /// # Errors
-    /// The token is for others than the caller.
+    /// The caller may not read the token.
     pub fn env(&self) -> Result<Vec<(String, String)>> {
         let bin_dir = self
             .spec
@@ -327,7 +328,7 @@ impl Lab {
         }
     }
 
-    /// The PID, on the machine, of the first node's `service`; `None` while it does not run.
+    /// The PID, on the machine, of the first node's `service`; `None` if it is not running.
     ///
     /// # Errors
     /// The node does not answer, or has no such service.
@@ -337,10 +338,10 @@ impl Lab {
         inside.map_or(Ok(None), |inside| host_pid(self.init_pid(&node)?, inside))
     }
 
-    /// Sends `signal` to the first node's `service`. The supervisor starts again what ends.
+    /// Sends `signal` to the first node's `service`. The supervisor restarts it if it ends.
     ///
     /// # Errors
-    /// It does not run, or does not exist.
+    /// The service is not running, or does not exist.
     pub fn kill(&self, service: &str, signal: Signal) -> Result<()> {
         self.order(
             |service| Request::Kill {
@@ -354,7 +355,7 @@ impl Lab {
     /// Stops the first node's `service` with SIGTERM and starts it again. Returns when it is ready.
     ///
     /// # Errors
-    /// No such service, or it does not get ready.
+    /// The service does not exist, or does not become ready.
     pub fn restart(&self, service: &str) -> Result<()> {
         let before = self.one(service)?.restarts;
         self.order(|service| Request::Restart { service }, service)?;
@@ -371,7 +372,7 @@ impl Lab {
     /// Stops the first node's `service` until [`Lab::start`]. Returns when it has ended.
     ///
     /// # Errors
-    /// No such service, or it does not end.
+    /// The service does not exist, or does not end.
     pub fn stop(&self, service: &str) -> Result<()> {
         self.order(|service| Request::Stop { service }, service)?;
         wait::until(&format!("{service} to stop"), START_LIMIT, || {
@@ -379,11 +380,10 @@ impl Lab {
         })
     }
 
-    /// Starts the first node's `service` after [`Lab::stop`], or at once if it waits for its next try. Returns when it is
-    /// ready.
+    /// Starts the first node's `service` after [`Lab::stop`], or ends its back-off. Returns when it is ready.
     ///
     /// # Errors
-    /// No such service, or it does not get ready.
+    /// The service does not exist, or does not become ready.
     pub fn start(&self, service: &str) -> Result<()> {
         self.order(|service| Request::Start { service }, service)?;
         wait::until(&format!("{service} to be ready"), START_LIMIT, || {
@@ -412,7 +412,7 @@ impl Lab {
     /// Returns when every service of every node is ready.
     ///
     /// # Errors
-    /// `limit` has passed; says which service is in which state.
+    /// `limit` has passed. The error contains the state of each service.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         let mut last = String::new();
         let ready = wait::until("the lab's services", limit, || {
@@ -443,7 +443,7 @@ impl Lab {
         unready
     }
 
-    /// As [`Lab::wait_ready`], ending early when the guard does.
+    /// As [`Lab::wait_ready`], but ends early if the guard ends.
     fn ready_or_guard_gone(&mut self, limit: Duration, said: &mut fs::File) -> Result<()> {
         let mut last = Vec::new();
         let mut guard = self.guard.take();
@@ -463,7 +463,7 @@ impl Lab {
 
     /// The last lines of all services' logs, for an error message.
     fn logs(&self) -> String {
-        let mut text = String::from("the lab did not start; its logs end with");
+        let mut text = String::from("the lab did not start; the last lines of its logs:");
         let dir = self.path_outside("/var/log/waifud");
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if let Ok(mut file) = fs::File::open(entry.path()) {
@@ -481,10 +481,10 @@ impl Lab {
         text
     }
 
-    /// Ends the lab and returns when nothing of it is left.
+    /// Stops the lab and returns when its processes have ended and its directory is removed.
     ///
     /// # Errors
-    /// Something is left.
+    /// Something remains.
     pub fn down(mut self) -> Result<()> {
         self.end()
     }
@@ -499,7 +499,7 @@ impl Lab {
                 Ok((!guard::alive(&self.dir)).then_some(()))
             })?;
         }
-        // Nothing is here any more unless the guard was killed.
+        // The directory still exists only if the guard was killed.
         remove(&self.dir)
     }
 }
@@ -509,12 +509,12 @@ impl Drop for Lab {
         if self.owned
             && let Err(error) = self.end()
         {
-            eprintln!("the lab in {} is not gone: {error:#}", self.dir.display());
+            eprintln!("the lab in {} was not removed: {error:#}", self.dir.display());
         }
     }
 }
 
-/// The search path of everything in a node.
+/// The search path of all processes in a node.
 pub(crate) fn search_path(bin_dir: &Path) -> String {
     format!(
         "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -522,10 +522,10 @@ pub(crate) fn search_path(bin_dir: &Path) -> String {
     )
 }
 
-/// The PID, here, of the process that is `inside` in the pid namespace of `init`.
+/// The PID in this namespace of the process with PID `inside` in the namespace of `init`.
 fn host_pid(init: i32, inside: i32) -> Result<Option<i32>> {
     let namespace =
-        fs::read_link(format!("/proc/{init}/ns/pid")).context("the node's init is gone")?;
+        fs::read_link(format!("/proc/{init}/ns/pid")).context("the node's init has ended")?;
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
@@ -546,7 +546,7 @@ fn host_pid(init: i32, inside: i32) -> Result<Option<i32>> {
 }
 
 fn stop_guard(child: &mut Child) {
-    // The guard ends on either; a lab that stays has no standard input.
+    // The guard ends on either. The guard of a lab that stays has no standard input.
     drop(child.stdin.take());
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
     let ended = wait::until("the guard", DOWN_LIMIT, || Ok(child.try_wait()?));
@@ -556,7 +556,7 @@ fn stop_guard(child: &mut Child) {
     }
 }
 
-/// The last two thousand bytes of a log.
+/// The last 2,000 bytes of a log.
 fn tail(file: &mut fs::File) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let length = file.metadata().map_or(0, |data| data.len());

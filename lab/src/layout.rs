@@ -1,8 +1,8 @@
-//! The lab's directory: what is written before any process starts.
+//! The lab's directory, which is written before any process starts.
 //!
-//! `DIR/NODE/run`, `etc`, `tmp`, `var/lib`, `var/log`, `var/cache` become those directories of the node. Entries of
-//! the machine's own `/etc`, `/var/lib` and `/var/cache` that the lab does not replace are symbolic links into
-//! `/run/waifud-lab/host`, where the node's init binds the originals: no mount point is ever made on the machine.
+//! `DIR/NODE/run`, `etc`, `tmp`, `var/lib`, `var/log`, `var/cache` become those directories of the node. Entries of the
+//! machine's `/etc`, `/var/lib` and `/var/cache` that the lab does not replace are symbolic links into
+//! `/run/waifud-lab/host`, where the node's init binds the originals. So no mount point is created on the machine.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -14,7 +14,7 @@ use crate::accounts::{self, Machine};
 use crate::files;
 use crate::options::{LabSpec, NodeSpec};
 
-/// Directories of a node that belong to the lab. Those with `true` show the machine's other entries as links.
+/// Directories of a node that belong to the lab. Those with `true` contain links to the machine's other entries.
 pub(crate) const OWNED: [(&str, bool); 6] = [
     ("/etc", true),
     ("/var/lib", true),
@@ -24,10 +24,10 @@ pub(crate) const OWNED: [(&str, bool); 6] = [
     ("/run", false),
 ];
 
-/// Inside a node: where the originals of the linked directories are.
+/// The place inside a node of the originals of the linked directories.
 pub(crate) const HOST_VIEW: &str = "/run/waifud-lab/host";
 
-/// Where the node's `path` is outside; a path that the lab does not own is the same everywhere.
+/// The path outside of the node's `path`. Paths that do not belong to the lab are the same inside and outside.
 pub(crate) fn outside_path(dir: &Path, node: &str, path: &Path) -> PathBuf {
     let owned = OWNED.iter().any(|(own, _)| path.starts_with(own));
     match (owned, path.strip_prefix("/")) {
@@ -36,7 +36,7 @@ pub(crate) fn outside_path(dir: &Path, node: &str, path: &Path) -> PathBuf {
     }
 }
 
-/// Writes all of `node`'s files under `dir`.
+/// Writes all files of `node` below `dir`.
 pub(crate) fn write(
     dir: &Path,
     spec: &LabSpec,
@@ -84,7 +84,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Directories with their owner (the group is the user's own) and mode.
+/// Directories with their owner and mode. The group is the owner's.
 fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
     let mut list = vec![
         ("/run/lock", 0, 0o1777),
@@ -103,7 +103,7 @@ fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
             ("/run/waifud", accounts::WAIFUD, 0o755),
             ("/var/lib/waifud", accounts::WAIFUD, 0o700),
             ("/run/waifud-agent", 0, 0o755),
-            // QEMU, as another user, passes through to the disks below.
+            // QEMU, which runs as another user, must reach the disks below.
             ("/var/lib/waifud-agent", 0, 0o711),
             ("/run/waifud-metadata", accounts::METADATA, 0o755),
             ("/var/lib/waifud-metadata", accounts::METADATA, 0o700),
@@ -133,16 +133,16 @@ fn texts(spec: &LabSpec, node: &NodeSpec, machine: Machine) -> Vec<(&'static str
     list
 }
 
-/// A directory with exactly this owner and mode, whatever the umask.
+/// Creates a directory with this owner and mode, independent of the umask.
 fn directory(path: &Path, uid: u32, mode: u32) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
     chown(path, Some(uid), Some(uid))
-        .with_context(|| format!("cannot give {} away", path.display()))?;
+        .with_context(|| format!("cannot change the owner of {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok(())
 }
 
-/// Everything in the machine's `from` that `to` does not have yet appears there as a link.
+/// Creates a link in `to` for each entry of the machine's `from` that `to` does not have yet.
 fn link_others(from: &Path, to: &Path) -> Result<()> {
     let entries = match fs::read_dir(from) {
         Ok(entries) => entries,
@@ -155,7 +155,7 @@ fn link_others(from: &Path, to: &Path) -> Result<()> {
         if link.symlink_metadata().is_ok() {
             continue;
         }
-        // A link of the machine stays the link it is: a relative one means something only where it stands.
+        // Links are copied: a relative one is valid only in its own directory.
         let target = if entry.file_type()?.is_symlink() {
             fs::read_link(entry.path())?
         } else {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_that_the_lab_owns_move() {
+    fn only_paths_of_the_lab_differ_outside() {
         let at = |path: &str| outside_path(Path::new("/tmp/l"), "alder", Path::new(path));
         assert_eq!(
             at("/run/waifud/waifud.sock"),

@@ -1,4 +1,4 @@
-//! The node's view of the file system, made by its init in a mount namespace that nobody else sees.
+//! The node's view of the file system, which its init creates in a private mount namespace.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use crate::layout::{HOST_VIEW, OWNED, outside_path};
 
 const NONE: Option<&str> = None;
 
-/// One bind mount, from the machine's view.
+/// One bind mount. Paths are those of the machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Bind {
     from: PathBuf,
     to: PathBuf,
-    /// With the binds that were made below `from` before.
+    /// Includes earlier binds below `from`.
     deep: bool,
 }
 
-/// All binds in the order in which they must happen: first what shows through, then the lab's directories over the
-/// machine's, and last the one that covers the lab's directory itself.
+/// All binds in order: first the visible paths of the machine, then the lab's directories over the machine's, and last
+/// the one that hides the lab's directory.
 fn plan(dir: &Path, node: &str, visible: &[PathBuf]) -> Vec<Bind> {
     let mut binds = Vec::new();
     for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
@@ -52,10 +52,10 @@ fn plan(dir: &Path, node: &str, visible: &[PathBuf]) -> Vec<Bind> {
     binds
 }
 
-/// Makes the view. Nothing of it leaves the calling process's mount namespace.
+/// Creates the view in the calling process's mount namespace only.
 pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .context("cannot make mounts private")?;
+        .context("cannot make the mounts private")?;
     for bind in plan(dir, node, visible) {
         let flags = if bind.deep {
             MsFlags::MS_BIND | MsFlags::MS_REC
@@ -82,7 +82,7 @@ pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
     }
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), NONE)
         .context("cannot mount /proc")?;
-    // Detached rather than covered: libvirt looks for cgroups in the list of mounts, and must find none.
+    // Detached instead of hidden: libvirt searches the list of mounts for cgroups and must find none.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE)
         .context("cannot mount /sys")?;
@@ -97,16 +97,16 @@ pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
     kvm_for_its_group()
 }
 
-/// `/dev/kvm` for root and the group `kvm`, as udev makes it on an installed Debian.
+/// Creates `/dev/kvm` for root and the group `kvm`, as udev does on an installed Debian.
 ///
-/// On a machine without udev only root can open it. libvirt asks QEMU for its capabilities as root but judges the
-/// answer as QEMU's user, finds that they differ, and asks again: ten times, a second each, for every guest it starts.
+/// On a machine without udev, only root can open it. libvirt queries QEMU's capabilities as root but checks the result
+/// as QEMU's user. The two differ, so it queries again: ten times, one second each, for every guest that it starts.
 fn kvm_for_its_group() -> Result<()> {
     let kvm = Path::new("/dev/kvm");
     let Ok(data) = kvm.metadata() else {
         return Ok(());
     };
-    // A file system of its own: the lab's directory may be on one that has no devices.
+    // On a separate file system: that of the lab's directory may not allow devices.
     let dir = Path::new(HOST_VIEW).with_file_name("dev");
     std::fs::create_dir_all(&dir)?;
     mount(
@@ -118,13 +118,13 @@ fn kvm_for_its_group() -> Result<()> {
     )
     .context("cannot mount devices")?;
     let own = dir.join("kvm");
-    mknod(&own, SFlag::S_IFCHR, Mode::empty(), data.rdev()).context("cannot make a device")?;
+    mknod(&own, SFlag::S_IFCHR, Mode::empty(), data.rdev()).context("cannot create a device")?;
     std::os::unix::fs::chown(&own, Some(0), Some(KVM))?;
     std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o660))?;
     mount(Some(&own), kvm, NONE, MsFlags::MS_BIND, NONE).context("cannot bind /dev/kvm")
 }
 
-/// This namespace sees `path` read-only from now on; the machine's own mount keeps its flags.
+/// Makes `path` read-only in this namespace. The machine's own mount keeps its flags.
 fn read_only(path: &Path) -> Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(NONE, path, NONE, flags, NONE)
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_covers_the_labs_own_directory_is_bound_last() {
+    fn the_bind_that_hides_the_labs_directory_is_last() {
         for (dir, last) in [
             ("/tmp/lab", "/tmp"),
             ("/run/user/0/lab", "/run"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_under_tmp_stays_visible_at_its_place() {
+    fn a_repository_below_tmp_stays_visible() {
         let plan = plan(
             Path::new("/tmp/lab"),
             "alder",

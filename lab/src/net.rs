@@ -1,6 +1,6 @@
-//! The lab's wires: a bridge outside, one veth to each node, and no route to anywhere real.
+//! The lab's network: a bridge outside, one veth to each node, and no route to a real network.
 //!
-//! Addresses are from the ranges that RFC 5737 keeps for documentation: 192.0.2.0/24 is the home network, and
+//! Addresses are from the ranges that RFC 5737 reserves for documentation: 192.0.2.0/24 is the home network, and
 //! 198.51.100.1 stands for the internet.
 
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ pub(crate) fn address(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, index.saturating_add(1))
 }
 
-/// What a node does in its own network namespace, as arguments of `ip`.
+/// The arguments of the `ip` commands in a node's network namespace.
 fn inside(node: &NodeSpec) -> Vec<Vec<String>> {
     let own = format!("{}/24", address(node.index));
     let lines: &[&str] = if node.index == 0 {
@@ -50,7 +50,7 @@ fn inside(node: &NodeSpec) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What the guard does in the outside's namespace to give `node` (whose init is `pid`) its wire.
+/// The arguments of the `ip` commands outside that connect `node`, whose init is `pid`.
 fn wire(node: &NodeSpec, pid: i32) -> Vec<Vec<String>> {
     let port = format!("to-{}", node.name);
     [
@@ -63,9 +63,9 @@ fn wire(node: &NodeSpec, pid: i32) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// Called by a node's init: devices, addresses, and forwarding off until someone asks for it.
+/// Called by a node's init. Configures devices and addresses, and disables forwarding.
 pub(crate) fn configure(node: &NodeSpec) -> Result<()> {
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").context("cannot switch forwarding off")?;
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").context("cannot disable forwarding")?;
     if node.index != 0 {
         wait::until("eth0", LIMIT, || {
             Ok(Path::new("/sys/class/net/eth0").exists().then_some(()))
@@ -79,7 +79,7 @@ pub(crate) fn configure(node: &NodeSpec) -> Result<()> {
 
 /// Called by the guard once both inits exist.
 pub(crate) fn connect(node: &NodeSpec, node_pid: i32, outside_pid: i32) -> Result<()> {
-    // The outside's init makes the bridge; `configure` there runs at the same time as this.
+    // The init of outside creates the bridge in `configure`, at the same time as this.
     let enter = |arguments: &[String]| {
         let mut command = Command::new("nsenter");
         command
@@ -88,7 +88,7 @@ pub(crate) fn connect(node: &NodeSpec, node_pid: i32, outside_pid: i32) -> Resul
         command
     };
     let bridge = ["link", "show", "dev", "lan0", "up"].map(str::to_owned);
-    wait::until("the outside's bridge", LIMIT, || {
+    wait::until("the bridge outside", LIMIT, || {
         let shown = wait::output(&mut enter(&bridge), LIMIT)?;
         Ok((shown.status.success() && !shown.stdout.is_empty()).then_some(()))
     })?;
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_nodes_have_a_default_route_and_it_ends_at_the_pretend_router() {
+    fn only_nodes_have_a_default_route_and_it_ends_at_the_simulated_router() {
         let flat = |index| inside(&node(index)).concat().join(" ");
         assert!(flat(1).contains("address add 192.0.2.2/24 dev eth0"));
         assert!(flat(1).contains("route add default via 192.0.2.1"));

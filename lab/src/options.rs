@@ -1,4 +1,4 @@
-//! What a lab should be: the caller's options, and the specification that guard and inits read.
+//! The caller's options, and the specification that guard and inits read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,32 +10,32 @@ use serde::{Deserialize, Serialize};
 use crate::OUTSIDE;
 use crate::stale::PREFIX;
 
-/// Bumped when guard, init and library must change together, so that an older `xtask` is refused clearly.
+/// Increased when guard, init and library must change together, so that an older `xtask` is refused.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// What the caller wants. `Default` is one node "alder" with libvirtd and without our daemons.
+/// The caller's options. The default is one node "alder" with libvirtd and without our daemons.
 #[derive(Debug, Clone)]
 pub struct LabOptions {
-    /// Where our programs are; the directory of `init_exe` when absent.
+    /// The directory of our programs; if absent, that of `init_exe`.
     pub bin_dir: Option<PathBuf>,
     /// Start waifud, waifud-metadatad and waifud-agentd too.
     pub daemons: bool,
     /// The node's name, a DNS label.
     pub node: String,
-    /// Where the lab's directory is made; `$WAIFUD_LAB_BASE`, else the temporary directory, when absent.
+    /// The parent of the lab's directory; if absent, `$WAIFUD_LAB_BASE` or the temporary directory.
     pub base: Option<PathBuf>,
-    /// A program whose `main` begins with [`crate::init_if_asked`]; found by [`crate::testing::init_exe`] when absent.
+    /// A program whose `main` starts with [`crate::init_if_asked`]; if absent, that of [`crate::testing::init_exe`].
     pub init_exe: Option<PathBuf>,
-    /// Files to write into the node before anything starts: absolute path in the node, content. Only under the
-    /// directories that the lab owns (`/etc/waifud/waifud.toml`, …).
+    /// Files that are written before the services start: absolute path in the node, and content. Only in directories of
+    /// the lab (`/etc/waifud/waifud.toml`, …).
     pub files: Vec<(PathBuf, String)>,
-    /// Paths of the machine to keep visible (read-only) where the node hides them, that is under `/tmp` and `/run`.
+    /// Paths of the machine below `/tmp` and `/run`, which the node hides, that stay visible read-only.
     pub visible: Vec<PathBuf>,
-    /// Environment for all services.
+    /// Environment variables of all services.
     pub env: Vec<(String, String)>,
-    /// Keep the lab when the process that made it ends. Otherwise the guard takes it down then.
+    /// Keep the lab after the process that created it has ended. Otherwise the guard then stops it.
     pub stay: bool,
-    /// How long the services may take to get ready.
+    /// Limit for the services to become ready.
     pub start_limit: Duration,
 }
 
@@ -67,7 +67,7 @@ impl LabOptions {
     }
 }
 
-/// All that guard and inits know, written to `lab.json` in the lab's directory.
+/// The specification for guard and inits, in `lab.json` in the lab's directory.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct LabSpec {
     pub protocol: u32,
@@ -78,7 +78,7 @@ pub(crate) struct LabSpec {
     pub stay: bool,
 }
 
-/// One namespace set. `outside` is the first; the others are nodes in the order of their addresses.
+/// One set of namespaces. The first is `outside`; the others are nodes in the order of their addresses.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct NodeSpec {
     pub name: String,
@@ -98,7 +98,7 @@ impl LabSpec {
             .with_context(|| format!("{} is not a lab's specification", path.display()))?;
         ensure!(
             spec.protocol == PROTOCOL,
-            "this program speaks lab protocol {PROTOCOL}, the lab wants {}: run `cargo build -p xtask`",
+            "this program has lab protocol {PROTOCOL}, but the lab needs {}: run `cargo build -p xtask`",
             spec.protocol
         );
         Ok(spec)
@@ -110,7 +110,7 @@ impl LabSpec {
             .find(|node| node.name == name)
             .with_context(|| {
                 format!(
-                    "the lab has no node {name:?}, only {}",
+                    "the lab has no node {name:?}; its nodes are {}",
                     self.names().join(", ")
                 )
             })
@@ -121,16 +121,16 @@ impl LabSpec {
     }
 }
 
-/// The specification of a lab as the options want it, with a name that no other lab has.
+/// The specification of a lab with these options and a unique name.
 pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> {
-    let init_dir = init_exe.parent().context("the init has no directory")?;
+    let init_dir = init_exe.parent().context("the init program has no directory")?;
     let bin_dir = options
         .bin_dir
         .clone()
         .unwrap_or_else(|| init_dir.to_owned());
     let bin_dir = bin_dir
         .canonicalize()
-        .with_context(|| format!("no directory {}", bin_dir.display()))?;
+        .with_context(|| format!("cannot find the directory {}", bin_dir.display()))?;
     if options.daemons {
         for program in ["waifud", "waifud-agentd", "waifud-metadatad"] {
             let path = bin_dir.join(program);
@@ -170,7 +170,7 @@ pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> 
 /// A random UUID, version 4, from the kernel.
 fn uuid() -> Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .context("no random UUID from the kernel")?;
+        .context("cannot read a random UUID from the kernel")?;
     Ok(text.trim().to_owned())
 }
 
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_short_labels_are_refused() {
+    fn names_that_are_not_short_labels_are_refused() {
         for bad in [
             "",
             "outside",

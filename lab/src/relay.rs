@@ -1,8 +1,9 @@
-//! The relay: a loopback port of the machine that leads to waifud inside of its node's network namespace.
+//! The relay: forwards a loopback port of the machine to waifud in its node's network namespace.
 //!
-//! Waifud listens on the node's own loopback, which nobody outside can reach. The guard accepts on the machine's and
-//! makes the second half of each connection in the node's namespace. A socket stays in the namespace in which it was
-//! made, so only the thread that makes it ever enters there. Bytes are passed on as they are: TLS ends at waifud.
+//! waifud listens on the node's loopback, which is not reachable from outside. The guard accepts connections on the
+//! machine's loopback and opens the second half of each in the node's namespace. A socket stays in the namespace in
+//! which it was created, so only the thread that creates it enters the namespace. Bytes are forwarded unchanged: TLS
+//! ends at waifud.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,28 +19,28 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
-/// In the lab's directory: the machine's port, in decimal.
+/// The file in the lab's directory that contains the machine's port, in decimal.
 const PORT: &str = "relay.port";
-/// Where waifud listens inside, by default.
+/// waifud's default address inside the node.
 const WAIFUD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7373);
-/// Both ends are on this machine.
+/// Short, because both ends are on this machine.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Connections at once; more are closed. Each is two threads.
+/// Limit of simultaneous connections; more are closed. Each uses two threads.
 const MOST: usize = 64;
 
-/// Called by the guard when the node's `init` exists and no process is to be cloned any more: starts threads, which end
-/// with the guard.
+/// Starts the relay's threads, which end with the guard. The guard calls this when the node's `init` exists and all
+/// processes are cloned.
 pub(crate) fn start(dir: &Path, init: Pid) -> Result<()> {
-    let namespace = File::open(format!("/proc/{init}/ns/net")).context("no namespace to enter")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for the relay")?;
+    let namespace = File::open(format!("/proc/{init}/ns/net")).context("cannot open the node's network namespace")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on a port for the relay")?;
     let port = listener.local_addr()?.port();
     thread::Builder::new()
         .name("relay".into())
         .spawn(move || accept(&listener, &Arc::new(namespace)))?;
-    // Renamed into place, so that a reader sees all or nothing.
+    // Replaced by a rename, so that readers never see an incomplete file.
     let new = dir.join("relay.port.new");
     fs::write(&new, port.to_string())?;
-    fs::rename(new, dir.join(PORT)).context("cannot tell the relay's port")
+    fs::rename(new, dir.join(PORT)).context("cannot store the relay's port")
 }
 
 /// The machine's port; `None` when no waifud runs in the lab.
@@ -56,12 +57,12 @@ fn accept(listener: &TcpListener, namespace: &Arc<File>) {
             Ok((client, _)) => client,
             Err(error) => {
                 eprintln!("relay: {error}");
-                // Descriptors may be short, and the next try would fail at once.
+                // All descriptors may be in use, and the next call would fail at once.
                 wait::pause(Duration::from_millis(100));
                 continue;
             }
         };
-        // One reference is the listener's.
+        // The listener holds one reference.
         if Arc::strong_count(namespace) > MOST {
             continue;
         }
@@ -79,7 +80,7 @@ fn accept(listener: &TcpListener, namespace: &Arc<File>) {
     }
 }
 
-/// Runs in a thread of its own, which never leaves the namespace.
+/// Runs in its own thread, which never leaves the namespace.
 fn serve(client: TcpStream, namespace: &File) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the node's network")?;
     let waifud =
@@ -87,7 +88,7 @@ fn serve(client: TcpStream, namespace: &File) -> Result<()> {
     join(client, waifud)
 }
 
-/// Passes on what each side says until both have finished.
+/// Forwards both directions until both have ended.
 fn join(one: TcpStream, other: TcpStream) -> Result<()> {
     let (from, to) = (one.try_clone()?, other.try_clone()?);
     let there = thread::Builder::new().spawn(move || pass_on(from, to))?;
@@ -96,12 +97,12 @@ fn join(one: TcpStream, other: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Until `from` has said all, or one of them has gone; then the other half of the conversation may still go on.
+/// Forwards until `from` ends its direction or one side disconnects. The other direction may continue.
 fn pass_on(mut from: TcpStream, mut to: TcpStream) {
     let passed = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
     if passed.is_err() {
-        // Nobody reads what would come the other way, or nobody can send it.
+        // After an error, the other direction cannot continue either.
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
     }
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_directions_are_passed_on_to_their_ends() {
+    fn both_directions_are_forwarded_to_their_ends() {
         let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (front, back) = (listen(), listen());
         let mut client = TcpStream::connect(front.local_addr().unwrap()).unwrap();

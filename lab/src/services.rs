@@ -1,16 +1,16 @@
-//! What runs on a node, in order: name, arguments, who, where its log goes, and when it counts as ready.
+//! The services of a node, in order: name, arguments, user, log file, and condition of readiness.
 
 use std::path::{Path, PathBuf};
 
 use crate::accounts::{self, Identity, Machine};
 use crate::options::NodeSpec;
 
-/// When a service counts as ready, so that the next one may start.
+/// The condition under which a service is ready and the next one may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ready {
     /// A unix socket at this path accepts a connection.
     Socket(PathBuf),
-    /// It runs; whether it works is for others to ask (the agent dials out and listens nowhere that counts).
+    /// The process runs. For the agent, which has no socket to check.
     Started,
 }
 
@@ -40,7 +40,7 @@ impl Service {
         }
     }
 
-    /// The whole command: other users are entered through `setpriv`, which leaves them no capability and no way to one.
+    /// The complete command. `setpriv` changes to other users and leaves them no capabilities and no way to get any.
     pub(crate) fn command(&self) -> Vec<String> {
         if self.identity == Identity::ROOT {
             return self.argv.clone();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn daemons_that_face_people_and_guests_keep_no_capability() {
+    fn daemons_that_face_users_and_guests_have_no_capabilities() {
         for service in of(&node(true), Machine::default()) {
             let drops = service
                 .command()
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn waifud_is_in_the_group_that_its_socket_is_for() {
+    fn waifud_is_in_the_group_of_its_socket() {
         let machine = Machine {
             caller_gid: Some(1000),
         };

@@ -1,4 +1,4 @@
-//! Starting a node's init: one `clone` into new namespaces, tied to the life of the guard.
+//! Starts a node's init with one `clone` into new namespaces. It ends with the guard.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -10,8 +10,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, dup2_stdin, execv};
 
-/// Starts `/proc/self/exe lab-init DIR NODE` as PID 1 of new pid, network, mount and uts namespaces, and gives its PID
-/// here. It gets SIGKILL when the caller ends.
+/// Starts `/proc/self/exe lab-init DIR NODE` as PID 1 of new pid, network, mount and uts namespaces, and returns its
+/// PID in the caller's namespace. It gets SIGKILL when the caller ends.
 pub(crate) fn init(dir: &Path, node: &str) -> Result<Pid> {
     let exe = c"/proc/self/exe".to_owned();
     let arguments = [
@@ -22,10 +22,10 @@ pub(crate) fn init(dir: &Path, node: &str) -> Result<Pid> {
     ];
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     let child = Box::new(move || {
-        // Set after the exec would be too late: the guard may be gone by then. `init` looks once more.
+        // After the exec it would be too late: the guard may have ended by then. `init` checks that again.
         let _ = set_pdeathsig(Signal::SIGKILL);
         let _ = dup2_stdin(&null);
-        // Only a failure returns; the guard sees the exit status.
+        // Returns only on failure. The guard reads the exit status.
         let _ = execv(&exe, &arguments);
         127
     });
@@ -34,8 +34,9 @@ pub(crate) fn init(dir: &Path, node: &str) -> Result<Pid> {
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS;
-    // SAFETY: the guard has one thread until all inits are started, so the child (a copy: no CLONE_VM) holds no lock of another; it touches only
-    // memory that was ready before, and ends in exec or exit. The stack outlives the call, and the copy is the child's.
+    // SAFETY: the guard has one thread until all inits are started, so no other thread can hold a lock in the child,
+    // which is a copy (no CLONE_VM). The child uses only memory that was prepared before, and ends in exec or exit. The
+    // stack outlives the call, and the child has its own copy.
     let pid = unsafe { clone(child, &mut stack, flags, Some(Signal::SIGCHLD as i32)) };
-    pid.with_context(|| format!("cannot make the namespaces of {node}: is this root?"))
+    pid.with_context(|| format!("cannot create the namespaces of {node} (this needs root)"))
 }

@@ -1,4 +1,4 @@
-//! Directories that a killed guard left: found by a lock that nobody holds, and removed.
+//! Removes the directories that killed guards left. They are recognized by a lock that no process holds.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Every lab's directory begins so.
+/// The prefix of a lab's directory.
 pub(crate) const PREFIX: &str = "waifud-lab-";
-/// Held, exclusively, by the guard as long as it lives.
+/// The guard holds this lock exclusively until it ends.
 pub(crate) const GUARD_LOCK: &str = "guard.lock";
-/// Held, exclusively, by whoever makes the lab until the guard has it.
+/// The creator of the lab holds this lock exclusively until the guard has its own.
 pub(crate) const MAKER_LOCK: &str = "maker.lock";
 
-/// Takes the lock file `name` in `dir`, or says `None` when another process has it.
+/// Takes the lock file `name` in `dir`; `None` if another process holds it.
 pub(crate) fn lock(dir: &Path, name: &str) -> Result<Option<File>> {
     let path = dir.join(name);
     let file = File::options()
@@ -31,34 +31,35 @@ pub(crate) fn lock(dir: &Path, name: &str) -> Result<Option<File>> {
     }
 }
 
-/// Whether a process holds the lock `name` of the lab in `dir`; a missing file is held by nobody.
+/// Whether a process holds the lock `name` of the lab in `dir`. A missing file is not locked.
 pub(crate) fn held(dir: &Path, name: &str) -> bool {
     let Ok(file) = File::open(dir.join(name)) else {
         return false;
     };
-    // Shared, so that two who look do not see each other.
+    // Shared, so that two concurrent checks do not affect each other.
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// Where labs are made when nobody says otherwise: `$WAIFUD_LAB_BASE`, else the temporary directory.
+/// The default parent of labs: `$WAIFUD_LAB_BASE`, else the temporary directory.
 pub(crate) fn default_base() -> PathBuf {
     std::env::var_os("WAIFUD_LAB_BASE").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
-/// Makes the directory `dir`, which others see only once the maker's lock in it is held: nobody takes it for a dead one.
+/// Creates the directory `dir`. It becomes visible only when the creator's lock in it is held, so that other processes
+/// do not take it for a dead lab.
 pub(crate) fn create(dir: &Path) -> Result<File> {
     let (base, name) = dir
         .parent()
         .zip(dir.file_name())
-        .context("a lab's directory is in another")?;
+        .context("the lab's directory has no parent")?;
     let hidden = base.join(format!(".{}", name.to_string_lossy()));
     fs::create_dir(&hidden).with_context(|| format!("cannot create {}", dir.display()))?;
-    let maker = lock(&hidden, MAKER_LOCK)?.context("a new directory is locked by somebody else")?;
+    let maker = lock(&hidden, MAKER_LOCK)?.context("another process has locked the new directory")?;
     fs::rename(&hidden, dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(maker)
 }
 
-/// Removes the directories of dead labs in `base` (the default base when absent), and gives those it removed.
+/// Removes the directories of dead labs in `base` (by default the default parent), and returns their paths.
 ///
 /// # Errors
 /// `base` cannot be listed, or a dead lab's directory cannot be removed.
@@ -90,7 +91,7 @@ pub fn remove_stale(base: Option<&Path>) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
-/// Removes a lab's directory; one that is already gone is fine.
+/// Removes a lab's directory, if it exists.
 pub(crate) fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -116,7 +117,7 @@ mod tests {
         let (unborn, other) = (make(".waifud-lab-3-c"), make("something-else"));
         let newborn = base.path().join("waifud-lab-4-d");
         let _maker = create(&newborn).unwrap();
-        // Unlocked rather than closed: a test that forks at this moment has a copy of the descriptor.
+        // Unlocked instead of closed: a test that forks at this moment has a copy of the descriptor.
         lock(&dead, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();
         let guard = lock(&alive, GUARD_LOCK).unwrap().unwrap();
         lock(&alive, MAKER_LOCK).unwrap().unwrap().unlock().unwrap();

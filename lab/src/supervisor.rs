@@ -1,4 +1,5 @@
-//! The small supervisor: starts a node's services in order, restarts what ends, reaps what is left, stops in reverse.
+//! The supervisor: starts a node's services in order, restarts those that end, reaps orphans, and stops in reverse
+//! order.
 //!
 //! ```text
 //! Waiting ──earlier ones ready──► Running(ready: false) ──ready──► Running(ready: true)
@@ -7,7 +8,7 @@
 //!                                                        └─ time passed ─► Running
 //! ```
 //!
-//! It is PID 1: one thread, one `poll` over its signals and its control socket, and no memory that grows.
+//! It is PID 1, with one thread, one `poll` over its signals and its control socket, and bounded memory.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -30,9 +31,9 @@ use crate::control::{self, Reply, Request, ServiceState, ServiceStatus};
 use crate::lab::search_path;
 use crate::options::{LabSpec, NodeSpec};
 use crate::services::{Ready, Service};
-use crate::wait::LOOK;
+use crate::wait::CHECK_INTERVAL;
 
-/// How long one service has between SIGTERM and SIGKILL when the node stops.
+/// Time between SIGTERM and SIGKILL of a service when the node stops.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,16 +55,16 @@ struct Entry {
     state: State,
     backoff: Backoff,
     restarts: u32,
-    /// It was ready once, so later services need not wait for it again.
+    /// It has been ready once, so later services do not wait for it again.
     was_ready: bool,
-    /// What to do when the process that runs now has ended, instead of backing off.
+    /// The action when the current process ends, instead of backing off.
     then: Option<State>,
 }
 
 pub(crate) struct Supervisor {
     entries: Vec<Entry>,
     environment: Vec<(String, String)>,
-    /// The entry that is being stopped and when it is killed; set once the node stops.
+    /// The entry that is being stopped and the time at which it is killed; set when the node stops.
     stopping: Option<(usize, Instant)>,
 }
 
@@ -94,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs until a signal asks to stop and all services have.
+    /// Runs until a signal requests a stop and all services have ended.
     pub(crate) fn run(mut self, signals: &SignalFd, listener: &UnixListener) -> Result<()> {
         loop {
             self.reap();
@@ -104,7 +105,7 @@ impl Supervisor {
                 }
             } else {
                 self.start_due();
-                self.look_for_ready();
+                self.update_readiness();
             }
             let mut fds = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -122,13 +123,13 @@ impl Supervisor {
                 }
             }
             while let Ok((stream, _)) = listener.accept() {
-                // A client that breaks off gets no answer; nothing of ours depends on it.
+                // A client that disconnects gets no answer. That does not affect the supervisor.
                 let _ = control::serve(&stream, |request| self.answer(request));
             }
         }
     }
 
-    /// Takes in every child that ended: services, and what they left to PID 1.
+    /// Reaps every child that ended: services and their orphans.
     fn reap(&mut self) {
         while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
             if status == WaitStatus::StillAlive {
@@ -178,7 +179,7 @@ impl Supervisor {
         }
     }
 
-    fn look_for_ready(&mut self) {
+    fn update_readiness(&mut self) {
         for entry in &mut self.entries {
             if let State::Running { ready, .. } = &mut entry.state
                 && !*ready
@@ -188,7 +189,7 @@ impl Supervisor {
                 entry.was_ready = true;
             }
         }
-        // The next service starts without waiting for the next look.
+        // The next service starts without waiting for the next check.
         if self
             .entries
             .iter()
@@ -198,25 +199,25 @@ impl Supervisor {
         }
     }
 
-    /// When something must be looked at that nothing signals.
+    /// The time of the next check of conditions that no event signals.
     fn next_look(&self) -> PollTimeout {
         let now = Instant::now();
         let stopping = self
             .stopping
-            .map(|(_, limit)| limit.saturating_duration_since(now).max(LOOK));
+            .map(|(_, limit)| limit.saturating_duration_since(now).max(CHECK_INTERVAL));
         let next = self.entries.iter().filter_map(|entry| match entry.state {
-            State::Running { ready: false, .. } => Some(LOOK),
+            State::Running { ready: false, .. } => Some(CHECK_INTERVAL),
             State::BackOff { until } => Some(until.saturating_duration_since(now)),
             _ => None,
         });
         match next.chain(stopping).min() {
             None => PollTimeout::NONE,
-            // Rounded up, so that a wait of half a millisecond does not spin.
+            // Rounded up: a wait of less than a millisecond would be a busy loop.
             Some(time) => PollTimeout::from(u16::try_from(time.as_millis() + 1).unwrap_or(60_000)),
         }
     }
 
-    /// One step of the ordered stop; true when nothing is left to stop.
+    /// One step of the ordered stop; true when all services are stopped.
     fn stop_next(&mut self) -> bool {
         let Some((index, limit)) = self.stopping else {
             return false;
@@ -237,7 +238,7 @@ impl Supervisor {
         match self.entries.get(next).map(|entry| entry.state) {
             Some(State::Running { pid, .. }) => {
                 let _ = kill(pid, Signal::SIGTERM);
-                // A stopped process acts on nothing but this.
+                // A process stopped by SIGSTOP reacts to no other signal.
                 let _ = kill(pid, Signal::SIGCONT);
                 false
             }
@@ -260,7 +261,7 @@ impl Supervisor {
             .iter_mut()
             .find(|entry| entry.service.name == name)
         {
-            None => Reply::Refused(format!("no service {name:?}")),
+            None => Reply::Refused(format!("unknown service {name:?}")),
             Some(entry) => entry.act(action),
         }
     }
@@ -314,7 +315,7 @@ impl Entry {
                 self.state = State::Stopped;
                 Reply::Done
             }
-            // A start takes back a stop that has not come to its end.
+            // A start cancels a stop that is in progress.
             (Action::Start, State::Running { .. }) => {
                 self.then = self.then.map(|_| now);
                 Reply::Done
@@ -342,7 +343,7 @@ fn spawn(service: &Service, environment: &[(String, String)]) -> Result<Pid> {
         .open(&service.log)
         .with_context(|| format!("cannot open {}", service.log.display()))?;
     let words = service.command();
-    let (program, arguments) = words.split_first().context("no program")?;
+    let (program, arguments) = words.split_first().context("the service has no command")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -352,8 +353,8 @@ fn spawn(service: &Service, environment: &[(String, String)]) -> Result<Pid> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    // SAFETY: one system call without memory of the parent's, safe between fork and exec. The supervisor reads its
-    // signals from a descriptor and so has them blocked; a service must not inherit that.
+    // SAFETY: one system call that uses no memory of the parent, safe between fork and exec. The supervisor blocks its
+    // signals because it reads them from a descriptor. A service must not inherit the blocked signals.
     unsafe {
         command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
     }

@@ -1,4 +1,4 @@
-//! For integration tests: find the init program, and skip loudly where a lab cannot be.
+//! For integration tests: finds the init program, and skips tests where a lab cannot run.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use nix::unistd::Uid;
 
 use crate::{Lab, LabOptions};
 
-/// The program that labs are started with: `$WAIFUD_XTASK`, else this program if it is `xtask`, else the `xtask` in the
-/// target directory that this test was built into.
+/// The program that starts labs: `$WAIFUD_XTASK` if set, else this program if it is `xtask`, else the `xtask` in the
+/// target directory of this test.
 ///
 /// # Errors
-/// There is none; says how to build it.
+/// It does not exist. The error contains the command that builds it.
 pub fn init_exe() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("WAIFUD_XTASK") {
         return Ok(path.into());
     }
-    let exe = std::env::current_exe().context("cannot tell which program this is")?;
+    let exe = std::env::current_exe().context("cannot determine the path of this program")?;
     // target/debug/deps/test-123 or target/debug/waifud
     let places = exe.ancestors().skip(1).take(2).map(|dir| dir.join("xtask"));
     let found = places.into_iter().find(|path| path.is_file());
@@ -29,24 +29,24 @@ pub fn init_exe() -> Result<PathBuf> {
     })
 }
 
-/// Whether a test may skip what this machine cannot do.
+/// Whether a test may be skipped where the machine cannot run it.
 pub fn may_skip() -> bool {
     std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1")
 }
 
-/// Says loudly that the calling test is skipped, and why.
+/// Reports on standard error that the calling test is skipped.
 ///
 /// # Errors
 /// With `WAIFUD_TEST_NO_SKIP=1`, always.
-pub fn skip(why: &str) -> Result<()> {
+pub fn skip(reason: &str) -> Result<()> {
     if !may_skip() {
-        bail!("must not be skipped (WAIFUD_TEST_NO_SKIP=1), but: {why}");
+        bail!("the test must not be skipped (WAIFUD_TEST_NO_SKIP=1): {reason}");
     }
-    // Not by a macro: the test harness swallows those of tests that pass.
-    writeln!(std::io::stderr(), "SKIPPED: {why}").context("cannot say so")
+    // Not with a macro: the test harness captures their output in tests that pass.
+    writeln!(std::io::stderr(), "SKIPPED: {reason}").context("cannot report the skipped test")
 }
 
-/// Why there can be no lab on this machine: not root, or programs that are missing. `None` when there can.
+/// The reason why no lab can run on this machine: missing root rights or programs. `None` if a lab can run.
 pub fn why_no_lab() -> Option<String> {
     if !Uid::effective().is_root() {
         return Some("a lab needs root".into());
@@ -71,10 +71,10 @@ pub fn why_no_lab() -> Option<String> {
     })
 }
 
-/// A lab, or `None` after a loud [`skip`] when [`why_no_lab`] has a reason.
+/// Starts a lab, or calls [`skip`] and returns `None` if [`why_no_lab`] returns a reason.
 ///
 /// # Errors
-/// The lab failed to start, or skipping is not allowed.
+/// The lab does not start, or skipping is not allowed.
 pub fn lab_or_skip(options: &LabOptions) -> Result<Option<Lab>> {
     match why_no_lab() {
         Some(why) => skip(&why).map(|()| None),

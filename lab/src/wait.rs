@@ -1,4 +1,4 @@
-//! Waiting for conditions with a deadline, and running commands with one.
+//! Waits for conditions and runs commands, each with a deadline.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How often a condition that nothing signals is looked at.
-pub const LOOK: Duration = Duration::from_millis(20);
+/// Interval between checks of a condition.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Lets `time` (at most a minute) pass, or less when a signal arrives.
+/// Waits for `time`, at most a minute. A signal ends the wait early.
 pub fn pause(time: Duration) {
     let millis = u16::try_from(time.as_millis()).unwrap_or(60_000);
-    // An interrupted pause is a short pause: the caller looks at its condition again.
+    // After an interrupted pause the caller checks its condition early.
     let _ = poll(&mut [], PollTimeout::from(millis));
 }
 
-/// Looks at `condition` until it gives a value, an error, or `limit` has passed.
+/// Checks `condition` until it returns a value or an error, or `limit` has passed. `what` names it in the error.
 ///
 /// # Errors
-/// The condition's own error; or "TIME waiting for WHAT" when the limit has passed.
+/// The condition's error, or a timeout.
 pub fn until<T>(
     what: &str,
     limit: Duration,
@@ -33,16 +33,16 @@ pub fn until<T>(
             return Ok(value);
         }
         if Instant::now() >= end {
-            bail!("{} s waiting for {what}", limit.as_secs());
+            bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }
-        pause(LOOK);
+        pause(CHECK_INTERVAL);
     }
 }
 
-/// Runs `command` without input and gives its output, or kills it when `limit` has passed.
+/// Runs `command` without input and returns its output. Kills it after `limit`.
 ///
 /// # Errors
-/// It could not be started, or took too long. A failing exit status is no error here.
+/// It cannot be started, or exceeds the limit. A failing exit status is not an error.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Output> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
@@ -92,7 +92,7 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Output> {
         if err_open && ready[1] {
             err_open = read_some(&mut stderr, &mut err)?;
         }
-        // A closed pipe reports a hang-up for ever; the other one's poll must not spin on it.
+        // A closed pipe keeps reporting a hang-up, which must not turn the poll of the other one into a busy loop.
         if !out_open || !err_open {
             pause(Duration::from_millis(1));
         }
@@ -120,10 +120,10 @@ fn read_some(from: &mut impl Read, to: &mut Vec<u8>) -> Result<bool> {
     Ok(count > 0)
 }
 
-/// Runs `command` and gives its stdout; a failing exit status is an error with its stderr.
+/// Runs `command` and returns its standard output.
 ///
 /// # Errors
-/// Not started, too slow, or failed.
+/// It cannot be started, exceeds the limit, or fails. The error then contains its standard error.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let result = output(command, limit)?;
     if !result.status.success() {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_writes_much_on_both_pipes_is_read_whole() {
+    fn all_output_of_a_command_that_fills_both_pipes_is_read() {
         let mut command = Command::new("sh");
         command.args([
             "-c",
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_hangs_is_killed_at_its_limit() {
+    fn a_hanging_command_is_killed_after_its_limit() {
         let mut command = Command::new("cat");
         command.arg("/dev/zero");
         let error = output(&mut command, Duration::from_millis(50)).unwrap_err();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_never_holds_ends_with_what_was_awaited() {
+    fn a_condition_that_never_holds_times_out_with_its_name() {
         let error = until::<()>("the moon", Duration::from_millis(1), || Ok(None)).unwrap_err();
         assert!(error.to_string().contains("waiting for the moon"));
     }

@@ -1,7 +1,8 @@
-//! A guest that fits into a boot sector, for a machine that is emulated itself: a kernel would take minutes to boot.
+//! A guest that fits into a boot sector, for a machine that is itself emulated, where a kernel would take minutes to
+//! boot.
 //!
-//! It says that it is up on its serial port, sleeps, and switches itself off when its power button is pressed, as a
-//! guest does that shuts down cleanly.
+//! It prints a message on its serial port, sleeps, and powers off when its power button is pressed, like a guest that
+//! shuts down cleanly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,19 +11,19 @@ use std::time::Duration;
 use anyhow::Result;
 use waifud_lab::wait;
 
-/// What it says.
+/// Its message.
 pub const UP: &str = "button: up";
 
-/// Where the firmware loads a boot sector (its first byte is at this address).
+/// The address to which the firmware loads a boot sector.
 const LOADED: u16 = 0x7c00;
-/// The firmware puts the registers of ACPI power management here: status, enable (+2) and control (+4), as in the ACPI
-/// specification, "PM1 Event Grouping" and "PM1 Control Grouping".
+/// The port of the firmware's ACPI power management registers: status, enable (+2) and control (+4); see "PM1 Event
+/// Grouping" and "PM1 Control Grouping" in the ACPI specification.
 const PM1: u16 = 0x600;
 
-/// Makes its image in `dir`.
+/// Creates its image in `dir`.
 ///
 /// # Errors
-/// There is no `qemu-img`, or no room.
+/// `qemu-img` is missing or fails.
 pub fn image(dir: &Path) -> Result<PathBuf> {
     let raw = dir.join("button.raw");
     let image = dir.join("button.qcow2");
@@ -33,7 +34,7 @@ pub fn image(dir: &Path) -> Result<PathBuf> {
     Ok(image)
 }
 
-/// The disk: one MiB, so that no tool stumbles over its size.
+/// The disk: 1 MiB, a size that all tools accept.
 fn disk() -> Vec<u8> {
     let [enable_low, enable_high] = (PM1 + 2).to_le_bytes();
     let [status_low, status_high] = PM1.to_le_bytes();
@@ -60,7 +61,7 @@ fn disk() -> Vec<u8> {
     disk.extend(UP.as_bytes());
     disk.extend(b"\r\n\0");
     disk.resize(510, 0);
-    // What makes a sector bootable.
+    // The signature of a bootable sector.
     disk.extend([0x55, 0xaa]);
     disk.resize(1 << 20, 0);
     disk

@@ -8,7 +8,7 @@ use crate::world::{NODE, SOON};
 
 /// A guest that is ready.
 pub struct Guest<'a> {
-    /// Where it runs.
+    /// The world that it runs in.
     pub world: &'a World,
     /// Its name.
     pub name: String,
@@ -17,12 +17,12 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Runs a shell command in the guest, as root, and gives its output.
+    /// Runs a shell command in the guest, as root, and returns its output.
     pub fn run(&self, script: &str) -> Result<String> {
         let key = self.world.key.to_string_lossy().into_owned();
         let user = format!("root@{}", self.address);
         let mut argv = vec!["ssh", "-q", "-i", &key];
-        // Guests come and go under the same addresses here: their host keys mean nothing.
+        // Several guests use the same address one after another, with different host keys.
         for option in [
             "BatchMode=yes",
             "ConnectTimeout=5",
@@ -35,7 +35,7 @@ impl Guest<'_> {
         wait::run(&mut self.world.lab.command(NODE, argv)?, SOON)
     }
 
-    /// The key that it lets in, as the machine sees it.
+    /// The path on the machine of the private key that it accepts.
     pub fn private_key(&self) -> String {
         self.world
             .public_key
@@ -44,7 +44,7 @@ impl Guest<'_> {
             .to_string()
     }
 
-    /// Runs a shell command until it succeeds, where the guest may be booting.
+    /// Runs a shell command until it succeeds, because the guest may still be booting.
     pub fn run_when_up(&self, script: &str) -> Result<String> {
         wait::until(&format!("SSH to {}", self.name), SOON, || {
             Ok(self.run(script).ok())

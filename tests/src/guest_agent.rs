@@ -1,36 +1,36 @@
-//! What the agent in a guest does for its owner: programs are run, passwords are set.
+//! Commands that use the guest agent: running programs, setting passwords.
 
 use anyhow::{Result, ensure};
 
 use crate::running::Running;
 use crate::{Guest, World};
 
-/// What waifud keeps of a program's standard output.
+/// waifud's limit for a program's standard output.
 const STDOUT_MAX: usize = 2 << 20;
-/// No secret: it lives as long as the guest of one test.
+/// Used only by the guest of one test.
 const PASSWORD: &str = "correct horse: battery";
 
-/// A program's output, errors and exit code come through, and its words reach it unchanged.
+/// A program gets its arguments unchanged, and its output, errors and exit code are returned.
 ///
 /// # Errors
-/// One of them does not.
+/// One of them differs.
 pub fn runs_programs(guest: &Guest) -> Result<()> {
     runs_programs_in(guest.world, &guest.name)
 }
 
-/// The same, in an instance of that name.
+/// As [`runs_programs`], in the instance with this name.
 ///
 /// # Errors
-/// As there.
+/// As [`runs_programs`].
 pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
     let script = "echo \"to $1\"; echo to-stderr >&2; exit 7";
     let words = [
         "exec", name, "--", "/bin/sh", "-c", script, "sh", "std  out",
     ];
-    let said = world.waifuctl.run(&words)?;
+    let outcome = world.waifuctl.run(&words)?;
     ensure!(
-        said.code == 7 && said.stdout == "to std  out\n" && said.stderr.contains("to-stderr\n"),
-        "{said:?}"
+        outcome.code == 7 && outcome.stdout == "to std  out\n" && outcome.stderr.contains("to-stderr\n"),
+        "{outcome:?}"
     );
     let json = [
         "exec",
@@ -41,10 +41,10 @@ pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
         "-c",
         "printf hello",
     ];
-    let said = world.waifuctl.run(&json)?;
-    let answer: serde_json::Value = serde_json::from_str(&said.stdout)?;
+    let outcome = world.waifuctl.run(&json)?;
+    let answer: serde_json::Value = serde_json::from_str(&outcome.stdout)?;
     ensure!(
-        said.code == 0
+        outcome.code == 0
             && answer["exit_code"] == 0
             && answer["stdout_base64"] == "aGVsbG8="
             && answer["truncated"] == false,
@@ -57,7 +57,7 @@ pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
         unknown.code == 127 && unknown.stderr.contains("/no/such/program"),
         "{unknown:?}"
     );
-    // More than libvirt carries, and than the guest agent survives without a limit.
+    // More than libvirt can transfer, and more than the guest agent can handle without a limit.
     let script = "head -c 12000000 /dev/zero; exit 9";
     let flood = world
         .waifuctl
@@ -73,17 +73,17 @@ pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A password is set, and its user logs in with it on the serial console. For a guest that has `chpasswd` and a getty.
+/// Sets a password and logs in with it on the serial console. For a guest that has `chpasswd` and a getty.
 ///
 /// # Errors
-/// It is not set, or lets nobody in.
+/// The password is not set, or the login fails.
 pub fn sets_a_password(world: &World, name: &str, user: &str) -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), format!("{PASSWORD}\n"))?;
     let path = file.path().display().to_string();
     let words = ["passwd", name, "--user", user, "--password-file", &path];
-    let said = world.waifuctl.run(&words)?;
-    ensure!(said.code == 0, "{said:?}");
+    let outcome = world.waifuctl.run(&words)?;
+    ensure!(outcome.code == 0, "{outcome:?}");
 
     let mut console = Running::at_a_terminal(&world.waifuctl, &["console", name])?;
     console.types(b"\r")?;

@@ -1,4 +1,5 @@
-//! The pretend home around the lab's node: a bridge that the node has beside waifud, and a router that serves DHCP.
+//! The simulated home network around the lab's node: a bridge of the node that waifud did not create, and a router with
+//! DHCP.
 
 use anyhow::{Context, Result};
 use waifud_lab::wait;
@@ -6,15 +7,15 @@ use waifud_lab::wait;
 use crate::World;
 use crate::world::{NODE, SOON};
 
-/// The bridge that the node's administrator made.
+/// The bridge that the node's administrator created.
 pub const BRIDGE: &str = "br0";
 /// The router.
 pub const ROUTER: &str = "192.0.2.1";
-/// What its DHCP server gives begins with this; no other address here does.
+/// The prefix of the addresses that its DHCP server assigns. No other address here has it.
 pub const GIVEN: &str = "192.0.2.1";
 
-/// Makes the bridge as an administrator would (the node's wire and address move into it), and starts the router's DHCP
-/// server, which ends with the lab.
+/// Creates the bridge as an administrator would (the node's interface and address move into it), and starts the
+/// router's DHCP server, which ends with the lab.
 pub fn make(world: &World) -> Result<()> {
     let own = "192.0.2.2/24";
     for line in [
@@ -49,12 +50,12 @@ pub fn make(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program at home, outside of the node, and gives its output.
+/// Runs a program in the home network, outside the node, and returns its output.
 pub fn outside(world: &World, argv: &[&str]) -> Result<String> {
     wait::run(&mut world.lab.command(waifud_lab::OUTSIDE, argv)?, SOON)
 }
 
-/// What the node's rules, routes and neighbours say of ports on bridges of its own.
+/// The node's rules, routes and neighbours for guest ports on its own bridges.
 pub fn traces(world: &World) -> Result<String> {
     let mut text = String::new();
     for argv in [
@@ -75,7 +76,7 @@ pub fn traces(world: &World) -> Result<String> {
     Ok(text)
 }
 
-/// How many packets the rules of the node's ports have dropped for their source.
+/// The number of packets that the node's rules dropped because of a forged source.
 pub fn spoofed(world: &World) -> Result<u64> {
     let argv = ["nft", "-j", "list", "counters", "table", "bridge", "waifud"];
     let listed: serde_json::Value =

@@ -1,7 +1,8 @@
-//! Twelve kills beside a running guest whose counter must not stop.
+//! Twelve kills while a guest runs that must not be interrupted.
 //!
-//! The tiny guest counts seconds in `/run/counter`. After each kill: the same QEMU, the same boot, a counter that went on,
-//! and the guest is shown as running. The last kill is QEMU's own: its policy starts it again, and its counter begins anew.
+//! The tiny guest counts seconds in `/run/counter`. After each kill, QEMU and the boot are the same, the counter has
+//! advanced, and the guest is shown as running. The last kill is that of a QEMU: the restart policy restarts that
+//! guest.
 
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use waifud_lab::{Signal, wait};
 
 use crate::{Guest, World};
 
-/// Longer than any repair takes.
+/// Longer than every repair.
 const SOON: Duration = Duration::from_mins(2);
 
-/// A guest that must not notice.
+/// A guest that must not be interrupted.
 struct Steady<'a> {
     guest: &'a Guest<'a>,
     qemu: String,
@@ -32,18 +33,18 @@ impl<'a> Steady<'a> {
             boot,
             counted: 0,
         };
-        steady.goes_on("the beginning")?;
+        steady.goes_on("the start")?;
         Ok(steady)
     }
 
-    /// It is reached, it is the same, and it has counted since.
+    /// It is reachable and the same, and its counter has advanced.
     fn goes_on(&mut self, after: &str) -> Result<()> {
         let script = "cat /proc/sys/kernel/random/boot_id /run/counter";
         let counted = wait::until(&format!("the counter to go on after {after}"), SOON, || {
-            let Ok(said) = self.guest.run(script) else {
+            let Ok(output) = self.guest.run(script) else {
                 return Ok(None);
             };
-            let mut lines = said.lines();
+            let mut lines = output.lines();
             ensure!(
                 lines.next() == Some(self.boot.trim()),
                 "the guest was rebooted by {after}"
@@ -63,8 +64,8 @@ impl<'a> Steady<'a> {
     }
 }
 
-/// The twelve; `between` is done before the second guest is created. Gives the second guest, which runs again after its own
-/// kill.
+/// Performs the twelve kills. Calls `between` before the second guest is created. Returns the second guest, which runs
+/// again after its QEMU was killed.
 pub fn twelve<'a>(
     world: &'a World,
     first: &'a Guest<'a>,
@@ -77,16 +78,16 @@ pub fn twelve<'a>(
     between()?;
     let second = during_a_creation(world, &mut steady)?;
     of_qemu(world, &second)?;
-    steady.goes_on("the death of another's QEMU")?;
+    steady.goes_on("the kill of another guest's QEMU")?;
     Ok(second)
 }
 
-/// 1 to 4: each daemon while nothing is to be done.
+/// Kills 1 to 4: each daemon while idle.
 fn at_rest(world: &World, steady: &mut Steady<'_>) -> Result<()> {
     for service in ["waifud", "waifud-agentd", "waifud-metadatad", "libvirtd"] {
         kill(world, service)?;
-        settle(world)?;
-        steady.goes_on(&format!("the death of {service}"))?;
+        wait_until_ready(world)?;
+        steady.goes_on(&format!("the kill of {service}"))?;
         let documents = steady.guest.run(
             "timeout 20 wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json",
         )?;
@@ -96,25 +97,25 @@ fn at_rest(world: &World, steady: &mut Steady<'_>) -> Result<()> {
     Ok(())
 }
 
-/// 5 to 7: what the network is made of is repaired.
+/// Kills 5 to 7: dnsmasq, rules and bridge are repaired.
 fn of_the_network(world: &World, steady: &mut Steady<'_>) -> Result<()> {
     let before = pids(world, "/dnsmasq ")?;
     ensure!(!before.is_empty(), "no dnsmasq runs");
     for pid in &before {
         world.node(&["kill", "-KILL", pid])?;
     }
-    wait::until("another dnsmasq", SOON, || {
+    wait::until("a new dnsmasq", SOON, || {
         let now = pids(world, "/dnsmasq ")?;
         let another = !now.is_empty() && now.iter().all(|pid| !before.contains(pid));
         Ok(another.then_some(()))
     })?;
-    steady.goes_on("the death of dnsmasq")?;
+    steady.goes_on("the kill of dnsmasq")?;
 
     let tables = || world.node(&["nft", "list", "tables"]);
     let before = tables()?;
     ensure!(!before.trim().is_empty(), "there were no rules");
     world.node(&["nft", "flush", "ruleset"])?;
-    wait::until("the rules to be put back", SOON, || {
+    wait::until("the rules to be restored", SOON, || {
         Ok((tables()? == before).then_some(()))
     })?;
     steady.goes_on("nft flush ruleset")?;
@@ -123,7 +124,7 @@ fn of_the_network(world: &World, steady: &mut Steady<'_>) -> Result<()> {
     steady.goes_on("the loss of the bridge")
 }
 
-/// 9 to 11: three deaths while a second guest is made.
+/// Kills 9 to 11: three daemons while a second guest is created.
 fn during_a_creation<'a>(world: &'a World, steady: &mut Steady<'_>) -> Result<Guest<'a>> {
     let key = world.public_key.display().to_string();
     let created = world.waifuctl.json(&[
@@ -141,10 +142,10 @@ fn during_a_creation<'a>(world: &'a World, steady: &mut Steady<'_>) -> Result<Gu
     for service in ["waifud", "waifud-agentd", "libvirtd"] {
         kill(world, service)?;
     }
-    settle(world)?;
-    steady.goes_on("three deaths during a creation")?;
+    wait_until_ready(world)?;
+    steady.goes_on("three kills during a creation")?;
     let ready = world.until("after", "ready", |i| i["status"]["ready"] == true)?;
-    ensure!(ready["id"] == created["id"], "it is another: {ready}");
+    ensure!(ready["id"] == created["id"], "it is another instance: {ready}");
     let domains = world.node(&["virsh", "-q", "-c", "qemu:///system", "list", "--all"])?;
     ensure!(domains.trim().lines().count() == 2, "domains: {domains}");
     let address = ready.pointer("/status/addresses/0/address");
@@ -156,13 +157,13 @@ fn during_a_creation<'a>(world: &'a World, steady: &mut Steady<'_>) -> Result<Gu
     })
 }
 
-/// 8: metadatad and the agent die in the middle of changes of the guest itself.
+/// Kill 8: metadatad and the agent while the guest's spec changes.
 fn during_changes(world: &World, steady: &mut Steady<'_>) -> Result<()> {
     let name = steady.guest.name.clone();
     world.waifuctl.json(&["publish", &name, "2022:22"])?;
     kill(world, "waifud-agentd")?;
     kill(world, "waifud-metadatad")?;
-    settle(world)?;
+    wait_until_ready(world)?;
     let published = world.until(&name, "observed as published", |i| {
         i["status"]["observed_generation"] == i["generation"]
     })?;
@@ -170,12 +171,12 @@ fn during_changes(world: &World, steady: &mut Steady<'_>) -> Result<()> {
         published["spec"]["publish"][0]["port"] == 2022,
         "{published}"
     );
-    steady.goes_on("two deaths during a publish")?;
+    steady.goes_on("two kills during a publish")?;
     world.waifuctl.json(&["unpublish", &name, "2022"])?;
     Ok(())
 }
 
-/// 12: QEMU's own.
+/// Kill 12: QEMU.
 fn of_qemu(world: &World, guest: &Guest<'_>) -> Result<()> {
     let counted = "cat /run/counter";
     let before: u64 = guest.run_when_up(counted)?.trim().parse()?;
@@ -192,12 +193,12 @@ fn of_qemu(world: &World, guest: &Guest<'_>) -> Result<()> {
         guest.run_when_up("cat /proc/sys/kernel/random/boot_id")? != boot,
         "its QEMU was killed and it was not rebooted ({before} s)"
     );
-    wait::until("the events to tell of it", SOON, || {
+    wait::until("an event of the restart", SOON, || {
         Ok((self::starts(world, &guest.name)? > starts).then_some(()))
     })
 }
 
-/// How often events said that it was started.
+/// The number of events that report its start.
 fn starts(world: &World, name: &str) -> Result<usize> {
     let events = world.waifuctl.json(&["events", "--limit", "1000"])?;
     let items = events["items"].as_array().context("no items")?;
@@ -207,7 +208,7 @@ fn starts(world: &World, name: &str) -> Result<usize> {
     Ok(these.count())
 }
 
-/// SIGKILL; returns when the supervisor has started another.
+/// Sends SIGKILL and returns when the supervisor has restarted the service.
 fn kill(world: &World, service: &str) -> Result<()> {
     let before = world.lab.pid_of(service)?.context("not running")?;
     world.lab.kill(service, Signal::SIGKILL)?;
@@ -217,20 +218,20 @@ fn kill(world: &World, service: &str) -> Result<()> {
     Ok(())
 }
 
-fn settle(world: &World) -> Result<()> {
+fn wait_until_ready(world: &World) -> Result<()> {
     world.lab.wait_ready(SOON)?;
     world.node_is_ready()
 }
 
-/// The guest's QEMU, as the node numbers it; empty without one.
+/// The PID of the guest's QEMU in the node; empty if there is none.
 fn qemu_of(world: &World, name: &str) -> Result<String> {
     let found = pids(world, &format!("guest={name},"))?;
     Ok(found.join(" "))
 }
 
-/// Processes of the node whose command line has this text.
+/// The PIDs of the node's processes whose command line contains this text.
 fn pids(world: &World, text: &str) -> Result<Vec<String>> {
-    // pgrep's own status says whether it found one; its output is what counts here.
+    // The exit status of pgrep is not used: it reports whether a process was found.
     let script =
         "found=$(pgrep -f -- \"$1\"); for pid in $found; do [ $pid = $$ ] || echo $pid; done";
     let found = world.node(&["sh", "-c", script, "pids", text])?;

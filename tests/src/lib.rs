@@ -1,7 +1,7 @@
-//! End-to-end suites: the real programs on real parts.
+//! End-to-end suites: the real programs with real libvirt, QEMU and networks.
 //!
-//! [`World`] is one node in namespaces with libvirtd and our three daemons; suites in `tests/` drive it through
-//! `waifuctl`, as a person would, and look at libvirt, the disk and the wires to see whether it told the truth.
+//! [`World`] is one node in namespaces with libvirtd and our three daemons. The suites in `tests/` control it with
+//! `waifuctl`, as a user would, and compare its output with the state of libvirt, the disk and the network.
 
 pub mod button;
 mod guest;

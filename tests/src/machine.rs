@@ -1,7 +1,8 @@
-//! A Debian machine with systemd, to install waifud on: itself a guest of the suite's node, reached over SSH.
+//! A Debian machine with systemd to install waifud on. It is itself a guest of the suite's node and is controlled over
+//! SSH.
 //!
-//! It has no way to the mirrors: its image holds what the package depends on. It has no KVM either, so a guest inside
-//! of it is emulated by an emulated machine.
+//! It cannot reach package mirrors: its image contains the dependencies of the package. It has no KVM either, so an
+//! emulated machine emulates the guest inside.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,14 +16,14 @@ use crate::World;
 use crate::world::NODE;
 
 const TEMPLATE: &str = "debian-12-node";
-/// Installing and starting things in an emulated machine.
+/// Limit of operations in an emulated machine.
 pub const SLOW: Duration = Duration::from_mins(5);
-/// In the lab: SSH's one connection that all commands share. Its handshake is slow in an emulated machine.
+/// The socket in the lab of the SSH connection that all commands share. The handshake is slow in an emulated machine.
 const CONNECTION: &str = "/tmp/machine.ssh";
 
 /// The machine that waifud is installed on.
 pub struct Machine<'a> {
-    /// Where it runs.
+    /// The world that it runs in.
     pub world: &'a World,
     name: String,
     address: String,
@@ -102,7 +103,7 @@ impl<'a> Machine<'a> {
     /// Runs a shell command as root.
     ///
     /// # Errors
-    /// It can't be reached, or the command fails or takes too long.
+    /// It cannot be reached, or the command fails or exceeds the limit.
     pub fn run(&self, script: &str) -> Result<String> {
         let mut words = self.ssh("ssh");
         words.extend([
@@ -114,35 +115,35 @@ impl<'a> Machine<'a> {
             .with_context(|| format!("on the machine: {script}"))
     }
 
-    /// Runs a shell command that must fail, and gives what it said.
+    /// Runs a shell command that must fail, and returns its output.
     ///
     /// # Errors
-    /// It did not fail.
+    /// It succeeded.
     pub fn refused(&self, script: &str) -> Result<String> {
-        let said = self.run(&format!(
+        let output = self.run(&format!(
             "if ({script}) 2>&1; then echo; echo SUCCEEDED; fi"
         ))?;
-        ensure!(!said.ends_with("SUCCEEDED\n"), "{script} succeeded: {said}");
-        Ok(said)
+        ensure!(!output.ends_with("SUCCEEDED\n"), "{script} succeeded: {output}");
+        Ok(output)
     }
 
-    /// Runs a shell command until its output is `wanted`.
+    /// Runs a shell command until `condition` holds for its output.
     ///
     /// # Errors
-    /// It is something else for too long.
-    pub fn until(&self, what: &str, script: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    /// It does not hold within [`SLOW`].
+    pub fn until(&self, what: &str, script: &str, condition: impl Fn(&str) -> bool) -> Result<()> {
         let mut last = String::new();
         wait::until(what, SLOW, || {
             last = self.run(script)?;
-            Ok(wanted(&last).then_some(()))
+            Ok(condition(&last).then_some(()))
         })
-        .with_context(|| format!("last it was: {last}"))
+        .with_context(|| format!("the last output was: {last}"))
     }
 
-    /// Puts files of this machine into its `/root`.
+    /// Copies files into its `/root`.
     ///
     /// # Errors
-    /// They can't be copied.
+    /// They cannot be copied.
     pub fn put(&self, files: &[&Path]) -> Result<()> {
         let mut words = self.ssh("scp");
         for file in files {
@@ -156,18 +157,18 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Lets its systemd go down and come up again, and waits until it answers. cloud-init, which has done its work, stays
-    /// out of the way from now on: it is slow in an emulated machine.
+    /// Reboots it with systemd and waits until it answers. Disables cloud-init, which has finished its work and is slow
+    /// in an emulated machine.
     ///
     /// # Errors
-    /// It does not within [`SLOW`].
+    /// It does not answer within [`SLOW`].
     pub fn reboot(&self) -> Result<()> {
         const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
         let before = self.run(BOOT_ID)?;
         self.run("touch /etc/cloud/cloud-init.disabled && systemctl reboot")?;
         let mut leave = self.ssh("ssh");
         leave.extend(["-O", "exit", self.address.as_str()].map(str::to_owned));
-        // It may have been closed by the other side already.
+        // The other side may have closed the connection already.
         let _closed = wait::output(&mut self.world.lab.command(NODE, leave)?, SLOW)?;
         wait::until("the machine's next boot", SLOW, || {
             let now = self.run(BOOT_ID);
@@ -175,10 +176,10 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// Everything of its network that waifud could have changed, in words.
+    /// A description of everything in its network configuration that waifud could change.
     ///
     /// # Errors
-    /// It can't be asked.
+    /// The commands fail.
     pub fn network(&self) -> Result<String> {
         self.run(
             "nft list ruleset; iptables-save | grep -v '^#'; ip -o addr | sed 's/ valid_lft.*//'; ip rule; ip route; \
@@ -189,13 +190,13 @@ impl<'a> Machine<'a> {
     /// Deletes it.
     ///
     /// # Errors
-    /// It is not gone in time.
+    /// The deletion does not end in time.
     pub fn delete(&self) -> Result<()> {
         self.world.delete(&self.name)
     }
 }
 
-/// Says on standard error how long each step took, so that a slow suite shows where it is slow.
+/// Prints the duration of each step on standard error.
 pub struct Steps {
     since: Instant,
 }
@@ -209,7 +210,7 @@ impl Default for Steps {
 }
 
 impl Steps {
-    /// A step is done.
+    /// A step has ended.
     pub fn done(&mut self, what: &str) {
         eprintln!("{:>6.1} s  {what}", self.since.elapsed().as_secs_f64());
         self.since = Instant::now();

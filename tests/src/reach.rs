@@ -1,4 +1,4 @@
-//! Everything that reaches into a running guest: its console and log, SSH, ports and screen, by waifuctl as people run it.
+//! Access to a running guest with waifuctl: console and log, SSH, ports and screen.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -12,17 +12,17 @@ use crate::running::Running;
 use crate::world::SOON;
 use crate::{Guest, World, guest_agent, home};
 
-/// Where machines of the pretend home find the node.
+/// The node's address in the simulated home network.
 const NODE_AT_HOME: &str = "192.0.2.2";
 /// A valid key that no guest has.
-const NOBODYS_KEY: &str =
+const OTHER_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
 const SHOW_KEY: &str = "printf '%s\\n' '-----BEGIN SSH HOST KEY KEYS-----' \"$key\" '-----END SSH HOST KEY KEYS-----' >/dev/console";
 
-/// Reaches the guest every way that there is.
+/// Reaches the guest in every way that waifuctl offers.
 ///
 /// # Errors
-/// One of them does not lead there, or leads elsewhere.
+/// One of them does not reach this guest.
 pub fn every_way(guest: &Guest) -> Result<()> {
     ssh(guest)?;
     log_and_console(guest)?;
@@ -40,7 +40,7 @@ fn log_and_console(guest: &Guest) -> Result<()> {
     follows.wait_for("tiny: metadata done")?;
     guest.run("echo \"and it is $((20 + 3))\" >/dev/console")?;
     follows.wait_for("and it is 23")?;
-    // What the user's own script said, which no console shows.
+    // The output of the user's script, which does not appear on the console.
     let log = guest
         .world
         .waifuctl
@@ -50,19 +50,19 @@ fn log_and_console(guest: &Guest) -> Result<()> {
     let words = ["console", &guest.name, "--lines", "400"];
     let mut console = Running::at_a_terminal(&guest.world.waifuctl, &words)?;
     console.wait_for("tiny: metadata done")?;
-    ensure!(console.is_raw()?, "the terminal edits lines by itself");
+    ensure!(console.is_raw()?, "the terminal is not in raw mode");
     console.types(b"nobody-of-that-name\r")?;
     console.wait_for("nobody-of-that-name")?;
     console.types(b"\x1d")?;
     console.ends_with(0)?;
-    ensure!(!console.is_raw()?, "the terminal is left raw");
+    ensure!(!console.is_raw()?, "the terminal remains in raw mode");
     Ok(())
 }
 
 fn ssh(guest: &Guest) -> Result<()> {
     let key = guest.private_key();
     let seven = ["ssh", &guest.name, "-i", &key, "--", "exit 7"];
-    // The guest has said that it is ready: the first try gets in.
+    // The guest is ready, so the first attempt must succeed.
     let ended = guest.world.waifuctl.run(&seven)?;
     ensure!(ended.code == 7, "{ended:?}");
     let whoami = [
@@ -76,8 +76,8 @@ fn ssh(guest: &Guest) -> Result<()> {
         "echo",
         "$HOME",
     ];
-    let said = guest.world.waifuctl.run(&whoami)?;
-    ensure!(said.stdout.contains("/home/debian"), "{said:?}");
+    let outcome = guest.world.waifuctl.run(&whoami)?;
+    ensure!(outcome.stdout.contains("/home/debian"), "{outcome:?}");
 
     let config = guest.world.waifuctl.run(&["ssh-config", &guest.name])?;
     ensure!(config.code == 0, "{config:?}");
@@ -91,14 +91,14 @@ fn ssh(guest: &Guest) -> Result<()> {
     plain.arg("-F").arg(file.path());
     plain.args(["-i", &key, &guest.name, "cat", "/etc/hostname"]);
     let hostname = wait::run(&mut plain, SOON)?;
-    ensure!(hostname.trim() == guest.name, "plain ssh says {hostname:?}");
+    ensure!(hostname.trim() == guest.name, "plain ssh printed {hostname:?}");
     Ok(())
 }
 
-/// scp, as people use it with the file that `ssh-config` prints: there and back. For a guest that has an SFTP server.
+/// Copies a file with scp and the output of `ssh-config` to the guest and back. For a guest that has an SFTP server.
 ///
 /// # Errors
-/// What comes back is not what went there.
+/// The returned file differs.
 pub fn copies_files(world: &World, name: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let config = world.waifuctl.run(&["ssh-config", name])?;
@@ -114,7 +114,7 @@ pub fn copies_files(world: &World, name: &str) -> Result<()> {
         wait::run(&mut scp, SOON)?;
     }
     let back = std::fs::read_to_string(at("back"))?;
-    ensure!(back == "of today\n", "{back:?} came back");
+    ensure!(back == "of today\n", "the returned file contains {back:?}");
     Ok(())
 }
 
@@ -131,15 +131,15 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
         let mut running = Running::start(&guest.world.waifuctl, &words)?;
         let line = running.wait_for("\n")?;
         let open: Value = serde_json::from_str(&line)?;
-        let at = open[key].as_str().context("it does not say where")?;
+        let at = open[key].as_str().context("the output contains no address")?;
         let mut connection = TcpStream::connect(at.trim_start_matches("vnc://"))?;
         connection.set_read_timeout(Some(SOON))?;
-        let mut said = vec![0; greeting.len()];
-        connection.read_exact(&mut said)?;
+        let mut received = vec![0; greeting.len()];
+        connection.read_exact(&mut received)?;
         ensure!(
-            said == greeting.as_bytes(),
+            received == greeting.as_bytes(),
             "{verb}: {}",
-            said.escape_ascii()
+            received.escape_ascii()
         );
         let pid = running.id().to_string();
         wait::run(Command::new("kill").args(["-INT", &pid]), SOON)?;
@@ -148,7 +148,7 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A machine of the home reaches the guest's sshd at a port of the node, until it is taken back.
+/// A machine in the home network reaches the guest's sshd at a published port of the node, until it is unpublished.
 fn published(guest: &Guest) -> Result<()> {
     let Guest { world, name, .. } = guest;
     let asks = ["ssh-keyscan", "-T", "2", "-p", "2222", NODE_AT_HOME];
@@ -156,7 +156,7 @@ fn published(guest: &Guest) -> Result<()> {
         let keys = home::outside(world, &asks).unwrap_or_default();
         keys.contains("ssh-ed25519").then_some(keys)
     };
-    ensure!(answer().is_none(), "the port leads somewhere already");
+    ensure!(answer().is_none(), "the port already answers");
     let shown = world.waifuctl.json(&["publish", name, "2222:22"])?;
     ensure!(
         shown.pointer("/spec/publish/0/port") == Some(&Value::from(2222)),
@@ -164,15 +164,15 @@ fn published(guest: &Guest) -> Result<()> {
     );
     let keys = wait::until("the published port to answer", SOON, || Ok(answer()))?;
     let own = guest.run("dropbearkey -y -f /etc/dropbear/ed25519 | grep ^ssh-ed25519")?;
-    let own = own.split_whitespace().nth(1).context("it has no key")?;
-    ensure!(keys.contains(own), "another answers: {keys}");
+    let own = own.split_whitespace().nth(1).context("the guest has no key")?;
+    ensure!(keys.contains(own), "another host answers: {keys}");
     world.waifuctl.json(&["unpublish", name, "2222"])?;
-    wait::until("the port to lead nowhere", SOON, || {
+    wait::until("the port to be closed", SOON, || {
         Ok(answer().is_none().then_some(()))
     })
 }
 
-/// From outside of all namespaces, as from another machine: TLS with waifud's own CA, and a token that says who asks.
+/// Access from outside the namespaces, as from another machine: TLS with waifud's CA, and a token.
 fn over_https(guest: &Guest) -> Result<()> {
     let waifuctl = guest.world.waifuctl.over(guest.world.lab.https()?);
     let listed = waifuctl.json(&["list"])?;
@@ -184,7 +184,7 @@ fn over_https(guest: &Guest) -> Result<()> {
     };
     ensure!(names(&listed), "{listed}");
 
-    // More than any node has: it waits, and nothing boots.
+    // More memory than any node has, so the instance stays pending.
     let big = [
         "create",
         "from-afar",
@@ -196,8 +196,8 @@ fn over_https(guest: &Guest) -> Result<()> {
     ];
     let made = waifuctl.json(&big)?;
     ensure!(made["status"]["state"] == "pending", "{made}");
-    let told = guest.world.show("from-afar")?;
-    ensure!(told["id"] == made["id"], "{told}");
+    let shown = guest.world.show("from-afar")?;
+    ensure!(shown["id"] == made["id"], "{shown}");
     let deleted = waifuctl.run(&["delete", "from-afar", "--yes", "--wait", "--timeout", "1m"])?;
     ensure!(deleted.code == 0, "{deleted:?}");
 
@@ -216,11 +216,11 @@ fn over_https(guest: &Guest) -> Result<()> {
     let ended = waifuctl.run(&seven)?;
     ensure!(ended.code == 7, "{ended:?}");
 
-    let mut nobody = waifuctl.clone();
-    if let Some(https) = &mut nobody.https {
+    let mut unauthenticated = waifuctl.clone();
+    if let Some(https) = &mut unauthenticated.https {
         https.token.push('x');
     }
-    let refused = nobody.run(&["list", "--json"])?;
+    let refused = unauthenticated.run(&["list", "--json"])?;
     ensure!(
         refused.code == 1 && refused.problem()?["status"] == 401,
         "{refused:?}"
@@ -231,7 +231,7 @@ fn over_https(guest: &Guest) -> Result<()> {
 fn only_the_keys_of_the_console(guest: &Guest) -> Result<()> {
     let key = guest.private_key();
     let login = ["ssh", &guest.name, "-i", &key, "--", "true"];
-    guest.run(&format!("key='{NOBODYS_KEY}'; {SHOW_KEY}"))?;
+    guest.run(&format!("key='{OTHER_KEY}'; {SHOW_KEY}"))?;
     let refused = wait::until("another host key to be refused", SOON, || {
         let outcome = guest.world.waifuctl.run(&login)?;
         Ok((outcome.code == 255).then_some(outcome))
@@ -243,7 +243,7 @@ fn only_the_keys_of_the_console(guest: &Guest) -> Result<()> {
     guest.run(&format!(
         "key=$(dropbearkey -y -f /etc/dropbear/ed25519 | grep ^ssh-); {SHOW_KEY}"
     ))?;
-    wait::until("its own host key to be believed again", SOON, || {
+    wait::until("its own host key to be accepted again", SOON, || {
         Ok((guest.world.waifuctl.run(&login)?.code == 0).then_some(()))
     })
 }

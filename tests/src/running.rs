@@ -1,4 +1,4 @@
-//! waifuctl at work: what it has said by now, what is typed to it, how it ends; with pipes or at a terminal.
+//! A running waifuctl, with pipes or a terminal: its output so far, its input, and its exit code.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,12 +14,12 @@ use waifud_lab::wait;
 use crate::Waifuctl;
 use crate::world::SOON;
 
-/// waifuctl at work; ended when dropped.
+/// A running waifuctl, which is killed when dropped.
 pub struct Running {
     child: Child,
     input: Box<dyn Write>,
     output: Receiver<Vec<u8>>,
-    said: String,
+    printed: String,
     terminal: Option<OwnedFd>,
 }
 
@@ -27,7 +27,7 @@ impl Running {
     /// Starts it with pipes.
     ///
     /// # Errors
-    /// It can't be started.
+    /// It cannot be started.
     pub fn start(waifuctl: &Waifuctl, args: &[&str]) -> Result<Self> {
         let mut child = waifuctl
             .command(args)
@@ -40,15 +40,15 @@ impl Running {
             child,
             input: Box::new(stdin),
             output: reading(stdout),
-            said: String::new(),
+            printed: String::new(),
             terminal: None,
         })
     }
 
-    /// Starts it at a terminal of its own.
+    /// Starts it in a new terminal.
     ///
     /// # Errors
-    /// There is no terminal, or it can't be started.
+    /// The terminal cannot be opened, or waifuctl cannot be started.
     pub fn at_a_terminal(waifuctl: &Waifuctl, args: &[&str]) -> Result<Self> {
         let pty = openpty(None, None)?;
         let child = waifuctl
@@ -56,12 +56,12 @@ impl Running {
             .stdin(pty.slave.try_clone()?)
             .stdout(pty.slave.try_clone()?)
             .spawn()?;
-        let person = File::from(pty.master);
+        let user = File::from(pty.master);
         Ok(Self {
             child,
-            input: Box::new(person.try_clone()?),
-            output: reading(person),
-            said: String::new(),
+            input: Box::new(user.try_clone()?),
+            output: reading(user),
+            printed: String::new(),
             terminal: Some(pty.slave),
         })
     }
@@ -72,45 +72,45 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether its terminal passes every key on, instead of gathering lines.
+    /// Whether its terminal is in raw mode.
     ///
     /// # Errors
-    /// It has none.
+    /// It has no terminal.
     pub fn is_raw(&self) -> Result<bool> {
         let terminal = self.terminal.as_ref().context("no terminal")?;
         let flags = tcgetattr(terminal)?.local_flags;
         Ok(!flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG))
     }
 
-    /// Types.
+    /// Sends input.
     ///
     /// # Errors
-    /// Nobody reads any more.
+    /// Its input is closed.
     pub fn types(&mut self, keys: &[u8]) -> Result<()> {
         self.input.write_all(keys)?;
         Ok(self.input.flush()?)
     }
 
-    /// Everything it has said by the time that `text` is in it.
+    /// Waits until its output contains `text`, and returns the whole output so far.
     ///
     /// # Errors
-    /// It ended before, or says something else for too long.
+    /// It ended before that, or `text` does not appear in time.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
         let found = wait::until(&format!("{text:?}"), SOON, || {
             match self.output.try_recv() {
-                Ok(bytes) => self.said.push_str(&String::from_utf8_lossy(&bytes)),
+                Ok(bytes) => self.printed.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(TryRecvError::Disconnected) => anyhow::bail!("it ended"),
                 Err(TryRecvError::Empty) => {}
             }
-            Ok(self.said.contains(text).then(|| self.said.clone()))
+            Ok(self.printed.contains(text).then(|| self.printed.clone()))
         });
-        found.with_context(|| format!("it said {:?}", self.said))
+        found.with_context(|| format!("its output was {:?}", self.printed))
     }
 
     /// Waits for its end.
     ///
     /// # Errors
-    /// Its exit code is another, or it does not end.
+    /// It exits with another code, or does not end.
     pub fn ends_with(&mut self, code: i32) -> Result<()> {
         let status = wait::until("waifuctl to end", SOON, || Ok(self.child.try_wait()?))?;
         ensure!(status.code() == Some(code), "it ended with {status}");
@@ -118,7 +118,7 @@ impl Running {
     }
 }
 
-/// What comes out of it, from a thread that ends with it.
+/// Its output, which a thread reads until its end.
 fn reading(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, output) = channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Runs waifuctl as a person or a script would.
+//! Runs waifuctl as a user or a script would.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,30 +8,30 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::{Https, wait};
 
-/// Longer than any `--wait` in the suites.
+/// Longer than every `--wait` in the suites.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// The program and what it talks to.
+/// The program and the waifud that it uses.
 #[derive(Clone)]
 pub struct Waifuctl {
     /// The built program.
     pub program: PathBuf,
-    /// waifud's socket, as the machine sees it.
+    /// The path of waifud's socket on the machine.
     pub socket: PathBuf,
-    /// Instead of the socket.
+    /// HTTPS access that is used instead of the socket.
     pub https: Option<Https>,
-    /// A home directory without SSH keys of the person who runs the tests.
+    /// A home directory without the SSH keys of the user who runs the tests.
     pub home: PathBuf,
 }
 
-/// What a command left.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit code.
     pub code: i32,
-    /// Its data.
+    /// Its standard output.
     pub stdout: String,
-    /// Everything else.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -44,7 +44,7 @@ impl Outcome {
 }
 
 impl Waifuctl {
-    /// The same person on another machine: over HTTPS with a token.
+    /// The same user on another machine: over HTTPS with a token.
     #[must_use]
     pub fn over(&self, https: Https) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Waifuctl {
         command
     }
 
-    /// Runs a command, whatever comes of it.
+    /// Runs a command that may fail.
     pub fn run(&self, args: &[&str]) -> Result<Outcome> {
         let output = wait::output(&mut self.command(args), LIMIT)?;
         Ok(Outcome {
@@ -80,7 +80,7 @@ impl Waifuctl {
         })
     }
 
-    /// Runs a command that must succeed, and gives its JSON.
+    /// Runs a command that must succeed, and returns its JSON output.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let outcome = self.run(&[args, &["--json"]].concat())?;
         ensure!(
@@ -91,6 +91,6 @@ impl Waifuctl {
             outcome.stderr
         );
         serde_json::from_str(&outcome.stdout)
-            .with_context(|| format!("no JSON from waifuctl {}", args.join(" ")))
+            .with_context(|| format!("waifuctl {} printed invalid JSON", args.join(" ")))
     }
 }

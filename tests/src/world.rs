@@ -1,4 +1,4 @@
-//! One node in namespaces, with everything that waifud needs, shared by the tests of one suite.
+//! One node in namespaces with everything that waifud needs. The tests of one suite share it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,14 +16,14 @@ use crate::{Guest, Waifuctl};
 pub const NODE: &str = "alder";
 /// The template of the small guest.
 pub const TINY: &str = "tiny";
-/// For what should take seconds; generous, because the machine may be busy.
+/// Limit of operations that take seconds. Long, because the machine may be busy.
 pub const SOON: Duration = Duration::from_mins(2);
 
-/// A lab with our daemons, a template, and a key to log in with.
+/// A lab with our daemons, a template, and an SSH key.
 pub struct World {
     /// The lab itself.
     pub lab: Lab,
-    /// Drives it.
+    /// Controls it.
     pub waifuctl: Waifuctl,
     /// The small guest's image.
     pub tiny: BuiltImage,
@@ -36,9 +36,9 @@ pub struct World {
 static SHARED: OnceLock<Mutex<Option<World>>> = OnceLock::new();
 
 impl World {
-    /// Runs `test` in the suite's one world, one test at a time. Where no lab can be, it is skipped loudly.
+    /// Runs `test` in the suite's world, one test at a time. Reports a skipped test where no lab can run.
     ///
-    /// The lab is taken down by its guard when the test process ends.
+    /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
@@ -53,7 +53,7 @@ impl World {
         world.lab.wait_ready(SOON)?;
         let result = test(world);
         if result.is_err() {
-            world.tell_logs();
+            world.print_logs();
         }
         result
     }
@@ -64,7 +64,7 @@ impl World {
                 eprintln!("{line}");
             })?;
         let init = testing::init_exe()?;
-        let bin_dir = init.parent().context("xtask lies nowhere")?.to_owned();
+        let bin_dir = init.parent().context("xtask has no directory")?.to_owned();
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),
             bin_dir: Some(bin_dir.clone()),
@@ -78,7 +78,7 @@ impl World {
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
             .arg(&private);
         wait::run(&mut keygen, SOON)?;
-        // In the lab's own directory, which its guard removes: what a static holds is never dropped.
+        // In the lab's directory, which its guard removes: values in a static are never dropped.
         let home = lab.path_outside("/etc/waifud/home");
         std::fs::create_dir(&home)?;
         let waifuctl = Waifuctl {
@@ -109,7 +109,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until the node takes instances.
+    /// Waits until the node accepts instances.
     pub fn node_is_ready(&self) -> Result<()> {
         wait::until("the node to be ready", SOON, || {
             let nodes = self.waifuctl.json(&["node", "list"])?;
@@ -163,7 +163,7 @@ impl World {
         })
     }
 
-    /// Deletes an instance and waits until nothing of it is left.
+    /// Deletes an instance and waits until that is complete.
     pub fn delete(&self, name: &str) -> Result<()> {
         let outcome = self
             .waifuctl
@@ -177,12 +177,12 @@ impl World {
         Ok(())
     }
 
-    /// What `show --json` says.
+    /// The output of `show --json`.
     pub fn show(&self, name: &str) -> Result<Value> {
         self.waifuctl.json(&["show", name])
     }
 
-    /// Waits until `condition` holds for what `show --json` says.
+    /// Waits until `condition` holds for the output of `show --json`.
     pub fn until(
         &self,
         name: &str,
@@ -200,13 +200,13 @@ impl World {
         })
     }
 
-    /// Runs a program in the node, as root, and gives its output.
+    /// Runs a program in the node, as root, and returns its output.
     pub fn node(&self, argv: &[&str]) -> Result<String> {
         wait::run(&mut self.lab.command(NODE, argv)?, SOON)
     }
 
-    /// The last lines of our daemons' logs, on stderr.
-    fn tell_logs(&self) {
+    /// Prints the last lines of our daemons' logs on standard error.
+    fn print_logs(&self) {
         let Ok(files) = std::fs::read_dir(self.lab.path_outside("/var/log/waifud")) else {
             return;
         };

@@ -1,9 +1,9 @@
-//! What people type wrong: a clear error that names the field and the remedy, exit code 1, and nothing left behind.
+//! Invalid input of users: an error that names the field and the remedy, exit code 1, and no change.
 
 use anyhow::{Context, Result, ensure};
 use waifud_tests::World;
 
-/// The instances, templates and images that waifud knows, and the files that it keeps.
+/// All instances and templates of waifud, and its files.
 fn everything(world: &World) -> Result<String> {
     let instances = world.waifuctl.json(&["list"])?["items"].clone();
     let templates = world.waifuctl.json(&["template", "list"])?["items"].clone();
@@ -44,11 +44,11 @@ fn refused(world: &World, args: &[&str], field: Option<&str>, code: &str) -> Res
         problem["hint"].as_str().is_some_and(|h| !h.is_empty()),
         "{args:?}: no hint: {problem}"
     );
-    let people = world.waifuctl.run(args)?;
+    let text = world.waifuctl.run(args)?;
     ensure!(
-        people.stderr.starts_with("error: ") && people.stderr.contains("hint: "),
+        text.stderr.starts_with("error: ") && text.stderr.contains("hint: "),
         "{}",
-        people.stderr
+        text.stderr
     );
     ensure!(everything(world)? == before, "{args:?} changed something");
     Ok(())
@@ -62,7 +62,7 @@ fn file(content: &[u8]) -> Result<(tempfile::NamedTempFile, String)> {
 }
 
 #[test]
-fn wrong_names_templates_and_sizes_are_refused() -> Result<()> {
+fn invalid_names_templates_and_sizes_are_refused() -> Result<()> {
     World::with(|world| {
         refused(
             world,
@@ -117,7 +117,7 @@ fn wrong_names_templates_and_sizes_are_refused() -> Result<()> {
 }
 
 #[test]
-fn sizes_without_unit_zero_and_negative_ones_are_usage_errors() -> Result<()> {
+fn sizes_without_a_unit_and_sizes_that_are_not_positive_are_usage_errors() -> Result<()> {
     World::with(|world| {
         for size in ["20", "0G", "-1G", "big", ""] {
             let outcome =
@@ -134,7 +134,7 @@ fn sizes_without_unit_zero_and_negative_ones_are_usage_errors() -> Result<()> {
 }
 
 #[test]
-fn wrong_user_data_is_refused() -> Result<()> {
+fn invalid_user_data_is_refused() -> Result<()> {
     World::with(|world| {
         let (_yaml, yaml) = file(b"#cloud-config\nruncmd: [unclosed\n")?;
         refused(
@@ -162,7 +162,7 @@ fn wrong_user_data_is_refused() -> Result<()> {
 }
 
 #[test]
-fn files_that_are_no_image_are_refused_before_they_are_sent() -> Result<()> {
+fn files_that_are_not_images_are_refused_before_the_upload() -> Result<()> {
     World::with(|world| {
         let (_text, text) = file(b"hello")?;
         refused(
@@ -199,7 +199,7 @@ fn files_that_are_no_image_are_refused_before_they_are_sent() -> Result<()> {
 }
 
 #[test]
-fn a_name_can_be_taken_only_once_and_a_key_names_one_request() -> Result<()> {
+fn a_name_is_unique_and_an_idempotency_key_belongs_to_one_request() -> Result<()> {
     World::with(|world| {
         let create = [
             "create",
@@ -239,7 +239,7 @@ fn a_name_can_be_taken_only_once_and_a_key_names_one_request() -> Result<()> {
 }
 
 #[test]
-fn without_room_an_instance_waits_and_why_says_for_what() -> Result<()> {
+fn without_capacity_an_instance_waits_and_why_reports_the_reason() -> Result<()> {
     World::with(|world| {
         let created = world.waifuctl.json(&[
             "create",
@@ -264,7 +264,7 @@ fn without_room_an_instance_waits_and_why_says_for_what() -> Result<()> {
 }
 
 #[test]
-fn without_permission_or_waifud_the_error_says_what_to_do() -> Result<()> {
+fn without_permission_or_waifud_the_error_contains_a_hint() -> Result<()> {
     World::with(|world| {
         let denied = world
             .lab
@@ -288,7 +288,7 @@ fn without_permission_or_waifud_the_error_says_what_to_do() -> Result<()> {
 }
 
 #[test]
-fn deleting_asks_first_and_unknown_names_are_said() -> Result<()> {
+fn delete_requires_confirmation_and_reports_unknown_names() -> Result<()> {
     World::with(|world| {
         let unknown = world
             .waifuctl

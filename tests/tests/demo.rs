@@ -1,4 +1,4 @@
-//! The demo, whole, as a newcomer runs it: the one boot of a real Debian in the suites.
+//! The complete demo, as a new user runs it, with a real Debian.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use waifud_lab::{testing, wait};
 
 #[test]
-fn the_demo_proves_what_it_did_and_leaves_nothing() -> Result<()> {
+fn the_demo_verifies_the_guest_and_leaves_nothing() -> Result<()> {
     if let Some(why) = testing::why_no_lab() {
         return testing::skip(&why);
     }
@@ -25,7 +25,7 @@ fn the_demo_proves_what_it_did_and_leaves_nothing() -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the demo failed: {stderr}");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    let last = stdout.lines().last().context("nothing on stdout")?;
+    let last = stdout.lines().last().context("standard output is empty")?;
     let report: Value = serde_json::from_str(last)?;
     ensure!(report["cloud_init"] == "done", "{report}");
     ensure!(

@@ -1,5 +1,5 @@
-//! A guest on a bridge that the host already has: the home's DHCP serves it, metadata reaches it through its port, and
-//! what it was not given it can't use.
+//! A guest on an existing bridge of the host: it gets its address from the home network's DHCP and its documents
+//! through its port, and cannot use other addresses.
 
 use anyhow::{Result, ensure};
 use waifud_tests::home::{self, GIVEN, ROUTER};
@@ -7,7 +7,7 @@ use waifud_tests::{Guest, World};
 
 const NAME: &str = "switched";
 
-/// The address that the home's DHCP server gave, as waifud tells it.
+/// The address from the home network's DHCP server, as waifud reports it.
 fn observed(instance: &serde_json::Value) -> Option<&str> {
     let first = instance.pointer("/status/addresses/0")?;
     let address = first["address"].as_str()?;
@@ -16,7 +16,7 @@ fn observed(instance: &serde_json::Value) -> Option<&str> {
 }
 
 #[test]
-fn a_guest_is_switched_into_the_home_and_gets_its_documents_there() -> Result<()> {
+fn a_guest_on_the_home_networks_bridge_gets_an_address_and_its_documents() -> Result<()> {
     World::with(|world| {
         home::make(world)?;
         world
@@ -40,9 +40,9 @@ fn a_guest_is_switched_into_the_home_and_gets_its_documents_there() -> Result<()
             "--timeout",
             "5m",
         ])?;
-        let instance = world.until(NAME, "an address of the home's", |i| observed(i).is_some())?;
+        let instance = world.until(NAME, "an address of the home network", |i| observed(i).is_some())?;
         ensure!(instance["status"]["ready"] == true, "{instance:#}");
-        // Its documents came over the network, not from a disk.
+        // It got its documents over the network, not from a disk.
         let conditions = instance["status"]["conditions"].to_string();
         ensure!(!conditions.contains("by-disk"), "{conditions}");
         let guest = Guest {
@@ -55,10 +55,10 @@ fn a_guest_is_switched_into_the_home_and_gets_its_documents_there() -> Result<()
             "timeout 20 wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json",
         )?;
         ensure!(documents.contains(NAME), "{documents}");
-        // A machine of the home reaches it directly.
+        // A machine in the home network reaches it directly.
         home::outside(world, &["ping", "-c", "1", "-W", "5", &guest.address])?;
-        only_what_was_given(&guest)?;
-        a_flushed_firewall_is_mended(&guest)?;
+        other_addresses_are_dropped(&guest)?;
+        a_flushed_firewall_is_restored(&guest)?;
         world.delete(NAME)?;
         let left = home::traces(world)?;
         ensure!(left.is_empty(), "left behind:\n{left}");
@@ -67,22 +67,22 @@ fn a_guest_is_switched_into_the_home_and_gets_its_documents_there() -> Result<()
     })
 }
 
-/// An address that the guest gives itself is mute, and its drops are counted.
-fn only_what_was_given(guest: &Guest<'_>) -> Result<()> {
+/// Packets from an address that the guest configured itself are dropped and counted.
+fn other_addresses_are_dropped(guest: &Guest<'_>) -> Result<()> {
     let before = home::spoofed(guest.world)?;
     let taken = "ip addr add 192.0.2.77/24 dev eth0";
     let asks = format!("ping -c 2 -W 2 -I 192.0.2.77 {ROUTER} >/dev/null 2>&1 && echo answered");
-    let said = guest.run(&format!(
+    let output = guest.run(&format!(
         "{taken}; {asks}; ip addr del 192.0.2.77/24 dev eth0; true"
     ))?;
-    ensure!(!said.contains("answered"), "a forged address was answered");
+    ensure!(!output.contains("answered"), "a forged address was answered");
     let after = home::spoofed(guest.world)?;
-    ensure!(after > before, "nothing was counted: {before}, {after}");
+    ensure!(after > before, "no dropped packet was counted: {before}, {after}");
     Ok(())
 }
 
-/// Somebody restarts the host's firewall: the guest is reached again by the address that it has.
-fn a_flushed_firewall_is_mended(guest: &Guest<'_>) -> Result<()> {
+/// After a flush of the host's rules, the guest is reachable again at its address.
+fn a_flushed_firewall_is_restored(guest: &Guest<'_>) -> Result<()> {
     guest.world.node(&["nft", "flush", "ruleset"])?;
     waifud_lab::wait::until("our rules", waifud_tests::world::SOON, || {
         let tables = guest.world.node(&["nft", "list", "tables"])?;

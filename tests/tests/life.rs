@@ -1,4 +1,4 @@
-//! The life of an instance on one machine: created, configured, reached, deleted, and nothing left of it.
+//! The life of an instance on one machine: it is created, configured, reached and deleted, and leaves nothing.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use waifud_lab::wait;
 use waifud_tests::world::TINY;
 use waifud_tests::{Guest, World, home, reach};
 
-/// Domains, volumes, leases and rules that name `needle`.
+/// Lines about domains, files, rules and interfaces that contain `needle`.
 fn traces(world: &World, needle: &str) -> Result<String> {
     let parts = [
         world.node(&[
@@ -38,7 +38,7 @@ fn traces(world: &World, needle: &str) -> Result<String> {
         .join("\n"))
 }
 
-/// Waits until the guest's own words are known, which may be after its phone call, and name this datasource.
+/// Waits until cloud-init's result is known, which may be after its phone-home, and contains this datasource.
 fn found_by(world: &World, name: &str, datasource: &str) -> Result<Value> {
     let what = format!("its documents to come from {datasource}");
     world.until(name, &what, |shown| {
@@ -56,7 +56,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
             "#!/bin/sh\necho ran-once | tee -a /root/user-data-ran\n",
         )?;
         let path = script.path().display().to_string();
-        // Its documents on a disk: one thing more that has to go with it. Most other guests here ask OpenStack's service.
+        // Its documents are on a disk, which has to be removed as well. Most other guests here use OpenStack's service.
         world.add_template("by-disk", &["--datasource", "cidata"])?;
         let more = ["--user-data", &path, "--label", "tier=web"];
         let guest = world.ready_guest_of("by-disk", "web", &more)?;
@@ -94,11 +94,11 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
             .to_owned();
         ensure!(
             !traces(world, &id)?.is_empty(),
-            "nothing on the node carries the instance's id"
+            "no object on the node contains the instance's id"
         );
         ensure!(
             !traces(world, &mac)?.is_empty(),
-            "no rule names its MAC address"
+            "no rule contains its MAC address"
         );
         world.delete("web")?;
         for needle in [&id, &mac, &guest.address] {
@@ -115,7 +115,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
 }
 
 #[test]
-fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> Result<()> {
+fn the_next_boot_reads_user_data_that_was_edited_without_a_re_run() -> Result<()> {
     World::with(|world| {
         let first = tempfile::NamedTempFile::new()?;
         std::fs::write(first.path(), "#!/bin/sh\necho first >> /root/ran\n")?;
@@ -152,7 +152,7 @@ fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> R
         );
 
         let booted = guest.run("cat /proc/sys/kernel/random/boot_id")?;
-        // The connection breaks under the reboot: only what comes after it counts.
+        // The reboot breaks the connection; the next boot is checked below.
         let _broken = guest.run("reboot");
         wait::until("the next boot", std::time::Duration::from_mins(3), || {
             let now =
@@ -163,10 +163,10 @@ fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> R
         ensure!(read.contains("second"), "the next boot read {read:?}");
         ensure!(
             guest.run("cat /root/ran")?.trim() == "first",
-            "user-data ran again without being asked to"
+            "user-data ran again without --re-run"
         );
         run_again(&guest)?;
-        // Ctrl-C of a wait stops no work, and neither does not waiting.
+        // A deletion continues when no client waits for it.
         world.waifuctl.json(&["delete", "edited", "--yes"])?;
         world
             .waifuctl
@@ -176,7 +176,8 @@ fn user_data_that_was_edited_without_a_re_run_is_what_the_next_boot_reads() -> R
     })
 }
 
-/// New user-data is tried at once; whoever waits for *ready* afterwards waits for that boot, and is let in at the first try.
+/// New user-data runs at the next boot. A wait for *ready* after the reboot waits for that boot, so that the first
+/// login succeeds.
 fn run_again(guest: &Guest) -> Result<()> {
     let waifuctl = &guest.world.waifuctl;
     let third = tempfile::NamedTempFile::new()?;
@@ -193,7 +194,7 @@ fn run_again(guest: &Guest) -> Result<()> {
 }
 
 #[test]
-fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
+fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
     World::with(|world| {
         let secret = tempfile::NamedTempFile::new()?;
         std::fs::write(secret.path(), "#!/bin/sh\n# the-secret-of-victim\n")?;
@@ -231,7 +232,7 @@ fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
                 "{header}: {got}"
             );
         }
-        // With the victim's address as its own source, nothing comes through at all.
+        // With the victim's address as its source, it gets no answer.
         let before = home::spoofed(world)?;
         let forged = thief.run(&format!(
             "exec 2>&1; via=\"169.254.169.254/32 via $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')\"; \
@@ -261,7 +262,7 @@ fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
             })
         };
         for document in ["nocloud/meta-data", "nocloud/user-data"] {
-            ensure!(asked(document), "why tells of no {document}: {why:#}");
+            ensure!(asked(document), "why does not list {document}: {why:#}");
         }
         ensure!(
             why.pointer("/evidence/dhcp_acknowledged_at")
@@ -270,7 +271,7 @@ fn a_guest_gets_nobody_elses_documents_whatever_it_forges() -> Result<()> {
         );
         ensure!(
             fetch("")?.contains("\"thief\""),
-            "the thief's own documents are gone after its attempt"
+            "the thief does not get its own documents after the attempt"
         );
         world.delete("thief")?;
         world.delete("victim")
@@ -306,14 +307,14 @@ fn an_instance_is_deleted_while_it_is_being_created() -> Result<()> {
 }
 
 #[test]
-fn why_and_events_tell_the_story() -> Result<()> {
+fn why_and_events_report_the_history() -> Result<()> {
     World::with(|world| {
         // With 128M, GRUB runs out of memory under UEFI.
         let more = ["--datasource", "ec2", "--firmware", "uefi"];
         world.add_template("by-ec2", &more)?;
         let guest = world.ready_guest_of("by-ec2", "storied", &["--memory", "256M"])?;
         found_by(world, "storied", "DataSourceEc2Local")?;
-        // What cloud-init knows EC2 by: a UUID and a serial number that are equal and begin with `ec2`.
+        // cloud-init recognizes EC2 by an equal UUID and serial number that start with `ec2`.
         let marks = guest.run_when_up(
             "ls -d /sys/firmware/efi && cd /sys/class/dmi/id && cat product_uuid product_serial",
         )?;
@@ -339,7 +340,7 @@ fn why_and_events_tell_the_story() -> Result<()> {
 }
 
 #[test]
-fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attached() -> Result<()> {
+fn a_guest_that_does_not_boot_is_repaired_from_a_rescue_system_with_its_disk_attached() -> Result<()> {
     World::with(|world| {
         let image = waifud_images::build(
             waifud_images::Guest::DebianBookworm,
@@ -350,7 +351,7 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
         world
             .waifuctl
             .json(&["template", "add", "big", "--file", &image])?;
-        // It never boots here: another system's disk is all that this needs.
+        // It does not boot in this test, which only needs the disk of another system.
         let created = [
             "create",
             "broken",
@@ -361,18 +362,18 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
             "--no-start",
         ];
         world.waifuctl.json(&created)?;
-        // It was on before, so its disk has an address on its bus, and is the first in the guest's eyes.
+        // It has run before, so its disk has a bus address and is the first disk of the guest.
         world.waifuctl.json(&["start", "broken"])?;
         world.until("broken", "running", |i| i["status"]["state"] == "running")?;
         let key = world.public_key.display().to_string();
         let begin = ["rescue", "broken", "-t", TINY, "--ssh-key", &key, "--force"];
         world.waifuctl.json(&begin)?;
-        // Whoever waits for it is let in at the first try.
+        // After the wait, the first login must succeed.
         world.waifuctl.json(&["wait", "broken", "--for", "ready"])?;
         let private = world.public_key.with_extension("").display().to_string();
         let login = ["ssh", "broken", "-i", &private, "--", "hostname"];
-        let said = world.waifuctl.run(&login)?;
-        ensure!(said.code == 0 && said.stdout == "broken\n", "{said:?}");
+        let outcome = world.waifuctl.run(&login)?;
+        ensure!(outcome.code == 0 && outcome.stdout == "broken\n", "{outcome:?}");
         let shown = world.show("broken")?;
         let address = shown.pointer("/status/addresses/0/address");
         let guest = Guest {
@@ -386,13 +387,13 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
         guest.run("mkdir -p /mnt && mount -t ext4 /dev/vdb1 /mnt")?;
         ensure!(guest.run("cat /mnt/etc/os-release")?.contains("Debian"));
         ensure!(guest.run("hostname")?.trim() == "broken");
-        guest.run("echo mended > /mnt/root/mended; touch /here; umount /mnt; sync")?;
+        guest.run("echo repaired > /mnt/root/repaired; touch /here; umount /mnt; sync")?;
         let why = world.waifuctl.run(&["why", "broken"])?;
         ensure!(why.stdout.contains("rescue broken --end"), "{}", why.stdout);
         let pool = || world.node(&["find", "/var/lib/waifud-agent", "-name", "*rescue*"]);
-        ensure!(pool()?.contains("rescue"), "there is no disk of its own");
+        ensure!(pool()?.contains("rescue"), "the rescue system has no disk of its own");
 
-        // Its own disk again, which is told by the disks that its domain has; booting all of it would take a minute.
+        // Its own disk again, as the domain's disks show. Booting the system would take a minute.
         world
             .waifuctl
             .json(&["stop", "broken", "--force", "--wait"])?;
@@ -415,7 +416,7 @@ fn a_guest_that_does_not_boot_is_mended_from_a_small_system_with_its_disk_attach
 
         world.waifuctl.json(&[&begin[..], &["--wait"]].concat())?;
         guest.run_when_up("mkdir -p /mnt && mount -t ext4 -o ro /dev/vdb1 /mnt")?;
-        ensure!(guest.run("cat /mnt/root/mended")?.trim() == "mended");
+        ensure!(guest.run("cat /mnt/root/repaired")?.trim() == "repaired");
         ensure!(guest.run("ls /here 2>/dev/null || echo gone")?.trim() == "gone");
         world.delete("broken")?;
         ensure!(pool()?.is_empty(), "left behind: {}", pool()?);

@@ -1,14 +1,15 @@
-//! Daemons are killed and restarted under a running guest: it must not notice, and what was wanted still happens.
+//! Daemons are killed and restarted while guests run: guests are not interrupted, and requested changes still take
+//! effect.
 
 use anyhow::{Context, Result, ensure};
 use waifud_lab::wait;
 use waifud_tests::{Guest, World, kills};
 
-/// In the node.
+/// The backup's path in the node.
 const BACKUP: &str = "/etc/waifud/yesterday.tar";
 
 fn qemu_pids(world: &World) -> Result<String> {
-    // pgrep's own status says whether it found one; its output is what counts here.
+    // The exit status of pgrep is not used: it reports whether a process was found.
     world.node(&["sh", "-c", "pgrep qemu-system || true"])
 }
 
@@ -19,14 +20,14 @@ fn twelve_kills_stop_no_guest_and_new_guests_still_come_up() -> Result<()> {
         let back_up = || world.node(&["waifud", "backup", BACKUP]).map(drop);
         let other = kills::twelve(world, &guest, back_up)?;
         ensure!(other.run_when_up("hostname")?.trim() == "after");
-        yesterdays_database_takes_nothing(world, &guest, &other)?;
+        a_restored_backup_destroys_nothing(world, &guest, &other)?;
         world.delete("after")?;
         world.delete("steady")
     })
 }
 
-/// The first guest is in the backup, the second is newer than it.
-fn yesterdays_database_takes_nothing(
+/// The first guest is in the backup; the second was created after it.
+fn a_restored_backup_destroys_nothing(
     world: &World,
     known: &Guest<'_>,
     newer: &Guest<'_>,
@@ -36,7 +37,7 @@ fn yesterdays_database_takes_nothing(
     let pids = qemu_pids(world)?;
     world.lab.stop("waifud")?;
     let refused = world.node(&["waifud", "restore", "--yes", BACKUP]);
-    ensure!(refused.is_err(), "a database was overwritten unasked");
+    ensure!(refused.is_err(), "a database was overwritten without --replace");
     world.node(&["waifud", "restore", "--replace", "--yes", BACKUP])?;
     world.lab.start("waifud")?;
     world.lab.wait_ready(std::time::Duration::from_mins(1))?;
@@ -46,7 +47,7 @@ fn yesterdays_database_takes_nothing(
     let shown = world.waifuctl.run(&["show", &newer.name])?;
     ensure!(
         shown.code == 1,
-        "the backup cannot know of it: {}",
+        "an instance that is not in the backup is shown: {}",
         shown.stdout
     );
     let unmanaged = wait::until(
@@ -76,7 +77,7 @@ fn yesterdays_database_takes_nothing(
     world
         .waifuctl
         .json(&["node", "confirm", "--all", "--yes"])?;
-    ensure!(qemu_pids(world)? == pids, "a QEMU was touched");
+    ensure!(qemu_pids(world)? == pids, "a QEMU process has changed");
     ensure!(
         (boots(known)?, boots(newer)?) == before,
         "a guest was rebooted"
@@ -84,14 +85,14 @@ fn yesterdays_database_takes_nothing(
     Ok(())
 }
 
-/// Runs the node's daemon as a unit of the host would.
+/// Runs the agent's program as a unit of the host would.
 fn agentd(world: &World, command: &[&str]) -> Result<String> {
     let config = ["waifud-agentd", "--config", "/etc/waifud/agentd.toml"];
     world.node(&[&config, command].concat())
 }
 
-/// The names that events of this kind are about, oldest first, from the `since`th on.
-fn told(world: &World, kind: &str, since: usize) -> Result<Vec<String>> {
+/// The names of the objects of all events of this kind, oldest first, without the first `since`.
+fn names_in_events(world: &World, kind: &str, since: usize) -> Result<Vec<String>> {
     let events = world.waifuctl.json(&["events", "--limit", "1000"])?;
     let items = events["items"].as_array().context("no items")?;
     let these = items.iter().filter(|event| event["kind"] == kind);
@@ -101,44 +102,44 @@ fn told(world: &World, kind: &str, since: usize) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The boots that ended cleanly, in the guest's own words, which it writes last of all.
+/// The boot ids of the boots that ended cleanly. The guest writes each at the end of its shutdown.
 fn clean_ends(guest: &Guest<'_>) -> Result<Vec<String>> {
     let text = guest.run_when_up("cat /var/log/clean-ends 2>/dev/null || true")?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// `high` has a higher priority than `low`.
-fn the_host_goes_down_and_comes_back(
+fn the_host_reboots(
     world: &World,
     high: &Guest<'_>,
     low: &Guest<'_>,
 ) -> Result<()> {
     let both = [high, low];
-    let stops = told(world, "instance.stopped", 0)?.len();
-    let starts = told(world, "instance.started", 0)?.len();
+    let stops = names_in_events(world, "instance.stopped", 0)?.len();
+    let starts = names_in_events(world, "instance.started", 0)?.len();
     let boots = both
         .iter()
         .map(|guest| guest.run("cat /proc/sys/kernel/random/boot_id"))
         .collect::<Result<Vec<_>>>()?;
-    let said = agentd(world, &["stop-guests", "--grace", "60"])?;
+    let output = agentd(world, &["stop-guests", "--grace", "60"])?;
     let expected = format!(
         "{} (priority 0): shut down\n{} (priority 10): shut down\n",
         low.name, high.name
     );
-    ensure!(said == expected, "{said}");
+    ensure!(output == expected, "{output}");
     for guest in both {
         let off = world.until(&guest.name, "stopped", |i| {
             i["status"]["state"] == "stopped"
         })?;
         ensure!(off["status"]["stopped_by"] == "host", "{off}");
     }
-    let order = told(world, "instance.stopped", stops)?;
+    let order = names_in_events(world, "instance.stopped", stops)?;
     ensure!(order == [&*low.name, &*high.name], "stopped: {order:?}");
 
-    // Not even an agent that is started in the meantime starts one.
+    // An agent that starts in the meantime does not start one either.
     world.lab.restart("waifud-agentd")?;
     for guest in both {
-        world.until(&guest.name, "a reason that names the host", |i| {
+        world.until(&guest.name, "a reason that mentions the host", |i| {
             let why = i["status"]["reason"].as_str();
             why.is_some_and(|why| why.contains("shutting down"))
         })?;
@@ -153,33 +154,33 @@ fn the_host_goes_down_and_comes_back(
         let ends = clean_ends(guest)?;
         ensure!(ends == [boot.trim()], "{}: {ends:?}", guest.name);
     }
-    let order = told(world, "instance.started", starts)?;
+    let order = names_in_events(world, "instance.started", starts)?;
     ensure!(order == [&*high.name, &*low.name], "started: {order:?}");
     Ok(())
 }
 
 #[test]
-fn a_host_that_goes_down_stops_its_guests_in_order_and_brings_them_back() -> Result<()> {
+fn a_host_shutdown_stops_guests_in_order_and_the_next_boot_starts_them() -> Result<()> {
     World::with(|world| {
         let high = world.ready_guest("first", &["--priority", "10"])?;
         let low = world.ready_guest("second", &[])?;
         for guest in [&high, &low] {
             guest.run_when_up("true")?;
         }
-        the_host_goes_down_and_comes_back(world, &high, &low)?;
+        the_host_reboots(world, &high, &low)?;
         world.delete("second")?;
         world.delete("first")
     })
 }
 
 #[test]
-fn a_node_that_comes_up_without_waifud_starts_its_guests() -> Result<()> {
+fn a_node_that_boots_without_waifud_starts_its_guests() -> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("lonely", &[])?;
         let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;
         world.lab.stop("waifud")?;
         world.lab.stop("waifud-agentd")?;
-        // What a power cut leaves: no process of the guest.
+        // As after a power failure: the guest has no process.
         world.node(&["virsh", "-q", "-c", "qemu:///system", "destroy", "lonely"])?;
         world.lab.start("waifud-agentd")?;
         let again = wait::until(
@@ -187,7 +188,7 @@ fn a_node_that_comes_up_without_waifud_starts_its_guests() -> Result<()> {
             std::time::Duration::from_mins(3),
             || Ok(guest.run("cat /proc/sys/kernel/random/boot_id").ok()),
         )?;
-        ensure!(again != boot, "the guest never went down");
+        ensure!(again != boot, "the guest was not stopped");
         world.lab.start("waifud")?;
         world.lab.wait_ready(std::time::Duration::from_mins(1))?;
         world.until("lonely", "running again", |i| {
@@ -198,7 +199,7 @@ fn a_node_that_comes_up_without_waifud_starts_its_guests() -> Result<()> {
 }
 
 #[test]
-fn without_libvirtd_an_instance_says_what_it_waits_for_and_goes_on_when_it_is_back() -> Result<()> {
+fn without_libvirtd_an_instance_reports_what_it_waits_for_and_continues_when_it_returns() -> Result<()> {
     World::with(|world| {
         world.lab.stop("libvirtd")?;
         let created = world.waifuctl.json(&[
@@ -213,7 +214,7 @@ fn without_libvirtd_an_instance_says_what_it_waits_for_and_goes_on_when_it_is_ba
             "--no-ssh-key",
         ])?;
         ensure!(created["status"]["node"] == "alder", "{created}");
-        world.until("patient", "a reason that names libvirt", |i| {
+        world.until("patient", "a reason that mentions libvirt", |i| {
             let status = &i["status"];
             [&status["reason"], &status["step"]["waiting_for"]]
                 .iter()
@@ -226,12 +227,12 @@ fn without_libvirtd_an_instance_says_what_it_waits_for_and_goes_on_when_it_is_ba
 }
 
 #[test]
-fn a_guest_stays_off_when_it_switched_itself_off_and_its_owner_reboots_resizes_and_unplugs_it()
+fn a_guest_that_powered_itself_off_stays_off_and_its_owner_resizes_reboots_and_force_stops_it()
 -> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("sleepy", &[])?;
         guest.run_when_up("true")?;
-        // The connection breaks under the power-off.
+        // The power-off breaks the connection.
         let _broken = guest.run("poweroff");
         let off = world
             .waifuctl
@@ -260,12 +261,13 @@ fn a_guest_stays_off_when_it_switched_itself_off_and_its_owner_reboots_resizes_a
         eprintln!("stop --force --wait: {:?}", begun.elapsed());
         ensure!(off["status"]["state"] == "stopped", "{off}");
         ensure!(off["status"]["stopped_by"] == "user", "{off}");
-        ensure!(qemu_pids(world)?.trim().is_empty(), "QEMU runs on");
+        ensure!(qemu_pids(world)?.trim().is_empty(), "QEMU still runs");
         world.delete("sleepy")
     })
 }
 
-/// A disk grows under the guest, memory at the reboot, and one order makes one reboot, which keeps the rest.
+/// A disk grows while the guest runs, memory at the next reboot. One request causes one reboot, which keeps everything
+/// else.
 fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
     let name = guest.name.as_str();
     guest.run_when_up("echo kept > /root/kept && touch /run/of-this-boot && sync")?;
@@ -275,7 +277,7 @@ fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
         Ok(total.trim().parse()?)
     };
     let (before, ends) = (memory(guest)?, clean_ends(guest)?);
-    let starts = told(world, "instance.started", 0)?.len();
+    let starts = names_in_events(world, "instance.started", 0)?.len();
 
     let begun = std::time::Instant::now();
     let more = ["resize", name, "--disk", "2G", "--memory", "192M", "--wait"];
@@ -285,10 +287,10 @@ fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
         resized["status"]["restart_needed"] == serde_json::json!(["memory_bytes"]),
         "{resized}"
     );
-    // In sectors of 512 bytes, whatever the disk's own are.
+    // In units of 512 bytes, independent of the disk's sector size.
     let sectors = guest.run("cat /sys/block/vda/size")?;
     ensure!(sectors.trim() == "4194304", "the guest sees {sectors}");
-    ensure!(memory(guest)? == before, "memory changed under the guest");
+    ensure!(memory(guest)? == before, "memory changed without a reboot");
 
     let begun = std::time::Instant::now();
     let rebooted = world.waifuctl.json(&["reboot", name, "--wait"])?;
@@ -311,26 +313,26 @@ fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
         matches!(lines.as_slice(), ["kept", new, "4194304"] if *new != boot.trim()),
         "{now}"
     );
-    // What lives in memory began anew, the counter of seconds among it.
+    // Files in memory are new, including the counter of seconds.
     guest.run("test ! -e /run/of-this-boot && test -s /run/counter")?;
-    ensure!(memory(guest)? > before, "it has no more memory than before");
+    ensure!(memory(guest)? > before, "memory did not increase");
     let mut expected = ends;
     expected.push(boot.trim().to_owned());
-    ensure!(clean_ends(guest)? == expected, "not one clean end");
-    let again = told(world, "instance.started", starts)?;
+    ensure!(clean_ends(guest)? == expected, "there was not exactly one clean shutdown");
+    let again = names_in_events(world, "instance.started", starts)?;
     ensure!(again == [name], "started: {again:?}");
     Ok(())
 }
 
 #[test]
-fn daemons_that_face_people_and_guests_run_as_their_users_without_any_capability() -> Result<()> {
+fn daemons_that_face_users_and_guests_run_as_their_users_without_capabilities() -> Result<()> {
     World::with(|world| {
         for (service, user) in [
             ("waifud", "waifud"),
             ("waifud-metadatad", "waifud-metadata"),
             ("waifud-agentd", "root"),
         ] {
-            let pid = world.lab.pid_of(service)?.context("it does not run")?;
+            let pid = world.lab.pid_of(service)?.context("the service is not running")?;
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
             let field = |name: &str| {
                 let line = status.lines().find(|line| line.starts_with(name));

@@ -1,4 +1,4 @@
-//! `cargo xtask bench NAME`: each bench measures one promise, in release mode.
+//! `cargo xtask bench NAME`: each bench measures a performance target, in release mode.
 
 use std::fmt::Write as _;
 
@@ -6,39 +6,39 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cargo, packages, root};
 
-/// One promise and what measures it.
+/// A target and the cargo command that measures it.
 struct Bench {
     name: &'static str,
     about: &'static str,
-    /// Arguments of `cargo` that run it; what people add after `--` is appended. Empty: not built yet.
+    /// Arguments of `cargo`. The user's arguments after `--` are appended. Empty if the bench does not exist yet.
     cargo: &'static [&'static str],
 }
 
-/// Add a line here; `cargo xtask bench NAME` does the rest.
+/// To add a bench, add a line here.
 const BENCHES: &[Bench] = &[
     Bench {
         name: "create",
-        about: "our share of creating a VM, beyond the same libvirt calls",
+        about: "time to create a VM, beyond the libvirt calls that it needs",
         cargo: &["bench", "--package", "waifud-tests", "--bench", "create"],
     },
     Bench {
         name: "creates",
-        about: "creates acknowledged per second, with 256 nodes that watch",
+        about: "acknowledged creates per second, with 256 watching nodes",
         cargo: &["bench", "--package", "waifud", "--bench", "creates"],
     },
     Bench {
         name: "list",
-        about: "waifuctl list of 1,000 instances, as a whole process",
+        about: "waifuctl list of 1,000 instances, including process start",
         cargo: &["bench", "--package", "waifud", "--bench", "list"],
     },
     Bench {
         name: "memory",
-        about: "memory of each daemon with 50 guests that are paused and 5 that run",
+        about: "memory of each daemon with 50 paused and 5 running guests",
         cargo: &["bench", "--package", "waifud-tests", "--bench", "memory"],
     },
     Bench {
         name: "metadata",
-        about: "requests per second and p99 through the tunnel",
+        about: "metadata requests per second and p99 through the tunnel",
         cargo: &[
             "bench",
             "--package",
@@ -51,9 +51,9 @@ const BENCHES: &[Bench] = &[
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Which; all are listed when absent
+    /// The bench; without it, all benches are listed
     name: Option<String>,
-    /// Passed on to the bench
+    /// Arguments for the bench
     #[arg(last = true)]
     rest: Vec<String>,
 }
@@ -73,10 +73,10 @@ pub fn run(args: &Args) -> Result<()> {
                 let _ = write!(text, " {}", bench.name);
                 text
             });
-            format!("there is no bench {name:?}, only{known}")
+            format!("unknown bench {name:?}; the benches are:{known}")
         })?;
     if bench.cargo.is_empty() {
-        bail!("bench {name} is not built yet");
+        bail!("bench {name} does not exist yet");
     }
     packages::ensure("lab")?;
     cargo::run(cargo::cargo().args(["build", "--release", "--workspace", "--bins"]))?;
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
         command.arg("--").args(&args.rest);
     }
     root::for_test_programs(&mut command);
-    // Its figures are what the caller wants on standard output.
+    // The bench prints its figures on standard output.
     let status = command.status().context("cannot start cargo")?;
     if !status.success() {
         bail!("bench {name} failed with {status}");

@@ -1,4 +1,4 @@
-//! Building the programs.
+//! Builds our programs.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use anyhow::Result;
 
 use crate::cargo;
 
-/// What a lab runs, and the command that people use.
+/// The daemons that a lab runs, and waifuctl.
 const PROGRAMS: [&str; 4] = ["waifud", "waifuctl", "waifud-agentd", "waifud-metadatad"];
 
-/// Builds waifud, waifuctl, waifud-agentd and waifud-metadatad beside this program.
+/// Builds waifud, waifuctl, waifud-agentd and waifud-metadatad into the directory of this program.
 ///
 /// # Errors
 /// They do not compile.
@@ -22,7 +22,7 @@ pub fn programs() -> Result<()> {
     cargo::run(&mut command)
 }
 
-/// Builds the programs for a package and returns their directory: optimised, or as they are developed.
+/// Builds the programs for a package and returns their directory. `dev` chooses the development profile.
 ///
 /// # Errors
 /// They do not compile.

@@ -18,17 +18,17 @@ pub fn target() -> PathBuf {
         .map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
-/// The cargo that runs us.
+/// The cargo that runs xtask.
 ///
-/// `cargo run` sets `CARGO_MANIFEST_DIR` and `CARGO_PKG_*` for us. They must not reach the cargo that we start: the
-/// build script of `ring` is run again when `CARGO_MANIFEST_DIR` changes, so everything above it would be compiled
-/// again whenever a plain `cargo` command and `cargo xtask` alternate.
+/// `cargo run` sets `CARGO_MANIFEST_DIR` and `CARGO_PKG_*` for xtask. The cargo that xtask starts must not inherit
+/// them: the build script of `ring` runs again when `CARGO_MANIFEST_DIR` changes, so everything that depends on `ring`
+/// would be compiled again whenever a plain `cargo` command and `cargo xtask` alternate.
 pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(repository());
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(describes_us) {
+        if name.to_str().is_some_and(describes_xtask) {
             command.env_remove(name);
         }
     }
@@ -36,7 +36,7 @@ pub fn cargo() -> Command {
 }
 
 /// Whether `cargo run` set the variable to describe xtask's own package.
-fn describes_us(name: &str) -> bool {
+fn describes_xtask(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
@@ -50,14 +50,14 @@ pub fn has_subcommand(name: &str) -> bool {
     version.is_ok_and(|status| status.success())
 }
 
-/// Runs `command`, whose output goes to stderr, to the end.
+/// Runs `command` and waits for its end. Its output goes to stderr.
 ///
 /// # Errors
-/// Not started, or failed.
+/// It cannot be started, or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let words = words(command);
     eprintln!("$ {words}");
-    // Standard output is for what a caller of xtask wants to read; what tools say is not that.
+    // Standard output is for the result of xtask. The output of tools is not part of it.
     let status = command
         .stdout(std::io::stderr())
         .status()
@@ -66,10 +66,10 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` and gives its standard output; its standard error passes through.
+/// Runs `command` and returns its standard output. Its standard error passes through.
 ///
 /// # Errors
-/// Not started, failed, or not UTF-8.
+/// It cannot be started, fails, or prints invalid UTF-8.
 pub fn read(command: &mut Command) -> Result<String> {
     let words = words(command);
     let output = command
@@ -81,7 +81,7 @@ pub fn read(command: &mut Command) -> Result<String> {
         "`{words}` failed with {}",
         output.status
     );
-    String::from_utf8(output.stdout).with_context(|| format!("`{words}` printed no text"))
+    String::from_utf8(output.stdout).with_context(|| format!("`{words}` printed invalid UTF-8"))
 }
 
 fn words(command: &Command) -> String {

@@ -1,9 +1,9 @@
-//! `cargo xtask demo`: the main job, for real, in one command.
+//! `cargo xtask demo`: the main job in one command.
 //!
-//! Installs and builds what is needed, starts the three daemons in a lab, makes a template from a real Debian cloud
-//! image, creates a VM from it with cloud-config user-data, waits until the guest's own cloud-init has finished, and
-//! proves over SSH what it did. On a terminal the lab then stays up until Ctrl-C. The last line of stdout is one JSON
-//! object; everything else goes to stderr. Afterwards nothing of it remains.
+//! Installs missing packages, builds the programs, starts the three daemons in a lab, and adds a template from a real
+//! Debian cloud image. Then it creates a VM with cloud-config user-data, waits until the guest's cloud-init has
+//! finished, and verifies the result over SSH. On a terminal, the lab then stays up until Ctrl-C. The last line of
+//! standard output is a JSON object; everything else goes to standard error. Nothing remains afterwards.
 
 mod proof;
 
@@ -22,27 +22,26 @@ use waifud_lab::{Lab, LabOptions, current, wait};
 
 use crate::{build, packages, root};
 
-/// The instance's name.
+/// The name of the instance.
 const INSTANCE: &str = "demo";
-/// The template's name.
+/// The name of the template.
 const TEMPLATE: &str = "debian-12";
-/// Emulated on a busy machine of two cores, a first boot of Debian was seen to take three minutes.
+/// Limit of the first boot. Emulated on two busy cores, it took three minutes in one run and seven in another.
 const READY_LIMIT: &str = "12m";
-/// For commands that answer at once.
+/// Limit of commands that answer at once.
 const SHORT: Duration = Duration::from_mins(1);
 
-/// How the demo is run.
 #[derive(Parser)]
 pub struct Args {
-    /// End after the proof, also on a terminal
+    /// Exit after the verification, even on a terminal
     #[arg(long)]
     once: bool,
-    /// Packages are installed and programs built already (the tests' own run)
+    /// Packages are installed and programs built already (for the tests)
     #[arg(long, hide = true)]
     prepared: bool,
 }
 
-/// The last line of stdout.
+/// The last line of standard output.
 #[derive(Serialize)]
 struct Report {
     instance: String,
@@ -53,7 +52,7 @@ struct Report {
     seconds: Seconds,
 }
 
-/// How long things took, in seconds; all but `image` count from the request.
+/// Durations in seconds; all but `image` are measured from the request.
 #[derive(Serialize)]
 struct Seconds {
     image: f64,
@@ -72,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     root::become_root("starting guests in namespaces")?;
     let image = debian_image()?;
     step(
-        "starting libvirtd, waifud, waifud-agentd and waifud-metadatad in namespaces of their own",
+        "starting libvirtd, waifud, waifud-agentd and waifud-metadatad in their own namespaces",
     );
     let lab = Lab::up(&LabOptions::with_daemons())?;
     let place = current::place();
@@ -81,14 +80,14 @@ pub fn run(args: &Args) -> Result<()> {
     if is_current {
         current::clear(&place)?;
     }
-    step("taking everything down");
+    step("stopping the lab");
     lab.down()?;
     let report = result?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
-/// Everything between the lab's start and its end.
+/// The part between the start and the end of the lab.
 fn main_job(lab: &Lab, image: &BuiltImage, args: &Args) -> Result<Report> {
     let waifuctl = Waifuctl::new(lab)?;
     let key = proof::make_key(lab)?;
@@ -134,18 +133,18 @@ fn main_job(lab: &Lab, image: &BuiltImage, args: &Args) -> Result<Report> {
     let begun = Instant::now();
     let created = waifuctl.json(&create)?;
     let accepted = begun.elapsed().as_secs_f64();
-    // The same request under the same key is the same instance: this one only waits, and shows the steps.
+    // The same request with the same key returns the same instance. This one waits and shows the steps.
     waifuctl.show(&[&create[..], &["--wait", "--timeout", READY_LIMIT]].concat())?;
     let instance = waifuctl.json(&["show", INSTANCE])?;
     ensure!(
         instance["id"] == created["id"],
-        "the repeated request made another instance"
+        "the repeated request created another instance"
     );
     let address = text(&instance, "/status/addresses/0/address")?;
 
-    step(&format!("asking the guest itself, over SSH to {address}"));
+    step(&format!("verifying the guest, over SSH to {address}"));
     let proven = proof::ask_guest(lab, &key, &address, INSTANCE)?;
-    waifuctl.module_ended_well("modules-final/scripts-user")?;
+    waifuctl.module_succeeded("modules-final/scripts-user")?;
     let (running, ready) = waifuctl.times(&created)?;
     let report = Report {
         instance: INSTANCE.to_owned(),
@@ -161,17 +160,17 @@ fn main_job(lab: &Lab, image: &BuiltImage, args: &Args) -> Result<Report> {
         },
     };
     if !args.once && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-        play(lab, &key, &report.address)?;
+        wait_for_ctrl_c(lab, &key, &report.address)?;
     }
     Ok(report)
 }
 
-/// Lets the newcomer play until Ctrl-C.
-fn play(lab: &Lab, key: &proof::Key, address: &str) -> Result<()> {
+/// Keeps the lab for the user until Ctrl-C.
+fn wait_for_ctrl_c(lab: &Lab, key: &proof::Key, address: &str) -> Result<()> {
     let node = lab.nodes().first().copied().unwrap_or("alder").to_owned();
-    eprintln!("\nIt runs. In another terminal, in this directory, as root:\n");
+    eprintln!("\nThe VM is running. In another terminal, in this directory, as root:\n");
     eprintln!(
-        "  eval \"$(cargo xtask lab env)\"     # this waifud's socket, and the waifuctl built here"
+        "  eval \"$(cargo xtask lab env)\"     # the lab's socket, and this build of waifuctl"
     );
     eprintln!("  waifuctl list");
     eprintln!("  waifuctl show {INSTANCE}");
@@ -182,7 +181,7 @@ fn play(lab: &Lab, key: &proof::Key, address: &str) -> Result<()> {
          UserKnownHostsFile=/etc/waifud/demo-known-hosts debian@{address}",
         key.private_inside.display()
     );
-    eprintln!("\nCtrl-C here ends it and removes everything.");
+    eprintln!("\nPress Ctrl-C here to stop the lab and remove everything.");
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
@@ -191,10 +190,10 @@ fn play(lab: &Lab, key: &proof::Key, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The Debian image, from the cache or built now.
+/// The Debian image, from the cache or newly built.
 fn debian_image() -> Result<BuiltImage> {
     step(
-        "a real Debian 12 cloud image from this machine's package mirrors (about two minutes, once)",
+        "getting a Debian 12 cloud image, built from this machine's package mirrors (about two minutes, once)",
     );
     let image = waifud_images::build(
         Guest::DebianBookworm,
@@ -204,12 +203,12 @@ fn debian_image() -> Result<BuiltImage> {
         },
     )?;
     if image.from_cache {
-        eprintln!("  built before: {}", image.qcow2.display());
+        eprintln!("  found in the cache: {}", image.qcow2.display());
     }
     Ok(image)
 }
 
-/// Drives waifuctl against the lab's waifud.
+/// Runs waifuctl with the lab's waifud.
 struct Waifuctl {
     program: PathBuf,
     socket: PathBuf,
@@ -239,16 +238,16 @@ impl Waifuctl {
         command
     }
 
-    /// Runs a command and gives its JSON.
+    /// Runs a command and returns its JSON output.
     fn json(&self, args: &[&str]) -> Result<Value> {
         let mut command = self.command(args);
         command.arg("--json");
         let output = wait::run(&mut command, SHORT)?;
         serde_json::from_str(&output)
-            .with_context(|| format!("waifuctl {} printed no JSON", args.join(" ")))
+            .with_context(|| format!("waifuctl {} printed invalid JSON", args.join(" ")))
     }
 
-    /// Runs a command whose output is for people: all of it goes to stderr.
+    /// Runs a command whose output is for the user. It goes to standard error.
     fn show(&self, args: &[&str]) -> Result<()> {
         let status = self
             .command(args)
@@ -264,7 +263,7 @@ impl Waifuctl {
         Ok(())
     }
 
-    /// Waits until the node takes instances.
+    /// Waits until the node accepts instances.
     fn wait_for_node(&self) -> Result<()> {
         wait::until("the node to be ready", SHORT, || {
             let nodes = self.json(&["node", "list"])?;
@@ -275,28 +274,28 @@ impl Waifuctl {
         })
     }
 
-    /// Waits until waifud was told by the guest's own cloud-init that a module has succeeded, and how long it took.
-    fn module_ended_well(&self, name: &str) -> Result<()> {
+    /// Waits until the guest's cloud-init has reported the success and the duration of a module.
+    fn module_succeeded(&self, name: &str) -> Result<()> {
         let what = format!("cloud-init's report of {name}");
         wait::until(&what, 2 * SHORT, || {
             let why = self.json(&["why", INSTANCE])?;
             let modules = why.pointer("/evidence/modules").and_then(Value::as_array);
             let mut modules = modules.into_iter().flatten();
-            let told = modules.find(|module| module["name"] == name);
-            let well = told
+            let reported = modules.find(|module| module["name"] == name);
+            let succeeded = reported
                 .is_some_and(|module| module["result"] == "success" && module["took_ms"].is_u64());
-            Ok(well.then_some(()))
+            Ok(succeeded.then_some(()))
         })
     }
 
-    /// Seconds from the instance's creation to running and to ready, by waifud's own history.
+    /// Seconds from the instance's creation to running and to ready, from waifud's events.
     fn times(&self, created: &Value) -> Result<(f64, f64)> {
         let events = self.json(&["events", INSTANCE])?;
         let begun: jiff::Timestamp = text(created, "/created_at")?.parse()?;
         let of = |kind: &str| -> Result<f64> {
             let items = events["items"].as_array().context("no events")?;
             let Some(event) = items.iter().find(|e| e["kind"] == kind) else {
-                bail!("the history of {INSTANCE} has no event {kind}");
+                bail!("{INSTANCE} has no event {kind}");
             };
             let at: jiff::Timestamp = text(event, "/at")?.parse()?;
             Ok(round(at.duration_since(begun).as_secs_f64()))
@@ -314,13 +313,13 @@ fn text(value: &Value, pointer: &str) -> Result<String> {
 
 fn path(path: &Path) -> Result<&str> {
     path.to_str()
-        .with_context(|| format!("{} is no UTF-8", path.display()))
+        .with_context(|| format!("{} is not valid UTF-8", path.display()))
 }
 
 fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-fn step(what: &str) {
-    eprintln!("==> {what}");
+fn step(description: &str) {
+    eprintln!("==> {description}");
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: guests built from the machine's own Debian packages, kept by the digest of their recipe.
+//! `cargo xtask image`: guest images built from Debian packages, cached by the digest of their recipe.
 
 use anyhow::{Result, bail};
 use waifud_images::Guest;
@@ -7,7 +7,7 @@ use crate::{packages, root};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// "debian", "debian-12-node" (to install waifud on) or "tiny"
+    /// debian, debian-12-node (to install waifud on) or tiny
     guest: String,
     /// The Debian release: bookworm (12) or trixie (13)
     release: Option<String>,
@@ -21,7 +21,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds or finds `guest`, with its steps on stderr. Needs root.
+/// Builds `guest`, or finds it in the cache, and prints the steps on stderr. Needs root.
 pub fn build(guest: Guest) -> Result<waifud_images::BuiltImage> {
     let image = waifud_images::build(guest, &waifud_images::default_cache_dir(), &|step| {
         eprintln!("  {guest}: {step}");
@@ -44,10 +44,10 @@ fn parse(guest: &str, release: Option<&str>) -> Result<Guest> {
         ("debian", None | Some("bookworm" | "12")) => Ok(Guest::DebianBookworm),
         ("debian", Some("trixie" | "13")) => Ok(Guest::DebianTrixie),
         ("tiny", None) => Ok(Guest::Tiny),
-        ("debian", Some(other)) => bail!("no Debian release {other:?}: bookworm or trixie"),
-        ("tiny", Some(_)) => bail!("tiny has no releases"),
+        ("debian", Some(other)) => bail!("unknown Debian release {other:?}: use bookworm or trixie"),
+        ("tiny", Some(_)) => bail!("the image tiny has no releases: omit the second argument"),
         (name, None) => Ok(name.parse()?),
-        (other, Some(_)) => bail!("no guest {other:?}: debian or tiny"),
+        (other, Some(_)) => bail!("unknown image {other:?}: use debian, debian-12-node or tiny"),
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_are_named_by_release_or_by_their_own_name() {
+    fn images_are_named_by_guest_and_release() {
         assert_eq!(parse("debian", None).unwrap(), Guest::DebianBookworm);
         assert_eq!(
             parse("debian", Some("trixie")).unwrap(),

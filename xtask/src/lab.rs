@@ -1,4 +1,4 @@
-//! `cargo xtask lab`: the lab for people and scripts.
+//! `cargo xtask lab`: the lab for interactive use and scripts.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -19,23 +19,23 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start the lab; it stays until `lab down`
+    /// Start the lab; it runs until `lab down`
     Up {
-        /// The node's name
+        /// Name of the node
         #[arg(long, default_value = "alder")]
         node: String,
-        /// Only libvirt, without our daemons
+        /// Start libvirt only, without our daemons
         #[arg(long)]
         bare: bool,
-        /// Where waifud, waifud-agentd, waifud-metadatad and waifuctl are; where this program is when absent
+        /// Directory of waifud, waifud-agentd, waifud-metadatad and waifuctl [default: the directory of xtask]
         #[arg(long)]
         bin_dir: Option<PathBuf>,
     },
-    /// Print what a shell evaluates to use the lab: eval "$(cargo xtask lab env)"
+    /// Print shell commands that set the lab's environment variables: eval "$(cargo xtask lab env)"
     Env,
-    /// Run a command as root in a node, or in "outside", the pretend home network
+    /// Run a command as root in a node, or in "outside", the simulated home network
     Exec {
-        /// A name from `WAIFUD_LAB_NODES`, or "outside"
+        /// A node in `WAIFUD_LAB_NODES`, or "outside"
         node: String,
         /// The program and its arguments
         #[arg(last = true, required = true)]
@@ -43,30 +43,30 @@ enum Command {
     },
     /// Show the services of all nodes
     Status,
-    /// Stop a service and start it again
+    /// Restart a service
     Restart {
-        /// As named by `lab status`
+        /// Name of the service in `lab status`
         service: String,
     },
     /// Stop a service until `lab start`
     Stop {
-        /// As named by `lab status`
+        /// Name of the service in `lab status`
         service: String,
     },
     /// Start a stopped service
     Start {
-        /// As named by `lab status`
+        /// Name of the service in `lab status`
         service: String,
     },
-    /// Send a signal to a service, which is started again if it ends
+    /// Send a signal to a service; the lab restarts the service if it ends
     Kill {
-        /// As named by `lab status`
+        /// Name of the service in `lab status`
         service: String,
-        /// A number, or a name such as TERM
+        /// Number or name of the signal, for example TERM
         #[arg(default_value = "KILL")]
         signal: String,
     },
-    /// End the lab and leave nothing of it
+    /// Stop the lab and remove everything that belongs to it
     Down,
 }
 
@@ -89,53 +89,53 @@ pub fn run(args: Args) -> Result<()> {
             Err(error).context("cannot run nsenter")
         }
         Command::Status => {
-            root::become_root("asking the lab")?;
+            root::become_root("controlling the lab")?;
             status(&the_lab()?)
         }
         Command::Restart { service } => {
-            root::become_root("asking the lab")?;
+            root::become_root("controlling the lab")?;
             the_lab()?.restart(&service)?;
-            said(&service, "restarted, and ready");
+            report(&service, "restarted and ready");
             Ok(())
         }
         Command::Stop { service } => {
-            root::become_root("asking the lab")?;
+            root::become_root("controlling the lab")?;
             the_lab()?.stop(&service)?;
-            said(&service, "stopped");
+            report(&service, "stopped");
             Ok(())
         }
         Command::Start { service } => {
-            root::become_root("asking the lab")?;
+            root::become_root("controlling the lab")?;
             the_lab()?.start(&service)?;
-            said(&service, "started, and ready");
+            report(&service, "started and ready");
             Ok(())
         }
         Command::Kill { service, signal } => {
-            root::become_root("asking the lab")?;
+            root::become_root("controlling the lab")?;
             the_lab()?.kill(&service, parse_signal(&signal)?)?;
-            said(
+            report(
                 &service,
-                "was sent the signal; if it ends, the lab starts it again",
+                "the signal was sent; if the service ends, the lab restarts it",
             );
             Ok(())
         }
         Command::Down => {
-            root::become_root("ending the lab")?;
+            root::become_root("stopping the lab")?;
             down()
         }
     }
 }
 
-fn said(service: &str, what: &str) {
-    eprintln!("{service}: {what}");
+fn report(service: &str, result: &str) {
+    eprintln!("{service}: {result}");
 }
 
 fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
-    root::become_root("a lab")?;
+    root::become_root("starting a lab")?;
     let place = current::place();
     if let Some(lab) = current::lab(&place)? {
         bail!(
-            "a lab is up already, in {}: end it with `cargo xtask lab down`",
+            "a lab is already running, in {}: stop it with `cargo xtask lab down`",
             lab.dir().display()
         );
     }
@@ -154,7 +154,7 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
         lab.down()?;
         return Err(error);
     }
-    eprintln!("the lab is up: {}", lab.dir().display());
+    eprintln!("the lab is running: {}", lab.dir().display());
     eprintln!("  eval \"$(cargo xtask lab env)\"");
     eprintln!(
         "  cargo xtask lab exec {} -- virsh -c qemu:///system list",
@@ -164,13 +164,13 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Ends the lab, also one whose guard was killed, and removes what dead labs left.
+/// Stops the lab, even if its guard was killed, and removes the remains of dead labs.
 fn down() -> Result<()> {
     let place = current::place();
     let named = current::dir(&place)?;
     match current::lab(&place)? {
         Some(lab) => lab.down()?,
-        None => eprintln!("no lab is up"),
+        None => eprintln!("no lab is running"),
     }
     current::clear(&place)?;
     let base = named.as_deref().and_then(std::path::Path::parent);
@@ -179,7 +179,7 @@ fn down() -> Result<()> {
         removed.extend(waifud_lab::remove_stale(Some(base))?);
     }
     for dir in removed {
-        eprintln!("removed what a dead lab left: {}", dir.display());
+        eprintln!("removed the remains of a dead lab: {}", dir.display());
     }
     Ok(())
 }
@@ -205,7 +205,7 @@ fn status(lab: &Lab) -> Result<()> {
 }
 
 fn the_lab() -> Result<Lab> {
-    current::lab(&current::place())?.context("no lab is up: start one with `cargo xtask lab up`")
+    current::lab(&current::place())?.context("no lab is running: start one with `cargo xtask lab up`")
 }
 
 /// `value` as one word of a POSIX shell.
@@ -226,7 +226,7 @@ fn parse_signal(text: &str) -> Result<waifud_lab::Signal> {
     };
     number
         .or_else(|| name.parse().ok())
-        .with_context(|| format!("{text:?} is no signal: say TERM, KILL, STOP, 9, …"))
+        .with_context(|| format!("invalid signal {text:?}: use for example TERM, KILL, STOP or 9"))
 }
 
 #[cfg(test)]

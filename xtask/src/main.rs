@@ -1,4 +1,4 @@
-//! cargo xtask: everything that is done to this repository. One command, one file.
+//! `cargo xtask`: builds, tests and measures this repository. Each command has a file of its own.
 
 use clap::{Parser, Subcommand};
 
@@ -15,7 +15,7 @@ mod phases;
 mod root;
 mod test;
 
-/// Everything that is done to this repository.
+/// Build, test and measure waifud.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -29,26 +29,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// From a template to a running, configured VM, on this machine
+    /// Create a VM on this machine, configure it with cloud-init, and verify the result
     Demo(demo::Args),
-    /// Install what is missing, build, lint, and run every test
+    /// Install missing packages, build, and run all lints and tests
     Test(test::Args),
-    /// Format, clippy, crate arrows, files, the API's description, licences and sources
+    /// Check formatting, clippy, dependencies between crates, files, the API description, licences and sources
     Lint(lint::Args),
-    /// Build a guest image: debian [bookworm|trixie], or tiny
+    /// Build a guest image: debian [bookworm|trixie], debian-12-node, or tiny
     Image(image::Args),
-    /// A node on this machine, in namespaces of its own
+    /// Run a node on this machine, in its own namespaces
     Lab(lab::Args),
-    /// Measure what we promise
+    /// Measure the performance targets
     Bench(bench::Args),
-    /// Make the Debian package and the tarball of this version
+    /// Build the Debian package and the tarball
     Package(package::Args),
     /// Install the Debian packages that a command needs
     Packages(packages::Args),
 }
 
 fn main() {
-    // Labs are started with this program; then it is a guard or a PID 1, and never gets past this line.
+    // A lab starts this program as its guard and as PID 1 of its nodes. In those roles the call does not return.
     waifud_lab::init_if_asked();
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),

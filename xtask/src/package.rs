@@ -1,4 +1,4 @@
-//! `cargo xtask package`: the Debian package and the plain tarball, from one tree of files.
+//! `cargo xtask package`: builds the Debian package and the tarball from one tree of files.
 //!
 //! ```text
 //!  cargo build ──► programs ──┐
@@ -18,21 +18,21 @@ use crate::{build, cargo, packages};
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Where the files are put; target/package by default
+    /// Directory for the packages [default: target/package]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Package the programs of the development profile: built sooner, slower to run, for tests
+    /// Package programs of the development profile, which build faster (for tests)
     #[arg(long)]
     dev: bool,
-    /// Package the programs that are here, and build none
+    /// Package the programs in this directory instead of building them
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// The version instead of the workspace's own, such as 0.1.0+1, for tests of upgrades
+    /// Use this version instead of the workspace's, for example 0.1.0+1 (for tests of upgrades)
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
 }
 
-/// What was made.
+/// The built files.
 #[derive(Clone, Debug)]
 pub struct Packages {
     /// The Debian package.
@@ -57,7 +57,7 @@ fn make(args: &Args) -> Result<Packages> {
         Some(out) => std::path::absolute(out)?,
         None => cargo::repository().join("target/package"),
     };
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let version = args
         .version
         .clone()

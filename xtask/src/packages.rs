@@ -1,8 +1,8 @@
-//! `cargo xtask packages`: the Debian packages that each command needs, installed when they are missing.
+//! `cargo xtask packages`: installs the Debian packages that each command needs.
 //!
-//! Nothing that is installed runs by itself afterwards: of libvirt only the programs, never the package that sets up a
-//! daemon for the machine, and what newer packages bring along is kept from starting ([`quiet`]). QEMU and libvirt come from one suite; where the machine already has QEMU's tools from backports,
-//! the rest comes from there too ([`plan`]).
+//! No service is left running: only libvirt's programs are installed, not the package that sets up a daemon, and
+//! services of newer packages are kept from starting ([`quiet`]). QEMU and libvirt come from one suite. If the machine
+//! already has QEMU's tools from backports, the rest comes from backports too ([`plan`]).
 
 mod apt;
 mod plan;
@@ -15,18 +15,18 @@ use clap::ValueEnum;
 
 use crate::root;
 
-/// Which command packages are for. Each includes those before it.
+/// The command that needs packages. Each includes the packages of those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum For {
     /// Compile everything
     Build,
     /// Build guest images
     Image,
-    /// A node on this machine
+    /// Run a node on this machine
     Lab,
-    /// From a template to a configured VM
+    /// Create and configure a VM
     Demo,
-    /// Every test
+    /// Run every test
     Test,
 }
 
@@ -35,41 +35,41 @@ type Line = (For, &'static str, &'static str);
 
 const LINES: &[Line] = &[
     (For::Build, "gcc", "links, and compiles SQLite"),
-    (For::Build, "libc6-dev", "headers for it"),
+    (For::Build, "libc6-dev", "C headers"),
     (For::Build, "pkg-config", "finds libvirt"),
     (For::Build, "libvirt-dev", "libvirt's headers"),
     (For::Image, "cpio", "packs the tiny guest's initramfs"),
-    (For::Image, "fdisk", "looks at partition tables"),
+    (For::Image, "fdisk", "checks partition tables"),
     (For::Image, "grub-common", "boots images"),
     (For::Lab, "qemu-system-x86", "runs guests"),
-    (For::Lab, "qemu-utils", "makes disks"),
+    (For::Lab, "qemu-utils", "creates disks"),
     (
         For::Lab,
         "libvirt-daemon",
         "libvirtd, which the lab starts in its own namespaces",
     ),
-    (For::Lab, "libvirt-daemon-driver-qemu", "its driver"),
-    (For::Lab, "libvirt-clients", "virsh, to look at it"),
+    (For::Lab, "libvirt-daemon-driver-qemu", "libvirt's QEMU driver"),
+    (For::Lab, "libvirt-clients", "virsh, to inspect libvirt"),
     (For::Lab, "dnsmasq-base", "DHCP and DNS for guests"),
     (For::Lab, "nftables", "the guests' firewall"),
-    (For::Lab, "iproute2", "the lab's wires"),
+    (For::Lab, "iproute2", "configures the lab's network"),
     (For::Lab, "util-linux", "nsenter and setpriv"),
     (For::Demo, "openssh-client", "logs in to guests"),
-    (For::Test, "iputils-ping", "asks whether the wires work"),
-    (For::Lab, "ovmf", "starts guests by UEFI"),
-    (For::Test, "iptables", "plays Docker and ufw"),
+    (For::Test, "iputils-ping", "checks the lab's network"),
+    (For::Lab, "ovmf", "boots guests with UEFI"),
+    (For::Test, "iptables", "simulates Docker and ufw"),
     (
         For::Test,
         "btrfs-progs",
-        "makes a filesystem that clones files",
+        "creates a filesystem that supports reflinks",
     ),
-    (For::Test, "xfsprogs", "makes another one"),
-    (For::Test, "procps", "asks what runs"),
-    (For::Test, "curl", "plays a user of the API"),
+    (For::Test, "xfsprogs", "creates another filesystem that supports reflinks"),
+    (For::Test, "procps", "lists processes"),
+    (For::Test, "curl", "calls the API"),
     (
         For::Test,
         "python3-venv",
-        "has schemathesis, which tries the API against its description",
+        "holds schemathesis, which tests the API against its description",
     ),
     (
         For::Test,
@@ -79,7 +79,7 @@ const LINES: &[Line] = &[
     (
         For::Test,
         "python3-botocore",
-        "an AWS SDK: asks our metadata as programs in guests do",
+        "an AWS SDK that reads our metadata as programs in guests do",
     ),
     (For::Test, "python3-requests", "imported by cloud-init"),
     (For::Test, "python3-yaml", "imported by cloud-init"),
@@ -88,16 +88,16 @@ const LINES: &[Line] = &[
     (For::Test, "python3-jsonpatch", "imported by cloud-init"),
     (For::Test, "python3-jsonschema", "imported by cloud-init"),
     (For::Test, "python3-oauthlib", "imported by cloud-init"),
-    (For::Test, "git", "lists our files for the lint"),
+    (For::Test, "git", "lists files for the lints"),
     (For::Test, "lintian", "checks the Debian package"),
 ];
 
 #[derive(clap::Parser)]
 pub struct Args {
-    /// For which command
+    /// The command that needs the packages
     #[arg(value_enum, default_value = "test")]
     command: For,
-    /// Only print the command that would install them
+    /// Print the command that installs them, and do nothing
     #[arg(long)]
     print: bool,
 }
@@ -114,14 +114,14 @@ pub fn run(args: &Args) -> Result<()> {
     if args.command == For::Test {
         python::install();
     }
-    eprintln!("everything is installed");
+    eprintln!("all packages are installed");
     Ok(())
 }
 
-/// Installs what `command` (a name of [`For`]: "build", "image", "lab", "demo", "test") needs and this machine lacks.
+/// Installs the missing packages of `command`: "build", "image", "lab", "demo" or "test".
 ///
 /// # Errors
-/// Neither root nor sudo, or apt fails; says what to run by hand.
+/// There is neither root nor sudo (the error contains the command to run), or apt fails.
 pub fn ensure(command: &str) -> Result<()> {
     let command = For::from_str(command, true).map_err(anyhow::Error::msg)?;
     install(command)?;
@@ -143,7 +143,7 @@ fn install(command: For) -> Result<()> {
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
     if !root::is_root() && root::sudo().is_none() {
         bail!(
-            "this needs root or sudo; as root, run:\n  {}",
+            "installing packages needs root or sudo; as root, run:\n  {}",
             by_hand(&missing)
         );
     }
@@ -155,14 +155,14 @@ fn install(command: For) -> Result<()> {
         .collect();
     if !still.is_empty() {
         bail!(
-            "apt-get succeeded, but these are not installed: {}",
+            "apt-get succeeded, but these packages are not installed: {}",
             still.join(" ")
         );
     }
     Ok(())
 }
 
-/// What `command` needs, once each, with the reason.
+/// The packages that `command` needs, without duplicates, with the reasons.
 fn needed(command: For) -> Vec<(&'static str, &'static str)> {
     let mut list: Vec<(&str, &str)> = LINES
         .iter()
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_commands_need_what_earlier_ones_do_and_no_package_twice() {
+    fn later_commands_include_the_packages_of_earlier_ones_without_duplicates() {
         let names = |command| {
             needed(command)
                 .into_iter()
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_sets_up_a_service_is_installed() {
+    fn no_package_that_sets_up_a_service_is_installed() {
         for (name, _) in needed(For::Test) {
             assert!(
                 ![

@@ -1,4 +1,4 @@
-//! A long command as a row of phases: one line each as it begins, and a table at the end.
+//! A long command as a sequence of phases, with a line for each start and a table at the end.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ enum Outcome {
     Skipped(&'static str),
 }
 
-/// What was run, and how it went.
+/// The phases that ran, with their results.
 #[derive(Default)]
 pub struct Phases {
     list: Vec<(&'static str, Duration, Outcome)>,
@@ -18,7 +18,7 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// Runs one phase. After a failure the phases that follow are skipped, unless they are [`Phases::always`].
+    /// Runs one phase, or skips it after an earlier failure.
     pub fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) {
         if self.failed {
             self.list.push((
@@ -31,7 +31,7 @@ impl Phases {
         }
     }
 
-    /// Runs one phase whatever happened before.
+    /// Runs one phase, even after an earlier failure.
     pub fn always(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) {
         eprintln!("== {name}");
         let start = Instant::now();
@@ -43,8 +43,8 @@ impl Phases {
             }
         };
         let time = start.elapsed();
-        if let Outcome::Failed(why) = &outcome {
-            eprintln!("error: {why}");
+        if let Outcome::Failed(error) = &outcome {
+            eprintln!("error: {error}");
         }
         eprintln!("== {name}: {:.1} s", time.as_secs_f64());
         self.list.push((name, time, outcome));
@@ -64,12 +64,12 @@ impl Phases {
                     failed.push(*name);
                     "FAILED"
                 }
-                Outcome::Skipped(why) => why,
+                Outcome::Skipped(reason) => reason,
             };
             eprintln!("{name:<26} {:>8.1}  {result}", time.as_secs_f64());
         }
-        let whole: Duration = self.list.iter().map(|(_, time, _)| *time).sum();
-        eprintln!("{:<26} {:>8.1}", "all", whole.as_secs_f64());
+        let total: Duration = self.list.iter().map(|(_, time, _)| *time).sum();
+        eprintln!("{:<26} {:>8.1}", "total", total.as_secs_f64());
         if failed.is_empty() {
             return Ok(());
         }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_skips_what_follows_and_is_named_at_the_end() {
+    fn a_failure_skips_later_phases_and_is_reported_at_the_end() {
         let mut phases = Phases::default();
         let mut ran = Vec::new();
         phases.run("one", || bail!("broken"));

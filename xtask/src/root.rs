@@ -1,4 +1,4 @@
-//! Becoming root for what needs it.
+//! Root rights for commands that need them.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -8,28 +8,29 @@ use anyhow::{Result, bail};
 
 /// Whether this process is root.
 pub fn is_root() -> bool {
-    // The owner of our own entry in /proc is our effective user.
+    // The owner of a process's entry in /proc is its effective user.
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
 }
 
-/// Where sudo is, if it is installed.
+/// The path of sudo, if it is installed.
 pub fn sudo() -> Option<&'static Path> {
     Some(Path::new("/usr/bin/sudo")).filter(|path| path.is_file())
 }
 
-/// Returns when this process is root; otherwise replaces it with itself under sudo, saying so.
+/// Returns if this process is root; otherwise prints a message and starts itself again under sudo. `purpose` completes
+/// "… needs root".
 ///
 /// # Errors
-/// Not root, and there is no sudo.
-pub fn become_root(why: &str) -> Result<()> {
+/// This process is not root, and sudo is not installed.
+pub fn become_root(purpose: &str) -> Result<()> {
     if is_root() {
         return Ok(());
     }
     let Some(sudo) = sudo() else {
-        bail!("{why} needs root, and there is no sudo: run this as root");
+        bail!("{purpose} needs root, and sudo is not installed: run this as root");
     };
-    eprintln!("{why} needs root: going on under sudo");
+    eprintln!("{purpose} needs root: continuing under sudo");
     let error = Command::new(sudo)
         .arg("--preserve-env")
         .arg("--")
@@ -39,8 +40,8 @@ pub fn become_root(why: &str) -> Result<()> {
     bail!("cannot run sudo: {error}")
 }
 
-/// Lets the programs that `cargo` builds and runs be root where sudo allows it, while cargo itself stays the caller,
-/// so that nothing in the target directory changes hands.
+/// Makes cargo run test programs through sudo, where it is installed. cargo itself keeps running as the caller, so that
+/// the target directory keeps its owner.
 pub fn for_test_programs(cargo: &mut Command) {
     if !is_root() && sudo().is_some() {
         let target = format!(
@@ -54,7 +55,7 @@ pub fn for_test_programs(cargo: &mut Command) {
     }
 }
 
-/// A command that runs `program` as root where sudo allows it, else as the caller.
+/// A command that runs `program` as root, through sudo if needed; as the caller where sudo is not installed.
 pub fn program(program: &Path) -> Command {
     match sudo().filter(|_| !is_root()) {
         None => Command::new(program),

@@ -3,6 +3,7 @@
 mod changed;
 mod output;
 mod programs;
+mod queues;
 mod slowest;
 mod suites;
 
@@ -47,7 +48,8 @@ pub fn run(args: &Args) -> Result<()> {
     let images = guests.then(|| thread::spawn(build_images));
     let mut programs = Vec::new();
     phases.run("build", || {
-        programs = programs::build(selection.packages.as_ref())?;
+        programs = programs::build()?;
+        programs.retain(|program| selection.has(&program.package));
         Ok(())
     });
     if let Some(images) = images {
@@ -59,8 +61,8 @@ pub fn run(args: &Args) -> Result<()> {
         programs.retain(|program| program.package != GUESTS);
     }
     phases.run("lint and tests", || {
-        let lint: Other<'_> = ("lint", Box::new(|| lint::run(&lint::Args::default())));
-        let documentation: Other<'_> = ("doc tests", Box::new(|| doc_tests(&selection)));
+        let lint: Other<'_> = ("lint", Box::new(|| lint::run(&lint::Args::after_build())));
+        let documentation: Other<'_> = ("doc tests", Box::new(doc_tests));
         suites::run(&programs, vec![lint, documentation])
     });
     phases.finish()
@@ -91,20 +93,9 @@ fn build_image(guest: Guest, name: &str) -> Result<()> {
     )
 }
 
-fn doc_tests(selection: &Selection) -> Result<()> {
+fn doc_tests() -> Result<()> {
     let mut command = cargo::cargo();
-    command.args(["test", "--doc"]);
-    match &selection.libraries {
-        None => {
-            command.arg("--workspace");
-        }
-        Some(libraries) if libraries.is_empty() => return Ok(()),
-        Some(libraries) => {
-            for library in libraries {
-                command.args(["--package", library]);
-            }
-        }
-    }
+    command.args(["test", "--workspace", "--doc"]);
     root::for_test_programs(&mut command);
     no_skips(&mut command);
     cargo::run(&mut command)

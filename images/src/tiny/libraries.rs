@@ -1,5 +1,5 @@
-//! The shared libraries that a program from a package needs, out of the same packages: asked of those packages' own
-//! dynamic loader, so that nothing of the host slips in.
+//! The shared libraries of a program from a package, taken from the same packages. Their own dynamic loader lists them,
+//! so that no library of the host is used.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +13,13 @@ const DIRECTORIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gn
 /// One library.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Library {
-    /// Where it was unpacked.
+    /// Its unpacked path.
     pub on_host: PathBuf,
-    /// Where the guest's loader looks for it.
+    /// Its path in the guest.
     pub in_guest: String,
 }
 
-/// What `program` (a path below `packages`) needs, the loader included.
+/// The libraries of `program`, a path below `packages`, including the loader.
 pub fn of(packages: &Path, program: &str) -> Result<Vec<Library>> {
     let loader = packages.join(LOADER);
     let path = DIRECTORIES
@@ -46,8 +46,7 @@ pub fn of(packages: &Path, program: &str) -> Result<Vec<Library>> {
     Ok(libraries)
 }
 
-/// Names and places, out of what the loader lists. It lists itself by an absolute name, and the kernel's vDSO without
-/// a place.
+/// Names and paths from the loader's list. It lists itself with an absolute name, and the kernel's vDSO without a path.
 fn parse(listing: &str) -> Vec<(&str, PathBuf)> {
     listing
         .lines()

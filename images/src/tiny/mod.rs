@@ -1,7 +1,7 @@
-//! The tiny guest: Debian's cloud kernel, busybox, dropbear and the guest agent on a disk that boots with GRUB like any
-//! other; a shell script stands in for cloud-init. It is for tests: ready in seconds under emulation, in 96 MiB.
+//! The tiny guest: Debian's cloud kernel, busybox, dropbear and the guest agent on a disk that boots with GRUB. A shell
+//! script replaces cloud-init. It is for tests: under emulation it is ready in seconds, with 96 MiB of memory.
 //!
-//! Its two users, `root` and `debian`, are both root; both are locked but for SSH keys from the metadata.
+//! Its users `root` and `debian` are both root. Both are locked and accept only SSH keys from the metadata.
 
 mod cpio;
 mod libraries;
@@ -18,10 +18,10 @@ use crate::run::Tool;
 use crate::tree::Tree;
 use crate::{Guest, recipe};
 
-/// What a guest sees.
+/// The size of the disk.
 const DISK_BYTES: u64 = 128 << 20;
 
-/// What its parts are taken from.
+/// The packages of its parts.
 pub const PACKAGES: [&str; 4] = [
     "linux-image-cloud-amd64",
     "busybox-static",
@@ -29,9 +29,9 @@ pub const PACKAGES: [&str; 4] = [
     "qemu-guest-agent",
 ];
 
-/// What leads to the root file system.
+/// The modules that are needed to mount the root file system.
 const DISK_MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4"];
-/// What a running guest needs besides: devices that our domains have, the cidata disk, the power button.
+/// More modules of a running guest: devices of our domains, the cidata disk, the power button.
 const MODULES: [&str; 8] = [
     "virtio_net",
     "virtio_console",
@@ -52,7 +52,7 @@ const PROGRAMS: [&str; 3] = [
 const INIT: &str = include_str!("../../guest/tiny/init");
 const GRUB: &str = include_str!("../../guest/tiny/grub.cfg");
 
-/// Path, mode and contents of the files that are ours.
+/// Path, mode and contents of our own files.
 const FILES: [(&str, u32, &str); 17] = [
     (
         "etc/inittab",
@@ -126,7 +126,7 @@ const DIRECTORIES: [&str; 14] = [
     "var/log",
 ];
 
-/// Every text that goes into the image, with where it goes.
+/// Every text that goes into the image, with its path.
 pub fn texts() -> Vec<&'static str> {
     let mut texts = vec![INIT, GRUB];
     texts.extend(FILES.iter().flat_map(|(path, _, text)| [*path, *text]));
@@ -149,7 +149,7 @@ pub fn make(work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     }
     .run(work, &packages)?;
 
-    progress("putting the guest together");
+    progress("assembling the guest");
     let root = work.join("root");
     fs::create_dir(&root).context("cannot create the guest's tree")?;
     assemble(&packages, &Tree::new(&root), &FileSystems::of(&digest))?;
@@ -196,7 +196,7 @@ fn assemble(packages: &Path, tree: &Tree, names: &FileSystems) -> Result<()> {
             &read(module)?,
         );
     }
-    // Not compressed: unpacking costs an emulated guest more time than reading, and the disk image is compressed.
+    // Not compressed: in an emulated guest, unpacking takes longer than reading. The disk image is compressed.
     tree.file("boot/initrd.img", 0o644, archive.finish())?;
     for (position, module) in kernel.closure(&MODULES)?.iter().enumerate() {
         tree.copy(
@@ -208,7 +208,7 @@ fn assemble(packages: &Path, tree: &Tree, names: &FileSystems) -> Result<()> {
     tree.file("boot/grub/grub.cfg", 0o644, names.fill_in(GRUB))
 }
 
-/// A name that sorts in the order of loading.
+/// A name that sorts in load order.
 fn in_order(directory: &str, position: usize, module: &Path) -> String {
     let name = module.file_name().unwrap_or_default().to_string_lossy();
     format!("{directory}/{position:02}-{name}")

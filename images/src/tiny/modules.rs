@@ -1,5 +1,5 @@
-//! Kernel modules by name, with all that they depend on, in the order of loading. Read from the modules themselves
-//! (`depends=` in their `.modinfo`), because unpacked packages have no `modules.dep`.
+//! Kernel modules and their dependencies in load order. The dependencies are read from the modules (`depends=` in
+//! `.modinfo`), because unpacked packages have no `modules.dep`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The one kernel among unpacked packages.
+/// The kernel in the unpacked packages.
 pub struct Kernel {
     packages: PathBuf,
     release: String,
@@ -59,8 +59,8 @@ impl Kernel {
         self.packages.join(format!("boot/vmlinuz-{}", self.release))
     }
 
-    /// The files of `wanted` and of everything they need, dependencies first; what is built into the kernel is left
-    /// out.
+    /// The files of `wanted` and of their dependencies, dependencies first, without those that are built into the
+    /// kernel.
     pub fn closure(&self, wanted: &[&str]) -> Result<Vec<PathBuf>> {
         let names = order(wanted, &|name| {
             if self.builtin.contains(name) {
@@ -83,7 +83,7 @@ impl Kernel {
     }
 }
 
-/// Depth first; `depends_on` gives `None` for what needs no loading.
+/// Sorts depth-first. `depends_on` returns `None` for modules that need no loading.
 fn order(
     wanted: &[&str],
     depends_on: &dyn Fn(&str) -> Result<Option<Vec<String>>>,
@@ -132,7 +132,7 @@ fn name_of(path: &Path) -> Option<String> {
     Some(path.file_stem()?.to_str()?.replace('-', "_"))
 }
 
-/// What a module says it depends on; `None` when it says nothing about itself at all (it is compressed, or no module).
+/// The dependencies in a module; `None` if it contains no information (it is compressed, or not a module).
 fn depends(module: &[u8]) -> Option<Vec<String>> {
     const KEY: &[u8] = b"\0depends=";
     // The section's first string has no zero byte before it in the section, but something precedes it in the file.

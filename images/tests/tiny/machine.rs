@@ -1,4 +1,4 @@
-//! A bare QEMU for one test: no network of the host, a console to wait on, an agent to ask, gone when dropped.
+//! A plain QEMU for one test: no host network, a console, a guest agent. It ends when dropped.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-/// Emulated guests get as long as a machine that compiles beside them may need.
+/// Limit for emulated guests. Long, because the machine may be compiling at the same time.
 pub const PATIENCE: Duration = Duration::from_mins(3);
 
-/// `Some` when something that the test needs is absent; CI refuses to skip.
+/// Whether root rights or one of `tools` are missing. Reports a skipped test then, or fails where skipping is not
+/// allowed.
 pub fn missing(tools: &[&str]) -> bool {
     let path = format!(
         "{}:/usr/sbin:/sbin",
@@ -29,26 +30,17 @@ pub fn missing(tools: &[&str]) -> bool {
                     .any(|directory| Path::new(directory).join(tool).exists())
                 || Path::new(tool).is_absolute() && !Path::new(tool).exists()
         })
-        .map(|tool| format!("{tool} is absent"));
+        .map(|tool| format!("{tool} is missing"));
     let root = (!nix::unistd::geteuid().is_root()).then(|| "not root".to_owned());
     let reasons: Vec<String> = root.into_iter().chain(absent).collect();
     if reasons.is_empty() {
         return false;
     }
-    let reasons = reasons.join(", ");
-    assert!(
-        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none(),
-        "this test must not be skipped here: {reasons}"
-    );
-    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-    drop(std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("SKIPPED: {reasons}\n"),
-    ));
+    waifud_kit::testing::skip(&reasons.join(", "));
     true
 }
 
-/// One emulated machine at a time, whichever process runs the tests: hold this while one runs.
+/// A lock for running one emulated machine at a time, across processes.
 pub fn turn() -> std::fs::File {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu.lock");
     let file = std::fs::File::create(path).unwrap();
@@ -107,7 +99,7 @@ impl Machine {
         }
     }
 
-    /// Waits for a console line that contains `words`, and returns it.
+    /// Waits for a line on the console that contains `words`, and returns it.
     pub fn wait_for(&mut self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -121,7 +113,7 @@ impl Machine {
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     panic!(
-                        "the console never said \"{words}\":\n{}",
+                        "the console did not print \"{words}\":\n{}",
                         self.seen.join("\n")
                     );
                 }
@@ -129,19 +121,19 @@ impl Machine {
         }
     }
 
-    /// What the console has said while it was waited for.
+    /// The console's output during the waits.
     pub fn seen(&self) -> String {
         self.seen.join("\n")
     }
 
-    /// Asks the guest agent; returns its `return` value.
+    /// Sends a command to the guest agent and returns the `return` value.
     pub fn agent(&self, command: &str, arguments: &Value) -> Value {
         let mut stream = self.connect("agent");
         ask(&mut stream, command, arguments)
     }
 
-    /// Sends the agent a command that ends the guest, so that no answer comes. Keep the connection until the guest is
-    /// seen to obey.
+    /// Sends the agent a command that ends the guest, so there is no answer. Keep the connection until the guest
+    /// reacts.
     #[must_use]
     pub fn agent_last_words(&self, command: &str, arguments: &Value) -> UnixStream {
         let mut stream = self.connect("agent");
@@ -149,7 +141,7 @@ impl Machine {
         stream
     }
 
-    /// The contents of a file in the guest, by the agent.
+    /// The contents of a file in the guest, read with the agent.
     pub fn read(&self, path: &str) -> String {
         let ran = self.agent(
             "guest-exec",
@@ -176,7 +168,7 @@ impl Machine {
         ask(&mut stream, "system_powerdown", &json!({}));
     }
 
-    /// Waits until the guest has switched itself off.
+    /// Waits until the guest has powered itself off.
     pub fn wait_for_end(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -230,7 +222,7 @@ fn decode(base64: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// A disk on top of `image`, so that what the guest writes goes with the test.
+/// A temporary disk on top of `image`, which receives all writes of the guest.
 pub fn overlay(image: &Path, dir: &Path) -> PathBuf {
     let disk = dir.join("disk.qcow2");
     let made = Command::new("qemu-img")

@@ -1,8 +1,9 @@
-//! The tiny guest, built and run under emulation. One machine at a time; needs root, and never the host's network.
+//! The tiny guest, built and run under emulation. One machine at a time. Needs root, and does not use the host's
+//! network.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test's helpers stop at the first surprise, as tests do"
+    reason = "helpers of tests may panic, like tests"
 )]
 
 mod boot;

@@ -1,6 +1,6 @@
-//! The tiny guest reads its documents as tests rely on: again at every boot, acting on them once for each instance-id.
+//! The tiny guest reads its documents at every boot, and applies them once per instance-id. Other tests rely on that.
 //!
-//! Everything runs in a network namespace of the test's own thread: without a route to anywhere, and gone with it.
+//! Everything runs in a network namespace of the test's thread, which has no routes and ends with the thread.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -33,7 +33,7 @@ impl Service {
             .insert(path.to_owned(), document.into());
     }
 
-    /// What its reporter told since the last time, as `TYPE NAME RESULT`.
+    /// The reporter's events since the last call, as `TYPE NAME RESULT`.
     fn reported(&self) -> Vec<String> {
         let events = std::mem::take(&mut *self.events.lock().unwrap());
         let line = |event: &String| {
@@ -111,8 +111,8 @@ fn ip(arguments: &str) {
     assert!(done.success(), "ip {arguments}");
 }
 
-/// A network of this thread's own: a tap for the guest, the metadata address, and DHCP that gives a /32 with routes,
-/// as the routed network does.
+/// A network for this thread: a tap for the guest, the metadata address, and DHCP that assigns a /32 with routes, as
+/// the routed network does.
 fn network(dir: &Path) -> Ended {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
@@ -161,7 +161,7 @@ fn edited_user_data_is_read_at_the_next_boot_and_scripts_run_once_per_instance_i
         eprintln!("{line}");
     })
     .unwrap();
-    // A thread of its own, because its network is.
+    // A separate thread, because the network namespace belongs to the thread.
     thread::spawn(move || story(&built.qcow2)).join().unwrap();
 }
 
@@ -236,7 +236,7 @@ fn story(image: &Path) {
         "{interfaces}"
     );
 
-    // Edited, same instance: read, not run.
+    // Edited user-data of the same instance is read, but not run.
     service.put(USER, "#!/bin/sh\necho edited >>/root/runs\n");
     let asked = machine.agent_last_words("guest-shutdown", &json!({"mode": "reboot"}));
     machine.wait_for("instance i-first,");
@@ -251,7 +251,7 @@ fn story(image: &Path) {
         "at every boot"
     );
 
-    // A new instance-id: run, and its failure is told.
+    // With a new instance-id it is run, and its failure is reported.
     service.put(META, meta_data("i-second"));
     service.put(USER, "#!/bin/sh\necho again >>/root/runs\nexit 3\n");
     let asked = machine.agent_last_words("guest-shutdown", &json!({"mode": "reboot"}));

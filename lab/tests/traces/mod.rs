@@ -1,4 +1,4 @@
-//! What a lab leaves on a machine, and what a machine looks like without.
+//! The traces of a lab on a machine, and the state of the machine without it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use waifud_lab::{Lab, testing, wait};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The parts of the machine's own network and mounts that a lab might touch by mistake.
+/// The parts of the machine's network and mounts that a lab could change by mistake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
     links: BTreeSet<String>,
@@ -24,16 +24,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// As it is now; `None`, said loudly, where no lab can be.
+    /// The present state. Reports a skipped test and returns `None` where no lab can run.
     pub fn before() -> Result<Option<Self>> {
-        // The same conditions and words as for any lab.
         match testing::why_no_lab() {
-            None => Self::look().map(Some),
+            None => Self::read().map(Some),
             Some(why) => testing::skip(&why).map(|()| None),
         }
     }
 
-    fn look() -> Result<Self> {
+    fn read() -> Result<Self> {
         let run = |words: &[&str]| {
             let (program, arguments) = words.split_first().context("no program")?;
             wait::run(Command::new(program).args(arguments), LIMIT)
@@ -41,7 +40,7 @@ impl Machine {
         let lines = |text: &str| text.lines().map(str::to_owned).collect();
         let namespaces = fs::read_dir("/run/netns").into_iter().flatten().flatten();
         Ok(Self {
-            // Without the index of a veth's peer and what else is counted.
+            // Names only: other fields contain counters and indexes.
             links: run(&["ip", "-br", "link"])?
                 .lines()
                 .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
@@ -56,9 +55,9 @@ impl Machine {
         })
     }
 
-    /// Compares with how it is now.
+    /// Compares with the present state.
     pub fn must_be_unchanged(&self) -> Result<()> {
-        let now = Self::look()?;
+        let now = Self::read()?;
         ensure!(
             now == *self,
             "the machine was changed:\nbefore {self:#?}\nafter {now:#?}"
@@ -67,12 +66,12 @@ impl Machine {
     }
 }
 
-/// What one lab has: its directory, and the processes in its namespaces.
+/// A lab's directory and the processes in its namespaces.
 #[derive(Debug)]
 pub struct Traces {
     dir: PathBuf,
     name: String,
-    /// PID and start time: neither alone says which process it is. (Nor does a namespace's number, once it is gone.)
+    /// PID and start time, which together identify a process. (The number of a namespace is reused.)
     processes: BTreeSet<(i32, String)>,
 }
 
@@ -108,7 +107,7 @@ impl Traces {
         })
     }
 
-    /// Processes that were seen and still live, carry the lab's mark, or name its directory.
+    /// Processes that still run, have the lab's name in their environment, or have its directory in their arguments.
     fn left(&self) -> Vec<String> {
         let own = std::process::id().cast_signed();
         let marked = |pid: i32| {
@@ -154,30 +153,30 @@ impl Traces {
     }
 }
 
-/// All processes that this one can see.
+/// All visible processes.
 fn all() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
 }
 
-/// A living process's PID and start time; one that only waits to be reaped is no process any more.
+/// PID and start time of a running process; `None` for zombies.
 fn identity(pid: i32) -> Option<(i32, String)> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; what follows it is the third field and so on.
+    // The name, in parentheses, may contain any character. The third field follows it.
     let mut fields = line.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let start = fields.nth(18)?;
     (state != "Z").then(|| (pid, start.to_owned()))
 }
 
-/// The number of a namespace of a living process.
+/// The number of a namespace of a running process.
 fn namespace(pid: i32, kind: &str) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
     let text = link.to_string_lossy().into_owned();
     text.split(['[', ']']).nth(1)?.parse().ok()
 }
 
-/// Kills one process of ours.
+/// Kills one of our processes.
 pub fn sigkill(pid: i32) -> Result<()> {
     wait::run(
         Command::new("kill").args(["-KILL", &pid.to_string()]),
@@ -186,7 +185,7 @@ pub fn sigkill(pid: i32) -> Result<()> {
     .map(|_| ())
 }
 
-/// The rest of the first line of `child`'s output that begins with `start`.
+/// The rest of the first line of `child`'s output that starts with `start`.
 pub fn line_after(child: &mut Child, start: &str) -> Result<String> {
     let output = child.stdout.take().context("no output")?;
     for line in BufReader::new(output).lines() {

@@ -1,4 +1,4 @@
-//! The package under test, and a newer one that differs in nothing but its version.
+//! The package under test, and a newer one that differs in its version only.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,29 +8,29 @@ use anyhow::{Context, Result, bail, ensure};
 use waifud_lab::{testing, wait};
 
 const LIMIT: Duration = Duration::from_mins(2);
-/// `ar(5)`: before the first member, and before each.
+/// Sizes of the file header and of a member's header; see `ar(5)`.
 const MAGIC: usize = 8;
 const HEADER: usize = 60;
 
-/// Packs the built programs, as `cargo xtask package` does.
+/// Packs the built programs with `cargo xtask package`.
 ///
 /// # Errors
-/// It fails.
+/// The command fails.
 pub fn package(dir: &Path, version: &str) -> Result<PathBuf> {
     let xtask = testing::init_exe()?;
-    let programs = xtask.parent().context("xtask lies nowhere")?;
+    let programs = xtask.parent().context("xtask has no directory")?;
     let mut command = Command::new(&xtask);
     command.args(["package", "--dev", "--version", version, "--bin-dir"]);
     command.arg(programs).arg("--out").arg(dir);
     let output = wait::run(&mut command, LIMIT)?;
-    let deb = output.lines().next().context("no package was named")?;
+    let deb = output.lines().next().context("the command printed no path")?;
     Ok(PathBuf::from(deb))
 }
 
-/// Debian's own checker finds neither errors nor warnings.
+/// Checks the package with lintian.
 ///
 /// # Errors
-/// It finds some, which are in the error.
+/// lintian finds errors or warnings, which are in the error.
 pub fn is_clean(deb: &Path) -> Result<()> {
     let mut command = Command::new("lintian");
     command.args(["--allow-root", "--no-cfg", "--fail-on", "error,warning"]);
@@ -40,19 +40,19 @@ pub fn is_clean(deb: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The beginning of the same package as another version: what comes before its files. The files themselves need not be
-/// packed, sent and kept twice.
+/// The part of a package with another version that precedes its files. The files are the same, so they are not packed
+/// and copied twice.
 pub struct Newer {
-    /// Up to where the files begin.
+    /// The file with that part.
     pub head: PathBuf,
-    /// Where they begin in the first package, counted from 1 as `tail -c` does.
+    /// The offset of the files in the first package, counted from 1 as in `tail -c`.
     pub rest_from: usize,
 }
 
-/// Makes `deb` another version.
+/// Creates a package like `deb` with another version.
 ///
 /// # Errors
-/// It is no package.
+/// `deb` is not a package.
 pub fn newer(deb: &Path, version: &str) -> Result<Newer> {
     let dir = deb.with_extension("newer");
     let inside = dir.join("DEBIAN");
@@ -67,7 +67,7 @@ pub fn newer(deb: &Path, version: &str) -> Result<Newer> {
     let line = text
         .lines()
         .find(|line| line.starts_with("Version:"))
-        .context("no version")?;
+        .context("the control file has no version")?;
     std::fs::write(&control, text.replace(line, &format!("Version: {version}")))?;
     let head = deb.with_file_name("newer.head");
     tool(&["--root-owner-group", "-Zgzip", "--build"], [&dir, &head])?;
@@ -80,16 +80,16 @@ pub fn newer(deb: &Path, version: &str) -> Result<Newer> {
     })
 }
 
-/// Where the member `data.tar` begins, with its header.
+/// The offset of the member `data.tar`, including its header.
 fn files_begin(deb: &[u8]) -> Result<usize> {
     let mut at = MAGIC;
     while let Some(header) = deb.get(at..at + HEADER) {
         if header.starts_with(b"data.tar") {
             return Ok(at);
         }
-        let size = header.get(48..58).context("a short header")?;
+        let size = header.get(48..58).context("a member's header is incomplete")?;
         let size: usize = str::from_utf8(size)?.trim().parse()?;
         at += HEADER + size.next_multiple_of(2);
     }
-    bail!("a package without files")
+    bail!("the package has no files")
 }

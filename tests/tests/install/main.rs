@@ -1,4 +1,4 @@
-//! The Debian package on a booted Debian with systemd: installed, set up, upgraded, rebooted, refused, removed, purged.
+//! The Debian package on a running Debian with systemd: installed, set up, upgraded, rebooted, removed, purged.
 
 mod deb;
 
@@ -15,7 +15,7 @@ const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
 fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Result<()> {
     World::with(|world| {
         let mut steps = Steps::default();
-        // It boots while the packages are made and checked.
+        // It boots while the packages are built and checked.
         let machine = Machine::create(world, "cupboard")?;
         let dir = tempfile::tempdir()?;
         let first = deb::package(dir.path(), "0.1.0")?;
@@ -50,7 +50,7 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
     })
 }
 
-/// The machine is an instance as well: what takes a whole Debian in the guest is tried here, where one runs anyway.
+/// The machine is itself an instance, so features that need a complete Debian in the guest are tested here.
 fn reached_from_outside(machine: &Machine<'_>) -> Result<()> {
     let (world, name) = (machine.world, machine.name());
     guest_agent::runs_programs_in(world, name)?;
@@ -68,22 +68,22 @@ fn name(file: &Path) -> String {
 }
 
 fn installed(machine: &Machine<'_>, deb: &Path) -> Result<()> {
-    let said = machine.run(&format!("apt-get install -qy /root/{}", name(deb)))?;
-    ensure!(said.contains("sudo waifud init"), "no next step: {said}");
+    let output = machine.run(&format!("apt-get install -qy /root/{}", name(deb)))?;
+    ensure!(output.contains("sudo waifud init"), "the output contains no next step: {output}");
     machine
         .run("id waifud && id waifud-metadata && id waifud-image && getent group waifud-admin")?;
     machine.run("test -s /usr/share/man/man1/waifuctl.1.gz")?;
     machine.run("bash -n /usr/share/bash-completion/completions/waifuctl")?;
-    // Nothing runs before somebody has said so.
+    // No daemon runs before `waifud init`.
     machine.run(&format!("! systemctl is-active {DAEMONS}"))?;
     Ok(())
 }
 
 fn set_up(machine: &Machine<'_>) -> Result<()> {
-    let said = machine.run("waifud init --yes")?;
+    let output = machine.run("waifud init --yes")?;
     ensure!(
-        said.contains("waifuctl "),
-        "init names no next command: {said}"
+        output.contains("waifuctl "),
+        "init prints no next command: {output}"
     );
     machine.run(&format!("systemctl is-active {DAEMONS} waifud-guests"))?;
     machine.run(&format!("systemctl is-enabled {DAEMONS} waifud-guests"))?;
@@ -92,36 +92,36 @@ fn set_up(machine: &Machine<'_>) -> Result<()> {
         nodes.contains("\"ready\""),
         "init ended before the node was ready: {nodes}"
     );
-    // Twice is once.
+    // A second run changes nothing.
     machine.run("waifud init --yes")?;
     let again = machine.run("waifuctl node list --json")?;
     let again: serde_json::Value = serde_json::from_str(&again)?;
     let count = again["items"].as_array().map(Vec::len);
     ensure!(count == Some(1), "init twice made other nodes: {again}");
-    // A user who is not in the group hears which it is and how to get into it.
-    let said = machine.refused("runuser -u debian -- waifuctl list")?;
+    // The error for a user outside the group names the group and the command that adds the user.
+    let output = machine.refused("runuser -u debian -- waifuctl list")?;
     ensure!(
-        said.contains("waifud-admin") && said.contains("usermod"),
-        "{said}"
+        output.contains("waifud-admin") && output.contains("usermod"),
+        "{output}"
     );
     Ok(())
 }
 
-/// Who the daemons are, and what they may do, as the kernel says.
+/// The users and capabilities of the daemons, from the kernel.
 fn confined(machine: &Machine<'_>) -> Result<()> {
     for (daemon, user) in [
         ("waifud", "waifud"),
         ("waifud-metadatad", "waifud-metadata"),
         ("waifud-agentd", "root"),
     ] {
-        let said = machine.run(&format!(
+        let output = machine.run(&format!(
             "pid=$(systemctl show -P MainPID {daemon}); \
              test \"$(awk '/^Uid:/{{print $2,$3,$4,$5}}' /proc/$pid/status | tr ' ' '\\n' | sort -u)\" = \"$(id -u {user})\" && \
              awk '/^(CapEff|CapBnd|NoNewPrivs):/{{print $2}}' /proc/$pid/status"
         ))?;
-        let fields: Vec<&str> = said.split_whitespace().collect();
+        let fields: Vec<&str> = output.split_whitespace().collect();
         let [effective, bounding, no_new] = fields[..] else {
-            anyhow::bail!("{daemon}: {said}");
+            anyhow::bail!("{daemon}: {output}");
         };
         ensure!(no_new == "1", "{daemon} may gain privileges");
         if user == "root" {
@@ -147,20 +147,20 @@ fn confined(machine: &Machine<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Starts a guest inside of the machine; it boots while other things are looked at.
+/// Starts a guest inside the machine.
 fn guest(machine: &Machine<'_>) -> Result<()> {
     machine.run("waifuctl template add button --user nobody --file /root/button.qcow2")?;
     machine.run("waifuctl create inner -t button --memory 64M --disk 1G --no-ssh-key")?;
     runs(machine)
 }
 
-/// It runs, and has booted far enough to hear its power button.
+/// Waits until it runs and reacts to its power button.
 fn runs(machine: &Machine<'_>) -> Result<()> {
     machine.run("waifuctl wait inner --for running --timeout 5m")?;
     machine.until(
         "the guest inside to boot",
         "waifuctl logs inner 2>&1 || true",
-        |said| said.contains(button::UP),
+        |output| output.contains(button::UP),
     )
 }
 
@@ -177,7 +177,7 @@ fn upgraded_under_a_running_guest(machine: &Machine<'_>, deb: &Path, newer: &New
     machine.run("apt-get install -qy /root/newer.deb")?;
     ensure!(
         machine.run("pgrep -f guest=inner")? == qemu,
-        "the upgrade touched the guest"
+        "the upgrade restarted the guest"
     );
     let now = machine.run(pids)?;
     let same = now
@@ -185,17 +185,17 @@ fn upgraded_under_a_running_guest(machine: &Machine<'_>, deb: &Path, newer: &New
         .any(|pid| daemons.split_whitespace().any(|before| pid == before));
     ensure!(
         !same,
-        "the upgrade restarted not every daemon: {daemons}{now}"
+        "the upgrade did not restart every daemon: {daemons}{now}"
     );
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
     machine.until(
         "waifud after its upgrade",
         "waifuctl list || true",
-        |said| said.contains("inner"),
+        |output| output.contains("inner"),
     )
 }
 
-/// The machine goes down by systemd, which stops the guest cleanly by our unit; the next boot starts it again.
+/// At a shutdown, our unit stops the guest cleanly. The next boot starts it again.
 fn rebooted(machine: &Machine<'_>) -> Result<()> {
     machine.reboot()?;
     let journal = machine.run("journalctl -b -1 -o cat -u waifud-guests")?;
@@ -206,22 +206,22 @@ fn rebooted(machine: &Machine<'_>) -> Result<()> {
     machine.until(
         "waifud after the boot",
         &format!("systemctl is-active {DAEMONS} waifud-guests || true"),
-        |said| said.lines().count() == 4 && said.lines().all(|line| line == "active"),
+        |output| output.lines().count() == 4 && output.lines().all(|line| line == "active"),
     )?;
-    machine.until("waifud to answer", "waifuctl list || true", |said| {
-        said.contains("inner")
+    machine.until("waifud to answer", "waifuctl list || true", |output| {
+        output.contains("inner")
     })?;
     runs(machine)
 }
 
 fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
-    let said = machine.refused("apt-get remove -qy waifud")?;
-    ensure!(said.contains("inner"), "the refusal names no guest: {said}");
+    let output = machine.refused("apt-get remove -qy waifud")?;
+    ensure!(output.contains("inner"), "the refusal does not name the guest: {output}");
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
     machine.until(
         "waifud after the refusal",
         "waifuctl list || true",
-        |said| said.contains("inner"),
+        |output| output.contains("inner"),
     )?;
     machine.run("waifuctl delete inner --yes --wait --timeout 3m")?;
     machine.run("apt-get remove -qy waifud")?;
@@ -243,7 +243,7 @@ fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
     };
     ensure!(
         after == before,
-        "the host's network is not what it was.\nonly before:\n{}\nonly after:\n{}",
+        "the host's network has changed.\nonly before:\n{}\nonly after:\n{}",
         lines(before, &after),
         lines(&after, before)
     );
@@ -251,17 +251,17 @@ fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
 }
 
 fn purged(machine: &Machine<'_>) -> Result<()> {
-    let said = machine.run("apt-get purge -qy waifud 2>&1")?;
+    let output = machine.run("apt-get purge -qy waifud 2>&1")?;
     ensure!(
-        said.contains("/var/lib/waifud-agent"),
-        "purge says nothing of disks: {said}"
+        output.contains("/var/lib/waifud-agent"),
+        "purge does not mention the disks: {output}"
     );
     let left = machine.run(
         "find / -xdev -name '*waifu*' -not -path '/root/*' -not -path '/var/lib/waifud-agent/*'; \
          find /run -name '*waifu*' -not -path '/run/systemd/*'",
     )?;
     ensure!(left.trim() == "/var/lib/waifud-agent", "left: {left}");
-    // A number that owned files is given to nobody else.
+    // The accounts stay, so that their numbers are not reused by others.
     machine.run("id waifud && id waifud-metadata && id waifud-image")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the demo puts into the guest, and how it proves over SSH that the guest's own cloud-init did it.
+//! The demo's user-data, and the verification over SSH that the guest's cloud-init applied it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::{Lab, wait};
 
-/// The demo's cloud-config. One kind of host key and no locale, because an emulated guest makes them slowly.
+/// The demo's cloud-config. Only one type of host key and no locale, because an emulated guest generates them slowly.
 pub const USER_DATA: &str = "#cloud-config
 locale: false
 ssh_genkeytypes: [ed25519]
@@ -19,29 +19,29 @@ runcmd:
   - [sh, -c, 'echo ran as $(id -un) on $(hostname) > /var/lib/waifud-demo']
 ";
 
-/// How long SSH may take: the guest says ready before its sshd has answered once.
+/// Limit until SSH answers: the guest may be ready before its sshd has started.
 const SSH_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long one command over SSH may take: an emulated guest on a busy machine was seen to need more than 30 s.
+/// Limit of a command over SSH. An emulated guest on a busy machine needed more than 30 s for one.
 const COMMAND_LIMIT: Duration = Duration::from_mins(2);
 
-/// An SSH key made for this run.
+/// The SSH key of this run.
 pub struct Key {
-    /// As the node sees it.
+    /// The path in the node.
     pub private_inside: PathBuf,
-    /// The public half, as the machine sees it.
+    /// The path of the public key on the machine.
     pub public_outside: PathBuf,
-    /// The public half's text.
+    /// The public key.
     public: String,
 }
 
-/// What the guest said of itself.
+/// The guest's own report.
 pub struct Proven {
     pub datasource: String,
     pub cloud_init: String,
 }
 
-/// Makes a key in the lab's own directory.
+/// Creates a key in the lab's directory.
 pub fn make_key(lab: &Lab) -> Result<Key> {
     let private_inside = PathBuf::from("/etc/waifud/demo-key");
     let private = lab.path_outside(&private_inside);
@@ -52,7 +52,7 @@ pub fn make_key(lab: &Lab) -> Result<Key> {
     wait::run(&mut command, Duration::from_secs(20))?;
     let public_outside = private.with_extension("pub");
     let public =
-        std::fs::read_to_string(&public_outside).context("ssh-keygen left no public key")?;
+        std::fs::read_to_string(&public_outside).context("cannot read the public key that ssh-keygen created")?;
     Ok(Key {
         private_inside,
         public_outside,
@@ -60,7 +60,7 @@ pub fn make_key(lab: &Lab) -> Result<Key> {
     })
 }
 
-/// Logs in and checks everything that user-data and metadata should have done.
+/// Logs in and checks the results of user-data and metadata.
 pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Proven> {
     let guest = Guest { lab, key, address };
     let hostname = wait::until("the guest's SSH", SSH_LIMIT, || {
@@ -68,17 +68,17 @@ pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Prov
     })?;
     ensure!(
         hostname.trim() == name,
-        "the guest calls itself {hostname:?}"
+        "the guest's host name is {hostname:?}"
     );
     let written = guest.run(&["cat", "/etc/waifud-demo"])?;
     ensure!(
         written.trim() == "written by user-data",
-        "write_files left {written:?}"
+        "write_files wrote {written:?}"
     );
     let ran = guest.run(&["cat", "/var/lib/waifud-demo"])?;
     ensure!(
         ran.trim() == format!("ran as root on {name}"),
-        "runcmd left {ran:?}"
+        "runcmd wrote {ran:?}"
     );
     let keys = guest.run(&["cat", ".ssh/authorized_keys"])?;
     let key_body = key
@@ -92,7 +92,7 @@ pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Prov
     );
 
     let result: Value = serde_json::from_str(&guest.run(&["cat", "/run/cloud-init/result.json"])?)
-        .context("result.json is no JSON")?;
+        .context("result.json is not valid JSON")?;
     let errors = result
         .pointer("/v1/errors")
         .and_then(Value::as_array)
@@ -113,9 +113,9 @@ pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Prov
     let cloud_init = status
         .trim()
         .strip_prefix("status: ")
-        .context("cloud-init status said nothing")?;
+        .context("cannot parse the output of cloud-init status")?;
     ensure!(cloud_init == "done", "cloud-init status is {cloud_init:?}");
-    // "DataSourceOpenStackLocal [net,ver=2]": the class is the datasource, the rest how it was reached.
+    // For example "DataSourceOpenStackLocal [net,ver=2]": the class of the datasource, and how it was reached.
     let class = datasource.split_whitespace().next().unwrap_or(datasource);
     Ok(Proven {
         datasource: class.to_owned(),
@@ -123,7 +123,7 @@ pub fn ask_guest(lab: &Lab, key: &Key, address: &str, name: &str) -> Result<Prov
     })
 }
 
-/// A guest reached from its node.
+/// A guest that is reached from its node.
 struct Guest<'a> {
     lab: &'a Lab,
     key: &'a Key,

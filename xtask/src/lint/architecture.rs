@@ -1,8 +1,8 @@
 //! ARCHITECTURE.md names files and functions that exist.
 //!
-//! The form: a path from the repository's root in backticks, and after it, in the same line, any number of its functions, each
-//! as `fn NAME` in backticks. A path that ends with `/` is a directory. Targets of links are checked too. In a table with a
-//! column "file and function", every row names at least one of each.
+//! The form: a path from the repository's root in backticks, and after it, in the same line, any number of its
+//! functions, each as `fn NAME` in backticks. A path that ends with `/` is a directory. Targets of links are checked
+//! too. In a table with a column "file and function", every row names at least one of each.
 
 use std::path::Path;
 

@@ -1,11 +1,11 @@
-//! The layers: arrows between our crates point down only.
+//! The layers of our crates: each depends only on crates of lower layers.
 //!
 //! ```text
 //! programs   >   services   >   adapters   >   contracts   >   core
 //! ```
 //!
-//! Services may name adapter crates for the traits in them, but must not switch on what talks to the outside. Tests
-//! may use anything (`dev-dependencies` are not looked at), and so may tools, which nothing of the product uses.
+//! Services may depend on adapter crates for their traits, but must not enable the features that access the outside.
+//! Tests may use anything (`dev-dependencies` are not checked). So may tools, which the product does not use.
 
 use anyhow::Result;
 
@@ -21,7 +21,7 @@ enum Layer {
     Tool,
 }
 
-/// Every crate of the workspace; one that is not here has no place yet.
+/// Every crate of the workspace. The lint reports crates that are missing here.
 const LAYERS: &[(&str, Layer)] = &[
     ("waifud", Layer::Program),
     ("waifuctl", Layer::Program),
@@ -47,7 +47,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("xtask", Layer::Tool),
 ];
 
-/// Arrows within one layer, each with its reason.
+/// Allowed dependencies within one layer, each with its reason.
 const SIDEWAYS: &[(&str, &str)] = &[
     // `Digest::of`, and sizes of filesystems as `DiskSpace`.
     ("waifud-types", "waifud-kit"),
@@ -59,18 +59,18 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("waifud-sim", "waifud-metadata"),
 ];
 
-/// Crates from outside that only one of ours may use.
+/// External crates that only one of our crates may use.
 const ONLY: &[(&str, &str)] = &[
     ("rusqlite", "waifud-store"),
     ("virt", "waifud-hypervisor"),
     ("virt-sys", "waifud-hypervisor"),
 ];
 
-/// What xtask may use, so that it builds fast and without libvirt's headers.
+/// Our crates that xtask may use. It must build fast and without libvirt's headers.
 const XTASK: &[&str] = &["waifud-images", "waifud-lab"];
 
-/// Features of adapters that bring no outside with them, so that services may switch them on.
-const HARMLESS: &[&str] = &["fake", "conformance", "testing"];
+/// Features of adapters that do not access the outside. Services may enable them.
+const ALLOWED_FEATURES: &[&str] = &["fake", "conformance", "testing"];
 
 pub fn check() -> Result<()> {
     super::none_of(&findings(&workspace()?.packages))
@@ -89,7 +89,7 @@ fn findings(packages: &[Package]) -> Vec<String> {
         let from = &package.name;
         let Some(layer_of_package) = layer(from) else {
             findings.push(format!(
-                "{from} has no layer: give it one in xtask/src/lint/arrows.rs"
+                "{from} has no layer: add it to xtask/src/lint/arrows.rs"
             ));
             continue;
         };
@@ -105,15 +105,15 @@ fn findings(packages: &[Package]) -> Vec<String> {
                 findings.push(format!("{from} -> {to}: only {only} may use it"));
             }
             if from == "xtask" && layer(to).is_some() && !XTASK.contains(&to.as_str()) {
-                findings.push(format!("{from} -> {to}: xtask builds alone"));
+                findings.push(format!("{from} -> {to}: xtask may not use this crate"));
             }
             if let Some(below) = layer(to) {
                 let sideways = SIDEWAYS.contains(&(from.as_str(), to.as_str()));
                 if below >= layer_of_package && layer_of_package != Layer::Tool && !sideways {
-                    findings.push(format!("{from} -> {to}: arrows point down, and {to} is {below:?}, not below {layer_of_package:?}"));
+                    findings.push(format!("{from} -> {to}: {to} is in layer {below:?}, which is not below {layer_of_package:?}"));
                 }
                 if layer_of_package == Layer::Service && below == Layer::Adapter {
-                    findings.extend(outside_switched_on(from, dependency, packages));
+                    findings.extend(enabled_outside(from, dependency, packages));
                 }
             }
         }
@@ -121,8 +121,8 @@ fn findings(packages: &[Package]) -> Vec<String> {
     findings
 }
 
-/// What a service switches on in an adapter beyond its traits.
-fn outside_switched_on(
+/// A finding if a service enables more of an adapter than its traits.
+fn enabled_outside(
     from: &str,
     dependency: &Dependency,
     packages: &[Package],
@@ -139,11 +139,11 @@ fn outside_switched_on(
         .iter()
         .chain(default.into_iter().flatten())
         .map(String::as_str)
-        .filter(|feature| !HARMLESS.contains(feature))
+        .filter(|feature| !ALLOWED_FEATURES.contains(feature))
         .collect();
     (!on.is_empty()).then(|| {
         format!(
-            "{from} -> {} with {}: services see traits, programs choose adapters",
+            "{from} -> {} with {}: services use traits only; programs choose adapters",
             adapter.name,
             on.join(", ")
         )
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn arrows_up_and_sideways_are_found_and_arrows_down_are_not() {
+    fn dependencies_up_and_sideways_are_found_and_those_down_are_not() {
         let bad = [
             ("waifud-network", "waifud-agent"),
             ("waifud-network", "waifud-storage"),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_must_not_switch_libvirt_on_directly_or_by_default() {
+    fn a_service_must_not_enable_libvirt_directly_or_by_default() {
         let mut hypervisor = package("waifud-hypervisor", &[]);
         let agent = |features| package("waifud-agent", &[("waifud-hypervisor", features)]);
         let count = |agent, hypervisor| findings(&[agent, hypervisor]).len();

@@ -1,7 +1,7 @@
-//! Licences, banned crates and sources, from `deny.toml`: by cargo-deny where it is installed, and always by ourselves.
+//! Licences, banned crates and sources, according to `deny.toml`.
 //!
-//! Our own check reads the part of cargo-deny's format that we use; it needs no network and nothing to install, so that
-//! it runs everywhere.
+//! Our own check reads the part of cargo-deny's format that we use. It needs no network and no installation, so it runs
+//! everywhere. If cargo-deny is installed, it runs too.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -42,7 +42,7 @@ struct Banned {
     #[serde(rename = "crate")]
     name: String,
     reason: String,
-    /// Crates from outside that may bring it; ours may not use it even so.
+    /// External crates that may depend on it. Our own crates may not.
     #[serde(default)]
     wrappers: Vec<String>,
 }
@@ -56,7 +56,7 @@ struct Sources {
 pub fn check() -> Result<()> {
     let path = cargo::repository().join("deny.toml");
     let text = std::fs::read_to_string(&path).context("cannot read deny.toml")?;
-    let deny: Deny = toml::from_str(&text).context("deny.toml is not understood")?;
+    let deny: Deny = toml::from_str(&text).context("cannot parse deny.toml")?;
     super::none_of(&findings(&deny, &everything()?.packages))?;
     if cargo::has_subcommand("deny") {
         cargo::run(cargo::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
@@ -66,7 +66,7 @@ pub fn check() -> Result<()> {
 
 fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
     let mut findings = Vec::new();
-    // What lies in this repository has this repository's licence.
+    // Packages of this repository have the repository's licence.
     let foreign = packages
         .iter()
         .filter_map(|package| package.source.as_deref().map(|source| (package, source)));
@@ -119,13 +119,14 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
                 ));
             }
             Some(Err(error)) => findings.push(format!("{name}: {error:#}")),
-            None => findings.push(format!("{name} names no licence")),
+            None => findings.push(format!("{name} has no licence")),
         }
     }
     findings
 }
 
-/// The licence of a package that has a file instead of an expression: MIT, by its text, as cargo-deny finds it too.
+/// The licence of a package that has a file instead of an expression. Only the text of MIT is recognized, as by
+/// cargo-deny.
 fn from_file(package: &Package) -> Option<String> {
     let file = package
         .manifest_path
@@ -143,13 +144,13 @@ const GRANT: &str = "Permission is hereby granted, free of charge, to any person
     conditions: The above copyright notice and this permission notice shall be included in all copies or substantial \
     portions of the Software. THE SOFTWARE IS PROVIDED \"AS IS\"";
 
-/// Whether a text grants what the MIT licence grants, and demands nothing else before its disclaimer.
+/// Whether a text has the MIT licence's grant and no other conditions before its disclaimer.
 fn is_mit(text: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     words(text).contains(&words(GRANT))
 }
 
-/// Whether a crate of this repository names that one as its own dependency.
+/// Whether a crate of this repository depends on it directly.
 fn ours_use(packages: &[Package], name: &str) -> bool {
     packages
         .iter()

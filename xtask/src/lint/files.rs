@@ -1,4 +1,4 @@
-//! Every source file says in its first line what it is for, and holds one idea: at most 600 lines.
+//! Every source file starts with a line that describes its purpose, and has at most 600 lines.
 
 use anyhow::{Context, Result};
 
@@ -21,7 +21,7 @@ pub fn check() -> Result<()> {
     let mut findings = Vec::new();
     for name in cargo::read(&mut list)?.split_terminator('\0') {
         let path = cargo::repository().join(name);
-        // Removed, and not committed yet.
+        // The removal of a file may not be committed yet.
         if path.is_file() {
             let text =
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
@@ -35,13 +35,13 @@ fn findings_in(name: &str, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     if !text.starts_with("//! ") {
         findings.push(format!(
-            "{name}:1: does not open with a `//!` line that says what the file is for"
+            "{name}:1: does not start with a `//!` line that describes its purpose"
         ));
     }
     let lines = text.lines().count();
     if lines > LONGEST {
         findings.push(format!(
-            "{name}: {lines} lines hold more than one idea (at most {LONGEST})"
+            "{name}: has {lines} lines (at most {LONGEST} are allowed): split it by topic"
         ));
     }
     findings
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_purpose_and_a_long_one_are_found() {
+    fn a_file_without_a_description_and_a_long_one_are_found() {
         assert_eq!(findings_in("a.rs", "//! For a.\n").len(), 0);
         assert_eq!(findings_in("a.rs", "fn main() {}\n").len(), 1);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Licence expressions as SPDX writes them: names, AND, OR, WITH and parentheses.
+//! SPDX licence expressions: names, AND, OR, WITH and parentheses.
 //!
 //! (SPDX 2.3, annex D: WITH binds more tightly than AND, AND more tightly than OR. crates.io's old `MIT/Apache-2.0`
 //! means OR.)
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 /// Whether `expression` can be satisfied with licences that `allowed` accepts (`NAME` or `NAME WITH EXCEPTION`).
 ///
 /// # Errors
-/// It is no such expression.
+/// `expression` is not a licence expression.
 pub fn satisfied(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<bool> {
     let spaced = expression
         .replace('/', " OR ")
@@ -17,15 +17,15 @@ pub fn satisfied(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<boo
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut rest = words.as_slice();
     let result = either(&mut rest, allowed)
-        .with_context(|| format!("{expression:?} is no licence expression"))?;
-    ensure!(rest.is_empty(), "{expression:?} is no licence expression");
+        .with_context(|| format!("{expression:?} is not a licence expression"))?;
+    ensure!(rest.is_empty(), "{expression:?} is not a licence expression");
     Ok(result)
 }
 
 fn either(rest: &mut &[&str], allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
     let mut result = both(rest, allowed)?;
     while take(rest, "OR") {
-        // Both sides are read, whatever the first says.
+        // The second side must be parsed even if the first is satisfied.
         result |= both(rest, allowed)?;
     }
     Some(result)

@@ -1,4 +1,4 @@
-//! What `cargo metadata` says, as far as we ask.
+//! The parts of `cargo metadata` that lints and tests use.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub struct Package {
     pub license_file: Option<PathBuf>,
     #[serde(default)]
     pub manifest_path: PathBuf,
-    /// `None` for what lies in this repository.
+    /// `None` for packages of this repository.
     pub source: Option<String>,
     pub dependencies: Vec<Dependency>,
     #[serde(default)]
@@ -39,12 +39,12 @@ pub struct Dependency {
     pub features: Vec<String>,
 }
 
-/// Only our own crates.
+/// Our own crates only.
 pub fn workspace() -> Result<Metadata> {
     read(&["--no-deps"])
 }
 
-/// Our own crates and everything that is built with them for this kind of machine.
+/// Our own crates and all their dependencies on this platform.
 pub fn everything() -> Result<Metadata> {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     read(&["--filter-platform", &platform])
@@ -56,5 +56,5 @@ fn read(arguments: &[&str]) -> Result<Metadata> {
             .args(["metadata", "--format-version", "1"])
             .args(arguments),
     )?;
-    serde_json::from_str(&text).context("cargo metadata printed something new")
+    serde_json::from_str(&text).context("cannot parse the output of cargo metadata")
 }

@@ -1,4 +1,4 @@
-//! The Debian package: the tree, with the control files of `packaging/debian`, packed by `dpkg-deb`.
+//! The Debian package: the tree and the control files of `packaging/debian`, packed by `dpkg-deb`.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,13 +11,14 @@ use crate::cargo;
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
-/// What Debian calls this machine, such as `amd64`.
+/// Debian's name of this machine's architecture, for example `amd64`.
 pub fn architecture() -> Result<String> {
     let text = cargo::read(Command::new("dpkg").arg("--print-architecture"))?;
     Ok(text.trim().to_owned())
 }
 
-/// Packs `root` into `out`, small or quickly, and returns the package's path. Adds `DEBIAN` to the tree.
+/// Packs `root` into `out` and returns the path of the package. Adds `DEBIAN` to the tree. `quick` chooses fast
+/// compression.
 pub fn make(
     root: &Path,
     version: &str,
@@ -52,7 +53,7 @@ pub fn make(
     Ok(package)
 }
 
-/// Debian's own changelog, which has one entry: what changed stands in CHANGELOG.md beside it.
+/// The changelog that Debian demands. Its one entry refers to CHANGELOG.md.
 fn changelog(root: &Path, version: &str) -> Result<()> {
     let date = jiff::Zoned::now().strftime("%a, %d %b %Y %H:%M:%S %z");
     let text = format!(
@@ -102,7 +103,7 @@ mod tests {
         assert!(text.contains("\nVersion: 1.2.3\n") && text.contains("\nInstalled-Size: 4096\n"));
     }
 
-    /// What a daemon is confined to is decided by its unit; a unit without is a mistake.
+    /// The units confine the daemons.
     #[test]
     fn every_daemon_has_a_unit_with_bounds() {
         for (daemon, user) in [

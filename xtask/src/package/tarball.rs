@@ -1,4 +1,4 @@
-//! The plain tarball, for hosts that are no Debian: the same tree under one directory, to be copied over `/`.
+//! The tarball for hosts that do not run Debian: the same tree below one directory, to be copied to `/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::cargo;
 
-/// Packs `root` into `out`, small or quickly, and returns the tarball's path.
+/// Packs `root` into `out` and returns the path of the tarball. `quick` chooses fast compression.
 pub fn make(
     root: &Path,
     version: &str,

@@ -1,4 +1,4 @@
-//! What is installed, where: programs, units, users, completions, man pages, documentation.
+//! The installed files and their places: programs, units, users, completions, man pages, documentation.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 
-/// Programs and their directories: what people call, and what only runs as a daemon.
+/// Programs and their directories: commands in `bin`, daemons in `sbin`.
 const PROGRAMS: [(&str, &str); 4] = [
     ("waifuctl", "usr/bin"),
     ("waifud", "usr/sbin"),
@@ -17,7 +17,7 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("waifud-metadatad", "usr/sbin"),
 ];
 
-/// Files of the repository and where they go.
+/// Files of the repository and their places.
 const FILES: [(&str, &str); 11] = [
     (
         "packaging/systemd/waifud.service",
@@ -50,14 +50,14 @@ const FILES: [(&str, &str); 11] = [
     ("SECURITY.md", "usr/share/doc/waifud/SECURITY.md"),
 ];
 
-/// Shells and where their completions go.
+/// Shells and the places of their completions.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/waifuctl"),
     ("zsh", "usr/share/zsh/vendor-completions/_waifuctl"),
     ("fish", "usr/share/fish/vendor_completions.d/waifuctl.fish"),
 ];
 
-/// Makes the tree under `root`, with the programs of `programs`.
+/// Creates the tree below `root` with the programs in the directory `programs`.
 pub fn make(root: &Path, programs: &Path) -> Result<()> {
     for (name, dir) in PROGRAMS {
         let target = root.join(dir).join(name);
@@ -77,7 +77,7 @@ pub fn make(root: &Path, programs: &Path) -> Result<()> {
         let text = cargo::read(Command::new(&waifuctl).args(["completions", shell]))?;
         ensure!(
             text.contains("waifuctl"),
-            "the completions for {shell} are empty"
+            "waifuctl printed no completions for {shell}"
         );
         write(&root.join(to), text.as_bytes())?;
     }
@@ -89,7 +89,7 @@ pub fn make(root: &Path, programs: &Path) -> Result<()> {
         let missing = missing(&help, &page);
         ensure!(
             missing.is_empty(),
-            "packaging/man/{daemon}.8 lacks: {}",
+            "packaging/man/{daemon}.8 does not mention: {}",
             missing.join(", ")
         );
         let target = root.join(format!("usr/share/man/man8/{daemon}.8"));
@@ -99,7 +99,7 @@ pub fn make(root: &Path, programs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Commands and options of a program's help that its manual page does not name.
+/// Commands and options in a program's help that are missing in its manual page.
 fn missing(help: &str, page: &str) -> Vec<String> {
     let page = page.replace('\\', "");
     let mut section = "";
@@ -111,7 +111,7 @@ fn missing(help: &str, page: &str) -> Vec<String> {
         }
         let first = line.trim_start();
         let indent = line.len() - first.len();
-        // What is indented further than two spaces goes on with the explanation above.
+        // Deeper indentation continues the explanation above.
         let name = match section {
             "Commands:" if indent == 2 => first.split(' ').next(),
             "Options:" if first.starts_with('-') => {
@@ -126,7 +126,7 @@ fn missing(help: &str, page: &str) -> Vec<String> {
     missing
 }
 
-/// The guides and references, as they are.
+/// Copies guides and references unchanged.
 fn documentation(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
         let entry = entry?;
@@ -147,15 +147,15 @@ fn man_pages(waifuctl: &Path, dir: &Path) -> Result<()> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     pages.sort();
-    ensure!(!pages.is_empty(), "no man pages were written");
+    ensure!(!pages.is_empty(), "waifuctl wrote no man pages");
     for page in &pages {
         fs::set_permissions(page, Permissions::from_mode(0o644))?;
     }
-    // -n leaves out name and time, so that the same pages make the same bytes.
+    // -n omits the name and the time, so that the output depends on the pages only.
     cargo::run(Command::new("gzip").args(["-9", "-n"]).args(&pages))
 }
 
-/// Symbols that only a debugger reads are most of a program's size.
+/// Removes the symbols that only debuggers need. They are most of a program's size.
 fn strip(program: &Path) -> Result<()> {
     cargo::run(Command::new("strip").arg("--strip-unneeded").arg(program))
 }
@@ -176,7 +176,7 @@ fn write(to: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Directories have the usual mode whatever the umask.
+/// Creates a directory with mode 0755, independent of the umask.
 fn directory(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -184,7 +184,7 @@ fn directory(dir: &Path) -> Result<()> {
     if let Some(above) = dir.parent() {
         directory(above)?;
     }
-    fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     fs::set_permissions(dir, Permissions::from_mode(0o755))?;
     Ok(())
 }

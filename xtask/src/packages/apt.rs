@@ -1,4 +1,4 @@
-//! Asking dpkg and apt.
+//! Calls of dpkg and apt.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ const ASK: Duration = Duration::from_mins(2);
 /// Installed packages and their versions.
 ///
 /// # Errors
-/// This is no Debian.
+/// dpkg-query does not exist or fails.
 pub fn installed() -> Result<BTreeMap<String, String>> {
     let mut query = Command::new("dpkg-query");
     query.args([
@@ -23,7 +23,7 @@ pub fn installed() -> Result<BTreeMap<String, String>> {
         "--showformat",
         "${db:Status-Status} ${Package} ${Version}\n",
     ]);
-    let text = wait::run(&mut query, ASK).context("this needs Debian's package manager")?;
+    let text = wait::run(&mut query, ASK).context("cannot list the installed packages; this command supports Debian only")?;
     Ok(parse_installed(&text))
 }
 
@@ -39,7 +39,7 @@ fn parse_installed(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// apt-get, or apt-get under sudo, that waits for another apt to end and reads sources from `sources` if given.
+/// apt-get, through sudo if needed. It waits for other apt processes, and reads its sources from `sources` if given.
 fn apt_get(sources: Option<&Path>) -> Command {
     let mut command = match root::sudo() {
         Some(sudo) if !root::is_root() => {
@@ -58,7 +58,7 @@ fn apt_get(sources: Option<&Path>) -> Command {
     command
 }
 
-/// Options that make any apt program read `sources` (a directory that has all of the machine's own, too).
+/// Options that make apt programs read `sources`, a directory that includes the machine's own sources.
 fn source_options(sources: Option<&Path>) -> Vec<String> {
     sources.map_or(Vec::new(), |dir| {
         vec![
@@ -75,7 +75,7 @@ pub fn update(sources: Option<&Path>) -> Result<()> {
     cargo::run(apt_get(sources).args(["--quiet", "update"]))
 }
 
-/// `apt-get install`, for real.
+/// `apt-get install`.
 pub fn install(words: &[String], sources: Option<&Path>) -> Result<()> {
     let mut command = apt_get(sources);
     command
@@ -84,7 +84,7 @@ pub fn install(words: &[String], sources: Option<&Path>) -> Result<()> {
     cargo::run(&mut command)
 }
 
-/// Whether `apt-get install` would succeed, and what it says when not.
+/// Whether `apt-get install` would succeed, and its output if not.
 pub fn simulate(words: &[String], sources: Option<&Path>) -> Result<Result<(), String>> {
     let mut command = Command::new("apt-get");
     command.args(source_options(sources));
@@ -96,11 +96,11 @@ pub fn simulate(words: &[String], sources: Option<&Path>) -> Result<Result<(), S
     if output.status.success() {
         return Ok(Ok(()));
     }
-    let said = [output.stdout, output.stderr].concat();
-    Ok(Err(String::from_utf8_lossy(&said).trim().to_owned()))
+    let text = [output.stdout, output.stderr].concat();
+    Ok(Err(String::from_utf8_lossy(&text).trim().to_owned()))
 }
 
-/// Of `names`, those that `suite` has.
+/// The packages of `names` that `suite` has.
 pub fn in_suite(names: &[&str], suite: &str, sources: Option<&Path>) -> Result<Vec<String>> {
     let mut command = Command::new("apt-cache");
     command
@@ -110,7 +110,7 @@ pub fn in_suite(names: &[&str], suite: &str, sources: Option<&Path>) -> Result<V
     Ok(parse_madison(&wait::run(&mut command, ASK)?, suite))
 }
 
-/// Lines such as `qemu-utils | 1:10.0.2+ds-2~bpo12+1 | http://… bookworm-backports/main amd64 Packages`.
+/// Parses lines like `qemu-utils | 1:10.0.2+ds-2~bpo12+1 | http://… bookworm-backports/main amd64 Packages`.
 fn parse_madison(text: &str, suite: &str) -> Vec<String> {
     let mut names: Vec<String> = text
         .lines()

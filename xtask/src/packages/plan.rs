@@ -1,8 +1,8 @@
-//! From which suite QEMU and libvirt come.
+//! Chooses the suite of QEMU and libvirt.
 //!
-//! Debian's QEMU packages fit together only within one suite: `qemu-utils` from backports breaks `qemu-system-common`
-//! from the release. So: as apt would do it, unless a QEMU or libvirt package from backports is installed already or
-//! apt finds no way; then all of QEMU and libvirt by name from backports.
+//! Debian's QEMU packages are compatible only within one suite: `qemu-utils` from backports breaks `qemu-system-common`
+//! from the release. The choice is left to apt, unless a QEMU or libvirt package from backports is installed or apt
+//! finds no solution. In these cases all of QEMU and libvirt comes from backports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use super::apt;
 use super::quiet::NoServices;
 use super::sources::WithBackports;
 
-/// Packages that must be of one suite. Those that a suite does not have are left out.
+/// Packages that must come from one suite. Packages that the suite does not have are left out.
 const TOGETHER: &[&str] = &[
     "qemu-system-x86",
     "qemu-system-common",
@@ -42,13 +42,13 @@ pub fn install(names: &[&str]) -> Result<()> {
     } else {
         match apt::simulate(&plain, None)? {
             Ok(()) => return apt::install(&plain, None),
-            Err(said) => said,
+            Err(output) => output,
         }
     };
     let codename = codename(&fs::read_to_string("/etc/os-release")?)
-        .context("/etc/os-release names no release")?;
+        .context("/etc/os-release contains no VERSION_CODENAME")?;
     let suite = format!("{codename}-backports");
-    eprintln!("taking QEMU and libvirt from {suite}: {refused}");
+    eprintln!("installing QEMU and libvirt from {suite}: {refused}");
     let configured = !apt::in_suite(&["qemu-utils"], &suite, None)?.is_empty();
     let with = if configured {
         None
@@ -61,16 +61,16 @@ pub fn install(names: &[&str]) -> Result<()> {
     }
     let available = apt::in_suite(TOGETHER, &suite, sources)?;
     let words = from_backports(names, &installed, &available, &suite);
-    if let Err(said) = apt::simulate(&words, sources)? {
+    if let Err(output) = apt::simulate(&words, sources)? {
         bail!(
-            "apt-get finds no way to install {}:\n{said}",
+            "apt-get cannot install {}:\n{output}",
             words.join(" ")
         );
     }
     apt::install(&words, sources)
 }
 
-/// Whether a QEMU or libvirt package has a backport's version.
+/// Whether a QEMU or libvirt package from backports is installed.
 fn has_backports(installed: &BTreeMap<String, String>) -> bool {
     let ours = |name: &str| {
         TOGETHER.contains(&name) || name.starts_with("qemu-") || name.starts_with("libvirt")
@@ -80,8 +80,8 @@ fn has_backports(installed: &BTreeMap<String, String>) -> bool {
         .any(|(name, version)| ours(name) && version.contains("~bpo"))
 }
 
-/// `names`, and of the packages that must fit them those that are installed or that a wanted one needs, each with the
-/// suite where the suite has it. (`-t SUITE` would draw in everything else from backports, too.)
+/// `names`, plus the packages of [`TOGETHER`] that are installed or needed by one of `names`. Packages that `suite` has
+/// are requested from it. (`-t SUITE` would install everything else from backports, too.)
 fn from_backports(
     names: &[&str],
     installed: &BTreeMap<String, String>,

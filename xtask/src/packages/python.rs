@@ -1,4 +1,5 @@
-//! Python programs that tests run and Debian does not have: in a virtual environment below `target`, in pinned versions.
+//! Python programs that tests need and Debian does not have, in pinned versions, in a virtual environment below
+//! `target`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,28 +8,29 @@ use anyhow::{Context, Result};
 
 use crate::cargo;
 
-/// What is installed, with every version.
+/// The pinned versions.
 const REQUIREMENTS: &str = "crates/waifud/tests/https/requirements.txt";
 
 fn environment() -> PathBuf {
     cargo::target().join("schemathesis")
 }
 
-/// Installs schemathesis unless these versions are there. Where that fails, says so: its test fails or is skipped then.
+/// Installs schemathesis unless it is there in these versions. A failure is only printed: the test then fails or is
+/// skipped.
 pub fn install() {
     if let Err(error) = try_to() {
         eprintln!(
-            "schemathesis could not be installed, so the test that needs it can't run: {error:#}"
+            "schemathesis could not be installed, so the test that needs it cannot run: {error:#}"
         );
     }
 }
 
 fn try_to() -> Result<()> {
-    let wanted = std::fs::read_to_string(cargo::repository().join(REQUIREMENTS))
+    let requirements = std::fs::read_to_string(cargo::repository().join(REQUIREMENTS))
         .with_context(|| format!("cannot read {REQUIREMENTS}"))?;
     let environment = environment();
     let stamp = environment.join("installed.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == requirements) {
         return Ok(());
     }
     cargo::run(
@@ -48,5 +50,5 @@ fn try_to() -> Result<()> {
             .args(["--retries", "5", "--timeout", "30", "--requirement"])
             .arg(cargo::repository().join(REQUIREMENTS)),
     )?;
-    std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    std::fs::write(&stamp, requirements).with_context(|| format!("cannot write {}", stamp.display()))
 }

@@ -1,8 +1,8 @@
-//! Installing programs without getting services.
+//! Installs programs without starting their services.
 //!
-//! Up to libvirt 9 the programs and the service files are different packages, and only the programs are installed. From
-//! 11 on (Debian 13, and backports for 12) one package has both, and starts them. The lab runs its own copies in its own
-//! namespaces, so on the machine itself they must not run.
+//! Up to libvirt 9, programs and service files are in different packages, and only the programs are installed. From
+//! version 11 on (Debian 13, and backports for 12), one package has both and starts the services. The lab runs its own
+//! copies in namespaces, so they must not run on the machine itself.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,10 +13,10 @@ use anyhow::Result;
 
 use crate::{cargo, root};
 
-/// What invoke-rc.d and deb-systemd-invoke ask before they start something; 101 means no.
+/// invoke-rc.d and deb-systemd-invoke run this program before they start a service; exit code 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// What libvirt's packages would start.
+/// The units that libvirt's packages start.
 const UNITS: &[&str] = &[
     "libvirtd.service",
     "libvirtd.socket",
@@ -31,25 +31,25 @@ const UNITS: &[&str] = &[
     "virtlockd-admin.socket",
 ];
 
-/// Where systemd finds units.
+/// The directories in which systemd finds units.
 const UNIT_DIRS: &[&str] = &[
     "/etc/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
 
-/// While it lives, packages that are installed start nothing.
+/// While this value exists, installed packages start no services.
 pub struct NoServices {
     policy_made: bool,
 }
 
 impl NoServices {
-    /// Without systemd (a container) for the time of the installation, by a policy unless the machine has its own.
-    /// With systemd for good, by masking libvirt's units, except those that the machine has already: those are its
-    /// owner's.
+    /// Without systemd (in a container), installs a policy until the value is dropped, unless the machine has a policy.
+    /// With systemd, masks libvirt's units permanently, except those that exist already: they belong to the machine's
+    /// owner.
     ///
     /// # Errors
-    /// Not permitted.
+    /// The policy or the masks cannot be installed.
     pub fn start(packages: &[&str]) -> Result<Self> {
         if Path::new("/run/systemd/system").exists() {
             let exists = |unit: &str| {
@@ -60,7 +60,7 @@ impl NoServices {
             let units = to_mask(packages, exists);
             if !units.is_empty() {
                 eprintln!(
-                    "libvirt shall run in labs only, so its services are masked here; to make this machine a node:"
+                    "libvirt's services are masked, because libvirt runs in labs only. To use this machine as a node, run:"
                 );
                 eprintln!("  systemctl unmask {}", units.join(" "));
                 cargo::run(as_root("systemctl").arg("mask").args(&units))?;
@@ -73,7 +73,7 @@ impl NoServices {
         let script = tempfile::NamedTempFile::new()?;
         fs::write(
             script.path(),
-            "#!/bin/sh\n# For the time of one installation: cargo xtask packages\nexit 101\n",
+            "#!/bin/sh\n# Temporary, by cargo xtask packages\nexit 101\n",
         )?;
         fs::set_permissions(script.path(), fs::Permissions::from_mode(0o755))?;
         cargo::run(
@@ -91,12 +91,12 @@ impl Drop for NoServices {
         if self.policy_made
             && let Err(error) = cargo::run(as_root("rm").args(["-f", POLICY]))
         {
-            eprintln!("warning: remove {POLICY} by hand: {error:#}");
+            eprintln!("warning: cannot remove {POLICY}, remove it by hand: {error:#}");
         }
     }
 }
 
-/// The units that installing `packages` would bring and that do not exist yet.
+/// The units that `packages` would install and that do not exist yet.
 fn to_mask(packages: &[&str], exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
     if !packages
         .iter()

@@ -1,23 +1,23 @@
-//! Backports for a machine that has none configured: derived from its own sources, never a host of our choosing.
+//! A source for backports on a machine that has none configured, derived from its own sources. It uses no other host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The machine's own sources, and one entry more, in a directory that apt is pointed at and that is gone afterwards.
+/// A temporary directory for apt with the machine's own sources and one more entry.
 pub struct WithBackports {
     dir: tempfile::TempDir,
 }
 
 impl WithBackports {
-    /// For the release with this code name.
+    /// Adds the backports of the release with this code name.
     ///
     /// # Errors
-    /// No source of the machine serves that release's main part.
+    /// None of the machine's sources has the release's `main` component.
     pub fn new(codename: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("waifud-apt-").tempdir()?;
-        // apt reads as its own user.
+        // apt reads sources as a user of its own.
         fs::set_permissions(
             dir.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
@@ -32,7 +32,7 @@ impl WithBackports {
         }
         let (extension, entry) = found.with_context(|| {
             format!(
-                "no apt source of this machine serves {codename} main, so none serves its backports"
+                "no apt source of this machine has {codename} main, from which the source of its backports could be derived"
             )
         })?;
         fs::write(
@@ -66,7 +66,7 @@ fn files(etc: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The entry for `CODENAME-backports` beside the one for `CODENAME` in this file, and the extension it needs.
+/// An entry for `CODENAME-backports`, derived from the one for `CODENAME` in this file, and the extension of its file.
 fn backports_entry(path: &Path, text: &str, codename: &str) -> Option<(&'static str, String)> {
     if path.extension().is_some_and(|kind| kind == "sources") {
         text.split("\n\n")
@@ -97,7 +97,7 @@ fn deb822(stanza: &str, codename: &str) -> Option<String> {
     let uri = field("URIs")?.split_whitespace().next()?;
     let mut entry =
         format!("Types: deb\nURIs: {uri}\nSuites: {codename}-backports\nComponents: main\n");
-    // A key that is written out over several lines stays with its own stanza; apt's trusted keys then decide.
+    // A key that is embedded over several lines is not copied. apt then uses its trusted keys.
     if let Some(key) = field("Signed-By").filter(|key| key.starts_with('/')) {
         entry.push_str("Signed-By: ");
         entry.push_str(key);

@@ -14,8 +14,6 @@ use crate::lint::metadata::{Package, workspace};
 pub struct Selection {
     /// The packages whose tests run; `None` stands for all.
     pub packages: Option<BTreeSet<String>>,
-    /// Those of them that have a library, whose documentation may hold tests; `None` stands for all.
-    pub libraries: Option<BTreeSet<String>>,
     /// Whether anything but text changed. If not, only the lints of texts run.
     pub code: bool,
 }
@@ -25,7 +23,6 @@ impl Selection {
     pub fn everything() -> Self {
         Self {
             packages: None,
-            libraries: None,
             code: true,
         }
     }
@@ -40,8 +37,8 @@ impl Selection {
 
 /// Files outside of the packages, by how their paths begin, and the packages whose tests read or use them.
 ///
-/// Everything else that is Markdown or lies below `docs/` is text that no test reads. A test below checks that this list
-/// has every documentation file that is read.
+/// Everything else that is Markdown or lies below `docs/` is text that no test reads. A test below checks that this
+/// list has every documentation file that is read.
 const USED_BY: &[(&str, &[&str])] = &[
     ("docs/reference/cli.md", &["waifuctl"]),
     ("docs/reference/instance.schema.json", &["waifuctl"]),
@@ -68,7 +65,8 @@ const RUNS: &[(&str, &[&str])] = &[(
 const XTASK: &str = "xtask";
 const LAB: &str = "waifud-lab";
 
-/// Selects what the files that git reports as changed since `base` can affect: commits, the index, and the working tree.
+/// Selects what the files that git reports as changed since `base` can affect: commits, the index, and the working
+/// tree.
 ///
 /// # Errors
 /// git does not know `base`.
@@ -78,14 +76,7 @@ pub fn selection(base: &str) -> Result<Selection> {
     let packages = workspace()?.packages;
     let root = cargo::repository();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
-    let mut selection = affected(&files, &packages, root);
-    if let Some(selected) = &selection.packages {
-        let libraries = packages
-            .iter()
-            .filter(|package| selected.contains(&package.name))
-            .filter(|package| package.manifest_path.with_file_name("src/lib.rs").is_file());
-        selection.libraries = Some(libraries.map(|package| package.name.clone()).collect());
-    }
+    let selection = affected(&files, &packages, root);
     match &selection.packages {
         None => eprintln!("they can affect everything"),
         Some(packages) if packages.is_empty() => eprintln!("they can affect no test"),
@@ -148,7 +139,6 @@ fn affected(files: &[&str], packages: &[Package], root: &Path) -> Selection {
     tested.extend(changed);
     Selection {
         code: !tested.is_empty(),
-        libraries: None,
         packages: Some(tested),
     }
 }
@@ -166,14 +156,14 @@ fn package_of<'a>(file: &str, packages: &'a [Package], root: &Path) -> Option<&'
         .filter_map(|package| {
             let directory = package.manifest_path.parent()?;
             path.starts_with(directory)
-                .then(|| (directory.as_os_str().len(), package.name.as_str()))
+                .then_some((directory.as_os_str().len(), package.name.as_str()))
         })
         .max()
         .map(|(_, name)| name)
 }
 
-/// Adds every package that is built with one of `changed`, at whatever distance. What only tests depend on is not passed on:
-/// a changed test helper cannot affect the packages above the one that it tests.
+/// Adds every package that is built with one of `changed`, at whatever distance. What only tests depend on is not
+/// passed on: a changed test helper cannot affect the packages above the one that it tests.
 fn with_dependents(mut changed: BTreeSet<String>, packages: &[Package]) -> BTreeSet<String> {
     loop {
         let more: Vec<String> = packages
@@ -242,7 +232,6 @@ mod tests {
     fn some(names: &[&str]) -> Selection {
         Selection {
             code: !names.is_empty(),
-            libraries: None,
             packages: Some(names.iter().map(|&name| name.to_owned()).collect()),
         }
     }
@@ -307,7 +296,7 @@ mod tests {
             let Ok(text) = std::fs::read_to_string(root.join(name)) else {
                 continue;
             };
-            // By a path relative to a package: "../../docs/…"
+            // Tests name them relative to their package.
             for (at, start) in text.match_indices(concat!("../", "docs/")) {
                 let path = &text[at + start.len() - "docs/".len()..];
                 let path = path.split('"').next().unwrap();

@@ -25,8 +25,8 @@ pub struct Summary {
 
 /// Reads the output of libtest, with or without `--report-time`.
 ///
-/// With one thread, libtest prints `test NAME ... ` when the test starts, so output of the test's child processes can stand
-/// between that and the result.
+/// With one thread, libtest prints `test NAME ... ` when the test starts, so output of the test's child processes can
+/// stand between that and the result.
 pub fn parse(text: &str) -> Summary {
     let mut summary = Summary::default();
     let mut started: Option<String> = None;

@@ -1,6 +1,5 @@
 //! The test programs of the workspace: built by one cargo command, which reports where each one is.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,36 +33,19 @@ impl Program {
     }
 }
 
-/// Builds all programs, and the test programs of `packages` (of the whole workspace when `None`).
+/// Builds all programs, and all test programs.
 ///
-/// Benches are left out: `clippy` checks that they compile, and `cargo xtask bench` builds them.
+/// Always the whole workspace: a selection of packages would make cargo choose other features for the packages that
+/// they share, and build those again. cargo builds only what has changed in any case. Benches are left out: `clippy`
+/// checks that they compile, and `cargo xtask bench` builds them.
 ///
 /// # Errors
 /// They do not compile.
-pub fn build(packages: Option<&BTreeSet<String>>) -> Result<Vec<Program>> {
+pub fn build() -> Result<Vec<Program>> {
     let mut command = cargo::cargo();
-    command.args(["build", "--message-format=json-render-diagnostics"]);
-    match packages {
-        None => {
-            command.args(["--workspace", "--lib", "--bins", "--tests"]);
-        }
-        Some(packages) => {
-            // Suites start the programs of other packages.
-            cargo::run(cargo::cargo().args(["build", "--workspace", "--bins"]))?;
-            if packages.is_empty() {
-                return Ok(Vec::new());
-            }
-            command.args(["--lib", "--bins", "--tests"]);
-            for package in packages {
-                command.args(["--package", package]);
-            }
-        }
-    }
-    let mut programs = parse(&cargo::read(&mut command)?)?;
-    if let Some(packages) = packages {
-        programs.retain(|program| packages.contains(&program.package));
-    }
-    Ok(programs)
+    command.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    command.arg("--message-format=json-render-diagnostics");
+    parse(&cargo::read(&mut command)?)
 }
 
 /// The parts of cargo's messages that are used here.

@@ -1,5 +1,6 @@
 //! The table of the slowest tests, printed at the end of a run.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::output::Timed;
@@ -25,10 +26,7 @@ pub fn table<'a>(tests: impl IntoIterator<Item = (&'a str, &'a Timed)>) -> Strin
         total.as_secs_f64()
     );
     for (time, program, test) in tests.iter().take(COUNT) {
-        text.push_str(&format!(
-            "{:>8.1}  {program} {test}\n",
-            time.as_secs_f64()
-        ));
+        let _ = writeln!(text, "{:>8.1}  {program} {test}", time.as_secs_f64());
     }
     text
 }

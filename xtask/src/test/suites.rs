@@ -1,18 +1,23 @@
-//! Runs test programs and other jobs side by side: guest suites on workers of their own, everything else on one more.
+//! Runs test programs and other jobs side by side, and reports their results.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use waifud_lab::wait;
 
 use super::output::{self, Summary};
 use super::programs::Program;
+use super::queues::{self, Queues};
 use super::slowest;
 use crate::{cargo, root};
 
@@ -24,12 +29,20 @@ const LIMIT: Duration = Duration::from_mins(40);
 const REMINDER: Duration = Duration::from_mins(1);
 /// How many suites the table has.
 const LONGEST_SUITES: usize = 15;
-/// Lets libtest print how long each test took. The option is not stable yet, so test programs (neither cargo nor rustc) get
-/// the variable that allows it; where a toolchain refuses both, there are no times.
+/// Lets libtest print how long each test took. The option is not stable yet, so test programs (neither cargo nor rustc)
+/// get the variable that allows it; where a toolchain refuses both, there are no times.
 const REPORT_TIME: [&str; 2] = ["-Zunstable-options", "--report-time"];
 const ALLOW_UNSTABLE: &str = "RUSTC_BOOTSTRAP";
-/// A worker that boots guests needs this much memory.
-const MEMORY_OF_A_GUEST_WORKER: u64 = 3 << 30;
+/// The memory that a guest suite needs, for its guests and daemons.
+const MEMORY_OF_A_GUEST_SUITE: u64 = 3 << 30;
+
+/// Suites that took long, with their seconds, for a machine on which none has run yet.
+const FIRST: &[(&str, f64)] = &[
+    ("waifud-tests::install", 300.0),
+    ("waifud-tests::demo", 150.0),
+    ("waifud-tests::restarts", 100.0),
+    ("waifud-tests::life", 90.0),
+];
 
 /// A job that is not a test program, for example a lint.
 pub type Other<'a> = (&'static str, Box<dyn FnOnce() -> Result<()> + Send + 'a>);
@@ -38,8 +51,6 @@ enum Work<'a> {
     Tests(&'a Program),
     Other(Other<'a>),
 }
-
-type Queue<'a> = Mutex<VecDeque<Work<'a>>>;
 
 /// The result of one job.
 struct Finished {
@@ -60,42 +71,46 @@ pub fn run(programs: &[Program], others: Vec<Other<'_>>) -> Result<()> {
 fn run_in(target: &Path, programs: &[Program], others: Vec<Other<'_>>) -> Result<()> {
     let runner = Runner::new(target, programs)?;
     let expected = read_times(&runner.times);
-    let seconds = |name: &str| expected.get(name).copied().unwrap_or(f64::MAX);
+    let seconds = |name: &str| {
+        let first = FIRST.iter().find(|(first, _)| *first == name);
+        let known = expected.get(name).copied();
+        known.or(first.map(|(_, seconds)| *seconds)).unwrap_or(0.0)
+    };
     let (mut guests, mut tests): (Vec<&Program>, Vec<&Program>) = programs
         .iter()
         .partition(|program| program.package == GUESTS);
-    // Longest first, so that no long suite is left for the end; those that never ran are taken for long.
+    // Longest first, so that no long suite is left for the end.
     for list in [&mut guests, &mut tests] {
         list.sort_by(|one, other| seconds(&other.name()).total_cmp(&seconds(&one.name())));
     }
-    let guests = guests.into_iter().map(Work::Tests).collect();
-    let tests = tests.into_iter().map(Work::Tests);
-    let rest = others.into_iter().map(Work::Other).chain(tests).collect();
-    let (guests, rest): (Queue<'_>, Queue<'_>) = (Mutex::new(guests), Mutex::new(rest));
-    let guest_workers = guest_workers(processors(), memory());
-    let left = Mutex::new(guest_workers + 1);
-    let work = |queue: &Queue<'_>| {
-        loop {
-            // Not in the loop's condition, where the lock would be held while the job runs.
-            let job = lock(queue).pop_front();
-            let Some(job) = job else { break };
-            runner.run(job);
-        }
-        *lock(&left) -= 1;
-    };
+    let rest = others
+        .into_iter()
+        .map(Work::Other)
+        .chain(tests.into_iter().map(Work::Tests));
+    let guests = guests.into_iter().map(Work::Tests);
+    let queues = Queues::new(guests, rest, guests_at_once(memory()));
+    let workers = queues::workers(processors());
+    let (working, all_ended) = channel();
     thread::scope(|scope| {
-        for _ in 0..guest_workers {
-            scope.spawn(|| work(&guests));
+        for &preferred in workers {
+            let (queues, runner, working) = (&queues, &runner, working.clone());
+            scope.spawn(move || {
+                let _until_the_end = working;
+                while let Some(taken) = queues.take(preferred) {
+                    runner.run(taken.job);
+                    queues.done(taken.kind);
+                }
+            });
         }
-        scope.spawn(|| work(&rest));
-        scope.spawn(|| runner.remind(|| *lock(&left) > 0));
+        drop(working);
+        runner.remind(&all_ended);
     });
     runner.finish()
 }
 
-/// Two emulated guests at most, and only where there are processors and memory for both.
-fn guest_workers(processors: usize, memory: u64) -> usize {
-    if processors >= 2 && memory >= 2 * MEMORY_OF_A_GUEST_WORKER {
+/// Two guest suites at most, and only where there is memory for both.
+fn guests_at_once(memory: u64) -> usize {
+    if memory >= 2 * MEMORY_OF_A_GUEST_SUITE {
         2
     } else {
         1
@@ -152,7 +167,11 @@ impl Runner {
         lock(&self.running).insert(name.clone(), begun);
         let log = self.logs.join(name.replace("::", "-")).with_extension("log");
         let (result, summary) = match work {
-            Work::Other((_, work)) => (work(), Summary::default()),
+            Work::Other((_, work)) => {
+                let result = catch_unwind(AssertUnwindSafe(work));
+                let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked")));
+                (result, Summary::default())
+            }
             Work::Tests(program) => {
                 let result = self.tests(program, &log, &[]);
                 let text = std::fs::read(&log).unwrap_or_default();
@@ -216,20 +235,14 @@ impl Runner {
         Ok(())
     }
 
-    /// Lists what is running, now and then, while `more` holds.
-    fn remind(&self, more: impl Fn() -> bool) {
-        let mut last = Instant::now();
-        while more() {
-            wait::pause(Duration::from_millis(200));
-            if last.elapsed() >= REMINDER {
-                last = Instant::now();
-                let running = lock(&self.running);
-                let list: Vec<_> = running
-                    .iter()
-                    .map(|(name, since)| format!("{name} ({} s)", since.elapsed().as_secs()))
-                    .collect();
-                eprintln!("   running: {}", list.join(", "));
-            }
+    /// Lists the running jobs now and then, until all workers have dropped their end of the channel.
+    fn remind(&self, working: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = working.recv_timeout(REMINDER) {
+            let jobs: Vec<_> = lock(&self.running)
+                .iter()
+                .map(|(name, since)| format!("{name} ({} s)", since.elapsed().as_secs()))
+                .collect();
+            eprintln!("   running: {}", jobs.join(", "));
         }
     }
 
@@ -238,7 +251,7 @@ impl Runner {
             .finished
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        finished.sort_by(|one, other| other.time.cmp(&one.time));
+        finished.sort_by_key(|job| Reverse(job.time));
         write_times(&self.times, &finished)?;
         let tests = finished.iter().flat_map(|job| {
             let name = job.name.as_str();
@@ -265,23 +278,25 @@ fn suites_table(finished: &[Finished]) -> String {
     let mut text = format!("{:>8}  {:>6}  SUITE\n", "SECONDS", "TESTS");
     for job in finished.iter().take(LONGEST_SUITES) {
         let count = job.summary.passed + job.summary.failed;
-        text.push_str(&format!(
-            "{:>8.1}  {count:>6}  {}\n",
+        let _ = writeln!(
+            text,
+            "{:>8.1}  {count:>6}  {}",
             job.time.as_secs_f64(),
             job.name
-        ));
+        );
     }
     let sum = |count: fn(&Summary) -> usize| -> usize {
         finished.iter().map(|job| count(&job.summary)).sum()
     };
-    text.push_str(&format!(
-        "{} suites: {} tests passed, {} failed, {} ignored, {} skipped\n",
+    let _ = writeln!(
+        text,
+        "{} suites: {} tests passed, {} failed, {} ignored, {} skipped",
         finished.len(),
         sum(|summary| summary.passed),
         sum(|summary| summary.failed),
         sum(|summary| summary.ignored),
         sum(|summary| summary.skipped.len())
-    ));
+    );
     text
 }
 
@@ -314,9 +329,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_guest_suites_run_at_once_only_where_the_machine_has_room_for_them() {
-        for (processors, gib, expected) in [(1, 16, 1), (2, 4, 1), (2, 8, 2), (64, 256, 2)] {
-            assert_eq!(guest_workers(processors, gib << 30), expected);
+    fn two_guest_suites_run_at_once_only_where_there_is_memory_for_them() {
+        for (gib, expected) in [(0, 1), (4, 1), (6, 2), (256, 2)] {
+            assert_eq!(guests_at_once(gib << 30), expected);
         }
     }
 

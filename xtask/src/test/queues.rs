@@ -1,0 +1,161 @@
+//! The order in which jobs run: guest suites and everything else, side by side.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// The two kinds of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Boots guests. One takes about one processor for minutes.
+    Guests,
+    /// Everything else. One takes all processors that it finds, but waits often.
+    Rest,
+}
+
+/// Jobs that several workers take, each once.
+pub struct Queues<T> {
+    state: Mutex<State<T>>,
+    /// A guest suite ended, so another may begin.
+    ended: Condvar,
+    guests_at_once: usize,
+}
+
+struct State<T> {
+    guests: VecDeque<T>,
+    rest: VecDeque<T>,
+    running_guests: usize,
+}
+
+/// A job for a worker, to be given back to [`Queues::done`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken<T> {
+    pub kind: Kind,
+    pub job: T,
+}
+
+/// The workers of a machine: those for guests take nothing else, the one for the rest helps them when no other job is
+/// left.
+///
+/// On two processors, one guest suite runs beside one other job, and two guest suites at the end. More at once would
+/// slow emulated guests down so far that they miss deadlines. Two jobs of the rest never run at once: some compare the
+/// machine's network and mounts before and after.
+pub fn workers(processors: usize) -> &'static [Kind] {
+    match processors {
+        0 | 1 => &[Kind::Rest],
+        2 => &[Kind::Guests, Kind::Rest],
+        _ => &[Kind::Guests, Kind::Guests, Kind::Rest],
+    }
+}
+
+impl<T> Queues<T> {
+    /// Jobs of each kind are taken in the given order. Of guest suites, `guests_at_once` may run at a time.
+    pub fn new(
+        guests: impl IntoIterator<Item = T>,
+        rest: impl IntoIterator<Item = T>,
+        guests_at_once: usize,
+    ) -> Self {
+        Self {
+            state: Mutex::new(State {
+                guests: guests.into_iter().collect(),
+                rest: rest.into_iter().collect(),
+                running_guests: 0,
+            }),
+            ended: Condvar::new(),
+            guests_at_once: guests_at_once.max(1),
+        }
+    }
+
+    /// The next job for a worker that prefers one kind; waits while only guest suites are left that may not run yet.
+    /// `None` when no job is left.
+    pub fn take(&self, preferred: Kind) -> Option<Taken<T>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(taken) = state.next(preferred, self.guests_at_once) {
+                return Some(taken);
+            }
+            if state.guests.is_empty() {
+                return None;
+            }
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A job of this kind ended.
+    pub fn done(&self, kind: Kind) {
+        if kind == Kind::Guests {
+            self.lock().running_guests -= 1;
+            self.ended.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    fn next(&mut self, preferred: Kind, guests_at_once: usize) -> Option<Taken<T>> {
+        let order: &[Kind] = match preferred {
+            Kind::Guests => &[Kind::Guests],
+            Kind::Rest => &[Kind::Rest, Kind::Guests],
+        };
+        for &kind in order {
+            let job = match kind {
+                Kind::Rest => self.rest.pop_front(),
+                Kind::Guests if self.running_guests < guests_at_once => {
+                    let job = self.guests.pop_front();
+                    self.running_guests += usize::from(job.is_some());
+                    job
+                }
+                Kind::Guests => None,
+            };
+            if let Some(job) = job {
+                return Some(Taken { kind, job });
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(kind: Kind, job: &str) -> Taken<&str> {
+        Taken { kind, job }
+    }
+
+    #[test]
+    fn the_worker_for_the_rest_helps_with_guests_and_not_the_other_way_round() {
+        let queues = Queues::new(["install", "demo"], ["lint"], 2);
+        assert_eq!(queues.take(Kind::Guests), Some(taken(Kind::Guests, "install")));
+        assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "lint")));
+        assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Guests, "demo")));
+        assert_eq!(queues.take(Kind::Guests), None);
+        let queues = Queues::new([], ["lint"], 2);
+        assert_eq!(queues.take(Kind::Guests), None);
+    }
+
+    #[test]
+    fn a_guest_suite_waits_until_another_has_ended_where_only_one_may_run() {
+        let queues = Queues::new(["one", "two"], ["rest"], 1);
+        assert_eq!(queues.take(Kind::Guests), Some(taken(Kind::Guests, "one")));
+        // That keeps no worker from other jobs.
+        assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "rest")));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queues.take(Kind::Rest));
+            queues.done(Kind::Guests);
+            assert_eq!(waiting.join().unwrap(), Some(taken(Kind::Guests, "two")));
+        });
+        assert_eq!(queues.take(Kind::Guests), None);
+    }
+
+    #[test]
+    fn more_than_two_jobs_at_once_need_more_than_two_processors() {
+        assert_eq!(workers(1).len(), 1);
+        assert_eq!(workers(2), [Kind::Guests, Kind::Rest]);
+        for processors in [3, 4, 64] {
+            assert_eq!(workers(processors).len(), 3);
+        }
+    }
+}
