@@ -2,6 +2,7 @@
 
 mod architecture;
 mod arrows;
+mod circles;
 mod deny;
 mod files;
 mod licence;
@@ -21,6 +22,7 @@ pub enum Part {
     Files,
     Architecture,
     Arrows,
+    Circles,
     Deny,
     Clippy,
     Openapi,
@@ -70,6 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
     part(Part::Files, "files", &files::check);
     part(Part::Architecture, "architecture", &architecture::check);
     part(Part::Arrows, "crate arrows", &arrows::check);
+    part(Part::Circles, "circles of imports", &circles::check);
     part(Part::Deny, "licences, bans, sources", &deny::check);
     part(Part::Clippy, "clippy", &|| {
         let arguments = [
