@@ -50,7 +50,9 @@ pub fn lab(place: &Path) -> Result<Option<Lab>> {
 /// # Errors
 /// The file cannot be written.
 pub fn set(place: &Path, lab: &Lab) -> Result<()> {
-    let folder = place.parent().context("the place of the current lab has no directory")?;
+    let folder = place
+        .parent()
+        .context("the place of the current lab has no directory")?;
     // Replaced by a rename, so that a link planted in a shared directory is not followed.
     let new = folder.join(format!("{}.place", lab.name()));
     fs::write(&new, format!("{}\n", lab.dir().display()))

@@ -73,7 +73,10 @@ fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
     for node in &spec.nodes {
         inits.push(spawn::init(dir, &node.name)?);
     }
-    let outside = inits.first().context("the lab has no namespace outside")?.as_raw();
+    let outside = inits
+        .first()
+        .context("the lab has no namespace outside")?
+        .as_raw();
     for (node, pid) in spec.nodes.iter().zip(inits.iter()).skip(1) {
         net::connect(node, pid.as_raw(), outside)?;
     }

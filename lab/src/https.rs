@@ -30,7 +30,8 @@ pub struct Https {
 
 /// Creates a token and the files. Called once, by the creator of the lab.
 pub(crate) fn make(lab: &Lab, node: &str) -> Result<()> {
-    let ca = fs::read(lab.path_outside_of(node, CA_INSIDE)).context("cannot read the certificate of waifud's CA")?;
+    let ca = fs::read(lab.path_outside_of(node, CA_INSIDE))
+        .context("cannot read the certificate of waifud's CA")?;
     let file = lab.dir().join(CA);
     fs::write(&file, ca)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
@@ -38,9 +39,12 @@ pub(crate) fn make(lab: &Lab, node: &str) -> Result<()> {
     let words = [
         "waifuctl", "token", "create", "lab", "--role", "admin", "--json",
     ];
-    let text = wait::run(&mut lab.command(node, words)?, LIMIT).context("cannot create an API token")?;
+    let text =
+        wait::run(&mut lab.command(node, words)?, LIMIT).context("cannot create an API token")?;
     let made: serde_json::Value = serde_json::from_str(&text)?;
-    let token = made["secret"].as_str().context("the output of waifuctl contains no secret")?;
+    let token = made["secret"]
+        .as_str()
+        .context("the output of waifuctl contains no secret")?;
     let new = lab.dir().join("waifud-token.new");
     fs::write(&new, "")?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;

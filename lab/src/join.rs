@@ -17,9 +17,12 @@ const TOKEN: &str = "/run/waifud-agent/join-token";
 /// Joins `node` to the waifud that runs on it.
 pub(crate) fn join(lab: &Lab, node: &str) -> Result<()> {
     let args = ["waifuctl", "node", "token", "create", "--json"];
-    let text = wait::run(&mut lab.command(node, args)?, LIMIT).context("cannot create a join token")?;
+    let text =
+        wait::run(&mut lab.command(node, args)?, LIMIT).context("cannot create a join token")?;
     let made: serde_json::Value = serde_json::from_str(&text)?;
-    let token = made["token"].as_str().context("the output of waifuctl contains no token")?;
+    let token = made["token"]
+        .as_str()
+        .context("the output of waifuctl contains no token")?;
     let file = lab.path_outside_of(node, TOKEN);
     fs::write(&file, "")?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;

@@ -509,7 +509,10 @@ impl Drop for Lab {
         if self.owned
             && let Err(error) = self.end()
         {
-            eprintln!("the lab in {} was not removed: {error:#}", self.dir.display());
+            eprintln!(
+                "the lab in {} was not removed: {error:#}",
+                self.dir.display()
+            );
         }
     }
 }

@@ -123,7 +123,9 @@ impl LabSpec {
 
 /// The specification of a lab with these options and a unique name.
 pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> {
-    let init_dir = init_exe.parent().context("the init program has no directory")?;
+    let init_dir = init_exe
+        .parent()
+        .context("the init program has no directory")?;
     let bin_dir = options
         .bin_dir
         .clone()

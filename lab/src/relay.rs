@@ -31,8 +31,10 @@ const MOST: usize = 64;
 /// Starts the relay's threads, which end with the guard. The guard calls this when the node's `init` exists and all
 /// processes are cloned.
 pub(crate) fn start(dir: &Path, init: Pid) -> Result<()> {
-    let namespace = File::open(format!("/proc/{init}/ns/net")).context("cannot open the node's network namespace")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on a port for the relay")?;
+    let namespace = File::open(format!("/proc/{init}/ns/net"))
+        .context("cannot open the node's network namespace")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .context("cannot listen on a port for the relay")?;
     let port = listener.local_addr()?.port();
     thread::Builder::new()
         .name("relay".into())

@@ -54,7 +54,8 @@ pub(crate) fn create(dir: &Path) -> Result<File> {
         .context("the lab's directory has no parent")?;
     let hidden = base.join(format!(".{}", name.to_string_lossy()));
     fs::create_dir(&hidden).with_context(|| format!("cannot create {}", dir.display()))?;
-    let maker = lock(&hidden, MAKER_LOCK)?.context("another process has locked the new directory")?;
+    let maker =
+        lock(&hidden, MAKER_LOCK)?.context("another process has locked the new directory")?;
     fs::rename(&hidden, dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(maker)
 }

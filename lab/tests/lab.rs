@@ -332,7 +332,12 @@ fn a_lab_ends_with_the_process_that_created_it() -> Result<()> {
     };
     // Another process of this program runs the helper below, which waits to be killed.
     let mut owner = Command::new(std::env::current_exe()?)
-        .args(["--exact", "owner_that_is_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "owner_that_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("WAIFUD_LAB_TEST_OWNER", "1")
         .stdout(std::process::Stdio::piped())
         .spawn()?;

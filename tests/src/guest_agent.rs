@@ -29,7 +29,9 @@ pub fn runs_programs_in(world: &World, name: &str) -> Result<()> {
     ];
     let outcome = world.waifuctl.run(&words)?;
     ensure!(
-        outcome.code == 7 && outcome.stdout == "to std  out\n" && outcome.stderr.contains("to-stderr\n"),
+        outcome.code == 7
+            && outcome.stdout == "to std  out\n"
+            && outcome.stderr.contains("to-stderr\n"),
         "{outcome:?}"
     );
     let json = [

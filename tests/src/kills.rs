@@ -145,7 +145,10 @@ fn during_a_creation<'a>(world: &'a World, steady: &mut Steady<'_>) -> Result<Gu
     wait_until_ready(world)?;
     steady.goes_on("three kills during a creation")?;
     let ready = world.until("after", "ready", |i| i["status"]["ready"] == true)?;
-    ensure!(ready["id"] == created["id"], "it is another instance: {ready}");
+    ensure!(
+        ready["id"] == created["id"],
+        "it is another instance: {ready}"
+    );
     let domains = world.node(&["virsh", "-q", "-c", "qemu:///system", "list", "--all"])?;
     ensure!(domains.trim().lines().count() == 2, "domains: {domains}");
     let address = ready.pointer("/status/addresses/0/address");

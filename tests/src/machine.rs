@@ -123,7 +123,10 @@ impl<'a> Machine<'a> {
         let output = self.run(&format!(
             "if ({script}) 2>&1; then echo; echo SUCCEEDED; fi"
         ))?;
-        ensure!(!output.ends_with("SUCCEEDED\n"), "{script} succeeded: {output}");
+        ensure!(
+            !output.ends_with("SUCCEEDED\n"),
+            "{script} succeeded: {output}"
+        );
         Ok(output)
     }
 

@@ -91,7 +91,10 @@ fn ssh(guest: &Guest) -> Result<()> {
     plain.arg("-F").arg(file.path());
     plain.args(["-i", &key, &guest.name, "cat", "/etc/hostname"]);
     let hostname = wait::run(&mut plain, SOON)?;
-    ensure!(hostname.trim() == guest.name, "plain ssh printed {hostname:?}");
+    ensure!(
+        hostname.trim() == guest.name,
+        "plain ssh printed {hostname:?}"
+    );
     Ok(())
 }
 
@@ -131,7 +134,9 @@ fn ports_and_screen(guest: &Guest) -> Result<()> {
         let mut running = Running::start(&guest.world.waifuctl, &words)?;
         let line = running.wait_for("\n")?;
         let open: Value = serde_json::from_str(&line)?;
-        let at = open[key].as_str().context("the output contains no address")?;
+        let at = open[key]
+            .as_str()
+            .context("the output contains no address")?;
         let mut connection = TcpStream::connect(at.trim_start_matches("vnc://"))?;
         connection.set_read_timeout(Some(SOON))?;
         let mut received = vec![0; greeting.len()];
@@ -164,7 +169,10 @@ fn published(guest: &Guest) -> Result<()> {
     );
     let keys = wait::until("the published port to answer", SOON, || Ok(answer()))?;
     let own = guest.run("dropbearkey -y -f /etc/dropbear/ed25519 | grep ^ssh-ed25519")?;
-    let own = own.split_whitespace().nth(1).context("the guest has no key")?;
+    let own = own
+        .split_whitespace()
+        .nth(1)
+        .context("the guest has no key")?;
     ensure!(keys.contains(own), "another host answers: {keys}");
     world.waifuctl.json(&["unpublish", name, "2222"])?;
     wait::until("the port to be closed", SOON, || {

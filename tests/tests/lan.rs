@@ -40,7 +40,9 @@ fn a_guest_on_the_home_networks_bridge_gets_an_address_and_its_documents() -> Re
             "--timeout",
             "5m",
         ])?;
-        let instance = world.until(NAME, "an address of the home network", |i| observed(i).is_some())?;
+        let instance = world.until(NAME, "an address of the home network", |i| {
+            observed(i).is_some()
+        })?;
         ensure!(instance["status"]["ready"] == true, "{instance:#}");
         // It got its documents over the network, not from a disk.
         let conditions = instance["status"]["conditions"].to_string();
@@ -75,9 +77,15 @@ fn other_addresses_are_dropped(guest: &Guest<'_>) -> Result<()> {
     let output = guest.run(&format!(
         "{taken}; {asks}; ip addr del 192.0.2.77/24 dev eth0; true"
     ))?;
-    ensure!(!output.contains("answered"), "a forged address was answered");
+    ensure!(
+        !output.contains("answered"),
+        "a forged address was answered"
+    );
     let after = home::spoofed(guest.world)?;
-    ensure!(after > before, "no dropped packet was counted: {before}, {after}");
+    ensure!(
+        after > before,
+        "no dropped packet was counted: {before}, {after}"
+    );
     Ok(())
 }
 

@@ -340,7 +340,8 @@ fn why_and_events_report_the_history() -> Result<()> {
 }
 
 #[test]
-fn a_guest_that_does_not_boot_is_repaired_from_a_rescue_system_with_its_disk_attached() -> Result<()> {
+fn a_guest_that_does_not_boot_is_repaired_from_a_rescue_system_with_its_disk_attached() -> Result<()>
+{
     World::with(|world| {
         let image = waifud_images::build(
             waifud_images::Guest::DebianBookworm,
@@ -373,7 +374,10 @@ fn a_guest_that_does_not_boot_is_repaired_from_a_rescue_system_with_its_disk_att
         let private = world.public_key.with_extension("").display().to_string();
         let login = ["ssh", "broken", "-i", &private, "--", "hostname"];
         let outcome = world.waifuctl.run(&login)?;
-        ensure!(outcome.code == 0 && outcome.stdout == "broken\n", "{outcome:?}");
+        ensure!(
+            outcome.code == 0 && outcome.stdout == "broken\n",
+            "{outcome:?}"
+        );
         let shown = world.show("broken")?;
         let address = shown.pointer("/status/addresses/0/address");
         let guest = Guest {
@@ -391,7 +395,10 @@ fn a_guest_that_does_not_boot_is_repaired_from_a_rescue_system_with_its_disk_att
         let why = world.waifuctl.run(&["why", "broken"])?;
         ensure!(why.stdout.contains("rescue broken --end"), "{}", why.stdout);
         let pool = || world.node(&["find", "/var/lib/waifud-agent", "-name", "*rescue*"]);
-        ensure!(pool()?.contains("rescue"), "the rescue system has no disk of its own");
+        ensure!(
+            pool()?.contains("rescue"),
+            "the rescue system has no disk of its own"
+        );
 
         // Its own disk again, as the domain's disks show. Booting the system would take a minute.
         world

@@ -37,7 +37,10 @@ fn a_restored_backup_destroys_nothing(
     let pids = qemu_pids(world)?;
     world.lab.stop("waifud")?;
     let refused = world.node(&["waifud", "restore", "--yes", BACKUP]);
-    ensure!(refused.is_err(), "a database was overwritten without --replace");
+    ensure!(
+        refused.is_err(),
+        "a database was overwritten without --replace"
+    );
     world.node(&["waifud", "restore", "--replace", "--yes", BACKUP])?;
     world.lab.start("waifud")?;
     world.lab.wait_ready(std::time::Duration::from_mins(1))?;
@@ -109,11 +112,7 @@ fn clean_ends(guest: &Guest<'_>) -> Result<Vec<String>> {
 }
 
 /// `high` has a higher priority than `low`.
-fn the_host_reboots(
-    world: &World,
-    high: &Guest<'_>,
-    low: &Guest<'_>,
-) -> Result<()> {
+fn the_host_reboots(world: &World, high: &Guest<'_>, low: &Guest<'_>) -> Result<()> {
     let both = [high, low];
     let stops = names_in_events(world, "instance.stopped", 0)?.len();
     let starts = names_in_events(world, "instance.started", 0)?.len();
@@ -199,7 +198,8 @@ fn a_node_that_boots_without_waifud_starts_its_guests() -> Result<()> {
 }
 
 #[test]
-fn without_libvirtd_an_instance_reports_what_it_waits_for_and_continues_when_it_returns() -> Result<()> {
+fn without_libvirtd_an_instance_reports_what_it_waits_for_and_continues_when_it_returns()
+-> Result<()> {
     World::with(|world| {
         world.lab.stop("libvirtd")?;
         let created = world.waifuctl.json(&[
@@ -318,7 +318,10 @@ fn resized_and_rebooted(world: &World, guest: &Guest<'_>) -> Result<()> {
     ensure!(memory(guest)? > before, "memory did not increase");
     let mut expected = ends;
     expected.push(boot.trim().to_owned());
-    ensure!(clean_ends(guest)? == expected, "there was not exactly one clean shutdown");
+    ensure!(
+        clean_ends(guest)? == expected,
+        "there was not exactly one clean shutdown"
+    );
     let again = names_in_events(world, "instance.started", starts)?;
     ensure!(again == [name], "started: {again:?}");
     Ok(())
@@ -332,7 +335,10 @@ fn daemons_that_face_users_and_guests_run_as_their_users_without_capabilities() 
             ("waifud-metadatad", "waifud-metadata"),
             ("waifud-agentd", "root"),
         ] {
-            let pid = world.lab.pid_of(service)?.context("the service is not running")?;
+            let pid = world
+                .lab
+                .pid_of(service)?
+                .context("the service is not running")?;
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
             let field = |name: &str| {
                 let line = status.lines().find(|line| line.starts_with(name));

@@ -70,9 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     root::become_root("starting guests in namespaces")?;
     let image = debian_image()?;
-    step(
-        "starting libvirtd, waifud, waifud-agentd and waifud-metadatad in their own namespaces",
-    );
+    step("starting libvirtd, waifud, waifud-agentd and waifud-metadatad in their own namespaces");
     let lab = Lab::up(&LabOptions::with_daemons())?;
     let place = current::place();
     let is_current = current::lab(&place)?.is_none() && current::set(&place, &lab).is_ok();

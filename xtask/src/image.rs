@@ -44,7 +44,9 @@ fn parse(guest: &str, release: Option<&str>) -> Result<Guest> {
         ("debian", None | Some("bookworm" | "12")) => Ok(Guest::DebianBookworm),
         ("debian", Some("trixie" | "13")) => Ok(Guest::DebianTrixie),
         ("tiny", None) => Ok(Guest::Tiny),
-        ("debian", Some(other)) => bail!("unknown Debian release {other:?}: use bookworm or trixie"),
+        ("debian", Some(other)) => {
+            bail!("unknown Debian release {other:?}: use bookworm or trixie")
+        }
         ("tiny", Some(_)) => bail!("the image tiny has no releases: omit the second argument"),
         (name, None) => Ok(name.parse()?),
         (other, Some(_)) => bail!("unknown image {other:?}: use debian, debian-12-node or tiny"),

@@ -205,7 +205,8 @@ fn status(lab: &Lab) -> Result<()> {
 }
 
 fn the_lab() -> Result<Lab> {
-    current::lab(&current::place())?.context("no lab is running: start one with `cargo xtask lab up`")
+    current::lab(&current::place())?
+        .context("no lab is running: start one with `cargo xtask lab up`")
 }
 
 /// `value` as one word of a POSIX shell.

@@ -85,7 +85,9 @@ pub fn run(args: &Args) -> Result<()> {
         ];
         cargo::run(cargo::cargo().args(arguments))
     });
-    part(Part::Openapi, "openapi", &|| openapi::check(args.bless, args.built));
+    part(Part::Openapi, "openapi", &|| {
+        openapi::check(args.bless, args.built)
+    });
     phases.finish()
 }
 

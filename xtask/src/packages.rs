@@ -48,7 +48,11 @@ const LINES: &[Line] = &[
         "libvirt-daemon",
         "libvirtd, which the lab starts in its own namespaces",
     ),
-    (For::Lab, "libvirt-daemon-driver-qemu", "libvirt's QEMU driver"),
+    (
+        For::Lab,
+        "libvirt-daemon-driver-qemu",
+        "libvirt's QEMU driver",
+    ),
     (For::Lab, "libvirt-clients", "virsh, to inspect libvirt"),
     (For::Lab, "dnsmasq-base", "DHCP and DNS for guests"),
     (For::Lab, "nftables", "the guests' firewall"),
@@ -63,7 +67,11 @@ const LINES: &[Line] = &[
         "btrfs-progs",
         "creates a filesystem that supports reflinks",
     ),
-    (For::Test, "xfsprogs", "creates another filesystem that supports reflinks"),
+    (
+        For::Test,
+        "xfsprogs",
+        "creates another filesystem that supports reflinks",
+    ),
     (For::Test, "procps", "lists processes"),
     (For::Test, "curl", "calls the API"),
     (

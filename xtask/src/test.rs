@@ -54,7 +54,9 @@ pub fn run(args: &Args) -> Result<()> {
     });
     if let Some(images) = images {
         phases.always("images", || {
-            images.join().map_err(|_| anyhow!("building images panicked"))?
+            images
+                .join()
+                .map_err(|_| anyhow!("building images panicked"))?
         });
     }
     if !guests {

@@ -432,17 +432,14 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
         let mut longest_pause = Duration::ZERO;
         let mut closed_while_busy = false;
         while begun.elapsed() < 2 * idle && !closed_while_busy {
-            closed_while_busy = agent.write_all(b"x").await.is_err()
-                || person.from.next().await.is_err();
+            closed_while_busy =
+                agent.write_all(b"x").await.is_err() || person.from.next().await.is_err();
             longest_pause = longest_pause.max(last.elapsed());
             last = Instant::now();
             tokio::time::sleep(idle / 20).await;
         }
         if !closed_while_busy {
-            assert_eq!(
-                end(&mut person).await,
-                cut("nothing was said for too long")
-            );
+            assert_eq!(end(&mut person).await, cut("nothing was said for too long"));
             return;
         }
         assert!(

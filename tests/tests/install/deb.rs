@@ -23,7 +23,10 @@ pub fn package(dir: &Path, version: &str) -> Result<PathBuf> {
     command.args(["package", "--dev", "--version", version, "--bin-dir"]);
     command.arg(programs).arg("--out").arg(dir);
     let output = wait::run(&mut command, LIMIT)?;
-    let deb = output.lines().next().context("the command printed no path")?;
+    let deb = output
+        .lines()
+        .next()
+        .context("the command printed no path")?;
     Ok(PathBuf::from(deb))
 }
 
@@ -87,7 +90,9 @@ fn files_begin(deb: &[u8]) -> Result<usize> {
         if header.starts_with(b"data.tar") {
             return Ok(at);
         }
-        let size = header.get(48..58).context("a member's header is incomplete")?;
+        let size = header
+            .get(48..58)
+            .context("a member's header is incomplete")?;
         let size: usize = str::from_utf8(size)?.trim().parse()?;
         at += HEADER + size.next_multiple_of(2);
     }

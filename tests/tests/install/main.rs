@@ -69,7 +69,10 @@ fn name(file: &Path) -> String {
 
 fn installed(machine: &Machine<'_>, deb: &Path) -> Result<()> {
     let output = machine.run(&format!("apt-get install -qy /root/{}", name(deb)))?;
-    ensure!(output.contains("sudo waifud init"), "the output contains no next step: {output}");
+    ensure!(
+        output.contains("sudo waifud init"),
+        "the output contains no next step: {output}"
+    );
     machine
         .run("id waifud && id waifud-metadata && id waifud-image && getent group waifud-admin")?;
     machine.run("test -s /usr/share/man/man1/waifuctl.1.gz")?;
@@ -216,7 +219,10 @@ fn rebooted(machine: &Machine<'_>) -> Result<()> {
 
 fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
     let output = machine.refused("apt-get remove -qy waifud")?;
-    ensure!(output.contains("inner"), "the refusal does not name the guest: {output}");
+    ensure!(
+        output.contains("inner"),
+        "the refusal does not name the guest: {output}"
+    );
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
     machine.until(
         "waifud after the refusal",

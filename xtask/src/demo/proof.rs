@@ -51,8 +51,8 @@ pub fn make_key(lab: &Lab) -> Result<Key> {
         .arg(&private);
     wait::run(&mut command, Duration::from_secs(20))?;
     let public_outside = private.with_extension("pub");
-    let public =
-        std::fs::read_to_string(&public_outside).context("cannot read the public key that ssh-keygen created")?;
+    let public = std::fs::read_to_string(&public_outside)
+        .context("cannot read the public key that ssh-keygen created")?;
     Ok(Key {
         private_inside,
         public_outside,

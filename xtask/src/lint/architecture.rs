@@ -137,14 +137,29 @@ mod tests {
     #[test]
     fn what_does_not_exist_is_found_with_its_line() {
         let cases = [
-            ("`crates/b/src/create.rs`", "crates/b/src/create.rs does not exist"),
-            ("`crates/a/src/create.rs` `fn gone`", "crates/a/src/create.rs has no `fn gone`"),
-            ("`crates/a/src/create.rs` `fn creat`", "crates/a/src/create.rs has no `fn creat`"),
+            (
+                "`crates/b/src/create.rs`",
+                "crates/b/src/create.rs does not exist",
+            ),
+            (
+                "`crates/a/src/create.rs` `fn gone`",
+                "crates/a/src/create.rs has no `fn gone`",
+            ),
+            (
+                "`crates/a/src/create.rs` `fn creat`",
+                "crates/a/src/create.rs has no `fn creat`",
+            ),
             ("`fn create`", "no file is named before `fn create`"),
-            ("[gone](docs/gone.md)", "the link to docs/gone.md leads nowhere"),
+            (
+                "[gone](docs/gone.md)",
+                "the link to docs/gone.md leads nowhere",
+            ),
         ];
         for (line, finding) in cases {
-            assert_eq!(of(&format!("# Title\n{line}\n")), [format!("ARCHITECTURE.md:2: {finding}")]);
+            assert_eq!(
+                of(&format!("# Title\n{line}\n")),
+                [format!("ARCHITECTURE.md:2: {finding}")]
+            );
         }
     }
 
@@ -153,6 +168,9 @@ mod tests {
         let page = "| step | file and function |\n|---|---|\n| 1. it is created | `crates/a/` |\n\n| other | table |\n| x | y |\n";
         let found = of(page);
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].starts_with("ARCHITECTURE.md:3: this row"), "{found:?}");
+        assert!(
+            found[0].starts_with("ARCHITECTURE.md:3: this row"),
+            "{found:?}"
+        );
     }
 }

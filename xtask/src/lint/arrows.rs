@@ -122,11 +122,7 @@ fn findings(packages: &[Package]) -> Vec<String> {
 }
 
 /// A finding if a service enables more of an adapter than its traits.
-fn enabled_outside(
-    from: &str,
-    dependency: &Dependency,
-    packages: &[Package],
-) -> Option<String> {
+fn enabled_outside(from: &str, dependency: &Dependency, packages: &[Package]) -> Option<String> {
     let adapter = packages
         .iter()
         .find(|package| package.name == dependency.name)?;

@@ -55,7 +55,14 @@ fn findings(found: &BTreeSet<String>, known: &[&str]) -> Vec<String> {
 fn modules(sources: &std::path::Path) -> Result<BTreeMap<String, String>> {
     let mut list = std::process::Command::new("git");
     list.current_dir(cargo::repository());
-    list.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]);
+    list.args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+    ]);
     let list = cargo::read(list.arg(sources.join("*.rs")))?;
     let mut modules = BTreeMap::new();
     for name in list.split_terminator('\0') {
@@ -192,7 +199,12 @@ fn circles(imports: &Imports) -> Vec<Vec<String>> {
 
 fn reachable<'a>(module: &str, imports: &'a Imports) -> BTreeSet<&'a str> {
     let mut reached = BTreeSet::new();
-    let mut open: Vec<&str> = imports.get(module).into_iter().flatten().map(String::as_str).collect();
+    let mut open: Vec<&str> = imports
+        .get(module)
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     while let Some(next) = open.pop() {
         if reached.insert(next) {
             open.extend(imports.get(next).into_iter().flatten().map(String::as_str));
@@ -217,7 +229,10 @@ mod tests {
     fn circles_over_several_modules_are_found_whatever_the_form_of_the_imports() {
         let files = [
             ("lib.rs", "mod a;\npub use crate::a::A;\n"),
-            ("a/mod.rs", "mod inner;\npub(crate) use crate::{\n    b::{B, other as O},\n    c,\n};\n"),
+            (
+                "a/mod.rs",
+                "mod inner;\npub(crate) use crate::{\n    b::{B, other as O},\n    c,\n};\n",
+            ),
             ("a/inner.rs", "use super::A;\n"),
             ("b.rs", "use super::c::C;\n"),
             ("c.rs", "use crate::a::inner::Inner;\n"),
@@ -229,9 +244,15 @@ mod tests {
     fn imports_of_tests_and_of_a_childs_parent_make_no_circle() {
         let files = [
             ("lib.rs", "mod a;\nmod b;\npub use a::A;\n"),
-            ("a/mod.rs", "mod inner;\npub use inner::Inner;\nuse std::fmt;\n"),
+            (
+                "a/mod.rs",
+                "mod inner;\npub use inner::Inner;\nuse std::fmt;\n",
+            ),
             ("a/inner.rs", "use super::A;\nuse crate::b::B;\n"),
-            ("b.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n"),
+            (
+                "b.rs",
+                "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n",
+            ),
             ("b/tests.rs", "use crate::a::A;\nuse super::*;\n"),
         ];
         assert_eq!(of(&files), [[""; 0]; 0]);

@@ -18,7 +18,10 @@ pub fn satisfied(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<boo
     let mut rest = words.as_slice();
     let result = either(&mut rest, allowed)
         .with_context(|| format!("{expression:?} is not a licence expression"))?;
-    ensure!(rest.is_empty(), "{expression:?} is not a licence expression");
+    ensure!(
+        rest.is_empty(),
+        "{expression:?} is not a licence expression"
+    );
     Ok(result)
 }
 

@@ -23,7 +23,8 @@ pub fn installed() -> Result<BTreeMap<String, String>> {
         "--showformat",
         "${db:Status-Status} ${Package} ${Version}\n",
     ]);
-    let text = wait::run(&mut query, ASK).context("cannot list the installed packages; this command supports Debian only")?;
+    let text = wait::run(&mut query, ASK)
+        .context("cannot list the installed packages; this command supports Debian only")?;
     Ok(parse_installed(&text))
 }
 

@@ -62,10 +62,7 @@ pub fn install(names: &[&str]) -> Result<()> {
     let available = apt::in_suite(TOGETHER, &suite, sources)?;
     let words = from_backports(names, &installed, &available, &suite);
     if let Err(output) = apt::simulate(&words, sources)? {
-        bail!(
-            "apt-get cannot install {}:\n{output}",
-            words.join(" ")
-        );
+        bail!("apt-get cannot install {}:\n{output}", words.join(" "));
     }
     apt::install(&words, sources)
 }

@@ -50,5 +50,6 @@ fn try_to() -> Result<()> {
             .args(["--retries", "5", "--timeout", "30", "--requirement"])
             .arg(cargo::repository().join(REQUIREMENTS)),
     )?;
-    std::fs::write(&stamp, requirements).with_context(|| format!("cannot write {}", stamp.display()))
+    std::fs::write(&stamp, requirements)
+        .with_context(|| format!("cannot write {}", stamp.display()))
 }

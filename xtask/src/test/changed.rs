@@ -100,11 +100,13 @@ fn changed_files(base: &str) -> Result<BTreeSet<String>> {
     command
         .current_dir(cargo::repository())
         .args(["merge-base", base, "HEAD"]);
-    let parted = cargo::read(&mut command)
-        .with_context(|| format!("git cannot compare with {base:?}: name a revision with --base"))?;
-    let mut files: BTreeSet<String> = git(&["diff", "--name-only", "--no-renames", "-z", parted.trim()])?
-        .into_iter()
-        .collect();
+    let parted = cargo::read(&mut command).with_context(|| {
+        format!("git cannot compare with {base:?}: name a revision with --base")
+    })?;
+    let mut files: BTreeSet<String> =
+        git(&["diff", "--name-only", "--no-renames", "-z", parted.trim()])?
+            .into_iter()
+            .collect();
     files.extend(git(&["ls-files", "--others", "--exclude-standard", "-z"])?);
     Ok(files)
 }
@@ -203,11 +205,7 @@ mod tests {
         };
         vec![
             package("waifud-types", "crates/waifud-types", &[]),
-            package(
-                "waifud-api",
-                "crates/waifud-api",
-                &[("waifud-types", None)],
-            ),
+            package("waifud-api", "crates/waifud-api", &[("waifud-types", None)]),
             package("waifuctl", "crates/waifuctl", &[("waifud-api", None)]),
             package("waifud-lab", "lab", &[]),
             package("xtask", "xtask", &[("waifud-lab", None)]),
@@ -280,7 +278,13 @@ mod tests {
 
     #[test]
     fn files_that_concern_everything_or_are_unknown_select_everything() {
-        for file in ["Cargo.toml", "Cargo.lock", "clippy.toml", ".cargo/config.toml", "new/file"] {
+        for file in [
+            "Cargo.toml",
+            "Cargo.lock",
+            "clippy.toml",
+            ".cargo/config.toml",
+            "new/file",
+        ] {
             assert_eq!(of(&["README.md", file]), Selection::everything(), "{file}");
         }
     }
@@ -290,7 +294,8 @@ mod tests {
         let root = cargo::repository();
         let packages = workspace().unwrap().packages;
         let mut list = Command::new("git");
-        list.current_dir(root).args(["ls-files", "-z", "--", "*.rs"]);
+        list.current_dir(root)
+            .args(["ls-files", "-z", "--", "*.rs"]);
         let mut found = 0;
         for name in cargo::read(&mut list).unwrap().split_terminator('\0') {
             let Ok(text) = std::fs::read_to_string(root.join(name)) else {

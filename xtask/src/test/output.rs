@@ -93,10 +93,7 @@ mod tests {
                     test d - should panic ... ok <0.001s>\ntest e ... ignored\n\n\
                     test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 12.51s\n";
         let summary = parse(text);
-        assert_eq!(
-            (summary.passed, summary.failed, summary.ignored),
-            (2, 1, 1)
-        );
+        assert_eq!((summary.passed, summary.failed, summary.ignored), (2, 1, 1));
         assert_eq!(summary.skipped, ["SKIPPED: not root"]);
         assert_eq!(
             summary.timed,
@@ -106,8 +103,7 @@ mod tests {
 
     #[test]
     fn output_between_the_start_and_the_result_of_a_test_is_passed_over() {
-        let text =
-            "test one ... SKIPPED: no KVM\nsome output\nok <1.000s>\ntest two ... noise ok <2.0s>\n";
+        let text = "test one ... SKIPPED: no KVM\nsome output\nok <1.000s>\ntest two ... noise ok <2.0s>\n";
         let summary = parse(text);
         assert_eq!(summary.timed, [timed("one", 1000), timed("two", 2000)]);
         assert_eq!(summary.skipped, ["SKIPPED: no KVM"]);

@@ -76,7 +76,10 @@ impl<T> Queues<T> {
             if state.guests.is_empty() {
                 return None;
             }
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -128,7 +131,10 @@ mod tests {
     #[test]
     fn the_worker_for_the_rest_helps_with_guests_and_not_the_other_way_round() {
         let queues = Queues::new(["install", "demo"], ["lint"], 2);
-        assert_eq!(queues.take(Kind::Guests), Some(taken(Kind::Guests, "install")));
+        assert_eq!(
+            queues.take(Kind::Guests),
+            Some(taken(Kind::Guests, "install"))
+        );
         assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "lint")));
         assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Guests, "demo")));
         assert_eq!(queues.take(Kind::Guests), None);

@@ -165,7 +165,10 @@ impl Runner {
         };
         let begun = Instant::now();
         lock(&self.running).insert(name.clone(), begun);
-        let log = self.logs.join(name.replace("::", "-")).with_extension("log");
+        let log = self
+            .logs
+            .join(name.replace("::", "-"))
+            .with_extension("log");
         let (result, summary) = match work {
             Work::Other((_, work)) => {
                 let result = catch_unwind(AssertUnwindSafe(work));
@@ -194,7 +197,10 @@ impl Runner {
                 summary.passed
             ),
             None => eprintln!("== {name}: {:.1} s", time.as_secs_f64()),
-            Some(error) => eprintln!("== {name}: FAILED after {:.1} s: {error}", time.as_secs_f64()),
+            Some(error) => eprintln!(
+                "== {name}: FAILED after {:.1} s: {error}",
+                time.as_secs_f64()
+            ),
         }
         lock(&self.running).remove(&name);
         lock(&self.finished).push(Finished {
