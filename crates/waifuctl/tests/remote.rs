@@ -190,7 +190,7 @@ async fn a_token_made_at_the_socket_lets_in_from_elsewhere_until_it_is_revoked()
     fails(
         &output,
         1,
-        "this needs the role admin; token=laptop is viewer",
+        "this requires the role admin; token=laptop has the role viewer",
     );
     let listed = ok(&world.run(&[], &["context", "list", "--json"], "").await);
     assert!(
@@ -250,7 +250,7 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     fails(
         &world.run(&env[..2], &["list"], "").await,
         1,
-        "does not say who asks",
+        "the request has no credential",
     );
     let plain = [("WAIFUD_URL", "http://127.0.0.1:1"), env[2]];
     fails(&world.run(&plain, &["list"], "").await, 1, "https");

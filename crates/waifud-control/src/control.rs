@@ -1,59 +1,61 @@
-//! What every service shares: the store, the surroundings, what is live, and the word to stop.
+//! [`Control`]: the configuration, and the services put together.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use waifud_pki::Authority;
 use waifud_store::Store;
-use waifud_types::status::StepStatus;
-use waifud_types::{ByteSize, Digest, InstanceId, Name, Timestamp};
+use waifud_types::{ByteSize, Timestamp};
 
 use crate::ControlError;
+use crate::auth::tokens::TokenState;
 use crate::env::{Clock, Disk, Entropy, Interfaces, SystemDisk, SystemInterfaces};
-use crate::images::downloads::{DownloadConfig, Jobs};
+use crate::events::HistoryClock;
+use crate::images::downloads::{DownloadConfig, DownloadSettings, Downloads};
 use crate::images::image_store::ImageStore;
-use crate::nodes::live::Live;
-use crate::server::disk_space::DiskSpaceMonitor;
-use crate::streams::{Broker, StreamLimits};
+use crate::images::service::Images;
+use crate::instances::progress::InstanceProgress;
+use crate::nodes::contacts::NodeContacts;
+use crate::placement::RetryQueue;
+use crate::server::disk_space_monitor::DiskSpaceMonitor;
+use crate::streams::{StreamBroker, StreamLimits};
 
-/// What can be set.
+/// The settings of the services.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
-    /// Where images lie, below `images`, and the private CA, below `pki`.
+    /// The state directory: images are below `images`, the private CA below `pki`.
     pub state_dir: PathBuf,
-    /// Nodes' subnets are taken from here.
+    /// The range of the nodes' guest subnets.
     pub guest_range: Ipv4Net,
-    /// The URLs of this waifud, `https://HOST:PORT`, as nodes are told them.
+    /// The URLs of this waifud that nodes use, `https://HOST:PORT`.
     pub addresses: Vec<String>,
-    /// A node that is silent for so long is unreachable.
+    /// A node without contact for this long is unreachable.
     pub unreachable_after: Duration,
-    /// So many events are kept at most.
+    /// The maximum number of events to keep.
     pub events_kept: u64,
-    /// Events are kept for so long of the time that waifud runs, at most.
+    /// The maximum age of events, in running time of waifud.
     pub events_kept_for: Duration,
-    /// An image file may be this large.
+    /// The maximum size of an image file.
     pub image_max: ByteSize,
-    /// Guests' DNS domain.
+    /// The DNS domain of guests.
     pub domain: String,
-    /// How images are fetched.
+    /// The settings of downloads.
     pub downloads: DownloadConfig,
-    /// What streams may use.
+    /// The limits of streams.
     pub streams: StreamLimits,
-    /// Tells how much room there is.
+    /// Measures free space.
     pub disk: Arc<dyn Disk>,
-    /// Tells this machine's addresses, where no image is fetched from.
+    /// Lists this machine's addresses, from which no image is downloaded.
     pub interfaces: Arc<dyn Interfaces>,
 }
 
 impl ControlConfig {
-    /// The defaults, in a directory.
+    /// The default settings with a state directory.
     pub fn new(state_dir: PathBuf) -> Self {
         Self {
             state_dir,
@@ -72,44 +74,30 @@ impl ControlConfig {
     }
 }
 
-/// A step's progress: shown to whoever watches, never written down.
-#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct ProgressFrame {
-    /// The instance.
-    pub instance: InstanceId,
-    /// Its name.
-    pub name: Name,
-    /// The step at work; null when it ended.
-    pub step: Option<StepStatus>,
-}
-
 /// The control server's logic. Cheap to clone.
+///
+/// Each folder owns its part of the state as a struct with verbs; this only holds them together.
 #[derive(Clone)]
 pub struct Control {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
-pub(crate) struct Shared {
-    pub(crate) store: Store,
-    pub(crate) config: ControlConfig,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) live: Live,
-    pub(crate) disk_space: DiskSpaceMonitor,
-    pub(crate) tokens: crate::auth::tokens::TokenState,
-    pub(crate) images: ImageStore,
-    pub(crate) jobs: Jobs,
-    /// Sources of images that got further.
-    pub(crate) download_steps: broadcast::Sender<Digest>,
-    pub(crate) streams: Broker,
-    pub(crate) authority: Arc<Authority>,
-    pub(crate) progress: broadcast::Sender<Arc<ProgressFrame>>,
-    pub(crate) stop: CancellationToken,
-    pub(crate) trimmed: crate::nodes::monitor::Trimmed,
-    /// Some that wait for a node have still to be tried again.
-    pub(crate) retry: Notify,
-    /// Each of them has to be looked at, as not all of their classes were told what they wait for.
-    pub(crate) retry_all: AtomicBool,
+struct Shared {
+    store: Store,
+    config: ControlConfig,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    authority: Authority,
+    contacts: NodeContacts,
+    instance_progress: InstanceProgress,
+    disk_space: Arc<DiskSpaceMonitor>,
+    token_state: TokenState,
+    images: Images,
+    downloads: Downloads,
+    stream_broker: StreamBroker,
+    history_clock: HistoryClock,
+    retry_queue: RetryQueue,
+    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Control {
@@ -119,53 +107,64 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// Puts the services together; makes the private CA when there is none. What a broken upload left behind is removed.
+    /// Puts the services together. Creates the private CA if there is none, and removes files of interrupted uploads.
     pub async fn new(
         store: Store,
         config: ControlConfig,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, ControlError> {
-        let images = ImageStore::open(
+        let files = ImageStore::open(
             &config.state_dir,
             config.image_max,
             Arc::clone(&config.disk),
         )?;
-        let (known, coming) = store
+        let (images, downloads) = store
             .read(|tx| {
                 Ok::<_, waifud_store::StoreError>((tx.images(None, u32::MAX)?, tx.downloads()?))
             })
             .await?;
-        let known: Vec<_> = known.iter().map(|image| image.digest).collect();
-        let coming: Vec<_> = coming.iter().map(|row| row.source).collect();
-        images.remove_strays(&known, &coming)?;
-        let started = clock.now();
+        let images: Vec<_> = images.iter().map(|image| image.digest).collect();
+        let sources: Vec<_> = downloads.iter().map(|row| row.source).collect();
+        files.remove_strays(&images, &sources)?;
         let pki = config.state_dir.join("pki");
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&pki)
-            .map_err(ControlError::io(format!("making {}", pki.display())))?;
-        let authority = Arc::new(Authority::open(&pki)?);
+            .map_err(ControlError::io(format!("creating {}", pki.display())))?;
+        let authority = Authority::open(&pki)?;
+        let stop = CancellationToken::new();
+        let disk_space = Arc::new(DiskSpaceMonitor::new(
+            Arc::clone(&config.disk),
+            config.state_dir.clone(),
+            clock.now(),
+        ));
+        let images = Images::new(store.clone(), files, Arc::clone(&clock));
+        let downloads = Downloads::new(
+            store.clone(),
+            images.clone(),
+            Arc::clone(&clock),
+            DownloadSettings::of(&config),
+            stop.clone(),
+        );
         Ok(Self {
             shared: Arc::new(Shared {
                 store,
                 config,
                 clock,
                 entropy,
-                live: Live::default(),
-                disk_space: DiskSpaceMonitor::new(started),
-                tokens: crate::auth::tokens::TokenState::default(),
-                images,
-                jobs: Jobs::default(),
-                download_steps: broadcast::Sender::new(256),
-                streams: Broker::default(),
                 authority,
-                progress: broadcast::Sender::new(1024),
-                stop: CancellationToken::new(),
-                trimmed: crate::nodes::monitor::Trimmed::default(),
-                retry: Notify::new(),
-                retry_all: AtomicBool::new(false),
+                contacts: NodeContacts::default(),
+                instance_progress: InstanceProgress::default(),
+                disk_space,
+                token_state: TokenState::default(),
+                images,
+                downloads,
+                stream_broker: StreamBroker::default(),
+                history_clock: HistoryClock::default(),
+                retry_queue: RetryQueue::default(),
+                stop,
             }),
         })
     }
@@ -180,14 +179,62 @@ impl Control {
         &self.shared.authority
     }
 
-    /// Where the CA's files are.
+    /// The directory of the private CA and of waifud's own certificate.
     pub fn pki_dir(&self) -> PathBuf {
         self.shared.config.state_dir.join("pki")
     }
 
-    /// Cancelled when waifud stops: watches end then.
+    /// Cancelled when waifud stops; watches end then.
     pub fn stop_token(&self) -> &CancellationToken {
         &self.shared.stop
+    }
+
+    pub(crate) fn config(&self) -> &ControlConfig {
+        &self.shared.config
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.shared.clock.as_ref()
+    }
+
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        self.shared.entropy.as_ref()
+    }
+
+    pub(crate) fn contacts(&self) -> &NodeContacts {
+        &self.shared.contacts
+    }
+
+    pub(crate) fn instance_progress(&self) -> &InstanceProgress {
+        &self.shared.instance_progress
+    }
+
+    pub(crate) fn disk_space(&self) -> &DiskSpaceMonitor {
+        &self.shared.disk_space
+    }
+
+    pub(crate) fn token_state(&self) -> &TokenState {
+        &self.shared.token_state
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.shared.images
+    }
+
+    pub(crate) fn downloads(&self) -> &Downloads {
+        &self.shared.downloads
+    }
+
+    pub(crate) fn stream_broker(&self) -> &StreamBroker {
+        &self.shared.stream_broker
+    }
+
+    pub(crate) fn history_clock(&self) -> &HistoryClock {
+        &self.shared.history_clock
+    }
+
+    pub(crate) fn retry_queue(&self) -> &RetryQueue {
+        &self.shared.retry_queue
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -1,5 +1,4 @@
-//! What the services take from their surroundings, so that a simulation can give it: time, chance and
-//! room.
+//! The environment of the services, which a simulation can replace: time, randomness, free space, interfaces.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,22 +9,22 @@ use std::time::{Duration, Instant};
 use nix::sys::statvfs::statvfs;
 use waifud_types::{ByteSize, DiskSpace, Timestamp};
 
-/// Tells the time.
+/// A clock.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The time of day.
     fn now(&self) -> Timestamp;
 
-    /// Time that only passes, from an arbitrary beginning: for intervals, whatever is done to the machine's clock.
+    /// Monotonic time since an arbitrary start, for intervals that changes of the system clock must not affect.
     fn monotonic(&self) -> Duration;
 }
 
-/// Gives unpredictable bytes.
+/// A source of random bytes.
 pub trait Entropy: Send + Sync {
-    /// Fills the buffer.
+    /// Fills the buffer with random bytes.
     fn fill(&self, buffer: &mut [u8]);
 }
 
-/// The machine's clock, to the microsecond, as the database keeps it.
+/// The system clock, with the microsecond precision of the database.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -36,12 +35,12 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-        BEGINNING.elapsed()
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
     }
 }
 
-/// The operating system's generator.
+/// The random generator of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEntropy;
 
@@ -68,15 +67,15 @@ pub fn uuid(clock: &dyn Clock, entropy: &dyn Entropy) -> uuid::Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
-/// Tells how much room there is.
+/// Measures free space.
 pub trait Disk: Send + Sync + std::fmt::Debug {
-    /// On the filesystem that holds the path.
+    /// The size and the free space of the path's filesystem.
     fn disk_space(&self, path: &Path) -> io::Result<DiskSpace>;
 }
 
-/// Tells the machine's own addresses.
+/// Lists the machine's own addresses.
 pub trait Interfaces: Send + Sync + std::fmt::Debug {
-    /// Those of every interface now, loopback among them.
+    /// The current addresses of all interfaces, including loopback.
     fn addresses(&self) -> Vec<IpAddr>;
 }
 
@@ -89,7 +88,7 @@ impl Interfaces for SystemInterfaces {
         let interfaces = match nix::ifaddrs::getifaddrs() {
             Ok(interfaces) => interfaces,
             Err(error) => {
-                tracing::error!(%error, "the machine's addresses can't be read");
+                tracing::error!(%error, "reading the machine's addresses failed");
                 return Vec::new();
             }
         };

@@ -1,4 +1,4 @@
-//! What a service answers when it does not do what was asked: a problem for the asker, or a failure of ours.
+//! The error of a service: a problem that the caller can act on, or an internal failure.
 
 use crate::server::problems as server_problems;
 use waifud_api::Problem;
@@ -7,28 +7,28 @@ use waifud_store::StoreError;
 /// A refused or failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The asker can do something about it.
+    /// The caller can act on it.
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The database failed.
     #[error("the database failed")]
     Store(#[from] StoreError),
-    /// A bundle could not be sealed.
-    #[error("the guest's documents could not be sealed")]
+    /// Sealing a bundle failed.
+    #[error("sealing the guest's documents failed")]
     Seal(#[source] waifud_cloudinit::BundleError),
-    /// The private CA can't be used.
-    #[error("the private CA can't be used")]
+    /// The private CA is not usable.
+    #[error("the private CA is not usable")]
     Pki(#[from] waifud_pki::PkiError),
-    /// The filesystem failed.
+    /// A filesystem call failed.
     #[error("{what} failed")]
     Io {
-        /// The call and its file.
+        /// The operation and its file.
         what: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// Something that must be there is not.
+    /// An invariant is violated.
     #[error("{0}")]
     Inconsistent(String),
 }
@@ -40,18 +40,18 @@ impl From<Problem> for ControlError {
 }
 
 impl ControlError {
-    /// A failed call of the filesystem.
+    /// An error of the filesystem; `what` names the operation and its file.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    /// Whether it says that there is no such thing.
+    /// Whether the named object does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Problem(problem) if problem.code == "not-found")
     }
 
-    /// Whether it says that there is no room for it.
+    /// Whether the filesystem is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Problem(problem) => problem.code == server_problems::NO_SPACE,
@@ -64,26 +64,22 @@ impl ControlError {
         }
     }
 
-    /// The problem to answer with. What is ours is logged and shown as such, without its inside.
+    /// The problem to answer with. Internal failures are logged, and the answer contains no details of them.
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Problem(problem) => *problem,
             full if full.is_disk_full() => server_problems::no_space(),
-            ours => {
+            internal => {
                 let mut causes = String::new();
-                let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&ours);
+                let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&internal);
                 while let Some(cause) = next {
                     causes.push_str(": ");
                     causes.push_str(&cause.to_string());
                     next = cause.source();
                 }
-                tracing::error!("{ours}{causes}");
-                Problem::new(
-                    500,
-                    "internal",
-                    "waifud could not do it, through no fault of yours",
-                )
-                .hint("waifud's log says why, under this request's id")
+                tracing::error!("{internal}{causes}");
+                Problem::new(500, "internal", "internal error in waifud")
+                    .hint("see waifud's log for this request id")
             }
         }
     }

@@ -1,7 +1,7 @@
-//! waifud's acts beside its store's. Tests let it die around each.
+//! The failpoints of waifud, in addition to those of its store. Tests kill the process before and after each.
 
 waifud_kit::acts! {
     "waifud":
-    /// A request that may change something is carried out: before it nothing of it is, after it everything is, and nobody was answered.
+    /// A request that may change something: before it nothing is changed, after it everything is, but no answer was sent.
     REQUEST = "request";
 }

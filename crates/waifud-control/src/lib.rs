@@ -33,6 +33,7 @@
 )]
 
 pub mod auth;
+mod background_tasks;
 mod control;
 pub mod env;
 mod error;
@@ -50,7 +51,8 @@ mod server;
 pub mod streams;
 
 pub use auth::principal::{Cause, ConnectionProof, Peer, Principal, source_network};
-pub use control::{Control, ControlConfig, ProgressFrame};
+pub use control::{Control, ControlConfig};
 pub use error::ControlError;
 pub use images::downloads::{DownloadConfig, Pace};
+pub use instances::progress::ProgressFrame;
 pub use network::subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};

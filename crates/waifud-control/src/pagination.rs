@@ -1,4 +1,4 @@
-//! Pages of lists: a cursor is the name of the last item, written so that nobody builds on its inside.
+//! Pages of lists. A cursor is the encoded name of the last item, opaque to clients.
 
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
@@ -8,12 +8,12 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_
 use crate::problems;
 use waifud_api::Problem;
 
-/// Items of a page unless asked otherwise.
-pub const LIMIT_DEFAULT: u32 = 100;
-/// Items of a page at most.
+/// The default number of items per page.
+const LIMIT_DEFAULT: u32 = 100;
+/// The maximum number of items per page.
 pub const LIMIT_MAX: u32 = 1000;
 
-/// Cursors from clients. Surplus bits of the last digit are ignored, so that each text of such digits is one.
+/// The decoder of cursors from clients. It ignores surplus bits of the last digit, so every text in the alphabet decodes.
 const CURSORS: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -22,34 +22,39 @@ const CURSORS: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Which page.
+/// A request for a page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PageRequest {
-    /// Items at most.
+    /// The maximum number of items.
     pub limit: u32,
     after: Cursor,
 }
 
-/// The last item of the page before; empty at the beginning.
+/// The last item of the previous page; empty for the first page.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cursor(String);
 
+/// The number of items per page, if it is in range.
+pub fn checked_limit(limit: Option<u32>) -> Result<u32, Problem> {
+    match limit.unwrap_or(LIMIT_DEFAULT) {
+        limit @ 1..=LIMIT_MAX => Ok(limit),
+        _ => Err(problems::bad_query(
+            "limit",
+            "limit is out of range",
+            format!("use a value from 1 to {LIMIT_MAX}"),
+        )),
+    }
+}
+
 impl PageRequest {
-    /// From the query.
+    /// Parses the query parameters.
     pub fn new(limit: Option<u32>, cursor: Option<&str>) -> Result<Self, Problem> {
-        let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(problems::bad_query(
-                "limit",
-                "limit is out of range",
-                format!("from 1 to {LIMIT_MAX}"),
-            ));
-        }
+        let limit = checked_limit(limit)?;
         let after = cursor.map(Cursor::parse).transpose()?.unwrap_or_default();
         Ok(Self { limit, after })
     }
 
-    /// What the page comes after.
+    /// The name after which the page starts.
     pub fn after(&self) -> &str {
         &self.after.0
     }
@@ -57,7 +62,7 @@ impl PageRequest {
 
 impl Cursor {
     fn parse(text: &str) -> Result<Self, Problem> {
-        // A made-up cursor is a place in the list like any other.
+        // Any decodable cursor is a valid position in the list.
         CURSORS
             .decode(text)
             .ok()
@@ -65,13 +70,13 @@ impl Cursor {
             .ok_or_else(|| {
                 problems::bad_query(
                     "cursor",
-                    "cursor is not one that was given out",
-                    "pass `next` of the page before",
+                    "cursor is not valid",
+                    "use `next` of the previous page",
                 )
             })
     }
 
-    /// Cuts one item too many off, and says where the next page begins.
+    /// Removes the surplus item, and returns the cursor of the next page if there is one.
     pub fn cut<T>(
         mut rows: Vec<T>,
         limit: u32,

@@ -1,29 +1,40 @@
 //! Problems that any request can have: a missing object, an invalid name, number, label, parameter or header. The others
-//! are beside their nouns: `instances/problems.rs`, `images/problems.rs` and so on. Codes are for scripts and are stable.
+//! are in the folders of their nouns: `instances/problems.rs`, `images/problems.rs` and so on. Codes are for scripts and are stable.
 
 use waifud_api::Problem;
+use waifud_types::Name;
 
-/// No such thing.
+/// The named object does not exist.
 pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
-        "instance" => "waifuctl list shows what there is".to_owned(),
-        "download" => "waifuctl template list shows what is on its way, too".to_owned(),
+        "instance" => "waifuctl list shows the instances".to_owned(),
+        "download" => "waifuctl template list also shows running downloads".to_owned(),
         "template" | "node" | "network" | "token" => {
-            format!("waifuctl {kind} list shows what there is")
+            format!("waifuctl {kind} list shows the {kind}s")
         }
-        _ => format!("list what there is: GET /v1/{kind}s"),
+        _ => format!("list them: GET /v1/{kind}s"),
     })
 }
 
-/// The text is no name.
+/// Some of `count` names, and how many more there are: `web, db and 3 more`.
+pub fn list_names(shown: &[Name], count: u64) -> String {
+    let names: Vec<_> = shown.iter().map(Name::as_str).collect();
+    let names = names.join(", ");
+    match count.saturating_sub(shown.len() as u64) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+/// The text is not a valid name.
 pub fn bad_name(field: &str, error: &waifud_types::name::NameError) -> Problem {
     Problem::new(422, "invalid-name", error.to_string())
         .field(field)
-        .hint("use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit: web-1")
+        .hint("use 1 to 63 characters of a-z, 0-9 and -; begin and end with a letter or digit, for example web-1")
 }
 
-/// A number out of its range.
+/// A number is out of its range.
 pub fn out_of_range(
     field: &str,
     what: &str,
@@ -32,32 +43,36 @@ pub fn out_of_range(
 ) -> Problem {
     Problem::new(422, "out-of-range", format!("{what} is out of range"))
         .field(field)
-        .hint(format!("from {least} to {most}"))
+        .hint(format!("use a value from {least} to {most}"))
 }
 
-/// A label that can't be stored or searched for.
+/// A label has an invalid key or value.
 pub fn bad_label(key: &str) -> Problem {
     let shown: String = key.chars().take(80).collect();
-    Problem::new(422, "invalid-label", format!("label {shown:?} can't be used"))
+    Problem::new(422, "invalid-label", format!("label {shown:?} is invalid"))
         .field("labels")
-        .hint("keys: 1 to 63 of a-z, A-Z, 0-9 and -_./; values: up to 255 characters without control characters")
+        .hint("keys have 1 to 63 characters of a-z, A-Z, 0-9 and -_./; values have up to 255 characters, no control characters")
 }
 
-/// Too many of something.
+/// A list has too many entries.
 pub fn too_many(field: &str, most: usize) -> Problem {
-    Problem::new(422, "too-many", format!("more than {most} are not taken"))
-        .field(field)
-        .hint("send fewer")
+    Problem::new(
+        422,
+        "too-many",
+        format!("at most {most} entries are allowed"),
+    )
+    .field(field)
+    .hint("send fewer entries")
 }
 
-/// A query parameter that can't be understood.
+/// A query parameter is invalid.
 pub fn bad_query(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
     Problem::new(400, "invalid-query", why)
         .field(field)
         .hint(hint)
 }
 
-/// A header that can't be understood.
+/// A header is invalid.
 pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
     Problem::new(400, "invalid-header", why)
         .field(field)

@@ -1,4 +1,4 @@
-//! Who may do what: every route of the table with every kind of credential, and what becomes of tokens.
+//! Access: every route of the table with every kind of credential, and the lifecycle of tokens.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use waifud_control::{ControlConfig, Peer};
 use waifud_store::Mode;
 use waifud_types::{ByteSize, Digest, NodeId, Role, Timestamp};
 
-/// A clock that a test moves.
+/// A clock that a test controls.
 struct Hands(Mutex<Timestamp>);
 
 impl Hands {
@@ -52,7 +52,7 @@ async fn server() -> (Server, Arc<Hands>) {
     (server, hands)
 }
 
-/// Each time another address: nobody here is kept out for trying too often.
+/// A new address each time, so that none is blocked for failed attempts.
 fn somewhere() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0x0a00_0001);
     let address = Ipv4Addr::from(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -63,14 +63,14 @@ fn tls() -> Peer {
     Peer::Tls { from: somewhere() }
 }
 
-/// What somebody brings.
+/// A credential.
 struct Credential {
     name: &'static str,
     peer: Box<dyn Fn() -> Peer>,
     token: Option<String>,
-    /// What it makes them; `Err` is what they are told on a route that needs a role.
+    /// The role; `Err` is the code of the problem on a route that requires a role.
     role: Result<Role, u16>,
-    /// A node that waifud knows, with the key that it knows it by.
+    /// A registered node with its current key.
     admitted: bool,
 }
 
@@ -200,7 +200,7 @@ fn expected(access: Access, credential: &Credential) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn every_route_answers_every_kind_of_credential_as_the_table_says() {
+async fn every_route_answers_each_credential_according_to_the_table() {
     let (server, hands) = server().await;
     let credentials = credentials(&server, &hands).await;
     let digest = format!("sha256:{}", "0".repeat(64));
@@ -218,7 +218,7 @@ async fn every_route_answers_every_kind_of_credential_as_the_table_says() {
             let answer = server.call_as(peer, token, method, &path, "{}").await;
             let status = answer.status().as_u16();
             asked += 1;
-            // What is let in may be a stream without an end.
+            // An accepted request may be an endless stream.
             match expected(*access, credential) {
                 None => assert!(![401, 403, 405, 429].contains(&status), "{at}: {status}"),
                 Some(expected) => {
@@ -243,7 +243,7 @@ async fn every_route_answers_every_kind_of_credential_as_the_table_says() {
 }
 
 #[tokio::test]
-async fn guessers_get_one_answer_whatever_was_wrong_and_soon_none() {
+async fn invalid_tokens_get_the_same_answer_and_are_soon_blocked() {
     let (server, hands) = server().await;
     let credentials = credentials(&server, &hands).await;
     let mut answers: Vec<_> = Vec::new();
@@ -290,11 +290,11 @@ async fn guessers_get_one_answer_whatever_was_wrong_and_soon_none() {
         "others are not concerned"
     );
     hands.forward(Duration::from_secs(6));
-    assert_eq!(ask("guess").await.status(), 401, "one more is let through");
+    assert_eq!(ask("guess").await.status(), 401, "one more attempt is allowed");
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_token_that_asked() {
+async fn a_wait_ends_when_its_token_is_revoked() {
     let (server, _) = server().await;
     server.template().await;
     let waiting = json!({"name": "web", "template": "debian-12"});
@@ -303,7 +303,7 @@ async fn a_wait_ends_with_the_token_that_asked() {
     let path = "/v1/instances/web?wait=1h&for=running";
     let wait = server.call_as(tls(), Some(&token), "GET", path, "");
     let revoke = async {
-        // Once it was used, its request is let in.
+        // After it was released, another request is accepted.
         while server.get("/v1/tokens").await.json()["items"][0]["last_used_at"].is_null() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -349,7 +349,7 @@ async fn one_token_holds_a_limited_number_of_event_streams() {
 }
 
 #[tokio::test]
-async fn a_token_is_the_actor_of_what_it_does_and_its_last_use_is_noted_once_a_minute() {
+async fn events_name_the_token_and_its_last_use_is_recorded_once_a_minute() {
     let (server, hands) = server().await;
     server.template().await;
     let secret = server.token("laptop", "operator", None).await;
@@ -402,7 +402,7 @@ async fn a_token_is_the_actor_of_what_it_does_and_its_last_use_is_noted_once_a_m
 }
 
 #[tokio::test]
-async fn idempotency_keys_belong_to_the_token_and_not_to_its_name() {
+async fn idempotency_keys_belong_to_the_token_instead_of_its_name() {
     let (server, _) = server().await;
     server.template().await;
     let create = async |token: &str| {
@@ -432,7 +432,7 @@ async fn idempotency_keys_belong_to_the_token_and_not_to_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_the_token_that_opened_it_is_revoked() {
+async fn an_event_stream_ends_when_its_token_is_revoked() {
     let (server, _) = server().await;
     let secret = server.token("panel", "viewer", None).await;
     let other = server.token("other", "viewer", None).await;
@@ -452,7 +452,7 @@ async fn a_stream_ends_when_the_token_that_opened_it_is_revoked() {
     })
     .await
     .unwrap();
-    // The other one is told of it, and lives on.
+    // The other stream gets the event and continues.
     tokio::time::timeout(common::DEADLINE, async {
         loop {
             let frame = stays.frame().await.unwrap().unwrap();
@@ -467,7 +467,7 @@ async fn a_stream_ends_when_the_token_that_opened_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn what_a_token_can_not_be_is_refused_and_leaves_nothing() {
+async fn invalid_tokens_are_not_created() {
     let (server, _) = server().await;
     server.token("ci", "viewer", None).await;
     let before = server.footprint().await;

@@ -1,4 +1,4 @@
-//! Fixed addresses and published ports: one owner each, in the transaction that gives them.
+//! Fixed addresses and published ports: each has one owner, decided in one transaction.
 
 #![expect(
     clippy::unwrap_used,
@@ -46,7 +46,7 @@ async fn two_nodes() -> Server {
 }
 
 #[tokio::test]
-async fn a_fixed_address_decides_the_node_and_is_kept() {
+async fn a_fixed_address_determines_the_node_and_is_kept() {
     let server = two_nodes().await;
     for (address, node) in [
         ("10.144.1.50", "alder"),
@@ -62,20 +62,20 @@ async fn a_fixed_address_decides_the_node_and_is_kept() {
         assert_eq!(instance.spec.nics[0].address.unwrap().to_string(), address);
         assert_eq!(instance.status.addresses[0].address.to_string(), address);
     }
-    // Nobody else is given one of them.
+    // Other instances do not get any of them.
     let body = json!({"template": "debian-12", "placement": {"node": "alder"}});
     let next = server.create(&body).await.expect(201).instance();
     assert_eq!(next.spec.nics[0].address.unwrap().to_string(), "10.144.1.3");
 }
 
 #[tokio::test]
-async fn an_address_that_cant_be_given_is_refused_with_the_reason() {
+async fn an_impossible_address_is_refused_with_the_reason() {
     let server = two_nodes().await;
     let field = "spec.nics[0].address";
     server.create(&json!({"name": "first", "template": "debian-12", "nics": [{"address": "10.144.1.50"}]})).await.expect(201);
     for (address, status, code, words) in [
         ("10.144.1.50", 409, "address-taken", "belongs to first"),
-        ("10.144.1.0", 422, "address-reserved", "names the subnet"),
+        ("10.144.1.0", 422, "address-reserved", "is the subnet's network address"),
         ("10.144.1.255", 422, "address-reserved", "broadcast"),
         ("10.144.1.1", 422, "address-reserved", "gateway"),
         (
@@ -88,9 +88,9 @@ async fn an_address_that_cant_be_given_is_refused_with_the_reason() {
             "10.144.1.50/24",
             422,
             "invalid-address",
-            "write the address alone",
+            "write the address without a prefix",
         ),
-        ("fd00::1", 422, "invalid-address", "no IPv4 address"),
+        ("fd00::1", 422, "invalid-address", "not an IPv4 address"),
     ] {
         let said = refused(&server, &with_address(address), status, code, field).await;
         assert!(said.contains(words), "{address}: {said}");
@@ -98,11 +98,11 @@ async fn an_address_that_cant_be_given_is_refused_with_the_reason() {
     let mut elsewhere = with_address("10.144.1.51");
     elsewhere["placement"] = json!({"node": "birch"});
     let said = refused(&server, &elsewhere, 422, "address-on-other-node", field).await;
-    assert!(said.contains("alder's, and birch was asked for"), "{said}");
+    assert!(said.contains("the subnet of alder, but node birch was requested"), "{said}");
 }
 
 #[tokio::test]
-async fn nics_that_are_not_understood_are_refused() {
+async fn invalid_nics_are_refused() {
     let server = two_nodes().await;
     let with = |nics: Value| json!({"template": "debian-12", "nics": nics});
     let mac = "52:54:00:00:00:09";
@@ -156,7 +156,7 @@ async fn a_port_of_a_node_leads_to_one_instance() {
         .expect(201)
         .instance();
     assert_eq!(web.spec.publish[0].to_string(), "8080:80/tcp");
-    // The other protocol is another port.
+    // The same port of the other protocol is free.
     server
         .create(&publishing(
             "dns",
@@ -165,7 +165,7 @@ async fn a_port_of_a_node_leads_to_one_instance() {
         .await
         .expect(201);
 
-    // One that comes later waits, and says for whom.
+    // A later instance waits and names the owner.
     let late = server
         .create(&publishing("late", &json!([{"port": 8080}])))
         .await
@@ -175,7 +175,7 @@ async fn a_port_of_a_node_leads_to_one_instance() {
     let reason = late.status.reason.unwrap();
     assert!(reason.contains("published by web"), "{reason}");
 
-    // One that runs is refused, and nothing changes.
+    // A change of a running instance is refused.
     let patch = json!({"publish": [{"port": 9000}, {"port": 8080}]});
     let problem = server.patch("/v1/instances/dns", &patch).await.problem();
     assert_eq!((problem.status, problem.code.as_str()), (409, "port-taken"));
@@ -183,7 +183,7 @@ async fn a_port_of_a_node_leads_to_one_instance() {
     let dns = server.get("/v1/instances/dns").await.instance();
     assert_eq!((dns.spec.publish.len(), dns.generation.0), (1, 1));
 
-    // What is given up is free for others; the one that waits for it would be placed with it.
+    // A released port is free for others, including instances that wait for it.
     server.delete("/v1/instances/late").await.expect(200);
     let patched = server
         .patch("/v1/instances/web", &json!({"publish": []}))
@@ -199,7 +199,7 @@ async fn a_port_of_a_node_leads_to_one_instance() {
         .expect(200)
         .instance();
     assert_eq!(dns.spec.publish.len(), 2);
-    // The same list again is no change.
+    // Repeating the list changes nothing.
     let again = server
         .patch("/v1/instances/dns", &patch)
         .await
@@ -232,7 +232,7 @@ async fn a_published_port_is_placed_where_it_is_free() {
 }
 
 #[tokio::test]
-async fn ports_that_cant_be_published_are_refused() {
+async fn invalid_published_ports_are_refused() {
     let server = two_nodes().await;
     for (ports, code, field) in [
         (json!([{"port": 0}]), "out-of-range", "spec.publish[0].port"),
@@ -259,7 +259,7 @@ async fn ports_that_cant_be_published_are_refused() {
     ] {
         refused(&server, &publishing("web", &ports), 422, code, field).await;
     }
-    // A guest may have any port of its own.
+    // Any guest port is allowed.
     server
         .create(&publishing(
             "web",

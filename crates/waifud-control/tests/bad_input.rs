@@ -1,4 +1,4 @@
-//! Bad input: a problem that names field and remedy, and nothing left behind.
+//! Invalid input: a problem that names the field and a remedy, and no changes.
 
 mod common;
 
@@ -6,7 +6,7 @@ use axum::http::Method;
 use common::{Answer, Server, digest, image};
 use serde_json::{Value, json};
 
-/// Refused with this status, code and field; with a hint; and nothing was written.
+/// The request is refused with this status, code and field and with a hint, and nothing is written.
 async fn refused(server: &Server, body: Value, status: u16, code: &str, field: &str) {
     let before = server.footprint().await;
     let answer = server.create(&body).await;
@@ -45,7 +45,7 @@ async fn an_unknown_template_is_refused() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_refused() {
+async fn a_taken_name_is_refused() {
     let server = Server::start().await;
     server.template().await;
     server
@@ -63,7 +63,7 @@ async fn a_name_that_is_taken_is_refused() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_no_dns_label_is_refused() {
+async fn a_name_that_is_not_a_dns_label_is_refused() {
     let server = Server::start().await;
     server.template().await;
     for name in [
@@ -130,7 +130,7 @@ async fn zero_negative_huge_and_malformed_sizes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_disk_smaller_than_the_image_is_refused_with_the_size_that_is_needed() {
+async fn a_disk_smaller_than_the_image_is_refused_with_the_required_size() {
     let server = Server::start().await;
     server.template().await;
     let body = json!({"template": "debian-12", "disk_bytes": 1u64 << 30});
@@ -145,13 +145,13 @@ async fn a_disk_smaller_than_the_image_is_refused_with_the_size_that_is_needed()
     let problem = server.create(&body).await.problem();
     assert_eq!(
         problem.title,
-        "disk 1G is smaller than template debian-12 needs (2G)"
+        "a disk of 1G is too small for template debian-12, which needs 2G"
     );
-    assert_eq!(problem.hint.as_deref(), Some("--disk 2G or more"));
+    assert_eq!(problem.hint.as_deref(), Some("use --disk 2G or more"));
 }
 
 #[tokio::test]
-async fn user_data_that_is_invalid_too_long_or_binary_is_refused_without_being_said_back() {
+async fn invalid_long_or_binary_user_data_is_refused_without_repeating_it() {
     let server = Server::start().await;
     server.template().await;
     let long = format!("#!/bin/sh\n# {}\n", "x".repeat(1 << 20));
@@ -185,7 +185,7 @@ async fn user_data_that_is_invalid_too_long_or_binary_is_refused_without_being_s
 }
 
 #[tokio::test]
-async fn keys_labels_and_pools_that_cant_be_used_are_refused() {
+async fn invalid_keys_labels_and_pools_are_refused() {
     let server = Server::start().await;
     server.template().await;
     let key = json!({"template": "debian-12", "ssh_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]});
@@ -219,7 +219,7 @@ async fn keys_labels_and_pools_that_cant_be_used_are_refused() {
 }
 
 #[tokio::test]
-async fn a_mac_that_another_instance_has_is_refused() {
+async fn the_mac_of_another_instance_is_refused() {
     let server = Server::start().await;
     server.template().await;
     let body = json!({"template": "debian-12", "mac": "52:54:00:00:00:01"});
@@ -228,7 +228,7 @@ async fn a_mac_that_another_instance_has_is_refused() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_no_image_stands_not_alone_or_claims_an_absurd_size_is_refused() {
+async fn unacceptable_images_are_refused() {
     let server = Server::start().await;
     let mut backing = image(2 << 30);
     backing[15] = 104;
@@ -256,7 +256,7 @@ async fn an_upload_that_is_no_image_stands_not_alone_or_claims_an_absurd_size_is
 }
 
 #[tokio::test]
-async fn an_upload_that_is_damaged_broken_off_or_too_large_is_refused() {
+async fn damaged_interrupted_or_too_large_uploads_are_refused() {
     let server = Server::with(|config| config.image_max = waifud_types::ByteSize(8192)).await;
     let before = server.footprint().await;
     let mut bytes = image(2 << 30);
@@ -296,7 +296,7 @@ async fn an_upload_that_is_damaged_broken_off_or_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn an_upload_that_was_there_is_kept_once() {
+async fn a_repeated_upload_is_stored_once() {
     let server = Server::start().await;
     let bytes = image(2 << 30);
     let path = format!("/v1/images/{}", digest(&bytes));
@@ -323,7 +323,7 @@ async fn an_upload_that_was_there_is_kept_once() {
 }
 
 #[tokio::test]
-async fn a_template_of_an_image_that_is_not_there_is_refused() {
+async fn a_template_of_a_missing_image_is_refused() {
     let server = Server::start().await;
     let answer = server
         .post(
@@ -342,7 +342,7 @@ async fn a_template_of_an_image_that_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn no_room_is_no_error_but_a_reason_to_wait_and_to_cancel() {
+async fn an_instance_without_capacity_waits_and_can_be_deleted() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", waifud_types::ByteSize::gib(2)).await;
@@ -359,7 +359,7 @@ async fn no_room_is_no_error_but_a_reason_to_wait_and_to_cancel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delete_while_creating_ends_in_nothing() {
+async fn a_delete_during_a_create_leaves_nothing() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", waifud_types::ByteSize::gib(64)).await;
@@ -390,7 +390,7 @@ async fn delete_while_creating_ends_in_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_idempotency_key_gives_the_same_answer_and_another_body_is_refused() {
+async fn an_idempotency_key_repeats_its_answer_and_refuses_another_body() {
     let server = Server::start().await;
     server.template().await;
     let body = json!({"template": "debian-12"}).to_string();
@@ -421,7 +421,7 @@ async fn the_same_idempotency_key_gives_the_same_answer_and_another_body_is_refu
 }
 
 #[tokio::test]
-async fn parameters_that_cant_be_understood_are_named() {
+async fn errors_name_invalid_parameters() {
     let server = Server::start().await;
     for (path, field) in [
         ("/v1/instances?limit=0", "limit"),
@@ -464,7 +464,7 @@ async fn parameters_that_cant_be_understood_are_named() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_of_an_upload_is_removed_at_the_next_start() {
+async fn files_of_interrupted_uploads_are_removed_at_the_next_start() {
     let server = Server::start().await;
     let image = server.template().await;
     let images = server.dir.path().join("images");

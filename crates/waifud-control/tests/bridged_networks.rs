@@ -1,4 +1,4 @@
-//! Networks that are bridges of the hosts: named, listed, used, and forgotten when nobody uses them.
+//! Networks on bridges of the nodes: added, listed, used, deleted.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState};
 
-/// The node tells which bridges it has, and which links are none for guests.
+/// The node reports its bridges and its unsuitable links.
 async fn has_bridges(agent: &Agent, bridges: &[&str], unfit: &[(&str, &str)]) {
     let mut facts = common::facts(ByteSize::gib(64));
     facts.bridges = bridges.iter().map(|&name| name.to_owned()).collect();
@@ -58,7 +58,7 @@ async fn refused(server: &Server, body: &Value, status: u16, code: &str, field: 
 }
 
 #[tokio::test]
-async fn a_network_is_added_listed_and_deleted_and_default_stays() {
+async fn a_network_is_added_listed_and_deleted_and_default_is_permanent() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
     server.join("birch", ByteSize::gib(64)).await;
@@ -112,7 +112,7 @@ async fn a_network_is_added_listed_and_deleted_and_default_stays() {
 }
 
 #[tokio::test]
-async fn a_network_that_cant_be_is_refused_with_the_reason() {
+async fn an_invalid_network_is_refused_with_the_reason() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
     let wireless = "has no way out but wlan0, which is wireless";
@@ -131,7 +131,7 @@ async fn a_network_that_cant_be_is_refused_with_the_reason() {
         let body = json!({"name": name, "bridge": bridge});
         let said = refused(&server, &body, status, code, field).await;
         match bridge {
-            "br0" => assert!(said.contains("is network lan"), "{said}"),
+            "br0" => assert!(said.contains("network lan already uses bridge br0"), "{said}"),
             "brw" => assert!(
                 said.contains("alder") && said.contains("wireless"),
                 "{said}"
@@ -147,18 +147,18 @@ async fn a_network_that_cant_be_is_refused_with_the_reason() {
         "bridge",
     )
     .await;
-    // What one node can't use, another may.
+    // A bridge may be unsuitable on one node and usable on another.
     let birch = server.join("birch", ByteSize::gib(64)).await;
     has_bridges(&birch, &["brw"], &[]).await;
     let added = add(&server, "home", "brw").await.expect(201).json();
     assert_eq!(
         added["nodes"][0]["reason"],
-        format!("can't use brw, which {wireless}")
+        format!("cannot use brw, which {wireless}")
     );
 }
 
 #[tokio::test]
-async fn default_counts_its_users_until_they_are_gone() {
+async fn default_counts_its_users_until_they_are_destroyed() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(64)).await;
@@ -220,7 +220,7 @@ async fn network_config(agent: &Agent, put: &AgentInstance) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn a_guest_on_a_bridge_goes_where_the_bridge_is_and_its_address_is_what_was_seen() {
+async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() {
     let (server, mut alder, _birch) = home().await;
     alder.watch(None).await;
     alder.until_sync().await;
@@ -290,7 +290,7 @@ async fn a_guest_on_a_bridge_goes_where_the_bridge_is_and_its_address_is_what_wa
         "the same report is no news"
     );
 
-    // It is in use until its node has confirmed that it is gone.
+    // It is in use until its node has confirmed the destruction.
     let problem = server.delete("/v1/networks/lan").await.problem();
     assert_eq!(
         (problem.status, problem.code.as_str()),
@@ -337,7 +337,7 @@ async fn a_guest_waits_for_a_node_with_the_bridge_and_why_names_those_without() 
 }
 
 #[tokio::test]
-async fn several_nics_are_described_on_a_disk_and_the_first_has_the_default_route() {
+async fn several_nics_use_a_seed_disk_and_the_first_has_the_default_route() {
     let (server, mut alder, _birch) = home().await;
     alder.watch(None).await;
     alder.until_sync().await;
@@ -365,7 +365,7 @@ async fn several_nics_are_described_on_a_disk_and_the_first_has_the_default_rout
     assert_eq!(first["dhcp4-overrides"], Value::Null);
     assert_eq!(second["dhcp4-overrides"]["use-routes"], false);
     assert_eq!(second["dhcp4-overrides"]["use-dns"], false);
-    // The next one is given another address: the second nic's is its own.
+    // The next instance gets another address.
     let next = server
         .create(&on("next", &json!([{}, {"network": "lan"}])))
         .await
@@ -376,7 +376,7 @@ async fn several_nics_are_described_on_a_disk_and_the_first_has_the_default_rout
 }
 
 #[tokio::test]
-async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
+async fn an_address_on_a_bridge_belongs_to_one_instance() {
     let (server, mut alder, _birch) = home().await;
     alder.watch(None).await;
     alder.until_sync().await;
@@ -398,7 +398,7 @@ async fn an_address_on_a_bridge_is_the_guests_own_to_set_and_nobody_elses() {
             "addresses": ["192.168.1.50/24"], "routes": [{"to": "0.0.0.0/0", "via": "192.168.1.1"}],
             "nameservers": {"addresses": ["192.168.1.1"]}})
     );
-    // It is described as it was asked for.
+    // Its description equals the request.
     let described = server
         .get("/v1/instances/ha/description")
         .await
@@ -552,7 +552,7 @@ async fn an_unmanaged_instance_on_a_bridge_is_adopted_with_its_network() {
     add(&server, "lan", "br7").await.expect(201);
     let problem = adopt().await.problem();
     assert!(
-        problem.title.contains("means another bridge now"),
+        problem.title.contains("now has another bridge"),
         "{problem:?}"
     );
     server.delete("/v1/networks/lan").await.expect(204);

@@ -1,4 +1,4 @@
-//! With time and chance given from outside and the store inline, two runs are the same to the last byte.
+//! With a given clock and entropy and the store inline, two runs are identical.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use waifud_control::env::{Clock, Entropy};
 use waifud_store::Mode;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
-/// Each look at it is a millisecond later.
+/// Each reading is a millisecond later.
 #[derive(Default)]
 struct Ticking(AtomicU64);
 
@@ -74,7 +74,7 @@ async fn run(seed: u64) -> String {
     }
     let mut history = server.get("/v1/events?limit=1000").await.json();
     for event in history["items"].as_array_mut().unwrap() {
-        // Names a request in logs, and is no part of the state.
+        // The request id is not part of the state.
         event["request_id"] = json!(null);
     }
     let mut instances = server.get("/v1/instances").await.json();
@@ -85,7 +85,7 @@ async fn run(seed: u64) -> String {
 }
 
 #[tokio::test]
-async fn the_same_time_and_chance_give_the_same_history() {
+async fn the_same_clock_and_entropy_give_the_same_history() {
     assert_eq!(run(1).await, run(1).await);
     assert_ne!(run(1).await, run(2).await);
 }

@@ -1,5 +1,5 @@
-//! Too little room in the state directory: told of before it is too late, refused with the next step, and over by itself.
-//! The disk is a fake here; `waifud`'s own tests fill a real one.
+//! Little free space in the state directory: events in advance, refusals with a hint, automatic recovery.
+//! The disk is a fake; the tests of `waifud` fill a real one.
 
 mod common;
 mod mirror;
@@ -17,7 +17,7 @@ use serde_json::json;
 use waifud_control::env::Disk;
 use waifud_types::{ByteSize, DiskSpace};
 
-/// A disk of 100 GiB that has so much room as a test says.
+/// A disk of 100 GiB with the free space that a test sets.
 #[derive(Clone, Debug)]
 struct FakeDisk(Arc<AtomicU64>);
 
@@ -51,7 +51,7 @@ async fn server() -> (Server, FakeDisk) {
 }
 
 #[tokio::test]
-async fn the_history_tells_of_little_room_of_none_and_of_room_again() {
+async fn low_full_and_recovered_disk_space_cause_events() {
     let (server, disk) = server().await;
     for free in [ByteSize::gib(2), ByteSize::mib(1), ByteSize::gib(90)] {
         disk.leave(free);
@@ -69,7 +69,7 @@ async fn the_history_tells_of_little_room_of_none_and_of_room_again() {
 }
 
 #[tokio::test]
-async fn what_grows_is_refused_with_the_directory_and_the_next_step_and_is_taken_when_there_is_room()
+async fn a_full_disk_refuses_new_objects_with_a_hint_and_accepts_them_after_recovery()
  {
     let (server, disk) = server().await;
     let template = json!({"name": "t", "image": format!("sha256:{}", "0".repeat(64))});
@@ -93,7 +93,7 @@ async fn what_grows_is_refused_with_the_directory_and_the_next_step_and_is_taken
 }
 
 #[tokio::test]
-async fn a_repeated_create_gets_its_answer_from_a_full_disk_and_a_delete_is_done_whatever_becomes_of_the_image()
+async fn a_full_disk_answers_repeated_creates_and_allows_deletes()
  {
     let (server, disk) = server().await;
     let image = server.template().await;
@@ -112,7 +112,7 @@ async fn a_repeated_create_gets_its_answer_from_a_full_disk_and_a_delete_is_done
         .await
         .expect(409);
 
-    // The image can't be removed: a directory is in its file's place.
+    // The image cannot be removed because its path is a directory.
     let file = server.dir.path().join("images").join(image.hex());
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
@@ -123,7 +123,7 @@ async fn a_repeated_create_gets_its_answer_from_a_full_disk_and_a_delete_is_done
 }
 
 #[tokio::test]
-async fn a_download_waits_for_room_and_goes_on_when_there_is_some() {
+async fn a_download_waits_for_free_space_and_resumes() {
     let (server, disk) = server().await;
     let bytes = image(2 << 30);
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
@@ -144,7 +144,7 @@ async fn a_download_waits_for_room_and_goes_on_when_there_is_some() {
     let waits = state(|it| {
         it["waiting_for"]
             .as_str()
-            .is_some_and(|why| why.contains("room"))
+            .is_some_and(|why| why.contains("free space"))
     });
     tokio::time::timeout(DEADLINE, waits).await.unwrap();
     disk.leave(ByteSize::gib(1));

@@ -1,4 +1,4 @@
-//! Images by URL, against a mirror that does what mirrors do: break off, change files, redirect for ever, lie.
+//! Downloads from a mirror that closes connections, changes files, redirects endlessly or sends wrong data.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -23,7 +23,7 @@ fn settings(config: &mut ControlConfig) {
     config.downloads.pause = Duration::from_millis(1);
 }
 
-/// Some 300 KB that begin as an image does.
+/// About 300 KB with the header of an image.
 fn large_image() -> Vec<u8> {
     let mut bytes = image(2 << 30);
     bytes.extend((0..300_000_u32).flat_map(u32::to_le_bytes));
@@ -41,7 +41,7 @@ async fn begin(server: &Server, body: &Value) -> common::Answer {
     server.post("/v1/downloads", body).await
 }
 
-/// The template, or the problem that its download ended with.
+/// The template, or the problem of its download.
 async fn end(server: &Server, name: &str) -> Result<Value, Value> {
     let looks = async {
         loop {
@@ -74,7 +74,7 @@ fn partials(server: &Server) -> usize {
 }
 
 #[tokio::test]
-async fn an_image_is_fetched_verified_and_becomes_a_template() {
+async fn a_verified_download_becomes_a_template() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/debian.qcow2", &bytes)]).await;
     mirror.text(
@@ -102,7 +102,7 @@ async fn an_image_is_fetched_verified_and_becomes_a_template() {
         server.kinds("mine").await,
         ["template.download-started", "template.created"]
     );
-    // Again: the publisher's list is read, and its image is here.
+    // The second time only the publisher's list is read, since the image exists.
     begin(&server, &body).await.expect(202);
     end(&server, "mine").await.unwrap();
     assert_eq!(mirror.requests("/debian.qcow2").len(), 1);
@@ -110,7 +110,7 @@ async fn an_image_is_fetched_verified_and_becomes_a_template() {
 }
 
 #[tokio::test]
-async fn what_breaks_half_way_goes_on_where_it_broke() {
+async fn an_interrupted_download_resumes() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::cut(100_000), Reply::cut(50_000)]);
@@ -134,7 +134,7 @@ async fn what_breaks_half_way_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn an_image_that_changes_in_between_is_fetched_anew_and_never_patched_together() {
+async fn an_image_that_changes_during_a_download_is_downloaded_again_completely() {
     let (old, new) = (large_image(), {
         let mut bytes = large_image();
         bytes.extend_from_slice(b"newer");
@@ -156,7 +156,7 @@ async fn an_image_that_changes_in_between_is_fetched_anew_and_never_patched_toge
 }
 
 #[tokio::test]
-async fn a_killed_waifud_goes_on_where_it_was() {
+async fn a_download_resumes_after_a_crash_of_waifud() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(200_000)]);
@@ -188,7 +188,7 @@ async fn a_killed_waifud_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn two_askers_share_one_download_and_one_may_leave() {
+async fn two_templates_share_one_download_and_one_may_be_cancelled() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
@@ -214,7 +214,7 @@ async fn two_askers_share_one_download_and_one_may_leave() {
 }
 
 #[tokio::test]
-async fn a_download_that_nobody_wants_any_more_leaves_nothing() {
+async fn a_cancelled_download_leaves_nothing() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
@@ -230,13 +230,13 @@ async fn a_download_that_nobody_wants_any_more_leaves_nothing() {
         }
     };
     tokio::time::timeout(DEADLINE, gone).await.unwrap();
-    // Asked for again at once, it is fetched from its beginning.
+    // Requested again immediately, the download starts from the beginning.
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
 }
 
 #[tokio::test]
-async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
+async fn a_permanent_failure_has_a_reason_and_leaves_nothing() {
     let bytes = large_image();
     let other = digest(b"other").to_string();
     let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
@@ -295,7 +295,7 @@ async fn what_will_not_come_right_fails_with_a_reason_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_asked_again_and_at_last_given_up() {
+async fn an_unreachable_server_is_retried_and_finally_given_up() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script(
@@ -314,7 +314,7 @@ async fn a_server_that_is_away_is_asked_again_and_at_last_given_up() {
     begin(&server, &body).await.expect(202);
     let problem = end(&server, "b").await.unwrap_err();
     assert_eq!(problem["code"], "source-unreachable");
-    // Asked for again by somebody, it is tried again.
+    // Another request retries it.
     mirror.script("/b.qcow2", vec![Reply::status(404)]);
     begin(&server, &body).await.expect(202);
     assert_eq!(
@@ -324,7 +324,7 @@ async fn a_server_that_is_away_is_asked_again_and_at_last_given_up() {
 }
 
 #[tokio::test]
-async fn new_contents_make_a_new_revision_and_instances_keep_theirs() {
+async fn changed_contents_become_a_new_revision_and_instances_keep_their_image() {
     let (old, new) = (large_image(), [large_image(), b"newer".to_vec()].concat());
     let mirror = Mirror::serve(&[("/a.qcow2", &old)]).await;
     mirror.text("/a.qcow2.sha256", &digest(&old).hex());
@@ -350,7 +350,7 @@ async fn new_contents_make_a_new_revision_and_instances_keep_theirs() {
 }
 
 #[tokio::test]
-async fn the_catalog_comes_from_a_mirror_by_name_alone() {
+async fn catalog_images_come_from_the_mirror() {
     let bytes = large_image();
     let entry = waifud_control::images::catalog::entry("debian-12").unwrap();
     let path = entry.url.strip_prefix("https:/").unwrap();
@@ -374,7 +374,7 @@ async fn the_catalog_comes_from_a_mirror_by_name_alone() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_fetched_is_refused_before_anything_is_written() {
+async fn forbidden_urls_are_refused_before_anything_is_stored() {
     let server = Server::start().await;
     let before = server.footprint().await;
     let good = format!("sha256:{}", "a".repeat(64));
@@ -443,7 +443,7 @@ async fn what_may_not_be_fetched_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_digest_and_a_checksum_are_written_alike() {
+fn digests_and_checksums_have_the_same_format() {
     let text = digest(b"x").to_string();
     assert_eq!(
         text.parse::<Checksum>().unwrap().to_string(),
@@ -461,7 +461,7 @@ impl waifud_control::env::Interfaces for Interfaces {
 }
 
 #[tokio::test]
-async fn neither_waifuds_own_addresses_nor_guests_are_asked() {
+async fn addresses_of_waifud_and_of_guests_are_never_contacted() {
     let server = Server::with(|config| {
         config.interfaces = Arc::new(Interfaces(vec!["192.0.2.7".parse().unwrap()]));
     })
@@ -485,7 +485,7 @@ async fn neither_waifuds_own_addresses_nor_guests_are_asked() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_of_what_answers_at_a_private_address() {
+async fn errors_reveal_nothing_about_private_addresses() {
     let bytes = large_image();
     let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
     let mirror = Mirror::serve(&[("/mismatch", &bytes), ("/packed", &packed)]).await;

@@ -1,4 +1,4 @@
-//! The history has one order, and a stream of it loses nothing.
+//! The history has one order, and an event stream is complete.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use waifud_control::env::{Clock, SystemClock, SystemEntropy};
 use waifud_store::Mode;
 use waifud_types::{ByteSize, InstanceState, Revision, Timestamp};
 
-/// Clocks that a test moves: the time of day, and how long waifud ran.
+/// Clocks that a test controls: the time of day, and the running time of waifud.
 struct Hands(Mutex<(Timestamp, Duration)>);
 
 impl Hands {
@@ -53,7 +53,7 @@ async fn with_hands() -> (Server, Arc<Hands>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_wrong_by_years_erases_neither_history_nor_answers() {
+async fn a_wrong_clock_erases_neither_history_nor_answers() {
     const DAY: Duration = Duration::from_hours(24);
     let (server, hands) = with_hands().await;
     server.template().await;
@@ -70,7 +70,7 @@ async fn a_clock_that_is_wrong_by_years_erases_neither_history_nor_answers() {
     server.control.trim().await.unwrap();
     for years in [10, -1, 0] {
         hands.set(years, DAY / 2);
-        // Also what happens at the wrong time does not make the rest older.
+        // Events with a wrong time do not age the others.
         server
             .create(&json!({"template": "debian-12"}))
             .await
@@ -93,17 +93,17 @@ async fn a_clock_that_is_wrong_by_years_erases_neither_history_nor_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_is_measured_by_a_clock_that_nobody_sets() {
+async fn contact_timeouts_use_the_monotonic_clock() {
     let (server, hands) = with_hands().await;
     server.join("alder", ByteSize::gib(8)).await;
     let state = async || server.get("/v1/nodes/alder").await.json()["state"].clone();
     for years in [1, -1] {
         hands.set(years, Duration::from_secs(20));
-        server.control.sweep().await.unwrap();
+        server.control.check_contacts().await.unwrap();
         assert_eq!(state().await, "ready", "{years}");
     }
     hands.set(-1, Duration::from_secs(31));
-    server.control.sweep().await.unwrap();
+    server.control.check_contacts().await.unwrap();
     assert_eq!(state().await, "unreachable");
 }
 
@@ -182,12 +182,12 @@ async fn revisions_increase_strictly_under_concurrency_and_pages_miss_none() {
             None => break,
         }
     }
-    // An upload, a template, a token, a node let in and heard of, and for each instance its creation and its placement.
+    // An upload, a template, a token, an admitted and registered node, and each instance's creation and placement.
     assert_eq!(seen, (1..=205).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_breaks_again_and_again_loses_nothing_and_repeats_nothing() {
+async fn a_resumed_event_stream_neither_loses_nor_repeats_events() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", ByteSize::gib(1000)).await;
@@ -214,7 +214,7 @@ async fn a_stream_that_breaks_again_and_again_loses_nothing_and_repeats_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_can_be_of_one_thing_and_carries_its_progress() {
+async fn a_filtered_event_stream_contains_progress() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -265,7 +265,7 @@ async fn a_stream_can_be_of_one_thing_and_carries_its_progress() {
 }
 
 #[tokio::test]
-async fn events_are_asked_for_by_every_type_of_object_and_an_unknown_type_is_refused() {
+async fn events_are_filtered_by_every_type_of_object_and_unknown_types_are_refused() {
     let server = Server::start().await;
     server.template().await;
     server
@@ -300,7 +300,7 @@ async fn events_are_asked_for_by_every_type_of_object_and_an_unknown_type_is_ref
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trimmed_history_and_another_life_are_answered_with_410() {
+async fn trimmed_history_and_another_incarnation_are_answered_with_410() {
     let server = Server::start().await;
     server.template().await;
     create_many(&server, 10).await;
@@ -333,7 +333,7 @@ async fn trimmed_history_and_another_life_are_answered_with_410() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_name_actor_and_request_and_hold_no_secret() {
+async fn events_name_actor_and_request_and_contain_no_secret() {
     let server = Server::start().await;
     server.template().await;
     let body = json!({"template": "debian-12", "name": "web", "user_data": "#!/bin/sh\n# hunter2"})

@@ -1,4 +1,4 @@
-//! Changes of what an owner says about an instance: labels, wishes, user-data and a first boot once more.
+//! Changes of labels, policies and user-data, and repeated first boots.
 
 mod common;
 
@@ -20,7 +20,7 @@ async fn with_web() -> Server {
 }
 
 #[tokio::test]
-async fn labels_are_set_and_removed_one_by_one_and_lists_know_it() {
+async fn labels_are_set_and_removed_one_by_one_and_filter_lists() {
     let server = with_web().await;
     let answer = server
         .patch(
@@ -53,7 +53,7 @@ async fn labels_are_set_and_removed_one_by_one_and_lists_know_it() {
     assert_eq!(listed("/v1/instances?label=a").await, 0);
     assert_eq!(listed("/v1/instances?label=b&label=tier").await, 1);
     let events: Value = server.get("/v1/events?object=web").await.expect(200).json();
-    assert!(events.to_string().contains("other labels"), "{events}");
+    assert!(events.to_string().contains("labels changed"), "{events}");
 
     for bad in [
         json!({"labels": {"": "x"}}),
@@ -82,7 +82,7 @@ async fn labels_are_set_and_removed_one_by_one_and_lists_know_it() {
 }
 
 #[tokio::test]
-async fn wishes_are_replaced_and_count_as_a_generation() {
+async fn policies_are_replaced_and_increment_the_generation() {
     let server = with_web().await;
     let change = json!({"restart": "always", "priority": 7,
         "placement": {"node": null, "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}}});
@@ -101,7 +101,7 @@ async fn wishes_are_replaced_and_count_as_a_generation() {
         .await
         .expect(200)
         .instance();
-    assert_eq!(again.generation, Generation(2), "no change, no generation");
+    assert_eq!(again.generation, Generation(2), "a request without changes keeps the generation");
     for (bad, field) in [
         (json!({"restart": "sometimes"}), "spec.restart"),
         (json!({"priority": "high"}), "spec.priority"),
@@ -121,7 +121,7 @@ async fn wishes_are_replaced_and_count_as_a_generation() {
 }
 
 #[tokio::test]
-async fn a_wish_that_can_be_met_places_it_and_a_placed_one_is_not_moved() {
+async fn a_satisfiable_placement_places_an_instance_and_does_not_move_a_placed_one() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", ByteSize::gib(8)).await;
@@ -153,7 +153,7 @@ async fn a_wish_that_can_be_met_places_it_and_a_placed_one_is_not_moved() {
 }
 
 #[tokio::test]
-async fn a_re_run_is_a_new_instance_id_each_time_and_an_edit_alone_is_none() {
+async fn a_re_run_changes_the_instance_id_and_an_edit_does_not() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -196,7 +196,7 @@ async fn a_re_run_is_a_new_instance_id_each_time_and_an_edit_alone_is_none() {
 }
 
 #[tokio::test]
-async fn a_description_creates_the_same_again_and_a_dry_run_creates_nothing() {
+async fn a_description_creates_an_equal_instance_and_a_dry_run_creates_nothing() {
     let server = Server::start().await;
     server.template().await;
     let asked = json!({"name": "web", "template": "debian-12", "labels": {"tier": "web"}, "cpus": 3,
@@ -247,7 +247,7 @@ async fn a_description_creates_the_same_again_and_a_dry_run_creates_nothing() {
         .expect(204);
     server.get("/v1/instances/other").await.expect(404);
 
-    // What stands in the way goes, and the description makes it anew.
+    // After the conflicting instance is deleted, the description creates it again.
     server
         .call(Method::DELETE, "/v1/instances/web", &[], "")
         .await;

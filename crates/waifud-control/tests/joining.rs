@@ -1,4 +1,4 @@
-//! Joining: what a token is good for, who gets whose name, and whose certificate counts.
+//! Joining: join tokens, node names and node certificates.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn joined(answer: &common::Answer) -> Joined {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_lets_one_key_in_and_that_key_again_when_the_answer_was_lost() {
+async fn a_join_token_admits_one_key_which_may_repeat_the_request() {
     let server = Server::start().await;
     let token = server.join_token(None).await;
     let (key, other) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
@@ -46,7 +46,7 @@ async fn a_token_lets_one_key_in_and_that_key_again_when_the_answer_was_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_an_expired_and_an_invented_token_let_nobody_in() {
+async fn revoked_expired_and_unknown_join_tokens_are_refused() {
     struct Hands(AtomicI64);
     impl Clock for Hands {
         fn now(&self) -> Timestamp {
@@ -97,7 +97,7 @@ async fn a_revoked_an_expired_and_an_invented_token_let_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_join_without_a_good_token_is_refused_before_its_body_is_read() {
+async fn a_join_without_a_valid_token_is_refused_before_its_body_is_read() {
     let server = Server::start().await;
     let endless = || Body::from_stream(futures::stream::pending::<Result<Vec<u8>, io::Error>>());
     let ask = async |secret: &str, body: Body| {
@@ -112,7 +112,7 @@ async fn a_join_without_a_good_token_is_refused_before_its_body_is_read() {
         let problem = ask(secret, endless()).await.expect(401).problem();
         assert_eq!(problem.code, "invalid-join-token");
     }
-    // A good one in the header, and then no more than a small body.
+    // With a valid token in the header, only a small body is accepted.
     let token = server.join_token(None).await;
     let key = NodeKey::generate().unwrap();
     let request = JoinRequest::new(
@@ -128,7 +128,7 @@ async fn a_join_without_a_good_token_is_refused_before_its_body_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_takes_a_node_from_its_owner_but_one_that_names_it() {
+async fn only_a_join_token_for_a_node_may_replace_its_key() {
     let server = Server::start().await;
     let mut alder = server.join("alder", ByteSize::gib(1)).await;
     alder.watch(None).await;
@@ -137,7 +137,7 @@ async fn no_token_takes_a_node_from_its_owner_but_one_that_names_it() {
     let any = server.join_token(None).await;
     let problem = server.ask_to_join(&any, &thief, "alder").await.expect(409);
     assert_eq!(problem.problem().code, "name-taken");
-    // Refused, it is not spent either.
+    // A refused request does not spend the token.
     let named = server.join_token(Some("alder")).await;
     server
         .ask_to_join(&named, &thief, "birch")
@@ -150,11 +150,11 @@ async fn no_token_takes_a_node_from_its_owner_but_one_that_names_it() {
             .expect(200),
     );
     assert_eq!(anew.node, alder.id);
-    // The key before is worth nothing from now on, neither for requests nor for a watch that is open.
+    // The previous key is not accepted any more, neither for requests nor for an open watch.
     let answer = alder.hello(&hello("alder", ByteSize::gib(1))).await;
     assert_eq!(answer.expect(403).problem().code, "not-admitted");
     assert!(alder.watch_ends().await);
-    // Nor can its lost answer be asked for again.
+    // Nor can it repeat its join request.
     let old = server.join_token(Some("alder")).await;
     let third = NodeKey::generate().unwrap();
     server.ask_to_join(&old, &third, "alder").await.expect(200);
@@ -165,7 +165,7 @@ async fn no_token_takes_a_node_from_its_owner_but_one_that_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_request_is_refused_by_its_field_and_spends_nothing() {
+async fn invalid_join_requests_name_the_field_and_spend_no_token() {
     let server = Server::start().await;
     let token = server.join_token(None).await;
     let good = NodeKey::generate().unwrap();
@@ -201,7 +201,7 @@ async fn what_is_no_request_is_refused_by_its_field_and_spends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_certificate_that_a_node_is_known_by_opens_its_routes() {
+async fn only_the_current_certificate_of_a_node_is_accepted() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -213,7 +213,7 @@ async fn only_the_certificate_that_a_node_is_known_by_opens_its_routes() {
         nobody(),
         Peer::Unknown,
         Peer::Unix { uid: 0 },
-        // A certificate of ours with a key that is not the node's.
+        // A certificate of waifud's CA with another key than the node's.
         Peer::Certificate {
             from,
             node,
@@ -240,7 +240,7 @@ async fn only_the_certificate_that_a_node_is_known_by_opens_its_routes() {
             assert_eq!(answer.status(), 403, "{method} {path} {peer:?}");
         }
     }
-    // And it opens none of people's.
+    // And it is not accepted on routes for users.
     let answer = server
         .agent(Method::GET, "/v1/instances", alder.peer(), Body::empty())
         .await;
@@ -249,7 +249,7 @@ async fn only_the_certificate_that_a_node_is_known_by_opens_its_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_reads_and_reports_only_what_is_its_own() {
+async fn a_node_reads_and_reports_only_its_own_objects() {
     let server = Server::start().await;
     let image = server.template().await;
     let mut alder = server.join("alder", ByteSize::gib(8)).await;
@@ -283,7 +283,7 @@ async fn a_node_reads_and_reports_only_what_is_its_own() {
     birch.says(report(web.id, InstanceState::Failed)).await;
     let shown = server.get("/v1/instances/web").await.instance();
     assert_eq!(shown.status.state, InstanceState::Pending);
-    // A name that is another node's is not taken over by saying so: each keeps its own.
+    // A node cannot take over the name of another node.
     let id = async |name: &str| server.get(&format!("/v1/nodes/{name}")).await.json()["id"].clone();
     let before = (id("alder").await, id("birch").await);
     birch

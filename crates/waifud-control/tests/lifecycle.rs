@@ -1,4 +1,4 @@
-//! From create to gone, with an agent that a test drives.
+//! The lifecycle of an instance, with an agent driven by a test.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,13 +16,13 @@ use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
 use waifud_types::status::{ReadyBy, StepStatus};
 use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
 
-/// The user-data in the documents, as they were sealed.
+/// The user-data in the sealed documents.
 fn user_data(documents: &waifud_cloudinit::Documents) -> serde_json::Value {
     serde_json::to_value(documents).unwrap()["user_data"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_is_created_run_made_ready_and_deleted() {
+async fn an_instance_is_created_started_ready_and_deleted() {
     let server = Server::start().await;
     let image = server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -131,7 +131,7 @@ async fn an_instance_is_created_run_made_ready_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_shown_and_never_written_down() {
+async fn progress_is_shown_and_never_stored() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -160,7 +160,7 @@ async fn progress_is_shown_and_never_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_resumes_where_it_ended_and_refuses_another_life() {
+async fn a_watch_resumes_and_refuses_another_incarnation() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -191,7 +191,7 @@ async fn a_watch_resumes_where_it_ended_and_refuses_another_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unplaced_instance_waits_with_a_reason_and_is_placed_when_room_appears() {
+async fn an_unplaced_instance_has_a_reason_and_is_placed_when_capacity_is_free() {
     let server = Server::start().await;
     server.template().await;
     let waiting = server
@@ -237,7 +237,7 @@ async fn an_unplaced_instance_waits_with_a_reason_and_is_placed_when_room_appear
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_never_placed_is_deleted_at_once_and_leaves_nothing() {
+async fn an_unplaced_instance_is_deleted_immediately() {
     let server = Server::start().await;
     let image = server.template().await;
     server
@@ -254,7 +254,7 @@ async fn what_was_never_placed_is_deleted_at_once_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_node_makes_its_instances_unknown_until_it_speaks_again() {
+async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
     let server = Server::with(|config| config.unreachable_after = Duration::from_millis(200)).await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -267,7 +267,7 @@ async fn a_silent_node_makes_its_instances_unknown_until_it_speaks_again() {
     agent.says(report(id, InstanceState::Running)).await;
     let monitor = tokio::spawn({
         let control = server.control.clone();
-        async move { control.monitor().await }
+        async move { control.run_background_tasks().await }
     });
     let unknown = tokio::time::timeout(DEADLINE, async {
         loop {
@@ -290,11 +290,11 @@ async fn a_silent_node_makes_its_instances_unknown_until_it_speaks_again() {
         "unreachable"
     );
 
-    // Delete works all the same, and waits.
+    // A delete is still accepted, and waits.
     server.delete("/v1/instances/web").await.expect(202);
     let why = server.get("/v1/instances/web/why").await.json();
     assert!(
-        why["summary"].as_str().unwrap().contains("which is off"),
+        why["summary"].as_str().unwrap().contains("which is unreachable"),
         "{why}"
     );
 
@@ -329,7 +329,7 @@ async fn a_silent_node_makes_its_instances_unknown_until_it_speaks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_counts_the_generation_and_keeps_cloud_inits_instance_id() {
+async fn an_update_increments_the_generation_and_keeps_the_instance_id() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -415,7 +415,7 @@ async fn an_update_counts_the_generation_and_keeps_cloud_inits_instance_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_lost_its_key_gets_its_node_back_and_nodes_get_subnets_of_their_own() {
+async fn a_rejoined_machine_keeps_its_node_and_each_node_has_its_own_subnet() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(1)).await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
@@ -427,7 +427,7 @@ async fn a_machine_that_lost_its_key_gets_its_node_back_and_nodes_get_subnets_of
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_can_speak_for_its_own_instances_only() {
+async fn a_node_can_report_only_its_own_instances() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -460,12 +460,12 @@ async fn a_node_can_speak_for_its_own_instances_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_download_of_an_image_goes_on_where_it_ended() {
+async fn an_agent_resumes_the_download_of_an_image() {
     let server = Server::start().await;
     let image = server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
     let path = format!("/v1/agent/images/{image}");
-    // Nothing on the node is made from it yet.
+    // No instance on the node uses it yet.
     agent.get(&path).await.expect(404);
     server
         .create(&json!({"name": "web", "template": "debian-12"}))

@@ -1,4 +1,4 @@
-//! Names and labels that administrators give nodes, nodes that are removed, and nodes that say what they may not.
+//! Administration of nodes: names, labels, removal; and reports out of bounds.
 
 mod common;
 
@@ -15,7 +15,7 @@ async fn labels(server: &Server) -> Value {
 }
 
 #[tokio::test]
-async fn labels_outlast_what_the_node_reports_and_place_who_waits_for_them() {
+async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
@@ -84,7 +84,7 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
     let problem = server.delete("/v1/nodes/alder").await.expect(409).problem();
     assert_eq!(
         (problem.code.as_str(), problem.title.as_str()),
-        ("node-in-use", "alder has web")
+        ("node-in-use", "alder still has instances: web")
     );
     assert!(problem.hint.unwrap().contains("waifuctl delete web"));
     assert_eq!(server.footprint().await, before, "nothing changed");
@@ -98,13 +98,13 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
         "instance.deleted"
     );
     assert_eq!(server.kinds("alder").await.last().unwrap(), "node.removed");
-    // Its key is worth nothing any more.
+    // Its key is not accepted any more.
     let again = alder
         .hello(&common::hello("alder", ByteSize::gib(64)))
         .await;
     assert_eq!(again.status, 403);
 
-    // Its name is free, its subnet is not, before it is purged.
+    // Its name is free, but its subnet stays reserved until it is purged.
     server.join("alder", ByteSize::gib(64)).await;
     let subnet = async |name: &str| {
         server.get(&format!("/v1/nodes/{name}")).await.json()["subnets"][0].clone()
@@ -145,7 +145,7 @@ fn is_out_of_bounds(answer: Answer, field: &str) {
 }
 
 #[tokio::test]
-async fn what_is_too_much_is_refused_by_its_field_and_leaves_nothing_behind() {
+async fn values_out_of_bounds_are_refused_with_the_field() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -173,7 +173,7 @@ async fn what_is_too_much_is_refused_by_its_field_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_node_whose_conditions_flap_for_ever_does_not_replace_the_history() {
+async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -196,7 +196,7 @@ async fn a_node_whose_conditions_flap_for_ever_does_not_replace_the_history() {
     assert_eq!(refused.unwrap().code, "too-many-changes");
     let (.., newest, _) = server.footprint().await;
     assert!(newest < 15_000, "{newest} events");
-    // It counts as heard of, and what is no news is taken.
+    // It counts as a contact, and a report without changes is accepted.
     alder.report(&AgentReport::default()).await;
     let birch = server.join("birch", ByteSize::gib(8)).await;
     birch.report(&flap("low")).await;
@@ -205,7 +205,7 @@ async fn a_node_whose_conditions_flap_for_ever_does_not_replace_the_history() {
 }
 
 #[tokio::test]
-async fn a_node_is_called_what_an_administrator_calls_it_and_not_what_it_calls_itself() {
+async fn an_administrators_name_for_a_node_overrides_its_own() {
     let server = Server::start().await;
     server.template().await;
     let ash = server.join("ash", ByteSize::gib(8)).await;
@@ -235,7 +235,7 @@ async fn a_node_is_called_what_an_administrator_calls_it_and_not_what_it_calls_i
 }
 
 #[tokio::test]
-async fn a_node_speaks_for_its_own_instances_only() {
+async fn reports_about_instances_of_other_nodes_are_ignored() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -262,7 +262,7 @@ async fn a_node_speaks_for_its_own_instances_only() {
 }
 
 #[tokio::test]
-async fn a_generation_that_there_is_not_was_not_seen() {
+async fn an_observed_generation_cannot_exceed_the_current_one() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;

@@ -1,5 +1,5 @@
-//! Rooms that the writer keeps in memory are those of the database, whatever happens between two creates: builds with
-//! debug assertions compare both at every create, and this plays what could part them.
+//! The node capacities that the writer caches equal those of the database. Builds with debug assertions compare both at every
+//! create, and these tests run what could make them differ.
 
 mod common;
 
@@ -13,7 +13,7 @@ async fn create(server: &Server, name: &str, memory: u64) -> Value {
 }
 
 #[tokio::test]
-async fn no_room_is_promised_twice_or_lost_whatever_comes_between_two_creates() {
+async fn capacity_is_neither_reserved_twice_nor_lost() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(8)).await;
@@ -21,12 +21,12 @@ async fn no_room_is_promised_twice_or_lost_whatever_comes_between_two_creates() 
     assert!(placed(&create(&server, "one", 3).await));
     assert!(placed(&create(&server, "two", 3).await));
     assert!(!placed(&create(&server, "three", 3).await));
-    // A create that is refused after it has looked at the rooms takes everything back.
+    // A create that is refused after it read the capacities reverts everything.
     let taken = json!({"name": "one", "template": "debian-12", "memory_bytes": 1 << 30});
     server.create(&taken).await.expect(409);
     assert!(placed(&create(&server, "four", 2).await));
     assert!(!placed(&create(&server, "five", 1).await));
-    // The node has more memory than it told before: those that wait are placed, and the next create knows.
+    // The node reports more memory: waiting instances are placed, and the next create uses it.
     alder
         .hello(&hello("alder", ByteSize::gib(16)))
         .await
@@ -37,7 +37,7 @@ async fn no_room_is_promised_twice_or_lost_whatever_comes_between_two_creates() 
     }
     assert!(!placed(&create(&server, "six", 5).await));
     assert!(placed(&create(&server, "seven", 4).await));
-    // Another node, with room for what waits.
+    // Another node with capacity for waiting instances.
     server.join("birch", ByteSize::gib(8)).await;
     let shown = server.get("/v1/instances/six").await.json();
     assert_eq!(shown["status"]["node"], "birch");
@@ -48,7 +48,7 @@ async fn no_room_is_promised_twice_or_lost_whatever_comes_between_two_creates() 
 }
 
 #[tokio::test]
-async fn creates_at_once_fill_the_nodes_to_the_last_byte_and_no_further() {
+async fn concurrent_creates_fill_the_nodes_exactly() {
     let server = Server::start().await;
     server.template().await;
     for name in ["alder", "birch", "cedar"] {

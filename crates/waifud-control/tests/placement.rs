@@ -1,5 +1,4 @@
-//! Placement, whatever the wishes and the nodes: memory is never promised twice, and the same question gets the same
-//! answer.
+//! Placement with arbitrary requests and nodes: memory is never reserved twice, and choices are deterministic.
 
 #![expect(
     clippy::unwrap_used,
@@ -69,22 +68,22 @@ fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
 
 proptest! {
     #[test]
-    fn memory_is_never_promised_twice_and_answers_repeat(
+    fn memory_is_never_reserved_twice_and_choices_are_deterministic(
         nodes in proptest::collection::vec((1_u64..64, any::<bool>(), any::<bool>()), 0..6),
         wishes in proptest::collection::vec((1_u32..10, 1_u64..40, proptest::option::of(0_u8..6)), 0..40),
     ) {
         let mut capacities: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| capacity(i, *memory, *up, *cordoned)).collect();
         for (cpus, memory, node) in wishes {
             let spec = spec(cpus, memory, node);
-            let wish = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), beside: &[] };
-            let choice = choose(&wish, &capacities, usize::MAX);
-            prop_assert_eq!(&choice, &choose(&wish, &capacities, usize::MAX));
-            let told = choose(&wish, &capacities, 2);
+            let request = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), group_members: &[] };
+            let choice = choose(&request, &capacities, usize::MAX);
+            prop_assert_eq!(&choice, &choose(&request, &capacities, usize::MAX));
+            let told = choose(&request, &capacities, 2);
             prop_assert_eq!(told.node, choice.node);
             prop_assert_eq!(&told.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
             let mut turned = capacities.clone();
             turned.reverse();
-            prop_assert_eq!(&choice, &choose(&wish, &turned, usize::MAX), "the order of the nodes does not matter");
+            prop_assert_eq!(&choice, &choose(&request, &turned, usize::MAX), "the order of the nodes does not matter");
             prop_assert_eq!(choice.verdicts.len(), capacities.len());
             prop_assert_eq!(choice.node.is_none(), choice.reason.is_some());
             for verdict in &choice.verdicts {
@@ -102,7 +101,7 @@ proptest! {
                 promised.memory_bytes = ByteSize(promised.memory_bytes.bytes() + ByteSize::gib(memory).bytes());
                 prop_assert!(promised.memory_bytes <= chosen.node.facts.capacity.memory_bytes);
             } else {
-                // Nobody is turned away who would have fitted.
+                // No instance that fits is refused.
                 for capacity in capacities.iter().filter(|capacity| capacity.node.reachable && !capacity.node.cordoned) {
                     let free = capacity.node.facts.capacity.memory_bytes.bytes() - capacity.node.promised.memory_bytes.bytes();
                     let wanted = node.is_none_or(|node| capacity.node.name.to_string() == format!("node-{node}"));
@@ -115,7 +114,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn a_group_is_spread_as_far_as_its_nodes_have_room(
+    fn a_spread_group_is_distributed_as_far_as_capacity_allows(
         nodes in proptest::collection::vec(1_u64..12, 1..6),
         strict: bool,
         members in 1_usize..30,
@@ -125,24 +124,24 @@ proptest! {
         let mut spread = alone.clone();
         spread.placement.spread = Some(SpreadSpec { group: "web".parse().unwrap(), strict });
         let bridges = std::collections::BTreeMap::new();
-        let mut beside: Vec<(NodeId, u32)> = Vec::new();
-        let count = |beside: &[(NodeId, u32)], id| beside.iter().find(|(other, _)| *other == id).map_or(0, |(_, n)| *n);
+        let mut group: Vec<(NodeId, u32)> = Vec::new();
+        let count = |group: &[(NodeId, u32)], id| group.iter().find(|(other, _)| *other == id).map_or(0, |(_, n)| *n);
         for _ in 0..members {
-            let wish = PlacementRequest { spec: &spread, arch: "x86_64", bridges: &bridges, beside: &beside };
-            let choice = choose(&wish, &capacities, usize::MAX);
+            let request = PlacementRequest { spec: &spread, arch: "x86_64", bridges: &bridges, group_members: &group };
+            let choice = choose(&request, &capacities, usize::MAX);
             let free: Vec<_> = capacities.iter().filter(|capacity| {
-                let wish = PlacementRequest { spec: &alone, ..wish };
-                choose(&wish, std::slice::from_ref(*capacity), 1).node.is_some()
+                let request = PlacementRequest { spec: &alone, ..request };
+                choose(&request, std::slice::from_ref(*capacity), 1).node.is_some()
             }).map(|capacity| capacity.node.id).collect();
-            let fewest = free.iter().map(|id| count(&beside, *id)).min();
+            let fewest = free.iter().map(|id| count(&group, *id)).min();
             if let Some(id) = choice.node {
-                prop_assert_eq!(Some(count(&beside, id)), fewest);
+                prop_assert_eq!(Some(count(&group, id)), fewest);
                 prop_assert!(!strict || fewest == Some(0));
                 capacities.iter_mut().find(|capacity| capacity.node.id == id).unwrap().promise(&spread);
-                if let Some((_, n)) = beside.iter_mut().find(|(other, _)| *other == id) {
+                if let Some((_, n)) = group.iter_mut().find(|(other, _)| *other == id) {
                     *n += 1;
                 } else {
-                    beside.push((id, 1));
+                    group.push((id, 1));
                 }
             } else {
                 prop_assert!(fewest.is_none_or(|fewest| strict && fewest > 0));
@@ -158,7 +157,7 @@ fn on(instance: &waifud_api::Instance) -> String {
 }
 
 #[tokio::test]
-async fn instances_of_a_group_go_to_different_nodes_and_wait_where_they_must() {
+async fn instances_of_a_group_go_to_different_nodes_or_wait() {
     let server = common::Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
@@ -220,7 +219,7 @@ async fn instances_of_a_group_go_to_different_nodes_and_wait_where_they_must() {
     assert_eq!(on(&third), "alder");
 }
 
-/// Waits until the instance has a node, whoever gives it one.
+/// Waits until the instance has a node.
 async fn gets_a_node(server: &common::Server, name: &str) {
     tokio::time::timeout(common::DEADLINE, async {
         while on(&server
@@ -237,17 +236,17 @@ async fn gets_a_node(server: &common::Server, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_that_cannot_be_placed_keep_no_other_from_its_node() {
+async fn hundreds_of_unplaceable_instances_do_not_block_others() {
     let server = common::Server::start().await;
     server.template().await;
     server.join("alder", ByteSize::gib(64)).await;
     let monitor = tokio::spawn({
         let control = server.control.clone();
-        async move { control.monitor().await }
+        async move { control.run_background_tasks().await }
     });
     let mib = |n: u64| ByteSize::mib(128 + n).bytes();
     for n in 0..250 {
-        // Each needs something else.
+        // Each has other requirements.
         let body = serde_json::json!({"template": "debian-12", "memory_bytes": mib(n),
             "placement": {"require": {"never": "there"}}});
         server.create(&body).await.expect(201);
@@ -263,7 +262,7 @@ async fn hundreds_that_cannot_be_placed_keep_no_other_from_its_node() {
 }
 
 #[tokio::test]
-async fn those_that_need_the_same_are_told_the_same_and_placed_in_their_order() {
+async fn instances_of_one_class_have_the_same_reason_and_are_placed_in_order() {
     let server = common::Server::start().await;
     server.template().await;
     let body = |name: &str| serde_json::json!({"name": name, "template": "debian-12", "memory_bytes": 1u64 << 30});
@@ -289,7 +288,7 @@ async fn those_that_need_the_same_are_told_the_same_and_placed_in_their_order() 
 }
 
 #[tokio::test]
-async fn a_port_that_is_no_longer_published_is_given_to_the_next() {
+async fn an_unpublished_port_is_free_for_a_waiting_instance() {
     let server = common::Server::start().await;
     server.template().await;
     server.join("alder", ByteSize::gib(64)).await;
@@ -304,7 +303,7 @@ async fn a_port_that_is_no_longer_published_is_given_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn creates_at_once_never_overcommit_a_node_nor_share_an_address() {
+async fn concurrent_creates_neither_overcommit_a_node_nor_share_an_address() {
     let server = common::Server::start().await;
     server.template().await;
     for name in ["alder", "birch"] {

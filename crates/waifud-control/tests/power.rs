@@ -1,4 +1,4 @@
-//! Power and size over the API: orders, refusals, and what is promised to whom.
+//! Power operations and resizing over the API: changes, refusals and reservations.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod common;
@@ -66,7 +66,7 @@ async fn a_reboot_and_a_forced_stop_reach_the_node_as_part_of_the_spec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_for_a_reboot_ends_when_the_node_has_done_it() {
+async fn a_wait_for_a_reboot_ends_when_the_node_has_applied_it() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -78,7 +78,7 @@ async fn a_wait_for_a_reboot_ends_when_the_node_has_done_it() {
     };
     let path = "/v1/instances/web?wait=0s";
     let order = json!({"reboot": "clean"});
-    // It runs, but as it did before the order.
+    // It runs, but with the previous generation.
     let answer = server.patch(path, &order).await.expect(202).instance();
     agent
         .says(at(answer.generation, InstanceState::Stopping))
@@ -91,7 +91,7 @@ async fn a_wait_for_a_reboot_ends_when_the_node_has_done_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_memory_is_reserved_with_the_change_and_refused_where_there_is_none() {
+async fn more_memory_is_reserved_with_the_change_or_refused() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -103,11 +103,11 @@ async fn more_memory_is_reserved_with_the_change_and_refused_where_there_is_none
     let refused = server.patch(path, &memory(7)).await.expect(409).problem();
     assert_eq!(refused.code, "insufficient-capacity");
     assert_eq!(refused.field.as_deref(), Some("spec.memory_bytes"));
-    assert!(refused.to_string().contains("4G free of 8G"), "{refused}");
+    assert!(refused.to_string().contains("4G of 8G memory free"), "{refused}");
     assert_eq!(promised(&server).await, ByteSize::gib(4));
     let bigger = server.patch(path, &memory(6)).await.expect(200).instance();
     assert_eq!(promised(&server).await, ByteSize::gib(8));
-    // Less again: the running guest still has it, until it is known to have been started with less.
+    // The running guest keeps the memory until its next start.
     let mut said = report(web.id, InstanceState::Running);
     said.observed_generation = bigger.generation;
     agent.says(said.clone()).await;
@@ -119,7 +119,7 @@ async fn more_memory_is_reserved_with_the_change_and_refused_where_there_is_none
     assert_eq!(promised(&server).await, ByteSize::gib(8));
     let shown = server.get(path).await.expect(200).instance();
     assert_eq!(shown.status.restart_needed, ["memory_bytes"]);
-    // Somebody waits for that room.
+    // Another instance waits for that memory.
     let waiting = json!({"name": "big", "template": "debian-12", "memory_bytes": 5_u64 << 30});
     let waiting = server.create(&waiting).await.expect(201).instance();
     assert_eq!(waiting.status.node, None);
@@ -131,7 +131,7 @@ async fn more_memory_is_reserved_with_the_change_and_refused_where_there_is_none
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_room_is_placed_when_it_asks_for_less() {
+async fn a_waiting_instance_is_placed_after_it_requests_less() {
     let server = Server::start().await;
     server.template().await;
     let _agent = server.join("alder", ByteSize::gib(8)).await;
@@ -149,7 +149,7 @@ async fn what_waits_for_room_is_placed_when_it_asks_for_less() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_grows_and_never_shrinks_and_nonsense_changes_nothing() {
+async fn a_disk_grows_and_never_shrinks_and_invalid_sizes_change_nothing() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -187,7 +187,7 @@ async fn a_disk_grows_and_never_shrinks_and_nonsense_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn why_tells_of_a_host_that_went_down() {
+async fn why_names_a_shutdown_of_the_node() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -196,5 +196,5 @@ async fn why_tells_of_a_host_that_went_down() {
     off.stopped_by = Some(StoppedBy::Host);
     agent.says(off).await;
     let why = server.get("/v1/instances/web/why").await.expect(200).json();
-    assert!(why["summary"].as_str().unwrap().contains("with its host"));
+    assert!(why["summary"].as_str().unwrap().contains("when its node shut down"));
 }

@@ -1,4 +1,4 @@
-//! Rescue over the API: what the node is told, what the guest is given to read, and what is refused.
+//! Rescue over the API: the spec for the node, the documents of the guest, and refused requests.
 
 mod common;
 
@@ -11,7 +11,7 @@ const PATH: &str = "/v1/instances/web";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJj9Zt1zMvFTIbmRXkGl0dDxx3GSSnPEGBIqYCj0P3mD you@desk";
 
-/// A template beside `debian-12`, of another image.
+/// A second template with another image.
 async fn small(server: &Server) -> Digest {
     let bytes = image(1 << 30);
     let digest = digest(&bytes);
@@ -29,7 +29,7 @@ fn begin(template: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rescue_is_told_with_its_image_and_documents_of_its_own_and_ends_as_it_began() {
+async fn a_rescue_has_its_own_image_and_documents_and_can_be_ended() {
     let server = Server::start().await;
     server.template().await;
     let small = small(&server).await;
@@ -66,9 +66,9 @@ async fn a_rescue_is_told_with_its_image_and_documents_of_its_own_and_ends_as_it
         "{documents:?}{}",
         String::from_utf8_lossy(&documents.cidata())
     );
-    assert!(text.contains("you@desk"), "its key is let in");
-    assert!(!text.contains("reboot"), "its user-data is not carried out");
-    // Asking again changes nothing.
+    assert!(text.contains("you@desk"), "its key is included");
+    assert!(!text.contains("reboot"), "its user-data is not applied");
+    // Repeating the request changes nothing.
     let again = server.patch(PATH, &begin("small")).await.expect(200);
     assert_eq!(again.instance().generation, told.generation);
     // While it is in use, it stays.
@@ -90,7 +90,7 @@ async fn a_rescue_is_told_with_its_image_and_documents_of_its_own_and_ends_as_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rescue_starts_what_is_off_and_what_can_not_be_is_refused_and_changes_nothing() {
+async fn a_rescue_starts_a_stopped_instance_and_invalid_rescues_change_nothing() {
     let server = Server::start().await;
     server.template().await;
     small(&server).await;

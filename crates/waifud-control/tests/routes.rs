@@ -1,4 +1,4 @@
-//! Every route of the API, walked: what it does not take, and whom it does not know, is answered with a problem.
+//! All routes of the API: unsupported methods, missing objects and unknown callers are answered with a problem.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ fn document() -> Value {
     waifud_control::http::openapi().unwrap()
 }
 
-/// Every path with its parameters filled in by what nobody has, and the methods that it takes.
+/// Every path with parameters of missing objects, and its methods.
 fn paths() -> Vec<(String, Vec<String>)> {
     let digest = format!("sha256:{}", "0".repeat(64));
     document()["paths"]
@@ -36,7 +36,7 @@ fn paths() -> Vec<(String, Vec<String>)> {
 }
 
 #[tokio::test]
-async fn methods_that_a_route_does_not_take_are_answered_with_405_and_what_it_takes() {
+async fn unsupported_methods_are_answered_with_405_and_allow() {
     let server = Server::start().await;
     let mut walked = 0;
     for (path, takes) in paths() {
@@ -69,19 +69,19 @@ async fn methods_that_a_route_does_not_take_are_answered_with_405_and_what_it_ta
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_answered_with_404() {
+async fn missing_objects_are_answered_with_404() {
     let server = Server::start().await;
     for (path, takes) in paths()
         .iter()
         .filter(|(path, _)| path.contains("nobody") || path.contains("sha256"))
     {
-        // A stream is refused before anything is looked up, unless an upgrade is asked for.
+        // Without an upgrade, a stream is refused before any lookup.
         let streams = ["/console", "/forward", "/screen", "/ssh"]
             .iter()
             .any(|end| path.ends_with(end));
         for method in takes.iter().filter(|method| *method != "put" && !streams) {
             let method: Method = method.to_uppercase().parse().unwrap();
-            // What is asked for has to be sound before anybody is looked up for it.
+            // The body is validated before the lookup.
             let body = if path.ends_with("/exec") {
                 r#"{"command":["true"]}"#
             } else {
@@ -111,7 +111,7 @@ async fn what_is_not_there_is_answered_with_404() {
 }
 
 #[tokio::test]
-async fn whoever_the_kernel_does_not_vouch_for_is_let_in_nowhere() {
+async fn unidentified_peers_have_no_access() {
     let server = Server::start().await;
     let open = ["/healthz", "/v1/version", "/v1/openapi.json"];
     for (path, takes) in paths()
@@ -134,7 +134,7 @@ async fn whoever_the_kernel_does_not_vouch_for_is_let_in_nowhere() {
 }
 
 #[tokio::test]
-async fn the_document_is_openapi_3_1_and_is_served_as_it_is_printed() {
+async fn the_document_is_openapi_3_1_and_equals_the_printed_one() {
     let document = document();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let server = Server::start().await;
@@ -152,7 +152,7 @@ async fn the_document_is_openapi_3_1_and_is_served_as_it_is_printed() {
     let count = ids.len();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), count, "operations have names of their own");
+    assert_eq!(ids.len(), count, "operation ids are unique");
     for schema in document.to_string().split("#/components/schemas/").skip(1) {
         let name = schema.split('"').next().unwrap();
         assert!(
@@ -163,7 +163,7 @@ async fn the_document_is_openapi_3_1_and_is_served_as_it_is_printed() {
 }
 
 #[tokio::test]
-async fn a_request_id_that_was_sent_comes_back_and_a_strange_one_does_not() {
+async fn a_valid_request_id_is_returned_and_an_invalid_one_is_replaced() {
     let server = Server::start().await;
     let answer = server
         .call(Method::GET, "/v1/nope", &[("x-request-id", "mine-1")], "")
@@ -176,7 +176,7 @@ async fn a_request_id_that_was_sent_comes_back_and_a_strange_one_does_not() {
 }
 
 #[tokio::test]
-async fn lists_are_pages_that_can_be_filtered() {
+async fn lists_are_paginated_and_filtered() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", waifud_types::ByteSize::gib(64)).await;
@@ -227,7 +227,7 @@ async fn lists_are_pages_that_can_be_filtered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_answers_200_when_it_is_so_and_202_when_not_yet() {
+async fn a_wait_answers_200_when_reached_and_202_otherwise() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", waifud_types::ByteSize::gib(64)).await;

@@ -1,4 +1,4 @@
-//! No secret in any log, event, list or problem: a run with tokens and user-data, and a look through all it left.
+//! No log, event, list or problem contains a secret: a run with tokens and user-data, then a search of its output.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ impl Write for Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_in_no_log_event_list_or_problem() {
+async fn logs_events_lists_and_problems_contain_no_secrets() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
@@ -60,7 +60,7 @@ async fn secrets_are_in_no_log_event_list_or_problem() {
         ask(&token, Method::POST, "/v1/instances", body.clone()).await,
         201
     );
-    // Refused ones too: a name that is taken, a field of another kind, a token that is none.
+    // Also refused requests: a taken name, a field of the wrong type, an invalid token.
     assert_eq!(ask(&token, Method::POST, "/v1/instances", body).await, 409);
     let wrong = json!({"template": "debian-12", "user_data": [user_data]}).to_string();
     assert_eq!(ask(&token, Method::POST, "/v1/instances", wrong).await, 422);
@@ -89,7 +89,7 @@ async fn secrets_are_in_no_log_event_list_or_problem() {
     );
     let seen = String::from_utf8(seen).unwrap();
     assert!(seen.contains("token.revoked"));
-    // What comes after `waifud_`, the 16 digits that are no secret, and `_`.
+    // The part after `waifud_`, the 16 public digits, and `_`.
     let secret = &token[24..];
     for secret in [secret, &secret[..secret.len() - 1], "correct-horse-battery"] {
         assert!(!log.contains(secret), "the log has {secret}");

@@ -1,4 +1,4 @@
-//! What is shown is what is true: after deletes in between, renamed nodes, guests that stopped, nodes that struggle.
+//! The API shows the true state: after concurrent deletes, renamed nodes, stopped guests, failing nodes.
 
 mod common;
 
@@ -20,13 +20,13 @@ fn step(name: &str) -> StepStatus {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_an_instance_that_is_deleted_is_not_told_that_it_runs() {
+async fn a_wait_for_a_deleted_instance_does_not_report_running() {
     let server = std::sync::Arc::new(Server::start().await);
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
     agent.watch(None).await;
     agent.until_sync().await;
-    // The repetition finds the answer of the first request, and waits for an instance that has gone.
+    // The repeated request finds the first answer and waits for an instance that is deleted.
     let body = json!({"name": "web", "template": "debian-12"}).to_string();
     let headers = [("idempotency-key", "k")];
     let create = |path: &'static str| {
@@ -43,7 +43,7 @@ async fn who_waits_for_an_instance_that_is_deleted_is_not_told_that_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_shows_what_keeps_the_node_from_it_and_nothing_of_before() {
+async fn a_delete_shows_only_its_own_obstacle() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -62,7 +62,7 @@ async fn a_delete_shows_what_keeps_the_node_from_it_and_nothing_of_before() {
     before.step = Some(step("watch"));
     agent.says(before.clone()).await;
     server.delete("/v1/instances/web").await.expect(202);
-    // It was under way when the order came.
+    // The report was sent before the order arrived.
     before.reason = Some("something of before".to_owned());
     agent.says(before).await;
     let shown = server.get("/v1/instances/web").await.instance().status;
@@ -92,7 +92,7 @@ async fn a_delete_shows_what_keeps_the_node_from_it_and_nothing_of_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_ready_does_not_wait_to_be_ready() {
+async fn a_ready_instance_has_no_readiness_step() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -115,7 +115,7 @@ async fn what_is_ready_does_not_wait_to_be_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_machine_was_restarted_nothing_runs_on_its_node_until_the_agent_says_so() {
+async fn after_a_restart_of_a_machine_its_instances_are_stopped_until_reported() {
     let server = Server::start().await;
     server.template().await;
     let memory = ByteSize::gib(8);
@@ -159,20 +159,20 @@ async fn after_a_machine_was_restarted_nothing_runs_on_its_node_until_the_agent_
         (InstanceState::Running, true, None),
         (InstanceState::Stopped, false, Some(StoppedBy::Host)),
     );
-    // Daemons that were restarted mean nothing.
+    // A restart of a daemon is not a restart of the machine.
     server.control.note_boot(here).await.unwrap();
     alder.hello(&hello_in("alder", here)).await.expect(200);
     birch.hello(&hello("birch", memory)).await.expect(200);
     assert_eq!((shown("web").await, shown("db").await), (runs, runs));
 
-    // waifud's machine: known before the agent there has said anything.
+    // waifud's machine: detected before the agent there reports.
     server.control.note_boot(boots[2]).await.unwrap();
     assert_eq!((shown("web").await, shown("db").await), (went_off, runs));
     let was_off = (InstanceState::Stopped, false, Some(StoppedBy::Guest));
     assert_eq!(shown("off").await, was_off, "it was off before");
     alder.says(ready(web)).await;
     alder.hello(&hello_in("alder", boots[2])).await.expect(200);
-    assert_eq!(shown("web").await, runs, "the same boot, heard of again");
+    assert_eq!(shown("web").await, runs, "the same boot, in contact again");
     let kinds = server.kinds(&web.to_string()).await;
     let tail = &kinds[kinds.len() - 3..];
     assert_eq!(
@@ -186,7 +186,7 @@ async fn after_a_machine_was_restarted_nothing_runs_on_its_node_until_the_agent_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_not_ended_by_what_was_true_before() {
+async fn a_wait_ignores_the_previous_state() {
     let server = std::sync::Arc::new(Server::start().await);
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -227,7 +227,7 @@ async fn a_wait_is_not_ended_by_what_was_true_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
+async fn a_renamed_node_has_its_new_name_everywhere() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -246,7 +246,7 @@ async fn a_renamed_node_is_shown_by_its_new_name_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_powered_itself_off_is_started_by_being_told_to_run() {
+async fn a_start_request_starts_a_guest_that_powered_itself_off() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -261,7 +261,7 @@ async fn a_guest_that_powered_itself_off_is_started_by_being_told_to_run() {
     agent.put().await;
     let run = json!({"run": true});
     let running = server.patch("/v1/instances/web", &run).await.instance();
-    assert_eq!(running.generation, Generation(1), "it is no news");
+    assert_eq!(running.generation, Generation(1), "nothing changed");
     let mut off = report(id, InstanceState::Stopped);
     off.stopped_by = Some(StoppedBy::Guest);
     agent.says(off).await;
@@ -283,7 +283,7 @@ async fn a_guest_that_powered_itself_off_is_started_by_being_told_to_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_addresses_is_passed_over() {
+async fn a_node_without_free_addresses_is_skipped() {
     let server = Server::start().await;
     server.template().await;
     server.join("alder", ByteSize::gib(1024)).await;
@@ -300,7 +300,7 @@ async fn a_node_without_addresses_is_passed_over() {
     let why = server.get(&format!("{path}/why")).await.json();
     let full = "no free address in 10.144.1.0/24";
     assert_eq!(why["placement"][0]["reason"], full);
-    // Room for one: alder would be the better choice.
+    // Capacity for one: alder would be the better choice.
     server.join("birch", ByteSize::mib(130)).await;
     let placed = server.get(&path).await.instance();
     assert_eq!(placed.status.node.unwrap().as_str(), "birch");
@@ -309,7 +309,7 @@ async fn a_node_without_addresses_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_of_a_thousand_terms_is_the_askers_fault() {
+async fn a_filter_with_a_thousand_terms_is_refused() {
     let server = Server::start().await;
     let labels = "label=a&".repeat(2000);
     let path = format!("/v1/instances?{labels}");
@@ -323,7 +323,7 @@ async fn a_filter_of_a_thousand_terms_is_the_askers_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_is_as_old_as_the_last_word_of_the_node() {
+async fn the_unknown_state_starts_at_the_last_contact() {
     let server = Server::with(|config| {
         config.unreachable_after = std::time::Duration::from_millis(200);
     })
@@ -343,7 +343,7 @@ async fn unknown_is_as_old_as_the_last_word_of_the_node() {
     agent.says(ready).await;
     tokio::time::timeout(DEADLINE, async {
         loop {
-            server.control.sweep().await.unwrap();
+            server.control.check_contacts().await.unwrap();
             let shown = server.get("/v1/instances/web").await.instance().status;
             if shown.state == InstanceState::Unknown {
                 assert_eq!((shown.ready_by, shown.step), (None, None));
@@ -357,7 +357,7 @@ async fn unknown_is_as_old_as_the_last_word_of_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_guest_was_seen_to_do_is_told_to_whoever_asks_why_and_never_written_down() {
+async fn guest_evidence_is_shown_by_why_and_never_stored() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -383,7 +383,7 @@ async fn what_a_guest_was_seen_to_do_is_told_to_whoever_asks_why_and_never_writt
         why["summary"]
             .as_str()
             .unwrap()
-            .ends_with("(no dhcp ack yet)"),
+            .ends_with("(no DHCP acknowledgement yet)"),
         "{why}"
     );
     let request = RequestSeen {
@@ -394,7 +394,7 @@ async fn what_a_guest_was_seen_to_do_is_told_to_whoever_asks_why_and_never_writt
     };
     seen.evidence.as_mut().unwrap().requests.push(request);
     agent.says(seen).await;
-    // A report without evidence leaves it as it was.
+    // A report without evidence keeps the previous evidence.
     agent.says(report(id, InstanceState::Running)).await;
     let why = server.get("/v1/instances/web/why").await.json();
     assert_eq!(why["evidence"]["requests"][0]["count"], 2, "{why}");
@@ -402,7 +402,7 @@ async fn what_a_guest_was_seen_to_do_is_told_to_whoever_asks_why_and_never_writt
         why["summary"]
             .as_str()
             .unwrap()
-            .ends_with("(its user-data was asked for)"),
+            .ends_with("(it has requested its user-data)"),
         "{why}"
     );
     assert_eq!(

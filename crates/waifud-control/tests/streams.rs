@@ -1,4 +1,4 @@
-//! Streams over real sockets: one side a person with a WebSocket, the other an agent in the hands of the test.
+//! Streams over real sockets between a client with a WebSocket and an agent driven by the test.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -77,7 +77,7 @@ impl World {
         self.client_of(&self.agent)
     }
 
-    /// A client whose connections are taken for that node's.
+    /// A client whose connections are treated as the node's.
     fn client_of(&self, agent: &Agent) -> AgentClient {
         let socket = self.server.dir.path().join(format!("{}.sock", agent.id));
         if !socket.exists() {
@@ -137,7 +137,7 @@ fn cut(reason: &str) -> StreamEnd {
 }
 
 #[tokio::test]
-async fn bytes_go_both_ways_until_the_guests_side_ends() {
+async fn data_flows_in_both_directions_until_the_guest_ends_its_side() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open().await;
     person.to.send(Bytes::from_static(b"root\r")).await.unwrap();
@@ -159,7 +159,7 @@ async fn bytes_go_both_ways_until_the_guests_side_ends() {
 }
 
 #[tokio::test]
-async fn what_is_sent_after_the_guests_side_has_ended_still_reaches_the_guest() {
+async fn data_sent_after_the_guests_end_still_reaches_the_guest() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
     agent.write_all(b"220 ready").await.unwrap();
@@ -182,25 +182,25 @@ async fn what_is_sent_after_the_guests_side_has_ended_still_reaches_the_guest() 
     .unwrap();
     read.unwrap();
     assert_eq!(received.len(), 50 * upload.len());
-    // Both have ended: so has the stream.
+    // Both directions have ended, so the stream has ended.
     assert_eq!(end(&mut person).await, StreamEnd::Done);
 }
 
 #[tokio::test]
-async fn a_connection_that_the_guest_resets_is_reset_at_the_other_end() {
+async fn a_reset_by_the_guest_reaches_the_client() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
     person.to.send(Bytes::from_static(b"unread")).await.unwrap();
     agent.write_all(b"seen").await.unwrap();
     assert_eq!(person.from.next().await.unwrap(), "seen");
     until_readable(&mut agent).await;
-    // What was never read makes the kernel end the connection by a reset.
+    // Unread data makes the kernel reset the connection.
     drop(agent);
     assert_eq!(end(&mut person).await, StreamEnd::Reset);
 }
 
 #[tokio::test]
-async fn a_reset_after_the_guests_own_end_is_a_reset_too() {
+async fn a_reset_after_the_guests_end_is_a_reset() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
     agent.shutdown().await.unwrap();
@@ -228,7 +228,7 @@ async fn a_reset_after_the_guests_own_end_is_a_reset_too() {
     assert_eq!(ended.await.unwrap(), StreamEnd::Reset);
 }
 
-/// Waits until there is something to read, and leaves all but one byte of it there.
+/// Waits for data, and reads only one byte of it.
 async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
     let mut one = [0];
     tokio::time::timeout(DEADLINE, agent.read_exact(&mut one))
@@ -238,7 +238,7 @@ async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
 }
 
 #[tokio::test]
-async fn the_agent_is_told_when_the_person_leaves() {
+async fn the_agent_is_notified_when_the_client_disconnects() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open().await;
     person.to.close().await;
@@ -250,7 +250,7 @@ async fn the_agent_is_told_when_the_person_leaves() {
 }
 
 #[tokio::test]
-async fn an_id_is_good_once_and_for_its_node_only() {
+async fn a_stream_id_is_valid_once_and_for_its_node_only() {
     let mut world = World::with(|_| {}).await;
     let other = world.server.join("birch", ByteSize::gib(8)).await;
     let asked = world.ask("console");
@@ -266,7 +266,7 @@ async fn an_id_is_good_once_and_for_its_node_only() {
     };
     let refused = thief.refuse_stream(order.id, &refusal).await;
     assert_eq!(refused.unwrap_err().status(), Some(404));
-    // The node's own agent still can: the thief took nothing.
+    // The node's own agent can still use the id.
     let agent = world.node().stream(order.id).await.unwrap();
     let person = asked.await.unwrap().unwrap();
     assert_eq!(
@@ -283,8 +283,8 @@ async fn an_id_is_good_once_and_for_its_node_only() {
 }
 
 #[tokio::test]
-async fn an_agent_that_never_comes_is_not_waited_for_and_its_id_expires() {
-    let mut world = World::with(|limits| limits.come_within = Duration::from_millis(200)).await;
+async fn an_agent_that_does_not_connect_times_out_and_its_id_expires() {
+    let mut world = World::with(|limits| limits.agent_timeout = Duration::from_millis(200)).await;
     let asked = world.ask("console");
     let order = world.order().await;
     let error = asked.await.unwrap().unwrap_err();
@@ -296,7 +296,7 @@ async fn an_agent_that_never_comes_is_not_waited_for_and_its_id_expires() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_a_problem_in_the_nodes_words() {
+async fn a_refusal_of_the_node_becomes_a_problem_with_its_message() {
     let mut world = World::with(|_| {}).await;
     let asked = world.ask("console");
     let order = world.order().await;
@@ -315,7 +315,7 @@ async fn a_refusal_is_a_problem_in_the_nodes_words() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_opened_is_said_before_the_connection_is_switched() {
+async fn errors_are_answered_before_the_upgrade() {
     let mut world = World::with(|_| {}).await;
     world
         .server
@@ -335,7 +335,7 @@ async fn what_can_not_be_opened_is_said_before_the_connection_is_switched() {
         .agent
         .says(report(world.id, InstanceState::Running))
         .await;
-    // Without a watch, nobody would hear of it.
+    // Without a watch, the order cannot be delivered.
     world.agent.hang_up();
     let away = async {
         loop {
@@ -349,7 +349,7 @@ async fn what_can_not_be_opened_is_said_before_the_connection_is_switched() {
 }
 
 #[tokio::test]
-async fn delete_stop_and_the_end_of_waifud_close_streams() {
+async fn deleting_stopping_and_the_end_of_waifud_close_streams() {
     let mut world = World::with(|_| {}).await;
     let (mut person, _agent, _) = world.open().await;
     world
@@ -375,11 +375,11 @@ async fn delete_stop_and_the_end_of_waifud_close_streams() {
     let mut world = World::with(|_| {}).await;
     let (mut person, _agent, _) = world.open().await;
     world.server.control.stop_token().cancel();
-    assert_eq!(end(&mut person).await, cut("waifud stops"));
+    assert_eq!(end(&mut person).await, cut("waifud is stopping"));
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_the_token_that_opened_it() {
+async fn a_stream_ends_when_its_token_is_revoked() {
     let mut world = World::with(|_| {}).await;
     let made = world
         .server
@@ -402,7 +402,7 @@ async fn a_stream_ends_with_the_token_that_opened_it() {
     assert!(said.contains("the token was revoked"), "{said}");
 }
 
-/// Asks for a console with a token, in the plainest way, and gives the connection once it is switched.
+/// Requests a console with a token, and returns the upgraded connection.
 async fn upgrade(socket: PathBuf, token: String) -> tokio::net::UnixStream {
     let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
     let head = format!(
@@ -439,7 +439,7 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
             tokio::time::sleep(idle / 20).await;
         }
         if !closed_while_busy {
-            assert_eq!(end(&mut person).await, cut("nothing was said for too long"));
+            assert_eq!(end(&mut person).await, cut("idle for too long"));
             return;
         }
         assert!(
@@ -452,22 +452,22 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_ends_the_stream() {
+async fn a_too_large_message_closes_the_stream() {
     let mut world = World::with(|limits| limits.message = 1024).await;
     let (mut person, _agent, _) = world.open().await;
     person.to.send(Bytes::from(vec![0; 4096])).await.unwrap();
-    assert_eq!(end(&mut person).await, cut("a message was too large"));
+    assert_eq!(end(&mut person).await, cut("message too large"));
 }
 
 #[tokio::test]
-async fn so_many_streams_to_one_instance_and_no_more() {
+async fn the_number_of_streams_per_instance_is_limited() {
     let mut world = World::with(|limits| limits.per_instance = 1).await;
     let (mut person, agent, _) = world.open().await;
     let error = world.ask("console").await.unwrap().unwrap_err();
     assert_eq!(code(&error), (429, "too-many-streams"));
     drop(agent);
     assert_eq!(end(&mut person).await, StreamEnd::Done);
-    // The place is free again once the farewell is said.
+    // The permit is released after the close frame.
     let again = async {
         loop {
             let asked = world.ask("console");
@@ -484,12 +484,12 @@ async fn so_many_streams_to_one_instance_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_slows_the_guest_down_and_fills_no_memory() {
+async fn a_slow_reader_slows_down_the_guest_without_using_memory() {
     let mut world = World::with(|_| {}).await;
     let (mut person, mut agent, _) = world.open().await;
     let chunk = vec![b'x'; 64 << 10];
     let mut sent = 0_usize;
-    // Nobody reads: what waifud and the two sockets hold is little, so writing comes to a halt.
+    // Nothing is read: waifud and the sockets buffer little, so writing stops.
     while let Ok(written) =
         tokio::time::timeout(Duration::from_millis(500), agent.write(&chunk)).await
     {
@@ -504,7 +504,7 @@ async fn a_slow_reader_slows_the_guest_down_and_fills_no_memory() {
 }
 
 #[tokio::test]
-async fn ports_and_the_screen_are_asked_for_by_kind() {
+async fn ports_and_the_screen_are_requested_by_kind() {
     let mut world = World::with(|_| {}).await;
     for (what, port, kind) in [
         ("ssh", None, StreamKind::Ssh),
@@ -527,7 +527,7 @@ async fn ports_and_the_screen_are_asked_for_by_kind() {
 }
 
 #[tokio::test]
-async fn a_log_is_an_ordinary_answer() {
+async fn a_log_is_a_plain_response() {
     use futures::StreamExt;
     let mut world = World::with(|_| {}).await;
     let client = world.person.clone();

@@ -1,4 +1,4 @@
-//! A node's subnet keeps out of the way of the networks that the node already routes to, however late it tells of them.
+//! A node's subnet avoids the networks that the node has routes to, even if it reports them late.
 
 mod common;
 
@@ -8,7 +8,7 @@ use waifud_api::agent::AgentReport;
 use waifud_types::ByteSize;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subnet_that_the_node_routes_to_is_changed_while_nothing_is_in_it() {
+async fn an_unused_subnet_is_changed_if_the_node_has_a_route_to_it() {
     let server = Server::start().await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
@@ -31,7 +31,7 @@ async fn a_subnet_that_the_node_routes_to_is_changed_while_nothing_is_in_it() {
     assert_eq!(subnet().await, "10.144.1.0/24");
     say(&["10.144.0.0/22"]).await;
     assert_eq!(subnet().await, "10.144.4.0/24");
-    // With an instance in it the subnet stays: its address is for life.
+    // A subnet with an instance stays, since the instance keeps its address.
     server
         .create(&json!({"name": "web", "template": "debian-12"}))
         .await

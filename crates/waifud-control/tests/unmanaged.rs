@@ -1,4 +1,4 @@
-//! What is on a node and in nobody's list: after a restore of yesterday's database, adopted, deleted, never lost.
+//! Unmanaged instances after a restore of an older database: adopted or deleted, never lost.
 
 mod common;
 
@@ -18,7 +18,7 @@ const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
 
-/// What a node reports of an instance that left its slice.
+/// The report of a node about an instance that left its slice.
 async fn unmanaged(agent: &Agent, record: &AgentInstance) -> Unmanaged {
     let path = format!("/v1/agent/bundles/{}", record.bundle.digest);
     let bundle = agent.get(&path).await.expect(200).bytes;
@@ -52,7 +52,7 @@ async fn say(agent: &Agent, unmanaged: Vec<Unmanaged>) {
     clippy::unwrap_used,
     reason = "a test's helper may stop at the first surprise"
 )]
-/// A server whose database is a copy of `of` made by `backup`, in another life.
+/// A server with a copy of the database of `of`, made by `backup`, in a new incarnation.
 async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("waifud.db");
@@ -71,7 +71,7 @@ async fn restored(of: &Server) -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_newer_than_the_backup_is_claimed_whole() {
+async fn an_instance_newer_than_the_backup_is_adopted_completely() {
     let yesterday = Server::start().await;
     yesterday.template().await;
     let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
@@ -87,7 +87,7 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
     let record = agent.put().await;
     let report = unmanaged(&agent, &record).await;
 
-    // The restored waifud knows nothing of it, and gives the node nothing before it has said what is there.
+    // The restored waifud does not know the instance, and places nothing on the node before its report.
     let agent = today.agent_again(&agent).await;
     let other = today
         .create(&json!({"name": "other", "template": "debian-12"}))
@@ -115,13 +115,13 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
         !node
             .to_string()
             .contains(record.bundle.key.expose().as_str()),
-        "keys are nobody's to see"
+        "keys are never shown"
     );
 
     let path = "/v1/nodes/alder/unmanaged/web/adopt";
     let adopted = today.post(path, &json!({})).await.expect(201).instance();
     assert_eq!(adopted.id, record.id);
-    // Only the database was restored: the row of its image is not the image.
+    // Only the database was restored, so the image has a row but no file.
     let image = format!("/v1/images/{}", adopted.spec.image);
     let shown = today.get(&image).await.expect(200).json();
     assert_eq!(shown["available"], false);
@@ -142,7 +142,7 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
         (512 << 20) + (1_u64 << 30)
     );
 
-    // The node is given back exactly what it has: nothing to do.
+    // The node gets exactly what it already has.
     let mut agent = agent;
     agent.watch(None).await;
     let frames = agent.until_sync().await;
@@ -157,7 +157,7 @@ async fn an_instance_newer_than_the_backup_is_claimed_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_in_the_backup_is_marked_until_an_operator_confirms() {
+async fn instances_from_the_backup_are_marked_until_an_operator_confirms() {
     let yesterday = Server::start().await;
     yesterday.template().await;
     let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
@@ -189,7 +189,7 @@ async fn what_was_in_the_backup_is_marked_until_an_operator_confirms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_its_node_holds_names_the_command_that_lets_it_go_on() {
+async fn a_deletion_held_back_after_a_restore_names_the_confirm_command() {
     let yesterday = Server::start().await;
     yesterday.template().await;
     let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
@@ -241,7 +241,7 @@ fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() {
+async fn an_unmanaged_instance_is_destroyed_on_request_and_conflicts_are_refused() {
     let server = Server::start().await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -264,7 +264,7 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         ..report.clone()
     };
     say(&agent, vec![report, forgotten]).await;
-    // Its name is taken; under another one its MAC is.
+    // Its name is taken, and with another name its MAC address.
     let path = format!("/v1/nodes/alder/unmanaged/{}/adopt", record.id);
     let problem = server.post(&path, &json!({})).await.expect(409).problem();
     assert_eq!(problem.code, "name-taken");
@@ -285,7 +285,7 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .post("/v1/nodes/alder/unmanaged/nothing/adopt", &json!({}))
         .await
         .expect(404);
-    // A name that reads like an id would make one instance answer for another.
+    // A name in the form of an id could address another instance.
     let other = waifud_types::InstanceId::generate().to_string();
     let problem = server
         .post(&path, &json!({"name": other}))
@@ -293,7 +293,7 @@ async fn what_nobody_wants_is_destroyed_by_an_order_and_conflicts_are_refused() 
         .expect(422)
         .problem();
     assert_eq!(problem.code, "invalid-name");
-    // What is in the list is not deleted by this way.
+    // Managed instances are not deleted with this route.
     server
         .delete("/v1/nodes/alder/unmanaged/nothing")
         .await

@@ -71,7 +71,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = control.stop_token().clone();
     let monitor = tokio::spawn({
         let control = control.clone();
-        async move { control.monitor().await }
+        async move { control.run_background_tasks().await }
     });
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(run(users, http::user_router(control.clone()), stop.clone()));

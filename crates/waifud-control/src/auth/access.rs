@@ -1,26 +1,26 @@
-//! Who may ask for what: every route of the API in one table.
+//! The table of all routes with the role that each requires.
 //!
-//! A route that is not in the table is open to nobody, and a test fails until it is in it.
+//! A route that is missing from the table is closed, and a test fails.
 
 use waifud_types::Role;
 
 /// Who may use a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// Everybody who can connect.
+    /// Every caller that can connect.
     Anyone,
-    /// People and programs with at least this role.
+    /// Callers with at least this role.
     AtLeast(Role),
-    /// A node, by its client certificate.
+    /// Nodes with a client certificate.
     Node,
-    /// Somebody with a join token in the request.
+    /// Callers with a join token.
     JoinToken,
 }
 
 use Access::{Anyone, AtLeast, JoinToken, Node};
 use Role::{Admin, Operator, Viewer};
 
-/// Method, path as the router knows it, who.
+/// Method, path template of the router, access.
 pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/healthz", Anyone),
     ("GET", "/v1/version", Anyone),
@@ -92,7 +92,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ),
 ];
 
-/// Who may use the route; `None` when the table lacks it.
+/// The access of a route; `None` if the table does not contain it.
 pub fn of(method: &str, path: &str) -> Option<Access> {
     ROUTES
         .iter()
@@ -100,7 +100,7 @@ pub fn of(method: &str, path: &str) -> Option<Access> {
         .map(|(_, _, access)| *access)
 }
 
-/// What the path takes, as the Allow header says it.
+/// The methods of a path, for the Allow header.
 pub fn methods(path: &str) -> Vec<&'static str> {
     let mut methods: Vec<_> = ROUTES
         .iter()
@@ -117,7 +117,7 @@ pub fn methods(path: &str) -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    /// Every operation that the OpenAPI document has, as the router serves it.
+    /// Every operation of the OpenAPI document.
     fn operations() -> Vec<(String, String)> {
         let document = crate::http::openapi().unwrap();
         let mut found = Vec::new();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_in_the_table_and_nothing_else_is() {
+    fn the_table_contains_exactly_the_routes() {
         let mut table: Vec<_> = ROUTES
             .iter()
             .filter(|(_, path, _)| !path.starts_with("/v1/agent/"))
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table_is_open_to_nobody() {
+    fn a_route_outside_the_table_has_no_access() {
         assert_eq!(of("GET", "/v1/nowhere"), None);
         assert_eq!(of("GET", "/healthz"), Some(Anyone));
     }

@@ -1,4 +1,4 @@
-//! How long waifud's own certificates are valid. Those of nodes they tell of themselves.
+//! The expiry of waifud's own certificates. Nodes report theirs as conditions.
 
 use waifud_api::Certificate;
 use waifud_pki::{server_certificate, valid_until};
@@ -6,7 +6,7 @@ use waifud_pki::{server_certificate, valid_until};
 use crate::{Control, ControlError};
 
 impl Control {
-    /// The CA's, and the one that waifud shows.
+    /// The CA's certificate and waifud's server certificate.
     pub(crate) fn certificates(&self) -> Result<Vec<Certificate>, ControlError> {
         let of = |name: &str, not_after| Certificate {
             name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! What one token may hold at once, so that a token that is used wrongly leaves room for others.
+//! Limits of concurrent requests, waits and streams per token, so that one misused token does not block others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,16 @@ use waifud_api::Problem;
 use crate::auth::principal::Principal;
 use crate::auth::problems as auth_problems;
 
-/// Something that lasts.
+/// What a token can hold open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// A request, from its head to the end of its answer.
+    /// A request, from its header to the end of its answer.
     Request,
     /// A request that waits for an instance (`?wait=`).
     Wait,
-    /// A stream of events.
+    /// An event stream.
     Follower,
-    /// A console, a forwarded port, a screen, a log, a command in a guest.
+    /// A console, forwarded port, screen, log or guest command.
     Stream,
 }
 
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// How many of it one token may hold at once.
+    /// The limit per token.
     pub const fn limit(self) -> usize {
         match self {
             Self::Request => 512,
@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// What it is called in an error.
+    /// The name in errors.
     pub const fn plural(self) -> &'static str {
         match self {
             Self::Request => "requests",
@@ -52,11 +52,11 @@ impl Kind {
     }
 }
 
-/// The counts of all tokens that hold anything. Clones share them.
+/// The counts of all tokens. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holdings(Arc<Mutex<HashMap<[u8; 8], [usize; KINDS]>>>);
 
-/// One of what a token holds; given back when dropped.
+/// One counted item; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     holdings: Holdings,
@@ -69,7 +69,7 @@ impl Holdings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more. Users of this machine, who have no token, are not counted.
+    /// Counts one more. Local users have no token and are not counted.
     pub fn take(&self, principal: &Principal, kind: Kind) -> Result<Option<Held>, Problem> {
         let Some(token) = principal.token else {
             return Ok(None);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_limited_for_each_kind_and_others_are_not_concerned() {
+    fn each_token_has_its_own_limit_for_each_kind() {
         let holdings = Holdings::default();
         let take = |id, kind| holdings.take(&token(id), kind);
         let held: Vec<_> = (0..Kind::Follower.limit())

@@ -1,8 +1,8 @@
-//! Who asks.
+//! Callers: the peer of a connection, and the authenticated principal.
 //!
-//! On the unix socket the kernel says which user is at the other end; the socket's permissions (0660, group
-//! `waifud-admin`) decide who gets that far, so everybody who does is an administrator. Over the network a token says
-//! who asks (`tokens.rs`), and `http/guard.rs` lets them in.
+//! On the unix socket the kernel supplies the user id. The permissions of the socket (0660, group `waifud-admin`) decide
+//! who can connect, so every caller there is an administrator. Over the network a token identifies the caller (`tokens.rs`),
+//! and `http/guard.rs` checks its role.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use waifud_store::TokenRow;
 use waifud_types::event::Actor;
 use waifud_types::{Digest, NodeId, Role};
 
-/// The other end of a connection, as the kernel or the TLS layer vouches for it.
+/// The other end of a connection, as identified by the kernel or by TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
     /// A process on this machine.
@@ -20,27 +20,27 @@ pub enum Peer {
         /// Its effective user.
         uid: u32,
     },
-    /// A TLS connection without a client certificate: a bearer token may say more.
+    /// A TLS connection without a client certificate. A bearer token may identify the caller.
     Tls {
         /// Its address.
         from: SocketAddr,
     },
-    /// A TLS connection with a client certificate of our CA, whose key the handshake has proven.
+    /// A TLS connection with a client certificate of waifud's CA.
     Certificate {
         /// Its address.
         from: SocketAddr,
         /// The node that the certificate names.
         node: NodeId,
-        /// The SHA-256 of the certificate's public key (its DER `SubjectPublicKeyInfo`): only the key that stands in
-        /// the node's row is accepted.
+        /// The SHA-256 of the certificate's public key (its DER `SubjectPublicKeyInfo`). Only the key in the node's row is
+        /// accepted.
         key: Digest,
     },
-    /// Nobody vouches for it; it is let in nowhere.
+    /// Not identified; it has no access.
     Unknown,
 }
 
 impl Peer {
-    /// Where the request came from, for events.
+    /// The source of the request, for events.
     pub fn from(&self) -> String {
         match self {
             Self::Unix { uid } => format!("unix:uid={uid}"),
@@ -55,18 +55,18 @@ impl Peer {
     }
 }
 
-/// Who proved itself by the newest request of a connection. It is an extension of each request; a connection on which
-/// nothing is proven is the first to be closed when there are too many.
+/// Whether the last request of a connection was authenticated, and as whom. It is an extension of each request. With too
+/// many connections, unauthenticated ones are closed first.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionProof(Arc<AtomicU64>);
 
 impl ConnectionProof {
-    /// A number for the token or the node; `None` when nothing is proven.
+    /// A number for the token or the node; `None` without authentication.
     pub fn holder(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|holder| *holder != 0)
     }
 
-    /// Notes whether the connection is a node's.
+    /// Records a node's authentication.
     pub fn set_node(&self, node: Option<NodeId>) {
         self.set(node.map(|node| {
             let (high, low) = node.as_uuid().as_u64_pair();
@@ -74,15 +74,14 @@ impl ConnectionProof {
         }));
     }
 
-    /// Notes the outcome of a request's authentication.
+    /// Records the result of a request's authentication.
     pub fn set(&self, holder: Option<u64>) {
         let number = holder.map_or(0, |number| number.max(1));
         self.0.store(number, Ordering::Relaxed);
     }
 }
 
-/// What counts as one source of connections: an IPv4 address, or the /64 around an IPv6 address, all of which one host
-/// may use.
+/// The source of a connection for limits: an IPv4 address, or the /64 of an IPv6 address, which one host can use completely.
 pub fn source_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
@@ -90,21 +89,21 @@ pub fn source_network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who asks.
+/// An authenticated caller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
     /// `uid=1000`, or `token=laptop`.
     pub name: String,
-    /// What they may do.
+    /// The role.
     pub role: Role,
-    /// Where from.
+    /// The source address or user id.
     pub from: String,
-    /// The public part of the token that proves it; `None` for local users.
+    /// The public part of the token; `None` for local users.
     pub token: Option<[u8; 8]>,
 }
 
 impl Principal {
-    /// A user of this machine: who gets to the socket is an administrator.
+    /// A local user, who is an administrator by access to the socket.
     pub fn local(uid: u32) -> Self {
         Self {
             name: format!("uid={uid}"),
@@ -114,7 +113,7 @@ impl Principal {
         }
     }
 
-    /// Whoever holds the token.
+    /// The holder of a token.
     pub(crate) fn token(row: &TokenRow, from: String) -> Self {
         Self {
             name: format!("token={}", row.name),
@@ -124,7 +123,7 @@ impl Principal {
         }
     }
 
-    /// Whose idempotency keys they are. A token that was revoked and made again under its name is another one.
+    /// The owner of idempotency keys. A new token under the name of a revoked one is another owner.
     pub fn key_owner(&self) -> String {
         self.token.map_or_else(
             || self.name.clone(),
@@ -133,12 +132,12 @@ impl Principal {
     }
 }
 
-/// Who causes a change, and in which request.
+/// The actor and the request that cause a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cause {
-    /// For events.
+    /// The actor of events.
     pub actor: Actor,
-    /// For events.
+    /// The request id of events.
     pub request_id: Option<String>,
 }
 

@@ -3,74 +3,78 @@
 use waifud_api::Problem;
 use waifud_types::{Name, Role};
 
-/// Who asks may not.
+/// The caller is not allowed to do that.
 pub fn forbidden(hint: &str) -> Problem {
-    Problem::new(403, "forbidden", "you may not do that").hint(hint)
+    Problem::new(403, "forbidden", "you are not allowed to do that").hint(hint)
 }
 
-/// Nobody said who asks.
+/// The request has no credential.
 pub fn no_credential() -> Problem {
-    Problem::new(401, "missing-credential", "this request does not say who asks").hint(
-        "send a token as Authorization: Bearer …; an administrator makes one with waifuctl token create NAME --role ROLE",
+    Problem::new(401, "missing-credential", "the request has no credential").hint(
+        "send a token as Authorization: Bearer …; an administrator creates one with waifuctl token create NAME --role ROLE",
     )
 }
 
-/// What was sent to prove it proves nothing. One answer for every reason: guessers learn nothing.
+/// The token is not valid. The answer is the same for every reason, so that guessing reveals nothing.
 pub fn bad_credential() -> Problem {
     Problem::new(401, "invalid-credential", "the token is unknown, revoked or expired").hint(
-        "an administrator sees the tokens with waifuctl token list, and makes one with waifuctl token create NAME --role ROLE",
+        "an administrator lists tokens with waifuctl token list and creates one with waifuctl token create NAME --role ROLE",
     )
 }
 
-/// Too many wrong tokens came from there.
+/// Too many invalid tokens came from the caller's address.
 pub fn too_many_attempts() -> Problem {
     Problem::new(
         429,
         "too-many-attempts",
-        "too many wrong tokens came from this address",
+        "too many invalid tokens were sent from this address",
     )
-    .hint("wait as long as Retry-After says, then send a token that is valid")
+    .hint("wait for the time in Retry-After, then send a valid token")
 }
 
-/// The role does not suffice.
+/// The caller's role is not sufficient.
 pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
-    Problem::new(403, "insufficient-role", format!("this needs the role {needed}; {who} is {own}"))
+    Problem::new(403, "insufficient-role", format!("this requires the role {needed}; {who} has the role {own}"))
         .hint(format!("ask an administrator, or use a token with the role {needed}: waifuctl token create NAME --role {needed}"))
 }
 
-/// A node's certificate where people ask.
+/// A node's certificate was used on a user route.
 pub fn for_people() -> Problem {
-    forbidden("client certificates are for agents, under /v1/agent; people send a token")
+    forbidden("client certificates are for agents, under /v1/agent; users send a token")
 }
 
-/// A person where nodes report.
+/// A user called a route for agents.
 pub fn for_agents() -> Problem {
-    forbidden("this route is for agents, which prove themselves with a client certificate")
+    forbidden("this route is for agents, which authenticate with a client certificate")
 }
 
-/// A token has the name.
+/// Another token has the name.
 pub fn token_name_taken(name: &Name) -> Problem {
-    Problem::new(409, "name-taken", format!("a token named {name} exists"))
-        .field("name")
-        .hint("choose another name, or revoke that one first: waifuctl token revoke NAME")
+    Problem::new(
+        409,
+        "name-taken",
+        format!("a token named {name} already exists"),
+    )
+    .field("name")
+    .hint("choose another name, or revoke that token first: waifuctl token revoke NAME")
 }
 
-/// One token holds too many requests or streams at once.
+/// The token has too many open requests or streams.
 pub fn token_holds_too_many(what: &str, most: usize) -> Problem {
     Problem::new(
         429,
         "too-many-open-requests",
-        format!("this token holds {most} {what} already, the most that one token may hold"),
+        format!("this token already has {most} open {what}, which is the limit"),
     )
-    .hint("end some of them, or use another token for other programs")
+    .hint("close some of them, or use a separate token for each program")
 }
 
-/// The token was valid when the request began, and is not any more.
+/// The token stopped being valid while the request waited.
 pub fn token_ended() -> Problem {
     Problem::new(
         401,
         "invalid-credential",
-        "the token was revoked or has expired while the request waited",
+        "the token was revoked or expired while the request waited",
     )
-    .hint("an administrator makes a token with waifuctl token create NAME --role ROLE")
+    .hint("an administrator creates a token with waifuctl token create NAME --role ROLE")
 }

@@ -1,9 +1,9 @@
-//! Tokens: made, listed, revoked, and asked for at each request that comes over the network.
+//! Tokens: created, listed, revoked, and checked at each request over the network.
 //!
-//! A token is `waifud_`, 16 hexadecimal digits that name its row, `_`, and 256 random bits in base64url. The database
-//! has the SHA-256 of the whole: so many random bits can't be found by trying, so a slow hash would only make every
-//! request slow. The row is found by the part that is no secret; the rest is compared in constant time. Whoever guesses
-//! learns one word for everything: no.
+//! A token is `waifud_`, 16 hexadecimal digits that identify its row, `_`, and 256 random bits in base64url. The database
+//! contains the SHA-256 of the whole token: 256 random bits cannot be found by brute force, so a slow hash would only slow
+//! down requests. The row is found by the public part; the rest is compared in constant time. All failures have the same
+//! answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,40 +18,47 @@ use waifud_store::{StoreError, Taken, TokenRow};
 use waifud_types::{Digest, Secret, Timestamp};
 
 use crate::auth::failed_logins::FailedLogins;
-use crate::auth::holdings::Holdings;
+use crate::auth::holdings::{Held, Holdings, Kind};
 use crate::auth::principal::{Cause, Principal};
 use crate::auth::problems as auth_problems;
 use crate::events::event_builder;
 use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError, problems};
 
-/// The last use is written down at most so often: a busy token costs one write a minute, an idle one none.
+/// The interval at which the last use is recorded: a busy token causes one write per minute.
 const USED_EVERY: Duration = Duration::from_mins(1);
-/// The shortest life of a token.
+/// The shortest lifetime of a token.
 pub(crate) const LEAST: Duration = Duration::from_mins(1);
-/// The longest life of a token that ends at all: ten years.
+/// The longest lifetime of a token that expires: ten years.
 pub(crate) const MOST: Duration = Duration::from_hours(10 * 365 * 24);
-/// A stream looks at its token at least so often: clocks jump.
-const LOOK_AGAIN: Duration = Duration::from_mins(10);
+/// How often a stream checks its token at least, since clocks can jump.
+const RECHECK_INTERVAL: Duration = Duration::from_mins(10);
 
-/// What is kept in memory about tokens.
+/// The state of tokens in memory.
 #[derive(Debug, Default)]
 pub(crate) struct TokenState {
     failed: FailedLogins,
-    pub(crate) holdings: Holdings,
+    holdings: Holdings,
     revoked: watch::Sender<()>,
 }
 
-/// Why somebody is not let in.
+impl TokenState {
+    /// Counts one more of what a token holds, within its limit.
+    pub(crate) fn hold(&self, caller: &Principal, kind: Kind) -> Result<Option<Held>, Problem> {
+        self.holdings.take(caller, kind)
+    }
+}
+
+/// Why a token was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
-    /// The token is worth nothing: made up, revoked or expired.
-    Worthless,
-    /// Worthless as well, and too many such tokens came from that address: ask again after so long.
+    /// The token is unknown, revoked or expired.
+    Invalid,
+    /// The token is invalid, and too many invalid tokens came from the address; retry after this time.
     TooMany(Duration),
 }
 
-/// The row's key in a token; `None` when it has not the form of one.
+/// The public part of a token; `None` if the text does not have the form of a token.
 fn public_part(token: &str) -> Option<[u8; 8]> {
     let (id, secret) = token.strip_prefix(TOKEN_PREFIX)?.split_once('_')?;
     if id.len() != 16 || !id.bytes().all(|b| b.is_ascii_hexdigit()) || secret.len() != 43 {
@@ -76,12 +83,12 @@ fn shown(row: TokenRow) -> Token {
     }
 }
 
-fn alive(row: &TokenRow, now: Timestamp) -> bool {
+fn is_valid_at(row: &TokenRow, now: Timestamp) -> bool {
     row.expires_at.is_none_or(|end| now < end)
 }
 
 impl Control {
-    /// Makes a token. Its secret is in the answer and nowhere else.
+    /// Creates a token. Only the answer contains its secret.
     pub async fn create_token(
         &self,
         request: CreateToken,
@@ -98,8 +105,8 @@ impl Control {
             .map(|seconds| expiry(at, seconds))
             .transpose()?;
         let (mut id, mut bits) = ([0; 8], [0; 32]);
-        self.shared.entropy.fill(&mut id);
-        self.shared.entropy.fill(&mut bits);
+        self.entropy().fill(&mut id);
+        self.entropy().fill(&mut bits);
         let secret = format!(
             "{TOKEN_PREFIX}{:016x}_{}",
             u64::from_be_bytes(id),
@@ -116,11 +123,10 @@ impl Control {
             last_used_at: None,
         };
         let stored = row.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let until = stored.expires_at.map_or_else(
-                    || "that does not expire".to_owned(),
+                    || "without expiry".to_owned(),
                     |end| format!("until {}", event_builder::to_the_second(end)),
                 );
                 tx.emit(&event_builder::event(
@@ -128,7 +134,7 @@ impl Control {
                     "token.created",
                     event_builder::token(&stored),
                     &cause,
-                    format!("a token for the role {}, {until}", stored.role),
+                    format!("role {}, {until}", stored.role),
                 ))?;
                 tx.insert_token(&stored).map_err(|error| match error {
                     StoreError::Taken(Taken::TokenName) => {
@@ -148,8 +154,7 @@ impl Control {
     pub async fn tokens(&self, page: PageRequest) -> Result<Page<Token>, ControlError> {
         let limit = page.limit;
         let (rows, revision) = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
                 let rows = tx.tokens(page.after(), page.limit + 1)?;
                 Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
@@ -163,12 +168,11 @@ impl Control {
         })
     }
 
-    /// Revokes a token: from the commit on it is worth nothing, and its streams end.
+    /// Revokes a token. It stops working with the commit, and its streams end.
     pub async fn revoke_token(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
         let wanted = name.to_owned();
         let at = self.now();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = tx
                     .token_named(&wanted)?
@@ -184,11 +188,11 @@ impl Control {
                 Ok::<_, ControlError>(())
             })
             .await?;
-        self.shared.tokens.revoked.send_replace(());
+        self.token_state().revoked.send_replace(());
         Ok(())
     }
 
-    /// Whose token this is. `from` is the address that it came from; a local user has none.
+    /// Authenticates a token. `from` is the caller's address; local users have none.
     pub(crate) async fn authenticate(
         &self,
         token: &str,
@@ -197,58 +201,57 @@ impl Control {
     ) -> Result<Result<Principal, Refused>, ControlError> {
         let now = self.now();
         let row = match public_part(token) {
-            Some(id) => self.shared.store.read(move |tx| tx.token(id)).await?,
+            Some(id) => self.store().read(move |tx| tx.token(id)).await?,
             None => None,
         };
         let given = digest(token);
         let proven = |row: &TokenRow| bool::from(row.secret.bytes().ct_eq(given.bytes()));
-        let Some(row) = row.filter(|row| proven(row) && alive(row, now)) else {
-            // Looked at only now: a right token is let in, whoever else guesses from its address.
-            let (failed, at) = (&self.shared.tokens.failed, self.shared.clock.monotonic());
+        let Some(row) = row.filter(|row| proven(row) && is_valid_at(row, now)) else {
+            // Checked only for invalid tokens: a valid one is accepted, even from an address with failures.
+            let (failed, at) = (&self.token_state().failed, self.clock().monotonic());
             if let Some(address) = from {
                 if let Some(left) = failed.blocked(address, at) {
                     return Ok(Err(Refused::TooMany(left)));
                 }
-                failed.note(address, at);
+                failed.record(address, at);
             }
-            tracing::info!(from = %shown_from, "a token was refused: it is unknown, revoked or expired");
-            return Ok(Err(Refused::Worthless));
+            tracing::info!(from = %shown_from, "a token was refused because it is unknown, revoked or expired");
+            return Ok(Err(Refused::Invalid));
         };
         if row.last_used_at.is_none_or(|last| last + USED_EVERY <= now) {
             let id = row.id;
-            let noted = self
-                .shared
-                .store
+            let recorded = self
+                .store()
                 .write(move |tx| tx.set_token_used(id, now))
                 .await;
-            if let Err(error) = noted {
-                // Whoever may come in is not kept out by a full disk.
+            if let Err(error) = recorded {
+                // A full disk does not prevent logins.
                 let error: StoreError = error;
-                tracing::warn!(%error, "the last use of a token could not be noted");
+                tracing::warn!(%error, "recording the last use of a token failed");
             }
         }
         Ok(Ok(Principal::token(&row, shown_from)))
     }
 
-    /// Ends when the principal may no longer do what it was let in for: its token was revoked or has expired. For
-    /// streams and waits, which outlive the look at the token that began them.
+    /// Completes when the principal's token is revoked or expires. For streams and waits, which outlive the check at their
+    /// start.
     pub async fn until_revoked(&self, principal: &Principal) {
         let Some(id) = principal.token else {
             return std::future::pending().await;
         };
-        let mut revoked = self.shared.tokens.revoked.subscribe();
+        let mut revoked = self.token_state().revoked.subscribe();
         loop {
             revoked.mark_unchanged();
-            let read: Result<_, StoreError> = self.shared.store.read(move |tx| tx.token(id)).await;
+            let read: Result<_, StoreError> = self.store().read(move |tx| tx.token(id)).await;
             let now = self.now();
-            // What can't be looked up can't be vouched for.
-            let Some(row) = read.ok().flatten().filter(|row| alive(row, now)) else {
+            // If the token cannot be read, it is treated as revoked.
+            let Some(row) = read.ok().flatten().filter(|row| is_valid_at(row, now)) else {
                 return;
             };
             let left = row
                 .expires_at
                 .and_then(|end| Duration::try_from(end.duration_since(now)).ok())
-                .map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
+                .map_or(RECHECK_INTERVAL, |left| left.min(RECHECK_INTERVAL));
             tokio::select! {
                 changed = revoked.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(left) => {}
@@ -262,13 +265,19 @@ fn expiry(now: Timestamp, seconds: u64) -> Result<Timestamp, Problem> {
     if !(LEAST..=MOST).contains(&life) {
         return Err(problems::out_of_range(
             "expires_in_s",
-            "the token's life",
+            "the lifetime of the token",
             "60 (a minute)",
             format!("{} (ten years)", MOST.as_secs()),
         ));
     }
-    now.checked_add(life)
-        .map_err(|_| problems::out_of_range("expires_in_s", "the token's life", 60, MOST.as_secs()))
+    now.checked_add(life).map_err(|_| {
+        problems::out_of_range(
+            "expires_in_s",
+            "the lifetime of the token",
+            60,
+            MOST.as_secs(),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -276,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_the_form_of_a_token_is_looked_up() {
+    fn only_well_formed_tokens_are_looked_up() {
         let secret = "A".repeat(43);
         assert_eq!(
             public_part(&format!("waifud_00000000000000ff_{secret}")),

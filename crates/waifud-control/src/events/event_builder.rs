@@ -1,4 +1,4 @@
-//! Events of ours, made in one line.
+//! Builders for events and their objects.
 
 use serde_json::Value;
 use waifud_store::{NewEvent, TokenRow};
@@ -7,7 +7,7 @@ use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Ti
 
 use crate::auth::principal::Cause;
 
-/// Every type of object that events are about.
+/// All types of objects of events.
 pub const OBJECT_TYPES: [&str; 8] = [
     "instance",
     "template",
@@ -29,7 +29,7 @@ pub fn event(
 ) -> NewEvent {
     debug_assert!(
         OBJECT_TYPES.contains(&object.kind.as_str()),
-        "events about {} can't be asked for",
+        "events about {} cannot be filtered",
         object.kind
     );
     NewEvent {
@@ -45,13 +45,13 @@ pub fn event(
     }
 }
 
-/// What may be added to an event.
+/// Optional parts of an event.
 pub trait EventExt {
-    /// The spec's generation.
+    /// The generation of the spec.
     fn generation(self, generation: Generation) -> Self;
-    /// A word for scripts.
+    /// A reason code for scripts.
     fn reason(self, reason: impl Into<String>) -> Self;
-    /// More.
+    /// Details as JSON.
     fn details(self, details: Value) -> Self;
 }
 
@@ -72,7 +72,7 @@ impl EventExt for NewEvent {
     }
 }
 
-/// An instance.
+/// An instance as the object of an event.
 pub fn instance(id: InstanceId, name: &Name) -> ObjectRef {
     ObjectRef {
         kind: "instance".to_owned(),
@@ -81,7 +81,7 @@ pub fn instance(id: InstanceId, name: &Name) -> ObjectRef {
     }
 }
 
-/// A node.
+/// A node as the object of an event.
 pub fn node(id: NodeId, name: &Name) -> ObjectRef {
     ObjectRef {
         kind: "node".to_owned(),
@@ -90,7 +90,7 @@ pub fn node(id: NodeId, name: &Name) -> ObjectRef {
     }
 }
 
-/// A template.
+/// A template as the object of an event.
 pub fn template(name: &str) -> ObjectRef {
     ObjectRef {
         kind: "template".to_owned(),
@@ -99,7 +99,7 @@ pub fn template(name: &str) -> ObjectRef {
     }
 }
 
-/// A token: by its name and the part of it that is no secret.
+/// A token as the object of an event: its name and its public part.
 pub fn token(row: &TokenRow) -> ObjectRef {
     ObjectRef {
         kind: "token".to_owned(),
@@ -108,7 +108,7 @@ pub fn token(row: &TokenRow) -> ObjectRef {
     }
 }
 
-/// A network.
+/// A network as the object of an event.
 pub fn network(name: &Name) -> ObjectRef {
     ObjectRef {
         kind: "network".to_owned(),
@@ -117,7 +117,7 @@ pub fn network(name: &Name) -> ObjectRef {
     }
 }
 
-/// waifud itself.
+/// waifud as the object of an event.
 pub fn waifud(incarnation: Incarnation) -> ObjectRef {
     ObjectRef {
         kind: "waifud".to_owned(),
@@ -126,7 +126,7 @@ pub fn waifud(incarnation: Incarnation) -> ObjectRef {
     }
 }
 
-/// An image.
+/// An image as the object of an event.
 pub fn image(digest: Digest) -> ObjectRef {
     ObjectRef {
         kind: "image".to_owned(),
@@ -135,7 +135,7 @@ pub fn image(digest: Digest) -> ObjectRef {
     }
 }
 
-/// A time to the second, for sentences.
+/// A time with second precision, for messages.
 pub fn to_the_second(at: Timestamp) -> String {
     at.round(jiff::Unit::Second).unwrap_or(at).to_string()
 }

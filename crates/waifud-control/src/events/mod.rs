@@ -1,4 +1,10 @@
 //! The history: how events are built, listed, followed and trimmed.
 
 pub(crate) mod event_builder;
+mod follow;
+mod history;
 pub(crate) mod problems;
+mod trim;
+
+pub(crate) use follow::{EventItem, EventWatch};
+pub(crate) use trim::HistoryClock;

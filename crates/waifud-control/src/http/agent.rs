@@ -1,4 +1,4 @@
-//! `/v1/agent`: for nodes only, as `waifud_api::agent` describes.
+//! `/v1/agent`: the routes for nodes, as described in `waifud_api::agent`.
 
 use std::io::SeekFrom;
 
@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
 use waifud_api::agent::{AgentReport, Hello, Welcome};
@@ -24,7 +25,7 @@ use crate::nodes::SliceWatch;
 use crate::streams::problems as stream_problems;
 use crate::{Control, ControlError};
 
-/// Bytes of an image sent at once.
+/// Bytes of an image per chunk.
 const CHUNK: usize = 256 << 10;
 
 pub fn routes() -> Router<Control> {
@@ -45,10 +46,10 @@ async fn join(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<Joined>, Refusal> {
-    // A token in the header is looked at before the body is read. Agents of older versions send it in the body only.
+    // A token in the header is checked before the body is read. Older agents send it in the body only.
     if let Some(token) = headers.get(JOIN_TOKEN_HEADER) {
         control
-            .must_know_join_token(token.to_str().unwrap_or_default())
+            .require_join_token(token.to_str().unwrap_or_default())
             .await?;
     }
     let SmallJsonBytes(bytes) = SmallJsonBytes::from_request(request, &control).await?;
@@ -104,7 +105,7 @@ async fn watch(
         .into_response())
 }
 
-/// One line. An error ends the response: the agent asks again.
+/// One line. An error ends the response, and the agent reconnects.
 async fn next_line(watch: &mut SliceWatch) -> Option<Result<Bytes, ControlError>> {
     match watch.next().await {
         Ok(Some(frame)) => {
@@ -112,11 +113,9 @@ async fn next_line(watch: &mut SliceWatch) -> Option<Result<Bytes, ControlError>
                 line.push(b'\n');
                 Bytes::from(line)
             });
-            Some(
-                line.map_err(|e| {
-                    ControlError::Inconsistent(format!("a frame can't be written: {e}"))
-                }),
-            )
+            Some(line.map_err(|e| {
+                ControlError::Inconsistent(format!("serializing a frame failed: {e}"))
+            }))
         }
         Ok(None) => None,
         Err(error) => {
@@ -168,7 +167,7 @@ async fn image(
     Ok(response)
 }
 
-/// Where to go on after a broken download: `Range: bytes=N-`. Other forms of Range are ignored, as RFC 9110
+/// Where to resume an interrupted download: `Range: bytes=N-`. Other forms of Range are ignored, as RFC 9110
 /// (section 14.2) allows.
 fn resume_from(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(header::RANGE)?.to_str().ok()?;
@@ -211,10 +210,9 @@ async fn stream(
     if !(wants(header::CONNECTION, "upgrade") && wants(header::UPGRADE, STREAM_PROTOCOL)) {
         return Err(stream_problems::upgrade_required().into());
     }
-    control
-        .shared
-        .streams
-        .accept(node, id, request.extensions_mut())?;
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let upgrade = upgrade.ok_or_else(stream_problems::upgrade_required)?;
+    control.stream_broker().accept(node, id, upgrade)?;
     Ok((
         StatusCode::SWITCHING_PROTOCOLS,
         [
@@ -233,8 +231,7 @@ async fn refuse_stream(
 ) -> Result<StatusCode, Refusal> {
     let refusal: StreamRefusal = parse(&bytes, str::to_owned)?;
     control
-        .shared
-        .streams
+        .stream_broker()
         .refuse(node, stream_id(&text)?, refusal)?;
     Ok(StatusCode::NO_CONTENT)
 }

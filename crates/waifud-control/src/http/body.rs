@@ -1,4 +1,4 @@
-//! JSON bodies: read within a limit, and refused with the field that is wrong.
+//! Request bodies: size and time limits, and JSON errors that name the field.
 
 use std::time::Duration;
 
@@ -13,30 +13,30 @@ use waifud_api::Problem;
 
 use super::Refusal;
 
-/// What a body may take.
+/// The limits of a body.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Bytes.
+    /// The maximum size.
     bytes: usize,
-    /// Time until all of it has arrived.
+    /// The time within which the whole body must arrive.
     within: Duration,
 }
 
-/// For callers that are known. User-data may have 1 MiB, and JSON may take six bytes for one of its.
+/// For authenticated callers. User-data may have 1 MiB, and JSON may encode one byte in six.
 const AUTHENTICATED: Limits = Limits {
     bytes: 8 << 20,
     within: Duration::from_mins(1),
 };
-/// For callers that have proven nothing yet.
+/// For callers that are not authenticated yet.
 const UNAUTHENTICATED: Limits = Limits {
     bytes: 16 << 10,
     within: Duration::from_secs(10),
 };
 
-/// How long an upload may stand still.
+/// How long an upload may stall.
 const UPLOAD_IDLE: Duration = Duration::from_mins(1);
 
-/// The pieces of an upload. It may take as long as it needs; one that stands still ends with an error.
+/// The chunks of an upload. It may take any time in total, but a stalled upload ends with an error.
 pub fn upload(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + Unpin {
     pieces(body, UPLOAD_IDLE)
 }
@@ -54,11 +54,11 @@ fn pieces(
             Err(elapsed) => Some((Err(axum::Error::new(elapsed)), None)),
         }
     });
-    // After a refusal it is read again, to its end.
+    // After a refusal the rest is drained.
     Box::pin(pieces.fuse())
 }
 
-/// The bytes of a JSON body.
+/// A JSON body.
 #[derive(Debug)]
 pub struct JsonBytes(pub Bytes);
 
@@ -71,7 +71,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
     }
 }
 
-/// The bytes of a small JSON body from a caller that has proven nothing yet.
+/// A small JSON body from a caller that is not authenticated yet.
 #[derive(Debug)]
 pub struct SmallJsonBytes(pub Bytes);
 
@@ -114,7 +114,7 @@ async fn read(body: Body, limits: Limits) -> Result<Bytes, Refusal> {
         Ok(Err(_)) => Err(Problem::new(
             400,
             "upload-interrupted",
-            "the connection ended before the body",
+            "the connection ended before the body was complete",
         )
         .field("body")
         .into()),
@@ -133,12 +133,12 @@ fn too_large(bytes: usize) -> Problem {
     let (limit, hint) = if bytes < 1 << 20 {
         (
             format!("{} KiB", bytes >> 10),
-            "a request without credentials is smaller than that",
+            "requests without credentials are limited to this size",
         )
     } else {
         (
             format!("{} MiB", bytes >> 20),
-            "user-data may have 1 MiB; everything else is small",
+            "user-data may have up to 1 MiB",
         )
     };
     Problem::new(
@@ -150,12 +150,12 @@ fn too_large(bytes: usize) -> Problem {
     .hint(hint)
 }
 
-/// Reads a body. `rename` turns a path of the request into the field's name as people know it.
+/// Parses a body. `rename` turns the path of a field in the request into the name that users know.
 pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     rename: impl Fn(&str) -> String,
 ) -> Result<T, Refusal> {
-    // A list would be taken for the fields in their order, whatever they are: nobody means that.
+    // serde would accept a list as the fields in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         let problem = Problem::new(422, "invalid-field", "the body is a list")
             .field("body")
@@ -187,7 +187,7 @@ fn refuse(path: &str, error: &serde_json::Error, rename: &impl Fn(&str) -> Strin
             .hint("send one JSON object");
         }
     }
-    // serde_json ends its sentence with the place, which the field says better.
+    // serde_json appends the position, which the field name replaces.
     let text = error.to_string();
     let why = text.split(" at line ").next().unwrap_or(&text);
     let named = why.split('`').nth(1);
@@ -197,26 +197,22 @@ fn refuse(path: &str, error: &serde_json::Error, rename: &impl Fn(&str) -> Strin
         (path, Some(named)) if why.starts_with("missing field") => format!("{path}.{named}"),
         (path, _) => path.to_owned(),
     };
-    // What was sent there may be a secret: it is not said back.
+    // The value may be a secret, so the message must not repeat it.
     let why = if field.starts_with("user_data") || field.starts_with("ssh_keys") {
-        "it is not a text"
+        "it is not a string"
     } else {
         why
     };
     let why: String = why.chars().take(300).collect();
     let size = field.ends_with("_bytes");
-    let problem = Problem::new(
-        422,
-        "invalid-field",
-        format!("{field} can't be used: {why}"),
-    )
-    .field(rename(&field));
+    let problem = Problem::new(422, "invalid-field", format!("{field} is invalid: {why}"))
+        .field(rename(&field));
     if size {
-        problem.hint("a whole number of bytes, without a unit; 1 GiB is 1073741824")
+        problem.hint("use a whole number of bytes without a unit; 1 GiB is 1073741824")
     } else if why.starts_with("unknown field") {
         problem.hint("GET /v1/openapi.json lists the fields")
     } else {
-        problem.hint("send it as the API describes it: GET /v1/openapi.json")
+        problem.hint("GET /v1/openapi.json describes the fields")
     }
 }
 
@@ -232,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_field() {
+    fn errors_name_the_field() {
         for (text, code, field) in [
             ("", "invalid-json", "body"),
             ("{", "invalid-json", "body"),
@@ -296,7 +292,7 @@ mod tests {
             code(Body::from(vec![0; (16 << 10) + 1])).await,
             Err("too-large".to_owned())
         );
-        // An error whose text speaks of a length limit is not one of ours.
+        // Another error with a similar text is not taken for the size limit.
         let broken = pieces(vec![Err(std::io::Error::other("length limit exceeded"))]);
         assert_eq!(code(broken).await, Err("upload-interrupted".to_owned()));
         let stalled =
@@ -305,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upload_that_stands_still_ends_with_an_error() {
+    async fn a_stalled_upload_ends_with_an_error() {
         let first = futures::stream::iter([Ok::<_, std::io::Error>(vec![1; 3])]);
         let body = Body::from_stream(first.chain(futures::stream::pending()));
         let mut upload = pieces(body, Duration::from_millis(20));
@@ -317,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_said_back() {
+    fn errors_do_not_repeat_secrets() {
         let problem = problem(r#"{"template":"a","user_data":{"password":"hunter2"}}"#);
         assert!(!format!("{problem:?}").contains("hunter2"));
         let problem = self::problem(r#"{"template":"a","user_data":123456789}"#);

@@ -1,8 +1,8 @@
-//! What the OpenAPI document says beyond what is written at each handler: the answers that every operation has, and how
-//! far parameters and fields are restricted, with the same numbers that the checks use.
+//! Completes the OpenAPI document: common problem responses, and limits of parameters and fields from the same constants
+//! that the checks use.
 //!
-//! `xtask test` has schemathesis send what this document allows and what it does not; it finds a difference from what the
-//! handlers accept.
+//! `xtask test` runs schemathesis with requests that the document allows and requests that it does not, and reports each
+//! difference from what the handlers accept.
 
 use serde_json::{Value, json};
 use waifud_api::guest_command::{EXEC_TIMEOUT_MAX, PASSWORD_MAX};
@@ -17,25 +17,23 @@ use crate::events::event_builder;
 use crate::instances::validate;
 use crate::pagination::LIMIT_MAX;
 
-/// A name, as [`waifud_types::Name`] reads it.
+/// The form of a [`waifud_types::Name`].
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
-/// A revision.
+/// The form of a revision.
 const REVISION: &str = "^[0-9a-fA-F]{8}\\.[0-9]{1,19}$";
-/// No control characters.
+/// Text without control characters.
 const PLAIN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
-/// A time to wait, an hour at most.
+/// A duration of `wait`, at most an hour.
 const WAIT: &str = "^0*(([0-9]{1,6}|[12][0-9]{6}|3[0-5][0-9]{5}|3600000)ms|([0-9]{1,3}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s?|([0-9]|[1-5][0-9]|60)m|[01]h)$";
 
 /// Completes the document.
 pub fn complete(mut document: Value) -> Value {
     let paths = document.get_mut("paths").and_then(Value::as_object_mut);
-    let operations = paths
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, operations)| operations.as_object_mut());
-    for (method, operation) in operations.flatten() {
-        answers(method, operation);
-        parameters(operation);
+    for (path, operations) in paths.into_iter().flatten() {
+        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+            answers(path, method, operation);
+            parameters(operation);
+        }
     }
     if let Some(schemas) = document.pointer_mut("/components/schemas") {
         fields(schemas);
@@ -43,19 +41,46 @@ pub fn complete(mut document: Value) -> Value {
     document
 }
 
-/// Adds what every operation may answer, and gives problems their media type.
-fn answers(method: &str, operation: &mut Value) {
+/// Adds the problems that every operation of a kind may answer with, and gives problems their media type.
+fn answers(path: &str, method: &str, operation: &mut Value) {
     let open = operation["security"].as_array().is_some_and(Vec::is_empty);
     let body = operation.get("requestBody");
     let json = body.is_some_and(|body| !body["content"]["application/json"].is_null());
-    let mut common = vec![("500", "waifud failed; its log says why.")];
+    let has_tag = |tag: &str| {
+        let mut tags = operation["tags"].as_array().into_iter().flatten();
+        tags.any(|other| other == tag)
+    };
+    let upgrades = operation["responses"].get("101").is_some();
+    let guest_command = path.ends_with("/exec") || path.ends_with("/password");
+    let mut common = vec![("500", "waifud failed; see its log.")];
     if !open {
         common.extend([
-            ("400", "A parameter, a header or the body can't be understood."),
+            ("400", "A parameter, a header or the body is invalid."),
             ("401", "The request has no valid token."),
-            ("403", "The token's role does not suffice."),
-            ("429", "The token holds too many requests or streams, or too many wrong tokens came from this address."),
+            ("403", "The token's role is not sufficient."),
+            (
+                "429",
+                "The token has too many open requests or streams, or too many invalid tokens were sent from this address.",
+            ),
         ]);
+    }
+    if path.contains('{') {
+        common.push(("404", "The object does not exist."));
+    }
+    if has_tag("streams") || guest_command {
+        common.extend([
+            (
+                "409",
+                "The instance is not running, no guest agent answers, or the node or the guest refuses.",
+            ),
+            (
+                "504",
+                "The instance's node is not connected, or did not answer in time.",
+            ),
+        ]);
+    }
+    if upgrades {
+        common.push(("426", "The request does not ask for an upgrade."));
     }
     if body.is_some() {
         common.extend([
@@ -66,11 +91,11 @@ fn answers(method: &str, operation: &mut Value) {
     if json {
         common.extend([
             ("415", "The body is not JSON."),
-            ("422", "A field can't be used."),
+            ("422", "A field is invalid."),
         ]);
     }
     if method != "get" {
-        common.push(("507", "No space is left for it."));
+        common.push(("507", "There is not enough free space."));
     }
     let responses = operation.get_mut("responses");
     let Some(responses) = responses.and_then(Value::as_object_mut) else {
@@ -105,7 +130,7 @@ fn parameters(operation: &mut Value) {
         let name = parameter["name"].as_str().unwrap_or_default().to_owned();
         let header = parameter["in"] == "header";
         if header {
-            // A header is a text or absent.
+            // A header cannot be null.
             restrict(parameter, "/schema", &json!({"type": "string"}));
         }
         restrict(parameter, "/schema", &parameter_limits(&name, events));
@@ -138,7 +163,7 @@ fn parameter_limits(name: &str, events: bool) -> Value {
     }
 }
 
-/// Restricts the fields of requests.
+/// Adds limits to the fields of requests.
 fn fields(schemas: &mut Value) {
     let name = json!({"pattern": NAME});
     let port = json!({"minimum": 1, "maximum": u16::MAX});
@@ -230,7 +255,7 @@ fn fields(schemas: &mut Value) {
         if limits.get("type").is_some()
             && let Some(found) = schemas.pointer_mut(&path)
         {
-            // In the place of a reference, which nothing can be added to.
+            // Replaces a reference, to which no limits can be added.
             let description = ["/description", "/oneOf/0/description"]
                 .into_iter()
                 .find_map(|at| found.pointer(at).cloned());
@@ -246,10 +271,10 @@ fn fields(schemas: &mut Value) {
     restrict(schemas, words, &json!({"pattern": "^[^\\u0000]*$"}));
 }
 
-/// Adds restrictions to the schema at a path (RFC 6901).
+/// Adds limits to the schema at a JSON pointer (RFC 6901).
 fn restrict(document: &mut Value, path: &str, limits: &Value) {
     let schema = document.pointer_mut(path).and_then(Value::as_object_mut);
-    debug_assert!(schema.is_some(), "{path} is not in the document");
+    debug_assert!(schema.is_some(), "{path} is missing from the document");
     if let (Some(schema), Some(limits)) = (schema, limits.as_object()) {
         schema.extend(
             limits
@@ -268,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_documented_with_its_media_type_and_every_request_may_be_refused() {
+    fn every_problem_has_its_media_type_and_every_operation_documents_400() {
         let mut seen = 0;
         for (path, operations) in document()["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
@@ -291,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn restrictions_survive_the_document_and_have_the_numbers_of_the_checks() {
+    fn limits_in_the_document_equal_those_of_the_checks() {
         let document = document();
         let schemas = &document["components"]["schemas"];
         let cpus = &schemas["CreateInstance"]["properties"]["cpus"];

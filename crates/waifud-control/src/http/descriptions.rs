@@ -1,22 +1,21 @@
-//! `/v1/instances/{name}/description`: an instance as the request that would create it.
+//! `/v1/instances/{name}/description`: the request that would create an instance again.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use waifud_api::{CreateInstance, Problem};
+use waifud_api::CreateInstance;
 
 use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
-/// Describes an instance as the request that would create it again, user-data included. For operators.
+/// Returns the request that would create the instance again, including its user-data. For operators.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/description", tag = "instances", operation_id = "instance_description",
-    params(("name" = String, Path, description = "Its name or id.")),
+    params(("name" = String, Path, description = "The instance's name or id.")),
     responses(
-        (status = 200, description = "The body for POST /v1/instances; its ETag is the instance's.", body = CreateInstance),
-        (status = 404, description = "There is none.", body = Problem),
+        (status = 200, description = "The body for POST /v1/instances. The ETag is that of the instance.", body = CreateInstance),
     )
 )]
 pub async fn description(

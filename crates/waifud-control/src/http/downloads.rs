@@ -1,4 +1,4 @@
-//! `/v1/downloads` and `/v1/catalog`: images by URL.
+//! `/v1/downloads` and `/v1/catalog`: downloads of images.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,31 +12,30 @@ use super::refusal::Refusal;
 use crate::images::catalog as data;
 use crate::{Control, ControlError};
 
-/// Fetches an image that becomes a template; the same again changes nothing, or tries again what failed.
+/// Downloads an image and creates a template from it. Repeating the request changes nothing, or retries a failed download.
 #[utoipa::path(
     post, path = "/v1/downloads", tag = "templates", operation_id = "create_download",
     request_body = CreateDownload,
     responses(
-        (status = 202, description = "Written down; it goes on by itself. When it has ended well, the template is there and this is not.", body = Download),
-        (status = 409, description = "The template is on its way from elsewhere.", body = Problem),
-        (status = 422, description = "A field can't be used.", body = Problem),
-        (status = 429, description = "Too many downloads are running.", body = Problem),
+        (status = 202, description = "Accepted; the download runs in the background. When it succeeds, the template is created and the download is removed.", body = Download),
+        (status = 409, description = "The template is being downloaded from another source.", body = Problem),
+        (status = 429, description = "The limit of concurrent downloads is reached.", body = Problem),
     )
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Download>), Refusal> {
     let request: CreateDownload = parse(&bytes, str::to_owned)?;
-    let download = control.create_download(request, asker.cause).await?;
+    let download = control.create_download(request, caller.cause).await?;
     Ok((StatusCode::ACCEPTED, Json(download)))
 }
 
-/// Lists templates on their way, and those that failed on it.
+/// Lists running and failed downloads.
 #[utoipa::path(
     get, path = "/v1/downloads", tag = "templates", operation_id = "list_downloads",
-    responses((status = 200, description = "All of them.", body = Page<Download>))
+    responses((status = 200, description = "All downloads, on one page.", body = Page<Download>))
 )]
 pub async fn list(
     State(control): State<Control>,
@@ -44,42 +43,42 @@ pub async fn list(
     params: Params,
 ) -> Result<Json<Page<Download>>, Refusal> {
     params.finish()?;
-    Ok(Json(control.downloads().await?))
+    Ok(Json(control.downloads().list().await?))
 }
 
-/// Shows one template on its way.
+/// Shows one download.
 #[utoipa::path(
     get, path = "/v1/downloads/{name}", tag = "templates", operation_id = "show_download",
     params(("name" = String, Path, description = "The template's name.")),
-    responses((status = 200, description = "How far it is.", body = Download), (status = 404, description = "It is not on its way.", body = Problem))
+    responses((status = 200, description = "The download and its progress.", body = Download))
 )]
 pub async fn show(
     State(control): State<Control>,
     _: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Download>, Refusal> {
-    Ok(Json(control.download(&name).await?))
+    Ok(Json(control.downloads().show(&name).await?))
 }
 
-/// Gives a download up; a template that is there already stays.
+/// Cancels a download. An existing template of that name is kept.
 #[utoipa::path(
     delete, path = "/v1/downloads/{name}", tag = "templates", operation_id = "delete_download",
     params(("name" = String, Path, description = "The template's name.")),
-    responses((status = 204, description = "Given up."), (status = 404, description = "It is not on its way.", body = Problem))
+    responses((status = 204, description = "The download is cancelled."))
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    control.delete_download(&name, asker.cause).await?;
+    control.downloads().delete(&name, caller.cause).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists well-known images that can be fetched by name.
+/// Lists the catalog: well-known images that can be downloaded by name.
 #[utoipa::path(
     get, path = "/v1/catalog", tag = "templates", operation_id = "catalog",
-    responses((status = 200, description = "All of them, on one page.", body = Page<CatalogEntry>))
+    responses((status = 200, description = "All entries, on one page.", body = Page<CatalogEntry>))
 )]
 pub async fn catalog(
     State(control): State<Control>,

@@ -1,4 +1,4 @@
-//! What every request and answer has: an id, a line in the log, a problem body when it is no success.
+//! The parts that all requests and answers share: a request id, a log line, and a problem body for errors.
 
 use std::panic::AssertUnwindSafe;
 
@@ -19,7 +19,7 @@ use crate::{Control, failpoints};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The request's id: the client's own, when it is a short word, else one of ours.
+/// The request id: the client's own if it is valid, otherwise a new one.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
@@ -42,7 +42,7 @@ impl RequestId {
     }
 }
 
-/// Puts the envelope around a router, and answers what it has no route for.
+/// Wraps a router, and answers requests without a route.
 pub fn wrap(router: Router<Control>, control: &Control) -> Router<Control> {
     router
         .fallback(no_route)
@@ -52,7 +52,7 @@ pub fn wrap(router: Router<Control>, control: &Control) -> Router<Control> {
 
 async fn no_route() -> Refusal {
     Refusal(
-        Problem::new(404, "no-such-route", "there is nothing at this path")
+        Problem::new(404, "no-such-route", "there is no route for this path")
             .hint("GET /v1/openapi.json lists the routes"),
     )
 }
@@ -62,30 +62,23 @@ pub async fn no_method() -> Refusal {
         Problem::new(
             405,
             "method-not-allowed",
-            "this path does not take that method",
+            "this path does not support the method",
         )
-        .hint("the Allow header says which it takes"),
+        .hint("the Allow header lists the supported methods"),
     )
 }
 
 async fn envelope(State(control): State<Control>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
-    // The path without its query, and no header: nothing here may be a secret.
+    // Neither the query nor headers are logged, since they may contain secrets.
     let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = request.uri().path());
     let head = request.method() == axum::http::Method::HEAD;
     let mut response = async {
-        let answered = AssertUnwindSafe(carry_out(request, next))
-            .catch_unwind()
-            .await;
+        let answered = AssertUnwindSafe(run(request, next)).catch_unwind().await;
         let mut response = answered.unwrap_or_else(|_| {
             tracing::error!("a handler panicked");
-            Refusal(Problem::new(
-                500,
-                "internal",
-                "waifud could not do it, through no fault of yours",
-            ))
-            .into_response()
+            Refusal(Problem::new(500, "internal", "internal error in waifud")).into_response()
         });
         tracing::debug!(status = response.status().as_u16(), "answered");
         if response.status().is_client_error() || response.status().is_server_error() {
@@ -101,8 +94,8 @@ async fn envelope(State(control): State<Control>, mut request: Request, next: Ne
     response
 }
 
-/// What only reads changes nothing, and is no act.
-async fn carry_out(request: Request, next: Next) -> Response {
+/// Runs the request; one that may change something is a failpoint.
+async fn run(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
@@ -118,8 +111,8 @@ fn problem(control: &Control, mut response: Response, id: &RequestId, head: bool
     if problem.code == server_problems::NO_SPACE {
         problem = server_problems::with_disk_space(
             problem,
-            control.state_dir(),
-            control.current_disk_space().ok(),
+            control.disk_space().dir(),
+            control.disk_space().current().ok(),
         );
     }
     problem.request_id = Some(id.0.clone());
@@ -161,6 +154,6 @@ fn code_of(status: StatusCode) -> &'static str {
 fn title_of(status: StatusCode) -> String {
     status
         .canonical_reason()
-        .unwrap_or("the request can't be answered")
+        .unwrap_or("the request failed")
         .to_lowercase()
 }

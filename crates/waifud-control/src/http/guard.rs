@@ -1,7 +1,7 @@
-//! The one place that lets people in: before every handler of the user's router, by the table in `access.rs`.
+//! Authentication and authorization of users, before every handler of the user routes, by the table in `auth/access.rs`.
 //!
-//! Who asks is known from the connection ([`Peer`]) and from a bearer token. What is not in the table is refused, a
-//! handler that nobody put behind this guard as well: `AuthenticatedUser` finds no principal then.
+//! The connection ([`Peer`]) or a bearer token identifies the caller. A route outside the table is refused. A handler
+//! without this guard is refused, too: `AuthenticatedUser` then finds no principal.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -27,17 +27,17 @@ use crate::auth::principal::{ConnectionProof, Peer, Principal};
 use crate::auth::problems as auth_problems;
 use crate::auth::tokens::Refused;
 
-/// Puts the guard before every route that the router has by now.
+/// Adds the guard to every route that the router has so far.
 pub fn around(router: Router<Control>, control: Control) -> Router<Control> {
     router.layer(from_fn_with_state(control, guard))
 }
 
-/// Puts the table before nodes' routes: what is not in it as theirs is closed. Which node asks is looked at behind it.
+/// Closes routes for nodes that are not in the table as such. `AgentPeer` identifies the node.
 pub fn listed(router: Router<Control>) -> Router<Control> {
-    router.layer(from_fn(only_listed))
+    router.layer(from_fn(require_listed))
 }
 
-async fn only_listed(request: Request, next: Next) -> Response {
+async fn require_listed(request: Request, next: Next) -> Response {
     let path = matched(&request);
     match access::of(&method_of(&request), &path) {
         Some(Access::Node | Access::JoinToken) => next.run(request).await,
@@ -56,7 +56,7 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         }
         None => return not_in_the_table(&path).await,
     };
-    let principal = match let_in(&control, &mut request, role).await {
+    let principal = match authorize(&control, &mut request, role).await {
         Ok(principal) => principal,
         Err(response) => return response,
     };
@@ -64,22 +64,22 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
     if principal.token.is_none() {
         return next.run(request).await;
     }
-    held(control, principal, request, next)
+    run_with_limits(control, principal, request, next)
         .await
         .unwrap_or_else(|problem| Refusal(problem).into_response())
 }
 
-/// Carries out a request of a token, within what one token may hold, and ends it with the token where it lasts.
-async fn held(
+/// Runs a request of a token within the token's limits. Waits and streams end when the token is revoked.
+async fn run_with_limits(
     control: Control,
     principal: Principal,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let holdings = &control.shared.tokens.holdings;
-    let held = holdings.take(&principal, Kind::Request)?;
+    let tokens = control.token_state();
+    let held = tokens.hold(&principal, Kind::Request)?;
     let response = if waits(&request) {
-        let _held = holdings.take(&principal, Kind::Wait)?;
+        let _held = tokens.hold(&principal, Kind::Wait)?;
         tokio::select! {
             response = next.run(request) => response,
             () = control.until_revoked(&principal) => return Err(auth_problems::token_ended()),
@@ -90,7 +90,7 @@ async fn held(
     if !is_stream(&response) {
         return Ok(response.map(|body| Body::new(HeldBody { body, _held: held })));
     }
-    let follower = holdings.take(&principal, Kind::Follower)?;
+    let follower = tokens.hold(&principal, Kind::Follower)?;
     Ok(until_revoked(
         control.clone(),
         principal,
@@ -99,7 +99,7 @@ async fn held(
     ))
 }
 
-/// Whether the request asks to be answered later.
+/// Whether the request waits for a state.
 fn waits(request: &Request) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query
@@ -107,7 +107,7 @@ fn waits(request: &Request) -> bool {
         .any(|pair| pair == "wait" || pair.starts_with("wait="))
 }
 
-/// A body, and what is held until its end.
+/// A body that counts as an open request of the token until its end.
 struct HeldBody {
     body: Body,
     _held: Option<Held>,
@@ -133,13 +133,13 @@ impl HttpBody for HeldBody {
     }
 }
 
-/// The path as the router knows it.
+/// The path template of the router.
 fn matched(request: &Request) -> String {
     let path = request.extensions().get::<MatchedPath>();
     path.map_or_else(String::new, |path| path.as_str().to_owned())
 }
 
-/// HEAD is GET without the body, to the router and to the table.
+/// HEAD is treated as GET, as in the router.
 fn method_of(request: &Request) -> String {
     match request.method() {
         &Method::HEAD => "GET".to_owned(),
@@ -147,21 +147,21 @@ fn method_of(request: &Request) -> String {
     }
 }
 
-/// A path with other methods gets the usual answer without anybody's handler being asked; any other is closed.
+/// The answer for a route outside the table: 405 if the path has other methods, otherwise 403.
 async fn not_in_the_table(path: &str) -> Response {
-    let takes = access::methods(path);
-    if takes.is_empty() {
-        tracing::error!(path, "a route is in no table of access");
-        return Refusal(auth_problems::forbidden("nobody may use this route")).into_response();
+    let methods = access::methods(path);
+    if methods.is_empty() {
+        tracing::error!(path, "a route is missing from the access table");
+        return Refusal(auth_problems::forbidden("this route is closed")).into_response();
     }
     let mut response = no_method().await.into_response();
-    if let Ok(allow) = HeaderValue::from_str(&takes.join(",")) {
+    if let Ok(allow) = HeaderValue::from_str(&methods.join(",")) {
         response.headers_mut().insert(header::ALLOW, allow);
     }
     response
 }
 
-async fn let_in(
+async fn authorize(
     control: &Control,
     request: &mut Request,
     needed: Role,
@@ -171,13 +171,16 @@ async fn let_in(
         .get::<ConnectInfo<Peer>>()
         .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer);
     let credential = Credential::of(request.headers());
-    let identified = identify(control, peer, &credential).await;
+    let authenticated = authenticate(control, peer, &credential).await;
     if let Some(proof) = request.extensions().get::<ConnectionProof>() {
-        let token = identified.as_ref().ok().and_then(|one| one.token);
+        let token = authenticated
+            .as_ref()
+            .ok()
+            .and_then(|principal| principal.token);
         proof.set(token.map(u64::from_be_bytes));
     }
-    let principal = identified?;
-    // From here on nobody needs it, and nobody can show it.
+    let principal = authenticated?;
+    // The secret is not needed any more and cannot leak from here on.
     request.headers_mut().remove(header::AUTHORIZATION);
     if principal.role < needed {
         let problem = auth_problems::role_too_low(&principal.name, principal.role, needed);
@@ -186,11 +189,11 @@ async fn let_in(
     Ok(principal)
 }
 
-/// What a request brings beside its connection.
+/// The credential of a request.
 enum Credential {
     None,
     Bearer(waifud_types::Secret<String>),
-    /// Something that is no bearer token.
+    /// Not a bearer token.
     Other,
 }
 
@@ -212,7 +215,7 @@ impl Credential {
     }
 }
 
-async fn identify(
+async fn authenticate(
     control: &Control,
     peer: Peer,
     credential: &Credential,
@@ -221,14 +224,13 @@ async fn identify(
     let from = match (peer, credential) {
         (Peer::Unknown, _) => {
             return refuse(auth_problems::forbidden(
-                "the kernel does not say who you are; connect to the unix socket directly",
+                "the caller's user id is unknown; connect to the unix socket directly",
             ));
         }
         (Peer::Certificate { .. }, _) => return refuse(auth_problems::for_people()),
         (Peer::Unix { uid }, Credential::None) => return Ok(Principal::local(uid)),
         (Peer::Tls { .. }, Credential::None) => return refuse(auth_problems::no_credential()),
-        // Whoever brings a token is judged by it, on the unix socket too: a proxy before it makes nobody an
-        // administrator who brings less.
+        // A token decides on the unix socket, too, so a proxy in front of it does not make its callers administrators.
         (Peer::Unix { .. }, _) => None,
         (Peer::Tls { from }, _) => Some(from.ip()),
     };
@@ -238,7 +240,7 @@ async fn identify(
     };
     match control.authenticate(token, from, peer.from()).await {
         Ok(Ok(principal)) => Ok(principal),
-        Ok(Err(Refused::Worthless)) => refuse(auth_problems::bad_credential()),
+        Ok(Err(Refused::Invalid)) => refuse(auth_problems::bad_credential()),
         Ok(Err(Refused::TooMany(left))) => {
             let mut response = Refusal(auth_problems::too_many_attempts()).into_response();
             let seconds = HeaderValue::from(left.as_secs().max(1));
@@ -256,7 +258,7 @@ fn is_stream(response: &Response) -> bool {
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// A stream ends with the token that opened it.
+/// Ends a stream when its token is revoked.
 fn until_revoked(
     control: Control,
     principal: Principal,

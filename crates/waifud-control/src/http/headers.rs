@@ -13,7 +13,7 @@ pub fn etag(instance: &Instance) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("\"0\""))
 }
 
-/// What If-Match asks for (RFC 9110, section 13.1.1).
+/// The condition of If-Match (RFC 9110, section 13.1.1).
 pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else {
         return Ok(IfMatch::Any);
@@ -21,8 +21,8 @@ pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
     let refuse = || {
         problems::bad_header(
             "If-Match",
-            "If-Match is not an ETag of ours",
-            "send the ETag as it came: \"7\"",
+            "If-Match is not an ETag of an instance",
+            "use the ETag of an earlier answer, for example \"7\"",
         )
     };
     let text = value.to_str().map_err(|_| refuse())?.trim();
@@ -44,7 +44,7 @@ pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
         .map(IfMatch::Generations)
 }
 
-/// The Idempotency-Key, when there is one.
+/// The Idempotency-Key, if given.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     headers
         .get("idempotency-key")
@@ -57,8 +57,8 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
                 .ok_or_else(|| {
                     problems::bad_header(
                         "Idempotency-Key",
-                        "the Idempotency-Key can't be used",
-                        "1 to 255 visible ASCII characters, such as a UUID",
+                        "the Idempotency-Key is invalid",
+                        "use 1 to 255 visible ASCII characters, for example a UUID",
                     )
                 })
         })

@@ -1,4 +1,4 @@
-//! `/v1/images`: files by their digest.
+//! `/v1/images`: image files by digest.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -10,11 +10,11 @@ use waifud_types::{ByteSize, Digest};
 
 use super::body;
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{PageParams, Params};
 use super::refusal::Refusal;
 use crate::{Control, problems};
 
-/// Bytes that are read and thrown away after a refusal, so that the client reads the answer before it gives up.
+/// Bytes of a refused upload that are read and discarded, so that the client reads the answer instead of failing to send.
 const DRAINED: usize = 64 << 20;
 
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
@@ -23,27 +23,27 @@ pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
             Refusal(problems::bad_query(
                 "digest",
                 e.to_string(),
-                "sha256: and the 64 digits that sha256sum prints",
+                "use sha256: followed by the 64 hexadecimal digits of sha256sum",
             ))
         })
 }
 
-/// Uploads an image: its file's bytes, named by their SHA-256.
+/// Uploads an image file. The path contains its SHA-256.
 #[utoipa::path(
     put, path = "/v1/images/{digest}", tag = "images", operation_id = "upload_image",
-    params(("digest" = String, Path, description = "`sha256:` and 64 hexadecimal digits.")),
-    request_body(content = String, content_type = "application/octet-stream", description = "A qcow2 file that stands alone."),
+    params(("digest" = String, Path, description = "`sha256:` followed by 64 hexadecimal digits.")),
+    request_body(content = String, content_type = "application/octet-stream", description = "A qcow2 file without a backing file."),
     responses(
-        (status = 201, description = "Kept, verified and durable.", body = Image),
-        (status = 200, description = "It was known: the file is verified and replaces the one that was there.", body = Image),
-        (status = 413, description = "It is too large.", body = Problem),
-        (status = 422, description = "It is no image that may be used, or has another digest.", body = Problem),
-        (status = 507, description = "No space is left.", body = Problem),
+        (status = 201, description = "The image is verified and durable.", body = Image),
+        (status = 200, description = "The image existed before: the file is verified and replaces the previous one.", body = Image),
+        (status = 413, description = "The image is too large.", body = Problem),
+        (status = 422, description = "The image is not acceptable, or has another digest.", body = Problem),
+        (status = 507, description = "There is not enough free space.", body = Problem),
     )
 )]
 pub async fn upload(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(text): Path<String>,
     request: Request,
 ) -> Result<(StatusCode, Json<Image>), Refusal> {
@@ -51,12 +51,19 @@ pub async fn upload(
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = body::upload(request.into_body());
-    // Said before the bytes are sent, not when the disk is full of them.
-    if let Err(error) = control.require_image_space(ByteSize(length.unwrap_or(0))) {
+    // Refused before the bytes are sent instead of when the disk is full.
+    if let Err(error) = control
+        .images()
+        .require_space(ByteSize(length.unwrap_or(0)))
+    {
         drain(body).await;
         return Err(error.into());
     }
-    match control.upload_image(digest, &mut body, asker.cause).await {
+    match control
+        .images()
+        .upload(digest, &mut body, caller.cause)
+        .await
+    {
         Ok((image, new)) => {
             let status = if new {
                 StatusCode::CREATED
@@ -85,25 +92,22 @@ async fn drain<E>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin) {
 /// Shows one image.
 #[utoipa::path(
     get, path = "/v1/images/{digest}", tag = "images", operation_id = "show_image",
-    params(("digest" = String, Path, description = "`sha256:` and 64 hexadecimal digits.")),
-    responses((status = 200, description = "What is known of it.", body = Image), (status = 404, description = "There is none.", body = Problem))
+    params(("digest" = String, Path, description = "`sha256:` followed by 64 hexadecimal digits.")),
+    responses((status = 200, description = "The image.", body = Image))
 )]
 pub async fn show(
     State(control): State<Control>,
     _: AuthenticatedUser,
     Path(text): Path<String>,
 ) -> Result<Json<Image>, Refusal> {
-    Ok(Json(control.image(digest(&text)?).await?))
+    Ok(Json(control.images().show(digest(&text)?).await?))
 }
 
 /// Lists images by digest.
 #[utoipa::path(
     get, path = "/v1/images", tag = "images", operation_id = "list_images",
-    params(
-        ("limit" = Option<u32>, Query, description = "Items a page, 1 to 1000; 100 by default."),
-        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
-    ),
-    responses((status = 200, description = "A page.", body = Page<Image>), (status = 400, description = "A parameter can't be understood.", body = Problem))
+    params(PageParams),
+    responses((status = 200, description = "A page of images.", body = Page<Image>))
 )]
 pub async fn list(
     State(control): State<Control>,
@@ -112,20 +116,23 @@ pub async fn list(
 ) -> Result<Json<Page<Image>>, Refusal> {
     let page = params.page()?;
     params.finish()?;
-    Ok(Json(control.images(page).await?))
+    Ok(Json(control.images().list(page).await?))
 }
 
-/// Removes an image that nothing needs.
+/// Removes an unused image.
 #[utoipa::path(
     delete, path = "/v1/images/{digest}", tag = "images", operation_id = "delete_image",
-    params(("digest" = String, Path, description = "`sha256:` and 64 hexadecimal digits.")),
-    responses((status = 204, description = "Removed."), (status = 404, description = "There is none.", body = Problem), (status = 409, description = "It is needed.", body = Problem))
+    params(("digest" = String, Path, description = "`sha256:` followed by 64 hexadecimal digits.")),
+    responses((status = 204, description = "The image is removed."), (status = 409, description = "A template or an instance uses the image.", body = Problem))
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(text): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    control.delete_image(digest(&text)?, asker.cause).await?;
+    control
+        .images()
+        .delete(digest(&text)?, caller.cause)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -13,15 +13,15 @@ use waifud_types::{InstanceState, Role, Secret};
 use super::body::{JsonBytes, parse};
 use super::headers::{etag, idempotency_key, if_match};
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{PageParams, Params};
 use super::refusal::Refusal;
 use super::wait::wait;
-use crate::instances::create::IdempotencyKey;
+use crate::instances::idempotency::IdempotencyKey;
 use crate::instances::problems as instance_problems;
 use crate::instances::read::{Goal, Waited};
 use crate::{Control, problems};
 
-/// Labels that a list is filtered by at most; an instance has no more of them.
+/// The maximum number of label filters; an instance cannot have more labels.
 const LABELS_MAX: usize = 64;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -30,7 +30,7 @@ fn answer(status: StatusCode, instance: Instance) -> Response {
     (status, [(header::ETAG, etag(&instance))], Json(instance)).into_response()
 }
 
-/// The field of a request as `show` names it.
+/// The field of a request, as it is named in an instance.
 fn field(path: &str) -> String {
     match path {
         "disk_bytes" => "spec.disks[0].size_bytes".to_owned(),
@@ -53,24 +53,23 @@ fn field(path: &str) -> String {
 #[utoipa::path(
     post, path = "/v1/instances", tag = "instances", operation_id = "create_instance",
     params(
-        ("wait" = Option<String>, Query, description = "Wait at most so long, such as 30s, until `for` is true."),
+        ("wait" = Option<String>, Query, description = "Wait at most this long, for example 30s, until the instance reaches `for`."),
         ("for" = Option<String>, Query, description = "`running` (the default; `stopped` when run is false) or `ready`."),
-        ("dry_run" = Option<bool>, Query, description = "True: everything is checked and nothing is done."),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same answer for 24 h."),
+        ("dry_run" = Option<bool>, Query, description = "If true, the request is checked and nothing is created."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key returns the same answer for 24 hours."),
     ),
     request_body = CreateInstance,
     responses(
-        (status = 201, description = "Accepted and durable.", body = Instance),
-        (status = 200, description = "With `wait`: `for` is true.", body = Instance),
-        (status = 202, description = "With `wait`: not yet.", body = Instance),
-        (status = 204, description = "With `dry_run`: it would be accepted.", body = ()),
-        (status = 409, description = "The name is taken, or the key was used for another body.", body = Problem),
-        (status = 422, description = "A field can't be used.", body = Problem),
+        (status = 201, description = "The instance is created durably.", body = Instance),
+        (status = 200, description = "With `wait`: the instance has reached `for`.", body = Instance),
+        (status = 202, description = "With `wait`: the instance has not reached `for` yet.", body = Instance),
+        (status = 204, description = "With `dry_run`: the request is valid.", body = ()),
+        (status = 409, description = "The name is taken, or the key was already used for another request.", body = Problem),
     )
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     mut params: Params,
     headers: HeaderMap,
     JsonBytes(bytes): JsonBytes,
@@ -85,8 +84,8 @@ pub async fn create(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let key = idempotency_key(&headers)?
-        .map(|key| IdempotencyKey::new(&asker.principal, &key, "/v1/instances", &bytes));
-    let created = control.create_instance(request, key, asker.cause).await?;
+        .map(|key| IdempotencyKey::new(&caller.principal, &key, "/v1/instances", &bytes));
+    let created = control.create_instance(request, key, caller.cause).await?;
     let mut response = match wait {
         None => answer(StatusCode::CREATED, created.instance.clone()),
         Some(wait) => {
@@ -117,7 +116,7 @@ fn default_goal(instance: &Instance) -> Goal {
     }
 }
 
-/// The answer to a wait for anything but the end; that it is gone is not what was waited for.
+/// The answer to a wait for any goal but the deletion.
 fn waited(outcome: Waited, last: &Instance) -> Result<Response, Refusal> {
     match outcome {
         Waited::Reached(instance) => Ok(answer(StatusCode::OK, *instance)),
@@ -133,7 +132,7 @@ fn dry_run(params: &mut Params) -> Result<bool, Problem> {
         Some(_) => Err(problems::bad_query(
             "dry_run",
             "dry_run is neither true nor false",
-            "true or false",
+            "use true or false",
         )),
     }
 }
@@ -147,8 +146,8 @@ fn goal(params: &mut Params) -> Result<Option<Goal>, Problem> {
         Some("deleted") => Ok(Some(Goal::Gone)),
         Some(_) => Err(problems::bad_query(
             "for",
-            "for is not something to wait for",
-            "running, ready, stopped or deleted",
+            "for is not a known state",
+            "use running, ready, stopped or deleted",
         )),
     }
 }
@@ -157,15 +156,14 @@ fn goal(params: &mut Params) -> Result<Option<Goal>, Problem> {
 #[utoipa::path(
     get, path = "/v1/instances", tag = "instances", operation_id = "list_instances",
     params(
-        ("limit" = Option<u32>, Query, description = "Items a page, 1 to 1000; 100 by default."),
-        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
-        ("state" = Option<String>, Query, description = "In this state; several are joined by commas."),
-        ("node" = Option<String>, Query, description = "On this node."),
-        ("template" = Option<String>, Query, description = "From this template."),
-        ("label" = Option<String>, Query, description = "With this label, `key` or `key=value`; may be repeated."),
-        ("name" = Option<String>, Query, description = "With this name."),
+        PageParams,
+        ("state" = Option<String>, Query, description = "Only instances in this state; separate several states with commas."),
+        ("node" = Option<String>, Query, description = "Only instances on this node."),
+        ("template" = Option<String>, Query, description = "Only instances of this template."),
+        ("label" = Option<String>, Query, description = "Only instances with this label, `key` or `key=value`. Can be repeated."),
+        ("name" = Option<String>, Query, description = "Only the instance with this name."),
     ),
-    responses((status = 200, description = "A page.", body = Page<Instance>), (status = 400, description = "A parameter can't be understood.", body = Problem))
+    responses((status = 200, description = "A page of instances.", body = Page<Instance>))
 )]
 pub async fn list(
     State(control): State<Control>,
@@ -188,7 +186,7 @@ pub async fn list(
             .collect(),
     };
     params.finish()?;
-    // Each is a term of the database's condition, which can't grow for ever.
+    // Each is a term of the database query, whose length is limited.
     if filter.labels.len() > LABELS_MAX {
         return Err(problems::too_many("label", LABELS_MAX).into());
     }
@@ -209,24 +207,27 @@ fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
                         .iter()
                         .map(|state| state.as_str())
                         .collect();
-                    problems::bad_query("state", "that is no state of an instance", all.join(", "))
+                    problems::bad_query(
+                        "state",
+                        "state is not the state of an instance",
+                        all.join(", "),
+                    )
                 })
         })
         .collect()
 }
 
-/// Shows one instance, or waits for it.
+/// Shows one instance; with `wait`, after it has reached a state.
 #[utoipa::path(
     get, path = "/v1/instances/{name}", tag = "instances", operation_id = "show_instance",
     params(
-        ("name" = String, Path, description = "Its name or id."),
-        ("wait" = Option<String>, Query, description = "Wait at most so long, such as 30s, until `for` is true."),
+        ("name" = String, Path, description = "The instance's name or id."),
+        ("wait" = Option<String>, Query, description = "Wait at most this long, for example 30s, until the instance reaches `for`."),
         ("for" = Option<String>, Query, description = "`running` (the default), `ready`, `stopped` or `deleted`."),
     ),
     responses(
-        (status = 200, description = "As it is; with `wait`: `for` is true.", body = Instance),
-        (status = 202, description = "With `wait`: not yet.", body = Instance),
-        (status = 404, description = "There is none.", body = Problem),
+        (status = 200, description = "The instance; with `wait`: it has reached `for`.", body = Instance),
+        (status = 202, description = "With `wait`: the instance has not reached `for` yet.", body = Instance),
     )
 )]
 pub async fn show(
@@ -255,23 +256,21 @@ pub async fn show(
 #[utoipa::path(
     patch, path = "/v1/instances/{name}", tag = "instances", operation_id = "update_instance",
     params(
-        ("name" = String, Path, description = "Its name or id."),
-        ("If-Match" = Option<String>, Header, description = "Only if it still has this ETag."),
-        ("wait" = Option<String>, Query, description = "Wait at most so long until its node has done it."),
+        ("name" = String, Path, description = "The instance's name or id."),
+        ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag."),
+        ("wait" = Option<String>, Query, description = "Wait at most this long until the node has applied the change."),
     ),
     request_body = UpdateInstance,
     responses(
-        (status = 200, description = "Changed and durable; with `wait`: done.", body = Instance),
-        (status = 202, description = "With `wait`: not done yet.", body = Instance),
-        (status = 404, description = "There is none.", body = Problem),
-        (status = 409, description = "It is being deleted.", body = Problem),
-        (status = 412, description = "It changed in between.", body = Problem),
-        (status = 422, description = "A field can't be used.", body = Problem),
+        (status = 200, description = "The change is durable; with `wait`: it is applied.", body = Instance),
+        (status = 202, description = "With `wait`: the change is not applied yet.", body = Instance),
+        (status = 409, description = "The instance is being deleted.", body = Problem),
+        (status = 412, description = "The instance has changed and has another ETag.", body = Problem),
     )
 )]
 pub async fn update(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
     headers: HeaderMap,
@@ -282,34 +281,33 @@ pub async fn update(
     let if_match = if_match(&headers)?;
     let change: UpdateInstance = parse(&bytes, field)?;
     let instance = control
-        .update_instance(&name, change, if_match, asker.cause)
+        .update_instance(&name, change, if_match, caller.cause)
         .await?;
     let Some(wait) = wait else {
         return Ok(answer(StatusCode::OK, instance));
     };
-    let goal = Goal::Settled(instance.generation);
+    let goal = Goal::Applied(instance.generation);
     waited(control.wait_for(instance.id, goal, wait).await?, &instance)
 }
 
-/// Deletes an instance, in whatever state it is.
+/// Deletes an instance, regardless of its state.
 #[utoipa::path(
     delete, path = "/v1/instances/{name}", tag = "instances", operation_id = "delete_instance",
     params(
-        ("name" = String, Path, description = "Its name or id."),
-        ("If-Match" = Option<String>, Header, description = "Only if it still has this ETag."),
-        ("wait" = Option<String>, Query, description = "Wait at most so long until nothing of it is left."),
+        ("name" = String, Path, description = "The instance's name or id."),
+        ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag."),
+        ("wait" = Option<String>, Query, description = "Wait at most this long until the instance is destroyed."),
     ),
     responses(
-        (status = 200, description = "Nothing of it is left; this is how it was.", body = Instance),
-        (status = 202, description = "Ordered and durable; its node destroys it.", body = Instance),
-        (status = 404, description = "There is none.", body = Problem),
-        (status = 409, description = "It is protected.", body = Problem),
-        (status = 412, description = "It changed in between.", body = Problem),
+        (status = 200, description = "The instance is destroyed; this is its last state.", body = Instance),
+        (status = 202, description = "The deletion is durable; the node destroys the instance.", body = Instance),
+        (status = 409, description = "The instance is protected against deletion.", body = Problem),
+        (status = 412, description = "The instance has changed and has another ETag.", body = Problem),
     )
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
     headers: HeaderMap,
@@ -318,10 +316,10 @@ pub async fn delete(
     params.finish()?;
     let if_match = if_match(&headers)?;
     let deleted = control
-        .delete_instance(&name, if_match, asker.cause)
+        .delete_instance(&name, if_match, caller.cause)
         .await?;
     let (status, instance) = match wait {
-        _ if deleted.gone => (StatusCode::OK, deleted.instance),
+        _ if deleted.removed => (StatusCode::OK, deleted.instance),
         None => (StatusCode::ACCEPTED, deleted.instance),
         Some(wait) => match control
             .wait_for(deleted.instance.id, Goal::Gone, wait)
@@ -334,32 +332,32 @@ pub async fn delete(
     Ok(answer(status, instance))
 }
 
-/// Tells the story of one instance.
+/// Explains the state of an instance: its cause, what the instance waits for, and what to do.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/why", tag = "instances", operation_id = "why_instance",
-    params(("name" = String, Path, description = "Its name or id.")),
-    responses((status = 200, description = "What it waits for and what can be done.", body = Why), (status = 404, description = "There is none.", body = Problem))
+    params(("name" = String, Path, description = "The instance's name or id.")),
+    responses((status = 200, description = "The explanation.", body = Why))
 )]
 pub async fn why(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Why>, Refusal> {
     let mut why = control.why(&name).await?;
-    if asker.principal.role < Role::Operator
+    if caller.principal.role < Role::Operator
         && let Some(evidence) = &mut why.evidence
     {
-        // Consoles are not for viewers, and neither are three lines of one.
+        // Viewers may not read consoles, including the last lines in the evidence.
         evidence.console.clear();
     }
     Ok(Json(why))
 }
 
-/// Reads an instance's user-data. For operators.
+/// Returns the user-data of an instance. For operators.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/user-data", tag = "instances", operation_id = "instance_user_data",
-    params(("name" = String, Path, description = "Its name or id.")),
-    responses((status = 200, description = "As it was given; empty when there is none.", body = String, content_type = "text/plain"), (status = 404, description = "There is no such instance.", body = Problem))
+    params(("name" = String, Path, description = "The instance's name or id.")),
+    responses((status = 200, description = "The user-data as it was sent; empty without any.", body = String, content_type = "text/plain"))
 )]
 pub async fn user_data(
     State(control): State<Control>,

@@ -1,8 +1,7 @@
-//! HTTP before the services: routes, and what every answer has in common.
+//! The HTTP interface: routes, and the parts that all answers share.
 //!
-//! Handlers read a request, call one verb of [`Control`] and shape its answer. Errors travel as [`Refusal`]; the one
-//! layer in `envelope.rs` turns every answer that is no success, also axum's own, into a problem body with the
-//! request's id.
+//! A handler reads a request, calls one verb of [`Control`] and builds the answer. Errors are returned as [`Refusal`]; the
+//! layer in `envelope.rs` turns every error answer, including axum's own, into a problem body with the request id.
 
 mod agent;
 mod body;
@@ -30,6 +29,7 @@ mod templates;
 mod tokens;
 mod unmanaged;
 mod wait;
+mod web_socket;
 
 use axum::Router;
 use utoipa::OpenApi as _;
@@ -45,8 +45,8 @@ use crate::Control;
     info(
         title = "waifud",
         license(name = "PolyForm Noncommercial License 1.0.0", identifier = "PolyForm-Noncommercial-1.0.0"),
-        description = "Virtual machines for people at home. Errors are RFC 9457 problems; lists are pages; \
-                       `?wait=` turns an order into its end."
+        description = "Virtual machines on a few Linux machines. Errors are RFC 9457 problems, lists are paginated, and \
+                       `?wait=` delays the answer until a change is applied."
     ),
     components(schemas(waifud_api::Problem, waifud_api::Download, crate::ProgressFrame)),
     tags(
@@ -102,27 +102,27 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(service::healthz))
 }
 
-/// The API of the user's router, as OpenAPI 3.1, collected from its handlers.
+/// The OpenAPI 3.1 document of the routes for users, collected from the handlers.
 ///
 /// # Errors
-/// The collected document can't be written as JSON.
+/// The document cannot be serialized as JSON.
 pub fn openapi() -> serde_json::Result<serde_json::Value> {
     let collected = security::describe(user_routes().into_openapi());
     serde_json::to_value(collected).map(contract::complete)
 }
 
-/// What people's requests go to. Requests need a [`Peer`](crate::Peer) as connect info.
+/// The routes for users. Requests need a [`Peer`](crate::Peer) as connect info.
 pub fn user_router(control: Control) -> Router {
     envelope::wrap(guarded(&control), &control).with_state(control)
 }
 
-/// People's routes, with the guard before each.
+/// The routes for users, each behind the guard.
 fn guarded(control: &Control) -> Router<Control> {
     let (router, _) = user_routes().split_for_parts();
     guard::around(router, control.clone())
 }
 
-/// What comes over TLS goes to: people's routes and nodes' on one port, told apart by the [`Peer`](crate::Peer).
+/// The routes for users and for nodes on one TLS port. The [`Peer`](crate::Peer) decides which of them a caller may use.
 pub fn tls_router(control: Control) -> Router {
     envelope::wrap(
         guarded(&control).merge(guard::listed(agent::routes())),

@@ -7,18 +7,15 @@ use waifud_api::{Node, Page, Problem, UpdateNode};
 
 use super::body::{JsonBytes, parse};
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{PageParams, Params};
 use super::refusal::Refusal;
 use crate::Control;
 
 /// Lists nodes by name.
 #[utoipa::path(
     get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
-    params(
-        ("limit" = Option<u32>, Query, description = "Items a page, 1 to 1000; 100 by default."),
-        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
-    ),
-    responses((status = 200, description = "A page.", body = Page<Node>), (status = 400, description = "A parameter can't be understood.", body = Problem))
+    params(PageParams),
+    responses((status = 200, description = "A page of nodes.", body = Page<Node>))
 )]
 pub async fn list(
     State(control): State<Control>,
@@ -33,8 +30,8 @@ pub async fn list(
 /// Shows one node.
 #[utoipa::path(
     get, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "show_node",
-    params(("name" = String, Path, description = "Its name or id.")),
-    responses((status = 200, description = "As it is.", body = Node), (status = 404, description = "There is none.", body = Problem))
+    params(("name" = String, Path, description = "The node's name or id.")),
+    responses((status = 200, description = "The node.", body = Node))
 )]
 pub async fn show(
     State(control): State<Control>,
@@ -44,48 +41,48 @@ pub async fn show(
     Ok(Json(control.node(&name).await?))
 }
 
-/// Sets and removes labels of a node; those that are not named stay.
+/// Renames a node, and sets and removes labels. Labels that are not named stay.
 #[utoipa::path(
     patch, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "update_node",
-    params(("name" = String, Path, description = "Its name or id.")),
+    params(("name" = String, Path, description = "The node's name or id.")),
     request_body = UpdateNode,
     responses(
-        (status = 200, description = "As it is now.", body = Node),
-        (status = 404, description = "There is none.", body = Problem),
-        (status = 422, description = "A label can't be used.", body = Problem)
+        (status = 200, description = "The changed node.", body = Node),
+        (status = 422, description = "A label is invalid.", body = Problem)
     )
 )]
 pub async fn update(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Json<Node>, Refusal> {
     let change: UpdateNode = parse(&bytes, str::to_owned)?;
-    Ok(Json(control.update_node(&name, change, asker.cause).await?))
+    Ok(Json(
+        control.update_node(&name, change, caller.cause).await?,
+    ))
 }
 
-/// Forgets a node and the key that it is known by. What runs there runs on. Its subnet stays reserved until it is purged.
+/// Removes a node and its key. Guests on it keep running. Its subnet stays reserved until the node is purged.
 #[utoipa::path(
     delete, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "remove_node",
     params(
-        ("name" = String, Path, description = "Its name or id."),
-        ("purge" = Option<bool>, Query, description = "True: others may have its subnet. Can be said of a removed node, too."),
+        ("name" = String, Path, description = "The node's name or id."),
+        ("purge" = Option<bool>, Query, description = "If true, also release the node's subnet. Can be used later, for a node that is already removed."),
     ),
     responses(
-        (status = 204, description = "Forgotten."),
-        (status = 404, description = "There is none.", body = Problem),
-        (status = 409, description = "Instances are on it that nobody deleted.", body = Problem)
+        (status = 204, description = "The node is removed."),
+        (status = 409, description = "The node has instances that are not deleted.", body = Problem)
     )
 )]
 pub async fn remove(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
     mut params: Params,
 ) -> Result<StatusCode, Refusal> {
     let purge = params.flag("purge")?;
     params.finish()?;
-    control.remove_node(&name, purge, asker.cause).await?;
+    control.remove_node(&name, purge, caller.cause).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,4 +1,4 @@
-//! Who asks, from the connection.
+//! Extractors for the caller: an authenticated user, a node, or a machine that wants to join.
 
 use axum::extract::FromRequestParts;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -25,12 +25,12 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-/// Somebody who may use the user's API.
+/// An authenticated user.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedUser {
-    /// Who.
+    /// The principal.
     pub principal: Principal,
-    /// For events.
+    /// The cause of events.
     pub cause: Cause,
 }
 
@@ -38,9 +38,9 @@ impl<S: Sync> FromRequestParts<S> for AuthenticatedUser {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        // The guard put it there; without a guard nobody gets in.
+        // The guard inserts the principal.
         let Some(principal) = parts.extensions.get::<Principal>().cloned() else {
-            return Err(auth_problems::forbidden("this route is not guarded").into());
+            return Err(auth_problems::forbidden("this route has no guard").into());
         };
         let id = request_id(parts);
         Ok(Self {
@@ -57,16 +57,16 @@ fn peer(parts: &Parts) -> Peer {
         .map_or(Peer::Unknown, |ConnectInfo(peer)| *peer)
 }
 
-/// A node's agent, with the certificate that the node is known by.
+/// The agent of an admitted node.
 #[derive(Clone, Debug)]
 pub struct AgentPeer {
-    /// The other end.
+    /// The peer of the connection.
     pub peer: Peer,
-    /// Which node it is.
+    /// The node.
     pub node: NodeId,
-    /// The key that it has proven.
+    /// The key of its certificate.
     pub key: Digest,
-    /// For events.
+    /// The cause of events.
     pub request_id: String,
 }
 
@@ -94,12 +94,12 @@ impl FromRequestParts<Control> for AgentPeer {
     }
 }
 
-/// Somebody who wants to become a node; its token will say more.
+/// A machine that wants to join. Its join token is checked later.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// The other end.
+    /// The peer of the connection.
     pub peer: Peer,
-    /// For events.
+    /// The cause of events.
     pub request_id: String,
 }
 

@@ -1,4 +1,4 @@
-//! An error on its way out: the envelope gives it the request's id and its body.
+//! The error of a handler. The envelope adds the request id and the body.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -6,7 +6,7 @@ use waifud_api::Problem;
 
 use crate::ControlError;
 
-/// What a handler returns instead of an answer.
+/// The error of a handler.
 #[derive(Debug)]
 pub struct Refusal(pub Problem);
 

@@ -1,6 +1,6 @@
-//! How the OpenAPI document says who may ask: a bearer token, or nothing at the unix socket.
+//! The security schemes of the OpenAPI document: a bearer token, or none on the unix socket.
 //!
-//! Roles come from the table of [`crate::auth::access`], the one that the guard obeys.
+//! The roles come from [`crate::auth::access`], the table of the guard.
 
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::extensions::ExtensionsBuilder;
@@ -10,15 +10,15 @@ use waifud_types::Role;
 
 use crate::auth::access::{self, Access};
 
-/// What the scheme is called in the document.
+/// The name of the scheme in the document.
 const BEARER: &str = "bearer";
 
-/// Says of each operation what it takes, and which role (`x-waifud-role`).
+/// Adds the security requirements and the role (`x-waifud-role`) to each operation.
 pub fn describe(mut document: OpenApi) -> OpenApi {
     let mut bearer = Http::new(HttpAuthScheme::Bearer);
     bearer.description = Some(
-        "A token of waifuctl token create, over HTTPS. At the unix socket the file's permissions decide, and no token is \
-         needed: who may open it is an admin there."
+        "A token of waifuctl token create, over HTTPS. On the unix socket no token is needed: every user who can open it has \
+         the role admin."
             .to_owned(),
     );
     let components = document.components.get_or_insert_default();
@@ -36,7 +36,7 @@ pub fn describe(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Either of both; an empty requirement is OpenAPI's way to say that nothing is needed, as at the unix socket.
+/// A token or nothing. In OpenAPI an empty requirement means that no credential is needed, as on the unix socket.
 fn tokens_or_socket() -> Vec<SecurityRequirement> {
     let token = SecurityRequirement::new(BEARER, Vec::<String>::new());
     vec![token, SecurityRequirement::default()]
@@ -66,7 +66,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_operation_says_who_may_ask() {
+    fn every_operation_has_security_requirements() {
         let document = crate::http::openapi().unwrap();
         assert_eq!(
             document["components"]["securitySchemes"]["bearer"]["scheme"],

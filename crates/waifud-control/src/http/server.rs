@@ -1,4 +1,4 @@
-//! `/v1/server`: how waifud itself is.
+//! `/v1/server`: the state of waifud itself.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,10 +8,10 @@ use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
-/// Says how waifud itself is: the room where it keeps its state.
+/// Shows the state of waifud itself: its database, the free space of its state directory, its certificates.
 #[utoipa::path(
     get, path = "/v1/server", tag = "service", operation_id = "server",
-    responses((status = 200, description = "How it is.", body = Server))
+    responses((status = 200, description = "The state of waifud.", body = Server))
 )]
 pub async fn show(
     State(control): State<Control>,

@@ -1,4 +1,4 @@
-//! What waifud says of itself.
+//! `/v1/version`, `/v1/openapi.json` and `/healthz`.
 
 use std::sync::OnceLock;
 
@@ -15,42 +15,43 @@ use super::refusal::Refusal;
 use crate::server::problems as server_problems;
 use crate::{Control, ControlError};
 
-/// Which waifud this is.
+/// The version of waifud.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the name on the wire")]
 pub struct Version {
     /// The program's version.
     pub version: String,
-    /// The version of the API's paths.
+    /// The version in the paths of the API.
     pub api: String,
-    /// The database's schema.
+    /// The version of the database schema.
     pub schema: u32,
-    /// The life of the database, as revisions begin with it.
+    /// The incarnation of the database, with which revisions begin.
     pub incarnation: String,
 }
 
-/// That waifud works.
+/// The health of waifud.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`.
+    /// Always `ok`.
     pub status: String,
     /// The newest revision.
     pub revision: Revision,
 }
 
-/// Gives the API as OpenAPI 3.1.
+/// Returns the API as OpenAPI 3.1.
 #[utoipa::path(
     get, path = "/v1/openapi.json", tag = "service", operation_id = "openapi",
     responses((status = 200, description = "This document.", content_type = "application/json", body = Object))
 )]
 pub async fn openapi() -> Result<Response, Refusal> {
-    // Anybody may ask: it is made once, and then costs no memory.
+    // Unauthenticated callers may ask, so the text is built only once.
     static TEXT: OnceLock<Bytes> = OnceLock::new();
     let text = if let Some(text) = TEXT.get() {
         text.clone()
     } else {
-        let text = super::openapi()
-            .map_err(|e| ControlError::Inconsistent(format!("the API can't be described: {e}")))?;
+        let text = super::openapi().map_err(|e| {
+            ControlError::Inconsistent(format!("building the OpenAPI document failed: {e}"))
+        })?;
         TEXT.get_or_init(|| text.to_string().into()).clone()
     };
     Ok((
@@ -63,10 +64,10 @@ pub async fn openapi() -> Result<Response, Refusal> {
         .into_response())
 }
 
-/// Says which waifud this is.
+/// Returns the version of waifud.
 #[utoipa::path(
     get, path = "/v1/version", tag = "service", operation_id = "version",
-    responses((status = 200, description = "Which waifud this is.", body = Version))
+    responses((status = 200, description = "The version.", body = Version))
 )]
 pub async fn version(State(control): State<Control>) -> Json<Version> {
     Json(Version {
@@ -77,10 +78,10 @@ pub async fn version(State(control): State<Control>) -> Json<Version> {
     })
 }
 
-/// Says that waifud answers, and that its database can be read and written.
+/// Checks that waifud answers and that its database can be read and written.
 #[utoipa::path(
     get, path = "/healthz", tag = "service", operation_id = "healthz",
-    responses((status = 200, description = "It works.", body = Health), (status = 503, description = "The database can't be written.", body = waifud_api::Problem))
+    responses((status = 200, description = "waifud is healthy.", body = Health), (status = 503, description = "The database cannot be written.", body = waifud_api::Problem))
 )]
 pub async fn healthz(State(control): State<Control>) -> Result<Json<Health>, Refusal> {
     let revision = control

@@ -8,34 +8,31 @@ use waifud_types::template::Template;
 
 use super::body::{JsonBytes, parse};
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{PageParams, Params};
 use super::refusal::Refusal;
 use crate::Control;
 
-/// Names an uploaded image; the same name again points at the new image.
+/// Creates a template from an uploaded image. An existing template of that name gets the new image.
 #[utoipa::path(
     post, path = "/v1/templates", tag = "templates", operation_id = "create_template",
     request_body = CreateTemplate,
-    responses((status = 201, description = "As it is now.", body = Template), (status = 422, description = "A field can't be used.", body = Problem))
+    responses((status = 201, description = "The template.", body = Template))
 )]
 pub async fn create(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Template>), Refusal> {
     let request: CreateTemplate = parse(&bytes, str::to_owned)?;
-    let template = control.create_template(request, asker.cause).await?;
+    let template = control.create_template(request, caller.cause).await?;
     Ok((StatusCode::CREATED, Json(template)))
 }
 
 /// Lists templates by name.
 #[utoipa::path(
     get, path = "/v1/templates", tag = "templates", operation_id = "list_templates",
-    params(
-        ("limit" = Option<u32>, Query, description = "Items a page, 1 to 1000; 100 by default."),
-        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
-    ),
-    responses((status = 200, description = "A page.", body = Page<Template>), (status = 400, description = "A parameter can't be understood.", body = Problem))
+    params(PageParams),
+    responses((status = 200, description = "A page of templates.", body = Page<Template>))
 )]
 pub async fn list(
     State(control): State<Control>,
@@ -50,8 +47,8 @@ pub async fn list(
 /// Shows one template.
 #[utoipa::path(
     get, path = "/v1/templates/{name}", tag = "templates", operation_id = "show_template",
-    params(("name" = String, Path, description = "Its name.")),
-    responses((status = 200, description = "As it is.", body = Template), (status = 404, description = "There is none.", body = Problem))
+    params(("name" = String, Path, description = "The template's name.")),
+    responses((status = 200, description = "The template.", body = Template))
 )]
 pub async fn show(
     State(control): State<Control>,
@@ -61,37 +58,36 @@ pub async fn show(
     Ok(Json(control.template(&name).await?))
 }
 
-/// Asks a template's source again: newer contents become a new revision, and a missing file comes back.
+/// Downloads a template's image from its source again. A newer image becomes a new revision, and a missing file is restored.
 #[utoipa::path(
     post, path = "/v1/templates/{name}/refresh", tag = "templates", operation_id = "refresh_template",
-    params(("name" = String, Path, description = "Its name.")),
+    params(("name" = String, Path, description = "The template's name.")),
     responses(
-        (status = 202, description = "Written down; it goes on by itself, as any download.", body = Download),
-        (status = 404, description = "There is none.", body = Problem),
-        (status = 409, description = "It was uploaded, so there is no source to ask.", body = Problem),
-        (status = 429, description = "Too many downloads are running.", body = Problem),
+        (status = 202, description = "Accepted; the download runs in the background.", body = Download),
+        (status = 409, description = "The template was created from an upload and has no source.", body = Problem),
+        (status = 429, description = "The limit of concurrent downloads is reached.", body = Problem),
     )
 )]
 pub async fn refresh(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<(StatusCode, Json<Download>), Refusal> {
-    let download = control.refresh_template(&name, asker.cause).await?;
+    let download = control.refresh_template(&name, caller.cause).await?;
     Ok((StatusCode::ACCEPTED, Json(download)))
 }
 
-/// Forgets a template; its instances live on.
+/// Deletes a template. Its instances are not affected.
 #[utoipa::path(
     delete, path = "/v1/templates/{name}", tag = "templates", operation_id = "delete_template",
-    params(("name" = String, Path, description = "Its name.")),
-    responses((status = 204, description = "Forgotten."), (status = 404, description = "There is none.", body = Problem))
+    params(("name" = String, Path, description = "The template's name.")),
+    responses((status = 204, description = "The template is deleted."))
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    control.delete_template(&name, asker.cause).await?;
+    control.delete_template(&name, caller.cause).await?;
     Ok(StatusCode::NO_CONTENT)
 }

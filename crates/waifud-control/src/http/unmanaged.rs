@@ -1,4 +1,4 @@
-//! `/v1/nodes/{name}/unmanaged` and `/v1/nodes/{name}/confirm`: what an operator decides about a node's leftovers.
+//! `/v1/nodes/{name}/unmanaged` and `/v1/nodes/{name}/confirm`: unmanaged instances, and nodes after a restore.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -10,70 +10,67 @@ use super::peer::AuthenticatedUser;
 use super::refusal::Refusal;
 use crate::Control;
 
-/// Takes an unmanaged instance into the list, as it is on its node.
+/// Adopts an unmanaged instance as it is on its node.
 #[utoipa::path(
     post, path = "/v1/nodes/{name}/unmanaged/{instance}/adopt", tag = "nodes", operation_id = "adopt_instance",
     params(
         ("name" = String, Path, description = "The node's name or id."),
-        ("instance" = String, Path, description = "The instance's id, or the name that it had."),
+        ("instance" = String, Path, description = "The instance's id or former name."),
     ),
     request_body = AdoptInstance,
     responses(
-        (status = 201, description = "It is in the list.", body = Instance),
-        (status = 404, description = "There is no such node, or nothing unmanaged of that name on it.", body = Problem),
-        (status = 409, description = "Its name or address is taken, or the node remembers too little of it.", body = Problem),
+        (status = 201, description = "The adopted instance.", body = Instance),
+        (status = 409, description = "The name or an address is taken, or the node has no record of the instance.", body = Problem),
     )
 )]
 pub async fn adopt(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path((name, instance)): Path<(String, String)>,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<(StatusCode, Json<Instance>), Refusal> {
     let request: AdoptInstance = parse(&bytes, str::to_owned)?;
     let adopted = control
-        .adopt(&name, &instance, request, asker.cause)
+        .adopt(&name, &instance, request, caller.cause)
         .await?;
     Ok((StatusCode::CREATED, Json(adopted)))
 }
 
-/// Orders an unmanaged instance to be destroyed, disks included.
+/// Deletes an unmanaged instance, including its disks.
 #[utoipa::path(
     delete, path = "/v1/nodes/{name}/unmanaged/{instance}", tag = "nodes", operation_id = "delete_unmanaged",
     params(
         ("name" = String, Path, description = "The node's name or id."),
-        ("instance" = String, Path, description = "The instance's id, or the name that it had."),
+        ("instance" = String, Path, description = "The instance's id or former name."),
     ),
     responses(
-        (status = 202, description = "The node is told."),
-        (status = 404, description = "There is no such node, or nothing unmanaged of that name on it.", body = Problem),
-        (status = 409, description = "It is in the list.", body = Problem),
+        (status = 202, description = "The deletion is durable; the node destroys the instance."),
+        (status = 409, description = "The instance is managed.", body = Problem),
     )
 )]
 pub async fn delete(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path((name, instance)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     control
-        .delete_unmanaged(&name, &instance, asker.cause)
+        .delete_unmanaged(&name, &instance, caller.cause)
         .await?;
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Confirms for a node that the restored database is the right one.
+/// Confirms for a node that the restored database is correct, so that it deletes instances again.
 #[utoipa::path(
     post, path = "/v1/nodes/{name}/confirm", tag = "nodes", operation_id = "confirm_node",
     params(("name" = String, Path, description = "The node's name or id.")),
     responses(
-        (status = 200, description = "As it is.", body = Node),
-        (status = 404, description = "There is none.", body = Problem),
+        (status = 200, description = "The node.", body = Node),
     )
 )]
 pub async fn confirm(
     State(control): State<Control>,
-    asker: AuthenticatedUser,
+    caller: AuthenticatedUser,
     Path(name): Path<String>,
 ) -> Result<Json<Node>, Refusal> {
-    Ok(Json(control.confirm_node(&name, asker.cause).await?))
+    Ok(Json(control.confirm_node(&name, caller.cause).await?))
 }

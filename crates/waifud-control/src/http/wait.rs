@@ -1,4 +1,4 @@
-//! `?wait=30s`: an order that answers when it is carried out, or when the time is up.
+//! `?wait=30s`: the answer is delayed until the change is applied or the time is up.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use waifud_api::Problem;
 use super::query::Params;
 use crate::problems;
 
-/// Nobody waits longer in one request: proxies and people give up before.
+/// The longest wait in one request; proxies close longer ones.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// How long to wait, when asked to.
+/// The requested wait.
 pub fn wait(params: &mut Params) -> Result<Option<Duration>, Problem> {
     let Some(text) = params.one("wait")? else {
         return Ok(None);
@@ -19,8 +19,8 @@ pub fn wait(params: &mut Params) -> Result<Option<Duration>, Problem> {
         Some(wait) if wait <= LONGEST => Ok(Some(wait)),
         _ => Err(problems::bad_query(
             "wait",
-            "wait is not a time to wait",
-            "a number and a unit, at most 1h: 500ms, 30s, 5m",
+            "wait is not a valid duration",
+            "use a number and a unit, at most 1h, for example 500ms, 30s or 5m",
         )),
     }
 }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units() {
+    fn durations_have_units() {
         assert_eq!(parse("500ms"), Some(Duration::from_millis(500)));
         assert_eq!(parse("30s"), Some(Duration::from_secs(30)));
         assert_eq!(parse("30"), Some(Duration::from_secs(30)));

@@ -1,4 +1,4 @@
-//! The catalog: well-known cloud images as data, in `data/catalog.toml`.
+//! The catalog of well-known cloud images, from `data/catalog.toml`.
 
 use std::sync::LazyLock;
 
@@ -11,24 +11,24 @@ struct File {
     image: Vec<CatalogEntry>,
 }
 
-/// A file that can't be read is an empty catalog; the test below says so before anybody ships it.
+/// An invalid file results in an empty catalog; the test below catches it.
 static CATALOG: LazyLock<Vec<CatalogEntry>> =
     LazyLock::new(
         || match toml::from_str::<File>(include_str!("../../data/catalog.toml")) {
             Ok(file) => file.image,
             Err(error) => {
-                tracing::error!(%error, "the catalog can't be read");
+                tracing::error!(%error, "parsing the catalog failed");
                 Vec::new()
             }
         },
     );
 
-/// Every entry, as the file has them.
+/// All entries, in the order of the file.
 pub fn entries() -> &'static [CatalogEntry] {
     &CATALOG
 }
 
-/// The entry of that name. A dot counts as a dash: names are DNS labels, and people type `ubuntu-24.04`.
+/// The entry with the name. Dots are treated as dashes: names are DNS labels, but users type `ubuntu-24.04`.
 pub fn entry(name: &str) -> Option<&'static CatalogEntry> {
     let wanted = name.replace('.', "-");
     CATALOG.iter().find(|entry| entry.name.as_str() == wanted)

@@ -1,4 +1,4 @@
-//! One image file on the disk: what is in it, and whether it is still the file that was verified.
+//! One image file: its contents, and whether it is still the file that was verified.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -9,24 +9,24 @@ use ring::digest::{Context, SHA256, SHA512};
 use waifud_types::qcow2::HEADER_BYTES;
 use waifud_types::{Checksum, ChecksumAlgorithm, Digest};
 
-/// Bytes read at once.
+/// The size of a read.
 const CHUNK: usize = 1 << 20;
 
-/// What a file contains.
+/// The contents of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Contents {
-    /// Its SHA-256.
+    /// The SHA-256.
     pub(crate) digest: Digest,
-    /// Its SHA-512, if that was asked for.
+    /// The SHA-512, if requested.
     pub(crate) sha512: Option<Checksum>,
-    /// Its first bytes, enough for an image's header.
+    /// The first bytes, enough for an image header.
     pub(crate) head: Vec<u8>,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub(crate) length: u64,
 }
 
 impl Contents {
-    /// The checksum of a kind; `None` when it was not computed.
+    /// The checksum of the algorithm; `None` if it was not computed.
     pub(crate) fn checksum(&self, algorithm: ChecksumAlgorithm) -> Option<Checksum> {
         match algorithm {
             ChecksumAlgorithm::Sha256 => Checksum::from_hex(&self.digest.hex()),
@@ -35,12 +35,12 @@ impl Contents {
     }
 }
 
-/// Reads a file from its beginning. Blocks for as long as that takes.
+/// Reads a file from the start. Blocking.
 ///
-/// The kernel is asked to drop its own copy first, so that what is hashed is what the disk has kept. Call it after the
-/// file was synced.
+/// It first asks the kernel to drop its cached pages, so that the hash covers the data on the disk. Call it after syncing
+/// the file.
 pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> {
-    // Advice only: a filesystem may ignore it.
+    // A filesystem may ignore this advice.
     let _advice = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let mut sha256 = Context::new(&SHA256);
     let mut sha512 = with_sha512.then(|| Context::new(&SHA512));
@@ -66,7 +66,7 @@ pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> 
         .finish()
         .as_ref()
         .try_into()
-        .map_err(|_| io::Error::other("SHA-256 did not give 32 bytes"))?;
+        .map_err(|_| io::Error::other("SHA-256 did not return 32 bytes"))?;
     Ok(Contents {
         digest: Digest::from_bytes(bytes),
         sha512: sha512.and_then(|context| Checksum::from_hex(&hex(context.finish().as_ref()))),
@@ -75,7 +75,7 @@ pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> 
     })
 }
 
-/// Adds what a header still lacks.
+/// Adds bytes until the header is complete.
 pub(crate) fn keep_head(head: &mut Vec<u8>, bytes: &[u8]) {
     let missing = HEADER_BYTES.saturating_sub(head.len());
     head.extend(bytes.iter().take(missing));
@@ -89,7 +89,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Which file this is, and that nobody wrote to it since: what `make` and backup programs go by.
+/// Identifies a version of a file by its inode, size and times, as `make` and backup programs do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
     place: (u64, u64),
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_whole_whatever_its_offset_is() {
+    fn a_file_is_read_completely_from_any_offset() {
         use std::io::{Seek, Write};
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();

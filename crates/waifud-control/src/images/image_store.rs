@@ -1,11 +1,11 @@
-//! Image files: one per digest, whole and verified, or not there.
+//! The image files: one per digest, either complete and verified or absent.
 //!
-//! An upload is written to a nameless-to-others file beside, looked at as soon as its header is there, made durable,
-//! read back, verified and renamed. Whatever goes wrong before the rename leaves nothing behind.
+//! An upload is written to a temporary file, checked as soon as its header is complete, synced, read back, verified and
+//! renamed. A failure before the rename leaves nothing behind.
 //!
-//! A row of the database is not the file: a disk fails, an administrator cleans up, a backup without images is restored.
-//! So whoever needs the file asks here whether it exists with the size of its row, and its digest is verified before it
-//! is served or adopted; once per version of the file, as reading gigabytes takes a while.
+//! A row in the database does not guarantee a file: a disk may fail, an administrator may delete files, a backup without
+//! images may be restored. So callers check here whether the file exists with the size of its row. Its digest is verified
+//! before it is served or adopted, once per version of the file, since reading gigabytes takes a while.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
@@ -26,14 +26,14 @@ use waifud_types::{ByteSize, Digest};
 use crate::ControlError;
 use crate::env::Disk;
 use crate::images::image_file::{Identity, keep_head, read_back};
+use crate::images::image_space::ImageSpace;
 use crate::images::problems as image_problems;
-use crate::server::disk_space::ImageSpace;
 use crate::server::problems as server_problems;
 
 const INCOMING: &str = ".incoming-";
 const PARTIAL: &str = ".download-";
-/// Bytes written between two looks at the room.
-pub(crate) const LOOK_EVERY: u64 = 8 << 20;
+/// Bytes written between two checks of the free space.
+pub(crate) const SPACE_CHECK_INTERVAL: u64 = 8 << 20;
 
 /// The directory of images.
 #[derive(Debug)]
@@ -41,17 +41,17 @@ pub struct ImageStore {
     dir: PathBuf,
     max: ByteSize,
     disk_space: ImageSpace,
-    /// Held while a file appears or goes together with its row, so that the two never disagree.
+    /// Held while a file and its row are created or removed together, so that they stay consistent.
     pub(crate) changing: Mutex<()>,
     verdicts: Arc<Verdicts>,
 }
 
-/// What was found when files were read.
+/// The results of verifications.
 #[derive(Debug, Default)]
 struct Verdicts {
-    /// By digest: the file that was read, and whether it has that digest.
+    /// By digest: the verified version of the file, and whether it has the digest.
     known: Lock<HashMap<Digest, (Identity, bool)>>,
-    /// Held while a file is read: one at a time, and the others use what was found.
+    /// Held while a file is read, so that concurrent callers share one verification.
     reading: Lock<()>,
 }
 
@@ -60,26 +60,26 @@ impl Verdicts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this very file is whole; `None` when nobody has read it.
+    /// Whether this version of the file is intact; `None` if it was not verified.
     fn of(&self, digest: Digest, file: Identity) -> Option<bool> {
-        let (identity, whole) = self.known().get(&digest).copied()?;
-        (identity == file).then_some(whole)
+        let (identity, intact) = self.known().get(&digest).copied()?;
+        (identity == file).then_some(intact)
     }
 }
 
-/// An upload that was read to its end and verified; it vanishes unless it is kept.
+/// A complete and verified upload; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub struct Incoming {
     file: NamedTempFile,
     digest: Digest,
-    /// Bytes of the file.
+    /// The size of the file.
     pub size: ByteSize,
-    /// What its header says.
+    /// The parsed header.
     pub header: Qcow2Header,
 }
 
 impl ImageStore {
-    /// Opens the directory, and makes it (0700) when it is absent.
+    /// Opens the directory; creates it (0700) if it is missing.
     pub fn open(
         state_dir: &Path,
         max: ByteSize,
@@ -100,8 +100,8 @@ impl ImageStore {
         })
     }
 
-    /// Removes what broken uploads and crashes left: everything that is no image of the list, and no beginning of one
-    /// that is on its way.
+    /// Removes files of interrupted uploads and crashes: files that are neither known images nor partial files of current
+    /// downloads.
     pub fn remove_strays(&self, known: &[Digest], coming: &[Digest]) -> Result<(), ControlError> {
         let entries = std::fs::read_dir(&self.dir)
             .map_err(ControlError::io(format!("reading {}", self.dir.display())))?;
@@ -118,7 +118,7 @@ impl ImageStore {
                 },
             };
             if stray {
-                tracing::info!(name, "removing what a broken upload left");
+                tracing::info!(name, "removing the file of an interrupted upload");
                 std::fs::remove_file(entry.path())
                     .map_err(ControlError::io(format!("removing {name}")))?;
             }
@@ -126,40 +126,40 @@ impl ImageStore {
         Ok(())
     }
 
-    /// How much room there is for images.
+    /// The free space for images.
     pub(crate) fn disk_space(&self) -> &ImageSpace {
         &self.disk_space
     }
 
-    /// Where an image's file is.
+    /// The path of an image file.
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }
 
-    /// Where the beginning of an image lies that is on its way from a source.
+    /// The path of the partial file of a download.
     pub(crate) fn partial(&self, source: Digest) -> PathBuf {
         self.dir.join(format!("{PARTIAL}{}", source.hex()))
     }
 
-    /// Throws away the beginning of an image that will not come. What can't be removed goes at the next start.
+    /// Removes the partial file of a download. If that fails, it is removed at the next start.
     pub(crate) fn discard_partial(&self, source: Digest) {
         match std::fs::remove_file(self.partial(source)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "what is left of a download can't be removed");
+                tracing::warn!(%error, "removing the partial file of a download failed");
             }
             _ => {}
         }
     }
 
-    /// Gives a whole, verified and durable file of this directory its name. Hold `changing`.
+    /// Renames a complete, verified and durable file of this directory to its digest. Hold `changing`.
     pub(crate) fn adopt(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
         std::fs::rename(partial, self.path(digest))
-            .map_err(ControlError::io("naming the new image"))?;
+            .map_err(ControlError::io("renaming the new image"))?;
         self.remember(digest);
         self.sync_dir()
     }
 
-    /// Notes that the file under the name was verified just now.
+    /// Records that the file with the digest was just verified.
     fn remember(&self, digest: Digest) {
         let facts = self.path(digest).symlink_metadata();
         let mut known = self.verdicts.known();
@@ -169,8 +169,8 @@ impl ImageStore {
         };
     }
 
-    /// Whether the file of an image is there: a plain file of that size which nobody has found to be damaged. Its bytes
-    /// are not read.
+    /// Whether the file of an image exists as a regular file of that size and is not known to be damaged. Its contents are
+    /// not read.
     pub(crate) fn holds(&self, digest: Digest, size: ByteSize) -> Result<bool, ControlError> {
         let path = self.path(digest);
         match path.symlink_metadata() {
@@ -178,15 +178,16 @@ impl ImageStore {
                 && facts.len() == size.bytes()
                 && self.verdicts.of(digest, Identity::of(&facts)) != Some(false)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(ControlError::io(format!("looking at {}", path.display()))(
-                error,
-            )),
+            Err(error) => Err(ControlError::io(format!(
+                "reading the metadata of {}",
+                path.display()
+            ))(error)),
         }
     }
 
-    /// Whether the file of an image is there and has its digest. Reads it unless this version of it was read before;
+    /// Whether the file of an image exists and has its digest. The file is read unless this version was verified before;
     /// `again` reads it in any case.
-    pub(crate) async fn is_whole(
+    pub(crate) async fn is_intact(
         &self,
         digest: Digest,
         size: ByteSize,
@@ -197,7 +198,7 @@ impl ImageStore {
         }
         let (path, verdicts) = (self.path(digest), Arc::clone(&self.verdicts));
         let shown = path.display().to_string();
-        // Goes on when the caller gives up, so that the next one finds the verdict.
+        // The verification continues if the caller gives up, so that the next caller finds its result.
         let read = tokio::task::spawn_blocking(move || {
             let _one_at_a_time = verdicts
                 .reading
@@ -205,32 +206,32 @@ impl ImageStore {
                 .unwrap_or_else(PoisonError::into_inner);
             let file = File::open(&path)?;
             let identity = Identity::of(&file.metadata()?);
-            if !again && let Some(whole) = verdicts.of(digest, identity) {
-                return Ok(whole);
+            if !again && let Some(intact) = verdicts.of(digest, identity) {
+                return Ok(intact);
             }
-            let whole = read_back(&file, false)?.digest == digest;
-            if !whole {
-                tracing::error!(image = %digest, "an image file is damaged: it is not used any more");
+            let intact = read_back(&file, false)?.digest == digest;
+            if !intact {
+                tracing::error!(image = %digest, "an image file is damaged and is not used any more");
             }
-            verdicts.known().insert(digest, (identity, whole));
-            Ok(whole)
+            verdicts.known().insert(digest, (identity, intact));
+            Ok(intact)
         });
         match read.await.map_err(std::io::Error::other) {
             Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Ok(Ok(whole)) => Ok(whole),
+            Ok(Ok(intact)) => Ok(intact),
             Ok(Err(error)) | Err(error) => Err(ControlError::io(format!("reading {shown}"))(error)),
         }
     }
 
-    /// Takes the name away again that [`ImageStore::adopt`] gave. Hold `changing`.
+    /// Reverts [`ImageStore::adopt`]. Hold `changing`.
     pub(crate) fn give_back(&self, partial: &Path, digest: Digest) -> Result<(), ControlError> {
         std::fs::rename(self.path(digest), partial)
-            .map_err(ControlError::io("taking back the new image's name"))?;
+            .map_err(ControlError::io("reverting the rename of the new image"))?;
         self.verdicts.known().remove(&digest);
         self.sync_dir()
     }
 
-    /// Reads an upload to its end and verifies it.
+    /// Receives an upload completely and verifies it.
     pub async fn receive<E>(
         &self,
         digest: Digest,
@@ -241,7 +242,7 @@ impl ImageStore {
             .prefix(INCOMING)
             .tempfile_in(&self.dir)
             .map_err(ControlError::io(format!(
-                "making a file in {}",
+                "creating a file in {}",
                 self.dir.display()
             )))?;
         let handle = file
@@ -251,7 +252,7 @@ impl ImageStore {
             tokio::io::BufWriter::with_capacity(1 << 20, tokio::fs::File::from_std(handle));
         let mut head = Vec::with_capacity(HEADER_BYTES);
         let mut size = 0_u64;
-        let mut looked_at = 0_u64;
+        let mut checked_at = 0_u64;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|_| image_problems::upload_broken())?;
             if head.len() < HEADER_BYTES {
@@ -264,8 +265,8 @@ impl ImageStore {
             if size > self.max.bytes() {
                 return Err(image_problems::image_too_large(self.max).into());
             }
-            if size >= looked_at + LOOK_EVERY {
-                looked_at = size;
+            if size >= checked_at + SPACE_CHECK_INTERVAL {
+                checked_at = size;
                 self.disk_space.check(0).map_err(write_error)?;
             }
             out.write_all(&chunk).await.map_err(write_error)?;
@@ -292,17 +293,17 @@ impl ImageStore {
         })
     }
 
-    /// Gives the upload its name; durable when it returns. Hold `changing`.
+    /// Renames the upload to its digest; durable when it returns. Hold `changing`.
     pub fn keep(&self, incoming: Incoming) -> Result<(), ControlError> {
         incoming
             .file
             .persist(self.path(incoming.digest))
-            .map_err(|e| ControlError::io("naming the new image")(e.error))?;
+            .map_err(|e| ControlError::io("renaming the new image")(e.error))?;
         self.remember(incoming.digest);
         self.sync_dir()
     }
 
-    /// Removes an image's file. Hold `changing`. Succeeds when it is absent.
+    /// Removes an image file. Hold `changing`. Succeeds if the file is missing.
     pub fn remove(&self, digest: Digest) -> Result<(), ControlError> {
         self.verdicts.known().remove(&digest);
         match std::fs::remove_file(self.path(digest)) {
@@ -330,7 +331,7 @@ fn write_error(error: std::io::Error) -> ControlError {
     ControlError::io("writing the new image")(error)
 }
 
-/// The SHA-256 of some bytes.
+/// The SHA-256 of bytes.
 pub fn sha256(bytes: &[u8]) -> Digest {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     let mut out = [0; 32];

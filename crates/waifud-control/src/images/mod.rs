@@ -3,6 +3,8 @@
 pub mod catalog;
 pub(crate) mod downloads;
 pub(crate) mod image_file;
+pub(crate) mod image_space;
 pub(crate) mod image_store;
 pub(crate) mod problems;
+pub(crate) mod service;
 pub(crate) mod templates;

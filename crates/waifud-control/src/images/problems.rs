@@ -1,9 +1,9 @@
-//! Problems with images: uploads, downloads, and files that are not there.
+//! Problems with images: uploads, missing files, images in use.
 
 use waifud_api::Problem;
 use waifud_types::{ByteSize, Digest, Name};
 
-/// The upload is no image that may be used.
+/// The upload is not an acceptable image.
 pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Problem {
     if let Some(packed) = waifud_types::qcow2::packing(head) {
         return Problem::new(
@@ -12,25 +12,25 @@ pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Proble
             format!("the image is compressed with {}", packed.name),
         )
         .field("body")
-        .hint(format!("unpack it with {} first", packed.tool));
+        .hint(format!("decompress it with {} first", packed.tool));
     }
     Problem::new(
         422,
         "invalid-image",
-        format!("the image can't be used: {error}"),
+        format!("the image is not acceptable: {error}"),
     )
     .field("body")
-    .hint("make one whole image: qemu-img convert -O qcow2 OLD NEW.qcow2")
+    .hint("convert it to a standalone image: qemu-img convert -O qcow2 OLD NEW.qcow2")
 }
 
-/// The row is there and the file is not, or not whole.
+/// The file of a known image is missing or damaged.
 pub fn image_missing(digest: Digest, templates: &[Name]) -> Problem {
     let of = templates.first().map_or_else(
         || "upload it again: waifuctl template add NAME --file FILE".to_owned(),
         |name| {
             format!(
-                "waifuctl template refresh {name} downloads it again; if it was uploaded: waifuctl template add {name} \
-                 --file FILE"
+                "download it again with waifuctl template refresh {name}; if it was uploaded, upload it again with waifuctl \
+                 template add {name} --file FILE"
             )
         },
     );
@@ -45,36 +45,36 @@ pub fn image_missing(digest: Digest, templates: &[Name]) -> Problem {
     .hint(of)
 }
 
-/// The upload has another digest.
+/// The upload has a different digest.
 pub fn digest_mismatch(expected: Digest, actual: Digest) -> Problem {
     Problem::new(
         422,
         "digest-mismatch",
-        format!("the upload has the digest {actual}, not {expected}"),
+        format!("the upload has digest {actual} instead of {expected}"),
     )
     .field("digest")
-    .hint("it was damaged on its way, or the file changed: compute its SHA-256 and upload again")
+    .hint("the file changed or was damaged during the transfer: compute its SHA-256 and upload it again")
 }
 
-/// The upload is larger than allowed.
+/// The upload exceeds the size limit.
 pub fn image_too_large(limit: ByteSize) -> Problem {
     Problem::new(
         413,
         "image-too-large",
-        format!("images of more than {limit} are not taken"),
+        format!("the image exceeds the limit of {limit}"),
     )
     .field("body")
-    .hint("images are small and disks are large: shrink it, and give the instance a larger disk")
+    .hint("shrink the image; an instance's disk can be larger than its image")
 }
 
-/// The upload broke off.
+/// The upload ended early.
 pub fn upload_broken() -> Problem {
-    Problem::new(400, "upload-interrupted", "the upload ended before its end")
+    Problem::new(400, "upload-interrupted", "the upload was interrupted")
         .field("body")
-        .hint("upload it again; nothing was kept")
+        .hint("upload the image again; nothing was stored")
 }
 
-/// The image ends before that byte.
+/// The range starts after the end of the image.
 pub fn no_such_byte(length: u64) -> Problem {
     Problem::new(
         416,
@@ -82,16 +82,16 @@ pub fn no_such_byte(length: u64) -> Problem {
         format!("the image has {length} bytes"),
     )
     .field("Range")
-    .hint("begin again without Range")
+    .hint("start again without Range")
 }
 
-/// A template or an instance needs it.
+/// A template or an instance uses the image.
 pub fn image_in_use(digest: Digest) -> Problem {
     Problem::new(409, "image-in-use", format!("image {digest} is in use"))
-        .hint("delete the templates and instances that need it first")
+        .hint("delete the templates and instances that use it first")
 }
 
-/// The image was not uploaded.
+/// The image does not exist.
 pub fn unknown_image(digest: Digest) -> Problem {
     Problem::new(422, "unknown-image", format!("there is no image {digest}"))
         .field("image")

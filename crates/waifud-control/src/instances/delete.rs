@@ -1,8 +1,8 @@
-//! Delete: works on anything, in any state.
+//! Delete: works on any instance, in any state.
 //!
-//! What was never placed is gone at once. What was placed gets a tombstone, and stays visible as `deleting`, with its
-//! name, address and reservation, until its node has confirmed that nothing of it is left: an offline node is not a
-//! special case, only a long wait.
+//! An instance without a node is removed immediately. An instance with a node gets a tombstone and stays visible as
+//! `deleting`, with its name, address and reservation, until its node has confirmed the destruction. With an offline node
+//! this only takes longer.
 
 use waifud_api::Instance;
 use waifud_api::agent::Tombstone;
@@ -14,20 +14,19 @@ use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::events::event_builder::EventExt;
 use crate::instances::problems as instance_problems;
-use crate::instances::view;
 use crate::{Control, ControlError};
 
-/// How far a delete is.
+/// The result of a delete request.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Deleted {
-    /// The instance as it was, or as it is while its node destroys it.
+    /// The instance: its last state, or its state while its node destroys it.
     pub instance: Instance,
-    /// Whether nothing of it is left.
-    pub gone: bool,
+    /// Whether the instance is removed.
+    pub removed: bool,
 }
 
 impl Control {
-    /// Orders the deletion of an instance. Asking again changes nothing.
+    /// Orders the deletion of an instance. Repeating the request changes nothing.
     pub async fn delete_instance(
         &self,
         name_or_id: &str,
@@ -37,11 +36,10 @@ impl Control {
         let control = self.clone();
         let wanted = name_or_id.to_owned();
         let (deleted, image) = self
-            .shared
-            .store
+            .store()
             .write(move |tx| control.delete_in(tx, &wanted, &if_match, &cause))
             .await?;
-        self.collect_images(image).await;
+        self.images().collect(image).await;
         Ok(deleted)
     }
 
@@ -62,23 +60,23 @@ impl Control {
                 self.order_deletion(tx, &mut row, node, cause)?;
             } else {
                 row.deleting = true;
-                let image = self.remove(tx, &row, cause, "it was never placed")?;
+                let image = self.remove(tx, &row, cause, "it had no node")?;
                 self.place_waiting(tx)?;
-                let instance = view::instance(row, &self.shared.live);
+                let instance = self.instance_view(row);
                 return Ok((
                     Deleted {
                         instance,
-                        gone: true,
+                        removed: true,
                     },
                     Some(image),
                 ));
             }
         }
-        let instance = view::instance(row, &self.shared.live);
+        let instance = self.instance_view(row);
         Ok((
             Deleted {
                 instance,
-                gone: false,
+                removed: false,
             },
             None,
         ))
@@ -101,7 +99,7 @@ impl Control {
                 "instance.deleting",
                 event_builder::instance(row.id, &row.name),
                 cause,
-                format!("{on} is told to destroy it"),
+                format!("{on} was ordered to destroy it"),
             )
             .generation(row.generation),
         )?;
@@ -111,16 +109,16 @@ impl Control {
             epoch: row.epoch,
         };
         tx.mark_deleting(row.id)?;
-        // From here on the reason and the step are about the destruction.
+        // From now on, the reason and the step are about the destruction.
         row.deleting = true;
         row.status.reason = None;
         tx.set_status(row.id, &row.status)?;
-        self.shared.live.set_step(row.id, None);
+        self.instance_progress().clear_step(row.id);
         tx.put_tombstone(node, &tombstone, self.now(), revision)?;
         Ok(())
     }
 
-    /// Forgets an instance of which nothing is left. Returns its image, which may be needed by nobody now.
+    /// Removes a destroyed instance. Returns its image, which may be unused now.
     pub(crate) fn remove(
         &self,
         tx: &mut WriteTx<'_>,
@@ -139,7 +137,7 @@ impl Control {
             .generation(row.generation),
         )?;
         tx.remove_instance(row.id)?;
-        self.shared.live.forget(row.id);
+        self.instance_progress().forget(row.id);
         Ok(row.spec.image)
     }
 }

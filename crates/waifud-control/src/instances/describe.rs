@@ -1,11 +1,11 @@
-//! Descriptions: what would create an instance as it is wanted now, and whether a description could be carried out.
+//! Descriptions: the request that would create an instance again, and the check of such a request.
 
 use waifud_api::{CreateInstance, CreateNic, Publish};
 use waifud_store::{InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
 use waifud_types::{Generation, MacAddr};
 
-use super::{create, find};
+use super::{find, new_spec};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 use crate::network;
@@ -13,14 +13,13 @@ use crate::network::problems as network_problems;
 use crate::{Control, ControlError};
 
 impl Control {
-    /// The request that would create this instance again, secrets included, and the generation that it is of.
+    /// The request that would create the instance again, including secrets, and its generation.
     pub async fn describe(
         &self,
         name_or_id: &str,
     ) -> Result<(CreateInstance, Generation), ControlError> {
         let wanted = name_or_id.to_owned();
-        self.shared
-            .store
+        self.store()
             .read(move |tx| {
                 let row = find(&tx, &wanted)?;
                 let generation = row.generation;
@@ -29,14 +28,12 @@ impl Control {
             .await
     }
 
-    /// Checks a request to create as far as that can be done without doing it. What it needs may be taken by somebody
-    /// else before it is done.
+    /// Checks a create request without creating anything. Another request may still take its name or address afterwards.
     pub async fn check_create(&self, request: CreateInstance) -> Result<(), ControlError> {
         let wanted = validate::create(request)?;
-        let entropy = self.shared.entropy.clone();
-        let guest_range = self.shared.config.guest_range;
-        self.shared
-            .store
+        let control = self.clone();
+        let guest_range = self.config().guest_range;
+        self.store()
             .read(move |tx| {
                 let template = tx
                     .template_source(wanted.template.as_str())?
@@ -51,8 +48,8 @@ impl Control {
                         return Err(network_problems::mac_taken().into());
                     }
                 }
-                let macs = create::choose_macs(&tx, entropy.as_ref(), &wanted.nics)?;
-                let spec = create::spec(&wanted, &template, &macs)?;
+                let macs = new_spec::choose_macs(&tx, control.entropy(), &wanted.nics)?;
+                let spec = new_spec::spec(&wanted, &template, &macs)?;
                 network::check(&tx, &spec, &tx.node_capacities()?, guest_range)?;
                 network::check_address_is_free(&tx, &spec)
             })
@@ -89,8 +86,8 @@ fn description(tx: &ReadTx<'_>, row: InstanceRow) -> Result<CreateInstance, Cont
     })
 }
 
-/// The nics as they would be asked for. An address on `default` is waifud's choice and is not asked for again. What is
-/// nothing but the usual nic is said in the older way, by its MAC address alone.
+/// The nics as a request. An address on `default` is waifud's choice and is left out. A single ordinary nic is described by
+/// its MAC address alone, in the older field.
 fn nics(nics: &[NicSpec]) -> (Option<MacAddr>, Vec<CreateNic>) {
     if let [nic] = nics
         && network::is_default(&nic.network)

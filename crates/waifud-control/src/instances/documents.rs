@@ -1,4 +1,4 @@
-//! From a placed instance to its sealed bundle: what waifud knows becomes what the guest reads.
+//! The sealed bundle of a placed instance: the documents that its guest reads.
 
 use ipnet::Ipv4Net;
 use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, SealedBundle, Source, VendorOptions, render, seal};
@@ -31,7 +31,7 @@ pub fn bundle(
         domain: Some(domain.to_owned()),
         availability_zone: node.to_string(),
         ssh_keys: with_rescue_keys(ssh_keys, row),
-        // Another system than the one that it was written for must not carry it out.
+        // The user-data is for the instance's own system, not for a rescue system.
         user_data: user_data.filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
         vendor_data: VendorOptions::default(),
         datasource: rescue.map_or(row.datasource, |rescue| rescue.datasource),
@@ -52,7 +52,7 @@ pub fn bundle(
     })
 }
 
-/// The instance's keys, and while it is mended those of who mends it.
+/// The instance's SSH keys, and during a rescue also those of the rescue request.
 fn with_rescue_keys(mut keys: Vec<String>, row: &InstanceRow) -> Vec<String> {
     for key in row.spec.rescue.iter().flat_map(|rescue| &rescue.ssh_keys) {
         if !keys.contains(key) {
@@ -62,8 +62,8 @@ fn with_rescue_keys(mut keys: Vec<String>, row: &InstanceRow) -> Vec<String> {
     keys
 }
 
-/// What the guest is told of a nic. On `default` its node's DHCP server tells it the rest; on a bridge whoever serves
-/// addresses there does, unless somebody gave one: then the router there is the one who knows names.
+/// The network configuration of a nic. On `default` the node's DHCP server supplies the rest, on a bridge the DHCP server
+/// there. With a fixed address on a bridge, the gateway is also the DNS server.
 fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
     let on_default = network::is_default(&nic.network);
     let gateway = if on_default {
@@ -83,8 +83,8 @@ fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
     }
 }
 
-/// How an instance of a template finds its documents. Several nics, and addresses that DHCP does not give, can only be
-/// described on a disk: by any other way the guest must have an address before it is told which one.
+/// The datasource of an instance of a template. Several nics and fixed addresses on bridges require a seed disk: any other
+/// datasource needs an address before the guest can read its configuration.
 pub fn datasource(template: Datasource, nics: &[NicSpec]) -> Datasource {
     if nics.len() > 1 || nics.iter().any(|nic| nic.prefix_len.is_some()) {
         Datasource::Cidata

@@ -1,4 +1,4 @@
-//! Names made up for instances that were given none: a mood and a role, as a cast of characters would have them.
+//! Generated names for instances without one: a mood and a role.
 
 use waifud_types::Name;
 
@@ -138,7 +138,7 @@ const ROLES: [&str; 64] = [
     "wizard",
 ];
 
-/// A name that `taken` does not know. After a few tries it carries a number.
+/// A name that is not taken. After a few attempts it gets a number.
 pub fn generate<E>(
     entropy: &dyn Entropy,
     mut taken: impl FnMut(&str) -> Result<bool, E>,
@@ -168,7 +168,7 @@ mod tests {
     use std::convert::Infallible;
 
     #[test]
-    fn every_combination_is_a_name_and_no_word_comes_twice() {
+    fn every_combination_is_a_valid_name_and_no_word_is_duplicated() {
         assert_eq!(MOODS.iter().collect::<BTreeSet<_>>().len(), MOODS.len());
         assert_eq!(ROLES.iter().collect::<BTreeSet<_>>().len(), ROLES.len());
         for mood in MOODS {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_taken_are_not_given_again() {
+    fn taken_names_are_not_generated() {
         let mut seen = BTreeSet::new();
         for _ in 0..5000 {
             let name = generate(&SystemEntropy, |text| {

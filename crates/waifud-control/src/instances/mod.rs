@@ -1,6 +1,6 @@
-//! What can be done to instances: one file per verb.
+//! Instances: one file per verb.
 //!
-//! Each verb is one job of the database's writer: checked, decided, written and told of in one transaction.
+//! Each verb is one job of the database's writer: it is checked, decided, written and recorded as events in one transaction.
 
 mod amend;
 pub mod create;
@@ -8,8 +8,11 @@ pub mod delete;
 pub mod describe;
 pub(crate) mod documents;
 pub(crate) mod generated_names;
+pub(crate) mod idempotency;
+mod new_spec;
 mod power;
 pub(crate) mod problems;
+pub(crate) mod progress;
 pub mod read;
 mod rescue;
 pub(crate) mod resize;
@@ -25,7 +28,7 @@ use waifud_types::Generation;
 
 use crate::ControlError;
 
-/// One instance by name or id, or the problem that there is none.
+/// The instance with the name or id, or a problem.
 pub(crate) fn find(tx: &ReadTx<'_>, name_or_id: &str) -> Result<InstanceRow, ControlError> {
     match tx.find_instance(name_or_id)? {
         Some(row) => Ok(row),
@@ -33,13 +36,13 @@ pub(crate) fn find(tx: &ReadTx<'_>, name_or_id: &str) -> Result<InstanceRow, Con
     }
 }
 
-/// What If-Match asks for.
+/// The condition of If-Match.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum IfMatch {
-    /// Nothing, or `*`.
+    /// No condition, or `*`.
     #[default]
     Any,
-    /// One of these.
+    /// One of these generations.
     Generations(Vec<Generation>),
 }
 

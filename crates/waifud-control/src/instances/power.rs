@@ -1,19 +1,26 @@
-//! Orders about power as changes of a spec: run, stop, pull the plug, reboot.
+//! Power operations as changes of the spec: start, stop, forced power-off, reboot.
 
 use crate::instances::problems as instance_problems;
 use waifud_api::{Problem, UpdateInstance};
 use waifud_types::Reboot;
 use waifud_types::spec::InstanceSpec;
 
-/// Changes the spec as asked and says what that means.
+/// Applies a request to the spec, and describes the change for the event.
 pub(super) fn apply(
     spec: &mut InstanceSpec,
     change: &UpdateInstance,
-    said: &mut Vec<String>,
+    changes: &mut Vec<String>,
 ) -> Result<(), Problem> {
     if let Some(run) = change.run.filter(|run| *run != spec.run) {
         spec.run = run;
-        said.push(if run { "should run" } else { "should stop" }.to_owned());
+        changes.push(
+            if run {
+                "start requested"
+            } else {
+                "stop requested"
+            }
+            .to_owned(),
+        );
     }
     if change.force && spec.run {
         return Err(instance_problems::nothing_to_force());
@@ -22,7 +29,7 @@ pub(super) fn apply(
         spec.power.force_off = false;
     } else if change.force && !spec.power.force_off {
         spec.power.force_off = true;
-        said.push("its plug is to be pulled".to_owned());
+        changes.push("forced power-off requested".to_owned());
     }
     if let Some(how) = change.reboot {
         if !spec.run {
@@ -31,10 +38,10 @@ pub(super) fn apply(
         spec.power.reboots += 1;
         spec.power.force_reboot = how == Reboot::Force;
         let how = match how {
-            Reboot::Clean => "should reboot",
-            Reboot::Force => "should reboot, by pulling its plug",
+            Reboot::Clean => "reboot requested",
+            Reboot::Force => "forced reboot requested",
         };
-        said.push(how.to_owned());
+        changes.push(how.to_owned());
     }
     Ok(())
 }
@@ -55,53 +62,53 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_from_before_there_were_orders_has_none() {
+    fn an_old_spec_without_power_fields_has_the_defaults() {
         assert_eq!(spec(true).power, PowerSpec::default());
     }
 
     #[test]
-    fn a_forced_stop_may_follow_a_clean_one_and_a_start_ends_it() {
+    fn a_forced_stop_may_follow_a_clean_one_and_a_start_cancels_it() {
         let mut spec = spec(true);
         let stop = |force| UpdateInstance {
             run: Some(false),
             force,
             ..UpdateInstance::default()
         };
-        let mut said = Vec::new();
-        apply(&mut spec, &stop(false), &mut said).unwrap();
+        let mut changes = Vec::new();
+        apply(&mut spec, &stop(false), &mut changes).unwrap();
         assert!(!spec.run && !spec.power.force_off);
-        apply(&mut spec, &stop(true), &mut said).unwrap();
+        apply(&mut spec, &stop(true), &mut changes).unwrap();
         assert!(!spec.run && spec.power.force_off);
         let before = spec.clone();
-        apply(&mut spec, &stop(true), &mut said).unwrap();
-        assert_eq!(spec, before, "asking twice changes nothing");
+        apply(&mut spec, &stop(true), &mut changes).unwrap();
+        assert_eq!(spec, before, "repeating the request changes nothing");
         let start = UpdateInstance {
             run: Some(true),
             ..UpdateInstance::default()
         };
-        apply(&mut spec, &start, &mut said).unwrap();
+        apply(&mut spec, &start, &mut changes).unwrap();
         assert!(spec.run && !spec.power.force_off);
-        assert_eq!(said.len(), 3);
+        assert_eq!(changes.len(), 3);
     }
 
     #[test]
-    fn each_reboot_is_an_order_of_its_own_and_only_what_should_run_takes_it() {
+    fn each_reboot_counts_and_needs_an_instance_that_should_run() {
         let mut running = spec(true);
         let reboot = |how| UpdateInstance {
             reboot: Some(how),
             ..UpdateInstance::default()
         };
-        let mut said = Vec::new();
-        apply(&mut running, &reboot(Reboot::Clean), &mut said).unwrap();
-        apply(&mut running, &reboot(Reboot::Force), &mut said).unwrap();
+        let mut changes = Vec::new();
+        apply(&mut running, &reboot(Reboot::Clean), &mut changes).unwrap();
+        apply(&mut running, &reboot(Reboot::Force), &mut changes).unwrap();
         assert_eq!(running.power.reboots, 2);
         assert!(running.power.force_reboot);
-        let refused = apply(&mut spec(false), &reboot(Reboot::Clean), &mut said).unwrap_err();
+        let refused = apply(&mut spec(false), &reboot(Reboot::Clean), &mut changes).unwrap_err();
         assert_eq!(refused.code, "not-running");
         let force = UpdateInstance {
             force: true,
             ..UpdateInstance::default()
         };
-        assert!(apply(&mut running, &force, &mut said).is_err());
+        assert!(apply(&mut running, &force, &mut changes).is_err());
     }
 }

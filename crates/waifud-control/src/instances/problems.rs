@@ -5,84 +5,92 @@ use waifud_types::{ByteSize, Generation, Name};
 
 const RESCUE_TEMPLATE: &str = "rescue.template";
 
-/// The text is a name and would be taken for an id.
+/// The name has the form of an id.
 pub fn name_like_id() -> Problem {
-    Problem::new(422, "invalid-name", "the name looks like an instance's id")
-        .field("name")
-        .hint("choose a name that is no UUID")
+    Problem::new(
+        422,
+        "invalid-name",
+        "the name has the form of an instance id",
+    )
+    .field("name")
+    .hint("choose a name that is not a UUID")
 }
 
-/// A living instance has it.
+/// Another instance has the name.
 pub fn name_taken(name: &Name) -> Problem {
     Problem::new(
         409,
         "name-taken",
-        format!("an instance named {name} exists"),
+        format!("an instance named {name} already exists"),
     )
     .field("name")
-    .hint("choose another name, or delete that instance first and wait until it is gone")
+    .hint("choose another name, or delete that instance and wait until the deletion has finished")
 }
 
-/// The template is not known.
+/// The template does not exist.
 pub fn unknown_template(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(422, "unknown-template", format!("there is no template {shown:?}"))
         .field("spec.template")
-        .hint("waifuctl template list shows the templates, waifuctl template catalog what waifuctl template add NAME fetches")
+        .hint("waifuctl template list shows the templates; waifuctl template catalog shows the images that waifuctl template add NAME can download")
 }
 
-/// The disk can't hold the image.
+/// The disk is smaller than the image.
 pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Problem {
     let (size, least) = (size.exact(), least.exact());
     Problem::new(
         422,
         "disk-too-small",
-        format!("disk {size} is smaller than template {template} needs ({least})"),
+        format!("a disk of {size} is too small for template {template}, which needs {least}"),
     )
     .field("spec.disks[0].size_bytes")
-    .hint(format!("--disk {least} or more"))
+    .hint(format!("use --disk {least} or more"))
 }
 
-/// Disks grow and never shrink.
+/// A disk cannot be shrunk.
 pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
     let (is, wanted) = (is.exact(), wanted.exact());
     Problem::new(
         422,
         "disk-shrink-unsupported",
-        format!("the disk has {is}; it can't shrink to {wanted} without losing data"),
+        format!("the disk has {is} and cannot be shrunk to {wanted} without losing data"),
     )
     .field("spec.disks[0].size_bytes")
     .hint(format!(
-        "--disk {is} or more; for a smaller one, create another instance"
+        "use --disk {is} or more; for a smaller disk, create another instance"
     ))
 }
 
-/// Its node has no room for what is asked for.
+/// The instance's node does not have enough capacity.
 pub fn insufficient_capacity(field: &str, node: &Name, has: &str) -> Problem {
     Problem::new(409, "insufficient-capacity", format!("{node} {has}"))
         .field(field)
-        .hint("ask for less, or delete or shrink something else on that node")
+        .hint("request less, or delete or shrink another instance on that node")
 }
 
-/// `force` belongs to a stop.
+/// `force` is only valid with a stop.
 pub fn nothing_to_force() -> Problem {
-    Problem::new(422, "force-without-stop", "force belongs to run = false")
-        .field("force")
-        .hint("to pull the plug, send run false too; to reboot by force, send reboot \"force\"")
+    Problem::new(
+        422,
+        "force-without-stop",
+        "force is only valid together with run = false",
+    )
+    .field("force")
+    .hint("to force a power-off, also send run = false; to force a reboot, send reboot = \"force\"")
 }
 
-/// What should be off is not rebooted.
+/// An instance that should be off cannot be rebooted.
 pub fn reboot_of_what_is_off() -> Problem {
     Problem::new(
         409,
         "not-running",
-        "it should be off, so it can't be rebooted",
+        "the instance is stopped and cannot be rebooted",
     )
     .field("reboot")
-    .hint("waifuctl start NAME")
+    .hint("start it instead: waifuctl start NAME")
 }
 
-/// User-data that cloud-init would not read.
+/// cloud-init would not accept the user-data.
 pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
     use waifud_cloudinit::UserDataError as E;
     let code = match error {
@@ -96,36 +104,36 @@ pub fn bad_user_data(error: &waifud_cloudinit::UserDataError) -> Problem {
         .hint(error.hint())
 }
 
-/// Not a public key.
+/// An SSH public key is invalid.
 pub fn bad_ssh_key(index: usize, error: waifud_cloudinit::SshKeyError) -> Problem {
     Problem::new(422, "invalid-ssh-key", error.to_string())
         .field(format!("ssh_keys[{index}]"))
-        .hint("give a line of a .pub file: ssh-ed25519 AAAA… you@host")
+        .hint("use a line of a .pub file: ssh-ed25519 AAAA… you@host")
 }
 
-/// Somebody changed it in between.
+/// The instance has changed since the client read it.
 pub fn stale(found: Generation) -> Problem {
     Problem::new(
         412,
         "stale-generation",
-        format!("the instance changed in between and is at generation {found}"),
+        format!("the instance has changed and is now at generation {found}"),
     )
     .field("If-Match")
-    .hint("read it again, look at what changed, and send the new ETag")
+    .hint("read the instance again, check the changes, and send the new ETag")
 }
 
-/// A wish for another node than the one where it is.
+/// The change requests another node than the instance's current one.
 pub fn placed_elsewhere(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
         "already-placed",
-        format!("{name} is on {node} already, and a change of its wishes does not move it"),
+        format!("{name} is already placed on {node}; changing its placement does not move it"),
     )
     .field("spec.placement.node")
-    .hint(format!("leave it at {node}, or null"))
+    .hint(format!("use {node} or null"))
 }
 
-/// Delete is refused.
+/// The instance is protected against deletion.
 pub fn protected(name: &Name) -> Problem {
     Problem::new(
         409,
@@ -133,66 +141,66 @@ pub fn protected(name: &Name) -> Problem {
         format!("instance {name} is protected against deletion"),
     )
     .field("spec.protected")
-    .hint("waifuctl protect NAME --off, then delete it")
+    .hint("remove the protection first: waifuctl protect NAME --off")
 }
 
-/// It is being destroyed.
+/// The instance is being deleted.
 pub fn deleting(name: &Name) -> Problem {
     Problem::new(409, "deleting", format!("instance {name} is being deleted"))
-        .hint("create another one; nothing brings this one back")
+        .hint("a deletion cannot be undone; create another instance")
 }
 
-/// It went while somebody waited for something else of it.
+/// The instance was deleted while a request waited for it.
 pub fn deleted_meanwhile(name: &Name) -> Problem {
     Problem::new(
         409,
         "deleted",
-        format!("instance {name} was deleted meanwhile"),
+        format!("instance {name} was deleted during the wait"),
     )
-    .hint("its events tell by whom: GET /v1/events?object=ID")
+    .hint("its events show who deleted it: GET /v1/events?object=ID")
 }
 
-/// The key was used for another request.
+/// The idempotency key was already used for another request.
 pub fn idempotency_mismatch() -> Problem {
     Problem::new(
         409,
         "idempotency-key-reused",
-        "this Idempotency-Key was used for another request",
+        "this Idempotency-Key was already used for a different request",
     )
     .field("Idempotency-Key")
-    .hint("use a new key for every new request, the same key only to repeat one")
+    .hint("use a new key for each new request, and the same key only to repeat a request")
 }
 
-/// The template is not known.
+/// The rescue template does not exist.
 pub fn rescue_unknown_template(name: &str) -> Problem {
     unknown_template(name).field(RESCUE_TEMPLATE)
 }
 
-/// Its node can't run it.
+/// The rescue template is for another architecture.
 pub fn rescue_other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
-    let text = format!("template {template} is for {arch}, the instance for {wanted}");
+    let text = format!("template {template} is for {arch}, but the instance is for {wanted}");
     Problem::new(422, "architecture-mismatch", text)
         .field(RESCUE_TEMPLATE)
         .hint(format!(
-            "name a template for {wanted}: waifuctl template list"
+            "choose a template for {wanted}: waifuctl template list"
         ))
 }
 
-/// Two disks with the same filesystems: which is mounted as root would be chance.
+/// Both disks would have the same filesystem UUIDs, so the rescue system could mount either as its root.
 pub fn rescue_same_image(template: &Name) -> Problem {
     let text = format!(
-        "the instance's own disk was made from the image of {template}: a system booted from it can't tell the two \
-         disks apart, and might mount the broken one as its own"
+        "the instance's disk was created from the same image as {template}: the rescue system could not tell the two \
+         disks apart and could mount the broken one as its root"
     );
     Problem::new(422, "image-identical", text)
         .field(RESCUE_TEMPLATE)
-        .hint("name another template, a small one does: waifuctl template list, waifuctl template catalog")
+        .hint("choose another template, for example a small one: waifuctl template list, waifuctl template catalog")
 }
 
-/// A rescue boots something.
+/// A rescue cannot be combined with a stop.
 pub fn rescue_with_stop() -> Problem {
-    let text = "a rescue starts the instance, and this asks to stop it too";
+    let text = "a rescue starts the instance, but the request also stops it";
     Problem::new(422, "contradiction", text)
         .field("run")
-        .hint("leave run out, and stop it afterwards")
+        .hint("omit run, and stop the instance afterwards")
 }

@@ -1,4 +1,4 @@
-//! Read: one, many, and until something is true.
+//! Read one instance, a page of instances, or wait for a state.
 
 use std::time::Duration;
 
@@ -8,23 +8,22 @@ use waifud_types::status::CloudInitState;
 use waifud_types::{Generation, InstanceId, InstanceState, Secret};
 
 use super::find;
-use crate::instances::view;
 use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError};
 
-/// What is waited for.
+/// The state that a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// It runs.
+    /// The instance is running.
     Running,
-    /// cloud-init is done.
+    /// cloud-init has finished.
     Ready,
-    /// It is off.
+    /// The instance is stopped.
     Stopped,
-    /// Nothing of it is left.
+    /// The instance is removed.
     Gone,
-    /// Its node has taken up this generation, and it is as `run` says.
-    Settled(Generation),
+    /// The node has applied this generation, and the instance is on or off as `run` requires.
+    Applied(Generation),
 }
 
 /// How a wait ended.
@@ -32,9 +31,9 @@ pub enum Goal {
 pub enum Waited {
     /// The goal is reached.
     Reached(Box<Instance>),
-    /// It is not, and the deadline passed, or it can't be reached as things are.
+    /// The deadline passed, or the goal cannot be reached without another change.
     NotYet(Box<Instance>),
-    /// There is no such instance any more.
+    /// The instance does not exist any more.
     Gone,
 }
 
@@ -46,7 +45,7 @@ impl Goal {
             Self::Ready => status.ready,
             Self::Stopped => status.state == InstanceState::Stopped,
             Self::Gone => false,
-            Self::Settled(generation) => {
+            Self::Applied(generation) => {
                 let wanted = if instance.spec.run {
                     InstanceState::Running
                 } else {
@@ -57,12 +56,12 @@ impl Goal {
         }
     }
 
-    /// Nothing will change by itself: there is no point in waiting on.
-    fn is_hopeless(self, instance: &Instance) -> bool {
+    /// Whether the goal cannot be reached without another change.
+    fn is_unreachable(self, instance: &Instance) -> bool {
         let status = &instance.status;
         match self {
             Self::Gone => false,
-            // What cloud-init said counts while the guest runs: after a stop it is of the boot before.
+            // After a stop, the state of cloud-init is about the previous boot.
             Self::Ready
                 if status.state == InstanceState::Running
                     && matches!(
@@ -75,8 +74,8 @@ impl Goal {
             {
                 !status.ready
             }
-            // What failed before the node knew of the order says nothing about the order.
-            Self::Settled(generation) if status.observed_generation < Some(generation) => {
+            // A failure before the node knew the generation does not concern the change.
+            Self::Applied(generation) if status.observed_generation < Some(generation) => {
                 status.state == InstanceState::Deleting
             }
             _ => matches!(
@@ -91,8 +90,8 @@ impl Control {
     /// One instance by name or id.
     pub async fn instance(&self, name_or_id: &str) -> Result<Instance, ControlError> {
         let wanted = name_or_id.to_owned();
-        let row = self.shared.store.read(move |tx| find(&tx, &wanted)).await?;
-        Ok(view::instance(row, &self.shared.live))
+        let row = self.store().read(move |tx| find(&tx, &wanted)).await?;
+        Ok(self.instance_view(row))
     }
 
     /// A page of instances, by name.
@@ -103,8 +102,7 @@ impl Control {
     ) -> Result<Page<Instance>, ControlError> {
         let limit = page.limit;
         let (rows, revision) = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
                 let rows = tx.instances(&filter, page.after(), page.limit + 1)?;
                 Ok::<_, ControlError>((rows, tx.at(tx.newest_event()?)))
@@ -113,7 +111,7 @@ impl Control {
         let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
         let items = rows
             .into_iter()
-            .map(|row| view::instance(row, &self.shared.live))
+            .map(|row| self.instance_view(row))
             .collect();
         Ok(Page {
             items,
@@ -122,14 +120,13 @@ impl Control {
         })
     }
 
-    /// The user-data's text.
+    /// The user-data.
     pub async fn user_data(
         &self,
         name_or_id: &str,
     ) -> Result<Option<Secret<String>>, ControlError> {
         let wanted = name_or_id.to_owned();
-        self.shared
-            .store
+        self.store()
             .read(move |tx| {
                 let row = find(&tx, &wanted)?;
                 Ok(tx.user_data(row.id)?)
@@ -137,27 +134,27 @@ impl Control {
             .await
     }
 
-    /// Waits until the goal is reached, the deadline passes, or waiting is pointless.
+    /// Waits until the goal is reached, the deadline passes, or the goal becomes unreachable.
     pub async fn wait_for(
         &self,
         id: InstanceId,
         goal: Goal,
         wait: Duration,
     ) -> Result<Waited, ControlError> {
-        // Subscribe before reading, so that no change falls in between.
-        let mut changes = self.shared.store.subscribe_topic(Topic::Instance(id));
+        // Subscribe before reading, so that no change is missed.
+        let mut changes = self.store().subscribe_topic(Topic::Instance(id));
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             changes.mark_unchanged();
-            let row = self.shared.store.read(move |tx| tx.instance(id)).await?;
+            let row = self.store().read(move |tx| tx.instance(id)).await?;
             let Some(row) = row else {
                 return Ok(Waited::Gone);
             };
-            let instance = Box::new(view::instance(row, &self.shared.live));
+            let instance = Box::new(self.instance_view(row));
             if goal.is_reached(&instance) {
                 return Ok(Waited::Reached(instance));
             }
-            if goal.is_hopeless(&instance) {
+            if goal.is_unreachable(&instance) {
                 return Ok(Waited::NotYet(instance));
             }
             tokio::select! {
@@ -165,7 +162,7 @@ impl Control {
                     return Ok(Waited::NotYet(instance));
                 },
                 () = tokio::time::sleep_until(deadline) => return Ok(Waited::NotYet(instance)),
-                () = self.shared.stop.cancelled() => return Ok(Waited::NotYet(instance)),
+                () = self.stop_token().cancelled() => return Ok(Waited::NotYet(instance)),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Rescue as a change of a spec: boot another template's image with the instance's disks attached, and back.
+//! Rescue as a change of the spec: boot another template's image with the instance's disks attached, and back.
 
 use waifud_api::{Problem, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
@@ -9,12 +9,13 @@ use crate::instances::documents;
 use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 
-/// Changes the spec as asked and says what that means. The node carries it out as a reboot; what is off is started.
+/// Applies a rescue request to the spec, and describes the change for the event. The node reboots the instance, or starts
+/// it if it is off.
 pub(super) fn apply(
     tx: &WriteTx<'_>,
     row: &mut InstanceRow,
     change: &UpdateInstance,
-    said: &mut Vec<String>,
+    changes: &mut Vec<String>,
 ) -> Result<(), ControlError> {
     let Some(order) = &change.rescue else {
         return Ok(());
@@ -29,11 +30,11 @@ pub(super) fn apply(
     if wanted == row.spec.rescue {
         return Ok(());
     }
-    said.push(wanted.as_ref().map_or_else(
-        || "should boot its own disk again".to_owned(),
+    changes.push(wanted.as_ref().map_or_else(
+        || "boot from its own disk requested".to_owned(),
         |rescue| {
             format!(
-                "should boot {}@{} with its disks attached",
+                "rescue boot from {}@{} requested, with its disks attached",
                 rescue.template,
                 rescue.image.short()
             )
@@ -49,8 +50,8 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Makes a plain reboot order fit one that is off: a rescue starts it.
-pub(super) fn wakes(row: &mut InstanceRow, change: &UpdateInstance) {
+/// Allows a reboot in the same request for an instance that is off, since a rescue starts it.
+pub(super) fn allow_reboot(row: &mut InstanceRow, change: &UpdateInstance) {
     if change.rescue.is_some() && change.reboot.is_some() {
         row.spec.run = true;
     }

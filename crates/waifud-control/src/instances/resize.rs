@@ -1,7 +1,6 @@
-//! Resize: more or less of a node's CPUs and memory, and a larger disk, reserved in the same transaction.
+//! Resize: change CPUs and memory, or grow a disk, with the reservation in the same transaction.
 //!
-//! What is taken away is given back once the guest no longer has it: a running guest keeps its memory until its next
-//! start, so until then the larger of both is promised to it.
+//! A running guest keeps its CPUs and memory until its next start, so until then the larger amount stays reserved.
 
 use waifud_api::{Problem, UpdateInstance};
 use waifud_store::{InstanceRow, NodeRow, WriteTx};
@@ -13,23 +12,23 @@ use waifud_types::{ByteSize, InstanceState};
 use crate::instances::problems as instance_problems;
 use crate::{ControlError, problems};
 
-/// Changes the sizes in the spec as asked and says what that means.
+/// Applies the requested sizes to the spec, and describes the change for the event.
 pub(super) fn apply(
     spec: &mut InstanceSpec,
     change: &UpdateInstance,
-    said: &mut Vec<String>,
+    changes: &mut Vec<String>,
 ) -> Result<(), Problem> {
     if let Some(cpus) = change.cpus.filter(|cpus| *cpus != spec.cpus) {
         in_range("spec.cpus", "the number of CPUs", cpus, 1, limits::CPUS_MAX)?;
         spec.cpus = cpus;
         let s = if cpus == 1 { "" } else { "s" };
-        said.push(format!("{cpus} CPU{s} from the next start on"));
+        changes.push(format!("{cpus} CPU{s}, effective at the next start"));
     }
     if let Some(memory) = change.memory_bytes.filter(|m| *m != spec.memory_bytes) {
         let (least, most) = (limits::MEMORY_MIN, limits::MEMORY_MAX);
         in_range("spec.memory_bytes", "the memory", memory, least, most)?;
         spec.memory_bytes = memory;
-        said.push(format!("{memory} memory from the next start on"));
+        changes.push(format!("{memory} memory, effective at the next start"));
     }
     if let (Some(size), Some(disk)) = (change.disk_bytes, spec.disks.first_mut()) {
         if size < disk.size_bytes {
@@ -40,7 +39,7 @@ pub(super) fn apply(
             let (least, most) = (limits::DISK_MIN, limits::DISK_MAX);
             in_range(field, "the disk's size", size, least, most)?;
             disk.size_bytes = size;
-            said.push(format!("{size} disk"));
+            changes.push(format!("{size} disk"));
         }
     }
     Ok(())
@@ -66,7 +65,7 @@ pub(super) fn differs(before: &InstanceSpec, after: &InstanceSpec) -> bool {
         || before.disks != after.disks
 }
 
-/// Reserves what the changed spec asks for on the instance's node, or says why there is no room.
+/// Reserves the changed sizes on the instance's node, or refuses them.
 pub(super) fn reserve(
     tx: &mut WriteTx<'_>,
     row: &InstanceRow,
@@ -84,7 +83,7 @@ pub(super) fn reserve(
     Ok(())
 }
 
-/// `has` is what is promised to it now.
+/// Checks the sizes against the node's capacity. `has` is the current reservation.
 fn fits(
     spec: &InstanceSpec,
     before: &InstanceSpec,
@@ -106,7 +105,7 @@ fn fits(
     let free = ByteSize(total.saturating_sub(node.promised.memory_bytes.bytes()));
     if more > free.bytes() {
         let has = format!(
-            "has {free} free of {}, and this needs {} more",
+            "has {free} of {} memory free, but {} more are needed",
             capacity.memory_bytes,
             ByteSize(more)
         );
@@ -124,7 +123,7 @@ fn fits(
         let pool = node.facts.pools.iter().find(|p| p.name == disk.pool);
         if let Some(pool) = pool.filter(|pool| grows && disk.size_bytes > pool.size_bytes) {
             let field = format!("spec.disks[{index}].size_bytes");
-            let has = format!("has {} in all in pool {}", pool.size_bytes, pool.name);
+            let has = format!("has a pool {} of only {}", pool.name, pool.size_bytes);
             return Err(instance_problems::insufficient_capacity(
                 &field, &node.name, &has,
             ));
@@ -133,7 +132,7 @@ fn fits(
     Ok(())
 }
 
-/// What is promised to an instance that was promised `has`: as much as it has or should have, whichever is more.
+/// The new reservation: the larger of the current and the requested sizes, or the requested ones if the guest is off.
 fn promised(spec: &InstanceSpec, has: Resources, status: &InstanceStatus) -> Resources {
     let wanted = Resources {
         cpus: spec.cpus,
@@ -148,8 +147,11 @@ fn promised(spec: &InstanceSpec, has: Resources, status: &InstanceStatus) -> Res
     }
 }
 
-/// Gives back what the guest was found to have no longer. Says whether that made room.
-pub(crate) fn settle(tx: &mut WriteTx<'_>, row: &InstanceRow) -> Result<bool, ControlError> {
+/// Releases what the guest does not use any more; returns whether that freed anything.
+pub(crate) fn release_unused(
+    tx: &mut WriteTx<'_>,
+    row: &InstanceRow,
+) -> Result<bool, ControlError> {
     let status = &row.status;
     let sized = |field: &String| field == "cpus" || field == "memory_bytes";
     let current = status.observed_generation >= Some(row.generation);
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_still_has_stays_promised_until_it_is_off() {
+    fn the_larger_size_stays_reserved_until_the_guest_is_off() {
         let has = Resources {
             cpus: 4,
             memory_bytes: ByteSize::gib(8),
@@ -186,7 +188,7 @@ mod tests {
         let mut status = InstanceStatus::pending(None);
         status.state = InstanceState::Running;
         assert_eq!(promised(&spec, has, &status), has);
-        // Its node is silent: it may still have it.
+        // The node is unreachable, so the guest may still run with the old size.
         status.state = InstanceState::Unknown;
         assert_eq!(promised(&spec, has, &status), has);
         status.state = InstanceState::Stopped;

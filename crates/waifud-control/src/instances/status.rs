@@ -1,6 +1,6 @@
-//! From what was known of an instance and what its node reports, to what is known now and which events tell of it.
+//! Merges a node's report into the stored status of an instance, and derives the events.
 //!
-//! Pure. A report that changes nothing but a step's progress gives nothing: progress is never written down.
+//! Pure. A report that changes only the progress of a step has no effect here: progress is never stored.
 
 use waifud_api::agent::InstanceReport;
 use waifud_types::status::{
@@ -8,35 +8,35 @@ use waifud_types::status::{
 };
 use waifud_types::{Generation, InstanceState as S};
 
-/// The new status and what to tell.
+/// The new status and its events.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Merged {
-    /// To be stored.
+    /// The status to store.
     pub status: InstanceStatus,
-    /// To be told, in this order.
-    pub told: Vec<StatusEvent>,
+    /// The events to write, in this order.
+    pub events: Vec<StatusEvent>,
 }
 
-/// An event to be.
+/// An event to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatusEvent {
-    /// Such as `instance.started`.
+    /// For example `instance.started`.
     pub kind: &'static str,
-    /// A word for scripts.
+    /// A code for scripts.
     pub reason: Option<String>,
-    /// A sentence for people.
+    /// The text for users.
     pub message: String,
 }
 
-/// Merges a report, made of generation `seen`, into what is stored; `None` when nothing of it needs to be stored.
+/// Merges a report about generation `seen` into the stored status; `None` if nothing has to be stored.
 pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) -> Option<Merged> {
-    // States that come and go between two reports are never told, so any may follow any; but placing, deleting and
-    // being out of reach are not the node's to say.
+    // States between two reports are not reported, so any state may follow any other. But waifud decides about pending,
+    // deleting and unknown.
     let state = match report.state {
         S::Pending | S::Deleting | S::Unknown => old.state,
-        told => told,
+        reported => reported,
     };
-    // Nothing is ready that does not run, whatever was true of it before.
+    // An instance that is off is not ready.
     let ready = report.ready && matches!(state, S::Running | S::Paused);
     let status = InstanceStatus {
         observed_generation: Some(seen).max(old.observed_generation),
@@ -64,31 +64,31 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
     if status == *old {
         return None;
     }
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     let failed_anew = status.state == S::Failed && status.reason != old.reason;
     if status.state != old.state || failed_anew {
-        told.extend(entered(&status));
+        events.extend(entered(&status));
     } else if was_restarted(old, &status) {
-        told.extend(entered(&status).map(|start| StatusEvent {
-            message: "it was off meanwhile, and was started again".to_owned(),
+        events.extend(entered(&status).map(|start| StatusEvent {
+            message: "it was off in between and was started again".to_owned(),
             ..start
         }));
     }
-    told.extend(
+    events.extend(
         status
             .addresses
             .iter()
             .filter_map(|seen| first_seen(old, seen)),
     );
     if status.ready && !old.ready {
-        told.push(StatusEvent {
+        events.push(StatusEvent {
             kind: "instance.ready",
             reason: status.ready_by.and_then(word),
             message: match status.cloud_init.state {
                 CloudInitState::Error | CloudInitState::Degraded => {
-                    "cloud-init has finished, with errors"
+                    "cloud-init has finished with errors"
                 }
-                CloudInitState::Disabled => "cloud-init is switched off in the guest",
+                CloudInitState::Disabled => "cloud-init is disabled in the guest",
                 _ => "cloud-init is done",
             }
             .to_owned(),
@@ -98,38 +98,38 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
     if cloud_init != old.cloud_init.state
         && matches!(cloud_init, CloudInitState::Error | CloudInitState::Degraded)
     {
-        // What cloud-init says of it may hold secrets of the guest: it stays in the status.
-        told.push(StatusEvent {
+        // cloud-init's own messages may contain secrets of the guest, so they are only in the status.
+        events.push(StatusEvent {
             kind: "instance.cloud-init-failed",
             reason: word(cloud_init),
-            message: "cloud-init finished with errors; the VM runs".to_owned(),
+            message: "cloud-init finished with errors; the instance is running".to_owned(),
         });
     }
     if cloud_init == CloudInitState::Unknown && old.cloud_init.state != cloud_init {
-        told.push(StatusEvent {
+        events.push(StatusEvent {
             kind: "instance.cloud-init-unknown",
             reason: None,
             message: format!(
-                "whether cloud-init has finished cannot be known: {}",
+                "it is unknown whether cloud-init has finished: {}",
                 status
                     .cloud_init
                     .unknown_because
                     .as_deref()
-                    .unwrap_or("the guest says nothing")
+                    .unwrap_or("the guest reports nothing")
             ),
         });
     }
-    Some(Merged { status, told })
+    Some(Merged { status, events })
 }
 
-/// A node that was not heard for a while (its power failed, say, and came back) reports what it runs as if nothing had been.
+/// Whether the instance was restarted while its node was not connected, for example because of a power failure.
 fn was_restarted(old: &InstanceStatus, new: &InstanceStatus) -> bool {
     let starts = old.started_at.zip(new.started_at);
     new.state == S::Running && starts.is_some_and(|(before, now)| before != now)
 }
 
-/// An address that was not known of a guest is told, so that whoever waits for one hears of it. IPv6 is left out: guests
-/// change those every day (RFC 8981).
+/// The event of a newly observed address, for clients that wait for one. IPv6 is left out: guests change those addresses
+/// every day (RFC 8981).
 fn first_seen(old: &InstanceStatus, seen: &InstanceAddress) -> Option<StatusEvent> {
     let known = |other: &InstanceAddress| other.address == seen.address;
     if seen.family != AddressFamily::Ipv4 || old.addresses.iter().any(known) {
@@ -138,7 +138,7 @@ fn first_seen(old: &InstanceStatus, seen: &InstanceAddress) -> Option<StatusEven
     Some(StatusEvent {
         kind: "instance.address",
         reason: None,
-        message: format!("{} was seen on {}", seen.address, seen.network),
+        message: format!("{} was observed on {}", seen.address, seen.network),
     })
 }
 
@@ -164,31 +164,31 @@ fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
     match status.state {
         S::Preparing => plain(
             "instance.preparing",
-            "its node gets image, disk, network and documents ready",
+            "its node prepares image, disk, network and documents",
         ),
-        S::Starting => plain("instance.starting", "the hypervisor starts it"),
+        S::Starting => plain("instance.starting", "the hypervisor is starting it"),
         S::Running => Some(StatusEvent {
             kind: "instance.started",
             reason: status.hypervisor.map(|kind| kind.as_str().to_owned()),
             message: match status.hypervisor {
-                Some(kind) => format!("it runs on {}", kind.as_str()),
-                None => "it runs".to_owned(),
+                Some(kind) => format!("running on {}", kind.as_str()),
+                None => "running".to_owned(),
             },
         }),
         S::Paused => plain("instance.paused", &because("it was paused")),
-        S::Stopping => plain("instance.stopping", "it was asked to shut down"),
+        S::Stopping => plain("instance.stopping", "shutdown requested"),
         S::Stopped => Some(StatusEvent {
             kind: "instance.stopped",
             reason: status.stopped_by.and_then(word),
             message: match status.stopped_by {
-                Some(StoppedBy::User) | None => "it is off".to_owned(),
+                Some(StoppedBy::User) | None => "stopped".to_owned(),
                 Some(StoppedBy::Guest) => "the guest powered itself off".to_owned(),
                 Some(StoppedBy::Crash) => "it crashed".to_owned(),
-                Some(StoppedBy::Host) => "its host shut down".to_owned(),
+                Some(StoppedBy::Host) => "its node shut down".to_owned(),
                 Some(StoppedBy::Outside) => "something other than waifud stopped it".to_owned(),
             },
         }),
-        S::Moving => plain("instance.moving", "it moves to another node"),
+        S::Moving => plain("instance.moving", "moving to another node"),
         S::Failed => Some(StatusEvent {
             kind: "instance.failed",
             reason: None,
@@ -230,11 +230,11 @@ mod tests {
     }
 
     fn kinds(merged: &Merged) -> Vec<&str> {
-        merged.told.iter().map(|told| told.kind).collect()
+        merged.events.iter().map(|event| event.kind).collect()
     }
 
     #[test]
-    fn a_first_run_is_told_step_by_step_and_repeats_are_silent() {
+    fn each_state_of_a_first_start_causes_one_event() {
         let mut status = InstanceStatus::pending(None);
         for (state, kind) in [
             (S::Preparing, "instance.preparing"),
@@ -253,11 +253,11 @@ mod tests {
         };
         let merged = merge(&status, &ready).unwrap();
         assert_eq!(kinds(&merged), ["instance.ready"]);
-        assert_eq!(merged.told[0].reason.as_deref(), Some("phone-home"));
+        assert_eq!(merged.events[0].reason.as_deref(), Some("phone-home"));
     }
 
     #[test]
-    fn a_start_that_nobody_saw_is_told_once() {
+    fn an_unobserved_restart_causes_one_event() {
         let at = |second| InstanceReport {
             started_at: Timestamp::from_second(second).ok(),
             ..report(S::Running)
@@ -265,15 +265,15 @@ mod tests {
         let first = merge(&InstanceStatus::pending(None), &at(1)).unwrap();
         let again = merge(&first.status, &at(2)).unwrap();
         assert_eq!(kinds(&again), ["instance.started"]);
-        assert!(again.told[0].message.contains("started again"));
+        assert!(again.events[0].message.contains("started again"));
         assert_eq!(merge(&again.status, &at(2)), None);
-        // Agents that do not say when are believed as before.
+        // Older agents do not report the start time.
         let silent = merge(&again.status, &report(S::Running)).unwrap();
-        assert!(silent.told.is_empty());
+        assert!(silent.events.is_empty());
     }
 
     #[test]
-    fn cloud_inits_words_stay_out_of_events() {
+    fn messages_of_cloud_init_are_not_in_events() {
         let running = merge(&InstanceStatus::pending(None), &report(S::Running));
         let mut failed = report(S::Running);
         failed.cloud_init.state = CloudInitState::Error;
@@ -283,15 +283,15 @@ mod tests {
         assert_eq!(kinds(&merged).last(), Some(&"instance.cloud-init-failed"));
         assert!(
             merged
-                .told
+                .events
                 .iter()
-                .all(|told| !told.message.contains("hunter2"))
+                .all(|event| !event.message.contains("hunter2"))
         );
         assert_eq!(merged.status.cloud_init.errors.len(), 1);
     }
 
     #[test]
-    fn nothing_is_ready_that_does_not_run() {
+    fn an_instance_that_is_off_is_not_ready() {
         for state in [S::Starting, S::Stopping, S::Stopped, S::Failed] {
             let mut after = report(state);
             after.ready = true;
@@ -302,7 +302,10 @@ mod tests {
         let mut rebooted = report(S::Running);
         rebooted.ready_by = Some(ReadyBy::GuestAgent);
         let merged = merge(&InstanceStatus::pending(None), &rebooted).unwrap();
-        assert_eq!(merged.status.ready_by, None, "of the boot before");
+        assert_eq!(
+            merged.status.ready_by, None,
+            "it is about the previous boot"
+        );
     }
 
     #[test]

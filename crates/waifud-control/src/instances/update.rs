@@ -1,4 +1,4 @@
-//! Update: what is absent stays as it is; every change counts the generation up.
+//! Update: absent fields stay unchanged, and each change of the spec increments the generation.
 
 use waifud_api::{Instance, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
@@ -11,14 +11,13 @@ use crate::events::event_builder;
 use crate::events::event_builder::EventExt;
 use crate::instances::problems as instance_problems;
 use crate::instances::validate;
-use crate::instances::view;
 use crate::network;
 use crate::{Control, ControlError};
 
 impl Control {
-    /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id: the next boot reads it, and
-    /// nothing that is done once per instance is done again, unless `re_run` asks for that. Labels are no part of the
-    /// spec: its generation does not count them.
+    /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id, so the next boot reads it
+    /// without repeating per-instance steps, unless `re_run` is set. Labels are not part of the spec and do not change its
+    /// generation.
     pub async fn update_instance(
         &self,
         name_or_id: &str,
@@ -32,8 +31,7 @@ impl Control {
         amend::check(&change)?;
         let control = self.clone();
         let wanted = name_or_id.to_owned();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = find(tx, &wanted)?;
                 if_match.check(row.generation)?;
@@ -41,7 +39,7 @@ impl Control {
                     return Err(instance_problems::deleting(&row.name).into());
                 }
                 let row = control.update_in(tx, row, &change, &cause)?;
-                Ok(view::instance(row, &control.shared.live))
+                Ok(control.instance_view(row))
             })
             .await
     }
@@ -54,19 +52,19 @@ impl Control {
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         let before = row.spec.clone();
-        let mut said = Vec::new();
-        rescue::wakes(&mut row, change);
-        power::apply(&mut row.spec, change, &mut said)?;
-        rescue::apply(tx, &mut row, change, &mut said)?;
-        resize::apply(&mut row.spec, change, &mut said)?;
+        let mut changes = Vec::new();
+        rescue::allow_reboot(&mut row, change);
+        power::apply(&mut row.spec, change, &mut changes)?;
+        rescue::apply(tx, &mut row, change, &mut changes)?;
+        resize::apply(&mut row.spec, change, &mut changes)?;
         if let Some(protected) = change.protected.filter(|p| *p != row.spec.protected) {
             row.spec.protected = protected;
             let word = if protected {
                 "protected"
             } else {
-                "no longer protected"
+                "protection removed"
             };
-            said.push(word.to_owned());
+            changes.push(word.to_owned());
         }
         if let Some(publish) = &change.publish {
             let publish = network::publish(publish)?;
@@ -74,34 +72,34 @@ impl Control {
                 network::check_publish(&row.spec, &publish)?;
                 network::reserve_ports(tx, &row, &publish)?;
                 row.spec.publish = publish;
-                said.push("other published ports".to_owned());
+                changes.push("published ports changed".to_owned());
             }
         }
         if let Some(text) = &change.user_data {
             row.spec.user_data = validate::user_data_facts(text);
             if row.spec.user_data != before.user_data {
-                said.push("new user-data for the next boot".to_owned());
+                changes.push("user-data changed, effective at the next boot".to_owned());
             }
         }
-        amend::wishes(&mut row, change, &mut said)?;
-        let relabelled = amend::labels(&mut row, change, &mut said)?;
+        amend::policies(&mut row, change, &mut changes)?;
+        let labels_changed = amend::labels(&mut row, change, &mut changes)?;
         if change.re_run {
             row.cloud_id = waifud_cloudinit::next_instance_id(row.id, &row.cloud_id);
-            said.push("the next boot is a first boot".to_owned());
+            changes.push("the next boot repeats the first-boot steps".to_owned());
         }
-        // What stopped by itself and stays off is started by being told to run again: a generation of its own.
+        // An instance that stopped by itself is started by a new generation, although its spec already says run.
         let start_again = change.run == Some(true) && row.spec == before && stays_off(&row);
         if start_again {
-            said.push("should run again".to_owned());
+            changes.push("start requested again".to_owned());
         }
-        let respecified = row.spec != before || start_again || change.re_run;
-        if !respecified && !relabelled {
+        let spec_changed = row.spec != before || start_again || change.re_run;
+        if !spec_changed && !labels_changed {
             return Ok(row);
         }
         if resize::differs(&before, &row.spec) {
             resize::reserve(tx, &row, &before)?;
         }
-        if respecified {
+        if spec_changed {
             row.generation = row.generation.next();
         }
         let event = event_builder::event(
@@ -109,36 +107,36 @@ impl Control {
             "instance.updated",
             event_builder::instance(row.id, &row.name),
             cause,
-            said.join(", "),
+            changes.join(", "),
         )
         .generation(row.generation);
         let revision = tx.emit(&event)?;
-        if relabelled {
+        if labels_changed {
             tx.set_labels(row.id, &row.labels)?;
         }
-        if !respecified {
+        if !spec_changed {
             return Ok(row);
         }
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
-        let new_text = (row.spec.user_data != before.user_data)
+        let new_user_data = (row.spec.user_data != before.user_data)
             .then_some(change.user_data.as_ref())
             .flatten();
-        if let Some(text) = new_text {
+        if let Some(text) = new_user_data {
             tx.set_user_data(row.id, text)?;
         }
         if change.re_run {
             tx.set_cloud_id(row.id, &row.cloud_id)?;
         }
-        if (new_text.is_some() || change.re_run || row.spec.rescue != before.rescue)
+        if (new_user_data.is_some() || change.re_run || row.spec.rescue != before.rescue)
             && let Some(node) = row.node
             && let Some(node) = tx.node(node)?
         {
             self.put_bundle(tx, &row, &node.name, node.subnet)?;
         }
-        let needs_else = resize::differs(&before, &row.spec)
+        let affects_placement = resize::differs(&before, &row.spec)
             || row.spec.publish != before.publish
             || row.spec.placement != before.placement;
-        if needs_else {
+        if affects_placement {
             return self.place_changed(tx, row, cause);
         }
         Ok(row)
@@ -146,7 +144,7 @@ impl Control {
 }
 
 impl Control {
-    /// What waits for a node may fit now; what has one may have freed what others wait for.
+    /// Places the instance if it waits for a node; otherwise retries others, for which it may have freed something.
     fn place_changed(
         &self,
         tx: &mut WriteTx<'_>,
@@ -162,7 +160,7 @@ impl Control {
     }
 }
 
-/// Whether it is off although it should run, as its node knows it.
+/// Whether the instance is off although it should run, and its node knows the current generation.
 fn stays_off(row: &InstanceRow) -> bool {
     let status = &row.status;
     status.state == InstanceState::Stopped

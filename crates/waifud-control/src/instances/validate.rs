@@ -1,4 +1,4 @@
-//! A request to create, checked: everything that can be said without the database.
+//! Validation of a create request, as far as possible without the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,45 +15,45 @@ use crate::network;
 use crate::network::nics::{self, WantedNic};
 use crate::problems;
 
-/// SSH keys of one instance at most.
+/// The maximum number of SSH keys of one instance.
 pub const SSH_KEYS_MAX: usize = 256;
-/// Labels of one instance at most.
+/// The maximum number of labels of one instance.
 pub const LABELS_MAX: usize = 64;
 
-/// A request whose parts are all well-formed.
+/// A validated request.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// None: one is made up.
+    /// The name; `None` to generate one.
     pub name: Option<Name>,
-    /// Labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
     /// The template's name.
     pub template: Name,
-    /// CPUs.
+    /// The number of CPUs.
     pub cpus: u32,
-    /// Memory.
+    /// The memory.
     pub memory: ByteSize,
-    /// None: what the template needs, or the default.
+    /// The size of the root disk; `None` for the default or what the template needs.
     pub disk: Option<ByteSize>,
     /// The pool of the root disk.
     pub pool: Name,
     /// The user-data.
     pub user_data: Option<Secret<String>>,
-    /// Public keys.
+    /// The SSH public keys.
     pub ssh_keys: Vec<String>,
     /// Whether it should run.
     pub run: bool,
-    /// What happens when it stops by itself.
+    /// What happens when the instance stops without a request.
     pub restart: RestartPolicy,
-    /// Higher starts earlier.
+    /// The start priority; higher starts earlier.
     pub priority: i32,
     /// Whether delete is refused.
     pub protected: bool,
-    /// Wishes for the nics, one at least.
+    /// The nics, at least one.
     pub nics: Vec<WantedNic>,
-    /// Ports of its node that lead to it.
+    /// The ports of its node to publish.
     pub publish: Vec<PublishSpec>,
-    /// Wishes about the node.
+    /// The placement requirements.
     pub placement: PlacementSpec,
 }
 
@@ -118,7 +118,7 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
     })
 }
 
-/// A name that an instance may have: none that would be taken for another instance's id.
+/// A valid name for an instance, which must not have the form of an id.
 pub fn instance_name(text: &str) -> Result<Name, Problem> {
     let name = name("name", text)?;
     if name.as_str().parse::<waifud_types::InstanceId>().is_ok() {
@@ -135,7 +135,7 @@ fn name_or(field: &str, text: Option<&str>, default: &str) -> Result<Name, Probl
     name(field, text.unwrap_or(default))
 }
 
-/// Checks a spec that a node hands over as one that it was once given: it may be anything. Says what no instance has.
+/// Checks a spec from a node's record, which may contain anything. The error names the invalid part.
 pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
     let sizes = limits::DISK_MIN..=limits::DISK_MAX;
     let mut disks = spec.disks.iter();
@@ -187,7 +187,7 @@ pub fn user_data(text: &Secret<String>) -> Result<(), Problem> {
         .map_err(|e| instance_problems::bad_user_data(&e))
 }
 
-/// What may be shown of user-data; nothing when it is empty.
+/// The facts about user-data that may be shown; `None` if it is empty.
 pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
     let text = text.expose();
     (!text.is_empty()).then(|| UserDataFacts {
@@ -211,6 +211,14 @@ pub fn ssh_keys(lines: &[String]) -> Result<Vec<String>, Problem> {
                 .map_err(|e| instance_problems::bad_ssh_key(index, e))
         })
         .collect()
+}
+
+/// Checks the labels that a change sets; those that it removes may be anything.
+pub fn changed_labels(changes: &BTreeMap<String, Option<String>>) -> Result<(), Problem> {
+    let set = changes
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+    labels("labels", &set.collect())
 }
 
 /// Checks labels.

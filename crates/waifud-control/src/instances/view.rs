@@ -1,4 +1,4 @@
-//! From rows, and from what is live, to what the API shows.
+//! An instance as the API shows it: its row, its current step and the last contact of its node.
 
 use waifud_api::Instance;
 use waifud_store::InstanceRow;
@@ -7,12 +7,20 @@ use waifud_types::status::{
     AddressFamily, AddressSource, InstanceAddress, InstanceStatus, StepStatus,
 };
 
+use super::progress::InstanceProgress;
+use crate::Control;
 use crate::events::event_builder::to_the_second;
-use crate::nodes::live::Live;
+use crate::nodes::contacts::NodeContacts;
 
-/// An instance as it is shown.
-pub fn instance(row: InstanceRow, live: &Live) -> Instance {
-    let status = status(&row, live);
+impl Control {
+    /// An instance as the API shows it: its row, its current step and the last contact of its node.
+    pub(crate) fn instance_view(&self, row: InstanceRow) -> Instance {
+        instance(row, self.contacts(), self.instance_progress())
+    }
+}
+
+fn instance(row: InstanceRow, contacts: &NodeContacts, progress: &InstanceProgress) -> Instance {
+    let status = status(&row, contacts, progress);
     Instance {
         id: row.id,
         name: row.name,
@@ -24,13 +32,17 @@ pub fn instance(row: InstanceRow, live: &Live) -> Instance {
     }
 }
 
-fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
+fn status(
+    row: &InstanceRow,
+    contacts: &NodeContacts,
+    progress: &InstanceProgress,
+) -> InstanceStatus {
     let mut status = row.status.clone();
     status.node.clone_from(&row.node_name);
     status.addresses = addresses(row);
     let contact = row
         .node
-        .and_then(|node| live.node(node))
+        .and_then(|node| contacts.load(node))
         .map(|n| n.last_contact);
     status.last_seen = status
         .observed_generation
@@ -55,17 +67,14 @@ fn status(row: &InstanceRow, live: &Live) -> InstanceStatus {
             .as_ref()
             .map_or("its node", |name| name.as_str());
         status.reason = Some(match row.node_last_contact {
-            Some(since) => format!(
-                "{node} has not been heard of since {}",
-                to_the_second(since)
-            ),
-            None => format!("{node} has not been heard of"),
+            Some(since) => format!("no contact with {node} since {}", to_the_second(since)),
+            None => format!("no contact with {node}"),
         });
     }
-    // What a silent node was at is not what it is at.
-    // Nor is the watch for readiness, which may end a report later than what it watches for.
+    // The last step of an unreachable node may be over. The step that waits for readiness may end one report later than
+    // the instance becomes ready.
     let over = |step: &StepStatus| status.ready && step.name == "ready";
-    status.step = live
+    status.step = progress
         .step(row.id)
         .filter(|step| row.node_reachable && !over(step));
     status
@@ -78,15 +87,15 @@ fn waiting_for_destruction(row: &InstanceRow) -> String {
         .map_or("its node", |name| name.as_str());
     match &row.status.reason {
         _ if !row.node_reachable => {
-            format!("waiting for {node}, which is off, to come back and destroy it")
+            format!("waiting for {node}, which is unreachable, to destroy it")
         }
         None => format!("waiting for {node} to destroy it"),
         Some(trouble) => format!("waiting for {node} to destroy it: {trouble}"),
     }
 }
 
-/// Assigned addresses first, then those that were seen at the guest and are not among them. The primary one is the
-/// first nic's, IPv4 before IPv6; while that has none, none is primary.
+/// Assigned addresses first, then other addresses that were observed. The primary address is one of the first nic, IPv4
+/// before IPv6; while that nic has no address, there is no primary one.
 fn addresses(row: &InstanceRow) -> Vec<InstanceAddress> {
     let nics = &row.spec.nics;
     let assigned = nics.iter().filter_map(|nic| {

@@ -1,4 +1,4 @@
-//! Why: the story of one instance in a form that answers "what is it waiting for, and what can I do?".
+//! `why`: what an instance waits for, how it got there, and what to do.
 
 use jiff::SignedDuration;
 use waifud_api::{Instance, PlacementVerdict, Why};
@@ -9,26 +9,24 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 use super::find;
-use crate::instances::view;
 use crate::network::networks::lacks_a_bridge;
 use crate::placement::PlacementRequest;
-use crate::placement::place::{beside, verdicts};
+use crate::placement::place::{group_members, verdicts};
 use crate::{Control, ControlError};
 
-/// A guest that is not ready after this long is worth a look, whatever it does: the slowest boot of an emulated cloud image
-/// takes half of it.
+/// After this time, a guest that is not ready gets a hint to look at its console. The slowest boot of an emulated cloud
+/// image takes half of it.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(3);
 
-/// Events that the story holds at most.
+/// The maximum number of events in the timeline.
 const TIMELINE: u32 = 100;
 
 impl Control {
-    /// The story of one instance.
+    /// Explains the state of an instance.
     pub async fn why(&self, name_or_id: &str) -> Result<Why, ControlError> {
         let wanted = name_or_id.to_owned();
         let (row, placement, timeline, largest, node, user_data) = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
                 let row = find(&tx, &wanted)?;
                 let mut placement = row.placement.clone();
@@ -36,13 +34,13 @@ impl Control {
                 if row.node.is_none() {
                     let capacities = tx.node_capacities()?;
                     let bridges = tx.bridges()?;
-                    let wish = PlacementRequest {
+                    let request = PlacementRequest {
                         spec: &row.spec,
                         arch: &row.arch,
                         bridges: &bridges,
-                        beside: &beside(&tx, &row.spec)?,
+                        group_members: &group_members(&tx, &row.spec)?,
                     };
-                    placement = verdicts(&tx, &wish, &capacities)?;
+                    placement = verdicts(&tx, &request, &capacities)?;
                     largest = capacities
                         .iter()
                         .filter(|capacity| capacity.node.reachable && !capacity.node.cordoned)
@@ -60,22 +58,24 @@ impl Control {
                 Ok::<_, ControlError>((row, placement, timeline, largest, node, user_data))
             })
             .await?;
-        let instance = view::instance(row, &self.shared.live);
+        let instance = self.instance_view(row);
         let since = since(&instance, &timeline);
-        let evidence = self.shared.live.evidence(instance.id);
+        let evidence = self.instance_progress().evidence(instance.id);
         let now = self.now();
-        let so_for = now.duration_since(since);
+        let unchanged_for = now.duration_since(since);
         Ok(Why {
             summary: summary(&instance, evidence.as_ref(), since, now),
             hint: node
                 .as_ref()
                 .filter(|_| !instance.status.ready)
-                .and_then(|node| held(&instance, node).or_else(|| takes_nothing_over(node)))
+                .and_then(|node| {
+                    hint_after_restore(&instance, node).or_else(|| accepts_nothing_new(node))
+                })
                 .or_else(|| {
                     let user_data = user_data.as_ref().map(|text| text.expose().as_str());
                     super::why_cloud_init::hint(&instance, evidence.as_ref(), user_data)
                 })
-                .or_else(|| hint(&instance, &placement, largest, so_for)),
+                .or_else(|| hint(&instance, &placement, largest, unchanged_for)),
             instance,
             placement,
             timeline,
@@ -84,8 +84,8 @@ impl Control {
     }
 }
 
-/// Why its node takes nothing new over, when it said so.
-fn takes_nothing_over(node: &NodeRow) -> Option<String> {
+/// Why the node accepts nothing new, if it reported a reason.
+fn accepts_nothing_new(node: &NodeRow) -> Option<String> {
     let conditions = node.facts.conditions.iter();
     conditions
         .filter(|it| it.kind == "state-dir" && !it.ok && it.reason != "low")
@@ -93,9 +93,9 @@ fn takes_nothing_over(node: &NodeRow) -> Option<String> {
         .next()
 }
 
-/// Since when it is as it is. A change of its spec does not make a stop any younger.
+/// Since when the instance has been in its state. A change of its spec does not count.
 fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
-    let told = || {
+    let newest = || {
         timeline
             .iter()
             .rfind(|event| event.kind != "instance.updated")
@@ -103,8 +103,8 @@ fn since(instance: &Instance, timeline: &[Event]) -> Timestamp {
     };
     let at = match instance.status.state {
         InstanceState::Pending => None,
-        InstanceState::Unknown => instance.status.last_seen.or_else(told),
-        _ => told(),
+        InstanceState::Unknown => instance.status.last_seen.or_else(newest),
+        _ => newest(),
     };
     at.unwrap_or(instance.created_at)
 }
@@ -114,8 +114,8 @@ fn on_default(instance: &Instance) -> bool {
     nics.any(|nic| nic.network.as_str() == crate::network::DEFAULT)
 }
 
-/// How far a guest that is not ready came, as far as was seen.
-fn how_far(instance: &Instance, evidence: &GuestEvidence) -> &'static str {
+/// What was observed of the boot of a guest that is not ready.
+fn boot_progress(instance: &Instance, evidence: &GuestEvidence) -> &'static str {
     let asked = |name: &str| {
         evidence
             .requests
@@ -123,16 +123,16 @@ fn how_far(instance: &Instance, evidence: &GuestEvidence) -> &'static str {
             .any(|seen| seen.path.ends_with(name))
     };
     match evidence.requests.last() {
-        // What is asked of others' DHCP servers is not seen.
+        // DHCP on a bridge is not observed.
         None if !on_default(instance) && instance.status.addresses.is_empty() => {
-            " (no address was seen yet)"
+            " (no address was observed yet)"
         }
         None if on_default(instance) && evidence.dhcp_acknowledged_at.is_none() => {
-            " (no dhcp ack yet)"
+            " (no DHCP acknowledgement yet)"
         }
         None => " (no metadata request yet)",
-        Some(_) if asked("user_data") || asked("user-data") => " (its user-data was asked for)",
-        Some(_) => " (its user-data was not asked for yet)",
+        Some(_) if asked("user_data") || asked("user-data") => " (it has requested its user-data)",
+        Some(_) => " (it has not requested its user-data yet)",
     }
 }
 
@@ -146,8 +146,8 @@ fn summary(
     let state = status.state;
     let long = ago(since, now);
     if state == InstanceState::Running {
-        if let Some(told) = super::why_cloud_init::summary(status, &long) {
-            return told;
+        if let Some(summary) = super::why_cloud_init::summary(status, &long) {
+            return summary;
         }
         if status.ready {
             return "running and ready".to_owned();
@@ -155,21 +155,21 @@ fn summary(
         return format!(
             "not ready {long}, {}{}",
             waiting(instance, "cloud-init to finish"),
-            evidence.map_or("", |evidence| how_far(instance, evidence))
+            evidence.map_or("", |evidence| boot_progress(instance, evidence))
         );
     }
     let reason = status.reason.as_deref();
     match state {
         InstanceState::Stopped => match status.stopped_by {
             Some(StoppedBy::Guest) => {
-                format!("stopped {long} ago by the guest itself; it stays off")
+                format!("stopped {long} ago by the guest itself; it is not restarted")
             }
             Some(StoppedBy::Crash) => format!("stopped {long} ago by a crash"),
-            Some(StoppedBy::Host) => format!("stopped {long} ago with its host"),
+            Some(StoppedBy::Host) => format!("stopped {long} ago when its node shut down"),
             Some(StoppedBy::Outside) => {
                 format!("stopped {long} ago by something other than waifud")
             }
-            Some(StoppedBy::User) | None => format!("stopped {long} ago, as asked"),
+            Some(StoppedBy::User) | None => format!("stopped {long} ago, as requested"),
         },
         InstanceState::Failed => format!(
             "failed {long} ago: {}",
@@ -192,7 +192,7 @@ fn waiting(instance: &Instance, otherwise: &str) -> String {
                 .unwrap_or_default();
             match &step.waiting_for {
                 Some(what) => format!("waiting for: {what}"),
-                None => format!("at work on: {}{percent}", step.name),
+                None => format!("current step: {}{percent}", step.name),
             }
         }
         None => format!("waiting for: {otherwise}"),
@@ -203,14 +203,16 @@ fn hint(
     instance: &Instance,
     placement: &[PlacementVerdict],
     largest: Option<ByteSize>,
-    so_for: SignedDuration,
+    unchanged_for: SignedDuration,
 ) -> Option<String> {
     let name = &instance.name;
     let status = &instance.status;
     match status.state {
         InstanceState::Pending if status.node.is_none() => {
             if placement.is_empty() {
-                return Some("start waifud-agentd on a machine that shall run guests".to_owned());
+                return Some(
+                    "start waifud-agentd on a machine that should run instances".to_owned(),
+                );
             }
             let off = placement
                 .iter()
@@ -226,32 +228,36 @@ fn hint(
                 ways.push(format!("create it with --memory {fits} or less"));
             }
             if let Some(node) = off {
-                ways.push(format!("switch {node} on (it is placed by itself)"));
+                ways.push(format!(
+                    "switch {node} on; the instance is then placed automatically"
+                ));
             }
             if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
                 ways.push(format!(
-                    "make the bridge on {} (docs/guides/lan.md); it is placed by itself",
+                    "create the bridge on {} (docs/guides/lan.md); the instance is then placed automatically",
                     verdict.node
                 ));
             }
             if ways.is_empty() {
-                ways.push("ask for less, or add a node; it is placed by itself".to_owned());
+                ways.push(
+                    "request less, or add a node; the instance is then placed automatically"
+                        .to_owned(),
+                );
             }
             Some(ways.join(", or "))
         }
         InstanceState::Unknown => Some(format!(
-            "switch its node on, or look at it: waifuctl node show {}",
+            "switch its node on, or check it: waifuctl node show {}",
             status.node.as_ref().map_or("NODE", |node| node.as_str())
         )),
         InstanceState::Failed => Some(format!(
             "fix what the reason names; {name} is then retried automatically"
         )),
         InstanceState::Running
-            if !status.ready && instance.spec.rescue.is_none() && so_for > PATIENCE =>
+            if !status.ready && instance.spec.rescue.is_none() && unchanged_for > PATIENCE =>
         {
             Some(format!(
-                "look at its console: waifuctl console {name}; a guest that lets nobody in is mended with \
-                 waifuctl rescue {name}"
+                "check its console: waifuctl console {name}; if nobody can log in, repair the guest with waifuctl rescue {name}"
             ))
         }
         InstanceState::Stopped if instance.spec.run => {
@@ -261,8 +267,8 @@ fn hint(
     }
 }
 
-/// What to do about an instance on a node that holds destruction back because the database was restored.
-fn held(instance: &Instance, node: &NodeRow) -> Option<String> {
+/// What to do about an instance on a node that deletes nothing because the database was restored.
+fn hint_after_restore(instance: &Instance, node: &NodeRow) -> Option<String> {
     if node.confirmed {
         return None;
     }
@@ -270,10 +276,10 @@ fn held(instance: &Instance, node: &NodeRow) -> Option<String> {
     let waits = status.step.as_ref().is_some_and(|step| step.name == "wait");
     match status.state {
         InstanceState::Deleting => Some(format!(
-            "it is destroyed after waifuctl node confirm {node}"
+            "run waifuctl node confirm {node} to have it destroyed"
         )),
         InstanceState::Failed if waits => Some(format!(
-            "was it deleted since the backup? waifuctl delete {name}; else waifuctl node confirm {node} creates it again, \
+            "if it was deleted since the backup: waifuctl delete {name}; otherwise waifuctl node confirm {node} creates it again \
              with an empty disk"
         )),
         _ => None,

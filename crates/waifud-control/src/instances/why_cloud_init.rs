@@ -1,11 +1,11 @@
-//! What `why` says of a guest's cloud-init: how it ended, what in the user-data that was, and what a reboot runs again.
+//! The part of `why` about cloud-init: its result, the line of the user-data that failed, and what a reboot runs again.
 
 use waifud_api::Instance;
 use waifud_types::InstanceState;
 use waifud_types::evidence::{GuestEvidence, ModuleResult};
 use waifud_types::status::{CloudInitState, InstanceStatus};
 
-/// What there is to say of a running guest's cloud-init beyond ready or not; `None` when that says it.
+/// The summary for a running guest; `None` if ready or not ready is enough.
 pub(super) fn summary(status: &InstanceStatus, long: &str) -> Option<String> {
     let cloud_init = &status.cloud_init;
     match cloud_init.state {
@@ -15,20 +15,18 @@ pub(super) fn summary(status: &InstanceStatus, long: &str) -> Option<String> {
         CloudInitState::Degraded => Some(format!(
             "running; cloud-init finished with warnings {long} ago"
         )),
-        CloudInitState::Disabled => {
-            Some("running; cloud-init is switched off in the guest".to_owned())
-        }
+        CloudInitState::Disabled => Some("running; cloud-init is disabled in the guest".to_owned()),
         CloudInitState::Unknown => {
             let because = cloud_init.unknown_because.as_deref()?;
             Some(format!(
-                "running; whether cloud-init has finished cannot be known: {because}"
+                "running; it is unknown whether cloud-init has finished: {because}"
             ))
         }
         CloudInitState::Pending | CloudInitState::Running | CloudInitState::Done => None,
     }
 }
 
-/// What to do about it.
+/// The hint for a running guest.
 pub(super) fn hint(
     instance: &Instance,
     evidence: Option<&GuestEvidence>,
@@ -45,19 +43,18 @@ pub(super) fn hint(
                 .and_then(|evidence| failed_key(evidence, user_data?))
                 .map_or_else(String::new, |cause| format!("{cause}; "));
             Some(format!(
-                "{cause}its output: waifuctl logs {name} --cloud-init. A reboot runs only bootcmd and per-boot scripts \
-                 again; waifuctl edit {name} --re-run runs all of it"
+                "{cause}see its output: waifuctl logs {name} --cloud-init. A reboot repeats only bootcmd and per-boot scripts; \
+                 waifuctl edit {name} --re-run repeats everything"
             ))
         }
         CloudInitState::Unknown => Some(format!(
-            "a guest agent can tell: install qemu-guest-agent in the guest; until then look at its console: \
-             waifuctl console {name}"
+            "install qemu-guest-agent in the guest to find out; until then check its console: waifuctl console {name}"
         )),
         _ => None,
     }
 }
 
-/// The first module that failed, and the line of the user-data that it carries out.
+/// The first failed module, and the line of the user-data that it runs.
 fn failed_key(evidence: &GuestEvidence, user_data: &str) -> Option<String> {
     let mut failed = evidence
         .modules
@@ -67,7 +64,7 @@ fn failed_key(evidence: &GuestEvidence, user_data: &str) -> Option<String> {
     failed.find_map(|(_, module)| {
         let key = waifud_cloudinit::key_of_module(user_data, module)?;
         Some(format!(
-            "{module} failed: it carries out {} (line {} of the user-data)",
+            "{module} failed; it runs {} (line {} of the user-data)",
             key.key, key.line
         ))
     })
@@ -81,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_module_is_tied_to_its_line_and_others_to_none() {
+    fn a_failed_module_names_its_line_of_the_user_data() {
         let module = |name: &str, result| ModuleSeen {
             name: name.to_owned(),
             at: Timestamp::UNIX_EPOCH,
@@ -99,7 +96,7 @@ mod tests {
         let user_data = "#cloud-config\npackages: [htop]\nruncmd:\n- [false]\n";
         assert_eq!(
             failed_key(&evidence, user_data).unwrap(),
-            "scripts-user failed: it carries out runcmd (line 3 of the user-data)"
+            "scripts-user failed; it runs runcmd (line 3 of the user-data)"
         );
         assert_eq!(failed_key(&evidence, "#cloud-config\npackages: []\n"), None);
     }

@@ -1,7 +1,7 @@
-//! Addresses on the nodes' own bridges that have an owner already: another instance, or a router that one of them names.
+//! Owners of addresses on the nodes' bridges: other instances, and the gateways in their nics.
 //!
-//! The network there is not ours, so this knows only what waifud was told or has seen. The nodes add what they know: their
-//! own addresses and those of their routers.
+//! waifud does not manage these networks, so it knows only configured and observed addresses. The nodes also check their own
+//! addresses and those of their routers.
 
 use std::net::IpAddr;
 
@@ -13,17 +13,17 @@ use super::requirements::is_default;
 use crate::ControlError;
 use crate::network::problems as network_problems;
 
-/// Whose an address is.
+/// An address and its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Owned {
-    /// The address, or the range of another that holds the wanted one.
+    /// The owned address, or a range that contains the requested address.
     pub what: IpNet,
-    /// In words: `belongs to web`, `is the router of web`.
+    /// A phrase, for example `belongs to web` or `is the router of web`.
     pub whose: String,
 }
 
-/// Refuses addresses of new nics that belong to others. That two have exactly the same address is found when it is
-/// written down.
+/// Refuses addresses of new nics that belong to others. Two nics with exactly the same address are detected when the leases
+/// are stored.
 pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
     for (index, nic) in spec.nics.iter().enumerate() {
         let ranges = nic.allow_addresses.iter();
@@ -38,7 +38,7 @@ pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
             if let Some(router) = routers.iter().find(|router| range.contains(*router)) {
                 let owned = Owned {
                     what: IpNet::from(*router),
-                    whose: "is the router that the instance itself names".to_owned(),
+                    whose: "is the gateway of the instance itself".to_owned(),
                 };
                 return Err(network_problems::allowed_of_another(index, *range, &owned).into());
             }
@@ -73,9 +73,9 @@ pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// Who has an address in `wanted`, or may have all of it; `further` when it is not to be the nic's own address. A single
-/// further address may be shared by several, so that they can take it over from each other; a range may not, and no
-/// address that was given lies in another's.
+/// The owner of an address in `wanted`, or of a range that contains it. `further` is set for allowed addresses, as opposed to
+/// the nic's own address. Several instances may share a single allowed address, so that they can take it over from each
+/// other, but not a range.
 fn owner_of(others: &[NicRow], wanted: IpNet, further: bool) -> Option<Owned> {
     others.iter().find_map(|row| owned_by(row, wanted, further))
 }
@@ -103,7 +103,7 @@ fn owned_by(row: &NicRow, wanted: IpNet, further: bool) -> Option<Owned> {
             .map(IpAddr::from)
             .and_then(single(format!("is the router of {}", row.owner)))
     };
-    // What DHCP gives is its as long as it has it.
+    // An observed DHCP address belongs to the instance as long as it is observed.
     let seen = || {
         row.seen
             .iter()
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_has_by_gift_by_dhcp_by_permission_or_as_its_router_is_its_own() {
+    fn configured_observed_and_allowed_addresses_and_gateways_have_owners() {
         let given = row(Some("192.168.1.50"), &[], &[]);
         let webs = |what: &str| Some((what.to_owned(), "belongs to web".to_owned()));
         assert_eq!(owner(&given, "192.168.1.50/32"), webs("192.168.1.50/32"));
@@ -173,10 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn a_single_further_address_may_be_shared() {
+    fn a_single_allowed_address_may_be_shared() {
         let virtual_address = row(None, &["192.168.1.200/32"], &[]);
         assert_eq!(owner(&virtual_address, "192.168.1.200/32"), None);
-        // It can't be a nic's own.
+        // But it cannot be the nic's own address.
         let own = owned_by(&virtual_address, "192.168.1.200/32".parse().unwrap(), false);
         assert!(own.is_some());
     }

@@ -1,7 +1,7 @@
-//! Networks: named bridges that hosts already have, beside `default`, which every node routes by itself.
+//! Networks: names for bridges that nodes already have, in addition to `default`, which every node routes itself.
 //!
-//! A network is a name for a bridge, the same on every node that has it. Nothing here reaches a host: waifud never
-//! makes, renames or re-addresses a bridge; nodes say which ones they have and which of them can't be used.
+//! A network is a name for a bridge, which has the same name on all nodes that have it. waifud never creates or changes a
+//! bridge; nodes report their bridges and which of them are unsuitable.
 
 use waifud_api::{CreateNetwork, Network, NetworkNode, Page, Problem};
 use waifud_store::{NetworkRow, NodeCapacity, ReadTx, StoreError, Taken};
@@ -14,11 +14,11 @@ use crate::network::problems as network_problems;
 use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError, problems};
 
-/// The name of an interface in Linux: `IFNAMSIZ` (16) less the closing zero.
+/// The maximum length of an interface name in Linux: `IFNAMSIZ` (16) minus the terminating zero.
 const INTERFACE_MAX: usize = 15;
-/// How the verdict on a node without the bridge begins.
+/// The start of the verdict on a node without the bridge.
 const LACKS: &str = "has no bridge";
-/// How many of its users a refusal names.
+/// The number of instances named in a refusal.
 const USERS_SHOWN: u32 = 3;
 
 impl Control {
@@ -34,11 +34,10 @@ impl Control {
             .map_err(|error| problems::bad_name("name", &error))?;
         let bridge = bridge_name(&request.bridge)?;
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let capacities = tx.node_capacities()?;
-                refuse_unfit(&bridge, &capacities)?;
+                refuse_unsuitable(&bridge, &capacities)?;
                 tx.insert_network(&name, &bridge, control.now())
                     .map_err(|error| match error {
                         StoreError::Taken(Taken::NetworkName) => {
@@ -52,7 +51,7 @@ impl Control {
                     "network.created",
                     event_builder::network(&name),
                     &cause,
-                    format!("the bridge {bridge} of nodes that have one"),
+                    format!("bridge {bridge} on the nodes that have it"),
                 ))?;
                 Ok(shown(find(tx, name.as_str())?, &capacities))
             })
@@ -62,18 +61,16 @@ impl Control {
     /// One network.
     pub async fn network(&self, name: &str) -> Result<Network, ControlError> {
         let wanted = name.to_owned();
-        self.shared
-            .store
+        self.store()
             .read(move |tx| Ok(shown(find(&tx, &wanted)?, &tx.node_capacities()?)))
             .await
     }
 
-    /// A page of networks, by name.
+    /// A page of networks, sorted by name.
     pub async fn networks(&self, page: PageRequest) -> Result<Page<Network>, ControlError> {
         let limit = page.limit;
         let (rows, capacities, revision) = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
                 let rows = tx.networks(page.after(), page.limit + 1)?;
                 Ok::<_, ControlError>((rows, tx.node_capacities()?, tx.at(tx.newest_event()?)))
@@ -90,16 +87,15 @@ impl Control {
         })
     }
 
-    /// Forgets a network that no instance uses. Bridges stay as they are.
+    /// Deletes an unused network. The bridges stay.
     pub async fn delete_network(&self, name: &str, cause: Cause) -> Result<(), ControlError> {
         let wanted = name.to_owned();
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = find(tx, &wanted)?;
                 if row.bridge.is_none() {
-                    return Err(network_problems::default_network_stays().into());
+                    return Err(network_problems::default_network_is_permanent().into());
                 }
                 if row.used_by > 0 {
                     let users = tx.network_users(&row.name, USERS_SHOWN)?;
@@ -113,7 +109,7 @@ impl Control {
                     "network.deleted",
                     event_builder::network(&row.name),
                     &cause,
-                    "no instance used it; the bridge stays as it is",
+                    "deleted; the bridges stay",
                 ))?;
                 Ok(())
             })
@@ -134,31 +130,31 @@ fn bridge_taken(tx: &ReadTx<'_>, bridge: &str) -> ControlError {
     network_problems::bridge_taken(bridge, owner.map(|(name, _)| name).as_ref()).into()
 }
 
-/// As the kernel takes names (`dev_valid_name`), and such that it can be written anywhere without quoting.
+/// Checks a bridge name: valid for the kernel (`dev_valid_name`), and usable without quoting.
 fn bridge_name(text: &str) -> Result<String, Problem> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let leads = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if !leads || text.len() > INTERFACE_MAX || !text.chars().all(plain) {
+    if !leads || text.len() > INTERFACE_MAX || !text.chars().all(allowed) {
         return Err(network_problems::bad_bridge(text, INTERFACE_MAX));
     }
     if text.starts_with(waifud_types::TapName::PREFIX) {
-        return Err(network_problems::bridge_unfit(
+        return Err(network_problems::unsuitable_bridge(
             text,
-            "has a name that is kept for guests' ports",
+            "has a name that is reserved for the ports of guests",
         ));
     }
     Ok(text.to_owned())
 }
 
-/// Refuses a bridge that nodes know of, and that none of them can use.
-fn refuse_unfit(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem> {
+/// Refuses a bridge that is unsuitable on all nodes that have it.
+fn refuse_unsuitable(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem> {
     let nodes = || capacities.iter().map(|capacity| &capacity.node);
     if nodes().any(|node| usable(&node.facts, bridge).is_ok()) {
         return Ok(());
     }
     let unfit = nodes().find_map(|node| Some((node, node.facts.unfit_bridges.get(bridge)?)));
     match unfit {
-        Some((node, why)) => Err(network_problems::bridge_unfit(
+        Some((node, why)) => Err(network_problems::unsuitable_bridge(
             bridge,
             &format!("of {} {why}", node.name),
         )),
@@ -166,10 +162,10 @@ fn refuse_unfit(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem
     }
 }
 
-/// Whether guests of a node can be on the bridge; else why not, such as "has no bridge br0".
+/// Whether guests of a node can use the bridge; the error is the reason, for example "has no bridge br0".
 pub(crate) fn usable(facts: &NodeFacts, bridge: &str) -> Result<(), String> {
     if let Some(why) = facts.unfit_bridges.get(bridge) {
-        return Err(format!("can't use {bridge}, which {why}"));
+        return Err(format!("cannot use {bridge}, which {why}"));
     }
     if facts.bridges.iter().any(|has| has == bridge) {
         return Ok(());
@@ -177,7 +173,7 @@ pub(crate) fn usable(facts: &NodeFacts, bridge: &str) -> Result<(), String> {
     Err(format!("{LACKS} {bridge}"))
 }
 
-/// Whether a verdict on a node says that a bridge is what it lacks.
+/// Whether a verdict on a node is that a bridge is missing.
 pub(crate) fn lacks_a_bridge(verdict: &str) -> bool {
     verdict.starts_with(LACKS)
 }
@@ -208,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bridge_is_named_as_the_kernel_names_interfaces() {
+    fn bridge_names_are_valid_interface_names() {
         for good in ["br0", "vmbr0", "br-lan", "br0.20", "waifu_lan", "a"] {
             assert!(bridge_name(good).is_ok(), "{good}");
         }

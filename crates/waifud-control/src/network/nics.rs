@@ -1,7 +1,7 @@
-//! The nics that a request wishes for, as far as the request alone can tell whether they can be.
+//! The nics of a request, checked as far as possible without the database.
 //!
-//! On `default` waifud gives the address; on a bridge of the hosts somebody else does, unless the request says which
-//! one the guest has. The first nic has the default route.
+//! On `default` waifud assigns the address. On a bridge of the nodes a DHCP server does, unless the request sets the
+//! address. The first nic has the default route.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,31 +13,32 @@ use super::requirements::DEFAULT;
 use crate::network::problems as network_problems;
 use crate::problems;
 
-/// Nics of one instance at most.
+/// The maximum number of nics of one instance.
 pub const NICS_MAX: usize = 8;
-/// Further addresses of one nic at most.
+/// The maximum number of allowed addresses of one nic.
 const ALLOWED_MAX: usize = 16;
-/// Prefixes that a home's network may have; shorter ones are typing errors, longer ones have no room for a router.
+/// Prefix lengths of networks: shorter ones are typing errors, longer ones have no address for a router.
 const PREFIXES: std::ops::RangeInclusive<u8> = 8..=30;
 
-/// A nic as it is wished, checked.
+/// A requested nic, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedNic {
-    /// The network's name; whether there is one is asked later.
+    /// The network's name. Its existence is checked later, in the transaction.
     pub network: Name,
-    /// A fixed MAC address.
+    /// A fixed MAC address; otherwise waifud chooses one.
     pub mac: Option<MacAddr>,
-    /// A fixed address.
+    /// A fixed address; otherwise waifud or DHCP assigns one.
     pub address: Option<Ipv4Addr>,
-    /// With an address on a bridge: bits of its network.
+    /// With an address on a bridge: the prefix length of its network.
     pub prefix_len: Option<u8>,
-    /// With an address on a bridge: its router.
+    /// With an address on a bridge: the router.
     pub gateway: Option<Ipv4Addr>,
-    /// Further source addresses.
+    /// Further source addresses that the guest may use.
     pub allow_addresses: Vec<IpNet>,
 }
 
-/// Checks the wished nics; one on `default` without any. `mac` is the older way to say the first one's.
+/// Checks the requested nics. Without any, there is one on `default`. `mac` is the older field for the first nic's MAC
+/// address.
 pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>, Problem> {
     let one = [CreateNic::default()];
     let nics = if nics.is_empty() { &one[..] } else { nics };
@@ -48,7 +49,7 @@ pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>,
     for (index, nic) in nics.iter().enumerate() {
         let mac = mac.filter(|_| index == 0);
         if mac.is_some() && nic.mac.is_some() {
-            return Err(network_problems::mac_twice());
+            return Err(network_problems::mac_in_two_fields());
         }
         let wanted = WantedNic {
             mac: nic.mac.or(mac),
@@ -56,14 +57,14 @@ pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>,
         };
         let defaults = || checked.iter().filter(|nic| nic.network.as_str() == DEFAULT);
         if wanted.network.as_str() == DEFAULT && defaults().count() > 0 {
-            return Err(network_problems::default_twice(index));
+            return Err(network_problems::two_nics_on_default(index));
         }
         if wanted.mac.is_some() && checked.iter().any(|other| other.mac == wanted.mac) {
-            return Err(network_problems::mac_on_two(index));
+            return Err(network_problems::duplicate_mac(index));
         }
         let same = |other: &WantedNic| other.address.is_some() && other.address == wanted.address;
         if checked.iter().any(same) {
-            return Err(network_problems::address_on_two(index));
+            return Err(network_problems::duplicate_address(index));
         }
         checked.push(wanted);
     }
@@ -109,7 +110,7 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
     let Some(text) = address else {
         return match gateway {
             None => Ok(wanted),
-            Some(_) => Err(network_problems::gateway_alone(index)),
+            Some(_) => Err(network_problems::gateway_without_address(index)),
         };
     };
     let net = address_with_prefix(index, text)?;
@@ -117,7 +118,7 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
     wanted.prefix_len = Some(net.prefix_len());
     if let Some(text) = gateway {
         if index > 0 {
-            return Err(network_problems::gateway_of_a_later_nic(index));
+            return Err(network_problems::gateway_not_on_first_nic(index));
         }
         let gateway = text
             .parse()
@@ -143,8 +144,8 @@ fn address_with_prefix(index: usize, text: &str) -> Result<Ipv4Net, Problem> {
             *most,
         ));
     }
-    if !is_host_of(net, net.addr()) || has_meaning(net.addr().into()).is_some() {
-        return Err(network_problems::no_hosts_address(index, net));
+    if !is_host_of(net, net.addr()) || reserved_kind(net.addr().into()).is_some() {
+        return Err(network_problems::not_a_host_address(index, net));
     }
     Ok(net)
 }
@@ -153,15 +154,15 @@ fn is_host_of(net: Ipv4Net, address: Ipv4Addr) -> bool {
     net.contains(&address) && address != net.network() && address != net.broadcast()
 }
 
-/// What an address means, when no guest can have it as its own.
-fn has_meaning(address: IpAddr) -> Option<&'static str> {
+/// The kind of a reserved address; `None` for an address that a guest can have.
+fn reserved_kind(address: IpAddr) -> Option<&'static str> {
     let link_local = match address {
         IpAddr::V4(v4) => {
             v4.is_link_local()
                 || v4.octets().first() == Some(&0)
                 || v4.octets().first() >= Some(&240)
         }
-        // fe80::/10 (RFC 4291, 2.5.6): every nic has its own, which needs no allowance.
+        // fe80::/10 (RFC 4291, 2.5.6): every nic has its own link-local address, which needs no permission.
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     if address.is_loopback() {
@@ -169,13 +170,13 @@ fn has_meaning(address: IpAddr) -> Option<&'static str> {
     } else if address.is_multicast() {
         Some("multicast")
     } else if address.is_unspecified() || link_local {
-        Some("kept for other things")
+        Some("reserved")
     } else {
         None
     }
 }
 
-/// Further addresses: single ones or ranges, none of which covers a meaning.
+/// Allowed addresses: single ones or ranges without reserved addresses.
 fn allowed(index: usize, texts: &[String]) -> Result<Vec<IpNet>, Problem> {
     if texts.len() > ALLOWED_MAX {
         let field = format!("spec.nics[{index}].allow_addresses");
@@ -188,30 +189,25 @@ fn allowed(index: usize, texts: &[String]) -> Result<Vec<IpNet>, Problem> {
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
             .map_err(|_| network_problems::bad_allowed(index, number, text))?
             .trunc();
-        // Shorter prefixes would cover what has a meaning, or half of the world.
+        // Shorter prefixes would contain reserved addresses or a large part of the internet.
         let least = if net.addr().is_ipv4() { 8 } else { 16 };
-        let meaning = has_meaning(net.network()).or_else(|| has_meaning(net.broadcast()));
+        let kind = reserved_kind(net.network()).or_else(|| reserved_kind(net.broadcast()));
         let reserved = |range: &str| {
             range
                 .parse::<IpNet>()
                 .is_ok_and(|range| net.contains(&range))
         };
         if net.prefix_len() < least {
-            return Err(network_problems::allowed_too_much(
+            return Err(network_problems::allowed_too_large(
                 index, number, net, least,
             ));
         }
-        if let Some(meaning) = meaning {
-            return Err(network_problems::allowed_reserved(
-                index, number, net, meaning,
-            ));
+        if let Some(kind) = kind {
+            return Err(network_problems::allowed_reserved(index, number, net, kind));
         }
         if reserved("169.254.0.0/16") || reserved("fe80::/10") {
             return Err(network_problems::allowed_reserved(
-                index,
-                number,
-                net,
-                "kept for other things",
+                index, number, net, "reserved",
             ));
         }
         if !allowed.contains(&net) {
@@ -241,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_on_a_bridge_has_a_prefix_and_perhaps_a_router_in_it() {
+    fn an_address_on_a_bridge_needs_a_prefix_and_its_gateway_is_in_the_same_network() {
         let good = nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
         let checked = check(&[good], None).unwrap().remove(0);
         assert_eq!(checked.address.unwrap().to_string(), "192.168.1.50");
@@ -281,20 +277,20 @@ mod tests {
                 "gateway",
             ),
         ] {
-            let said = refused(&[nic("lan", address, gateway)]);
+            let refusal = refused(&[nic("lan", address, gateway)]);
             let field = format!("spec.nics[0].{part}");
-            assert_eq!(said, (code.to_owned(), field), "{address:?} {gateway:?}");
+            assert_eq!(refusal, (code.to_owned(), field), "{address:?} {gateway:?}");
         }
     }
 
     #[test]
-    fn only_the_first_nic_has_a_default_route_and_default_is_there_once() {
+    fn only_the_first_nic_has_a_gateway_and_default_is_used_once() {
         let lan = || nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
-        let said = refused(&[nic("default", None, None), lan()]);
-        assert_eq!(said.0, "gateway-not-on-first-nic");
-        let said = refused(&[nic("default", None, None), nic("default", None, None)]);
+        let refusal = refused(&[nic("default", None, None), lan()]);
+        assert_eq!(refusal.0, "gateway-not-on-first-nic");
+        let refusal = refused(&[nic("default", None, None), nic("default", None, None)]);
         assert_eq!(
-            said,
+            refusal,
             (
                 "duplicate-default-network".to_owned(),
                 "spec.nics[1].network".to_owned()
@@ -317,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn further_addresses_are_anybodys_that_mean_nothing_else() {
+    fn allowed_addresses_exclude_reserved_ones() {
         let of = |network: &str, allowed: &[&str]| {
             let nic = CreateNic {
                 network: Some(network.to_owned()),
@@ -367,7 +363,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_is_allowed_covers_the_address_of_the_metadata_service(bits in any::<u32>(), prefix in 0_u8..=32) {
+        fn no_allowed_range_contains_the_metadata_address(bits in any::<u32>(), prefix in 0_u8..=32) {
             let text = format!("{}/{prefix}", Ipv4Addr::from(bits));
             let metadata: IpAddr = [169, 254, 169, 254].into();
             if let Ok(nets) = allowed(0, &[text]) {

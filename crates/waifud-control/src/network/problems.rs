@@ -1,4 +1,4 @@
-//! Problems with addresses, nics and published ports.
+//! Problems with networks, nics, addresses and published ports.
 
 use std::net::Ipv4Addr;
 
@@ -22,14 +22,14 @@ fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// No such network.
+/// The network does not exist.
 pub fn unknown_network(index: usize, name: &str, known: &[Name]) -> Problem {
     let known: Vec<_> = known.iter().map(Name::as_str).collect();
     let hint = if known.is_empty() {
-        "waifuctl network list".to_owned()
+        "waifuctl network list shows the networks".to_owned()
     } else {
         format!(
-            "there is {}; a bridge of the nodes becomes one by waifuctl network add",
+            "existing networks: {}; add a bridge of the nodes with waifuctl network add",
             known.join(", ")
         )
     };
@@ -42,123 +42,128 @@ pub fn unknown_network(index: usize, name: &str, known: &[Name]) -> Problem {
     .hint(hint)
 }
 
-/// Said twice.
-pub fn mac_twice() -> Problem {
+/// The MAC address of the first nic is given in two fields.
+pub fn mac_in_two_fields() -> Problem {
     Problem::new(
         422,
         "duplicate-mac",
-        "the first nic's MAC address is given twice",
+        "the MAC address of the first nic is given twice",
     )
     .field("mac")
-    .hint("give it in nics only")
+    .hint("give it only in nics")
 }
 
-/// Two nics with one MAC address.
-pub fn mac_on_two(index: usize) -> Problem {
+/// Two nics have the same MAC address.
+pub fn duplicate_mac(index: usize) -> Problem {
     Problem::new(422, "duplicate-mac", "two nics have the same MAC address")
         .field(of(index, "mac"))
-        .hint("leave mac out and one is chosen")
+        .hint("omit mac, and waifud chooses one")
 }
 
-/// Two nics with one address.
-pub fn address_on_two(index: usize) -> Problem {
+/// Two nics have the same address.
+pub fn duplicate_address(index: usize) -> Problem {
     Problem::new(422, "duplicate-address", "two nics have the same address")
         .field(address_of(index))
-        .hint("give each its own")
+        .hint("give each nic its own address")
 }
 
-/// Two addresses in one subnet: answers would leave by the wrong nic and be dropped as forged.
-pub fn default_twice(index: usize) -> Problem {
+/// Two nics in one subnet: the guest would answer from the wrong nic, and the answers would be dropped as spoofed.
+pub fn two_nics_on_default(index: usize) -> Problem {
     Problem::new(
         422,
         "duplicate-default-network",
-        "an instance has one nic on default at most: of two in one subnet a guest answers from the wrong one",
+        "an instance can have only one nic on default: with two in one subnet, a guest answers from the wrong one",
     )
     .field(of(index, "network"))
-    .hint("for further addresses there, use --allow-address")
+    .hint("use --allow-address for further addresses on default")
 }
 
-/// No IPv4 address.
+/// The text is not an IPv4 address.
 pub fn bad_address(index: usize, text: &str) -> Problem {
     Problem::new(
         422,
         "invalid-address",
-        format!("{:?} is no IPv4 address", shown(text)),
+        format!("{:?} is not an IPv4 address", shown(text)),
     )
     .field(address_of(index))
-    .hint("on default, write the address alone: 10.144.1.50")
+    .hint("on default, write the address without a prefix: 10.144.1.50")
 }
 
-/// No IPv4 address with its prefix.
+/// The text is not an IPv4 address with a prefix length.
 pub fn bad_address_with_prefix(index: usize, text: &str) -> Problem {
     Problem::new(
         422,
         "invalid-address",
-        format!("{:?} is no IPv4 address with its prefix", shown(text)),
+        format!(
+            "{:?} is not an IPv4 address with a prefix length",
+            shown(text)
+        ),
     )
     .field(address_of(index))
-    .hint("on a bridge, write 192.168.1.50/24; without an address the DHCP server there gives one")
+    .hint("on a bridge, write for example 192.168.1.50/24; without an address, the guest uses DHCP")
 }
 
-/// No host can have it.
-pub fn no_hosts_address(index: usize, net: Ipv4Net) -> Problem {
+/// The address is reserved in its network.
+pub fn not_a_host_address(index: usize, net: Ipv4Net) -> Problem {
     Problem::new(
         422,
         "invalid-address",
         format!(
-            "no guest can have {}: it has a meaning of its own",
+            "{} is a reserved address and cannot be a guest's",
             net.addr()
         ),
     )
     .field(address_of(index))
-    .hint("choose another address of that network, one that its DHCP server gives to nobody")
+    .hint("choose another address of that network, outside its DHCP range")
 }
 
-/// Too short or too long.
+/// The prefix length is out of range.
 pub fn bad_prefix(index: usize, prefix: u8, least: u8, most: u8) -> Problem {
     Problem::new(
         422,
         "invalid-prefix",
-        format!("a network with a prefix of {prefix} is not taken"),
+        format!("the prefix length {prefix} is out of range"),
     )
     .field(address_of(index))
-    .hint(format!("/{least} to /{most}; at home it mostly is /24"))
+    .hint(format!(
+        "use /{least} to /{most}; home networks usually have /24"
+    ))
 }
 
-/// The address lies where waifud gives addresses.
+/// The address is in the range that waifud assigns addresses from.
 pub fn address_in_guest_range(index: usize, address: Ipv4Addr, range: Ipv4Net) -> Problem {
     Problem::new(
         422,
         "address-in-guest-range",
-        format!("{address} lies in {range}, out of which waifud gives addresses on default"),
+        format!("{address} is in {range}, from which waifud assigns addresses on default"),
     )
     .field(address_of(index))
-    .hint("choose an address of the bridge's own network")
+    .hint("choose an address of the bridge's network")
 }
 
-/// A router without an address of one's own.
-pub fn gateway_alone(index: usize) -> Problem {
+/// A gateway is given without an address.
+pub fn gateway_without_address(index: usize) -> Problem {
     Problem::new(
         422,
         "gateway-without-address",
         "a gateway is given without an address",
     )
     .field(of(index, "gateway"))
-    .hint("give both, or neither: then DHCP gives both")
+    .hint("give both, or neither to use DHCP")
 }
 
-/// Only one nic has the default route.
-pub fn gateway_of_a_later_nic(index: usize) -> Problem {
+/// Only the first nic can have the default route.
+pub fn gateway_not_on_first_nic(index: usize) -> Problem {
     Problem::new(
         422,
         "gateway-not-on-first-nic",
-        "only the first nic has the default route",
+        "only the first nic can have a gateway",
     )
     .field(of(index, "gateway"))
-    .hint("leave gateway out, or name this network first")
+    .hint("omit gateway, or list this network first")
 }
 
-/// Its node is the router.
+/// On `default` the node is the gateway.
 pub fn gateway_on_default(index: usize) -> Problem {
     Problem::new(
         422,
@@ -166,139 +171,145 @@ pub fn gateway_on_default(index: usize) -> Problem {
         "on default the node is the gateway",
     )
     .field(of(index, "gateway"))
-    .hint("leave gateway out")
+    .hint("omit gateway")
 }
 
-/// Not a router of that network.
+/// The gateway is not a host of the nic's network.
 pub fn bad_gateway(index: usize, text: &str, net: Ipv4Net) -> Problem {
     Problem::new(
         422,
         "invalid-gateway",
-        format!("{:?} is no other host's address in {net}", shown(text)),
+        format!(
+            "{:?} is not the address of another host in {net}",
+            shown(text)
+        ),
     )
     .field(of(index, "gateway"))
-    .hint("the address of the home's router, such as 192.168.1.1")
+    .hint("use the address of the network's router, for example 192.168.1.1")
 }
 
 fn allowed(index: usize, number: usize) -> String {
     format!("spec.nics[{index}].allow_addresses[{number}]")
 }
 
-/// Neither an address nor a range.
+/// The text is neither an address nor a range.
 pub fn bad_allowed(index: usize, number: usize, text: &str) -> Problem {
     Problem::new(
         422,
         "invalid-address",
         format!(
-            "{:?} is neither an address nor a range of them",
+            "{:?} is neither an address nor an address range",
             shown(text)
         ),
     )
     .field(allowed(index, number))
-    .hint("write 192.168.1.200, 10.244.0.0/16 or fd00:1::/64")
+    .hint("write for example 192.168.1.200, 10.244.0.0/16 or fd00:1::/64")
 }
 
-/// More than anybody means.
-pub fn allowed_too_much(index: usize, number: usize, net: IpNet, least: u8) -> Problem {
+/// The range is too large.
+pub fn allowed_too_large(index: usize, number: usize, net: IpNet, least: u8) -> Problem {
     Problem::new(
         422,
         "address-reserved",
-        format!("{net} is more than a guest may send from"),
+        format!("{net} is too large for one guest"),
     )
     .field(allowed(index, number))
-    .hint(format!("at most a /{least}"))
+    .hint(format!("use a prefix of at least /{least}"))
 }
 
-/// It covers what has a meaning.
+/// The range contains reserved addresses.
 pub fn allowed_reserved(index: usize, number: usize, net: IpNet, meaning: &str) -> Problem {
     Problem::new(
         422,
         "address-reserved",
-        format!("{net} holds addresses that are {meaning}"),
+        format!("{net} contains {meaning} addresses"),
     )
     .field(allowed(index, number))
-    .hint("give the guest's own further addresses only")
+    .hint("allow only addresses that the guest itself uses")
 }
 
-/// It covers what waifud gives to guests.
+/// The range overlaps the range that waifud assigns addresses from.
 pub fn allowed_in_guest_range(index: usize, net: IpNet, range: Ipv4Net) -> Problem {
     Problem::new(
         422,
         "address-in-guest-range",
-        format!("{net} overlaps {range}, out of which waifud gives each guest its own address"),
+        format!("{net} overlaps {range}, from which waifud assigns guest addresses"),
     )
     .field(of(index, "allow_addresses"))
-    .hint("give addresses outside of it")
+    .hint("use addresses outside that range")
 }
 
-/// An address that another has.
+/// The address belongs to another instance or router.
 pub fn address_of_another(index: usize, address: Ipv4Addr, owned: &Owned) -> Problem {
     let title = if owned.what == IpNet::from(std::net::IpAddr::V4(address)) {
         format!("{address} {}", owned.whose)
     } else {
-        format!("{address} lies in {}, which {}", owned.what, owned.whose)
+        format!("{address} is in {}, which {}", owned.what, owned.whose)
     };
     Problem::new(409, "address-taken", title)
         .field(address_of(index))
         .hint(
-            "choose another; an address is free once the node has confirmed that its owner is gone",
+            "choose another address; an address becomes free when the node has confirmed that its instance is destroyed",
         )
 }
 
-/// Further addresses that hold what another has.
+/// The range contains an address that belongs to another instance or router.
 pub fn allowed_of_another(index: usize, net: IpNet, owned: &Owned) -> Problem {
     Problem::new(
         409,
         "address-taken",
         format!(
-            "the instance may not use {net}: {} {}",
+            "{net} cannot be allowed: {} {}",
             owned.what, owned.whose
         ),
     )
     .field(of(index, "allow_addresses"))
-    .hint("only a single further address may be shared by several instances; give ranges that nobody has a part of")
+    .hint("instances can share a single allowed address, but not a range; use a range without addresses of others")
 }
 
-/// `default` has none.
+/// `default` does not support IPv6.
 pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
     Problem::new(
         422,
         "no-ipv6",
-        format!("{net} is IPv6, and default carries IPv4 only"),
+        format!("{net} is IPv6, but default supports IPv4 only"),
     )
     .field(of(index, "allow_addresses"))
-    .hint("IPv6 works on a bridge of the nodes: waifuctl network add")
+    .hint("for IPv6, use a bridge of the nodes: waifuctl network add")
 }
 
-/// Ports of the node lead to guests that answer through it.
+/// Ports can only be published for instances whose first nic is on `default`.
 pub fn publish_elsewhere(network: &Name) -> Problem {
     Problem::new(
         422,
         "publish-needs-default-network",
-        format!("ports are published for guests whose first nic is on default; this one's is on {network}"),
+        format!("ports can be published only if the first nic is on default; it is on {network}"),
     )
     .field("spec.publish")
     .hint(format!(
-        "on {network} others reach the guest at its own address; or name default first"
+        "on {network}, other machines reach the guest at its own address; or list default first"
     ))
 }
 
-/// In no node's subnet.
+/// The address is not in any node's subnet.
 pub fn address_outside(index: usize, address: Ipv4Addr, subnets: &[String]) -> Problem {
     Problem::new(
         422,
         "address-outside-subnet",
-        format!("{address} lies in no node's subnet"),
+        format!("{address} is not in the subnet of any node"),
     )
     .field(address_of(index))
     .hint(if subnets.is_empty() {
-        "no node has joined yet; without an address one is chosen".to_owned()
+        "no node has joined yet; omit the address, and waifud chooses one".to_owned()
     } else {
-        format!("{}; without an address one is chosen", subnets.join(", "))
+        format!(
+            "{}; omit the address, and waifud chooses one",
+            subnets.join(", ")
+        )
     })
 }
 
-/// In the subnet of another node than the one asked for.
+/// The address is in the subnet of another node than the requested one.
 pub fn address_elsewhere(
     index: usize,
     address: Ipv4Addr,
@@ -309,15 +320,15 @@ pub fn address_elsewhere(
     Problem::new(
         422,
         "address-on-other-node",
-        format!("{address} lies in {net}, which is {home}'s, and {wanted} was asked for"),
+        format!("{address} is in {net}, the subnet of {home}, but node {wanted} was requested"),
     )
     .field(address_of(index))
     .hint(format!(
-        "choose an address of {wanted}'s subnet, or leave --node out and it goes to {home}"
+        "choose an address in {wanted}'s subnet, or omit --node to place the instance on {home}"
     ))
 }
 
-/// It has a meaning of its own.
+/// The address is reserved in its node's subnet.
 pub fn address_reserved(
     index: usize,
     address: Ipv4Addr,
@@ -327,10 +338,10 @@ pub fn address_reserved(
 ) -> Problem {
     Problem::new(422, "address-reserved", format!("{address} {what}"))
         .field(address_of(index))
-        .hint(format!("choose another address of {home}'s subnet {net}"))
+        .hint(format!("choose another address in {home}'s subnet {net}"))
 }
 
-/// Another has it.
+/// Another instance has the address.
 pub fn address_taken(index: usize, address: Option<Ipv4Addr>, owner: Option<&Name>) -> Problem {
     let address = address.map_or_else(|| "the address".to_owned(), |a| a.to_string());
     let owner = owner.map_or("another instance", |name| name.as_str());
@@ -340,10 +351,10 @@ pub fn address_taken(index: usize, address: Option<Ipv4Addr>, owner: Option<&Nam
         format!("{address} belongs to {owner}"),
     )
     .field(address_of(index))
-    .hint("choose another; an address is free once the node has confirmed that its owner is gone")
+    .hint("choose another address; an address becomes free when the node has confirmed that its instance is destroyed")
 }
 
-/// Ports begin with 1.
+/// Port 0 is not valid.
 pub fn port_zero(index: usize, field: &str) -> Problem {
     crate::problems::out_of_range(
         &format!("spec.publish[{index}].{field}"),
@@ -353,29 +364,29 @@ pub fn port_zero(index: usize, field: &str) -> Problem {
     )
 }
 
-/// waifud listens there.
+/// The port is reserved for waifud.
 pub fn port_reserved(index: usize, port: u16) -> Problem {
     Problem::new(
         422,
         "port-reserved",
-        format!("port {port} is one of waifud's own"),
+        format!("port {port} is reserved for waifud"),
     )
     .field(format!("spec.publish[{index}].port"))
-    .hint("choose another port of the node; the guest's may stay: PORT:GUESTPORT")
+    .hint("choose another node port; the guest port can stay: PORT:GUESTPORT")
 }
 
-/// Twice in one list.
-pub fn port_twice(index: usize, port: u16) -> Problem {
+/// The port is listed twice.
+pub fn duplicate_port(index: usize, port: u16) -> Problem {
     Problem::new(
         422,
         "duplicate-port",
-        format!("port {port} is in the list twice"),
+        format!("port {port} is listed twice"),
     )
     .field(format!("spec.publish[{index}].port"))
-    .hint("a port of the node leads to one port of one guest")
+    .hint("a node port can lead to only one port of one guest")
 }
 
-/// It leads to another instance.
+/// Another instance publishes the port.
 pub fn port_taken(to: &PublishSpec, node: &Name, owner: Option<&Name>) -> Problem {
     let owner = owner.map_or("another instance", |name| name.as_str());
     Problem::new(
@@ -388,87 +399,81 @@ pub fn port_taken(to: &PublishSpec, node: &Name, owner: Option<&Name>) -> Proble
         ),
     )
     .field("spec.publish")
-    .hint("choose another port of the node: PORT:GUESTPORT; or waifuctl unpublish the other one first")
+    .hint("choose another node port (PORT:GUESTPORT), or unpublish the other one first with waifuctl unpublish")
 }
 
-/// A nic has it.
+/// Another nic has the MAC address.
 pub fn mac_taken() -> Problem {
-    Problem::new(409, "mac-taken", "another instance has that MAC address")
+    Problem::new(409, "mac-taken", "another instance has this MAC address")
         .field("mac")
-        .hint("leave mac out and one is chosen")
+        .hint("omit mac, and waifud chooses one")
 }
 
-/// A network has the name.
+/// Another network has the name.
 pub fn network_name_taken(name: &Name) -> Problem {
     Problem::new(
         409,
         "network-name-taken",
-        format!("there is a network {name} already"),
+        format!("a network named {name} already exists"),
     )
     .field("name")
-    .hint("waifuctl network list; choose another name")
+    .hint("choose another name; waifuctl network list shows the networks")
 }
 
-/// Another network is the bridge.
+/// Another network uses the bridge.
 pub fn bridge_taken(bridge: &str, owner: Option<&Name>) -> Problem {
     let owner = owner.map_or("another network", |name| name.as_str());
     Problem::new(
         409,
         "bridge-in-use",
-        format!("bridge {bridge} is network {owner} already"),
+        format!("network {owner} already uses bridge {bridge}"),
     )
     .field("bridge")
     .hint(format!(
-        "use {owner}, or delete it first if no instance does"
+        "use {owner}, or delete it first if no instance uses it"
     ))
 }
 
-/// Not a name for a bridge.
+/// The text is not a valid bridge name.
 pub fn bad_bridge(text: &str, most: usize) -> Problem {
     let shown: String = text.chars().take(80).collect();
     Problem::new(
         422,
         "invalid-bridge",
-        format!("{shown:?} is not a name for a bridge"),
+        format!("{shown:?} is not a valid bridge name"),
     )
     .field("bridge")
     .hint(format!(
-        "1 to {most} of a-z, A-Z, 0-9, -, _ and ., such as br0; `ip link show type bridge` lists a node's"
+        "use 1 to {most} characters of a-z, A-Z, 0-9, -, _ and ., for example br0; `ip link show type bridge` lists the bridges of a node"
     ))
 }
 
-/// There is such a bridge, and guests can't be on it.
-pub fn bridge_unfit(bridge: &str, why: &str) -> Problem {
+/// Guests cannot use the bridge.
+pub fn unsuitable_bridge(bridge: &str, why: &str) -> Problem {
     Problem::new(422, "unsuitable-bridge", format!("{bridge} {why}"))
         .field("bridge")
-        .hint("make a bridge with a wired uplink on the node: docs/guides/lan.md")
+        .hint("create a bridge with a wired uplink on the node: docs/guides/lan.md")
 }
 
-/// It is every node's own.
-pub fn default_network_stays() -> Problem {
+/// The network `default` cannot be deleted.
+pub fn default_network_is_permanent() -> Problem {
     Problem::new(
         409,
         "default-network",
-        "default is every node's own network and stays",
+        "the network default cannot be deleted",
     )
     .field("name")
-    .hint("only networks that were added can be deleted")
+    .hint("only networks that an administrator added can be deleted")
 }
 
-/// Instances have nics on it.
+/// Instances use the network.
 pub fn network_in_use(name: &Name, count: u64, users: &[Name]) -> Problem {
-    let named: Vec<_> = users.iter().map(Name::as_str).collect();
-    let more = count.saturating_sub(users.len() as u64);
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!(" and {more} more")
-    };
+    let users = crate::problems::list_names(users, count);
     Problem::new(
         409,
         "network-in-use",
-        format!("{name} is used by {}{more}", named.join(", ")),
+        format!("{name} is used by {users}"),
     )
     .field("name")
-    .hint("delete these instances first; one that is being destroyed uses it until its node has confirmed that")
+    .hint("delete these instances first; an instance being deleted uses the network until its node confirms the deletion")
 }

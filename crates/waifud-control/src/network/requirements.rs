@@ -1,7 +1,6 @@
-//! What an instance wants of its node's network: an address, and ports of the node that lead to it.
+//! The network requirements of an instance: addresses and published ports.
 //!
-//! Checked in two parts: what the request alone can tell, and, in the transaction that writes it down, what others
-//! have.
+//! They are checked in two steps: without the database, and in the transaction that stores them, against other instances.
 
 use std::net::Ipv4Addr;
 
@@ -16,16 +15,16 @@ use crate::network::problems as network_problems;
 use crate::network::subnet;
 use crate::problems;
 
-/// The network that each node routes.
+/// The name of the routed network of each node.
 pub const DEFAULT: &str = "default";
 
-/// Networks that a refusal names at most.
+/// The maximum number of networks named in a refusal.
 const NETWORKS_NAMED: u32 = 10;
 
-/// Published ports of one instance at most.
+/// The maximum number of published ports of one instance.
 const PUBLISHED_MAX: usize = 256;
 
-/// What waifud itself listens on, or may: API, peer port, mesh, metadata.
+/// The ports that waifud uses: API, peer port, mesh, metadata.
 const OWN_PORTS: [(Protocol, u16); 4] = [
     (Protocol::Tcp, 7373),
     (Protocol::Tcp, 7374),
@@ -39,31 +38,33 @@ pub fn publish(wanted: &[Publish]) -> Result<Vec<PublishSpec>, Problem> {
         return Err(problems::too_many("spec.publish", PUBLISHED_MAX));
     }
     let mut checked: Vec<PublishSpec> = Vec::with_capacity(wanted.len());
-    for (index, wish) in wanted.iter().enumerate() {
-        let guest_port = wish.guest_port.unwrap_or(wish.port);
-        for (field, port) in [("port", wish.port), ("guest_port", guest_port)] {
+    for (index, port_request) in wanted.iter().enumerate() {
+        let guest_port = port_request.guest_port.unwrap_or(port_request.port);
+        for (field, port) in [("port", port_request.port), ("guest_port", guest_port)] {
             if port == 0 {
                 return Err(network_problems::port_zero(index, field));
             }
         }
-        if OWN_PORTS.contains(&(wish.protocol, wish.port)) {
-            return Err(network_problems::port_reserved(index, wish.port));
+        if OWN_PORTS.contains(&(port_request.protocol, port_request.port)) {
+            return Err(network_problems::port_reserved(index, port_request.port));
         }
-        let same = |other: &PublishSpec| (other.protocol, other.port) == (wish.protocol, wish.port);
+        let same = |other: &PublishSpec| {
+            (other.protocol, other.port) == (port_request.protocol, port_request.port)
+        };
         if checked.iter().any(same) {
-            return Err(network_problems::port_twice(index, wish.port));
+            return Err(network_problems::duplicate_port(index, port_request.port));
         }
         checked.push(PublishSpec {
-            port: wish.port,
+            port: port_request.port,
             guest_port,
-            protocol: wish.protocol,
+            protocol: port_request.protocol,
         });
     }
     checked.sort();
     Ok(checked)
 }
 
-/// Refuses ports of a node for a guest that would not answer through that node.
+/// Refuses published ports for an instance whose first nic is not on `default`, since its answers bypass the node.
 pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(), Problem> {
     match spec.nics.first() {
         Some(nic) if !publish.is_empty() && !is_default(&nic.network) => {
@@ -73,7 +74,7 @@ pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(),
     }
 }
 
-/// Refuses nics on networks that there are not, and addresses that are not theirs to have.
+/// Refuses nics on unknown networks, and addresses that an instance cannot have.
 pub fn check(
     tx: &ReadTx<'_>,
     spec: &InstanceSpec,
@@ -109,7 +110,7 @@ pub fn check(
     super::address_owners::check(tx, spec)
 }
 
-/// Refuses a fixed address on `default` that no node can give, or not the one that was asked for.
+/// Refuses a fixed address on `default` that is not in the subnet of a node, or not of the requested node.
 fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(), Problem> {
     let Some((index, address)) = fixed(spec) else {
         return Ok(());
@@ -122,12 +123,12 @@ fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(),
         return Err(network_problems::address_outside(index, address, &subnets));
     };
     let net = home.subnet;
-    let meaning = [
-        (net.network(), "names the subnet"),
+    let reserved = [
+        (net.network(), "is the subnet's network address"),
         (net.broadcast(), "is the subnet's broadcast address"),
         (subnet::gateway(net), "is the gateway"),
     ];
-    if let Some((_, what)) = meaning.iter().find(|(reserved, _)| *reserved == address) {
+    if let Some((_, what)) = reserved.iter().find(|(other, _)| *other == address) {
         return Err(network_problems::address_reserved(
             index, address, what, &home.name, net,
         ));
@@ -140,7 +141,7 @@ fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(),
     }
 }
 
-/// The problem that a fixed address has an owner.
+/// The problem of a fixed address that another instance has.
 pub fn address_taken(
     tx: &ReadTx<'_>,
     index: usize,
@@ -161,7 +162,7 @@ pub fn address_taken(
     ))
 }
 
-/// Refuses a fixed address that has an owner.
+/// Refuses a fixed address that another instance has.
 pub fn check_address_is_free(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
     for (index, nic) in spec.nics.iter().enumerate() {
         if let Some(address) = nic.address
@@ -173,16 +174,16 @@ pub fn check_address_is_free(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(),
     Ok(())
 }
 
-/// Why a node can't take an instance into its network.
+/// Why an instance does not fit into the network of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Obstacle {
-    /// The node's part, as a verdict says it.
+    /// The text for the verdict on the node.
     pub verdict: String,
-    /// What is waited for.
+    /// What the instance waits for.
     pub waits_for: String,
 }
 
-/// The address that the instance gets on `default` of the node, if it has a nic there, or what stands in its way.
+/// The address for the instance on `default` of the node, if it has a nic there, or the obstacle.
 pub fn fit(
     tx: &ReadTx<'_>,
     spec: &InstanceSpec,
@@ -204,20 +205,23 @@ pub fn fit(
     if let Some((_, address)) = fixed(spec) {
         return Ok(if node.unmanaged_addresses.contains(&address) {
             Err(Obstacle {
-                verdict: format!("something unmanaged on it has {address}"),
-                waits_for: format!("{address}, which something unmanaged on {} has", node.name),
+                verdict: format!("an unmanaged instance on it has {address}"),
+                waits_for: format!(
+                    "{address}, which an unmanaged instance on {} has",
+                    node.name
+                ),
             })
         } else if net.contains(&address) {
             Ok(Some(address))
         } else {
             Err(Obstacle {
-                verdict: format!("its subnet {net} does not hold {address}"),
-                waits_for: format!("the node whose subnet holds {address}"),
+                verdict: format!("{address} is not in its subnet {net}"),
+                waits_for: format!("the node whose subnet contains {address}"),
             })
         });
     }
     let mut taken = tx.taken_addresses(net)?;
-    // What runs there in nobody's list keeps its addresses.
+    // Unmanaged instances on the node keep their addresses.
     taken.extend(&node.unmanaged_addresses);
     taken.sort_unstable();
     taken.dedup();
@@ -228,7 +232,7 @@ pub fn fit(
     }))
 }
 
-/// Makes these the ports of the instance's node that lead to it, once it has a node.
+/// Reserves the published ports on the instance's node, if it has one.
 pub fn reserve_ports(
     tx: &mut WriteTx<'_>,
     row: &InstanceRow,
@@ -253,13 +257,13 @@ pub fn reserve_ports(
         })
 }
 
-/// The address on `default` that was asked for, and its nic; before placement only such are in a spec.
+/// The requested address on `default` and its nic. Before placement, a spec contains only requested addresses.
 fn fixed(spec: &InstanceSpec) -> Option<(usize, Ipv4Addr)> {
     let mut nics = spec.nics.iter().enumerate();
     nics.find_map(|(index, nic)| Some((index, nic.address.filter(|_| is_default(&nic.network))?)))
 }
 
-/// Whether it is the network that each node routes.
+/// Whether the network is `default`.
 pub fn is_default(network: &Name) -> bool {
     network.as_str() == DEFAULT
 }

@@ -1,4 +1,4 @@
-//! Subnets for nodes and addresses for guests: pure functions that pick what nobody has.
+//! Allocation of subnets for nodes and of addresses for guests, as pure functions.
 
 use std::net::Ipv4Addr;
 
@@ -7,15 +7,15 @@ use waifud_types::MacAddr;
 
 use crate::env::Entropy;
 
-/// Bits of a node's subnet's prefix.
+/// The prefix length of a node's subnet.
 pub const NODE_PREFIX: u8 = 24;
 
-/// The gateway's MAC address on every node, so that a guest that moves keeps its neighbour entry. Locally
-/// administered (bit 1 of the first byte, IEEE 802-2014, 8.2.2).
+/// The MAC address of the gateway on every node, so that a moved guest keeps its neighbour entry. Locally administered (bit
+/// 1 of the first byte, IEEE 802-2014, 8.2.2).
 pub const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0x77, 0x61, 0x69, 0x66, 0x75]);
 
-/// The first /24 of the range that no node has and no route overlaps. The very first one is left out: 10.144.0.0/24
-/// is where people who number by hand begin.
+/// The first /24 of the range that no node has and no route overlaps. The first one of the range is skipped, since it is the
+/// most likely to be used manually.
 pub fn free_subnet(range: Ipv4Net, taken: &[Ipv4Net], routes: &[Ipv4Net]) -> Option<Ipv4Net> {
     range
         .subnets(NODE_PREFIX.max(range.prefix_len()))
@@ -29,7 +29,7 @@ pub fn free_subnet(range: Ipv4Net, taken: &[Ipv4Net], routes: &[Ipv4Net]) -> Opt
         })
 }
 
-/// Whether a route gets in a subnet's way. A default route leads everywhere and means nothing here.
+/// Whether a route overlaps a subnet. A default route is ignored.
 pub fn overlap(route: Ipv4Net, subnet: Ipv4Net) -> bool {
     route.prefix_len() > 0 && (subnet.contains(&route) || route.contains(&subnet))
 }
@@ -39,7 +39,7 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     subnet.hosts().next().unwrap_or(subnet.network())
 }
 
-/// The lowest host address after the gateway that is not in `taken` (ascending).
+/// The lowest host address after the gateway that is not in `taken`, which is sorted.
 pub fn free_address(subnet: Ipv4Net, taken: &[Ipv4Addr]) -> Option<Ipv4Addr> {
     let mut taken = taken.iter().copied().peekable();
     subnet.hosts().skip(1).find(|address| {
@@ -48,7 +48,7 @@ pub fn free_address(subnet: Ipv4Net, taken: &[Ipv4Addr]) -> Option<Ipv4Addr> {
     })
 }
 
-/// A MAC address for a guest that `taken` does not know.
+/// An unused MAC address for a guest.
 pub fn free_mac<E>(
     entropy: &dyn Entropy,
     mut taken: impl FnMut(MacAddr) -> Result<bool, E>,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn subnets_avoid_nodes_and_routes_but_not_the_default_route() {
+    fn subnets_avoid_those_of_nodes_and_routes_except_the_default_route() {
         let range = net("10.144.0.0/12");
         let routes = [net("0.0.0.0/0"), net("10.144.1.0/25"), net("10.144.2.0/23")];
         assert_eq!(free_subnet(range, &[], &routes), Some(net("10.144.4.0/24")));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_given_from_the_one_after_the_gateway_until_none_is_left() {
+    fn addresses_are_allocated_after_the_gateway_until_none_is_free() {
         let subnet = net("10.144.1.0/24");
         assert_eq!(gateway(subnet), Ipv4Addr::new(10, 144, 1, 1));
         let mut taken = Vec::new();

@@ -1,44 +1,37 @@
-//! What administrators do with nodes: names and labels that placement asks for, and removal of one that will not come back.
+//! Administration of nodes: names, labels, and removal of nodes that will not return.
 //!
-//! Removal is an operator's word, never waifud's conclusion: a node that is silent keeps its instances. What runs on a
-//! removed machine runs on; nobody is given its addresses before the subnet is purged.
-
-use std::collections::BTreeMap;
+//! Only an operator removes a node; an unreachable node keeps its instances. Guests on a removed node keep running, and
+//! their addresses are not reused before the subnet is purged.
 
 use waifud_api::{Node, UpdateNode};
 use waifud_store::{NodeRow, ReadTx, WriteTx};
 use waifud_types::{Digest, Name, NodeId};
 
+use super::list::find_node;
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::instances::validate;
 use crate::nodes::problems as node_problems;
-use crate::{Control, ControlError, problems};
+use crate::{Control, ControlError};
 
-/// How many instances a refusal names.
+/// The number of instances named in a refusal.
 const NAMED: usize = 3;
 
 impl Control {
-    /// Renames a node, and sets and removes its labels. The node itself does not hear of them, and what it reports does not undo them.
+    /// Renames a node, and sets and removes labels. The node's own reports do not undo them.
     pub async fn update_node(
         &self,
         name_or_id: &str,
         change: UpdateNode,
         cause: Cause,
     ) -> Result<Node, ControlError> {
-        let set: BTreeMap<String, String> = change
-            .labels
-            .iter()
-            .filter_map(|(key, value)| Some((key.clone(), value.clone()?)))
-            .collect();
-        validate::labels("labels", &set)?;
+        validate::changed_labels(&change.labels)?;
         let control = self.clone();
         let wanted = name_or_id.to_owned();
         let id = self
-            .shared
-            .store
+            .store()
             .write(move |tx| {
-                let mut row = find(tx, &wanted)?;
+                let mut row = find_node(tx, &wanted)?;
                 if let Some(name) = change.name.filter(|name| *name != row.name) {
                     control.rename_node_in(tx, &mut row, name, &cause)?;
                 }
@@ -57,9 +50,9 @@ impl Control {
                         "node.updated",
                         event_builder::node(row.id, &row.name),
                         &cause,
-                        "other labels",
+                        "labels changed",
                     ))?;
-                    // Somebody may have waited for one of them.
+                    // An instance may wait for one of the labels.
                     control.place_waiting(tx)?;
                 }
                 Ok::<_, ControlError>(row.id)
@@ -68,7 +61,7 @@ impl Control {
         self.node(&id.to_string()).await
     }
 
-    /// Gives a node another name. It hears of it, and whatever it calls itself, it keeps that name.
+    /// Renames a node. The node receives the name; the name in its own configuration has no effect.
     fn rename_node_in(
         &self,
         tx: &mut WriteTx<'_>,
@@ -85,17 +78,17 @@ impl Control {
             "node.renamed",
             event_builder::node(row.id, &name),
             cause,
-            format!("it was called {}", row.name),
+            format!("renamed from {}", row.name),
         ))?;
         tx.rename_node(row.id, &name, revision)?;
         tx.rename_node_key(row.id, &name)?;
         row.name = name;
-        // Somebody may have waited for a node of this name.
+        // An instance may wait for a node of this name.
         self.place_waiting(tx)
     }
 
-    /// Forgets a node and its key. Refused while instances are on it that nobody deleted. With `purge`, others may have
-    /// its subnet; that can be said later, too.
+    /// Removes a node and its key. Refused while it has instances that are not deleted. `purge` also releases its subnet,
+    /// which can be done later, too.
     pub async fn remove_node(
         &self,
         name_or_id: &str,
@@ -105,14 +98,13 @@ impl Control {
         let control = self.clone();
         let wanted = name_or_id.to_owned();
         let (removed, images) = self
-            .shared
-            .store
+            .store()
             .write(move |tx| control.remove_node_in(tx, &wanted, purge, &cause))
             .await?;
         if let Some(node) = removed {
-            self.shared.live.forget_node(node);
+            self.contacts().forget(node);
         }
-        self.collect_images(images).await;
+        self.images().collect(images).await;
         Ok(())
     }
 
@@ -123,12 +115,12 @@ impl Control {
         purge: bool,
         cause: &Cause,
     ) -> Result<(Option<NodeId>, Vec<Digest>), ControlError> {
-        let gone = match find(tx, wanted) {
+        let removed = match find_node(tx, wanted) {
             Ok(row) => self
                 .forget(tx, &row, cause)
                 .map(|images| (Some(row.id), images))?,
             Err(not_found) => match only_admitted(tx, wanted)? {
-                // It was let in and never heard of.
+                // The node was admitted and has never sent a hello.
                 Some(id) => {
                     tx.forget_node_key(id)?;
                     (Some(id), Vec::new())
@@ -140,7 +132,7 @@ impl Control {
         if purge {
             tx.purge_node(wanted)?;
         }
-        Ok(gone)
+        Ok(removed)
     }
 
     fn forget(
@@ -168,7 +160,7 @@ impl Control {
         }
         let mut images = Vec::new();
         for row in deleted {
-            let message = format!("{} was removed before it confirmed", node.name);
+            let message = format!("{} was removed before it confirmed the deletion", node.name);
             images.push(self.remove(tx, &row, cause, &message)?);
         }
         tx.emit(&event_builder::event(
@@ -177,7 +169,7 @@ impl Control {
             event_builder::node(node.id, &node.name),
             cause,
             format!(
-                "its key is forgotten; nobody is given {} before it is purged",
+                "its key is removed; {} stays reserved until the node is purged",
                 node.subnet
             ),
         ))?;
@@ -186,17 +178,6 @@ impl Control {
         self.place_waiting(tx)?;
         Ok(images)
     }
-}
-
-fn find(tx: &ReadTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
-    if let Some(row) = tx.node_named(wanted)? {
-        return Ok(row);
-    }
-    let by_id = match wanted.parse::<NodeId>() {
-        Ok(id) => tx.node(id)?,
-        Err(_) => None,
-    };
-    by_id.ok_or_else(|| problems::not_found("node", wanted).into())
 }
 
 fn only_admitted(tx: &ReadTx<'_>, wanted: &str) -> Result<Option<NodeId>, ControlError> {

@@ -1,9 +1,8 @@
-//! After a machine was restarted, what ran on it does not run until its agent says so.
+//! After a machine restarts, its instances are stopped until its agent reports otherwise.
 //!
-//! A power cut leaves the last status of every guest as it was: running, ready. Each node says which boot of its machine
-//! it runs in; another one than before means that everything on this node went off, and says nothing of other nodes.
-//! waifud may be up long before the agent on its own machine, so it looks at its own boot, too: nodes that were last
-//! heard of in the boot that waifud ran in before are on this machine.
+//! After a power failure the stored status of each guest is still running. Each node reports its boot id; a new one means
+//! that all guests of this node, and only of this node, are off. waifud may start long before the agent on its own machine,
+//! so it also checks its own boot id: nodes with waifud's previous boot id are on the same machine.
 
 use waifud_store::{InstanceRow, NodeRow, WriteTx};
 use waifud_types::status::{InstanceStatus, StoppedBy};
@@ -15,19 +14,18 @@ use crate::events::event_builder::EventExt;
 use crate::{Control, ControlError};
 
 impl Control {
-    /// Notes which boot of waifud's own machine this is; after another one, nothing runs on the nodes that are on it.
+    /// Records the boot id of waifud's machine. After a restart, the instances on the same machine are marked as stopped.
     /// Call it before serving.
     pub async fn note_boot(&self, boot: BootId) -> Result<(), ControlError> {
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let Some(before) = tx.note_boot(boot)?.filter(|before| *before != boot) else {
                     return Ok(());
                 };
                 for node in tx.nodes("", u32::MAX)? {
                     if node.boot_id == Some(before) {
-                        control.learn_boot(tx, &node, boot)?;
+                        control.record_boot(tx, &node, boot)?;
                     }
                 }
                 Ok::<_, ControlError>(())
@@ -35,8 +33,8 @@ impl Control {
             .await
     }
 
-    /// Notes which boot of its machine a node runs in; after another one, nothing runs on it.
-    pub(crate) fn learn_boot(
+    /// Records the boot id of a node. After a restart, its instances are marked as stopped.
+    pub(crate) fn record_boot(
         &self,
         tx: &mut WriteTx<'_>,
         node: &NodeRow,
@@ -47,7 +45,7 @@ impl Control {
         }
         tx.set_node_boot(node.id, boot)?;
         if node.boot_id.is_none() {
-            // The first that is heard of means nothing.
+            // The first boot id is not a restart.
             return Ok(());
         }
         for id in tx.instances_on(node.id)? {
@@ -62,7 +60,7 @@ impl Control {
                 "instance.stopped",
                 event_builder::instance(row.id, &row.name),
                 &Cause::system(),
-                format!("its host, node {}, was restarted", node.name),
+                format!("node {} was restarted", node.name),
             )
             .reason("host");
             tx.emit(&event)?;
@@ -72,7 +70,7 @@ impl Control {
     }
 }
 
-/// What a restart makes of an instance; null when nothing of it was running.
+/// The status of an instance after a restart of its node; `None` if it was off.
 fn after_boot(row: &InstanceRow) -> Option<InstanceStatus> {
     let ran = matches!(
         row.status.state,

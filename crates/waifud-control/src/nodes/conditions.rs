@@ -1,4 +1,4 @@
-//! Conditions that nodes report become history when they begin and when they end.
+//! Events for conditions of nodes that begin, change their reason, or end.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::events::event_builder;
 use crate::events::event_builder::EventExt;
 use crate::{Control, ControlError};
 
-/// A reason, and a text.
-type StatusEvent = (String, String);
+/// A reason and a message.
+type ConditionEvent = (String, String);
 
-/// What began and what ended.
-fn changes(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
+/// The conditions that began or ended.
+fn changes(old: &[Condition], new: &[Condition]) -> Vec<ConditionEvent> {
     let (old, new) = (bad(old), bad(new));
     let began = new
         .iter()
@@ -23,11 +23,11 @@ fn changes(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
     let ended = old
         .keys()
         .filter(|kind| !new.contains_key(*kind))
-        .map(|kind| ("ok".to_owned(), format!("{kind}: well again")));
+        .map(|kind| ("ok".to_owned(), format!("{kind}: resolved")));
     began.chain(ended).collect()
 }
 
-/// What is not well, by its kind: one of each.
+/// The bad conditions by kind, one of each.
 fn bad(list: &[Condition]) -> BTreeMap<&str, &Condition> {
     let bad = list.iter().rev().filter(|condition| !condition.ok);
     bad.map(|condition| (condition.kind.as_str(), condition))
@@ -35,8 +35,8 @@ fn bad(list: &[Condition]) -> BTreeMap<&str, &Condition> {
 }
 
 impl Control {
-    /// Tells of conditions of a node that began or ended.
-    pub(super) fn tell_conditions(
+    /// Writes an event for each condition of a node that began or ended.
+    pub(super) fn emit_conditions(
         &self,
         tx: &mut WriteTx<'_>,
         row: &NodeRow,
@@ -61,19 +61,19 @@ mod tests {
             kind: kind.to_owned(),
             ok,
             reason: reason.to_owned(),
-            message: "so it is".to_owned(),
+            message: "message".to_owned(),
             since: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 
     #[test]
-    fn what_begins_changes_its_reason_or_ends_is_told_and_what_stays_is_not() {
+    fn only_conditions_that_begin_change_or_end_cause_events() {
         let low = [condition("state-dir", false, "low")];
         let full = [condition("state-dir", false, "full")];
         let well = [condition("state-dir", true, "fine")];
         let reasons = |old, new| {
-            let told = changes(old, new).into_iter();
-            told.map(|(reason, _)| reason).collect::<Vec<_>>()
+            let events = changes(old, new).into_iter();
+            events.map(|(reason, _)| reason).collect::<Vec<_>>()
         };
         assert_eq!(reasons(&[], &low), ["low"]);
         assert_eq!(reasons(&low, &full), ["full"]);

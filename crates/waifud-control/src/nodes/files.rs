@@ -7,31 +7,29 @@ use waifud_types::{Digest, NodeId};
 use crate::{Control, ControlError, problems};
 
 impl Control {
-    /// Where the file of an image is, for a node that has an instance made from it.
+    /// The path of an image file, for a node with an instance of the image.
     pub(crate) async fn image_for(
         &self,
         node: NodeId,
         digest: Digest,
     ) -> Result<PathBuf, ControlError> {
-        let may = self
-            .shared
-            .store
+        let allowed = self
+            .store()
             .read(move |tx| tx.image_is_on(digest, node))
             .await?;
-        if !may {
+        if !allowed {
             return Err(problems::not_found("image", &digest.to_string()).into());
         }
-        self.image_file(digest).await
+        self.images().verified_file(digest).await
     }
 
-    /// The ciphertext of a bundle of one of the node's instances.
+    /// The ciphertext of the bundle of one of the node's instances.
     pub(crate) async fn bundle(
         &self,
         node: NodeId,
         digest: Digest,
     ) -> Result<Vec<u8>, ControlError> {
-        self.shared
-            .store
+        self.store()
             .read(move |tx| tx.bundle_ciphertext(digest, node))
             .await?
             .ok_or_else(|| problems::not_found("bundle", &digest.to_string()).into())

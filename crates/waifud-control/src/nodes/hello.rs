@@ -1,4 +1,4 @@
-//! Hello: a node introduces itself, and is registered the first time.
+//! Hello: a node sends its facts at each connection, and is registered the first time.
 
 use waifud_api::agent::bounds::OutOfBounds;
 use waifud_api::agent::{Hello, Welcome};
@@ -9,12 +9,12 @@ use waifud_types::{Name, NodeId};
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::network::subnet;
-use crate::nodes::live::Sign;
+use crate::nodes::contacts::ContactTime;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
 impl Control {
-    /// Takes in what a node says of itself. Its certificate has said which one it is; the first time it is registered.
+    /// Stores the facts of a node, which its certificate identifies. The first time, the node is registered.
     pub async fn hello(
         &self,
         node: NodeId,
@@ -23,17 +23,16 @@ impl Control {
         request_id: &str,
     ) -> Result<Welcome, ControlError> {
         hello.check().map_err(|error| out_of_bounds(&error))?;
-        self.must_have_budget(node)?;
+        self.require_budget(node)?;
         let request_id = request_id.to_owned();
         let (used, pools, clock) = (hello.facts.used, hello.facts.pools.clone(), hello.now);
         let control = self.clone();
         let cost = self
-            .shared
-            .store
+            .store()
             .write(move |tx| {
                 let before = tx.newest();
-                // The name that it was let in by, or that an administrator gave it since. What it calls itself decides
-                // nothing: instances are pinned to names.
+                // The name of the admission or of a later rename. The name in the hello has no effect, since instances are
+                // pinned to names.
                 let name = tx
                     .node_key(node)?
                     .ok_or_else(node_problems::unknown_node)?
@@ -43,15 +42,14 @@ impl Control {
                 Ok::<_, ControlError>(tx.newest() - before)
             })
             .await?;
-        self.shared.live.has_written(node, cost);
-        self.shared
-            .live
-            .record_contact(node, self.sign(), Some(clock));
-        self.shared.live.set_use(node, used, pools);
+        self.contacts().charge(node, cost);
+        self.contacts()
+            .record_contact(node, self.contact_time(), Some(clock));
+        self.contacts().record_load(node, used, pools);
         Ok(Welcome {
             node,
-            incarnation: self.shared.store.incarnation(),
-            addresses: self.shared.config.addresses.clone(),
+            incarnation: self.store().incarnation(),
+            addresses: self.config().addresses.clone(),
         })
     }
 
@@ -67,15 +65,15 @@ impl Control {
             return self.register(tx, node, name, hello, cause);
         };
         if let Some(boot) = hello.boot_id {
-            self.learn_boot(tx, &row, boot)?;
+            self.record_boot(tx, &row, boot)?;
         }
         if row.name != hello.name {
             tracing::info!(
-                node = %row.name, calls_itself = %hello.name,
-                "a node calls itself otherwise than waifud does; an administrator renames it: waifuctl node rename"
+                node = %row.name, configured = %hello.name,
+                "the name in a node's configuration differs from its name in waifud; an administrator can rename it: waifuctl node rename"
             );
         }
-        self.learn_facts(tx, &row, &hello.facts, cause)?;
+        self.record_facts(tx, &row, &hello.facts, cause)?;
         self.mark_reachable(tx, &row, cause)?;
         self.place_waiting(tx)
     }
@@ -88,7 +86,7 @@ impl Control {
         hello: &Hello,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let range = self.shared.config.guest_range;
+        let range = self.config().guest_range;
         let subnet = subnet::free_subnet(range, &tx.subnets()?, &hello.facts.routes)
             .ok_or_else(|| node_problems::no_subnet(&range.to_string()))?;
         let new = NewNode {
@@ -104,7 +102,7 @@ impl Control {
             event_builder::node(new.id, &new.name),
             cause,
             format!(
-                "{} CPUs, {} memory, {}, guests in {subnet}",
+                "{} CPUs, {} memory, {}, guest subnet {subnet}",
                 new.facts.capacity.cpus,
                 new.facts.capacity.memory_bytes,
                 new.facts.hypervisor.kind.as_str()
@@ -122,19 +120,19 @@ impl Control {
         self.place_waiting(tx)
     }
 
-    /// Stores what changed of a node's facts, beyond what only tells how much is in use.
-    pub(crate) fn learn_facts(
+    /// Stores changed facts of a node, except its load.
+    pub(crate) fn record_facts(
         &self,
         tx: &mut WriteTx<'_>,
         row: &NodeRow,
         facts: &NodeFacts,
         cause: &Cause,
     ) -> Result<bool, ControlError> {
-        if !matters(&row.facts, facts) {
+        if !differ(&row.facts, facts) {
             return Ok(false);
         }
         self.avoid_routes(tx, row, facts, cause)?;
-        self.tell_conditions(tx, row, &facts.conditions, cause)?;
+        self.emit_conditions(tx, row, &facts.conditions, cause)?;
         tx.emit(&event_builder::event(
             self.now(),
             "node.changed",
@@ -153,7 +151,7 @@ impl Control {
         Ok(true)
     }
 
-    /// Gives a node another subnet when it turns out to route to the one that it has, as long as nothing is in it.
+    /// Assigns another subnet to a node that has a route to its current one, as long as no instance uses it.
     fn avoid_routes(
         &self,
         tx: &mut WriteTx<'_>,
@@ -161,14 +159,14 @@ impl Control {
         facts: &NodeFacts,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let in_the_way = facts
+        let conflicts = facts
             .routes
             .iter()
             .any(|route| subnet::overlap(*route, row.subnet));
-        if !in_the_way || row.unmanaged_count > 0 || !tx.instances_on(row.id)?.is_empty() {
+        if !conflicts || row.unmanaged_count > 0 || !tx.instances_on(row.id)?.is_empty() {
             return Ok(());
         }
-        let range = self.shared.config.guest_range;
+        let range = self.config().guest_range;
         let Some(free) = subnet::free_subnet(range, &tx.subnets()?, &facts.routes) else {
             return Ok(());
         };
@@ -178,7 +176,7 @@ impl Control {
             event_builder::node(row.id, &row.name),
             cause,
             format!(
-                "guests in {free}: the node routes to {} otherwise",
+                "guest subnet changed to {free}: the node has another route to {}",
                 row.subnet
             ),
         );
@@ -187,23 +185,23 @@ impl Control {
         Ok(())
     }
 
-    /// A sign of life, now.
-    pub(crate) fn sign(&self) -> Sign {
-        Sign {
+    /// The time of a contact now.
+    pub(crate) fn contact_time(&self) -> ContactTime {
+        ContactTime {
             running: self.running(),
             at: self.now(),
         }
     }
 
-    /// Refuses to write down more for a node that had more written down than any needs.
-    pub(super) fn must_have_budget(&self, node: NodeId) -> Result<(), ControlError> {
-        if self.shared.live.may_write(node, self.running()) {
+    /// Refuses a report that exceeds the node's write budget.
+    pub(super) fn require_budget(&self, node: NodeId) -> Result<(), ControlError> {
+        if self.contacts().may_write(node, self.running()) {
             return Ok(());
         }
         Err(node_problems::too_many_changes().into())
     }
 
-    /// Notes that a node that was silent is heard of again.
+    /// Marks an unreachable node as reachable; returns whether that changed anything.
     pub(crate) fn mark_reachable(
         &self,
         tx: &mut WriteTx<'_>,
@@ -218,20 +216,20 @@ impl Control {
             "node.ready",
             event_builder::node(row.id, &row.name),
             cause,
-            "it is heard of again",
+            "in contact again",
         ))?;
         tx.set_node_reachable(row.id, true, self.now())?;
         Ok(true)
     }
 }
 
-/// Refuses what a node may not say.
+/// The problem of a value out of bounds.
 pub(super) fn out_of_bounds(error: &OutOfBounds) -> ControlError {
     node_problems::out_of_bounds(&error.field, &error.why).into()
 }
 
-/// Whether the facts differ in more than loads. How full a pool is counts when it moved by a sixteenth.
-pub(crate) fn matters(old: &NodeFacts, new: &NodeFacts) -> bool {
+/// Whether the facts differ in more than the load. The used space of a pool is compared with a tolerance of 1/16.
+pub(crate) fn differ(old: &NodeFacts, new: &NodeFacts) -> bool {
     let mut comparable = new.clone();
     comparable.used = old.used;
     for pool in &mut comparable.pools {

@@ -1,4 +1,4 @@
-//! How nodes get in: tokens, and the transaction that spends one and issues a certificate.
+//! Joining: join tokens, and the transaction that spends one and issues a node certificate.
 
 use waifud_api::Page;
 use waifud_api::join::{
@@ -15,11 +15,11 @@ use crate::events::event_builder;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer, env, problems};
 
-/// Tokens are listed for so long after they expired: a week.
+/// Tokens are listed for a week after they expire.
 const SHOWN_S: i64 = 7 * 86_400;
 
 impl Control {
-    /// Makes a token. Its text is in the answer and nowhere else.
+    /// Creates a token. Only the answer contains its text.
     pub async fn create_join_token(
         &self,
         wanted: CreateJoinToken,
@@ -28,12 +28,12 @@ impl Control {
     ) -> Result<CreatedJoinToken, ControlError> {
         let life = wanted.expires_in_s.unwrap_or(DEFAULT_LIFE_S);
         if !(60..=LIFE_MAX_S).contains(&life) {
-            let what = "how long the token lives, in seconds,";
+            let what = "the lifetime of the token";
             return Err(problems::out_of_range("expires_in_s", what, 60, LIFE_MAX_S).into());
         }
         let (now, mut secret, mut id) = (self.now(), [0; 32], [0; 4]);
-        self.shared.entropy.fill(&mut secret);
-        self.shared.entropy.fill(&mut id);
+        self.entropy().fill(&mut secret);
+        self.entropy().fill(&mut id);
         let row = JoinTokenRow {
             id: format!("{:08x}", u32::from_be_bytes(id)),
             name: wanted.name,
@@ -49,12 +49,11 @@ impl Control {
             object(&row.id),
             &cause,
             row.name.as_ref().map_or_else(
-                || "it lets one node in".to_owned(),
-                |name| format!("it lets node {name} in"),
+                || "for one node".to_owned(),
+                |name| format!("for node {name}"),
             ),
         );
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 tx.insert_join_token(&row, fingerprint(&secret), later(now, -SHOWN_S))?;
                 tx.emit(&event).map(drop)
@@ -62,9 +61,9 @@ impl Control {
             .await
             .map_err(|e: StoreError| e)?;
         let token = JoinToken {
-            ca: self.shared.authority.fingerprint(),
+            ca: self.authority().fingerprint(),
             secret: Secret::new(secret),
-            addresses: self.shared.config.addresses.clone(),
+            addresses: self.config().addresses.clone(),
         };
         Ok(CreatedJoinToken {
             info,
@@ -72,11 +71,10 @@ impl Control {
         })
     }
 
-    /// All tokens, the oldest first.
+    /// All tokens, oldest first.
     pub async fn join_tokens(&self) -> Result<Page<JoinTokenInfo>, ControlError> {
         let now = self.now();
-        self.shared
-            .store
+        self.store()
             .read(move |tx| {
                 let shown = tx.join_tokens()?.into_iter().map(|(row, node)| {
                     let spent = row.spent.map(|(id, _)| match node {
@@ -95,11 +93,10 @@ impl Control {
             .map_err(|e: StoreError| e.into())
     }
 
-    /// Makes a token worthless. A node that came in by it stays.
+    /// Revokes a token. A node that joined with it stays.
     pub async fn revoke_join_token(&self, id: String, cause: Cause) -> Result<(), ControlError> {
         let now = self.now();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 if !tx.delete_join_token(&id)? {
                     return Err(problems::not_found("join-token", &id).into());
@@ -109,34 +106,33 @@ impl Control {
                     "join-token.revoked",
                     object(&id),
                     &cause,
-                    "no node gets in by it any more",
+                    "revoked",
                 ))?;
                 Ok::<_, ControlError>(())
             })
             .await
     }
 
-    /// Refuses a join token that lets nobody in, before more of its request is read. `join` looks at it again.
-    pub(crate) async fn must_know_join_token(&self, secret: &str) -> Result<(), ControlError> {
+    /// Refuses an invalid join token before the request's body is read. `join` checks it again.
+    pub(crate) async fn require_join_token(&self, secret: &str) -> Result<(), ControlError> {
         let secret = join::secret_bytes(secret)
-            .map_err(|_| node_problems::join_token("it is none of ours"))?;
+            .map_err(|_| node_problems::join_token("it has an invalid format"))?;
         let digest = fingerprint(&secret);
         let now = self.now();
         let row = self
-            .shared
-            .store
+            .store()
             .read(move |tx| tx.join_token(digest))
             .await
             .map_err(|e: StoreError| e)?
-            .ok_or_else(|| node_problems::join_token("it is unknown, or was revoked"))?;
+            .ok_or_else(|| node_problems::join_token("it is unknown or was revoked"))?;
         if row.expires_at <= now {
             return Err(node_problems::join_token("it has expired").into());
         }
         Ok(())
     }
 
-    /// Lets a node in: spends the token, makes its key the node's and issues its certificate, in one transaction. The
-    /// same key may ask again until the token expires, as an answer can be lost.
+    /// Admits a node: spends the token, stores the node's key and issues its certificate, in one transaction. The same key
+    /// may repeat the request until the token expires, since an answer can be lost.
     pub async fn join(
         &self,
         request: JoinRequest,
@@ -145,7 +141,7 @@ impl Control {
     ) -> Result<Joined, ControlError> {
         let secret = request
             .secret()
-            .map_err(|_| node_problems::join_token("it is none of ours"))?;
+            .map_err(|_| node_problems::join_token("it has an invalid format"))?;
         let csr =
             NodeRequest::parse(&request.csr).map_err(|error| node_problems::bad_csr(&error))?;
         let cause = Cause::node(
@@ -155,11 +151,10 @@ impl Control {
         );
         let control = self.clone();
         let joined = self
-            .shared
-            .store
+            .store()
             .write(move |tx| control.join_in(tx, &request, fingerprint(&secret), &csr, &cause))
             .await?;
-        tracing::info!(node = %joined.name, from = %peer.from(), "a node was let in");
+        tracing::info!(node = %joined.name, from = %peer.from(), "a node was admitted");
         Ok(joined)
     }
 
@@ -174,18 +169,17 @@ impl Control {
         let (now, key) = (self.now(), csr.digest());
         let token = tx
             .join_token(secret)?
-            .ok_or_else(|| node_problems::join_token("it is unknown, or was revoked"))?;
+            .ok_or_else(|| node_problems::join_token("it is unknown or was revoked"))?;
         if token.expires_at <= now {
             return Err(node_problems::join_token("it has expired").into());
         }
         let known = match token.spent {
             Some((node, by)) => {
-                // The key may have been replaced since: then this one is worth nothing either.
+                // If the node's key was replaced since, this one is not valid any more.
                 let again = tx.node_key(node)?.filter(|row| row.key == key && by == key);
-                Some(
-                    again
-                        .ok_or_else(|| node_problems::join_token("another machine has used it"))?,
-                )
+                Some(again.ok_or_else(|| {
+                    node_problems::join_token("another machine has already used it")
+                })?)
             }
             None => None,
         };
@@ -194,16 +188,17 @@ impl Control {
             None => self.admit(tx, request, &token, key, now, cause)?,
         };
         let certificate = self
-            .shared
-            .authority
+            .authority()
             .issue_node(csr, row.node)
-            .map_err(|error| ControlError::Inconsistent(format!("no certificate: {error}")))?;
+            .map_err(|error| {
+                ControlError::Inconsistent(format!("issuing a certificate failed: {error}"))
+            })?;
         Ok(Joined {
             node: row.node,
             name: row.name,
             certificate,
-            ca: self.shared.authority.to_pem(),
-            addresses: self.shared.config.addresses.clone(),
+            ca: self.authority().to_pem(),
+            addresses: self.config().addresses.clone(),
         })
     }
 
@@ -221,13 +216,10 @@ impl Control {
             return Err(node_problems::join_other_name(&name).into());
         }
         let node = match (tx.node_id_named(&name)?, &token.name) {
-            // Only a token that says so gives a node to another key.
+            // Only a token for this node may replace its key.
             (Some(_), None) => return Err(node_problems::join_name_taken(&name).into()),
             (Some(node), Some(_)) => node,
-            (None, _) => NodeId::from_uuid(env::uuid(
-                self.shared.clock.as_ref(),
-                self.shared.entropy.as_ref(),
-            )),
+            (None, _) => NodeId::from_uuid(env::uuid(self.clock(), self.entropy())),
         };
         let row = NodeKeyRow { node, name, key };
         tx.put_node_key(&row, now).map_err(|error| match error {
@@ -240,25 +232,24 @@ impl Control {
             "node.admitted",
             event_builder::node(node, &row.name),
             cause,
-            format!("by token {} of {}", token.id, token.created_by),
+            format!("with token {} of {}", token.id, token.created_by),
         ))?;
         Ok(row)
     }
 
-    /// Whether the key is the one that the node is known by.
+    /// Whether the key is the node's current one.
     pub(crate) async fn is_admitted(
         &self,
         node: NodeId,
         key: Digest,
     ) -> Result<bool, ControlError> {
-        self.shared
-            .store
+        self.store()
             .read(move |tx| is_admitted(&tx, node, key))
             .await
     }
 }
 
-/// Whether the key is the one that the node is known by.
+/// Whether the key is the node's current one.
 pub(crate) fn is_admitted(
     tx: &ReadTx<'_>,
     node: NodeId,

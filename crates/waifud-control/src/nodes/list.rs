@@ -1,4 +1,4 @@
-//! Nodes as people see them.
+//! Reading nodes.
 
 use waifud_api::agent::Unmanaged;
 use waifud_api::{Node, Page};
@@ -14,31 +14,22 @@ impl Control {
     pub async fn node(&self, name_or_id: &str) -> Result<Node, ControlError> {
         let wanted = name_or_id.to_owned();
         let found = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
-                let row = match tx.node_named(&wanted)? {
-                    Some(row) => Some(row),
-                    None => match wanted.parse::<NodeId>() {
-                        Ok(id) => tx.node(id)?,
-                        Err(_) => None,
-                    },
-                };
-                let row = row.ok_or_else(|| problems::not_found("node", &wanted))?;
+                let row = find_node(&tx, &wanted)?;
                 let unmanaged = unmanaged(&tx, &row)?;
                 Ok::<_, ControlError>((row, unmanaged, tx.pool_promises()?))
             })
             .await?;
         let (row, unmanaged, promises) = found;
-        Ok(view::node(row, unmanaged, &promises, &self.shared.live))
+        Ok(view::node(row, unmanaged, &promises, self.contacts()))
     }
 
     /// A page of nodes, by name.
     pub async fn nodes(&self, page: PageRequest) -> Result<Page<Node>, ControlError> {
         let limit = page.limit;
         let (rows, promises, revision) = self
-            .shared
-            .store
+            .store()
             .read(move |tx| {
                 let rows = tx.nodes(page.after(), page.limit + 1)?;
                 let rows = rows.into_iter().map(|row| {
@@ -53,12 +44,24 @@ impl Control {
         Ok(Page {
             items: rows
                 .into_iter()
-                .map(|(row, unmanaged)| view::node(row, unmanaged, &promises, &self.shared.live))
+                .map(|(row, unmanaged)| view::node(row, unmanaged, &promises, self.contacts()))
                 .collect(),
             next,
             revision,
         })
     }
+}
+
+/// The node with the name or id, or a problem.
+pub(super) fn find_node(tx: &ReadTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
+    if let Some(row) = tx.node_named(wanted)? {
+        return Ok(row);
+    }
+    let by_id = match wanted.parse::<NodeId>() {
+        Ok(id) => tx.node(id)?,
+        Err(_) => None,
+    };
+    by_id.ok_or_else(|| problems::not_found("node", wanted).into())
 }
 
 fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {

@@ -3,11 +3,11 @@
 mod admin;
 mod boot;
 mod conditions;
+pub(crate) mod contacts;
 mod files;
 mod hello;
 pub(crate) mod joining;
 mod list;
-pub(crate) mod live;
 pub(crate) mod monitor;
 pub(crate) mod problems;
 mod report;
@@ -17,4 +17,3 @@ pub(crate) mod view;
 mod write_budget;
 
 pub(crate) use slice::SliceWatch;
-pub(crate) use write_budget::Budget;

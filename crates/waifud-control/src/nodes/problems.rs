@@ -1,220 +1,219 @@
-//! Problems with removing nodes.
+//! Problems with nodes: joining, reports, removal, unmanaged objects.
 
 use waifud_api::Problem;
 use waifud_types::Name;
 
-/// Instances are on it that nobody deleted.
+/// The node has instances that are not deleted.
 pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
     let names: Vec<_> = shown.iter().map(Name::as_str).collect();
-    let more = count.saturating_sub(shown.len());
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!(" and {more} more")
-    };
+    let listed = crate::problems::list_names(shown, count as u64);
     Problem::new(
         409,
         "node-in-use",
-        format!("{node} has {}{more}", names.join(", ")),
+        format!("{node} still has instances: {listed}"),
     )
     .field("name")
     .hint(format!(
-        "delete them first: waifuctl delete {}; on a node that is off they count as deleted from then on",
+        "delete them first: waifuctl delete {}; for a node that is off, the order to delete them is enough",
         names.join(" ")
     ))
 }
 
-/// A node says more, longer or larger things than any has to say.
+/// A value that a node reported exceeds its bound.
 pub fn out_of_bounds(field: &str, why: &str) -> Problem {
     Problem::new(422, "out-of-bounds", format!("{field}: {why}"))
         .field(field)
-        .hint("waifud-agentd keeps within bounds by itself: is it of another version than waifud?")
+        .hint("waifud-agentd respects the bounds; check that its version matches waifud's")
 }
 
-/// A node has more to write down than waifud writes for one.
+/// A node reports more changes than waifud records for one node.
 pub fn too_many_changes() -> Problem {
     Problem::new(
         429,
         "too-many-changes",
-        "this node reports more changes than waifud writes down for one node",
+        "this node reports more changes than waifud records for one node",
     )
-    .hint("wait a few seconds and send it again")
+    .hint("wait a few seconds and send the report again")
 }
 
-/// Another node has the name.
+/// Another node has the name (rename).
 pub fn name_taken(name: &Name) -> Problem {
-    Problem::new(409, "name-taken", format!("a node named {name} exists"))
-        .field("name")
-        .hint("choose another name: waifuctl node list shows those that are taken")
+    Problem::new(
+        409,
+        "name-taken",
+        format!("a node named {name} already exists"),
+    )
+    .field("name")
+    .hint("choose another name; waifuctl node list shows the names in use")
 }
 
-/// Things are on it that are in nobody's list, and it could still be told what to do with them.
+/// The node is reachable and has unmanaged objects.
 pub fn has_unmanaged(node: &Name, count: u32) -> Problem {
     Problem::new(
         409,
         "node-in-use",
-        format!("{node} has {count} things that are in nobody's list"),
+        format!("{node} has {count} unmanaged objects"),
     )
     .field("name")
     .hint(format!(
-        "waifuctl node show {node} lists them; adopt or delete them, or switch the node off first"
+        "adopt or delete them (waifuctl node show {node} lists them), or switch the node off first"
     ))
 }
 
-/// The node is not known here.
+/// The node is not registered.
 pub fn unknown_node() -> Problem {
-    Problem::new(404, "unknown-node", "this node is not known").hint("say hello first")
+    Problem::new(404, "unknown-node", "this node is not registered").hint("send hello first")
 }
 
-/// The certificate is not the one that the node is known by.
+/// The certificate is not the node's current one.
 pub fn node_not_admitted() -> Problem {
     Problem::new(
         403,
         "not-admitted",
-        "this certificate is not the one that the node is known by",
+        "this certificate is not the node's current one",
     )
-    .hint("the node has joined anew with another key, or waifud's database is another one; join again: waifuctl node token create --name NAME")
+    .hint("the node has joined again with another key, or waifud's database was replaced; join again with a token of waifuctl node token create --name NAME")
 }
 
-/// The join token lets nobody in.
+/// The join token is not valid.
 pub fn join_token(why: &str) -> Problem {
     Problem::new(
         401,
         "invalid-join-token",
-        format!("the join token can't be used: {why}"),
+        format!("the join token is not valid: {why}"),
     )
     .field("token")
-    .hint("make a new one: waifuctl node token create")
+    .hint("create a new one: waifuctl node token create")
 }
 
-/// The request for a certificate is none.
+/// The certificate signing request is invalid.
 pub fn bad_csr(error: &waifud_pki::PkiError) -> Problem {
     Problem::new(422, "invalid-csr", error.to_string())
         .field("csr")
-        .hint("waifud-agentd join makes one")
+        .hint("waifud-agentd join creates a valid request")
 }
 
-/// The token is for another node.
+/// The join token is for another node name.
 pub fn join_other_name(name: &Name) -> Problem {
     Problem::new(
         409,
         "node-mismatch",
-        format!("the join token is for node {name} only"),
+        format!("the join token is only valid for node {name}"),
     )
     .field("name")
-    .hint("set `node` in agentd.toml, or make a token for this node's name")
+    .hint("set `node` in agentd.toml, or create a token for this node's name")
 }
 
-/// A node of that name is in already.
+/// A node of that name has already joined.
 pub fn join_name_taken(name: &Name) -> Problem {
-    Problem::new(409, "name-taken", format!("a node named {name} is in already"))
+    Problem::new(409, "name-taken", format!("a node named {name} has already joined"))
         .field("name")
         .hint(format!(
-            "if this is that machine: waifuctl node token create --name {name}; else set `node` in agentd.toml"
+            "if this is the same machine, use a token of waifuctl node token create --name {name}; otherwise set `node` in agentd.toml"
         ))
 }
 
-/// Another node has the name.
+/// Another node registered under the name first.
 pub fn node_name_taken(name: &Name) -> Problem {
     Problem::new(409, "name-taken", format!("another node is named {name}"))
         .field("name")
-        .hint("give this machine another name in its agent's configuration")
+        .hint("set another `node` name in agentd.toml")
 }
 
-/// No subnet is left.
+/// No subnet is free.
 pub fn no_subnet(range: &str) -> Problem {
     Problem::new(
         409,
         "no-subnet",
-        format!("no /24 of {range} is free of other nodes and of this node's routes"),
+        format!("every /24 of {range} is used by a node or overlaps a route of this node"),
     )
-    .hint("choose another guest_range in waifud's configuration")
+    .hint("set another guest_range in waifud's configuration")
 }
 
-/// It is in the list.
+/// The instance is managed already.
 pub fn already_managed(name: &Name) -> Problem {
     Problem::new(
         409,
         "already-managed",
-        format!("instance {name} is in the list already"),
+        format!("instance {name} is already managed"),
     )
-    .hint("waifuctl show and waifuctl delete work on it")
+    .hint("use waifuctl show and waifuctl delete on it")
 }
 
-/// Its node remembers too little of it.
+/// The node has no record of the instance.
 pub fn not_adoptable(name: &Name) -> Problem {
     Problem::new(
         409,
         "not-adoptable",
-        format!("the node does not remember what {name} was made from, so it can't be adopted"),
+        format!("{name} cannot be adopted: the node has no record of its spec"),
     )
-    .hint("its disks are on the node: copy what is wanted from them, then delete it with waifuctl delete --unmanaged")
+    .hint("copy the data that you need from its disks on the node, then delete it with waifuctl delete --unmanaged")
 }
 
-/// What its node remembers of it is not what any instance is given.
-pub fn odd_record(name: &Name, what: &str) -> Problem {
+/// The node's record of the instance is not valid.
+pub fn invalid_record(name: &Name, part: &str) -> Problem {
     Problem::new(
         409,
         "not-adoptable",
-        format!("what the node remembers of {name} can't be: no instance has such {what}"),
+        format!("{name} cannot be adopted: the node's record has invalid {part}"),
     )
-    .hint("look at the node: what it reports is not what waifud gave it")
+    .hint("check the node: its record differs from what waifud sent")
 }
 
-/// A living instance has the name.
+/// Another instance has the name of the unmanaged one.
 pub fn adopted_name_taken(name: &Name) -> Problem {
     Problem::new(
         409,
         "name-taken",
-        format!("an instance named {name} exists"),
+        format!("an instance named {name} already exists"),
     )
     .field("name")
     .hint("adopt it under another name: --name NEWNAME")
 }
 
-/// Something of it was given to another instance meanwhile.
+/// Another instance uses an address or another property of the unmanaged one.
 pub fn adopt_conflict(name: &Name, what: &str) -> Problem {
     Problem::new(
         409,
         "adopt-conflict",
-        format!("{name} can't be adopted: {what} is in use by another instance"),
+        format!("{name} cannot be adopted: another instance uses {what}"),
     )
-    .hint("delete the other instance first, or leave this one as it is")
+    .hint("delete the other instance first, or leave this one unmanaged")
 }
 
-/// More than one thing has the name.
+/// Several unmanaged instances have the name.
 pub fn ambiguous_unmanaged(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(
         409,
         "ambiguous-name",
-        format!("more than one unmanaged instance was called {shown:?}"),
+        format!("several unmanaged instances are named {shown:?}"),
     )
     .field("instance")
-    .hint("use the id: waifuctl node show lists them")
+    .hint("use the id; waifuctl node show lists the ids")
 }
 
-/// A network that it is on is not known, or means another bridge.
+/// A network of the unmanaged instance does not exist, or has another bridge.
 pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: bool) -> Problem {
     let bridge = bridge.unwrap_or("BRIDGE");
     let (what, hint) = if known {
         (
-            "means another bridge now",
-            "delete that network first if no instance uses it, or leave this one as it is"
+            "now has another bridge",
+            "delete that network first if no instance uses it, or leave the instance unmanaged"
                 .to_owned(),
         )
     } else {
         (
-            "is not known here",
-            format!("waifuctl network add {network} --bridge {bridge}, then adopt it again"),
+            "does not exist",
+            format!(
+                "add it with waifuctl network add {network} --bridge {bridge}, then adopt the instance again"
+            ),
         )
     };
     Problem::new(
         409,
         "adopt-conflict",
-        format!(
-            "{name} can't be adopted: the network {network} (bridge {bridge}) that it is on {what}"
-        ),
+        format!("{name} cannot be adopted: its network {network} (bridge {bridge}) {what}"),
     )
     .hint(hint)
 }

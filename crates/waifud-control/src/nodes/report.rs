@@ -1,4 +1,4 @@
-//! Report: what a node says becomes status and events; what is only progress stays in memory.
+//! Reports of nodes: they become status and events; progress stays in memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,33 +8,33 @@ use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
-use super::hello::{matters, out_of_bounds};
+use super::hello::{differ, out_of_bounds};
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::events::event_builder::EventExt;
 use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
 use crate::nodes::problems as node_problems;
-use crate::{Control, ControlError, Peer, ProgressFrame};
+use crate::{Control, ControlError, Peer};
 
-/// What the node said of each instance.
-type Said<'a> = HashMap<InstanceId, &'a InstanceReport>;
+/// The reports by instance.
+type ById<'a> = HashMap<InstanceId, &'a InstanceReport>;
 
-fn said(report: &AgentReport) -> Said<'_> {
+fn by_id(report: &AgentReport) -> ById<'_> {
     let instances = report.instances.iter();
-    instances.map(|said| (said.id, said)).collect()
+    instances.map(|report| (report.id, report)).collect()
 }
 
-/// What a report made of the database.
-struct Taken {
-    /// Images that may be needed no more.
+/// The result of storing a report.
+struct Stored {
+    /// Images that may be unused now.
     images: Vec<Digest>,
-    /// What it cost of the node's budget.
+    /// The cost, charged to the node's write budget.
     cost: u64,
 }
 
 impl Control {
-    /// Takes a report in. Durable when it returns; a report without news writes nothing.
+    /// Stores a report. It is durable when this returns; a report without changes writes nothing.
     pub async fn report(
         &self,
         node: NodeId,
@@ -45,65 +45,49 @@ impl Control {
         report.check().map_err(|error| out_of_bounds(&error))?;
         let report = Arc::new(report);
         let read = Arc::clone(&report);
-        let (row, instances, news) = self
-            .shared
-            .store
+        let (row, instances, changed) = self
+            .store()
             .read(move |tx| {
                 let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
-                let instances = ours(&tx, node, &read)?;
-                let news = is_news(&tx, &read, &row, &instances)?;
-                Ok::<_, ControlError>((row, instances, news))
+                let instances = reported_rows(&tx, node, &read)?;
+                let changed = changes_anything(&tx, &read, &row, &instances)?;
+                Ok::<_, ControlError>((row, instances, changed))
             })
             .await?;
-        self.shared
-            .live
-            .record_contact(node, self.sign(), report.now);
+        self.contacts()
+            .record_contact(node, self.contact_time(), report.now);
         if let Some(facts) = &report.facts {
-            self.shared
-                .live
-                .set_use(node, facts.used, facts.pools.clone());
+            self.contacts()
+                .record_load(node, facts.used, facts.pools.clone());
         }
-        self.take_progress(&report, &instances);
-        if !news {
+        self.record_progress(&report, &instances);
+        if !changed {
             return Ok(());
         }
-        self.must_have_budget(node)?;
+        self.require_budget(node)?;
         let cause = Cause::node(
             row.name.as_str(),
             Some(peer.from()),
             Some(request_id.to_owned()),
         );
         let control = self.clone();
-        let taken = self
-            .shared
-            .store
+        let stored = self
+            .store()
             .write(move |tx| control.report_in(tx, node, &report, &cause))
             .await?;
-        self.shared.live.has_written(node, taken.cost);
-        self.collect_images(taken.images).await;
+        self.contacts().charge(node, stored.cost);
+        self.images().collect(stored.images).await;
         Ok(())
     }
 
-    /// Keeps the steps at work in memory and shows them to whoever watches.
-    fn take_progress(&self, report: &AgentReport, instances: &[InstanceRow]) {
-        let reported = said(report);
+    /// Records the current steps in memory and sends them to followers.
+    fn record_progress(&self, report: &AgentReport, instances: &[InstanceRow]) {
+        let reported = by_id(report);
         for row in instances {
-            let Some(said) = reported.get(&row.id) else {
+            let Some(of_instance) = reported.get(&row.id) else {
                 continue;
             };
-            if let Some(evidence) = &said.evidence {
-                self.shared.live.set_evidence(row.id, evidence.clone());
-            }
-            if self.shared.live.set_step(row.id, said.step.clone())
-                && self.shared.progress.receiver_count() > 0
-            {
-                let frame = ProgressFrame {
-                    instance: row.id,
-                    name: row.name.clone(),
-                    step: said.step.clone(),
-                };
-                let _nobody_watches = self.shared.progress.send(Arc::new(frame));
-            }
+            self.instance_progress().record(&row.name, of_instance);
         }
     }
 
@@ -113,37 +97,37 @@ impl Control {
         node: NodeId,
         report: &AgentReport,
         cause: &Cause,
-    ) -> Result<Taken, ControlError> {
+    ) -> Result<Stored, ControlError> {
         let before = tx.newest();
         let mut cost = 1;
         let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
         let mut capacities_changed = self.mark_reachable(tx, &row, cause)?;
         if let Some(facts) = &report.facts {
-            capacities_changed |= self.learn_facts(tx, &row, facts, cause)?;
+            capacities_changed |= self.record_facts(tx, &row, facts, cause)?;
         }
         if let Some(unmanaged) = &report.unmanaged
-            && is_another_list(tx, unmanaged, &row)?
+            && unmanaged_list_changed(tx, unmanaged, &row)?
         {
-            // What is there may now be placed on, its addresses being known; or an address is free.
+            // The node's addresses are known now, or an address is free again.
             capacities_changed = true;
-            cost += weight(unmanaged);
+            cost += list_cost(unmanaged);
             tx.emit(&event_builder::event(
                 self.now(),
                 "node.unmanaged",
                 event_builder::node(row.id, &row.name),
                 cause,
                 match unmanaged.len() {
-                    0 => "nothing on it is in nobody's list any more".to_owned(),
-                    1 => "one thing on it is in nobody's list".to_owned(),
-                    many => format!("{many} things on it are in nobody's list"),
+                    0 => "no unmanaged objects".to_owned(),
+                    1 => "found 1 unmanaged object".to_owned(),
+                    many => format!("found {many} unmanaged objects"),
                 },
             ))?;
             tx.set_node_unmanaged(node, unmanaged)?;
         }
-        let reported = said(report);
-        for instance in ours(tx, node, report)? {
-            if let Some(said) = reported.get(&instance.id) {
-                capacities_changed |= self.learn_status(tx, instance, said, cause)?;
+        let reported = by_id(report);
+        for instance in reported_rows(tx, node, report)? {
+            if let Some(of_instance) = reported.get(&instance.id) {
+                capacities_changed |= self.record_status(tx, instance, of_instance, cause)?;
             }
         }
         let mut images = Vec::new();
@@ -151,11 +135,11 @@ impl Control {
             if !tx.confirm_tombstone(node, done.instance, done.epoch)? {
                 continue;
             }
-            let gone = tx
+            let deleted = tx
                 .instance(done.instance)?
                 .filter(|i| i.deleting && i.node == Some(node) && i.epoch <= done.epoch);
-            if let Some(instance) = gone {
-                let message = format!("{} has destroyed it", row.name);
+            if let Some(instance) = deleted {
+                let message = format!("{} has destroyed the instance", row.name);
                 images.push(self.remove(tx, &instance, cause, &message)?);
                 capacities_changed = true;
             }
@@ -164,74 +148,74 @@ impl Control {
             self.place_waiting(tx)?;
         }
         cost += tx.newest() - before;
-        Ok(Taken { images, cost })
+        Ok(Stored { images, cost })
     }
 
-    /// Says whether room has appeared.
-    fn learn_status(
+    /// Stores the status of an instance; returns whether capacity was freed.
+    fn record_status(
         &self,
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
-        said: &InstanceReport,
+        report: &InstanceReport,
         cause: &Cause,
     ) -> Result<bool, ControlError> {
-        let Some(merged) = news(&row, said) else {
+        let Some(merged) = changes(&row, report) else {
             return Ok(false);
         };
-        for told in merged.told {
+        for status_event in merged.events {
             let mut event = event_builder::event(
                 self.now(),
-                told.kind,
+                status_event.kind,
                 event_builder::instance(row.id, &row.name),
                 cause,
-                told.message,
+                status_event.message,
             )
-            .generation(said.observed_generation.min(row.generation));
-            event.reason = told.reason;
+            .generation(report.observed_generation.min(row.generation));
+            event.reason = status_event.reason;
             tx.emit(&event)?;
         }
         tx.set_status(row.id, &merged.status)?;
         row.status = merged.status;
-        resize::settle(tx, &row)
+        resize::release_unused(tx, &row)
     }
 }
 
-/// What a report changes. Of an instance that is being destroyed only what keeps its node from it is news.
-fn news(row: &InstanceRow, said: &InstanceReport) -> Option<Merged> {
+/// What a report changes. For an instance that is being deleted, only the reason of a delay.
+fn changes(row: &InstanceRow, report: &InstanceReport) -> Option<Merged> {
     if !row.deleting {
-        // Nothing was seen yet of a generation that there is not.
-        let seen = said.observed_generation.min(row.generation);
-        return merge(&row.status, said, seen);
+        // The observed generation cannot be newer than the current one.
+        let seen = report.observed_generation.min(row.generation);
+        return merge(&row.status, report, seen);
     }
     let status = InstanceStatus {
-        reason: said.reason.clone(),
+        reason: report.reason.clone(),
         ..row.status.clone()
     };
     (status != row.status).then(|| Merged {
         status,
-        told: Vec::new(),
+        events: Vec::new(),
     })
 }
 
-/// The reported instances that are this node's and of the epoch that it speaks of. What it says of one that is to be
-/// destroyed counts once it knows of that.
-fn ours(
+/// The reported instances that are on this node with the reported epoch. A report about an instance that is being deleted
+/// is used only if the node knows about the deletion.
+fn reported_rows(
     tx: &ReadTx<'_>,
     node: NodeId,
     report: &AgentReport,
 ) -> Result<Vec<InstanceRow>, ControlError> {
     let mut rows = Vec::with_capacity(report.instances.len());
-    for said in &report.instances {
+    for reported in &report.instances {
         let row = tx
-            .instance(said.id)?
-            .filter(|row| row.node == Some(node) && row.epoch == said.epoch)
-            .filter(|row| !row.deleting || said.state == InstanceState::Deleting);
+            .instance(reported.id)?
+            .filter(|row| row.node == Some(node) && row.epoch == reported.epoch)
+            .filter(|row| !row.deleting || reported.state == InstanceState::Deleting);
         rows.extend(row);
     }
     Ok(rows)
 }
 
-fn is_news(
+fn changes_anything(
     tx: &ReadTx<'_>,
     report: &AgentReport,
     row: &NodeRow,
@@ -240,15 +224,15 @@ fn is_news(
     let facts = report
         .facts
         .as_ref()
-        .is_some_and(|facts| matters(&row.facts, facts));
+        .is_some_and(|facts| differ(&row.facts, facts));
     let unmanaged = match &report.unmanaged {
-        Some(list) => is_another_list(tx, list, row)?,
+        Some(list) => unmanaged_list_changed(tx, list, row)?,
         None => false,
     };
-    let reported = said(report);
+    let reported = by_id(report);
     let statuses = instances.iter().any(|row| {
-        let said = reported.get(&row.id);
-        said.is_some_and(|said| news(row, said).is_some())
+        let report = reported.get(&row.id);
+        report.is_some_and(|report| changes(row, report).is_some())
     });
     let mut destroyed = report.destroyed.iter();
     let confirms = destroyed.try_fold(false, |confirms, done| {
@@ -258,8 +242,8 @@ fn is_news(
     Ok(!row.reachable || facts || unmanaged || statuses || confirms)
 }
 
-/// Whether a node's list of what is in nobody's list is another than before, or the first since a restore.
-fn is_another_list(
+/// Whether the list of unmanaged objects has changed, or is the first one since a restore.
+fn unmanaged_list_changed(
     tx: &ReadTx<'_>,
     list: &[Unmanaged],
     row: &NodeRow,
@@ -268,8 +252,8 @@ fn is_another_list(
     Ok(!row.swept || !as_long || tx.unmanaged_on(row.id)? != list)
 }
 
-/// What it costs to write such a list down: as an event for each 64 KiB.
-fn weight(list: &[Unmanaged]) -> u64 {
+/// The cost of storing a list of unmanaged objects: one event per 64 KiB.
+fn list_cost(list: &[Unmanaged]) -> u64 {
     let bundles = list.iter().filter_map(|entry| entry.bundle.as_ref());
     let bytes: usize = bundles.map(String::len).sum();
     let bytes = bytes.saturating_add(list.len().saturating_mul(256));

@@ -1,8 +1,7 @@
-//! A node's watch: what changed since, one `sync`, then what changes.
+//! The watch of a node: the changes since a revision, one `sync`, then further changes.
 //!
-//! Each object of the slice remembers the revision that changed it, so a watch that resumes asks for what is newer:
-//! no history has to be kept for it. The only revisions that can't be resumed from are those of another life of the
-//! database, and of the future.
+//! Each object of the slice has the revision of its last change, so a watch resumes without a history. Only revisions of
+//! another incarnation of the database, or in the future, cannot be resumed from.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,10 +18,10 @@ use crate::nodes::problems as node_problems;
 use crate::streams::WatchRegistration;
 use crate::{Control, ControlError};
 
-/// A sign of life at least so often; half of what is promised.
+/// The interval of pings, half of the documented one.
 const PING: Duration = Duration::from_secs(5);
 
-/// A watch at work.
+/// A running watch.
 #[derive(Debug)]
 pub struct SliceWatch {
     control: Control,
@@ -32,18 +31,18 @@ pub struct SliceWatch {
     since: u64,
     synced: bool,
     ready: VecDeque<WatchFrame>,
-    seat: WatchRegistration,
+    registration: WatchRegistration,
 }
 
 impl Control {
-    /// Begins a watch of the node's slice.
+    /// Starts a watch of the node's slice.
     pub(crate) fn watch_slice(
         &self,
         node: NodeId,
         key: Digest,
         since: Option<Revision>,
     ) -> Result<SliceWatch, ControlError> {
-        let newest = self.shared.store.revision();
+        let newest = self.store().revision();
         let since = match since {
             None => 0,
             Some(since)
@@ -57,11 +56,11 @@ impl Control {
             control: self.clone(),
             node,
             key,
-            changes: self.shared.store.subscribe_topic(Topic::Node(node)),
+            changes: self.store().subscribe_topic(Topic::Node(node)),
             since,
             synced: false,
             ready: VecDeque::new(),
-            seat: self.shared.streams.register_watch(node),
+            registration: self.stream_broker().register_watch(node),
         })
     }
 }
@@ -75,9 +74,9 @@ impl SliceWatch {
             }
             if self.synced {
                 tokio::select! {
-                    () = self.control.shared.stop.cancelled() => return Ok(None),
+                    () = self.control.stop_token().cancelled() => return Ok(None),
                     () = tokio::time::sleep(PING) => return Ok(Some(WatchFrame::Ping)),
-                    order = self.seat.next() => return Ok(Some(WatchFrame::Stream(order))),
+                    order = self.registration.next() => return Ok(Some(WatchFrame::Stream(order))),
                     changed = self.changes.changed() => if changed.is_err() {
                         return Ok(None);
                     },
@@ -87,10 +86,9 @@ impl SliceWatch {
             let (node, key, since) = (self.node, self.key, self.since);
             let (frames, newest) = self
                 .control
-                .shared
-                .store
+                .store()
                 .read(move |tx| {
-                    // A key that was replaced meanwhile sees nothing more.
+                    // The node's key may have been replaced since.
                     if !is_admitted(&tx, node, key)? {
                         return Err(node_problems::node_not_admitted().into());
                     }
@@ -150,7 +148,7 @@ fn frames(
             },
         ));
     }
-    // By revision, so that whoever resumes from any frame has seen everything before it.
+    // Ordered by revision, so that a client can resume from any frame.
     frames.sort_by_key(|(revision, _)| *revision);
     Ok((frames.into_iter().map(|(_, frame)| frame).collect(), newest))
 }

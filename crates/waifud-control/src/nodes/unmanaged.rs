@@ -1,7 +1,7 @@
-//! What is on a node and in nobody's list: adopted, or ordered to be destroyed, by an operator; never by itself.
+//! Unmanaged objects on nodes: an operator adopts or deletes them; waifud does neither on its own.
 //!
-//! A node reports with each such thing what it was once given of the instance, its sealed documents included, so
-//! adopting brings it back whole: spec, address, user-data, keys. Its guest runs on and notices nothing.
+//! A node reports each unmanaged instance with its record: the spec and the sealed documents that waifud once sent. Adopting
+//! restores the spec, address, user-data and keys while the guest keeps running.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,17 +12,17 @@ use waifud_store::{
     WriteTx,
 };
 use waifud_types::status::InstanceStatus;
-use waifud_types::{Epoch, InstanceId, Name, NodeId};
+use waifud_types::{Epoch, InstanceId, Name};
 
+use super::list::find_node;
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::events::event_builder::EventExt;
-use crate::instances::view;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, problems};
 
 impl Control {
-    /// Takes an unmanaged instance into the list, as it is on its node.
+    /// Adopts an unmanaged instance as it is on its node.
     pub async fn adopt(
         &self,
         node: &str,
@@ -36,8 +36,7 @@ impl Control {
             .map(|text| crate::instances::validate::instance_name(&text))
             .transpose()?;
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
                 let unmanaged = tx.unmanaged_on(row.id)?;
@@ -60,19 +59,19 @@ impl Control {
         }
         let record = &adoption.record;
         crate::instances::validate::given_spec(&record.spec)
-            .map_err(|what| node_problems::odd_record(&adoption.name, what))?;
-        networks_are_there(tx, &adoption)?;
+            .map_err(|part| node_problems::invalid_record(&adoption.name, part))?;
+        require_networks(tx, &adoption)?;
         let mut spec = record.spec.clone();
-        // Its next boot is of its own disk: the image that it is mended with may be unknown here.
+        // It boots from its own disk next: the rescue image may be unknown here.
         spec.rescue = None;
         spec.user_data = adoption
             .user_data
             .as_ref()
             .and_then(crate::instances::validate::user_data_facts);
         let mut status =
-            InstanceStatus::pending(Some(format!("waiting for {} to take it up", node.name)));
+            InstanceStatus::pending(Some(format!("waiting for {} to prepare it", node.name)));
         status.node = Some(node.name.clone());
-        // The node has the image; whether waifud has its file is looked at whenever it is needed.
+        // The node has the image. Whether waifud has its file is checked when it is needed.
         tx.insert_image(&ImageRow {
             digest: spec.image,
             size: record.image_size_bytes,
@@ -84,7 +83,7 @@ impl Control {
             "instance.adopted",
             event_builder::instance(record.id, &adoption.name),
             cause,
-            format!("it was on {} and in nobody's list", node.name),
+            format!("it was unmanaged on {}", node.name),
         )
         .generation(record.generation)
         .details(serde_json::json!({ "node": node.name }));
@@ -136,13 +135,13 @@ impl Control {
         tx.place(&placement, revision)?;
         tx.put_bundle(record.id, &adoption.bundle, self.now())?;
         let row = tx.instance(record.id)?.ok_or_else(|| {
-            ControlError::Inconsistent("a adopted instance is not there".to_owned())
+            ControlError::Inconsistent("an adopted instance is missing".to_owned())
         })?;
         crate::network::reserve_ports(tx, &row, &spec.publish)?;
-        Ok(view::instance(row, &self.shared.live))
+        Ok(self.instance_view(row))
     }
 
-    /// Orders an unmanaged instance to be destroyed, disks included.
+    /// Orders the deletion of an unmanaged instance, including its disks.
     pub async fn delete_unmanaged(
         &self,
         node: &str,
@@ -151,8 +150,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         let (node, instance) = (node.to_owned(), instance.to_owned());
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = find_node(tx, &node)?;
                 let unmanaged = tx.unmanaged_on(row.id)?;
@@ -162,10 +160,10 @@ impl Control {
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
                     return Err(node_problems::already_managed(&name).into());
                 }
-                // The copy that the node speaks of, and none that is made later.
+                // Only the copy that the node reports, not a later one.
                 let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
                 if tx.tombstone_epoch(id, row.id)? >= Some(epoch) {
-                    // Whoever lost the answer asks again: it is ordered already.
+                    // A repeated request: the deletion is already ordered.
                     return Ok(());
                 }
                 let event = event_builder::event(
@@ -173,10 +171,7 @@ impl Control {
                     "instance.deleting",
                     event_builder::instance(id, &name),
                     &cause,
-                    format!(
-                        "{} is told to destroy it; it was in nobody's list",
-                        row.name
-                    ),
+                    format!("{} was ordered to destroy it; it was unmanaged", row.name),
                 );
                 let revision = tx.emit(&event)?;
                 let tombstone = Tombstone {
@@ -190,12 +185,12 @@ impl Control {
             .await
     }
 
-    /// An operator's word that the restored database is the right one for a node: what it orders is carried out there.
+    /// Records an operator's confirmation that the restored database is correct for a node, which then deletes instances
+    /// again.
     pub async fn confirm_node(&self, node: &str, cause: Cause) -> Result<Node, ControlError> {
         let wanted = node.to_owned();
         let control = self.clone();
-        self.shared
-            .store
+        self.store()
             .write(move |tx| {
                 let row = find_node(tx, &wanted)?;
                 if row.confirmed {
@@ -206,8 +201,8 @@ impl Control {
                     "node.confirmed",
                     event_builder::node(row.id, &row.name),
                     &cause,
-                    "the restored database is the right one: what it orders to be destroyed is destroyed, and what \
-                     is missing is made anew",
+                    "the restored database is confirmed: the node destroys instances as ordered and creates missing \
+                     ones",
                 ))?;
                 tx.confirm_node(row.id, revision)?;
                 Ok(())
@@ -217,7 +212,7 @@ impl Control {
     }
 }
 
-/// Everything that an adoption needs, checked.
+/// The checked data of an adoption.
 struct Adoption {
     name: Name,
     record: AgentInstance,
@@ -231,7 +226,7 @@ impl Adoption {
     fn of(found: &Unmanaged, name: Option<Name>) -> Result<Self, ControlError> {
         let old_name = shown_name(found)?;
         if name.is_none() {
-            // What a node remembers of a name was never looked at here.
+            // A name from a node's record was not validated here.
             crate::instances::validate::instance_name(old_name.as_str())?;
         }
         let unknown = || node_problems::not_adoptable(&old_name);
@@ -261,7 +256,7 @@ impl Adoption {
     }
 }
 
-/// The name that it had, or its id when nobody remembers.
+/// The former name, or the id if the name is unknown.
 fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
     let known = found.record.as_ref().map(|record| record.name.clone());
     if let Some(name) = known.or_else(|| found.name.as_deref().and_then(|name| name.parse().ok())) {
@@ -276,8 +271,8 @@ fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
         })
 }
 
-/// A database that was restored may have lost the networks that it is on, or have others by their names.
-fn networks_are_there(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), ControlError> {
+/// Refuses an adoption if a network of the instance is missing or has another bridge, as after a restore.
+fn require_networks(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), ControlError> {
     for nic in &adoption.record.spec.nics {
         let on_node = adoption.record.bridges.get(&nic.network);
         let here = tx.network(nic.network.as_str())?;
@@ -294,18 +289,7 @@ fn networks_are_there(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), Contr
     Ok(())
 }
 
-fn find_node(tx: &WriteTx<'_>, wanted: &str) -> Result<NodeRow, ControlError> {
-    if let Some(row) = tx.node_named(wanted)? {
-        return Ok(row);
-    }
-    let by_id = match wanted.parse::<NodeId>() {
-        Ok(id) => tx.node(id)?,
-        Err(_) => None,
-    };
-    by_id.ok_or_else(|| problems::not_found("node", wanted).into())
-}
-
-/// The entry of an instance that says most, by id or by the name that it had.
+/// The entry of an instance by id or former name; one with a record if there is one.
 fn find_unmanaged<'a>(
     unmanaged: &'a [Unmanaged],
     wanted: &str,
@@ -332,7 +316,7 @@ fn find_unmanaged<'a>(
     Ok(first)
 }
 
-/// As people see it: without what the node was once given, which holds a key.
+/// The entry as the API shows it, without the record, which contains a key.
 pub fn shown(entry: Unmanaged) -> waifud_api::Unmanaged {
     waifud_api::Unmanaged {
         adoptable: entry.record.is_some() && entry.bundle.is_some(),

@@ -1,23 +1,23 @@
-//! A node as the API shows it: its row, and what its last report said.
+//! A node as the API shows it: its row and its last reported load.
 
 use waifud_api::Node;
 use waifud_api::agent::Unmanaged;
 use waifud_store::{NodeRow, PoolPromise};
 use waifud_types::node::NodeState;
 
-use crate::nodes::live::Live;
+use crate::nodes::contacts::NodeContacts;
 
-/// A node as it is shown.
+/// The node as the API shows it.
 pub fn node(
     row: NodeRow,
     unmanaged: Vec<Unmanaged>,
     promises: &[PoolPromise],
-    live: &Live,
+    contacts: &NodeContacts,
 ) -> Node {
-    let live = live.node(row.id);
-    let mut pools = live
+    let load = contacts.load(row.id);
+    let mut pools = load
         .as_ref()
-        .and_then(|live| live.pools.clone())
+        .and_then(|load| load.pools.clone())
         .unwrap_or_else(|| row.facts.pools.clone());
     for pool in &mut pools {
         if let Some(promise) = promises
@@ -32,7 +32,7 @@ pub fn node(
         (true, true) => NodeState::Cordoned,
         (true, false) => NodeState::Ready,
     };
-    let last_contact = live.as_ref().map(|live| live.last_contact);
+    let last_contact = load.as_ref().map(|load| load.last_contact);
     Node {
         id: row.id,
         name: row.name,
@@ -44,9 +44,9 @@ pub fn node(
         agent_version: Some(row.facts.agent_version),
         capacity: row.facts.capacity,
         promised: row.promised,
-        used: live
+        used: load
             .as_ref()
-            .and_then(|live| live.used)
+            .and_then(|load| load.used)
             .unwrap_or(row.facts.used),
         subnets: vec![row.subnet],
         bridges: row.facts.bridges,
@@ -57,7 +57,7 @@ pub fn node(
         } else {
             row.last_contact
         },
-        clock_skew_s: live.and_then(|live| live.clock_skew),
+        clock_skew_s: load.and_then(|load| load.clock_skew),
         conditions: row.facts.conditions,
         unmanaged: unmanaged
             .into_iter()

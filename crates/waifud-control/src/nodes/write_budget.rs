@@ -1,22 +1,21 @@
-//! How much of what one node says is written down: a faulty or hostile one must not fill the history, nor the disk, nor
-//! keep the writer from the others.
+//! The write budget of a node: a faulty or hostile node must not fill the history or the disk, or block the writer.
 
 use std::time::Duration;
 
-/// Events that one node may cause at once. A thousand instances that start cause five thousand.
+/// The burst of events that one node may cause. 1,000 starting instances cause 5,000 events.
 const MOST: f64 = 10_000.0;
-/// Events that it may cause each second, on and on.
+/// The sustained rate of events per second.
 const PER_SECOND: f64 = 20.0;
 
-/// What is left of it to one node.
+/// The remaining budget of one node.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Budget {
+pub struct WriteBudget {
     left: f64,
-    /// When that was so.
+    /// The running time of the process when `left` was computed.
     at: Duration,
 }
 
-impl Default for Budget {
+impl Default for WriteBudget {
     fn default() -> Self {
         Self {
             left: MOST,
@@ -25,8 +24,8 @@ impl Default for Budget {
     }
 }
 
-impl Budget {
-    /// Whether anything is left. What is said then is taken as a whole, whatever it costs.
+impl WriteBudget {
+    /// Whether anything is left. A report is then accepted as a whole, whatever it costs.
     pub fn is_left(&mut self, running: Duration) -> bool {
         let passed = running.saturating_sub(self.at).as_secs_f64();
         self.left = (self.left + passed * PER_SECOND).min(MOST);
@@ -34,7 +33,7 @@ impl Budget {
         self.left > 0.0
     }
 
-    /// Takes off what something cost.
+    /// Deducts a cost.
     #[expect(clippy::cast_precision_loss, reason = "costs are small")]
     pub fn spend(&mut self, cost: u64) {
         self.left -= cost as f64;
@@ -46,8 +45,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_taken_and_what_goes_on_and_on_is_held_to_the_rate() {
-        let mut budget = Budget::default();
+    fn a_burst_is_accepted_and_further_reports_are_limited_to_the_rate() {
+        let mut budget = WriteBudget::default();
         let mut taken = 0;
         for tenth in 0..6000 {
             let now = Duration::from_millis(tenth * 100);
@@ -63,8 +62,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cost_more_than_was_left_is_paid_back_first() {
-        let mut budget = Budget::default();
+    fn an_overdrawn_budget_recovers_before_it_accepts_again() {
+        let mut budget = WriteBudget::default();
         budget.spend(10_200);
         assert!(!budget.is_left(Duration::from_secs(9)));
         assert!(budget.is_left(Duration::from_secs(11)));
@@ -72,7 +71,7 @@ mod tests {
         budget.spend(9_999);
         assert!(
             budget.is_left(Duration::from_hours(1)),
-            "it is never more than full"
+            "it never exceeds the burst"
         );
         budget.spend(2);
         assert!(!budget.is_left(Duration::from_hours(1)));

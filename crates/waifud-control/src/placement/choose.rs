@@ -1,8 +1,9 @@
-//! Choosing a node: a pure function from a wish and the nodes' rooms to a verdict for each node.
+//! Chooses a node: a pure function from a request and the capacities of all nodes to a verdict for each node.
 //!
-//! Filters say in words why a node can't take the instance; of the rest the one with the fewest instances of the same
-//! spread group wins, then the highest score, ties by name. Memory is never promised twice; CPUs are shared; disks are thin, so a pool may promise more than it has. What is chosen
-//! becomes a reservation in the same transaction, so nobody else can be promised the same room.
+//! Filters give the reason why a node cannot run the instance. Of the other nodes, the one with the fewest instances of
+//! the same spread group wins, then the highest score, then the first name. Memory is never reserved twice; CPUs are
+//! shared; disks are thin, so a pool may be overcommitted. The choice becomes a reservation in the same transaction, so
+//! the same capacity cannot be reserved by another instance.
 
 use std::collections::BTreeMap;
 
@@ -13,75 +14,75 @@ use waifud_types::{ByteSize, Name, NodeId};
 
 use crate::network::networks::usable;
 
-/// What an instance needs of a node.
+/// What an instance requires of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacementRequest<'a> {
-    /// Its spec.
+    /// The spec of the instance.
     pub spec: &'a InstanceSpec,
     /// The architecture of its image.
     pub arch: &'a str,
     /// The bridge of each named network.
     pub bridges: &'a BTreeMap<Name, String>,
-    /// How many instances of its spread group each node has; nodes that have none may be left out.
-    pub beside: &'a [(NodeId, u32)],
+    /// The number of instances of its spread group on each node; nodes without any may be missing.
+    pub group_members: &'a [(NodeId, u32)],
 }
 
-/// The outcome.
+/// The chosen node, and the verdicts.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Choice {
-    /// The node, when one can take it.
+    /// The node; `None` if no node can run the instance.
     pub node: Option<NodeId>,
-    /// The best nodes' part in it, best first.
+    /// The verdicts on the best nodes, best first.
     pub verdicts: Vec<PlacementVerdict>,
-    /// How many nodes were judged.
+    /// The number of nodes considered.
     pub nodes: usize,
-    /// Why none could: one sentence; null when one did.
+    /// What the instance waits for, in one sentence; `None` if a node was chosen.
     pub reason: Option<String>,
 }
 
 enum Verdict {
-    /// It can take it; higher is better. Put in words only where somebody reads them.
+    /// The node can run the instance; a higher score is better.
     Fits(f64, MemoryOn),
-    /// It would, without the instances of the same group on it.
+    /// The node has other instances of a strict spread group.
     Shared(String),
-    /// It would, if it were there.
+    /// The node is unreachable, but suitable.
     Away(String),
-    /// It lacks memory now, but has as much in all.
+    /// The node is suitable, but has not enough free memory now, or is cordoned.
     Full(String),
-    /// It never can.
+    /// The node can never run the instance.
     Never(String),
 }
 
-/// Memory of a node.
+/// The memory of a node.
 struct MemoryOn {
-    /// Not promised.
+    /// Not reserved.
     free: ByteSize,
-    /// In all.
+    /// In total.
     of: ByteSize,
-    /// Instances of the same spread group.
-    beside: u32,
+    /// The number of instances of the same spread group.
+    group_members: u32,
 }
 
 impl std::fmt::Display for MemoryOn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} free of {}", self.free, self.of)?;
-        match self.beside {
+        match self.group_members {
             0 => Ok(()),
-            beside => write!(f, ", and {beside} of its spread group"),
+            members => write!(f, ", {members} of the same spread group"),
         }
     }
 }
 
-/// Chooses, with a verdict on the best `told` nodes.
-pub fn choose(wish: &PlacementRequest<'_>, capacities: &[NodeCapacity], told: usize) -> Choice {
+/// Chooses a node, and returns the verdicts on the best `shown` nodes.
+pub fn choose(request: &PlacementRequest<'_>, capacities: &[NodeCapacity], shown: usize) -> Choice {
     let mut judged: Vec<_> = capacities
         .iter()
-        .map(|capacity| (capacity, judge(wish, capacity)))
+        .map(|capacity| (capacity, judge(request, capacity)))
         .collect();
     judged.sort_by(|(a, x), (b, y)| {
-        let ((rank_x, beside_x, score_x), (rank_y, beside_y, score_y)) = (rank(x), rank(y));
-        (rank_x, beside_x)
-            .cmp(&(rank_y, beside_y))
+        let ((rank_x, members_x, score_x), (rank_y, members_y, score_y)) = (rank(x), rank(y));
+        (rank_x, members_x)
+            .cmp(&(rank_y, members_y))
             .then_with(|| score_y.total_cmp(&score_x))
             .then_with(|| a.node.name.cmp(&b.node.name))
     });
@@ -91,11 +92,11 @@ pub fn choose(wish: &PlacementRequest<'_>, capacities: &[NodeCapacity], told: us
             Verdict::Fits(..) => Some(capacity.node.id),
             _ => None,
         });
-    let reason = node.is_none().then(|| waiting_for(wish, &judged));
+    let reason = node.is_none().then(|| waiting_for(request, &judged));
     let nodes = judged.len();
     let verdicts = judged
         .into_iter()
-        .take(told)
+        .take(shown)
         .map(|(capacity, verdict)| {
             let (score, reason) = match verdict {
                 Verdict::Fits(score, memory) => (Some(score), memory.to_string()),
@@ -119,10 +120,10 @@ pub fn choose(wish: &PlacementRequest<'_>, capacities: &[NodeCapacity], told: us
     }
 }
 
-/// What a verdict is sorted by: lower is better, but for the score at its end.
+/// The sort key of a verdict: lower is better, except for the score.
 fn rank(verdict: &Verdict) -> (u8, u32, f64) {
     match verdict {
-        Verdict::Fits(score, memory) => (0, memory.beside, *score),
+        Verdict::Fits(score, memory) => (0, memory.group_members, *score),
         Verdict::Full(_) => (1, 0, 0.0),
         Verdict::Away(_) => (2, 0, 0.0),
         Verdict::Shared(_) => (3, 0, 0.0),
@@ -130,34 +131,34 @@ fn rank(verdict: &Verdict) -> (u8, u32, f64) {
     }
 }
 
-/// How many instances of its spread group a node has.
-fn beside(wish: &PlacementRequest<'_>, node: NodeId) -> u32 {
-    if wish.spec.placement.spread.is_none() {
+/// The number of instances of the request's spread group on a node.
+fn group_members(request: &PlacementRequest<'_>, node: NodeId) -> u32 {
+    if request.spec.placement.spread.is_none() {
         return 0;
     }
-    let mut groups = wish.beside.iter();
+    let mut groups = request.group_members.iter();
     groups
         .find(|(other, _)| *other == node)
         .map_or(0, |(_, members)| *members)
 }
 
-fn judge(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
+fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
     let node = &capacity.node;
-    let spec = wish.spec;
+    let spec = request.spec;
     if let Some(wanted) = &spec.placement.node
         && *wanted != node.name
     {
-        return Verdict::Never("not the node that was asked for".to_owned());
+        return Verdict::Never("not the requested node".to_owned());
     }
     for (key, value) in &spec.placement.require {
         if node.label(key) != Some(value) {
-            return Verdict::Never(format!("lacks the label {key}={value}"));
+            return Verdict::Never(format!("does not have the label {key}={value}"));
         }
     }
-    if node.facts.arch != wish.arch {
+    if node.facts.arch != request.arch {
         return Verdict::Never(format!(
-            "is {}, and the image is for {}",
-            node.facts.arch, wish.arch
+            "is {}, but the image is for {}",
+            node.facts.arch, request.arch
         ));
     }
     let total = node.facts.capacity;
@@ -170,11 +171,11 @@ fn judge(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
             .bytes()
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
-    let beside = beside(wish, node.id);
+    let group_members = group_members(request, node.id);
     let memory = MemoryOn {
         free,
         of: total.memory_bytes,
-        beside,
+        group_members,
     };
     if spec.memory_bytes > total.memory_bytes {
         return Verdict::Never(memory.to_string());
@@ -182,16 +183,16 @@ fn judge(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
     if let Err(why) = disks_fit(spec, capacity) {
         return Verdict::Never(why);
     }
-    for bridge in bridges(wish) {
+    for bridge in bridges(request) {
         if let Err(why) = usable(&node.facts, bridge) {
             return Verdict::Never(why);
         }
     }
     if let Some(spread) = &spec.placement.spread
         && spread.strict
-        && beside > 0
+        && group_members > 0
     {
-        return Verdict::Shared(format!("has {beside} of the group {}", spread.group));
+        return Verdict::Shared(format!("has {group_members} of the group {}", spread.group));
     }
     if !node.reachable {
         let fits = spec.memory_bytes <= free;
@@ -208,18 +209,18 @@ fn judge(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
         return Verdict::Full("cordoned".to_owned());
     }
     if !node.swept {
-        return Verdict::Full("has not said yet what runs on it since the restore".to_owned());
+        return Verdict::Full("has not reported its instances since the restore".to_owned());
     }
     if spec.memory_bytes > free {
         return Verdict::Full(memory.to_string());
     }
-    Verdict::Fits(score(wish, capacity), memory)
+    Verdict::Fits(score(request, capacity), memory)
 }
 
-/// The bridges that its nics are on.
-fn bridges<'a>(wish: &PlacementRequest<'a>) -> impl Iterator<Item = &'a String> {
-    let bridges = wish.bridges;
-    let nics = wish.spec.nics.iter();
+/// The bridges of the instance's nics.
+fn bridges<'a>(request: &PlacementRequest<'a>) -> impl Iterator<Item = &'a String> {
+    let bridges = request.bridges;
+    let nics = request.spec.nics.iter();
     nics.filter_map(move |nic| bridges.get(&nic.network))
 }
 
@@ -235,16 +236,16 @@ fn disks_fit(spec: &InstanceSpec, capacity: &NodeCapacity) -> Result<(), String>
             return Err(format!("has no pool {}", disk.pool));
         };
         if disk.size_bytes > pool.size_bytes {
-            return Err(format!("pool {} has {} in all", pool.name, pool.size_bytes));
+            return Err(format!("pool {} has only {}", pool.name, pool.size_bytes));
         }
     }
     Ok(())
 }
 
-/// 0 to 1: mostly the share of memory that stays free, then of CPUs, then of disk.
-fn score(wish: &PlacementRequest<'_>, capacity: &NodeCapacity) -> f64 {
+/// The score, 0 to 1: 60 % free memory, 25 % free CPUs, 15 % free disk space, each after the placement.
+fn score(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> f64 {
     let node = &capacity.node;
-    let spec = wish.spec;
+    let spec = request.spec;
     let memory = free_share(
         node.promised
             .memory_bytes
@@ -280,8 +281,8 @@ fn free_share(taken: u64, of: u64) -> f64 {
     (1.0 - taken as f64 / of.max(1) as f64).clamp(0.0, 1.0)
 }
 
-fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)]) -> String {
-    let spec = wish.spec;
+fn waiting_for(request: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)]) -> String {
+    let spec = request.spec;
     let Some((capacity, best)) = judged.first() else {
         return "waiting for: a node; none has joined yet".to_owned();
     };
@@ -290,7 +291,7 @@ fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)])
             "waiting for: a node that is not cordoned".to_owned()
         }
         Verdict::Full(_) if !capacity.node.swept => format!(
-            "waiting for: {}, to say what runs on it since the restore",
+            "waiting for: {} to report its instances after the restore",
             capacity.node.name
         ),
         Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
@@ -308,9 +309,9 @@ fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)])
                     .iter()
                     .find(|(capacity, _)| capacity.node.name == *wanted)
                 {
-                    None => return format!("waiting for: node {wanted}, which is not known"),
+                    None => return format!("waiting for: node {wanted}, which does not exist"),
                     Some((_, Verdict::Never(why))) => {
-                        return format!("node {wanted} can't take it: {why}");
+                        return format!("node {wanted} cannot run it: {why}");
                     }
                     Some(_) => {}
                 }
@@ -319,11 +320,11 @@ fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)])
                 let mut nodes = judged.iter().map(|(capacity, _)| &capacity.node);
                 nodes.all(|node| usable(&node.facts, bridge).is_err())
             };
-            if let Some(bridge) = bridges(wish).find(nowhere) {
+            if let Some(bridge) = bridges(request).find(nowhere) {
                 return format!("waiting for: a node with bridge {bridge}");
             }
             format!(
-                "no node can take it: {} CPUs, {} memory, {} disk, {}",
+                "no node can run it: {} CPUs, {} memory, {} disk, {}",
                 spec.cpus,
                 spec.memory_bytes,
                 ByteSize(
@@ -332,7 +333,7 @@ fn waiting_for(wish: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)])
                         .map(|d| d.size_bytes.bytes())
                         .fold(0, u64::saturating_add)
                 ),
-                wish.arch
+                request.arch
             )
         }
     }

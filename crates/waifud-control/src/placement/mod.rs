@@ -4,4 +4,6 @@ mod choose;
 pub(crate) mod place;
 mod retry;
 
+pub(crate) use retry::RetryQueue;
+
 pub use choose::{Choice, PlacementRequest, choose};

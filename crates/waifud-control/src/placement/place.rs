@@ -1,4 +1,4 @@
-//! Place: a node, an address and a bundle for an instance, in the transaction that promises them.
+//! Places an instance: its node, its address and its bundle, in the transaction that reserves them.
 
 use waifud_api::PlacementVerdict;
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
@@ -13,20 +13,20 @@ use crate::network;
 use crate::placement::{Choice, PlacementRequest, choose};
 use crate::{Control, ControlError};
 
-/// Verdicts that are written down with an instance, the best first: what people read. With hundreds of nodes, all of
-/// them would be most of what a create writes. For one that waits, `why` judges every node anew.
+/// The number of verdicts stored with an instance, best first. With hundreds of nodes, all verdicts would be most of the
+/// data that a create writes. For an instance that waits, `why` computes the verdicts on all nodes.
 const VERDICTS_KEPT: usize = 16;
 
-/// What became of a try.
+/// The result of an attempt to place an instance.
 pub(super) enum Outcome {
-    /// It has a node.
+    /// The instance has a node.
     Placed(Box<InstanceRow>),
-    /// It has none, and why.
+    /// No node can run the instance now, with the reason.
     Waits(Box<InstanceRow>, Choice),
 }
 
 impl Control {
-    /// Tries to place an unplaced instance, and says on it why that could not be done.
+    /// Tries to place an instance, and records the reason if that is not possible.
     pub(crate) fn place(
         &self,
         tx: &mut WriteTx<'_>,
@@ -40,7 +40,7 @@ impl Control {
         }
     }
 
-    /// Tries to place an unplaced instance. Nothing is written down when that can't be done.
+    /// Tries to place an instance. Nothing is written if that is not possible.
     pub(super) fn try_to_place(
         &self,
         tx: &mut WriteTx<'_>,
@@ -49,14 +49,14 @@ impl Control {
         cause: &Cause,
     ) -> Result<Outcome, ControlError> {
         let bridges = tx.bridges()?;
-        let beside = beside(tx, &row.spec)?;
-        let wish = PlacementRequest {
+        let group_members = group_members(tx, &row.spec)?;
+        let request = PlacementRequest {
             spec: &row.spec,
             arch: &row.arch,
             bridges: &bridges,
-            beside: &beside,
+            group_members: &group_members,
         };
-        let mut choice = choose(&wish, capacities, VERDICTS_KEPT);
+        let mut choice = choose(&request, capacities, VERDICTS_KEPT);
         let mut candidates = std::borrow::Cow::Borrowed(capacities);
         let mut unfit = Vec::new();
         while let Some(capacity) = choice
@@ -75,7 +75,7 @@ impl Control {
             candidates
                 .to_mut()
                 .retain(|other| other.node.id != capacity.node.id);
-            choice = choose(&wish, &candidates, VERDICTS_KEPT);
+            choice = choose(&request, &candidates, VERDICTS_KEPT);
             choice.nodes = capacities.len();
             choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
         }
@@ -103,10 +103,10 @@ impl Control {
         }
         row.status.node = Some(node.name.clone());
         row.node_name = Some(node.name.clone());
-        row.status.reason = Some(format!("waiting for {} to take it up", node.name));
+        row.status.reason = Some(format!("waiting for {} to prepare it", node.name));
         let why = match choice.nodes {
             1 => "the only node".to_owned(),
-            nodes => format!("most room of {nodes}"),
+            nodes => format!("the best of {nodes} nodes"),
         };
         choice.verdicts.truncate(VERDICTS_KEPT);
         let event = event_builder::event(
@@ -137,7 +137,7 @@ impl Control {
         Ok(row)
     }
 
-    /// Renders the instance's documents anew and makes them its own.
+    /// Renders the instance's documents and stores them as its current bundle.
     pub(crate) fn put_bundle(
         &self,
         tx: &mut WriteTx<'_>,
@@ -149,48 +149,48 @@ impl Control {
             row,
             node,
             net,
-            &self.shared.config.domain,
+            &self.config().domain,
             tx.ssh_keys(row.id)?,
             tx.user_data(row.id)?,
-            self.shared.entropy.as_ref(),
+            self.entropy(),
         )?;
         tx.put_bundle(row.id, &bundle, self.now())?;
         Ok(())
     }
 
-    /// Says on an instance why it has no node; with `tell`, in the history, too.
+    /// Records why an instance has no node; with `emit`, also as an event.
     pub(super) fn keep_waiting(
         &self,
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
         mut choice: Choice,
         cause: &Cause,
-        tell: bool,
+        emit: bool,
     ) -> Result<InstanceRow, ControlError> {
         choice.verdicts.truncate(VERDICTS_KEPT);
         if row.placement != choice.verdicts {
             tx.set_verdicts(row.id, &choice.verdicts)?;
             row.placement = choice.verdicts;
         }
-        self.set_reason(tx, &mut row, choice.reason, cause, tell)?;
+        self.set_reason(tx, &mut row, choice.reason, cause, emit)?;
         Ok(row)
     }
 
-    /// Says on an instance what it waits for.
+    /// Records what an instance waits for; with `emit`, also as an event.
     pub(super) fn set_reason(
         &self,
         tx: &mut WriteTx<'_>,
         row: &mut InstanceRow,
         reason: Option<String>,
         cause: &Cause,
-        tell: bool,
+        emit: bool,
     ) -> Result<(), ControlError> {
         if row.status.reason == reason {
             return Ok(());
         }
         row.status.reason = reason;
         tx.set_status(row.id, &row.status)?;
-        if tell {
+        if emit {
             let event = event_builder::event(
                 self.now(),
                 "instance.waiting",
@@ -206,8 +206,8 @@ impl Control {
     }
 }
 
-/// How many instances of its spread group each node has.
-pub(crate) fn beside(
+/// The number of instances of the spread group on each node.
+pub(crate) fn group_members(
     tx: &ReadTx<'_>,
     spec: &InstanceSpec,
 ) -> Result<Vec<(NodeId, u32)>, StoreError> {
@@ -217,7 +217,7 @@ pub(crate) fn beside(
     }
 }
 
-/// The verdict on a node that has room, and something in the way.
+/// The verdict on a node with enough capacity, but an obstacle in its network.
 fn without(node: &NodeRow, reason: String) -> PlacementVerdict {
     PlacementVerdict {
         node: node.name.clone(),
@@ -226,18 +226,18 @@ fn without(node: &NodeRow, reason: String) -> PlacementVerdict {
     }
 }
 
-/// Every node's part in the choice as it would be made now.
+/// The verdicts on all nodes as of now.
 pub(crate) fn verdicts(
     tx: &ReadTx<'_>,
-    wish: &PlacementRequest<'_>,
+    request: &PlacementRequest<'_>,
     capacities: &[NodeCapacity],
 ) -> Result<Vec<PlacementVerdict>, ControlError> {
-    let mut verdicts = choose(wish, capacities, usize::MAX).verdicts;
+    let mut verdicts = choose(request, capacities, usize::MAX).verdicts;
     for verdict in verdicts.iter_mut().filter(|v| v.score.is_some()) {
         if let Some(capacity) = capacities
             .iter()
             .find(|capacity| capacity.node.name == verdict.node)
-            && let Err(obstacle) = network::fit(tx, wish.spec, &capacity.node)?
+            && let Err(obstacle) = network::fit(tx, request.spec, &capacity.node)?
         {
             *verdict = without(&capacity.node, obstacle.verdict);
         }

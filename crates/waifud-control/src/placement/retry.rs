@@ -1,43 +1,70 @@
-//! Retry: those that wait for a node are tried again when something that they may wait for was freed, and now and then.
+//! Retries instances that wait for a node: when something was freed, and periodically.
 //!
-//! All of them are walked through, the ones that asked first coming first, in steps: a transaction each, so that nobody
-//! waits long for the writer. Those that need the same of a node are one class. During a walk room only shrinks, so
-//! once one of a class could not be placed the others of it are passed over: a hundred thousand that wait for the same
-//! cost one look at the nodes and a walk along an index. What is freed behind a walk begins the next one.
+//! A walk covers all waiting instances, oldest first, in steps of one transaction each, so that other writers do not wait
+//! long. Instances with the same requirements form a class. During a walk capacity only shrinks, so after the first
+//! instance of a class that cannot be placed, the others are skipped: 100,000 instances of one class cost one evaluation
+//! of the nodes and one walk along an index. Whatever is freed during a walk starts the next one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use waifud_store::{NodeCapacity, WaitingPlace, WriteTx};
 
 use super::place::Outcome;
 use crate::auth::principal::Cause;
 use crate::{Control, ControlError};
 
-/// Instances that are looked at in one transaction at most.
+/// The maximum number of instances evaluated in one transaction.
 const STEP: usize = 100;
-/// Instances that are passed over or looked at in one transaction at most.
+/// The maximum number of instances evaluated or skipped in one transaction.
 const PAGE: u32 = 2000;
-/// Instances of which one walk tells in the history that they wait for something else: a hundred thousand such events
-/// would be all that is left of it.
-const TOLD: usize = 100;
+/// The maximum number of events about a changed reason in one walk: 100,000 of them would displace the rest of the
+/// history.
+const EVENTS_MAX: usize = 100;
 
-/// A walk over all that wait.
+/// Requests to try the waiting instances again.
+#[derive(Debug, Default)]
+pub(crate) struct RetryQueue {
+    wake: Notify,
+    /// The next walk looks at each instance, since not all of a class have the current reason.
+    all: AtomicBool,
+}
+
+impl RetryQueue {
+    pub(crate) fn request(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) async fn requested(&self) {
+        self.wake.notified().await;
+    }
+
+    fn request_all(&self) {
+        self.all.store(true, Ordering::Relaxed);
+    }
+
+    fn take_all(&self) -> bool {
+        self.all.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A walk over all waiting instances.
 #[derive(Default)]
 struct Walk {
     after: WaitingPlace,
-    /// Classes that could not be placed. With what they wait for where that is news to others of them.
+    /// Classes that cannot be placed, with the reason if other instances of the class do not have it yet.
     failed: HashMap<String, Option<String>>,
-    told: usize,
-    /// Nobody knows what was said before: each is looked at.
+    events: usize,
+    /// The recorded reasons may be outdated, so each instance is evaluated.
     thorough: bool,
 }
 
 impl Control {
-    /// Tries again to place those that wait. Called where something may have been freed. Those that one transaction does
-    /// not reach follow soon.
+    /// Retries waiting instances in the current transaction, after something may have been freed. The background task
+    /// continues with those that one transaction does not reach.
     pub(crate) fn place_waiting(&self, tx: &mut WriteTx<'_>) -> Result<(), ControlError> {
         if !tx.is_anything_waiting()? {
             return Ok(());
@@ -45,27 +72,26 @@ impl Control {
         let mut capacities = Arc::new(tx.node_capacities()?);
         let mut walk = Walk::default();
         if self.step(tx, &mut walk, &mut capacities)? {
-            // Others of these classes have still to be told.
+            // Other instances of these classes need the new reason.
             if walk.failed.values().any(Option::is_some) {
-                self.shared.retry_all.store(true, Ordering::Relaxed);
+                self.retry_queue().request_all();
             }
-            self.shared.retry.notify_one();
+            self.retry_queue().request();
         }
         Ok(())
     }
 
-    /// Walks through all that wait, and leaves the writer to others for as long as each step took.
+    /// Walks over all waiting instances. After each step it pauses for as long as the step took, so that others can write.
     pub async fn retry_waiting(&self, thorough: bool) -> Result<(), ControlError> {
         let mut walk = Walk {
-            thorough: thorough | self.shared.retry_all.swap(false, Ordering::Relaxed),
+            thorough: thorough | self.retry_queue().take_all(),
             ..Walk::default()
         };
         loop {
             let control = self.clone();
-            let begun = Instant::now();
-            let (more, same) = self
-                .shared
-                .store
+            let started = Instant::now();
+            let (more, returned) = self
+                .store()
                 .write(move |tx| {
                     let mut capacities = tx.capacities_for_placement()?;
                     let more = control.step(tx, &mut walk, &mut capacities)?;
@@ -75,12 +101,12 @@ impl Control {
             if !more {
                 return Ok(());
             }
-            walk = same;
-            tokio::time::sleep(begun.elapsed()).await;
+            walk = returned;
+            tokio::time::sleep(started.elapsed()).await;
         }
     }
 
-    /// One step of a walk. Says whether there are more.
+    /// One step of a walk; returns whether there are more.
     fn step(
         &self,
         tx: &mut WriteTx<'_>,
@@ -90,26 +116,26 @@ impl Control {
         let cause = Cause::system();
         let page = tx.waiting(&walk.after, PAGE)?;
         let more = u32::try_from(page.len()).unwrap_or(PAGE) == PAGE;
-        let mut looked = 0;
+        let mut evaluated = 0;
         for waiting in page {
             let failed = walk.failed.get(&waiting.class);
             if let Some(None) = failed {
                 walk.after = waiting.place;
                 continue;
             }
-            if looked == STEP {
+            if evaluated == STEP {
                 return Ok(true);
             }
-            looked += 1;
+            evaluated += 1;
             walk.after = waiting.place;
             let Some(mut row) = tx.instance(waiting.id)? else {
                 continue;
             };
-            let tell = walk.told < TOLD;
+            let emit = walk.events < EVENTS_MAX;
             if let Some(Some(reason)) = failed {
                 if row.status.reason.as_ref() != Some(reason) {
-                    walk.told += 1;
-                    self.set_reason(tx, &mut row, Some(reason.clone()), &cause, tell)?;
+                    walk.events += 1;
+                    self.set_reason(tx, &mut row, Some(reason.clone()), &cause, emit)?;
                 }
                 continue;
             }
@@ -123,11 +149,11 @@ impl Control {
                     }
                 }
                 Outcome::Waits(row, choice) => {
-                    let news = row.status.reason != choice.reason;
-                    walk.told += usize::from(news);
-                    let reason = choice.reason.clone().filter(|_| news || walk.thorough);
+                    let changed = row.status.reason != choice.reason;
+                    walk.events += usize::from(changed);
+                    let reason = choice.reason.clone().filter(|_| changed || walk.thorough);
                     walk.failed.insert(waiting.class, reason);
-                    self.keep_waiting(tx, *row, choice, &cause, tell)?;
+                    self.keep_waiting(tx, *row, choice, &cause, emit)?;
                 }
             }
         }

@@ -1,4 +1,6 @@
 //! The state of waifud itself: its database, its certificates and the space in its state directory.
 
-pub(crate) mod disk_space;
+mod disk_space_events;
+pub(crate) mod disk_space_monitor;
 pub(crate) mod problems;
+mod status;

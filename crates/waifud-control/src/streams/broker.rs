@@ -1,9 +1,8 @@
-//! Who waits for which agent, and which watch each node listens at.
+//! Matches clients that wait for a stream with agents that open it, and sends stream orders to the nodes' watches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::http::Extensions;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, oneshot};
@@ -17,23 +16,23 @@ use crate::auth::holdings::Held;
 use crate::env::Entropy;
 use crate::streams::problems as stream_problems;
 
-/// The agent's end of a stream.
+/// The connection of an agent.
 pub type AgentEnd = TokioIo<Upgraded>;
 
-/// Orders that a watch holds until they are sent.
+/// The maximum number of unsent orders per watch.
 const QUEUE: usize = 64;
 
-type Coming = Result<OnUpgrade, StreamRefusal>;
+type AgentAnswer = Result<OnUpgrade, StreamRefusal>;
 
-/// The broker. Clones share one state.
+/// The stream broker. Clones share one state.
 #[derive(Clone, Debug, Default)]
-pub struct Broker(Arc<Mutex<State>>);
+pub struct StreamBroker(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     waiting: HashMap<StreamId, Waiting>,
-    seats: HashMap<NodeId, (u64, mpsc::Sender<StreamOrder>)>,
-    next_seat: u64,
+    registrations: HashMap<NodeId, (u64, mpsc::Sender<StreamOrder>)>,
+    next_registration: u64,
     open: HashMap<InstanceId, usize>,
 }
 
@@ -41,51 +40,51 @@ struct State {
 struct Waiting {
     node: NodeId,
     until: Instant,
-    answer: oneshot::Sender<Coming>,
+    answer: oneshot::Sender<AgentAnswer>,
 }
 
-/// A place in the count of open streams; given back when dropped.
+/// A counted open stream; released when dropped.
 #[derive(Debug)]
-pub struct Place {
-    broker: Broker,
+pub struct StreamPermit {
+    broker: StreamBroker,
     instance: InstanceId,
     _held: Option<Held>,
 }
 
-/// Where a node's watch hears of streams. The newest watch of a node is the one that counts.
+/// The registration of a node's watch for stream orders. Only the newest watch of a node receives them.
 #[derive(Debug)]
 pub struct WatchRegistration {
-    broker: Broker,
+    broker: StreamBroker,
     node: NodeId,
     number: u64,
     orders: mpsc::Receiver<StreamOrder>,
 }
 
-/// Whom a stream leads to.
+/// The instance that a stream leads to.
 #[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// The node that the instance is on.
+pub struct StreamTarget {
+    /// The node of the instance.
     pub node: NodeId,
     /// The instance.
     pub instance: InstanceId,
-    /// Its copy there.
+    /// The epoch of its copy on the node.
     pub epoch: Epoch,
-    /// What of it.
+    /// The kind of stream.
     pub kind: StreamKind,
 }
 
-impl Broker {
+impl StreamBroker {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node's watch begins.
+    /// Registers a node's watch.
     pub fn register_watch(&self, node: NodeId) -> WatchRegistration {
         let (sender, orders) = mpsc::channel(QUEUE);
         let mut state = self.state();
-        state.next_seat += 1;
-        let number = state.next_seat;
-        state.seats.insert(node, (number, sender));
+        state.next_registration += 1;
+        let number = state.next_registration;
+        state.registrations.insert(node, (number, sender));
         drop(state);
         WatchRegistration {
             broker: self.clone(),
@@ -95,48 +94,48 @@ impl Broker {
         }
     }
 
-    /// A place for one more stream, with what it takes of the token that asks.
-    pub(crate) fn place(
+    /// Acquires a permit for one more stream.
+    pub(crate) fn acquire(
         &self,
         instance: InstanceId,
         limits: &StreamLimits,
         held: Option<Held>,
-    ) -> Result<Place, Problem> {
+    ) -> Result<StreamPermit, Problem> {
         let mut state = self.state();
         let total: usize = state.open.values().sum();
-        let here = state.open.entry(instance).or_default();
-        if total >= limits.total || *here >= limits.per_instance {
+        let count = state.open.entry(instance).or_default();
+        if total >= limits.total || *count >= limits.per_instance {
             let most = limits.per_instance;
-            if *here == 0 {
+            if *count == 0 {
                 state.open.remove(&instance);
             }
             return Err(stream_problems::too_many_streams(most));
         }
-        *here += 1;
+        *count += 1;
         drop(state);
-        Ok(Place {
+        Ok(StreamPermit {
             broker: self.clone(),
             instance,
             _held: held,
         })
     }
 
-    /// Asks the node for the stream and waits until its agent comes. Whoever stops waiting takes the id away.
-    pub async fn call(
+    /// Orders the stream from the node and waits until its agent connects. Dropping the future withdraws the order.
+    pub async fn request(
         &self,
-        target: Target,
+        target: StreamTarget,
         entropy: &dyn Entropy,
         limits: &StreamLimits,
     ) -> Result<AgentEnd, Problem> {
         let mut bytes = [0; 32];
         entropy.fill(&mut bytes);
         let id = StreamId::from_bytes(bytes);
-        let until = Instant::now() + limits.come_within;
-        let (answer, coming) = oneshot::channel();
-        let seat = {
+        let until = Instant::now() + limits.agent_timeout;
+        let (answer, agent_answer) = oneshot::channel();
+        let registration = {
             let mut state = self.state();
-            let seat = state
-                .seats
+            let registration = state
+                .registrations
                 .get(&target.node)
                 .map(|(_, sender)| sender.clone());
             state.waiting.insert(
@@ -147,7 +146,7 @@ impl Broker {
                     answer,
                 },
             );
-            seat
+            registration
         };
         let _withdrawn = Withdraw { broker: self, id };
         let order = StreamOrder {
@@ -156,12 +155,12 @@ impl Broker {
             epoch: target.epoch,
             kind: target.kind,
         };
-        let heard = seat.is_some_and(|seat| seat.try_send(order).is_ok());
-        if !heard {
+        let sent = registration.is_some_and(|registration| registration.try_send(order).is_ok());
+        if !sent {
             return Err(stream_problems::node_unreachable());
         }
-        let come = async {
-            match coming.await {
+        let connected = async {
+            match agent_answer.await {
                 Ok(Ok(upgrade)) => match upgrade.await {
                     Ok(upgraded) => Ok(TokioIo::new(upgraded)),
                     Err(_) => Err(stream_problems::agent_did_not_come()),
@@ -170,27 +169,19 @@ impl Broker {
                 Err(_) => Err(stream_problems::agent_did_not_come()),
             }
         };
-        timeout_at(until, come)
+        timeout_at(until, connected)
             .await
             .unwrap_or_else(|_| Err(stream_problems::agent_did_not_come()))
     }
 
-    /// The agent of `node` came for a stream: its connection, once switched, goes to who asked. Each id is good once.
-    pub fn accept(
-        &self,
-        node: NodeId,
-        id: StreamId,
-        request: &mut Extensions,
-    ) -> Result<(), Problem> {
-        let upgrade = request
-            .remove::<OnUpgrade>()
-            .ok_or_else(stream_problems::upgrade_required)?;
+    /// Accepts the agent's connection for a stream and passes it to the waiting client. Each id is valid once.
+    pub fn accept(&self, node: NodeId, id: StreamId, upgrade: OnUpgrade) -> Result<(), Problem> {
         self.take(node, id)?
             .send(Ok(upgrade))
             .map_err(|_| stream_problems::no_such_stream())
     }
 
-    /// The agent of `node` can't open a stream.
+    /// Records that the agent could not open a stream.
     pub fn refuse(
         &self,
         node: NodeId,
@@ -202,14 +193,14 @@ impl Broker {
             .map_err(|_| stream_problems::no_such_stream())
     }
 
-    /// Another node's id, one that was used, one that is too old and one that never was look the same.
-    fn take(&self, node: NodeId, id: StreamId) -> Result<oneshot::Sender<Coming>, Problem> {
+    /// Ids that are unknown, used, expired or for another node have the same answer.
+    fn take(&self, node: NodeId, id: StreamId) -> Result<oneshot::Sender<AgentAnswer>, Problem> {
         let mut state = self.state();
-        let good = state
+        let valid = state
             .waiting
             .get(&id)
             .is_some_and(|waiting| waiting.node == node && Instant::now() < waiting.until);
-        let waiting = good.then(|| state.waiting.remove(&id)).flatten();
+        let waiting = valid.then(|| state.waiting.remove(&id)).flatten();
         drop(state);
         waiting
             .map(|waiting| waiting.answer)
@@ -218,7 +209,7 @@ impl Broker {
 }
 
 struct Withdraw<'a> {
-    broker: &'a Broker,
+    broker: &'a StreamBroker,
     id: StreamId,
 }
 
@@ -228,7 +219,7 @@ impl Drop for Withdraw<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut state = self.broker.state();
         if let Some(count) = state.open.get_mut(&self.instance) {
@@ -241,11 +232,11 @@ impl Drop for Place {
 }
 
 impl WatchRegistration {
-    /// The next order; never ends while the seat is taken. May be dropped and called again without losing one.
+    /// The next order. It never completes after a newer watch has registered. Cancel safe.
     pub async fn next(&mut self) -> StreamOrder {
         match self.orders.recv().await {
             Some(order) => order,
-            // A newer watch of the node has the seat.
+            // A newer watch of the node has registered.
             None => std::future::pending().await,
         }
     }
@@ -255,11 +246,11 @@ impl Drop for WatchRegistration {
     fn drop(&mut self) {
         let mut state = self.broker.state();
         if state
-            .seats
+            .registrations
             .get(&self.node)
             .is_some_and(|(number, _)| *number == self.number)
         {
-            state.seats.remove(&self.node);
+            state.registrations.remove(&self.node);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What keeps a stream open: the instance is still there, still the same copy on the same node, and still on.
+//! Closes a stream when its instance is deleted, moved or off, or when its token is revoked.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,45 +9,45 @@ use waifud_api::stream::{RESET_CODE, StreamKind};
 use waifud_store::{InstanceRow, Topic};
 use waifud_types::{Epoch, InstanceId, NodeId};
 
-use super::broker::Target;
+use super::broker::StreamTarget;
 use crate::{Control, ControlError, Principal};
 
-/// Why waifud ends a stream.
+/// Why waifud closes a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseReason {
-    /// waifud stops.
+    /// waifud is stopping.
     Stopping,
     /// The instance was deleted.
     Deleted,
-    /// It is no longer that copy on that node.
+    /// The instance is on another node or has another epoch.
     Moved,
-    /// It is off.
+    /// The instance is off.
     Off,
-    /// Whoever asked may no longer.
+    /// The client's token was revoked or has expired.
     Revoked,
-    /// Nothing was said for too long.
+    /// There was no data for too long.
     Idle,
     /// The guest reset the connection.
     Reset,
-    /// The person's end is silent.
-    Dead,
-    /// A message was too large, or none at all that belongs here.
-    Misused,
+    /// The client does not answer.
+    ClientGone,
+    /// A message was too large.
+    MessageTooLarge,
 }
 
 impl CloseReason {
-    /// For whoever is at the other end.
+    /// The text for the client.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Stopping => "waifud stops",
+            Self::Stopping => "waifud is stopping",
             Self::Deleted => "the instance is being deleted",
             Self::Moved => "the instance moved",
             Self::Off => "the instance stopped",
             Self::Revoked => "the token was revoked or has expired",
-            Self::Idle => "nothing was said for too long",
+            Self::Idle => "idle for too long",
             Self::Reset => "the guest reset the connection",
-            Self::Dead => "nobody answers",
-            Self::Misused => "a message was too large",
+            Self::ClientGone => "the client does not answer",
+            Self::MessageTooLarge => "message too large",
         }
     }
 
@@ -56,33 +56,36 @@ impl CloseReason {
         match self {
             Self::Stopping => 1001,
             Self::Reset => RESET_CODE,
-            Self::Misused => 1009,
-            Self::Deleted | Self::Moved | Self::Off | Self::Revoked | Self::Idle | Self::Dead => {
-                1008
-            }
+            Self::MessageTooLarge => 1009,
+            Self::Deleted
+            | Self::Moved
+            | Self::Off
+            | Self::Revoked
+            | Self::Idle
+            | Self::ClientGone => 1008,
         }
     }
 }
 
-/// Watches what a stream depends on, from its beginning on: one watch for all calls of [`StreamGuard::closed`], so that a copy
-/// loop may ask at each chunk and the database is read only when something has changed.
+/// Watches the conditions of a stream. All calls of [`StreamGuard::closed`] share one watch, so a copy loop can call it for
+/// each chunk and the database is read only after a change.
 pub struct StreamGuard {
-    target: Target,
+    target: StreamTarget,
     closing: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
-    cut: Option<CloseReason>,
+    reason: Option<CloseReason>,
 }
 
 impl fmt::Debug for StreamGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamGuard")
             .field("target", &self.target)
-            .field("cut", &self.cut)
+            .field("reason", &self.reason)
             .finish_non_exhaustive()
     }
 }
 
 impl StreamGuard {
-    pub(super) fn new(control: &Control, target: Target, asker: Principal) -> Self {
+    pub(super) fn new(control: &Control, target: StreamTarget, caller: Principal) -> Self {
         let watch = Watch {
             control: control.clone(),
             changes: control
@@ -91,58 +94,61 @@ impl StreamGuard {
             target,
         };
         let control = control.clone();
-        Self::over(target, async move {
+        Self::with(target, async move {
             tokio::select! {
-                () = control.until_revoked(&asker) => CloseReason::Revoked,
-                cut = watch.closed() => cut,
+                () = control.until_revoked(&caller) => CloseReason::Revoked,
+                reason = watch.closed() => reason,
             }
         })
     }
 
-    fn over(target: Target, closing: impl Future<Output = CloseReason> + Send + 'static) -> Self {
+    fn with(
+        target: StreamTarget,
+        closing: impl Future<Output = CloseReason> + Send + 'static,
+    ) -> Self {
         Self {
             target,
             closing: Box::pin(closing),
-            cut: None,
+            reason: None,
         }
     }
 
-    /// Whom the stream leads to.
-    pub(crate) fn target(&self) -> Target {
+    /// The instance that the stream leads to.
+    pub(crate) fn target(&self) -> StreamTarget {
         self.target
     }
 
-    /// Ends when the stream has to. May be dropped and called again; that goes on where it was.
+    /// Completes when the stream has to close. Cancel safe.
     pub async fn closed(&mut self) -> CloseReason {
-        if let Some(cut) = self.cut {
-            return cut;
+        if let Some(reason) = self.reason {
+            return reason;
         }
-        let cut = self.closing.as_mut().await;
-        self.cut = Some(cut);
-        cut
+        let reason = self.closing.as_mut().await;
+        self.reason = Some(reason);
+        reason
     }
 }
 
-/// How long to wait after the database could not be read.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The pause after a failed read of the database.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The instance that a stream leads to.
+/// Watches the instance of a stream.
 struct Watch {
     control: Control,
-    target: Target,
+    target: StreamTarget,
     changes: watch::Receiver<u64>,
 }
 
 impl Watch {
-    /// Ends when the instance is no longer there for the stream, or waifud stops.
+    /// Completes when the instance cannot be used by the stream any more, or waifud stops.
     async fn closed(mut self) -> CloseReason {
         loop {
-            let again = match self.look().await {
+            let again = match self.check().await {
                 Ok(None) => None,
-                Ok(Some(cut)) => return cut,
+                Ok(Some(reason)) => return reason,
                 Err(error) => {
-                    tracing::warn!(%error, "a stream's instance can't be looked at");
-                    Some(LOOK_AGAIN)
+                    tracing::warn!(%error, "reading the instance of a stream failed; retrying");
+                    Some(RETRY_PAUSE)
                 }
             };
             let again = async {
@@ -161,7 +167,7 @@ impl Watch {
         }
     }
 
-    async fn look(&mut self) -> Result<Option<CloseReason>, ControlError> {
+    async fn check(&mut self) -> Result<Option<CloseReason>, ControlError> {
         self.changes.mark_unchanged();
         let id: InstanceId = self.target.instance;
         let row = self
@@ -169,17 +175,22 @@ impl Watch {
             .store()
             .read(move |tx| Ok::<_, ControlError>(tx.instance(id)?))
             .await?;
-        let Target {
+        let StreamTarget {
             node, epoch, kind, ..
         } = self.target;
         Ok(row.map_or(Some(CloseReason::Deleted), |row| {
-            why_cut(&row, node, epoch, kind)
+            close_reason(&row, node, epoch, kind)
         }))
     }
 }
 
-/// Whether the stream may go on with the instance as it is.
-fn why_cut(row: &InstanceRow, node: NodeId, epoch: Epoch, kind: StreamKind) -> Option<CloseReason> {
+/// Why a stream has to close for the current state of its instance; `None` if it can stay open.
+fn close_reason(
+    row: &InstanceRow,
+    node: NodeId,
+    epoch: Epoch,
+    kind: StreamKind,
+) -> Option<CloseReason> {
     if row.deleting {
         Some(CloseReason::Deleted)
     } else if row.node != Some(node) || row.epoch != epoch {
@@ -199,19 +210,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_gate_that_is_asked_at_each_chunk_looks_once_and_remembers_why_it_closed() {
-        let target = Target {
+    async fn repeated_calls_share_one_watch_and_keep_the_reason() {
+        let target = StreamTarget {
             node: NodeId::generate(),
             instance: InstanceId::generate(),
             epoch: Epoch(1),
             kind: StreamKind::Ssh,
         };
-        let (looks, close) = (
+        let (watches, close) = (
             Arc::new(AtomicUsize::new(0)),
             Arc::new(tokio::sync::Notify::new()),
         );
-        let (counted, closes) = (looks.clone(), close.clone());
-        let mut gate = StreamGuard::over(target, async move {
+        let (counted, closes) = (watches.clone(), close.clone());
+        let mut guard = StreamGuard::with(target, async move {
             counted.fetch_add(1, Ordering::Relaxed);
             closes.notified().await;
             CloseReason::Off
@@ -219,13 +230,13 @@ mod tests {
         for _ in 0..100 {
             tokio::select! {
                 biased;
-                _ = gate.closed() => panic!("it is not closed"),
+                _ = guard.closed() => panic!("it is not closed"),
                 () = std::future::ready(()) => {}
             }
         }
-        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        assert_eq!(watches.load(Ordering::Relaxed), 1);
         close.notify_one();
-        assert_eq!(gate.closed().await, CloseReason::Off);
-        assert_eq!(gate.closed().await, CloseReason::Off);
+        assert_eq!(guard.closed().await, CloseReason::Off);
+        assert_eq!(guard.closed().await, CloseReason::Off);
     }
 }

@@ -1,4 +1,4 @@
-//! A command for the guest agent: one question to the node over a stream, one answer.
+//! Commands for the guest agent: one request to the node over a stream, and one answer.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{AgentEnd, OpenStream};
 use crate::streams::problems as stream_problems;
 use crate::{Control, ControlError, Principal};
 
-/// What a node may take beyond the program's own time.
+/// The time that a node may take in addition to the program's timeout.
 const SLACK: Duration = Duration::from_secs(30);
 
 impl Control {
@@ -25,13 +25,13 @@ impl Control {
         &self,
         name: &str,
         request: ExecRequest,
-        asker: Principal,
+        caller: Principal,
     ) -> Result<ExecResult, ControlError> {
         check_exec(&request)?;
         let seconds = request.timeout_s.unwrap_or(EXEC_TIMEOUT_DEFAULT);
         let most = Duration::from_secs(seconds.into()) + SLACK;
         let command = GuestCommand::Exec(request);
-        match self.guest_command(name, command, asker, most).await? {
+        match self.guest_command(name, command, caller, most).await? {
             GuestAnswer::Exec(result) => Ok(result),
             GuestAnswer::TimedOut => Err(timed_out(seconds).into()),
             other => Err(unexpected(other).into()),
@@ -43,11 +43,11 @@ impl Control {
         &self,
         name: &str,
         request: SetPassword,
-        asker: Principal,
+        caller: Principal,
     ) -> Result<(), ControlError> {
         check_password(&request)?;
         let command = GuestCommand::SetPassword(request);
-        match self.guest_command(name, command, asker, SLACK).await? {
+        match self.guest_command(name, command, caller, SLACK).await? {
             GuestAnswer::PasswordSet => Ok(()),
             other => Err(unexpected(other).into()),
         }
@@ -57,7 +57,7 @@ impl Control {
         &self,
         name: &str,
         command: GuestCommand,
-        asker: Principal,
+        caller: Principal,
         most: Duration,
     ) -> Result<GuestAnswer, ControlError> {
         let mut line = serde_json::to_vec(&command).unwrap_or_default();
@@ -66,23 +66,23 @@ impl Control {
             return Err(bad(
                 "command",
                 "the command is too long",
-                "put it into a file in the guest",
+                "copy it to a file in the guest",
             )
             .into());
         }
         let stream = self
-            .open_stream(name, StreamKind::GuestCommand, asker)
+            .open_stream(name, StreamKind::GuestCommand, caller)
             .await?;
         let OpenStream {
             mut agent,
-            mut gate,
-            place: _place,
+            mut guard,
+            permit: _permit,
         } = stream;
         let answer = tokio::select! {
             answer = timeout(most, converse(&mut agent, &line)) => answer.ok().flatten(),
-            cut = gate.closed() => return Err(cut_off(cut.reason()).into()),
+            reason = guard.closed() => return Err(interrupted(reason.reason()).into()),
         };
-        answer.ok_or_else(|| cut_off("the node gave no answer").into())
+        answer.ok_or_else(|| interrupted("the node did not answer").into())
     }
 }
 
@@ -99,15 +99,15 @@ fn check_exec(request: &ExecRequest) -> Result<(), Problem> {
     if request.command.first().is_none_or(String::is_empty) {
         return Err(bad(
             "command",
-            "command names no program",
-            "the program, then its arguments",
+            "command is empty",
+            "use the program followed by its arguments",
         ));
     }
     if request.command.iter().any(|word| word.contains('\0')) {
         return Err(bad(
             "command",
-            "command has a NUL character",
-            "a program can't be given one",
+            "command contains a NUL character",
+            "remove it: arguments cannot contain NUL",
         ));
     }
     let words: usize = request.command.iter().map(|word| word.len() + 1).sum();
@@ -115,7 +115,7 @@ fn check_exec(request: &ExecRequest) -> Result<(), Problem> {
         return Err(bad(
             "command",
             format!("command exceeds the limit of {} KiB", WORDS_MAX >> 10),
-            "send a long script as the input of sh",
+            "send a long script to sh on stdin",
         ));
     }
     if let Some(stdin) = &request.stdin_base64 {
@@ -136,7 +136,7 @@ fn check_exec(request: &ExecRequest) -> Result<(), Problem> {
         .timeout_s
         .is_some_and(|seconds| !(1..=EXEC_TIMEOUT_MAX).contains(&seconds))
     {
-        let hint = format!("from 1 to {EXEC_TIMEOUT_MAX}");
+        let hint = format!("use a value from 1 to {EXEC_TIMEOUT_MAX}");
         return Err(bad("timeout_s", "timeout_s is out of range", hint));
     }
     Ok(())
@@ -144,24 +144,24 @@ fn check_exec(request: &ExecRequest) -> Result<(), Problem> {
 
 fn check_password(request: &SetPassword) -> Result<(), Problem> {
     let user = &request.user;
-    let whole = !user.is_empty() && user.len() <= 256 && !user.starts_with('-');
-    if !whole || user.chars().any(|c| c.is_control() || c == ':' || c == '/') {
+    let well_formed = !user.is_empty() && user.len() <= 256 && !user.starts_with('-');
+    if !well_formed || user.chars().any(|c| c.is_control() || c == ':' || c == '/') {
         return Err(bad(
             "user",
-            "user is no user's name",
-            "such as debian or root",
+            "user is not a valid user name",
+            "use for example debian or root",
         ));
     }
     let password = request.password.expose();
     if password.is_empty() || password.len() > PASSWORD_MAX {
-        let hint = format!("1 to {PASSWORD_MAX} bytes");
+        let hint = format!("use 1 to {PASSWORD_MAX} bytes");
         return Err(bad("password", "the password is empty or too long", hint));
     }
     if password.chars().any(char::is_control) {
         return Err(bad(
             "password",
-            "the password is not one line of text",
-            "leave control characters out",
+            "the password contains control characters",
+            "remove control characters and line breaks",
         ));
     }
     Ok(())
@@ -177,19 +177,19 @@ fn timed_out(seconds: u32) -> Problem {
     Problem::new(
         504,
         "exec-timed-out",
-        format!("the program did not end within {seconds} s; it goes on in the guest"),
+        format!("the program did not exit within {seconds} s and keeps running in the guest"),
     )
     .field("timeout_s")
-    .hint("a longer --timeout, or let it run in the background and look later")
+    .hint("use a longer --timeout, or run the program in the background")
 }
 
-fn cut_off(why: &str) -> Problem {
+fn interrupted(why: &str) -> Problem {
     Problem::new(
         502,
         "stream-failed",
-        format!("the command's end is not known: {why}"),
+        format!("the result of the command is unknown: {why}"),
     )
-    .hint("look in the guest whether it was carried out")
+    .hint("check in the guest whether it was executed")
 }
 
 fn unexpected(answer: GuestAnswer) -> Problem {
@@ -197,7 +197,7 @@ fn unexpected(answer: GuestAnswer) -> Problem {
         GuestAnswer::Refused(refusal) => refusal,
         _ => StreamRefusal {
             reason: RefusalReason::Other,
-            message: "it answered another question".to_owned(),
+            message: "unexpected answer".to_owned(),
         },
     };
     let problem = stream_problems::stream_refused(StreamKind::GuestCommand, &refusal);
@@ -206,7 +206,7 @@ fn unexpected(answer: GuestAnswer) -> Problem {
             RefusalReason::NoGuestAgent => "no guest agent answers in the guest".to_owned(),
             RefusalReason::GuestRefused => problem.title.replacen(
                 "the node could not open the guest-command",
-                "the guest agent could not do it",
+                "the guest agent refused",
                 1,
             ),
             _ => problem.title,

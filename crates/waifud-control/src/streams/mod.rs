@@ -1,43 +1,43 @@
-//! Streams: a person's request and an agent's request, joined into one flow of bytes.
+//! Streams: connections between clients and instances, through the node's agent.
 //!
-//! waifud makes a one-time id, tells the node's watch, and waits until the agent comes with that id. Everything is in
-//! memory: a stream dies with the process, and nothing of it is ever written down. See `waifud_api::stream`.
+//! waifud generates a one-time id, sends it over the node's watch, and waits until the agent connects with that id.
+//! Everything is in memory: a stream ends with the process, and nothing of it is stored. See `waifud_api::stream`.
 
 mod broker;
 mod guard;
 mod guest_command;
+mod log;
 mod open;
 pub(crate) mod problems;
-mod pump;
 
-pub use broker::{AgentEnd, Broker, WatchRegistration};
+pub use broker::{AgentEnd, StreamBroker, WatchRegistration};
 pub use guard::{CloseReason, StreamGuard};
+pub use log::read_only;
 pub use open::OpenStream;
-pub use pump::{join, read_only};
 
 use std::time::Duration;
 
-/// What streams may use.
+/// The limits of streams.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamLimits {
-    /// How long the agent may take to come; its id is good for as long.
-    pub come_within: Duration,
-    /// A stream without a byte in either direction for so long is closed.
+    /// How long the agent may take to connect; the id is valid for this time.
+    pub agent_timeout: Duration,
+    /// A stream without data in either direction for this long is closed.
     pub idle: Duration,
-    /// Between two looks whether the person's end lives; silent for three times as long, it does not.
+    /// The interval of pings to the client. A client without an answer for three intervals is disconnected.
     pub ping: Duration,
-    /// Streams at once.
+    /// The maximum number of open streams.
     pub total: usize,
-    /// Streams at once to one instance.
+    /// The maximum number of open streams per instance.
     pub per_instance: usize,
-    /// Bytes of one message from a person at most. With the buffers of both connections it bounds what is in flight.
+    /// The maximum size of a message from a client. Together with the buffers of both connections it bounds memory.
     pub message: usize,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
         Self {
-            come_within: Duration::from_secs(30),
+            agent_timeout: Duration::from_secs(30),
             idle: Duration::from_hours(1),
             ping: Duration::from_secs(30),
             total: 512,

@@ -1,8 +1,8 @@
-//! Opening a stream: everything that can go wrong does so here, before the connection becomes something else.
+//! Opens a stream. All errors occur here, before the connection is upgraded.
 
 use waifud_api::stream::StreamKind;
 
-use super::broker::{AgentEnd, Place, Target};
+use super::broker::{AgentEnd, StreamPermit, StreamTarget};
 use super::guard::StreamGuard;
 use crate::auth::holdings::Kind;
 use crate::instances::find;
@@ -10,26 +10,27 @@ use crate::instances::problems as instance_problems;
 use crate::streams::problems as stream_problems;
 use crate::{Control, ControlError, Principal};
 
-/// A stream whose agent has come.
+/// A stream with a connected agent.
 #[derive(Debug)]
 pub struct OpenStream {
-    /// The agent's end.
+    /// The agent's connection.
     pub agent: AgentEnd,
-    /// What keeps it open.
-    pub gate: StreamGuard,
-    pub(super) place: Place,
+    /// Decides when the stream has to close.
+    pub guard: StreamGuard,
+    /// The place in the count of open streams.
+    pub permit: StreamPermit,
 }
 
 impl Control {
-    /// Opens a stream to an instance; ends when the node's agent has come, or with the problem that it did not.
+    /// Opens a stream to an instance, and waits until the node's agent has connected.
     pub(crate) async fn open_stream(
         &self,
         name_or_id: &str,
         kind: StreamKind,
-        asker: Principal,
+        caller: Principal,
     ) -> Result<OpenStream, ControlError> {
         let wanted = name_or_id.to_owned();
-        let row = self.shared.store.read(move |tx| find(&tx, &wanted)).await?;
+        let row = self.store().read(move |tx| find(&tx, &wanted)).await?;
         if row.deleting {
             return Err(instance_problems::deleting(&row.name).into());
         }
@@ -42,25 +43,24 @@ impl Control {
         if !kind.is_history() && !row.status.state.may_be_on() {
             return Err(stream_problems::not_running(&row.name, row.status.state).into());
         }
-        let target = Target {
+        let target = StreamTarget {
             node,
             instance: row.id,
             epoch: row.epoch,
             kind,
         };
-        let limits = &self.shared.config.streams;
-        let held = self.shared.tokens.holdings.take(&asker, Kind::Stream)?;
-        let place = self.shared.streams.place(row.id, limits, held)?;
+        let limits = &self.config().streams;
+        let held = self.token_state().hold(&caller, Kind::Stream)?;
+        let permit = self.stream_broker().acquire(row.id, limits, held)?;
         let agent = self
-            .shared
-            .streams
-            .call(target, &*self.shared.entropy, limits)
+            .stream_broker()
+            .request(target, self.entropy(), limits)
             .await?;
-        tracing::info!(instance = %row.name, kind = kind.as_str(), by = asker.name, from = asker.from, "a stream opens");
+        tracing::info!(instance = %row.name, kind = kind.as_str(), by = caller.name, from = caller.from, "a stream was opened");
         Ok(OpenStream {
             agent,
-            gate: StreamGuard::new(self, target, asker),
-            place,
+            guard: StreamGuard::new(self, target, caller),
+            permit,
         })
     }
 }

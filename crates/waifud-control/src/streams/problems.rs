@@ -3,36 +3,36 @@
 use waifud_api::Problem;
 use waifud_types::Name;
 
-/// It has no console, no screen and no ports while it is off.
+/// The instance is off and has no console, screen or ports.
 pub fn not_running(name: &Name, state: waifud_types::InstanceState) -> Problem {
     Problem::new(
         409,
         "instance-not-running",
-        format!("instance {name} is {state}: there is nothing to connect to"),
+        format!("instance {name} is {state} and has nothing to connect to"),
     )
     .hint(format!(
-        "waifuctl start {name}; waifuctl why {name} tells more"
+        "start it with waifuctl start {name}; waifuctl why {name} shows details"
     ))
 }
 
-/// Its node's agent is not heard of.
+/// The instance's node is not connected.
 pub fn node_unreachable() -> Problem {
     Problem::new(
         504,
         "node-unreachable",
         "the instance's node is not connected to waifud",
     )
-    .hint("waifuctl node list shows since when; guests go on without waifud")
+    .hint("waifuctl node list shows the last contact; guests keep running without waifud")
 }
 
-/// The node was asked and nobody came.
+/// The agent did not open the requested stream in time.
 pub fn agent_did_not_come() -> Problem {
     Problem::new(
         504,
         "agent-timeout",
-        "the instance's node was asked for the stream and did not open it in time",
+        "the instance's node did not open the stream in time",
     )
-    .hint("try again; the log of waifud-agentd on the node says more")
+    .hint("try again; see the log of waifud-agentd on the node")
 }
 
 /// The node could not open the stream.
@@ -45,46 +45,42 @@ pub fn stream_refused(
         R::NotHere => (
             409,
             "instance-not-on-node",
-            "it may be on its way: try again in a moment",
+            "the node may not have received it yet: try again in a moment",
         ),
-        R::NotRunning => (409, "instance-not-running", "waifuctl start NAME"),
-        R::NoAddress => (
-            409,
-            "no-address",
-            "waifuctl ip NAME shows whether it has an address",
-        ),
+        R::NotRunning => (409, "instance-not-running", "start it: waifuctl start NAME"),
+        R::NoAddress => (409, "no-address", "check its addresses: waifuctl ip NAME"),
         R::NothingListens => (
             409,
             "connection-refused",
-            "is the service running in the guest, and not on the guest's loopback only? waifuctl console NAME looks inside",
+            "check that the service runs in the guest and does not listen on its loopback address only, for example with waifuctl console NAME",
         ),
         R::NoAnswer => (
             409,
             "guest-unreachable",
-            "is the guest up, and does its firewall let the port in? waifuctl console NAME looks inside",
+            "check that the guest is running and that its firewall allows the port, for example with waifuctl console NAME",
         ),
         R::NotTheGuest => (
             409,
             "guest-identity-mismatch",
-            "a stream leads to the guest and to no other machine; waifuctl why NAME, or choose another address",
+            "another machine answers at the guest's address: see waifuctl why NAME, or choose another address",
         ),
         R::NoGuestAgent => (
             409,
             "no-guest-agent",
-            "a guest that is booting has it a little later: waifuctl wait NAME --for ready; one that lacks it: install \
-             qemu-guest-agent in it, through waifuctl ssh or console",
+            "if the guest is booting, wait: waifuctl wait NAME --for ready; otherwise install qemu-guest-agent in the guest, \
+             using waifuctl ssh or waifuctl console",
         ),
         R::GuestRefused => (
             409,
             "guest-refused",
-            "is there such a user, and /bin/sh for exec, in the guest? some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent",
+            "check that the user, and /bin/sh for exec, exist in the guest; some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent",
         ),
-        R::NoLog => (404, "no-log", "it comes with the first start"),
-        R::TooMany => (429, "too-many-streams", "close some streams first"),
+        R::NoLog => (404, "no-log", "the log is created at the first start"),
+        R::TooMany => (429, "too-many-streams", "close some streams and try again"),
         R::Other => (
             502,
             "stream-failed",
-            "the log of waifud-agentd on the node says more",
+            "see the log of waifud-agentd on the node",
         ),
     };
     let shown: String = refusal
@@ -101,24 +97,25 @@ pub fn stream_refused(
     .hint(hint)
 }
 
-/// Too many at once.
+/// Too many streams are open.
 pub fn too_many_streams(most: usize) -> Problem {
-    Problem::new(429, "too-many-streams", "too many streams are open")
-        .hint(format!("close some; at most {most} lead to one instance"))
+    Problem::new(429, "too-many-streams", "too many streams are open").hint(format!(
+        "close some; at most {most} can be open to one instance"
+    ))
 }
 
-/// The request does not ask to become a stream.
+/// The request does not ask for an upgrade of the connection.
 pub fn upgrade_required() -> Problem {
     Problem::new(
         426,
         "upgrade-required",
-        "this path answers only requests that ask for an upgrade of the connection",
+        "this path requires an upgrade of the connection",
     )
     .hint("use waifuctl, or a WebSocket client over HTTP/1.1")
 }
 
-/// Used, expired, another node's, or never made.
+/// The stream id is used, expired, for another node, or unknown.
 pub fn no_such_stream() -> Problem {
-    Problem::new(404, "stream-not-found", "nobody waits for that stream")
-        .hint("each id is good once, for 30 seconds, for one node")
+    Problem::new(404, "stream-not-found", "no client waits for this stream")
+        .hint("a stream id is valid once, for 30 seconds, for one node")
 }

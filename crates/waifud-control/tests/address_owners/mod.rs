@@ -1,9 +1,9 @@
-//! Addresses that another instance, a gateway or a network has.
+//! Addresses that belong to another instance, a gateway or a network.
 
 use super::*;
 
 #[tokio::test]
-async fn an_address_that_another_has_is_refused_and_so_is_a_range_that_holds_it() {
+async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused() {
     let (server, alder, _birch) = home().await;
     let given = json!([{"network": "lan", "address": "192.168.1.50/24", "gateway": "192.168.1.1",
         "allow_addresses": ["192.168.1.64/26", "192.168.1.200"]}]);
@@ -107,7 +107,7 @@ async fn an_address_that_another_has_is_refused_and_so_is_a_range_that_holds_it(
     assert!(
         problem
             .title
-            .contains("the router that the instance itself names"),
+            .contains("the gateway of the instance itself"),
         "{problem:?}"
     );
     assert_eq!(
@@ -115,7 +115,7 @@ async fn an_address_that_another_has_is_refused_and_so_is_a_range_that_holds_it(
         before,
         "a refusal left something behind"
     );
-    // One further address may be shared, and what nobody has is free.
+    // A single allowed address may be shared, and unused addresses are free.
     server
         .create(&of(
             "192.168.1.51/24",

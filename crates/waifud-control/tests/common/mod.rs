@@ -36,7 +36,7 @@ use waifud_types::{
     ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, NodeId, Timestamp,
 };
 
-/// Longer than anything here takes; reached only when something is broken.
+/// Longer than any operation in the tests; reached only after a failure.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
 pub struct Server {
@@ -128,7 +128,7 @@ impl Server {
         }
     }
 
-    /// As after a kill: what is in memory is gone, what is on the disk is there.
+    /// The state after a kill: memory is lost, the disk is kept.
     pub async fn restart(self, change: impl FnOnce(&mut ControlConfig)) -> Self {
         self.control.stop_token().cancel();
         let Self { dir, control, .. } = self;
@@ -164,7 +164,7 @@ impl Server {
         collect(self.raw(request.body(body.into()).unwrap()).await).await
     }
 
-    /// A request by somebody else than root, at the listener that they come in by; `token` goes as a bearer token.
+    /// A request of another peer than root, to the router of its listener, with an optional bearer token.
     pub async fn call_as(
         &self,
         peer: Peer,
@@ -184,7 +184,7 @@ impl Server {
         call(router, request.body(body.into()).unwrap(), peer).await
     }
 
-    /// Makes a token and gives its secret.
+    /// Creates a token and returns its secret.
     pub async fn token(&self, name: &str, role: &str, expires_in_s: Option<u64>) -> String {
         let body = json!({"name": name, "role": role, "expires_in_s": expires_in_s});
         let created = self.post("/v1/tokens", &body).await.expect(201).json();
@@ -227,7 +227,7 @@ impl Server {
         digest
     }
 
-    /// A request to nodes' routes, from whom the test says.
+    /// A request to the routes for nodes, from the given peer.
     pub async fn agent(
         &self,
         method: Method,
@@ -259,7 +259,7 @@ impl Server {
         JoinToken::parse(made.token.expose()).unwrap()
     }
 
-    /// What a machine with this key asks for.
+    /// The join request of a machine with this key.
     pub async fn ask_to_join(&self, token: &JoinToken, key: &NodeKey, name: &str) -> Answer {
         let csr = key.request().unwrap();
         let request = JoinRequest::new(token.secret.expose(), csr, name.parse().unwrap());
@@ -271,7 +271,7 @@ impl Server {
         .await
     }
 
-    /// Lets a machine in and says hello for it; one that was in before comes back with another key.
+    /// Joins a machine and sends its hello; a machine that joined before gets another key.
     pub async fn join(&self, name: &str, memory: ByteSize) -> Agent {
         let known = self.get(&format!("/v1/nodes/{name}")).await.status == 200;
         let token = self.join_token(known.then_some(name)).await;
@@ -307,7 +307,7 @@ impl Server {
         again
     }
 
-    /// Everything that a refused request might leave behind: rows of every kind, and files.
+    /// Everything that a refused request could leave behind: rows of every kind, and files.
     pub async fn footprint(&self) -> (usize, usize, u64, Vec<PathBuf>) {
         let (instances, images, newest) = self
             .control
@@ -345,7 +345,7 @@ impl Server {
     }
 }
 
-/// Somebody over TLS without a certificate.
+/// A TLS peer without a certificate.
 pub fn nobody() -> Peer {
     Peer::Tls {
         from: "192.0.2.9:4321".parse().unwrap(),
@@ -440,7 +440,7 @@ pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
     }
 }
 
-/// A node's agent in the hands of a test.
+/// A node's agent, driven by a test.
 pub struct Agent {
     pub id: NodeId,
     pub key: Digest,
@@ -532,7 +532,7 @@ impl Agent {
         self.watch = None;
     }
 
-    /// The next frame that is no ping.
+    /// The next frame except pings.
     pub async fn frame(&mut self) -> WatchFrame {
         tokio::time::timeout(DEADLINE, async {
             loop {
@@ -552,7 +552,7 @@ impl Agent {
         .unwrap()
     }
 
-    /// Whether the watch ends by itself, or by an error.
+    /// Whether the watch ends normally instead of with an error.
     pub async fn watch_ends(&mut self) -> bool {
         let ends = async { while let Some(Ok(_)) = self.watch.as_mut().unwrap().frame().await {} };
         tokio::time::timeout(DEADLINE, ends).await.is_ok()

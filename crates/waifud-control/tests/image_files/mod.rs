@@ -1,4 +1,4 @@
-//! A row of the database that names an image is not the image: the file may be missing or damaged, and comes back.
+//! Missing and damaged image files are detected and restored.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ async fn shown(server: &Server, image: Digest) -> Value {
     server.get(&path).await.expect(200).json()
 }
 
-/// The same size, other contents: what a failing disk or an interrupted copy leaves.
+/// The same size with other contents, as after a disk failure or an interrupted copy.
 fn damage(server: &Server, image: Digest) {
     let path = file(server, image);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -33,7 +33,7 @@ fn damage(server: &Server, image: Digest) {
 }
 
 #[tokio::test]
-async fn an_upload_is_always_verified_and_brings_a_missing_file_back() {
+async fn an_upload_is_always_verified_and_restores_a_missing_file() {
     let server = Server::start().await;
     let bytes = image(2 << 30);
     let name = server.template().await;
@@ -68,7 +68,7 @@ async fn an_upload_replaces_a_damaged_file() {
 }
 
 #[tokio::test]
-async fn a_download_brings_a_missing_or_damaged_file_back() {
+async fn a_download_restores_a_missing_or_damaged_file() {
     let bytes = large_image();
     let name = digest(&bytes);
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
@@ -78,7 +78,7 @@ async fn a_download_brings_a_missing_or_damaged_file_back() {
     });
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
-    // While the file is there and whole it is not fetched again.
+    // An intact file is not downloaded again.
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
     assert_eq!(mirror.requests("/a.qcow2").len(), 1);
@@ -96,7 +96,7 @@ async fn a_download_brings_a_missing_or_damaged_file_back() {
 }
 
 #[tokio::test]
-async fn a_node_never_gets_a_damaged_file_and_is_told_when_there_is_none() {
+async fn a_node_never_gets_a_damaged_file_and_gets_a_problem_for_a_missing_one() {
     let server = Server::start().await;
     let bytes = image(2 << 30);
     let name = server.template().await;
@@ -124,7 +124,7 @@ async fn a_node_never_gets_a_damaged_file_and_is_told_when_there_is_none() {
 }
 
 #[tokio::test]
-async fn a_template_is_made_only_of_an_image_whose_file_is_there() {
+async fn a_template_is_created_only_from_an_image_with_a_file() {
     let server = Server::start().await;
     let name = server.template().await;
     std::fs::remove_file(file(&server, name)).unwrap();
@@ -159,7 +159,7 @@ async fn a_template_is_refreshed_from_its_own_source() {
     server.post(refresh, &json!({})).await.expect(202);
     let same = end(&server, "a").await.unwrap();
     assert_eq!(same["current"], made["current"]);
-    // Its file was lost: a refresh brings it back.
+    // A refresh restores a lost file.
     std::fs::remove_file(file(&server, digest(&old))).unwrap();
     server.post(refresh, &json!({})).await.expect(202);
     end(&server, "a").await.unwrap();
@@ -174,7 +174,7 @@ async fn a_template_is_refreshed_from_its_own_source() {
     for kept in ["default_user", "datasource", "firmware", "source"] {
         assert_eq!(newer[kept], made[kept], "{kept}");
     }
-    // An upload has no source, and takes the one away that was there.
+    // An upload has no source and replaces the previous one.
     let name = digest(&old);
     let body = json!({"name": "a", "image": name});
     server.post("/v1/templates", &body).await.expect(201);

@@ -1,4 +1,4 @@
-//! A mirror on loopback that a test scripts: it serves files with `ETag`s and ranges, and misbehaves as told.
+//! A scripted mirror on loopback: it serves files with `ETag`s and ranges, and misbehaves on request.
 
 #![allow(
     dead_code,
@@ -19,13 +19,13 @@ use tokio::sync::Notify;
 /// One misbehaviour.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
-    /// So many bytes of the body, then the connection breaks.
+    /// Sends this many bytes of the body, then closes the connection.
     Cut(usize),
-    /// So many bytes, then silence until `release`; then the connection breaks.
+    /// Sends this many bytes, then nothing until `release`, then closes the connection.
     Stall(usize),
-    /// Nothing but a status.
+    /// Sends only a status.
     Status(u16),
-    /// A byte now and then, for as long as the client listens.
+    /// Sends single bytes slowly until the client disconnects.
     Drip,
 }
 
@@ -128,22 +128,22 @@ impl Mirror {
         self.with(path, |file| file.chunked = true);
     }
 
-    /// What happens to the next requests; after them, the file is served.
+    /// The script for the next requests; later requests get the file.
     pub fn script(&self, path: &str, replies: Vec<Reply>) {
         self.with(path, |file| file.script = replies.into());
     }
 
-    /// After the script's last reply there is another file.
+    /// The file that is served after the script has ended.
     pub fn then_serves(&self, path: &str, body: &[u8]) {
         self.with(path, |file| file.next = Some(body.to_vec()));
     }
 
-    /// The heads of the requests so far, in lower case.
+    /// The headers of the requests so far, in lower case.
     pub fn requests(&self, path: &str) -> Vec<String> {
         self.with(path, |file| file.requests.clone())
     }
 
-    /// Bytes of bodies that were sent.
+    /// The number of body bytes sent.
     pub fn sent(&self, path: &str) -> usize {
         self.with(path, |file| file.sent)
     }

@@ -1,9 +1,9 @@
-//! Sources that drip, more downloads than run at once, and an image store that fails.
+//! Slow sources, the limit of concurrent downloads, and failures of the image store.
 
 use super::*;
 
 #[tokio::test]
-async fn a_server_that_drips_is_given_up() {
+async fn a_slow_server_is_given_up() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::Drip; 100]);
@@ -25,7 +25,7 @@ async fn a_server_that_drips_is_given_up() {
 }
 
 #[tokio::test]
-async fn only_so_many_downloads_run_at_once() {
+async fn the_number_of_concurrent_downloads_is_limited() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[]).await;
     let server = Server::with(|config| {
@@ -51,7 +51,7 @@ async fn only_so_many_downloads_run_at_once() {
 }
 
 #[tokio::test]
-async fn a_failure_of_the_image_store_ends_no_download() {
+async fn a_failure_of_the_image_store_does_not_end_a_download() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     let server = Server::with(settings).await;

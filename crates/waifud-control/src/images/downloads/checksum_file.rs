@@ -1,36 +1,36 @@
-//! Finds one image's checksum in what its publisher lists.
+//! Finds the checksum of an image in its publisher's list.
 //!
 //! | form | publishers |
 //! |---|---|
 //! | `DIGITS  NAME`, `DIGITS *NAME` (GNU coreutils) | Debian, Ubuntu, `AlmaLinux`, Arch, `openSUSE` |
 //! | `SHA256 (NAME) = DIGITS` (BSD), among comments and perhaps inside a signed message | Fedora |
-//! | `DIGITS` alone, in a file for one image | Alpine |
+//! | `DIGITS` without a name, in a file for one image | Alpine |
 //!
-//! Pure. The file comes from the network: whatever is in it, the answer is a checksum or a reason.
+//! Pure. The file is untrusted: for any contents, the result is a checksum or an error.
 
 use waifud_types::Checksum;
 
-/// Why there is no checksum.
+/// Why no checksum was found.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ChecksumFileError {
-    /// Nothing in it looks like a SHA-256 or SHA-512.
-    #[error("there is no SHA-256 or SHA-512 checksum in it")]
+    /// The file contains no SHA-256 or SHA-512.
+    #[error("it contains no SHA-256 or SHA-512 checksum")]
     NoChecksums,
-    /// Other files are in it.
-    #[error("{0:?} is not in it")]
+    /// The image is not listed.
+    #[error("it does not list {0:?}")]
     NotListed(String),
-    /// The file is in it with different checksums of one kind.
-    #[error("{0:?} is in it twice, with different checksums")]
+    /// The image is listed with different checksums of one algorithm.
+    #[error("it lists {0:?} twice, with different checksums")]
     Ambiguous(String),
 }
 
-/// The checksum of the file that is called `name`; SHA-512 where both kinds are there.
+/// The checksum of the file `name`; SHA-512 if both algorithms are listed.
 ///
-/// `for_one` says that the list is for this image alone (its URL is the image's and an ending): then its only entry
-/// counts whatever it is called, as some publishers name the build there and not the link that people use. Digits alone
-/// in a file can only be this image's, whatever the file is called.
+/// `for_one` means that the list is for this image only (its URL is the image's URL plus a suffix). Then its only entry is
+/// used under any name, since some publishers list the name of the build instead of the link. A single checksum without a
+/// name is always used.
 pub fn find(text: &str, name: &str, for_one: bool) -> Result<Checksum, ChecksumFileError> {
-    // Windows' editors begin a file so.
+    // Editors on Windows add a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let entries: Vec<Entry> = text.lines().filter_map(entry).collect();
     if entries.is_empty() {
@@ -65,7 +65,7 @@ pub fn find(text: &str, name: &str, for_one: bool) -> Result<Checksum, ChecksumF
     }
 }
 
-/// Whether a list means the file: some generators write names as they are in URLs.
+/// Whether a listed name is the file's; some lists use percent-encoding.
 fn same(listed: &str, name: &str) -> bool {
     listed == name
         || percent_encoding::percent_decode_str(listed)
@@ -73,7 +73,7 @@ fn same(listed: &str, name: &str) -> bool {
             .is_ok_and(|decoded| decoded == name)
 }
 
-/// Whether a list's URL says that it is for the one image: the same but for an ending.
+/// Whether a list is for one image only: its URL is the image's URL plus a suffix.
 pub fn is_for_one(checksums_url: &str, image_url: &str) -> bool {
     checksums_url
         .strip_prefix(image_url)
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn alpine_gives_digits_alone_and_opensuse_another_name() {
+    fn alpine_lists_digits_without_a_name_and_opensuse_another_name() {
         let bare = hex("7", 128);
         assert!(find(&bare, "generic_alpine.qcow2", true).is_ok());
         assert!(find(&bare, "generic_alpine.qcow2", false).is_ok());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn almalinux_lists_links_beside_builds() {
+    fn almalinux_lists_links_and_builds() {
         let text = format!(
             "{0}  AlmaLinux-9-GenericCloud-9.6-20250522.x86_64.qcow2\n{0}  AlmaLinux-9-GenericCloud-latest.x86_64.qcow2\n",
             hex("9", 64)
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stronger_of_two_kinds_counts_and_weak_ones_never_do() {
+    fn the_stronger_algorithm_is_used_and_weak_ones_are_ignored() {
         let text = format!(
             "MD5 (a) = {}\nSHA256 (a) = {}\nSHA512 (a) = {}\nSHA1 (a) = {}\n",
             hex("1", 32),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn two_checksums_for_one_name_are_none() {
+    fn two_checksums_for_one_name_are_ambiguous() {
         let text = format!("{}  a\n{}  ./a\n", hex("1", 64), hex("2", 64));
         assert_eq!(
             find(&text, "a", false),

@@ -1,4 +1,4 @@
-//! One attempt at a source: go on where the last one broke, verify, and say whether trying again makes sense.
+//! One attempt to download a source: resume, verify, and classify failures.
 
 use std::time::Duration;
 
@@ -14,48 +14,48 @@ use super::partial::Partial;
 use super::reach::{Reach, Trail};
 use super::source::{Proof, Source};
 use super::{checksum_file, http, problems};
-use crate::images::image_store::LOOK_EVERY;
-use crate::server::disk_space::ImageSpace;
+use crate::images::image_space::ImageSpace;
+use crate::images::image_store::SPACE_CHECK_INTERVAL;
 
-/// A list of checksums is smaller than this.
+/// The maximum size of a list of checksums.
 const LIST_MAX: usize = 4 << 20;
-/// And is here within this time.
+/// The maximum time to download a list of checksums.
 const LIST_TIME: Duration = Duration::from_mins(1);
 
-/// Why an attempt did not succeed.
+/// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Trying again will not help.
-    Lasting(Problem),
-    /// Trying again may.
-    Passing(String),
-    /// It goes on, but would take for ever.
+    /// Permanent: a retry would fail again.
+    Permanent(Problem),
+    /// Temporary: a retry may succeed.
+    Temporary(String),
+    /// The transfer is too slow.
     TooSlow(String),
-    /// There is no room for it; trying again once there is will help.
-    NoRoom,
+    /// There is not enough free space.
+    DiskFull,
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
-            _ => Self::Passing(format!("the image can't be written: {error}")),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Temporary(format!("writing the image failed: {error}")),
         }
     }
 }
 
-/// What an attempt is told, and tells.
+/// Receives the progress of an attempt.
 pub(super) trait Watcher: Send + Sync {
-    /// So many bytes are here, of so many.
+    /// Reports the received bytes and the total, if known.
     fn progress(&self, done: u64, total: Option<u64>);
 }
 
-/// The answer that the bytes belong to, as its server names it.
+/// The version of the file, as named by its server.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Validator(pub Option<String>);
 
 impl Validator {
-    /// A strong ETag, or else the date (RFC 9110, section 8.8).
+    /// A strong ETag, otherwise the modification date (RFC 9110, section 8.8).
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let etag = text(header::ETAG).filter(|tag| tag.starts_with('"') && tag.len() <= 256);
@@ -70,17 +70,17 @@ impl Validator {
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     pub(super) reach: Reach,
-    /// Learns whether the attempt leads to a private address.
+    /// Records whether the attempt reaches a private address.
     pub(super) trail: Trail,
     pub(super) proxies: bool,
     pub(super) max: ByteSize,
     pub(super) disk_space: ImageSpace,
-    /// A server that says nothing for so long has gone.
+    /// A server that sends nothing for this long is treated as disconnected.
     pub(super) silence: Duration,
     pub(super) pace: Pace,
 }
 
-/// The checksum that proves the image; `None` when the asker does without.
+/// The expected checksum of the image; `None` if the request skips the check.
 pub(super) async fn expected(
     source: &Source,
     limits: &Limits,
@@ -91,11 +91,13 @@ pub(super) async fn expected(
         Proof::Listed { url, name, for_one } => {
             let text = tokio::time::timeout(LIST_TIME, list(url, limits))
                 .await
-                .map_err(|_| Failure::TooSlow("the list of checksums takes too long".to_owned()))?;
+                .map_err(|_| {
+                    Failure::TooSlow("downloading the list of checksums takes too long".to_owned())
+                })?;
             let text = text?;
             checksum_file::find(&String::from_utf8_lossy(&text), name, *for_one)
                 .map(Some)
-                .map_err(|error| Failure::Lasting(problems::bad_list(url, &error.to_string())))
+                .map_err(|error| Failure::Permanent(problems::bad_list(url, &error.to_string())))
         }
     }
 }
@@ -108,17 +110,17 @@ async fn list(url: &reqwest::Url, limits: &Limits) -> Result<Vec<u8>, Failure> {
     while let Some(chunk) = response.chunk().await.map_err(transport)? {
         text.extend_from_slice(&chunk);
         if text.len() > LIST_MAX {
-            return Err(Failure::Lasting(problems::bad_list(
+            return Err(Failure::Permanent(problems::bad_list(
                 url,
-                "it is too long for a list of checksums",
+                "it is too long",
             )));
         }
     }
     Ok(text)
 }
 
-/// Fetches what is missing. Afterwards the file is whole, as far as its server says. `learned` is told which version it
-/// is before the first byte of it is kept.
+/// Downloads the missing bytes. Afterwards the file is complete according to its server. `learned` is called with the
+/// version before its first byte is stored.
 pub(super) async fn fetch<L>(
     source: &Source,
     limits: &Limits,
@@ -143,16 +145,16 @@ where
     }
     let response = request.send().await.map_err(transport)?;
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && partial.length > 0 {
-        return all_there(partial, &response).await;
+        return check_complete(partial, &response).await;
     }
     let mut response = usable(response, "the image")?;
-    let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
+    let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
     let now = Validator::of(response.headers());
-    if goes_on {
+    if resumed {
         if range_begin(response.headers()) != Some(partial.length) || now != *validator {
             partial.clear().await?;
-            return Err(Failure::Passing(
-                "the server went on with another part or version; it begins again".to_owned(),
+            return Err(Failure::Temporary(
+                "the server sent another part or version; starting again".to_owned(),
             ));
         }
         partial.resumed = true;
@@ -164,7 +166,7 @@ where
         .content_length()
         .map(|rest| rest.saturating_add(partial.length));
     if total.is_some_and(|total| total > limits.max.bytes()) {
-        return Err(Failure::Lasting(problems::too_large(limits.max)));
+        return Err(Failure::Permanent(problems::too_large(limits.max)));
     }
     let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
     limits.disk_space.check(rest)?;
@@ -172,11 +174,13 @@ where
         watcher.progress(partial.length, total);
     }
     let outcome = stream(&mut response, limits, partial, total, watcher).await;
-    // What came is kept, also when the rest did not.
+    // The received bytes are kept, even after a failure.
     partial.flush().await?;
     outcome?;
     if total.is_some_and(|total| partial.length < total) {
-        return Err(Failure::Passing("the connection broke".to_owned()));
+        return Err(Failure::Temporary(
+            "the connection was closed early".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -188,32 +192,32 @@ async fn stream(
     total: Option<u64>,
     watcher: &dyn Watcher,
 ) -> Result<(), Failure> {
-    let mut room_at = partial.length;
-    let mut looked = partial.head.len() == qcow2::HEADER_BYTES;
+    let mut next_check = partial.length;
+    let mut header_checked = partial.head.len() == qcow2::HEADER_BYTES;
     let mut pace = Measured::new(limits.pace, partial.received());
     while let Some(chunk) = next(response, &mut pace, partial.received()).await? {
         if partial.received().saturating_add(chunk.len() as u64) > limits.max.bytes() {
-            return Err(Failure::Lasting(problems::too_large(limits.max)));
+            return Err(Failure::Permanent(problems::too_large(limits.max)));
         }
-        if partial.received() >= room_at {
-            room_at = partial.received() + LOOK_EVERY;
+        if partial.received() >= next_check {
+            next_check = partial.received() + SPACE_CHECK_INTERVAL;
             limits.disk_space.check(0)?;
         }
         partial.push(&chunk).await?;
-        if !looked && partial.head.len() == qcow2::HEADER_BYTES {
-            looked = true;
+        if !header_checked && partial.head.len() == qcow2::HEADER_BYTES {
+            header_checked = true;
             qcow2::parse(&partial.head)
-                .map_err(|error| Failure::Lasting(problems::no_image(&partial.head, &error)))?;
+                .map_err(|error| Failure::Permanent(problems::no_image(&partial.head, &error)))?;
         }
-        // Of what a private address serves nothing is told until it is known to be an image.
-        if looked || !limits.trail.is_private() {
+        // For a private address, no progress is shown until the data is known to be an image.
+        if header_checked || !limits.trail.is_private() {
             watcher.progress(partial.received(), total);
         }
     }
     Ok(())
 }
 
-/// What came within one window of time.
+/// The transfer rate within one time window.
 struct Measured {
     pace: Pace,
     until: Instant,
@@ -229,7 +233,7 @@ impl Measured {
         }
     }
 
-    /// Begins the next window, unless too little came in the last one.
+    /// Starts the next window; fails if too little arrived in the last one.
     fn next_window(&mut self, received: u64) -> Result<(), Failure> {
         if received.saturating_sub(self.before) < self.pace.bytes.bytes() {
             return Err(Failure::TooSlow(format!(
@@ -243,7 +247,7 @@ impl Measured {
     }
 }
 
-/// The next bytes; an error when they come so slowly that there would be no end.
+/// The next chunk; fails if the transfer is too slow.
 async fn next(
     response: &mut Response,
     pace: &mut Measured,
@@ -253,43 +257,43 @@ async fn next(
         if Instant::now() >= pace.until {
             pace.next_window(received)?;
         }
-        // Giving up waiting for a chunk loses nothing of it.
+        // Cancelling the wait for a chunk loses no data.
         if let Ok(chunk) = timeout_at(pace.until, response.chunk()).await {
             return chunk.map_err(transport);
         }
     }
 }
 
-/// The server has no byte after ours: we have all of them, or it has another file.
-async fn all_there(partial: &mut Partial, response: &Response) -> Result<(), Failure> {
-    let whole = response
+/// The server has no further bytes: the file is complete, or it has changed.
+async fn check_complete(partial: &mut Partial, response: &Response) -> Result<(), Failure> {
+    let total = response
         .headers()
         .get(header::CONTENT_RANGE)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.strip_prefix("bytes */"))
         .and_then(|text| text.parse().ok());
-    if whole == Some(partial.length) {
+    if total == Some(partial.length) {
         return Ok(());
     }
     partial.clear().await?;
-    Err(Failure::Passing(
-        "the server's file changed; it begins again".to_owned(),
+    Err(Failure::Temporary(
+        "the file on the server has changed; starting again".to_owned(),
     ))
 }
 
-/// A file that was read back from the disk, and is what its publisher promised.
-pub(super) struct Proven {
+/// A file that was read back from the disk and matches the published checksum.
+pub(super) struct Verified {
     pub(super) digest: Digest,
     pub(super) size: ByteSize,
     pub(super) header: qcow2::Qcow2Header,
 }
 
-/// Makes the file durable, reads it back and compares it with what its publisher promised. Bytes of several answers that
-/// do not fit together are thrown away and fetched again once; so `Passing` here means: try again at once.
+/// Syncs the file, reads it back and compares it with the published checksum. If parts of several answers do not match, they
+/// are discarded and downloaded again once, so `Temporary` here means an immediate retry.
 pub(super) async fn verify(
     partial: &mut Partial,
     expected: Option<&Checksum>,
-) -> Result<Proven, Failure> {
+) -> Result<Verified, Failure> {
     let with_sha512 =
         expected.is_some_and(|checksum| checksum.algorithm() == ChecksumAlgorithm::Sha512);
     let contents = partial.sync_and_read_back(with_sha512).await?;
@@ -298,19 +302,19 @@ pub(super) async fn verify(
         if actual.as_ref() != Some(expected) {
             if partial.resumed {
                 partial.clear().await?;
-                return Err(Failure::Passing(
-                    "the parts do not fit together; it begins again".to_owned(),
+                return Err(Failure::Temporary(
+                    "the parts do not match; starting again".to_owned(),
                 ));
             }
-            return Err(Failure::Lasting(problems::mismatch(
+            return Err(Failure::Permanent(problems::mismatch(
                 expected,
                 actual.as_ref(),
             )));
         }
     }
     let header = qcow2::parse(&contents.head)
-        .map_err(|error| Failure::Lasting(problems::no_image(&contents.head, &error)))?;
-    Ok(Proven {
+        .map_err(|error| Failure::Permanent(problems::no_image(&contents.head, &error)))?;
+    Ok(Verified {
         digest: contents.digest,
         size: ByteSize(contents.length),
         header,
@@ -319,14 +323,15 @@ pub(super) async fn verify(
 
 fn client(
     url: &reqwest::Url,
-    plain_is_fine: bool,
+    http_allowed: bool,
     limits: &Limits,
 ) -> Result<reqwest::Client, Failure> {
-    http::client(url, plain_is_fine, limits)
-        .map_err(|error| Failure::Passing(format!("no connection can be made: {}", root(&error))))
+    http::client(url, http_allowed, limits).map_err(|error| {
+        Failure::Temporary(format!("creating a connection failed: {}", root(&error)))
+    })
 }
 
-/// An answer with what was asked for in it; others as what they mean.
+/// The response if it contains the requested data, otherwise the failure.
 fn usable(response: Response, what: &str) -> Result<Response, Failure> {
     let status = response.status();
     if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -338,9 +343,12 @@ fn usable(response: Response, what: &str) -> Result<Response, Failure> {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         );
     Err(if later {
-        Failure::Passing(format!("the server answers {}", status.as_u16()))
+        Failure::Temporary(format!(
+            "the server answered with status {}",
+            status.as_u16()
+        ))
     } else {
-        Failure::Lasting(problems::answered(response.url(), status.as_u16(), what))
+        Failure::Permanent(problems::answered(response.url(), status.as_u16(), what))
     })
 }
 
@@ -352,15 +360,15 @@ fn range_begin(headers: &HeaderMap) -> Option<u64> {
 
 fn transport(error: reqwest::Error) -> Failure {
     if let Some(refused) = http::refusal(&error) {
-        return Failure::Lasting(problems::refused(&refused));
+        return Failure::Permanent(problems::refused(&refused));
     }
     let error = error.without_url();
-    Failure::Passing(if error.is_timeout() {
-        "the server is silent".to_owned()
+    Failure::Temporary(if error.is_timeout() {
+        "the server sends nothing".to_owned()
     } else if error.is_connect() {
-        format!("no connection: {}", root(&error))
+        format!("connecting failed: {}", root(&error))
     } else {
-        format!("the connection broke: {}", root(&error))
+        format!("the connection failed: {}", root(&error))
     })
 }
 

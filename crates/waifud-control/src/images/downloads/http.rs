@@ -1,4 +1,4 @@
-//! The HTTP client of downloads: few redirects, each looked at; no address that may not be asked; a deadline on silence.
+//! The HTTP client of downloads: few redirects, each checked; only allowed addresses; a timeout for silent servers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,34 +9,35 @@ use reqwest::redirect::Policy;
 
 use super::fetch::Limits;
 use super::reach::{Reach, Trail, forbidden};
-use super::source::may_ask;
+use super::source::check_url;
 use super::source::url_host::Host;
 
-/// Mirrors redirect once or twice.
+/// The maximum number of redirects. Mirrors use one or two.
 const REDIRECTS: usize = 5;
-/// A connection is made within this, or not.
+/// The timeout of a connection attempt.
+
 const CONNECT: Duration = Duration::from_secs(15);
-/// A client for one attempt at a URL. `plain_is_fine`: the checksum is known, so that http on the way harms nothing.
+/// A client for one attempt. `http_allowed` is set if the checksum is known, so that http is safe.
 pub(super) fn client(
     url: &reqwest::Url,
-    plain_is_fine: bool,
+    http_allowed: bool,
     limits: &Limits,
 ) -> Result<reqwest::Client, reqwest::Error> {
-    // Whoever came first has installed the same one.
+    // Another caller may have installed the same provider.
     let _already = rustls::crypto::ring::default_provider().install_default();
     let (reach, trail) = (Arc::new(limits.reach.clone()), limits.trail.clone());
-    note(&trail, url, &reach);
+    record(&trail, url, &reach);
     let (policy_reach, policy_trail) = (Arc::clone(&reach), trail.clone());
     let policy = Policy::custom(move |attempt| {
         if attempt.previous().len() > REDIRECTS {
             return attempt.error(Refused(format!("it redirects more than {REDIRECTS} times")));
         }
-        match may_ask(attempt.url(), plain_is_fine, &policy_reach) {
+        match check_url(attempt.url(), http_allowed, &policy_reach) {
             Ok(()) => {
-                note(&policy_trail, attempt.url(), &policy_reach);
+                record(&policy_trail, attempt.url(), &policy_reach);
                 attempt.follow()
             }
-            Err(why) => attempt.error(Refused(format!("it redirects to where {why}"))),
+            Err(why) => attempt.error(Refused(format!("its redirect is not allowed: {why}"))),
         }
     });
     let mut builder = reqwest::Client::builder()
@@ -52,18 +53,18 @@ pub(super) fn client(
     builder.build()
 }
 
-fn note(trail: &Trail, url: &reqwest::Url, reach: &Reach) {
+fn record(trail: &Trail, url: &reqwest::Url, reach: &Reach) {
     if let Some(Host::Address(address)) = Host::of(url) {
-        trail.note(address, reach);
+        trail.record(address, reach);
     }
 }
 
-/// A refusal of ours, inside of reqwest's errors.
+/// A refusal of this client inside reqwest's errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Refused(String);
 
-/// Our refusal, if that is what is behind an error.
+/// The refusal that caused an error, if there is one.
 pub(super) fn refusal(error: &reqwest::Error) -> Option<String> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -75,7 +76,7 @@ pub(super) fn refusal(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// The machine's own resolver, without the addresses that may not be asked: a name can lead anywhere.
+/// The system resolver without forbidden addresses, since a name can resolve to any address.
 struct Resolver {
     reach: Arc<Reach>,
     trail: Trail,
@@ -83,35 +84,35 @@ struct Resolver {
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        // A URL that says localhost was looked at already; this one is a proxy's.
-        let fine_here = name.as_str() == "localhost";
+        // localhost in a URL was checked before, so this is the name of a proxy.
+        let is_proxy = name.as_str() == "localhost";
         let (reach, trail) = (Arc::clone(&self.reach), self.trail.clone());
-        let judge = move |address: IpAddr| {
-            if fine_here && address.is_loopback() {
+        let check = move |address: IpAddr| {
+            if is_proxy && address.is_loopback() {
                 return None;
             }
             let refused = forbidden(address, &reach);
             if refused.is_none() {
-                trail.note(address, &reach);
+                trail.record(address, &reach);
             }
             refused
         };
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let mut why = None;
-            let fine: Vec<SocketAddr> = found
+            let allowed: Vec<SocketAddr> = found
                 .filter(|address| {
-                    let refused = judge(address.ip());
+                    let refused = check(address.ip());
                     why = why.or(refused);
                     refused.is_none()
                 })
                 .collect();
             match why {
-                Some(why) if fine.is_empty() => {
+                Some(why) if allowed.is_empty() => {
                     Err(Box::new(Refused(why.to_owned()))
                         as Box<dyn std::error::Error + Send + Sync>)
                 }
-                _ => Ok(Box::new(fine.into_iter()) as Addrs),
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
     }

@@ -1,42 +1,45 @@
-//! One source at work: attempts until the image is here, or it is certain that it will not come.
+//! The worker of one source: repeats attempts until the image is complete or has failed for good.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use waifud_store::{ImageRow, StoreError};
-use waifud_types::{Checksum, Digest, Name};
+use waifud_store::ImageRow;
+use waifud_types::{Checksum, Digest};
 
+use super::config::DownloadSettings;
 use super::fetch::{self, Failure, Limits, Validator, Watcher};
 use super::partial::Partial;
 use super::problems;
 use super::reach::Trail;
-use super::source::{Proof, Source};
-use crate::{Control, ControlError};
+use super::records::DownloadRecords;
+use super::source::{self, Proof, Source};
+use crate::ControlError;
 
-/// So many attempts in a row may bring next to nothing.
-const FRUITLESS: u32 = 8;
-/// What an attempt that breaks has to bring, so that a server that sends a few bytes each time is given up.
-const FRUIT: u64 = 64 << 10;
+/// The maximum number of consecutive attempts without progress.
+const ATTEMPTS_WITHOUT_PROGRESS: u32 = 8;
+/// The bytes that an interrupted attempt must transfer to count as progress.
+const PROGRESS_MIN: u64 = 64 << 10;
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
-/// Between two looks whether there is room.
-const ROOM_PAUSE: Duration = Duration::from_secs(2);
+/// The interval of checks for free space.
+const SPACE_PAUSE: Duration = Duration::from_secs(2);
 
-/// How far a source is; only in memory.
+/// The progress of a source; in memory only.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Progress {
-    pub(crate) done: u64,
-    pub(crate) total: Option<u64>,
-    pub(crate) checksum: Option<Checksum>,
-    pub(crate) waiting_for: Option<String>,
+pub(super) struct Progress {
+    pub(super) done: u64,
+    pub(super) total: Option<u64>,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) waiting_for: Option<String>,
 }
 
 impl Progress {
-    /// What people see change: a hundredth of the whole, or a mebibyte of something without an end.
+    /// The visible progress: percent of the total, or MiB if the total is unknown.
     fn step(&self) -> (u64, Option<u64>, Option<&String>) {
         let done = match self.total {
             Some(total) => self.done.saturating_mul(100) / total.max(1),
@@ -47,16 +50,29 @@ impl Progress {
 }
 
 struct Job {
-    /// Tells it from an earlier job of the same source.
+    /// Distinguishes the job from earlier ones of the same source.
     number: u64,
     progress: Arc<Mutex<Progress>>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
 
-/// The sources at work.
+/// What a worker needs. It calls nothing else: it is driven by the rows of its source.
+#[derive(Clone)]
+pub(super) struct WorkerContext {
+    pub(super) records: DownloadRecords,
+    pub(super) settings: DownloadSettings,
+    pub(super) stop: CancellationToken,
+    /// Names each source that got further.
+    pub(super) steps: broadcast::Sender<Digest>,
+}
+
+/// The running downloads, one for each source. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Jobs(Arc<JobTable>);
+
 #[derive(Default)]
-pub(crate) struct Jobs {
+struct JobTable {
     jobs: Mutex<HashMap<Digest, Job>>,
     numbers: AtomicU64,
 }
@@ -66,73 +82,80 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Jobs {
-    /// How far a source is; `None` when nothing is at work on it.
-    pub(crate) fn progress(&self, source: Digest) -> Option<Progress> {
-        let jobs = lock(&self.jobs);
+    /// The progress of a source; `None` if no job runs.
+    pub(super) fn progress(&self, source: Digest) -> Option<Progress> {
+        let jobs = lock(&self.0.jobs);
         let progress = lock(&jobs.get(&source)?.progress).clone();
         Some(progress)
     }
 
-    /// Sets to work on a source unless somebody is.
-    pub(super) fn ensure(&self, control: &Control, name: Digest, source: Source) {
-        let mut jobs = lock(&self.jobs);
+    /// Starts a job for a source unless one is running.
+    pub(super) fn ensure(&self, context: &WorkerContext, name: Digest, source: Source) {
+        let mut jobs = lock(&self.0.jobs);
         let before = jobs.get(&name).filter(|job| !job.ended.is_cancelled());
         if before.is_some_and(|job| !job.cancel.is_cancelled()) {
             return;
         }
         let before = before.map(|job| job.ended.clone());
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
         let job = Job {
             number,
             progress: Arc::default(),
-            cancel: control.shared.stop.child_token(),
+            cancel: context.stop.child_token(),
             ended: CancellationToken::new(),
         };
         let worker = Worker {
-            control: control.clone(),
+            context: context.clone(),
             name,
             source,
             progress: Arc::clone(&job.progress),
         };
-        let (cancel, ended) = (job.cancel.clone(), job.ended.clone());
+        let (cancel, ended, table) = (job.cancel.clone(), job.ended.clone(), self.clone());
         jobs.insert(name, job);
         tokio::spawn(async move {
-            let _says_so_however_it_ends = ended.drop_guard();
+            let _mark_ended = ended.drop_guard();
             if let Some(before) = before {
                 before.cancelled().await;
             }
             tokio::select! {
                 () = cancel.cancelled() => {
-                    // waifud stops: what is here is gone on with. Otherwise nobody wants it any more.
-                    if !worker.control.shared.stop.is_cancelled() {
-                        worker.control.shared.images.discard_partial(name);
+                    // If waifud stops, the partial file is kept and resumed later. Otherwise the download was cancelled.
+                    if !worker.context.stop.is_cancelled() {
+                        worker.context.records.files().discard_partial(name);
                     }
                 }
                 () = worker.run() => {}
             }
-            worker.control.shared.jobs.forget(name, number);
-            worker.control.go_on_with(name).await;
+            table.forget(name, number);
+            if let Some(source) = worker.next_source().await {
+                table.ensure(&worker.context, name, source);
+            }
         });
     }
 
-    /// A job has ended. One that has taken its place stays.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        lock(&self.0.jobs).len()
+    }
+
+    /// Removes an ended job, unless a newer one has replaced it.
     fn forget(&self, source: Digest, number: u64) {
-        let mut jobs = lock(&self.jobs);
+        let mut jobs = lock(&self.0.jobs);
         if jobs.get(&source).is_some_and(|job| job.number == number) {
             jobs.remove(&source);
         }
     }
 
-    /// Nobody wants the source any more.
+    /// Cancels the job of a source.
     pub(super) fn cancel(&self, source: Digest) {
-        if let Some(job) = lock(&self.jobs).get(&source) {
+        if let Some(job) = lock(&self.0.jobs).get(&source) {
             job.cancel.cancel();
         }
     }
 }
 
 struct Worker {
-    control: Control,
+    context: WorkerContext,
     name: Digest,
     source: Source,
     progress: Arc<Mutex<Progress>>,
@@ -142,11 +165,14 @@ impl Worker {
     async fn run(&self) {
         let mut failures = 0_u32;
         loop {
-            let ended = match self.until_the_end().await {
+            let ended = match self.run_attempts().await {
                 Ok(Ok(())) => return,
                 Ok(Err(problem)) => {
-                    self.control.shared.images.discard_partial(self.name);
-                    self.control.download_failed(self.name, problem).await
+                    self.context.records.files().discard_partial(self.name);
+                    self.context
+                        .records
+                        .record_failure(self.name, problem)
+                        .await
                 }
                 Err(error) => Err(error),
             };
@@ -154,11 +180,11 @@ impl Worker {
                 Ok(()) => return,
                 Err(error) if error.is_disk_full() => self.wait_for_disk_space().await,
                 Err(error) => {
-                    // The database or the disk failed: the row says that it goes on, so it does.
-                    let _said_in_the_log = error.into_problem();
+                    // The database or the disk failed. The row still says that the download runs, so it continues.
+                    let _logged = error.into_problem();
                     self.change(|progress| {
                         progress.waiting_for =
-                            Some("waifud's database and image store: it is tried again".to_owned());
+                            Some("waifud's database and image store; retrying".to_owned());
                     });
                     self.pause(failures).await;
                     failures += 1;
@@ -167,33 +193,53 @@ impl Worker {
         }
     }
 
+    /// The source of a row that was written while this job ended: it was still in the table, so no other was started.
+    async fn next_source(&self) -> Option<Source> {
+        while !self.context.stop.is_cancelled() {
+            match self.context.records.of_source(self.name).await {
+                Ok(rows) => {
+                    let request = &rows.first()?.request;
+                    return source::source(request, &self.context.settings.reach()).ok();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "reading the downloads of a source failed; retrying");
+                }
+            }
+            tokio::select! {
+                () = self.context.stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+        None
+    }
+
     /// Waits longer after each failure.
     async fn pause(&self, failures: u32) {
-        let first = self.control.shared.config.downloads.pause;
+        let first = self.context.settings.downloads.pause;
         let pause = first.saturating_mul(2_u32.saturating_pow(failures.min(16)));
         tokio::time::sleep(pause.min(PAUSE_MAX)).await;
     }
 
-    /// A full disk is nobody's failure: what came is kept, and it goes on when there is room.
+    /// Waits for free space. The partial file is kept, and the download resumes when there is space.
     async fn wait_for_disk_space(&self) {
         let first = {
             let mut first = false;
             self.change(|progress| {
-                let why = "room in waifud's state_dir: it goes on by itself when there is some";
+                let why = "free space in waifud's state_dir; it continues automatically";
                 first = progress.waiting_for.as_deref() != Some(why);
                 progress.waiting_for = Some(why.to_owned());
             });
             first
         };
         if first {
-            tracing::warn!(source = %problems::shown(&self.source.url), "a download waits for room");
+            tracing::warn!(source = %problems::shown(&self.source.url), "a download waits for free space");
         }
-        tokio::time::sleep(self.control.shared.config.downloads.pause.max(ROOM_PAUSE)).await;
+        tokio::time::sleep(self.context.settings.downloads.pause.max(SPACE_PAUSE)).await;
     }
 
-    /// Inside, a problem that will last; outside, a failure of ours.
-    async fn until_the_end(&self) -> Result<Result<(), waifud_api::Problem>, ControlError> {
-        let path = self.control.shared.images.partial(self.name);
+    /// The inner error is permanent for the source; the outer error is an internal failure.
+    async fn run_attempts(&self) -> Result<Result<(), waifud_api::Problem>, ControlError> {
+        let path = self.context.records.files().partial(self.name);
         let mut validator = self.known_validator().await?;
         let mut partial = match Partial::open(&path).await {
             Ok(partial) => partial,
@@ -206,59 +252,67 @@ impl Worker {
         if self.source.proof == Proof::HttpsAlone && partial.clear().await.is_err() {
             validator = Validator::default();
         }
-        let mut fruitless = 0;
+        let mut attempts = 0;
         loop {
             let before = partial.length;
             let limits = self.limits();
             let (why, slow) = match self.attempt(&limits, &mut partial, &mut validator).await? {
                 Ok(()) => return Ok(Ok(())),
-                Err(Failure::Lasting(problem)) => return Ok(Err(self.told(&limits, problem))),
-                Err(Failure::Passing(why)) => (why, false),
+                Err(Failure::Permanent(problem)) => {
+                    return Ok(Err(self.visible_problem(&limits, problem)));
+                }
+                Err(Failure::Temporary(why)) => (why, false),
                 Err(Failure::TooSlow(why)) => (why, true),
-                Err(Failure::NoRoom) => {
+                Err(Failure::DiskFull) => {
                     self.wait_for_disk_space().await;
                     continue;
                 }
             };
-            let fruit = !slow && partial.length >= before.saturating_add(FRUIT);
-            fruitless = if fruit { 0 } else { fruitless + 1 };
-            if fruitless >= FRUITLESS {
-                return Ok(Err(self.told(&limits, problems::gave_up(fruitless, &why))));
+            let progressed = !slow && partial.length >= before.saturating_add(PROGRESS_MIN);
+            attempts = if progressed { 0 } else { attempts + 1 };
+            if attempts >= ATTEMPTS_WITHOUT_PROGRESS {
+                return Ok(Err(
+                    self.visible_problem(&limits, problems::gave_up(attempts, &why))
+                ));
             }
-            tracing::info!(source = %problems::shown(&self.source.url), why, "a download is tried again");
+            tracing::info!(source = %problems::shown(&self.source.url), why, "retrying a download");
             self.change(|progress| {
-                progress.waiting_for = Some(if self.is_silent_about(&limits) {
+                progress.waiting_for = Some(if self.hides_details(&limits) {
                     problems::PRIVATE_WAIT.to_owned()
                 } else {
-                    format!("{why}; it is tried again")
+                    format!("{why}; retrying")
                 });
             });
-            self.pause(fruitless.saturating_sub(1)).await;
+            self.pause(attempts.saturating_sub(1)).await;
         }
     }
 
-    /// The settings of the next attempt; the machine's addresses as they are now.
+    /// The settings of the next attempt, with the machine's addresses as they are now.
     fn limits(&self) -> Limits {
-        let config = &self.control.shared.config;
+        let settings = &self.context.settings;
         Limits {
-            reach: super::reach(config),
+            reach: settings.reach(),
             trail: Trail::default(),
-            proxies: config.downloads.proxies,
-            max: config.image_max,
-            disk_space: self.control.shared.images.disk_space().clone(),
-            silence: config.downloads.silence,
-            pace: config.downloads.pace,
+            proxies: settings.downloads.proxies,
+            max: settings.image_max,
+            disk_space: self.context.records.files().disk_space().clone(),
+            silence: settings.downloads.silence,
+            pace: settings.downloads.pace,
         }
     }
 
-    /// Whether what happened in an attempt is for the administrator's log alone.
-    fn is_silent_about(&self, limits: &Limits) -> bool {
-        limits.trail.is_private() && !self.source.listed_here
+    /// Whether the details of an attempt may only be in waifud's log.
+    fn hides_details(&self, limits: &Limits) -> bool {
+        limits.trail.is_private() && !self.source.from_catalog_entry
     }
 
-    /// The problem as those who may read downloads are told it.
-    fn told(&self, limits: &Limits, problem: waifud_api::Problem) -> waifud_api::Problem {
-        if !self.is_silent_about(limits) {
+    /// The problem as shown to users who may read downloads.
+    fn visible_problem(
+        &self,
+        limits: &Limits,
+        problem: waifud_api::Problem,
+    ) -> waifud_api::Problem {
+        if !self.hides_details(limits) {
             return problem;
         }
         tracing::warn!(
@@ -282,10 +336,20 @@ impl Worker {
             Err(failure) => return Ok(Err(failure)),
         };
         self.change(|progress| progress.checksum.clone_from(&expected));
-        if let Some(image) = self.image_that_is_here(expected.as_ref()).await? {
-            self.control.shared.images.discard_partial(self.name);
-            self.control
-                .download_done(self.name, image, expected)
+        let complete = match &expected {
+            Some(expected) => {
+                self.context
+                    .records
+                    .complete_image(expected.to_string())
+                    .await?
+            }
+            None => None,
+        };
+        if let Some(image) = complete {
+            self.context.records.files().discard_partial(self.name);
+            self.context
+                .records
+                .record_success(self.name, image, expected)
                 .await?;
             return Ok(Ok(()));
         }
@@ -297,10 +361,14 @@ impl Worker {
             validator,
             self,
             async |now: Validator| {
-                self.remember(&now).await.map_err(|error| match error {
-                    full if full.is_full() => Failure::NoRoom,
-                    _ => Failure::Passing("the database can't be written".to_owned()),
-                })?;
+                self.context
+                    .records
+                    .set_validator(self.name, now.0.clone())
+                    .await
+                    .map_err(|error| match error {
+                        full if full.is_full() => Failure::DiskFull,
+                        _ => Failure::Temporary("writing to the database failed".to_owned()),
+                    })?;
                 learned = Some(now);
                 Ok(())
             },
@@ -320,66 +388,19 @@ impl Worker {
             digest: proven.digest,
             size: proven.size,
             virtual_size: proven.header.virtual_size,
-            created_at: self.control.now(),
+            created_at: self.context.records.now(),
         };
-        self.control.keep_download(partial.path(), row).await?;
-        self.control
-            .download_done(self.name, proven.digest, expected)
+        self.context.records.keep_image(partial.path(), row).await?;
+        self.context
+            .records
+            .record_success(self.name, proven.digest, expected)
             .await?;
         Ok(Ok(()))
     }
 
-    /// The image that the checksum names, where it came before and its file is whole.
-    async fn image_that_is_here(
-        &self,
-        expected: Option<&Checksum>,
-    ) -> Result<Option<Digest>, ControlError> {
-        let Some(expected) = expected.map(ToString::to_string) else {
-            return Ok(None);
-        };
-        let found = self
-            .control
-            .shared
-            .store
-            .read(move |tx| {
-                let named = match expected.parse::<Digest>() {
-                    Ok(digest) => Some(digest),
-                    Err(_) => tx.image_with_checksum(&expected)?,
-                };
-                let Some(digest) = named else {
-                    return Ok(None);
-                };
-                tx.image(digest)
-            })
-            .await
-            .map_err(|error: StoreError| ControlError::from(error))?;
-        let Some(row) = found else {
-            return Ok(None);
-        };
-        let images = &self.control.shared.images;
-        let whole = images.is_whole(row.digest, row.size, true).await?;
-        Ok(whole.then_some(row.digest))
-    }
-
     async fn known_validator(&self) -> Result<Validator, ControlError> {
-        let name = self.name;
-        let rows = self
-            .control
-            .shared
-            .store
-            .read(move |tx| tx.downloads_from(name))
-            .await
-            .map_err(|error: StoreError| ControlError::from(error))?;
+        let rows = self.context.records.of_source(self.name).await?;
         Ok(Validator(rows.into_iter().find_map(|row| row.validator)))
-    }
-
-    async fn remember(&self, validator: &Validator) -> Result<(), StoreError> {
-        let (name, text) = (self.name, validator.0.clone());
-        self.control
-            .shared
-            .store
-            .write(move |tx| tx.set_download_validator(name, text.as_deref()))
-            .await
     }
 
     fn change(&self, change: impl FnOnce(&mut Progress)) {
@@ -387,7 +408,7 @@ impl Worker {
         let before = progress.clone();
         change(&mut progress);
         if before.step() != progress.step() {
-            let _nobody_watches = self.control.shared.download_steps.send(self.name);
+            let _no_followers = self.context.steps.send(self.name);
         }
     }
 }
@@ -402,11 +423,6 @@ impl Watcher for Worker {
     }
 }
 
-/// Names for logs: which templates wait for a source.
-pub(super) fn names(rows: &[waifud_store::DownloadRow]) -> Vec<Name> {
-    rows.iter().map(|row| row.template.clone()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use waifud_api::CreateDownload;
@@ -414,12 +430,12 @@ mod tests {
     use waifud_types::Incarnation;
 
     use super::*;
-    use crate::ControlConfig;
     use crate::auth::principal::Cause;
     use crate::env::{SystemClock, SystemEntropy};
+    use crate::{Control, ControlConfig};
 
     #[tokio::test]
-    async fn a_source_that_nobody_works_on_is_not_remembered() {
+    async fn an_ended_job_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let mode = Mode::Threads { readers: 1 };
         let store = Store::open(&dir.path().join("waifud.db"), mode, Incarnation(1)).unwrap();
@@ -444,14 +460,14 @@ mod tests {
             .create_download(request, Cause::system())
             .await
             .unwrap();
-        assert_eq!(lock(&control.shared.jobs.jobs).len(), 1);
-        let forgotten = async {
-            while !lock(&control.shared.jobs.jobs).is_empty() {
+        assert_eq!(control.downloads().running(), 1);
+        let all_ended = async {
+            while control.downloads().running() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let deadline = Duration::from_mins(1);
-        tokio::time::timeout(deadline, forgotten).await.unwrap();
-        assert!(control.download("a").await.unwrap().error.is_some());
+        tokio::time::timeout(deadline, all_ended).await.unwrap();
+        assert!(control.downloads().show("a").await.unwrap().error.is_some());
     }
 }

@@ -1,7 +1,7 @@
-//! The beginning of an image that is on its way: a file, and how much of it is certainly there.
+//! The partial file of a download.
 //!
-//! Nothing is counted before the operating system has taken it, and nothing is hashed but what is read back from the
-//! file: after a failed write the file is measured again.
+//! Bytes count only after the operating system has accepted them, and hashes are computed only from what is read back from
+//! the file. After a failed write the file is measured again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use tokio::io::AsyncWriteExt;
 
 use crate::images::image_file::{Contents, keep_head, read_back};
 
-/// Bytes that are written at once.
+/// The size of a write.
 const BUFFER: usize = 64 << 10;
 
-/// The file. Open as long as its download is at work.
+/// The partial file, open while its download runs.
 pub(super) struct Partial {
     path: PathBuf,
     file: tokio::fs::File,
-    /// What came and is not in the file yet.
+    /// Received bytes that are not in the file yet.
     pending: Vec<u8>,
-    /// Its first bytes, for a look at the format.
+    /// The first bytes, to check the format.
     pub(super) head: Vec<u8>,
-    /// Bytes that the file has.
+    /// The length of the file.
     pub(super) length: u64,
-    /// Whether bytes of more than one answer are in it.
+    /// Whether it contains bytes of more than one response.
     pub(super) resumed: bool,
 }
 
 impl Partial {
-    /// Opens or makes it.
+    /// Opens or creates the file.
     pub(super) async fn open(path: &Path) -> io::Result<Self> {
         let file = tokio::fs::OpenOptions::new()
             .create(true)
@@ -51,7 +51,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Takes the length and the first bytes from the file itself.
+    /// Reads the length and the first bytes of the file.
     async fn measure(&mut self) -> io::Result<()> {
         self.pending.clear();
         self.length = self.file.metadata().await?.len();
@@ -67,7 +67,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Begins again with nothing.
+    /// Empties the file.
     pub(super) async fn clear(&mut self) -> io::Result<()> {
         self.pending.clear();
         self.file.set_len(0).await?;
@@ -77,12 +77,12 @@ impl Partial {
         Ok(())
     }
 
-    /// Bytes that came, whether or not they are in the file yet.
+    /// The number of received bytes, including those not written yet.
     pub(super) fn received(&self) -> u64 {
         self.length + self.pending.len() as u64
     }
 
-    /// Adds what came.
+    /// Adds received bytes.
     pub(super) async fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         keep_head(&mut self.head, bytes);
         self.pending.extend_from_slice(bytes);
@@ -92,12 +92,12 @@ impl Partial {
         Ok(())
     }
 
-    /// Waits until everything that came is the operating system's. When that fails, what is in the file counts.
+    /// Writes all received bytes. After a failure, only the bytes in the file count.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        // tokio says that bytes were written when it has put them aside; a flush waits for the write itself.
+        // tokio's write only buffers; the flush waits for the write itself.
         let written = match self.file.write_all(&self.pending).await {
             Ok(()) => self.file.flush().await,
             failed => failed,
@@ -111,11 +111,11 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes it durable, and reads what the disk has kept.
+    /// Syncs the file and reads it back.
     pub(super) async fn sync_and_read_back(&mut self, with_sha512: bool) -> io::Result<Contents> {
         self.flush().await?;
         if let Err(error) = self.file.sync_all().await {
-            // What the kernel still shows may never have reached the disk.
+            // The kernel may still show data that never reached the disk.
             self.clear().await?;
             return Err(error);
         }
@@ -125,7 +125,7 @@ impl Partial {
             .map_err(io::Error::other)?
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -142,7 +142,7 @@ mod tests {
         let mut partial = Partial::open(&path).await.unwrap();
         partial.push(b"first ").await.unwrap();
         partial.flush().await.unwrap();
-        // The disk takes nothing for a moment.
+        // Writes fail for a moment.
         let broken = tokio::fs::File::open(&path).await.unwrap();
         let works = std::mem::replace(&mut partial.file, broken);
         let pushed = partial.push(b"second ").await;

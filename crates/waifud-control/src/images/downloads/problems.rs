@@ -1,4 +1,4 @@
-//! The problems of a download: what it was, and what a person can do.
+//! Problems with downloads.
 
 use reqwest::Url;
 use waifud_api::Problem;
@@ -14,18 +14,18 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
         )
         .field("url")
         .hint(format!(
-            "download it, unpack it with {}, and then: waifuctl template add NAME --file FILE (a qcow2 image)",
+            "download it, decompress it with {}, then run waifuctl template add NAME --file FILE with the qcow2 image",
             packed.tool
         )),
         None => Problem::new(
             422,
             "invalid-image",
-            format!("what came can't be used: {error}"),
+            format!("the downloaded file is not an acceptable image: {error}"),
         )
         .field("url")
         .hint(
-            "the URL must lead to a qcow2 image; others: download it, qemu-img convert -O qcow2 OLD NEW.qcow2, and \
-             waifuctl template add NAME --file NEW.qcow2",
+            "the URL must lead to a qcow2 image; for other formats, download the file, run qemu-img convert -O qcow2 OLD \
+             NEW.qcow2, then waifuctl template add NAME --file NEW.qcow2",
         ),
     }
 }
@@ -35,63 +35,62 @@ pub(super) fn mismatch(expected: &Checksum, actual: Option<&Checksum>) -> Proble
     Problem::new(
         422,
         "checksum-mismatch",
-        "what came does not have its publisher's checksum",
+        "the downloaded file does not match the published checksum",
     )
     .field("checksum")
     .detail(format!("expected {expected}, got {actual}"))
-    .hint("the image and its list may have been between two releases: try again later; if it stays so, do not use it")
+    .hint("the publisher may be replacing the image: try again later; do not use the image if the mismatch persists")
 }
 
 pub(super) fn too_large(limit: ByteSize) -> Problem {
     Problem::new(
         413,
         "image-too-large",
-        format!("images of more than {limit} are not taken"),
+        format!("the image exceeds the limit of {limit}"),
     )
     .field("url")
-    .hint("images are small and disks are large: choose a cloud image, and give the instance a larger disk")
+    .hint("choose a smaller cloud image; an instance's disk can be larger than its image")
 }
 
 pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
     Problem::new(
         422,
         "invalid-checksums",
-        format!("the list of checksums can't be used: {why}"),
+        format!("the list of checksums is not usable: {why}"),
     )
     .field("checksums_url")
     .detail(shown(url))
-    .hint("look at it in a browser; --checksums-file NAME says what the image is called in it")
+    .hint("check the list in a browser; set the image's name in it with --checksums-file NAME")
 }
 
 pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
     Problem::new(
         422,
         "source-refused",
-        format!("the server of {what} answers {status}"),
+        format!("the server of {what} answered with status {status}"),
     )
     .field("url")
     .detail(shown(url))
-    .hint("look for the image's present URL on its publisher's pages")
+    .hint("find the current URL of the image on its publisher's website")
 }
 
 pub(super) fn refused(why: &str) -> Problem {
     Problem::new(422, "invalid-url", why.to_owned())
         .field("url")
-        .hint("give a URL on a server that this machine may ask")
+        .hint("use a URL on a server that waifud is allowed to contact")
 }
 
 pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
     Problem::new(
         422,
         "source-unreachable",
-        format!("{attempts} attempts got nothing more: {why}"),
+        format!("giving up after {attempts} attempts without progress: {why}"),
     )
     .field("url")
-    .hint("when the server or the network is back: waifuctl template add NAME again, with the same source")
+    .hint("when the server or the network is available again, repeat waifuctl template add NAME with the same source")
 }
 
-/// Whatever went wrong at an address of a private network: whether something listens there, and what, is not for
-/// everybody who may add templates.
+/// Any failure at a private address. Users who may add templates must not learn whether and which services listen there.
 pub(super) fn private() -> Problem {
     Problem::new(
         422,
@@ -100,15 +99,15 @@ pub(super) fn private() -> Problem {
     )
     .field("url")
     .hint(
-        "waifud's log says why. Check the URL from another machine, then: waifuctl template add NAME again, with the same \
-         source",
+        "see waifud's log for the reason. Check the URL from another machine, then repeat waifuctl template add NAME with the \
+         same source",
     )
 }
 
-/// What is told while such an address is tried again.
+/// The reason that is shown while a private address is tried again.
 pub(super) const PRIVATE_WAIT: &str = "the image could not be downloaded yet";
 
-/// A URL without its query, which may hold a key.
+/// The URL without its query, which may contain a key.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     if url.query().is_some() {
@@ -117,7 +116,7 @@ pub(super) fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// The catalog does not have it.
+/// The catalog has no such entry.
 pub(super) fn not_in_catalog(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(
@@ -126,21 +125,21 @@ pub(super) fn not_in_catalog(name: &str) -> Problem {
         format!("there is no {shown:?} in the catalog"),
     )
     .field("catalog")
-    .hint("waifuctl template catalog shows what is in it; others: --url and --checksum, or --file")
+    .hint("waifuctl template catalog lists its entries; for other images use --url and --checksum, or --file")
 }
 
-/// Nothing would prove the bytes.
+/// There is no checksum to verify the image with.
 pub(super) fn no_checksum() -> Problem {
     Problem::new(
         422,
         "no-checksum",
-        "an image needs its publisher's checksum",
+        "the publisher's checksum is missing",
     )
     .field("checksum")
-    .hint("--checksum sha256:… or --checksums-url URL of the publisher's list; --insecure-no-checksum does without")
+    .hint("use --checksum sha256:…, or --checksums-url URL of the publisher's list; --insecure-no-checksum skips the check")
 }
 
-/// The template is on its way from elsewhere.
+/// The template is being downloaded from another source.
 pub(super) fn download_running(name: &Name) -> Problem {
     Problem::new(
         409,
@@ -149,28 +148,30 @@ pub(super) fn download_running(name: &Name) -> Problem {
     )
     .field("name")
     .hint(format!(
-        "waifuctl template delete {name} ends that; or choose another name"
+        "cancel that download with waifuctl template delete {name}, or choose another name"
     ))
 }
 
-/// As many as waifud runs at once.
+/// The limit of concurrent downloads is reached.
 pub(super) fn too_many_downloads(most: u64) -> Problem {
     Problem::new(
         429,
         "too-many-downloads",
-        format!("{most} downloads are running, the most at once"),
+        format!("{most} downloads are already running, which is the limit"),
     )
-    .hint("wait until one has ended, or end one: waifuctl template list shows them, waifuctl template delete NAME ends one")
+    .hint("wait until one has finished, or cancel one with waifuctl template delete NAME; waifuctl template list shows them")
 }
 
-/// The template did not come from a URL.
+/// The template was not downloaded from a URL.
 pub(super) fn no_source(name: &Name) -> Problem {
     Problem::new(
         409,
         "template-without-source",
-        format!("template {name} was made from an uploaded file: there is no URL to ask for a newer image"),
+        format!("template {name} was created from an uploaded file and has no URL to refresh from"),
     )
-    .hint(format!("upload the newer image: waifuctl template add {name} --file FILE"))
+    .hint(format!(
+        "upload the newer image: waifuctl template add {name} --file FILE"
+    ))
 }
 
 #[cfg(test)]
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_told_how_to_unpack() {
+    fn compressed_images_get_a_hint_to_decompress_them() {
         let hint = no_image(b"\xfd7zXZ\0\0", &Qcow2Error::NotQcow2)
             .hint
             .unwrap();

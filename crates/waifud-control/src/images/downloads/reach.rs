@@ -1,8 +1,8 @@
-//! Which addresses an image may be fetched from, and about which nothing is told. Pure.
+//! Which addresses images may be downloaded from, and for which errors contain no details. Pure.
 //!
-//! waifud stands where an operator may not: beside its own services, the guests' networks and the machines of the home.
-//! What leads to waifud's own machine or to guests is refused. Mirrors in the home are fine, but whether and how an
-//! address there answers is told to the administrator's log alone.
+//! waifud can reach services that its users cannot: on its own machine, in the guests' networks and in private networks.
+//! Addresses of waifud's machine and of guests are refused. Mirrors in private networks are allowed, but details about
+//! their answers are only in waifud's log.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::{IpNet, Ipv4Net};
 
 pub(super) const LOOPBACK: &str =
-    "it leads to waifud's own machine; downloads_from_loopback allows that";
+    "it leads to waifud's own machine, which downloads_from_loopback would allow";
 
-/// What decides about addresses, as of one attempt.
+/// The facts that decide about addresses in one attempt.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// Whether this machine's own services may be asked; what comes from them counts as safe from eavesdroppers.
+    /// Whether this machine's own services are allowed; http from them is treated as secure.
     pub loopback: bool,
-    /// The addresses of this machine's interfaces.
+    /// The addresses of the machine's interfaces.
     pub own: Vec<IpAddr>,
-    /// The range that guests' networks are taken from.
+    /// The range of the guests' subnets.
     pub guests: Option<Ipv4Net>,
-    /// Networks about whose machines an error tells nothing.
+    /// Private networks, for which errors contain no details.
     pub private: Vec<IpNet>,
 }
 
-/// Whether an attempt has asked, or was about to ask, a private address.
+/// Whether an attempt has contacted, or was about to contact, a private address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trail(Arc<AtomicBool>);
 
 impl Trail {
-    pub(super) fn note(&self, address: IpAddr, reach: &Reach) {
+    pub(super) fn record(&self, address: IpAddr, reach: &Reach) {
         if is_private(address, reach) {
             self.0.store(true, Ordering::Relaxed);
         }
@@ -42,7 +42,7 @@ impl Trail {
     }
 }
 
-/// The networks of homes and offices: RFC 1918, RFC 6598 and RFC 4193.
+/// The private networks of RFC 1918, RFC 6598 and RFC 4193.
 pub(super) fn private_networks() -> Vec<IpNet> {
     [
         "10.0.0.0/8",
@@ -56,20 +56,20 @@ pub(super) fn private_networks() -> Vec<IpNet> {
     .collect()
 }
 
-/// Whether an address, or one that it stands for, is in a private network.
+/// Whether an address, or an embedded one, is in a private network.
 pub(super) fn is_private(address: IpAddr, reach: &Reach) -> bool {
-    meanings(address).any(|address| reach.private.iter().any(|net| net.contains(&address)))
+    with_embedded(address).any(|address| reach.private.iter().any(|net| net.contains(&address)))
 }
 
-/// Why nothing is asked at an address. The metadata services of clouds are among these, whatever the settings.
+/// Why an address is forbidden. The metadata services of clouds are always forbidden.
 pub fn forbidden(address: IpAddr, reach: &Reach) -> Option<&'static str> {
     if let IpAddr::V6(v6) = address
         && v6.segments().starts_with(&[0x64, 0xff9b, 1])
     {
-        // RFC 8215: the place of the IPv4 address in it is the local administrator's choice.
+        // RFC 8215: the position of the embedded IPv4 address is a local choice.
         return Some("it leads to a translated address of the local network (64:ff9b:1::/48)");
     }
-    meanings(address).find_map(|address| forbidden_itself(address, reach))
+    with_embedded(address).find_map(|address| forbidden_itself(address, reach))
 }
 
 fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
@@ -84,13 +84,13 @@ fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
     let (link_local, metadata, nowhere) = match address {
         IpAddr::V4(v4) => (
             v4.is_link_local(),
-            // Alibaba's, Azure's and Oracle's; the others' are link-local.
+            // Alibaba, Azure and Oracle; other clouds use link-local addresses.
             [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]].contains(&v4.octets()),
             v4.is_broadcast() || v4.is_multicast() || v4.octets()[0] == 0,
         ),
         IpAddr::V6(v6) => (
             v6.is_unicast_link_local(),
-            // Amazon's.
+            // Amazon.
             v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
             v6.is_unspecified() || v6.is_multicast(),
         ),
@@ -98,14 +98,14 @@ fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
     if link_local || metadata {
         Some("it leads to a link-local address, where metadata services are")
     } else if nowhere {
-        Some("it leads to an address that is no server's")
+        Some("it leads to an address that cannot be a server's")
     } else {
         None
     }
 }
 
-/// The address itself, and the IPv4 address that a translator or a tunnel on the way would make of it.
-fn meanings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+/// The address itself, and the IPv4 address that a translator or tunnel would extract from it.
+fn with_embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let address = address.to_canonical();
     let inner = match address {
         IpAddr::V6(v6) => embedded(v6).map(IpAddr::V4),
@@ -126,7 +126,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
         | [0x2002, high, low, ..]
         | [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(octets(high, low)),
         [0x2001, 0, _, _, _, _, high, low] => Some(octets(!high, !low)),
-        // `::` and `::1` are addresses of their own.
+        // `::` and `::1` contain no IPv4 address.
         [0, 0, 0, 0, 0, 0, high, low] if (high, low) > (0, 1) => Some(octets(high, low)),
         _ => None,
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn waifuds_own_addresses_and_the_guests_are_refused_in_every_form() {
+    fn addresses_of_waifud_and_of_guests_are_refused_in_every_form() {
         for bad in [
             "192.168.1.2",
             "::ffff:192.168.1.2",
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_for_this_machine_opens_its_addresses_and_nothing_else() {
+    fn the_loopback_setting_allows_only_this_machine() {
         let open = Reach {
             loopback: true,
             ..home()
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn private_addresses_are_known_in_every_form() {
+    fn private_addresses_are_recognized_in_every_form() {
         let reach = home();
         let private = |text: &str| is_private(text.parse().unwrap(), &reach);
         for yes in ["192.168.1.4", "10.1.2.3", "64:ff9b::10.1.2.3", "fd00::1"] {
@@ -215,10 +215,10 @@ mod tests {
             assert!(!private(no), "{no}");
         }
         let trail = Trail::default();
-        trail.note("1.1.1.1".parse().unwrap(), &reach);
+        trail.record("1.1.1.1".parse().unwrap(), &reach);
         assert!(!trail.is_private());
-        trail.note("10.1.2.3".parse().unwrap(), &reach);
-        trail.note("1.1.1.1".parse().unwrap(), &reach);
-        assert!(trail.is_private(), "once is enough");
+        trail.record("10.1.2.3".parse().unwrap(), &reach);
+        trail.record("1.1.1.1".parse().unwrap(), &reach);
+        assert!(trail.is_private(), "one contact is enough");
     }
 }

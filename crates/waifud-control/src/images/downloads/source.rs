@@ -1,4 +1,4 @@
-//! Where an image comes from: what may be asked for, and what proves that the right bytes came. Pure.
+//! The source of a download: its URL and how the image is verified. Pure.
 
 use reqwest::Url;
 use url_host::Host;
@@ -12,48 +12,50 @@ use super::reach::{LOOPBACK, Reach, forbidden};
 use crate::images::catalog;
 use crate::images::image_store::sha256;
 
-/// The longest URL that is taken.
+/// The maximum length of a URL.
 const URL_MAX: usize = 2048;
 
-/// A place to fetch from.
+/// The source of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
-    /// The image.
+    /// The URL of the image.
     pub url: Url,
-    /// What proves its bytes.
+    /// How the image is verified.
     pub proof: Proof,
-    /// Whether the catalog names it, or the administrator's mirror: errors then hide nothing.
-    pub listed_here: bool,
+    /// Whether the URL is from the catalog or the administrator's mirror; errors then contain details.
+    pub from_catalog_entry: bool,
 }
 
-/// What proves that the right bytes came.
+/// How an image is verified.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Proof {
-    /// A checksum that the asker gave.
+    /// With a checksum from the request.
     Given(Checksum),
-    /// A checksum in the publisher's list.
+    /// With a checksum from the publisher's list.
     Listed {
-        /// The list.
+        /// The URL of the list.
         url: Url,
-        /// What the image is called in it.
+        /// The name of the image in the list.
         name: String,
-        /// Whether it is a list of one.
+        /// Whether the list is for this image only.
         for_one: bool,
     },
-    /// Nothing but https; the asker said so in as many words.
+    /// Only by https, as explicitly requested.
     HttpsAlone,
 }
 
-/// Fills in what the catalog knows. With `mirror`, its images come from there: `MIRROR/HOST/PATH`.
+/// Completes a request from the catalog. With `mirror`, the catalog's images come from `MIRROR/HOST/PATH`.
 pub fn complete(request: CreateDownload, mirror: &str) -> Result<CreateDownload, Problem> {
     if request.url.is_some() {
         return match request.catalog {
             None => Ok(request),
-            Some(_) => Err(
-                Problem::new(422, "two-sources", "url and catalog can't both be given")
-                    .field("catalog")
-                    .hint("give one of them"),
-            ),
+            Some(_) => {
+                Err(
+                    Problem::new(422, "two-sources", "url and catalog cannot both be given")
+                        .field("catalog")
+                        .hint("give only one of them"),
+                )
+            }
         };
     }
     let wanted = request.catalog.as_deref().unwrap_or(&request.name);
@@ -62,12 +64,12 @@ pub fn complete(request: CreateDownload, mirror: &str) -> Result<CreateDownload,
         Some(rest) if !mirror.is_empty() => format!("{}/{rest}", mirror.trim_end_matches('/')),
         _ => url.to_owned(),
     };
-    let own_proof = request.checksum.is_some() || request.checksums_url.is_some();
+    let own_checksum = request.checksum.is_some() || request.checksums_url.is_some();
     Ok(CreateDownload {
-        // Kept, so that a refresh follows the catalog.
+        // Stored, so that a refresh uses the catalog again.
         catalog: Some(wanted.to_owned()),
         url: Some(mirrored(&entry.url)),
-        checksums_url: if own_proof {
+        checksums_url: if own_checksum {
             request.checksums_url
         } else {
             Some(mirrored(&entry.checksums_url))
@@ -82,7 +84,7 @@ pub fn complete(request: CreateDownload, mirror: &str) -> Result<CreateDownload,
     })
 }
 
-/// The request that asks a template's source again. With `mirror`, the catalog's images come from there.
+/// The request to download a template's image again. With `mirror`, the catalog's images come from there.
 pub fn refresh(row: TemplateRow, mirror: &str) -> Result<CreateDownload, Problem> {
     let TemplateRow { template, arch } = row;
     let request = CreateDownload {
@@ -100,7 +102,7 @@ pub fn refresh(row: TemplateRow, mirror: &str) -> Result<CreateDownload, Problem
         .catalog
         .filter(|entry| catalog::entry(entry).is_some());
     if in_catalog.is_some() {
-        // The catalog of this waifud may know a newer place; a proof of the user's own stays.
+        // This waifud's catalog may have a newer URL. A checksum given by the user is kept.
         return Ok(CreateDownload {
             catalog: in_catalog,
             checksum: origin.checksum,
@@ -117,7 +119,7 @@ pub fn refresh(row: TemplateRow, mirror: &str) -> Result<CreateDownload, Problem
             ..request
         });
     }
-    // From before sources were remembered: only the URL is known, and the checksum of what came from it.
+    // An old template: only the URL and the checksum of the downloaded image are known.
     let from_catalog = CreateDownload {
         catalog: Some(template.name.to_string()),
         ..request.clone()
@@ -140,19 +142,19 @@ pub fn refresh(row: TemplateRow, mirror: &str) -> Result<CreateDownload, Problem
     })
 }
 
-/// Reads a complete request, and refuses what may not be fetched.
+/// Parses a complete request, and refuses URLs that are not allowed.
 pub fn source(request: &CreateDownload, reach: &Reach) -> Result<Source, Problem> {
     let text = request.url.as_deref().unwrap_or_default();
-    let named = request.checksum.is_some();
+    let has_checksum = request.checksum.is_some();
     let proof = match (&request.checksum, &request.checksums_url) {
         (Some(_), Some(_)) => {
             return Err(Problem::new(
                 422,
                 "two-checksums",
-                "checksum and checksums_url can't both be given",
+                "checksum and checksums_url cannot both be given",
             )
             .field("checksums_url")
-            .hint("give the checksum if you know it, else the list"));
+            .hint("give the checksum if you know it, otherwise the list"));
         }
         (Some(checksum), None) => Some(Proof::Given(checksum.clone())),
         _ if request.insecure_no_checksum && request.checksums_url.is_none() => {
@@ -161,7 +163,12 @@ pub fn source(request: &CreateDownload, reach: &Reach) -> Result<Source, Problem
         (None, Some(_)) => None,
         (None, None) => return Err(problems::no_checksum()),
     };
-    let url = parse("url", text, named || request.checksums_url.is_some(), reach)?;
+    let url = parse(
+        "url",
+        text,
+        has_checksum || request.checksums_url.is_some(),
+        reach,
+    )?;
     let proof = match proof {
         Some(proof) => proof,
         None => listed(request, &url, reach)?,
@@ -169,13 +176,13 @@ pub fn source(request: &CreateDownload, reach: &Reach) -> Result<Source, Problem
     Ok(Source {
         url,
         proof,
-        listed_here: request.catalog.is_some(),
+        from_catalog_entry: request.catalog.is_some(),
     })
 }
 
 fn listed(request: &CreateDownload, image: &Url, reach: &Reach) -> Result<Proof, Problem> {
     let text = request.checksums_url.as_deref().unwrap_or_default();
-    // A list that came in the clear proves nothing.
+    // A list over http could be forged.
     let url = parse("checksums_url", text, false, reach)?;
     let last = image
         .path_segments()
@@ -189,25 +196,25 @@ fn listed(request: &CreateDownload, image: &Url, reach: &Reach) -> Result<Proof,
         return Err(Problem::new(
             422,
             "no-file-name",
-            "the URL does not end in a file's name, so the list can't be searched for it",
+            "the URL does not end with a file name to look up in the list",
         )
         .field("checksums_file")
-        .hint("say what the image is called in the list: --checksums-file NAME"));
+        .hint("set the name of the image in the list: --checksums-file NAME"));
     }
-    // A URL has some characters in another form: `%2B` for a plus sign.
+    // A URL encodes some characters, for example a plus sign as `%2B`.
     let name = decoded(&name);
     let for_one = checksum_file::is_for_one(url.as_str(), image.as_str());
     Ok(Proof::Listed { url, name, for_one })
 }
 
-/// Without percent-encoding, where that gives text.
+/// The name without percent-encoding, if the result is valid UTF-8.
 fn decoded(name: &str) -> String {
     percent_encoding::percent_decode_str(name)
         .decode_utf8()
         .map_or_else(|_| name.to_owned(), std::borrow::Cow::into_owned)
 }
 
-/// Names a source: requests for the same bytes, proven in the same way, have the same one.
+/// The id of a source: the same for requests with the same URL and verification.
 pub fn name(source: &Source) -> Digest {
     let proof = match &source.proof {
         Proof::Given(checksum) => checksum.to_string(),
@@ -217,10 +224,10 @@ pub fn name(source: &Source) -> Digest {
     sha256(format!("{}\n{proof}", source.url).as_bytes())
 }
 
-fn parse(field: &str, text: &str, plain_is_fine: bool, reach: &Reach) -> Result<Url, Problem> {
+fn parse(field: &str, text: &str, http_allowed: bool, reach: &Reach) -> Result<Url, Problem> {
     let refused = |why: String| {
         Problem::new(422, "invalid-url", why).field(field).hint(
-            if text.starts_with("http://") && !plain_is_fine {
+            if text.starts_with("http://") && !http_allowed {
                 "use https, or give the image's checksum: --checksum sha256:…"
             } else {
                 "for example https://cloud.debian.org/images/…/debian-12-genericcloud-amd64.qcow2"
@@ -229,20 +236,22 @@ fn parse(field: &str, text: &str, plain_is_fine: bool, reach: &Reach) -> Result<
     };
     if text.len() > URL_MAX {
         return Err(refused(format!(
-            "a URL of more than {URL_MAX} bytes is not taken"
+            "the URL exceeds the limit of {URL_MAX} bytes"
         )));
     }
     let mut url = Url::parse(text).map_err(|e| refused(format!("it is not a URL: {e}")))?;
     url.set_fragment(None);
-    may_ask(&url, plain_is_fine, reach).map_err(refused)?;
+    check_url(&url, http_allowed, reach).map_err(refused)?;
     Ok(url)
 }
 
-/// Whether a URL, given or redirected to, may be asked; or why not.
-pub fn may_ask(url: &Url, plain_is_fine: bool, reach: &Reach) -> Result<(), String> {
-    let host = Host::of(url).ok_or("it names no host")?;
+/// Checks whether a URL, from a request or a redirect, is allowed; the error is the reason.
+pub fn check_url(url: &Url, http_allowed: bool, reach: &Reach) -> Result<(), String> {
+    let host = Host::of(url).ok_or("it has no host")?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it carries a user or a password, which would be shown in lists".to_owned());
+        return Err(
+            "it contains a user name or password, which would be visible in lists".to_owned(),
+        );
     }
     let on_loopback = match host {
         Host::Address(address) => {
@@ -256,29 +265,29 @@ pub fn may_ask(url: &Url, plain_is_fine: bool, reach: &Reach) -> Result<(), Stri
     };
     match url.scheme() {
         "https" => Ok(()),
-        "http" if plain_is_fine || (on_loopback && reach.loopback) => Ok(()),
-        "http" => Err("http is only taken for an image whose checksum is known".to_owned()),
-        other => Err(format!("{other} is not taken; https is")),
+        "http" if http_allowed || (on_loopback && reach.loopback) => Ok(()),
+        "http" => Err("http is allowed only if the image's checksum is known".to_owned()),
+        other => Err(format!("the scheme {other} is not supported; use https")),
     }
 }
 
-/// The host of a URL, without the `url` crate's own type, which reqwest does not show.
+/// The host of a URL. reqwest does not export the type of the `url` crate.
 pub(super) mod url_host {
     use std::net::IpAddr;
 
     use reqwest::Url;
 
-    /// A name or an address.
+    /// The host of a URL.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub enum Host<'a> {
-        /// To be resolved.
+        /// A name to resolve.
         Name(&'a str),
-        /// As it is.
+        /// An address.
         Address(IpAddr),
     }
 
     impl<'a> Host<'a> {
-        /// The host; `None` without one.
+        /// The host of a URL; `None` if it has none.
         pub fn of(url: &'a Url) -> Option<Self> {
             let text = url.host_str().filter(|host| !host.is_empty())?;
             let bare = text.trim_start_matches('[').trim_end_matches(']');
@@ -314,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_is_needed_and_http_only_goes_with_one() {
+    fn a_checksum_is_required_and_http_needs_one() {
         let code = |request: &CreateDownload| source(request, &home()).unwrap_err().code;
         assert_eq!(code(&request("https://example.org/a.qcow2")), "no-checksum");
         assert!(source(&with_checksum("http://example.org/a.qcow2"), &home()).is_ok());
@@ -334,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_to_this_machine_or_its_link_is_refused() {
+    fn urls_of_this_machine_and_link_local_urls_are_refused() {
         for bad in [
             "https://169.254.169.254/latest/meta-data/",
             "https://[fe80::1]/a",
@@ -372,14 +381,14 @@ mod tests {
     }
 
     #[test]
-    fn the_catalog_fills_in_and_a_mirror_takes_its_place() {
+    fn the_catalog_completes_a_request_and_a_mirror_replaces_its_host() {
         let asked = CreateDownload {
             name: "debian-12".into(),
             ..CreateDownload::default()
         };
         let complete_one = complete(asked.clone(), "").unwrap();
         assert_eq!(complete_one.catalog.as_deref(), Some("debian-12"));
-        assert!(source(&complete_one, &home()).unwrap().listed_here);
+        assert!(source(&complete_one, &home()).unwrap().from_catalog_entry);
         assert!(
             complete_one
                 .url
@@ -402,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_in_the_list_is_the_urls_without_its_encoding() {
+    fn the_name_in_the_list_is_the_decoded_file_name() {
         let mut listed = request("https://example.org/my%20disk%2B1.qcow2");
         listed.checksums_url = Some("https://example.org/SHA256SUMS".into());
         let name_of = |request: &CreateDownload| match source(request, &home()).unwrap().proof {
@@ -431,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_asks_the_catalog_the_list_or_the_url_again() {
+    fn a_refresh_uses_the_catalog_the_list_or_the_url_again() {
         let origin = |url: &str| {
             serde_json::json!({
                 "url": url, "catalog": null, "checksum": null, "checksums_url": null,
@@ -457,13 +466,13 @@ mod tests {
         );
         assert_eq!(asked.url.as_deref(), Some("https://example.org/a.qcow2"));
 
-        // From a database that remembers only the URL.
+        // From an old database with only the URL.
         let catalog_url = catalog::entry("debian-12").unwrap().url.clone();
         let asked = refresh(downloaded("debian-12", &origin(&catalog_url)), "").unwrap();
         assert_eq!(asked.catalog.as_deref(), Some("debian-12"));
         let asked = refresh(downloaded("a", &origin("https://example.org/a")), "").unwrap();
         assert_eq!(asked.checksum, Checksum::from_hex(&"b".repeat(64)));
-        // An entry that this waifud's catalog lacks.
+        // An entry that is missing from the catalog.
         let mut gone = origin("https://example.org/a");
         gone["catalog"] = "plan-9".into();
         let asked = refresh(downloaded("a", &gone), "").unwrap();
@@ -477,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_and_proof_have_the_same_name() {
+    fn the_same_url_and_verification_have_the_same_id() {
         let name_of = |request: &CreateDownload| name(&source(request, &home()).unwrap());
         let first = with_checksum("https://example.org/a.qcow2");
         assert_eq!(

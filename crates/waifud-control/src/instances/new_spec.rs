@@ -1,0 +1,91 @@
+//! The spec of a new instance: what the request asks for, with the defaults of its template.
+
+use waifud_store::{ReadTx, StoreError, TemplateSource};
+use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
+use waifud_types::{ByteSize, MacAddr, Name, PowerSpec};
+
+use super::problems;
+use super::validate::{self, Checked};
+use crate::network::nics::WantedNic;
+use crate::network::subnet;
+use crate::{ControlError, env};
+
+/// The size of the root disk, unless the template needs more.
+const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
+
+/// A MAC address for each nic: the requested one, or an unused one.
+pub(super) fn choose_macs(
+    tx: &ReadTx<'_>,
+    entropy: &dyn env::Entropy,
+    nics: &[WantedNic],
+) -> Result<Vec<MacAddr>, ControlError> {
+    let mut macs: Vec<MacAddr> = Vec::with_capacity(nics.len());
+    for nic in nics {
+        let mac = match nic.mac {
+            Some(mac) => mac,
+            None => subnet::free_mac(entropy, |mac| {
+                let requested = nics.iter().any(|other| other.mac == Some(mac));
+                Ok::<_, StoreError>(requested || macs.contains(&mac) || tx.mac_is_taken(mac)?)
+            })?
+            .ok_or_else(|| {
+                ControlError::Inconsistent("no free MAC address was found".to_owned())
+            })?,
+        };
+        macs.push(mac);
+    }
+    Ok(macs)
+}
+
+/// The spec of a request, with the image and the defaults of its template.
+pub(super) fn spec(
+    wanted: &Checked,
+    template: &TemplateSource,
+    macs: &[MacAddr],
+) -> Result<InstanceSpec, ControlError> {
+    let least = template.min_disk_bytes;
+    let disk = wanted.disk.unwrap_or(least.max(DISK_DEFAULT));
+    if disk < least {
+        return Err(problems::disk_too_small(disk, &template.name, least).into());
+    }
+    let word = |text: &str| -> Result<Name, ControlError> {
+        text.parse()
+            .map_err(|e: waifud_types::name::NameError| ControlError::Inconsistent(e.to_string()))
+    };
+    Ok(InstanceSpec {
+        template: template.name.clone(),
+        image: template.image,
+        cpus: wanted.cpus,
+        memory_bytes: wanted.memory,
+        run: wanted.run,
+        power: PowerSpec::default(),
+        rescue: None,
+        restart: wanted.restart,
+        priority: wanted.priority,
+        protected: wanted.protected,
+        disks: vec![DiskSpec {
+            name: word("root")?,
+            size_bytes: disk,
+            pool: wanted.pool.clone(),
+        }],
+        nics: (0..)
+            .zip(wanted.nics.iter().zip(macs))
+            .map(|(index, (nic, &mac)): (usize, _)| {
+                Ok(NicSpec {
+                    name: word(&format!("eth{index}"))?,
+                    network: nic.network.clone(),
+                    mac,
+                    address: nic.address,
+                    prefix_len: nic.prefix_len,
+                    gateway: nic.gateway,
+                    allow_addresses: nic.allow_addresses.clone(),
+                })
+            })
+            .collect::<Result<_, ControlError>>()?,
+        publish: wanted.publish.clone(),
+        placement: wanted.placement.clone(),
+        user_data: wanted
+            .user_data
+            .as_ref()
+            .and_then(validate::user_data_facts),
+    })
+}

@@ -1,0 +1,27 @@
+//! The state of waifud itself, as `GET /v1/server` shows it.
+
+use waifud_api::{Database, Server};
+
+use crate::{Control, ControlError};
+
+impl Control {
+    /// waifud's version, database, state directory and certificates.
+    pub async fn server(&self) -> Result<Server, ControlError> {
+        Ok(Server {
+            database: self.database().await?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: self.now(),
+            state_dir: self.disk_space().directory(self.now())?,
+            certificates: self.certificates()?,
+        })
+    }
+
+    /// Whether the database can be written.
+    pub(crate) async fn database(&self) -> Result<Database, ControlError> {
+        let store = self.store().clone();
+        let trouble = tokio::task::spawn_blocking(move || store.trouble()).await;
+        trouble
+            .map(|trouble| Database { trouble })
+            .map_err(|_| ControlError::Inconsistent("checking the database failed".to_owned()))
+    }
+}
