@@ -290,7 +290,11 @@ async fn invalid_tokens_get_the_same_answer_and_are_soon_blocked() {
         "others are not concerned"
     );
     hands.forward(Duration::from_secs(6));
-    assert_eq!(ask("guess").await.status(), 401, "one more attempt is allowed");
+    assert_eq!(
+        ask("guess").await.status(),
+        401,
+        "one more attempt is allowed"
+    );
 }
 
 #[tokio::test]

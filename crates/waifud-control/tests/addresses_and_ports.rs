@@ -75,7 +75,12 @@ async fn an_impossible_address_is_refused_with_the_reason() {
     server.create(&json!({"name": "first", "template": "debian-12", "nics": [{"address": "10.144.1.50"}]})).await.expect(201);
     for (address, status, code, words) in [
         ("10.144.1.50", 409, "address-taken", "belongs to first"),
-        ("10.144.1.0", 422, "address-reserved", "is the subnet's network address"),
+        (
+            "10.144.1.0",
+            422,
+            "address-reserved",
+            "is the subnet's network address",
+        ),
         ("10.144.1.255", 422, "address-reserved", "broadcast"),
         ("10.144.1.1", 422, "address-reserved", "gateway"),
         (
@@ -98,7 +103,10 @@ async fn an_impossible_address_is_refused_with_the_reason() {
     let mut elsewhere = with_address("10.144.1.51");
     elsewhere["placement"] = json!({"node": "birch"});
     let said = refused(&server, &elsewhere, 422, "address-on-other-node", field).await;
-    assert!(said.contains("the subnet of alder, but node birch was requested"), "{said}");
+    assert!(
+        said.contains("the subnet of alder, but node birch was requested"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -131,7 +131,10 @@ async fn an_invalid_network_is_refused_with_the_reason() {
         let body = json!({"name": name, "bridge": bridge});
         let said = refused(&server, &body, status, code, field).await;
         match bridge {
-            "br0" => assert!(said.contains("network lan already uses bridge br0"), "{said}"),
+            "br0" => assert!(
+                said.contains("network lan already uses bridge br0"),
+                "{said}"
+            ),
             "brw" => assert!(
                 said.contains("alder") && said.contains("wireless"),
                 "{said}"

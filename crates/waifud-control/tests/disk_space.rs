@@ -69,8 +69,7 @@ async fn low_full_and_recovered_disk_space_cause_events() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_new_objects_with_a_hint_and_accepts_them_after_recovery()
- {
+async fn a_full_disk_refuses_new_objects_with_a_hint_and_accepts_them_after_recovery() {
     let (server, disk) = server().await;
     let template = json!({"name": "t", "image": format!("sha256:{}", "0".repeat(64))});
     let url = json!({"name": "t", "url": "http://127.0.0.1:1/a", "insecure_no_checksum": true});
@@ -93,8 +92,7 @@ async fn a_full_disk_refuses_new_objects_with_a_hint_and_accepts_them_after_reco
 }
 
 #[tokio::test]
-async fn a_full_disk_answers_repeated_creates_and_allows_deletes()
- {
+async fn a_full_disk_answers_repeated_creates_and_allows_deletes() {
     let (server, disk) = server().await;
     let image = server.template().await;
     let body = json!({"name": "web", "template": "debian-12"}).to_string();

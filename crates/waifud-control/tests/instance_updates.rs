@@ -101,7 +101,11 @@ async fn policies_are_replaced_and_increment_the_generation() {
         .await
         .expect(200)
         .instance();
-    assert_eq!(again.generation, Generation(2), "a request without changes keeps the generation");
+    assert_eq!(
+        again.generation,
+        Generation(2),
+        "a request without changes keeps the generation"
+    );
     for (bad, field) in [
         (json!({"restart": "sometimes"}), "spec.restart"),
         (json!({"priority": "high"}), "spec.priority"),

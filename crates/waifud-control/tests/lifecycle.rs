@@ -294,7 +294,10 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
     server.delete("/v1/instances/web").await.expect(202);
     let why = server.get("/v1/instances/web/why").await.json();
     assert!(
-        why["summary"].as_str().unwrap().contains("which is unreachable"),
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .contains("which is unreachable"),
         "{why}"
     );
 

@@ -103,7 +103,10 @@ async fn more_memory_is_reserved_with_the_change_or_refused() {
     let refused = server.patch(path, &memory(7)).await.expect(409).problem();
     assert_eq!(refused.code, "insufficient-capacity");
     assert_eq!(refused.field.as_deref(), Some("spec.memory_bytes"));
-    assert!(refused.to_string().contains("4G of 8G memory free"), "{refused}");
+    assert!(
+        refused.to_string().contains("4G of 8G memory free"),
+        "{refused}"
+    );
     assert_eq!(promised(&server).await, ByteSize::gib(4));
     let bigger = server.patch(path, &memory(6)).await.expect(200).instance();
     assert_eq!(promised(&server).await, ByteSize::gib(8));
@@ -196,5 +199,10 @@ async fn why_names_a_shutdown_of_the_node() {
     off.stopped_by = Some(StoppedBy::Host);
     agent.says(off).await;
     let why = server.get("/v1/instances/web/why").await.expect(200).json();
-    assert!(why["summary"].as_str().unwrap().contains("when its node shut down"));
+    assert!(
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .contains("when its node shut down")
+    );
 }

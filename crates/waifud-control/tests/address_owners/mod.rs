@@ -105,9 +105,7 @@ async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused
         "allow_addresses": ["192.168.1.2"]}]);
     let problem = server.create(&on("other", &own_router)).await.problem();
     assert!(
-        problem
-            .title
-            .contains("the gateway of the instance itself"),
+        problem.title.contains("the gateway of the instance itself"),
         "{problem:?}"
     );
     assert_eq!(
