@@ -46,7 +46,7 @@ pub async fn update_many(
     }
     if wait.wait && outcome.is_ok() {
         let deadline = Instant::now() + wait.timeout;
-        outcome = or_detach(await_all(context, &mut done, deadline), &all).await;
+        outcome = Box::pin(or_detach(await_all(context, &mut done, deadline), &all)).await;
     }
     let line = |one: &Change| {
         let name = &one.after.name;

@@ -14,7 +14,7 @@
 //!
 //! | folder | content |
 //! |---|---|
-//! | `http/` | routes, the guard, bodies, WebSockets |
+//! | `http/` | routes, the guard, bodies, web sockets |
 //! | `instances/` | create, read, update, delete, `why` |
 //! | `nodes/` | joining, the agents' watch and reports, monitoring, administration, unmanaged objects |
 //! | `placement/` | the pure choice of a node, and the retry of instances that wait for one |

@@ -35,8 +35,8 @@ pub fn skip(reason: &str) {
 /// # Panics
 /// Where there is a reason and skipping is forbidden: the test fails.
 #[track_caller]
-pub fn skip_if(reason: Option<String>) -> bool {
-    if let Some(reason) = &reason {
+pub fn skip_if(reason: Option<&str>) -> bool {
+    if let Some(reason) = reason {
         skip(reason);
     }
     reason.is_some()

@@ -1,5 +1,9 @@
 //! States for tests of this crate and of others: one node's network with numbered guests.
-#![expect(clippy::unwrap_used, reason = "for tests: every text here is valid")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "for tests: every text here is valid"
+)]
 
 use waifud_types::{InstanceId, MacAddr, TapName};
 

@@ -184,12 +184,12 @@ fn circles(imports: &Imports) -> Vec<Vec<String>> {
         .keys()
         .map(|module| (module.as_str(), reachable(module, imports)))
         .collect();
-    let reaches = |from: &str, to: &str| reached.get(from).is_some_and(|all| all.contains(to));
+    let can_reach = |from: &str, to: &str| reached.get(from).is_some_and(|all| all.contains(to));
     let mut circles = BTreeSet::new();
-    for module in imports.keys().filter(|module| reaches(module, module)) {
+    for module in imports.keys().filter(|module| can_reach(module, module)) {
         let circle: Vec<String> = imports
             .keys()
-            .filter(|other| reaches(module, other) && reaches(other, module))
+            .filter(|other| can_reach(module, other) && can_reach(other, module))
             .cloned()
             .collect();
         circles.insert(circle);

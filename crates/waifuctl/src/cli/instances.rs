@@ -12,7 +12,6 @@ use super::{LabelChanges, SelectArgs, WaitOptions, parse_duration};
 use crate::complete;
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct DeleteArgs {
     #[command(flatten)]
     pub which: SelectArgs,

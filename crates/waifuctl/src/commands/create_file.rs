@@ -362,7 +362,7 @@ async fn wait_for_all(
         }
         Ok(ready)
     };
-    wait::or_detach(waiting, &names.join(", ")).await
+    Box::pin(wait::or_detach(waiting, &names.join(", "))).await
 }
 
 fn print(context: &Context, made: &[Instance]) -> Result<(), Failure> {

@@ -75,7 +75,7 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
             }
             Ok(())
         };
-        outcome = or_detach(applied, &name).await;
+        outcome = Box::pin(or_detach(applied, &name)).await;
     }
     context
         .printer

@@ -33,7 +33,7 @@ const ANSWER_MAX: u64 = 64 << 10;
 const REQUESTS_MAX: u32 = 500;
 
 /// How long no session is started after one has failed.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 
 /// The name of a table that does not exist; a number follows.
 const MARKER: &str = "list table inet waifud-end-of-";
