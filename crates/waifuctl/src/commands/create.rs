@@ -59,7 +59,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     if wait {
         let name = instance.name.to_string();
         let left = deadline.saturating_duration_since(Instant::now());
-        instance = Box::pin(wait::or_detach(wait::until_ready(context, instance, left), &name)).await?;
+        instance = Box::pin(wait::or_detach(
+            wait::until_ready(context, instance, left),
+            &name,
+        ))
+        .await?;
     }
     context.printer.print(&instance, || summary(&instance))
 }
