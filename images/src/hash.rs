@@ -1,58 +1,36 @@
 //! SHA-256 of files and recipes, and the identifiers derived from it.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use ring::digest::{Context, SHA256, digest};
 use uuid::{Builder, Uuid};
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
+pub use waifud_kit::sha256::hex;
 
 /// SHA-256 of a file, in hex.
 pub fn of_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file
-            .read(&mut buffer)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else {
-            return Ok(hex(context.finish().as_ref()));
-        };
-        context.update(chunk);
-    }
+    let (_, hash) = waifud_kit::sha256::of_file(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&hash))
 }
 
 /// SHA-256 of a list of fields, in hex. Each field is preceded by its length, so that different lists have different
 /// input.
 pub fn of_fields<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
-    let mut context = Context::new(&SHA256);
+    let mut hasher = waifud_kit::sha256::Hasher::default();
     for field in fields {
-        context.update(&(field.len() as u64).to_be_bytes());
-        context.update(field.as_bytes());
+        hasher.update(&(field.len() as u64).to_be_bytes());
+        hasher.update(field.as_bytes());
     }
-    hex(context.finish().as_ref())
+    hex(&hasher.finish())
 }
 
 /// An identifier that depends only on the recipe and the named object: the same recipe results in the same ids of
 /// partitions and file systems.
 pub fn derived_uuid(recipe: &str, what: &str) -> Uuid {
-    let hash = digest(&SHA256, format!("{recipe} {what}").as_bytes());
+    let hash = waifud_kit::sha256::of(format!("{recipe} {what}").as_bytes());
     let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(hash.as_ref()) {
-        *to = *from;
+    for (to, from) in bytes.iter_mut().zip(hash) {
+        *to = from;
     }
     Builder::from_random_bytes(bytes).into_uuid()
 }

@@ -1,10 +1,10 @@
 //! For integration tests: finds the init program, and skips tests where a lab cannot run.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+pub use waifud_kit::testing::may_skip;
 
 use crate::{Lab, LabOptions};
 
@@ -29,11 +29,6 @@ pub fn init_exe() -> Result<PathBuf> {
     })
 }
 
-/// Whether a test may be skipped where the machine cannot run it.
-pub fn may_skip() -> bool {
-    std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1")
-}
-
 /// Reports on standard error that the calling test is skipped.
 ///
 /// # Errors
@@ -42,8 +37,8 @@ pub fn skip(reason: &str) -> Result<()> {
     if !may_skip() {
         bail!("the test must not be skipped (WAIFUD_TEST_NO_SKIP=1): {reason}");
     }
-    // Not with a macro: the test harness captures their output in tests that pass.
-    writeln!(std::io::stderr(), "SKIPPED: {reason}").context("cannot report the skipped test")
+    waifud_kit::testing::report_skipped(reason);
+    Ok(())
 }
 
 /// The reason why no lab can run on this machine: missing root rights or programs. `None` if a lab can run.

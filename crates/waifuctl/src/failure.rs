@@ -107,7 +107,7 @@ impl Failure {
 
     /// Says what was behind it.
     pub fn cause(mut self, cause: &dyn std::error::Error) -> Self {
-        self.cause = Some(root(cause));
+        self.cause = Some(waifud_kit::error::root_cause(cause));
         self
     }
 
@@ -201,7 +201,7 @@ impl From<ClientError> for Failure {
                 if at.starts_with("https://") {
                     return Self::internal("unreachable", error.to_string())
                         .cause(source)
-                        .hint(https_hint(&root(source)));
+                        .hint(https_hint(&waifud_kit::error::root_cause(source)));
                 }
                 Self::internal("unreachable", error.to_string()).cause(source).hint(format!(
                     "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \
@@ -260,15 +260,6 @@ pub fn option_of(field: &str) -> Option<&'static str> {
     })
 }
 
-/// The error at the bottom: the layers above it only say what is said already.
-fn root(error: &dyn std::error::Error) -> String {
-    let mut bottom = error;
-    while let Some(cause) = bottom.source() {
-        bottom = cause;
-    }
-    bottom.to_string()
-}
-
 /// What to do about a server that can't be reached over HTTPS.
 fn https_hint(cause: &str) -> String {
     let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
@@ -293,14 +284,7 @@ fn https_hint(cause: &str) -> String {
 
 /// The kind of the input/output error at the bottom of an error.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        next = cause.source();
-    }
-    None
+    waifud_kit::error::find::<std::io::Error>(error).map(std::io::Error::kind)
 }
 
 #[cfg(test)]

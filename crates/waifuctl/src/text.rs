@@ -2,57 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Whether a terminal would obey the character instead of showing it: control characters (C0, DEL, C1; escape sequences
-/// begin with one), and what reorders or hides text or breaks lines (Unicode's bidirectional controls, invisible
-/// operators, line and paragraph separators, tags).
-fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Makes text from elsewhere safe for a terminal, on one line: what a terminal would obey is shown instead.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => out.push(' '),
-            c if is_obeyed(c) => out.extend(c.escape_unicode()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// The last look at whole output: lines and tabs stay what they are, and what somebody forgot to escape is escaped here.
-pub fn tame(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if !matches!(c, '\n' | '\t') && is_obeyed(c) {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// As [`tame`], for JSON: the same document, with such characters as JSON escapes them. They can only be in strings:
-/// what JSON itself has of them, line breaks, stays.
-pub fn tame_json(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c != '\n' && is_obeyed(c) {
-            use std::fmt::Write;
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _infallible = write!(out, "\\u{unit:04x}");
-            }
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
+pub use waifud_kit::terminal::{escape, escape_json as tame_json, escape_lines as tame, is_unsafe};
 
 /// Fields as the API calls them, in the words of the options that set them.
 pub fn fields(of_the_api: &[String]) -> Vec<String> {
@@ -137,11 +87,11 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn nothing_that_a_terminal_obeys_gets_through(text in hostile()) {
-            proptest::prop_assert!(!escape(&text).chars().any(is_obeyed));
-            proptest::prop_assert!(!tame(&text).chars().any(|c| !matches!(c, '\n' | '\t') && is_obeyed(c)));
+            proptest::prop_assert!(!escape(&text).chars().any(is_unsafe));
+            proptest::prop_assert!(!tame(&text).chars().any(|c| !matches!(c, '\n' | '\t') && is_unsafe(c)));
             let json = serde_json::to_string(&text).unwrap();
             let tamed = tame_json(&json);
-            proptest::prop_assert!(!tamed.chars().any(is_obeyed));
+            proptest::prop_assert!(!tamed.chars().any(is_unsafe));
             proptest::prop_assert_eq!(serde_json::from_str::<String>(&tamed).unwrap(), text);
         }
     }

@@ -41,18 +41,3 @@ pub use node::membership::{Membership, MembershipError};
 pub use node::shutdown;
 pub use settings::{BootAlone, Settings, Timing};
 pub use shared::Adapters;
-
-/// An error with its causes, in one line for users.
-pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
-}

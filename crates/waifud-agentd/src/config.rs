@@ -94,21 +94,18 @@ impl Default for Config {
 impl Config {
     /// Reads the file. A file that does not exist counts as empty.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::info!("{} does not exist; using the defaults", path.display());
-                String::new()
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
-        Self::parse(&text).with_context(|| format!("cannot use {}", path.display()))
+        let config = waifud_kit::config::load(path)?.unwrap_or_else(|| {
+            tracing::info!("{} does not exist; using the defaults", path.display());
+            Self::default()
+        });
+        config
+            .completed()
+            .with_context(|| format!("invalid configuration file {}", path.display()))
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut config: Self = toml::from_str(text)?;
+    /// Adds the default pool and checks values that depend on each other.
+    fn completed(self) -> anyhow::Result<Self> {
+        let mut config = self;
         if config.pools.is_empty() {
             config.pools.push(PoolConfig {
                 name: "main".parse()?,
@@ -162,9 +159,14 @@ impl Config {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> anyhow::Result<Config> {
+        let config: Config = waifud_kit::config::parse(Path::new("agentd.toml"), text)?;
+        config.completed()
+    }
+
     #[test]
     fn an_empty_file_means_defaults() {
-        let config = Config::parse("").unwrap();
+        let config = parse("").unwrap();
         assert_eq!(config.pools.len(), 1);
         assert_eq!(
             config.pools[0].path,
@@ -184,13 +186,13 @@ mod tests {
             "[[pools]]\nname = \"a\"\npath = \"/a\"\nkind = \"zfs\"",
             "[[pools]]\nname = \"a\"\npath = \"/a\"\n[[pools]]\nname = \"a\"\npath = \"/b\"",
         ] {
-            assert!(Config::parse(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_node_may_wait_before_it_starts_its_guests_alone() {
-        let config = Config::parse("boot_alone = \"wait:120s\"").unwrap();
+        let config = parse("boot_alone = \"wait:120s\"").unwrap();
         assert_eq!(
             config.boot_alone().unwrap(),
             BootAlone::Wait(Duration::from_mins(2))
@@ -213,9 +215,9 @@ mod tests {
             .unwrap();
         let (_, example) = section.split_once("```toml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
-        let mut default = Config::parse("").unwrap();
+        let mut default = parse("").unwrap();
         default.node = Some("alder".parse().unwrap());
-        let shown = Config::parse(example).unwrap();
+        let shown = parse(example).unwrap();
         assert_eq!(format!("{shown:?}"), format!("{default:?}"));
         // The error for an unknown key lists all keys.
         let error = toml::from_str::<Config>("no-key = 1").unwrap_err();

@@ -1,9 +1,8 @@
 //! The node's end of the tunnel to metadatad, which exists as long as this process.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,19 +113,8 @@ fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::generate();
-            let temporary = path.with_extension("tmp");
-            let write = || {
-                let mut file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(&temporary)?;
-                file.write_all(key.to_base64().as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&temporary, path)
-            };
-            write().with_context(|| format!("cannot write {}", path.display()))?;
+            waifud_kit::durable::replace(path, key.to_base64().as_bytes(), 0o600)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             Ok(key)
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -224,7 +224,7 @@ impl AgentClient {
         let path = format!("/v1/agent/bundles/{digest}");
         let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
         let bytes = self.collect(open, BUNDLE_MAX).await?;
-        let actual = sha256(&bytes);
+        let actual = Digest::of(&bytes);
         if actual == digest {
             Ok(bytes)
         } else {
@@ -496,16 +496,6 @@ impl ImageBody {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
         self.body.chunk().await
     }
-}
-
-/// The digest of some bytes.
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut out = [0; 32];
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
-        *to = *from;
-    }
-    Digest::from_bytes(out)
 }
 
 fn body(value: &impl serde::Serialize) -> Result<Bytes, AgentClientError> {

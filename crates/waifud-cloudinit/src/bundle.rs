@@ -12,7 +12,6 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    digest::{SHA256, digest},
 };
 use waifud_types::{Digest, Secret};
 
@@ -67,11 +66,7 @@ pub enum BundleError {
 
 /// The digest of stored bytes: the name that [`seal`] would give them.
 pub fn digest_of(ciphertext: &[u8]) -> Digest {
-    let mut bytes = [0; 32];
-    for (to, from) in bytes.iter_mut().zip(digest(&SHA256, ciphertext).as_ref()) {
-        *to = *from;
-    }
-    Digest::from_bytes(bytes)
+    Digest::of(ciphertext)
 }
 
 /// Encrypts `documents`. `entropy` must be fresh from a good source for each call: it becomes the key and the nonce.

@@ -3,41 +3,14 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
-use nix::sys::statvfs::statvfs;
-use waifud_types::{ByteSize, DiskSpace, Timestamp};
-
-/// A clock.
-pub trait Clock: Send + Sync {
-    /// The time of day.
-    fn now(&self) -> Timestamp;
-
-    /// Monotonic time since an arbitrary start, for intervals that changes of the system clock must not affect.
-    fn monotonic(&self) -> Duration;
-}
+pub use waifud_kit::clock::{Clock, SystemClock};
+use waifud_types::DiskSpace;
 
 /// A source of random bytes.
 pub trait Entropy: Send + Sync {
     /// Fills the buffer with random bytes.
     fn fill(&self, buffer: &mut [u8]);
-}
-
-/// The system clock, with the microsecond precision of the database.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
-    }
-
-    fn monotonic(&self) -> Duration {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        START.elapsed()
-    }
 }
 
 /// The random generator of the operating system.
@@ -108,11 +81,6 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn disk_space(&self, path: &Path) -> io::Result<DiskSpace> {
-        let facts = statvfs(path)?;
-        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-        Ok(DiskSpace {
-            size: bytes(facts.blocks()),
-            free: bytes(facts.blocks_available()),
-        })
+        waifud_kit::filesystem::usage(path).map(DiskSpace::from)
     }
 }

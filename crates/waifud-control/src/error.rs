@@ -70,14 +70,7 @@ impl ControlError {
             Self::Problem(problem) => *problem,
             full if full.is_disk_full() => server_problems::no_space(),
             internal => {
-                let mut causes = String::new();
-                let mut next: Option<&dyn std::error::Error> = std::error::Error::source(&internal);
-                while let Some(cause) = next {
-                    causes.push_str(": ");
-                    causes.push_str(&cause.to_string());
-                    next = cause.source();
-                }
-                tracing::error!("{internal}{causes}");
+                tracing::error!("{}", waifud_kit::error::with_causes(&internal));
                 Problem::new(500, "internal", "internal error in waifud")
                     .hint("see waifud's log for this request id")
             }

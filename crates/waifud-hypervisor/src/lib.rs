@@ -59,12 +59,9 @@ pub struct DomainSpec {
 impl DomainSpec {
     /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
     pub fn digest(&self) -> String {
-        let mut bytes = [0; 32];
         // Of what is written for it: a change of how domains are written makes another digest too.
         let text = xml::render(self, xml::RenderOptions::default(), "");
-        bytes
-            .copy_from_slice(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
-        Digest::from_bytes(bytes).hex()
+        Digest::of(text.as_bytes()).hex()
     }
 }
 

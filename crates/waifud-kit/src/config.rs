@@ -42,14 +42,27 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ConfigError> 
 
 /// Parses the text of the file at `path`. The path is only used in errors.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError::Invalid {
-        path: path.to_owned(),
-        line: error.span().map_or(1, |span| {
-            let before = text.bytes().take(span.start);
-            before.filter(|byte| *byte == b'\n').count() + 1
-        }),
-        message: error.message().to_owned(),
+    toml::from_str(text).map_err(|error| {
+        let before = text.bytes().take(error.span().map_or(0, |span| span.start));
+        let line = before.filter(|byte| *byte == b'\n').count() + 1;
+        let message = error.message();
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            line,
+            message: match key(text.lines().nth(line - 1)) {
+                Some(key) if !message.contains(key) => format!("{key}: {message}"),
+                _ => message.to_owned(),
+            },
+        }
     })
+}
+
+/// The key that a line sets.
+fn key(line: Option<&str>) -> Option<&str> {
+    let (key, _value) = line?.split_once('=')?;
+    let key = key.trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    (!key.is_empty() && key.chars().all(plain)).then_some(key)
 }
 
 #[cfg(test)]
@@ -77,13 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named_with_its_line_and_without_the_text_of_the_line() {
+    fn a_mistake_is_reported_with_its_line_and_key_and_without_the_value() {
         let unknown = load_text("\nprot = \"geheim\"").unwrap_err();
         assert!(
             unknown.contains("line 2: unknown field `prot`"),
             "{unknown}"
         );
         assert!(!unknown.contains("geheim"), "{unknown}");
+        let wrong_type = load_text("port = \"geheim\"").unwrap_err();
+        assert!(wrong_type.contains("line 1: port: "), "{wrong_type}");
         assert!(load_text("port = ").unwrap_err().contains("line 1"));
     }
 

@@ -2,6 +2,7 @@
 //! that it came, and made harmless for whoever prints it.
 
 use waifud_api::metadatad::Observed;
+use waifud_kit::terminal::is_unsafe;
 
 /// Characters of an instance-id or host name that are kept; DNS knows no longer names (RFC 1035, section 2.3.4).
 const TEXT_MAX: usize = 255;
@@ -40,17 +41,8 @@ pub(crate) fn harmless(text: &str, most: usize) -> String {
     text.trim()
         .chars()
         .take(most)
-        .map(|c| if deceives(c) { '\u{fffd}' } else { c })
+        .map(|c| if is_unsafe(c) { '\u{fffd}' } else { c })
         .collect()
-}
-
-/// Control characters, and those that are not seen but turn round or hide what stands beside them: invisible ones,
-/// separators of lines, and marks of direction (Unicode's categories Cc, Zl and Zp, and of Cf what acts so).
-fn deceives(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -372,12 +372,8 @@ fn set<T>(shared: &SyncMutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
 
 /// 128 random bits as text.
 fn random_name() -> String {
-    use std::fmt::Write;
     let mut bytes = [0; 16];
     // Without randomness the agent would at worst not notice a restart; the process would not have come this far.
     let _ = SystemRandom::new().fill(&mut bytes);
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    waifud_kit::sha256::hex(&bytes)
 }

@@ -1,12 +1,11 @@
 //! The configuration: a TOML file in which everything has a default and nothing unknown is ignored.
 
 use std::{
-    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 
 /// Where it is read from, unless told otherwise.
@@ -40,17 +39,14 @@ impl Default for Config {
 impl Config {
     /// Reads the file; a missing one means defaults, one that can't be read or understood is an error.
     pub fn read(path: &Path) -> Result<Self> {
-        match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .with_context(|| format!("{} can't be understood", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
-        }
+        Ok(waifud_kit::config::load(path)?.unwrap_or_default())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read(text: &str) -> Result<Config> {

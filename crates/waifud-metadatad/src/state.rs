@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
@@ -78,22 +78,9 @@ fn secret(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> 
         }
     }
     let text = make()?;
-    write(path, &text).with_context(|| format!("{} can't be written", path.display()))?;
+    waifud_kit::durable::replace(path, format!("{text}\n").as_bytes(), 0o600)
+        .with_context(|| format!("{} can't be written", path.display()))?;
     Ok(text)
-}
-
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

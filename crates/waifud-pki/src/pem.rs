@@ -2,7 +2,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA256, digest};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use waifud_types::Digest;
@@ -11,11 +10,7 @@ use crate::PkiError;
 
 /// The SHA-256 of a certificate, or of anything else.
 pub fn fingerprint(bytes: &[u8]) -> Digest {
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
-        *to = *from;
-    }
-    Digest::from_bytes(out)
+    Digest::of(bytes)
 }
 
 /// All certificates of a text; text around them is skipped.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
 
 use crate::fake::image_bytes;
-use crate::{StorageError, StoragePool, digest};
+use crate::{StorageError, StoragePool};
 
 /// A rule that the pool broke, in words.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ async fn hostile_images_leave_nothing_behind(pool: &dyn StoragePool) -> Result<(
         ("an absurd size", twisted(24, 0x7f)),
     ];
     for (what, bytes) in hostile {
-        let image = digest::of_bytes(&bytes);
+        let image = Digest::of(&bytes);
         let staged = stage(pool, image, &bytes).await?;
         let refused = pool.import_image(image).await;
         let right = matches!(refused, Err(StorageError::BadImage(_)));
@@ -124,7 +124,7 @@ async fn hostile_images_leave_nothing_behind(pool: &dyn StoragePool) -> Result<(
     let staged = stage(pool, other, &honest).await?;
     let refused = pool.import_image(other).await;
     let right = matches!(&refused, Err(StorageError::DigestMismatch { expected, actual })
-        if *expected == other && *actual == digest::of_bytes(&honest));
+        if *expected == other && *actual == Digest::of(&honest));
     expect(right, "bytes of another digest are refused", &refused)?;
     expect(!staged.exists(), "their staged file is gone", &staged)?;
     expect(!has(pool, other).await?, "they are no image", &other)

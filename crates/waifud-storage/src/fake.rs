@@ -13,7 +13,7 @@ use waifud_kit::sync::lock;
 use waifud_types::{ByteSize, Digest, Name, VolumeId, qcow2};
 
 use crate::format::empty_image;
-use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, digest};
+use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool};
 
 /// The verbs of the trait, for scripting faults.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -51,7 +51,7 @@ struct World {
 /// Fit for the fake and for real pools: tools accept it.
 pub fn image_bytes(size: ByteSize, seed: u8) -> (Vec<u8>, Digest) {
     let bytes = empty_image(size, None, &[seed; 8]).unwrap_or_default();
-    let digest = digest::of_bytes(&bytes);
+    let digest = Digest::of(&bytes);
     (bytes, digest)
 }
 
@@ -120,7 +120,7 @@ impl FakePool {
             path: staged.to_owned(),
             source,
         })?;
-        let actual = digest::of_bytes(&bytes);
+        let actual = Digest::of(&bytes);
         if actual != image {
             return Err(StorageError::DigestMismatch {
                 expected: image,

@@ -12,7 +12,7 @@ use waifud_types::{ByteSize, Digest};
 
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, Tool};
-use crate::{StorageError, digest};
+use crate::StorageError;
 
 /// `qemu-img check`: whole, but with clusters that nothing uses. They cost room and harm nobody.
 const LEAKS_ONLY: i32 = 3;
@@ -51,7 +51,8 @@ fn verify(
 ) -> Result<(File, Qcow2Header), StorageError> {
     let failed = |error| layout.io("reading", staged, error);
     let mut file = layout.open_plain(staged)?;
-    let actual = digest::of_reader(&file).map_err(failed)?;
+    let (_, hash) = waifud_kit::sha256::of_reader(&file).map_err(failed)?;
+    let actual = Digest::from_bytes(hash);
     if actual != image {
         return Err(StorageError::DigestMismatch {
             expected: image,

@@ -11,14 +11,14 @@
 //! A file under its final name is whole: the rename is the moment at which it comes to be.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
+use waifud_kit::{durable, filesystem};
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
 use crate::{PoolUsage, StorageError};
@@ -194,17 +194,13 @@ impl Layout {
 
     /// How full the filesystem is.
     pub(crate) fn usage(&self) -> Result<PoolUsage, StorageError> {
-        let facts = statvfs(&self.root)
-            .map_err(|error| self.io("asking about", &self.root, error.into()))?;
-        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-        let used = facts.blocks().saturating_sub(facts.blocks_free());
-        // What is reserved for root counts as neither used nor there: volumes may belong to another user.
-        let size = used.saturating_add(facts.blocks_available());
-        let read_only = facts.flags().contains(FsFlags::ST_RDONLY);
+        let usage = filesystem::usage(&self.root)
+            .map_err(|error| self.io("asking about", &self.root, error))?;
         Ok(PoolUsage {
-            size: bytes(size),
-            used: bytes(used),
-            health: if read_only {
+            // Blocks that are reserved for root are left out: volumes may belong to another user.
+            size: ByteSize(usage.used.saturating_add(usage.available)),
+            used: ByteSize(usage.used),
+            health: if usage.read_only {
                 "its filesystem is mounted read-only".to_owned()
             } else {
                 "ok".to_owned()
@@ -275,50 +271,22 @@ impl Layout {
         bytes: &[u8],
         owner: Option<(u32, u32)>,
     ) -> Result<(), StorageError> {
-        let half = self.half_made_volume(id);
-        let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .custom_flags(OFlag::O_NOFOLLOW.bits())
-                .open(&half)?;
-            file.write_all(bytes)?;
-            if let Some((uid, gid)) = owner {
-                fchown(&file, Some(uid), Some(gid))?;
-            }
-            file.sync_all()
-        };
-        if let Err(error) = write() {
-            let _absent = fs::remove_file(&half);
-            return Err(self.io("writing", &half, error));
-        }
-        self.rename(&half, &self.volume(id))
+        let path = self.volume(id);
+        durable::Replacement::of(&path)
+            .draft(self.half_made_volume(id))
+            .owner(owner)
+            .write(bytes)
+            .map_err(|error| self.io("writing", &path, error))
     }
 
     /// Gives a file its final name, durably.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        fs::rename(from, to).map_err(|error| self.io("renaming to", to, error))?;
-        self.sync_parent(to)
+        durable::rename(from, to).map_err(|error| self.io("renaming to", to, error))
     }
 
     /// Removes a file, durably. Succeeds when it is absent.
     pub(crate) fn remove(&self, path: &Path) -> Result<(), StorageError> {
-        match fs::remove_file(path) {
-            Ok(()) => self.sync_parent(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.io("removing", path, error)),
-        }
-    }
-
-    fn sync_parent(&self, path: &Path) -> Result<(), StorageError> {
-        let Some(directory) = path.parent() else {
-            return Ok(());
-        };
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| self.io("syncing", directory, error))
+        durable::remove(path).map_err(|error| self.io("removing", path, error))
     }
 
     /// An error of the filesystem; a full one has its own word.

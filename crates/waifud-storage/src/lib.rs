@@ -5,7 +5,6 @@
 
 mod config;
 pub mod conformance;
-mod digest;
 pub mod fake;
 mod format;
 mod import;

@@ -43,12 +43,6 @@ async fn import(pool: &Qcow2Pool, bytes: &[u8], image: Digest) -> Result<(), Sto
     pool.import_image(image).await
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    Digest::from_bytes(digest)
-}
-
 /// Every file below a directory, by name.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -135,7 +129,7 @@ async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
     let (raw, made) = (raw.to_str().unwrap(), made.to_str().unwrap());
     qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw, made]);
     let bytes = fs::read(made).unwrap();
-    let image = sha256(&bytes);
+    let image = Digest::of(&bytes);
     import(&pool, &bytes, image).await.unwrap();
 
     let id = volume_id("root");
@@ -175,7 +169,7 @@ async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
     assert_eq!(volumes[0].size, Some(ByteSize::mib(64)));
 
     let stored = files(&directory.path().join("images"));
-    assert_eq!(sha256(&fs::read(&stored[0]).unwrap()), image);
+    assert_eq!(Digest::of(&fs::read(&stored[0]).unwrap()), image);
     assert_eq!(fs::metadata(&stored[0]).unwrap().mode() & 0o7777, 0o444);
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
 }
@@ -190,7 +184,7 @@ async fn an_image_whose_inside_is_broken_is_refused_by_the_tool() {
     let (mut bytes, _) = image_bytes(ByteSize::mib(8), 1);
     // The L1 table's only entry points far behind the end of the file (qcow2.txt: bits 9 to 55 are the offset).
     bytes[3 << 16..(3 << 16) + 8].copy_from_slice(&((1_u64 << 63) | (1 << 50)).to_be_bytes());
-    let refused = import(&pool, &bytes, sha256(&bytes)).await;
+    let refused = import(&pool, &bytes, Digest::of(&bytes)).await;
     assert!(
         matches!(refused, Err(StorageError::ImageRefused { .. })),
         "{refused:?}"
@@ -504,7 +498,7 @@ async fn a_pool_survives_being_killed_at_any_instant() {
         let pool = open(directory.path());
         for path in files(&directory.path().join("images")) {
             let name = path.file_stem().unwrap().to_str().unwrap();
-            assert_eq!(sha256(&fs::read(&path).unwrap()).hex(), name);
+            assert_eq!(Digest::of(&fs::read(&path).unwrap()).hex(), name);
         }
         for path in files(&directory.path().join("volumes")) {
             qemu_img(&["check", "-q", "-f", "qcow2", path.to_str().unwrap()]);

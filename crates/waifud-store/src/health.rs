@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::AtFlags;
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, faccessat};
 use rusqlite::{Connection, MAIN_DB};
 
@@ -48,7 +47,7 @@ impl Health {
             Ok(_) => {}
         }
         let read_only =
-            statvfs(&self.path).is_ok_and(|facts| facts.flags().contains(FsFlags::ST_RDONLY));
+            waifud_kit::filesystem::usage(&self.path).is_ok_and(|usage| usage.read_only);
         let denied = faccessat(
             nix::fcntl::AT_FDCWD,
             &self.path,

@@ -1,10 +1,9 @@
 //! Instances that wait for a node, in classes that need the same: where one of a class can't be placed, the others
 //! need not be looked at, so that a hundred thousand that wait cost little.
 
-use ring::digest::{SHA256, digest};
 use rusqlite::OptionalExtension;
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{InstanceId, Name, NodeId};
+use waifud_types::{Digest, InstanceId, Name, NodeId};
 
 use crate::codec::{id16, instance_id, node_id, to_json};
 use crate::{ReadTx, StoreError};
@@ -82,8 +81,7 @@ impl ReadTx<'_> {
 
 /// The class of an instance: a digest of everything that decides which nodes can take it.
 pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreError> {
-    use std::fmt::Write as _;
-    let nics: Vec<_> = spec
+        let nics: Vec<_> = spec
         .nics
         .iter()
         .map(|nic| (&nic.network, nic.address))
@@ -102,10 +100,6 @@ pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreErro
         &spec.publish,
         &spec.placement,
     );
-    let bytes = digest(&SHA256, to_json("what it needs", &needs)?.as_bytes());
-    let mut text = String::with_capacity(32);
-    for byte in bytes.as_ref().iter().take(16) {
-        let _a_string_takes_all = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    let digest = Digest::of(to_json("what it needs", &needs)?.as_bytes());
+    Ok(digest.hex().chars().take(32).collect())
 }

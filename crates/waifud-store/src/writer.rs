@@ -199,12 +199,7 @@ impl Core {
 
 /// Whether not even a page of the database would fit.
 fn nothing_free(dir: &Path) -> bool {
-    nix::sys::statvfs::statvfs(dir).is_ok_and(|facts| {
-        facts
-            .blocks_available()
-            .saturating_mul(facts.fragment_size())
-            < PAGE
-    })
+    waifud_kit::filesystem::usage(dir).is_ok_and(|usage| usage.available < PAGE)
 }
 
 /// Starts the writer's thread. It ends, after the last queued job, when every sender is gone.

@@ -74,22 +74,18 @@ impl Config {
     /// Reads the file. Returns the defaults if it is absent and `path` is `None`.
     pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
         let file = path.unwrap_or_else(|| Path::new(DEFAULT_PATH));
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => {
-                return Ok(Self::default());
-            }
-            Err(error) => {
-                anyhow::bail!("cannot read the configuration {}: {error}", file.display())
-            }
+        let config: Self = match waifud_kit::config::load(file)? {
+            Some(config) => config,
+            None if path.is_none() => return Ok(Self::default()),
+            None => anyhow::bail!("the configuration file {} does not exist", file.display()),
         };
-        Self::parse(&text)
-            .map_err(|why| anyhow::anyhow!("invalid configuration {}: {why}", file.display()))
+        config
+            .checked()
+            .map_err(|why| anyhow::anyhow!("invalid configuration file {}: {why}", file.display()))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    fn checked(self) -> Result<Self, String> {
+        let config = self;
         if config.guest_range.prefix_len() > 24 {
             return Err(format!(
                 "guest_range {} is too small: each node needs a /24",
@@ -110,21 +106,27 @@ impl Config {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Config, String> {
+        waifud_kit::config::parse::<Config>(Path::new("waifud.toml"), text)
+            .map_err(|error| error.to_string())
+            .and_then(Config::checked)
+    }
+
     #[test]
     fn an_empty_file_means_the_defaults() {
-        assert_eq!(Config::parse(""), Ok(Config::default()));
+        assert_eq!(parse(""), Ok(Config::default()));
     }
 
     #[test]
     fn the_error_about_an_unknown_key_names_it() {
-        let error = Config::parse("sokcet = '/tmp/x'").unwrap_err();
+        let error = parse("sokcet = '/tmp/x'").unwrap_err();
         assert!(error.contains("sokcet"), "{error}");
     }
 
     #[test]
     fn values_are_parsed_with_their_units() {
         let config =
-            Config::parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
+            parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
         assert_eq!(config.unreachable_after, Duration::from_mins(2));
         assert_eq!(config.guest_range.to_string(), "10.200.0.0/16");
         for bad in [
@@ -134,7 +136,7 @@ mod tests {
             "listen = ['localhost']",
             "advertise = ['waifud.lan']",
         ] {
-            assert!(Config::parse(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
@@ -154,7 +156,7 @@ mod tests {
             .unwrap();
         let (_, example) = section.split_once("```toml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
-        assert_eq!(Config::parse(example), Ok(Config::default()));
+        assert_eq!(parse(example), Ok(Config::default()));
         // serde lists all keys in the error about an unknown one.
         let error = toml::from_str::<Config>("no-key = 1").unwrap_err();
         let (_, keys) = error.message().split_once("expected one of ").unwrap();

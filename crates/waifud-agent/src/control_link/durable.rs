@@ -6,15 +6,17 @@
 //! contain bundle keys.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use waifud_kit::durable;
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use crate::blocking::here;
@@ -198,44 +200,26 @@ impl Durable {
     }
 
     fn replace(&self, path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
-        let temporary = path.with_extension(TEMPORARY);
-        let write = || -> io::Result<()> {
-            let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
+        let bytes = serde_json::to_vec(value).map_err(io::Error::other);
+        let write = |bytes: Vec<u8>| {
+            durable::Replacement::of(path)
+                .draft(path.with_extension(TEMPORARY))
+                .write(&bytes)
         };
-        write().map_err(|source| {
-            // On a full disk, the partial file would take up space.
-            let _removed_at_the_next_start = fs::remove_file(&temporary);
-            DurableError {
-                what: "writing",
-                path: path.to_owned(),
-                source,
-            }
-        })?;
-        self.sync_dir()
+        bytes.and_then(write).map_err(|source| DurableError {
+            what: "writing",
+            path: path.to_owned(),
+            source,
+        })
     }
 
     fn sync_dir(&self) -> Result<(), DurableError> {
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|source| DurableError {
+        durable::sync_dir(&self.dir).map_err(|source| DurableError {
                 what: "syncing",
                 path: self.dir.clone(),
                 source,
             })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

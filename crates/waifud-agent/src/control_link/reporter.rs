@@ -37,7 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 backoff.reset();
                 for id in shared.reports.acknowledge(&report) {
                     if let Err(error) = shared.table.forget_destroyed(id) {
-                        tracing::error!(instance = %id, "{}", crate::with_cause(&error));
+                        tracing::error!(instance = %id, "{}", waifud_kit::error::with_causes(&error));
                     }
                     shared.signals.nudge(id);
                     shared.metadata.remove_unused_bundles(&shared.table);

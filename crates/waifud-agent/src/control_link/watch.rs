@@ -39,7 +39,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 unwritable.pause(),
                 format!(
                     "cannot store what waifud sent: {}",
-                    crate::with_cause(&error)
+                    waifud_kit::error::with_causes(&error)
                 ),
             ),
         };

@@ -1,9 +1,7 @@
 //! The encrypted bundles of this node's instances, kept on disk so that the node works without waifud.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -37,22 +35,11 @@ impl BundleCache {
     /// Stores a copy. A failure is only logged: metadatad keeps its own copy.
     pub fn store(&self, digest: Digest, bytes: &Bytes) {
         let path = self.path(digest);
-        let temporary = path.with_extension("tmp");
-        let write = || -> std::io::Result<()> {
+        let write = || {
             fs::create_dir_all(&self.dir)?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
+            waifud_kit::durable::replace(&path, bytes, 0o600)
         };
         if let Err(error) = write() {
-            // A leftover is removed by the next `retain`.
-            let _leftover = fs::remove_file(&temporary);
             tracing::warn!(%digest, %error, "could not store an encrypted bundle");
         }
     }

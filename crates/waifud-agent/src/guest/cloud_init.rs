@@ -111,11 +111,7 @@ fn recovered(kinds: Option<&Value>, into: &mut Vec<String>) {
 
 /// Text from a guest, shortened and on one line.
 pub(crate) fn text(raw: &str) -> String {
-    raw.trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(TEXT_MAX)
-        .collect()
+    waifud_kit::terminal::one_line(raw, TEXT_MAX)
 }
 
 #[cfg(test)]

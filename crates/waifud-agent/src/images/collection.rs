@@ -68,7 +68,7 @@ async fn collect(
             }
             Err(error) => {
                 // For example, a volume is still based on it. It is checked again after another grace period.
-                tracing::debug!(image = %image, "keeping an unused image: {}", crate::with_cause(&error));
+                tracing::debug!(image = %image, "keeping an unused image: {}", waifud_kit::error::with_causes(&error));
             }
         }
         unused.restart_grace(pool.name(), image);

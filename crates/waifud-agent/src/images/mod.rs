@@ -162,7 +162,7 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
         | StorageError::NoClones { .. } => false,
     };
     ImageError {
-        message: crate::with_cause(error),
+        message: waifud_kit::error::with_causes(error),
         lasting,
     }
 }

@@ -45,7 +45,7 @@ impl From<HypervisorError> for Failure {
             | HypervisorError::TimedOut { .. } => false,
         };
         Self {
-            message: crate::with_cause(&error),
+            message: waifud_kit::error::with_causes(&error),
             lasting,
         }
     }
@@ -81,6 +81,6 @@ impl From<MetadataError> for Failure {
 
 impl From<DurableError> for Failure {
     fn from(error: DurableError) -> Self {
-        Self::passing(crate::with_cause(&error))
+        Self::passing(waifud_kit::error::with_causes(&error))
     }
 }

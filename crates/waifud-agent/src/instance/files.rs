@@ -9,7 +9,7 @@
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -253,17 +253,10 @@ impl Places {
         }
         let unfinished = path.with_extension("new");
         remove(&unfinished)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(bytes)?;
-        if let Some((user, group)) = self.owner {
-            fchown(&file, Some(user), Some(group))?;
-        }
-        file.sync_all()?;
-        std::fs::rename(&unfinished, &path)
+        waifud_kit::durable::Replacement::of(&path)
+            .draft(unfinished)
+            .owner(self.owner)
+            .write(bytes)
     }
 
     /// Whether the seed is as it should be. Its owner can change its content.

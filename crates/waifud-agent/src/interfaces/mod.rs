@@ -12,20 +12,4 @@ pub use host::HostPower;
 pub use http::HttpLink;
 pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
-use waifud_types::Timestamp;
-
-/// Provides the time.
-pub trait Clock: Send + Sync {
-    /// Now, in UTC.
-    fn now(&self) -> Timestamp;
-}
-
-/// The system clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
-}
+pub use waifud_kit::clock::{Clock, SystemClock};

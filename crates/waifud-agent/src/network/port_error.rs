@@ -16,7 +16,7 @@ pub(super) fn port_error(error: &NetworkError) -> PortError {
         NetworkError::Tool { .. } | NetworkError::Kernel { .. } | NetworkError::Io { .. } => false,
     };
     PortError {
-        message: crate::with_cause(error),
+        message: waifud_kit::error::with_causes(error),
         lasting,
     }
 }

@@ -3,9 +3,8 @@
 
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
 use waifud_types::status::Condition;
-use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
+use waifud_types::{DiskSpace, DiskSpaceState, Timestamp};
 
 use crate::condition::condition;
 use crate::control_link::durable::Unwritable;
@@ -15,12 +14,7 @@ pub(crate) const KIND: &str = "state-dir";
 
 /// The space on the directory's filesystem; `None` if it cannot be determined.
 pub(crate) fn measure(dir: &Path) -> Option<DiskSpace> {
-    let facts = statvfs(dir).ok()?;
-    let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(facts.fragment_size()));
-    Some(DiskSpace {
-        size: bytes(facts.blocks()),
-        free: bytes(facts.blocks_available()),
-    })
+    waifud_kit::filesystem::usage(dir).ok().map(DiskSpace::from)
 }
 
 /// The condition of the directory; `None` if there is no problem. Small changes do not change the text, because each new
@@ -62,6 +56,7 @@ pub(crate) fn of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_types::ByteSize;
 
     fn condition_at(free: ByteSize, unwritable: Option<&Unwritable>) -> Option<(String, String)> {
         let space = DiskSpace {

@@ -70,7 +70,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             facts.capacity = host.capacity;
         }
         Err(error) => {
-            let message = crate::with_cause(&error);
+            let message = waifud_kit::error::with_causes(&error);
             facts.hypervisor.reason.clone_from(&message);
             if let Some(earlier) = &earlier {
                 facts.capacity = earlier.capacity;
@@ -83,7 +83,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     for pool in shared.pools.values() {
         let (size, used, health) = match pool.usage().await {
             Ok(usage) => (usage.size, usage.used, usage.health),
-            Err(error) => (ByteSize(0), ByteSize(0), crate::with_cause(&error)),
+            Err(error) => (ByteSize(0), ByteSize(0), waifud_kit::error::with_causes(&error)),
         };
         facts.pools.push(PoolFacts {
             name: pool.name().clone(),
@@ -101,7 +101,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             facts.routes = host.routes;
         }
         Err(error) => {
-            let message = crate::with_cause(&error);
+            let message = waifud_kit::error::with_causes(&error);
             conditions.push(condition("network", false, "unreadable", message, now));
         }
     }

@@ -114,7 +114,7 @@ async fn stop_one(
         name: domain.name,
         priority,
         clean,
-        error: error.map(|error| crate::with_cause(&error)),
+        error: error.map(|error| waifud_kit::error::with_causes(&error)),
     }
 }
 

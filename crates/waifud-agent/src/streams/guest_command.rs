@@ -200,7 +200,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         HypervisorError::Other { message, .. } => {
             refusal(RefusalReason::GuestRefused, agent_message(message))
         }
-        other => refusal(RefusalReason::GuestRefused, crate::with_cause(other)),
+        other => refusal(RefusalReason::GuestRefused, waifud_kit::error::with_causes(other)),
     }
 }
 

@@ -82,6 +82,6 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
             RefusalReason::NoGuestAgent,
             "no guest agent answers, and the log is inside the guest",
         ),
-        other => refusal(RefusalReason::Other, crate::with_cause(other)),
+        other => refusal(RefusalReason::Other, waifud_kit::error::with_causes(other)),
     }
 }

@@ -121,7 +121,7 @@ async fn connect(
         if why.reason == RefusalReason::NoAddress {
             why = refusal(
                 reason,
-                format!("port {port} of {address}: {}", crate::with_cause(&error)),
+                format!("port {port} of {address}: {}", waifud_kit::error::with_causes(&error)),
             );
         }
     }
@@ -173,7 +173,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         HypervisorError::AgentSilent(_) => RefusalReason::NoGuestAgent,
         _ => RefusalReason::Other,
     };
-    refusal(reason, crate::with_cause(error))
+    refusal(reason, waifud_kit::error::with_causes(error))
 }
 
 /// The assigned address, if it can only belong to the guest. On the routed network it must be in the node's subnet and not

@@ -14,20 +14,10 @@ use waifud_types::status::Condition;
 
 use crate::world::World;
 
+pub use waifud_kit::testing::skip_if as skip;
+
 /// Set in the process that has the mount.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
-
-/// Whether the test can't run here: says so, or fails where nothing may be skipped.
-pub fn skip(reason: Option<String>) -> bool {
-    let Some(reason) = reason else { return false };
-    assert!(
-        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
-        "this test may not be skipped: {reason}"
-    );
-    // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-    drop(std::io::stderr().write_fmt(format_args!("SKIPPED: {reason}\n")));
-    true
-}
 
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {

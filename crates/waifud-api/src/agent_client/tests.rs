@@ -168,10 +168,10 @@ async fn an_image_is_resumed_where_waifud_can() {
 #[tokio::test]
 async fn a_bundle_with_other_bytes_is_refused() {
     let (client, _, _dir) = serve(|_, _| Response::new(pieces(vec![b"sealed"], false)));
-    let bytes = client.bundle(sha256(b"sealed")).await.unwrap();
+    let bytes = client.bundle(Digest::of(b"sealed")).await.unwrap();
     assert_eq!(&bytes[..], b"sealed");
     assert!(matches!(
-        client.bundle(sha256(b"other")).await,
+        client.bundle(Digest::of(b"other")).await,
         Err(AgentClientError::DigestMismatch { .. })
     ));
 }

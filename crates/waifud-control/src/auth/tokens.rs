@@ -68,7 +68,7 @@ fn public_part(token: &str) -> Option<[u8; 8]> {
 }
 
 fn digest(token: &str) -> Digest {
-    crate::images::image_store::sha256(token.as_bytes())
+    waifud_types::Digest::of(token.as_bytes())
 }
 
 fn shown(row: TokenRow) -> Token {

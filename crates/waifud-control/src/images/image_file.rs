@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::{Context, SHA512};
+use waifud_kit::sha256::{Hasher, hex};
 use waifud_types::qcow2::HEADER_BYTES;
 use waifud_types::{Checksum, ChecksumAlgorithm, Digest};
 
@@ -42,7 +43,7 @@ impl Contents {
 pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> {
     // A filesystem may ignore this advice.
     let _advice = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    let mut sha256 = Context::new(&SHA256);
+    let mut sha256 = Hasher::default();
     let mut sha512 = with_sha512.then(|| Context::new(&SHA512));
     let mut head = Vec::new();
     let mut length = 0;
@@ -62,13 +63,8 @@ pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> 
         keep_head(&mut head, bytes);
         length += bytes.len() as u64;
     }
-    let bytes: [u8; 32] = sha256
-        .finish()
-        .as_ref()
-        .try_into()
-        .map_err(|_| io::Error::other("SHA-256 did not return 32 bytes"))?;
     Ok(Contents {
-        digest: Digest::from_bytes(bytes),
+        digest: Digest::from_bytes(sha256.finish()),
         sha512: sha512.and_then(|context| Checksum::from_hex(&hex(context.finish().as_ref()))),
         head,
         length,
@@ -79,14 +75,6 @@ pub(crate) fn read_back(file: &File, with_sha512: bool) -> io::Result<Contents> 
 pub(crate) fn keep_head(head: &mut Vec<u8>, bytes: &[u8]) {
     let missing = HEADER_BYTES.saturating_sub(head.len());
     head.extend(bytes.iter().take(missing));
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Identifies a version of a file by its inode, size and times, as `make` and backup programs do.
@@ -122,7 +110,7 @@ mod tests {
         file.seek(io::SeekFrom::Start(17)).unwrap();
         let contents = read_back(&file, true).unwrap();
         assert_eq!(contents.length, bytes.len() as u64);
-        assert_eq!(contents.digest, crate::images::image_store::sha256(&bytes));
+        assert_eq!(contents.digest, waifud_types::Digest::of(&bytes));
         assert_eq!(contents.head, bytes[..HEADER_BYTES]);
         let sha512 = hex(ring::digest::digest(&SHA512, &bytes).as_ref());
         let sha512 = Checksum::from_hex(&sha512);

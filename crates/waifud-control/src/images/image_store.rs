@@ -330,13 +330,3 @@ fn write_error(error: std::io::Error) -> ControlError {
     }
     ControlError::io("writing the new image")(error)
 }
-
-/// The SHA-256 of bytes.
-pub fn sha256(bytes: &[u8]) -> Digest {
-    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(hash.as_ref()) {
-        *to = *from;
-    }
-    Digest::from_bytes(out)
-}

@@ -6,7 +6,6 @@ use waifud_types::Digest;
 
 use super::problems;
 use crate::auth::principal::Principal;
-use crate::images::image_store::sha256;
 use crate::{Control, ControlError};
 
 /// How long an answer is remembered for its Idempotency-Key, in running time of waifud: 24 h.
@@ -30,7 +29,7 @@ impl IdempotencyKey {
         Self {
             principal: principal.key_owner(),
             key: key.to_owned(),
-            request: sha256(&request),
+            request: waifud_types::Digest::of(&request),
         }
     }
 }

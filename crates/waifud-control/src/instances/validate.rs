@@ -9,7 +9,6 @@ use waifud_types::spec::{
 };
 use waifud_types::{ByteSize, Name, Secret};
 
-use crate::images::image_store::sha256;
 use crate::instances::problems as instance_problems;
 use crate::network;
 use crate::network::nics::{self, WantedNic};
@@ -192,7 +191,7 @@ pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
     let text = text.expose();
     (!text.is_empty()).then(|| UserDataFacts {
         size_bytes: text.len() as u64,
-        sha256: sha256(text.as_bytes()),
+        sha256: waifud_types::Digest::of(text.as_bytes()),
         unreported: waifud_cloudinit::unreported(text),
     })
 }

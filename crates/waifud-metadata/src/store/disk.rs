@@ -10,9 +10,9 @@
 //! the old or the new one.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs,
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use waifud_api::metadatad::{Assignment, Tunnel};
+use waifud_kit::durable;
 use waifud_types::{Digest, InstanceId};
 
 use super::{BundleStore, StateStore, StoreError};
@@ -104,30 +105,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = directory.join(format!("{UNFINISHED}{name}"));
-    let draft = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    };
-    draft().inspect_err(|_| {
-        // A full disk needs what little the beginning of it takes.
-        let _goes_at_the_next_start = fs::remove_file(&unfinished);
-    })?;
-    File::open(directory)?.sync_all()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all(),
-    }
+    durable::Replacement::of(path).draft(unfinished).write(bytes)
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
@@ -183,7 +161,7 @@ impl BundleStore for DiskStore {
     }
 
     async fn delete_bundle(&self, digest: Digest) -> Result<(), StoreError> {
-        blocking("delete", self.bundle_file(digest), remove).await
+        blocking("delete", self.bundle_file(digest), durable::remove).await
     }
 
     async fn bundles(&self) -> Result<Vec<Digest>, StoreError> {
@@ -209,7 +187,7 @@ impl StateStore for DiskStore {
     }
 
     async fn delete_assignment(&self, instance: InstanceId) -> Result<(), StoreError> {
-        blocking("delete", self.instance_file(instance), remove).await
+        blocking("delete", self.instance_file(instance), durable::remove).await
     }
 
     async fn assignments(&self) -> Result<Vec<(InstanceId, Assignment)>, StoreError> {

@@ -14,14 +14,7 @@ const NFT: &str = "/usr/sbin/nft";
 /// Runs a test on a thread with a network namespace of its own.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if !geteuid().is_root() || !Path::new(NFT).exists() {
-        assert!(
-            std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1"),
-            "root and {NFT} are needed and WAIFUD_TEST_NO_SKIP=1"
-        );
-        drop(std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("SKIPPED: root and {NFT} are needed\n"),
-        ));
+        waifud_kit::testing::skip(&format!("root and {NFT} are needed"));
         return;
     }
     let thread = std::thread::spawn(|| {

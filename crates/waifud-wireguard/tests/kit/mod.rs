@@ -36,22 +36,7 @@ pub struct World {
     pub node_key: PrivateKey,
 }
 
-/// Skips, or fails where nothing may be skipped.
-pub fn skip(why: &str) {
-    assert!(
-        std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|value| value != "1"),
-        "must not be skipped with WAIFUD_TEST_NO_SKIP=1: {why}"
-    );
-    print_skipped(why);
-}
-
-/// Prints that a part is skipped. Not with `eprintln!`: the test harness captures it when the test passes.
-pub fn print_skipped(why: &str) {
-    drop(std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("SKIPPED: {why}\n"),
-    ));
-}
+pub use waifud_kit::testing::skip;
 
 impl World {
     /// `None` where the machine does not let us; the reason has been printed, or the test has failed if it must not skip.

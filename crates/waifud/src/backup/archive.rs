@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use ring::digest::{Context as Hash, SHA256};
+use waifud_kit::sha256::{Hasher, hex};
 use serde::{Deserialize, Serialize};
 use waifud_store::backup::Snapshot;
 
@@ -173,7 +173,7 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    let mut hash = Hash::new(&SHA256);
+    let mut hash = Hasher::default();
     let mut size = 0_u64;
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -187,7 +187,7 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     ensure!(
-        size == wanted.size_bytes && hex(hash) == wanted.sha256,
+        size == wanted.size_bytes && hex(&hash.finish()) == wanted.sha256,
         "{} is damaged",
         wanted.name
     );
@@ -209,28 +209,9 @@ fn safe(name: &str) -> Option<&Path> {
 }
 
 pub fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
-    let failed = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(failed)?;
-    let mut hash = Hash::new(&SHA256);
-    let mut size = 0;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = file.read(&mut buffer).with_context(failed)?;
-        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
-            return Ok((size, hex(hash)));
-        };
-        hash.update(part);
-        size += part.len() as u64;
-    }
-}
-
-fn hex(hash: Hash) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(64);
-    for byte in hash.finish().as_ref() {
-        let _a_string_takes_all = write!(text, "{byte:02x}");
-    }
-    text
+    let (size, hash) = waifud_kit::sha256::of_file(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok((size, hex(&hash)))
 }
 
 fn header(size: u64) -> tar::Header {

@@ -271,13 +271,9 @@ fn write_marker(state: &Path) -> anyhow::Result<PathBuf> {
     let text = aside
         .to_str()
         .context("the path of the state directory is not valid UTF-8")?;
-    let beside = state.join(format!("{MARKER}.new"));
-    let mut file =
-        File::create(&beside).with_context(|| format!("cannot write {}", beside.display()))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, state.join(MARKER))?;
-    sync(state)?;
+    let marker = state.join(MARKER);
+    waifud_kit::durable::replace(&marker, text.as_bytes(), 0o600)
+        .with_context(|| format!("cannot write {}", marker.display()))?;
     Ok(aside)
 }
 
@@ -320,8 +316,7 @@ fn remove_all(path: &Path) -> anyhow::Result<()> {
 }
 
 fn sync(dir: &Path) -> anyhow::Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
+    waifud_kit::durable::sync_dir(dir)
         .with_context(|| format!("cannot sync {}", dir.display()))
 }
 

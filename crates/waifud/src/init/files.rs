@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -132,19 +130,8 @@ impl Plan {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("cannot create {}", dir.display()))?;
             }
-            let beside = file.with_extension("toml.new");
-            let write = || -> std::io::Result<()> {
-                let mut out = fs::OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o644)
-                    .open(&beside)?;
-                out.write_all(text.as_bytes())?;
-                out.sync_all()?;
-                fs::rename(&beside, file)
-            };
-            write().with_context(|| format!("cannot write {}", file.display()))?;
+            waifud_kit::durable::replace(file, text.as_bytes(), 0o644)
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(())
     }

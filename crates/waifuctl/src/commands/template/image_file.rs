@@ -27,7 +27,7 @@ pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
         );
     }
     let bar = progress::bytes(meta.len(), "reading", quiet);
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut context = waifud_kit::sha256::Hasher::default();
     let mut buffer = vec![0; 1 << 20];
     let mut head = Vec::with_capacity(qcow2::HEADER_BYTES);
     let mut length = 0;
@@ -48,11 +48,7 @@ pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
     if length == 0 {
         return Err(bad_image(path, &[], &qcow2::Qcow2Error::NotQcow2));
     }
-    let bytes: [u8; 32] = context
-        .finish()
-        .as_ref()
-        .try_into()
-        .map_err(|_| Failure::internal("digest", "SHA-256 gave no 32 bytes"))?;
+    let bytes = context.finish();
     Ok((Digest::from_bytes(bytes), length))
 }
 

@@ -373,11 +373,10 @@ fn transport(error: reqwest::Error) -> Failure {
 }
 
 fn root(error: &dyn std::error::Error) -> String {
-    let mut bottom = error;
-    while let Some(cause) = bottom.source() {
-        bottom = cause;
-    }
-    bottom.to_string().chars().take(200).collect()
+    waifud_kit::error::root_cause(error)
+        .chars()
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]

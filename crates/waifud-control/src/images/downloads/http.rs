@@ -66,14 +66,7 @@ pub(super) struct Refused(String);
 
 /// The refusal that caused an error, if there is one.
 pub(super) fn refusal(error: &reqwest::Error) -> Option<String> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return Some(refused.0.clone());
-        }
-        next = cause.source();
-    }
-    None
+    waifud_kit::error::find::<Refused>(error).map(|refused| refused.0.clone())
 }
 
 /// The system resolver without forbidden addresses, since a name can resolve to any address.

@@ -155,6 +155,6 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes, b"first second third");
         assert_eq!(partial.length, bytes.len() as u64);
-        assert_eq!(contents.digest, crate::images::image_store::sha256(&bytes));
+        assert_eq!(contents.digest, waifud_types::Digest::of(&bytes));
     }
 }

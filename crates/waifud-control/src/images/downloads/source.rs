@@ -10,7 +10,6 @@ use super::checksum_file;
 use super::problems;
 use super::reach::{LOOPBACK, Reach, forbidden};
 use crate::images::catalog;
-use crate::images::image_store::sha256;
 
 /// The maximum length of a URL.
 const URL_MAX: usize = 2048;
@@ -221,7 +220,7 @@ pub fn name(source: &Source) -> Digest {
         Proof::Listed { url, name, .. } => format!("{url} {name}"),
         Proof::HttpsAlone => String::new(),
     };
-    sha256(format!("{}\n{proof}", source.url).as_bytes())
+    waifud_types::Digest::of(format!("{}\n{proof}", source.url).as_bytes())
 }
 
 fn parse(field: &str, text: &str, http_allowed: bool, reach: &Reach) -> Result<Url, Problem> {

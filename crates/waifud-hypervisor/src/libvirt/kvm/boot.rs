@@ -211,15 +211,7 @@ mod tests {
     async fn the_test_machine_is_sound() {
         let emulator = PathBuf::from("/usr/bin/qemu-system-x86_64");
         if !emulator.exists() {
-            assert!(
-                std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
-                "QEMU must be there"
-            );
-            // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-            drop(std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("SKIPPED: qemu-system-x86_64 is not installed\n"),
-            ));
+            waifud_kit::testing::skip("qemu-system-x86_64 is not installed");
             return;
         }
         let run = Run {
@@ -265,15 +257,7 @@ mod tests {
     #[tokio::test]
     async fn it_runs_with_every_group_of_its_user() {
         if !geteuid().is_root() {
-            assert!(
-                std::env::var_os("WAIFUD_TEST_NO_SKIP").is_none_or(|v| v != "1"),
-                "this test needs root"
-            );
-            // Not eprintln!: a passing test's is swallowed, and a skip has to be seen.
-            drop(std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("SKIPPED: only root becomes somebody else\n"),
-            ));
+            waifud_kit::testing::skip("needs root to act as another user");
             return;
         }
         // Nobody's own: what `qemu.conf` names need not be the user's first group.
