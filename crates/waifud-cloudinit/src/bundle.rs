@@ -10,9 +10,7 @@
 //! another byte in it, it has another digest and does not open.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ring::{
-    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use waifud_types::{Digest, Secret};
 
 use crate::Documents;

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
+use crate::StorageError;
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, Tool};
-use crate::StorageError;
 
 /// `qemu-img check`: whole, but with clusters that nothing uses. They cost room and harm nobody.
 const LEAKS_ONLY: i32 = 3;

@@ -81,7 +81,7 @@ impl ReadTx<'_> {
 
 /// The class of an instance: a digest of everything that decides which nodes can take it.
 pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreError> {
-        let nics: Vec<_> = spec
+    let nics: Vec<_> = spec
         .nics
         .iter()
         .map(|nic| (&nic.network, nic.address))

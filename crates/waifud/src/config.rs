@@ -125,8 +125,7 @@ mod tests {
 
     #[test]
     fn values_are_parsed_with_their_units() {
-        let config =
-            parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
+        let config = parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
         assert_eq!(config.unreachable_after, Duration::from_mins(2));
         assert_eq!(config.guest_range.to_string(), "10.200.0.0/16");
         for bad in [

@@ -215,10 +215,10 @@ impl Durable {
 
     fn sync_dir(&self) -> Result<(), DurableError> {
         durable::sync_dir(&self.dir).map_err(|source| DurableError {
-                what: "syncing",
-                path: self.dir.clone(),
-                source,
-            })
+            what: "syncing",
+            path: self.dir.clone(),
+            source,
+        })
     }
 }
 

@@ -83,7 +83,11 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     for pool in shared.pools.values() {
         let (size, used, health) = match pool.usage().await {
             Ok(usage) => (usage.size, usage.used, usage.health),
-            Err(error) => (ByteSize(0), ByteSize(0), waifud_kit::error::with_causes(&error)),
+            Err(error) => (
+                ByteSize(0),
+                ByteSize(0),
+                waifud_kit::error::with_causes(&error),
+            ),
         };
         facts.pools.push(PoolFacts {
             name: pool.name().clone(),

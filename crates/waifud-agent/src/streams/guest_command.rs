@@ -200,7 +200,10 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         HypervisorError::Other { message, .. } => {
             refusal(RefusalReason::GuestRefused, agent_message(message))
         }
-        other => refusal(RefusalReason::GuestRefused, waifud_kit::error::with_causes(other)),
+        other => refusal(
+            RefusalReason::GuestRefused,
+            waifud_kit::error::with_causes(other),
+        ),
     }
 }
 

@@ -121,7 +121,10 @@ async fn connect(
         if why.reason == RefusalReason::NoAddress {
             why = refusal(
                 reason,
-                format!("port {port} of {address}: {}", waifud_kit::error::with_causes(&error)),
+                format!(
+                    "port {port} of {address}: {}",
+                    waifud_kit::error::with_causes(&error)
+                ),
             );
         }
     }

@@ -10,8 +10,7 @@
 //! the old or the new one.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -105,7 +104,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = directory.join(format!("{UNFINISHED}{name}"));
-    durable::Replacement::of(path).draft(unfinished).write(bytes)
+    durable::Replacement::of(path)
+        .draft(unfinished)
+        .write(bytes)
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {

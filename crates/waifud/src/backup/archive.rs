@@ -8,8 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use waifud_kit::sha256::{Hasher, hex};
 use serde::{Deserialize, Serialize};
+use waifud_kit::sha256::{Hasher, hex};
 use waifud_store::backup::Snapshot;
 
 use super::{DATABASE, IMAGES, PKI};

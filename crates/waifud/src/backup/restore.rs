@@ -316,8 +316,7 @@ fn remove_all(path: &Path) -> anyhow::Result<()> {
 }
 
 fn sync(dir: &Path) -> anyhow::Result<()> {
-    waifud_kit::durable::sync_dir(dir)
-        .with_context(|| format!("cannot sync {}", dir.display()))
+    waifud_kit::durable::sync_dir(dir).with_context(|| format!("cannot sync {}", dir.display()))
 }
 
 #[cfg(test)]
