@@ -2,50 +2,50 @@
 
 waifud_kit::acts! {
     "agentd":
-    /// What is remembered of the node becomes durable.
+    /// The node's record is written.
     NODE_SAVE = "node.save";
-    /// What is remembered of an instance becomes durable.
+    /// An instance's record is written.
     RECORD_SAVE = "record.save";
-    /// An instance's record goes.
+    /// An instance's record is removed.
     RECORD_FORGET = "record.forget";
-    /// An image comes to the node.
+    /// An image is downloaded.
     IMAGE_FETCH = "image.fetch";
-    /// An image becomes one of a pool's.
+    /// An image is imported into a pool.
     IMAGE_IMPORT = "image.import";
-    /// A disk is made, or grown while its guest is off.
+    /// A disk is created, or grown while its guest is off.
     VOLUME = "volume";
-    /// The disk with the documents is written, or goes.
+    /// The disk with the documents is written or removed.
     SEED = "seed";
-    /// A guest's directories are made.
+    /// A guest's directories are created.
     FILES = "files";
     /// A domain is defined.
     DEFINE = "define";
-    /// The node's leases and rules become as the records say.
+    /// The node's leases and rules are applied.
     NETWORK = "network";
-    /// metadatad hears of the tunnel.
+    /// The tunnel is sent to metadatad.
     TUNNEL = "tunnel";
-    /// metadatad is given a bundle.
+    /// A bundle is sent to metadatad.
     BUNDLE = "bundle";
-    /// metadatad is told whom to serve what.
+    /// An assignment is sent to metadatad.
     ASSIGN = "assign";
     /// A guest is started.
     START = "start";
-    /// The disk of a running guest grows.
+    /// The disk of a running guest is grown.
     GROW = "grow";
     /// A guest is asked to shut down.
     SHUTDOWN = "shutdown";
-    /// A guest's plug is pulled.
+    /// A guest is forced off.
     FORCE_OFF = "force-off";
-    /// A domain goes.
+    /// A domain is undefined.
     UNDEFINE = "undefine";
-    /// A disk goes.
+    /// A disk is destroyed.
     VOLUME_DESTROY = "volume.destroy";
-    /// A guest's other files go.
+    /// A guest's other files are removed.
     FILES_REMOVE = "files.remove";
-    /// metadatad forgets an instance.
+    /// metadatad is asked to release an instance.
     RELEASE = "release";
-    /// waifud hears of the node.
+    /// The node introduces itself to waifud.
     HELLO = "hello";
-    /// waifud hears what changed.
+    /// A report is sent to waifud.
     REPORT = "report";
 }

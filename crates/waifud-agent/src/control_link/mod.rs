@@ -1,4 +1,4 @@
-//! The link to waifud: its watch comes in, the node's durable copy of it is kept, and reports go out.
+//! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
 pub(crate) mod durable;
 pub(crate) mod record;

@@ -1,4 +1,4 @@
-//! The table, through frames in any order and restarts at any point.
+//! The table, tested with frames in any order and restarts at any point.
 
 use proptest::prelude::*;
 use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
@@ -104,7 +104,7 @@ fn an_incomplete_list_leaves_everything_managed() {
     table.apply(sync(1)).unwrap();
     table.forget_revision().unwrap();
     table.begin_watch();
-    // The connection breaks before the sync; the next watch is another one.
+    // The connection fails before the sync; the next watch starts again.
     table.begin_watch();
     assert!(is_kept(&table, a.id));
     assert!(is_kept(&open(&dir), a.id));

@@ -8,6 +8,7 @@ mod metadata;
 mod waifud;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waifud_api::agent::{AgentInstance, BundleRef};
@@ -16,6 +17,8 @@ use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
     ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
 };
+
+use crate::{BootAlone, Settings, Timing};
 
 pub use dialer::FakeDialer;
 pub use host::FakeHost;
@@ -32,6 +35,23 @@ fn sample_name() -> Name {
     match "sample".parse() {
         Ok(name) => name,
         Err(_) => sample_name(),
+    }
+}
+
+/// Settings of a node named `alder` with these directories.
+pub fn sample_settings(state_dir: PathBuf, run_dir: PathBuf, timing: Timing) -> Settings {
+    Settings {
+        node: name("alder"),
+        agent_version: "0".to_owned(),
+        state_dir,
+        run_dir,
+        bridge: "waifu0".to_owned(),
+        metadata_interface: "wfmeta0".to_owned(),
+        mtu: 1420,
+        domain: "waifu.internal".to_owned(),
+        boot_alone: BootAlone::Start,
+        qemu_owner: None,
+        timing,
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
             ..Files::default()
         });
         assert_eq!(off.state, CloudInitState::Disabled);
-        // A file that is being written counts as not there.
+        // A partly written file counts as missing.
         assert_eq!(of(Some("{\"v1\": {"), None).state, CloudInitState::Pending);
     }
 

@@ -1,4 +1,4 @@
-//! What runs inside the guest: the documents it is served, what cloud-init reports, and evidence for `why`.
+//! The inside of a guest: its documents, cloud-init's state, and diagnostics for `why`.
 
 pub(crate) mod assignments;
 pub(crate) mod boot_report;

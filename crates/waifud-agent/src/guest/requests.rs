@@ -31,7 +31,7 @@ impl Requests {
         }
     }
 
-    /// Those that were made at this time or later.
+    /// Requests at or after this time.
     pub fn since(&self, boot: Timestamp) -> Vec<RequestSeen> {
         let requests = self.0.iter().filter(|seen| seen.at >= boot);
         requests.cloned().collect()

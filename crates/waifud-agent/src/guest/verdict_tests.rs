@@ -1,5 +1,5 @@
-//! Every datasource × {agent, no agent} × {first boot, reboot, host reboot, failed script, failed package}: what is
-//! managed while cloud-init works and at its end, with the sequence of events that a real guest makes.
+//! Every datasource × {agent, no agent} × {first boot, reboot, host reboot, failed script, failed package}: the state while
+//! cloud-init runs and at its end, with the sequence of events of a real guest.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const CASES: [Case; 5] = [
     Case::FailedPackage,
 ];
 
-/// A guest with its node's agent, and the time.
+/// A guest, its node's agent, and the time.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "a guest's abilities and actions are named individually"
@@ -83,7 +83,7 @@ impl Guest {
         self
     }
 
-    /// As the node starts it.
+    /// The node starts the guest.
     fn start(&mut self) {
         self.pass(60);
         self.evidence.report = crate::guest::boot_report::BootReport::default();
@@ -123,7 +123,12 @@ impl Guest {
         self.post(name, Some(result));
     }
 
-    /// What the driver does at every pass; the guest's agent would answer this.
+    /// What the driver does in every pass. The guest's agent answers with these values.
+    #[track_caller]
+    fn expect(&self, state: CloudInitState, ready_by: Option<ReadyBy>) {
+        assert_eq!(self.state(), (state, ready_by));
+    }
+
     fn probe(&mut self, state: CloudInitState, errors: &[&str]) {
         self.readiness.update_evidence(&self.evidence);
         let found = self.has_agent.then(|| CloudInitStatus {
@@ -151,11 +156,11 @@ impl Guest {
         (self.memory.cloud_init.state, self.memory.ready_by)
     }
 
-    /// One boot from its first stage to its end; nothing is ready before that.
+    /// One boot from the first stage to the end. The guest is not ready before that.
     fn boot(&mut self, first: bool, failing: Option<&str>) {
         self.pass(10);
         if !first {
-            // Known from the boot before, so that it posts from the beginning.
+            // The reporter is known from the previous boot, so it posts from the beginning.
             self.module("init-local/check-cache", ModuleResult::Success);
             self.module("init-local/search-OpenStackLocal", ModuleResult::Fail);
         }
@@ -223,7 +228,7 @@ fn run(guest: &mut Guest, case: Case) {
             guest.boot(false, None);
         }
         Case::HostReboot => {
-            // Everything in memory is gone; the record stays.
+            // State in memory is lost; the record stays.
             guest.evidence = Evidence::default();
             guest.readiness = readiness();
             guest.start();
@@ -274,7 +279,7 @@ fn every_datasource_with_and_without_agent_in_every_kind_of_boot() {
 #[test]
 fn user_data_that_disables_the_reporter_is_reported_and_not_waited_for() {
     for datasource in Datasource::ALL {
-        // The call comes at the first boot, and never again.
+        // phone_home is sent at the first boot only.
         let mut guest =
             Guest::new(datasource, false).with_user_data(Unreported::ReporterOverridden);
         guest.start();
@@ -335,10 +340,7 @@ fn probes_before_the_end_do_not_use_up_the_probes_after_it() {
     // It does, and reports the end: the last script failed.
     guest.has_agent = true;
     guest.probe(CloudInitState::Error, &["('scripts-user', boom)"]);
-    assert_eq!(
-        guest.state(),
-        (CloudInitState::Error, Some(ReadyBy::GuestAgent))
-    );
+    guest.expect(CloudInitState::Error, Some(ReadyBy::GuestAgent));
     assert!(guest.readiness.is_final(&guest.memory));
 }
 
@@ -349,10 +351,7 @@ fn a_source_that_goes_silent_does_not_revoke_readiness_in_the_same_boot() {
     guest.has_agent = false;
     guest.pass(60);
     guest.probe(CloudInitState::Running, &[]);
-    assert_eq!(
-        guest.state(),
-        (CloudInitState::Error, Some(ReadyBy::GuestAgent))
-    );
+    guest.expect(CloudInitState::Error, Some(ReadyBy::GuestAgent));
 }
 
 #[test]
@@ -360,18 +359,12 @@ fn an_unreported_reboot_shows_in_the_stages_or_in_the_guests_files() {
     let mut by_stage = Guest::new(Datasource::Openstack, false);
     run(&mut by_stage, Case::FirstBoot);
     by_stage.boot(false, Some("scripts-user"));
-    assert_eq!(
-        by_stage.state(),
-        (CloudInitState::Error, Some(ReadyBy::Reporter))
-    );
+    by_stage.expect(CloudInitState::Error, Some(ReadyBy::Reporter));
 
     let mut by_files = Guest::new(Datasource::Ec2, true);
     run(&mut by_files, Case::FirstBoot);
     by_files.boot(false, None);
-    assert_eq!(
-        by_files.state(),
-        (CloudInitState::Done, Some(ReadyBy::GuestAgent))
-    );
+    by_files.expect(CloudInitState::Done, Some(ReadyBy::GuestAgent));
 }
 
 #[test]
@@ -397,10 +390,7 @@ fn when_the_last_event_is_lost_phone_home_ends_the_boot_after_a_while_with_its_f
     assert_eq!(guest.state(), (CloudInitState::Running, None));
     guest.pass(120);
     guest.learn();
-    assert_eq!(
-        guest.state(),
-        (CloudInitState::Error, Some(ReadyBy::PhoneHome))
-    );
+    guest.expect(CloudInitState::Error, Some(ReadyBy::PhoneHome));
     assert_eq!(guest.memory.cloud_init.instance_id.as_deref(), Some("i-1"));
 }
 

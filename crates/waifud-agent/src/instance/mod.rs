@@ -1,4 +1,4 @@
-//! One instance on this node: a driver that brings it to its desired state, and what the driver decides with.
+//! One instance on this node: the driver that brings it to its desired state, the planner, and the steps.
 
 pub(crate) mod boot_order;
 pub(crate) mod conditions;

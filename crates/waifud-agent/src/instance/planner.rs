@@ -139,7 +139,7 @@ pub enum Wait {
     /// An operator who confirms the restored database.
     Confirmation,
     /// Nothing: the deletion is for an older copy than this one.
-    StaleOrder,
+    StaleDeletion,
     /// An operator who removes a domain that has the id and was not created by waifud.
     ForeignDomain,
     /// A newer epoch from waifud: the domain on this node has one.
@@ -188,7 +188,7 @@ fn destroy(deletion: &Deletion, seen: &Observed) -> Step {
     } else if deletion.held {
         Step::Wait(Wait::Confirmation)
     } else if copy.is_some_and(|copy| copy > deletion.tombstone.epoch) {
-        Step::Wait(Wait::StaleOrder)
+        Step::Wait(Wait::StaleDeletion)
     } else if seen.domain.is_some() && seen.foreign {
         Step::Wait(Wait::ForeignDomain)
     } else if seen.is_on() {
@@ -348,7 +348,7 @@ impl Wait {
             Self::Confirmation => {
                 "an operator to confirm waifud's restored database: waifuctl node confirm"
             }
-            Self::StaleOrder => {
+            Self::StaleDeletion => {
                 "nothing: the deletion is for an older copy than the one on this node"
             }
             Self::ForeignDomain => {

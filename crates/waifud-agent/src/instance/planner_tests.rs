@@ -1,4 +1,4 @@
-//! The plan, tried from every state that can be seen.
+//! The planner, tested from every observable state.
 
 use std::collections::BTreeSet;
 
@@ -126,6 +126,18 @@ fn circumstances() -> impl Strategy<Value = Circumstances> {
     })
 }
 
+/// A running instance with everything that a deletion removes.
+fn running(want: &AgentInstance) -> Observed {
+    Observed {
+        domain: Some(DomainState::Running),
+        epoch: Some(want.epoch),
+        leftovers: true,
+        assigned: true,
+        port: true,
+        ..Observed::default()
+    }
+}
+
 fn deletion(epoch: u64, held: bool, of: &AgentInstance) -> Deletion {
     Deletion {
         tombstone: Tombstone {
@@ -139,7 +151,7 @@ fn deletion(epoch: u64, held: bool, of: &AgentInstance) -> Deletion {
     }
 }
 
-/// All is well outside.
+/// Circumstances that allow every step.
 fn fair() -> Circumstances {
     Circumstances {
         start_allowed: true,
@@ -156,7 +168,7 @@ fn fair() -> Circumstances {
 }
 
 /// Runs the plan like a driver, on a simulated node; `fails` lists the attempts that fail.
-/// Returns the steps taken and what is there at the end.
+/// Returns the steps taken and the state at the end.
 fn go(
     desired: &DesiredState,
     memory: &Memory,
@@ -291,7 +303,7 @@ proptest! {
         let mut once = steps.clone();
         once.sort_by_key(|step| format!("{step:?}"));
         once.dedup();
-        prop_assert_eq!(once.len(), steps.len(), "nothing is done twice: {:?}", steps);
+        prop_assert_eq!(once.len(), steps.len(), "no step is done twice: {:?}", steps);
     }
 
     #[test]
@@ -354,14 +366,7 @@ fn a_creation_takes_its_steps_in_order() {
 #[test]
 fn a_deletion_takes_its_steps_in_order() {
     let want = sample_instance("web");
-    let seen = Observed {
-        domain: Some(DomainState::Running),
-        epoch: Some(want.epoch),
-        leftovers: true,
-        assigned: true,
-        port: true,
-        ..Observed::default()
-    };
+    let seen = running(&want);
     let desired = DesiredState::Destroy(deletion(1, false, &want));
     let (steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
     assert_eq!(
@@ -441,7 +446,7 @@ fn an_instance_of_a_restored_database_that_is_not_here_waits_for_an_operator() {
         next(&desired, &Memory::default(), &nothing, fair()),
         Step::EnsureImage
     );
-    // What the node knows goes on as ever.
+    // An instance that the node knows is not affected.
     let known = Memory {
         defined: true,
         ..Memory::default()
@@ -455,14 +460,7 @@ fn an_instance_of_a_restored_database_that_is_not_here_waits_for_an_operator() {
 #[test]
 fn a_step_leads_to_itself_and_to_later_steps_of_the_plan() {
     let want = sample_instance("web");
-    let destroy = Observed {
-        domain: Some(DomainState::Running),
-        epoch: Some(want.epoch),
-        leftovers: true,
-        assigned: true,
-        port: true,
-        ..Observed::default()
-    };
+    let destroy = running(&want);
     let plans = [
         (DesiredState::Destroy(deletion(1, false, &want)), destroy),
         (DesiredState::Keep(Box::new(want)), Observed::default()),

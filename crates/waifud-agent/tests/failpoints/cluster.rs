@@ -1,4 +1,4 @@
-//! The daemons together with the node's fakes, each to be killed and started again while everything else lives on.
+//! The daemons and the node's fakes. Each daemon can be killed and started again while everything else keeps running.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,9 +10,9 @@ use axum::http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel};
+use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel, sample_settings};
 use waifud_agent::interfaces::SystemClock;
-use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
+use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
 use waifud_kit::failpoints::testing;
@@ -41,11 +41,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster in which such a verb makes sense.
+    /// A cluster in the initial state of a verb.
     pub async fn prepared(begin: Begin, machine: Arc<dyn Machine>) -> Self {
         let cluster = Self::new(machine).await;
         if begin == Begin::Empty {
-            // The daemons of the node are started by the verb itself: their first minutes are part of it.
+            // The verb itself starts the daemons of the node, because their start is part of it.
             return cluster;
         }
         cluster.start_node().await;
@@ -67,8 +67,8 @@ impl Cluster {
         if begin == Begin::Rescued {
             let order = json!({"rescue": {"begin": {"template": "small"}}}).to_string();
             let path = "/v1/instances/web";
-            let told = cluster.waifud.request(Method::PATCH, path, order).await;
-            told.expect(200);
+            let answer = cluster.waifud.request(Method::PATCH, path, order).await;
+            answer.expect(200);
             cluster.until("rescued", as_asked).await;
         }
         if begin == Begin::Unmanaged {
@@ -82,8 +82,8 @@ impl Cluster {
                 })
                 .await;
             let confirm = "/v1/nodes/alder/confirm";
-            let told = cluster.waifud.request(Method::POST, confirm, "").await;
-            told.expect(200);
+            let answer = cluster.waifud.request(Method::POST, confirm, "").await;
+            answer.expect(200);
         }
         cluster
     }
@@ -97,19 +97,7 @@ impl Cluster {
         };
         let (begin, node) = SEED.get_or_init(seed);
         copy(begin.path(), &path("waifud"));
-        let mut settings = Settings {
-            node: "alder".parse().unwrap(),
-            agent_version: "0".to_owned(),
-            state_dir: path("state"),
-            run_dir: path("run"),
-            bridge: "waifu0".to_owned(),
-            metadata_interface: "wfmeta0".to_owned(),
-            mtu: 1420,
-            domain: "waifu.internal".to_owned(),
-            boot_alone: BootAlone::Start,
-            qemu_owner: None,
-            timing: fast(),
-        };
+        let mut settings = sample_settings(path("state"), path("run"), fast());
         machine.adapt(&mut settings);
         let cluster = Self {
             waifud: Arc::new(Waifud::new(dir.path().join("waifud"))),
@@ -150,7 +138,7 @@ impl Cluster {
         *self.agent.lock().unwrap() = Some(task);
     }
 
-    /// Throws away what is left of a daemon that died at its point, and starts it again.
+    /// Drops what is left of a daemon that was killed at its point, and starts it again.
     pub async fn replace_the_dead(&self) {
         if testing::is_dead("waifud") {
             self.waifud.kill();
@@ -170,7 +158,7 @@ impl Cluster {
     }
 
     async fn buried(&self, daemon: &str) {
-        // Tasks that were woken by the end of their connections see it before anything is new.
+        // Tasks that were woken by the end of their connections run before the restart.
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -184,11 +172,11 @@ impl Cluster {
             task.abort();
             let _killed = task.await;
         }
-        // Its link dies with it.
+        // Its tunnel link is lost with it.
         self.tunnel.lose();
     }
 
-    /// Another agent, which pauses for so long before the first restart of a guest.
+    /// Starts another agent with this pause before the first restart of a guest.
     pub async fn restart_agent(&mut self, restart_min: Duration) {
         self.kill_agent().await;
         self.settings.timing.restart_min = restart_min;
@@ -196,12 +184,12 @@ impl Cluster {
         self.start_agent();
     }
 
-    /// How often a daemon died.
+    /// How often a daemon was killed.
     pub fn deaths(&self) -> u32 {
         self.deaths.load(Ordering::Relaxed)
     }
 
-    /// Has the verb's request carried out: asked again, as any client would, while nobody answers; and waits for its end.
+    /// Sends the request of the verb, again while waifud does not answer, and waits for its end.
     pub async fn carry_out(&self, verb: &Verb) {
         if verb.begin == Begin::Empty {
             self.start_node().await;
@@ -213,7 +201,7 @@ impl Cluster {
                 .method(verb.method.clone())
                 .uri(verb.path);
             request = match &generation {
-                // What was done already is not done twice.
+                // A request that has taken effect is not repeated.
                 Some(generation) if verb.method == Method::PATCH => {
                     request.header("if-match", format!("\"{generation}\""))
                 }
@@ -226,7 +214,7 @@ impl Cluster {
                 self.replace_the_dead().await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // A task that unwound died with its daemon.
+            // A task that unwound was killed with its daemon.
             let answer = asked.await.ok().flatten();
             let Some(answer) = answer.filter(|answer| answer.status < 500) else {
                 self.replace_the_dead().await;
@@ -237,10 +225,10 @@ impl Cluster {
                 404 | 409 => verb.method == Method::DELETE || verb.begin == Begin::Unmanaged,
                 _ => false,
             };
-            let said = String::from_utf8_lossy(&answer.bytes);
+            let body = String::from_utf8_lossy(&answer.bytes);
             assert!(
                 answer.status < 300 || self.deaths() > 0 && done_before,
-                "{}: {} {said}",
+                "{}: {} {body}",
                 verb.name,
                 answer.status
             );
@@ -285,7 +273,7 @@ impl Cluster {
         }
     }
 
-    /// Nothing of it acts on the scene of the next.
+    /// Stops everything, so that nothing affects the next test.
     pub async fn end(self) {
         self.kill_agent().await;
         self.waifud.kill();
@@ -298,11 +286,11 @@ impl Cluster {
     }
 }
 
-/// A waifud's directory with a template and a node that was let in, made once, and that node.
+/// waifud's directory with a template and a joined node, created once; and that node.
 static SEED: OnceLock<(tempfile::TempDir, Peer)> = OnceLock::new();
 
 fn seed() -> (tempfile::TempDir, Peer) {
-    // On a thread of its own: whoever asks first is in a runtime already.
+    // On a separate thread, because the first caller is already in a runtime.
     let made = std::thread::spawn(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         // Requests have deadlines.
@@ -356,7 +344,7 @@ async fn join(waifud: &Waifud) -> Peer {
     }
 }
 
-/// In memory, where there is such a place: a kill loses nothing that was written, so no disk has to be waited for.
+/// In memory if possible: a kill does not lose written data, so a disk would only be slower.
 fn directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap())
@@ -375,8 +363,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Fast where something is waited for; what is done on a period is done rarely, so that a verb passes the points that are
-/// its own.
+/// Short waits and long periods, so that a verb passes only its own points.
 fn fast() -> Timing {
     let ms = Duration::from_millis;
     Timing {

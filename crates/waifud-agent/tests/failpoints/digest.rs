@@ -1,5 +1,4 @@
-//! Everything that is left of a verb, in every place where something could be left, without what differs from one
-//! cluster to the next.
+//! The state that a verb leaves in every place, without the values that differ between clusters.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,7 +10,7 @@ use waifud_store::{InstanceFilter, StoreError};
 
 use crate::cluster::Cluster;
 
-/// In lines, for people to compare. While waifud is down it is a word of its own.
+/// One fact per line. While waifud is down, a single word.
 pub async fn of(cluster: &Cluster) -> String {
     let mut text = String::new();
     let Some(list) = cluster.get("/v1/instances").await else {
@@ -20,13 +19,13 @@ pub async fn of(cluster: &Cluster) -> String {
     for instance in list["items"].as_array().unwrap() {
         writeln!(text, "instance {:#}", plain(instance)).unwrap();
     }
-    told(cluster, &mut text).await;
+    users_and_events(cluster, &mut text).await;
     on_node(cluster, &mut text).await;
     documents(cluster, &mut text).await;
     text
 }
 
-/// An instance without ids, times and chance.
+/// An instance without ids, times and random values.
 fn plain(instance: &Value) -> Value {
     let mut plain = instance.clone();
     for path in ["/id", "/created_at", "/status/last_seen", "/spec/image"] {
@@ -48,8 +47,8 @@ fn plain(instance: &Value) -> Value {
     plain
 }
 
-/// What waifud's database holds beside instances, and what users were told.
-async fn told(cluster: &Cluster, text: &mut String) {
+/// The content of waifud's database besides instances, and the events.
+async fn users_and_events(cluster: &Cluster, text: &mut String) {
     let node = cluster.get("/v1/nodes/alder").await.unwrap_or_default();
     for field in ["state", "promised", "unmanaged"] {
         writeln!(text, "node {field} {}", node[field]).unwrap();
@@ -77,7 +76,7 @@ async fn told(cluster: &Cluster, text: &mut String) {
         .flatten()
         .filter(|event| event["object"]["type"] == "instance" && event["actor"]["type"] != "node")
         .filter_map(|event| event["kind"].as_str())
-        // Whether the node is heard of before or after a request is chance.
+        // Whether the node connects before or after a request is random.
         .filter(|kind| *kind != "instance.waiting")
         .collect();
     writeln!(text, "events by users {by_users:?}").unwrap();
@@ -112,7 +111,7 @@ fn files(dir: &Path) -> usize {
     entries.map_or(0, |entries| entries.flatten().count())
 }
 
-/// What metadatad would answer, from its disk.
+/// What metadatad would serve, from its disk.
 async fn documents(cluster: &Cluster, text: &mut String) {
     let disk = &cluster.metadatad.disk;
     let bundles = disk.bundles().await.unwrap();

@@ -1,4 +1,4 @@
-//! What a node's domains live in, which no death of a daemon touches: a fake here, libvirt in `libvirt`.
+//! The hypervisor of a node, which survives when daemons are killed: a fake here, libvirt in `libvirt`.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use waifud_hypervisor::fake::FakeHypervisor;
 
 #[async_trait]
 pub trait Machine: Send + Sync {
-    /// A connection, as an agent makes one when it starts.
+    /// A new connection, as an agent opens one at its start.
     fn connect(&self) -> Arc<dyn Hypervisor>;
-    /// Changes what an agent on this machine is told otherwise.
+    /// Adapts the settings of an agent on this machine.
     fn adapt(&self, settings: &mut Settings);
-    /// What there is of domains, in lines.
+    /// The domains, one fact per line.
     async fn tell(&self, text: &mut String);
-    /// Takes away what there is of domains.
+    /// Removes every domain.
     async fn clear(&self);
 }
 

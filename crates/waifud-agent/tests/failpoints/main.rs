@@ -1,5 +1,5 @@
-//! waifud, agentd and metadatad in one thread, on fakes for what is outside: each verb, with each daemon killed at each
-//! of its named points, ends as if nobody had been killed. Then the agent's points around libvirt once more, on the real one.
+//! waifud, agentd and metadatad in one thread, with fakes for the outside: each verb, with each daemon killed at each of its
+//! failpoints, must have the same result as without a kill. The agent's failpoints around libvirt are repeated with libvirt.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -24,25 +24,25 @@ use crate::cluster::Cluster;
 use crate::machine::{Fake, Machine};
 use crate::verbs::{VERBS, Verb};
 
-/// On fakes a point is tried at so many of its passages: the writes of one verb are few.
+/// With fakes, how many passages of a point are tried. One verb writes only a few times.
 const PASSAGES: u32 = 3;
-/// For so long nothing may change any more before the end of a verb counts as reached.
+/// How long nothing may change before a verb counts as finished.
 const SETTLED: Duration = Duration::from_millis(150);
-/// And in so many looks: on a busy machine time passes while the daemons have no turn.
+/// And for how many checks, because on a busy machine time passes while the daemons do not run.
 const SETTLED_LOOKS: u32 = 15;
-/// Far more than any verb takes.
+/// Far longer than any verb takes.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Where verbs are tried, and where they are disturbed.
+/// Where verbs run, and at which points they are killed.
 #[derive(Clone, Copy)]
 struct Ground<'a> {
-    /// A node's machine without domains.
+    /// A new machine without domains.
     machine: &'a dyn Fn() -> Arc<dyn Machine>,
-    /// At how many of its passages a point is tried.
+    /// How many passages of a point are tried.
     passages: &'a dyn Fn(Point) -> u32,
 }
 
-/// Every act of every daemon.
+/// Every failpoint of every daemon.
 fn acts() -> BTreeSet<Act> {
     [
         waifud_store::failpoints::ALL,
@@ -55,7 +55,7 @@ fn acts() -> BTreeSet<Act> {
     .collect()
 }
 
-/// The end that a verb has when nobody is killed, and how often it passes each point.
+/// The result of a verb without a kill, and how often it passes each point.
 async fn undisturbed(verb: &Verb, ground: Ground<'_>) -> (String, BTreeMap<Point, u32>) {
     let cluster = Cluster::prepared(verb.begin, (ground.machine)()).await;
     testing::watch();
@@ -82,7 +82,7 @@ async fn undisturbed(verb: &Verb, ground: Ground<'_>) -> (String, BTreeMap<Point
     (end, hits)
 }
 
-/// The verb with one daemon killed once. Says whether it came to that point at all.
+/// Runs the verb with one daemon killed once. Returns whether it reached that point.
 async fn disturbed(verb: &Verb, ground: Ground<'_>, point: Point, nth: u32, end: &str) -> bool {
     let cluster = Cluster::prepared(verb.begin, (ground.machine)()).await;
     testing::die_at(point, nth);
@@ -106,7 +106,7 @@ async fn disturbed(verb: &Verb, ground: Ground<'_>, point: Point, nth: u32, end:
     died
 }
 
-/// Each verb on a thread of its own: points belong to threads.
+/// Each verb runs on a separate thread, because failpoints are per thread.
 fn on_threads(
     work: fn(&'static Verb) -> BTreeMap<Point, u32>,
 ) -> Vec<(&'static str, BTreeMap<Point, u32>)> {
@@ -125,7 +125,7 @@ fn on_threads(
             .into_iter()
             .map(|(name, thread)| {
                 let hits = thread.join();
-                assert!(hits.is_ok(), "{name} failed; its thread said why");
+                assert!(hits.is_ok(), "{name} failed; see the output of its thread");
                 (name, hits.unwrap_or_default())
             })
             .collect()
@@ -146,7 +146,7 @@ fn killed_everywhere(verb: &Verb, ground: Ground<'_>) -> BTreeMap<Point, u32> {
                 if disturbed(verb, ground, point, nth, &end).await {
                     *tried.entry(point).or_default() += 1;
                 } else {
-                    // How often is a matter of timing, whether at all is not.
+                    // The number of passages depends on timing, but not whether there is one.
                     assert!(nth > 1, "{} never came to {point}", verb.name);
                     break;
                 }

@@ -15,7 +15,7 @@ use waifud_metadata::{
 };
 use waifud_types::{Digest, InstanceId};
 
-/// What is left of metadatad when it is killed is its disk.
+/// Only its disk survives when metadatad is killed.
 #[derive(Default)]
 pub struct Metadatad {
     pub disk: FakeStore,
@@ -65,7 +65,7 @@ fn gone() -> MetadataError {
     }
 }
 
-/// The agent's way to a metadatad.
+/// The agent's connection to a metadatad.
 pub struct Link(pub Arc<Metadatad>);
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! The verbs: what each begins with, asks for, and ends with.
+//! The verbs: the initial state, the request, and the expected end of each.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use base64::Engine;
 use serde_json::{Value, json};
 use waifud_hypervisor::fake::AgentScript;
 
-/// What a verb begins with.
+/// The initial state of a verb.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
-    /// waifud with a template; the node's daemons were never started.
+    /// waifud with a template; the node's daemons have never been started.
     Empty,
-    /// An instance that runs and is ready.
+    /// A running, ready instance.
     Running,
-    /// An instance that is off.
+    /// A stopped instance.
     Stopped,
-    /// An instance that runs another template's image, with its own disks attached.
+    /// An instance in a rescue.
     Rescued,
-    /// An instance that runs, and that a database which was restored from yesterday does not know.
+    /// A running instance that is missing in a restored database.
     Unmanaged,
 }
 
@@ -28,7 +28,7 @@ pub struct Verb {
     pub method: Method,
     pub path: &'static str,
     pub body: fn() -> Value,
-    /// Whether the instance, if there is one, is as asked for.
+    /// Whether the instance, if there is one, is as requested.
     pub done: fn(Option<&Value>) -> bool,
 }
 
@@ -46,9 +46,8 @@ const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
     }
 }
 
-/// The verbs that change an instance and that its node has a part in. Labels, and what is no instance's, are one
-/// transaction of waifud; unpublishing is publishing fewer ports. That a backup is restored whole or not at all is shown
-/// where that is done, beside the program.
+/// The verbs that change an instance and involve its node. Labels and objects other than instances are single transactions
+/// of waifud, and unpublishing is publishing fewer ports. The atomic restore of a backup is tested with the waifud program.
 pub static VERBS: &[Verb] = &[
     Verb {
         name: "create",
@@ -133,7 +132,7 @@ pub static VERBS: &[Verb] = &[
     },
 ];
 
-/// Whether the node has seen the present spec, and is where it leads.
+/// Whether the node has applied the present spec.
 pub fn is_observed(web: Option<&Value>) -> bool {
     let Some(web) = web else { return false };
     let status = &web["status"];

@@ -1,4 +1,4 @@
-//! waifud with its real database and its real routes, without sockets; and the node's link to it.
+//! waifud with its real database and routes, without sockets; and the node's link to it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,11 +22,11 @@ use waifud_hypervisor::ByteStream;
 use waifud_store::{Mode, Store};
 use waifud_types::{Digest, Incarnation, Revision};
 
-/// What is left of waifud when it is killed is its directory.
+/// Only its directory survives when waifud is killed.
 pub struct Waifud {
     dir: PathBuf,
     process: Mutex<Option<Process>>,
-    /// The node that was let in.
+    /// The joined node.
     node: Mutex<Option<Peer>>,
 }
 
@@ -38,7 +38,7 @@ struct Process {
     alive: CancellationToken,
 }
 
-/// A whole answer.
+/// A complete answer.
 pub struct Answer {
     pub status: u16,
     pub bytes: Vec<u8>,
@@ -51,8 +51,8 @@ impl Answer {
     }
 
     pub fn expect(self, status: u16) -> Self {
-        let said = String::from_utf8_lossy(&self.bytes);
-        assert_eq!(self.status, status, "{said}");
+        let body = String::from_utf8_lossy(&self.bytes);
+        assert_eq!(self.status, status, "{body}");
         self
     }
 }
@@ -68,7 +68,7 @@ impl Waifud {
 
     pub async fn start(&self) {
         let database = self.database();
-        // Inline: everything on the thread of the test.
+        // Inline: everything runs on the thread of the test.
         let store = Store::open(&database, Mode::Inline, Incarnation(1)).unwrap();
         let config = ControlConfig::new(self.dir.clone());
         let surroundings = (Arc::new(SystemClock), Arc::new(SystemEntropy));
@@ -91,12 +91,12 @@ impl Waifud {
         self.dir.join("yesterday.db")
     }
 
-    /// Keeps the database as it is now, as `waifud backup` does.
+    /// Copies the database, like `waifud backup`.
     pub fn back_up(&self) {
         waifud_store::backup::snapshot(&self.database(), &self.backup()).unwrap();
     }
 
-    /// Puts the copy in the place of the database, as `waifud restore` does. It must not run.
+    /// Replaces the database with the copy, like `waifud restore`. waifud must not run.
     pub fn restore(&self) {
         for end in ["", "-wal", "-shm"] {
             let _may_be_absent = std::fs::remove_file(self.dir.join(format!("waifud.db{end}")));
@@ -105,7 +105,7 @@ impl Waifud {
         waifud_store::backup::begin_again(&self.database(), Incarnation(2)).unwrap();
     }
 
-    /// Everything that it was doing ends here and now, its connections too.
+    /// Everything that it was doing ends at once, including its connections.
     pub fn kill(&self) {
         if let Some(process) = self.process.lock().unwrap().take() {
             process.alive.cancel();
@@ -125,21 +125,21 @@ impl Waifud {
         *self.node.lock().unwrap() = Some(node);
     }
 
-    /// A request of a user at the socket. None when waifud died before it had answered.
+    /// Sends a request of a user at the socket. `None` if waifud was killed before it answered.
     pub async fn ask(&self, request: Request<Body>) -> Option<Answer> {
         let process = self.process()?;
         let call = call(process.user, request, Peer::Unix { uid: 0 });
         process.alive.run_until_cancelled(call).await
     }
 
-    /// A request that nothing disturbs.
+    /// Sends a request without a kill.
     pub async fn request(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(method).uri(path);
         let request = request.body(body.into()).unwrap();
         self.ask(request).await.unwrap()
     }
 
-    /// A request without a certificate, as of a machine that wants to join.
+    /// Sends a request without a certificate, like a machine that joins.
     pub async fn stranger(&self, path: &str, body: Vec<u8>) -> Answer {
         let request = Request::post(path).body(Body::from(body)).unwrap();
         let from = "192.0.2.9:4321".parse().unwrap();
@@ -197,7 +197,7 @@ async fn call(router: Router, request: Request<Body>, peer: Peer) -> Answer {
     }
 }
 
-/// The node's way to a waifud.
+/// The node's connection to a waifud.
 pub struct Link(pub Arc<Waifud>);
 
 struct Frames {
@@ -260,8 +260,8 @@ impl ControlLink for Link {
 
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
         let body = serde_json::to_vec(report).unwrap();
-        let told = self.0.of_node(Method::POST, "/v1/agent/report", body).await;
-        told.map(drop)
+        let answer = self.0.of_node(Method::POST, "/v1/agent/report", body).await;
+        answer.map(drop)
     }
 
     async fn fetch_image(

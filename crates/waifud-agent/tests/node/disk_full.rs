@@ -1,7 +1,7 @@
-//! The agent's state directory on a real filesystem that fills up: guests run on, the durable copy stays whole, the node
-//! says what is wrong, and goes on by itself.
+//! The agent's state directory on a real filesystem that fills up: guests keep running, the durable copy stays intact, the
+//! node reports the problem, and continues once there is space.
 //!
-//! The filesystem is ext4 on a loop device, in a mount namespace of the test's own that ends with it.
+//! The filesystem is ext4 on a loop device, in a mount namespace that ends with the test.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use waifud_hypervisor::DomainState;
+use waifud_kit::testing::skip_if;
 use waifud_types::InstanceState;
 use waifud_types::status::Condition;
 
-use crate::world::World;
+use crate::test_node::TestNode;
 
 pub use waifud_kit::testing::skip_if as skip;
 
@@ -28,19 +29,19 @@ fn why_not() -> Option<String> {
     missing.map(|tool| format!("{tool} can't be run"))
 }
 
-/// Runs the test called `name` again with a new filesystem. In that process: where it is.
+/// Runs the test called `name` again in a process with a new filesystem. In that process, returns its path.
 fn inside(name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(INSIDE) {
         return Some(path.into());
     }
-    if skip(why_not()) {
+    if skip_if(why_not()) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
     let (disk, mount) = (directory.path().join("disk"), directory.path().join("at"));
     fs::create_dir(&mount).unwrap();
     File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-    // Nothing is kept for root, which the agent is.
+    // No blocks are reserved for root, which the agent runs as.
     let made = Command::new("mkfs.ext4")
         .args(["-q", "-m", "0", "-b", "4096"])
         .arg(&disk)
@@ -62,7 +63,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Leaves not a block.
+/// Fills every block.
 fn fill(at: &Path) {
     let mut filler = File::create(at.join("filler")).unwrap();
     for size in [1 << 20, 4096] {
@@ -79,14 +80,14 @@ fn make_room(at: &Path) {
     fs::remove_file(at.join("filler")).unwrap();
 }
 
-fn state_dir(world: &World) -> Option<Condition> {
-    let conditions = world.waifud.facts()?.conditions;
+fn state_dir(node: &TestNode) -> Option<Condition> {
+    let conditions = node.waifud.facts()?.conditions;
     conditions.into_iter().find(|it| it.kind == "state-dir")
 }
 
-/// The records' files, by name, each of which is whole.
-fn records(world: &World) -> Vec<String> {
-    let entries = fs::read_dir(world.settings.state_dir.join("records")).unwrap();
+/// The names of the record files. Each file is complete JSON.
+fn records(node: &TestNode) -> Vec<String> {
+    let entries = fs::read_dir(node.settings.state_dir.join("records")).unwrap();
     let mut names = Vec::new();
     for entry in entries {
         let path = entry.unwrap().path();
@@ -102,66 +103,66 @@ fn records(world: &World) -> Vec<String> {
 async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     let name = "disk_full::a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported";
     let Some(at) = inside(name) else { return };
-    let mut world = World::new();
-    world.settings.state_dir = at.join("state");
-    fs::create_dir(&world.settings.state_dir).unwrap();
-    world.start();
-    let web = world.run_one("web").await;
-    let before = records(&world);
-    let starts = world.hypervisor.starts();
+    let mut node = TestNode::new();
+    node.settings.state_dir = at.join("state");
+    fs::create_dir(&node.settings.state_dir).unwrap();
+    node.start();
+    let web = node.run_one("web").await;
+    let before = records(&node);
+    let starts = node.hypervisor.starts();
 
     fill(&at);
-    let db = world.instance("db");
+    let db = node.instance("db");
     let db_id = db.id;
-    world.waifud.put(db);
-    world
-        .until("the node says that it is full", async || {
-            state_dir(&world)
+    node.waifud.put(db);
+    node
+        .until("the node reports that it is full", async || {
+            state_dir(&node)
                 .is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
         })
         .await;
-    let said = state_dir(&world).unwrap();
+    let condition = state_dir(&node).unwrap();
     assert!(
-        said.message
-            .contains(world.settings.state_dir.to_str().unwrap()),
-        "{said:?}"
+        condition.message
+            .contains(node.settings.state_dir.to_str().unwrap()),
+        "{condition:?}"
     );
     assert_eq!(
-        records(&world),
+        records(&node),
         before,
-        "nothing half is left, and nothing is gone"
+        "no partial file is left, and nothing is lost"
     );
     assert_eq!(
-        world.domain(db_id).await,
+        node.domain(db_id).await,
         None,
-        "nobody acts on what is not durable"
+        "a change that is not durable is not acted on"
     );
-    assert_eq!(world.domain(web).await, Some(DomainState::Running));
+    assert_eq!(node.domain(web).await, Some(DomainState::Running));
 
-    // An agent that is killed then knows as much as before, and touches no guest.
-    world.restart().await;
-    world
-        .until("it is said again", async || {
-            state_dir(&world).is_some_and(|it| it.reason == "full")
+    // A restarted agent has the same records, and no guest is affected.
+    node.restart().await;
+    node
+        .until("it is reported again", async || {
+            state_dir(&node).is_some_and(|it| it.reason == "full")
         })
         .await;
-    assert_eq!(records(&world), before);
-    assert_eq!(world.domain(web).await, Some(DomainState::Running));
+    assert_eq!(records(&node), before);
+    assert_eq!(node.domain(web).await, Some(DomainState::Running));
     assert_eq!(
-        world.hypervisor.starts(),
+        node.hypervisor.starts(),
         starts,
         "the guest was not started again"
     );
 
     make_room(&at);
-    world.until_ready(db_id).await;
-    world.until_state(web, InstanceState::Running).await;
-    world
-        .until("it is well again", async || {
-            // The filesystem is small: low is all that can be hoped for.
-            state_dir(&world).is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
+    node.until_ready(db_id).await;
+    node.until_state(web, InstanceState::Running).await;
+    node
+        .until("the condition changes", async || {
+            // The filesystem is small, so the best possible state is low.
+            state_dir(&node).is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
         })
         .await;
-    assert_eq!(records(&world).len(), before.len() + 1);
-    assert_eq!(world.domain(web).await, Some(DomainState::Running));
+    assert_eq!(records(&node).len(), before.len() + 1);
+    assert_eq!(node.domain(web).await, Some(DomainState::Running));
 }

@@ -1,38 +1,36 @@
-//! What guests were seen to do reaches waifud, and only when it changed.
+//! Diagnostics of guests are reported to waifud, and only when they changed.
 
 use waifud_api::metadatad::Observed;
 use waifud_network::PortCounters;
 use waifud_types::evidence::{Dropped, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
-use crate::world::World;
+use crate::test_node::TestNode;
 
-fn last(world: &World, id: InstanceId) -> Option<GuestEvidence> {
-    let story = world.waifud.status_history(id);
-    story.into_iter().rev().find_map(|said| said.evidence)
+fn last(node: &TestNode, id: InstanceId) -> Option<GuestEvidence> {
+    let reports = node.waifud.status_history(id);
+    reports.into_iter().rev().find_map(|report| report.evidence)
 }
 
 #[tokio::test]
 async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_process() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
+    let (node, id) = TestNode::with_instance("web").await;
     let tap = TapName::of(id, 0);
     let counters = PortCounters {
         spoofed: 3,
         to_host: 1,
         not_ipv4: 7,
     };
-    world.network.set_counters(&tap, counters);
-    world.network.acknowledge(&tap, Timestamp::now());
+    node.network.set_counters(&tap, counters);
+    node.network.acknowledge(&tap, Timestamp::now());
     let path = "/openstack/latest/meta_data.json".to_owned();
     let request = Observed::Request { path, status: 200 };
     for _ in 0..2 {
-        world
+        node
             .metadata
             .observe(id, Timestamp::now(), request.clone());
     }
-    let directory = world.settings.state_dir.join(format!("instances/{id}"));
+    let directory = node.settings.state_dir.join(format!("instances/{id}"));
     std::fs::write(
         directory.join("console.log"),
         "[FAILED] Failed to start x\nweb login: ",
@@ -50,19 +48,19 @@ async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_proce
                 })
             && seen.console == ["[FAILED] Failed to start x"]
     };
-    world
+    node
         .until("the whole evidence", async || {
-            last(&world, id).as_ref().is_some_and(is_whole)
+            last(&node, id).as_ref().is_some_and(is_whole)
         })
         .await;
-    let told = world.waifud.status_history(id).len();
-    // Another process of the agent finds it again, and whoever listens hears it.
-    world.restart().await;
-    world
-        .until("it to be said again", async || {
-            let mut later = world.waifud.status_history(id).into_iter().skip(told);
-            later.any(|said| said.evidence.as_ref().is_some_and(is_whole))
+    let reported = node.waifud.status_history(id).len();
+    // A restarted agent gathers and reports it again.
+    node.restart().await;
+    node
+        .until("another report of it", async || {
+            let mut later = node.waifud.status_history(id).into_iter().skip(reported);
+            later.any(|report| report.evidence.as_ref().is_some_and(is_whole))
         })
         .await;
-    world.delete(id).await;
+    node.delete(id).await;
 }

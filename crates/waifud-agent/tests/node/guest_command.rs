@@ -1,4 +1,4 @@
-//! Commands for the guest agent: carried out in the stream's own instance, answered once.
+//! Guest agent commands: they run in the stream's own instance and are answered once.
 
 use std::collections::HashMap;
 use std::io::{Seek, Write};
@@ -18,12 +18,12 @@ use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder};
 use waifud_hypervisor::fake::AgentScript;
 use waifud_types::Secret;
 
-use crate::world::World;
+use crate::test_node::TestNode;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A guest agent that runs programs as QEMU's does, on this machine: with their input, and with a second look at each.
-/// It sets one user's password.
+/// A guest agent that runs programs on this machine like QEMU's agent: with input, and with a status request until each
+/// ends. It sets one user's password.
 fn agent() -> AgentScript {
     let ended: Mutex<HashMap<u64, (bool, Output)>> = Mutex::default();
     Arc::new(move |command: &Value| {
@@ -48,7 +48,7 @@ fn agent() -> AgentScript {
                     "err-data": BASE64.encode(&output.stderr),
                 }))
             }
-            // Base64, as the protocol wants it.
+            // The protocol uses base64.
             "guest-set-user-password" if arguments["password"] == "aHVudGVyMg==" => {
                 assert_eq!(arguments["username"], "debian");
                 Some(json!({}))
@@ -72,7 +72,7 @@ fn run(arguments: &Value) -> Output {
 }
 
 async fn ask(
-    world: &World,
+    node: &TestNode,
     instance: &AgentInstance,
     number: u8,
     line: &str,
@@ -83,7 +83,7 @@ async fn ask(
         epoch: instance.epoch,
         kind: StreamKind::GuestCommand,
     };
-    let asked = tokio::time::timeout(DEADLINE, world.waifud.request_stream(order));
+    let asked = tokio::time::timeout(DEADLINE, node.waifud.request_stream(order));
     let mut wire = asked.await.unwrap().unwrap().unwrap();
     wire.write_all(format!("{line}\n").as_bytes())
         .await
@@ -102,16 +102,16 @@ fn exec(words: &[&str], input: Option<&[u8]>) -> GuestCommand {
     })
 }
 
-/// A program's end, its output and its errors.
+/// The result of a program with its decoded output and errors.
 async fn ran(
-    world: &World,
+    node: &TestNode,
     instance: &AgentInstance,
     command: GuestCommand,
 ) -> (ExecResult, [Vec<u8>; 2]) {
     static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let line = serde_json::to_string(&command).unwrap();
-    let result = match ask(world, instance, number, &line).await {
+    let result = match ask(node, instance, number, &line).await {
         Some(GuestAnswer::Exec(result)) => Ok(result),
         other => Err(other),
     };
@@ -121,19 +121,24 @@ async fn ran(
     (result, outputs)
 }
 
+/// A ready instance with a guest agent that runs programs.
+async fn running() -> (TestNode, AgentInstance) {
+    let node = TestNode::started();
+    let instance = node.instance("web");
+    node.waifud.put(instance.clone());
+    node.until_ready(instance.id).await;
+    node.hypervisor.set_agent(instance.id, Some(agent()));
+    (node, instance)
+}
+
 #[tokio::test]
 async fn output_is_bounded_input_arrives_and_exit_codes_are_those_of_a_shell() {
-    let world = World::new();
-    let instance = world.instance("web");
-    world.waifud.put(instance.clone());
-    world.start();
-    world.until_ready(instance.id).await;
-    world.hypervisor.set_agent(instance.id, Some(agent()));
+    let (node, instance) = running().await;
     let run = async |words: &[&str], input: Option<&[u8]>| {
-        ran(&world, &instance, exec(words, input)).await
+        ran(&node, &instance, exec(words, input)).await
     };
 
-    // More than libvirt carries, and than a guest agent survives, on both outputs; the program is not disturbed.
+    // On both outputs more than libvirt carries and a guest agent survives. The program is not affected.
     let flood = "head -c 12000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 9";
     let (result, [out, err]) = run(&["sh", "-c", flood], None).await;
     assert_eq!((out.len(), err.len()), (STDOUT_MAX, STDERR_MAX));
@@ -151,18 +156,18 @@ async fn output_is_bounded_input_arrives_and_exit_codes_are_those_of_a_shell() {
 
     let words = ["printf", "%s\n", "a  b", "$HOME", "'", "--"];
     let (_, [out, _]) = run(&words, None).await;
-    assert_eq!(out, b"a  b\n$HOME\n'\n--\n", "a shell read the words");
+    assert_eq!(out, b"a  b\n$HOME\n'\n--\n", "a shell interpreted the arguments");
     let (result, [_, err]) = run(&["no-such-program"], None).await;
-    let said = String::from_utf8(err).unwrap();
+    let message = String::from_utf8(err).unwrap();
     assert!(
-        result.exit_code == 127 && said.contains("no-such-program"),
-        "{said}"
+        result.exit_code == 127 && message.contains("no-such-program"),
+        "{message}"
     );
     let (result, [_, err]) = run(&["/etc/passwd"], None).await;
-    let said = String::from_utf8(err).unwrap();
+    let message = String::from_utf8(err).unwrap();
     assert!(
-        result.exit_code == 126 && said.contains("/etc/passwd"),
-        "{said}"
+        result.exit_code == 126 && message.contains("/etc/passwd"),
+        "{message}"
     );
     let (result, _) = run(&["shift"], None).await;
     assert_eq!(result.exit_code, 127, "a builtin of the shell was run");
@@ -171,17 +176,12 @@ async fn output_is_bounded_input_arrives_and_exit_codes_are_those_of_a_shell() {
     let (result, [out, err]) = run(&["sh", "-c", "echo out; echo err >&2"], None).await;
     assert_eq!((&out[..], &err[..]), (&b"out\n"[..], &b"err\n"[..]));
     assert!(result.exit_code == 0 && !result.truncated);
-    world.delete(instance.id).await;
+    node.delete(instance.id).await;
 }
 
 #[tokio::test]
 async fn a_program_is_run_a_password_is_set_and_nothing_else_is_done() {
-    let world = World::new();
-    let instance = world.instance("web");
-    world.waifud.put(instance.clone());
-    world.start();
-    world.until_ready(instance.id).await;
-    world.hypervisor.set_agent(instance.id, Some(agent()));
+    let (node, instance) = running().await;
 
     let text = |command: &GuestCommand| serde_json::to_string(command).unwrap();
     let exec = text(&exec(&["sh", "-c", "echo hi; exit 3"], None));
@@ -190,23 +190,23 @@ async fn a_program_is_run_a_password_is_set_and_nothing_else_is_done() {
         stdout_base64: "aGkK".to_owned(),
         ..ExecResult::default()
     };
-    let answer = ask(&world, &instance, 201, &exec).await;
+    let answer = ask(&node, &instance, 201, &exec).await;
     assert_eq!(answer, Some(GuestAnswer::Exec(expected)));
     let passwd = text(&GuestCommand::SetPassword(SetPassword {
         user: "debian".to_owned(),
         password: Secret::new("hunter2".to_owned()),
     }));
-    let answer = ask(&world, &instance, 202, &passwd).await;
+    let answer = ask(&node, &instance, 202, &passwd).await;
     assert_eq!(answer, Some(GuestAnswer::PasswordSet));
     let other = r#"{"do": "guest-shutdown"}"#;
-    assert_eq!(ask(&world, &instance, 203, other).await, None);
+    assert_eq!(ask(&node, &instance, 203, other).await, None);
 
-    world
+    node
         .hypervisor
         .set_agent(instance.id, Some(Arc::new(|_| None)));
-    let Some(GuestAnswer::Refused(why)) = ask(&world, &instance, 204, &exec).await else {
+    let Some(GuestAnswer::Refused(why)) = ask(&node, &instance, 204, &exec).await else {
         panic!("no agent, and no refusal");
     };
     assert_eq!(why.reason, RefusalReason::NoGuestAgent);
-    world.delete(instance.id).await;
+    node.delete(instance.id).await;
 }

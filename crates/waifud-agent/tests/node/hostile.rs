@@ -1,4 +1,4 @@
-//! QEMU's user as an attacker: what it may leave in the agent's directories, and what root does there all the same.
+//! QEMU's user as an attacker: it leaves links, FIFOs and files in the agent's directories, where root must stay safe.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -17,47 +17,47 @@ use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr};
 
 use crate::datasource::bundle;
-use crate::disk_full::skip;
+use waifud_kit::testing::skip_if;
 use crate::rescue;
-use crate::world::World;
+use crate::test_node::TestNode;
 
-/// A user that owns nothing on the machine that runs the test.
+/// A user that owns nothing on this machine.
 const QEMU: u32 = 64_055;
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A node whose QEMU runs as another user, and a file of root that this user is after.
+/// A node whose QEMU runs as another user, and a file of root that this user tries to reach.
 struct Node {
-    world: World,
+    inner: TestNode,
     secret: PathBuf,
 }
 
 impl Node {
-    /// `None` without root, which was said loudly.
+    /// `None` without root; the skip is reported.
     fn new() -> Option<Self> {
         let root = nix::unistd::geteuid().is_root();
-        if skip((!root).then(|| "it needs root, to act as another user".to_owned())) {
+        if skip_if((!root).then(|| "it needs root, to act as another user".to_owned())) {
             return None;
         }
-        let mut world = World::new();
-        world.settings.qemu_owner = Some((QEMU, QEMU));
-        let top = world.settings.state_dir.parent().unwrap().to_owned();
+        let mut inner = TestNode::new();
+        inner.settings.qemu_owner = Some((QEMU, QEMU));
+        let top = inner.settings.state_dir.parent().unwrap().to_owned();
         fs::set_permissions(&top, Permissions::from_mode(0o711)).unwrap();
         let secret = top.join("secret");
         fs::write(&secret, "root's alone\n").unwrap();
         fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
-        Some(Self { world, secret })
+        Some(Self { inner, secret })
     }
 
-    /// An instance with its documents on a disk: the node then writes a seed and a log for it.
+    /// An instance with its documents on a disk, so that the node writes a seed and a log for it.
     fn instance(&self, name: &str, host: u8) -> AgentInstance {
-        let mut instance = instance(&self.world, name, host);
+        let mut instance = instance(&self.inner, name, host);
         instance.datasource = Datasource::Cidata;
-        instance.bundle = bundle(&self.world, instance.id, "#!/bin/sh\n# first\n");
+        instance.bundle = bundle(&self.inner, instance.id, "#!/bin/sh\n# first\n");
         instance
     }
 
     fn dir(&self, id: InstanceId) -> PathBuf {
-        self.world
+        self.inner
             .settings
             .state_dir
             .join(format!("instances/{id}"))
@@ -67,10 +67,10 @@ impl Node {
         self.dir(id).join("console.log")
     }
 
-    /// What libvirt's virtlogd does as root whenever a guest starts: it appends, through whatever is there.
+    /// What libvirt's virtlogd does as root at every start of a guest: it appends to the path, whatever is there.
     fn virtlogd(&self, id: InstanceId, text: &str) {
         use std::io::Write;
-        let spec = self.world.hypervisor.spec(id).unwrap();
+        let spec = self.inner.hypervisor.spec(id).unwrap();
         let open = fs::OpenOptions::new()
             .append(true)
             .create(true)
@@ -78,7 +78,7 @@ impl Node {
         open.unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// A script that QEMU's user runs, as far as it gets.
+    /// Runs a script as QEMU's user; its failures are ignored.
     fn attack(&self, dir: &Path, script: &str) -> Child {
         Command::new("sh")
             .args(["-c", script, "sh"])
@@ -92,14 +92,14 @@ impl Node {
             .unwrap()
     }
 
-    fn secret_is_whole(&self, when: &str) {
+    fn secret_is_intact(&self, when: &str) {
         let facts = fs::symlink_metadata(&self.secret).unwrap();
         assert_eq!((facts.uid(), facts.mode() & 0o777), (0, 0o600), "{when}");
         let text = fs::read_to_string(&self.secret).unwrap();
         assert_eq!(text, "root's alone\n", "{when}");
     }
 
-    /// The console's log, or why it is refused.
+    /// The console log, or the refusal.
     async fn read_log(&self, instance: &AgentInstance) -> Result<String, RefusalReason> {
         static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Node {
                 follow: false,
             },
         };
-        let asked = tokio::time::timeout(DEADLINE, self.world.waifud.request_stream(order));
+        let asked = tokio::time::timeout(DEADLINE, self.inner.waifud.request_stream(order));
         let mut wire = match asked.await.unwrap().unwrap() {
             Ok(wire) => wire,
             Err(refusal) => return Err(refusal.reason),
@@ -123,43 +123,43 @@ impl Node {
         Ok(text)
     }
 
-    async fn until_last_words(&self, id: InstanceId, words: &str) {
-        self.world
+    async fn until_console_lines(&self, id: InstanceId, words: &str) {
+        self.inner
             .until(&format!("{words:?} in why"), async || {
-                let told = self.world.waifud.status_history(id);
-                let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
+                let reports = self.inner.waifud.status_history(id);
+                let mut evidence = reports.into_iter().rev().filter_map(|report| report.evidence);
                 evidence.next().is_some_and(|seen| seen.console == [words])
             })
             .await;
     }
 
-    /// Gives it other documents, and waits until its agent has heard of them.
+    /// Changes the documents, and waits until the agent has received them.
     async fn change_documents(&self, id: InstanceId, text: &str) {
-        let world = &self.world;
-        let before = world.waifud.status(id).unwrap().observed_generation;
-        let other = bundle(world, id, text);
-        world.waifud.edit(id, |want| want.bundle = other.clone());
-        world
-            .until_status(id, "heard", |s| s.observed_generation > before)
+        let inner = &self.inner;
+        let before = inner.waifud.status(id).unwrap().observed_generation;
+        let other = bundle(inner, id, text);
+        inner.waifud.edit(id, |want| want.bundle = other.clone());
+        inner
+            .until_status(id, "observed", |s| s.observed_generation > before)
             .await;
     }
 
     async fn reboot(&self, id: InstanceId) {
-        let starts = self.world.hypervisor.starts();
-        self.world.hypervisor.crash(id);
-        self.world
+        let starts = self.inner.hypervisor.starts();
+        self.inner.hypervisor.crash(id);
+        self.inner
             .until("started again", async || {
-                self.world.hypervisor.starts() > starts
-                    && self.world.domain(id).await == Some(DomainState::Running)
+                self.inner.hypervisor.starts() > starts
+                    && self.inner.domain(id).await == Some(DomainState::Running)
             })
             .await;
-        self.world.until_ready(id).await;
+        self.inner.until_ready(id).await;
     }
 }
 
-/// An instance whose addresses no other one has.
-fn instance(world: &World, name: &str, host: u8) -> AgentInstance {
-    let mut instance = world.instance(name);
+/// An instance with unique addresses.
+fn instance(inner: &TestNode, name: &str, host: u8) -> AgentInstance {
+    let mut instance = inner.instance(name);
     let nic = instance.spec.nics.first_mut().unwrap();
     nic.mac = MacAddr::of_guest([2, 2, host]);
     nic.address = Some([10, 144, 1, host].into());
@@ -176,7 +176,7 @@ done
 mkfifo fifo
 mkdir below"#;
 
-/// The same in a loop, in the way of a file that is written and renamed.
+/// The same in a loop, to race with a file that is written and renamed.
 const LOOP: &str = r#"cd "$1" || exit 0
 while :; do
     for name in cidata.new console.log; do
@@ -190,20 +190,20 @@ done"#;
 #[tokio::test]
 async fn qemus_user_cannot_reach_files_of_root_through_start_crash_log_why_and_rescue() {
     let Some(node) = Node::new() else { return };
-    let world = &node.world;
-    world.start();
+    let inner = &node.inner;
+    inner.start();
     let instance = node.instance("web", 10);
     let id = instance.id;
-    world.waifud.put(instance.clone());
-    world.until_ready(id).await;
+    inner.waifud.put(instance.clone());
+    inner.until_ready(id).await;
     node.virtlogd(id, "booted\n");
 
-    // It fails at every step of it.
+    // It fails at every step.
     node.attack(&node.dir(id), ONCE).wait().unwrap();
     node.virtlogd(id, "crashed\n");
-    node.secret_is_whole("after the console was written to");
+    node.secret_is_intact("after the console was written to");
     assert_eq!(node.read_log(&instance).await.unwrap(), "booted\ncrashed\n");
-    node.until_last_words(id, "crashed").await;
+    node.until_console_lines(id, "crashed").await;
     let mut names: Vec<_> = fs::read_dir(node.dir(id))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -221,37 +221,37 @@ async fn qemus_user_cannot_reach_files_of_root_through_start_crash_log_why_and_r
         node.change_documents(id, &text).await;
         node.reboot(id).await;
         node.virtlogd(id, &format!("round {round}\n"));
-        node.secret_is_whole("while links came and went");
+        node.secret_is_intact("while links came and went");
     }
-    let image = rescue::image(world);
-    rescue::begin(world, id, &image);
-    rescue::until_disks(world, id, &["rescue", "root"]).await;
-    rescue::end(world, id);
-    rescue::until_disks(world, id, &["root"]).await;
+    let image = rescue::image(inner);
+    rescue::begin(inner, id, &image);
+    rescue::until_disks(inner, id, &["rescue", "root"]).await;
+    rescue::end(inner, id);
+    rescue::until_disks(inner, id, &["root"]).await;
     drop(attacker.kill());
     attacker.wait().unwrap();
-    node.secret_is_whole("after a rescue");
+    node.secret_is_intact("after a rescue");
     node.virtlogd(id, "the last line\n");
-    node.until_last_words(id, "the last line").await;
-    world.delete(id).await;
-    node.secret_is_whole("after the instance was deleted");
+    node.until_console_lines(id, "the last line").await;
+    inner.delete(id).await;
+    node.secret_is_intact("after the instance was deleted");
 }
 
 #[tokio::test]
 async fn directories_of_an_older_version_are_secured_without_following_links() {
     let Some(node) = Node::new() else { return };
-    let world = &node.world;
+    let inner = &node.inner;
     let linked = node.instance("linked", 10);
     let piped = node.instance("piped", 11);
     let honest = node.instance("honest", 12);
     let everyone = [&linked, &piped, &honest];
-    world.start();
+    inner.start();
     for instance in everyone {
-        world.waifud.put(instance.clone());
-        world.until_ready(instance.id).await;
+        inner.waifud.put(instance.clone());
+        inner.until_ready(instance.id).await;
     }
-    world.kill().await;
-    // As an older version left them, and QEMU's user after that.
+    inner.kill().await;
+    // As left by an older version and then changed by QEMU's user.
     for instance in everyone {
         let dir = node.dir(instance.id);
         chown(&dir, Some(QEMU), Some(QEMU)).unwrap();
@@ -269,13 +269,13 @@ async fn directories_of_an_older_version_are_secured_without_following_links() {
     chown(node.log(honest.id), Some(QEMU), Some(QEMU)).unwrap();
     let seed = cidata(&honest).metadata().unwrap().ino();
 
-    world.start();
+    inner.start();
     for instance in everyone {
-        world.until_ready(instance.id).await;
+        inner.until_ready(instance.id).await;
         let dir = node.dir(instance.id).metadata().unwrap();
         assert_eq!((dir.uid(), dir.mode() & 0o7777), (0, 0o711));
     }
-    node.secret_is_whole("after the take-over");
+    node.secret_is_intact("after the take-over");
     let log = node.log(honest.id).metadata().unwrap();
     assert_eq!((log.uid(), log.mode() & 0o777), (0, 0o600));
     assert_eq!(cidata(&honest).metadata().unwrap().ino(), seed);
@@ -292,48 +292,47 @@ async fn directories_of_an_older_version_are_secured_without_following_links() {
     assert_eq!(node.read_log(&honest).await.unwrap(), "an old line\n");
     for instance in everyone {
         node.virtlogd(instance.id, "up again\n");
-        node.until_last_words(instance.id, "up again").await;
-        world.delete(instance.id).await;
+        node.until_console_lines(instance.id, "up again").await;
+        inner.delete(instance.id).await;
     }
-    node.secret_is_whole("at the end");
+    node.secret_is_intact("at the end");
 }
 
-/// Needs no root: whoever owns the directory, a pipe or a link in it costs its own guest's log and no more.
+/// Does not need root: whoever owns the directory, a pipe or a link in it only affects the log of its own guest.
 #[tokio::test]
 async fn a_pipe_in_place_of_a_log_blocks_no_other_guest() {
-    let world = World::new();
-    world.start();
+    let inner = TestNode::started();
     let mut ids = Vec::new();
     for (name, host) in [("piped", 10), ("linked", 11), ("honest", 12)] {
-        let instance = instance(&world, name, host);
+        let instance = instance(&inner, name, host);
         ids.push(instance.id);
-        world.waifud.put(instance);
+        inner.waifud.put(instance);
     }
     let [piped, linked, honest] = ids.try_into().unwrap();
     for id in [piped, linked, honest] {
-        world.until_ready(id).await;
+        inner.until_ready(id).await;
     }
     let log = |id: InstanceId| {
-        let dir = world.settings.state_dir.join(format!("instances/{id}"));
+        let dir = inner.settings.state_dir.join(format!("instances/{id}"));
         dir.join("console.log")
     };
     mkfifo(&log(piped), Mode::from_bits_truncate(0o600)).unwrap();
     symlink(log(honest), log(linked)).unwrap();
     fs::write(log(honest), "its own words\n").unwrap();
-    world
+    inner
         .until("the honest guest's words", async || {
-            let told = world.waifud.status_history(honest);
-            let mut evidence = told.into_iter().rev().filter_map(|said| said.evidence);
+            let reports = inner.waifud.status_history(honest);
+            let mut evidence = reports.into_iter().rev().filter_map(|report| report.evidence);
             evidence
                 .next()
                 .is_some_and(|seen| seen.console == ["its own words"])
         })
         .await;
     for id in [piped, linked] {
-        let told = world.waifud.status_history(id);
-        let mut words = told.into_iter().filter_map(|said| said.evidence);
+        let reports = inner.waifud.status_history(id);
+        let mut evidence = reports.into_iter().filter_map(|report| report.evidence);
         assert!(
-            words.all(|seen| seen.console.is_empty()),
+            evidence.all(|seen| seen.console.is_empty()),
             "a link was followed"
         );
     }

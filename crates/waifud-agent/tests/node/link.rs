@@ -1,4 +1,4 @@
-//! The real link to waifud, against a few bytes of HTTP on a socket.
+//! The real link to waifud, tested with fixed HTTP answers on a socket.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use waifud_agent::interfaces::{ControlLink, HttpLink, LinkError};
 use waifud_api::agent_client::AgentClient;
 use waifud_types::Digest;
 
-/// Answers one connection after the other with these bytes, and returns the requests' heads.
+/// Answers successive connections with these bytes, and returns the headers of the requests.
 fn serve(
     answers: Vec<&'static str>,
 ) -> (
@@ -46,25 +46,25 @@ async fn fetch(
     if !have.is_empty() {
         std::fs::write(&to, have).unwrap();
     }
-    let told = Mutex::new(Vec::new());
+    let progress = Mutex::new(Vec::new());
     let outcome = link
         .fetch_image(Digest::from_bytes([1; 32]), &to, &|bytes| {
-            told.lock().unwrap().push(bytes);
+            progress.lock().unwrap().push(bytes);
         })
         .await;
     let text = std::fs::read_to_string(&to).unwrap_or_default();
     let heads = task.await.unwrap();
-    (outcome, text, heads, told.into_inner().unwrap())
+    (outcome, text, heads, progress.into_inner().unwrap())
 }
 
 #[tokio::test]
 async fn an_image_is_written_completely_and_progress_is_reported() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
-    let (outcome, text, heads, told) = fetch(vec![answer], "").await;
+    let (outcome, text, heads, progress) = fetch(vec![answer], "").await;
     outcome.unwrap();
     assert_eq!(text, "abcdef");
     assert!(!heads[0].contains("range"));
-    assert_eq!(told.last(), Some(&6));
+    assert_eq!(progress.last(), Some(&6));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! An agent's behaviour on a node of fakes, which live on when the agent is killed.
+//! The behaviour of an agent on a node of fakes, which survive when the agent is killed.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod churn;
@@ -15,4 +15,4 @@ mod rescue;
 mod restored;
 mod streams;
 mod survival;
-mod world;
+mod test_node;

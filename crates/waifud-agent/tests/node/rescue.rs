@@ -1,4 +1,4 @@
-//! Rescue on a node of fakes: another image is booted with the instance's disks attached, and thrown away again.
+//! Rescue on a node of fakes: another image is booted with the instance's disks attached, and removed at the end.
 
 use waifud_api::agent::RescueImage;
 use waifud_hypervisor::DomainState;
@@ -8,13 +8,13 @@ use waifud_storage::fake::image_bytes;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, InstanceId, RescueSpec};
 
-use crate::world::World;
+use crate::test_node::TestNode;
 
-/// An image that waifud has, for rescues.
-pub fn image(world: &World) -> RescueImage {
+/// An image for rescues, stored in waifud.
+pub fn image(node: &TestNode) -> RescueImage {
     let (bytes, digest) = image_bytes(ByteSize::mib(2), 9);
     let size = u64::try_from(bytes.len()).unwrap();
-    world.waifud.add_image(digest, bytes);
+    node.waifud.add_image(digest, bytes);
     RescueImage {
         digest,
         size_bytes: ByteSize(size),
@@ -23,8 +23,8 @@ pub fn image(world: &World) -> RescueImage {
 }
 
 /// What waifud sends for `waifuctl rescue`.
-pub fn begin(world: &World, id: InstanceId, image: &RescueImage) {
-    world.waifud.edit(id, |i| {
+pub fn begin(node: &TestNode, id: InstanceId, image: &RescueImage) {
+    node.waifud.edit(id, |i| {
         i.rescue_image = Some(image.clone());
         i.spec.rescue = Some(RescueSpec {
             template: "small".parse().unwrap(),
@@ -39,105 +39,95 @@ pub fn begin(world: &World, id: InstanceId, image: &RescueImage) {
     });
 }
 
-pub fn end(world: &World, id: InstanceId) {
-    world.waifud.edit(id, |i| {
+pub fn end(node: &TestNode, id: InstanceId) {
+    node.waifud.edit(id, |i| {
         i.rescue_image = None;
         i.spec.rescue = None;
         i.spec.power.reboots += 1;
     });
 }
 
-/// The disks that it was defined with, in order.
-fn disks(world: &World, id: InstanceId) -> Vec<String> {
-    let spec = world.hypervisor.spec(id).unwrap();
+/// The disks of its definition, in order.
+fn disks(node: &TestNode, id: InstanceId) -> Vec<String> {
+    let spec = node.hypervisor.spec(id).unwrap();
     spec.disks.iter().map(|d| d.name.to_string()).collect()
 }
 
-pub async fn until_disks(world: &World, id: InstanceId, wanted: &[&str]) {
-    world
+pub async fn until_disks(node: &TestNode, id: InstanceId, wanted: &[&str]) {
+    node
         .until("other disks", async || {
-            disks(world, id) == wanted && world.domain(id).await == Some(DomainState::Running)
+            disks(node, id) == wanted && node.domain(id).await == Some(DomainState::Running)
         })
         .await;
-    world.until_ready(id).await;
+    node.until_ready(id).await;
 }
 
 #[tokio::test]
 async fn a_rescue_boots_the_rescue_image_and_its_end_restores_the_instance() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    let before = world.hypervisor.spec(id).unwrap();
-    begin(&world, id, &image(&world));
-    until_disks(&world, id, &["rescue", "root"]).await;
-    let during = world.hypervisor.spec(id).unwrap();
+    let (node, id) = TestNode::with_instance("web").await;
+    let before = node.hypervisor.spec(id).unwrap();
+    begin(&node, id, &image(&node));
+    until_disks(&node, id, &["rescue", "root"]).await;
+    let during = node.hypervisor.spec(id).unwrap();
     assert_eq!(during.disks[1], before.disks[0]);
     assert_eq!(during.nics, before.nics);
     assert_eq!(
         (during.datasource, during.firmware),
         (Datasource::Ec2, Firmware::Uefi)
     );
-    world
+    node
         .until_status(id, "shown as being mended", |s| {
             s.conditions.iter().any(|c| c.kind == "rescue" && !c.ok)
         })
         .await;
-    assert_eq!(world.volumes().await, 2);
+    assert_eq!(node.volumes().await, 2);
 
-    end(&world, id);
-    until_disks(&world, id, &["root"]).await;
-    assert_eq!(world.hypervisor.spec(id).unwrap(), before);
-    world
-        .until("thrown away", async || world.volumes().await == 1)
+    end(&node, id);
+    until_disks(&node, id, &["root"]).await;
+    assert_eq!(node.hypervisor.spec(id).unwrap(), before);
+    node
+        .until("thrown away", async || node.volumes().await == 1)
         .await;
-    let status = world.waifud.status(id).unwrap();
+    let status = node.waifud.status(id).unwrap();
     assert!(status.conditions.iter().all(|c| c.kind != "rescue"));
-    world.delete(id).await;
+    node.delete(id).await;
 }
 
 #[tokio::test]
 async fn an_agent_killed_at_any_point_continues_the_rescue_and_its_end() {
     for op in [Op::EnsureOff, Op::EnsureDefined, Op::EnsureStarted] {
-        let world = World::new();
-        world.start();
-        let id = world.run_one("web").await;
-        let image = image(&world);
+        let node = TestNode::new();
+        node.start();
+        let id = node.run_one("web").await;
+        let image = image(&node);
         for ending in [false, true] {
-            world.hypervisor.hang(op);
-            let before = world.hypervisor.calls(op);
-            if ending {
-                end(&world, id);
-            } else {
-                begin(&world, id, &image);
-            }
-            world
-                .until("the step is at work", async || {
-                    world.hypervisor.calls(op) > before
+            node
+                .kill_inside(op, || {
+                    if ending {
+                        end(&node, id);
+                    } else {
+                        begin(&node, id, &image);
+                    }
                 })
                 .await;
-            world.kill().await;
-            world.hypervisor.release(op);
-            world.start();
             let wanted: &[&str] = if ending {
                 &["root"]
             } else {
                 &["rescue", "root"]
             };
-            until_disks(&world, id, wanted).await;
+            until_disks(&node, id, wanted).await;
         }
-        world
-            .until("thrown away", async || world.volumes().await == 1)
+        node
+            .until("thrown away", async || node.volumes().await == 1)
             .await;
     }
 }
 
 #[tokio::test]
 async fn deleting_removes_the_rescue_disk() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    begin(&world, id, &image(&world));
-    until_disks(&world, id, &["rescue", "root"]).await;
-    world.delete(id).await;
-    assert!(world.pool.volumes().await.unwrap().is_empty());
+    let (node, id) = TestNode::with_instance("web").await;
+    begin(&node, id, &image(&node));
+    until_disks(&node, id, &["rescue", "root"]).await;
+    node.delete(id).await;
+    assert!(node.pool.volumes().await.unwrap().is_empty());
 }

@@ -1,118 +1,89 @@
-//! After waifud's database was restored from a backup: nothing is taken for granted before an operator has confirmed.
+//! After waifud's database was restored from a backup: nothing is destroyed before an operator has confirmed it.
 
 use waifud_hypervisor::DomainState;
 use waifud_types::{Incarnation, InstanceState};
 
-use crate::world::World;
+use crate::test_node::TestNode;
 
 #[tokio::test]
 async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    world.waifud.restore(0xbeef);
-    world
-        .until("told", async || {
-            world.waifud.facts().is_some_and(|facts| {
-                facts
-                    .conditions
-                    .iter()
-                    .any(|c| c.kind == "destruction-held")
-            })
-        })
-        .await;
-    world.waifud.delete(id);
-    let status = world.until_state(id, InstanceState::Deleting).await;
+    let (node, id) = TestNode::with_instance("web").await;
+    node.waifud.restore(0xbeef);
+    node.until_deletions_are_held().await;
+    node.waifud.delete(id);
+    let status = node.until_state(id, InstanceState::Deleting).await;
     assert!(status.reason.unwrap().contains("confirm"));
-    world.restart().await;
-    let reports = world.waifud.reports();
-    world
-        .until("a few more reports", async || {
-            world.waifud.reports() > reports + 3
-        })
-        .await;
-    assert_eq!(world.domain(id).await, Some(DomainState::Running));
-    assert_eq!(world.volumes().await, 1);
-    world.kill().await;
-    world.start_confirming(Incarnation(0xbeef));
-    world.until_destroyed(id).await;
+    node.restart().await;
+    node.until_more_reports(3).await;
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    assert_eq!(node.volumes().await, 1);
+    node.kill().await;
+    node.start_confirming(Incarnation(0xbeef));
+    node.until_destroyed(id).await;
 }
 
 #[tokio::test]
 async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
+    let (node, id) = TestNode::with_instance("web").await;
     let instance = {
-        let mut instance = world.instance("web");
+        let mut instance = node.instance("web");
         instance.id = id;
         instance.spec.nics[0].address = Some([10, 144, 1, 77].into());
         instance
     };
-    world.kill().await;
-    world.waifud.delete(id);
-    world.waifud.restore(0xbeef);
-    // The restored database still has it.
-    world.waifud.put(instance);
-    world.start();
-    world
+    node.kill().await;
+    node.waifud.delete(id);
+    node.waifud.restore(0xbeef);
+    // The restored database still contains it.
+    node.waifud.put(instance);
+    node.start();
+    node
         .until_status(id, "running", |s| s.state == InstanceState::Running)
         .await;
-    assert_eq!(world.domain(id).await, Some(DomainState::Running));
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
 }
 
 #[tokio::test]
 async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confirmation() {
-    let world = World::new();
-    world.start();
-    let living = world.run_one("web").await;
-    let mut gone = world.instance("old");
+    let (node, living) = TestNode::with_instance("web").await;
+    let mut gone = node.instance("old");
     gone.restored = true;
     let id = gone.id;
-    world.waifud.restore(0xbeef);
-    world.waifud.put(gone);
-    let status = world.until_state(id, InstanceState::Failed).await;
+    node.waifud.restore(0xbeef);
+    node.waifud.put(gone);
+    let status = node.until_state(id, InstanceState::Failed).await;
     assert!(status.reason.unwrap().contains("deleted after the backup"));
-    assert_eq!(world.domain(id).await, None);
-    // What is new in the restored database is made.
-    world.run_one("new").await;
-    assert_eq!(world.domain(living).await, Some(DomainState::Running));
-    world.waifud.confirm();
-    world
-        .until_status(id, "made anew", |s| s.state == InstanceState::Running)
+    assert_eq!(node.domain(id).await, None);
+    // Instances created after the restore are not affected.
+    node.run_one("new").await;
+    assert_eq!(node.domain(living).await, Some(DomainState::Running));
+    node.waifud.confirm();
+    node
+        .until_status(id, "created again", |s| s.state == InstanceState::Running)
         .await;
 }
 
 #[tokio::test]
 async fn confirming_through_waifud_applies_held_deletions() {
-    let mut world = World::new();
-    // What is told at once was not waited for by the period.
-    world.settings.timing.facts = std::time::Duration::from_mins(10);
-    world.start();
-    let id = world.run_one("web").await;
-    world.waifud.restore(0xbeef);
-    world
-        .until("welcomed by the other database", async || {
-            world.waifud.facts().is_some_and(|facts| {
-                facts
-                    .conditions
-                    .iter()
-                    .any(|c| c.kind == "destruction-held")
-            })
-        })
-        .await;
-    world.waifud.delete(id);
-    world.until_state(id, InstanceState::Deleting).await;
-    assert_eq!(world.domain(id).await, Some(DomainState::Running));
-    let unhealthy = || world.waifud.facts().unwrap().conditions;
+    let mut node = TestNode::new();
+    // A long period, so that only an immediate report passes.
+    node.settings.timing.facts = std::time::Duration::from_mins(10);
+    node.start();
+    let id = node.run_one("web").await;
+    node.waifud.restore(0xbeef);
+    node.until_deletions_are_held().await;
+    node.waifud.delete(id);
+    node.until_state(id, InstanceState::Deleting).await;
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    let unhealthy = || node.waifud.facts().unwrap().conditions;
     let held = unhealthy()
         .into_iter()
         .find(|c| c.kind == "destruction-held");
-    let said = held.unwrap().message;
-    assert!(said.contains("waifuctl node confirm alder"), "{said}");
-    world.waifud.confirm();
-    world.until_destroyed(id).await;
-    world
+    let message = held.unwrap().message;
+    assert!(message.contains("waifuctl node confirm alder"), "{message}");
+    node.waifud.confirm();
+    node.until_destroyed(id).await;
+    node
         .until("the condition is over", async || {
             unhealthy().iter().all(|c| c.kind != "destruction-held")
         })
@@ -121,13 +92,11 @@ async fn confirming_through_waifud_applies_held_deletions() {
 
 #[tokio::test]
 async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() {
-    let world = World::new();
-    world.start();
-    let id = world.run_one("web").await;
-    world.waifud.remove_from_slice(id);
-    world
-        .until("told", async || {
-            world.waifud.unmanaged().iter().any(|u| {
+    let (node, id) = TestNode::with_instance("web").await;
+    node.waifud.remove_from_slice(id);
+    node
+        .until("reported", async || {
+            node.waifud.unmanaged().iter().any(|u| {
                 u.instance == id
                     && u.record.is_some()
                     && u.bundle.is_some()
@@ -135,7 +104,7 @@ async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() 
             })
         })
         .await;
-    // Once, however many disks it has.
-    let unmanaged = world.waifud.unmanaged();
+    // Once, whatever the number of its disks.
+    let unmanaged = node.waifud.unmanaged();
     assert_eq!(unmanaged.iter().filter(|u| u.record.is_some()).count(), 1);
 }

@@ -1,4 +1,4 @@
-//! What an agent opens, and what it does not.
+//! Streams that an agent opens or refuses.
 
 #![expect(clippy::expect_used, reason = "tests say what went wrong")]
 
@@ -11,7 +11,7 @@ use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, Strea
 use waifud_hypervisor::Device;
 use waifud_types::{Epoch, InstanceId};
 
-use crate::world::{World, guest_with};
+use crate::test_node::{TestNode, guest_with};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -26,20 +26,20 @@ fn order(instance: &AgentInstance, kind: StreamKind) -> StreamOrder {
     }
 }
 
-async fn ask(world: &World, order: StreamOrder) -> Result<DuplexStream, StreamRefusal> {
-    tokio::time::timeout(DEADLINE, world.waifud.request_stream(order))
+async fn ask(node: &TestNode, order: StreamOrder) -> Result<DuplexStream, StreamRefusal> {
+    tokio::time::timeout(DEADLINE, node.waifud.request_stream(order))
         .await
         .expect("the agent neither came nor refused")
         .expect("the agent dropped the order")
 }
 
-async fn refused(world: &World, order: StreamOrder) -> RefusalReason {
-    ask(world, order).await.expect_err("it was opened").reason
+async fn refused(node: &TestNode, order: StreamOrder) -> RefusalReason {
+    ask(node, order).await.expect_err("it was opened").reason
 }
 
-/// A guest that is ready, and whose console and screen say what they are and echo.
-async fn running(world: &World) -> AgentInstance {
-    world
+/// A ready guest whose console and screen send their name and echo.
+async fn running(node: &TestNode) -> AgentInstance {
+    node
         .hypervisor
         .set_devices(Some(Arc::new(|_, device, wire| {
             tokio::spawn(async move {
@@ -52,10 +52,10 @@ async fn running(world: &World) -> AgentInstance {
                 let _ended = tokio::io::copy(&mut reader, &mut writer).await;
             });
         })));
-    let instance = world.instance("web");
-    world.waifud.put(instance.clone());
-    world.start();
-    world.until_ready(instance.id).await;
+    let instance = node.instance("web");
+    node.waifud.put(instance.clone());
+    node.start();
+    node.until_ready(instance.id).await;
     instance
 }
 
@@ -70,95 +70,95 @@ async fn says(wire: &mut DuplexStream, text: &str) {
 
 #[tokio::test]
 async fn console_and_screen_belong_to_the_instance_and_the_newest_console_wins() {
-    let world = World::new();
-    let instance = running(&world).await;
-    let mut screen = ask(&world, order(&instance, StreamKind::Screen))
+    let node = TestNode::new();
+    let instance = running(&node).await;
+    let mut screen = ask(&node, order(&instance, StreamKind::Screen))
         .await
         .unwrap();
     says(&mut screen, "RFB 003.008\n").await;
 
-    let mut first = ask(&world, order(&instance, StreamKind::Console))
+    let mut first = ask(&node, order(&instance, StreamKind::Console))
         .await
         .unwrap();
     says(&mut first, "login: ").await;
     first.write_all(b"root").await.unwrap();
     says(&mut first, "root").await;
-    let mut second = ask(&world, order(&instance, StreamKind::Console))
+    let mut second = ask(&node, order(&instance, StreamKind::Console))
         .await
         .unwrap();
     says(&mut second, "login: ").await;
-    let mut farewell = String::new();
-    first.read_to_string(&mut farewell).await.unwrap();
-    assert!(farewell.contains("another client"), "{farewell}");
+    let mut notice = String::new();
+    first.read_to_string(&mut notice).await.unwrap();
+    assert!(notice.contains("another client"), "{notice}");
     second.write_all(b"x").await.unwrap();
     says(&mut second, "x").await;
 }
 
 #[tokio::test]
 async fn other_instances_other_copies_and_stopped_ones_are_refused() {
-    let world = World::new();
-    let instance = running(&world).await;
+    let node = TestNode::new();
+    let instance = running(&node).await;
     let mut stranger = order(&instance, StreamKind::Console);
     stranger.instance = InstanceId::generate();
-    assert_eq!(refused(&world, stranger).await, RefusalReason::NotHere);
+    assert_eq!(refused(&node, stranger).await, RefusalReason::NotHere);
     let mut another = order(&instance, StreamKind::Console);
     another.epoch = Epoch(instance.epoch.0 + 1);
-    assert_eq!(refused(&world, another).await, RefusalReason::NotHere);
+    assert_eq!(refused(&node, another).await, RefusalReason::NotHere);
 
-    world
+    node
         .waifud
         .edit(instance.id, |instance| instance.spec.run = false);
-    world
+    node
         .until_state(instance.id, waifud_types::InstanceState::Stopped)
         .await;
     for kind in [StreamKind::Console, StreamKind::Screen] {
         let wanted = order(&instance, kind);
-        assert_eq!(refused(&world, wanted).await, RefusalReason::NotRunning);
+        assert_eq!(refused(&node, wanted).await, RefusalReason::NotRunning);
     }
-    world.delete(instance.id).await;
+    node.delete(instance.id).await;
     let gone = order(&instance, StreamKind::Console);
-    assert_eq!(refused(&world, gone).await, RefusalReason::NotHere);
+    assert_eq!(refused(&node, gone).await, RefusalReason::NotHere);
 }
 
 #[tokio::test]
 async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
-    let world = World::new();
-    let instance = running(&world).await;
+    let node = TestNode::new();
+    let instance = running(&node).await;
     let address = instance.spec.nics[0].address.unwrap();
     let closed = order(&instance, StreamKind::Ssh);
-    assert_eq!(refused(&world, closed).await, RefusalReason::NothingListens);
-    world.dialer.listen(address, 22);
-    world.dialer.listen(address, 8080);
+    assert_eq!(refused(&node, closed).await, RefusalReason::NothingListens);
+    node.dialer.listen(address, 22);
+    node.dialer.listen(address, 8080);
     let forward = StreamKind::Forward { port: 8080 };
     for kind in [StreamKind::Ssh, forward] {
-        let mut wire = ask(&world, order(&instance, kind)).await.unwrap();
+        let mut wire = ask(&node, order(&instance, kind)).await.unwrap();
         wire.write_all(b"hello").await.unwrap();
         says(&mut wire, "hello").await;
-        // The end of what is sent reaches the guest, whose own end comes back.
+        // The end of the input reaches the guest, whose own end comes back.
         wire.shutdown().await.unwrap();
         let mut rest = Vec::new();
         wire.read_to_end(&mut rest).await.unwrap();
         assert!(rest.is_empty());
     }
     let zero = order(&instance, StreamKind::Forward { port: 0 });
-    assert_eq!(refused(&world, zero).await, RefusalReason::NothingListens);
-    let before = world.dialer.dialled();
+    assert_eq!(refused(&node, zero).await, RefusalReason::NothingListens);
+    let before = node.dialer.dialled();
     assert_eq!(before, [(address, 22), (address, 22), (address, 8080)]);
 
     for odd in ["127.0.0.1", "169.254.1.1", "10.144.1.1", "0.0.0.0"] {
         let odd = odd.parse().unwrap();
-        world.dialer.listen(odd, 22);
-        world.waifud.edit(instance.id, |instance| {
+        node.dialer.listen(odd, 22);
+        node.waifud.edit(instance.id, |instance| {
             instance.spec.nics[0].address = Some(odd);
         });
-        world
+        node
             .until("the order to be refused", async || {
-                refused(&world, order(&instance, StreamKind::Ssh)).await == RefusalReason::NoAddress
+                refused(&node, order(&instance, StreamKind::Ssh)).await == RefusalReason::NoAddress
             })
             .await;
     }
     assert_eq!(
-        world.dialer.dialled(),
+        node.dialer.dialled(),
         before,
         "an address that is no guest's was dialled"
     );
@@ -166,15 +166,15 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
 
 #[tokio::test]
 async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tried() {
-    let world = World::new();
-    let instance = running(&world).await;
+    let node = TestNode::new();
+    let instance = running(&node).await;
     let address = instance.spec.nics[0].address.unwrap();
-    world.dialer.listen(address, 22);
-    world
+    node.dialer.listen(address, 22);
+    node
         .dialer
         .belongs_to(address, waifud_types::MacAddr::of_guest([9, 9, 9]));
     let wanted = order(&instance, StreamKind::Ssh);
-    let refusal = ask(&world, wanted).await.expect_err("it was opened");
+    let refusal = ask(&node, wanted).await.expect_err("it was opened");
     assert_eq!(refusal.reason, RefusalReason::NotTheGuest);
     assert!(
         refusal.message.contains("belongs to another machine"),
@@ -185,12 +185,12 @@ async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tri
 
 #[tokio::test]
 async fn a_failed_stream_resets_the_guests_connection_and_one_that_ends_does_not() {
-    let world = World::new();
-    let instance = running(&world).await;
-    world
+    let node = TestNode::new();
+    let instance = running(&node).await;
+    node
         .dialer
         .listen(instance.spec.nics[0].address.unwrap(), 22);
-    let mut ending = ask(&world, order(&instance, StreamKind::Ssh))
+    let mut ending = ask(&node, order(&instance, StreamKind::Ssh))
         .await
         .unwrap();
     ending.write_all(b"hello").await.unwrap();
@@ -198,24 +198,24 @@ async fn a_failed_stream_resets_the_guests_connection_and_one_that_ends_does_not
     says(&mut ending, "hello").await;
     let mut rest = Vec::new();
     ending.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(world.dialer.resets(), 0);
-    let mut breaking = ask(&world, order(&instance, StreamKind::Ssh))
+    assert_eq!(node.dialer.resets(), 0);
+    let mut breaking = ask(&node, order(&instance, StreamKind::Ssh))
         .await
         .unwrap();
     breaking.write_all(b"hello").await.unwrap();
-    // The echo finds nobody.
+    // The echo has no reader.
     drop(breaking);
-    world
+    node
         .until("the connection to be reset", async || {
-            world.dialer.resets() == 1
+            node.dialer.resets() == 1
         })
         .await;
 }
 
 #[tokio::test]
 async fn logs_are_read_from_the_node_and_from_the_guest() {
-    let world = World::new();
-    let instance = running(&world).await;
+    let node = TestNode::new();
+    let instance = running(&node).await;
     let log = |lines| {
         order(
             &instance,
@@ -225,27 +225,27 @@ async fn logs_are_read_from_the_node_and_from_the_guest() {
             },
         )
     };
-    assert_eq!(refused(&world, log(1)).await, RefusalReason::NoLog);
-    let path = world
+    assert_eq!(refused(&node, log(1)).await, RefusalReason::NoLog);
+    let path = node
         .settings
         .state_dir
         .join(format!("instances/{}/console.log", instance.id));
     std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
     let mut text = String::new();
-    let mut wire = ask(&world, log(2)).await.unwrap();
+    let mut wire = ask(&node, log(2)).await.unwrap();
     wire.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "two\nthree\n");
 
     let cloud = || order(&instance, StreamKind::CloudInitLog { lines: 1 });
-    assert_eq!(refused(&world, cloud()).await, RefusalReason::NoLog);
+    assert_eq!(refused(&node, cloud()).await, RefusalReason::NoLog);
     let files = guest_with(&[("/var/log/cloud-init-output.log", "early\nlate\n")]);
-    world.hypervisor.set_agent(instance.id, Some(files));
+    node.hypervisor.set_agent(instance.id, Some(files));
     text.clear();
-    let mut wire = ask(&world, cloud()).await.unwrap();
+    let mut wire = ask(&node, cloud()).await.unwrap();
     wire.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "late\n");
-    world
+    node
         .hypervisor
         .set_agent(instance.id, Some(Arc::new(|_| None)));
-    assert_eq!(refused(&world, cloud()).await, RefusalReason::NoGuestAgent);
+    assert_eq!(refused(&node, cloud()).await, RefusalReason::NoGuestAgent);
 }

@@ -136,8 +136,8 @@ impl Driver {
         let Some(mut view) = self.shared.table.view(self.id) else {
             return Pass::Gone;
         };
-        let own = self.ensured(&view.desired);
-        let observation = observe::observe(&self.shared, &view.record, &view.desired, own).await;
+        let ensured = self.ensured(&view.desired);
+        let observation = observe::observe(&self.shared, &view.record, &view.desired, ensured).await;
         let mut seen = match observation {
             Ok(observation) => {
                 self.hypervisor = observation.hypervisor.or(self.hypervisor);

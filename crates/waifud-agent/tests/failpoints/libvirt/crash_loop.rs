@@ -1,4 +1,4 @@
-//! A QEMU that is killed again and again.
+//! A QEMU that is killed repeatedly.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn until_web(cluster: &Cluster, what: &str, is_so: impl Fn(&Value) -> bool
     cluster.until(what, seen).await;
 }
 
-/// It is off, and says so: how often it crashed, and when the next start is tried.
+/// It is off, and its reason names how often it crashed and when the next start is attempted.
 async fn until_put_off(cluster: &Cluster, crashes: u32) -> Timestamp {
     let when = |web: &Value| -> Option<Timestamp> {
         let reason = web["status"]["reason"].as_str()?;
@@ -67,21 +67,21 @@ fn a_qemu_that_keeps_being_killed_is_restarted_with_back_off_until_a_user_starts
         }
         until_ready(&cluster, &node, &ended).await;
 
-        // Neither the count nor the condition ends with the agent. From here on a pause is one that nobody waits for.
+        // Both the count and the condition survive the agent. From here on the pauses are too long to wait for.
         let hour = Duration::from_hours(1);
         cluster.restart_agent(hour).await;
         until_ready(&cluster, &node, &ended).await;
         ended.push(node.crash_qemu());
         let next = until_put_off(&cluster, 4).await;
-        // The fourth pause is eight times the first, less a quarter for chance.
+        // The fourth pause is eight times the first one, minus up to a quarter of jitter.
         assert!(next > Timestamp::now() + 5 * hour, "{next}");
         assert!(is_in_a_loop(&cluster.web().await.unwrap()));
         assert!(node.qemus().is_empty());
 
         let start = json!({"run": true}).to_string();
         let path = "/v1/instances/web";
-        let told = cluster.waifud.request(Method::PATCH, path, start).await;
-        told.expect(200);
+        let answer = cluster.waifud.request(Method::PATCH, path, start).await;
+        answer.expect(200);
         until_ready(&cluster, &node, &ended).await;
         until_web(&cluster, "well again", |web| !is_in_a_loop(web)).await;
         cluster.end().await;

@@ -1,5 +1,5 @@
-//! The real adapter for domains that are nothing but a QEMU with its CPUs halted: without disks and nics, in little
-//! memory. What a guest would do is played: it counts as running, grows its disks and answers as a guest agent.
+//! The real adapter, for domains that are only a QEMU with halted CPUs: without disks and nics, with little memory. The
+//! guest is simulated: it counts as running, grows its disks and answers like a guest agent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const SHARE: u64 = 64;
 
 pub struct Diskless {
     libvirt: Arc<LibvirtHypervisor>,
-    /// The node's `/` as it is seen from outside.
+    /// The node's `/` as seen from outside.
     root: PathBuf,
     starts: Arc<AtomicU32>,
 }
@@ -35,7 +35,7 @@ impl Diskless {
         }
     }
 
-    /// Where the node has a file of the agent's.
+    /// The path of an agent's file in the node.
     fn inside(&self, path: &Path) -> PathBuf {
         Path::new("/").join(path.strip_prefix(&self.root).unwrap())
     }
@@ -89,7 +89,7 @@ impl Hypervisor for Diskless {
         Ok(())
     }
 
-    /// A halted guest presses no button: libvirt is asked, and nothing comes of it.
+    /// libvirt is asked, but a halted guest does not react.
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
         self.libvirt.request_shutdown(id).await
     }
@@ -102,7 +102,7 @@ impl Hypervisor for Diskless {
         self.libvirt.ensure_absent(id).await
     }
 
-    /// Played: there are no disks. That libvirt's grow is what its own suite shows.
+    /// Simulated, because there are no disks. Growing disks with libvirt is tested in the adapter's own tests.
     async fn ensure_disk_size(
         &self,
         id: InstanceId,

@@ -1,5 +1,5 @@
-//! The same verbs with libvirtd and QEMU in the place of the fake: a kill at each step that touches them, and a QEMU
-//! that is killed again and again. Domains have no disks and are started halted, so a step takes as long as libvirt does.
+//! The same verbs with libvirtd and QEMU instead of the fake: a kill at each step that involves them, and a QEMU that is
+//! killed repeatedly. Domains have no disks and are started halted, so a step takes only as long as libvirt does.
 
 mod crash_loop;
 mod diskless;
@@ -17,7 +17,7 @@ use self::node::Node;
 use crate::verbs::VERBS;
 use crate::{Ground, killed_everywhere};
 
-/// What the agent does with libvirt.
+/// The failpoints around libvirt.
 const ACTS: [Act; 6] = [
     failpoints::DEFINE,
     failpoints::START,
@@ -26,10 +26,10 @@ const ACTS: [Act; 6] = [
     failpoints::FORCE_OFF,
     failpoints::UNDEFINE,
 ];
-/// Verbs at a time, each in a node of its own: a libvirtd waits for its QEMUs more than it works.
+/// How many verbs run at once, each on its own node. A libvirtd mostly waits for its QEMUs.
 const NODES: usize = 2;
 
-/// One test with libvirt at a time.
+/// Serialises tests with libvirt.
 static MACHINE: Mutex<()> = Mutex::new(());
 
 #[test]

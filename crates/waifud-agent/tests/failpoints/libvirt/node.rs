@@ -1,4 +1,4 @@
-//! A node of the lab with a libvirtd of its own, and what there is of domains in it: definitions, processes, files.
+//! A lab node with its own libvirtd, and the domains in it: definitions, processes, files.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ use super::diskless::Diskless;
 use crate::DEADLINE;
 use crate::machine::Machine;
 
-/// The number that Debian's libvirt packages give `libvirt-qemu`.
+/// The uid of `libvirt-qemu` in Debian's libvirt packages.
 const QEMU: u32 = 64_055;
 const NODE: &str = "alder";
 
 pub struct Node {
     lab: Lab,
-    /// The node's `/` as it is seen from outside.
+    /// The node's `/` as seen from outside.
     root: PathBuf,
-    /// Looks, whatever happens to an agent's own connection.
+    /// A connection for checks, independent of the agent's.
     watcher: Arc<LibvirtHypervisor>,
     clusters: AtomicU32,
     starts: Arc<AtomicU32>,
 }
 
 impl Node {
-    /// `None` when the machine can have no lab; that was said loudly.
+    /// `None` if the machine cannot run a lab; the skip is reported.
     pub fn up() -> Option<Arc<Self>> {
         let lab = testing::lab_or_skip(&LabOptions::default()).unwrap()?;
         let run = lab.path_outside("/run");
@@ -44,7 +44,7 @@ impl Node {
         }))
     }
 
-    /// The PIDs, outside, of the QEMUs in the node, known to libvirt or not: a QEMU that runs is a child of its init.
+    /// The outer PIDs of the QEMUs in the node, known to libvirt or not. A running QEMU is a child of the node's init.
     pub fn qemus(&self) -> Vec<i32> {
         let init = self.lab.init_pid(NODE).unwrap();
         let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"));
@@ -57,7 +57,7 @@ impl Node {
         pids.filter(is_qemu).collect()
     }
 
-    /// Ends the one QEMU there is, as a crash does.
+    /// Kills the only QEMU, like a crash.
     pub fn crash_qemu(&self) -> i32 {
         let [pid] = self.qemus()[..] else {
             panic!("one QEMU is expected, not {:?}", self.qemus());
@@ -76,15 +76,15 @@ impl Node {
         names
     }
 
-    /// Definitions, what libvirt keeps of running domains, and processes.
+    /// Definitions, libvirt's state of running domains, and processes.
     fn left(&self) -> String {
         let ending = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
         let defined = self.files("etc/libvirt/qemu", |name| ending(name) == "xml");
         let running = self.files("run/libvirt/qemu", |name| {
-            // That one is libvirtd's own.
+            // This one belongs to libvirtd itself.
             ending(name) == "xml" || ending(name) == "pid" && name != "driver.pid"
         });
-        // Each has a number in its name.
+        // Each name contains a number.
         let directories = self.files("var/lib/libvirt/qemu", |name| name.starts_with("domain-"));
         let (directories, qemus) = (directories.len(), self.qemus().len());
         format!(
@@ -115,7 +115,7 @@ impl Machine for Node {
     }
 
     fn adapt(&self, settings: &mut Settings) {
-        // Where QEMU in the node finds them too.
+        // At paths that QEMU in the node can open too.
         let number = self.clusters.fetch_add(1, Ordering::Relaxed);
         let make = |place: &str| {
             let path = self.root.join(place).join(format!("wf{number}"));
@@ -125,7 +125,7 @@ impl Machine for Node {
         settings.state_dir = make("var/lib");
         settings.run_dir = make("run");
         settings.qemu_owner = Some((QEMU, QEMU));
-        // No guest is there to listen: what asks for a clean end gets to it by the force that follows.
+        // No guest handles the request, so a clean stop ends by being forced off.
         settings.timing.grace = std::time::Duration::from_millis(200);
     }
 
@@ -157,7 +157,7 @@ impl Machine for Node {
     }
 }
 
-/// The sizes that libvirt has on its disk for the domain's next start.
+/// The sizes in libvirt's stored definition for the domain's next start.
 fn sizes(root: &Path, name: &str) -> String {
     let path = root.join(format!("etc/libvirt/qemu/{name}.xml"));
     let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A node on fakes, whose agent can be killed and started again while everything else lives on.
+//! A node on fakes. Its agent can be killed and started again while everything else keeps running.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{
-    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance,
+    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance, sample_settings,
 };
 use waifud_agent::interfaces::SystemClock;
-use waifud_agent::{Adapters, Agent, BootAlone, Settings, Timing};
+use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::DomainState;
 use waifud_hypervisor::Hypervisor;
-use waifud_hypervisor::fake::{AgentScript, FakeHypervisor};
+use waifud_hypervisor::fake::{AgentScript, FakeHypervisor, Op};
 use waifud_network::fake::FakeNetwork;
 use waifud_storage::StoragePool;
 use waifud_storage::fake::{FakePool, image_bytes};
 use waifud_types::{ByteSize, Incarnation, InstanceId, InstanceState};
 
-/// Far more than any of it takes; a test that waits this long has failed.
+/// Far longer than any wait takes. A test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-pub struct World {
+pub struct TestNode {
     pub hypervisor: FakeHypervisor,
     pub pool: FakePool,
     pub network: Arc<FakeNetwork>,
@@ -38,7 +38,7 @@ pub struct World {
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl TestNode {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| -> PathBuf {
@@ -61,23 +61,47 @@ impl World {
             tunnel: FakeTunnel::default(),
             dialer: FakeDialer::default(),
             host: FakeHost::default(),
-            settings: Settings {
-                node: "alder".parse().unwrap(),
-                agent_version: "0".to_owned(),
-                state_dir: path("state"),
-                run_dir: path("run"),
-                bridge: "waifu0".to_owned(),
-                metadata_interface: "wfmeta0".to_owned(),
-                mtu: 1420,
-                domain: "waifu.internal".to_owned(),
-                boot_alone: BootAlone::Start,
-                qemu_owner: None,
-                timing: fast(),
-            },
+            settings: sample_settings(path("state"), path("run"), fast()),
             image,
             agent: Mutex::default(),
             _dir: dir,
         }
+    }
+
+    /// A node whose agent runs.
+    pub fn started() -> Self {
+        let node = Self::new();
+        node.start();
+        node
+    }
+
+    /// A node with one instance, which is ready.
+    pub async fn with_instance(name: &str) -> (Self, InstanceId) {
+        let node = Self::started();
+        let id = node.run_one(name).await;
+        (node, id)
+    }
+
+    /// Waits until this many more reports have arrived.
+    pub async fn until_more_reports(&self, count: u64) {
+        let reports = self.waifud.reports();
+        self.until("a few more reports", async || {
+            self.waifud.reports() > reports + count
+        })
+        .await;
+    }
+
+    /// Waits until the node reports that deletions are held for an operator.
+    pub async fn until_deletions_are_held(&self) {
+        self.until("deletions are held", async || {
+            self.waifud.facts().is_some_and(|facts| {
+                facts
+                    .conditions
+                    .iter()
+                    .any(|c| c.kind == "destruction-held")
+            })
+        })
+        .await;
     }
 
     /// An instance whose image waifud has.
@@ -93,7 +117,7 @@ impl World {
         self.spawn(agent);
     }
 
-    /// Starts an agent that an operator told that this incarnation is the right one.
+    /// Starts an agent for which an operator confirms this incarnation.
     pub fn start_confirming(&self, incarnation: Incarnation) {
         let agent = self.open();
         assert!(agent.confirm_incarnation(incarnation).unwrap());
@@ -123,7 +147,7 @@ impl World {
         *self.agent.lock().unwrap() = Some(task);
     }
 
-    /// Drops every task of the agent wherever it is, as a kill would; its link dies with it.
+    /// Drops every task of the agent at its current point, like a kill. Its tunnel link is lost too.
     pub async fn kill(&self) {
         let task = self.agent.lock().unwrap().take();
         if let Some(task) = task {
@@ -138,11 +162,31 @@ impl World {
         self.start();
     }
 
-    /// Gives the node an instance and waits until it is ready.
-    pub async fn run_one(&self, name: &str) -> InstanceId {
+    /// Adds an instance.
+    pub fn put(&self, name: &str) -> InstanceId {
         let instance = self.instance(name);
         let id = instance.id;
         self.waifud.put(instance);
+        id
+    }
+
+    /// Starts a change, kills the agent while it runs this operation of the hypervisor, and starts another agent.
+    pub async fn kill_inside(&self, op: Op, change: impl FnOnce()) {
+        self.hypervisor.hang(op);
+        let before = self.hypervisor.calls(op);
+        change();
+        self.until("the operation runs", async || {
+            self.hypervisor.calls(op) > before
+        })
+        .await;
+        self.kill().await;
+        self.hypervisor.release(op);
+        self.start();
+    }
+
+    /// Adds an instance and waits until it is ready.
+    pub async fn run_one(&self, name: &str) -> InstanceId {
+        let id = self.put(name);
         self.until_ready(id).await;
         id
     }
@@ -201,7 +245,7 @@ impl World {
         self.network.state().map_or(0, |state| state.ports.len())
     }
 
-    /// Deletes the instance and waits until waifud has heard that nothing is left; then looks whether that is so.
+    /// Deletes the instance, waits until waifud has received the confirmation, and checks that nothing is left.
     pub async fn delete(&self, id: InstanceId) {
         self.waifud.delete(id);
         self.until_destroyed(id).await;
@@ -225,7 +269,7 @@ impl World {
                 .join(format!("instances/{id}"))
                 .exists()
         );
-        self.until("record forgotten", async || {
+        self.until("the record is removed", async || {
             !self
                 .settings
                 .state_dir
@@ -282,7 +326,7 @@ pub fn guest_with(files: &[(&'static str, &'static str)]) -> AgentScript {
             "guest-file-open" => {
                 let path = arguments["path"].as_str()?;
                 let index = files.iter().position(|(name, _)| *name == path);
-                // A handle, or nothing that is one.
+                // A handle, or null.
                 Some(index.map_or(serde_json::json!(null), |i| serde_json::json!(i)))
             }
             "guest-file-read" => {
