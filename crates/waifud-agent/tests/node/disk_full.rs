@@ -15,18 +15,16 @@ use waifud_types::status::Condition;
 
 use crate::test_node::TestNode;
 
-pub use waifud_kit::testing::skip_if as skip;
-
 /// Set in the process that has the mount.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
 
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("it needs root, to mount".to_owned());
+        return Some("mounting needs root".to_owned());
     }
     let missing = |tool: &&str| Command::new(tool).arg("-V").output().is_err();
     let missing = ["mkfs.ext4", "unshare", "mount"].into_iter().find(missing);
-    missing.map(|tool| format!("{tool} can't be run"))
+    missing.map(|tool| format!("cannot run {tool}"))
 }
 
 /// Runs the test called `name` again in a process with a new filesystem. In that process, returns its path.

@@ -35,7 +35,7 @@ impl Node {
     /// `None` without root; the skip is reported.
     fn new() -> Option<Self> {
         let root = nix::unistd::geteuid().is_root();
-        if skip_if((!root).then(|| "it needs root, to act as another user".to_owned())) {
+        if skip_if((!root).then(|| "acting as another user needs root".to_owned())) {
             return None;
         }
         let mut inner = TestNode::new();
