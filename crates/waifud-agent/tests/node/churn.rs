@@ -98,11 +98,10 @@ async fn churn(seed: u64, restarts: bool) {
         }
         node.waifud.delete(id);
     }
-    node
-        .until("every order confirmed", async || {
-            node.waifud.pending_tombstones() == 0
-        })
-        .await;
+    node.until("every order confirmed", async || {
+        node.waifud.pending_tombstones() == 0
+    })
+    .await;
 
     // Later instances become ready at the same addresses.
     let mut next = Vec::new();
@@ -116,13 +115,12 @@ async fn churn(seed: u64, restarts: bool) {
         assert!(node.metadata.would_serve(*id));
     }
     let kept: BTreeSet<InstanceId> = next.iter().copied().collect();
-    node
-        .until("nobody else's documents are held", async || {
-            let held = node.metadata.held();
-            held.keys().copied().collect::<BTreeSet<_>>() == kept
-                && node.metadata.bundles().len() == kept.len()
-        })
-        .await;
+    node.until("nobody else's documents are held", async || {
+        let held = node.metadata.held();
+        held.keys().copied().collect::<BTreeSet<_>>() == kept
+            && node.metadata.bundles().len() == kept.len()
+    })
+    .await;
     for id in &next {
         node.waifud.delete(*id);
     }
@@ -133,21 +131,19 @@ async fn churn(seed: u64, restarts: bool) {
 }
 
 async fn nothing_is_left(node: &TestNode) {
-    node
-        .until("no documents are left", async || {
-            node.metadata.held().is_empty() && node.metadata.bundles().is_empty()
-        })
-        .await;
+    node.until("no documents are left", async || {
+        node.metadata.held().is_empty() && node.metadata.bundles().is_empty()
+    })
+    .await;
     assert_eq!(node.hypervisor.list().await.unwrap(), []);
     assert_eq!(node.pool.volumes().await.unwrap(), []);
     assert_eq!(node.ports(), 0);
     for directory in ["instances", "bundles"] {
         let path = node.settings.state_dir.join(directory);
-        node
-            .until(directory, async || {
-                std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none())
-            })
-            .await;
+        node.until(directory, async || {
+            std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none())
+        })
+        .await;
     }
     let records = node.settings.state_dir.join("records");
     let left: Vec<_> = std::fs::read_dir(records)
@@ -173,27 +169,24 @@ async fn ports_applied_without_an_answer_are_removed_before_the_deletion_is_conf
     let (node, neighbour) = TestNode::with_instance("neighbour").await;
     node.network.lose_answers(true);
     let id = node.put("unlucky");
-    node
-        .until("its port is in force", async || node.ports() == 2)
+    node.until("its port is in force", async || node.ports() == 2)
         .await;
-    node
-        .until_status(id, "troubled by it", |s| {
-            s.reason
-                .as_ref()
-                .is_some_and(|r| r.contains("the answer was lost"))
-        })
-        .await;
+    node.until_status(id, "troubled by it", |s| {
+        s.reason
+            .as_ref()
+            .is_some_and(|r| r.contains("the answer was lost"))
+    })
+    .await;
     node.waifud.delete(id);
     let confirmed = || node.waifud.destroyed().iter().any(|t| t.instance == id);
-    node
-        .until("only its port is left", async || {
-            let status = node.waifud.status(id);
-            let at_the_port = status
-                .and_then(|status| status.step)
-                .is_some_and(|step| step.name == "release-network" && step.waiting_for.is_some());
-            at_the_port || confirmed()
-        })
-        .await;
+    node.until("only its port is left", async || {
+        let status = node.waifud.status(id);
+        let at_the_port = status
+            .and_then(|status| status.step)
+            .is_some_and(|step| step.name == "release-network" && step.waiting_for.is_some());
+        at_the_port || confirmed()
+    })
+    .await;
     assert!(
         !confirmed(),
         "confirmed although {} ports are in force",
@@ -219,8 +212,7 @@ async fn unused_documents_are_removed_and_an_unmanaged_domain_keeps_its_own() {
     node.waifud.remove_from_slice(unmanaged.id);
     let left = [&lost.bundle.digest, &Digest::from_bytes([77; 32])];
     for bundle in left {
-        node
-            .metadata
+        node.metadata
             .put_bundle(*bundle, "sealed".into())
             .await
             .unwrap();
@@ -237,17 +229,15 @@ async fn unused_documents_are_removed_and_an_unmanaged_domain_keeps_its_own() {
     heir.spec.nics[0].address = lost.spec.nics[0].address;
     node.waifud.put(heir.clone());
     node.until_ready(heir.id).await;
-    node
-        .until("only what is used is held", async || {
-            let held: Vec<_> = node.metadata.held().into_keys().collect();
-            held == [unmanaged.id, heir.id] && node.metadata.bundles().len() == 2
-        })
-        .await;
+    node.until("only what is used is held", async || {
+        let held: Vec<_> = node.metadata.held().into_keys().collect();
+        held == [unmanaged.id, heir.id] && node.metadata.bundles().len() == 2
+    })
+    .await;
     node.hypervisor.undefine(unmanaged.id);
-    node
-        .until(
-            "the unmanaged domain's documents went with it",
-            async || node.metadata.held().len() == 1,
-        )
-        .await;
+    node.until(
+        "the unmanaged domain's documents went with it",
+        async || node.metadata.held().len() == 1,
+    )
+    .await;
 }

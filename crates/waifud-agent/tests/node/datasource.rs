@@ -26,8 +26,7 @@ pub fn bundle(node: &TestNode, id: InstanceId, user_data: &str) -> BundleRef {
         default_user: None,
     });
     let sealed = seal(&documents, &[5; SEAL_ENTROPY]).unwrap();
-    node
-        .waifud
+    node.waifud
         .add_bundle(sealed.digest, sealed.ciphertext.clone());
     BundleRef {
         digest: sealed.digest,
@@ -44,8 +43,7 @@ fn instance(node: &TestNode, datasource: Datasource) -> AgentInstance {
 }
 
 fn disk(node: &TestNode, id: InstanceId) -> PathBuf {
-    node
-        .settings
+    node.settings
         .state_dir
         .join(format!("instances/{id}/cidata.iso"))
 }
@@ -90,11 +88,10 @@ async fn new_documents_are_on_the_disk_from_the_next_start_on() {
 
     let second = bundle(&node, id, "#!/bin/sh\n# second\n");
     node.waifud.edit(id, |instance| instance.bundle = second);
-    node
-        .until("the change is served", async || {
-            node.metadata.would_serve(id)
-        })
-        .await;
+    node.until("the change is served", async || {
+        node.metadata.would_serve(id)
+    })
+    .await;
     assert!(
         holds(&disk(&node, id), "# first"),
         "changed under a running guest"

@@ -113,15 +113,14 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     let db = node.instance("db");
     let db_id = db.id;
     node.waifud.put(db);
-    node
-        .until("the node reports that it is full", async || {
-            state_dir(&node)
-                .is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
-        })
-        .await;
+    node.until("the node reports that it is full", async || {
+        state_dir(&node).is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
+    })
+    .await;
     let condition = state_dir(&node).unwrap();
     assert!(
-        condition.message
+        condition
+            .message
             .contains(node.settings.state_dir.to_str().unwrap()),
         "{condition:?}"
     );
@@ -139,11 +138,10 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
 
     // A restarted agent has the same records, and no guest is affected.
     node.restart().await;
-    node
-        .until("it is reported again", async || {
-            state_dir(&node).is_some_and(|it| it.reason == "full")
-        })
-        .await;
+    node.until("it is reported again", async || {
+        state_dir(&node).is_some_and(|it| it.reason == "full")
+    })
+    .await;
     assert_eq!(records(&node), before);
     assert_eq!(node.domain(web).await, Some(DomainState::Running));
     assert_eq!(
@@ -155,12 +153,11 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     make_room(&at);
     node.until_ready(db_id).await;
     node.until_state(web, InstanceState::Running).await;
-    node
-        .until("the condition changes", async || {
-            // The filesystem is small, so the best possible state is low.
-            state_dir(&node).is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
-        })
-        .await;
+    node.until("the condition changes", async || {
+        // The filesystem is small, so the best possible state is low.
+        state_dir(&node).is_some_and(|it| it.reason == "low" || it.message.contains("almost"))
+    })
+    .await;
     assert_eq!(records(&node).len(), before.len() + 1);
     assert_eq!(node.domain(web).await, Some(DomainState::Running));
 }

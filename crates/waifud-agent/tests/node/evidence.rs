@@ -26,9 +26,7 @@ async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_proce
     let path = "/openstack/latest/meta_data.json".to_owned();
     let request = Observed::Request { path, status: 200 };
     for _ in 0..2 {
-        node
-            .metadata
-            .observe(id, Timestamp::now(), request.clone());
+        node.metadata.observe(id, Timestamp::now(), request.clone());
     }
     let directory = node.settings.state_dir.join(format!("instances/{id}"));
     std::fs::write(
@@ -48,19 +46,17 @@ async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_proce
                 })
             && seen.console == ["[FAILED] Failed to start x"]
     };
-    node
-        .until("the whole evidence", async || {
-            last(&node, id).as_ref().is_some_and(is_whole)
-        })
-        .await;
+    node.until("the whole evidence", async || {
+        last(&node, id).as_ref().is_some_and(is_whole)
+    })
+    .await;
     let reported = node.waifud.status_history(id).len();
     // A restarted agent gathers and reports it again.
     node.restart().await;
-    node
-        .until("another report of it", async || {
-            let mut later = node.waifud.status_history(id).into_iter().skip(reported);
-            later.any(|report| report.evidence.as_ref().is_some_and(is_whole))
-        })
-        .await;
+    node.until("another report of it", async || {
+        let mut later = node.waifud.status_history(id).into_iter().skip(reported);
+        later.any(|report| report.evidence.as_ref().is_some_and(is_whole))
+    })
+    .await;
     node.delete(id).await;
 }

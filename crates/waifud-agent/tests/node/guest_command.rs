@@ -156,7 +156,10 @@ async fn output_is_bounded_input_arrives_and_exit_codes_are_those_of_a_shell() {
 
     let words = ["printf", "%s\n", "a  b", "$HOME", "'", "--"];
     let (_, [out, _]) = run(&words, None).await;
-    assert_eq!(out, b"a  b\n$HOME\n'\n--\n", "a shell interpreted the arguments");
+    assert_eq!(
+        out, b"a  b\n$HOME\n'\n--\n",
+        "a shell interpreted the arguments"
+    );
     let (result, [_, err]) = run(&["no-such-program"], None).await;
     let message = String::from_utf8(err).unwrap();
     assert!(
@@ -201,8 +204,7 @@ async fn a_program_is_run_a_password_is_set_and_nothing_else_is_done() {
     let other = r#"{"do": "guest-shutdown"}"#;
     assert_eq!(ask(&node, &instance, 203, other).await, None);
 
-    node
-        .hypervisor
+    node.hypervisor
         .set_agent(instance.id, Some(Arc::new(|_| None)));
     let Some(GuestAnswer::Refused(why)) = ask(&node, &instance, 204, &exec).await else {
         panic!("no agent, and no refusal");

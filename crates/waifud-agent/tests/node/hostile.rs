@@ -17,9 +17,9 @@ use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr};
 
 use crate::datasource::bundle;
-use waifud_kit::testing::skip_if;
 use crate::rescue;
 use crate::test_node::TestNode;
+use waifud_kit::testing::skip_if;
 
 /// A user that owns nothing on this machine.
 const QEMU: u32 = 64_055;
@@ -127,7 +127,10 @@ impl Node {
         self.inner
             .until(&format!("{words:?} in why"), async || {
                 let reports = self.inner.waifud.status_history(id);
-                let mut evidence = reports.into_iter().rev().filter_map(|report| report.evidence);
+                let mut evidence = reports
+                    .into_iter()
+                    .rev()
+                    .filter_map(|report| report.evidence);
                 evidence.next().is_some_and(|seen| seen.console == [words])
             })
             .await;
@@ -322,7 +325,10 @@ async fn a_pipe_in_place_of_a_log_blocks_no_other_guest() {
     inner
         .until("the honest guest's words", async || {
             let reports = inner.waifud.status_history(honest);
-            let mut evidence = reports.into_iter().rev().filter_map(|report| report.evidence);
+            let mut evidence = reports
+                .into_iter()
+                .rev()
+                .filter_map(|report| report.evidence);
             evidence
                 .next()
                 .is_some_and(|seen| seen.console == ["its own words"])

@@ -88,8 +88,7 @@ async fn an_image_whose_import_failed_is_not_downloaded_again() {
         tool: "qemu-img",
         message: "it is being upgraded".to_owned(),
     };
-    node
-        .pool
+    node.pool
         .fail_next(waifud_storage::fake::Op::ImportImage, passing);
     node.start();
     node.run_one("web").await;
@@ -109,11 +108,10 @@ async fn an_image_is_removed_when_no_instance_needs_it_any_more() {
     node.until_ready(id).await;
     assert!(node.pool.has_image(image).await.unwrap());
     node.delete(id).await;
-    node
-        .until("the image is gone", async || {
-            !node.pool.has_image(image).await.unwrap()
-        })
-        .await;
+    node.until("the image is gone", async || {
+        !node.pool.has_image(image).await.unwrap()
+    })
+    .await;
     // An instance that needs it later gets it again.
     let again = node.run_one("again").await;
     assert!(node.pool.has_image(image).await.unwrap());
@@ -189,8 +187,7 @@ async fn a_guest_that_powers_itself_off_stays_off_until_a_user_starts_it() {
     node.until_more_reports(5).await;
     // Edited user-data is not a request to start.
     node.waifud.edit(id, |i| i.bundle.size_bytes += 1);
-    node
-        .until_status(id, "edit seen", |s| s.observed_generation.0 == 2)
+    node.until_status(id, "edit seen", |s| s.observed_generation.0 == 2)
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
     node.waifud.edit(id, |_| {});
@@ -207,15 +204,13 @@ async fn a_crash_and_a_stop_from_outside_lead_to_a_restart() {
         } else {
             node.hypervisor.destroy(id);
         }
-        node
-            .until("restarted", async || node.hypervisor.starts() == starts)
+        node.until("restarted", async || node.hypervisor.starts() == starts)
             .await;
         node.until_ready(id).await;
     }
     // The same after the domain was undefined by hand: the disk still exists.
     node.hypervisor.undefine(id);
-    node
-        .until("restarted", async || node.hypervisor.starts() == 5)
+    node.until("restarted", async || node.hypervisor.starts() == 5)
         .await;
     node.until_ready(id).await;
     assert_eq!(node.volumes().await, 1);
@@ -243,11 +238,10 @@ async fn after_a_power_failure_guests_start_again_even_without_waifud() {
     node.waifud.set_online(false);
     node.metadata.restart(true);
     node.start();
-    node
-        .until("running", async || {
-            node.domain(id).await == Some(DomainState::Running)
-        })
-        .await;
+    node.until("running", async || {
+        node.domain(id).await == Some(DomainState::Running)
+    })
+    .await;
     assert!(node.metadata.would_serve(id));
     assert_eq!(node.ports(), 1);
     node.waifud.set_online(true);
@@ -364,12 +358,11 @@ async fn without_a_guest_agent_each_boot_becomes_ready_by_cloud_inits_reporter()
     tell("modules-final/config-scripts-user", None);
     let at_work = |module: &str| format!("cloud-init to finish ({module})");
     let waiting = at_work("modules-final/scripts-user");
-    node
-        .until_status(id, "the module at work", |s| {
-            let step = s.step.as_ref();
-            step.and_then(|step| step.waiting_for.as_ref()) == Some(&waiting)
-        })
-        .await;
+    node.until_status(id, "the module at work", |s| {
+        let step = s.step.as_ref();
+        step.and_then(|step| step.waiting_for.as_ref()) == Some(&waiting)
+    })
+    .await;
     tell(
         "modules-final/config-scripts-user",
         Some(ModuleResult::Fail),
@@ -405,26 +398,23 @@ async fn a_script_that_fails_late_is_an_error_although_the_guest_phoned_home_bef
     node.hypervisor.set_default_agent(Some(working));
     node.start();
     let id = node.put("web");
-    node
-        .until_status(id, "at work", |s| {
-            s.cloud_init.state == CloudInitState::Running
-        })
-        .await;
+    node.until_status(id, "at work", |s| {
+        s.cloud_init.state == CloudInitState::Running
+    })
+    .await;
     let call = Observed::PhoneHome {
         instance_id: Some("i-1".to_owned()),
         hostname: None,
         host_keys: Vec::new(),
     };
     let calls = node.hypervisor.calls(Op::AgentCommand);
-    node
-        .metadata
+    node.metadata
         .observe(id, waifud_types::Timestamp::now(), call);
     // After many more probes than the agent would wait for.
-    node
-        .until("more looks", async || {
-            node.hypervisor.calls(Op::AgentCommand) > calls + 100
-        })
-        .await;
+    node.until("more looks", async || {
+        node.hypervisor.calls(Op::AgentCommand) > calls + 100
+    })
+    .await;
     assert!(!node.waifud.status(id).unwrap().ready, "it still works");
     let failed = guest_with(&[(
         "/run/cloud-init/result.json",
@@ -466,11 +456,10 @@ async fn edited_documents_reach_metadatad_while_the_guest_runs() {
     let (node, id) = TestNode::with_instance("web").await;
     let digest = waifud_types::Digest::from_bytes([99; 32]);
     node.waifud.edit(id, |i| i.bundle.digest = digest);
-    node
-        .until("the new documents", async || {
-            node.metadata.held()[&id].bundle.digest == digest && node.metadata.would_serve(id)
-        })
-        .await;
+    node.until("the new documents", async || {
+        node.metadata.held()[&id].bundle.digest == digest && node.metadata.would_serve(id)
+    })
+    .await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!(node.hypervisor.calls(Op::EnsureDefined), 1);
 }
@@ -504,8 +493,7 @@ async fn lasting_reasons_are_reported_as_failures_and_repairs_are_noticed() {
     node.waifud.put(instance);
     let status = node.until_state(id, InstanceState::Failed).await;
     assert!(status.reason.unwrap().contains("smaller than its image"));
-    node
-        .waifud
+    node.waifud
         .edit(id, |i| i.spec.disks[0].size_bytes = ByteSize::mib(10));
     node.until_ready(id).await;
 

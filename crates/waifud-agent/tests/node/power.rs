@@ -43,19 +43,16 @@ async fn a_reboot_is_done_once_whenever_the_agent_is_killed() {
         let id = node.run_one("web").await;
         // So that the reboot has to define the domain again.
         node.waifud.edit(id, |i| i.spec.cpus = 2);
-        node
-            .until_status(id, "to need a restart", |s| s.restart_needed == ["cpus"])
+        node.until_status(id, "to need a restart", |s| s.restart_needed == ["cpus"])
             .await;
-        node
-            .kill_inside(op, || {
-                node.waifud.edit(id, |i| i.spec.power.reboots += 1);
-            })
-            .await;
-        node
-            .until_status(id, "rebooted", |s| {
-                s.state == InstanceState::Running && s.ready && s.restart_needed.is_empty()
-            })
-            .await;
+        node.kill_inside(op, || {
+            node.waifud.edit(id, |i| i.spec.power.reboots += 1);
+        })
+        .await;
+        node.until_status(id, "rebooted", |s| {
+            s.state == InstanceState::Running && s.ready && s.restart_needed.is_empty()
+        })
+        .await;
         node.restart().await;
         node.until_ready(id).await;
         assert_eq!(node.hypervisor.starts(), 2, "killed at {op:?}");
@@ -74,15 +71,13 @@ async fn a_reboot_forces_off_an_unresponsive_guest_or_on_request() {
             i.spec.power.reboots += 1;
             i.spec.power.force_reboot = force;
         });
-        node
-            .until("started again", async || node.hypervisor.starts() == 2)
+        node.until("started again", async || node.hypervisor.starts() == 2)
             .await;
         node.until_ready(id).await;
         let asked = node.hypervisor.calls(Op::RequestShutdown);
         assert_eq!(asked == 0, force);
         assert!(
-            node
-                .waifud
+            node.waifud
                 .status_history(id)
                 .iter()
                 .any(|s| s.state == InstanceState::Stopping)
@@ -117,12 +112,10 @@ async fn a_node_that_receives_an_instance_ignores_its_past_reboots() {
     // A restored database has a lower count. Its next request takes effect.
     let before = node.waifud.status(id).unwrap().observed_generation;
     node.waifud.edit(id, |i| i.spec.power.reboots = 3);
-    node
-        .until_status(id, "taken up", |s| s.observed_generation > before)
+    node.until_status(id, "taken up", |s| s.observed_generation > before)
         .await;
     node.waifud.edit(id, |i| i.spec.power.reboots = 4);
-    node
-        .until("rebooted", async || node.hypervisor.starts() == 2)
+    node.until("rebooted", async || node.hypervisor.starts() == 2)
         .await;
     node.until_ready(id).await;
 }
@@ -133,30 +126,27 @@ async fn a_disk_grows_under_a_running_guest_and_under_one_that_is_off() {
     let size = ByteSize::mib(64);
     node.hypervisor.hang(Op::EnsureDiskSize);
     node.waifud.edit(id, |i| i.spec.disks[0].size_bytes = size);
-    node
-        .until("being grown", async || {
-            node.hypervisor.calls(Op::EnsureDiskSize) > 0
-        })
-        .await;
+    node.until("being grown", async || {
+        node.hypervisor.calls(Op::EnsureDiskSize) > 0
+    })
+    .await;
     node.restart().await;
     node.hypervisor.release(Op::EnsureDiskSize);
-    node
-        .until("grown", async || {
-            node.hypervisor.disk_size(id, "root") == Some(size)
-        })
-        .await;
+    node.until("grown", async || {
+        node.hypervisor.disk_size(id, "root") == Some(size)
+    })
+    .await;
     node.until_ready(id).await;
     assert_eq!(node.hypervisor.starts(), 1, "it ran on");
     node.waifud.edit(id, |i| i.spec.run = false);
     node.until_state(id, InstanceState::Stopped).await;
     let size = ByteSize::mib(96);
     node.waifud.edit(id, |i| i.spec.disks[0].size_bytes = size);
-    node
-        .until("grown in its pool", async || {
-            let volumes = node.pool.volumes().await.unwrap();
-            volumes[0].size == Some(size)
-        })
-        .await;
+    node.until("grown in its pool", async || {
+        let volumes = node.pool.volumes().await.unwrap();
+        volumes[0].size == Some(size)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -168,14 +158,12 @@ async fn a_guest_keeps_running_when_its_disk_cannot_be_grown() {
     };
     node.hypervisor.fail_next(Op::EnsureDiskSize, error());
     node.hypervisor.fail_next(Op::EnsureDiskSize, error());
-    node
-        .waifud
+    node.waifud
         .edit(id, |i| i.spec.disks[0].size_bytes = ByteSize::mib(64));
-    node
-        .until("grown after all", async || {
-            node.hypervisor.disk_size(id, "root").is_some()
-        })
-        .await;
+    node.until("grown after all", async || {
+        node.hypervisor.disk_size(id, "root").is_some()
+    })
+    .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
 }
 
@@ -219,8 +207,7 @@ async fn at_boot_the_higher_priority_starts_first() {
     node.hypervisor.host_crash();
     let mut events = node.hypervisor.events();
     node.start();
-    node
-        .until("all started again", async || node.hypervisor.starts() == 6)
+    node.until("all started again", async || node.hypervisor.starts() == 6)
         .await;
     let mut started = Vec::new();
     while let Ok(event) = events.try_recv() {
@@ -256,10 +243,7 @@ async fn after_a_cancelled_host_shutdown_the_higher_priority_starts_first_too() 
     }
     let mut events = node.hypervisor.events();
     node.host.set_stopping(false);
-    node
-        .until("both started again", async || {
-            node.hypervisor.starts() == 4
-        })
+    node.until("both started again", async || node.hypervisor.starts() == 4)
         .await;
     let mut started = Vec::new();
     while let Ok(event) = events.try_recv() {
@@ -297,11 +281,10 @@ async fn a_crash_loop_reports_its_count_and_the_next_start() {
     node.restart().await;
     node.until_ready(id).await;
     node.waifud.edit(id, |i| i.spec.power.reboots += 1);
-    node
-        .until_status(id, "no longer in a loop", |s| {
-            s.ready && s.conditions.iter().all(|c| c.reason != "crash-loop")
-        })
-        .await;
+    node.until_status(id, "no longer in a loop", |s| {
+        s.ready && s.conditions.iter().all(|c| c.reason != "crash-loop")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -54,11 +54,10 @@ fn disks(node: &TestNode, id: InstanceId) -> Vec<String> {
 }
 
 pub async fn until_disks(node: &TestNode, id: InstanceId, wanted: &[&str]) {
-    node
-        .until("other disks", async || {
-            disks(node, id) == wanted && node.domain(id).await == Some(DomainState::Running)
-        })
-        .await;
+    node.until("other disks", async || {
+        disks(node, id) == wanted && node.domain(id).await == Some(DomainState::Running)
+    })
+    .await;
     node.until_ready(id).await;
 }
 
@@ -75,18 +74,16 @@ async fn a_rescue_boots_the_rescue_image_and_its_end_restores_the_instance() {
         (during.datasource, during.firmware),
         (Datasource::Ec2, Firmware::Uefi)
     );
-    node
-        .until_status(id, "shown as being mended", |s| {
-            s.conditions.iter().any(|c| c.kind == "rescue" && !c.ok)
-        })
-        .await;
+    node.until_status(id, "shown as being mended", |s| {
+        s.conditions.iter().any(|c| c.kind == "rescue" && !c.ok)
+    })
+    .await;
     assert_eq!(node.volumes().await, 2);
 
     end(&node, id);
     until_disks(&node, id, &["root"]).await;
     assert_eq!(node.hypervisor.spec(id).unwrap(), before);
-    node
-        .until("thrown away", async || node.volumes().await == 1)
+    node.until("thrown away", async || node.volumes().await == 1)
         .await;
     let status = node.waifud.status(id).unwrap();
     assert!(status.conditions.iter().all(|c| c.kind != "rescue"));
@@ -101,15 +98,14 @@ async fn an_agent_killed_at_any_point_continues_the_rescue_and_its_end() {
         let id = node.run_one("web").await;
         let image = image(&node);
         for ending in [false, true] {
-            node
-                .kill_inside(op, || {
-                    if ending {
-                        end(&node, id);
-                    } else {
-                        begin(&node, id, &image);
-                    }
-                })
-                .await;
+            node.kill_inside(op, || {
+                if ending {
+                    end(&node, id);
+                } else {
+                    begin(&node, id, &image);
+                }
+            })
+            .await;
             let wanted: &[&str] = if ending {
                 &["root"]
             } else {
@@ -117,8 +113,7 @@ async fn an_agent_killed_at_any_point_continues_the_rescue_and_its_end() {
             };
             until_disks(&node, id, wanted).await;
         }
-        node
-            .until("thrown away", async || node.volumes().await == 1)
+        node.until("thrown away", async || node.volumes().await == 1)
             .await;
     }
 }

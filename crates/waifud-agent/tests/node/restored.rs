@@ -37,8 +37,7 @@ async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
     // The restored database still contains it.
     node.waifud.put(instance);
     node.start();
-    node
-        .until_status(id, "running", |s| s.state == InstanceState::Running)
+    node.until_status(id, "running", |s| s.state == InstanceState::Running)
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
 }
@@ -58,8 +57,7 @@ async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confi
     node.run_one("new").await;
     assert_eq!(node.domain(living).await, Some(DomainState::Running));
     node.waifud.confirm();
-    node
-        .until_status(id, "created again", |s| s.state == InstanceState::Running)
+    node.until_status(id, "created again", |s| s.state == InstanceState::Running)
         .await;
 }
 
@@ -83,27 +81,22 @@ async fn confirming_through_waifud_applies_held_deletions() {
     assert!(message.contains("waifuctl node confirm alder"), "{message}");
     node.waifud.confirm();
     node.until_destroyed(id).await;
-    node
-        .until("the condition is over", async || {
-            unhealthy().iter().all(|c| c.kind != "destruction-held")
-        })
-        .await;
+    node.until("the condition is over", async || {
+        unhealthy().iter().all(|c| c.kind != "destruction-held")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() {
     let (node, id) = TestNode::with_instance("web").await;
     node.waifud.remove_from_slice(id);
-    node
-        .until("reported", async || {
-            node.waifud.unmanaged().iter().any(|u| {
-                u.instance == id
-                    && u.record.is_some()
-                    && u.bundle.is_some()
-                    && !u.addresses.is_empty()
-            })
+    node.until("reported", async || {
+        node.waifud.unmanaged().iter().any(|u| {
+            u.instance == id && u.record.is_some() && u.bundle.is_some() && !u.addresses.is_empty()
         })
-        .await;
+    })
+    .await;
     // Once, whatever the number of its disks.
     let unmanaged = node.waifud.unmanaged();
     assert_eq!(unmanaged.iter().filter(|u| u.record.is_some()).count(), 1);

@@ -39,8 +39,7 @@ async fn refused(node: &TestNode, order: StreamOrder) -> RefusalReason {
 
 /// A ready guest whose console and screen send their name and echo.
 async fn running(node: &TestNode) -> AgentInstance {
-    node
-        .hypervisor
+    node.hypervisor
         .set_devices(Some(Arc::new(|_, device, wire| {
             tokio::spawn(async move {
                 let (mut reader, mut writer) = tokio::io::split(wire);
@@ -105,11 +104,9 @@ async fn other_instances_other_copies_and_stopped_ones_are_refused() {
     another.epoch = Epoch(instance.epoch.0 + 1);
     assert_eq!(refused(&node, another).await, RefusalReason::NotHere);
 
-    node
-        .waifud
+    node.waifud
         .edit(instance.id, |instance| instance.spec.run = false);
-    node
-        .until_state(instance.id, waifud_types::InstanceState::Stopped)
+    node.until_state(instance.id, waifud_types::InstanceState::Stopped)
         .await;
     for kind in [StreamKind::Console, StreamKind::Screen] {
         let wanted = order(&instance, kind);
@@ -151,11 +148,10 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
         node.waifud.edit(instance.id, |instance| {
             instance.spec.nics[0].address = Some(odd);
         });
-        node
-            .until("the order to be refused", async || {
-                refused(&node, order(&instance, StreamKind::Ssh)).await == RefusalReason::NoAddress
-            })
-            .await;
+        node.until("the order to be refused", async || {
+            refused(&node, order(&instance, StreamKind::Ssh)).await == RefusalReason::NoAddress
+        })
+        .await;
     }
     assert_eq!(
         node.dialer.dialled(),
@@ -170,8 +166,7 @@ async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tri
     let instance = running(&node).await;
     let address = instance.spec.nics[0].address.unwrap();
     node.dialer.listen(address, 22);
-    node
-        .dialer
+    node.dialer
         .belongs_to(address, waifud_types::MacAddr::of_guest([9, 9, 9]));
     let wanted = order(&instance, StreamKind::Ssh);
     let refusal = ask(&node, wanted).await.expect_err("it was opened");
@@ -187,29 +182,23 @@ async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tri
 async fn a_failed_stream_resets_the_guests_connection_and_one_that_ends_does_not() {
     let node = TestNode::new();
     let instance = running(&node).await;
-    node
-        .dialer
+    node.dialer
         .listen(instance.spec.nics[0].address.unwrap(), 22);
-    let mut ending = ask(&node, order(&instance, StreamKind::Ssh))
-        .await
-        .unwrap();
+    let mut ending = ask(&node, order(&instance, StreamKind::Ssh)).await.unwrap();
     ending.write_all(b"hello").await.unwrap();
     ending.shutdown().await.unwrap();
     says(&mut ending, "hello").await;
     let mut rest = Vec::new();
     ending.read_to_end(&mut rest).await.unwrap();
     assert_eq!(node.dialer.resets(), 0);
-    let mut breaking = ask(&node, order(&instance, StreamKind::Ssh))
-        .await
-        .unwrap();
+    let mut breaking = ask(&node, order(&instance, StreamKind::Ssh)).await.unwrap();
     breaking.write_all(b"hello").await.unwrap();
     // The echo has no reader.
     drop(breaking);
-    node
-        .until("the connection to be reset", async || {
-            node.dialer.resets() == 1
-        })
-        .await;
+    node.until("the connection to be reset", async || {
+        node.dialer.resets() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -244,8 +233,7 @@ async fn logs_are_read_from_the_node_and_from_the_guest() {
     let mut wire = ask(&node, cloud()).await.unwrap();
     wire.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "late\n");
-    node
-        .hypervisor
+    node.hypervisor
         .set_agent(instance.id, Some(Arc::new(|_| None)));
     assert_eq!(refused(&node, cloud()).await, RefusalReason::NoGuestAgent);
 }

@@ -145,11 +145,10 @@ async fn a_restarted_agent_takes_over_running_guests_without_affecting_them() {
     for _ in 0..3 {
         node.restart().await;
         let reports = node.waifud.status_history(id).len();
-        node
-            .until("connected again", async || {
-                node.waifud.status_history(id).len() > reports
-            })
-            .await;
+        node.until("connected again", async || {
+            node.waifud.status_history(id).len() > reports
+        })
+        .await;
         let status = node.waifud.status(id).unwrap();
         assert_eq!(status.state, InstanceState::Running);
         assert!(status.ready, "what was proven stays proven");
@@ -164,8 +163,7 @@ async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
     let (node, id) = TestNode::with_instance("web").await;
     node.waifud.set_online(false);
     node.hypervisor.crash(id);
-    node
-        .until("restarted", async || node.hypervisor.starts() == 2)
+    node.until("restarted", async || node.hypervisor.starts() == 2)
         .await;
     node.hypervisor.power_off(id);
     node.waifud.delete(id);
@@ -184,15 +182,13 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.settings.boot_alone = BootAlone::Never;
     node.start();
     let calls = node.hypervisor.calls(Op::Get);
-    node
-        .until("looked a few times", async || {
-            node.hypervisor.calls(Op::Get) > calls + 5
-        })
-        .await;
+    node.until("looked a few times", async || {
+        node.hypervisor.calls(Op::Get) > calls + 5
+    })
+    .await;
     assert_eq!(node.hypervisor.starts(), 1);
     node.waifud.set_online(true);
-    node
-        .until("started", async || node.hypervisor.starts() == 2)
+    node.until("started", async || node.hypervisor.starts() == 2)
         .await;
 
     node.kill().await;
@@ -200,8 +196,7 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.waifud.set_online(false);
     node.settings.boot_alone = BootAlone::Wait(Duration::from_millis(50));
     node.start();
-    node
-        .until("started alone", async || node.hypervisor.starts() == 3)
+    node.until("started alone", async || node.hypervisor.starts() == 3)
         .await;
 }
 
@@ -210,15 +205,13 @@ async fn a_restarted_metadatad_gets_everything_again_and_no_guest_is_affected() 
     let (node, id) = TestNode::with_instance("web").await;
     for keep_disk in [true, false] {
         node.metadata.restart(keep_disk);
-        node
-            .until("served again", async || node.metadata.would_serve(id))
+        node.until("served again", async || node.metadata.would_serve(id))
             .await;
     }
     // Even without waifud, because the bundle is on the node.
     node.waifud.set_online(false);
     node.metadata.restart(false);
-    node
-        .until("served again", async || node.metadata.would_serve(id))
+    node.until("served again", async || node.metadata.would_serve(id))
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!(node.hypervisor.calls(Op::EnsureOff), 0);
@@ -245,15 +238,13 @@ async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
     node.network.cause_drift("rules flushed");
     node.network.fail(Call::Ensure, 10_000);
     node.network.cause_drift("rules flushed");
-    node
-        .until("noticed", async || node.network.state().is_none())
+    node.until("noticed", async || node.network.state().is_none())
         .await;
     node.waifud.edit(id, |i| i.spec.run = true);
-    node
-        .until_status(id, "waiting for the network", |s| {
-            s.step.as_ref().is_some_and(|step| step.name == "network") && s.reason.is_some()
-        })
-        .await;
+    node.until_status(id, "waiting for the network", |s| {
+        s.step.as_ref().is_some_and(|step| step.name == "network") && s.reason.is_some()
+    })
+    .await;
     assert_eq!(node.hypervisor.starts(), 1);
     node.network.fail(Call::Ensure, 0);
     node.until_ready(id).await;
@@ -267,11 +258,10 @@ async fn flushed_rules_are_restored_while_guests_run() {
     node.until("put back", async || node.ports() == 1).await;
     node.tunnel.lose();
     let ensured = node.network.ensured();
-    node
-        .until("routes made again", async || {
-            node.network.ensured() > ensured
-        })
-        .await;
+    node.until("routes made again", async || {
+        node.network.ensured() > ensured
+    })
+    .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
 }
 
@@ -282,21 +272,21 @@ async fn a_running_guest_keeps_running_when_every_step_fails() {
     node.network.fail(Call::Ensure, 1_000_000);
     node.network.cause_drift("gone");
     let status = node
-        .until_status(id, "a failed condition", |s| s.conditions.iter().any(|c| !c.ok))
+        .until_status(id, "a failed condition", |s| {
+            s.conditions.iter().any(|c| !c.ok)
+        })
         .await;
     assert_eq!(status.state, InstanceState::Running);
     node.restart().await;
-    node
-        .until_status(id, "running", |s| s.state == InstanceState::Running)
+    node.until_status(id, "running", |s| s.state == InstanceState::Running)
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     node.network.fail(Call::Ensure, 0);
     node.metadata.set_online(true);
-    node
-        .until_status(id, "without problems", |s| {
-            s.reason.is_none() && s.conditions.iter().all(|c| c.ok)
-        })
-        .await;
+    node.until_status(id, "without problems", |s| {
+        s.reason.is_none() && s.conditions.iter().all(|c| c.ok)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -314,8 +304,7 @@ async fn an_outage_of_libvirt_is_recovered() {
     node.hypervisor.set_reachable(true);
     node.until_ready(id).await;
     node.hypervisor.set_reachable(false);
-    node
-        .until_status(id, "a reason", |s| s.reason.is_some())
+    node.until_status(id, "a reason", |s| s.reason.is_some())
         .await;
     assert_eq!(
         node.waifud.status(id).unwrap().state,
@@ -323,8 +312,7 @@ async fn an_outage_of_libvirt_is_recovered() {
         "guests don't need libvirt"
     );
     node.hypervisor.set_reachable(true);
-    node
-        .until_status(id, "well again", |s| s.reason.is_none() && s.ready)
+    node.until_status(id, "well again", |s| s.reason.is_none() && s.ready)
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
 }
@@ -358,18 +346,16 @@ async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_rep
 {
     let (node, id) = TestNode::with_instance("web").await;
     node.waifud.remove_from_slice(id);
-    node
-        .until("shown", async || {
-            let unmanaged = node.waifud.unmanaged();
-            unmanaged.iter().any(|u| u.instance == id && u.running)
-                && unmanaged
-                    .iter()
-                    .any(|u| u.instance == id && u.volume.is_some())
-        })
-        .await;
+    node.until("shown", async || {
+        let unmanaged = node.waifud.unmanaged();
+        unmanaged.iter().any(|u| u.instance == id && u.running)
+            && unmanaged
+                .iter()
+                .any(|u| u.instance == id && u.volume.is_some())
+    })
+    .await;
     node.restart().await;
-    node
-        .until("its port in force", async || node.ports() == 1)
+    node.until("its port in force", async || node.ports() == 1)
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert_eq!(node.volumes().await, 1);
@@ -381,11 +367,10 @@ async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_rep
     waifud_storage::StoragePool::ensure_volume_absent(&node.pool, &volumes[0].id)
         .await
         .unwrap();
-    node
-        .until("forgotten", async || {
-            node.ports() == 0 && node.waifud.unmanaged().is_empty()
-        })
-        .await;
+    node.until("forgotten", async || {
+        node.ports() == 0 && node.waifud.unmanaged().is_empty()
+    })
+    .await;
     assert!(!node.metadata.held().contains_key(&id));
 }
 
@@ -396,8 +381,7 @@ async fn a_list_that_omits_an_instance_destroys_nothing() {
     node.waifud.remove_from_slice(id);
     node.waifud.trim();
     node.waifud.set_online(true);
-    node
-        .until("shown", async || !node.waifud.unmanaged().is_empty())
+    node.until("shown", async || !node.waifud.unmanaged().is_empty())
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert_eq!(node.volumes().await, 1);
@@ -407,8 +391,7 @@ async fn a_list_that_omits_an_instance_destroys_nothing() {
 async fn an_unknown_domain_is_kept_and_reported() {
     let node = TestNode::new();
     let stranger = InstanceId::generate();
-    node
-        .hypervisor
+    node.hypervisor
         .ensure_defined(&waifud_hypervisor::conformance::diskless_spec(
             stranger, "stranger",
         ))
@@ -417,15 +400,13 @@ async fn an_unknown_domain_is_kept_and_reported() {
     node.hypervisor.ensure_started(stranger).await.unwrap();
     node.start();
     node.run_one("web").await;
-    node
-        .until("shown", async || {
-            node
-                .waifud
-                .unmanaged()
-                .iter()
-                .any(|u| u.instance == stranger)
-        })
-        .await;
+    node.until("shown", async || {
+        node.waifud
+            .unmanaged()
+            .iter()
+            .any(|u| u.instance == stranger)
+    })
+    .await;
     assert_eq!(node.domain(stranger).await, Some(DomainState::Running));
     // Adopted: its record has the epoch, so that a stale deletion destroys nothing.
 }
@@ -445,11 +426,10 @@ async fn a_deletion_of_an_older_copy_is_not_applied() {
     });
     // It is managed as before.
     node.waifud.edit(id, |i| i.spec.protected = true);
-    node
-        .until_status(id, "kept", |s| {
-            s.observed_generation.0 == 2 && s.state == InstanceState::Running
-        })
-        .await;
+    node.until_status(id, "kept", |s| {
+        s.observed_generation.0 == 2 && s.state == InstanceState::Running
+    })
+    .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert!(node.waifud.destroyed().is_empty());
     node.waifud.add_tombstone(Tombstone {
@@ -492,18 +472,16 @@ async fn a_new_bridge_of_the_host_is_reported_long_before_the_next_gathering_of_
     node.settings.timing.facts = std::time::Duration::from_hours(1);
     node.start();
     let bridges = || node.waifud.facts().map(|facts| facts.bridges);
-    node
-        .until("the first facts", async || bridges().is_some())
+    node.until("the first facts", async || bridges().is_some())
         .await;
     node.network.set_facts(waifud_network::HostNetworkFacts {
         bridges: vec!["br0".to_owned()],
         ..Default::default()
     });
-    node
-        .until("a report of the bridge", async || {
-            bridges().is_some_and(|names| names.contains(&"br0".to_owned()))
-        })
-        .await;
+    node.until("a report of the bridge", async || {
+        bridges().is_some_and(|names| names.contains(&"br0".to_owned()))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -512,8 +490,7 @@ async fn a_node_reports_its_boot_id() {
     let boot_id = async || {
         let boot = node.host.boot_id();
         assert!(boot.is_some());
-        node
-            .until("reported", async || node.waifud.boot() == boot)
+        node.until("reported", async || node.waifud.boot() == boot)
             .await;
         boot
     };

@@ -137,7 +137,8 @@ impl Driver {
             return Pass::Gone;
         };
         let ensured = self.ensured(&view.desired);
-        let observation = observe::observe(&self.shared, &view.record, &view.desired, ensured).await;
+        let observation =
+            observe::observe(&self.shared, &view.record, &view.desired, ensured).await;
         let mut seen = match observation {
             Ok(observation) => {
                 self.hypervisor = observation.hypervisor.or(self.hypervisor);
