@@ -10,6 +10,8 @@ mod python;
 mod quiet;
 mod sources;
 
+pub use python::install as install_python;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
@@ -131,12 +133,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// There is neither root nor sudo (the error contains the command to run), or apt fails.
 pub fn ensure(command: &str) -> Result<()> {
-    let command = For::from_str(command, true).map_err(anyhow::Error::msg)?;
-    install(command)?;
-    if command == For::Test {
-        python::install();
-    }
-    Ok(())
+    install(For::from_str(command, true).map_err(anyhow::Error::msg)?)
 }
 
 fn install(command: For) -> Result<()> {

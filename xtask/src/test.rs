@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long)]
     changed: bool,
     /// With --changed: the revision to compare with
-    #[arg(long, value_name = "REV", default_value = "origin/main")]
+    #[arg(long, value_name = "REV", default_value = "origin/main", requires = "changed")]
     base: String,
 }
 
@@ -43,20 +43,30 @@ pub fn run(args: &Args) -> Result<()> {
         return phases.finish();
     }
     let guests = !args.quick && selection.has(GUESTS);
-    phases.run("packages", || packages::ensure("test"));
-    // Images are built while cargo builds: much of their time is spent waiting for the package mirrors.
-    let images = guests.then(|| thread::spawn(build_images));
+    let mut installed = false;
+    phases.run("packages", || {
+        packages::ensure("test")?;
+        installed = true;
+        Ok(())
+    });
+    // Beside cargo's build: much of the time is spent waiting for mirrors.
+    let preparation = installed.then(|| {
+        thread::spawn(move || {
+            packages::install_python();
+            if guests { build_images() } else { Ok(()) }
+        })
+    });
     let mut programs = Vec::new();
     phases.run("build", || {
         programs = programs::build()?;
         programs.retain(|program| selection.has(&program.package));
         Ok(())
     });
-    if let Some(images) = images {
-        phases.always("images", || {
-            images
+    if let Some(preparation) = preparation {
+        phases.always("schemathesis and images", || {
+            preparation
                 .join()
-                .map_err(|_| anyhow!("building images panicked"))?
+                .map_err(|_| anyhow!("the preparation panicked"))?
         });
     }
     if !guests {
