@@ -1,9 +1,9 @@
-//! Our share of creating a VM: from the request to running, beyond what the same libvirt calls cost by themselves.
+//! waifud's share of the time to create a VM, from the request to running, beyond the same libvirt calls.
 //!
-//! Both ways run inside one node, against one libvirtd, interleaved, so that a busy machine slows both alike:
+//! Both variants run inside one node, with one libvirtd, interleaved, so that a busy machine slows both equally:
 //!
 //! - *waifud*: `POST /v1/instances` until the event `instance.started` arrives;
-//! - *bare*: the same overlay, `defineXML` and `create`, with the XML that waifud's own domain had.
+//! - *bare*: the same overlay, `defineXML` and `create`, with the XML of waifud's domain.
 //!
 //! The image is in the pool before the first round. `-- --rounds N` changes the number of rounds (30).
 
@@ -40,14 +40,14 @@ fn main() -> Result<()> {
     outside(rounds)
 }
 
-/// Makes the lab and runs this program again inside of it.
+/// Starts the lab and runs this program again inside it.
 fn outside(rounds: usize) -> Result<()> {
     let me = std::env::current_exe()?;
     // target/release/deps/create-123
     let bin_dir = me
         .ancestors()
         .nth(2)
-        .context("this program lies nowhere")?
+        .context("this program has no directory")?
         .to_owned();
     let tiny = waifud_images::build(
         waifud_images::Guest::Tiny,
@@ -72,12 +72,12 @@ fn outside(rounds: usize) -> Result<()> {
     lab.down()?;
     ensure!(
         status.success(),
-        "the bench failed inside of the node: {status}"
+        "the bench failed inside the node: {status}"
     );
     Ok(())
 }
 
-/// Both ways, one after the other, `rounds` times.
+/// Runs both variants, one after the other, `rounds` times.
 async fn inside(rounds: usize) -> Result<()> {
     let client = Client::unix(Path::new(SOCKET))?;
     let libvirt = Connect::open(Some("qemu:///system"))?;
@@ -87,7 +87,7 @@ async fn inside(rounds: usize) -> Result<()> {
         volume_owner: Some(owner),
         ..FilePoolConfig::new("main".parse()?, POOL)
     })?;
-    // Brings the image into the pool and shows what waifud's domains look like.
+    // Imports the image into the pool and returns the XML of waifud's domains.
     let (_, sample) = by_waifud(&client, "sample").await?;
     let xml = Domain::lookup_by_uuid_string(&libvirt, &sample.id.to_string())?
         .get_xml_desc(0x2 /* inactive */)?;
@@ -120,7 +120,7 @@ async fn inside(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// From the request until the event that says it runs.
+/// The time from the request until the event `instance.started`.
 async fn by_waifud(client: &Client, name: &str) -> Result<(Duration, Instance)> {
     let since = client
         .events(&EventQuery {
@@ -146,11 +146,11 @@ async fn by_waifud(client: &Client, name: &str) -> Result<(Duration, Instance)> 
                 return Ok(());
             }
         }
-        bail!("the stream of events ended")
+        bail!("the event stream ended")
     };
     tokio::time::timeout(LIMIT, running)
         .await
-        .context("it never ran")??;
+        .context("it did not run in time")??;
     Ok((begun.elapsed(), instance))
 }
 
@@ -172,7 +172,7 @@ async fn by_hand(
     sample: &Instance,
 ) -> Result<Duration> {
     let id = InstanceId::generate();
-    // Another domain under another id: the id is in its UUID and in every path.
+    // Another domain with another id, which is in its UUID and in every path.
     let xml = xml
         .replace(&sample.id.to_string(), &id.to_string())
         .replace("<name>sample<", "<name>bare<");
@@ -199,7 +199,7 @@ async fn by_hand(
     Ok(time)
 }
 
-/// The directories of the instance's own that the XML names.
+/// The instance's directories in the XML.
 fn directories(xml: &str, id: &InstanceId) -> Vec<PathBuf> {
     let id = id.to_string();
     xml.split(['\'', '"', '<', '>'])

@@ -1,11 +1,11 @@
-//! Memory of each daemon: at rest, with fifty guests that are paused, and with five more that run.
+//! Memory of each daemon: at rest, with 50 paused guests, and with 5 more running guests.
 //!
-//! Fifty real instances of a guest that is one boot sector ([`waifud_tests::button`]), each paused through libvirt once
-//! it runs, so that they cost the machine no processor time; then five tiny guests with a kernel, created until they
-//! are ready. `-- --paused N --running N` changes the numbers.
+//! The 50 instances run a guest in one boot sector ([`waifud_tests::button`]) and are paused through libvirt, so that
+//! they use no processor time. Then 5 tiny guests with a kernel are created and become ready. `-- --paused N --running
+//! N` changes the numbers.
 //!
-//! *RSS* is what a process has in memory, *PSS* the same with pages that it shares counted in parts
-//! (`/proc/PID/smaps_rollup`, proc(5)).
+//! *RSS* is the resident memory of a process. *PSS* counts shared pages proportionally (`/proc/PID/smaps_rollup`,
+//! proc(5)).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use waifud_tests::{Waifuctl, button};
 
 const NODE: &str = "alder";
 const LIMIT: Duration = Duration::from_mins(10);
-/// The daemons, with the resident memory that is promised for 50 guests, and libvirt's for comparison.
+/// The daemons with their target for resident memory at 50 guests, and libvirtd for comparison.
 const DAEMONS: [(&str, Option<u64>); 4] = [
     ("waifud", Some(32)),
     ("waifud-agentd", Some(32)),
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
 
     let me = std::env::current_exe()?;
     // target/release/deps/memory-123
-    let bin_dir = me.ancestors().nth(2).context("this program lies nowhere")?;
+    let bin_dir = me.ancestors().nth(2).context("this program has no directory")?;
     let cache = waifud_images::default_cache_dir();
     let tell = |line: &str| eprintln!("{line}");
     let tiny = waifud_images::build(waifud_images::Guest::Tiny, &cache, &tell)?;
@@ -57,20 +57,20 @@ fn main() -> Result<()> {
         waifuctl.json(&["template", "add", name, "--file", &file])?;
     }
 
-    let mut table = vec![("at rest".to_owned(), look(&lab)?)];
+    let mut table = vec![("at rest".to_owned(), measure(&lab)?)];
     for number in 0..paused {
         pause(&lab, &waifuctl, &format!("still{number}"))?;
     }
-    table.push((format!("{paused} paused"), look(&lab)?));
+    table.push((format!("{paused} paused"), measure(&lab)?));
     for number in 0..running {
         ready(&waifuctl, &format!("live{number}"))?;
     }
-    table.push((format!("and {running} running"), look(&lab)?));
+    table.push((format!("and {running} running"), measure(&lab)?));
     print(&table);
     lab.down()
 }
 
-/// Creates an instance that runs, and pauses it.
+/// Creates an instance, waits until it runs, and pauses it.
 fn pause(lab: &Lab, waifuctl: &Waifuctl, name: &str) -> Result<()> {
     create(waifuctl, name, "button", "64M", &[])?;
     wait::until(&format!("{name} to run"), LIMIT, || {
@@ -79,7 +79,7 @@ fn pause(lab: &Lab, waifuctl: &Waifuctl, name: &str) -> Result<()> {
     })?;
     let words = ["virsh", "-q", "-c", "qemu:///system", "suspend", name];
     wait::run(&mut lab.command(NODE, words)?, LIMIT)?;
-    wait::until(&format!("{name} to be seen paused"), LIMIT, || {
+    wait::until(&format!("{name} to be reported as paused"), LIMIT, || {
         let shown = waifuctl.json(&["show", name])?;
         Ok((shown["status"]["state"] == "paused").then_some(()))
     })
@@ -110,11 +110,11 @@ fn create(
 }
 
 /// RSS and PSS of each daemon, in KiB.
-fn look(lab: &Lab) -> Result<Vec<(u64, u64)>> {
+fn measure(lab: &Lab) -> Result<Vec<(u64, u64)>> {
     DAEMONS
         .iter()
         .map(|(daemon, _)| {
-            let pid = lab.pid_of(daemon)?.context("a daemon does not run")?;
+            let pid = lab.pid_of(daemon)?.context("a daemon is not running")?;
             let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             let field = |name: &str| -> Result<u64> {
                 let line = text.lines().find(|line| line.starts_with(name));
