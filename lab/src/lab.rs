@@ -147,7 +147,12 @@ impl Lab {
     /// Joins nodes with daemons to waifud. A lab that stays is for interactive use and gets an API token.
     fn join_all(&self) -> Result<()> {
         for node in self.spec.nodes.iter().filter(|node| node.daemons) {
-            join::join(self, &node.name)?;
+            let file = self.path_outside_of(&node.name, join::TOKEN);
+            join::join(
+                |words| self.command(&node.name, words.iter().copied()),
+                &file,
+            )
+            .with_context(|| format!("node {}", node.name))?;
         }
         if self.spec.stay && self.spec.nodes.iter().any(|node| node.daemons) {
             self.https()?;
