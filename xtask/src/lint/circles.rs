@@ -15,7 +15,6 @@ const KNOWN: &[&str] = &[
     "waifuctl: commands::create, commands::create_file",
     "waifuctl: commands::edit, commands::edit_spec",
     "waifud-cloudinit: nocloud, render",
-    "waifud-control: control, images::downloads",
     "waifud-control: images::downloads::fetch, images::downloads::http",
     "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
 ];
