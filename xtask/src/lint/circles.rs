@@ -15,8 +15,11 @@ const KNOWN: &[&str] = &[
     "waifuctl: commands::create, commands::create_file",
     "waifuctl: commands::edit, commands::edit_spec",
     "waifud-cloudinit: nocloud, render",
+    "waifud-cloudinit: user_data, user_data_kinds, user_data_parts",
     "waifud-control: images::downloads::fetch, images::downloads::http",
+    "waifud-control: network::address_owners, network::problems, network::requirements",
     "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
+    "waifud-images: debian, recipe, tiny",
 ];
 
 /// Modules and the modules that each imports from.
