@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use waifud_lab::{testing, wait};
 
-const LIMIT: Duration = Duration::from_mins(2);
+/// Limit of each tool. lintian takes half a minute, and much longer on a busy machine.
+const LIMIT: Duration = Duration::from_mins(10);
 /// Sizes of the file header and of a member's header; see `ar(5)`.
 const MAGIC: usize = 8;
 const HEADER: usize = 60;
