@@ -46,11 +46,12 @@ pub fn build(guest: Guest, cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<
 }
 
 fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<std::path::PathBuf> {
+    let digest = recipe::digest(guest);
     match guest {
         Guest::DebianBookworm | Guest::DebianTrixie | Guest::DebianNode => {
-            debian::make(guest, work, progress)
+            debian::make(guest, &digest, work, progress)
         }
-        Guest::Tiny => tiny::make(work, progress),
+        Guest::Tiny => tiny::make(&digest, work, progress),
     }
 }
 

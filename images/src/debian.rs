@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::bootstrap::Bootstrap;
 use crate::disk::{self, FileSystems};
 use crate::tree::Tree;
-use crate::{Guest, recipe, sources};
+use crate::{Guest, sources};
 
 /// The size of the disk. growpart extends the file system to the size of the actual disk.
 const DISK_BYTES: u64 = 2 << 30;
@@ -117,9 +117,13 @@ pub fn texts() -> [&'static str; 8] {
     ]
 }
 
-/// Builds the image in `work` and returns the path of the qcow2.
-pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
-    let digest = recipe::digest(guest);
+/// Builds the image in `work` and returns the path of the qcow2. `digest` is that of its recipe.
+pub fn make(
+    guest: Guest,
+    digest: &str,
+    work: &Path,
+    progress: &dyn Fn(&str),
+) -> Result<PathBuf> {
     let hooks = work.join("hooks");
     write_hooks(&hooks)?;
     let mut options: Vec<String> = DPKG_OPTIONS
@@ -141,7 +145,7 @@ pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBu
 
     progress("configuring the guest");
     let tree = Tree::new(&root);
-    configure(&tree, &FileSystems::of(&digest))?;
+    configure(&tree, &FileSystems::of(digest))?;
     // mmdebstrap numbers its hook files.
     let sources = "etc/apt/sources.list.d/";
     tree.remove(&format!("{sources}0000{}", sources::FILE))?;
@@ -152,7 +156,7 @@ pub fn make(guest: Guest, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBu
     } else {
         DISK_BYTES
     };
-    disk::make(&root, &digest, bytes, work, progress)
+    disk::make(&root, digest, bytes, work, progress)
 }
 
 fn hook(stage: &str, script: &Path) -> String {

@@ -16,7 +16,7 @@ use crate::bootstrap::Bootstrap;
 use crate::disk::{self, FileSystems};
 use crate::run::Tool;
 use crate::tree::Tree;
-use crate::{Guest, recipe};
+use crate::Guest;
 
 /// The size of the disk.
 const DISK_BYTES: u64 = 128 << 20;
@@ -136,9 +136,8 @@ pub fn texts() -> Vec<&'static str> {
     texts
 }
 
-/// Builds the image in `work` and returns the path of the qcow2.
-pub fn make(work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
-    let digest = recipe::digest(Guest::Tiny);
+/// Builds the image in `work` and returns the path of the qcow2. `digest` is that of its recipe.
+pub fn make(digest: &str, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     progress("fetching packages");
     let packages = work.join("packages");
     Bootstrap {
@@ -152,8 +151,8 @@ pub fn make(work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     progress("assembling the guest");
     let root = work.join("root");
     fs::create_dir(&root).context("cannot create the guest's tree")?;
-    assemble(&packages, &Tree::new(&root), &FileSystems::of(&digest))?;
-    disk::make(&root, &digest, DISK_BYTES, work, progress)
+    assemble(&packages, &Tree::new(&root), &FileSystems::of(digest))?;
+    disk::make(&root, digest, DISK_BYTES, work, progress)
 }
 
 fn assemble(packages: &Path, tree: &Tree, names: &FileSystems) -> Result<()> {

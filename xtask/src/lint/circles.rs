@@ -19,7 +19,6 @@ const KNOWN: &[&str] = &[
     "waifud-control: images::downloads::fetch, images::downloads::http",
     "waifud-control: network::address_owners, network::problems, network::requirements",
     "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
-    "waifud-images: debian, recipe, tiny",
 ];
 
 /// Modules and the modules that each imports from.
