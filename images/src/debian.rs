@@ -118,12 +118,7 @@ pub fn texts() -> [&'static str; 8] {
 }
 
 /// Builds the image in `work` and returns the path of the qcow2. `digest` is that of its recipe.
-pub fn make(
-    guest: Guest,
-    digest: &str,
-    work: &Path,
-    progress: &dyn Fn(&str),
-) -> Result<PathBuf> {
+pub fn make(guest: Guest, digest: &str, work: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     let hooks = work.join("hooks");
     write_hooks(&hooks)?;
     let mut options: Vec<String> = DPKG_OPTIONS

@@ -35,7 +35,10 @@ fn main() -> Result<()> {
 
     let me = std::env::current_exe()?;
     // target/release/deps/memory-123
-    let bin_dir = me.ancestors().nth(2).context("this program has no directory")?;
+    let bin_dir = me
+        .ancestors()
+        .nth(2)
+        .context("this program has no directory")?;
     let cache = waifud_images::default_cache_dir();
     let tell = |line: &str| eprintln!("{line}");
     let tiny = waifud_images::build(waifud_images::Guest::Tiny, &cache, &tell)?;

@@ -27,7 +27,12 @@ pub struct Args {
     #[arg(long)]
     changed: bool,
     /// With --changed: the revision to compare with
-    #[arg(long, value_name = "REV", default_value = "origin/main", requires = "changed")]
+    #[arg(
+        long,
+        value_name = "REV",
+        default_value = "origin/main",
+        requires = "changed"
+    )]
     base: String,
 }
 

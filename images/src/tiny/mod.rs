@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::Guest;
 use crate::bootstrap::Bootstrap;
 use crate::disk::{self, FileSystems};
 use crate::run::Tool;
 use crate::tree::Tree;
-use crate::Guest;
 
 /// The size of the disk.
 const DISK_BYTES: u64 = 128 << 20;
