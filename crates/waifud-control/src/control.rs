@@ -145,7 +145,12 @@ impl Control {
             store.clone(),
             images.clone(),
             Arc::clone(&clock),
-            DownloadSettings::of(&config),
+            DownloadSettings::new(
+                config.downloads.clone(),
+                config.image_max,
+                config.guest_range,
+                Arc::clone(&config.interfaces),
+            ),
             stop.clone(),
         );
         Ok(Self {

@@ -97,15 +97,15 @@ async fn an_impossible_address_is_refused_with_the_reason() {
         ),
         ("fd00::1", 422, "invalid-address", "not an IPv4 address"),
     ] {
-        let said = refused(&server, &with_address(address), status, code, field).await;
-        assert!(said.contains(words), "{address}: {said}");
+        let refusal = refused(&server, &with_address(address), status, code, field).await;
+        assert!(refusal.contains(words), "{address}: {refusal}");
     }
     let mut elsewhere = with_address("10.144.1.51");
     elsewhere["placement"] = json!({"node": "birch"});
-    let said = refused(&server, &elsewhere, 422, "address-on-other-node", field).await;
+    let refusal = refused(&server, &elsewhere, 422, "address-on-other-node", field).await;
     assert!(
-        said.contains("the subnet of alder, but node birch was requested"),
-        "{said}"
+        refusal.contains("the subnet of alder, but node birch was requested"),
+        "{refusal}"
     );
 }
 

@@ -48,10 +48,7 @@ async fn an_unknown_template_is_refused() {
 async fn a_taken_name_is_refused() {
     let server = Server::start().await;
     server.template().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     refused(
         &server,
         json!({"name": "web", "template": "debian-12"}),
@@ -171,10 +168,7 @@ async fn invalid_long_or_binary_user_data_is_refused_without_repeating_it() {
     );
     let answer = server.call(Method::POST, "/v1/instances", &[], body).await;
     check(&answer, 413, "too-large", "body");
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     let answer = server
         .patch(
             "/v1/instances/web",
@@ -436,10 +430,7 @@ async fn errors_name_invalid_parameters() {
         check(&server.get(path).await, 400, "invalid-query", field);
     }
     server.template().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     check(
         &server.get("/v1/instances/web?wait=soon").await,
         400,

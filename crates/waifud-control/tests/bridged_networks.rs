@@ -129,15 +129,15 @@ async fn an_invalid_network_is_refused_with_the_reason() {
         ("home", "brw", 422, "unsuitable-bridge", "bridge"),
     ] {
         let body = json!({"name": name, "bridge": bridge});
-        let said = refused(&server, &body, status, code, field).await;
+        let refusal = refused(&server, &body, status, code, field).await;
         match bridge {
             "br0" => assert!(
-                said.contains("network lan already uses bridge br0"),
-                "{said}"
+                refusal.contains("network lan already uses bridge br0"),
+                "{refusal}"
             ),
             "brw" => assert!(
-                said.contains("alder") && said.contains("wireless"),
-                "{said}"
+                refusal.contains("alder") && refusal.contains("wireless"),
+                "{refusal}"
             ),
             _ => {}
         }
@@ -167,10 +167,7 @@ async fn default_counts_its_users_until_they_are_destroyed() {
     let mut agent = server.join("alder", ByteSize::gib(64)).await;
     let used = async || server.get("/v1/networks/default").await.json()["used_by"].clone();
     assert_eq!(used().await, 0);
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     assert_eq!(used().await, 1);
     agent.watch(None).await;
     agent.until_sync().await;
@@ -264,7 +261,7 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
             )
         })
         .to_vec();
-    alder.says(report.clone()).await;
+    alder.send_report(report.clone()).await;
     let shown = server
         .get("/v1/instances/ha")
         .await
@@ -286,7 +283,7 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
     let kinds = server.kinds("ha").await;
     assert!(kinds.contains(&"instance.address".to_owned()), "{kinds:?}");
     let before = server.footprint().await;
-    alder.says(report).await;
+    alder.send_report(report).await;
     assert_eq!(
         server.footprint().await,
         before,

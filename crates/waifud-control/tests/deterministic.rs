@@ -68,7 +68,7 @@ async fn run(seed: u64) -> String {
             .instance();
         if instance.status.node.is_some() {
             agent
-                .says(report(instance.id, InstanceState::Running))
+                .send_report(report(instance.id, InstanceState::Running))
                 .await;
         }
     }

@@ -502,7 +502,7 @@ async fn errors_reveal_nothing_about_private_addresses() {
         config.downloads.private = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for (name, url) in [
         ("refused", refused),
         ("silent", mirror.url("/silent")),
@@ -521,17 +521,17 @@ async fn errors_reveal_nothing_about_private_addresses() {
             .json();
         let last = events["items"].as_array().unwrap().last().unwrap();
         assert_eq!(last["kind"], "template.download-failed");
-        told.push((
+        results.push((
             name,
             problem,
             last["message"].clone(),
             last["reason"].clone(),
         ));
     }
-    for (name, problem, message, reason) in &told {
+    for (name, problem, message, reason) in &results {
         assert_eq!(
             (problem, message, reason),
-            (&told[0].1, &told[0].2, &told[0].3),
+            (&results[0].1, &results[0].2, &results[0].3),
             "{name}"
         );
     }

@@ -215,19 +215,9 @@ async fn a_resumed_event_stream_neither_loses_nor_repeats_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filtered_event_stream_contains_progress() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
-    server
-        .create(&json!({"name": "other", "template": "debian-12"}))
-        .await
-        .expect(201);
+    let (server, agent) = Server::with_node().await;
+    let id = server.create_instance("web").await.id;
+    server.create_instance("other").await;
     let mut stream = Stream::open(
         &server,
         "/v1/events?object=instance/web&since=0000000a.0",
@@ -243,7 +233,7 @@ async fn a_filtered_event_stream_contains_progress() {
         since: Timestamp::now(),
         waiting_for: None,
     });
-    agent.says(at_work).await;
+    agent.send_report(at_work).await;
     let both: BTreeSet<_> = [stream.next().await.unwrap(), stream.next().await.unwrap()]
         .into_iter()
         .map(|event| {

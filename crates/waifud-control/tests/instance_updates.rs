@@ -158,11 +158,7 @@ async fn a_satisfiable_placement_places_an_instance_and_does_not_move_a_placed_o
 
 #[tokio::test]
 async fn a_re_run_changes_the_instance_id_and_an_edit_does_not() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
+    let (server, mut agent) = Server::with_watching_node().await;
     server
         .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
         .await

@@ -202,9 +202,7 @@ async fn invalid_join_requests_name_the_field_and_spend_no_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_current_certificate_of_a_node_is_accepted() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
     let Peer::Certificate { from, node, .. } = alder.peer() else {
         unreachable!("agents have certificates");
@@ -280,7 +278,9 @@ async fn a_node_reads_and_reports_only_its_own_objects() {
     alder.get(&image).await.expect(200);
     birch.get(&bundle).await.expect(404);
     birch.get(&image).await.expect(404);
-    birch.says(report(web.id, InstanceState::Failed)).await;
+    birch
+        .send_report(report(web.id, InstanceState::Failed))
+        .await;
     let shown = server.get("/v1/instances/web").await.instance();
     assert_eq!(shown.status.state, InstanceState::Pending);
     // A node cannot take over the name of another node.

@@ -78,12 +78,12 @@ async fn an_instance_is_created_started_ready_and_deleted() {
         InstanceState::Starting,
         InstanceState::Running,
     ] {
-        agent.says(report(created.id, state)).await;
+        agent.send_report(report(created.id, state)).await;
     }
     let mut ready = report(created.id, InstanceState::Running);
     ready.ready = true;
     ready.ready_by = Some(ReadyBy::PhoneHome);
-    agent.says(ready).await;
+    agent.send_report(ready).await;
     let outcome = waiting.await.unwrap().unwrap();
     assert!(
         matches!(outcome, waifud_control::instances::read::Waited::Reached(i) if i.status.ready)
@@ -104,10 +104,7 @@ async fn an_instance_is_created_started_ready_and_deleted() {
     server.delete("/v1/instances/web").await.expect(202);
     agent.destroyed(tombstone).await;
     server.get("/v1/instances/web").await.expect(404);
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     let again = agent.put().await;
     assert_eq!(
         again.spec.nics[0].address.unwrap().to_string(),
@@ -132,16 +129,11 @@ async fn an_instance_is_created_started_ready_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_shown_and_never_stored() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
-    agent.says(report(id, InstanceState::Preparing)).await;
+    let (server, agent) = Server::with_node().await;
+    let id = server.create_instance("web").await.id;
+    agent
+        .send_report(report(id, InstanceState::Preparing))
+        .await;
     let before = server.control.store().revision();
     for percent in [10, 50, 90] {
         let mut at_work = report(id, InstanceState::Preparing);
@@ -151,7 +143,7 @@ async fn progress_is_shown_and_never_stored() {
             since: Timestamp::now(),
             waiting_for: None,
         });
-        agent.says(at_work).await;
+        agent.send_report(at_work).await;
         let shown = server.get("/v1/instances/web").await.expect(200).instance();
         assert_eq!(shown.status.step.unwrap().percent, Some(percent));
     }
@@ -161,9 +153,7 @@ async fn progress_is_shown_and_never_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_resumes_and_refuses_another_incarnation() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, mut agent) = Server::with_node().await;
     for name in ["a", "b", "c"] {
         server
             .create(&json!({"name": name, "template": "debian-12"}))
@@ -194,11 +184,7 @@ async fn a_watch_resumes_and_refuses_another_incarnation() {
 async fn an_unplaced_instance_has_a_reason_and_is_placed_when_capacity_is_free() {
     let server = Server::start().await;
     server.template().await;
-    let waiting = server
-        .create(&json!({"name": "first", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance();
+    let waiting = server.create_instance("first").await;
     assert_eq!(waiting.status.state, InstanceState::Pending);
     assert!(waiting.status.reason.unwrap().contains("none has joined"));
 
@@ -240,10 +226,7 @@ async fn an_unplaced_instance_has_a_reason_and_is_placed_when_capacity_is_free()
 async fn an_unplaced_instance_is_deleted_immediately() {
     let server = Server::start().await;
     let image = server.template().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     server.delete("/v1/templates/debian-12").await.expect(204);
     server.get(&format!("/v1/images/{image}")).await.expect(200);
     server.delete("/v1/instances/web").await.expect(200);
@@ -258,13 +241,8 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
     let server = Server::with(|config| config.unreachable_after = Duration::from_millis(200)).await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
-    agent.says(report(id, InstanceState::Running)).await;
+    let id = server.create_instance("web").await.id;
+    agent.send_report(report(id, InstanceState::Running)).await;
     let monitor = tokio::spawn({
         let control = server.control.clone();
         async move { control.run_background_tasks().await }
@@ -333,11 +311,7 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_increments_the_generation_and_keeps_the_instance_id() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
+    let (server, mut agent) = Server::with_watching_node().await;
     server
         .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
         .await
@@ -431,16 +405,16 @@ async fn a_rejoined_machine_keeps_its_node_and_each_node_has_its_own_subnet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_can_report_only_its_own_instances() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
     let instance = server
         .create(&json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}}))
         .await
         .expect(201)
         .instance();
-    birch.says(report(instance.id, InstanceState::Failed)).await;
+    birch
+        .send_report(report(instance.id, InstanceState::Failed))
+        .await;
     assert_eq!(
         server
             .get("/v1/instances/web")
@@ -470,10 +444,7 @@ async fn an_agent_resumes_the_download_of_an_image() {
     let path = format!("/v1/agent/images/{image}");
     // No instance on the node uses it yet.
     agent.get(&path).await.expect(404);
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     let whole = agent.get(&path).await.expect(200).bytes;
     let rest = agent.get_from(&path, 1000).await.expect(206);
     assert_eq!(

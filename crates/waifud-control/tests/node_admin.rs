@@ -19,9 +19,9 @@ async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
-    let wish =
+    let request =
         json!({"name": "db", "template": "debian-12", "placement": {"require": {"disk": "ssd"}}});
-    let db = server.create(&wish).await.expect(201).instance();
+    let db = server.create(&request).await.expect(201).instance();
     assert_eq!(db.status.node, None);
     let set = json!({"labels": {"disk": "ssd", "room": "cellar"}});
     let answer = server
@@ -76,10 +76,7 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
     let server = Server::start().await;
     server.template().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     let before = server.footprint().await;
     let problem = server.delete("/v1/nodes/alder").await.expect(409).problem();
     assert_eq!(
@@ -146,21 +143,19 @@ fn is_out_of_bounds(answer: Answer, field: &str) {
 
 #[tokio::test]
 async fn values_out_of_bounds_are_refused_with_the_field() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let before = server.footprint().await;
     let conditions = |facts: &mut NodeFacts| {
         let all = 0..40_000;
         facts.conditions = all.map(|n| condition(format!("c{n}"), "bad")).collect();
     };
     is_out_of_bounds(
-        alder.try_to_report(&facts(conditions)).await,
+        alder.try_send_report(&facts(conditions)).await,
         "facts.conditions",
     );
     let full = facts(|facts| facts.pools[0].used_bytes = ByteSize(u64::MAX));
     is_out_of_bounds(
-        alder.try_to_report(&full).await,
+        alder.try_send_report(&full).await,
         "facts.pools[0].used_bytes",
     );
     let mut loud = hello("alder", ByteSize::gib(8));
@@ -174,9 +169,7 @@ async fn values_out_of_bounds_are_refused_with_the_field() {
 
 #[tokio::test]
 async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let flap = |reason: &'static str| {
         facts(|facts| {
             let all = 0..64;
@@ -185,8 +178,8 @@ async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
     };
     let mut refused = None;
     for round in 0..1000 {
-        let said = flap(if round % 2 == 0 { "low" } else { "full" });
-        let answer = alder.try_to_report(&said).await;
+        let status_report = flap(if round % 2 == 0 { "low" } else { "full" });
+        let answer = alder.try_send_report(&status_report).await;
         if answer.status == 429 {
             refused = Some(answer.problem());
             break;
@@ -236,18 +229,16 @@ async fn an_administrators_name_for_a_node_overrides_its_own() {
 
 #[tokio::test]
 async fn reports_about_instances_of_other_nodes_are_ignored() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let body = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
     let web = server.create(&body).await.expect(201).instance();
     let birch = server.join("birch", ByteSize::gib(8)).await;
-    let mut said = report(web.id, InstanceState::Running);
-    said.evidence = Some(GuestEvidence {
+    let mut status_report = report(web.id, InstanceState::Running);
+    status_report.evidence = Some(GuestEvidence {
         console: vec!["login:".to_owned()],
         ..GuestEvidence::default()
     });
-    alder.says(said).await;
+    alder.send_report(status_report).await;
     birch
         .destroyed(Tombstone {
             instance: web.id,
@@ -255,7 +246,9 @@ async fn reports_about_instances_of_other_nodes_are_ignored() {
             epoch: Epoch::FIRST,
         })
         .await;
-    birch.says(report(web.id, InstanceState::Failed)).await;
+    birch
+        .send_report(report(web.id, InstanceState::Failed))
+        .await;
     let why = server.get("/v1/instances/web/why").await.json();
     assert_eq!(why["evidence"]["console"], json!(["login:"]));
     assert_eq!(why["instance"]["status"]["state"], "running");
@@ -263,14 +256,12 @@ async fn reports_about_instances_of_other_nodes_are_ignored() {
 
 #[tokio::test]
 async fn an_observed_generation_cannot_exceed_the_current_one() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let body = json!({"name": "web", "template": "debian-12"});
     let web = server.create(&body).await.expect(201).instance();
-    let mut said = report(web.id, InstanceState::Running);
-    said.observed_generation = waifud_types::Generation(1 << 40);
-    alder.says(said).await;
+    let mut status_report = report(web.id, InstanceState::Running);
+    status_report.observed_generation = waifud_types::Generation(1 << 40);
+    alder.send_report(status_report).await;
     let web = server.get("/v1/instances/web").await.json();
     assert_eq!(web["status"]["observed_generation"], 1);
 }

@@ -14,9 +14,7 @@ async fn create(server: &Server, name: &str, memory: u64) -> Value {
 
 #[tokio::test]
 async fn capacity_is_neither_reserved_twice_nor_lost() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(8)).await;
+    let (server, alder) = Server::with_node().await;
     let placed = |made: &Value| made["status"]["node"] == "alder";
     assert!(placed(&create(&server, "one", 3).await));
     assert!(placed(&create(&server, "two", 3).await));

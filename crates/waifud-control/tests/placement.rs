@@ -78,9 +78,9 @@ proptest! {
             let request = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), group_members: &[] };
             let choice = choose(&request, &capacities, usize::MAX);
             prop_assert_eq!(&choice, &choose(&request, &capacities, usize::MAX));
-            let told = choose(&request, &capacities, 2);
-            prop_assert_eq!(told.node, choice.node);
-            prop_assert_eq!(&told.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
+            let best = choose(&request, &capacities, 2);
+            prop_assert_eq!(best.node, choice.node);
+            prop_assert_eq!(&best.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
             let mut turned = capacities.clone();
             turned.reverse();
             prop_assert_eq!(&choice, &choose(&request, &turned, usize::MAX), "the order of the nodes does not matter");

@@ -11,7 +11,9 @@ use waifud_types::{ByteSize, Generation, InstanceState};
 async fn running(server: &Server, agent: &common::Agent, name: &str) -> waifud_api::Instance {
     let body = json!({"name": name, "template": "debian-12", "memory_bytes": 2_u64 << 30});
     let created = server.create(&body).await.expect(201).instance();
-    agent.says(report(created.id, InstanceState::Running)).await;
+    agent
+        .send_report(report(created.id, InstanceState::Running))
+        .await;
     created
 }
 
@@ -22,9 +24,7 @@ async fn promised(server: &Server) -> ByteSize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reboot_and_a_forced_stop_reach_the_node_as_part_of_the_spec() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, mut agent) = Server::with_node().await;
     let web = running(&server, &agent, "web").await;
     let path = "/v1/instances/web";
     agent.watch(None).await;
@@ -67,34 +67,30 @@ async fn a_reboot_and_a_forced_stop_reach_the_node_as_part_of_the_spec() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_for_a_reboot_ends_when_the_node_has_applied_it() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, agent) = Server::with_node().await;
     let web = running(&server, &agent, "web").await;
     let at = |generation: Generation, state| {
-        let mut said = report(web.id, state);
-        said.observed_generation = generation;
-        said
+        let mut status_report = report(web.id, state);
+        status_report.observed_generation = generation;
+        status_report
     };
     let path = "/v1/instances/web?wait=0s";
     let order = json!({"reboot": "clean"});
     // It runs, but with the previous generation.
     let answer = server.patch(path, &order).await.expect(202).instance();
     agent
-        .says(at(answer.generation, InstanceState::Stopping))
+        .send_report(at(answer.generation, InstanceState::Stopping))
         .await;
     server.patch(path, &json!({})).await.expect(202);
     agent
-        .says(at(answer.generation, InstanceState::Running))
+        .send_report(at(answer.generation, InstanceState::Running))
         .await;
     server.patch(path, &json!({})).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_memory_is_reserved_with_the_change_or_refused() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, agent) = Server::with_node().await;
     let web = running(&server, &agent, "web").await;
     running(&server, &agent, "db").await;
     assert_eq!(promised(&server).await, ByteSize::gib(4));
@@ -111,14 +107,14 @@ async fn more_memory_is_reserved_with_the_change_or_refused() {
     let bigger = server.patch(path, &memory(6)).await.expect(200).instance();
     assert_eq!(promised(&server).await, ByteSize::gib(8));
     // The running guest keeps the memory until its next start.
-    let mut said = report(web.id, InstanceState::Running);
-    said.observed_generation = bigger.generation;
-    agent.says(said.clone()).await;
+    let mut status_report = report(web.id, InstanceState::Running);
+    status_report.observed_generation = bigger.generation;
+    agent.send_report(status_report.clone()).await;
     let smaller = server.patch(path, &memory(1)).await.expect(200).instance();
     assert_eq!(promised(&server).await, ByteSize::gib(8));
-    said.observed_generation = smaller.generation;
-    said.restart_needed = vec!["memory_bytes".to_owned()];
-    agent.says(said.clone()).await;
+    status_report.observed_generation = smaller.generation;
+    status_report.restart_needed = vec!["memory_bytes".to_owned()];
+    agent.send_report(status_report.clone()).await;
     assert_eq!(promised(&server).await, ByteSize::gib(8));
     let shown = server.get(path).await.expect(200).instance();
     assert_eq!(shown.status.restart_needed, ["memory_bytes"]);
@@ -126,8 +122,8 @@ async fn more_memory_is_reserved_with_the_change_or_refused() {
     let waiting = json!({"name": "big", "template": "debian-12", "memory_bytes": 5_u64 << 30});
     let waiting = server.create(&waiting).await.expect(201).instance();
     assert_eq!(waiting.status.node, None);
-    said.restart_needed.clear();
-    agent.says(said).await;
+    status_report.restart_needed.clear();
+    agent.send_report(status_report).await;
     let placed = server.get("/v1/instances/big").await.expect(200).instance();
     assert!(placed.status.node.is_some());
     assert_eq!(promised(&server).await, ByteSize::gib(8));
@@ -135,9 +131,7 @@ async fn more_memory_is_reserved_with_the_change_or_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_instance_is_placed_after_it_requests_less() {
-    let server = Server::start().await;
-    server.template().await;
-    let _agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, _agent) = Server::with_node().await;
     let big = json!({"name": "big", "template": "debian-12", "memory_bytes": 16_u64 << 30});
     let big = server.create(&big).await.expect(201).instance();
     assert_eq!(big.status.node, None);
@@ -153,9 +147,7 @@ async fn a_waiting_instance_is_placed_after_it_requests_less() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_grows_and_never_shrinks_and_invalid_sizes_change_nothing() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, agent) = Server::with_node().await;
     let web = running(&server, &agent, "web").await;
     let path = "/v1/instances/web";
     let is = web.spec.disks[0].size_bytes.bytes();
@@ -191,13 +183,11 @@ async fn a_disk_grows_and_never_shrinks_and_invalid_sizes_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn why_names_a_shutdown_of_the_node() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, agent) = Server::with_node().await;
     let web = running(&server, &agent, "web").await;
     let mut off = report(web.id, InstanceState::Stopped);
     off.stopped_by = Some(StoppedBy::Host);
-    agent.says(off).await;
+    agent.send_report(off).await;
     let why = server.get("/v1/instances/web/why").await.expect(200).json();
     assert!(
         why["summary"]

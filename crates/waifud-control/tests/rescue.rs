@@ -36,14 +36,16 @@ async fn a_rescue_has_its_own_image_and_documents_and_can_be_ended() {
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\nreboot\n"});
     let web = server.create(&body).await.expect(201).instance();
-    agent.says(report(web.id, InstanceState::Running)).await;
+    agent
+        .send_report(report(web.id, InstanceState::Running))
+        .await;
     agent.watch(None).await;
     let frames = agent.until_sync().await;
     assert!(!frames.is_empty());
 
-    let told = server.patch(PATH, &begin("small")).await.expect(200);
-    let told = told.instance();
-    assert_eq!(told.generation, web.generation.next());
+    let updated = server.patch(PATH, &begin("small")).await.expect(200);
+    let updated = updated.instance();
+    assert_eq!(updated.generation, web.generation.next());
     let put = agent.put().await;
     let rescue = put.spec.rescue.as_ref().unwrap();
     assert_eq!((rescue.image, rescue.template.as_str()), (small, "small"));
@@ -70,7 +72,7 @@ async fn a_rescue_has_its_own_image_and_documents_and_can_be_ended() {
     assert!(!text.contains("reboot"), "its user-data is not applied");
     // Repeating the request changes nothing.
     let again = server.patch(PATH, &begin("small")).await.expect(200);
-    assert_eq!(again.instance().generation, told.generation);
+    assert_eq!(again.instance().generation, updated.generation);
     // While it is in use, it stays.
     server.delete("/v1/templates/small").await;
     agent
@@ -122,7 +124,7 @@ async fn a_rescue_starts_a_stopped_instance_and_invalid_rescues_change_nothing()
     assert_eq!(server.get(PATH).await.expect(200).instance(), before);
     let mut forced = begin("small");
     forced["reboot"] = json!("force");
-    let told = server.patch(PATH, &forced).await.expect(200).instance();
-    assert!(told.spec.run && told.spec.power.force_reboot);
-    assert_eq!(told.spec.power.reboots, 1);
+    let updated = server.patch(PATH, &forced).await.expect(200).instance();
+    assert!(updated.spec.run && updated.spec.power.force_reboot);
+    assert_eq!(updated.spec.power.reboots, 1);
 }

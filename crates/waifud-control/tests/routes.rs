@@ -239,7 +239,7 @@ async fn a_wait_answers_200_when_reached_and_202_otherwise() {
     let id = answer.instance().id;
     let (answer, ()) = tokio::join!(
         server.get("/v1/instances/web?wait=20s"),
-        agent.says(common::report(id, waifud_types::InstanceState::Running))
+        agent.send_report(common::report(id, waifud_types::InstanceState::Running))
     );
     assert_eq!(
         answer.expect(200).instance().status.state.as_str(),
@@ -258,7 +258,7 @@ async fn a_wait_answers_200_when_reached_and_202_otherwise() {
     stopped.observed_generation = waifud_types::Generation(2);
     let (answer, ()) = tokio::join!(
         server.get("/v1/instances/web?wait=20s"),
-        agent.says(stopped)
+        agent.send_report(stopped)
     );
     assert_eq!(
         answer.expect(200).instance().status.state.as_str(),

@@ -44,27 +44,18 @@ async fn a_wait_for_a_deleted_instance_does_not_report_running() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_shows_only_its_own_obstacle() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
     agent.put().await;
     let mut before = report(id, InstanceState::Running);
     before.ready = true;
     before.ready_by = Some(ReadyBy::PhoneHome);
     before.step = Some(step("watch"));
-    agent.says(before.clone()).await;
+    agent.send_report(before.clone()).await;
     server.delete("/v1/instances/web").await.expect(202);
     // The report was sent before the order arrived.
     before.reason = Some("something of before".to_owned());
-    agent.says(before).await;
+    agent.send_report(before).await;
     let shown = server.get("/v1/instances/web").await.instance().status;
     assert_eq!(
         (shown.state, shown.ready, shown.ready_by, shown.step),
@@ -75,7 +66,7 @@ async fn a_delete_shows_only_its_own_obstacle() {
     let mut struggling = report(id, InstanceState::Deleting);
     struggling.reason = Some("its disk is busy".to_owned());
     struggling.step = Some(step("remove-disk"));
-    agent.says(struggling).await;
+    agent.send_report(struggling).await;
     let shown = server.get("/v1/instances/web").await.instance().status;
     assert_eq!(
         shown.reason.unwrap(),
@@ -93,23 +84,16 @@ async fn a_delete_shows_only_its_own_obstacle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ready_instance_has_no_readiness_step() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
-    let mut said = report(id, InstanceState::Running);
-    said.step = Some(step("ready"));
-    agent.says(said.clone()).await;
+    let (server, agent) = Server::with_node().await;
+    let id = server.create_instance("web").await.id;
+    let mut status_report = report(id, InstanceState::Running);
+    status_report.step = Some(step("ready"));
+    agent.send_report(status_report.clone()).await;
     let shown = server.get("/v1/instances/web").await.instance().status;
     assert_eq!(shown.step.unwrap().name, "ready");
-    said.ready = true;
-    said.ready_by = Some(ReadyBy::PhoneHome);
-    agent.says(said).await;
+    status_report.ready = true;
+    status_report.ready_by = Some(ReadyBy::PhoneHome);
+    agent.send_report(status_report).await;
     let shown = server.get("/v1/instances/web").await.instance().status;
     assert_eq!((shown.ready, shown.step), (true, None));
 }
@@ -145,11 +129,11 @@ async fn after_a_restart_of_a_machine_its_instances_are_stopped_until_reported()
         running.ready_by = Some(ReadyBy::PhoneHome);
         running
     };
-    alder.says(ready(web)).await;
-    birch.says(ready(db)).await;
+    alder.send_report(ready(web)).await;
+    birch.send_report(ready(db)).await;
     let mut stopped = report(off, InstanceState::Stopped);
     stopped.stopped_by = Some(StoppedBy::Guest);
-    alder.says(stopped).await;
+    alder.send_report(stopped).await;
     let shown = async |name: &str| {
         let path = format!("/v1/instances/{name}");
         let status = server.get(&path).await.instance().status;
@@ -170,7 +154,7 @@ async fn after_a_restart_of_a_machine_its_instances_are_stopped_until_reported()
     assert_eq!((shown("web").await, shown("db").await), (went_off, runs));
     let was_off = (InstanceState::Stopped, false, Some(StoppedBy::Guest));
     assert_eq!(shown("off").await, was_off, "it was off before");
-    alder.says(ready(web)).await;
+    alder.send_report(ready(web)).await;
     alder.hello(&hello_in("alder", boots[2])).await.expect(200);
     assert_eq!(shown("web").await, runs, "the same boot, in contact again");
     let kinds = server.kinds(&web.to_string()).await;
@@ -190,28 +174,23 @@ async fn a_wait_ignores_the_previous_state() {
     let server = std::sync::Arc::new(Server::start().await);
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
+    let id = server.create_instance("web").await.id;
     let mut off = report(id, InstanceState::Stopped);
     off.cloud_init.state = CloudInitState::Done;
-    agent.says(off).await;
+    agent.send_report(off).await;
     let wait = |method, path: &'static str, body: &'static str| {
         let server = server.clone();
         tokio::spawn(async move { server.call(method, path, &[], body).await })
     };
     let ready = wait(Method::GET, "/v1/instances/web?wait=20s&for=ready", "");
     let mut running = report(id, InstanceState::Running);
-    agent.says(running.clone()).await;
+    agent.send_report(running.clone()).await;
     running.ready = true;
     running.ready_by = Some(ReadyBy::GuestAgent);
-    agent.says(running).await;
+    agent.send_report(running).await;
     assert_eq!(ready.await.unwrap().status, 200);
 
-    agent.says(report(id, InstanceState::Failed)).await;
+    agent.send_report(report(id, InstanceState::Failed)).await;
     let stop = wait(
         Method::PATCH,
         "/v1/instances/web?wait=20s",
@@ -222,19 +201,14 @@ async fn a_wait_ignores_the_previous_state() {
     }
     let mut stopped = report(id, InstanceState::Stopped);
     stopped.observed_generation = Generation(2);
-    agent.says(stopped).await;
+    agent.send_report(stopped).await;
     assert_eq!(stop.await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_node_has_its_new_name_everywhere() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    let (server, agent) = Server::with_node().await;
+    server.create_instance("web").await;
     agent
         .hello(&hello("birch", ByteSize::gib(8)))
         .await
@@ -247,24 +221,15 @@ async fn a_renamed_node_has_its_new_name_everywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_request_starts_a_guest_that_powered_itself_off() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
     agent.put().await;
     let run = json!({"run": true});
     let running = server.patch("/v1/instances/web", &run).await.instance();
     assert_eq!(running.generation, Generation(1), "nothing changed");
     let mut off = report(id, InstanceState::Stopped);
     off.stopped_by = Some(StoppedBy::Guest);
-    agent.says(off).await;
+    agent.send_report(off).await;
     let why = server.get("/v1/instances/web/why").await.json();
     assert!(
         why["hint"].as_str().unwrap().contains("waifuctl start web"),
@@ -330,17 +295,12 @@ async fn the_unknown_state_starts_at_the_last_contact() {
     .await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
+    let id = server.create_instance("web").await.id;
     let mut ready = report(id, InstanceState::Running);
     ready.ready = true;
     ready.ready_by = Some(ReadyBy::PhoneHome);
     ready.step = Some(step("watch"));
-    agent.says(ready).await;
+    agent.send_report(ready).await;
     tokio::time::timeout(DEADLINE, async {
         loop {
             server.control.check_contacts().await.unwrap();
@@ -358,26 +318,17 @@ async fn the_unknown_state_starts_at_the_last_contact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn guest_evidence_is_shown_by_why_and_never_stored() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    let id = server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance()
-        .id;
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
     agent.put().await;
-    agent.says(report(id, InstanceState::Running)).await;
+    agent.send_report(report(id, InstanceState::Running)).await;
     let none = server.get("/v1/instances/web/why").await.expect(200).json();
     assert!(none["evidence"].is_null(), "{none}");
 
     let before = server.control.store().revision();
     let mut seen = report(id, InstanceState::Running);
     seen.evidence = Some(GuestEvidence::default());
-    agent.says(seen.clone()).await;
+    agent.send_report(seen.clone()).await;
     let why = server.get("/v1/instances/web/why").await.json();
     assert!(
         why["summary"]
@@ -393,9 +344,9 @@ async fn guest_evidence_is_shown_by_why_and_never_stored() {
         at: Timestamp::UNIX_EPOCH,
     };
     seen.evidence.as_mut().unwrap().requests.push(request);
-    agent.says(seen).await;
+    agent.send_report(seen).await;
     // A report without evidence keeps the previous evidence.
-    agent.says(report(id, InstanceState::Running)).await;
+    agent.send_report(report(id, InstanceState::Running)).await;
     let why = server.get("/v1/instances/web/why").await.json();
     assert_eq!(why["evidence"]["requests"][0]["count"], 2, "{why}");
     assert!(

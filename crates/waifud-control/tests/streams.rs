@@ -23,7 +23,7 @@ use waifud_types::{ByteSize, InstanceId, InstanceState};
 
 struct World {
     server: Server,
-    person: Client,
+    client: Client,
     user_socket: PathBuf,
     agent: Agent,
     id: InstanceId,
@@ -40,16 +40,14 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, service).await });
         server.template().await;
         let mut agent = server.join("alder", ByteSize::gib(8)).await;
-        let made = server
-            .create(&json!({"name": "web", "template": "debian-12"}))
-            .await
-            .expect(201)
-            .instance();
-        agent.says(report(made.id, InstanceState::Running)).await;
+        let made = server.create_instance("web").await;
+        agent
+            .send_report(report(made.id, InstanceState::Running))
+            .await;
         agent.watch(None).await;
         agent.until_sync().await;
         Self {
-            person: Client::unix(&user_socket).unwrap(),
+            client: Client::unix(&user_socket).unwrap(),
             user_socket,
             agent,
             id: made.id,
@@ -61,8 +59,8 @@ impl World {
         &self,
         what: &'static str,
     ) -> tokio::task::JoinHandle<Result<ClientStream, ClientError>> {
-        let person = self.person.clone();
-        tokio::spawn(async move { person.open_stream("web", what, None).await })
+        let client = self.client.clone();
+        tokio::spawn(async move { client.open_stream("web", what, None).await })
     }
 
     async fn order(&mut self) -> StreamOrder {
@@ -121,10 +119,10 @@ fn code(error: &ClientError) -> (u16, &str) {
     (problem.status, &problem.code)
 }
 
-async fn end(person: &mut ClientStream) -> StreamEnd {
+async fn end(client: &mut ClientStream) -> StreamEnd {
     let all = async {
         loop {
-            if let Err(end) = person.from.next().await {
+            if let Err(end) = client.from.next().await {
                 return end;
             }
         }
@@ -139,40 +137,40 @@ fn cut(reason: &str) -> StreamEnd {
 #[tokio::test]
 async fn data_flows_in_both_directions_until_the_guest_ends_its_side() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open().await;
-    person.to.send(Bytes::from_static(b"root\r")).await.unwrap();
+    let (mut client, mut agent, _) = world.open().await;
+    client.to.send(Bytes::from_static(b"root\r")).await.unwrap();
     let mut typed = [0; 5];
     agent.read_exact(&mut typed).await.unwrap();
     assert_eq!(&typed, b"root\r");
     agent.write_all(b"Password: ").await.unwrap();
-    assert_eq!(person.from.next().await.unwrap(), "Password: ");
-    person.to.finish().await.unwrap();
+    assert_eq!(client.from.next().await.unwrap(), "Password: ");
+    client.to.finish().await.unwrap();
     assert_eq!(
         agent.read(&mut typed).await.unwrap(),
         0,
         "no end was passed on"
     );
     agent.write_all(b"bye").await.unwrap();
-    assert_eq!(person.from.next().await.unwrap(), "bye");
+    assert_eq!(client.from.next().await.unwrap(), "bye");
     agent.shutdown().await.unwrap();
-    assert_eq!(end(&mut person).await, StreamEnd::Done);
+    assert_eq!(end(&mut client).await, StreamEnd::Done);
 }
 
 #[tokio::test]
 async fn data_sent_after_the_guests_end_still_reaches_the_guest() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
     agent.write_all(b"220 ready").await.unwrap();
     agent.shutdown().await.unwrap();
-    assert_eq!(person.from.next().await.unwrap(), "220 ready");
-    assert_eq!(person.from.next().await, Err(StreamEnd::Finished));
+    assert_eq!(client.from.next().await.unwrap(), "220 ready");
+    assert_eq!(client.from.next().await, Err(StreamEnd::Finished));
     // More than waifud and the two connections hold.
     let upload = Bytes::from(vec![b'u'; 100 << 10]);
     let sending = async {
         for _ in 0..50 {
-            person.to.send(upload.clone()).await.unwrap();
+            client.to.send(upload.clone()).await.unwrap();
         }
-        person.to.finish().await.unwrap();
+        client.to.finish().await.unwrap();
     };
     let mut received = Vec::new();
     let ((), read) = tokio::time::timeout(DEADLINE, async {
@@ -183,37 +181,37 @@ async fn data_sent_after_the_guests_end_still_reaches_the_guest() {
     read.unwrap();
     assert_eq!(received.len(), 50 * upload.len());
     // Both directions have ended, so the stream has ended.
-    assert_eq!(end(&mut person).await, StreamEnd::Done);
+    assert_eq!(end(&mut client).await, StreamEnd::Done);
 }
 
 #[tokio::test]
 async fn a_reset_by_the_guest_reaches_the_client() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
-    person.to.send(Bytes::from_static(b"unread")).await.unwrap();
+    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    client.to.send(Bytes::from_static(b"unread")).await.unwrap();
     agent.write_all(b"seen").await.unwrap();
-    assert_eq!(person.from.next().await.unwrap(), "seen");
+    assert_eq!(client.from.next().await.unwrap(), "seen");
     until_readable(&mut agent).await;
     // Unread data makes the kernel reset the connection.
     drop(agent);
-    assert_eq!(end(&mut person).await, StreamEnd::Reset);
+    assert_eq!(end(&mut client).await, StreamEnd::Reset);
 }
 
 #[tokio::test]
 async fn a_reset_after_the_guests_end_is_a_reset() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
     agent.shutdown().await.unwrap();
-    assert_eq!(person.from.next().await, Err(StreamEnd::Finished));
+    assert_eq!(client.from.next().await, Err(StreamEnd::Finished));
     drop(agent);
     let sending = async {
-        while person.to.send(Bytes::from_static(b"more")).await.is_ok() {
+        while client.to.send(Bytes::from_static(b"more")).await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
     let ended = async {
         loop {
-            match person.from.next().await {
+            match client.from.next().await {
                 Ok(_) => {}
                 Err(end) => return end,
             }
@@ -240,9 +238,9 @@ async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
 #[tokio::test]
 async fn the_agent_is_notified_when_the_client_disconnects() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open().await;
-    person.to.close().await;
-    drop(person);
+    let (mut client, mut agent, _) = world.open().await;
+    client.to.close().await;
+    drop(client);
     let mut rest = Vec::new();
     let read = tokio::time::timeout(DEADLINE, agent.read_to_end(&mut rest));
     let _end_or_reset = read.await.unwrap();
@@ -268,13 +266,13 @@ async fn a_stream_id_is_valid_once_and_for_its_node_only() {
     assert_eq!(refused.unwrap_err().status(), Some(404));
     // The node's own agent can still use the id.
     let agent = world.node().stream(order.id).await.unwrap();
-    let person = asked.await.unwrap().unwrap();
+    let client = asked.await.unwrap().unwrap();
     assert_eq!(
         world.node().stream(order.id).await.unwrap_err().status(),
         Some(404),
         "replayed"
     );
-    drop((agent, person));
+    drop((agent, client));
     let unknown = waifud_api::stream::StreamId::from_bytes([7; 32]);
     assert_eq!(
         world.node().stream(unknown).await.unwrap_err().status(),
@@ -322,18 +320,18 @@ async fn errors_are_answered_before_the_upgrade() {
         .get("/v1/instances/web/console")
         .await
         .expect(426);
-    let missing = world.person.open_stream("nobody", "console", None).await;
+    let missing = world.client.open_stream("nobody", "console", None).await;
     assert_eq!(code(&missing.unwrap_err()), (404, "not-found"));
     world
         .agent
-        .says(report(world.id, InstanceState::Stopped))
+        .send_report(report(world.id, InstanceState::Stopped))
         .await;
     let off = world.ask("console").await.unwrap().unwrap_err();
     assert_eq!(code(&off), (409, "instance-not-running"));
     assert!(off.problem().unwrap().hint.is_some());
     world
         .agent
-        .says(report(world.id, InstanceState::Running))
+        .send_report(report(world.id, InstanceState::Running))
         .await;
     // Without a watch, the order cannot be delivered.
     world.agent.hang_up();
@@ -351,20 +349,20 @@ async fn errors_are_answered_before_the_upgrade() {
 #[tokio::test]
 async fn deleting_stopping_and_the_end_of_waifud_close_streams() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, _agent, _) = world.open().await;
+    let (mut client, _agent, _) = world.open().await;
     world
         .agent
-        .says(report(world.id, InstanceState::Stopped))
+        .send_report(report(world.id, InstanceState::Stopped))
         .await;
-    assert_eq!(end(&mut person).await, cut("the instance stopped"));
+    assert_eq!(end(&mut client).await, cut("the instance stopped"));
 
     world
         .agent
-        .says(report(world.id, InstanceState::Running))
+        .send_report(report(world.id, InstanceState::Running))
         .await;
-    let (mut person, mut agent, _) = world.open().await;
+    let (mut client, mut agent, _) = world.open().await;
     world.server.delete("/v1/instances/web").await;
-    assert_eq!(end(&mut person).await, cut("the instance is being deleted"));
+    assert_eq!(end(&mut client).await, cut("the instance is being deleted"));
     let mut rest = Vec::new();
     let _end_or_reset = tokio::time::timeout(DEADLINE, agent.read_to_end(&mut rest))
         .await
@@ -373,9 +371,9 @@ async fn deleting_stopping_and_the_end_of_waifud_close_streams() {
     assert_eq!(code(&error).0, 409);
 
     let mut world = World::with(|_| {}).await;
-    let (mut person, _agent, _) = world.open().await;
+    let (mut client, _agent, _) = world.open().await;
     world.server.control.stop_token().cancel();
-    assert_eq!(end(&mut person).await, cut("waifud is stopping"));
+    assert_eq!(end(&mut client).await, cut("waifud is stopping"));
 }
 
 #[tokio::test]
@@ -391,15 +389,15 @@ async fn a_stream_ends_when_its_token_is_revoked() {
     let asked = tokio::spawn(upgrade(world.user_socket.clone(), secret));
     let order = world.order().await;
     let _agent = world.node().stream(order.id).await.unwrap();
-    let mut person = asked.await.unwrap();
+    let mut client = asked.await.unwrap();
     world.server.delete("/v1/tokens/laptop").await;
-    let mut said = Vec::new();
-    tokio::time::timeout(DEADLINE, person.read_to_end(&mut said))
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, client.read_to_end(&mut answer))
         .await
         .unwrap()
         .unwrap();
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("the token was revoked"), "{said}");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("the token was revoked"), "{answer}");
 }
 
 /// Requests a console with a token, and returns the upgraded connection.
@@ -425,7 +423,7 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
     let mut idle = Duration::from_millis(250);
     loop {
         let mut world = World::with(|limits| limits.idle = idle).await;
-        let (mut person, mut agent, _) = world.open().await;
+        let (mut client, mut agent, _) = world.open().await;
         // Busy for longer than the limit, and then idle.
         let begun = Instant::now();
         let mut last = begun;
@@ -433,13 +431,13 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
         let mut closed_while_busy = false;
         while begun.elapsed() < 2 * idle && !closed_while_busy {
             closed_while_busy =
-                agent.write_all(b"x").await.is_err() || person.from.next().await.is_err();
+                agent.write_all(b"x").await.is_err() || client.from.next().await.is_err();
             longest_pause = longest_pause.max(last.elapsed());
             last = Instant::now();
             tokio::time::sleep(idle / 20).await;
         }
         if !closed_while_busy {
-            assert_eq!(end(&mut person).await, cut("idle for too long"));
+            assert_eq!(end(&mut client).await, cut("idle for too long"));
             return;
         }
         assert!(
@@ -454,19 +452,19 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
 #[tokio::test]
 async fn a_too_large_message_closes_the_stream() {
     let mut world = World::with(|limits| limits.message = 1024).await;
-    let (mut person, _agent, _) = world.open().await;
-    person.to.send(Bytes::from(vec![0; 4096])).await.unwrap();
-    assert_eq!(end(&mut person).await, cut("message too large"));
+    let (mut client, _agent, _) = world.open().await;
+    client.to.send(Bytes::from(vec![0; 4096])).await.unwrap();
+    assert_eq!(end(&mut client).await, cut("message too large"));
 }
 
 #[tokio::test]
 async fn the_number_of_streams_per_instance_is_limited() {
     let mut world = World::with(|limits| limits.per_instance = 1).await;
-    let (mut person, agent, _) = world.open().await;
+    let (mut client, agent, _) = world.open().await;
     let error = world.ask("console").await.unwrap().unwrap_err();
     assert_eq!(code(&error), (429, "too-many-streams"));
     drop(agent);
-    assert_eq!(end(&mut person).await, StreamEnd::Done);
+    assert_eq!(end(&mut client).await, StreamEnd::Done);
     // The permit is released after the close frame.
     let again = async {
         loop {
@@ -486,7 +484,7 @@ async fn the_number_of_streams_per_instance_is_limited() {
 #[tokio::test]
 async fn a_slow_reader_slows_down_the_guest_without_using_memory() {
     let mut world = World::with(|_| {}).await;
-    let (mut person, mut agent, _) = world.open().await;
+    let (mut client, mut agent, _) = world.open().await;
     let chunk = vec![b'x'; 64 << 10];
     let mut sent = 0_usize;
     // Nothing is read: waifud and the sockets buffer little, so writing stops.
@@ -498,7 +496,7 @@ async fn a_slow_reader_slows_down_the_guest_without_using_memory() {
     }
     let mut got = 0;
     while got < sent {
-        got += person.from.next().await.unwrap().len();
+        got += client.from.next().await.unwrap().len();
     }
     assert_eq!(got, sent);
 }
@@ -511,17 +509,17 @@ async fn ports_and_the_screen_are_requested_by_kind() {
         ("screen", None, StreamKind::Screen),
         ("forward", Some(8080), StreamKind::Forward { port: 8080 }),
     ] {
-        let person = world.person.clone();
-        let asked = tokio::spawn(async move { person.open_stream("web", what, port).await });
+        let client = world.client.clone();
+        let asked = tokio::spawn(async move { client.open_stream("web", what, port).await });
         let order = world.order().await;
         assert_eq!((order.instance, order.kind), (world.id, kind));
         let mut agent = world.node().stream(order.id).await.unwrap();
-        let mut person = asked.await.unwrap().unwrap();
+        let mut client = asked.await.unwrap().unwrap();
         agent.write_all(b"RFB").await.unwrap();
-        assert_eq!(person.from.next().await.unwrap(), "RFB");
+        assert_eq!(client.from.next().await.unwrap(), "RFB");
     }
     for port in [None, Some(0)] {
-        let error = world.person.open_stream("web", "forward", port).await;
+        let error = world.client.open_stream("web", "forward", port).await;
         assert_eq!(code(&error.unwrap_err()), (400, "invalid-query"));
     }
 }
@@ -530,7 +528,7 @@ async fn ports_and_the_screen_are_requested_by_kind() {
 async fn a_log_is_a_plain_response() {
     use futures::StreamExt;
     let mut world = World::with(|_| {}).await;
-    let client = world.person.clone();
+    let client = world.client.clone();
     let asked = tokio::spawn(async move {
         let log = client.log("web", "console", 5, true).await.unwrap();
         log.map(|bytes| bytes.unwrap().to_vec()).concat().await

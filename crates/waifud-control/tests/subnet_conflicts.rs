@@ -9,9 +9,7 @@ use waifud_types::ByteSize;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unused_subnet_is_changed_if_the_node_has_a_route_to_it() {
-    let server = Server::start().await;
-    server.template().await;
-    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let (server, agent) = Server::with_node().await;
     let subnet = async || {
         let node = server.get("/v1/nodes/alder").await.expect(200).json();
         node["subnets"][0].as_str().unwrap_or_default().to_owned()
@@ -32,10 +30,7 @@ async fn an_unused_subnet_is_changed_if_the_node_has_a_route_to_it() {
     say(&["10.144.0.0/22"]).await;
     assert_eq!(subnet().await, "10.144.4.0/24");
     // A subnet with an instance stays, since the instance keeps its address.
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     say(&["10.144.4.0/24"]).await;
     assert_eq!(subnet().await, "10.144.4.0/24");
 }

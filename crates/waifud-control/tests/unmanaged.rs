@@ -72,11 +72,7 @@ async fn restored(of: &Server) -> Server {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_newer_than_the_backup_is_adopted_completely() {
-    let yesterday = Server::start().await;
-    yesterday.template().await;
-    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
+    let (yesterday, mut agent) = Server::with_watching_node().await;
     let today = restored(&yesterday).await;
 
     yesterday
@@ -89,11 +85,7 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
 
     // The restored waifud does not know the instance, and places nothing on the node before its report.
     let agent = today.agent_again(&agent).await;
-    let other = today
-        .create(&json!({"name": "other", "template": "debian-12"}))
-        .await
-        .expect(201)
-        .instance();
+    let other = today.create_instance("other").await;
     assert_eq!(other.status.state, InstanceState::Pending);
     assert!(other.status.reason.unwrap().contains("since the restore"));
     say(&agent, vec![report]).await;
@@ -158,15 +150,8 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_from_the_backup_are_marked_until_an_operator_confirms() {
-    let yesterday = Server::start().await;
-    yesterday.template().await;
-    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    yesterday
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    yesterday.create_instance("web").await;
     assert!(!agent.put().await.restored);
     let today = restored(&yesterday).await;
     let mut agent = today.agent_again(&agent).await;
@@ -190,15 +175,8 @@ async fn instances_from_the_backup_are_marked_until_an_operator_confirms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_held_back_after_a_restore_names_the_confirm_command() {
-    let yesterday = Server::start().await;
-    yesterday.template().await;
-    let mut agent = yesterday.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    yesterday
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    yesterday.create_instance("web").await;
     agent.put().await;
     let today = restored(&yesterday).await;
     let _agent = today.agent_again(&agent).await;
@@ -242,15 +220,8 @@ fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unmanaged_instance_is_destroyed_on_request_and_conflicts_are_refused() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(8)).await;
-    agent.watch(None).await;
-    agent.until_sync().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    let (server, mut agent) = Server::with_watching_node().await;
+    server.create_instance("web").await;
     let mut record = agent.put().await;
     let mut report = unmanaged(&agent, &record).await;
     record.id = waifud_types::InstanceId::generate();

@@ -1,8 +1,8 @@
 //! Creates acknowledged per second by waifud alone, with full durability, while 256 simulated nodes watch.
 //!
-//! Two loads over the local socket, one after the other: 64 askers that each ask again as soon as they are answered
-//! (how many it can take), and one create every millisecond whatever the answers do (how long each then takes, counted
-//! from when it was due). Every node reads its watch. The load and the nodes run on the same cores as waifud.
+//! Two loads over the local socket, one after the other: 64 clients that each send the next request after an answer (the
+//! throughput), and one create per millisecond independent of the answers (the latency, measured from the scheduled time).
+//! Every node reads its watch. The load and the nodes share the cores with waifud.
 //! `-- --nodes N --creates N --rate N` changes the numbers.
 
 mod kit;
@@ -36,7 +36,7 @@ async fn run() -> Result<()> {
     println!("creates acknowledged by waifud alone, {nodes} nodes, {creates} creates each way");
 
     let begun = Instant::now();
-    let (times, failed) = as_fast_as_it_goes(&client, creates).await?;
+    let (times, failed) = throughput(&client, creates).await?;
     #[expect(clippy::cast_precision_loss, reason = "a count")]
     let per_second = times.len() as f64 / begun.elapsed().as_secs_f64();
     print("64 askers", &times, failed);
@@ -54,7 +54,7 @@ async fn run() -> Result<()> {
     );
 
     let begun = Instant::now();
-    // Each node's own object, and every instance once; a node that is told twice of one does no harm.
+    // Each node's own object, and every instance once; duplicates do no harm.
     let all = nodes + 2 * creates;
     while told.load(Ordering::Relaxed) < all {
         ensure!(
@@ -84,7 +84,7 @@ fn print(load: &str, sorted: &[Duration], failed: usize) {
     );
 }
 
-async fn as_fast_as_it_goes(client: &Client, creates: usize) -> Result<(Vec<Duration>, usize)> {
+async fn throughput(client: &Client, creates: usize) -> Result<(Vec<Duration>, usize)> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut askers = JoinSet::new();
     for _ in 0..ASKERS {

@@ -1,4 +1,4 @@
-//! `waifuctl list` of 1,000 instances as a whole process: from its start to its end, with its output read.
+//! `waifuctl list` of 1,000 instances as a process: from its start to its exit, including reading its output.
 //!
 //! `-- --instances N --rounds N` changes the numbers (1,000 and 50).
 

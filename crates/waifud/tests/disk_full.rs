@@ -1,12 +1,12 @@
-//! The real waifud on a real filesystem that fills up: refusals that say what to do, nothing acknowledged lost, and no
-//! restart when there is room again.
+//! The real waifud on a real filesystem that fills up: refusals contain a hint, acknowledged changes are kept, and no restart
+//! is needed when there is space again.
 //!
 //! The filesystem is ext4 on a loop device, in a mount namespace of the test's own that ends with it.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "helpers of tests may panic"
 )]
 
 use std::fs::{self, File};
@@ -26,21 +26,21 @@ use waifud_types::{Digest, DiskSpaceState, InstanceId, Timestamp};
 
 use waifud_kit::testing::skip_if as skip;
 
-/// Set in the process that has the mount.
+/// Set in the process with the mount.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
 const DEADLINE: Duration = Duration::from_mins(1);
 const MIB: u64 = 1 << 20;
 
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("it needs root, to mount".to_owned());
+        return Some("it needs root to mount a filesystem".to_owned());
     }
     let missing = |tool: &&str| Command::new(tool).arg("-V").output().is_err();
     let missing = ["mkfs.ext4", "unshare", "mount"].into_iter().find(missing);
     missing.map(|tool| format!("{tool} can't be run"))
 }
 
-/// Runs the test called `name` again with a new filesystem. Says whether this is the process inside, and where it is.
+/// Runs the test `name` again with a new filesystem. Returns the path of the filesystem inside that process.
 fn inside(name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(INSIDE) {
         return Some(path.into());
@@ -52,7 +52,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     let (disk, mount) = (directory.path().join("disk"), directory.path().join("at"));
     fs::create_dir(&mount).unwrap();
     File::create(&disk).unwrap().set_len(160 * MIB).unwrap();
-    // Nothing is kept for root, so that root meets a full disk as the user waifud does.
+    // No blocks are reserved for root, so that root gets the same errors as the user waifud.
     let made = Command::new("mkfs.ext4")
         .args(["-q", "-m", "0", "-b", "4096"])
         .arg(&disk)
@@ -61,7 +61,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .args(["/bin/sh", "-c"])
-        // Positional parameters, so that no name is read as shell text.
+        // Positional parameters, so that no name is interpreted by the shell.
         .arg("mount -t ext4 -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"")
         .arg("sh")
         .args([&disk, &mount])
@@ -85,7 +85,7 @@ impl Disk {
         facts.blocks_available() * facts.fragment_size()
     }
 
-    /// Leaves about so many bytes.
+    /// Leaves about this many bytes free.
     fn leave(&self, bytes: u64) {
         self.make_room();
         let filler = File::create(self.filler()).unwrap();
@@ -93,7 +93,7 @@ impl Disk {
         fallocate(&filler, FallocateFlags::empty(), 0, size).unwrap();
     }
 
-    /// Leaves nothing: not a block.
+    /// Leaves no free block.
     fn fill(&self) {
         self.leave(MIB);
         let mut filler = File::options().append(true).open(self.filler()).unwrap();
@@ -125,7 +125,7 @@ impl Drop for Waifud {
     }
 }
 
-/// Starts it, with its state on the disk and the rest elsewhere, and waits until it answers.
+/// Starts waifud with its state on the disk and the rest elsewhere, and waits until it answers.
 async fn start(disk: &Disk, home: &Path) -> Waifud {
     let config = home.join("waifud.toml");
     let text = format!(
@@ -140,7 +140,7 @@ async fn start(disk: &Disk, home: &Path) -> Waifud {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It says that it is ready; what it says later is only shown.
+    // Wait for the ready message; later output is only shown.
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     loop {
         // None: waifud ended.
@@ -168,7 +168,7 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A qcow2 file of so many bytes, and its digest.
+/// A qcow2 file of this size, and its digest.
 fn image(home: &Path, size: u64) -> (PathBuf, Digest) {
     let mut head = vec![0; 4096];
     head[..4].copy_from_slice(b"QFI\xfb");
@@ -184,11 +184,11 @@ fn image(home: &Path, size: u64) -> (PathBuf, Digest) {
     (path, sum.split(' ').next().unwrap().parse().unwrap())
 }
 
-fn wish(name: &str) -> CreateInstance {
+fn instance_request(name: &str) -> CreateInstance {
     serde_json::from_value(serde_json::json!({"template": "t", "name": name})).unwrap()
 }
 
-/// The refusal of a full disk, which names the directory and the next step.
+/// The refusal of a full disk, which names the directory and has a hint.
 fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
     let Err(ClientError::Problem(problem)) = outcome else {
         panic!("not refused: {outcome:?}");
@@ -244,8 +244,8 @@ async fn node(client: &Client, home: &Path) -> HttpLink {
     link
 }
 
-/// A report that waifud has to write down.
-fn news() -> AgentReport {
+/// A report that waifud has to store.
+fn report_with_changes() -> AgentReport {
     AgentReport {
         unmanaged: Some(vec![Unmanaged {
             kind: "domain".to_owned(),
@@ -262,9 +262,8 @@ fn news() -> AgentReport {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
-    let Some(at) = inside("a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on")
-    else {
+async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
+    let Some(at) = inside("a_full_disk_refuses_changes_loses_nothing_and_recovers") else {
         return;
     };
     let disk = Disk { at };
@@ -277,10 +276,13 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
     let template: CreateTemplate =
         serde_json::from_value(serde_json::json!({"name": "t", "image": digest})).unwrap();
     client.create_template(&template).await.unwrap();
-    client.create_instance(&wish("before"), "1").await.unwrap();
+    client
+        .create_instance(&instance_request("before"), "1")
+        .await
+        .unwrap();
     let link = node(client, home).await;
 
-    // Images leave the database its part: refused before the first byte, and nothing of it is left.
+    // Images leave space for the database: refused before the first byte, and nothing remains.
     disk.leave(80 * MIB);
     let (large, large_digest) = image(home, 40 * MIB);
     refused(client.upload_image(large_digest, &large, |_| ()).await);
@@ -288,7 +290,10 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
         fs::read_dir(disk.at.join("state/images")).unwrap().count(),
         1
     );
-    client.create_instance(&wish("low"), "2").await.unwrap();
+    client
+        .create_instance(&instance_request("low"), "2")
+        .await
+        .unwrap();
     let server = client.server().await.unwrap().unwrap();
     let certificates: Vec<_> = server.certificates.iter().map(|it| &*it.name).collect();
     assert_eq!(certificates, ["ca", "server"]);
@@ -296,12 +301,16 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
     assert_eq!(state_dir.state, DiskSpaceState::Low);
     assert!(state_dir.free_bytes.bytes() <= 80 * MIB && state_dir.path.ends_with("/at/state"));
 
-    // Nearly full: what grows is refused, what nodes report and what deletes is not.
+    // Nearly full: new objects are refused, reports of nodes and deletions are accepted.
     disk.leave(4 * MIB);
-    refused(client.create_instance(&wish("refused"), "3").await);
+    refused(
+        client
+            .create_instance(&instance_request("refused"), "3")
+            .await,
+    );
     refused(client.create_template(&template).await);
     refused(client.upload_image(large_digest, &large, |_| ()).await);
-    link.report(&news()).await.unwrap();
+    link.report(&report_with_changes()).await.unwrap();
     assert_eq!(client.node("alder").await.unwrap().unmanaged.len(), 1);
     client.delete_instance("low", DEADLINE).await.unwrap();
     assert_eq!(
@@ -309,7 +318,7 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
         DiskSpaceState::Full
     );
 
-    // Full: the database itself refuses, at some point of its own. All until then is kept.
+    // Full: at some point the database itself refuses. Everything before that is kept.
     disk.leave(MIB);
     let mut kept = ' ';
     let refusal = loop {
@@ -322,13 +331,13 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
             refusal => break refused(refusal),
         }
     };
-    assert_ne!(kept, ' ', "there was room for one");
+    assert_ne!(kept, ' ', "at least one was accepted");
     eprintln!("{}", refusal.title);
     disk.fill();
     let mut lasting = 0;
     while lasting < 3 {
-        // A report is not lost on the node's side: it says so again, and waifud stays up.
-        match link.report(&news()).await {
+        // The node repeats a refused report, and waifud keeps running.
+        match link.report(&report_with_changes()).await {
             Err(LinkError::Refused { status, .. }) => {
                 assert_eq!(status, 507);
                 lasting += 1;
@@ -346,17 +355,21 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
     assert_eq!(
         sum.bytes().as_slice(),
         wanted.as_ref(),
-        "what was acknowledged last"
+        "the last acknowledged change"
     );
     assert_eq!(names(client).await, ["before"]);
 
-    // Killed on the full disk it comes back on the full disk, with all that it had.
+    // After a kill, waifud starts on the full disk with all its data.
     drop(waifud);
     let waifud = start(&disk, home).await;
     let client = &waifud.client;
     assert_eq!(names(client).await, ["before"]);
     assert_eq!(digest_of_kept(client).await, sum);
-    refused(client.create_instance(&wish("refused"), "4").await);
+    refused(
+        client
+            .create_instance(&instance_request("refused"), "4")
+            .await,
+    );
     let backup = home.join("b.tar");
     let saved = Command::new(env!("CARGO_BIN_EXE_waifud"))
         .arg("--config")
@@ -370,10 +383,13 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
         "a full disk can be saved from: {saved:?}"
     );
 
-    // DiskSpace, and it goes on; the history tells the story.
+    // With free space, waifud continues, and the history contains the events.
     disk.make_room();
-    client.create_instance(&wish("after"), "5").await.unwrap();
-    until("the history tells of it", async || {
+    client
+        .create_instance(&instance_request("after"), "5")
+        .await
+        .unwrap();
+    until("the history contains the events", async || {
         let page = client.events(&EventQuery::default()).await.unwrap();
         let kinds: Vec<_> = page.items.iter().map(|event| event.kind.as_str()).collect();
         kinds.contains(&"waifud.disk-full") && kinds.contains(&"waifud.disk-low")
@@ -386,8 +402,8 @@ async fn a_full_disk_refuses_and_loses_nothing_and_room_is_enough_to_go_on() {
 }
 
 #[test]
-fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing_there() {
-    let Some(at) = inside("a_backup_to_a_full_disk_is_refused_and_leaves_nothing_there") else {
+fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing() {
+    let Some(at) = inside("a_backup_to_a_full_disk_is_refused_and_leaves_nothing") else {
         return;
     };
     let disk = Disk { at };
@@ -395,7 +411,7 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing_there() {
     let state = home.path().join("state");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = home.path().join("waifud.toml");
-    // A database that waifud made.
+    // A database created by waifud.
     let elsewhere = Disk {
         at: home.path().to_owned(),
     };

@@ -1,9 +1,6 @@
-//! The real program over HTTPS: who gets through the handshake, and what a stalled client can hold up.
+//! The real program over HTTPS: TLS handshakes, and the effect of stalled clients.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 #[path = "https/contract.rs"]
 mod contract;
@@ -28,13 +25,13 @@ use waifud_types::NodeId;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Requests of these tests.
+/// Requests of the tests.
 trait Get {
     async fn get(&self, tls: Arc<ClientConfig>, path: &str) -> std::io::Result<String>;
 }
 
 impl Get for Waifud {
-    /// One request on a connection of its own; the whole answer, or why there is none.
+    /// One request on a new connection; the complete answer, or the error.
     async fn get(&self, tls: Arc<ClientConfig>, path: &str) -> std::io::Result<String> {
         let exchange = async {
             let stream = TcpStream::connect(self.at).await?;
@@ -61,26 +58,26 @@ fn node_of(ca: &Authority, trusted: &Authority) -> Arc<ClientConfig> {
 }
 
 #[tokio::test]
-async fn one_port_serves_whoever_knows_the_ca_and_refuses_certificates_of_others() {
+async fn one_port_serves_users_and_nodes_and_refuses_certificates_of_other_cas() {
     let waifud = Waifud::start();
     let ca = waifud.authority();
-    let anybody = client_config(ca.certificate(), None).unwrap();
-    let answer = waifud.get(anybody.clone(), "/healthz").await.unwrap();
+    let user = client_config(ca.certificate(), None).unwrap();
+    let answer = waifud.get(user.clone(), "/healthz").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let pinned = join_config(ca.fingerprint()).unwrap();
     let answer = waifud.get(pinned, "/healthz").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // Without a word about who it is, nobody gets further.
-    let answer = waifud.get(anybody, "/v1/instances").await.unwrap();
+    // Without a credential, other routes are refused.
+    let answer = waifud.get(user, "/v1/instances").await.unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 401") || answer.starts_with("HTTP/1.1 403"),
         "{answer}"
     );
-    // A node's certificate is none for people's routes.
+    // A node's certificate is not accepted on routes for users.
     let node = node_of(&ca, &ca);
     let answer = waifud.get(node, "/v1/instances").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    // Nor does another CA's get through the handshake.
+    // A certificate of another CA fails in the handshake.
     let foreign = Authority::generate().unwrap();
     let stranger = node_of(&foreign, &ca);
     assert!(waifud.get(stranger, "/healthz").await.is_err());
@@ -89,33 +86,33 @@ async fn one_port_serves_whoever_knows_the_ca_and_refuses_certificates_of_others
 }
 
 #[tokio::test]
-async fn clients_that_stall_or_babble_hold_up_neither_others_nor_the_end() {
+async fn stalled_and_invalid_clients_block_neither_others_nor_the_shutdown() {
     let mut waifud = Waifud::start();
     let mut stalled = Vec::new();
-    for said in [&b""[..], b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"] {
+    for bytes in [&b""[..], b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"] {
         let mut stream = TcpStream::connect(waifud.at).await.unwrap();
-        stream.write_all(said).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
         stalled.push(stream);
     }
-    // One that is past its handshake and says nothing more.
-    let anybody = client_config(waifud.authority().certificate(), None).unwrap();
+    // A client that is idle after its handshake.
+    let user = client_config(waifud.authority().certificate(), None).unwrap();
     let stream = TcpStream::connect(waifud.at).await.unwrap();
-    let idle = TlsConnector::from(anybody.clone())
+    let idle = TlsConnector::from(user.clone())
         .connect(server_name(), stream)
         .await
         .unwrap();
-    waifud.get(anybody, "/healthz").await.unwrap();
+    waifud.get(user, "/healthz").await.unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(waifud.child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let begun = std::time::Instant::now();
     while waifud.child.try_wait().unwrap().is_none() {
-        assert!(begun.elapsed() < DEADLINE, "waifud does not end");
+        assert!(begun.elapsed() < DEADLINE, "waifud does not exit");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop((stalled, idle));
 }
 
-/// A connection from another address of the loopback network.
+/// A connection from another loopback address.
 async fn connect_from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
@@ -129,7 +126,7 @@ fn resident_kib(pid: u32) -> u64 {
     number.parse().unwrap()
 }
 
-/// Sends a join request whose body never ends, as far as waifud reads it; gives the connection back open.
+/// Sends a join request with an endless body, as far as waifud reads it, and returns the open connection.
 async fn stalled_join(
     tls: Arc<ClientConfig>,
     source: [u8; 4],
@@ -142,26 +139,26 @@ async fn stalled_join(
     let head = "POST /v1/agent/join HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 8388608\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
-    // Refused or stalled, as waifud likes.
+    // waifud may refuse it or let it stall.
     let _cut = timeout(DEADLINE, stream.write_all(&vec![b' '; 7 << 20])).await;
     Ok(stream)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_that_flood_lock_out_no_other_and_fill_no_memory() {
+async fn a_flood_from_one_address_neither_blocks_others_nor_uses_much_memory() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(16_384.min(hard)), hard).unwrap();
     let waifud = Waifud::start();
-    let anybody = client_config(waifud.authority().certificate(), None).unwrap();
-    waifud.get(anybody.clone(), "/healthz").await.unwrap();
+    let user = client_config(waifud.authority().certificate(), None).unwrap();
+    waifud.get(user.clone(), "/healthz").await.unwrap();
     let before = resident_kib(waifud.child.id());
 
-    let joins = (0..20).map(|_| stalled_join(anybody.clone(), [127, 0, 0, 2], waifud.at));
+    let joins = (0..20).map(|_| stalled_join(user.clone(), [127, 0, 0, 2], waifud.at));
     let mut held: Vec<Box<dyn Send>> = Vec::new();
     for join in futures::future::join_all(joins).await {
         held.extend(join.ok().map(|one| Box::new(one) as Box<dyn Send>));
     }
-    // Connections that say nothing, also while another address asks.
+    // Idle connections, also while another address sends requests.
     let mut idle = tokio::task::JoinSet::new();
     for number in 0..5000_u32 {
         let source = [127, 0, 0, if number % 4 == 0 { 3 } else { 2 }];
@@ -175,7 +172,7 @@ async fn addresses_that_flood_lock_out_no_other_and_fill_no_memory() {
     for source in [[127, 0, 0, 4], [127, 0, 0, 5]] {
         let ask = async {
             let stream = connect_from(source, waifud.at).await?;
-            let mut stream = TlsConnector::from(anybody.clone())
+            let mut stream = TlsConnector::from(user.clone())
                 .connect(server_name(), stream)
                 .await?;
             stream
@@ -210,10 +207,10 @@ async fn an_address_in_use_is_named() {
         .arg(&config)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     assert!(
-        said.contains(&waifud.at.to_string()) && said.contains("listen"),
-        "{said}"
+        stderr.contains(&waifud.at.to_string()) && stderr.contains("listen"),
+        "{stderr}"
     );
 }

@@ -1,9 +1,6 @@
-//! A machine joins the real waifud over TLS, however it is interrupted, and speaks for its node from then on.
+//! A machine joins the real waifud over TLS, despite interruptions, and then acts as its node.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod kit;
 
@@ -67,11 +64,11 @@ fn key_in(dir: &Path) -> NodeKey {
 }
 
 #[tokio::test]
-async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began_with() {
+async fn an_interrupted_join_continues_with_the_same_key() {
     let waifud = Waifud::start();
     let token = token(&waifud).await;
     let home = tempfile::tempdir().unwrap();
-    // waifud is not reached: the key is on the disk, the machine no node.
+    // waifud is unreachable: the key is stored, but the machine is not a node.
     let nowhere = ["https://127.0.0.1:1".to_owned()];
     let error = Membership::join(home.path(), &token, &nowhere, name())
         .await
@@ -82,7 +79,7 @@ async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began
     let member = Membership::join(home.path(), &token, &[], name())
         .await
         .unwrap();
-    // The answer came and was never written, as after a power cut: the same key may ask again.
+    // The answer arrived but was not stored, as after a power failure: the same key may repeat the request.
     std::fs::remove_file(home.path().join("identity.json")).unwrap();
     waifud_pki::write_durably(&home.path().join("joining.key"), &key.to_pem(), 0o600).unwrap();
     let again = Membership::join(home.path(), &token, &[], name())
@@ -92,7 +89,7 @@ async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began
     assert!(!home.path().join("joining.key").exists());
     let file = std::fs::metadata(home.path().join("identity.json")).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
-    // Another machine finds the token spent.
+    // For another machine the token is spent.
     let other = tempfile::tempdir().unwrap();
     Membership::join(other.path(), &token, &[], "birch".parse().unwrap())
         .await
@@ -100,7 +97,7 @@ async fn a_machine_that_is_interrupted_anywhere_joins_with_the_key_that_it_began
 }
 
 #[tokio::test]
-async fn nobody_joins_a_waifud_of_another_ca() {
+async fn a_join_to_a_waifud_with_another_ca_fails() {
     let waifud = Waifud::start();
     let mut token = token(&waifud).await;
     assert_eq!(token.ca, waifud.authority().fingerprint());
@@ -114,11 +111,11 @@ async fn nobody_joins_a_waifud_of_another_ca() {
 }
 
 #[tokio::test]
-async fn a_node_says_hello_watches_and_reports_and_keeps_the_addresses_that_it_is_told() {
+async fn a_node_sends_hello_watches_reports_and_stores_the_addresses_of_waifud() {
     let waifud = Waifud::start();
     let token = token(&waifud).await;
     let home = tempfile::tempdir().unwrap();
-    // A first address that leads nowhere is passed over.
+    // An unreachable first address is skipped.
     let here = format!("https://localhost:{}", waifud.at.port());
     let servers = ["https://127.0.0.1:1".to_owned(), here];
     let member = Membership::join(home.path(), &token, &servers, name())

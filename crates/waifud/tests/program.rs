@@ -1,9 +1,9 @@
-//! The real program: its sockets, its lock, its configuration, and what outlives a kill.
+//! The real program: its sockets, its lock, its configuration, and its state after a kill.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "helpers of tests may panic"
 )]
 
 use std::io::Read as _;
@@ -26,7 +26,7 @@ struct Home {
     dir: tempfile::TempDir,
 }
 
-/// A running waifud; killed when it goes out of scope.
+/// A running waifud; killed when dropped.
 struct Running {
     child: Child,
     client: Client,
@@ -66,7 +66,7 @@ impl Home {
         command
     }
 
-    /// What it says when it does not start; one that starts is ended after a minute.
+    /// The error output of a failed start; a successful start is stopped after a minute.
     fn fails(&self) -> Output {
         let mut command = Command::new("timeout");
         command.args(["60", env!("CARGO_BIN_EXE_waifud"), "--config"]);
@@ -83,15 +83,15 @@ impl Home {
         while running.client.nodes(&ListQuery::default()).await.is_err() {
             if running.child.try_wait().unwrap().is_some() || begun.elapsed() > DEADLINE {
                 let _may_have_ended = running.child.kill();
-                let mut said = String::new();
+                let mut stderr_text = String::new();
                 running
                     .child
                     .stderr
                     .take()
                     .unwrap()
-                    .read_to_string(&mut said)
+                    .read_to_string(&mut stderr_text)
                     .unwrap();
-                panic!("waifud does not answer: {said}");
+                panic!("waifud does not answer: {stderr_text}");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -115,7 +115,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < DEADLINE, "waifud does not end");
+            assert!(begun.elapsed() < DEADLINE, "waifud does not exit");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -158,7 +158,7 @@ fn wish() -> CreateInstance {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_there_after_a_kill_and_the_sockets_are_taken_over() {
+async fn acknowledged_changes_survive_a_kill_and_the_sockets_are_replaced() {
     let home = Home::new();
     let mut running = home.start().await;
     upload_template(&home, &running.client).await;
@@ -177,7 +177,7 @@ async fn what_was_acknowledged_is_there_after_a_kill_and_the_sockets_are_taken_o
     running.ends().await;
     assert!(
         home.path("waifud.sock").exists(),
-        "a killed program leaves its sockets"
+        "a killed waifud leaves its sockets"
     );
 
     let again = home.start().await;
@@ -190,7 +190,7 @@ async fn what_was_acknowledged_is_there_after_a_kill_and_the_sockets_are_taken_o
 }
 
 #[tokio::test]
-async fn told_to_stop_it_ends_its_watches_and_itself() {
+async fn a_stop_ends_its_watches_and_exits() {
     let home = Home::new();
     let mut running = home.start().await;
     let mut watch = Box::pin(
@@ -208,15 +208,15 @@ async fn told_to_stop_it_ends_its_watches_and_itself() {
 }
 
 #[tokio::test]
-async fn a_second_one_on_the_same_state_is_refused_and_disturbs_nothing() {
+async fn a_second_waifud_on_the_same_state_is_refused_without_side_effects() {
     let home = Home::new();
     let running = home.start().await;
     let second = home.fails();
     assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8(second.stderr).unwrap();
+    let stderr_text = String::from_utf8(second.stderr).unwrap();
     assert!(
-        said.contains("another waifud uses") && said.contains("state_dir"),
-        "{said}"
+        stderr_text.contains("another waifud uses") && stderr_text.contains("state_dir"),
+        "{stderr_text}"
     );
     running.client.nodes(&ListQuery::default()).await.unwrap();
 }
@@ -247,15 +247,15 @@ fn an_unknown_key_is_refused_naming_key_and_file() {
     home.configure("colour = 'blue'");
     let output = home.fails();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr_text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("colour") && said.contains("waifud.toml"),
-        "{said}"
+        stderr_text.contains("colour") && stderr_text.contains("waifud.toml"),
+        "{stderr_text}"
     );
 }
 
 #[test]
-fn a_file_in_the_sockets_place_is_left_alone() {
+fn a_file_at_the_path_of_the_socket_is_kept() {
     let home = Home::new();
     std::fs::write(home.path("waifud.sock"), "mine").unwrap();
     let output = home.fails();
@@ -272,7 +272,7 @@ fn a_file_in_the_sockets_place_is_left_alone() {
 }
 
 #[test]
-fn the_document_that_is_committed_is_the_one_that_is_printed() {
+fn the_committed_openapi_document_is_current() {
     let printed = Command::new(env!("CARGO_BIN_EXE_waifud"))
         .arg("openapi")
         .output()
@@ -289,7 +289,7 @@ fn the_document_that_is_committed_is_the_one_that_is_printed() {
     );
 }
 
-fn said(output: &Output) -> String {
+fn stderr_text(output: &Output) -> String {
     assert!(!output.status.success());
     String::from_utf8(output.stderr.clone()).unwrap()
 }
@@ -302,20 +302,20 @@ async fn a_lost_database_is_not_replaced_by_an_empty_one() {
     running.ends().await;
     let database = home.path("state/waifud.db");
     std::fs::rename(&database, home.path("kept.db")).unwrap();
-    let text = said(&home.fails());
+    let text = stderr_text(&home.fails());
     assert!(
         text.contains("is missing") && text.contains("waifud restore"),
         "{text}"
     );
     assert!(!database.exists());
-    // Moved aside on purpose: a new beginning.
+    // Moved on purpose, so a new database is created.
     std::fs::rename(home.path("state/pki"), home.path("pki")).unwrap();
     std::fs::rename(home.path("state/images"), home.path("images")).unwrap();
     home.start().await;
 }
 
 #[tokio::test]
-async fn a_database_that_is_removed_or_replaced_meanwhile_is_not_healthy() {
+async fn a_removed_or_replaced_database_is_unhealthy() {
     let home = Home::new();
     let running = home.start().await;
     let health = async || {
@@ -361,7 +361,7 @@ async fn a_database_that_is_removed_or_replaced_meanwhile_is_not_healthy() {
 }
 
 #[tokio::test]
-async fn waifud_does_not_start_on_a_database_that_it_can_not_write() {
+async fn waifud_does_not_start_with_a_read_only_database() {
     let home = Home::new();
     let mut running = home.start().await;
     running.signal(Signal::SIGTERM);
@@ -369,7 +369,7 @@ async fn waifud_does_not_start_on_a_database_that_it_can_not_write() {
     let database = home.path("state/waifud.db");
     std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o444)).unwrap();
     let output = if nix::unistd::geteuid().is_root() {
-        // Root may write anything: another user starts it, to whom all but the database belongs.
+        // Root can write any file, so another user starts it, who owns everything but the database.
         let mut chown = Command::new("chown");
         chown.args(["-R", "65534:65534"]).arg(home.dir.path());
         assert!(chown.status().unwrap().success());
@@ -383,10 +383,10 @@ async fn waifud_does_not_start_on_a_database_that_it_can_not_write() {
             .arg(home.path("waifud.toml"));
         command.stdin(Stdio::null()).output().unwrap()
     } else {
-        // Its owner could give itself the permission back, so the directory goes the same way.
+        // An owner could restore the permission, so the directory gets the same treatment.
         home.fails()
     };
-    let text = said(&output);
+    let text = stderr_text(&output);
     assert!(
         text.contains("read-only") && text.contains("waifud.db"),
         "{text}"

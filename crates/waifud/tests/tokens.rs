@@ -1,9 +1,6 @@
-//! The real program over HTTPS with a token: what it lets in, and that no secret is in its log at its most talkative.
+//! The real program over HTTPS with a token, and no secret in its log at the most verbose level.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -27,7 +24,7 @@ fn status(error: &ClientError) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_lets_in_over_https_and_no_log_has_it() {
+async fn a_token_works_over_https_and_is_not_logged() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().display();
     let config = dir.path().join("waifud.toml");
@@ -101,7 +98,7 @@ async fn a_token_lets_in_over_https_and_no_log_has_it() {
         log.contains("TRACE") && log.contains("a token was refused"),
         "{log}"
     );
-    // What comes after `waifud_`, the 16 digits that are no secret, and `_`.
+    // The part after `waifud_`, the 16 public digits, and `_`.
     for secret in [&secret.expose()[24..], "wrong-horse"] {
         assert!(!log.contains(secret), "the log has {secret}");
     }

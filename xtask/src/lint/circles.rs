@@ -16,8 +16,6 @@ const KNOWN: &[&str] = &[
     "waifuctl: commands::edit, commands::edit_spec",
     "waifud-cloudinit: nocloud, render",
     "waifud-cloudinit: user_data, user_data_kinds, user_data_parts",
-    "waifud-control: images::downloads::fetch, images::downloads::http",
-    "waifud-control: network::address_owners, network::problems, network::requirements",
     "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
 ];
 

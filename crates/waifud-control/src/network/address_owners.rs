@@ -9,18 +9,10 @@ use ipnet::IpNet;
 use waifud_store::{NicRow, ReadTx};
 use waifud_types::spec::{InstanceSpec, NicSpec};
 
-use super::requirements::is_default;
+use super::default_network::is_default;
+use super::problems::Owned;
 use crate::ControlError;
 use crate::network::problems as network_problems;
-
-/// An address and its owner.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Owned {
-    /// The owned address, or a range that contains the requested address.
-    pub what: IpNet,
-    /// A phrase, for example `belongs to web` or `is the router of web`.
-    pub whose: String,
-}
 
 /// Refuses addresses of new nics that belong to others. Two nics with exactly the same address are detected when the leases
 /// are stored.

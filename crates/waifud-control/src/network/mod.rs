@@ -1,13 +1,14 @@
 //! Networks, and what instances need of them: nics, addresses and published ports.
 
 pub(crate) mod address_owners;
+mod default_network;
 pub(crate) mod networks;
 pub(crate) mod nics;
 pub(crate) mod problems;
 mod requirements;
 pub(crate) mod subnet;
 
+pub(crate) use default_network::{DEFAULT, is_default};
 pub(crate) use requirements::{
-    DEFAULT, address_taken, check, check_address_is_free, check_publish, fit, is_default, publish,
-    reserve_ports,
+    address_taken, check, check_address_is_free, check_publish, fit, publish, reserve_ports,
 };

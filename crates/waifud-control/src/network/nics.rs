@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{CreateNic, Problem};
 use waifud_types::{MacAddr, Name};
 
-use super::requirements::DEFAULT;
+use super::default_network::DEFAULT;
 use crate::network::problems as network_problems;
 use crate::problems;
 

@@ -7,7 +7,14 @@ use waifud_api::Problem;
 use waifud_types::Name;
 use waifud_types::spec::PublishSpec;
 
-use crate::network::address_owners::Owned;
+/// An address and its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owned {
+    /// The owned address, or a range that contains the requested address.
+    pub what: IpNet,
+    /// A phrase, for example `belongs to web` or `is the router of web`.
+    pub whose: String,
+}
 
 /// The field of the nic that is on `default`: there is one at most.
 fn address_of(index: usize) -> String {

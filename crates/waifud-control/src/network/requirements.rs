@@ -7,16 +7,13 @@ use std::net::Ipv4Addr;
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{Problem, Publish};
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx, StoreError, Taken, WriteTx};
-use waifud_types::Name;
 use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
 
+use super::default_network::is_default;
 use crate::ControlError;
 use crate::network::problems as network_problems;
 use crate::network::subnet;
 use crate::problems;
-
-/// The name of the routed network of each node.
-pub const DEFAULT: &str = "default";
 
 /// The maximum number of networks named in a refusal.
 const NETWORKS_NAMED: u32 = 10;
@@ -261,9 +258,4 @@ pub fn reserve_ports(
 fn fixed(spec: &InstanceSpec) -> Option<(usize, Ipv4Addr)> {
     let mut nics = spec.nics.iter().enumerate();
     nics.find_map(|(index, nic)| Some((index, nic.address.filter(|_| is_default(&nic.network))?)))
-}
-
-/// Whether the network is `default`.
-pub fn is_default(network: &Name) -> bool {
-    network.as_str() == DEFAULT
 }

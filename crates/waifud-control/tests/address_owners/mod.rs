@@ -12,7 +12,7 @@ async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused
     let ha = server.create(&on("ha", &by_dhcp)).await.expect(201);
     let mut report = common::report(ha.instance().id, InstanceState::Running);
     report.addresses = vec![seen("192.168.1.140", "lan")];
-    alder.says(report).await;
+    alder.send_report(report).await;
     let before = server.footprint().await;
     let of = |address: &str, allowed: &[&str]| {
         let mut nic = json!({"network": "lan", "allow_addresses": allowed});
@@ -84,15 +84,15 @@ async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused
         ),
     ] {
         let problem = server.create(&of(address, allowed)).await.problem();
-        let said = format!("{address} {allowed:?}: {problem:?}");
+        let context = format!("{address} {allowed:?}: {problem:?}");
         assert_eq!(
             (problem.status, problem.code.as_str()),
             (409, "address-taken"),
-            "{said}"
+            "{context}"
         );
         let named = format!("spec.nics[0].{field}");
-        assert_eq!(problem.field.as_deref(), Some(named.as_str()), "{said}");
-        assert!(problem.title.contains(words), "{said}");
+        assert_eq!(problem.field.as_deref(), Some(named.as_str()), "{context}");
+        assert!(problem.title.contains(words), "{context}");
     }
     // A nic on default gets a route for its range, so a range there takes addresses of every network.
     let routed = json!([{"network": "default", "allow_addresses": ["192.168.1.48/29"]}]);

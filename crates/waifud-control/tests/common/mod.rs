@@ -10,6 +10,8 @@
     reason = "each test file uses its own part of these helpers"
 )]
 
+mod setup;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +100,10 @@ impl Server {
 
     pub async fn with(change: impl FnOnce(&mut ControlConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        Self::open(dir, change).await
+    }
+
+    async fn open(dir: tempfile::TempDir, change: impl FnOnce(&mut ControlConfig)) -> Self {
         let mut config = ControlConfig::new(dir.path().to_owned());
         change(&mut config);
         let threads = Mode::Threads { readers: 2 };
@@ -133,17 +139,7 @@ impl Server {
         self.control.stop_token().cancel();
         let Self { dir, control, .. } = self;
         drop(control);
-        let mut config = ControlConfig::new(dir.path().to_owned());
-        change(&mut config);
-        let threads = Mode::Threads { readers: 2 };
-        Self::of(
-            dir,
-            config,
-            threads,
-            Arc::new(SystemClock),
-            Arc::new(SystemEntropy),
-        )
-        .await
+        Self::open(dir, change).await
     }
 
     pub async fn raw(&self, request: Request<Body>) -> axum::response::Response {
@@ -492,15 +488,15 @@ impl Agent {
     }
 
     pub async fn report(&self, report: &AgentReport) {
-        self.try_to_report(report).await.expect(204);
+        self.try_send_report(report).await.expect(204);
     }
 
-    pub async fn try_to_report(&self, report: &AgentReport) -> Answer {
+    pub async fn try_send_report(&self, report: &AgentReport) -> Answer {
         let body = serde_json::to_vec(report).unwrap();
         collect(self.call(Method::POST, "/v1/agent/report", body).await).await
     }
 
-    pub async fn says(&self, instance: InstanceReport) {
+    pub async fn send_report(&self, instance: InstanceReport) {
         self.report(&AgentReport {
             instances: vec![instance],
             ..AgentReport::default()

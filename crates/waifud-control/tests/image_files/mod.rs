@@ -101,10 +101,7 @@ async fn a_node_never_gets_a_damaged_file_and_gets_a_problem_for_a_missing_one()
     let bytes = image(2 << 30);
     let name = server.template().await;
     let node = server.join("alder", ByteSize::gib(8)).await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12"}))
-        .await
-        .expect(201);
+    server.create_instance("web").await;
     let path = format!("/v1/agent/images/{name}");
     node.get(&path).await.expect(200);
 

@@ -1,5 +1,4 @@
-//! A real waifud with its state on this machine's disk, and simulated nodes: joined over TLS, each with its key, a watch
-//! that is read, and a heartbeat.
+//! A real waifud with its state on the disk, and simulated nodes: joined over TLS, each with a key, a watch and heartbeats.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use waifud_types::{Digest, Timestamp};
 /// A report at least every 10 seconds is the heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// A running waifud; killed and its state removed when it goes out of scope.
+/// A running waifud; killed, and its state removed, when dropped.
 pub struct Waifud {
     child: Child,
     dir: tempfile::TempDir,
@@ -35,10 +34,10 @@ impl Drop for Waifud {
 }
 
 impl Waifud {
-    /// Starts the built program. Its state lies in the target directory: a temporary directory may be memory.
+    /// Starts the built program. Its state is in the target directory, since a temporary directory may be in memory.
     pub fn start() -> Result<Self> {
         let program = Path::new(env!("CARGO_BIN_EXE_waifud"));
-        let beside = program.parent().context("waifud lies nowhere")?;
+        let beside = program.parent().context("the program has no directory")?;
         let dir = tempfile::Builder::new()
             .prefix("bench-")
             .tempdir_in(beside)?;
@@ -55,7 +54,7 @@ impl Waifud {
             .spawn()?;
         let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
         let waifud = Self { child, dir };
-        // It says where it listens once it does; what follows goes to a file, as under systemd to the journal.
+        // It prints its address once it listens. Later output goes to a file, as to the journal under systemd.
         loop {
             let line = lines.next().context("waifud ended")??;
             if line.contains("listen=[") {
@@ -99,7 +98,7 @@ impl Waifud {
         Ok(())
     }
 
-    /// Joins `count` nodes, each with room for everything. Gives the number of instances that they have been told of.
+    /// Joins `count` nodes, each with capacity for all instances. Returns the number of instances that they have received.
     pub async fn nodes(&self, count: usize) -> Result<Arc<AtomicUsize>> {
         let told = Arc::new(AtomicUsize::new(0));
         let client = self.client()?;
@@ -138,7 +137,7 @@ fn hello(name: &str) -> Result<Hello> {
     })
 }
 
-/// Reads its watch and says that it lives, until the process ends or waifud does.
+/// Reads a node's watch and sends heartbeats, until the process or waifud exits.
 async fn live(link: HttpLink, told: Arc<AtomicUsize>) {
     let Ok(mut watch) = link.watch(None).await else {
         return;
@@ -160,7 +159,7 @@ async fn live(link: HttpLink, told: Arc<AtomicUsize>) {
     }
 }
 
-/// What people ask for: a key and a little user-data.
+/// A typical request: a key and a little user-data.
 pub fn request(name: &str) -> Result<CreateInstance> {
     let user_data = format!("#cloud-config\n# {}\n", "x".repeat(1000));
     Ok(serde_json::from_value(json!({
@@ -170,7 +169,7 @@ pub fn request(name: &str) -> Result<CreateInstance> {
     }))?)
 }
 
-/// Milliseconds of a sorted list at a share of it.
+/// A percentile of a sorted list, in milliseconds.
 pub fn at(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,
@@ -184,7 +183,7 @@ pub fn at(sorted: &[Duration], share: f64) -> f64 {
         .map_or(0.0, |time| time.as_secs_f64() * 1e3)
 }
 
-/// The number after `flag`, as in `--nodes 256`.
+/// The value of `flag`, for example of `--nodes 256`.
 pub fn number(flag: &str, default: usize) -> Result<usize> {
     let args: Vec<String> = std::env::args().collect();
     let given = args.iter().position(|arg| arg == flag);

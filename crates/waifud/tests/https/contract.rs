@@ -1,4 +1,4 @@
-//! The API does what its OpenAPI document says: schemathesis sends what the document allows, and what it does not.
+//! The API conforms to its OpenAPI document: schemathesis sends valid and invalid requests.
 //!
 //! `cargo xtask packages` installs schemathesis, in the versions of `https/requirements.txt`.
 
@@ -13,13 +13,13 @@ use waifud_types::Role;
 
 use super::kit::Waifud;
 
-/// It takes about 30 s on a calm machine.
+/// The run takes about 30 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What `schemathesis` on the command line is; its program names the directory that it was installed in.
+/// The Python code of the `schemathesis` command; the command itself contains the path of its installation.
 const RUN: &str = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())";
 
-/// The Python that has schemathesis; says why not, or fails where nothing may be skipped.
+/// The Python with schemathesis, or why there is none; fails if skips are forbidden.
 fn python() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let python = target.join("schemathesis/bin/python");
@@ -37,7 +37,7 @@ fn python() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn the_api_is_as_its_document_describes_it() {
+async fn the_api_conforms_to_its_document() {
     let Some(python) = python() else { return };
     let waifud = Waifud::start();
     let request = CreateToken {
@@ -47,34 +47,33 @@ async fn the_api_is_as_its_document_describes_it() {
     };
     let local = Client::unix(&waifud.dir.path().join("u.sock")).unwrap();
     let token = local.create_token(&request).await.unwrap().secret;
-    // schemathesis itself ends with an error now and then ("inconsistent results" of its generator on a busy machine).
-    // That is no finding, and it is started again; a finding is one at the first time.
+    // schemathesis itself sometimes fails ("inconsistent results" of its generator on a busy machine). It is then run again;
+    // a finding fails the test the first time.
     let mut seeds = ["7", "8", "9"].into_iter();
-    let said = loop {
+    let output = loop {
         let seed = seeds
             .next()
-            .expect("schemathesis failed by itself three times");
-        let (success, said) = schemathesis(&python, &waifud, token.expose(), seed).await;
-        assert!(!said.contains("= FAILURES ="), "{said}");
+            .expect("schemathesis itself failed three times");
+        let (success, output) = schemathesis(&python, &waifud, token.expose(), seed).await;
+        assert!(!output.contains("= FAILURES ="), "{output}");
         if success {
-            break said;
+            break output;
         }
-        drop(std::io::stderr().write_fmt(format_args!("schemathesis failed by itself:\n{said}")));
+        drop(std::io::stderr().write_fmt(format_args!("schemathesis itself failed:\n{output}")));
     };
-    // That it ran, and over everything. It counts one operation fewer than the document has; which one it leaves out is
-    // not printed.
+    // It ran over all operations. It counts one operation less than the document has and does not print which.
     let operations = waifud_operations();
-    let over = |count: usize| said.contains(&format!("{count} selected / {count} total"));
+    let over = |count: usize| output.contains(&format!("{count} selected / {count} total"));
     assert!(
         over(operations) || over(operations - 1),
-        "{operations}:\n{said}"
+        "{operations}:\n{output}"
     );
 }
 
-/// Whether it exited with success, and what it printed.
+/// Whether it succeeded, and its output.
 async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -> (bool, String) {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/https/schemathesis.toml");
-    let said = waifud.dir.path().join("said");
+    let output = waifud.dir.path().join("output");
     let mut child = Command::new(python)
         .args(["-c", RUN, "--config-file"])
         .arg(config)
@@ -85,13 +84,13 @@ async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -
         .arg(waifud.pki().join("ca.crt"))
         .args(["--seed", seed, "--max-examples", "5", "--workers", "1"])
         .args(["--max-failures", "100", "--no-color"])
-        // It opens a connection for each probe with wrong credentials, and waifud ends an address's oldest ones.
+        // It opens a connection for each probe with invalid credentials, and waifud closes the oldest ones of an address.
         .args(["--request-retries", "3"])
         .args(["--generation-database", "none", "--request-timeout", "20"])
         .current_dir(waifud.dir.path())
         .env_remove("HTTPS_PROXY")
         .env_remove("https_proxy")
-        .stdout(std::fs::File::create(&said).unwrap())
+        .stdout(std::fs::File::create(&output).unwrap())
         .spawn()
         .unwrap();
     let begun = Instant::now();
@@ -105,11 +104,11 @@ async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    let said = std::fs::read_to_string(said).unwrap();
-    (status.success(), said)
+    let output = std::fs::read_to_string(output).unwrap();
+    (status.success(), output)
 }
 
-/// How many operations the document has, as it is kept in the repository.
+/// The number of operations in the committed document.
 fn waifud_operations() -> usize {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/openapi.json");
     let document: serde_json::Value =

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use waifud_pki::Authority;
 
-/// A running waifud; killed when it goes out of scope.
+/// A running waifud; killed when dropped.
 pub struct Waifud {
     pub child: Child,
     pub at: SocketAddr,
@@ -37,7 +37,7 @@ impl Waifud {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // It says where it listens once it does.
+        // It prints its address once it listens.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let at = loop {
             let line = lines.next().unwrap().unwrap();

@@ -7,7 +7,6 @@ use ipnet::{IpNet, Ipv4Net};
 use waifud_types::ByteSize;
 
 use super::reach::{self, Reach};
-use crate::control::ControlConfig;
 use crate::env::Interfaces;
 
 /// The settings of downloads.
@@ -68,16 +67,21 @@ pub(crate) struct DownloadSettings {
 }
 
 impl DownloadSettings {
-    pub(crate) fn of(config: &ControlConfig) -> Self {
+    pub(crate) fn new(
+        downloads: DownloadConfig,
+        image_max: ByteSize,
+        guest_range: Ipv4Net,
+        interfaces: Arc<dyn Interfaces>,
+    ) -> Self {
         Self {
-            downloads: config.downloads.clone(),
-            image_max: config.image_max,
-            guest_range: config.guest_range,
-            interfaces: Arc::clone(&config.interfaces),
+            downloads,
+            image_max,
+            guest_range,
+            interfaces,
         }
     }
 
-    /// Which addresses may be asked, with the machine's own addresses as they are now.
+    /// Which addresses are allowed, with the machine's own addresses as they are now.
     pub(super) fn reach(&self) -> Reach {
         Reach {
             loopback: self.downloads.loopback,

@@ -9,12 +9,11 @@ use waifud_api::Problem;
 use waifud_types::qcow2;
 use waifud_types::{ByteSize, Checksum, ChecksumAlgorithm, Digest};
 
-use super::Pace;
+use super::config::Pace;
+use super::limits::Limits;
 use super::partial::Partial;
-use super::reach::{Reach, Trail};
 use super::source::{Proof, Source};
 use super::{checksum_file, http, problems};
-use crate::images::image_space::ImageSpace;
 use crate::images::image_store::SPACE_CHECK_INTERVAL;
 
 /// The maximum size of a list of checksums.
@@ -64,20 +63,6 @@ impl Validator {
                 .map(str::to_owned),
         )
     }
-}
-
-/// The settings of an attempt.
-#[derive(Clone, Debug)]
-pub(super) struct Limits {
-    pub(super) reach: Reach,
-    /// Records whether the attempt reaches a private address.
-    pub(super) trail: Trail,
-    pub(super) proxies: bool,
-    pub(super) max: ByteSize,
-    pub(super) disk_space: ImageSpace,
-    /// A server that sends nothing for this long is treated as disconnected.
-    pub(super) silence: Duration,
-    pub(super) pace: Pace,
 }
 
 /// The expected checksum of the image; `None` if the request skips the check.

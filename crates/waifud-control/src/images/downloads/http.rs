@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 
-use super::fetch::Limits;
+use super::limits::Limits;
 use super::reach::{Reach, Trail, forbidden};
 use super::source::check_url;
 use super::source::url_host::Host;

@@ -11,7 +11,8 @@ use waifud_store::ImageRow;
 use waifud_types::{Checksum, Digest};
 
 use super::config::DownloadSettings;
-use super::fetch::{self, Failure, Limits, Validator, Watcher};
+use super::fetch::{self, Failure, Validator, Watcher};
+use super::limits::Limits;
 use super::partial::Partial;
 use super::problems;
 use super::reach::Trail;

@@ -18,6 +18,7 @@ mod config;
 mod fetch;
 mod http;
 mod job;
+mod limits;
 mod partial;
 mod problems;
 mod reach;

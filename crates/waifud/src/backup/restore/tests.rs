@@ -1,4 +1,4 @@
-//! Restores: what is let in afterwards, and what a power cut leaves.
+//! Restores: which credentials are accepted afterwards, and interrupted restores.
 
 use waifud_store::{Mode, NodeKeyRow, Store, StoreError, TokenRow};
 use waifud_types::{Digest, NodeId, Role, Timestamp};
@@ -112,7 +112,7 @@ impl World {
 }
 
 #[test]
-fn tokens_that_were_revoked_and_nodes_that_were_removed_do_not_come_back() {
+fn revoked_tokens_and_removed_nodes_are_not_restored() {
     for (keep, tokens) in [(false, &[][..]), (true, &["ci".to_owned()][..])] {
         let world = World::new();
         world.change(|tx| {
@@ -128,7 +128,7 @@ fn tokens_that_were_revoked_and_nodes_that_were_removed_do_not_come_back() {
 }
 
 #[test]
-fn a_key_that_a_node_got_since_stays_its_key() {
+fn a_newer_key_of_a_node_is_kept() {
     let world = World::new();
     world.change(|tx| {
         let row = NodeKeyRow {
@@ -144,7 +144,7 @@ fn a_key_that_a_node_got_since_stays_its_key() {
 }
 
 #[test]
-fn on_a_new_machine_nodes_come_back_and_tokens_do_only_when_told_to() {
+fn on_a_new_machine_nodes_are_restored_and_tokens_only_on_request() {
     for (keep, tokens) in [(false, 0), (true, 2)] {
         let world = World::new();
         remove_all(&world.config.state_dir).unwrap();
@@ -155,7 +155,7 @@ fn on_a_new_machine_nodes_come_back_and_tokens_do_only_when_told_to() {
 }
 
 #[test]
-fn a_marker_that_was_not_written_in_full_does_not_stop_a_restore() {
+fn an_incomplete_marker_does_not_block_a_restore() {
     let half = "/var/lib/waifud/before-rest";
     for text in [
         "",
@@ -181,7 +181,7 @@ fn a_marker_that_was_not_written_in_full_does_not_stop_a_restore() {
 }
 
 #[test]
-fn a_restore_that_was_cut_short_puts_the_old_files_where_it_began_to() {
+fn an_interrupted_restore_continues_to_move_the_old_files() {
     let world = World::new();
     let state = &world.config.state_dir;
     let aside = write_marker(state).unwrap();
@@ -194,7 +194,7 @@ fn a_restore_that_was_cut_short_puts_the_old_files_where_it_began_to() {
 }
 
 #[test]
-fn each_restore_puts_the_old_files_into_a_directory_of_its_own() {
+fn each_restore_moves_the_old_files_to_a_new_directory() {
     let world = World::new();
     for _ in 0..3 {
         world.restore(false).unwrap();
@@ -208,7 +208,7 @@ fn each_restore_puts_the_old_files_into_a_directory_of_its_own() {
 }
 
 #[test]
-fn what_came_back_and_what_did_not_is_said() {
+fn a_restore_lists_what_was_restored_and_what_was_not() {
     let voided = Voided {
         tokens: vec![name("ci"), name("laptop")],
         tokens_kept: vec![name("kept")],
@@ -224,7 +224,7 @@ fn what_came_back_and_what_did_not_is_said() {
 }
 
 #[test]
-fn images_of_a_backup_replace_damaged_files_and_are_no_damaged_ones_themselves() {
+fn intact_images_of_a_backup_replace_damaged_files() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
