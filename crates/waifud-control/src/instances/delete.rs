@@ -11,8 +11,7 @@ use waifud_types::Digest;
 
 use super::{IfMatch, find};
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::{Control, ControlError};
 

@@ -7,8 +7,7 @@ use waifud_types::status::StoppedBy;
 
 use super::{IfMatch, amend, find, power, rescue, resize};
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 use crate::network;

@@ -9,8 +9,7 @@ use waifud_types::status::{InstanceStatus, StoppedBy};
 use waifud_types::{BootId, InstanceState as S};
 
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 
 impl Control {

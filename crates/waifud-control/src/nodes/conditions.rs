@@ -6,8 +6,7 @@ use waifud_store::{NodeRow, WriteTx};
 use waifud_types::status::Condition;
 
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 
 /// A reason and a message.

@@ -10,8 +10,7 @@ use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
 use super::hello::{differ, out_of_bounds};
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
 use crate::nodes::problems as node_problems;

@@ -16,8 +16,7 @@ use waifud_types::{Epoch, InstanceId, Name};
 
 use super::list::find_node;
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, problems};
 

@@ -6,8 +6,7 @@ use waifud_types::spec::InstanceSpec;
 use waifud_types::{Name, NodeId};
 
 use crate::auth::principal::Cause;
-use crate::events::event_builder;
-use crate::events::event_builder::EventExt;
+use crate::events::event_builder::{self, EventExt};
 use crate::instances::documents;
 use crate::network;
 use crate::placement::{Choice, PlacementRequest, choose};
