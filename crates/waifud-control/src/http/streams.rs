@@ -1,4 +1,4 @@
-//! `/v1/instances/{name}/console`, `ssh`, `screen` and `forward` as WebSockets, and `log` as a plain response.
+//! `/v1/instances/{name}/console`, `ssh`, `screen` and `forward` as `WebSockets`, and `log` as a plain response.
 
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;

@@ -63,9 +63,9 @@ pub fn labels(
         }
     }
     validate::labels("labels", &row.labels)?;
-    let changed = row.labels != before;
-    if changed {
+    let differ = row.labels != before;
+    if differ {
         changes.push("labels changed".to_owned());
     }
-    Ok(changed)
+    Ok(differ)
 }

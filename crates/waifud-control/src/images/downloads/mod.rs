@@ -128,7 +128,7 @@ impl Downloads {
                     self.worker
                         .records
                         .record_failure(row.source, problem)
-                        .await?
+                        .await?;
                 }
             }
         }
