@@ -45,7 +45,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(INSIDE) {
         return Some(path.into());
     }
-    if skip(why_not()) {
+    if skip(why_not().as_deref()) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
