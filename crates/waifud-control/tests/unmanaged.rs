@@ -87,7 +87,7 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
     let agent = today.agent_again(&agent).await;
     let other = today.create_instance("other").await;
     assert_eq!(other.status.state, InstanceState::Pending);
-    assert!(other.status.reason.unwrap().contains("since the restore"));
+    assert!(other.status.reason.unwrap().contains("after the restore"));
     say(&agent, vec![report]).await;
     let other = today
         .get("/v1/instances/other")
