@@ -23,32 +23,32 @@ use waifud_types::status::HypervisorKind;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, DiskFormat, Epoch, InstanceId, MacAddr, Name, TapName};
 
-/// What a machine needs to be defined. Two equal specs make the same domain.
+/// Everything that defines a domain. Equal specs define equal domains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainSpec {
-    /// The instance; becomes the domain's own UUID, so that a domain is found by it.
+    /// The instance. It is the domain's UUID, by which the domain is found.
     pub id: InstanceId,
-    /// The instance's name; becomes the domain's name, so that `virsh list` can be read.
+    /// The instance's name. It is the domain's name, as `virsh list` shows it.
     pub name: Name,
-    /// Which copy of the instance; kept in the domain's metadata.
+    /// The epoch of the instance, stored in the domain's metadata.
     pub epoch: Epoch,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory.
     pub memory: ByteSize,
-    /// KVM or emulation, as the probe found.
+    /// KVM or emulation, as the probe determined.
     pub kind: HypervisorKind,
-    /// What starts the boot loader.
+    /// The firmware.
     pub firmware: Firmware,
     /// How the guest finds its documents; decides the SMBIOS strings.
     pub datasource: Datasource,
     /// Disks in order; the first is booted.
     pub disks: Vec<DomainDisk>,
-    /// The disk with the guest's documents, where it reads them from one: raw, read-only, after all others.
+    /// The disk with the guest's documents, if the guest reads them from a disk: raw, read-only, and the last disk.
     pub seed: Option<PathBuf>,
     /// Nics in order.
     pub nics: Vec<DomainNic>,
-    /// Where the serial console is logged to.
+    /// The log file of the serial console.
     pub console_log: PathBuf,
     /// The serial console's unix socket; QEMU serves one connection at a time.
     pub console_socket: PathBuf,
@@ -57,9 +57,9 @@ pub struct DomainSpec {
 }
 
 impl DomainSpec {
-    /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
+    /// A digest in 64 hexadecimal digits. Equal specs have equal digests, and different specs have different ones.
     pub fn digest(&self) -> String {
-        // Of what is written for it: a change of how domains are written makes another digest too.
+        // The digest of the XML, so that it also changes when domains are rendered differently.
         let text = xml::render(self, xml::RenderOptions::default(), "");
         Digest::of(text.as_bytes()).hex()
     }
@@ -72,29 +72,29 @@ pub struct DomainDisk {
     pub name: Name,
     /// The volume's file.
     pub path: PathBuf,
-    /// What its bytes are.
+    /// The format of its data.
     pub format: DiskFormat,
-    /// The qcow2 image that it is an overlay on, which needs no other; null where the file stands for itself. The
-    /// file's own header is not asked: QEMU can write it.
+    /// The qcow2 image that it is an overlay on; `None` if it needs no other file. It is never read from the overlay's
+    /// header, which QEMU can write.
     pub backing: Option<PathBuf>,
 }
 
 /// A nic of a domain: a port of a bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainNic {
-    /// The port's name on the node; ours, so that rules exist before the port does.
+    /// The port's name on the node. waifud chooses it, so that rules exist before the port does.
     pub tap: TapName,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// The bridge that the port joins.
     pub bridge: String,
-    /// MTU told to the guest; null leaves 1500.
+    /// The MTU announced to the guest; `None` for 1500.
     pub mtu: Option<u16>,
-    /// Whether the port sees no other isolated port of the bridge.
+    /// Whether the port is isolated from the other isolated ports of the bridge.
     pub isolated: bool,
 }
 
-/// What a domain is doing.
+/// The state of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DomainState {
     /// It runs.
@@ -104,22 +104,22 @@ pub enum DomainState {
         /// Whether an input/output error (a full disk) halted it.
         io_error: bool,
     },
-    /// It was asked to shut down and has not yet.
+    /// It was asked to shut down and is still running.
     ShuttingDown,
     /// Off, and why.
     Off(OffReason),
-    /// It crashed and libvirt kept what is left.
+    /// It crashed, and libvirt kept its remains.
     Crashed,
 }
 
-/// Why a domain is off, as far as the hypervisor remembers.
+/// Why a domain is off, as far as the hypervisor knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OffReason {
-    /// Never started since it was defined, or nothing is remembered.
+    /// It was never started since it was defined, or the reason is unknown.
     Unknown,
     /// The guest powered itself off.
     GuestShutdown,
-    /// Somebody destroyed it.
+    /// It was destroyed.
     Destroyed,
     /// The guest or QEMU crashed.
     Crashed,
@@ -127,14 +127,14 @@ pub enum OffReason {
     StartFailed,
 }
 
-/// One domain of ours, as it is.
+/// A domain of ours as observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ObservedDomain {
     /// The instance, from the domain's UUID.
     pub id: InstanceId,
     /// The domain's name.
     pub name: String,
-    /// Which copy, from the domain's metadata; null in a domain that somebody else defined under our id.
+    /// The epoch in the domain's metadata; `None` for a domain that was defined under our id by another program.
     pub epoch: Option<Epoch>,
     /// What it is doing.
     pub state: DomainState,
@@ -142,13 +142,13 @@ pub struct ObservedDomain {
     pub kind: HypervisorKind,
     /// A digest over the `DomainSpec` it was defined from, from the domain's metadata; null when absent.
     pub spec_digest: Option<String>,
-    /// What somebody changed by hand in it, for its next start at the latest: devices that waifud did not add, settings
-    /// other than the spec's. Short sentences, escaped, sixteen at most.
+    /// Manual changes, effective at the next start at the latest: devices that waifud did not add, and settings that
+    /// differ from the spec. At most sixteen short sentences, escaped.
     pub drift: Vec<String>,
 }
 
-/// Something happened to a domain. Only a hint to look again: events may be lost, never invented, and may name a domain
-/// that is not ours.
+/// A change of a domain. It is only a hint to observe the domain again: events can be lost, and can concern a domain that
+/// is not ours.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainEvent {
     /// The instance.
@@ -164,19 +164,19 @@ pub enum DomainEventKind {
     Started,
     /// It was halted.
     Paused,
-    /// It went off, and why.
+    /// It stopped, and why.
     Stopped(OffReason),
     /// It was defined or undefined.
     Changed,
-    /// Its guest agent connected or left.
+    /// Its guest agent connected or disconnected.
     AgentChanged,
-    /// It was reset and boots again, without having been off.
+    /// It was reset and boots again without having been off.
     Rebooted,
-    /// The connection to the hypervisor was lost or made anew: look at everything again. The event's id is nil.
+    /// The connection to the hypervisor was lost or restored: observe everything again. The event's id is nil.
     Resync,
 }
 
-/// What went wrong. Messages are fit for users; causes are in `source`.
+/// Why an operation failed. Messages are written for users; causes are in `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
     /// libvirtd is not running or refuses the connection.

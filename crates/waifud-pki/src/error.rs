@@ -6,19 +6,19 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A key or certificate could not be made.
-    #[error("the certificate can't be made")]
+    #[error("cannot create the certificate")]
     Make(#[source] rcgen::Error),
     /// A certificate signing request is none, or is not signed by its own key.
-    #[error("that is no certificate signing request that is signed by its own key")]
+    #[error("invalid certificate signing request: it must be signed with its own key")]
     Request(#[source] rcgen::Error),
     /// The request is of a kind of key that is not taken.
-    #[error("the request's key is of a kind that is not taken; ECDSA on P-256 is wanted")]
+    #[error("the request's key has an unsupported type; use ECDSA on P-256")]
     KeyKind,
     /// The text holds no certificate, or not exactly the one that is wanted.
     #[error("{0}")]
     Text(&'static str),
     /// A file can't be read or written.
-    #[error("{path:?} can't be {what}")]
+    #[error("{path:?} cannot be {what}")]
     File {
         /// The file.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum PkiError {
         source: std::io::Error,
     },
     /// A file holds something else than it should. It is left as it is.
-    #[error("{path:?} does not hold what it should; put it back from a backup, or move it away")]
+    #[error("{path:?} has unexpected contents; restore it from a backup, or move it away")]
     BadFile {
         /// The file.
         path: PathBuf,
@@ -37,14 +37,14 @@ pub enum PkiError {
         #[source]
         source: Box<PkiError>,
     },
-    /// TLS can't be set up with these keys.
-    #[error("TLS can't be set up")]
+    /// cannot set up TLS with these keys.
+    #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
     /// The certificate does not name a node.
     #[error("the certificate does not name a node")]
     NoNode,
     /// The system gives no random numbers.
-    #[error("the system gives no random numbers")]
+    #[error("the system provides no random numbers")]
     Random,
 }
 

@@ -1,11 +1,11 @@
-//! Files that hold keys: whole or not at all, also after a crash, and for nobody else to read.
+//! Files that contain keys: complete or absent, also after a crash, and readable by their owner only.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::PkiError;
 
-/// Writes the file so that after a crash it is either as before or complete. Durable when it returns.
+/// Replaces the file durably: after a crash it has its old contents or the new ones.
 pub fn write_durably(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     waifud_kit::durable::replace(path, text.as_bytes(), mode).map_err(|source| PkiError::File {
         path: path.to_owned(),
@@ -14,7 +14,7 @@ pub fn write_durably(path: &Path, text: &str, mode: u32) -> Result<(), PkiError>
     })
 }
 
-/// The file's text; `None` when there is no such file.
+/// The text of the file; `None` if the file does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),

@@ -1,15 +1,15 @@
-//! Who is who between machines: a private CA, certificates for waifud and its nodes, and TLS 1.3 on both ends.
+//! Authentication between machines: a private CA, certificates for waifud and its nodes, and TLS 1.3 for both ends.
 //!
 //! - [`Authority`] is the CA: a P-256 key that never leaves waifud's state directory. Nodes know it by its
 //!   [`fingerprint`](Authority::fingerprint), the SHA-256 of its certificate.
-//! - [`NodeKey`] is made on the node and never leaves it; only its [`request`](NodeKey::request) does. The certificate
-//!   names the node in its SAN, as `waifud:node:UUID`, and says nothing else.
-//! - waifud's own certificate always has the name [`SERVER_NAME`]. Agents ask for that one whatever address they dial,
-//!   so a new address needs nothing of them; people's programs check the address as everywhere.
+//! - [`NodeKey`] is generated on the node and never leaves it; only its [`request`](NodeKey::request) does. The
+//!   certificate contains the node's id in its SAN, as `waifud:node:UUID`, and nothing else.
+//! - waifud's own certificate always has the name [`SERVER_NAME`]. Agents verify that name whatever address they connect
+//!   to, so a new address needs no change on them; other clients verify the address as usual.
 //!
-//! Dates: clocks of machines at home lie, and a node may be off for months. Everything is valid since 1970; what is
-//! issued is valid for [`YEARS`], the CA until 9999 (RFC 5280, section 4.1.2.5: no end that is known). What takes a
-//! certificate back is the node's row in waifud's database, which holds the one key that is accepted.
+//! Validity: clocks of machines at home can be wrong, and a node can be off for months. Everything is valid from 1970;
+//! issued certificates are valid for [`YEARS`], the CA until 9999 (RFC 5280, section 4.1.2.5: no well-defined end). A
+//! certificate is revoked through the node's row in waifud's database, which holds the only accepted key.
 
 mod authority;
 mod error;

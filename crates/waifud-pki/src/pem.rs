@@ -8,12 +8,12 @@ use waifud_types::Digest;
 
 use crate::PkiError;
 
-/// The SHA-256 of a certificate, or of anything else.
+/// The SHA-256 of a certificate, or of other bytes.
 pub fn fingerprint(bytes: &[u8]) -> Digest {
     Digest::of(bytes)
 }
 
-/// All certificates of a text; text around them is skipped.
+/// All certificates in a text. Other text is skipped.
 pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     found
@@ -22,7 +22,7 @@ pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PkiError
         .ok_or(PkiError::Text("there is no certificate in the text"))
 }
 
-/// A certificate as text.
+/// A certificate in PEM format.
 pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
     for line in STANDARD.encode(certificate).as_bytes().chunks(64) {

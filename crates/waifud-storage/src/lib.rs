@@ -1,7 +1,7 @@
 //! The storage interface: pools of images and volumes; qcow2 overlays, clones of files, and a fake.
 //!
-//! An image is imported once per pool; a volume is a clone of it, in milliseconds, whatever its size. Every verb is
-//! an *ensure*: calling it again when the work is done changes nothing and succeeds.
+//! An image is imported once per pool. A volume is a clone of an image, made in milliseconds whatever its size. Every
+//! operation is an *ensure*: repeating it changes nothing and succeeds.
 
 mod config;
 pub mod conformance;
@@ -20,31 +20,31 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use waifud_types::{ByteSize, Digest, DiskFormat, Name, VolumeId};
 
-/// One volume as it is.
+/// A volume as observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ObservedVolume {
     /// Which volume.
     pub id: VolumeId,
-    /// The size that a guest sees; null when it can't be read.
+    /// The size that a guest sees; `None` if it cannot be read.
     pub size: Option<ByteSize>,
 }
 
 /// How full a pool is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolUsage {
-    /// Bytes in all.
+    /// The size in bytes.
     pub size: ByteSize,
     /// Bytes in use.
     pub used: ByteSize,
-    /// `ok`, or what is wrong.
+    /// `ok`, or a description of the problem.
     pub health: String,
 }
 
-/// What went wrong. Messages are fit for users; causes are in `source`.
+/// Why an operation failed. Messages are written for users; causes are in `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The pool has no room.
-    #[error("pool {pool} has no room left; free some space on its filesystem")]
+    #[error("pool {pool} is full; free space on its filesystem")]
     NoRoom {
         /// The pool.
         pool: Name,
@@ -63,7 +63,7 @@ pub enum StorageError {
         actual: Digest,
     },
     /// The file is no image that may be used.
-    #[error("the image can't be used")]
+    #[error("the image cannot be used")]
     BadImage(#[source] waifud_types::qcow2::Qcow2Error),
     /// A tool refused the image.
     #[error("{tool} refused the image: {message}")]

@@ -1,4 +1,4 @@
-//! What can go wrong in the database.
+//! Errors of the store.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,18 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file could not be opened as a database.
-    #[error("the database {path:?} can't be opened")]
+    #[error("cannot open the database {path:?}")]
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: rusqlite::Error,
     },
     /// The file was written by a newer waifud.
     #[error(
-        "the database {path:?} has schema {found}, and this waifud knows schemas up to {known}: it was written by a \
-         newer waifud; run that version, or put back the backup {path:?}.before-{}", known + 1
+        "the database {path:?} has schema {found}, and this waifud supports schemas up to {known}: it was written by a \
+         newer waifud; run that version, or restore the backup {path:?}.before-{}", known + 1
     )]
     NewerSchema {
         /// The file.
@@ -28,17 +28,17 @@ pub enum StoreError {
         known: u32,
     },
     /// The copy before a migration could not be made; nothing was migrated.
-    #[error("the backup {path:?} can't be written, so the database was left as it is")]
+    #[error("cannot write the backup {path:?}; the database was not changed")]
     Backup {
         /// The backup's file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file, its directory or its filesystem can't be written.
+    /// The file, its directory or its filesystem is not writable.
     #[error(
-        "the database {path:?} is read-only; look at its owner and permissions, at those of its directory, and whether \
+        "the database {path:?} is read-only; check its owner and permissions, those of its directory, and whether \
          the filesystem is mounted read-only"
     )]
     ReadOnly {
@@ -48,8 +48,8 @@ pub enum StoreError {
         #[source]
         source: Option<rusqlite::Error>,
     },
-    /// The file is a database and none of waifud's.
-    #[error("there is no database of waifud in the file")]
+    /// The file is a database of another program.
+    #[error("the file is not a database of waifud")]
     NoDatabase,
     /// The file is broken.
     #[error("the database {path:?} is damaged: {verdict}")]
@@ -60,51 +60,51 @@ pub enum StoreError {
         verdict: String,
     },
     /// A migration failed and was rolled back.
-    #[error("migration {number} of the database failed; the database was left as it is")]
+    #[error("migration {number} of the database failed; the database was not changed")]
     Migration {
-        /// Which one.
+        /// The migration's number.
         number: u32,
-        /// Why.
+        /// The cause.
         #[source]
         source: rusqlite::Error,
     },
     /// `SQLite` refused a statement: a full disk, a broken file, a violated constraint.
     #[error("the database refused a statement")]
     Sql(#[from] rusqlite::Error),
-    /// A stored value can't be read as what it should be.
-    #[error("the database holds {what} that can't be read")]
+    /// A stored value cannot be parsed.
+    #[error("the database contains {what} that cannot be read")]
     Corrupt {
-        /// Which kind of value.
+        /// The kind of value.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A value can't be written as JSON.
-    #[error("{what} can't be stored")]
+    /// A value cannot be serialized.
+    #[error("cannot store {what}")]
     Encode {
-        /// Which kind of value.
+        /// The kind of value.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
     /// The name, the MAC or the address is in use.
     #[error("{0} is in use")]
     Taken(Taken),
-    /// The group of changes could not be made durable; none of it happened.
+    /// The group of changes was not made durable, and none of them is stored.
     #[error("the change could not be made durable: {why}")]
     Commit {
         /// What `SQLite` said; its error can't be shared among the jobs of the group.
         why: String,
-        /// Whether the filesystem has no room left.
+        /// Whether the filesystem is full.
         full: bool,
     },
     /// The writer could not be started.
-    #[error("the database's writer can't be started")]
+    #[error("cannot start the writer of the database")]
     Thread(#[source] std::io::Error),
     /// A job panicked; its changes were rolled back.
-    #[error("a change of the database failed in an unforeseen way and was rolled back")]
+    #[error("a change of the database failed with an internal error and was rolled back")]
     Panicked,
     /// The store was closed.
     #[error("the database is closed")]
@@ -112,7 +112,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the filesystem has no room left.
+    /// Whether the filesystem is full.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Sql(error) | Self::Open { source: error, .. } => is_full(error),

@@ -1,4 +1,4 @@
-//! Whether changes can still be stored: the file is the one that was opened, and may be written.
+//! Whether changes can be stored: the database file is the one that was opened, and is writable.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use rusqlite::{Connection, MAIN_DB};
 
 use crate::StoreError;
 
-/// Why the newest change could not be stored, for a reason other than a full disk; absent while changes are stored.
+/// Why the newest change was not stored, unless the disk was full. Absent while changes are stored.
 pub(crate) type LastFailure = Arc<Mutex<Option<String>>>;
 
-/// The database's file, and what happened to it.
+/// The database file and its state.
 #[derive(Debug)]
 pub(crate) struct Health {
     path: PathBuf,
-    /// Device and inode of the file that was opened.
+    /// Device and inode of the opened file.
     opened: Option<(u64, u64)>,
     last_failure: LastFailure,
 }
@@ -31,7 +31,7 @@ impl Health {
         }
     }
 
-    /// Why changes can't be stored; `None` when they can, as far as that shows without a write. Asks the filesystem.
+    /// Why changes cannot be stored; `None` if they can, as far as this is known without a write. Asks the filesystem.
     pub(crate) fn trouble(&self) -> Option<String> {
         let path = self.path.display();
         match identity(&self.path) {
@@ -70,7 +70,8 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino()))
 }
 
-/// Stores something that changes nothing. A full disk is no failure: it may be read, and will have room again.
+/// Checks that the database is writable, with a write that changes nothing. A full disk is not a failure: reads work, and
+/// space can be freed.
 pub(crate) fn must_be_writable(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let read_only = |source| StoreError::ReadOnly {
         path: path.to_owned(),

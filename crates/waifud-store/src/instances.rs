@@ -1,4 +1,4 @@
-//! Instances: spec, status, owner; one row for each that lives, the ones being destroyed included.
+//! Instances: spec, status and node. One row for each instance that exists, including those being deleted.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::codec::{
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, Topic, WriteTx, waiting};
 
-/// An instance to be.
+/// An instance to create.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewInstance {
     /// Its id.
@@ -25,15 +25,15 @@ pub struct NewInstance {
     pub name: Name,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// What people want.
+    /// The desired state.
     pub spec: InstanceSpec,
-    /// What is, so far.
+    /// The initial status.
     pub status: InstanceStatus,
     /// The architecture of its image.
     pub arch: String,
-    /// How it finds its documents.
+    /// How the guest finds its documents.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
     /// Public keys.
     pub ssh_keys: Vec<String>,
@@ -41,11 +41,11 @@ pub struct NewInstance {
     pub cloud_id: String,
     /// The user-data.
     pub user_data: Option<Secret<String>>,
-    /// Now.
+    /// The time of creation.
     pub at: Timestamp,
 }
 
-/// An instance as it is stored, and what its node's row says of its reachability.
+/// A stored instance, and whether its node is reachable.
 #[derive(Clone, PartialEq, Debug)]
 pub struct InstanceRow {
     /// Its id.
@@ -54,31 +54,31 @@ pub struct InstanceRow {
     pub name: Name,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Counts changes of the spec.
+    /// The number of changes of the spec.
     pub generation: Generation,
-    /// Counts its owners.
+    /// The number of changes of the owner.
     pub epoch: Epoch,
     /// When it was created.
     pub created_at: Timestamp,
-    /// What people want.
+    /// The desired state.
     pub spec: InstanceSpec,
-    /// What was last reported.
+    /// The last reported status.
     pub status: InstanceStatus,
-    /// Where it is placed.
+    /// The owner; absent until the instance is placed.
     pub node: Option<NodeId>,
-    /// That node's name of today: the one in the status is of the day when it was placed.
+    /// The current name of the node. The name in the status is the one at the time of placement.
     pub node_name: Option<Name>,
-    /// Whether that node is heard of; true when unplaced.
+    /// Whether the node is reachable; true until the instance is placed.
     pub node_reachable: bool,
-    /// When that node was last heard of, if it no longer is.
+    /// The last contact with the node, if it is unreachable.
     pub node_last_contact: Option<Timestamp>,
-    /// Whether it is being destroyed.
+    /// Whether it is being deleted.
     pub deleting: bool,
-    /// How its node was chosen, or why none could be.
+    /// Why the node was chosen, or why no node was.
     pub placement: Vec<PlacementVerdict>,
     /// The architecture that it needs.
     pub arch: String,
-    /// How it finds its documents.
+    /// How the guest finds its documents.
     pub datasource: Datasource,
     /// The instance-id that cloud-init is given.
     pub cloud_id: String,
@@ -106,7 +106,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// One instance by name or by id; no name looks like an id.
+    /// One instance by name or by id. Names cannot look like ids.
     pub fn find_instance(&self, name_or_id: &str) -> Result<Option<InstanceRow>, StoreError> {
         if let Some(row) = self.instance_named(name_or_id)? {
             return Ok(Some(row));
@@ -146,7 +146,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Adds an instance, unplaced. `Taken` when its name is in use.
+    /// Adds an instance that is not placed yet. Fails with `Taken` if its name is in use.
     pub fn insert_instance(
         &mut self,
         new: &NewInstance,
@@ -188,7 +188,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives a adopted instance the generation and the epoch that its copy on a node has.
+    /// Sets the generation and the epoch of an adopted instance to those of its copy on the node.
     pub fn set_adopted(
         &mut self,
         id: InstanceId,
@@ -213,7 +213,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Replaces the labels. The node does not hear of it: it knows none.
+    /// Replaces the labels. The node is not notified, because it does not use them.
     pub fn set_labels(
         &mut self,
         id: InstanceId,
@@ -244,7 +244,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives it another cloud-init instance-id. Its documents have to be rendered anew for the node to hear of it.
+    /// Sets the instance-id of cloud-init. It takes effect when the documents are rendered again.
     pub fn set_cloud_id(&mut self, id: InstanceId, cloud_id: &str) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE instances SET cloud_id = ?2 WHERE id = ?1")?
@@ -252,7 +252,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Replaces the spec. The node hears of it.
+    /// Replaces the spec and notifies the node.
     pub fn set_spec(
         &mut self,
         id: InstanceId,
@@ -281,7 +281,7 @@ impl WriteTx<'_> {
         self.touch_instance(id)
     }
 
-    /// Replaces the status. The node does not hear of it: it came from there.
+    /// Replaces the status. The node is not notified, because it reported it.
     pub fn set_status(
         &mut self,
         id: InstanceId,
@@ -298,7 +298,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Marks it as being destroyed.
+    /// Marks the instance as being deleted.
     pub fn mark_deleting(&mut self, id: InstanceId) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE instances SET deleting = 1 WHERE id = ?1")?
@@ -306,10 +306,10 @@ impl WriteTx<'_> {
         self.touch_instance(id)
     }
 
-    /// Removes it with its leases, reservations, volumes' promises, user-data and bundles.
+    /// Removes the instance with its leases, reservations, volumes, user-data and bundles.
     pub fn remove_instance(&mut self, id: InstanceId) -> Result<(), StoreError> {
         self.touch_instance(id)?;
-        // By hand and first: the sums on the node hang on this row's trigger, not on a cascade.
+        // Explicitly and first: a cascade would not run the trigger that keeps the sums of the node.
         self.conn
             .prepare_cached("DELETE FROM reservations WHERE instance = ?1")?
             .execute([id16(&id)])?;

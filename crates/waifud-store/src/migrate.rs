@@ -1,7 +1,7 @@
-//! Numbered migrations: each in one transaction, each after a backup of what was there.
+//! Numbered migrations, each in one transaction and after a backup of the database.
 //!
-//! The number of the schema is `SQLite`'s own `user_version`. A database that is newer than this program is left
-//! alone: an old program that writes a new schema loses what it does not know of.
+//! The number of the schema is `SQLite`'s own `user_version`. A database that is newer than this program is not
+//! opened: an old program would lose data of a newer schema.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_unmanaged.sql"),
 ];
 
-/// The newest schema that this program knows.
+/// The newest schema that this program supports.
 pub const SCHEMA: u32 = 13;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
@@ -69,7 +69,7 @@ fn backup_path(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// A whole copy, complete or absent: written beside and renamed.
+/// Writes a complete copy: into a temporary file that is renamed at the end.
 fn back_up(conn: &Connection, to: &Path) -> Result<(), StoreError> {
     let partial = to.with_extension("partial");
     copy(conn, &partial)
@@ -85,7 +85,7 @@ fn back_up(conn: &Connection, to: &Path) -> Result<(), StoreError> {
 
 fn copy(conn: &Connection, partial: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     use std::os::unix::fs::OpenOptionsExt;
-    // The copy holds secrets as the database does.
+    // Like the database, the copy contains secrets.
     std::fs::OpenOptions::new()
         .create(true)
         .truncate(true)

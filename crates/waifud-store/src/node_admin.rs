@@ -1,4 +1,4 @@
-//! What operators do with nodes: labels, and removal with a subnet that stays reserved.
+//! Administration of nodes: labels, and removal with a subnet that stays reserved.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::codec::{node16, to_json};
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 impl ReadTx<'_> {
-    /// Whether a removed node of this name or id has its subnet still.
+    /// Whether a removed node of this name or id still has its subnet reserved.
     pub fn is_removed_node(&self, name_or_id: &str) -> Result<bool, StoreError> {
         let id = name_or_id.parse::<NodeId>().ok();
         Ok(self
@@ -19,7 +19,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Replaces the labels that operators gave a node.
+    /// Replaces the labels that operators set on a node.
     pub fn set_node_labels(
         &mut self,
         id: NodeId,
@@ -31,7 +31,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Forgets the key that a node is known by: its connections end, and it is not let in again without a token.
+    /// Deletes the key of a node. Its connections end, and it can only come back with a join token.
     pub fn forget_node_key(&mut self, id: NodeId) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("DELETE FROM node_keys WHERE node = ?1")?
@@ -40,7 +40,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Forgets a node and its tombstones; no instance may be on it. Its subnet stays reserved until it is purged.
+    /// Removes a node and its tombstones. The node must have no instances. Its subnet stays reserved until it is purged.
     pub fn remove_node(&mut self, row: &NodeRow, at: Timestamp) -> Result<(), StoreError> {
         let id = node16(&row.id);
         self.conn
@@ -63,7 +63,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Lets others have the subnets of removed nodes of this name or id.
+    /// Releases the subnets of removed nodes of this name or id.
     pub fn purge_node(&mut self, name_or_id: &str) -> Result<(), StoreError> {
         let id = name_or_id.parse::<NodeId>().ok();
         self.conn

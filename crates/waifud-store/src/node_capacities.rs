@@ -1,11 +1,10 @@
-//! Nodes' rooms, kept in the writer's memory from one create to the next.
+//! A copy of the nodes' capacities in the writer's memory, kept from one placement to the next.
 //!
-//! Placement looks at every node, and reading them all from their rows at each create costs more than all the rest of
-//! it. What was read stays true as long as no row that it was read from has changed. Temporary triggers on the writer's
-//! connection, the only one that writes, count each change of those rows, whoever makes it: a statement, another
-//! trigger, a cascade. So the copy is used while that count stands still; other changes, such as what nodes report of
-//! their guests, do not disturb it. Jobs that place instances and change rooms in no other way add their placements to
-//! the copy. Whatever else changes rooms, the next asker reads the rows.
+//! Placement examines every node, and reading all of them for each create would cost more than the rest of the create.
+//! The copy is valid as long as no row that it was read from has changed. Temporary triggers count each change of those
+//! rows on the writer's connection, the only one that writes, whether a statement, another trigger or a cascade makes
+//! it. The copy is used while the count is unchanged. Other changes, for example reports of nodes, do not affect it. A
+//! job whose only changes are placements adds them to the copy. After any other change the rows are read again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,24 +23,24 @@ const READ_FROM: [&str; 2] = ["nodes", "volumes"];
 /// The copy, when there is one.
 pub(crate) struct NodeCapacities {
     kept: Option<Kept>,
-    /// Counts changes of rows that rooms are read from.
+    /// The number of changes of the rows that capacities are read from.
     changes: Arc<AtomicU64>,
-    /// That count when the job at work began.
+    /// The number of changes when the current job began.
     began: u64,
 }
 
 struct Kept {
     capacities: Arc<Vec<NodeCapacity>>,
-    /// The count of changes when they were true.
+    /// The number of changes at which the copy is valid.
     changes: u64,
-    /// What the job at work has placed.
+    /// The placements of the current job.
     placed: Vec<(NodeId, InstanceSpec)>,
-    /// Whether the job at work has asked.
+    /// Whether the current job has read the copy.
     followed: bool,
 }
 
 impl NodeCapacities {
-    /// No copy yet. From now on changes are counted on this connection.
+    /// Starts without a copy, and counts changes on this connection.
     pub(crate) fn of(conn: &Connection) -> Result<Self, StoreError> {
         let changes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&changes);
@@ -73,12 +72,12 @@ impl NodeCapacities {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// A job begins.
+    /// Begins a job.
     pub(crate) fn begin(&mut self) {
         self.began = self.changes();
     }
 
-    /// Every node with its room, by name, as [`ReadTx::node_capacities`] reads them.
+    /// Every node with its capacity, by name, as [`ReadTx::node_capacities`] reads them.
     pub(crate) fn get(&mut self, tx: ReadTx<'_>) -> Result<Arc<Vec<NodeCapacity>>, StoreError> {
         let changes = self.changes();
         match &mut self.kept {
@@ -104,14 +103,14 @@ impl NodeCapacities {
         }
     }
 
-    /// The job at work has placed an instance.
+    /// Records that the current job has placed an instance.
     pub(crate) fn placed(&mut self, node: NodeId, spec: &InstanceSpec) {
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.followed) {
             kept.placed.push((node, spec.clone()));
         }
     }
 
-    /// The job is done and stays. When it asked for rooms, all that it did to them are its placements.
+    /// Ends a job whose changes stay. If it read the copy, placements are its only changes of capacities.
     pub(crate) fn keep(&mut self) {
         let changes = self.changes();
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.followed) else {
@@ -120,7 +119,7 @@ impl NodeCapacities {
         kept.followed = false;
         let placed = std::mem::take(&mut kept.placed);
         if !placed.is_empty() {
-            // Nobody holds it any more: it is copied only when a job has kept its own.
+            // Copies the value only if a job still holds it.
             let capacities = Arc::make_mut(&mut kept.capacities);
             for (node, spec) in placed {
                 let found = capacities
@@ -134,7 +133,7 @@ impl NodeCapacities {
         kept.changes = changes;
     }
 
-    /// The job is taken back. A copy of rows that it changed may be a copy of what never was.
+    /// Ends a job that was rolled back. A copy of rows that it changed is invalid.
     pub(crate) fn take_back(&mut self) {
         if self.changes() != self.began {
             self.forget();
@@ -145,14 +144,14 @@ impl NodeCapacities {
         }
     }
 
-    /// More than one job was taken back.
+    /// Discards the copy after several jobs were rolled back.
     pub(crate) fn forget(&mut self) {
         self.kept = None;
     }
 }
 
 impl NodeCapacity {
-    /// Adds an instance to what is promised, as the rows of its placement change the sums.
+    /// Adds an instance to the reserved capacity, as its placement changes the sums in the rows.
     pub fn promise(&mut self, spec: &InstanceSpec) {
         let promised = &mut self.node.promised;
         promised.cpus = promised.cpus.saturating_add(spec.cpus);

@@ -1,6 +1,6 @@
-//! Placement's own view of nodes, and the rows that make a choice race-free.
+//! Placement's view of nodes, and the rows that make a choice free of races.
 //!
-//! Both are used in one job of the writer: nobody else can promise the same room in between.
+//! Both are used in one job of the writer, so that no other placement can reserve the same capacity in between.
 
 use ipnet::Ipv4Net;
 use waifud_api::PlacementVerdict;
@@ -13,16 +13,16 @@ use crate::codec::{count, id16, name, node_id, node16, size, to_i64, to_json};
 use crate::nodes::node;
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
-/// A node and what is promised of its pools.
+/// A node and the space reserved in its pools.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NodeCapacity {
-    /// The node; `promised` in it is CPUs and memory.
+    /// The node. Its `promised` holds the reserved CPUs and memory.
     pub node: NodeRow,
-    /// Bytes of disk promised, by pool.
+    /// Bytes of disk reserved, by pool.
     pub pools: Vec<(Name, ByteSize)>,
 }
 
-/// Disk promised in one pool of one node.
+/// The disk space reserved in one pool of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolPromise {
     /// The node.
@@ -33,7 +33,7 @@ pub struct PoolPromise {
     pub promised: ByteSize,
 }
 
-/// A choice to write down.
+/// A placement to store.
 #[derive(Clone, Debug)]
 pub struct PlacementRow<'a> {
     /// The instance.
@@ -42,14 +42,14 @@ pub struct PlacementRow<'a> {
     pub node: NodeId,
     /// The spec with addresses filled in.
     pub spec: &'a InstanceSpec,
-    /// The status that says where it is placed.
+    /// The status with the node.
     pub status: &'a InstanceStatus,
-    /// How it was chosen.
+    /// Why the node was chosen.
     pub verdicts: &'a [PlacementVerdict],
 }
 
 impl ReadTx<'_> {
-    /// Every node with its room, by name.
+    /// Every node with its capacity, by name.
     pub fn node_capacities(&self) -> Result<Vec<NodeCapacity>, StoreError> {
         let mut promises = self.pool_promises()?;
         self.conn
@@ -66,7 +66,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// What is promised of every pool of every node.
+    /// The reserved space of every pool of every node.
     pub fn pool_promises(&self) -> Result<Vec<PoolPromise>, StoreError> {
         self.conn
             .prepare_cached(
@@ -96,14 +96,14 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// The guests' subnet of a node.
+    /// The guest subnet of a node.
     pub fn subnet_of(&self, id: NodeId) -> Result<Option<Ipv4Net>, StoreError> {
         Ok(self.node(id)?.map(|node| node.subnet))
     }
 }
 
 impl WriteTx<'_> {
-    /// Writes a choice down: owner, reservation, volumes. Addresses are written with their leases.
+    /// Stores a placement: owner, reservation and volumes. Addresses are stored with their leases.
     pub fn place(
         &mut self,
         choice: &PlacementRow<'_>,
@@ -148,7 +148,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Changes what is promised to a placed instance. Says whether that is another than before.
+    /// Changes the reservation of a placed instance. Returns whether it changed.
     pub fn set_reservation(
         &mut self,
         id: InstanceId,
@@ -158,7 +158,7 @@ impl WriteTx<'_> {
         if self.reservation(id)? == Some(promised) {
             return Ok(false);
         }
-        // Made anew, so that the sums follow as they do for any reservation that ends and begins.
+        // Deleted and inserted again, so that the triggers update the sums.
         self.conn
             .prepare_cached("DELETE FROM reservations WHERE instance = ?1")?
             .execute([id16(&id)])?;
@@ -204,7 +204,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Notes why no node could be chosen.
+    /// Stores why no node was chosen.
     pub fn set_verdicts(
         &mut self,
         id: InstanceId,

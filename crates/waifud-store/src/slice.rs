@@ -1,4 +1,4 @@
-//! A node's slice: what its watch carries.
+//! A node's slice: the instances that its watch sends.
 
 use rusqlite::Row;
 use waifud_api::agent::{AgentInstance, BundleRef, RescueImage};
@@ -7,18 +7,18 @@ use waifud_types::{Epoch, Generation, NodeId, Secret};
 use crate::codec::{count, digest, instance_id, json, name, node16, size, to_i64, word};
 use crate::{ReadTx, StoreError};
 
-/// An instance of the slice and the revision that changed it last.
+/// An instance of the slice and the revision of its last change.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SliceRow {
-    /// As the node is given it.
+    /// The instance as it is sent to the node.
     pub instance: AgentInstance,
-    /// Where in the history.
+    /// The revision of the last change.
     pub slice_revision: u64,
 }
 
 impl ReadTx<'_> {
-    /// Instances of a node that changed after `since`, in the order of their changes. Those being destroyed are not
-    /// among them: a tombstone speaks for these.
+    /// Instances of a node that changed after `since`, in the order of their changes. Instances being deleted are left
+    /// out: the node receives their tombstones.
     pub fn slice(&self, node: NodeId, since: u64) -> Result<Vec<SliceRow>, StoreError> {
         self.conn
             .prepare_cached(
