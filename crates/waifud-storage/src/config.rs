@@ -1,30 +1,30 @@
-//! How a pool of files is set up, whatever its volumes are made of.
+//! The configuration of pools of files.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use waifud_types::Name;
 
-/// How a pool is set up.
+/// The configuration of a pool of files.
 #[derive(Clone, Debug)]
 pub struct FilePoolConfig {
     /// The pool's name.
     pub name: Name,
-    /// Its directory; made when missing. QEMU's user must be able to pass through its parents.
+    /// The directory; created if missing. QEMU's user must be able to enter its parents.
     pub path: PathBuf,
-    /// User and group (numbers) that image tools run as when we are root: `waifud-image`.
+    /// The user and group ids that image tools run as if we are root: `waifud-image`.
     pub image_user: Option<(u32, u32)>,
-    /// `qemu-img`, by path or to be found in `PATH`.
+    /// `qemu-img`, as a path or as a name to find in `PATH`.
     pub qemu_img: PathBuf,
-    /// User and group (numbers) that volumes belong to when we are root: QEMU's. Without it libvirt has to change the
-    /// owner at each start.
+    /// The user and group ids that volumes belong to if we are root: QEMU's. Without them, libvirt changes the owner at
+    /// each start.
     pub volume_owner: Option<(u32, u32)>,
-    /// How long one run of a tool may take.
+    /// The time limit for one run of a tool.
     pub tool_timeout: Duration,
 }
 
 impl FilePoolConfig {
-    /// A pool in a directory, all else by default: tools and volumes belong to ourselves, two minutes for a tool.
+    /// A pool in a directory with defaults: tools run as the current user, who owns the volumes; two minutes per run.
     pub fn new(name: Name, path: impl Into<PathBuf>) -> Self {
         Self {
             name,

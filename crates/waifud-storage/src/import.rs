@@ -1,4 +1,4 @@
-//! Looks at a staged download before anything uses it: digest, header, the tool's own opinion.
+//! Checks a staged download before it is used: its digest, its header, and the result of `qemu-img`.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -14,10 +14,10 @@ use crate::StorageError;
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, Tool};
 
-/// `qemu-img check`: whole, but with clusters that nothing uses. They cost room and harm nobody.
+/// The exit code of `qemu-img check` for an intact image with leaked clusters, which waste space but are harmless.
 const LEAKS_ONLY: i32 = 3;
 
-/// The fields of `qemu-img info --output=json` that decide something.
+/// The fields of `qemu-img info --output=json` that are checked.
 #[derive(Deserialize)]
 struct Info {
     #[serde(rename = "virtual-size")]
@@ -28,8 +28,8 @@ struct Info {
     encrypted: bool,
 }
 
-/// The staged file, open, and its header, after everything that can be found wrong with it was looked for. The caller
-/// removes the file when this fails because of the image.
+/// Opens and checks the staged file, and returns it with its header. The caller removes the file if the check fails
+/// because of the image.
 pub(crate) async fn checked(
     layout: &Layout,
     tool: &Tool,
@@ -64,7 +64,7 @@ fn verify(
     let limit = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
     (&file).take(limit).read_to_end(&mut head).map_err(failed)?;
     let header = qcow2::parse(&head).map_err(StorageError::BadImage)?;
-    // Readable for the image tools' user, who gets the descriptor; the directory keeps everybody else out.
+    // Readable for the image tools' user, who receives the descriptor; only the owner can enter the directory.
     file.set_permissions(Permissions::from_mode(0o444))
         .map_err(failed)?;
     Ok((file, header))
@@ -93,12 +93,12 @@ async fn inspect(
         return Err(refused(answer.complaint()));
     }
     let info: Info = serde_json::from_slice(&answer.stdout)
-        .map_err(|error| refused(format!("its report can't be read: {error}")))?;
+        .map_err(|error| refused(format!("cannot parse its report: {error}")))?;
     if ByteSize(info.virtual_size) != header.virtual_size {
-        return Err(refused("it reads another size than we do".to_owned()));
+        return Err(refused("it reads a different size than waifud".to_owned()));
     }
     if info.backing_filename.is_some() || info.encrypted {
-        return Err(refused("it sees a backing file or encryption".to_owned()));
+        return Err(refused("it found a backing file or encryption".to_owned()));
     }
 
     let answer = tool.run(&arguments("check"), Some(handle()?)).await?;

@@ -1,14 +1,14 @@
-//! Where a pool keeps what, and how a file becomes part of it: written aside, made durable, then renamed.
+//! The directories of a pool, and how a file is added: written under a temporary name, synced, then renamed.
 //!
 //! ```text
-//! images/<64 hex digits>.SUFFIX      0444  whole and verified; the name is the digest of the published bytes
-//! images/.new-<64 hex digits>        0600  half-made; removed when the pool is opened
-//! staging/<64 hex digits>.part       0600  a download, perhaps broken; removed after a week without progress
+//! images/<64 hex digits>.SUFFIX      0444  complete and verified; the name is the digest of the published bytes
+//! images/.new-<64 hex digits>        0600  unfinished; removed when the pool is opened
+//! staging/<64 hex digits>.part       0600  a download, possibly incomplete; removed after a week without progress
 //! volumes/<instance>.<disk>.SUFFIX   0600  an overlay on an image (`.qcow2`), or a clone of one (`.raw`)
-//! volumes/.new-<instance>.<disk>     0600  half-made; removed when the pool is opened
+//! volumes/.new-<instance>.<disk>     0600  unfinished; removed when the pool is opened
 //! ```
 //!
-//! A file under its final name is whole: the rename is the moment at which it comes to be.
+//! A file under its final name is complete, because it is renamed last.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -24,7 +24,7 @@ use waifud_types::{ByteSize, Digest, Name, VolumeId};
 use crate::{PoolUsage, StorageError};
 
 const HALF_MADE: &str = ".new-";
-/// A download that nobody went on with for so long is not wanted any more.
+/// A download without progress for this long is removed.
 const STALE: Duration = Duration::from_hours(7 * 24);
 
 /// The directories of one pool.
@@ -32,15 +32,15 @@ const STALE: Duration = Duration::from_hours(7 * 24);
 pub(crate) struct Layout {
     pub(crate) pool: Name,
     root: PathBuf,
-    /// What the names of images and volumes end with.
+    /// The suffix of the names of images and volumes.
     suffix: &'static str,
 }
 
 impl Layout {
-    /// Makes the directories where they are missing and clears half-made volumes away.
+    /// Creates missing directories and removes unfinished files.
     ///
-    /// QEMU's user passes through the root, `images` and `volumes` to files that it knows the names of, but can't
-    /// list them; nobody else sees into `staging`.
+    /// QEMU's user can open files in `images` and `volumes` by their names, but cannot list the directories. Only the
+    /// owner can enter `staging`.
     pub(crate) fn open(
         pool: Name,
         root: &Path,
@@ -74,7 +74,7 @@ impl Layout {
         for name in layout.names(&layout.staging())? {
             let path = layout.staging().join(name);
             let age = path.metadata().and_then(|facts| facts.modified());
-            // A clock that was wrong makes ages that can't be told: those files stay.
+            // If the clock was wrong, the age is unknown and the file stays.
             if age.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > STALE)) {
                 layout.remove(&path)?;
             }
@@ -82,8 +82,8 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A directory that others use already keeps its mode, but that QEMU's user has to pass: the pool may be a place for
-    /// more than volumes.
+    /// A directory with contents keeps its mode, except that QEMU's user must be able to enter it: it may have other
+    /// uses than the pool.
     fn open_root(&self) -> Result<(), StorageError> {
         let open = || {
             fs::create_dir_all(&self.root)?;
@@ -98,11 +98,11 @@ impl Layout {
         open().map_err(|error: io::Error| self.io("making the directory", &self.root, error))
     }
 
-    /// Root works in these directories by the names of files. Where another user could put links into them, root would
-    /// write and give away what they lead to.
+    /// Root opens files in these directories by name. If another user could create links in them, root would write to
+    /// the targets of the links and change their owner.
     fn check_owner(&self, directory: &Path) -> Result<(), StorageError> {
         let check = || {
-            // A link that root made to another disk is fine.
+            // A link that root created, for example to another disk, is allowed.
             let link = fs::symlink_metadata(directory)?;
             let facts = fs::metadata(directory)?;
             let trusted = |user: u32| user == 0 || user == geteuid().as_raw();
@@ -111,10 +111,10 @@ impl Layout {
                 .find(|user| !trusted(*user));
             match stranger {
                 Some(user) => Err(io::Error::other(format!(
-                    "it belongs to the user {user}, who could lead root elsewhere; a pool's directories have to belong to root (chown root:root)"
+                    "it belongs to user {user}, who could redirect root to other files; the directories of a pool must belong to root (chown root:root)"
                 ))),
                 None if facts.permissions().mode() & 0o1002 == 0o002 => Err(io::Error::other(
-                    "every user may write to it; a pool's directories have to be root's alone (chmod o-w)",
+                    "every user can write to it; only root may write to the directories of a pool (chmod o-w)",
                 )),
                 None => Ok(()),
             }
@@ -151,28 +151,28 @@ impl Layout {
         self.volumes().join(format!("{id}{}", self.suffix))
     }
 
-    /// Where an image is made before it has its name.
+    /// The temporary path of an unfinished image.
     pub(crate) fn half_made_image(&self, image: Digest) -> PathBuf {
         self.half_made_named(&image.hex())
     }
 
-    /// Where what becomes no volume is made.
+    /// The temporary path of another unfinished file.
     pub(crate) fn half_made_named(&self, name: &str) -> PathBuf {
         self.images().join(format!("{HALF_MADE}{name}"))
     }
 
-    /// Where a volume is made before it has its name.
+    /// The temporary path of an unfinished volume.
     pub(crate) fn half_made_volume(&self, id: &VolumeId) -> PathBuf {
         self.volumes().join(format!("{HALF_MADE}{id}"))
     }
 
-    /// Whether the file is there. One that can't be looked at is an error, not absent.
+    /// Whether the file exists. A failure to determine it is an error, not absence.
     pub(crate) fn exists(&self, path: &Path) -> Result<bool, StorageError> {
         path.try_exists()
             .map_err(|error| self.io("looking for", path, error))
     }
 
-    /// Where a download goes; a leftover of an import that was cut short may be read-only, and no longer is.
+    /// The path for a download. Makes the file of an interrupted import writable again.
     pub(crate) fn writable_staged(&self, image: Digest) -> Result<PathBuf, StorageError> {
         let path = self.staged(image);
         match fs::set_permissions(&path, Permissions::from_mode(0o600)) {
@@ -183,7 +183,7 @@ impl Layout {
         }
     }
 
-    /// Whether a staged file that could not be imported is worth keeping: a plain file that is not at fault.
+    /// Whether to keep a staged file that was not imported: a plain file that did not cause the failure.
     pub(crate) fn may_try_again(&self, image: Digest, error: &StorageError) -> bool {
         let plain = self
             .staged(image)
@@ -208,7 +208,7 @@ impl Layout {
         })
     }
 
-    /// Every volume's id and path, by the names alone; files of others are passed over.
+    /// The id and path of every volume, from the file names. Other files are skipped.
     pub(crate) fn volume_files(&self) -> Result<Vec<(VolumeId, PathBuf)>, StorageError> {
         let directory = self.volumes();
         let names = self.names(&directory)?;
@@ -219,7 +219,7 @@ impl Layout {
         Ok(names.into_iter().filter_map(volume).collect())
     }
 
-    /// Every image's digest, by the names alone; files of others are passed over.
+    /// The digest of every image, from the file names. Other files are skipped.
     pub(crate) fn image_files(&self) -> Result<Vec<Digest>, StorageError> {
         let image = |name: String| {
             let digest: Digest = name.strip_suffix(self.suffix)?.parse().ok()?;
@@ -238,7 +238,7 @@ impl Layout {
         list().map_err(|error| self.io("listing", directory, error))
     }
 
-    /// Opens a file for reading unless it is a link, a device or anything but a plain file.
+    /// Opens a plain file for reading. Fails for links, devices and everything else.
     pub(crate) fn open_plain(&self, path: &Path) -> Result<File, StorageError> {
         let open = || {
             let file = OpenOptions::new()
@@ -264,7 +264,7 @@ impl Layout {
         Ok(bytes)
     }
 
-    /// Writes a volume's file: afterwards it is there, whole and durable, or not at all.
+    /// Writes the file of a volume. Afterwards it is complete and durable, or does not exist.
     pub(crate) fn put_volume(
         &self,
         id: &VolumeId,
@@ -279,17 +279,17 @@ impl Layout {
             .map_err(|error| self.io("writing", &path, error))
     }
 
-    /// Gives a file its final name, durably.
+    /// Renames a file durably.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
         durable::rename(from, to).map_err(|error| self.io("renaming to", to, error))
     }
 
-    /// Removes a file, durably. Succeeds when it is absent.
+    /// Removes a file durably. Succeeds if it does not exist.
     pub(crate) fn remove(&self, path: &Path) -> Result<(), StorageError> {
         durable::remove(path).map_err(|error| self.io("removing", path, error))
     }
 
-    /// An error of the filesystem; a full one has its own word.
+    /// An error of the filesystem. A full filesystem has its own variant.
     pub(crate) fn io(&self, what: &'static str, path: &Path, source: io::Error) -> StorageError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(),
@@ -309,7 +309,7 @@ impl Layout {
     }
 }
 
-/// Runs file work where blocking is allowed; it goes on to its end when the caller goes away.
+/// Runs file operations on a thread for blocking work. They complete even if the caller is dropped.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {

@@ -1,23 +1,23 @@
-//! Room on a filesystem that a daemon keeps its state on, and when there is too little of it.
+//! Free space on the filesystem of a daemon's state, and the limits below which it is too little.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ByteSize;
 
-/// Below this it counts as full: what is left is for what nodes report, and for deleting.
+/// Below this, the filesystem counts as full. The rest is for reports from nodes and for deletions.
 pub const FULL_BELOW: ByteSize = ByteSize::mib(8);
-/// Below this it is low, however small the filesystem is.
+/// Below this, space is low, whatever the size of the filesystem.
 const LOW_BELOW: ByteSize = ByteSize::mib(512);
-/// A twentieth of a large filesystem is more than a state directory ever needs: above this it is not low.
+/// Above this, space is never low: a twentieth of a large filesystem is more than a state directory needs.
 const LOW_AT_MOST: ByteSize = ByteSize::gib(10);
 
-/// How much of a filesystem is free for its unprivileged users, as `df` shows it.
+/// The space of a filesystem that is available to unprivileged users, as `df` shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSpace {
     /// Its size.
     pub size: ByteSize,
-    /// What is free.
+    /// The free space.
     pub free: ByteSize,
 }
 
@@ -30,20 +30,20 @@ impl From<waifud_kit::filesystem::Usage> for DiskSpace {
     }
 }
 
-/// Whether there is enough.
+/// Whether there is enough free space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskSpaceState {
-    /// There is.
+    /// There is enough.
     Ok,
-    /// It will soon be full: less than 512 MiB or, up to 10 GiB, a twentieth is free.
+    /// Less than 512 MiB is free, or less than a twentieth up to 10 GiB.
     Low,
-    /// Nothing new is taken.
+    /// New data is refused.
     Full,
 }
 
 impl DiskSpace {
-    /// Whether there is enough.
+    /// Whether there is enough free space.
     pub fn state(self) -> DiskSpaceState {
         let twentieth = self.size.bytes() / 20;
         let low = twentieth.clamp(LOW_BELOW.bytes(), LOW_AT_MOST.bytes());
