@@ -1,4 +1,4 @@
-//! Access: every route of the table with every kind of credential, and the lifecycle of tokens.
+//! Access control: every route with every kind of credential, and the life of tokens.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,85 +9,55 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use common::{Server, collect};
+use common::{ManualClock, Server, collect};
 use http_body_util::BodyExt;
 use serde_json::json;
+use waifud_control::Peer;
 use waifud_control::auth::access::{Access, ROUTES};
-use waifud_control::env::{Clock, SystemClock, SystemEntropy};
-use waifud_control::{ControlConfig, Peer};
-use waifud_store::Mode;
-use waifud_types::{ByteSize, Digest, NodeId, Role, Timestamp};
+use waifud_types::{ByteSize, Digest, NodeId, Role};
 
-/// A clock that a test controls.
-struct Hands(Mutex<Timestamp>);
-
-impl Hands {
-    fn forward(&self, by: Duration) {
-        *self.0.lock().unwrap() += by;
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.now().as_duration().unsigned_abs()
-    }
-}
-
-async fn server() -> (Server, Arc<Hands>) {
-    let hands = Arc::new(Hands(Mutex::new(SystemClock.now())));
-    let dir = tempfile::tempdir().unwrap();
-    let config = ControlConfig::new(dir.path().to_owned());
-    let threads = Mode::Threads { readers: 2 };
-    let clock = Arc::clone(&hands) as Arc<dyn Clock>;
-    let server = Server::of(dir, config, threads, clock, Arc::new(SystemEntropy)).await;
-    (server, hands)
-}
-
-/// A new address each time, so that none is blocked for failed attempts.
-fn somewhere() -> SocketAddr {
+/// A new address at each call, so that no request is refused for the failed attempts of another.
+fn new_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0x0a00_0001);
     let address = Ipv4Addr::from(NEXT.fetch_add(1, Ordering::Relaxed));
     (address, 40000).into()
 }
 
 fn tls() -> Peer {
-    Peer::Tls { from: somewhere() }
+    Peer::Tls {
+        from: new_address(),
+    }
 }
 
-/// A credential.
+/// A kind of caller and what it presents.
 struct Credential {
     name: &'static str,
     peer: Box<dyn Fn() -> Peer>,
     token: Option<String>,
-    /// The role; `Err` is the code of the problem on a route that requires a role.
+    /// The role that it grants; `Err` is the status on routes that require a role.
     role: Result<Role, u16>,
-    /// A registered node with its current key.
+    /// Whether it is the certificate of an admitted node with that node's current key.
     admitted: bool,
 }
 
-/// A certificate of that node with that key.
+/// A peer with a certificate for this node and key.
 fn certificate(node: NodeId, key: Digest) -> Box<dyn Fn() -> Peer> {
     Box::new(move || Peer::Certificate {
-        from: somewhere(),
+        from: new_address(),
         node,
         key,
     })
 }
 
-async fn credentials(server: &Server, hands: &Hands) -> Vec<Credential> {
+async fn credentials(server: &Server, clock: &ManualClock) -> Vec<Credential> {
     let revoked = server.token("revoked", "admin", None).await;
     server.delete("/v1/tokens/revoked").await.expect(204);
     let expired = server.token("expired", "admin", Some(60)).await;
-    hands.forward(Duration::from_mins(1));
+    clock.forward(Duration::from_mins(1));
     let row = |name, peer, token, role| Credential {
         name,
         peer,
@@ -106,7 +76,11 @@ async fn credentials(server: &Server, hands: &Hands) -> Vec<Credential> {
     let mut rows = vec![
         by_tls("none", None, Err(401)),
         by_tls("garbage", Some("hunter2".into()), Err(401)),
-        by_tls("an admin's with another end", Some(forged), Err(401)),
+        by_tls(
+            "an admin's token with another last character",
+            Some(forged),
+            Err(401),
+        ),
         by_tls("revoked", Some(revoked), Err(401)),
         by_tls("expired", Some(expired), Err(401)),
         by_tls("viewer", Some(viewer.clone()), Ok(Role::Viewer)),
@@ -126,14 +100,15 @@ async fn credentials(server: &Server, hands: &Hands) -> Vec<Credential> {
             Err(401),
         ),
         row(
-            "nobody that the kernel vouches for",
+            "a unix socket peer without credentials",
             Box::new(|| Peer::Unknown),
             None,
             Err(403),
         ),
     ];
 
-    // Nodes: one as it is, one that joined again since, and one that nobody knows. All by the same certificate authority.
+    // Certificates of the same certificate authority: of a node, of a node that has joined again since, and of an
+    // unknown node.
     let own = server.join("alder", ByteSize::gib(8)).await;
     let before = server.join("birch", ByteSize::gib(8)).await;
     let another = server.join("birch", ByteSize::gib(8)).await;
@@ -185,11 +160,11 @@ async fn credentials(server: &Server, hands: &Hands) -> Vec<Credential> {
     rows
 }
 
-/// What a route should answer at the listener that the credential came in by; `None` is anything but a refusal.
+/// The status of a route's answer at the listener that serves this credential; `None` where access is granted.
 fn expected(access: Access, credential: &Credential) -> Option<u16> {
     let by_unix = matches!((credential.peer)(), Peer::Unix { .. } | Peer::Unknown);
     match (access, credential.role) {
-        // The unix socket has none of them.
+        // The unix socket does not serve these routes.
         (Access::Node | Access::JoinToken, _) if by_unix => Some(404),
         (Access::Node, _) if !credential.admitted => Some(403),
         (Access::Anyone | Access::Node | Access::JoinToken, _) => None,
@@ -200,17 +175,17 @@ fn expected(access: Access, credential: &Credential) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn every_route_answers_each_credential_according_to_the_table() {
-    let (server, hands) = server().await;
-    let credentials = credentials(&server, &hands).await;
+async fn every_route_enforces_its_access_rule_for_every_kind_of_credential() {
+    let (server, clock) = Server::with_manual_clock().await;
+    let credentials = credentials(&server, &clock).await;
     let digest = format!("sha256:{}", "0".repeat(64));
     let mut asked = 0;
     for (method, route, access) in ROUTES {
         let path = route
-            .replace("{name}", "nobody")
+            .replace("{name}", "missing")
             .replace("{id}", "0")
             .replace("{digest}", &digest)
-            .replace("{instance}", "nobody");
+            .replace("{instance}", "missing");
         for credential in &credentials {
             let at = format!("{method} {route} with {}", credential.name);
             let peer = (credential.peer)();
@@ -218,7 +193,7 @@ async fn every_route_answers_each_credential_according_to_the_table() {
             let answer = server.call_as(peer, token, method, &path, "{}").await;
             let status = answer.status().as_u16();
             asked += 1;
-            // An accepted request may be an endless stream.
+            // The body of a granted request may be an endless stream, so it is not read.
             match expected(*access, credential) {
                 None => assert!(![401, 403, 405, 429].contains(&status), "{at}: {status}"),
                 Some(expected) => {
@@ -243,9 +218,9 @@ async fn every_route_answers_each_credential_according_to_the_table() {
 }
 
 #[tokio::test]
-async fn invalid_tokens_get_the_same_answer_and_are_soon_blocked() {
-    let (server, hands) = server().await;
-    let credentials = credentials(&server, &hands).await;
+async fn wrong_tokens_get_identical_answers_and_are_rate_limited() {
+    let (server, clock) = Server::with_manual_clock().await;
+    let credentials = credentials(&server, &clock).await;
     let mut answers: Vec<_> = Vec::new();
     for credential in credentials
         .iter()
@@ -279,7 +254,7 @@ async fn invalid_tokens_get_the_same_answer_and_are_soon_blocked() {
     assert_eq!(
         ask(&good).await.status(),
         200,
-        "a right token is let in, whoever guesses from its address"
+        "a valid token is accepted while its address is rate limited"
     );
     assert_eq!(
         server
@@ -287,19 +262,19 @@ async fn invalid_tokens_get_the_same_answer_and_are_soon_blocked() {
             .await
             .status(),
         200,
-        "others are not concerned"
+        "other callers are not limited"
     );
-    hands.forward(Duration::from_secs(6));
+    clock.forward(Duration::from_secs(6));
     assert_eq!(
         ask("guess").await.status(),
         401,
-        "one more attempt is allowed"
+        "the limit allows one more attempt"
     );
 }
 
 #[tokio::test]
-async fn a_wait_ends_when_its_token_is_revoked() {
-    let (server, _) = server().await;
+async fn revoking_a_token_ends_its_waits() {
+    let (server, _) = Server::with_manual_clock().await;
     server.template().await;
     let waiting = json!({"name": "web", "template": "debian-12"});
     server.create(&waiting).await.expect(201);
@@ -307,7 +282,7 @@ async fn a_wait_ends_when_its_token_is_revoked() {
     let path = "/v1/instances/web?wait=1h&for=running";
     let wait = server.call_as(tls(), Some(&token), "GET", path, "");
     let revoke = async {
-        // After it was released, another request is accepted.
+        // The token's last use is recorded once its request is accepted.
         while server.get("/v1/tokens").await.json()["items"][0]["last_used_at"].is_null() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -320,8 +295,8 @@ async fn a_wait_ends_when_its_token_is_revoked() {
 }
 
 #[tokio::test]
-async fn one_token_holds_a_limited_number_of_event_streams() {
-    let (server, _) = server().await;
+async fn event_streams_are_limited_per_token() {
+    let (server, _) = Server::with_manual_clock().await;
     let token = server.token("laptop", "viewer", None).await;
     let other = server.token("desk", "viewer", None).await;
     let follow = async |token: &str| {
@@ -346,19 +321,22 @@ async fn one_token_holds_a_limited_number_of_event_streams() {
     assert_eq!(
         follow(&other).await.status(),
         200,
-        "others are not concerned"
+        "other callers are not limited"
     );
     followers.pop();
     assert_eq!(follow(&token).await.status(), 200);
 }
 
 #[tokio::test]
-async fn events_name_the_token_and_its_last_use_is_recorded_once_a_minute() {
-    let (server, hands) = server().await;
+async fn events_name_the_token_as_actor_and_its_last_use_is_recorded_once_a_minute() {
+    let (server, clock) = Server::with_manual_clock().await;
     server.template().await;
     let secret = server.token("laptop", "operator", None).await;
-    assert!(secret.starts_with("waifud_"), "scanners look for a prefix");
-    let from = somewhere();
+    assert!(
+        secret.starts_with("waifud_"),
+        "secret scanners look for the prefix"
+    );
+    let from = new_address();
     let body = json!({"name": "web", "template": "debian-12"}).to_string();
     let answer = server
         .call_as(
@@ -393,10 +371,10 @@ async fn events_name_the_token_and_its_last_use_is_recorded_once_a_minute() {
             .call_as(tls(), Some(&secret), "GET", "/v1/whoami", "")
             .await
     };
-    hands.forward(Duration::from_secs(59));
+    clock.forward(Duration::from_secs(59));
     assert_eq!(ask().await.status(), 200);
-    assert_eq!(used().await, first, "an idle cluster writes nothing");
-    hands.forward(Duration::from_secs(1));
+    assert_eq!(used().await, first, "the last use is written once a minute");
+    clock.forward(Duration::from_secs(1));
     let who = collect(ask().await).await.expect(200).json();
     assert_eq!(
         (&who["name"], &who["role"]),
@@ -406,8 +384,8 @@ async fn events_name_the_token_and_its_last_use_is_recorded_once_a_minute() {
 }
 
 #[tokio::test]
-async fn idempotency_keys_belong_to_the_token_instead_of_its_name() {
-    let (server, _) = server().await;
+async fn idempotency_keys_are_scoped_to_the_token_and_not_to_its_name() {
+    let (server, _) = Server::with_manual_clock().await;
     server.template().await;
     let create = async |token: &str| {
         let request = axum::http::Request::builder()
@@ -436,8 +414,8 @@ async fn idempotency_keys_belong_to_the_token_instead_of_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_stream_ends_when_its_token_is_revoked() {
-    let (server, _) = server().await;
+async fn revoking_a_token_ends_its_event_streams() {
+    let (server, _) = Server::with_manual_clock().await;
     let secret = server.token("panel", "viewer", None).await;
     let other = server.token("other", "viewer", None).await;
     let open = async |secret: &str| {
@@ -456,7 +434,7 @@ async fn an_event_stream_ends_when_its_token_is_revoked() {
     })
     .await
     .unwrap();
-    // The other stream gets the event and continues.
+    // The stream of the other token stays open and receives the event.
     tokio::time::timeout(common::DEADLINE, async {
         loop {
             let frame = stays.frame().await.unwrap().unwrap();
@@ -471,8 +449,8 @@ async fn an_event_stream_ends_when_its_token_is_revoked() {
 }
 
 #[tokio::test]
-async fn invalid_tokens_are_not_created() {
-    let (server, _) = server().await;
+async fn invalid_tokens_are_refused_and_change_nothing() {
+    let (server, _) = Server::with_manual_clock().await;
     server.token("ci", "viewer", None).await;
     let before = server.footprint().await;
     for (body, status, field) in [

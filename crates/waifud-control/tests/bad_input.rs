@@ -1,68 +1,43 @@
-//! Invalid input: a problem that names the field and a remedy, and no changes.
+//! Invalid requests: the problem names the field and the next step, and nothing is left behind.
 
 mod common;
 
 use axum::http::Method;
-use common::{Answer, Server, digest, image};
+use common::{Server, digest, image, tombstone};
 use serde_json::{Value, json};
-
-/// The request is refused with this status, code and field and with a hint, and nothing is written.
-async fn refused(server: &Server, body: Value, status: u16, code: &str, field: &str) {
-    let before = server.footprint().await;
-    let answer = server.create(&body).await;
-    check(&answer, status, code, field);
-    assert_eq!(
-        server.footprint().await,
-        before,
-        "{code} left something behind"
-    );
-}
-
-fn check(answer: &Answer, status: u16, code: &str, field: &str) {
-    let problem = answer.problem();
-    assert_eq!(
-        (problem.status, problem.code.as_str()),
-        (status, code),
-        "{problem:?}"
-    );
-    assert_eq!(problem.field.as_deref(), Some(field), "{problem:?}");
-    assert!(problem.hint.is_some(), "{problem:?} has no remedy");
-}
 
 #[tokio::test]
 async fn an_unknown_template_is_refused() {
     let server = Server::start().await;
     for name in ["nope", "Not A Name", "../../etc/passwd"] {
-        refused(
-            &server,
-            json!({"template": name}),
-            422,
-            "unknown-template",
-            "spec.template",
-        )
-        .await;
+        server
+            .create_refused(
+                &json!({"template": name}),
+                422,
+                "unknown-template",
+                "spec.template",
+            )
+            .await;
     }
 }
 
 #[tokio::test]
-async fn a_taken_name_is_refused() {
-    let server = Server::start().await;
-    server.template().await;
+async fn a_duplicate_name_is_refused() {
+    let server = Server::with_template().await;
     server.create_instance("web").await;
-    refused(
-        &server,
-        json!({"name": "web", "template": "debian-12"}),
-        409,
-        "name-taken",
-        "name",
-    )
-    .await;
+    server
+        .create_refused(
+            &json!({"name": "web", "template": "debian-12"}),
+            409,
+            "name-taken",
+            "name",
+        )
+        .await;
 }
 
 #[tokio::test]
 async fn a_name_that_is_not_a_dns_label_is_refused() {
-    let server = Server::start().await;
-    server.template().await;
+    let server = Server::with_template().await;
     for name in [
         "",
         "Web",
@@ -77,21 +52,20 @@ async fn a_name_that_is_not_a_dns_label_is_refused() {
         &"a".repeat(64),
         "0190b1c2-7d3e-7a4f-8b5c-6d7e8f901234",
     ] {
-        refused(
-            &server,
-            json!({"name": name, "template": "debian-12"}),
-            422,
-            "invalid-name",
-            "name",
-        )
-        .await;
+        server
+            .create_refused(
+                &json!({"name": name, "template": "debian-12"}),
+                422,
+                "invalid-name",
+                "name",
+            )
+            .await;
     }
 }
 
 #[tokio::test]
-async fn zero_negative_huge_and_malformed_sizes_are_refused() {
-    let server = Server::start().await;
-    server.template().await;
+async fn out_of_range_and_malformed_sizes_are_refused() {
+    let server = Server::with_template().await;
     let disk = "spec.disks[0].size_bytes";
     for (field, shown) in [("memory_bytes", "spec.memory_bytes"), ("disk_bytes", disk)] {
         for (size, code) in [
@@ -104,41 +78,40 @@ async fn zero_negative_huge_and_malformed_sizes_are_refused() {
             (json!("20"), "invalid-field"),
             (json!("20G"), "invalid-field"),
         ] {
-            refused(
-                &server,
-                json!({"template": "debian-12", field: size}),
-                422,
-                code,
-                shown,
-            )
-            .await;
+            server
+                .create_refused(
+                    &json!({"template": "debian-12", field: size}),
+                    422,
+                    code,
+                    shown,
+                )
+                .await;
         }
     }
     for cpus in [json!(0), json!(1000)] {
-        refused(
-            &server,
-            json!({"template": "debian-12", "cpus": cpus}),
-            422,
-            "out-of-range",
-            "spec.cpus",
-        )
-        .await;
+        server
+            .create_refused(
+                &json!({"template": "debian-12", "cpus": cpus}),
+                422,
+                "out-of-range",
+                "spec.cpus",
+            )
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_disk_smaller_than_the_image_is_refused_with_the_required_size() {
-    let server = Server::start().await;
-    server.template().await;
+    let server = Server::with_template().await;
     let body = json!({"template": "debian-12", "disk_bytes": 1u64 << 30});
-    refused(
-        &server,
-        body.clone(),
-        422,
-        "disk-too-small",
-        "spec.disks[0].size_bytes",
-    )
-    .await;
+    server
+        .create_refused(
+            &body.clone(),
+            422,
+            "disk-too-small",
+            "spec.disks[0].size_bytes",
+        )
+        .await;
     let problem = server.create(&body).await.problem();
     assert_eq!(
         problem.title,
@@ -148,9 +121,8 @@ async fn a_disk_smaller_than_the_image_is_refused_with_the_required_size() {
 }
 
 #[tokio::test]
-async fn invalid_long_or_binary_user_data_is_refused_without_repeating_it() {
-    let server = Server::start().await;
-    server.template().await;
+async fn invalid_user_data_is_refused_without_being_repeated() {
+    let server = Server::with_template().await;
     let long = format!("#!/bin/sh\n# {}\n", "x".repeat(1 << 20));
     for (text, code) in [
         ("#cloud-config\nusers: [hunter2\n", "user-data-invalid"),
@@ -159,7 +131,9 @@ async fn invalid_long_or_binary_user_data_is_refused_without_repeating_it() {
         ("hunter2", "unsupported-user-data"),
     ] {
         let body = json!({"template": "debian-12", "user_data": text});
-        refused(&server, body.clone(), 422, code, "user_data").await;
+        server
+            .create_refused(&body.clone(), 422, code, "user_data")
+            .await;
         assert!(!format!("{:?}", server.create(&body).await.problem()).contains("hunter2"));
     }
     let body = format!(
@@ -167,130 +141,121 @@ async fn invalid_long_or_binary_user_data_is_refused_without_repeating_it() {
         "x".repeat(9 << 20)
     );
     let answer = server.call(Method::POST, "/v1/instances", &[], body).await;
-    check(&answer, 413, "too-large", "body");
+    answer.refused(413, "too-large", "body");
     server.create_instance("web").await;
     let answer = server
-        .patch(
-            "/v1/instances/web",
-            &json!({"user_data": "#cloud-config\n- ["}),
+        .patch_instance("web", &json!({"user_data": "#cloud-config\n- ["}))
+        .await;
+    answer.refused(422, "user-data-invalid", "user_data");
+}
+
+#[tokio::test]
+async fn invalid_keys_labels_pools_and_fields_are_refused() {
+    let server = Server::with_template().await;
+    let key = json!({"template": "debian-12", "ssh_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]});
+    server
+        .create_refused(&key, 422, "invalid-ssh-key", "ssh_keys[0]")
+        .await;
+    server
+        .create_refused(
+            &json!({"template": "debian-12", "labels": {"a b": "c"}}),
+            422,
+            "invalid-label",
+            "labels.a b",
         )
         .await;
-    check(&answer, 422, "user-data-invalid", "user_data");
-}
-
-#[tokio::test]
-async fn invalid_keys_labels_and_pools_are_refused() {
-    let server = Server::start().await;
-    server.template().await;
-    let key = json!({"template": "debian-12", "ssh_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]});
-    refused(&server, key, 422, "invalid-ssh-key", "ssh_keys[0]").await;
-    refused(
-        &server,
-        json!({"template": "debian-12", "labels": {"a b": "c"}}),
-        422,
-        "invalid-label",
-        "labels.a b",
-    )
-    .await;
-    refused(
-        &server,
-        json!({"template": "debian-12", "pool": "A"}),
-        422,
-        "invalid-name",
-        "spec.disks[0].pool",
-    )
-    .await;
-    refused(
-        &server,
-        json!({"template": "debian-12", "sise": 1}),
-        422,
-        "invalid-field",
-        "sise",
-    )
-    .await;
+    server
+        .create_refused(
+            &json!({"template": "debian-12", "pool": "A"}),
+            422,
+            "invalid-name",
+            "spec.disks[0].pool",
+        )
+        .await;
+    server
+        .create_refused(
+            &json!({"template": "debian-12", "sise": 1}),
+            422,
+            "invalid-field",
+            "sise",
+        )
+        .await;
     let group = json!({"template": "debian-12", "mac": "01:00:5e:00:00:01"});
-    refused(&server, group, 422, "invalid-field", "mac").await;
+    server
+        .create_refused(&group, 422, "invalid-field", "mac")
+        .await;
 }
 
 #[tokio::test]
-async fn the_mac_of_another_instance_is_refused() {
-    let server = Server::start().await;
-    server.template().await;
+async fn a_duplicate_mac_is_refused() {
+    let server = Server::with_template().await;
     let body = json!({"template": "debian-12", "mac": "52:54:00:00:00:01"});
     server.create(&body).await.expect(201);
-    refused(&server, body, 409, "mac-taken", "mac").await;
+    server.create_refused(&body, 409, "mac-taken", "mac").await;
 }
 
 #[tokio::test]
-async fn unacceptable_images_are_refused() {
+async fn uploads_that_are_not_standalone_images_are_refused() {
     let server = Server::start().await;
     let mut backing = image(2 << 30);
     backing[15] = 104;
     backing[19] = 10;
     let mut truncated = image(2 << 30);
     truncated.truncate(40);
-    for (what, bytes) in [
+    for (case, bytes) in [
         ("no image", b"MZ\x90 hello".repeat(100)),
         ("nothing", Vec::new()),
         ("a backing file", backing),
         ("an absurd size", image(u64::MAX)),
         ("no size", image(0)),
-        ("a cut header", truncated),
+        ("a truncated header", truncated),
     ] {
         let before = server.footprint().await;
         let path = format!("/v1/images/{}", digest(&bytes));
         let answer = server.call(Method::PUT, &path, &[], bytes).await;
-        check(&answer, 422, "invalid-image", "body");
+        answer.refused(422, "invalid-image", "body");
         assert_eq!(
             server.footprint().await,
             before,
-            "{what} left something behind"
+            "{case} left something behind"
         );
     }
 }
 
 #[tokio::test]
-async fn damaged_interrupted_or_too_large_uploads_are_refused() {
+async fn damaged_interrupted_and_oversized_uploads_are_refused() {
     let server = Server::with(|config| config.image_max = waifud_types::ByteSize(8192)).await;
     let before = server.footprint().await;
     let mut bytes = image(2 << 30);
     let path = format!("/v1/images/{}", digest(&bytes));
     bytes[4000] = 1;
-    check(
-        &server.call(Method::PUT, &path, &[], bytes).await,
-        422,
-        "digest-mismatch",
-        "digest",
-    );
+    server
+        .call(Method::PUT, &path, &[], bytes)
+        .await
+        .refused(422, "digest-mismatch", "digest");
 
     let pieces = [Ok(image(2 << 30)), Err(std::io::Error::other("gone"))];
     let body = axum::body::Body::from_stream(futures::stream::iter(pieces));
-    check(
-        &server.call(Method::PUT, &path, &[], body).await,
-        400,
-        "upload-interrupted",
-        "body",
-    );
+    server
+        .call(Method::PUT, &path, &[], body)
+        .await
+        .refused(400, "upload-interrupted", "body");
 
     let large = vec![image(2 << 30); 3].concat();
     let path = format!("/v1/images/{}", digest(&large));
-    check(
-        &server.call(Method::PUT, &path, &[], large).await,
-        413,
-        "image-too-large",
-        "body",
-    );
-    check(
-        &server.call(Method::PUT, "/v1/images/md5:1", &[], "x").await,
-        400,
-        "invalid-query",
-        "digest",
-    );
+    server
+        .call(Method::PUT, &path, &[], large)
+        .await
+        .refused(413, "image-too-large", "body");
+    server
+        .call(Method::PUT, "/v1/images/md5:1", &[], "x")
+        .await
+        .refused(400, "invalid-query", "digest");
     assert_eq!(server.footprint().await, before);
 }
 
 #[tokio::test]
-async fn a_repeated_upload_is_stored_once() {
+async fn uploading_an_image_twice_stores_it_once() {
     let server = Server::start().await;
     let bytes = image(2 << 30);
     let path = format!("/v1/images/{}", digest(&bytes));
@@ -317,7 +282,7 @@ async fn a_repeated_upload_is_stored_once() {
 }
 
 #[tokio::test]
-async fn a_template_of_a_missing_image_is_refused() {
+async fn a_template_of_an_unknown_image_is_refused() {
     let server = Server::start().await;
     let answer = server
         .post(
@@ -325,25 +290,23 @@ async fn a_template_of_a_missing_image_is_refused() {
             &json!({"name": "a", "image": digest(b"x")}),
         )
         .await;
-    check(&answer, 422, "unknown-image", "image");
+    answer.refused(422, "unknown-image", "image");
     let answer = server
         .post(
             "/v1/templates",
             &json!({"name": "A", "image": digest(b"x")}),
         )
         .await;
-    check(&answer, 422, "invalid-name", "name");
+    answer.refused(422, "invalid-name", "name");
 }
 
 #[tokio::test]
-async fn an_instance_without_capacity_waits_and_can_be_deleted() {
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", waifud_types::ByteSize::gib(2)).await;
+async fn an_instance_that_fits_nowhere_waits_and_can_be_deleted() {
+    let (server, _alder) = Server::with_node(waifud_types::ByteSize::gib(2)).await;
     let big = json!({"name": "big", "template": "debian-12", "memory_bytes": 64u64 << 30});
-    let instance = server.create(&big).await.expect(201).instance();
+    let instance = server.created(&big).await;
     assert_eq!(instance.status.state.as_str(), "pending");
-    let why = server.get("/v1/instances/big/why").await.json();
+    let why = server.why("big").await;
     assert!(
         why["summary"].as_str().unwrap().contains("64G memory"),
         "{why}"
@@ -353,10 +316,8 @@ async fn an_instance_without_capacity_waits_and_can_be_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_during_a_create_leaves_nothing() {
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", waifud_types::ByteSize::gib(64)).await;
+async fn an_instance_deleted_during_its_creation_is_removed() {
+    let (server, alder) = Server::with_node(waifud_types::ByteSize::gib(64)).await;
     for round in 0..10 {
         let name = format!("web-{round}");
         let body = json!({"name": name, "template": "debian-12"});
@@ -371,22 +332,22 @@ async fn a_delete_during_a_create_leaves_nothing() {
         });
         created.expect(201);
         deleted.expect(202);
-        assert_eq!(
-            server.get(&path).await.instance().status.state.as_str(),
-            "deleting"
-        );
+        let instance = server.instance(&name).await;
+        assert_eq!(instance.status.state.as_str(), "deleting");
         let answer = server
             .patch(&path, &json!({"run": false}))
             .await
             .expect(409);
         assert_eq!(answer.problem().code, "deleting");
+        alder.destroyed(tombstone(&instance)).await;
+        server.get(&path).await.expect(404);
     }
+    assert_eq!(server.footprint().await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_repeats_its_answer_and_refuses_another_body() {
-    let server = Server::start().await;
-    server.template().await;
+async fn a_repeated_idempotency_key_returns_the_first_answer_and_refuses_another_body() {
+    let server = Server::with_template().await;
     let body = json!({"template": "debian-12"}).to_string();
     let key = [("idempotency-key", "k1")];
     let post = |body: String| server.call(Method::POST, "/v1/instances", &key, body);
@@ -402,7 +363,7 @@ async fn an_idempotency_key_repeats_its_answer_and_refuses_another_body() {
     assert_eq!(replayed, 19);
     assert_eq!(server.footprint().await.0, 1);
     let answer = post(json!({"template": "debian-12", "cpus": 2}).to_string()).await;
-    check(&answer, 409, "idempotency-key-reused", "Idempotency-Key");
+    answer.refused(409, "idempotency-key-reused", "Idempotency-Key");
     let answer = server
         .call(
             Method::POST,
@@ -411,11 +372,11 @@ async fn an_idempotency_key_repeats_its_answer_and_refuses_another_body() {
             body,
         )
         .await;
-    check(&answer, 400, "invalid-header", "Idempotency-Key");
+    answer.refused(400, "invalid-header", "Idempotency-Key");
 }
 
 #[tokio::test]
-async fn errors_name_invalid_parameters() {
+async fn invalid_parameters_are_named_in_the_problem() {
     let server = Server::start().await;
     for (path, field) in [
         ("/v1/instances?limit=0", "limit"),
@@ -427,22 +388,18 @@ async fn errors_name_invalid_parameters() {
         ("/v1/events?watch=perhaps", "watch"),
         ("/v1/nodes?limit=5000", "limit"),
     ] {
-        check(&server.get(path).await, 400, "invalid-query", field);
+        server.get(path).await.refused(400, "invalid-query", field);
     }
     server.template().await;
     server.create_instance("web").await;
-    check(
-        &server.get("/v1/instances/web?wait=soon").await,
-        400,
-        "invalid-query",
-        "wait",
-    );
-    check(
-        &server.get("/v1/instances/web?for=rain").await,
-        400,
-        "invalid-query",
-        "for",
-    );
+    server
+        .get("/v1/instances/web?wait=soon")
+        .await
+        .refused(400, "invalid-query", "wait");
+    server
+        .get("/v1/instances/web?for=rain")
+        .await
+        .refused(400, "invalid-query", "for");
     let answer = server
         .call(
             Method::PATCH,
@@ -451,11 +408,11 @@ async fn errors_name_invalid_parameters() {
             "{}",
         )
         .await;
-    check(&answer, 400, "invalid-header", "If-Match");
+    answer.refused(400, "invalid-header", "If-Match");
 }
 
 #[tokio::test]
-async fn files_of_interrupted_uploads_are_removed_at_the_next_start() {
+async fn leftovers_of_interrupted_uploads_are_removed_at_start() {
     let server = Server::start().await;
     let image = server.template().await;
     let images = server.dir.path().join("images");

@@ -1,4 +1,4 @@
-//! Networks on bridges of the nodes: added, listed, used, deleted.
+//! Networks that are bridges of the hosts: managed by name, used by instances, and deleted when unused.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,28 +8,22 @@
 mod address_owners;
 mod common;
 
-use base64::Engine as _;
 use common::{Agent, Server};
 use serde_json::{Value, json};
-use waifud_api::agent::{AgentInstance, AgentReport, Unmanaged};
+use waifud_api::agent::AgentInstance;
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState};
 
-/// The node reports its bridges and its unsuitable links.
-async fn has_bridges(agent: &Agent, bridges: &[&str], unfit: &[(&str, &str)]) {
+/// Reports the bridges of a node, and those that guests cannot use, with the reason.
+async fn report_bridges(agent: &Agent, bridges: &[&str], unfit: &[(&str, &str)]) {
     let mut facts = common::facts(ByteSize::gib(64));
     facts.bridges = bridges.iter().map(|&name| name.to_owned()).collect();
     facts.unfit_bridges = unfit
         .iter()
         .map(|&(name, why)| (name.to_owned(), why.to_owned()))
         .collect();
-    agent
-        .report(&AgentReport {
-            facts: Some(facts),
-            ..AgentReport::default()
-        })
-        .await;
+    agent.report_facts(facts).await;
 }
 
 async fn add(server: &Server, name: &str, bridge: &str) -> common::Answer {
@@ -37,32 +31,23 @@ async fn add(server: &Server, name: &str, bridge: &str) -> common::Answer {
     server.post("/v1/networks", &body).await
 }
 
+/// Tries to add a network, which must be refused with this status, code and field, and must leave nothing behind.
+/// Returns the title and the hint.
 async fn refused(server: &Server, body: &Value, status: u16, code: &str, field: &str) -> String {
-    let before = (
-        server.footprint().await,
-        server.get("/v1/networks").await.json()["items"].clone(),
-    );
-    let problem = server.post("/v1/networks", body).await.problem();
-    assert_eq!(
-        (problem.status, problem.code.as_str()),
-        (status, code),
-        "{problem:?}"
-    );
-    assert_eq!(problem.field.as_deref(), Some(field), "{problem:?}");
-    let after = (
-        server.footprint().await,
-        server.get("/v1/networks").await.json()["items"].clone(),
-    );
-    assert_eq!(after, before, "{code} left something behind");
+    let state = async || (server.footprint().await, server.items("/v1/networks").await);
+    let before = state().await;
+    let problem = server.post("/v1/networks", body).await;
+    let problem = problem.refused(status, code, field);
+    assert_eq!(state().await, before, "{code} left something behind");
     format!("{} {}", problem.title, problem.hint.unwrap())
 }
 
 #[tokio::test]
-async fn a_network_is_added_listed_and_deleted_and_default_is_permanent() {
+async fn networks_can_be_added_listed_and_deleted_except_default() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
     server.join("birch", ByteSize::gib(64)).await;
-    has_bridges(&alder, &["br0", "waifu0"], &[]).await;
+    report_bridges(&alder, &["br0", "waifu0"], &[]).await;
     let added = add(&server, "lan", "br0").await.expect(201).json();
     assert_eq!(
         added["nodes"],
@@ -75,21 +60,16 @@ async fn a_network_is_added_listed_and_deleted_and_default_is_permanent() {
         (&added["bridge"], &added["used_by"]),
         (&json!("br0"), &json!(0))
     );
-    let list = server.get("/v1/networks").await.expect(200).json();
-    let names: Vec<_> = list["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|n| n["name"].clone())
-        .collect();
+    let networks = server.items("/v1/networks").await;
+    let names: Vec<_> = networks.iter().map(|network| &network["name"]).collect();
     assert_eq!(names, ["default", "lan"]);
-    assert_eq!(list["items"][0]["bridge"], Value::Null);
-    assert_eq!(list["items"][1], added);
+    assert_eq!(networks[0]["bridge"], Value::Null);
+    assert_eq!(networks[1], added);
     assert_eq!(
         server.get("/v1/networks/lan").await.expect(200).json(),
         added
     );
-    // Page by page.
+    // One network a page.
     let first = server.get("/v1/networks?limit=1").await.expect(200).json();
     let next = first["next"].as_str().unwrap();
     let second = server
@@ -112,11 +92,11 @@ async fn a_network_is_added_listed_and_deleted_and_default_is_permanent() {
 }
 
 #[tokio::test]
-async fn an_invalid_network_is_refused_with_the_reason() {
+async fn invalid_networks_are_refused_with_the_reason() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(64)).await;
     let wireless = "has no way out but wlan0, which is wireless";
-    has_bridges(&alder, &["br0", "brw"], &[("brw", wireless)]).await;
+    report_bridges(&alder, &["br0", "brw"], &[("brw", wireless)]).await;
     add(&server, "lan", "br0").await.expect(201);
     for (name, bridge, status, code, field) in [
         ("lan", "br1", 409, "network-name-taken", "name"),
@@ -129,15 +109,15 @@ async fn an_invalid_network_is_refused_with_the_reason() {
         ("home", "brw", 422, "unsuitable-bridge", "bridge"),
     ] {
         let body = json!({"name": name, "bridge": bridge});
-        let refusal = refused(&server, &body, status, code, field).await;
+        let text = refused(&server, &body, status, code, field).await;
         match bridge {
             "br0" => assert!(
-                refusal.contains("network lan already uses bridge br0"),
-                "{refusal}"
+                text.contains("network lan already uses bridge br0"),
+                "{text}"
             ),
             "brw" => assert!(
-                refusal.contains("alder") && refusal.contains("wireless"),
-                "{refusal}"
+                text.contains("alder") && text.contains("wireless"),
+                "{text}"
             ),
             _ => {}
         }
@@ -150,9 +130,9 @@ async fn an_invalid_network_is_refused_with_the_reason() {
         "bridge",
     )
     .await;
-    // A bridge may be unsuitable on one node and usable on another.
+    // A bridge that one node cannot use may be suitable on another.
     let birch = server.join("birch", ByteSize::gib(64)).await;
-    has_bridges(&birch, &["brw"], &[]).await;
+    report_bridges(&birch, &["brw"], &[]).await;
     let added = add(&server, "home", "brw").await.expect(201).json();
     assert_eq!(
         added["nodes"][0]["reason"],
@@ -161,39 +141,33 @@ async fn an_invalid_network_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn default_counts_its_users_until_they_are_destroyed() {
-    let server = Server::start().await;
-    server.template().await;
-    let mut agent = server.join("alder", ByteSize::gib(64)).await;
+async fn the_default_network_counts_instances_until_their_deletion_is_confirmed() {
+    let (server, mut agent) = Server::with_node(ByteSize::gib(64)).await;
     let used = async || server.get("/v1/networks/default").await.json()["used_by"].clone();
     assert_eq!(used().await, 0);
     server.create_instance("web").await;
     assert_eq!(used().await, 1);
-    agent.watch(None).await;
-    agent.until_sync().await;
+    agent.watch_from_now().await;
     server.delete("/v1/instances/web").await.expect(202);
-    assert_eq!(used().await, 1, "its node has not confirmed");
-    let tombstone = agent.tombstone().await;
-    agent.destroyed(tombstone).await;
+    assert_eq!(used().await, 1, "its node has not confirmed the deletion");
+    agent.confirm_deletion().await;
     assert_eq!(used().await, 0);
 }
 
-/// A server with the template, alder with br0, birch without, and the network lan.
-async fn home() -> (Server, Agent, Agent) {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(64)).await;
+/// A server with the nodes alder, which has the bridge br0, and birch, which has not, and the network `lan` on br0.
+async fn with_lan() -> (Server, Agent, Agent) {
+    let (server, alder) = Server::with_node(ByteSize::gib(64)).await;
     let birch = server.join("birch", ByteSize::gib(128)).await;
-    has_bridges(&alder, &["br0"], &[]).await;
+    report_bridges(&alder, &["br0"], &[]).await;
     add(&server, "lan", "br0").await.expect(201);
     (server, alder, birch)
 }
 
-fn on(name: &str, nics: &Value) -> Value {
+fn with_nics(name: &str, nics: &Value) -> Value {
     json!({"name": name, "template": "debian-12", "nics": nics})
 }
 
-fn seen(address: &str, network: &str) -> InstanceAddress {
+fn observed(address: &str, network: &str) -> InstanceAddress {
     let address: std::net::IpAddr = address.parse().unwrap();
     InstanceAddress {
         address,
@@ -208,11 +182,9 @@ fn seen(address: &str, network: &str) -> InstanceAddress {
     }
 }
 
-/// The network configuration on the guest's disk, as its node reads it.
+/// The network configuration that the guest finds on its disk.
 async fn network_config(agent: &Agent, put: &AgentInstance) -> Option<Value> {
-    let path = format!("/v1/agent/bundles/{}", put.bundle.digest);
-    let bytes = agent.get(&path).await.expect(200).bytes;
-    let documents = waifud_cloudinit::open(&bytes, put.bundle.digest, &put.bundle.key).unwrap();
+    let documents = agent.documents(&put.bundle).await;
     let tokens = waifud_cloudinit::Tokens::new(&[1; 32]);
     let request = waifud_cloudinit::GuestRequest::get("/nocloud/network-config");
     let answer = documents.answer(&request, &tokens, 1_800_000_000);
@@ -220,15 +192,12 @@ async fn network_config(agent: &Agent, put: &AgentInstance) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() {
-    let (server, mut alder, _birch) = home().await;
-    alder.watch(None).await;
-    alder.until_sync().await;
+async fn an_instance_is_placed_where_its_bridge_is_and_shows_its_observed_address() {
+    let (server, mut alder, _birch) = with_lan().await;
+    alder.watch_from_now().await;
     let ha = server
-        .create(&on("ha", &json!([{"network": "lan"}])))
-        .await
-        .expect(201)
-        .instance();
+        .created(&with_nics("ha", &json!([{"network": "lan"}])))
+        .await;
     assert_eq!(ha.status.node.unwrap().as_str(), "alder");
     assert_eq!(
         (ha.spec.nics[0].address, ha.status.addresses.len()),
@@ -245,13 +214,13 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
     assert_eq!(
         network_config(&alder, &put).await,
         None,
-        "DHCP on its only nic needs no words"
+        "a single NIC with DHCP needs no network configuration"
     );
 
     let mut report = common::report(ha.id, InstanceState::Running);
     report.addresses = ["fd00::7", "192.168.1.40", "10.9.9.9"]
         .map(|address| {
-            seen(
+            observed(
                 address,
                 if address == "10.9.9.9" {
                     "elsewhere"
@@ -261,13 +230,8 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
             )
         })
         .to_vec();
-    alder.send_report(report.clone()).await;
-    let shown = server
-        .get("/v1/instances/ha")
-        .await
-        .instance()
-        .status
-        .addresses;
+    alder.report_instance(report.clone()).await;
+    let shown = server.instance("ha").await.status.addresses;
     let shown: Vec<_> = shown
         .iter()
         .map(|a| (a.address.to_string(), a.primary, a.source))
@@ -283,14 +247,14 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
     let kinds = server.kinds("ha").await;
     assert!(kinds.contains(&"instance.address".to_owned()), "{kinds:?}");
     let before = server.footprint().await;
-    alder.send_report(report).await;
+    alder.report_instance(report).await;
     assert_eq!(
         server.footprint().await,
         before,
-        "the same report is no news"
+        "an unchanged report changes nothing"
     );
 
-    // It is in use until its node has confirmed the destruction.
+    // The network is in use until the node has confirmed the deletion of the instance.
     let problem = server.delete("/v1/networks/lan").await.problem();
     assert_eq!(
         (problem.status, problem.code.as_str()),
@@ -299,54 +263,43 @@ async fn an_instance_on_a_bridge_is_placed_by_it_and_shows_observed_addresses() 
     assert!(problem.title.contains("used by ha"), "{problem:?}");
     server.delete("/v1/instances/ha").await.expect(202);
     server.delete("/v1/networks/lan").await.expect(409);
-    let tombstone = alder.tombstone().await;
-    alder.destroyed(tombstone).await;
+    alder.confirm_deletion().await;
     server.delete("/v1/networks/lan").await.expect(204);
 }
 
 #[tokio::test]
-async fn a_guest_waits_for_a_node_with_the_bridge_and_why_names_those_without() {
-    let (server, _alder, birch) = home().await;
+async fn an_instance_waits_for_a_node_with_its_bridge() {
+    let (server, _alder, birch) = with_lan().await;
     add(&server, "dmz", "br1").await.expect(201);
     let web = server
-        .create(&on("web", &json!([{"network": "dmz"}])))
-        .await
-        .expect(201)
-        .instance();
+        .created(&with_nics("web", &json!([{"network": "dmz"}])))
+        .await;
     assert_eq!(web.status.node, None);
     assert_eq!(
         web.status.reason.as_deref(),
         Some("waiting for: a node with bridge br1")
     );
-    let why = server.get("/v1/instances/web/why").await.expect(200).json();
-    for verdict in why["placement"].as_array().unwrap() {
-        assert_eq!(verdict["reason"], "has no bridge br1");
-    }
+    let why = server.why("web").await;
+    let verdicts = why["placement"].as_array().unwrap();
+    let reasons: Vec<_> = verdicts.iter().map(|verdict| &verdict["reason"]).collect();
+    assert_eq!(reasons, ["has no bridge br1"; 2]);
     assert!(
         why["hint"].as_str().unwrap().contains("docs/guides/lan.md"),
         "{why}"
     );
-    has_bridges(&birch, &["br1"], &[("br1", "has no way out but wlan0")]).await;
-    assert_eq!(
-        server.get("/v1/instances/web").await.instance().status.node,
-        None
-    );
-    has_bridges(&birch, &["br1"], &[]).await;
-    let web = server.get("/v1/instances/web").await.instance();
+    report_bridges(&birch, &["br1"], &[("br1", "has no way out but wlan0")]).await;
+    assert_eq!(server.instance("web").await.status.node, None);
+    report_bridges(&birch, &["br1"], &[]).await;
+    let web = server.instance("web").await;
     assert_eq!(web.status.node.unwrap().as_str(), "birch");
 }
 
 #[tokio::test]
-async fn several_nics_use_a_seed_disk_and_the_first_has_the_default_route() {
-    let (server, mut alder, _birch) = home().await;
-    alder.watch(None).await;
-    alder.until_sync().await;
+async fn the_first_of_several_nics_has_the_default_route() {
+    let (server, mut alder, _birch) = with_lan().await;
+    alder.watch_from_now().await;
     let nics = json!([{"network": "lan"}, {}]);
-    let two = server
-        .create(&on("two", &nics))
-        .await
-        .expect(201)
-        .instance();
+    let two = server.created(&with_nics("two", &nics)).await;
     let names: Vec<_> = two.spec.nics.iter().map(|nic| nic.name.as_str()).collect();
     assert_eq!(names, ["eth0", "eth1"]);
     assert_ne!(two.spec.nics[0].mac, two.spec.nics[1].mac);
@@ -365,24 +318,21 @@ async fn several_nics_use_a_seed_disk_and_the_first_has_the_default_route() {
     assert_eq!(first["dhcp4-overrides"], Value::Null);
     assert_eq!(second["dhcp4-overrides"]["use-routes"], false);
     assert_eq!(second["dhcp4-overrides"]["use-dns"], false);
-    // The next instance gets another address.
+    // The address of the second NIC is reserved, so the next instance gets another one.
     let next = server
-        .create(&on("next", &json!([{}, {"network": "lan"}])))
-        .await
-        .expect(201)
-        .instance();
+        .created(&with_nics("next", &json!([{}, {"network": "lan"}])))
+        .await;
     assert_eq!(next.status.addresses[0].address.to_string(), "10.144.1.3");
     assert!(next.status.addresses[0].primary);
 }
 
 #[tokio::test]
-async fn an_address_on_a_bridge_belongs_to_one_instance() {
-    let (server, mut alder, _birch) = home().await;
-    alder.watch(None).await;
-    alder.until_sync().await;
+async fn a_static_address_on_a_bridge_is_configured_and_conflicts_are_refused() {
+    let (server, mut alder, _birch) = with_lan().await;
+    alder.watch_from_now().await;
     let nic = json!([{"network": "lan", "address": "192.168.1.50/24", "gateway": "192.168.1.1",
         "allow_addresses": ["192.168.1.200", "fd00::/64"], "mac": "52:54:00:00:00:50"}]);
-    let ha = server.create(&on("ha", &nic)).await.expect(201).instance();
+    let ha = server.created(&with_nics("ha", &nic)).await;
     let shown = &ha.status.addresses[0];
     assert_eq!(
         (shown.address.to_string().as_str(), shown.primary),
@@ -398,7 +348,7 @@ async fn an_address_on_a_bridge_belongs_to_one_instance() {
             "addresses": ["192.168.1.50/24"], "routes": [{"to": "0.0.0.0/0", "via": "192.168.1.1"}],
             "nameservers": {"addresses": ["192.168.1.1"]}})
     );
-    // Its description equals the request.
+    // The description contains the NIC as it was requested.
     let described = server
         .get("/v1/instances/ha/description")
         .await
@@ -469,16 +419,10 @@ async fn an_address_on_a_bridge_belongs_to_one_instance() {
             "spec.nics[1].gateway",
         ),
     ] {
-        let problem = server.create(&on("no", &nics)).await.problem();
-        assert_eq!(
-            (problem.status, problem.code.as_str()),
-            (status, code),
-            "{nics} {problem:?}"
-        );
-        assert_eq!(problem.field.as_deref(), Some(field), "{nics}");
-        assert!(problem.hint.is_some(), "{nics}");
+        let answer = server.create(&with_nics("no", &nics)).await;
+        answer.refused(status, code, field);
     }
-    let mut published = on("no", &json!([{"network": "lan"}, {}]));
+    let mut published = with_nics("no", &json!([{"network": "lan"}, {}]));
     published["publish"] = json!([{"port": 80}]);
     let problem = server.create(&published).await.problem();
     assert_eq!(
@@ -486,53 +430,32 @@ async fn an_address_on_a_bridge_belongs_to_one_instance() {
         ("publish-needs-default-network", Some("spec.publish"))
     );
     let problem = server
-        .patch("/v1/instances/ha", &json!({"publish": [{"port": 80}]}))
+        .patch_instance("ha", &json!({"publish": [{"port": 80}]}))
         .await
         .problem();
     assert_eq!(problem.code, "publish-needs-default-network");
     assert_eq!(
         server.footprint().await,
         before,
-        "what was refused left nothing behind"
+        "a refused request left something behind"
     );
 }
 
 #[tokio::test]
-async fn an_unmanaged_instance_on_a_bridge_is_adopted_with_its_network() {
-    let (server, mut alder, _birch) = home().await;
-    alder.watch(None).await;
-    alder.until_sync().await;
+async fn an_unmanaged_instance_on_a_bridge_is_adopted_only_when_its_network_exists() {
+    let (server, mut alder, _birch) = with_lan().await;
+    alder.watch_from_now().await;
     server
-        .create(&on("ha", &json!([{"network": "lan"}])))
+        .create(&with_nics("ha", &json!([{"network": "lan"}])))
         .await
         .expect(201);
     let record = alder.put().await;
-    let bundle = alder
-        .get(&format!("/v1/agent/bundles/{}", record.bundle.digest))
-        .await
-        .expect(200)
-        .bytes;
+    let unmanaged = alder.unmanaged(&record).await;
     server.delete("/v1/instances/ha").await.expect(202);
-    let tombstone = alder.tombstone().await;
-    alder.destroyed(tombstone).await;
+    alder.confirm_deletion().await;
     server.delete("/v1/networks/lan").await.expect(204);
-    // As a restored database would find it.
-    let unmanaged = Unmanaged {
-        kind: "domain".to_owned(),
-        instance: record.id,
-        name: Some("ha".to_owned()),
-        volume: None,
-        running: true,
-        addresses: Vec::new(),
-        record: Some(Box::new(record)),
-        bundle: Some(base64::engine::general_purpose::STANDARD.encode(bundle)),
-    };
-    alder
-        .report(&AgentReport {
-            unmanaged: Some(vec![unmanaged]),
-            ..AgentReport::default()
-        })
-        .await;
+    // The instance is still on the node, as after the restore of an old backup.
+    alder.report_unmanaged(vec![unmanaged]).await;
     let adopt = async || {
         server
             .post("/v1/nodes/alder/unmanaged/ha/adopt", &json!({}))

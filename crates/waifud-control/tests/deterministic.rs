@@ -1,4 +1,4 @@
-//! With a given clock and entropy and the store inline, two runs are identical.
+//! With a given clock and entropy and an inline store, two runs produce identical bytes.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use waifud_control::env::{Clock, Entropy};
 use waifud_store::Mode;
 use waifud_types::{ByteSize, InstanceState, Timestamp};
 
-/// Each reading is a millisecond later.
+/// A clock that advances by a millisecond at each reading.
 #[derive(Default)]
 struct Ticking(AtomicU64);
 
@@ -32,10 +32,10 @@ impl Clock for Ticking {
     }
 }
 
-/// Bytes that only look random (an LCG with Knuth's MMIX constants).
-struct Rolled(AtomicU64);
+/// Pseudorandom bytes (an LCG with Knuth's MMIX constants).
+struct PseudoRandom(AtomicU64);
 
-impl Entropy for Rolled {
+impl Entropy for PseudoRandom {
     fn fill(&self, buffer: &mut [u8]) {
         for byte in buffer {
             let next = |state: u64| {
@@ -56,25 +56,21 @@ async fn run(seed: u64) -> String {
     let dir = tempfile::tempdir().unwrap();
     let config = ControlConfig::new(dir.path().to_owned());
     let clock = Arc::new(Ticking::default());
-    let entropy = Arc::new(Rolled(AtomicU64::new(seed)));
+    let entropy = Arc::new(PseudoRandom(AtomicU64::new(seed)));
     let server = Server::of(dir, config, Mode::Inline, clock, entropy).await;
     server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
     for _ in 0..12 {
-        let instance = server
-            .create(&json!({"template": "debian-12"}))
-            .await
-            .expect(201)
-            .instance();
+        let instance = server.created(&json!({"template": "debian-12"})).await;
         if instance.status.node.is_some() {
             agent
-                .send_report(report(instance.id, InstanceState::Running))
+                .report_instance(report(instance.id, InstanceState::Running))
                 .await;
         }
     }
     let mut history = server.get("/v1/events?limit=1000").await.json();
     for event in history["items"].as_array_mut().unwrap() {
-        // The request id is not part of the state.
+        // The request ID is random and not part of the state.
         event["request_id"] = json!(null);
     }
     let mut instances = server.get("/v1/instances").await.json();
@@ -85,7 +81,7 @@ async fn run(seed: u64) -> String {
 }
 
 #[tokio::test]
-async fn the_same_clock_and_entropy_give_the_same_history() {
+async fn equal_clocks_and_seeds_produce_equal_histories() {
     assert_eq!(run(1).await, run(1).await);
     assert_ne!(run(1).await, run(2).await);
 }

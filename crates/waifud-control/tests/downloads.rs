@@ -1,4 +1,5 @@
-//! Downloads from a mirror that closes connections, changes files, redirects endlessly or sends wrong data.
+//! Image downloads from a mirror that misbehaves as real ones do: it breaks off, changes files, redirects without end, and
+//! serves wrong contents.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -23,7 +24,7 @@ fn settings(config: &mut ControlConfig) {
     config.downloads.pause = Duration::from_millis(1);
 }
 
-/// About 300 KB with the header of an image.
+/// 1.2 MB that start with the header of an image.
 fn large_image() -> Vec<u8> {
     let mut bytes = image(2 << 30);
     bytes.extend((0..300_000_u32).flat_map(u32::to_le_bytes));
@@ -41,9 +42,9 @@ async fn begin(server: &Server, body: &Value) -> common::Answer {
     server.post("/v1/downloads", body).await
 }
 
-/// The template, or the problem of its download.
+/// Waits for the end of a download: the template, or the problem of its failure.
 async fn end(server: &Server, name: &str) -> Result<Value, Value> {
-    let looks = async {
+    let ended = async {
         loop {
             let answer = server.get(&format!("/v1/downloads/{name}")).await;
             if answer.status == 404 {
@@ -60,7 +61,7 @@ async fn end(server: &Server, name: &str) -> Result<Value, Value> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, looks).await.unwrap()
+    tokio::time::timeout(DEADLINE, ended).await.unwrap()
 }
 
 fn partials(server: &Server) -> usize {
@@ -74,7 +75,7 @@ fn partials(server: &Server) -> usize {
 }
 
 #[tokio::test]
-async fn a_verified_download_becomes_a_template() {
+async fn a_downloaded_image_is_verified_and_becomes_a_template() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/debian.qcow2", &bytes)]).await;
     mirror.text(
@@ -102,7 +103,7 @@ async fn a_verified_download_becomes_a_template() {
         server.kinds("mine").await,
         ["template.download-started", "template.created"]
     );
-    // The second time only the publisher's list is read, since the image exists.
+    // The second download reads the list of checksums and finds that the image is present.
     begin(&server, &body).await.expect(202);
     end(&server, "mine").await.unwrap();
     assert_eq!(mirror.requests("/debian.qcow2").len(), 1);
@@ -110,7 +111,7 @@ async fn a_verified_download_becomes_a_template() {
 }
 
 #[tokio::test]
-async fn an_interrupted_download_resumes() {
+async fn an_interrupted_download_resumes_where_it_stopped() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::cut(100_000), Reply::cut(50_000)]);
@@ -134,7 +135,7 @@ async fn an_interrupted_download_resumes() {
 }
 
 #[tokio::test]
-async fn an_image_that_changes_during_a_download_is_downloaded_again_completely() {
+async fn an_image_that_changes_during_its_download_is_fetched_from_the_start() {
     let (old, new) = (large_image(), {
         let mut bytes = large_image();
         bytes.extend_from_slice(b"newer");
@@ -153,10 +154,12 @@ async fn an_image_that_changes_during_a_download_is_downloaded_again_completely(
     .expect(202);
     let template = end(&server, "a").await.unwrap();
     assert_eq!(template["current"], checksum.as_str());
+    let requests = mirror.requests("/a.qcow2");
+    assert!(requests[1].contains("if-range: \"1\""), "{}", requests[1]);
 }
 
 #[tokio::test]
-async fn a_download_resumes_after_a_crash_of_waifud() {
+async fn a_download_resumes_after_waifud_is_killed() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(200_000)]);
@@ -188,7 +191,7 @@ async fn a_download_resumes_after_a_crash_of_waifud() {
 }
 
 #[tokio::test]
-async fn two_templates_share_one_download_and_one_may_be_cancelled() {
+async fn templates_of_one_image_share_a_download_and_one_can_be_canceled() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
@@ -214,7 +217,7 @@ async fn two_templates_share_one_download_and_one_may_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_cancelled_download_leaves_nothing() {
+async fn a_canceled_download_leaves_no_files() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
@@ -224,19 +227,22 @@ async fn a_cancelled_download_leaves_nothing() {
     begin(&server, &body).await.expect(202);
     mirror.until_sent("/a.qcow2", 100_000).await;
     server.delete("/v1/downloads/a").await.expect(204);
-    let gone = async {
+    let removed = async {
         while partials(&server) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, gone).await.unwrap();
-    // Requested again immediately, the download starts from the beginning.
+    tokio::time::timeout(DEADLINE, removed).await.unwrap();
+    // A new request at once fetches the image from the start.
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
+    let requests = mirror.requests("/a.qcow2");
+    assert_eq!(requests.len(), 2);
+    assert!(!requests[1].contains("range:"), "{}", requests[1]);
 }
 
 #[tokio::test]
-async fn a_permanent_failure_has_a_reason_and_leaves_nothing() {
+async fn permanent_failures_are_reported_and_leave_no_files() {
     let bytes = large_image();
     let other = digest(b"other").to_string();
     let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
@@ -295,7 +301,7 @@ async fn a_permanent_failure_has_a_reason_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_unreachable_server_is_retried_and_finally_given_up() {
+async fn an_unavailable_source_is_retried_and_finally_given_up() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script(
@@ -314,7 +320,7 @@ async fn an_unreachable_server_is_retried_and_finally_given_up() {
     begin(&server, &body).await.expect(202);
     let problem = end(&server, "b").await.unwrap_err();
     assert_eq!(problem["code"], "source-unreachable");
-    // Another request retries it.
+    // A new request starts a new attempt.
     mirror.script("/b.qcow2", vec![Reply::status(404)]);
     begin(&server, &body).await.expect(202);
     assert_eq!(
@@ -324,7 +330,7 @@ async fn an_unreachable_server_is_retried_and_finally_given_up() {
 }
 
 #[tokio::test]
-async fn changed_contents_become_a_new_revision_and_instances_keep_their_image() {
+async fn changed_contents_create_a_revision_and_instances_keep_their_image() {
     let (old, new) = (large_image(), [large_image(), b"newer".to_vec()].concat());
     let mirror = Mirror::serve(&[("/a.qcow2", &old)]).await;
     mirror.text("/a.qcow2.sha256", &digest(&old).hex());
@@ -350,7 +356,7 @@ async fn changed_contents_become_a_new_revision_and_instances_keep_their_image()
 }
 
 #[tokio::test]
-async fn catalog_images_come_from_the_mirror() {
+async fn catalog_images_are_fetched_from_the_configured_mirror() {
     let bytes = large_image();
     let entry = waifud_control::images::catalog::entry("debian-12").unwrap();
     let path = entry.url.strip_prefix("https:/").unwrap();
@@ -374,7 +380,7 @@ async fn catalog_images_come_from_the_mirror() {
 }
 
 #[tokio::test]
-async fn forbidden_urls_are_refused_before_anything_is_stored() {
+async fn invalid_sources_are_refused_and_change_nothing() {
     let server = Server::start().await;
     let before = server.footprint().await;
     let good = format!("sha256:{}", "a".repeat(64));
@@ -443,7 +449,7 @@ async fn forbidden_urls_are_refused_before_anything_is_stored() {
 }
 
 #[test]
-fn digests_and_checksums_have_the_same_format() {
+fn digests_and_checksums_have_the_same_text_form() {
     let text = digest(b"x").to_string();
     assert_eq!(
         text.parse::<Checksum>().unwrap().to_string(),
@@ -461,7 +467,7 @@ impl waifud_control::env::Interfaces for Interfaces {
 }
 
 #[tokio::test]
-async fn addresses_of_waifud_and_of_guests_are_never_contacted() {
+async fn sources_on_waifuds_own_and_guest_addresses_are_refused() {
     let server = Server::with(|config| {
         config.interfaces = Arc::new(Interfaces(vec!["192.0.2.7".parse().unwrap()]));
     })
@@ -485,7 +491,7 @@ async fn addresses_of_waifud_and_of_guests_are_never_contacted() {
 }
 
 #[tokio::test]
-async fn errors_reveal_nothing_about_private_addresses() {
+async fn failures_at_private_addresses_are_indistinguishable() {
     let bytes = large_image();
     let packed = [b"\xfd7zXZ\0".to_vec(), vec![0; 4096]].concat();
     let mirror = Mirror::serve(&[("/mismatch", &bytes), ("/packed", &packed)]).await;
@@ -502,7 +508,7 @@ async fn errors_reveal_nothing_about_private_addresses() {
         config.downloads.private = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
-    let mut results = Vec::new();
+    let mut failures = Vec::new();
     for (name, url) in [
         ("refused", refused),
         ("silent", mirror.url("/silent")),
@@ -521,17 +527,17 @@ async fn errors_reveal_nothing_about_private_addresses() {
             .json();
         let last = events["items"].as_array().unwrap().last().unwrap();
         assert_eq!(last["kind"], "template.download-failed");
-        results.push((
+        failures.push((
             name,
             problem,
             last["message"].clone(),
             last["reason"].clone(),
         ));
     }
-    for (name, problem, message, reason) in &results {
+    for (name, problem, message, reason) in &failures {
         assert_eq!(
             (problem, message, reason),
-            (&results[0].1, &results[0].2, &results[0].3),
+            (&failures[0].1, &failures[0].2, &failures[0].3),
             "{name}"
         );
     }

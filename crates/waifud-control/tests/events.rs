@@ -1,4 +1,4 @@
-//! The history has one order, and an event stream is complete.
+//! Events: their order, their retention, and streams that lose none.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,54 +8,20 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
-use common::{DEADLINE, Server, report};
+use common::{DEADLINE, Server, report, step};
 use http_body_util::BodyExt;
 use serde_json::json;
 use waifud_api::sse::{SseEvent, SseParser};
-use waifud_control::ControlConfig;
-use waifud_control::env::{Clock, SystemClock, SystemEntropy};
-use waifud_store::Mode;
-use waifud_types::{ByteSize, InstanceState, Revision, Timestamp};
-
-/// Clocks that a test controls: the time of day, and the running time of waifud.
-struct Hands(Mutex<(Timestamp, Duration)>);
-
-impl Hands {
-    fn set(&self, years: i64, running: Duration) {
-        let now = SystemClock.now() + jiff::SignedDuration::from_hours(years * 365 * 24);
-        *self.0.lock().unwrap() = (now, running);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        self.0.lock().unwrap().0
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.lock().unwrap().1
-    }
-}
-
-async fn with_hands() -> (Server, Arc<Hands>) {
-    let hands = Arc::new(Hands(Mutex::new((SystemClock.now(), Duration::ZERO))));
-    let dir = tempfile::tempdir().unwrap();
-    let config = ControlConfig::new(dir.path().to_owned());
-    let threads = Mode::Threads { readers: 2 };
-    let clock = Arc::clone(&hands) as Arc<dyn Clock>;
-    let server = Server::of(dir, config, threads, clock, Arc::new(SystemEntropy)).await;
-    (server, hands)
-}
+use waifud_types::{ByteSize, InstanceState, Revision};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_clock_erases_neither_history_nor_answers() {
+async fn a_wrong_clock_erases_neither_events_nor_idempotency_answers() {
     const DAY: Duration = Duration::from_hours(24);
-    let (server, hands) = with_hands().await;
+    let (server, clock) = Server::with_manual_clock().await;
     server.template().await;
     let body = json!({"name": "web", "template": "debian-12"}).to_string();
     let key = [("idempotency-key", "k")];
@@ -69,8 +35,8 @@ async fn a_wrong_clock_erases_neither_history_nor_answers() {
     assert!(!kinds.is_empty());
     server.control.trim().await.unwrap();
     for years in [10, -1, 0] {
-        hands.set(years, DAY / 2);
-        // Events with a wrong time do not age the others.
+        clock.set(years, DAY / 2);
+        // An event with the wrong time does not make the others older either.
         server
             .create(&json!({"template": "debian-12"}))
             .await
@@ -83,26 +49,29 @@ async fn a_wrong_clock_erases_neither_history_nor_answers() {
             "{years} years"
         );
     }
-    hands.set(0, DAY * 2);
+    clock.set(0, DAY * 2);
     server.control.trim().await.unwrap();
     create().await.expect(409);
     assert_eq!(server.kinds("web").await, kinds);
-    hands.set(0, DAY * 91);
+    clock.set(0, DAY * 91);
     server.control.trim().await.unwrap();
-    assert!(server.kinds("web").await.is_empty(), "it is old by now");
+    assert!(
+        server.kinds("web").await.is_empty(),
+        "the retention period is over"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contact_timeouts_use_the_monotonic_clock() {
-    let (server, hands) = with_hands().await;
+async fn unreachability_is_measured_by_the_monotonic_clock() {
+    let (server, clock) = Server::with_manual_clock().await;
     server.join("alder", ByteSize::gib(8)).await;
-    let state = async || server.get("/v1/nodes/alder").await.json()["state"].clone();
+    let state = async || server.node("alder").await["state"].clone();
     for years in [1, -1] {
-        hands.set(years, Duration::from_secs(20));
+        clock.set(years, Duration::from_secs(20));
         server.control.check_contacts().await.unwrap();
         assert_eq!(state().await, "ready", "{years}");
     }
-    hands.set(-1, Duration::from_secs(31));
+    clock.set(-1, Duration::from_secs(31));
     server.control.check_contacts().await.unwrap();
     assert_eq!(state().await, "unreachable");
 }
@@ -155,11 +124,9 @@ async fn create_many(server: &Server, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revisions_increase_strictly_under_concurrency_and_pages_miss_none() {
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", ByteSize::gib(1000)).await;
+    let (server, _alder) = Server::with_node(ByteSize::gib(1000)).await;
     create_many(&server, 100).await;
-    let mut seen = Vec::new();
+    let mut numbers = Vec::new();
     let mut next = "0000000a.0".to_owned();
     loop {
         let page = server
@@ -168,7 +135,7 @@ async fn revisions_increase_strictly_under_concurrency_and_pages_miss_none() {
             .expect(200)
             .json();
         for event in page["items"].as_array().unwrap() {
-            seen.push(
+            numbers.push(
                 event["revision"]
                     .as_str()
                     .unwrap()
@@ -182,40 +149,39 @@ async fn revisions_increase_strictly_under_concurrency_and_pages_miss_none() {
             None => break,
         }
     }
-    // An upload, a template, a token, an admitted and registered node, and each instance's creation and placement.
-    assert_eq!(seen, (1..=205).collect::<Vec<_>>());
+    // An upload, a template, a token, a node that was admitted and one that joined, and for each instance its creation
+    // and its placement.
+    assert_eq!(numbers, (1..=205).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resumed_event_stream_neither_loses_nor_repeats_events() {
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", ByteSize::gib(1000)).await;
+async fn a_repeatedly_interrupted_stream_delivers_each_event_once() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(1000)).await;
     let start = server.control.store().revision().to_string();
-    let (seen, ()) = tokio::join!(
+    let (numbers, ()) = tokio::join!(
         async {
-            let mut seen = Vec::new();
+            let mut numbers = Vec::new();
             let mut last = start.clone();
             let mut length = 0;
-            while seen.len() < 400 {
+            while numbers.len() < 400 {
                 length = length % 13 + 1;
                 let mut stream = Stream::open(&server, "/v1/events", Some(&last)).await;
-                for _ in 0..length.min(400 - seen.len()) {
+                for _ in 0..length.min(400 - numbers.len()) {
                     let event = stream.next().await.unwrap();
                     last = event.id.unwrap();
-                    seen.push(last.parse::<Revision>().unwrap().number);
+                    numbers.push(last.parse::<Revision>().unwrap().number);
                 }
             }
-            seen
+            numbers
         },
         create_many(&server, 200)
     );
-    assert_eq!(seen, (6..406).collect::<Vec<_>>());
+    assert_eq!(numbers, (6..406).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filtered_event_stream_contains_progress() {
-    let (server, agent) = Server::with_node().await;
+async fn a_stream_of_one_object_carries_its_events_and_progress() {
+    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
     let id = server.create_instance("web").await.id;
     server.create_instance("other").await;
     let mut stream = Stream::open(
@@ -227,13 +193,8 @@ async fn a_filtered_event_stream_contains_progress() {
     assert_eq!(stream.next().await.unwrap().event, "instance.created");
     assert_eq!(stream.next().await.unwrap().event, "instance.placed");
     let mut at_work = report(id, InstanceState::Preparing);
-    at_work.step = Some(waifud_types::status::StepStatus {
-        name: "image".into(),
-        percent: Some(40),
-        since: Timestamp::now(),
-        waiting_for: None,
-    });
-    agent.send_report(at_work).await;
+    at_work.step = Some(step("image", Some(40)));
+    agent.report_instance(at_work).await;
     let both: BTreeSet<_> = [stream.next().await.unwrap(), stream.next().await.unwrap()]
         .into_iter()
         .map(|event| {
@@ -251,13 +212,12 @@ async fn a_filtered_event_stream_contains_progress() {
         BTreeSet::from(["instance.preparing".to_owned(), "progress".to_owned()])
     );
     server.control.stop_token().cancel();
-    assert_eq!(stream.next().await, None, "watches end when waifud stops");
+    assert_eq!(stream.next().await, None, "streams end when waifud stops");
 }
 
 #[tokio::test]
-async fn events_are_filtered_by_every_type_of_object_and_unknown_types_are_refused() {
-    let server = Server::start().await;
-    server.template().await;
+async fn events_can_be_filtered_by_every_object_type_and_unknown_types_are_refused() {
+    let server = Server::with_template().await;
     server
         .post("/v1/networks", &json!({"name": "lan", "bridge": "br0"}))
         .await
@@ -290,9 +250,8 @@ async fn events_are_filtered_by_every_type_of_object_and_unknown_types_are_refus
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trimmed_history_and_another_incarnation_are_answered_with_410() {
-    let server = Server::start().await;
-    server.template().await;
+async fn trimmed_and_foreign_revisions_are_answered_with_410() {
+    let server = Server::with_template().await;
     create_many(&server, 10).await;
     server
         .control
@@ -323,9 +282,8 @@ async fn trimmed_history_and_another_incarnation_are_answered_with_410() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_name_actor_and_request_and_contain_no_secret() {
-    let server = Server::start().await;
-    server.template().await;
+async fn events_name_the_actor_and_the_request_and_contain_no_secret() {
+    let server = Server::with_template().await;
     let body = json!({"template": "debian-12", "name": "web", "user_data": "#!/bin/sh\n# hunter2"})
         .to_string();
     server
@@ -338,10 +296,7 @@ async fn events_name_actor_and_request_and_contain_no_secret() {
         .await
         .expect(201);
     server
-        .patch(
-            "/v1/instances/web",
-            &json!({"user_data": "#!/bin/sh\n# hunter3"}),
-        )
+        .patch_instance("web", &json!({"user_data": "#!/bin/sh\n# hunter3"}))
         .await
         .expect(200);
     let page = server.get("/v1/events?object=web").await.json();

@@ -1,4 +1,4 @@
-//! Changes of labels, policies and user-data, and repeated first boots.
+//! Changes of an instance: labels, restart policy, placement, user-data and re-runs of cloud-init; and descriptions.
 
 mod common;
 
@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use waifud_types::{ByteSize, Generation};
 
 async fn with_web() -> Server {
-    let server = Server::start().await;
-    server.template().await;
+    let server = Server::with_template().await;
     server
         .create(
             &json!({"name": "web", "template": "debian-12", "labels": {"tier": "web", "a": "1"}}),
@@ -20,11 +19,11 @@ async fn with_web() -> Server {
 }
 
 #[tokio::test]
-async fn labels_are_set_and_removed_one_by_one_and_filter_lists() {
+async fn labels_are_merged_one_by_one_and_lists_filter_by_them() {
     let server = with_web().await;
     let answer = server
-        .patch(
-            "/v1/instances/web",
+        .patch_instance(
+            "web",
             &json!({"labels": {"tier": "db", "a": null, "b": "2"}}),
         )
         .await
@@ -39,7 +38,7 @@ async fn labels_are_set_and_removed_one_by_one_and_filter_lists() {
     assert_eq!(
         instance.generation,
         Generation(1),
-        "labels are no part of the spec"
+        "labels are not part of the spec"
     );
     let listed = |query: &'static str| {
         let server = &server;
@@ -61,7 +60,7 @@ async fn labels_are_set_and_removed_one_by_one_and_filter_lists() {
         json!({"labels": {"a": "\u{7}"}}),
     ] {
         let problem = server
-            .patch("/v1/instances/web", &bad)
+            .patch_instance("web", &bad)
             .await
             .expect(422)
             .problem();
@@ -69,42 +68,29 @@ async fn labels_are_set_and_removed_one_by_one_and_filter_lists() {
         assert!(problem.field.unwrap().starts_with("labels."), "{bad}");
     }
     let many: serde_json::Map<_, _> = (0..63).map(|n| (format!("k{n}"), json!("v"))).collect();
-    let problem = server
-        .patch("/v1/instances/web", &json!({"labels": many}))
+    server
+        .patch_instance("web", &json!({"labels": many}))
         .await
-        .expect(422)
-        .problem();
-    assert_eq!(
-        (problem.code.as_str(), problem.field.as_deref()),
-        ("too-many", Some("labels"))
-    );
-    assert_eq!(server.get("/v1/instances/web").await.instance(), instance);
+        .refused(422, "too-many", "labels");
+    assert_eq!(server.instance("web").await, instance);
 }
 
 #[tokio::test]
-async fn policies_are_replaced_and_increment_the_generation() {
+async fn changed_restart_priority_and_placement_increase_the_generation() {
     let server = with_web().await;
     let change = json!({"restart": "always", "priority": 7,
         "placement": {"node": null, "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}}});
-    let instance = server
-        .patch("/v1/instances/web", &change)
-        .await
-        .expect(200)
-        .instance();
+    let instance = server.patched("web", &change).await;
     assert_eq!(instance.generation, Generation(2));
     let spec = serde_json::to_value(&instance.spec).unwrap();
     assert_eq!(spec["restart"], "always");
     assert_eq!(spec["priority"], 7);
     assert_eq!(spec["placement"], change["placement"]);
-    let again = server
-        .patch("/v1/instances/web", &change)
-        .await
-        .expect(200)
-        .instance();
+    let again = server.patched("web", &change).await;
     assert_eq!(
         again.generation,
         Generation(2),
-        "a request without changes keeps the generation"
+        "an unchanged spec keeps its generation"
     );
     for (bad, field) in [
         (json!({"restart": "sometimes"}), "spec.restart"),
@@ -116,7 +102,7 @@ async fn policies_are_replaced_and_increment_the_generation() {
         ),
     ] {
         let problem = server
-            .patch("/v1/instances/web", &bad)
+            .patch_instance("web", &bad)
             .await
             .expect(422)
             .problem();
@@ -125,30 +111,18 @@ async fn policies_are_replaced_and_increment_the_generation() {
 }
 
 #[tokio::test]
-async fn a_satisfiable_placement_places_an_instance_and_does_not_move_a_placed_one() {
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", ByteSize::gib(8)).await;
+async fn a_satisfiable_placement_places_a_waiting_instance_and_never_moves_a_placed_one() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(8)).await;
     server
         .create(&json!({"name": "web", "template": "debian-12", "placement": {"node": "birch"}}))
         .await
         .expect(201);
-    assert_eq!(
-        server.get("/v1/instances/web").await.instance().status.node,
-        None
-    );
+    assert_eq!(server.instance("web").await.status.node, None);
     let change = json!({"placement": {"node": "alder"}});
-    let placed = server
-        .patch("/v1/instances/web", &change)
-        .await
-        .expect(200)
-        .instance();
+    let placed = server.patched("web", &change).await;
     assert_eq!(placed.status.node.unwrap().as_str(), "alder");
     let problem = server
-        .patch(
-            "/v1/instances/web",
-            &json!({"placement": {"node": "birch"}}),
-        )
+        .patch_instance("web", &json!({"placement": {"node": "birch"}}))
         .await
         .expect(409)
         .problem();
@@ -157,7 +131,7 @@ async fn a_satisfiable_placement_places_an_instance_and_does_not_move_a_placed_o
 }
 
 #[tokio::test]
-async fn a_re_run_changes_the_instance_id_and_an_edit_does_not() {
+async fn each_re_run_gets_a_new_instance_id_and_an_edit_alone_does_not() {
     let (server, mut agent) = Server::with_watching_node().await;
     server
         .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
@@ -171,15 +145,13 @@ async fn a_re_run_changes_the_instance_id_and_an_edit_does_not() {
         Some(json!({"re_run": true, "user_data": "#!/bin/sh\nfalse\n"})),
     ] {
         if let Some(change) = change {
-            server.patch("/v1/instances/web", &change).await.expect(200);
+            server.patch_instance("web", &change).await.expect(200);
         }
         let put = agent.put().await;
-        let path = format!("/v1/agent/bundles/{}", put.bundle.digest);
-        let bytes = agent.get(&path).await.bytes;
-        let documents = waifud_cloudinit::open(&bytes, put.bundle.digest, &put.bundle.key).unwrap();
+        let documents = agent.documents(&put.bundle).await;
         ids.push(documents.instance_id().to_owned());
     }
-    assert_eq!(ids[0], ids[1], "an edit alone keeps it");
+    assert_eq!(ids[0], ids[1], "an edit alone keeps the instance ID");
     assert!(
         ids[1].ends_with("-1") && ids[2].ends_with("-2") && ids[3].ends_with("-3"),
         "{ids:?}"
@@ -196,15 +168,14 @@ async fn a_re_run_changes_the_instance_id_and_an_edit_does_not() {
 }
 
 #[tokio::test]
-async fn a_description_creates_an_equal_instance_and_a_dry_run_creates_nothing() {
-    let server = Server::start().await;
-    server.template().await;
-    let asked = json!({"name": "web", "template": "debian-12", "labels": {"tier": "web"}, "cpus": 3,
+async fn a_description_recreates_the_instance_and_a_dry_run_creates_nothing() {
+    let server = Server::with_template().await;
+    let request = json!({"name": "web", "template": "debian-12", "labels": {"tier": "web"}, "cpus": 3,
         "memory_bytes": 2_147_483_648_u64, "disk_bytes": 32_212_254_720_u64, "pool": "fast",
         "user_data": "#cloud-config\npackages: [htop]\n", "ssh_keys": [common_key()], "run": false, "restart": "never",
         "priority": -3, "protected": false, "mac": "52:54:00:12:34:56", "nics": [], "publish": [],
         "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": false}}});
-    server.create(&asked).await.expect(201);
+    server.create(&request).await.expect(201);
     let answer = server
         .get("/v1/instances/web/description")
         .await
@@ -212,11 +183,11 @@ async fn a_description_creates_an_equal_instance_and_a_dry_run_creates_nothing()
     assert_eq!(answer.headers.get("etag").unwrap(), "\"1\"");
     assert_eq!(answer.headers.get("cache-control").unwrap(), "no-store");
     let described: Value = answer.json();
-    assert_eq!(described, asked);
+    assert_eq!(described, request);
 
     let dry = "/v1/instances?dry_run=true";
     for (body, status, field) in [
-        (asked.clone(), 409, Some("name")),
+        (request.clone(), 409, Some("name")),
         (
             json!({"name": "other", "template": "debian-12", "mac": "52:54:00:12:34:56"}),
             409,
@@ -247,17 +218,15 @@ async fn a_description_creates_an_equal_instance_and_a_dry_run_creates_nothing()
         .expect(204);
     server.get("/v1/instances/other").await.expect(404);
 
-    // After the conflicting instance is deleted, the description creates it again.
-    server
-        .call(Method::DELETE, "/v1/instances/web", &[], "")
-        .await;
+    // Once the instance is deleted, its description creates it again.
+    server.delete("/v1/instances/web").await.expect(200);
     server.create(&described).await.expect(201);
     let again: Value = server
         .get("/v1/instances/web/description")
         .await
         .expect(200)
         .json();
-    assert_eq!(again, asked);
+    assert_eq!(again, request);
 }
 
 fn common_key() -> &'static str {

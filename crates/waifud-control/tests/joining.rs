@@ -1,22 +1,19 @@
-//! Joining: join tokens, node names and node certificates.
+//! Joining: which join tokens admit a node, who may take over a node's name, and which certificate a node is known by.
 
 mod common;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Method;
-use common::{Server, collect, hello, nobody, report};
+use common::{Server, anonymous, collect, hello, report};
 use serde_json::json;
 use waifud_api::agent::WatchFrame;
 use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
-use waifud_control::env::{Clock, SystemEntropy};
-use waifud_control::{ControlConfig, Peer};
+use waifud_control::Peer;
 use waifud_pki::{NodeKey, NodePeer, certificates};
-use waifud_store::Mode;
-use waifud_types::{ByteSize, Digest, InstanceState, Timestamp};
+use waifud_types::{ByteSize, Digest, InstanceState};
 
 #[expect(
     clippy::unwrap_used,
@@ -27,7 +24,7 @@ fn joined(answer: &common::Answer) -> Joined {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_token_admits_one_key_which_may_repeat_the_request() {
+async fn a_join_token_admits_one_key_and_answers_that_key_again() {
     let server = Server::start().await;
     let token = server.join_token(None).await;
     let (key, other) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
@@ -46,22 +43,8 @@ async fn a_join_token_admits_one_key_which_may_repeat_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoked_expired_and_unknown_join_tokens_are_refused() {
-    struct Hands(AtomicI64);
-    impl Clock for Hands {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
-        }
-
-        fn monotonic(&self) -> std::time::Duration {
-            self.now().as_duration().unsigned_abs()
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000)));
-    let config = ControlConfig::new(dir.path().to_owned());
-    let mode = Mode::Threads { readers: 2 };
-    let server = Server::of(dir, config, mode, clock.clone(), Arc::new(SystemEntropy)).await;
+async fn revoked_expired_and_unknown_join_tokens_admit_no_node() {
+    let (server, clock) = Server::with_manual_clock().await;
     let key = NodeKey::generate().unwrap();
 
     let token = server.join_token(None).await;
@@ -80,17 +63,17 @@ async fn revoked_expired_and_unknown_join_tokens_are_refused() {
 
     let token = server.join_token(None).await;
     let spent = server.join_token(None).await;
-    let in_time = server.ask_to_join(&spent, &key, "birch").await;
-    in_time.expect(200);
-    clock.0.fetch_add(3600, Ordering::SeqCst);
+    let before_expiry = server.ask_to_join(&spent, &key, "birch").await;
+    before_expiry.expect(200);
+    clock.forward(Duration::from_hours(1));
     for (token, name) in [(&token, "alder"), (&spent, "birch")] {
         let problem = server.ask_to_join(token, &key, name).await;
         assert!(problem.expect(401).problem().title.contains("expired"));
     }
-    let mut invented = token.clone();
-    invented.secret = waifud_types::Secret::new([7; 32]);
+    let mut unknown = token.clone();
+    unknown.secret = waifud_types::Secret::new([7; 32]);
     server
-        .ask_to_join(&invented, &key, "alder")
+        .ask_to_join(&unknown, &key, "alder")
         .await
         .expect(401);
     server.get("/v1/nodes/alder").await.expect(404);
@@ -102,7 +85,7 @@ async fn a_join_without_a_valid_token_is_refused_before_its_body_is_read() {
     let endless = || Body::from_stream(futures::stream::pending::<Result<Vec<u8>, io::Error>>());
     let ask = async |secret: &str, body: Body| {
         let header = (JOIN_TOKEN_HEADER, secret);
-        let answer = server.agent_with("/v1/agent/join", header, nobody(), body);
+        let answer = server.agent_with("/v1/agent/join", header, anonymous(), body);
         tokio::time::timeout(common::DEADLINE, answer)
             .await
             .unwrap()
@@ -128,33 +111,32 @@ async fn a_join_without_a_valid_token_is_refused_before_its_body_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_join_token_for_a_node_may_replace_its_key() {
+async fn only_a_join_token_for_its_name_replaces_the_key_of_a_node() {
     let server = Server::start().await;
     let mut alder = server.join("alder", ByteSize::gib(1)).await;
-    alder.watch(None).await;
-    alder.until_sync().await;
+    alder.watch_from_now().await;
     let thief = NodeKey::generate().unwrap();
     let any = server.join_token(None).await;
     let problem = server.ask_to_join(&any, &thief, "alder").await.expect(409);
     assert_eq!(problem.problem().code, "name-taken");
-    // A refused request does not spend the token.
+    // A refused attempt does not use up the token.
     let named = server.join_token(Some("alder")).await;
     server
         .ask_to_join(&named, &thief, "birch")
         .await
         .expect(409);
-    let anew = joined(
+    let rejoined = joined(
         &server
             .ask_to_join(&named, &thief, "alder")
             .await
             .expect(200),
     );
-    assert_eq!(anew.node, alder.id);
-    // The previous key is not accepted any more, neither for requests nor for an open watch.
+    assert_eq!(rejoined.node, alder.id);
+    // The former key is accepted neither for requests nor for an open watch.
     let answer = alder.hello(&hello("alder", ByteSize::gib(1))).await;
     assert_eq!(answer.expect(403).problem().code, "not-admitted");
     assert!(alder.watch_ends().await);
-    // Nor can it repeat its join request.
+    // After another join, the answer to the former join is not repeated.
     let old = server.join_token(Some("alder")).await;
     let third = NodeKey::generate().unwrap();
     server.ask_to_join(&old, &third, "alder").await.expect(200);
@@ -165,30 +147,34 @@ async fn only_a_join_token_for_a_node_may_replace_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalid_join_requests_name_the_field_and_spend_no_token() {
+async fn malformed_join_requests_are_refused_and_do_not_use_up_the_token() {
     let server = Server::start().await;
     let token = server.join_token(None).await;
     let good = NodeKey::generate().unwrap();
+    let secret =
+        JoinRequest::new(token.secret.expose(), String::new(), "a".parse().unwrap()).secret;
     for (body, field) in [
         (json!({"secret": "x", "csr": "y", "name": "alder"}), "token"),
         (
-            json!({"secret": JoinRequest::new(token.secret.expose(), String::new(), "a".parse().unwrap()).secret, "csr": "y", "name": "alder"}),
+            json!({"secret": secret, "csr": "y", "name": "alder"}),
             "csr",
         ),
-        (json!({"csr": "y", "name": "alder"}), "body"),
+        (json!({"csr": "y", "name": "alder"}), "secret"),
     ] {
         let answer = collect(
             server
-                .agent(Method::POST, "/v1/agent/join", nobody(), body.to_string())
+                .agent(
+                    Method::POST,
+                    "/v1/agent/join",
+                    anonymous(),
+                    body.to_string(),
+                )
                 .await,
         )
         .await;
         assert!(answer.status.is_client_error());
         let problem = answer.problem();
-        assert!(
-            field == "body" || problem.field.as_deref() == Some(field),
-            "{problem:?}"
-        );
+        assert_eq!(problem.field.as_deref(), Some(field), "{problem:?}");
     }
     server.ask_to_join(&token, &good, "alder").await.expect(200);
     for bad in [
@@ -201,17 +187,17 @@ async fn invalid_join_requests_name_the_field_and_spend_no_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_current_certificate_of_a_node_is_accepted() {
-    let (server, alder) = Server::with_node().await;
+async fn node_routes_require_the_current_certificate_of_the_node() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
     let Peer::Certificate { from, node, .. } = alder.peer() else {
         unreachable!("agents have certificates");
     };
     let strangers = [
-        nobody(),
+        anonymous(),
         Peer::Unknown,
         Peer::Unix { uid: 0 },
-        // A certificate of waifud's CA with another key than the node's.
+        // A valid certificate with a key that is not the node's current one.
         Peer::Certificate {
             from,
             node,
@@ -238,7 +224,7 @@ async fn only_the_current_certificate_of_a_node_is_accepted() {
             assert_eq!(answer.status(), 403, "{method} {path} {peer:?}");
         }
     }
-    // And it is not accepted on routes for users.
+    // A node's certificate does not grant access to the routes of users.
     let answer = server
         .agent(Method::GET, "/v1/instances", alder.peer(), Body::empty())
         .await;
@@ -247,13 +233,13 @@ async fn only_the_current_certificate_of_a_node_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_reads_and_reports_only_its_own_objects() {
+async fn a_node_can_read_and_report_only_its_own_objects() {
     let server = Server::start().await;
     let image = server.template().await;
     let mut alder = server.join("alder", ByteSize::gib(8)).await;
     let mut birch = server.join("birch", ByteSize::gib(8)).await;
     let placed = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
-    let web = server.create(&placed).await.expect(201).instance();
+    let web = server.created(&placed).await;
     alder.watch(None).await;
     let bundle = alder
         .until_sync()
@@ -268,8 +254,8 @@ async fn a_node_reads_and_reports_only_its_own_objects() {
         })
         .unwrap();
     birch.watch(None).await;
-    let seen = format!("{:?}", birch.until_sync().await);
-    assert!(!seen.contains(&web.id.to_string()));
+    let slice = format!("{:?}", birch.until_sync().await);
+    assert!(!slice.contains(&web.id.to_string()));
     let (bundle, image) = (
         format!("/v1/agent/bundles/{bundle}"),
         format!("/v1/agent/images/{image}"),
@@ -279,11 +265,11 @@ async fn a_node_reads_and_reports_only_its_own_objects() {
     birch.get(&bundle).await.expect(404);
     birch.get(&image).await.expect(404);
     birch
-        .send_report(report(web.id, InstanceState::Failed))
+        .report_instance(report(web.id, InstanceState::Failed))
         .await;
-    let shown = server.get("/v1/instances/web").await.instance();
+    let shown = server.instance("web").await;
     assert_eq!(shown.status.state, InstanceState::Pending);
-    // A node cannot take over the name of another node.
+    // A hello with the name of another node does not take over that node.
     let id = async |name: &str| server.get(&format!("/v1/nodes/{name}")).await.json()["id"].clone();
     let before = (id("alder").await, id("birch").await);
     birch

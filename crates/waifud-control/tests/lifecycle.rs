@@ -1,4 +1,4 @@
-//! The lifecycle of an instance, with an agent driven by a test.
+//! The life of an instance from its creation to its deletion, with an agent that the test drives.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,19 +10,18 @@ mod common;
 use std::time::Duration;
 
 use axum::http::Method;
-use common::{DEADLINE, Server, report};
+use common::{DEADLINE, Server, ready_report, report, step, tombstone};
 use serde_json::json;
 use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
-use waifud_types::status::{ReadyBy, StepStatus};
-use waifud_types::{ByteSize, Generation, InstanceState, Timestamp};
+use waifud_types::{ByteSize, Generation, InstanceState};
 
-/// The user-data in the sealed documents.
+/// The user-data in the documents.
 fn user_data(documents: &waifud_cloudinit::Documents) -> serde_json::Value {
     serde_json::to_value(documents).unwrap()["user_data"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_is_created_started_ready_and_deleted() {
+async fn an_instance_is_created_becomes_ready_and_is_deleted() {
     let server = Server::start().await;
     let image = server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
@@ -51,13 +50,9 @@ async fn an_instance_is_created_started_ready_and_deleted() {
         (put.id, put.spec.image, put.generation),
         (created.id, image, Generation::FIRST)
     );
-    let bundle = agent
-        .get(&format!("/v1/agent/bundles/{}", put.bundle.digest))
-        .await
-        .expect(200);
-    assert_eq!(bundle.bytes.len() as u64, put.bundle.size_bytes);
-    let documents =
-        waifud_cloudinit::open(&bundle.bytes, put.bundle.digest, &put.bundle.key).unwrap();
+    let bundle = agent.bundle(&put.bundle).await;
+    assert_eq!(bundle.len() as u64, put.bundle.size_bytes);
+    let documents = agent.documents(&put.bundle).await;
     assert_eq!(documents.instance(), created.id);
     assert_eq!(user_data(&documents), "#cloud-config\n{}");
     let bits = agent
@@ -78,12 +73,9 @@ async fn an_instance_is_created_started_ready_and_deleted() {
         InstanceState::Starting,
         InstanceState::Running,
     ] {
-        agent.send_report(report(created.id, state)).await;
+        agent.report_instance(report(created.id, state)).await;
     }
-    let mut ready = report(created.id, InstanceState::Running);
-    ready.ready = true;
-    ready.ready_by = Some(ReadyBy::PhoneHome);
-    agent.send_report(ready).await;
+    agent.report_instance(ready_report(created.id)).await;
     let outcome = waiting.await.unwrap().unwrap();
     assert!(
         matches!(outcome, waifud_control::instances::read::Waited::Reached(i) if i.status.ready)
@@ -99,17 +91,17 @@ async fn an_instance_is_created_started_ready_and_deleted() {
         .create(&json!({"name": "web", "template": "debian-12"}))
         .await
         .expect(409);
-    let tombstone = agent.tombstone().await;
-    assert_eq!(tombstone.instance, created.id);
+    let order = agent.tombstone().await;
+    assert_eq!(order.instance, created.id);
     server.delete("/v1/instances/web").await.expect(202);
-    agent.destroyed(tombstone).await;
+    agent.destroyed(order).await;
     server.get("/v1/instances/web").await.expect(404);
     server.create_instance("web").await;
     let again = agent.put().await;
     assert_eq!(
         again.spec.nics[0].address.unwrap().to_string(),
         "10.144.1.2",
-        "the address is free again"
+        "the address is available again"
     );
 
     assert_eq!(
@@ -128,23 +120,18 @@ async fn an_instance_is_created_started_ready_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_shown_and_never_stored() {
-    let (server, agent) = Server::with_node().await;
+async fn progress_is_shown_and_not_stored() {
+    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
     let id = server.create_instance("web").await.id;
     agent
-        .send_report(report(id, InstanceState::Preparing))
+        .report_instance(report(id, InstanceState::Preparing))
         .await;
     let before = server.control.store().revision();
     for percent in [10, 50, 90] {
         let mut at_work = report(id, InstanceState::Preparing);
-        at_work.step = Some(StepStatus {
-            name: "image".into(),
-            percent: Some(percent),
-            since: Timestamp::now(),
-            waiting_for: None,
-        });
-        agent.send_report(at_work).await;
-        let shown = server.get("/v1/instances/web").await.expect(200).instance();
+        at_work.step = Some(step("image", Some(percent)));
+        agent.report_instance(at_work).await;
+        let shown = server.instance("web").await;
         assert_eq!(shown.status.step.unwrap().percent, Some(percent));
     }
     agent.report(&AgentReport::default()).await;
@@ -152,13 +139,10 @@ async fn progress_is_shown_and_never_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_resumes_and_refuses_another_incarnation() {
-    let (server, mut agent) = Server::with_node().await;
+async fn a_watch_resumes_at_its_revision_and_refuses_another_incarnation() {
+    let (server, mut agent) = Server::with_node(ByteSize::gib(8)).await;
     for name in ["a", "b", "c"] {
-        server
-            .create(&json!({"name": name, "template": "debian-12"}))
-            .await
-            .expect(201);
+        server.create_instance(name).await;
     }
     agent.watch(None).await;
     let all = agent.until_sync().await;
@@ -181,22 +165,21 @@ async fn a_watch_resumes_and_refuses_another_incarnation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unplaced_instance_has_a_reason_and_is_placed_when_capacity_is_free() {
-    let server = Server::start().await;
-    server.template().await;
+async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capacity() {
+    let server = Server::with_template().await;
     let waiting = server.create_instance("first").await;
     assert_eq!(waiting.status.state, InstanceState::Pending);
     assert!(waiting.status.reason.unwrap().contains("none has joined"));
 
     let mut agent = server.join("alder", ByteSize::gib(4)).await;
-    let placed = server.get("/v1/instances/first").await.instance();
+    let placed = server.instance("first").await;
     assert_eq!(placed.status.node.unwrap().as_str(), "alder");
 
     server
         .create(&json!({"name": "big", "template": "debian-12", "memory_bytes": 4u64 << 30}))
         .await
         .expect(201);
-    let why = server.get("/v1/instances/big/why").await.expect(200).json();
+    let why = server.why("big").await;
     assert!(
         why["summary"]
             .as_str()
@@ -210,20 +193,18 @@ async fn an_unplaced_instance_has_a_reason_and_is_placed_when_capacity_is_free()
         "{why}"
     );
 
-    agent.watch(None).await;
-    agent.until_sync().await;
+    agent.watch_from_now().await;
     server.delete("/v1/instances/first").await.expect(202);
-    let tombstone = agent.tombstone().await;
-    agent.destroyed(tombstone).await;
+    agent.confirm_deletion().await;
     assert_eq!(
         agent.put().await.name.as_str(),
         "big",
-        "the room that was given back is used"
+        "it gets the memory of the deleted instance"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unplaced_instance_is_deleted_immediately() {
+async fn an_instance_that_was_never_placed_is_deleted_at_once_with_its_image() {
     let server = Server::start().await;
     let image = server.template().await;
     server.create_instance("web").await;
@@ -237,12 +218,14 @@ async fn an_unplaced_instance_is_deleted_immediately() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
+async fn instances_of_an_unreachable_node_are_unknown_until_it_reconnects() {
     let server = Server::with(|config| config.unreachable_after = Duration::from_millis(200)).await;
     server.template().await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
     let id = server.create_instance("web").await.id;
-    agent.send_report(report(id, InstanceState::Running)).await;
+    agent
+        .report_instance(report(id, InstanceState::Running))
+        .await;
     let monitor = tokio::spawn({
         let control = server.control.clone();
         async move { control.run_background_tasks().await }
@@ -255,7 +238,7 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
                 .expect(200)
                 .json();
             if page["items"].as_array().unwrap().len() == 1 {
-                return server.get("/v1/instances/web").await.instance();
+                return server.instance("web").await;
             }
             tokio::task::yield_now().await;
         }
@@ -263,14 +246,11 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
     .await
     .unwrap();
     assert_eq!(unknown.status.last_state, Some(InstanceState::Running));
-    assert_eq!(
-        server.get("/v1/nodes/alder").await.json()["state"],
-        "unreachable"
-    );
+    assert_eq!(server.node("alder").await["state"], "unreachable");
 
-    // A delete is still accepted, and waits.
+    // The instance can be deleted. The deletion waits for the node.
     server.delete("/v1/instances/web").await.expect(202);
-    let why = server.get("/v1/instances/web/why").await.json();
+    let why = server.why("web").await;
     assert!(
         why["summary"]
             .as_str()
@@ -287,14 +267,9 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
             ..
         }
     )));
-    let resumed = server.get("/v1/instances/web").await.instance();
-    agent
-        .destroyed(waifud_api::agent::Tombstone {
-            instance: resumed.id,
-            name: resumed.name,
-            epoch: waifud_types::Epoch::FIRST,
-        })
-        .await;
+    let resumed = server.instance("web").await;
+    assert_eq!(resumed.status.state, InstanceState::Deleting);
+    agent.destroyed(tombstone(&resumed)).await;
     server.get("/v1/instances/web").await.expect(404);
     assert_eq!(
         server.kinds("alder").await,
@@ -310,72 +285,49 @@ async fn instances_of_an_unreachable_node_are_unknown_until_its_next_contact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_increments_the_generation_and_keeps_the_instance_id() {
+async fn an_update_increases_the_generation_and_keeps_the_cloud_init_instance_id() {
     let (server, mut agent) = Server::with_watching_node().await;
     server
         .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
         .await
         .expect(201);
     let first = agent.put().await;
-    let open = |bytes: Vec<u8>, bundle: &waifud_api::agent::BundleRef| {
-        waifud_cloudinit::open(&bytes, bundle.digest, &bundle.key).unwrap()
-    };
-    let before = open(
-        agent
-            .get(&format!("/v1/agent/bundles/{}", first.bundle.digest))
-            .await
-            .bytes,
-        &first.bundle,
-    );
+    let before = agent.documents(&first.bundle).await;
 
-    let answer = server
-        .call(
-            Method::PATCH,
-            "/v1/instances/web",
-            &[("if-match", "\"7\"")],
-            json!({"run": false}).to_string(),
-        )
+    let patch = async |generation: &str, change: &serde_json::Value| {
+        let headers = [("if-match", generation)];
+        server
+            .call(
+                Method::PATCH,
+                "/v1/instances/web",
+                &headers,
+                change.to_string(),
+            )
+            .await
+    };
+    patch("\"7\"", &json!({"run": false}))
         .await
-        .expect(412);
-    let problem = answer.problem();
-    assert_eq!(
-        (problem.code.as_str(), problem.field.as_deref()),
-        ("stale-generation", Some("If-Match"))
-    );
+        .refused(412, "stale-generation", "If-Match");
 
     let change = json!({"user_data": "#!/bin/sh\ntrue\n"});
-    let answer = server
-        .call(
-            Method::PATCH,
-            "/v1/instances/web",
-            &[("if-match", "\"1\"")],
-            change.to_string(),
-        )
-        .await
-        .expect(200);
+    let answer = patch("\"1\"", &change).await.expect(200);
     assert_eq!(answer.headers.get("etag").unwrap(), "\"2\"");
     let second = agent.put().await;
     assert_eq!(second.generation, Generation(2));
     assert_ne!(second.bundle.digest, first.bundle.digest);
-    let after = open(
-        agent
-            .get(&format!("/v1/agent/bundles/{}", second.bundle.digest))
-            .await
-            .bytes,
-        &second.bundle,
-    );
+    let after = agent.documents(&second.bundle).await;
     assert_eq!(after.instance_id(), before.instance_id());
     assert_eq!(user_data(&after), "#!/bin/sh\ntrue\n");
 
-    server.patch("/v1/instances/web", &change).await.expect(200);
+    server.patch_instance("web", &change).await.expect(200);
     assert_eq!(
-        server.get("/v1/instances/web").await.instance().generation,
+        server.instance("web").await.generation,
         Generation(2),
-        "no change, no generation"
+        "an unchanged spec keeps its generation"
     );
 
     server
-        .patch("/v1/instances/web", &json!({"protected": true}))
+        .patch_instance("web", &json!({"protected": true}))
         .await
         .expect(200);
     let problem = server
@@ -392,7 +344,7 @@ async fn an_update_increments_the_generation_and_keeps_the_instance_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejoined_machine_keeps_its_node_and_each_node_has_its_own_subnet() {
+async fn a_node_that_joins_again_keeps_its_id_and_each_node_has_its_own_subnet() {
     let server = Server::start().await;
     let alder = server.join("alder", ByteSize::gib(1)).await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
@@ -404,32 +356,21 @@ async fn a_rejoined_machine_keeps_its_node_and_each_node_has_its_own_subnet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_can_report_only_its_own_instances() {
-    let (server, alder) = Server::with_node().await;
+async fn reports_about_instances_of_another_node_are_ignored() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let birch = server.join("birch", ByteSize::gib(1)).await;
     let instance = server
-        .create(&json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}}))
-        .await
-        .expect(201)
-        .instance();
+        .created(&json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}}))
+        .await;
     birch
-        .send_report(report(instance.id, InstanceState::Failed))
+        .report_instance(report(instance.id, InstanceState::Failed))
         .await;
     assert_eq!(
-        server
-            .get("/v1/instances/web")
-            .await
-            .instance()
-            .status
-            .state,
+        server.instance("web").await.status.state,
         InstanceState::Pending
     );
     server.delete("/v1/instances/web").await.expect(202);
-    let order = waifud_api::agent::Tombstone {
-        instance: instance.id,
-        name: instance.name,
-        epoch: waifud_types::Epoch::FIRST,
-    };
+    let order = tombstone(&instance);
     birch.destroyed(order.clone()).await;
     server.get("/v1/instances/web").await.expect(200);
     alder.destroyed(order).await;
@@ -437,21 +378,21 @@ async fn a_node_can_report_only_its_own_instances() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_resumes_the_download_of_an_image() {
+async fn a_node_can_resume_the_download_of_an_image() {
     let server = Server::start().await;
     let image = server.template().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;
     let path = format!("/v1/agent/images/{image}");
-    // No instance on the node uses it yet.
+    // No instance of the node uses the image yet.
     agent.get(&path).await.expect(404);
     server.create_instance("web").await;
-    let whole = agent.get(&path).await.expect(200).bytes;
+    let image = agent.get(&path).await.expect(200).bytes;
     let rest = agent.get_from(&path, 1000).await.expect(206);
     assert_eq!(
         rest.headers.get("content-range").unwrap(),
         "bytes 1000-4095/4096"
     );
-    assert_eq!(rest.bytes, whole[1000..]);
+    assert_eq!(rest.bytes, image[1000..]);
     let problem = agent.get_from(&path, 4096).await.expect(416).problem();
     assert_eq!(problem.code, "range-not-satisfiable");
 }

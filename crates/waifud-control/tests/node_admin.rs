@@ -1,27 +1,25 @@
-//! Administration of nodes: names, labels, removal; and reports out of bounds.
+//! Administration of nodes: names, labels and removal, and the limits of what a node may report.
 
 mod common;
 
-use common::{Answer, Server, hello, report};
+use common::{Server, hello, report, tombstone};
 use serde_json::{Value, json};
-use waifud_api::agent::{AgentReport, Tombstone};
+use waifud_api::agent::AgentReport;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::Condition;
-use waifud_types::{ByteSize, Epoch, InstanceState, Timestamp};
+use waifud_types::{ByteSize, InstanceState, Timestamp};
 
 async fn labels(server: &Server) -> Value {
-    server.get("/v1/nodes/alder").await.expect(200).json()["labels"].clone()
+    server.node("alder").await["labels"].clone()
 }
 
 #[tokio::test]
-async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(64)).await;
-    let request =
+async fn labels_of_administrators_override_reported_ones_and_place_waiting_instances() {
+    let (server, alder) = Server::with_node(ByteSize::gib(64)).await;
+    let body =
         json!({"name": "db", "template": "debian-12", "placement": {"require": {"disk": "ssd"}}});
-    let db = server.create(&request).await.expect(201).instance();
+    let db = server.created(&body).await;
     assert_eq!(db.status.node, None);
     let set = json!({"labels": {"disk": "ssd", "room": "cellar"}});
     let answer = server
@@ -30,19 +28,13 @@ async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
         .expect(200)
         .json();
     assert_eq!(answer["labels"], json!({"disk": "ssd", "room": "cellar"}));
-    let db = server.get("/v1/instances/db").await.instance();
-    assert_eq!(db.status.node.unwrap().as_str(), "alder");
+    assert_eq!(server.node_of("db").await.as_deref(), Some("alder"));
 
     let mut facts = common::facts(ByteSize::gib(32));
     facts.labels = [("disk", "hdd"), ("cpu", "fast")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
-    alder
-        .report(&AgentReport {
-            facts: Some(facts),
-            ..AgentReport::default()
-        })
-        .await;
+    alder.report_facts(facts).await;
     assert_eq!(
         labels(&server).await,
         json!({"cpu": "fast", "disk": "ssd", "room": "cellar"})
@@ -52,19 +44,23 @@ async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
         .patch("/v1/nodes/alder", &json!({"labels": {"disk": "ssd"}}))
         .await
         .expect(200);
-    for bad in [
-        json!({"labels": {"": "x"}}),
-        json!({"labels": {"a b": "x"}}),
-        json!({"label": {}}),
+    for (bad, code, field) in [
+        (json!({"labels": {"": "x"}}), "invalid-label", "labels."),
+        (
+            json!({"labels": {"a b": "x"}}),
+            "invalid-label",
+            "labels.a b",
+        ),
+        (json!({"label": {}}), "invalid-field", "label"),
     ] {
-        let problem = server
-            .patch("/v1/nodes/alder", &bad)
-            .await
-            .expect(422)
-            .problem();
-        assert!(problem.field.is_some(), "{problem:?}");
+        let answer = server.patch("/v1/nodes/alder", &bad).await;
+        answer.refused(422, code, field);
     }
-    assert_eq!(server.footprint().await, before, "nothing changed");
+    assert_eq!(
+        server.footprint().await,
+        before,
+        "a refused change changed something"
+    );
     let unset = json!({"labels": {"room": null, "disk": null}});
     server.patch("/v1/nodes/alder", &unset).await.expect(200);
     assert_eq!(labels(&server).await, json!({"cpu": "fast", "disk": "hdd"}));
@@ -73,9 +69,7 @@ async fn labels_survive_reports_of_the_node_and_place_waiting_instances() {
 
 #[tokio::test]
 async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_reserved() {
-    let server = Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(64)).await;
+    let (server, alder) = Server::with_node(ByteSize::gib(64)).await;
     server.create_instance("web").await;
     let before = server.footprint().await;
     let problem = server.delete("/v1/nodes/alder").await.expect(409).problem();
@@ -84,7 +78,11 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
         ("node-in-use", "alder still has instances: web")
     );
     assert!(problem.hint.unwrap().contains("waifuctl delete web"));
-    assert_eq!(server.footprint().await, before, "nothing changed");
+    assert_eq!(
+        server.footprint().await,
+        before,
+        "a refused change changed something"
+    );
 
     server.delete("/v1/instances/web").await.expect(202);
     server.delete("/v1/nodes/alder").await.expect(204);
@@ -95,13 +93,13 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
         "instance.deleted"
     );
     assert_eq!(server.kinds("alder").await.last().unwrap(), "node.removed");
-    // Its key is not accepted any more.
+    // Its key is not accepted anymore.
     let again = alder
         .hello(&common::hello("alder", ByteSize::gib(64)))
         .await;
     assert_eq!(again.status, 403);
 
-    // Its name is free, but its subnet stays reserved until it is purged.
+    // Its name is available again. Its subnet stays reserved until the node is purged.
     server.join("alder", ByteSize::gib(64)).await;
     let subnet = async |name: &str| {
         server.get(&format!("/v1/nodes/{name}")).await.json()["subnets"][0].clone()
@@ -130,37 +128,29 @@ fn condition(kind: String, reason: &str) -> Condition {
         kind,
         ok: false,
         reason: reason.to_owned(),
-        message: "it is not well".to_owned(),
+        message: "not in order".to_owned(),
         since: Timestamp::UNIX_EPOCH,
     }
 }
 
-fn is_out_of_bounds(answer: Answer, field: &str) {
-    let problem = answer.expect(422).problem();
-    let found = (problem.code.as_str(), problem.field.as_deref());
-    assert_eq!(found, ("out-of-bounds", Some(field)));
-}
-
 #[tokio::test]
-async fn values_out_of_bounds_are_refused_with_the_field() {
-    let (server, alder) = Server::with_node().await;
+async fn oversized_and_invalid_facts_are_refused_by_field_and_change_nothing() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let before = server.footprint().await;
     let conditions = |facts: &mut NodeFacts| {
         let all = 0..40_000;
         facts.conditions = all.map(|n| condition(format!("c{n}"), "bad")).collect();
     };
-    is_out_of_bounds(
-        alder.try_send_report(&facts(conditions)).await,
-        "facts.conditions",
-    );
+    let (status, code) = (422, "out-of-bounds");
+    let answer = alder.try_to_report(&facts(conditions)).await;
+    answer.refused(status, code, "facts.conditions");
     let full = facts(|facts| facts.pools[0].used_bytes = ByteSize(u64::MAX));
-    is_out_of_bounds(
-        alder.try_send_report(&full).await,
-        "facts.pools[0].used_bytes",
-    );
-    let mut loud = hello("alder", ByteSize::gib(8));
-    loud.facts.cpu_model = "\u{1b}[2J".repeat(1 << 18);
-    is_out_of_bounds(alder.hello(&loud).await, "facts.cpu_model");
+    let answer = alder.try_to_report(&full).await;
+    answer.refused(status, code, "facts.pools[0].used_bytes");
+    let mut long = hello("alder", ByteSize::gib(8));
+    long.facts.cpu_model = "\u{1b}[2J".repeat(1 << 18);
+    let answer = alder.hello(&long).await;
+    answer.refused(status, code, "facts.cpu_model");
     assert_eq!(server.footprint().await, before);
     assert!(server.get("/v1/nodes").await.bytes.len() < 10_000);
     let body = json!({"name": "web", "template": "debian-12"});
@@ -168,8 +158,8 @@ async fn values_out_of_bounds_are_refused_with_the_field() {
 }
 
 #[tokio::test]
-async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
-    let (server, alder) = Server::with_node().await;
+async fn flapping_conditions_of_a_node_are_rate_limited() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let flap = |reason: &'static str| {
         facts(|facts| {
             let all = 0..64;
@@ -178,8 +168,8 @@ async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
     };
     let mut refused = None;
     for round in 0..1000 {
-        let status_report = flap(if round % 2 == 0 { "low" } else { "full" });
-        let answer = alder.try_send_report(&status_report).await;
+        let report = flap(if round % 2 == 0 { "low" } else { "full" });
+        let answer = alder.try_to_report(&report).await;
         if answer.status == 429 {
             refused = Some(answer.problem());
             break;
@@ -189,7 +179,7 @@ async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
     assert_eq!(refused.unwrap().code, "too-many-changes");
     let (.., newest, _) = server.footprint().await;
     assert!(newest < 15_000, "{newest} events");
-    // It counts as a contact, and a report without changes is accepted.
+    // The node still counts as reachable, and reports without changes are accepted.
     alder.report(&AgentReport::default()).await;
     let birch = server.join("birch", ByteSize::gib(8)).await;
     birch.report(&flap("low")).await;
@@ -198,70 +188,56 @@ async fn flapping_conditions_of_a_node_do_not_displace_the_history() {
 }
 
 #[tokio::test]
-async fn an_administrators_name_for_a_node_overrides_its_own() {
-    let server = Server::start().await;
-    server.template().await;
+async fn only_an_administrator_can_rename_a_node() {
+    let server = Server::with_template().await;
     let ash = server.join("ash", ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12", "placement": {"node": "oak"}});
     server.create(&body).await.expect(201);
     ash.hello(&hello("oak", ByteSize::gib(8))).await.expect(200);
     server.get("/v1/nodes/oak").await.expect(404);
-    let web = server.get("/v1/instances/web").await.instance();
-    assert_eq!(web.status.node, None);
+    assert_eq!(server.node_of("web").await, None);
 
     server.join("birch", ByteSize::gib(1)).await;
-    let taken = json!({"name": "birch"});
-    let taken = server.patch("/v1/nodes/ash", &taken).await;
-    let problem = taken.expect(409).problem();
-    assert_eq!(
-        (problem.code.as_str(), problem.field.as_deref()),
-        ("name-taken", Some("name"))
-    );
+    let taken = server.patch("/v1/nodes/ash", &json!({"name": "birch"}));
+    taken.await.refused(409, "name-taken", "name");
     server
         .patch("/v1/nodes/ash", &json!({"name": "oak"}))
         .await
         .expect(200);
-    let web = server.get("/v1/instances/web").await.instance();
-    assert_eq!(web.status.node.unwrap().as_str(), "oak");
+    assert_eq!(server.node_of("web").await.as_deref(), Some("oak"));
     ash.hello(&hello("ash", ByteSize::gib(8))).await.expect(200);
-    assert_eq!(server.get("/v1/nodes/oak").await.json()["name"], "oak");
+    assert_eq!(server.node("oak").await["name"], "oak");
 }
 
 #[tokio::test]
-async fn reports_about_instances_of_other_nodes_are_ignored() {
-    let (server, alder) = Server::with_node().await;
+async fn a_node_cannot_report_or_destroy_instances_of_another_node() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
-    let web = server.create(&body).await.expect(201).instance();
+    let web = server.created(&body).await;
     let birch = server.join("birch", ByteSize::gib(8)).await;
-    let mut status_report = report(web.id, InstanceState::Running);
-    status_report.evidence = Some(GuestEvidence {
+    let mut running = report(web.id, InstanceState::Running);
+    running.evidence = Some(GuestEvidence {
         console: vec!["login:".to_owned()],
         ..GuestEvidence::default()
     });
-    alder.send_report(status_report).await;
+    alder.report_instance(running).await;
+    birch.destroyed(tombstone(&web)).await;
     birch
-        .destroyed(Tombstone {
-            instance: web.id,
-            name: web.name,
-            epoch: Epoch::FIRST,
-        })
+        .report_instance(report(web.id, InstanceState::Failed))
         .await;
-    birch
-        .send_report(report(web.id, InstanceState::Failed))
-        .await;
-    let why = server.get("/v1/instances/web/why").await.json();
+    let why = server.why("web").await;
     assert_eq!(why["evidence"]["console"], json!(["login:"]));
     assert_eq!(why["instance"]["status"]["state"], "running");
 }
 
 #[tokio::test]
-async fn an_observed_generation_cannot_exceed_the_current_one() {
-    let (server, alder) = Server::with_node().await;
+async fn an_observed_generation_is_limited_to_the_current_one() {
+    let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12"});
-    let web = server.create(&body).await.expect(201).instance();
-    let mut status_report = report(web.id, InstanceState::Running);
-    status_report.observed_generation = waifud_types::Generation(1 << 40);
-    alder.send_report(status_report).await;
+    let web = server.created(&body).await;
+    let mut running = report(web.id, InstanceState::Running);
+    running.observed_generation = waifud_types::Generation(1 << 40);
+    alder.report_instance(running).await;
     let web = server.get("/v1/instances/web").await.json();
     assert_eq!(web["status"]["observed_generation"], 1);
 }

@@ -1,4 +1,5 @@
-//! Placement with arbitrary requests and nodes: memory is never reserved twice, and choices are deterministic.
+//! Placement: capacity is never promised twice, equal requests get equal results, groups are spread, and waiting
+//! instances are placed as soon as they can be.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,8 +8,9 @@
 
 mod common;
 
-use common::facts;
+use common::{Server, facts, node_name, tombstone};
 use proptest::prelude::*;
+use serde_json::json;
 use waifud_control::placement::{PlacementRequest, choose};
 use waifud_store::{NodeCapacity, NodeRow};
 use waifud_types::node::Resources;
@@ -68,22 +70,22 @@ fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
 
 proptest! {
     #[test]
-    fn memory_is_never_reserved_twice_and_choices_are_deterministic(
+    fn placement_never_overcommits_memory_and_is_deterministic(
         nodes in proptest::collection::vec((1_u64..64, any::<bool>(), any::<bool>()), 0..6),
-        wishes in proptest::collection::vec((1_u32..10, 1_u64..40, proptest::option::of(0_u8..6)), 0..40),
+        requests in proptest::collection::vec((1_u32..10, 1_u64..40, proptest::option::of(0_u8..6)), 0..40),
     ) {
         let mut capacities: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| capacity(i, *memory, *up, *cordoned)).collect();
-        for (cpus, memory, node) in wishes {
+        for (cpus, memory, node) in requests {
             let spec = spec(cpus, memory, node);
             let request = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &std::collections::BTreeMap::new(), group_members: &[] };
             let choice = choose(&request, &capacities, usize::MAX);
             prop_assert_eq!(&choice, &choose(&request, &capacities, usize::MAX));
-            let best = choose(&request, &capacities, 2);
-            prop_assert_eq!(best.node, choice.node);
-            prop_assert_eq!(&best.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
-            let mut turned = capacities.clone();
-            turned.reverse();
-            prop_assert_eq!(&choice, &choose(&request, &turned, usize::MAX), "the order of the nodes does not matter");
+            let limited = choose(&request, &capacities, 2);
+            prop_assert_eq!(limited.node, choice.node);
+            prop_assert_eq!(&limited.verdicts[..], &choice.verdicts[..capacities.len().min(2)], "the best come first");
+            let mut reversed = capacities.clone();
+            reversed.reverse();
+            prop_assert_eq!(&choice, &choose(&request, &reversed, usize::MAX), "the order of the nodes does not matter");
             prop_assert_eq!(choice.verdicts.len(), capacities.len());
             prop_assert_eq!(choice.node.is_none(), choice.reason.is_some());
             for verdict in &choice.verdicts {
@@ -101,7 +103,7 @@ proptest! {
                 promised.memory_bytes = ByteSize(promised.memory_bytes.bytes() + ByteSize::gib(memory).bytes());
                 prop_assert!(promised.memory_bytes <= chosen.node.facts.capacity.memory_bytes);
             } else {
-                // No instance that fits is refused.
+                // No instance waits that would have fitted.
                 for capacity in capacities.iter().filter(|capacity| capacity.node.reachable && !capacity.node.cordoned) {
                     let free = capacity.node.facts.capacity.memory_bytes.bytes() - capacity.node.promised.memory_bytes.bytes();
                     let wanted = node.is_none_or(|node| capacity.node.name.to_string() == format!("node-{node}"));
@@ -114,7 +116,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn a_spread_group_is_distributed_as_far_as_capacity_allows(
+    fn a_group_is_spread_over_the_nodes_with_capacity(
         nodes in proptest::collection::vec(1_u64..12, 1..6),
         strict: bool,
         members in 1_usize..30,
@@ -151,83 +153,53 @@ proptest! {
     }
 }
 
-fn on(instance: &waifud_api::Instance) -> String {
-    let node = instance.status.node.as_ref();
-    node.map_or_else(String::new, ToString::to_string)
+async fn create_and_place(server: &Server, body: &serde_json::Value) -> Option<String> {
+    node_name(&server.created(body).await)
 }
 
 #[tokio::test]
-async fn instances_of_a_group_go_to_different_nodes_or_wait() {
-    let server = common::Server::start().await;
-    server.template().await;
-    let alder = server.join("alder", ByteSize::gib(64)).await;
+async fn groups_are_spread_over_nodes_and_strict_groups_wait() {
+    let (server, alder) = Server::with_node(ByteSize::gib(64)).await;
     server.join("birch", ByteSize::gib(8)).await;
     let body = |name: &str, strict: bool| {
-        serde_json::json!({"name": name, "template": "debian-12",
+        json!({"name": name, "template": "debian-12",
         "placement": {"spread": {"group": if strict { "db" } else { "web" }, "strict": strict}}})
     };
     let mut nodes = Vec::new();
     for name in ["w1", "w2", "w3", "w4"] {
-        nodes.push(on(&server
-            .create(&body(name, false))
-            .await
-            .expect(201)
-            .instance()));
+        nodes.extend(create_and_place(&server, &body(name, false)).await);
     }
     nodes.sort();
     assert_eq!(nodes, ["alder", "alder", "birch", "birch"]);
 
-    let first = server
-        .create(&body("d1", true))
-        .await
-        .expect(201)
-        .instance();
-    let second = server
-        .create(&body("d2", true))
-        .await
-        .expect(201)
-        .instance();
-    assert_eq!(
-        (on(&first).as_str(), on(&second).as_str()),
-        ("alder", "birch")
-    );
-    let third = server
-        .create(&body("d3", true))
-        .await
-        .expect(201)
-        .instance();
-    assert_eq!(on(&third), "");
+    let first = server.created(&body("d1", true)).await;
+    assert_eq!(node_name(&first).as_deref(), Some("alder"));
+    let second = create_and_place(&server, &body("d2", true)).await;
+    assert_eq!(second.as_deref(), Some("birch"));
+    let third = server.created(&body("d3", true)).await;
+    assert_eq!(node_name(&third), None);
     let reason = third.status.reason.unwrap();
     assert!(
         reason.contains("without another instance of the group db"),
         "{reason}"
     );
-    let why = server.get("/v1/instances/d3/why").await.json();
+    let why = server.why("d3").await;
     assert_eq!(why["placement"][0]["reason"], "has 1 of the group db");
 
     server.delete("/v1/instances/d1").await.expect(202);
-    let third = server.get("/v1/instances/d3").await.instance();
-    assert_eq!(on(&third), "", "the other one is still there");
-    alder
-        .destroyed(waifud_api::agent::Tombstone {
-            instance: first.id,
-            name: first.name,
-            epoch: waifud_types::Epoch::FIRST,
-        })
-        .await;
-    let third = server.get("/v1/instances/d3").await.instance();
-    assert_eq!(on(&third), "alder");
+    assert_eq!(
+        server.node_of("d3").await,
+        None,
+        "the deleted instance is still on its node"
+    );
+    alder.destroyed(tombstone(&first)).await;
+    assert_eq!(server.node_of("d3").await.as_deref(), Some("alder"));
 }
 
-/// Waits until the instance has a node.
-async fn gets_a_node(server: &common::Server, name: &str) {
+/// Waits until the instance is placed.
+async fn gets_a_node(server: &Server, name: &str) {
     tokio::time::timeout(common::DEADLINE, async {
-        while on(&server
-            .get(&format!("/v1/instances/{name}"))
-            .await
-            .instance())
-        .is_empty()
-        {
+        while server.node_of(name).await.is_none() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     })
@@ -236,25 +208,23 @@ async fn gets_a_node(server: &common::Server, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_unplaceable_instances_do_not_block_others() {
-    let server = common::Server::start().await;
-    server.template().await;
-    server.join("alder", ByteSize::gib(64)).await;
+async fn hundreds_of_unplaceable_instances_do_not_block_another_placement() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(64)).await;
     let monitor = tokio::spawn({
         let control = server.control.clone();
         async move { control.run_background_tasks().await }
     });
     let mib = |n: u64| ByteSize::mib(128 + n).bytes();
     for n in 0..250 {
-        // Each has other requirements.
-        let body = serde_json::json!({"template": "debian-12", "memory_bytes": mib(n),
+        // Each asks for another amount of memory, so that no two are judged together.
+        let body = json!({"template": "debian-12", "memory_bytes": mib(n),
             "placement": {"require": {"never": "there"}}});
         server.create(&body).await.expect(201);
     }
-    let last = serde_json::json!({"name": "last", "template": "debian-12",
+    let last = json!({"name": "last", "template": "debian-12",
         "placement": {"require": {"disk": "ssd"}}});
-    assert_eq!(on(&server.create(&last).await.expect(201).instance()), "");
-    let label = serde_json::json!({"labels": {"disk": "ssd"}});
+    assert_eq!(create_and_place(&server, &last).await, None);
+    let label = json!({"labels": {"disk": "ssd"}});
     server.patch("/v1/nodes/alder", &label).await.expect(200);
     gets_a_node(&server, "last").await;
     server.control.stop_token().cancel();
@@ -262,76 +232,65 @@ async fn hundreds_of_unplaceable_instances_do_not_block_others() {
 }
 
 #[tokio::test]
-async fn instances_of_one_class_have_the_same_reason_and_are_placed_in_order() {
-    let server = common::Server::start().await;
-    server.template().await;
-    let body = |name: &str| serde_json::json!({"name": name, "template": "debian-12", "memory_bytes": 1u64 << 30});
+async fn equal_waiting_instances_are_placed_in_order_and_show_equal_reasons() {
+    let server = Server::with_template().await;
+    let body =
+        |name: &str| json!({"name": name, "template": "debian-12", "memory_bytes": 1u64 << 30});
     for n in 0..120 {
         server.create(&body(&format!("i{n:03}"))).await.expect(201);
     }
     server.join("alder", ByteSize::gib(8)).await;
     server.control.retry_waiting(false).await.unwrap();
-    let page = server.get("/v1/instances?limit=1000").await.json();
-    let page: Vec<waifud_api::Instance> = serde_json::from_value(page["items"].clone()).unwrap();
-    let placed: Vec<_> = page.iter().map(|i| !on(i).is_empty()).collect();
+    let items = server.items("/v1/instances?limit=1000").await;
+    let placed: Vec<_> = items
+        .iter()
+        .map(|item| item["status"]["node"] == "alder")
+        .collect();
     let expected: Vec<_> = (0..120).map(|n| n < 8).collect();
     assert_eq!(placed, expected);
-    for waits in page.iter().skip(8) {
-        let reason = waits.status.reason.as_deref();
-        assert_eq!(
-            reason,
-            Some("waiting for: 1G memory on one node"),
-            "{}",
-            waits.name
-        );
+    for waiting in &items[8..] {
+        let reason = &waiting["status"]["reason"];
+        assert_eq!(reason, "waiting for: 1G memory on one node", "{waiting}");
     }
 }
 
 #[tokio::test]
-async fn an_unpublished_port_is_free_for_a_waiting_instance() {
-    let server = common::Server::start().await;
-    server.template().await;
-    server.join("alder", ByteSize::gib(64)).await;
-    let body = |name: &str| serde_json::json!({"name": name, "template": "debian-12", "publish": [{"port": 8080}]});
+async fn an_unpublished_port_is_given_to_the_next_waiting_instance() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(64)).await;
+    let body =
+        |name: &str| json!({"name": name, "template": "debian-12", "publish": [{"port": 8080}]});
     server.create(&body("one")).await.expect(201);
-    let two = server.create(&body("two")).await.expect(201).instance();
-    assert_eq!(on(&two), "");
-    let none = serde_json::json!({"publish": []});
-    server.patch("/v1/instances/one", &none).await.expect(200);
-    let two = server.get("/v1/instances/two").await.instance();
-    assert_eq!(on(&two), "alder");
+    assert_eq!(create_and_place(&server, &body("two")).await, None);
+    let none = json!({"publish": []});
+    server.patch_instance("one", &none).await.expect(200);
+    assert_eq!(server.node_of("two").await.as_deref(), Some("alder"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrent_creates_neither_overcommit_a_node_nor_share_an_address() {
-    let server = common::Server::start().await;
-    server.template().await;
+async fn concurrent_creates_never_overcommit_a_node_or_share_an_address() {
+    let server = Server::with_template().await;
     for name in ["alder", "birch"] {
         server.join(name, ByteSize::gib(16)).await;
     }
-    let body = serde_json::json!({"template": "debian-12", "memory_bytes": 1u64 << 30});
+    let body = json!({"template": "debian-12", "memory_bytes": 1u64 << 30});
     let answers = futures::future::join_all((0..40).map(|_| server.create(&body))).await;
     let instances: Vec<_> = answers.iter().map(common::Answer::instance).collect();
     let placed: Vec<_> = instances
         .iter()
         .filter(|i| i.status.node.is_some())
         .collect();
-    assert_eq!(placed.len(), 32, "16 on each");
+    assert_eq!(placed.len(), 32, "16 on each node");
     let addresses: std::collections::BTreeSet<_> = placed
         .iter()
         .map(|i| i.spec.nics[0].address.unwrap())
         .collect();
     assert_eq!(addresses.len(), 32);
     let names: std::collections::BTreeSet<_> = instances.iter().map(|i| i.name.clone()).collect();
-    assert_eq!(
-        names.len(),
-        40,
-        "names that were made up are names of their own"
-    );
-    for node in server.get("/v1/nodes").await.json()["items"]
-        .as_array()
-        .unwrap()
-    {
-        assert_eq!(node["promised"]["memory_bytes"], 16u64 << 30);
-    }
+    assert_eq!(names.len(), 40, "generated names are unique");
+    let nodes = server.items("/v1/nodes").await;
+    let promised: Vec<_> = nodes
+        .iter()
+        .map(|node| &node["promised"]["memory_bytes"])
+        .collect();
+    assert_eq!(promised, [16_u64 << 30; 2]);
 }

@@ -1,4 +1,4 @@
-//! Rescue over the API: the spec for the node, the documents of the guest, and refused requests.
+//! Rescue over the API: what the node is told to do, which documents the guest gets, and what is refused.
 
 mod common;
 
@@ -11,8 +11,8 @@ const PATH: &str = "/v1/instances/web";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJj9Zt1zMvFTIbmRXkGl0dDxx3GSSnPEGBIqYCj0P3mD you@desk";
 
-/// A second template with another image.
-async fn small(server: &Server) -> Digest {
+/// Creates the template `small` from another image than that of `debian-12`.
+async fn create_small_template(server: &Server) -> Digest {
     let bytes = image(1 << 30);
     let digest = digest(&bytes);
     server
@@ -29,52 +29,52 @@ fn begin(template: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rescue_has_its_own_image_and_documents_and_can_be_ended() {
-    let server = Server::start().await;
-    server.template().await;
-    let small = small(&server).await;
+async fn a_rescue_uses_its_own_image_and_documents_until_it_ends() {
+    let server = Server::with_template().await;
+    let small = create_small_template(&server).await;
     let mut agent = server.join("alder", ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\nreboot\n"});
-    let web = server.create(&body).await.expect(201).instance();
+    let web = server.created(&body).await;
     agent
-        .send_report(report(web.id, InstanceState::Running))
+        .report_instance(report(web.id, InstanceState::Running))
         .await;
     agent.watch(None).await;
     let frames = agent.until_sync().await;
     assert!(!frames.is_empty());
 
-    let updated = server.patch(PATH, &begin("small")).await.expect(200);
-    let updated = updated.instance();
-    assert_eq!(updated.generation, web.generation.next());
+    let ordered = server.patch(PATH, &begin("small")).await;
+    let ordered = ordered.expect(200).instance();
+    assert_eq!(ordered.generation, web.generation.next());
     let put = agent.put().await;
     let rescue = put.spec.rescue.as_ref().unwrap();
     assert_eq!((rescue.image, rescue.template.as_str()), (small, "small"));
-    let its = put.rescue_image.as_ref().unwrap();
-    assert_eq!(its.digest, small);
-    assert_eq!(its.virtual_size_bytes, ByteSize::gib(1));
+    let image = put.rescue_image.as_ref().unwrap();
+    assert_eq!(image.digest, small);
+    assert_eq!(image.virtual_size_bytes, ByteSize::gib(1));
     assert_eq!(put.spec.image, web.spec.image);
     assert_eq!(put.spec.power.reboots, 1);
     agent
         .get(&format!("/v1/agent/images/{small}"))
         .await
         .expect(200);
-    let sealed = agent
-        .get(&format!("/v1/agent/bundles/{}", put.bundle.digest))
-        .await
-        .expect(200);
-    let documents =
-        waifud_cloudinit::open(&sealed.bytes, put.bundle.digest, &put.bundle.key).unwrap();
+    let documents = agent.documents(&put.bundle).await;
     let text = format!(
         "{documents:?}{}",
         String::from_utf8_lossy(&documents.cidata())
     );
-    assert!(text.contains("you@desk"), "its key is included");
-    assert!(!text.contains("reboot"), "its user-data is not applied");
-    // Repeating the request changes nothing.
+    assert!(
+        text.contains("you@desk"),
+        "the rescue grants access to the SSH key"
+    );
+    assert!(
+        !text.contains("reboot"),
+        "the rescue does not run the user-data of the instance"
+    );
+    // A repeated order changes nothing.
     let again = server.patch(PATH, &begin("small")).await.expect(200);
-    assert_eq!(again.instance().generation, updated.generation);
-    // While it is in use, it stays.
-    server.delete("/v1/templates/small").await;
+    assert_eq!(again.instance().generation, ordered.generation);
+    // The image stays while the rescue uses it.
+    server.delete("/v1/templates/small").await.expect(204);
     agent
         .get(&format!("/v1/agent/images/{small}"))
         .await
@@ -93,13 +93,12 @@ async fn a_rescue_has_its_own_image_and_documents_and_can_be_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rescue_starts_a_stopped_instance_and_invalid_rescues_change_nothing() {
-    let server = Server::start().await;
-    server.template().await;
-    small(&server).await;
+    let server = Server::with_template().await;
+    create_small_template(&server).await;
     let _agent = server.join("alder", ByteSize::gib(8)).await;
     let body = json!({"name": "web", "template": "debian-12", "run": false});
     server.create(&body).await.expect(201);
-    let before = server.get(PATH).await.expect(200).instance();
+    let before = server.instance("web").await;
     for (body, code, field) in [
         (begin("nowhere"), "unknown-template", "rescue.template"),
         (begin("debian-12"), "image-identical", "rescue.template"),
@@ -114,17 +113,13 @@ async fn a_rescue_starts_a_stopped_instance_and_invalid_rescues_change_nothing()
             "run",
         ),
     ] {
-        let refused = server.patch(PATH, &body).await.expect(422).problem();
-        assert_eq!(
-            (refused.code.as_str(), refused.field.as_deref()),
-            (code, Some(field))
-        );
-        assert!(refused.hint.is_some());
+        let answer = server.patch(PATH, &body).await;
+        answer.refused(422, code, field);
     }
-    assert_eq!(server.get(PATH).await.expect(200).instance(), before);
+    assert_eq!(server.instance("web").await, before);
     let mut forced = begin("small");
     forced["reboot"] = json!("force");
-    let updated = server.patch(PATH, &forced).await.expect(200).instance();
-    assert!(updated.spec.run && updated.spec.power.force_reboot);
-    assert_eq!(updated.spec.power.reboots, 1);
+    let ordered = server.patched("web", &forced).await.spec;
+    assert!(ordered.run && ordered.power.force_reboot);
+    assert_eq!(ordered.power.reboots, 1);
 }

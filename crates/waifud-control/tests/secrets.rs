@@ -1,4 +1,5 @@
-//! No log, event, list or problem contains a secret: a run with tokens and user-data, then a search of its output.
+//! No secret appears in a log, an event, a list or a problem: requests with tokens and user-data, and a search through
+//! all that they produced.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,7 +31,7 @@ impl Write for Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_events_lists_and_problems_contain_no_secrets() {
+async fn logs_events_lists_and_problems_contain_no_secret() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
@@ -39,20 +40,18 @@ async fn logs_events_lists_and_problems_contain_no_secrets() {
         .with_writer(move || writer.clone())
         .init();
 
-    let server = Server::start().await;
-    server.template().await;
-    server.join("alder", waifud_types::ByteSize::gib(64)).await;
+    let (server, _alder) = Server::with_node(waifud_types::ByteSize::gib(64)).await;
     let token = server.token("laptop", "operator", None).await;
     let user_data = "#cloud-config\npassword: correct-horse-battery\n";
     let from = "192.0.2.9:4000".parse().unwrap();
-    let mut seen = Vec::new();
+    let mut answers = Vec::new();
     let mut ask = async |token: &str, method: Method, path: &str, body: String| {
         let peer = Peer::Tls { from };
         let answer = server
             .call_as(peer, Some(token), method.as_str(), path, body)
             .await;
         let answer = collect(answer).await;
-        seen.extend_from_slice(&answer.bytes);
+        answers.extend_from_slice(&answer.bytes);
         answer.status.as_u16()
     };
     let body = json!({"name": "web", "template": "debian-12", "user_data": user_data}).to_string();
@@ -60,7 +59,7 @@ async fn logs_events_lists_and_problems_contain_no_secrets() {
         ask(&token, Method::POST, "/v1/instances", body.clone()).await,
         201
     );
-    // Also refused requests: a taken name, a field of the wrong type, an invalid token.
+    // Refused requests too: a duplicate name, a field of another type, an invalid token.
     assert_eq!(ask(&token, Method::POST, "/v1/instances", body).await, 409);
     let wrong = json!({"template": "debian-12", "user_data": [user_data]}).to_string();
     assert_eq!(ask(&token, Method::POST, "/v1/instances", wrong).await, 422);
@@ -78,21 +77,21 @@ async fn logs_events_lists_and_problems_contain_no_secrets() {
     ] {
         assert_eq!(ask(&token, Method::GET, path, String::new()).await, 200);
     }
-    seen.extend(server.get("/v1/tokens").await.expect(200).bytes);
+    answers.extend(server.get("/v1/tokens").await.expect(200).bytes);
     server.delete("/v1/tokens/laptop").await.expect(204);
-    seen.extend(server.get("/v1/events?limit=1000").await.expect(200).bytes);
+    answers.extend(server.get("/v1/events?limit=1000").await.expect(200).bytes);
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
         log.contains("a token was refused"),
-        "the log is looked at: {log}"
+        "the log was not captured: {log}"
     );
-    let seen = String::from_utf8(seen).unwrap();
-    assert!(seen.contains("token.revoked"));
-    // The part after `waifud_`, the 16 public digits, and `_`.
+    let answers = String::from_utf8(answers).unwrap();
+    assert!(answers.contains("token.revoked"));
+    // The secret part follows `waifud_`, 16 public digits and `_`.
     let secret = &token[24..];
     for secret in [secret, &secret[..secret.len() - 1], "correct-horse-battery"] {
         assert!(!log.contains(secret), "the log has {secret}");
-        assert!(!seen.contains(secret), "an answer has {secret}");
+        assert!(!answers.contains(secret), "an answer has {secret}");
     }
 }

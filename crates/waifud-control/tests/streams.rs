@@ -1,4 +1,4 @@
-//! Streams over real sockets between a client with a WebSocket and an agent driven by the test.
+//! Streams over real sockets, between a client with a WebSocket and an agent that the test drives.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -21,7 +21,7 @@ use waifud_control::streams::StreamLimits;
 use waifud_control::{Peer, http};
 use waifud_types::{ByteSize, InstanceId, InstanceState};
 
-struct World {
+struct StreamTest {
     server: Server,
     client: Client,
     user_socket: PathBuf,
@@ -29,8 +29,8 @@ struct World {
     id: InstanceId,
 }
 
-impl World {
-    /// An instance that runs on a node whose watch is open.
+impl StreamTest {
+    /// A running instance on a node whose watch is open.
     async fn with(change: impl FnOnce(&mut StreamLimits)) -> Self {
         let server = Server::with(|config| change(&mut config.streams)).await;
         let user_socket = server.dir.path().join("user.sock");
@@ -42,10 +42,9 @@ impl World {
         let mut agent = server.join("alder", ByteSize::gib(8)).await;
         let made = server.create_instance("web").await;
         agent
-            .send_report(report(made.id, InstanceState::Running))
+            .report_instance(report(made.id, InstanceState::Running))
             .await;
-        agent.watch(None).await;
-        agent.until_sync().await;
+        agent.watch_from_now().await;
         Self {
             client: Client::unix(&user_socket).unwrap(),
             user_socket,
@@ -55,14 +54,16 @@ impl World {
         }
     }
 
-    fn ask(
+    /// Starts to open a stream of this kind.
+    fn request(
         &self,
-        what: &'static str,
+        kind: &'static str,
     ) -> tokio::task::JoinHandle<Result<ClientStream, ClientError>> {
         let client = self.client.clone();
-        tokio::spawn(async move { client.open_stream("web", what, None).await })
+        tokio::spawn(async move { client.open_stream("web", kind, None).await })
     }
 
+    /// The next order to open a stream that the agent receives.
     async fn order(&mut self) -> StreamOrder {
         loop {
             if let WatchFrame::Stream(order) = self.agent.frame().await {
@@ -75,7 +76,7 @@ impl World {
         self.client_of(&self.agent)
     }
 
-    /// A client whose connections are treated as the node's.
+    /// A client whose connections are treated as connections of this agent.
     fn client_of(&self, agent: &Agent) -> AgentClient {
         let socket = self.server.dir.path().join(format!("{}.sock", agent.id));
         if !socket.exists() {
@@ -99,18 +100,18 @@ impl World {
 
     async fn open_kind(
         &mut self,
-        what: &'static str,
+        route: &'static str,
         kind: StreamKind,
     ) -> (
         ClientStream,
         waifud_api::agent_client::AgentStream,
         StreamOrder,
     ) {
-        let asked = self.ask(what);
+        let opening = self.request(route);
         let order = self.order().await;
         assert_eq!((order.instance, order.kind), (self.id, kind));
         let agent = self.node().stream(order.id).await.unwrap();
-        (asked.await.unwrap().unwrap(), agent, order)
+        (opening.await.unwrap().unwrap(), agent, order)
     }
 }
 
@@ -130,14 +131,14 @@ async fn end(client: &mut ClientStream) -> StreamEnd {
     tokio::time::timeout(DEADLINE, all).await.unwrap()
 }
 
-fn cut(reason: &str) -> StreamEnd {
+fn closed(reason: &str) -> StreamEnd {
     StreamEnd::Closed(reason.to_owned())
 }
 
 #[tokio::test]
-async fn data_flows_in_both_directions_until_the_guest_ends_its_side() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open().await;
+async fn bytes_flow_both_ways_until_the_guest_closes_its_side() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open().await;
     client.to.send(Bytes::from_static(b"root\r")).await.unwrap();
     let mut typed = [0; 5];
     agent.read_exact(&mut typed).await.unwrap();
@@ -148,7 +149,7 @@ async fn data_flows_in_both_directions_until_the_guest_ends_its_side() {
     assert_eq!(
         agent.read(&mut typed).await.unwrap(),
         0,
-        "no end was passed on"
+        "the half-close did not arrive"
     );
     agent.write_all(b"bye").await.unwrap();
     assert_eq!(client.from.next().await.unwrap(), "bye");
@@ -157,9 +158,9 @@ async fn data_flows_in_both_directions_until_the_guest_ends_its_side() {
 }
 
 #[tokio::test]
-async fn data_sent_after_the_guests_end_still_reaches_the_guest() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+async fn bytes_sent_after_the_guest_closed_its_side_still_reach_it() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open_kind("ssh", StreamKind::Ssh).await;
     agent.write_all(b"220 ready").await.unwrap();
     agent.shutdown().await.unwrap();
     assert_eq!(client.from.next().await.unwrap(), "220 ready");
@@ -180,27 +181,27 @@ async fn data_sent_after_the_guests_end_still_reaches_the_guest() {
     .unwrap();
     read.unwrap();
     assert_eq!(received.len(), 50 * upload.len());
-    // Both directions have ended, so the stream has ended.
+    // Both sides are closed, so the stream has ended.
     assert_eq!(end(&mut client).await, StreamEnd::Done);
 }
 
 #[tokio::test]
 async fn a_reset_by_the_guest_reaches_the_client() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open_kind("ssh", StreamKind::Ssh).await;
     client.to.send(Bytes::from_static(b"unread")).await.unwrap();
     agent.write_all(b"seen").await.unwrap();
     assert_eq!(client.from.next().await.unwrap(), "seen");
     until_readable(&mut agent).await;
-    // Unread data makes the kernel reset the connection.
+    // The kernel resets a connection that is closed with unread bytes.
     drop(agent);
     assert_eq!(end(&mut client).await, StreamEnd::Reset);
 }
 
 #[tokio::test]
-async fn a_reset_after_the_guests_end_is_a_reset() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open_kind("ssh", StreamKind::Ssh).await;
+async fn a_reset_after_the_guest_closed_its_side_reaches_the_client() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open_kind("ssh", StreamKind::Ssh).await;
     agent.shutdown().await.unwrap();
     assert_eq!(client.from.next().await, Err(StreamEnd::Finished));
     drop(agent);
@@ -226,7 +227,7 @@ async fn a_reset_after_the_guests_end_is_a_reset() {
     assert_eq!(ended.await.unwrap(), StreamEnd::Reset);
 }
 
-/// Waits for data, and reads only one byte of it.
+/// Waits until bytes have arrived and reads only the first of them.
 async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
     let mut one = [0];
     tokio::time::timeout(DEADLINE, agent.read_exact(&mut one))
@@ -236,9 +237,9 @@ async fn until_readable(agent: &mut waifud_api::agent_client::AgentStream) {
 }
 
 #[tokio::test]
-async fn the_agent_is_notified_when_the_client_disconnects() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open().await;
+async fn the_connection_of_the_agent_ends_when_the_client_disconnects() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open().await;
     client.to.close().await;
     drop(client);
     let mut rest = Vec::new();
@@ -249,95 +250,89 @@ async fn the_agent_is_notified_when_the_client_disconnects() {
 
 #[tokio::test]
 async fn a_stream_id_is_valid_once_and_for_its_node_only() {
-    let mut world = World::with(|_| {}).await;
-    let other = world.server.join("birch", ByteSize::gib(8)).await;
-    let asked = world.ask("console");
-    let order = world.order().await;
-    let thief = world.client_of(&other);
+    let mut test = StreamTest::with(|_| {}).await;
+    let other = test.server.join("birch", ByteSize::gib(8)).await;
+    let opening = test.request("console");
+    let order = test.order().await;
+    let intruder = test.client_of(&other);
     assert_eq!(
-        thief.stream(order.id).await.unwrap_err().status(),
+        intruder.stream(order.id).await.unwrap_err().status(),
         Some(404)
     );
     let refusal = StreamRefusal {
         reason: RefusalReason::NotHere,
-        message: "a thief's word".to_owned(),
+        message: "refused by another node".to_owned(),
     };
-    let refused = thief.refuse_stream(order.id, &refusal).await;
+    let refused = intruder.refuse_stream(order.id, &refusal).await;
     assert_eq!(refused.unwrap_err().status(), Some(404));
-    // The node's own agent can still use the id.
-    let agent = world.node().stream(order.id).await.unwrap();
-    let client = asked.await.unwrap().unwrap();
+    // The attempts of the other node do not use up the ID.
+    let agent = test.node().stream(order.id).await.unwrap();
+    let client = opening.await.unwrap().unwrap();
     assert_eq!(
-        world.node().stream(order.id).await.unwrap_err().status(),
+        test.node().stream(order.id).await.unwrap_err().status(),
         Some(404),
         "replayed"
     );
     drop((agent, client));
     let unknown = waifud_api::stream::StreamId::from_bytes([7; 32]);
     assert_eq!(
-        world.node().stream(unknown).await.unwrap_err().status(),
+        test.node().stream(unknown).await.unwrap_err().status(),
         Some(404)
     );
 }
 
 #[tokio::test]
 async fn an_agent_that_does_not_connect_times_out_and_its_id_expires() {
-    let mut world = World::with(|limits| limits.agent_timeout = Duration::from_millis(200)).await;
-    let asked = world.ask("console");
-    let order = world.order().await;
-    let error = asked.await.unwrap().unwrap_err();
+    let mut test =
+        StreamTest::with(|limits| limits.agent_timeout = Duration::from_millis(200)).await;
+    let opening = test.request("console");
+    let order = test.order().await;
+    let error = opening.await.unwrap().unwrap_err();
     assert_eq!(code(&error), (504, "agent-timeout"));
     assert_eq!(
-        world.node().stream(order.id).await.unwrap_err().status(),
+        test.node().stream(order.id).await.unwrap_err().status(),
         Some(404)
     );
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_node_becomes_a_problem_with_its_message() {
-    let mut world = World::with(|_| {}).await;
-    let asked = world.ask("console");
-    let order = world.order().await;
+async fn a_refusal_by_the_node_becomes_a_problem_without_control_characters() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let opening = test.request("console");
+    let order = test.order().await;
     let refusal = StreamRefusal {
         reason: RefusalReason::NotRunning,
         message: "it is \u{1b}[31moff".to_owned(),
     };
-    world
-        .node()
-        .refuse_stream(order.id, &refusal)
-        .await
-        .unwrap();
-    let error = asked.await.unwrap().unwrap_err();
+    test.node().refuse_stream(order.id, &refusal).await.unwrap();
+    let error = opening.await.unwrap().unwrap_err();
     assert_eq!(code(&error), (409, "instance-not-running"));
     assert!(!error.problem().unwrap().title.contains('\u{1b}'));
 }
 
 #[tokio::test]
-async fn errors_are_answered_before_the_upgrade() {
-    let mut world = World::with(|_| {}).await;
-    world
-        .server
+async fn streams_that_cannot_be_opened_are_refused_before_the_upgrade() {
+    let mut test = StreamTest::with(|_| {}).await;
+    test.server
         .get("/v1/instances/web/console")
         .await
         .expect(426);
-    let missing = world.client.open_stream("nobody", "console", None).await;
+    let missing = test.client.open_stream("missing", "console", None).await;
     assert_eq!(code(&missing.unwrap_err()), (404, "not-found"));
-    world
-        .agent
-        .send_report(report(world.id, InstanceState::Stopped))
+    test.agent
+        .report_instance(report(test.id, InstanceState::Stopped))
         .await;
-    let off = world.ask("console").await.unwrap().unwrap_err();
+    let off = test.request("console").await.unwrap().unwrap_err();
     assert_eq!(code(&off), (409, "instance-not-running"));
     assert!(off.problem().unwrap().hint.is_some());
-    world
-        .agent
-        .send_report(report(world.id, InstanceState::Running))
+    test.agent
+        .report_instance(report(test.id, InstanceState::Running))
         .await;
-    // Without a watch, the order cannot be delivered.
-    world.agent.hang_up();
+    // Without a watch, the agent cannot receive the order.
+    test.agent.hang_up();
     let away = async {
         loop {
-            let error = world.ask("console").await.unwrap().unwrap_err();
+            let error = test.request("console").await.unwrap().unwrap_err();
             if code(&error) == (504, "node-unreachable") {
                 return;
             }
@@ -347,60 +342,55 @@ async fn errors_are_answered_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn deleting_stopping_and_the_end_of_waifud_close_streams() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, _agent, _) = world.open().await;
-    world
-        .agent
-        .send_report(report(world.id, InstanceState::Stopped))
+async fn stopping_or_deleting_the_instance_and_stopping_waifud_close_streams() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, _agent, _) = test.open().await;
+    test.agent
+        .report_instance(report(test.id, InstanceState::Stopped))
         .await;
-    assert_eq!(end(&mut client).await, cut("the instance stopped"));
+    assert_eq!(end(&mut client).await, closed("the instance stopped"));
 
-    world
-        .agent
-        .send_report(report(world.id, InstanceState::Running))
+    test.agent
+        .report_instance(report(test.id, InstanceState::Running))
         .await;
-    let (mut client, mut agent, _) = world.open().await;
-    world.server.delete("/v1/instances/web").await;
-    assert_eq!(end(&mut client).await, cut("the instance is being deleted"));
+    let (mut client, mut agent, _) = test.open().await;
+    test.server.delete("/v1/instances/web").await.expect(202);
+    assert_eq!(
+        end(&mut client).await,
+        closed("the instance is being deleted")
+    );
     let mut rest = Vec::new();
     let _end_or_reset = tokio::time::timeout(DEADLINE, agent.read_to_end(&mut rest))
         .await
         .unwrap();
-    let error = world.ask("console").await.unwrap().unwrap_err();
+    let error = test.request("console").await.unwrap().unwrap_err();
     assert_eq!(code(&error).0, 409);
 
-    let mut world = World::with(|_| {}).await;
-    let (mut client, _agent, _) = world.open().await;
-    world.server.control.stop_token().cancel();
-    assert_eq!(end(&mut client).await, cut("waifud is stopping"));
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, _agent, _) = test.open().await;
+    test.server.control.stop_token().cancel();
+    assert_eq!(end(&mut client).await, closed("waifud is stopping"));
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_is_revoked() {
-    let mut world = World::with(|_| {}).await;
-    let made = world
-        .server
-        .post("/v1/tokens", &json!({"name": "laptop", "role": "operator"}))
-        .await
-        .expect(201)
-        .json();
-    let secret = made["secret"].as_str().unwrap().to_owned();
-    let asked = tokio::spawn(upgrade(world.user_socket.clone(), secret));
-    let order = world.order().await;
-    let _agent = world.node().stream(order.id).await.unwrap();
-    let mut client = asked.await.unwrap();
-    world.server.delete("/v1/tokens/laptop").await;
-    let mut answer = Vec::new();
-    tokio::time::timeout(DEADLINE, client.read_to_end(&mut answer))
+async fn revoking_a_token_closes_its_streams() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let secret = test.server.token("laptop", "operator", None).await;
+    let opening = tokio::spawn(upgrade(test.user_socket.clone(), secret));
+    let order = test.order().await;
+    let _agent = test.node().stream(order.id).await.unwrap();
+    let mut client = opening.await.unwrap();
+    test.server.delete("/v1/tokens/laptop").await.expect(204);
+    let mut received = Vec::new();
+    tokio::time::timeout(DEADLINE, client.read_to_end(&mut received))
         .await
         .unwrap()
         .unwrap();
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.contains("the token was revoked"), "{answer}");
+    let text = String::from_utf8_lossy(&received);
+    assert!(text.contains("the token was revoked"), "{text}");
 }
 
-/// Requests a console with a token, and returns the upgraded connection.
+/// Opens a console with a token by hand-written HTTP and returns the upgraded connection.
 async fn upgrade(socket: PathBuf, token: String) -> tokio::net::UnixStream {
     let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
     let head = format!(
@@ -419,11 +409,11 @@ async fn upgrade(socket: PathBuf, token: String) -> tokio::net::UnixStream {
 
 #[tokio::test]
 async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
-    // A pause of the whole machine is idleness, too: where one was longer than the limit, the limit is doubled.
+    // A pause of the whole machine counts as idle, too. After a pause longer than half the limit, try a larger limit.
     let mut idle = Duration::from_millis(250);
     loop {
-        let mut world = World::with(|limits| limits.idle = idle).await;
-        let (mut client, mut agent, _) = world.open().await;
+        let mut test = StreamTest::with(|limits| limits.idle = idle).await;
+        let (mut client, mut agent, _) = test.open().await;
         // Busy for longer than the limit, and then idle.
         let begun = Instant::now();
         let mut last = begun;
@@ -437,7 +427,7 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
             tokio::time::sleep(idle / 20).await;
         }
         if !closed_while_busy {
-            assert_eq!(end(&mut client).await, cut("idle for too long"));
+            assert_eq!(end(&mut client).await, closed("idle for too long"));
             return;
         }
         assert!(
@@ -450,31 +440,31 @@ async fn an_idle_stream_is_closed_and_a_busy_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_too_large_message_closes_the_stream() {
-    let mut world = World::with(|limits| limits.message = 1024).await;
-    let (mut client, _agent, _) = world.open().await;
+async fn an_oversized_message_closes_the_stream() {
+    let mut test = StreamTest::with(|limits| limits.message = 1024).await;
+    let (mut client, _agent, _) = test.open().await;
     client.to.send(Bytes::from(vec![0; 4096])).await.unwrap();
-    assert_eq!(end(&mut client).await, cut("message too large"));
+    assert_eq!(end(&mut client).await, closed("message too large"));
 }
 
 #[tokio::test]
-async fn the_number_of_streams_per_instance_is_limited() {
-    let mut world = World::with(|limits| limits.per_instance = 1).await;
-    let (mut client, agent, _) = world.open().await;
-    let error = world.ask("console").await.unwrap().unwrap_err();
+async fn streams_are_limited_per_instance() {
+    let mut test = StreamTest::with(|limits| limits.per_instance = 1).await;
+    let (mut client, agent, _) = test.open().await;
+    let error = test.request("console").await.unwrap().unwrap_err();
     assert_eq!(code(&error), (429, "too-many-streams"));
     drop(agent);
     assert_eq!(end(&mut client).await, StreamEnd::Done);
-    // The permit is released after the close frame.
+    // Another stream can be opened once the first one is closed.
     let again = async {
         loop {
-            let asked = world.ask("console");
+            let opening = test.request("console");
             tokio::select! {
-                order = world.order() => {
-                    let _agent = world.node().stream(order.id).await.unwrap();
-                    return asked.await.unwrap().unwrap();
+                order = test.order() => {
+                    let _agent = test.node().stream(order.id).await.unwrap();
+                    return opening.await.unwrap().unwrap();
                 }
-                () = tokio::time::sleep(Duration::from_millis(50)) => asked.abort(),
+                () = tokio::time::sleep(Duration::from_millis(50)) => opening.abort(),
             }
         }
     };
@@ -482,58 +472,59 @@ async fn the_number_of_streams_per_instance_is_limited() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_slows_down_the_guest_without_using_memory() {
-    let mut world = World::with(|_| {}).await;
-    let (mut client, mut agent, _) = world.open().await;
+async fn a_slow_client_slows_the_guest_down_and_buffers_stay_bounded() {
+    let mut test = StreamTest::with(|_| {}).await;
+    let (mut client, mut agent, _) = test.open().await;
     let chunk = vec![b'x'; 64 << 10];
     let mut sent = 0_usize;
-    // Nothing is read: waifud and the sockets buffer little, so writing stops.
+    // The client does not read. waifud and the two sockets buffer little, so writing blocks.
     while let Ok(written) =
         tokio::time::timeout(Duration::from_millis(500), agent.write(&chunk)).await
     {
         sent += written.unwrap();
         assert!(sent < 16 << 20, "16 MiB are in flight");
     }
-    let mut got = 0;
-    while got < sent {
-        got += client.from.next().await.unwrap().len();
+    assert!(sent > 0);
+    let mut received = 0;
+    while received < sent {
+        received += client.from.next().await.unwrap().len();
     }
-    assert_eq!(got, sent);
+    assert_eq!(received, sent);
 }
 
 #[tokio::test]
-async fn ports_and_the_screen_are_requested_by_kind() {
-    let mut world = World::with(|_| {}).await;
-    for (what, port, kind) in [
+async fn each_route_opens_its_kind_of_stream() {
+    let mut test = StreamTest::with(|_| {}).await;
+    for (route, port, kind) in [
         ("ssh", None, StreamKind::Ssh),
         ("screen", None, StreamKind::Screen),
         ("forward", Some(8080), StreamKind::Forward { port: 8080 }),
     ] {
-        let client = world.client.clone();
-        let asked = tokio::spawn(async move { client.open_stream("web", what, port).await });
-        let order = world.order().await;
-        assert_eq!((order.instance, order.kind), (world.id, kind));
-        let mut agent = world.node().stream(order.id).await.unwrap();
-        let mut client = asked.await.unwrap().unwrap();
+        let client = test.client.clone();
+        let opening = tokio::spawn(async move { client.open_stream("web", route, port).await });
+        let order = test.order().await;
+        assert_eq!((order.instance, order.kind), (test.id, kind));
+        let mut agent = test.node().stream(order.id).await.unwrap();
+        let mut client = opening.await.unwrap().unwrap();
         agent.write_all(b"RFB").await.unwrap();
         assert_eq!(client.from.next().await.unwrap(), "RFB");
     }
     for port in [None, Some(0)] {
-        let error = world.client.open_stream("web", "forward", port).await;
+        let error = test.client.open_stream("web", "forward", port).await;
         assert_eq!(code(&error.unwrap_err()), (400, "invalid-query"));
     }
 }
 
 #[tokio::test]
-async fn a_log_is_a_plain_response() {
+async fn a_log_is_streamed_as_an_ordinary_response() {
     use futures::StreamExt;
-    let mut world = World::with(|_| {}).await;
-    let client = world.client.clone();
-    let asked = tokio::spawn(async move {
+    let mut test = StreamTest::with(|_| {}).await;
+    let client = test.client.clone();
+    let opening = tokio::spawn(async move {
         let log = client.log("web", "console", 5, true).await.unwrap();
         log.map(|bytes| bytes.unwrap().to_vec()).concat().await
     });
-    let order = world.order().await;
+    let order = test.order().await;
     assert_eq!(
         order.kind,
         StreamKind::ConsoleLog {
@@ -541,10 +532,10 @@ async fn a_log_is_a_plain_response() {
             follow: true
         }
     );
-    let mut agent = world.node().stream(order.id).await.unwrap();
+    let mut agent = test.node().stream(order.id).await.unwrap();
     agent.write_all(b"Linux version 6\n").await.unwrap();
     agent.shutdown().await.unwrap();
-    assert_eq!(asked.await.unwrap(), b"Linux version 6\n");
+    assert_eq!(opening.await.unwrap(), b"Linux version 6\n");
     for bad in [
         "source=nowhere",
         "source=cloud-init&follow=true",
@@ -552,6 +543,6 @@ async fn a_log_is_a_plain_response() {
         "who=me",
     ] {
         let path = format!("/v1/instances/web/log?{bad}");
-        world.server.get(&path).await.expect(400);
+        test.server.get(&path).await.expect(400);
     }
 }

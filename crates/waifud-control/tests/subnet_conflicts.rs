@@ -1,4 +1,4 @@
-//! A node's subnet avoids the networks that the node has routes to, even if it reports them late.
+//! The subnet of a node does not overlap networks that the node already routes to, even when it reports them late.
 
 mod common;
 
@@ -8,29 +8,21 @@ use waifud_api::agent::AgentReport;
 use waifud_types::ByteSize;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unused_subnet_is_changed_if_the_node_has_a_route_to_it() {
-    let (server, agent) = Server::with_node().await;
-    let subnet = async || {
-        let node = server.get("/v1/nodes/alder").await.expect(200).json();
-        node["subnets"][0].as_str().unwrap_or_default().to_owned()
-    };
-    let say = async |routes: &[&str]| {
+async fn a_subnet_that_conflicts_with_a_route_is_replaced_while_it_is_unused() {
+    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
+    let subnet = async || server.node("alder").await["subnets"][0].clone();
+    let report_routes = async |routes: &[&str]| {
         let mut facts = facts(ByteSize::gib(8));
         facts.routes = routes.iter().filter_map(|net| net.parse().ok()).collect();
-        agent
-            .report(&AgentReport {
-                facts: Some(facts),
-                ..AgentReport::default()
-            })
-            .await;
+        agent.report_facts(facts).await;
     };
     assert_eq!(subnet().await, "10.144.1.0/24");
-    say(&["0.0.0.0/0", "192.168.1.0/24"]).await;
+    report_routes(&["0.0.0.0/0", "192.168.1.0/24"]).await;
     assert_eq!(subnet().await, "10.144.1.0/24");
-    say(&["10.144.0.0/22"]).await;
+    report_routes(&["10.144.0.0/22"]).await;
     assert_eq!(subnet().await, "10.144.4.0/24");
-    // A subnet with an instance stays, since the instance keeps its address.
+    // A subnet with an instance is kept, because the address of an instance never changes.
     server.create_instance("web").await;
-    say(&["10.144.4.0/24"]).await;
+    report_routes(&["10.144.4.0/24"]).await;
     assert_eq!(subnet().await, "10.144.4.0/24");
 }

@@ -1,58 +1,23 @@
-//! Unmanaged instances after a restore of an older database: adopted or deleted, never lost.
+//! Unmanaged instances, for example after an old backup was restored: they can be adopted or deleted, and none is lost.
 
 mod common;
 
-use std::sync::Arc;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use common::{Agent, Server};
 use serde_json::json;
-use waifud_api::agent::{AgentInstance, AgentReport, Unmanaged, WatchFrame};
+use waifud_api::agent::{SliceObject, Unmanaged, WatchFrame};
 use waifud_control::ControlConfig;
-use waifud_control::env::{SystemClock, SystemEntropy};
-use waifud_store::{Mode, backup};
+use waifud_store::backup;
 use waifud_types::{ByteSize, Incarnation, InstanceState};
 
 const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
 
-/// The report of a node about an instance that left its slice.
-async fn unmanaged(agent: &Agent, record: &AgentInstance) -> Unmanaged {
-    let path = format!("/v1/agent/bundles/{}", record.bundle.digest);
-    let bundle = agent.get(&path).await.expect(200).bytes;
-    Unmanaged {
-        kind: "domain".to_owned(),
-        instance: record.id,
-        name: Some(record.name.to_string()),
-        volume: None,
-        running: true,
-        addresses: record
-            .spec
-            .nics
-            .iter()
-            .filter_map(|nic| nic.address)
-            .collect(),
-        record: Some(Box::new(record.clone())),
-        bundle: Some(STANDARD.encode(bundle)),
-    }
-}
-
-async fn say(agent: &Agent, unmanaged: Vec<Unmanaged>) {
-    agent
-        .report(&AgentReport {
-            unmanaged: Some(unmanaged),
-            ..AgentReport::default()
-        })
-        .await;
-}
-
+/// A server whose database was restored from a backup of `of`, with a new incarnation.
 #[expect(
     clippy::unwrap_used,
     reason = "a test's helper may stop at the first surprise"
 )]
-/// A server with a copy of the database of `of`, made by `backup`, in a new incarnation.
 async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("waifud.db");
@@ -60,18 +25,11 @@ async fn restored(of: &Server) -> Server {
     let before = backup::begin_again(&db, Incarnation(0xb)).unwrap();
     assert_eq!(before.revision.incarnation, Incarnation(0xa));
     let config = ControlConfig::new(dir.path().to_owned());
-    Server::of(
-        dir,
-        config,
-        Mode::Threads { readers: 1 },
-        Arc::new(SystemClock),
-        Arc::new(SystemEntropy),
-    )
-    .await
+    Server::with_config(dir, config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_newer_than_the_backup_is_adopted_completely() {
+async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
     let (yesterday, mut agent) = Server::with_watching_node().await;
     let today = restored(&yesterday).await;
 
@@ -81,39 +39,36 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
         .await
         .expect(201);
     let record = agent.put().await;
-    let report = unmanaged(&agent, &record).await;
+    let report = agent.unmanaged(&record).await;
 
-    // The restored waifud does not know the instance, and places nothing on the node before its report.
+    // The restored waifud does not know the instance. It places nothing on the node before the node has reported its
+    // instances.
     let agent = today.agent_again(&agent).await;
     let other = today.create_instance("other").await;
     assert_eq!(other.status.state, InstanceState::Pending);
     assert!(other.status.reason.unwrap().contains("after the restore"));
-    say(&agent, vec![report]).await;
-    let other = today
-        .get("/v1/instances/other")
-        .await
-        .expect(200)
-        .instance();
+    agent.report_unmanaged(vec![report]).await;
+    let other = today.instance("other").await;
     let address = record.spec.nics[0].address.unwrap();
     assert!(
         other.spec.nics[0].address.is_some_and(|a| a != address),
-        "never one address with two owners"
+        "the address of the unmanaged instance is not given to another"
     );
 
-    let node = today.get("/v1/nodes/alder").await.expect(200).json();
+    let node = today.node("alder").await;
     assert_eq!(node["unmanaged"][0]["adoptable"], true);
     assert_eq!(node["unmanaged"][0]["addresses"][0], address.to_string());
     assert!(
         !node
             .to_string()
             .contains(record.bundle.key.expose().as_str()),
-        "keys are never shown"
+        "the key of the bundle is not shown"
     );
 
     let path = "/v1/nodes/alder/unmanaged/web/adopt";
     let adopted = today.post(path, &json!({})).await.expect(201).instance();
     assert_eq!(adopted.id, record.id);
-    // Only the database was restored, so the image has a row but no file.
+    // Only the database was restored, so the file of the image is missing.
     let image = format!("/v1/images/{}", adopted.spec.image);
     let shown = today.get(&image).await.expect(200).json();
     assert_eq!(shown["available"], false);
@@ -128,19 +83,19 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
     let text = today.get("/v1/instances/web/user-data").await.expect(200);
     assert_eq!(String::from_utf8(text.bytes).unwrap(), USER_DATA);
     today.post(path, &json!({})).await.expect(409);
-    let promised = today.get("/v1/nodes/alder").await.expect(200).json();
+    let promised = today.node("alder").await;
     assert_eq!(
         promised["promised"]["memory_bytes"],
         (512 << 20) + (1_u64 << 30)
     );
 
-    // The node gets exactly what it already has.
+    // The node gets exactly the instance that it has, so it has nothing to do.
     let mut agent = agent;
     agent.watch(None).await;
     let frames = agent.until_sync().await;
     let given = frames.into_iter().find_map(|frame| match frame {
         WatchFrame::Put {
-            object: waifud_api::agent::SliceObject::Instance(i),
+            object: SliceObject::Instance(i),
             ..
         } if i.id == record.id => Some(*i),
         _ => None,
@@ -149,22 +104,18 @@ async fn an_instance_newer_than_the_backup_is_adopted_completely() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_from_the_backup_are_marked_until_an_operator_confirms() {
+async fn restored_instances_are_marked_until_an_operator_confirms_the_node() {
     let (yesterday, mut agent) = Server::with_watching_node().await;
     yesterday.create_instance("web").await;
     assert!(!agent.put().await.restored);
     let today = restored(&yesterday).await;
     let mut agent = today.agent_again(&agent).await;
-    agent.watch(None).await;
-    let (confirmed, restored) = slice(agent.until_sync().await);
-    assert_eq!((confirmed, restored), (None, Some(true)));
-    today
-        .post("/v1/nodes/alder/confirm", &json!({}))
-        .await
-        .expect(200);
-    agent.watch(None).await;
-    let (confirmed, restored) = slice(agent.until_sync().await);
-    assert_eq!((confirmed, restored), (Some(Incarnation(0xb)), Some(false)));
+    assert_eq!(marks(&mut agent).await, (None, Some(true)));
+    confirm(&today).await;
+    assert_eq!(
+        marks(&mut agent).await,
+        (Some(Incarnation(0xb)), Some(false))
+    );
     assert!(
         today
             .kinds("alder")
@@ -174,17 +125,14 @@ async fn instances_from_the_backup_are_marked_until_an_operator_confirms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_held_back_after_a_restore_names_the_confirm_command() {
+async fn a_deletion_on_an_unconfirmed_node_names_the_confirm_command() {
     let (yesterday, mut agent) = Server::with_watching_node().await;
     yesterday.create_instance("web").await;
     agent.put().await;
     let today = restored(&yesterday).await;
     let _agent = today.agent_again(&agent).await;
     today.delete("/v1/instances/web").await.expect(202);
-    let hint = async || {
-        let why = today.get("/v1/instances/web/why").await.expect(200);
-        why.json()["hint"].clone()
-    };
+    let hint = async || today.why("web").await["hint"].clone();
     let held = hint().await;
     assert!(
         held.as_str()
@@ -192,17 +140,20 @@ async fn a_deletion_held_back_after_a_restore_names_the_confirm_command() {
             .contains("waifuctl node confirm alder"),
         "{held}"
     );
-    today
-        .post("/v1/nodes/alder/confirm", &json!({}))
-        .await
-        .expect(200);
+    confirm(&today).await;
     assert!(hint().await.is_null());
 }
 
-fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
-    use waifud_api::agent::SliceObject;
+async fn confirm(server: &Server) {
+    let path = "/v1/nodes/alder/confirm";
+    server.post(path, &json!({})).await.expect(200);
+}
+
+/// For which incarnation the node is confirmed, and whether its instance is marked as restored.
+async fn marks(agent: &mut Agent) -> (Option<Incarnation>, Option<bool>) {
     let mut found = (None, None);
-    for frame in frames {
+    agent.watch(None).await;
+    for frame in agent.until_sync().await {
         match frame {
             WatchFrame::Put {
                 object: SliceObject::Node(node),
@@ -219,11 +170,11 @@ fn slice(frames: Vec<WatchFrame>) -> (Option<Incarnation>, Option<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unmanaged_instance_is_destroyed_on_request_and_conflicts_are_refused() {
+async fn unmanaged_instances_can_be_deleted_and_conflicting_adoptions_are_refused() {
     let (server, mut agent) = Server::with_watching_node().await;
     server.create_instance("web").await;
     let mut record = agent.put().await;
-    let mut report = unmanaged(&agent, &record).await;
+    let mut report = agent.unmanaged(&record).await;
     record.id = waifud_types::InstanceId::generate();
     report.instance = record.id;
     report.record = Some(Box::new(record.clone()));
@@ -234,37 +185,28 @@ async fn an_unmanaged_instance_is_destroyed_on_request_and_conflicts_are_refused
         bundle: None,
         ..report.clone()
     };
-    say(&agent, vec![report, forgotten]).await;
-    // Its name is taken, and with another name its MAC address.
+    agent.report_unmanaged(vec![report, forgotten]).await;
+    // Its name is taken, and under another name its MAC is.
     let path = format!("/v1/nodes/alder/unmanaged/{}/adopt", record.id);
-    let problem = server.post(&path, &json!({})).await.expect(409).problem();
-    assert_eq!(problem.code, "name-taken");
-    let problem = server
-        .post(&path, &json!({"name": "web-2"}))
-        .await
-        .expect(409)
-        .problem();
-    assert_eq!(problem.code, "adopt-conflict");
+    let refused = async |path: &str, body: serde_json::Value| {
+        let problem = server.post(path, &body).await.problem();
+        (problem.status, problem.code)
+    };
+    let named = async |name: &str| refused(&path, json!({"name": name})).await;
+    let conflict = |code: &str| (409, code.to_owned());
+    assert_eq!(refused(&path, json!({})).await, conflict("name-taken"));
+    assert_eq!(named("web-2").await, conflict("adopt-conflict"));
     server.get("/v1/instances/web-2").await.expect(404);
-    let problem = server
-        .post("/v1/nodes/alder/unmanaged/old/adopt", &json!({}))
-        .await
-        .expect(409)
-        .problem();
-    assert_eq!(problem.code, "not-adoptable");
+    let old = "/v1/nodes/alder/unmanaged/old/adopt";
+    assert_eq!(refused(old, json!({})).await, conflict("not-adoptable"));
     server
         .post("/v1/nodes/alder/unmanaged/nothing/adopt", &json!({}))
         .await
         .expect(404);
-    // A name in the form of an id could address another instance.
+    // A name in the form of an ID could be mistaken for another instance.
     let other = waifud_types::InstanceId::generate().to_string();
-    let problem = server
-        .post(&path, &json!({"name": other}))
-        .await
-        .expect(422)
-        .problem();
-    assert_eq!(problem.code, "invalid-name");
-    // Managed instances are not deleted with this route.
+    assert_eq!(named(&other).await, (422, "invalid-name".to_owned()));
+    // An object that does not exist cannot be deleted.
     server
         .delete("/v1/nodes/alder/unmanaged/nothing")
         .await

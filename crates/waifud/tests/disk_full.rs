@@ -1,20 +1,23 @@
-//! The real waifud on a real filesystem that fills up: refusals contain a hint, acknowledged changes are kept, and no restart
-//! is needed when there is space again.
+//! The real waifud on a real filesystem that fills up: refusals name the next step, nothing acknowledged is lost, and
+//! waifud continues without a restart once there is space again.
 //!
-//! The filesystem is ext4 on a loop device, in a mount namespace of the test's own that ends with it.
+//! The filesystem is ext4 on a loop device, in a mount namespace of the test that ends with it.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic"
+    reason = "a test's helpers may stop at the first surprise"
 )]
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod kit;
 
+use std::fs::{self, File};
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use kit::{DEADLINE, Process};
 use nix::fcntl::{FallocateFlags, fallocate};
 use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, HttpLink, LinkError};
@@ -24,35 +27,33 @@ use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate, Problem, UpdateInstance};
 use waifud_types::{Digest, DiskSpaceState, InstanceId, Timestamp};
 
-use waifud_kit::testing::skip_if as skip;
-
-/// Set in the process with the mount.
+/// The environment variable with the mount point, set in the process inside the mount namespace.
 const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
-const DEADLINE: Duration = Duration::from_mins(1);
 const MIB: u64 = 1 << 20;
 
-fn why_not() -> Option<String> {
+/// Why the test cannot run on this machine.
+fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("it needs root to mount a filesystem".to_owned());
+        return Some("mounting needs root".to_owned());
     }
     let missing = |tool: &&str| Command::new(tool).arg("-V").output().is_err();
     let missing = ["mkfs.ext4", "unshare", "mount"].into_iter().find(missing);
-    missing.map(|tool| format!("{tool} can't be run"))
+    missing.map(|tool| format!("{tool} cannot be run"))
 }
 
-/// Runs the test `name` again with a new filesystem. Returns the path of the filesystem inside that process.
+/// Runs the test `name` again with a new filesystem. Returns its mount point in the process that runs inside.
 fn inside(name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(INSIDE) {
         return Some(path.into());
     }
-    if skip(why_not().as_deref()) {
+    if waifud_kit::testing::skip_if(obstacle()) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
     let (disk, mount) = (directory.path().join("disk"), directory.path().join("at"));
     fs::create_dir(&mount).unwrap();
     File::create(&disk).unwrap().set_len(160 * MIB).unwrap();
-    // No blocks are reserved for root, so that root gets the same errors as the user waifud.
+    // No blocks are reserved for root, so that the disk is full for root as for the user waifud.
     let made = Command::new("mkfs.ext4")
         .args(["-q", "-m", "0", "-b", "4096"])
         .arg(&disk)
@@ -61,7 +62,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .args(["/bin/sh", "-c"])
-        // Positional parameters, so that no name is interpreted by the shell.
+        // Positional parameters are not parsed as shell text.
         .arg("mount -t ext4 -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"")
         .arg("sh")
         .args([&disk, &mount])
@@ -74,7 +75,7 @@ fn inside(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The filesystem, and the file that fills it.
+/// The filesystem and a file that fills it.
 struct Disk {
     at: PathBuf,
 }
@@ -93,7 +94,7 @@ impl Disk {
         fallocate(&filler, FallocateFlags::empty(), 0, size).unwrap();
     }
 
-    /// Leaves no free block.
+    /// Leaves not a single block free.
     fn fill(&self) {
         self.leave(MIB);
         let mut filler = File::options().append(true).open(self.filler()).unwrap();
@@ -114,18 +115,11 @@ impl Disk {
 }
 
 struct Waifud {
-    child: Child,
     client: Client,
+    _process: Process,
 }
 
-impl Drop for Waifud {
-    fn drop(&mut self) {
-        let _may_have_ended = self.child.kill();
-        let _may_have_ended = self.child.wait();
-    }
-}
-
-/// Starts waifud with its state on the disk and the rest elsewhere, and waits until it answers.
+/// Starts waifud with its state directory on the disk and waits until it answers.
 async fn start(disk: &Disk, home: &Path) -> Waifud {
     let config = home.join("waifud.toml");
     let text = format!(
@@ -134,16 +128,11 @@ async fn start(disk: &Disk, home: &Path) -> Waifud {
         at = disk.at.display()
     );
     fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_waifud"))
-        .arg("--config")
-        .arg(&config)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Wait for the ready message; later output is only shown.
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut process = Process::start(&config);
+    // It logs that it is ready; later lines are only printed.
+    let mut lines = process.stderr().lines();
     loop {
-        // None: waifud ended.
+        // There is no line if waifud has ended.
         let line = lines.next().unwrap().unwrap();
         eprintln!("waifud: {line}");
         if line.contains("is ready") {
@@ -152,7 +141,10 @@ async fn start(disk: &Disk, home: &Path) -> Waifud {
     }
     std::thread::spawn(move || lines.for_each(|line| eprintln!("waifud: {}", line.unwrap())));
     let client = Client::unix(&home.join("u.sock")).unwrap();
-    let waifud = Waifud { child, client };
+    let waifud = Waifud {
+        client,
+        _process: process,
+    };
     until("it answers", async || {
         waifud.client.nodes(&ListQuery::default()).await.is_ok()
     })
@@ -160,35 +152,26 @@ async fn start(disk: &Disk, home: &Path) -> Waifud {
     waifud
 }
 
-async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+async fn until(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
-    while !so().await {
-        assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
+    while !holds().await {
+        assert!(begun.elapsed() < DEADLINE, "not in time: {condition}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A qcow2 file of this size, and its digest.
+/// Writes an image of this size, and returns its path and its digest.
 fn image(home: &Path, size: u64) -> (PathBuf, Digest) {
-    let mut head = vec![0; 4096];
-    head[..4].copy_from_slice(b"QFI\xfb");
-    head[7] = 3;
-    head[23] = 16;
-    head[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
     let path = home.join(format!("{size}.qcow2"));
-    let mut file = File::create(&path).unwrap();
-    file.write_all(&head).unwrap();
-    file.set_len(size).unwrap();
-    let sum = Command::new("sha256sum").arg(&path).output().unwrap();
-    let sum = String::from_utf8(sum.stdout).unwrap();
-    (path, sum.split(' ').next().unwrap().parse().unwrap())
+    let digest = kit::image_file(&path, usize::try_from(size).unwrap());
+    (path, digest)
 }
 
-fn instance_request(name: &str) -> CreateInstance {
+fn request(name: &str) -> CreateInstance {
     serde_json::from_value(serde_json::json!({"template": "t", "name": name})).unwrap()
 }
 
-/// The refusal of a full disk, which names the directory and has a hint.
+/// The problem of a full disk, which must name the directory and the next step.
 fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
     let Err(ClientError::Problem(problem)) = outcome else {
         panic!("not refused: {outcome:?}");
@@ -207,8 +190,8 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
     *problem
 }
 
-/// Documents that fill a database quickly.
-fn documents(filling: char) -> UpdateInstance {
+/// User-data that fills a database quickly.
+fn large_user_data(filling: char) -> UpdateInstance {
     let text = format!(
         "#cloud-config\n# {}\n",
         filling.to_string().repeat(12 << 10)
@@ -245,7 +228,7 @@ async fn node(client: &Client, home: &Path) -> HttpLink {
 }
 
 /// A report that waifud has to store.
-fn report_with_changes() -> AgentReport {
+fn report_to_store() -> AgentReport {
     AgentReport {
         unmanaged: Some(vec![Unmanaged {
             kind: "domain".to_owned(),
@@ -262,8 +245,9 @@ fn report_with_changes() -> AgentReport {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
-    let Some(at) = inside("a_full_disk_refuses_changes_loses_nothing_and_recovers") else {
+async fn a_full_disk_refuses_writes_and_loses_nothing_that_was_acknowledged() {
+    let Some(at) = inside("a_full_disk_refuses_writes_and_loses_nothing_that_was_acknowledged")
+    else {
         return;
     };
     let disk = Disk { at };
@@ -277,12 +261,12 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
         serde_json::from_value(serde_json::json!({"name": "t", "image": digest})).unwrap();
     client.create_template(&template).await.unwrap();
     client
-        .create_instance(&instance_request("before"), "1")
+        .create_instance(&request("before"), "1")
         .await
         .unwrap();
     let link = node(client, home).await;
 
-    // Images leave space for the database: refused before the first byte, and nothing remains.
+    // Space is reserved for the database. An image that would use it is refused before the first byte.
     disk.leave(80 * MIB);
     let (large, large_digest) = image(home, 40 * MIB);
     refused(client.upload_image(large_digest, &large, |_| ()).await);
@@ -290,10 +274,7 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
         fs::read_dir(disk.at.join("state/images")).unwrap().count(),
         1
     );
-    client
-        .create_instance(&instance_request("low"), "2")
-        .await
-        .unwrap();
+    client.create_instance(&request("low"), "2").await.unwrap();
     let server = client.server().await.unwrap().unwrap();
     let certificates: Vec<_> = server.certificates.iter().map(|it| &*it.name).collect();
     assert_eq!(certificates, ["ca", "server"]);
@@ -301,16 +282,12 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
     assert_eq!(state_dir.state, DiskSpaceState::Low);
     assert!(state_dir.free_bytes.bytes() <= 80 * MIB && state_dir.path.ends_with("/at/state"));
 
-    // Nearly full: new objects are refused, reports of nodes and deletions are accepted.
+    // Nearly full: requests that need space are refused; reports of nodes and deletions are accepted.
     disk.leave(4 * MIB);
-    refused(
-        client
-            .create_instance(&instance_request("refused"), "3")
-            .await,
-    );
+    refused(client.create_instance(&request("refused"), "3").await);
     refused(client.create_template(&template).await);
     refused(client.upload_image(large_digest, &large, |_| ()).await);
-    link.report(&report_with_changes()).await.unwrap();
+    link.report(&report_to_store()).await.unwrap();
     assert_eq!(client.node("alder").await.unwrap().unmanaged.len(), 1);
     client.delete_instance("low", DEADLINE).await.unwrap();
     assert_eq!(
@@ -318,29 +295,36 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
         DiskSpaceState::Full
     );
 
-    // Full: at some point the database itself refuses. Everything before that is kept.
+    // Full: at some point the database itself refuses a write. Everything before is kept.
     disk.leave(MIB);
     let mut kept = ' ';
+    let mut accepted = 0;
     let refusal = loop {
+        assert!(accepted < 10_000, "the full disk refuses nothing");
         let filling = if kept == 'a' { 'b' } else { 'a' };
         match client
-            .update_instance("before", &documents(filling), None)
+            .update_instance("before", &large_user_data(filling), None)
             .await
         {
-            Ok(_) => kept = filling,
+            Ok(_) => {
+                kept = filling;
+                accepted += 1;
+            }
             refusal => break refused(refusal),
         }
     };
-    assert_ne!(kept, ' ', "at least one was accepted");
+    assert_ne!(kept, ' ', "there was no space for a single update");
     eprintln!("{}", refusal.title);
     disk.fill();
-    let mut lasting = 0;
-    while lasting < 3 {
-        // The node repeats a refused report, and waifud keeps running.
-        match link.report(&report_with_changes()).await {
+    let (mut sent, mut refusals) = (0, 0);
+    while refusals < 3 {
+        assert!(sent < 10_000, "the full disk refuses nothing");
+        sent += 1;
+        // The node sends a refused report again, and waifud keeps running.
+        match link.report(&report_to_store()).await {
             Err(LinkError::Refused { status, .. }) => {
                 assert_eq!(status, 507);
-                lasting += 1;
+                refusals += 1;
             }
             other => other.unwrap(),
         }
@@ -350,46 +334,40 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
         instance.spec.user_data.unwrap().sha256
     };
     let sum = digest_of_kept(client).await;
-    let text = documents(kept).user_data.unwrap();
+    let text = large_user_data(kept).user_data.unwrap();
     let wanted = ring::digest::digest(&ring::digest::SHA256, text.expose().as_bytes());
     assert_eq!(
         sum.bytes().as_slice(),
         wanted.as_ref(),
-        "the last acknowledged change"
+        "the last acknowledged update is kept"
     );
     assert_eq!(names(client).await, ["before"]);
 
-    // After a kill, waifud starts on the full disk with all its data.
+    // After a kill it starts on the full disk with all data.
     drop(waifud);
     let waifud = start(&disk, home).await;
     let client = &waifud.client;
     assert_eq!(names(client).await, ["before"]);
     assert_eq!(digest_of_kept(client).await, sum);
-    refused(
-        client
-            .create_instance(&instance_request("refused"), "4")
-            .await,
-    );
+    refused(client.create_instance(&request("refused"), "4").await);
     let backup = home.join("b.tar");
-    let saved = Command::new(env!("CARGO_BIN_EXE_waifud"))
-        .arg("--config")
-        .arg(home.join("waifud.toml"))
+    let saved = kit::command(&home.join("waifud.toml"))
         .arg("backup")
         .arg(&backup)
         .output()
         .unwrap();
     assert!(
         saved.status.success(),
-        "a full disk can be saved from: {saved:?}"
+        "no backup from a full disk: {saved:?}"
     );
 
-    // With free space, waifud continues, and the history contains the events.
+    // With free space it continues, and events record what happened.
     disk.make_room();
     client
-        .create_instance(&instance_request("after"), "5")
+        .create_instance(&request("after"), "5")
         .await
         .unwrap();
-    until("the history contains the events", async || {
+    until("events record the full disk", async || {
         let page = client.events(&EventQuery::default()).await.unwrap();
         let kinds: Vec<_> = page.items.iter().map(|event| event.kind.as_str()).collect();
         kinds.contains(&"waifud.disk-full") && kinds.contains(&"waifud.disk-low")
@@ -402,8 +380,8 @@ async fn a_full_disk_refuses_changes_loses_nothing_and_recovers() {
 }
 
 #[test]
-fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing() {
-    let Some(at) = inside("a_backup_to_a_full_disk_is_refused_and_leaves_nothing") else {
+fn a_backup_to_a_full_disk_is_refused_and_leaves_no_files() {
+    let Some(at) = inside("a_backup_to_a_full_disk_is_refused_and_leaves_no_files") else {
         return;
     };
     let disk = Disk { at };
@@ -411,7 +389,7 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing() {
     let state = home.path().join("state");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = home.path().join("waifud.toml");
-    // A database created by waifud.
+    // A database created by waifud, on another filesystem.
     let elsewhere = Disk {
         at: home.path().to_owned(),
     };
@@ -419,18 +397,16 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_nothing() {
     fs::write(state.join("pki/padding"), vec![7; 600_000]).unwrap();
     disk.leave(256 << 10);
     let file = disk.at.join("b.tar");
-    let output = Command::new(env!("CARGO_BIN_EXE_waifud"))
-        .arg("--config")
-        .arg(&config)
+    let output = kit::command(&config)
         .arg("backup")
         .arg(&file)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
-        said.contains(disk.at.to_str().unwrap()) && said.contains("is free"),
-        "{said}"
+        text.contains(disk.at.to_str().unwrap()) && text.contains("is free"),
+        "{text}"
     );
     let left: Vec<_> = fs::read_dir(&disk.at)
         .unwrap()

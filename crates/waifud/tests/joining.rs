@@ -1,25 +1,25 @@
-//! A machine joins the real waifud over TLS, despite interruptions, and then acts as its node.
+//! A machine joins the real waifud over TLS, also after interruptions, and then acts as its node.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may stop at the first surprise"
+)]
 
 mod kit;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
-use kit::Waifud;
+use kit::{DEADLINE, Waifud};
 use waifud_agent::interfaces::{ControlLink, HttpLink};
 use waifud_agent::{Membership, MembershipError};
 use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame};
-use waifud_api::client::Client;
+use waifud_api::client::ListQuery;
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_pki::{Authority, NodeKey};
 use waifud_types::node::{HypervisorFacts, NodeFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{Name, Timestamp};
-
-const DEADLINE: Duration = Duration::from_mins(1);
 
 fn name() -> Name {
     "alder".parse().unwrap()
@@ -51,8 +51,8 @@ fn hello() -> Hello {
 }
 
 async fn token(waifud: &Waifud) -> JoinToken {
-    let client = Client::unix(&waifud.dir.path().join("u.sock")).unwrap();
-    let made = client
+    let made = waifud
+        .client()
         .create_join_token(&CreateJoinToken::default())
         .await
         .unwrap();
@@ -68,7 +68,7 @@ async fn an_interrupted_join_continues_with_the_same_key() {
     let waifud = Waifud::start();
     let token = token(&waifud).await;
     let home = tempfile::tempdir().unwrap();
-    // waifud is unreachable: the key is stored, but the machine is not a node.
+    // Without a connection to waifud, the key is stored and the machine is not a node.
     let nowhere = ["https://127.0.0.1:1".to_owned()];
     let error = Membership::join(home.path(), &token, &nowhere, name())
         .await
@@ -79,7 +79,7 @@ async fn an_interrupted_join_continues_with_the_same_key() {
     let member = Membership::join(home.path(), &token, &[], name())
         .await
         .unwrap();
-    // The answer arrived but was not stored, as after a power failure: the same key may repeat the request.
+    // The answer was received and lost, as by a power failure: the same key can join again.
     std::fs::remove_file(home.path().join("identity.json")).unwrap();
     waifud_pki::write_durably(&home.path().join("joining.key"), &key.to_pem(), 0o600).unwrap();
     let again = Membership::join(home.path(), &token, &[], name())
@@ -89,15 +89,17 @@ async fn an_interrupted_join_continues_with_the_same_key() {
     assert!(!home.path().join("joining.key").exists());
     let file = std::fs::metadata(home.path().join("identity.json")).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
-    // For another machine the token is spent.
+    // Another machine cannot use the token.
     let other = tempfile::tempdir().unwrap();
-    Membership::join(other.path(), &token, &[], "birch".parse().unwrap())
+    let error = Membership::join(other.path(), &token, &[], "birch".parse().unwrap())
         .await
         .unwrap_err();
+    assert!(error.to_string().contains("another machine"), "{error}");
+    assert!(Membership::open(other.path()).unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_join_to_a_waifud_with_another_ca_fails() {
+async fn a_join_to_a_waifud_of_another_ca_is_refused() {
     let waifud = Waifud::start();
     let mut token = token(&waifud).await;
     assert_eq!(token.ca, waifud.authority().fingerprint());
@@ -108,10 +110,12 @@ async fn a_join_to_a_waifud_with_another_ca_fails() {
         .unwrap_err();
     assert!(matches!(error, MembershipError::Refused(_)), "{error:?}");
     assert!(Membership::open(home.path()).unwrap().is_none());
+    let nodes = waifud.client().nodes(&ListQuery::default()).await.unwrap();
+    assert!(nodes.items.is_empty(), "no node was admitted");
 }
 
 #[tokio::test]
-async fn a_node_sends_hello_watches_reports_and_stores_the_addresses_of_waifud() {
+async fn a_node_sends_hello_watches_reports_and_stores_the_announced_addresses() {
     let waifud = Waifud::start();
     let token = token(&waifud).await;
     let home = tempfile::tempdir().unwrap();

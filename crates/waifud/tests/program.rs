@@ -1,42 +1,36 @@
-//! The real program: its sockets, its lock, its configuration, and its state after a kill.
+//! The real program: its socket, its lock, its configuration, its database, and what survives a kill.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic"
+    reason = "a test's helpers may stop at the first surprise"
 )]
+
+mod kit;
 
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use kit::{DEADLINE, Process};
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use waifud_api::client::{Client, EventQuery, ListQuery};
 use waifud_api::{CreateInstance, CreateTemplate};
 
-const DEADLINE: Duration = Duration::from_mins(1);
-
+/// A directory with a configuration file and the state of waifud.
 struct Home {
     dir: tempfile::TempDir,
 }
 
-/// A running waifud; killed when dropped.
+/// A running waifud and a client at its socket.
 struct Running {
-    child: Child,
+    process: Process,
     client: Client,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _may_have_ended = self.child.kill();
-        let _may_have_ended = self.child.wait();
-    }
 }
 
 impl Home {
@@ -60,13 +54,7 @@ impl Home {
         std::fs::write(self.path("waifud.toml"), text).unwrap();
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waifud"));
-        command.arg("--config").arg(self.path("waifud.toml"));
-        command
-    }
-
-    /// The error output of a failed start; a successful start is stopped after a minute.
+    /// Runs waifud where it is expected to fail. If it does start, it is ended after a minute.
     fn fails(&self) -> Output {
         let mut command = Command::new("timeout");
         command.args(["60", env!("CARGO_BIN_EXE_waifud"), "--config"]);
@@ -74,73 +62,37 @@ impl Home {
         command.output().unwrap()
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts waifud and waits until it answers.
     async fn start(&self) -> Running {
-        let child = self.command().stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Process::start(&self.path("waifud.toml"));
         let client = Client::unix(&self.path("waifud.sock")).unwrap();
-        let mut running = Running { child, client };
         let begun = Instant::now();
-        while running.client.nodes(&ListQuery::default()).await.is_err() {
-            if running.child.try_wait().unwrap().is_some() || begun.elapsed() > DEADLINE {
-                let _may_have_ended = running.child.kill();
-                let mut stderr_text = String::new();
-                running
-                    .child
-                    .stderr
-                    .take()
-                    .unwrap()
-                    .read_to_string(&mut stderr_text)
-                    .unwrap();
-                panic!("waifud does not answer: {stderr_text}");
+        while client.nodes(&ListQuery::default()).await.is_err() {
+            if process.0.try_wait().unwrap().is_some() || begun.elapsed() > DEADLINE {
+                process.kill();
+                let mut text = String::new();
+                process.stderr().read_to_string(&mut text).unwrap();
+                panic!("waifud does not answer: {text}");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         eprintln!("waifud answered {:?} after it was started", begun.elapsed());
-        running
-    }
-}
-
-impl Running {
-    fn signal(&self, signal: Signal) {
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
-            signal,
-        )
-        .unwrap();
+        Running { process, client }
     }
 
-    async fn ends(&mut self) -> std::process::ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(begun.elapsed() < DEADLINE, "waifud does not exit");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    /// A state directory that waifud has used before.
+    async fn used() -> Self {
+        let home = Self::new();
+        let mut running = home.start().await;
+        running.process.signal(Signal::SIGTERM);
+        running.process.ended().await;
+        home
     }
 }
 
 async fn upload_template(home: &Home, client: &Client) {
-    let mut bytes = vec![0; 4096];
-    bytes[..4].copy_from_slice(b"QFI\xfb");
-    bytes[7] = 3;
-    bytes[23] = 16;
-    bytes[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
     let file = home.path("image.qcow2");
-    std::fs::write(&file, &bytes).unwrap();
-    let sum = Command::new("sha256sum")
-        .arg(&file)
-        .output()
-        .unwrap()
-        .stdout;
-    let digest = String::from_utf8(sum)
-        .unwrap()
-        .split(' ')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let digest = kit::image_file(&file, 4096);
     client.upload_image(digest, &file, |_| ()).await.unwrap();
     let request = CreateTemplate {
         name: "debian-12".into(),
@@ -153,12 +105,12 @@ async fn upload_template(home: &Home, client: &Client) {
     client.create_template(&request).await.unwrap();
 }
 
-fn wish() -> CreateInstance {
+fn request() -> CreateInstance {
     serde_json::from_str(r#"{"template": "debian-12"}"#).unwrap()
 }
 
 #[tokio::test]
-async fn acknowledged_changes_survive_a_kill_and_the_sockets_are_replaced() {
+async fn acknowledged_instances_survive_a_kill_and_the_socket_is_replaced() {
     let home = Home::new();
     let mut running = home.start().await;
     upload_template(&home, &running.client).await;
@@ -167,17 +119,17 @@ async fn acknowledged_changes_survive_a_kill_and_the_sockets_are_replaced() {
         names.push(
             running
                 .client
-                .create_instance(&wish(), key)
+                .create_instance(&request(), key)
                 .await
                 .unwrap()
                 .name,
         );
     }
-    running.signal(Signal::SIGKILL);
-    running.ends().await;
+    running.process.signal(Signal::SIGKILL);
+    running.process.ended().await;
     assert!(
         home.path("waifud.sock").exists(),
-        "a killed waifud leaves its sockets"
+        "a killed process leaves its socket"
     );
 
     let again = home.start().await;
@@ -190,7 +142,7 @@ async fn acknowledged_changes_survive_a_kill_and_the_sockets_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_its_watches_and_exits() {
+async fn sigterm_ends_the_watches_and_the_process() {
     let home = Home::new();
     let mut running = home.start().await;
     let mut watch = Box::pin(
@@ -200,29 +152,29 @@ async fn a_stop_ends_its_watches_and_exits() {
             .await
             .unwrap(),
     );
-    running.signal(Signal::SIGTERM);
+    running.process.signal(Signal::SIGTERM);
     let rest = async { while watch.next().await.is_some() {} };
     tokio::time::timeout(DEADLINE, rest).await.unwrap();
-    assert!(running.ends().await.success());
+    assert!(running.process.ended().await.success());
     assert!(!home.path("waifud.sock").exists());
 }
 
 #[tokio::test]
-async fn a_second_waifud_on_the_same_state_is_refused_without_side_effects() {
+async fn a_second_waifud_on_the_same_state_is_refused_and_the_first_keeps_running() {
     let home = Home::new();
     let running = home.start().await;
     let second = home.fails();
     assert_eq!(second.status.code(), Some(1));
-    let stderr_text = String::from_utf8(second.stderr).unwrap();
+    let text = String::from_utf8(second.stderr).unwrap();
     assert!(
-        stderr_text.contains("another waifud uses") && stderr_text.contains("state_dir"),
-        "{stderr_text}"
+        text.contains("another waifud uses") && text.contains("state_dir"),
+        "{text}"
     );
     running.client.nodes(&ListQuery::default()).await.unwrap();
 }
 
 #[tokio::test]
-async fn sockets_and_state_are_closed_to_others() {
+async fn the_socket_and_the_state_are_inaccessible_to_other_users() {
     let home = Home::new();
     let _running = home.start().await;
     let mode = |name: &str| {
@@ -242,20 +194,20 @@ async fn sockets_and_state_are_closed_to_others() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_naming_key_and_file() {
+fn an_unknown_configuration_key_is_refused_with_its_name_and_file() {
     let home = Home::new();
     home.configure("colour = 'blue'");
     let output = home.fails();
     assert_eq!(output.status.code(), Some(1));
-    let stderr_text = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        stderr_text.contains("colour") && stderr_text.contains("waifud.toml"),
-        "{stderr_text}"
+        text.contains("colour") && text.contains("waifud.toml"),
+        "{text}"
     );
 }
 
 #[test]
-fn a_file_at_the_path_of_the_socket_is_kept() {
+fn a_file_at_the_path_of_the_socket_is_not_replaced() {
     let home = Home::new();
     std::fs::write(home.path("waifud.sock"), "mine").unwrap();
     let output = home.fails();
@@ -285,37 +237,35 @@ fn the_committed_openapi_document_is_current() {
     let committed = std::fs::read_to_string(path).unwrap();
     assert!(
         String::from_utf8(printed.stdout).unwrap() == committed,
-        "docs/reference/openapi.json is old: waifud openapi > docs/reference/openapi.json"
+        "docs/reference/openapi.json is outdated: waifud openapi > docs/reference/openapi.json"
     );
 }
 
-fn stderr_text(output: &Output) -> String {
+/// The error output of a run that must have failed.
+fn error_text(output: &Output) -> String {
     assert!(!output.status.success());
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[tokio::test]
 async fn a_lost_database_is_not_replaced_by_an_empty_one() {
-    let home = Home::new();
-    let mut running = home.start().await;
-    running.signal(Signal::SIGTERM);
-    running.ends().await;
+    let home = Home::used().await;
     let database = home.path("state/waifud.db");
     std::fs::rename(&database, home.path("kept.db")).unwrap();
-    let text = stderr_text(&home.fails());
+    let text = error_text(&home.fails());
     assert!(
         text.contains("is missing") && text.contains("waifud restore"),
         "{text}"
     );
     assert!(!database.exists());
-    // Moved on purpose, so a new database is created.
+    // Once the remaining state is moved away on purpose, waifud starts with an empty database.
     std::fs::rename(home.path("state/pki"), home.path("pki")).unwrap();
     std::fs::rename(home.path("state/images"), home.path("images")).unwrap();
     home.start().await;
 }
 
 #[tokio::test]
-async fn a_removed_or_replaced_database_is_unhealthy() {
+async fn a_removed_or_replaced_database_is_reported_as_unhealthy() {
     let home = Home::new();
     let running = home.start().await;
     let health = async || {
@@ -361,15 +311,12 @@ async fn a_removed_or_replaced_database_is_unhealthy() {
 }
 
 #[tokio::test]
-async fn waifud_does_not_start_with_a_read_only_database() {
-    let home = Home::new();
-    let mut running = home.start().await;
-    running.signal(Signal::SIGTERM);
-    running.ends().await;
+async fn waifud_does_not_start_on_a_read_only_database() {
+    let home = Home::used().await;
     let database = home.path("state/waifud.db");
     std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o444)).unwrap();
     let output = if nix::unistd::geteuid().is_root() {
-        // Root can write any file, so another user starts it, who owns everything but the database.
+        // Root can write to any file, so another user, who owns all but the database, starts waifud.
         let mut chown = Command::new("chown");
         chown.args(["-R", "65534:65534"]).arg(home.dir.path());
         assert!(chown.status().unwrap().success());
@@ -383,10 +330,10 @@ async fn waifud_does_not_start_with_a_read_only_database() {
             .arg(home.path("waifud.toml"));
         command.stdin(Stdio::null()).output().unwrap()
     } else {
-        // An owner could restore the permission, so the directory gets the same treatment.
+        // The caller owns the database and may not write to it.
         home.fails()
     };
-    let text = stderr_text(&output);
+    let text = error_text(&output);
     assert!(
         text.contains("read-only") && text.contains("waifud.db"),
         "{text}"

@@ -1,27 +1,27 @@
-//! Addresses that belong to another instance, a gateway or a network.
+//! Addresses and ranges that belong to another instance, a router or a subnet.
 
 use super::*;
 
 #[tokio::test]
-async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused() {
-    let (server, alder, _birch) = home().await;
+async fn addresses_and_ranges_that_belong_to_others_are_refused() {
+    let (server, alder, _birch) = with_lan().await;
     let given = json!([{"network": "lan", "address": "192.168.1.50/24", "gateway": "192.168.1.1",
         "allow_addresses": ["192.168.1.64/26", "192.168.1.200"]}]);
-    server.create(&on("web", &given)).await.expect(201);
+    server.create(&with_nics("web", &given)).await.expect(201);
     let by_dhcp = json!([{"network": "lan"}]);
-    let ha = server.create(&on("ha", &by_dhcp)).await.expect(201);
+    let ha = server.create(&with_nics("ha", &by_dhcp)).await.expect(201);
     let mut report = common::report(ha.instance().id, InstanceState::Running);
-    report.addresses = vec![seen("192.168.1.140", "lan")];
-    alder.send_report(report).await;
+    report.addresses = vec![observed("192.168.1.140", "lan")];
+    alder.report_instance(report).await;
     let before = server.footprint().await;
     let of = |address: &str, allowed: &[&str]| {
         let mut nic = json!({"network": "lan", "allow_addresses": allowed});
         if !address.is_empty() {
             nic["address"] = json!(address);
         }
-        on("other", &json!([nic]))
+        with_nics("other", &json!([nic]))
     };
-    for (address, allowed, field, words) in [
+    for (address, allowed, field, expected) in [
         (
             "192.168.1.50/24",
             &[][..],
@@ -83,27 +83,26 @@ async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused
             "192.168.1.64/26 belongs to web",
         ),
     ] {
-        let problem = server.create(&of(address, allowed)).await.problem();
-        let context = format!("{address} {allowed:?}: {problem:?}");
-        assert_eq!(
-            (problem.status, problem.code.as_str()),
-            (409, "address-taken"),
-            "{context}"
+        let answer = server.create(&of(address, allowed)).await;
+        let problem = answer.refused(409, "address-taken", &format!("spec.nics[0].{field}"));
+        assert!(
+            problem.title.contains(expected),
+            "{address} {allowed:?}: {problem:?}"
         );
-        let named = format!("spec.nics[0].{field}");
-        assert_eq!(problem.field.as_deref(), Some(named.as_str()), "{context}");
-        assert!(problem.title.contains(words), "{context}");
     }
-    // A nic on default gets a route for its range, so a range there takes addresses of every network.
+    // A NIC on default gets a route for its range, so the range must not contain addresses of any network.
     let routed = json!([{"network": "default", "allow_addresses": ["192.168.1.48/29"]}]);
-    let problem = server.create(&on("other", &routed)).await.problem();
+    let problem = server.create(&with_nics("other", &routed)).await.problem();
     assert!(
         problem.title.contains("192.168.1.50/32 belongs to web"),
         "{problem:?}"
     );
     let own_router = json!([{"network": "lan", "address": "192.168.1.60/24", "gateway": "192.168.1.2",
         "allow_addresses": ["192.168.1.2"]}]);
-    let problem = server.create(&on("other", &own_router)).await.problem();
+    let problem = server
+        .create(&with_nics("other", &own_router))
+        .await
+        .problem();
     assert!(
         problem.title.contains("the gateway of the instance itself"),
         "{problem:?}"
@@ -113,7 +112,7 @@ async fn an_address_of_another_instance_and_a_range_that_contains_it_are_refused
         before,
         "a refusal left something behind"
     );
-    // A single allowed address may be shared, and unused addresses are free.
+    // An additional address can be shared, and an unused range is available.
     server
         .create(&of(
             "192.168.1.51/24",

@@ -1,4 +1,4 @@
-//! Missing and damaged image files are detected and restored.
+//! Missing and damaged files of images that the database knows, and how they are restored.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ async fn shown(server: &Server, image: Digest) -> Value {
     server.get(&path).await.expect(200).json()
 }
 
-/// The same size with other contents, as after a disk failure or an interrupted copy.
+/// Changes the contents and keeps the size, as a failing disk or an interrupted copy may.
 fn damage(server: &Server, image: Digest) {
     let path = file(server, image);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -78,7 +78,7 @@ async fn a_download_restores_a_missing_or_damaged_file() {
     });
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
-    // An intact file is not downloaded again.
+    // An intact file is not fetched again.
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
     assert_eq!(mirror.requests("/a.qcow2").len(), 1);
@@ -96,7 +96,7 @@ async fn a_download_restores_a_missing_or_damaged_file() {
 }
 
 #[tokio::test]
-async fn a_node_never_gets_a_damaged_file_and_gets_a_problem_for_a_missing_one() {
+async fn a_node_gets_a_problem_instead_of_a_damaged_or_missing_image() {
     let server = Server::start().await;
     let bytes = image(2 << 30);
     let name = server.template().await;
@@ -105,23 +105,23 @@ async fn a_node_never_gets_a_damaged_file_and_gets_a_problem_for_a_missing_one()
     let path = format!("/v1/agent/images/{name}");
     node.get(&path).await.expect(200);
 
-    for spoil in ["damaged", "missing", "short"] {
-        match spoil {
+    for fault in ["damaged", "missing", "truncated"] {
+        match fault {
             "damaged" => damage(&server, name),
             "missing" => std::fs::remove_file(file(&server, name)).unwrap(),
             _ => std::fs::write(file(&server, name), &bytes[..1000]).unwrap(),
         }
         let problem = node.get(&path).await.expect(503).problem();
-        assert_eq!(problem.code, "image-missing", "{spoil}");
+        assert_eq!(problem.code, "image-missing", "{fault}");
         assert!(problem.title.contains(&name.short()), "{}", problem.title);
-        assert!(problem.hint.unwrap().contains("debian-12"), "{spoil}");
+        assert!(problem.hint.unwrap().contains("debian-12"), "{fault}");
         upload(&server, name, &bytes).await.expect(200);
-        assert!(node.get(&path).await.expect(200).bytes == bytes, "{spoil}");
+        assert!(node.get(&path).await.expect(200).bytes == bytes, "{fault}");
     }
 }
 
 #[tokio::test]
-async fn a_template_is_created_only_from_an_image_with_a_file() {
+async fn a_template_requires_the_file_of_its_image() {
     let server = Server::start().await;
     let name = server.template().await;
     std::fs::remove_file(file(&server, name)).unwrap();
@@ -156,7 +156,7 @@ async fn a_template_is_refreshed_from_its_own_source() {
     server.post(refresh, &json!({})).await.expect(202);
     let same = end(&server, "a").await.unwrap();
     assert_eq!(same["current"], made["current"]);
-    // A refresh restores a lost file.
+    // A refresh restores a missing file.
     std::fs::remove_file(file(&server, digest(&old))).unwrap();
     server.post(refresh, &json!({})).await.expect(202);
     end(&server, "a").await.unwrap();
@@ -171,7 +171,7 @@ async fn a_template_is_refreshed_from_its_own_source() {
     for kept in ["default_user", "datasource", "firmware", "source"] {
         assert_eq!(newer[kept], made[kept], "{kept}");
     }
-    // An upload has no source and replaces the previous one.
+    // A template of an uploaded image has no source, even if it had one before.
     let name = digest(&old);
     let body = json!({"name": "a", "image": name});
     server.post("/v1/templates", &body).await.expect(201);

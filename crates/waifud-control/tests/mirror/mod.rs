@@ -1,4 +1,4 @@
-//! A scripted mirror on loopback: it serves files with `ETag`s and ranges, and misbehaves on request.
+//! A mirror on loopback that serves files with `ETag`s and ranges, and misbehaves as a test scripts it.
 
 #![allow(
     dead_code,
@@ -16,16 +16,16 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// One misbehaviour.
+/// A scripted answer to one request.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
-    /// Sends this many bytes of the body, then closes the connection.
+    /// This many bytes of the body, then a closed connection.
     Cut(usize),
-    /// Sends this many bytes, then nothing until `release`, then closes the connection.
+    /// This many bytes of the body, then nothing until `release`, then a closed connection.
     Stall(usize),
-    /// Sends only a status.
+    /// A status without a body.
     Status(u16),
-    /// Sends single bytes slowly until the client disconnects.
+    /// The body, a byte every 2 ms.
     Drip,
 }
 
@@ -84,7 +84,7 @@ impl Mirror {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let state = Arc::clone(&shared);
-                // A client that goes away ends its own connection only.
+                // An error of one connection does not end the mirror.
                 tokio::spawn(async move { answer(stream, &state).await.ok() });
             }
         });
@@ -123,27 +123,27 @@ impl Mirror {
         self.with(path, |file| file.redirect = Some(to.to_owned()));
     }
 
-    /// Without a length.
+    /// Serves this file with chunked encoding, without a length.
     pub fn chunked(&self, path: &str) {
         self.with(path, |file| file.chunked = true);
     }
 
-    /// The script for the next requests; later requests get the file.
+    /// Scripts the answers to the next requests. Later ones get the file.
     pub fn script(&self, path: &str, replies: Vec<Reply>) {
         self.with(path, |file| file.script = replies.into());
     }
 
-    /// The file that is served after the script has ended.
+    /// Replaces the file after the last scripted answer.
     pub fn then_serves(&self, path: &str, body: &[u8]) {
         self.with(path, |file| file.next = Some(body.to_vec()));
     }
 
-    /// The headers of the requests so far, in lower case.
+    /// The heads of all requests so far, in lower case.
     pub fn requests(&self, path: &str) -> Vec<String> {
         self.with(path, |file| file.requests.clone())
     }
 
-    /// The number of body bytes sent.
+    /// How many bytes of bodies were sent.
     pub fn sent(&self, path: &str) -> usize {
         self.with(path, |file| file.sent)
     }
@@ -205,7 +205,7 @@ async fn answer(stream: TcpStream, state: &State) -> std::io::Result<()> {
     }
     state.moved.notify_waiters();
     if plan.stall {
-        // As long as the client holds on, or until released.
+        // Until the client disconnects or the test releases the stall.
         let mut rest = String::new();
         tokio::select! {
             () = state.released.cancelled() => {}

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_slow_server_is_given_up() {
+async fn a_source_that_is_too_slow_is_given_up() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::Drip; 100]);
@@ -51,7 +51,7 @@ async fn the_number_of_concurrent_downloads_is_limited() {
 }
 
 #[tokio::test]
-async fn a_failure_of_the_image_store_does_not_end_a_download() {
+async fn a_download_survives_a_failure_of_the_image_store() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     let server = Server::with(settings).await;
@@ -61,7 +61,7 @@ async fn a_failure_of_the_image_store_does_not_end_a_download() {
     let checksum = digest(&bytes).to_string();
     let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
     begin(&server, &body).await.expect(202);
-    let waits = async {
+    let waiting = async {
         loop {
             let download = server.get("/v1/downloads/a").await.expect(200).json();
             assert_eq!(download["state"], "running");
@@ -71,7 +71,7 @@ async fn a_failure_of_the_image_store_does_not_end_a_download() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, waits).await.unwrap();
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap();
     std::fs::rename(&away, &images).unwrap();
     let template = end(&server, "a").await.unwrap();
     assert_eq!(template["current"], checksum.as_str());

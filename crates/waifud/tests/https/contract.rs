@@ -1,25 +1,24 @@
-//! The API conforms to its OpenAPI document: schemathesis sends valid and invalid requests.
+//! The API conforms to its OpenAPI document: schemathesis sends valid and invalid requests and checks the answers.
 //!
 //! `cargo xtask packages` installs schemathesis, in the versions of `https/requirements.txt`.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use waifud_api::CreateToken;
-use waifud_api::client::Client;
 use waifud_types::Role;
 
 use super::kit::Waifud;
 
-/// The run takes about 30 s on an idle machine.
+/// A run takes about 30 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The Python code of the `schemathesis` command; the command itself contains the path of its installation.
+/// Runs the command line of schemathesis. Its own script contains the path of the directory it was installed in.
 const RUN: &str = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())";
 
-/// The Python with schemathesis, or why there is none; fails if skips are forbidden.
+/// The Python interpreter with schemathesis. Without it the test is skipped, or fails where skipping is forbidden.
 fn python() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let python = target.join("schemathesis/bin/python");
@@ -37,7 +36,7 @@ fn python() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn the_api_conforms_to_its_document() {
+async fn the_api_conforms_to_its_openapi_document() {
     let Some(python) = python() else { return };
     let waifud = Waifud::start();
     let request = CreateToken {
@@ -45,35 +44,34 @@ async fn the_api_conforms_to_its_document() {
         role: Role::Admin,
         expires_in_s: None,
     };
-    let local = Client::unix(&waifud.dir.path().join("u.sock")).unwrap();
-    let token = local.create_token(&request).await.unwrap().secret;
-    // schemathesis itself sometimes fails ("inconsistent results" of its generator on a busy machine). It is then run again;
-    // a finding fails the test the first time.
+    let token = waifud.client().create_token(&request).await.unwrap().secret;
+    // schemathesis itself sometimes ends with an error ("inconsistent results" of its generator on a busy machine). Then
+    // it is started again. A failure of the API fails the test at once.
     let mut seeds = ["7", "8", "9"].into_iter();
-    let output = loop {
+    let report = loop {
         let seed = seeds
             .next()
             .expect("schemathesis itself failed three times");
-        let (success, output) = schemathesis(&python, &waifud, token.expose(), seed).await;
-        assert!(!output.contains("= FAILURES ="), "{output}");
+        let (success, report) = schemathesis(&python, &waifud, token.expose(), seed).await;
+        assert!(!report.contains("= FAILURES ="), "{report}");
         if success {
-            break output;
+            break report;
         }
-        drop(std::io::stderr().write_fmt(format_args!("schemathesis itself failed:\n{output}")));
+        drop(std::io::stderr().write_fmt(format_args!("schemathesis itself failed:\n{report}")));
     };
-    // It ran over all operations. It counts one operation less than the document has and does not print which.
+    // It ran over all operations. It counts one operation fewer than the document has and does not print which.
     let operations = waifud_operations();
-    let over = |count: usize| output.contains(&format!("{count} selected / {count} total"));
+    let over = |count: usize| report.contains(&format!("{count} selected / {count} total"));
     assert!(
         over(operations) || over(operations - 1),
-        "{operations}:\n{output}"
+        "{operations}:\n{report}"
     );
 }
 
-/// Whether it succeeded, and its output.
+/// Whether it exited with success, and what it printed.
 async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -> (bool, String) {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/https/schemathesis.toml");
-    let output = waifud.dir.path().join("output");
+    let output = waifud.dir.path().join("schemathesis.txt");
     let mut child = Command::new(python)
         .args(["-c", RUN, "--config-file"])
         .arg(config)
@@ -84,7 +82,7 @@ async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -
         .arg(waifud.pki().join("ca.crt"))
         .args(["--seed", seed, "--max-examples", "5", "--workers", "1"])
         .args(["--max-failures", "100", "--no-color"])
-        // It opens a connection for each probe with invalid credentials, and waifud closes the oldest ones of an address.
+        // It opens a connection for each request with wrong credentials, and waifud closes the oldest ones of an address.
         .args(["--request-retries", "3"])
         .args(["--generation-database", "none", "--request-timeout", "20"])
         .current_dir(waifud.dir.path())
@@ -104,8 +102,8 @@ async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    let output = std::fs::read_to_string(output).unwrap();
-    (status.success(), output)
+    let report = std::fs::read_to_string(output).unwrap();
+    (status.success(), report)
 }
 
 /// The number of operations in the committed document.

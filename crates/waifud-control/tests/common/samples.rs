@@ -1,0 +1,108 @@
+//! Images, facts and reports for tests that need any.
+
+use waifud_api::Instance;
+use waifud_api::agent::{Hello, InstanceReport, Tombstone};
+use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
+use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy, StepStatus};
+use waifud_types::{ByteSize, Digest, Epoch, Generation, InstanceId, InstanceState, Timestamp};
+
+pub fn image(virtual_size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    bytes[7] = 3;
+    bytes[23] = 16;
+    bytes[24..32].copy_from_slice(&virtual_size.to_be_bytes());
+    bytes
+}
+
+pub fn digest(bytes: &[u8]) -> Digest {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    Digest::from_bytes(hash.as_ref().try_into().unwrap())
+}
+
+pub fn facts(memory: ByteSize) -> NodeFacts {
+    NodeFacts {
+        arch: "x86_64".into(),
+        cpu_model: "a CPU".into(),
+        hypervisor: HypervisorFacts {
+            kind: HypervisorKind::Tcg,
+            reason: "no /dev/kvm".into(),
+        },
+        agent_version: "0.1.0".into(),
+        capacity: Resources {
+            cpus: 8,
+            memory_bytes: memory,
+        },
+        used: Resources::default(),
+        pools: vec![PoolFacts {
+            name: "main".parse().unwrap(),
+            kind: "qcow2".into(),
+            size_bytes: ByteSize::gib(500),
+            used_bytes: ByteSize(0),
+            promised_bytes: ByteSize(0),
+            health: "ok".into(),
+        }],
+        bridges: Vec::new(),
+        unfit_bridges: std::collections::BTreeMap::new(),
+        routes: Vec::new(),
+        conditions: Vec::new(),
+        labels: std::collections::BTreeMap::default(),
+    }
+}
+
+pub fn hello(name: &str, memory: ByteSize) -> Hello {
+    Hello {
+        name: name.parse().unwrap(),
+        facts: facts(memory),
+        now: Timestamp::now(),
+        boot_id: None,
+    }
+}
+
+pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
+    InstanceReport {
+        id,
+        epoch: Epoch::FIRST,
+        observed_generation: Generation::FIRST,
+        state,
+        reason: None,
+        started_at: None,
+        stopped_by: None,
+        hypervisor: Some(HypervisorKind::Tcg),
+        ready: false,
+        ready_by: None,
+        addresses: Vec::new(),
+        step: None,
+        restart_needed: Vec::new(),
+        cloud_init: CloudInitStatus::default(),
+        conditions: Vec::new(),
+        evidence: None,
+    }
+}
+
+/// A report of a running instance whose cloud-init has called home.
+pub fn ready_report(id: InstanceId) -> InstanceReport {
+    InstanceReport {
+        ready: true,
+        ready_by: Some(ReadyBy::PhoneHome),
+        ..report(id, InstanceState::Running)
+    }
+}
+
+pub fn step(name: &str, percent: Option<u8>) -> StepStatus {
+    StepStatus {
+        name: name.to_owned(),
+        percent,
+        since: Timestamp::UNIX_EPOCH,
+        waiting_for: None,
+    }
+}
+
+/// The order to destroy an instance that never changed its owner.
+pub fn tombstone(instance: &Instance) -> Tombstone {
+    Tombstone {
+        instance: instance.id,
+        name: instance.name.clone(),
+        epoch: Epoch::FIRST,
+    }
+}
