@@ -4,7 +4,7 @@ mod common;
 
 use axum::http::Method;
 use common::{Server, digest, image, tombstone};
-use serde_json::{Value, json};
+use serde_json::json;
 
 #[tokio::test]
 async fn an_unknown_template_is_refused() {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use common::{Agent, DEADLINE, Server, report};
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use waifud_api::agent::WatchFrame;

@@ -3,8 +3,6 @@
 mod common;
 
 use common::{Server, facts};
-use serde_json::json;
-use waifud_api::agent::AgentReport;
 use waifud_types::ByteSize;
 
 #[tokio::test(flavor = "multi_thread")]
