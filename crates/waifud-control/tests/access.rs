@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use waifud_control::Peer;
 use waifud_control::auth::access::{Access, ROUTES};
-use waifud_types::{ByteSize, Digest, NodeId, Role};
+use waifud_types::{ByteSize, Digest, NodeId, Role, Timestamp};
 
 /// A new address at each call, so that no request is refused for the failed attempts of another.
 fn new_address() -> SocketAddr {
@@ -362,10 +362,10 @@ async fn events_name_the_token_as_actor_and_its_last_use_is_recorded_once_a_minu
         assert!(!page.to_string().contains(&secret));
         let token = page["items"][0].clone();
         assert_eq!(token["created_by"], "uid=0");
-        token["last_used_at"].clone()
+        let last_used = token["last_used_at"].as_str().unwrap();
+        last_used.parse::<Timestamp>().unwrap()
     };
     let first = used().await;
-    assert!(first.is_string());
     let ask = async || {
         server
             .call_as(tls(), Some(&secret), "GET", "/v1/whoami", "")
@@ -380,7 +380,7 @@ async fn events_name_the_token_as_actor_and_its_last_use_is_recorded_once_a_minu
         (&who["name"], &who["role"]),
         (&json!("token=laptop"), &json!("operator"))
     );
-    assert_ne!(used().await, first);
+    assert_eq!(used().await, first + Duration::from_mins(1));
 }
 
 #[tokio::test]
