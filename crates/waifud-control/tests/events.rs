@@ -181,8 +181,8 @@ async fn a_repeatedly_interrupted_stream_delivers_each_event_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_one_object_carries_its_events_and_progress() {
-    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
-    let id = server.create_instance("web").await.id;
+    let (server, agent, web) = Server::with_placed_instance().await;
+    let id = web.id;
     server.create_instance("other").await;
     let mut stream = Stream::open(
         &server,

@@ -121,8 +121,8 @@ async fn an_instance_is_created_becomes_ready_and_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_shown_and_not_stored() {
-    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
-    let id = server.create_instance("web").await.id;
+    let (server, agent, web) = Server::with_placed_instance().await;
+    let id = web.id;
     agent
         .report_instance(report(id, InstanceState::Preparing))
         .await;

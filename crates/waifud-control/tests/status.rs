@@ -198,8 +198,7 @@ async fn lasts_its_whole_wait(request: impl Future<Output = Answer>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_show_and_are_filtered_by_the_new_name_of_their_node() {
-    let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
-    server.create_instance("web").await;
+    let (server, agent, _web) = Server::with_placed_instance().await;
     agent
         .hello(&hello("birch", ByteSize::gib(8)))
         .await

@@ -7,9 +7,9 @@ use waifud_api::Instance;
 use waifud_control::ControlConfig;
 use waifud_control::env::SystemEntropy;
 use waifud_store::Mode;
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::ByteSize;
 
-use super::{Agent, Answer, ManualClock, Server, ready_report, report};
+use super::{Agent, Answer, ManualClock, Server};
 
 impl Server {
     /// A server whose clock the test moves.
@@ -47,22 +47,6 @@ impl Server {
     pub async fn with_placed_instance() -> (Self, Agent, Instance) {
         let (server, agent) = Self::with_node(ByteSize::gib(8)).await;
         let web = server.create_instance("web").await;
-        (server, agent, web)
-    }
-
-    /// The same with the instance reported as running.
-    pub async fn with_running_instance() -> (Self, Agent, Instance) {
-        let (server, agent, web) = Self::with_placed_instance().await;
-        agent
-            .report_instance(report(web.id, InstanceState::Running))
-            .await;
-        (server, agent, web)
-    }
-
-    /// The same with the instance reported as ready.
-    pub async fn with_ready_instance() -> (Self, Agent, Instance) {
-        let (server, agent, web) = Self::with_placed_instance().await;
-        agent.report_instance(ready_report(web.id)).await;
         (server, agent, web)
     }
 
