@@ -7,6 +7,7 @@
 )]
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test file uses its own part of these helpers"
 )]
 
