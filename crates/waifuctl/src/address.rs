@@ -12,10 +12,10 @@ pub fn primary_address(status: &InstanceStatus) -> Option<String> {
         .map(|a| a.address.to_string())
 }
 
-/// Why the primary address may not be the guest's, when it took another one by itself.
+/// The message of the condition that the guest uses another address than the primary one.
 pub fn another_address(status: &InstanceStatus) -> Option<&str> {
     let mut conditions = status.conditions.iter();
-    let told =
+    let condition =
         conditions.find(|c| c.kind == "address" && !c.ok && c.reason == "another-address")?;
-    Some(&told.message)
+    Some(&condition.message)
 }

@@ -1,11 +1,11 @@
-//! Chosen columns of a list, and values of instances by a path in their JSON. Pure.
+//! Custom columns of a list, and values of instances by a path in their JSON.
 
 use std::cmp::Ordering;
 use std::str::FromStr;
 
 use serde_json::Value;
 
-/// Headings of the wide table, in its order.
+/// Headings of the wide table, in order.
 pub const HEADINGS: [&str; 13] = [
     "NAME",
     "STATE",
@@ -22,20 +22,20 @@ pub const HEADINGS: [&str; 13] = [
     "LABELS",
 ];
 
-/// Columns that were asked for.
+/// Custom columns.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Columns(pub Vec<Column>);
 
-/// One column.
+/// A column.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Column {
-    /// One of [`HEADINGS`], by its place.
+    /// An index into [`HEADINGS`].
     Known(usize),
-    /// A heading, and a value by its path.
+    /// A heading and the path of the value.
     Path(String, Path),
 }
 
-/// The way to a value, such as `.status.addresses[0].address`.
+/// A path to a value, for example `.status.addresses[0].address`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path(Vec<Part>);
 
@@ -58,21 +58,21 @@ impl FromStr for Columns {
     }
 }
 
-/// The place of a heading of the wide table.
+/// The index of a heading.
 pub fn known(text: &str) -> Result<usize, String> {
     HEADINGS
         .iter()
         .position(|heading| heading.eq_ignore_ascii_case(text))
         .ok_or_else(|| {
             format!(
-                "there is no column {text:?}: write one of {}, or HEADING:.path of the JSON",
+                "unknown column {text:?}: write one of {}, or HEADING:.path of the JSON",
                 HEADINGS.join(", ").to_lowercase()
             )
         })
 }
 
 impl Column {
-    /// What is written above it.
+    /// The heading.
     pub fn heading(&self) -> &str {
         match self {
             Self::Known(place) => HEADINGS.get(*place).copied().unwrap_or_default(),
@@ -85,9 +85,7 @@ impl FromStr for Path {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || {
-            format!("{text:?} is not a path: write for example .status.state or .spec.nics[0].mac")
-        };
+        let bad = || format!("{text:?} is not a path: write .status.state or .spec.nics[0].mac");
         // kubectl's braces and a leading dot are optional.
         let inner = text.trim_start_matches('{').trim_end_matches('}');
         let inner = inner.strip_prefix('.').unwrap_or(inner);
@@ -116,7 +114,7 @@ impl FromStr for Path {
 }
 
 impl Path {
-    /// The value there; null where there is none.
+    /// The value at the path; null if there is none.
     pub fn of<'a>(&self, value: &'a Value) -> &'a Value {
         self.0.iter().fold(value, |value, part| match part {
             Part::Key(key) => value.get(key).unwrap_or(&Value::Null),
@@ -125,7 +123,7 @@ impl Path {
     }
 }
 
-/// A value in a cell of a table.
+/// Formats a value for a cell of a table.
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -134,7 +132,7 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// Numbers by their size, texts by their letters, and what is absent last.
+/// Orders numbers by value, text alphabetically, and null last.
 pub fn compare(a: &Value, b: &Value) -> Ordering {
     match (a, b) {
         (Value::Null, Value::Null) => Ordering::Equal,

@@ -1,7 +1,7 @@
-//! Completion of names: what waifud has, asked for while a word is typed.
+//! Completes names by asking waifud.
 //!
-//! A shell that wants completions runs this program with `COMPLETE` set. It must be quick and never fail: without an answer
-//! within a second there are no candidates.
+//! Shells run this program with `COMPLETE` set. It must be fast and must not fail: without a response within a second
+//! there are no candidates.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination;
 
-/// The longest wait for a name.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of a request.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Names of instances.
 pub fn instances() -> Vec<CompletionCandidate> {
@@ -52,7 +52,7 @@ fn names(
 ) -> Vec<CompletionCandidate> {
     let answer = async {
         let context = Context::new(&typed(std::env::args())).ok()?;
-        tokio::time::timeout(PATIENCE, ask(&context))
+        tokio::time::timeout(TIMEOUT, ask(&context))
             .await
             .ok()?
             .ok()

@@ -1,9 +1,8 @@
-//! What every command needs: the connection and the printer.
+//! The context of a command: the connection to waifud and the printer.
 //!
-//! Which waifud it is, in this order: `--context`; `--socket`, or `WAIFUD_SOCKET`; `WAIFUD_URL` with `WAIFUD_CA` and
-//! `WAIFUD_TOKEN`; the context that `waifuctl context use` chose; the socket of this machine. `WAIFUD_CA` and
-//! `WAIFUD_TOKEN` belong to `WAIFUD_URL` and are sent nowhere else. No secret is an argument: everybody on a machine
-//! sees those.
+//! The first of these selects the waifud: `--context`; `--socket` or `WAIFUD_SOCKET`; `WAIFUD_URL` with `WAIFUD_CA`
+//! and `WAIFUD_TOKEN`; the current context; the socket of this machine. `WAIFUD_CA` and `WAIFUD_TOKEN` are used only
+//! with `WAIFUD_URL`. Secrets are never arguments, since all users of a machine can see those.
 
 use std::path::{Path, PathBuf};
 
@@ -16,21 +15,21 @@ use crate::contexts::{self, Contexts, Entry, LOCAL};
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-/// Where waifud's socket is unless said otherwise.
+/// Default path of waifud's socket.
 const DEFAULT_SOCKET: &str = "/run/waifud/waifud.sock";
 
 /// The connection and the printer.
 pub struct Context {
-    /// Talks to waifud.
+    /// The client of waifud.
     pub client: Client,
-    /// How another run of this program gets to the same waifud.
+    /// How another process of waifuctl connects to the same waifud.
     pub endpoint: Endpoint,
-    /// Talks to the person or script.
+    /// Output to the user.
     pub printer: Printer,
 }
 
 impl Context {
-    /// From what was typed.
+    /// Creates the context from the global options.
     pub fn new(cli: &GlobalArgs) -> Result<Self, Failure> {
         Ok(Self {
             client: client(cli)?,
@@ -40,24 +39,26 @@ impl Context {
     }
 }
 
-/// What leads to a waifud.
+/// How to connect to a waifud.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Endpoint {
-    /// Options of this program.
+    /// Options of waifuctl.
     Options(Vec<String>),
-    /// Only `WAIFUD_URL` and its like: what holds a token is no option.
+    /// `WAIFUD_URL` and related variables, which can hold a token and are not options.
     Environment,
 }
 
-/// In the order of [`client`]. A relative path of a socket is made absolute: ssh may run elsewhere.
+/// In the order of [`client`]. The path of a socket is made absolute, since ssh may run in another directory.
 fn endpoint(cli: &GlobalArgs) -> Result<Endpoint, Failure> {
     let context = |name: &str| Endpoint::Options(vec!["--context".to_owned(), name.to_owned()]);
     if let Some(name) = &cli.context {
         return Ok(context(name.as_str()));
     }
     if let Some(socket) = socket(cli) {
-        let bad =
-            || Failure::input("invalid-path", "the socket's path is no text").field("--socket");
+        let bad = || {
+            Failure::input("invalid-path", "the path of the socket is not valid UTF-8")
+                .field("--socket")
+        };
         let path = std::path::absolute(&socket).map_err(|_| bad())?;
         let path = path.into_os_string().into_string().map_err(|_| bad())?;
         return Ok(Endpoint::Options(vec!["--socket".to_owned(), path]));
@@ -90,7 +91,7 @@ fn client(cli: &GlobalArgs) -> Result<Client, Failure> {
     }
 }
 
-/// `--socket`, else `WAIFUD_SOCKET`. Read here and not by clap, whose usage would show it as typed.
+/// `--socket` or `WAIFUD_SOCKET`. Not read by clap, whose usage would show it as an argument.
 fn socket(cli: &GlobalArgs) -> Option<PathBuf> {
     let set = || std::env::var_os("WAIFUD_SOCKET").filter(|value| !value.is_empty());
     cli.socket.clone().or_else(|| set().map(PathBuf::from))
@@ -123,34 +124,34 @@ fn of_environment(url: &str) -> Result<Client, Failure> {
     Ok(Client::https(&url, &trust, token)?)
 }
 
-/// A variable's value; empty is not set. What it holds may be a secret and is never said.
+/// The value of an environment variable; empty means unset. It can be a secret, so errors do not contain it.
 fn variable(key: &str) -> Result<Option<String>, Failure> {
     std::env::var_os(key)
         .filter(|value| !value.is_empty())
         .map(|value| {
             value.into_string().map_err(|_| {
-                Failure::input("invalid-variable", format!("{key} is no text")).field(key)
+                Failure::input("invalid-variable", format!("{key} is not valid UTF-8")).field(key)
             })
         })
         .transpose()
 }
 
-/// The certificate of a CA, from a file.
+/// Reads the certificate of a CA.
 pub fn read_ca(path: &Path, field: &str) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| {
         Failure::input(
             "file-unreadable",
-            format!("the CA's certificate {} can't be read", path.display()),
+            format!("cannot read the CA certificate {}", path.display()),
         )
         .field(field)
         .cause(&e)
     })
 }
 
-/// Believes this CA and nobody else.
+/// Trusts only this CA.
 pub fn only(pem: &str) -> Result<Trust, Failure> {
     let bad = |e: waifud_pki::PkiError| {
-        Failure::input("invalid-ca", "the CA's certificate can't be used")
+        Failure::input("invalid-ca", "invalid CA certificate")
             .cause(&e)
             .hint("give the file /var/lib/waifud/pki/ca.crt of the machine that runs waifud")
     };

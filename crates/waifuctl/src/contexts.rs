@@ -1,4 +1,4 @@
-//! Contexts: which waifud, how it is recognised, and the token for it. One file, for its owner alone.
+//! Contexts: the URL, CA and token of each waifud. One file, readable by its owner only.
 //!
 //! `$XDG_CONFIG_HOME/waifud/contexts.toml`, else `~/.config/waifud/contexts.toml`:
 //!
@@ -19,38 +19,39 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use waifud_api::ServerUrl;
+use waifud_kit::durable::Replacement;
 use waifud_types::{Name, Secret};
 
 use crate::failure::Failure;
 
-/// The context that is none: the socket of this machine.
+/// The context for the socket of this machine; it is not in the file.
 pub const LOCAL: &str = "local";
 
-/// One waifud.
+/// A context.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Where it is.
+    /// URL of waifud.
     pub url: ServerUrl,
-    /// The certificate of its CA (PEM).
+    /// Certificate of its CA in PEM.
     pub ca: String,
-    /// What proves who one is.
+    /// The token.
     pub token: Secret<String>,
 }
 
-/// All of them.
+/// All contexts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contexts {
-    /// The one in use; none is the socket of this machine.
+    /// The current context; `None` for the socket of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Name>,
-    /// By name.
+    /// Contexts by name.
     #[serde(default)]
     pub contexts: BTreeMap<Name, Entry>,
 }
 
-/// Where the file is; `None` when there is no home directory.
+/// Path of the file; `None` without a home directory.
 pub fn path() -> Option<PathBuf> {
     let dir = |key| {
         std::env::var_os(key)
@@ -62,19 +63,20 @@ pub fn path() -> Option<PathBuf> {
 }
 
 impl Contexts {
-    /// Reads the file; nothing when there is none. A file that others can read is refused: it holds tokens.
+    /// Reads the file; a missing file has no contexts. A file that other users can read is refused, since it contains
+    /// tokens.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let unreadable = |e: std::io::Error| {
             Failure::input(
                 "contexts-unreadable",
-                format!("{} can't be read", path.display()),
+                format!("cannot read {}", path.display()),
             )
             .cause(&e)
         };
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            // A HOME that is somebody else's, as `sudo -u` leaves it: what is in there is not this user's.
+            // HOME may belong to another user, for example after `sudo -u`: its contexts do not belong to this user.
             Err(error)
                 if error.kind() == ErrorKind::PermissionDenied
                     && std::fs::symlink_metadata(path).is_err() =>
@@ -90,14 +92,17 @@ impl Contexts {
         if mode & 0o077 != 0 {
             return Err(Failure::input(
                 "contexts-exposed",
-                format!("others may read {}, which holds tokens", path.display()),
+                format!(
+                    "{} contains tokens but is readable by other users",
+                    path.display()
+                ),
             )
             .hint(format!(
-                "chmod 600 {}; if somebody may have read it, revoke its tokens",
+                "chmod 600 {}; if other users may have read it, revoke its tokens",
                 path.display()
             )));
         }
-        // toml's own error quotes the line, and the line may be a token.
+        // The error of toml quotes the line, which may contain a token.
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| {
                 text.bytes()
@@ -108,46 +113,42 @@ impl Contexts {
             });
             Failure::input(
                 "contexts-broken",
-                format!("{} can't be understood at line {line}", path.display()),
+                format!("cannot parse {} at line {line}", path.display()),
             )
-            .hint("mend that line, or move the file away and log in again: waifuctl login URL")
+            .hint("fix that line, or move the file away and log in again: waifuctl login URL")
         })
     }
 
-    /// Writes the file: whole or not at all, for its owner alone.
+    /// Writes the file atomically, readable by its owner only.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
         let text = toml::to_string(self).map_err(|_| {
-            Failure::internal(
-                "contexts-unwritable",
-                "the contexts can't be written as TOML",
-            )
+            Failure::internal("contexts-unwritable", "cannot serialize the contexts")
         })?;
         write(path, &text).map_err(|e| {
             Failure::input(
                 "contexts-unwritable",
-                format!("{} can't be written", path.display()),
+                format!("cannot write {}", path.display()),
             )
             .cause(&e)
         })
     }
 
-    /// The context of this name.
+    /// Gets a context by name.
     pub fn get(&self, name: &Name) -> Result<&Entry, Failure> {
         self.contexts.get(name).ok_or_else(|| {
-            Failure::input("unknown-context", format!("there is no context {name}"))
+            Failure::input("unknown-context", format!("context {name} does not exist"))
                 .field("--context")
-                .hint("waifuctl context list shows them; waifuctl login URL makes one")
+                .hint("waifuctl context list lists contexts; waifuctl login URL creates one")
         })
     }
 }
 
+/// Replaces the file atomically. The draft is named after the process, since several can write at the same time.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let draft = path.with_extension(format!("toml.{}", std::process::id()));
-    waifud_kit::durable::Replacement::of(path)
-        .draft(draft)
-        .write(text.as_bytes())
+    Replacement::of(path).draft(draft).write(text.as_bytes())
 }
 
 #[cfg(test)]

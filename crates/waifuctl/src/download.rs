@@ -1,4 +1,4 @@
-//! Waiting for a template that waifud downloads: a bar that follows the event stream.
+//! Waits for the download of a template and shows its progress.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ use crate::failure::Failure;
 use crate::progress;
 use crate::text::escape;
 
-/// The exit code of a deadline.
+/// The exit code of a passed deadline.
 const DEADLINE_PASSED: u8 = 3;
-/// Read again at least this often: events are hints.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The longest pause between two reads.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows how far it is until the template is there. Ctrl-C ends the waiting only.
-pub async fn until_there(context: &Context, begun: Download) -> Result<Template, Failure> {
+/// Waits until a template is downloaded. Ctrl-C ends only the wait.
+pub async fn until_downloaded(context: &Context, begun: Download) -> Result<Template, Failure> {
     let name = begun.name.to_string();
     tokio::select! {
         done = follow(context, begun, None) => done,
         Ok(()) = tokio::signal::ctrl_c() => Err(
-            Failure::interrupted(format!("no longer waiting for template {name}; the download goes on"))
-                .hint(format!("waifuctl template list shows it; waifuctl template delete {name} ends it")),
+            Failure::interrupted(format!("stopped waiting for template {name}; the download continues"))
+                .hint(format!("waifuctl template list shows it; waifuctl template delete {name} cancels it")),
         ),
     }
 }
 
-/// A template that is asked for and not there: the catalog may know it. Gives the name that it has. `undone` tells who
-/// interrupts it what became of what it was wanted for. The waiting ends at the deadline, the download goes on.
+/// Downloads a missing template from the catalog and returns its name. `undone` is the hint if the wait is
+/// interrupted. The wait ends at the deadline; the download continues.
 pub async fn missing(
     context: &Context,
     wanted: &str,
@@ -40,17 +40,17 @@ pub async fn missing(
     undone: &str,
     deadline: Option<Instant>,
 ) -> Result<String, Failure> {
-    // Names are DNS labels, and people type ubuntu-24.04.
+    // Names are DNS labels, but users write ubuntu-24.04.
     let name = wanted.replace('.', "-");
     match context.client.template(&name).await {
         Ok(template) => return Ok(template.name.to_string()),
         Err(error) if error.problem().is_some_and(|p| p.status == 404) => {}
         Err(error) => return Err(error.into()),
     }
-    let coming = context.client.download(&name).await?;
-    let coming = coming.filter(|coming| coming.state == DownloadState::Running);
-    let begun = if let Some(coming) = coming {
-        coming
+    let running = context.client.download(&name).await?;
+    let running = running.filter(|running| running.state == DownloadState::Running);
+    let begun = if let Some(running) = running {
+        running
     } else {
         let request = CreateDownload {
             name: name.clone(),
@@ -65,7 +65,7 @@ pub async fn missing(
         }
     };
     context.printer.note(&format!(
-        "template {name} is not here yet: it is downloaded from {}",
+        "template {name} does not exist yet: downloading it from {}",
         escape(&begun.source_url)
     ));
     tokio::select! {
@@ -74,13 +74,13 @@ pub async fn missing(
             done => done.map(|template| template.name.to_string()),
         },
         Ok(()) = tokio::signal::ctrl_c() => Err(
-            Failure::interrupted(format!("no longer waiting for template {name}; the download goes on"))
+            Failure::interrupted(format!("stopped waiting for template {name}; the download continues"))
                 .hint(undone),
         ),
     }
 }
 
-/// Whether a template that is not here would be downloaded by its name.
+/// Whether the catalog has a template of this name.
 pub async fn is_in_catalog(context: &Context, name: &str) -> Result<bool, Failure> {
     let catalog = context.client.catalog().await?;
     Ok(catalog
@@ -121,16 +121,16 @@ async fn follow(
             bar.finish_and_clear();
             return Err(late(&now));
         }
-        let pause = left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
+        let pause = left.map_or(POLL_INTERVAL, |left| left.min(POLL_INTERVAL));
         if events.is_none() {
             let asked = tokio::time::timeout(pause, context.client.watch_events(&query)).await;
             events = asked.ok().and_then(Result::ok).map(Box::pin);
         }
-        let mut told = None;
+        let mut frame = None;
         if let Some(stream) = &mut events {
             match tokio::time::timeout(pause, stream.next()).await {
                 Ok(Some(Ok(event))) if event.event == "download" => {
-                    told = serde_json::from_str(&event.data).ok();
+                    frame = serde_json::from_str(&event.data).ok();
                 }
                 Ok(Some(Ok(_))) | Err(_) => {}
                 Ok(Some(Err(_)) | None) => events = None,
@@ -138,7 +138,7 @@ async fn follow(
         } else {
             tokio::time::sleep(pause).await;
         }
-        now = match told {
+        now = match frame {
             Some(now) => now,
             None => match context.client.download(&name).await {
                 Ok(Some(now)) => now,
@@ -156,7 +156,7 @@ async fn follow(
     }
 }
 
-/// The deadline has passed, and it is not there.
+/// The deadline passed before the end of the download.
 fn late(now: &Download) -> Failure {
     let why = match (&now.waiting_for, now.total_bytes) {
         (Some(why), _) => format!(" ({})", escape(why)),
@@ -164,59 +164,59 @@ fn late(now: &Download) -> Failure {
         (None, None) => String::new(),
     };
     Failure::deadline(format!(
-        "template {} is not downloaded yet{why}; the download goes on",
+        "template {} is not downloaded yet{why}; the download continues",
         now.name
     ))
     .hint(format!(
-        "waifuctl template list shows it; waifuctl template delete {} ends it",
+        "waifuctl template list shows it; waifuctl template delete {} cancels it",
         now.name
     ))
 }
 
-/// It is no longer on its way: it is there, or somebody gave it up.
+/// The download has ended: the template exists, or another client canceled it.
 async fn ended(context: &Context, name: &str) -> Result<Template, Failure> {
     match context.client.template(name).await {
         Ok(template) => Ok(template),
         Err(error) if error.problem().is_some_and(|p| p.status == 404) => Err(Failure::input(
             "download-ended",
-            format!("the download of template {name} was given up meanwhile"),
+            format!("the download of template {name} was canceled during the wait"),
         )),
         Err(error) => Err(error.into()),
     }
 }
 
-/// A line below a list of templates.
-pub fn remark(coming: &Download) -> String {
-    if let Some(error) = &coming.error {
+/// A note below a list of templates.
+pub fn remark(running: &Download) -> String {
+    if let Some(error) = &running.error {
         let hint = error.hint.as_deref().unwrap_or_default();
         return format!(
-            "note: {} could not be downloaded: {} ({})",
-            coming.name,
+            "note: the download of {} failed: {} ({})",
+            running.name,
             escape(&error.title),
             escape(hint)
         );
     }
-    let done = match coming.total_bytes {
+    let done = match running.total_bytes {
         Some(total) if total.bytes() > 0 => {
             format!(
                 "{} %",
-                coming.done_bytes.bytes().saturating_mul(100) / total.bytes()
+                running.done_bytes.bytes().saturating_mul(100) / total.bytes()
             )
         }
-        _ => coming.done_bytes.to_string(),
+        _ => running.done_bytes.to_string(),
     };
-    let why = coming
+    let why = running
         .waiting_for
         .as_ref()
         .map_or_else(String::new, |why| format!("; {}", escape(why)));
-    format!("note: {} is being downloaded, {done}{why}", coming.name)
+    format!("note: downloading {}, {done}{why}", running.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn coming(waiting_for: Option<&str>) -> Download {
+    fn running(waiting_for: Option<&str>) -> Download {
         serde_json::from_value(serde_json::json!({
             "name": "alpine", "state": "running", "source_url": "https://example.org/a",
             "checksum": null, "done_bytes": 1 << 20, "total_bytes": 4 << 20,
@@ -226,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_says_how_far_the_download_is_and_that_it_goes_on() {
-        let failure = late(&coming(None));
+    fn a_deadline_reports_the_progress_and_that_the_download_continues() {
+        let failure = late(&running(None));
         assert_eq!(failure.exit_code(), DEADLINE_PASSED);
         let text = failure.to_text();
         assert!(text.contains("1M of 4M"), "{text}");
-        assert!(text.contains("goes on"), "{text}");
-        let text = late(&coming(Some("no connection\u{1b}[2J"))).to_text();
+        assert!(text.contains("continues"), "{text}");
+        let text = late(&running(Some("no connection\u{1b}[2J"))).to_text();
         assert!(
             text.contains("no connection") && !text.contains('\u{1b}'),
             "{text}"

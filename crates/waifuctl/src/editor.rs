@@ -1,4 +1,4 @@
-//! A text in the person's editor: a private file, `$VISUAL` or `$EDITOR` as an argument vector, and nothing lost.
+//! Edits text in the user's editor: `$VISUAL` or `$EDITOR`, on a private temporary file.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -9,18 +9,18 @@ use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
-/// A text being edited. Its file, which only the owner reads, goes away with it unless it is kept.
+/// A text being edited, in a file that only the user can read. The file is deleted on drop unless it is kept.
 pub struct Draft {
     file: NamedTempFile,
-    /// What it was written with.
+    /// The original text.
     before: String,
 }
 
 impl Draft {
-    /// Writes `text` where an editor finds it.
+    /// Writes `text` to a temporary file.
     pub fn new(text: &str) -> Result<Self, Failure> {
         let failed = |e: std::io::Error| {
-            Failure::input("draft", "no file for the editor can be written").cause(&e)
+            Failure::input("draft", "cannot write a temporary file for the editor").cause(&e)
         };
         let mut file = tempfile::Builder::new()
             .prefix("waifuctl-")
@@ -35,7 +35,7 @@ impl Draft {
         })
     }
 
-    /// Runs the editor and gives the text that it left.
+    /// Runs the editor and returns the edited text.
     pub fn edit(&self) -> Result<String, Failure> {
         let typed = ["VISUAL", "EDITOR"]
             .into_iter()
@@ -43,31 +43,29 @@ impl Draft {
             .unwrap_or_else(|| "vi".to_owned());
         let failed = |title: String| {
             Failure::input("editor", title).hint(
-                "set VISUAL or EDITOR to an editor that ends when you are done; a path with spaces needs quotes",
+                "set VISUAL or EDITOR to an editor that exits when you close the file; quote paths with spaces",
             )
         };
         let words = words(&typed).map_err(failed)?;
         let Some((program, words)) = words.split_first() else {
-            return Err(failed("no editor is named".to_owned()));
+            return Err(failed("VISUAL and EDITOR are empty".to_owned()));
         };
         let status = Command::new(program)
             .args(words)
             .arg(self.file.path())
             .status()
-            .map_err(|e| failed(format!("the editor {program:?} can't be run")).cause(&e))?;
+            .map_err(|e| failed(format!("cannot run the editor {program:?}")).cause(&e))?;
         if !status.success() {
-            return Err(failed(format!(
-                "the editor {program:?} ended with {status}"
-            )));
+            return Err(failed(format!("the editor {program:?} failed: {status}")));
         }
-        // Editors replace files: what is at the path counts, not what is open.
+        // Editors may replace the file, so it is opened again.
         std::fs::read_to_string(self.file.path())
-            .map_err(|e| failed("the edited text can't be read".to_owned()).cause(&e))
+            .map_err(|e| failed("cannot read the edited text".to_owned()).cause(&e))
     }
 
-    /// Keeps the file if it was changed, and says where with the failure.
+    /// Keeps the file if it was changed, and adds its path to the failure.
     pub fn keep(self, failure: Failure) -> Failure {
-        // User-data may hold secrets: no copy of it stays for nothing.
+        // User-data can contain secrets, so unchanged text is not kept.
         let now = std::fs::read_to_string(self.file.path());
         if now.is_ok_and(|now| now == self.before) {
             return failure;
@@ -79,30 +77,30 @@ impl Draft {
     }
 }
 
-/// An editor and its arguments, by a shell's rules for words; no shell runs.
+/// Splits a command like a shell, without running one.
 fn words(typed: &str) -> Result<Vec<String>, String> {
-    shlex::split(typed).ok_or_else(|| format!("the editor {typed:?} has a quote that does not end"))
+    shlex::split(typed).ok_or_else(|| format!("the editor {typed:?} has an unclosed quote"))
 }
 
 fn kept(path: &Path) -> String {
-    format!("your text is kept in {}", path.display())
+    format!("your text was saved in {}", path.display())
 }
 
-/// The lines that differ, with two around them.
+/// The changed lines with two lines of context.
 pub fn difference(before: &str, after: &str) -> String {
     TextDiff::from_lines(before, after)
         .unified_diff()
         .context_radius(2)
-        .header("now", "then")
+        .header("before", "after")
         .to_string()
 }
 
-/// Whether somebody is there to be asked.
+/// Whether there is a terminal for questions.
 pub fn is_attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks; an empty answer means yes.
+/// Asks a question; an empty answer means yes.
 pub fn ask(question: &str) -> bool {
     let mut stderr = std::io::stderr();
     let _stderr_gone = write!(stderr, "{question} [Y/n] ");
@@ -121,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_draft_is_for_its_owner_alone_and_is_kept_only_on_failure() {
+    fn a_draft_is_private_and_saved_only_on_failure() {
         let draft = Draft::new("hunter2").unwrap();
         let path = draft.file.path().to_owned();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -132,7 +130,7 @@ mod tests {
         let draft = Draft::new("secret").unwrap();
         let path = draft.file.path().to_owned();
         let failure = draft.keep(Failure::input("x", "y"));
-        assert!(!format!("{failure:?}").contains("kept"), "{failure:?}");
+        assert!(!format!("{failure:?}").contains("saved"), "{failure:?}");
         assert!(!path.exists(), "unchanged text stays nowhere");
 
         let draft = Draft::new("before").unwrap();
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_editor_is_read_as_a_shell_reads_words() {
+    fn an_editor_is_split_like_shell_words() {
         let words = |text: &str| words(text);
         assert_eq!(words("code --wait").unwrap(), ["code", "--wait"]);
         assert_eq!(
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_shows_what_goes_and_what_comes() {
+    fn a_difference_shows_removed_and_added_lines() {
         let shown = difference("a\nb\nc\n", "a\nx\nc\n");
         assert!(shown.contains("-b\n+x\n"), "{shown}");
         assert_eq!(difference("a\n", "a\n"), "");

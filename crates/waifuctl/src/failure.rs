@@ -1,14 +1,15 @@
-//! Every way to fail, with its exit code, its hint and its JSON.
+//! Failures of commands, with exit code, hint and JSON.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 use waifud_api::Problem;
 use waifud_api::client::ClientError;
+use waifud_kit::error::{find, root_cause};
 
-use crate::text::{escape, tame_json};
+use crate::text::{escape, escape_json};
 
-/// Why a command did not succeed.
+/// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
     problem: Box<Problem>,
@@ -16,11 +17,11 @@ pub struct Failure {
     exit_code: u8,
 }
 
-/// The status of a failure that no server answered: not a number of HTTP's, so that scripts can tell.
+/// The status of failures that do not come from a server; not a valid HTTP status.
 const NO_STATUS: u16 = 0;
 
 impl Failure {
-    /// The caller's input, the state of things, or a missing permission: exit code 1.
+    /// Invalid input, state, or missing permission: exit code 1.
     pub fn input(code: &str, title: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, code, title)),
@@ -29,7 +30,7 @@ impl Failure {
         }
     }
 
-    /// Our own fault, or waifud can't be reached: exit code 2.
+    /// Internal error, or waifud is unreachable: exit code 2.
     pub fn internal(code: &str, title: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, code, title)),
@@ -38,7 +39,7 @@ impl Failure {
         }
     }
 
-    /// A deadline passed; the work goes on: exit code 3.
+    /// A deadline passed and the work continues: exit code 3.
     pub fn deadline(title: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, "deadline", title)),
@@ -47,17 +48,17 @@ impl Failure {
         }
     }
 
-    /// Ctrl-C ended the waiting; the work goes on.
+    /// Ctrl-C ended a wait and the work continues.
     pub fn interrupted(title: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, "interrupted", title)),
             cause: None,
-            // As shells count it: 128 and the number of SIGINT.
+            // As in shells: 128 plus the number of SIGINT.
             exit_code: 130,
         }
     }
 
-    /// A program in a guest ended so. It has said itself what there is to say.
+    /// The exit code of a program in a guest. Nothing is printed, since the program has printed its own errors.
     pub fn remote_exit(code: u8) -> Self {
         Self {
             problem: Box::new(Problem::new(NO_STATUS, "exit-code", "")),
@@ -66,13 +67,13 @@ impl Failure {
         }
     }
 
-    /// What was typed is no command.
+    /// A usage error.
     pub fn usage(error: &clap::Error) -> Self {
         use clap::error::{ContextKind, ContextValue};
         let text = error.to_string();
         let title = text.lines().next().unwrap_or_default();
         let failure = Self::input("usage", title.trim_start_matches("error: "))
-            .hint("waifuctl --help, or --help after a verb");
+            .hint("see waifuctl --help, or --help after a command");
         match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(argument)) => {
                 failure.field(argument.split(' ').next().unwrap_or(argument))
@@ -81,48 +82,49 @@ impl Failure {
         }
     }
 
-    /// Names the field or argument.
+    /// Sets the field or argument.
     pub fn field(mut self, field: &str) -> Self {
         self.problem.field = Some(field.to_owned());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.problem.hint = Some(hint.into());
         self
     }
 
-    /// Says more than the title.
+    /// Sets the detail.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.problem.detail = Some(detail.into());
         self
     }
 
-    /// Puts words before its sentence: whom it concerns.
+    /// Prefixes the title with the subject.
     pub fn about(mut self, whom: &str) -> Self {
         self.problem.title = format!("{whom}: {}", self.problem.title);
         self
     }
 
-    /// Says what was behind it.
+    /// Sets the cause.
     pub fn cause(mut self, cause: &dyn std::error::Error) -> Self {
-        self.cause = Some(waifud_kit::error::root_cause(cause));
+        // The layers above the innermost cause repeat the title.
+        self.cause = Some(root_cause(cause));
         self
     }
 
-    /// For commands whose exit code is another program's: what is not its end has a code of its own.
+    /// Sets the exit code, for commands that pass on the exit code of another program.
     pub fn exits_with(mut self, code: u8) -> Self {
         self.exit_code = code;
         self
     }
 
-    /// For the process.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }
 
-    /// To stderr, for people or as JSON.
+    /// Prints to stderr, as text or JSON.
     pub fn print(&self, json: bool) {
         if self.problem.title.is_empty() {
             return;
@@ -132,7 +134,7 @@ impl Failure {
             if problem.detail.is_none() {
                 problem.detail.clone_from(&self.cause);
             }
-            tame_json(&serde_json::to_string(&problem).unwrap_or_default())
+            escape_json(&serde_json::to_string(&problem).unwrap_or_default())
         } else {
             self.to_text()
         };
@@ -158,7 +160,7 @@ impl Failure {
             ("detail", detail),
             ("cause", &self.cause),
             ("hint", hint),
-            // Only where a look at the log would help.
+            // Only if the log can help.
             (
                 "request",
                 if self.exit_code == 2 {
@@ -189,30 +191,31 @@ impl From<ClientError> for Failure {
                 }
             }
             ClientError::Unreachable { ref at, ref source } => {
-                if io_kind(source) == Some(std::io::ErrorKind::PermissionDenied) {
+                if find::<std::io::Error>(source)
+                    .is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+                {
                     return Self::input(
                         "permission-denied",
-                        format!("no permission to use waifud's socket {at}"),
+                        format!("permission denied for waifud's socket {at}"),
                     )
                     .hint(
-                        "sudo usermod -aG waifud-admin $USER, then log out and in again; or a token: waifuctl login URL",
+                        "sudo usermod -aG waifud-admin $USER, then log out and in again; or use a token: waifuctl login URL",
                     );
                 }
                 if at.starts_with("https://") {
                     return Self::internal("unreachable", error.to_string())
                         .cause(source)
-                        .hint(https_hint(&waifud_kit::error::root_cause(source)));
+                        .hint(https_hint(&root_cause(source)));
                 }
                 Self::internal("unreachable", error.to_string()).cause(source).hint(format!(
-                    "is waifud running on this machine? systemctl status waifud; its socket is set by --socket or \
-                     WAIFUD_SOCKET (now {at})"
+                    "check that waifud is running on this machine: systemctl status waifud; --socket or \
+                     WAIFUD_SOCKET sets the path of its socket (now {at})"
                 ))
             }
-            ClientError::TimedOut { .. } => Self::internal("timed-out", error.to_string()).hint(
-                "look at waifud's log: journalctl -u waifud; the request may still be carried out",
-            ),
+            ClientError::TimedOut { .. } => Self::internal("timed-out", error.to_string())
+                .hint("see waifud's log: journalctl -u waifud; the request may still take effect"),
             ClientError::Malformed(_) => Self::internal("malformed-answer", error.to_string())
-                .hint("are waifuctl and waifud of the same version? waifuctl --version"),
+                .hint("check that waifuctl and waifud have the same version: waifuctl version"),
             ClientError::File { ref source, .. } => {
                 Self::input("file-unreadable", error.to_string()).cause(source)
             }
@@ -220,7 +223,7 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// What to do next after a mistake in what was typed, where clap does not say it.
+/// A hint for a usage error, where clap has none.
 pub fn usage_hint(error: &clap::Error) -> Option<&'static str> {
     let text = error.to_string();
     if error.kind() == clap::error::ErrorKind::UnknownArgument && text.contains("waifuctl ssh ") {
@@ -229,13 +232,13 @@ pub fn usage_hint(error: &clap::Error) -> Option<&'static str> {
     let missing = error.kind() == clap::error::ErrorKind::MissingRequiredArgument;
     if missing && text.contains("--template <NAME>") {
         return Some(
-            "waifuctl template list shows those that are here, waifuctl template catalog more",
+            "waifuctl template list lists existing templates, waifuctl template catalog further ones",
         );
     }
     None
 }
 
-/// The option of the command line that sets a field of the API, where there is one.
+/// The command-line option that sets a field of the API.
 pub fn option_of(field: &str) -> Option<&'static str> {
     Some(match field {
         "name" => "NAME",
@@ -260,31 +263,28 @@ pub fn option_of(field: &str) -> Option<&'static str> {
     })
 }
 
-/// What to do about a server that can't be reached over HTTPS.
+/// A hint for a server that is unreachable over HTTPS.
 fn https_hint(cause: &str) -> String {
     let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
         .into_iter()
         .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let hint = if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
-        "its certificate is not of the CA that this context trusts; if waifud has a new CA: waifuctl login URL"
+        "the certificate was not issued by the CA that this context trusts; if waifud has a new CA: waifuctl login URL"
     } else if cause.contains("NotValidForName") {
-        "its certificate is not for this host name; add it to `advertise` in waifud's waifud.toml"
+        "the certificate is not valid for this hostname; add it to `advertise` in waifud's waifud.toml"
     } else if cause.contains("certificate") {
-        "its certificate is not accepted for this reason; check both clocks, or log in again: waifuctl login URL"
+        "the certificate was rejected; check both clocks, or log in again: waifuctl login URL"
     } else {
-        "does waifud listen there? `listen` in its waifud.toml"
+        "check that waifud listens there: `listen` in its waifud.toml"
     };
     match proxy {
         Some(name) => {
-            format!("{hint}; {name} is set: if the proxy refuses, add the host to NO_PROXY")
+            format!(
+                "{hint}; {name} is set: if the proxy refuses the connection, add the host to NO_PROXY"
+            )
         }
         None => hint.to_owned(),
     }
-}
-
-/// The kind of the input/output error at the bottom of an error.
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    waifud_kit::error::find::<std::io::Error>(error).map(std::io::Error::kind)
 }
 
 #[cfg(test)]
@@ -293,7 +293,7 @@ mod tests {
     use clap::Parser;
 
     #[test]
-    fn a_mistake_in_what_was_typed_names_its_argument() {
+    fn a_usage_error_names_its_argument() {
         let error = crate::cli::Cli::try_parse_from([
             "waifuctl", "create", "web", "-t", "x", "--memory", "2", "--json",
         ])

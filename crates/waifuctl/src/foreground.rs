@@ -1,4 +1,4 @@
-//! A program that has this terminal until it ends: its signals, its suspension, its exit code.
+//! Runs a program in the foreground of the terminal: signals, suspension, exit code.
 
 use std::process::Command;
 
@@ -8,9 +8,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs it and gives its exit code, or 128 and the number of the signal that ended it, as a shell does.
+/// Returns the exit code, or 128 plus the number of the signal that ended the program, as a shell does.
 pub async fn run(mut command: Command) -> std::io::Result<u8> {
-    // What the terminal sends goes to the program as well, which decides. The handlers are not inherited.
+    // The program receives the terminal's signals too and handles them. The handlers here are not inherited.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -24,7 +24,7 @@ pub async fn run(mut command: Command) -> std::io::Result<u8> {
             code = &mut ended => return code.map_err(std::io::Error::other)?,
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
-            // These come to this process alone.
+            // These signals are sent to this process only.
             _ = terminate.recv() => pass_on(pid, Signal::SIGTERM),
             _ = hang_up.recv() => pass_on(pid, Signal::SIGHUP),
         }
@@ -32,7 +32,7 @@ pub async fn run(mut command: Command) -> std::io::Result<u8> {
 }
 
 fn pass_on(pid: Pid, signal: Signal) {
-    // It may have ended just now.
+    // The program may have ended already.
     let _ended = kill(pid, signal);
 }
 
@@ -43,7 +43,7 @@ fn until_it_ends(pid: Pid) -> std::io::Result<u8> {
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 return Ok(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
             }
-            // It suspended itself (~^Z): the shell gets the terminal back, and `fg` continues both.
+            // The program suspended itself (~^Z): the shell gets the terminal, and `fg` continues both processes.
             Ok(WaitStatus::Stopped(..)) => raise(Signal::SIGSTOP)?,
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_exit_code_is_the_programs() {
+    async fn the_exit_code_is_that_of_the_program() {
         assert_eq!(sh("exit 0").await, 0);
         assert_eq!(sh("exit 255").await, 255);
         assert_eq!(sh("kill -TERM $$").await, 128 + 15);

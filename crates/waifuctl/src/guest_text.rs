@@ -106,14 +106,15 @@ impl Perform for Screen {
     }
 
     fn esc_dispatch(&mut self, intermediates: &[u8], ignore: bool, byte: u8) {
-        let passes = match intermediates {
-            // Save and restore the cursor, index, next line, tab stop, reverse index, reset, keypad modes.
-            b"" => b"78DEHMc=>".contains(&byte),
-            // Character sets: ASCII, British, and line drawing.
-            b"(" | b")" => b"0AB".contains(&byte),
-            _ => false,
-        };
-        self.end(passes && !ignore);
+        // Save and restore the cursor, index, next line, tab stop, reverse index, reset, keypad modes.
+        let is_cursor = intermediates.is_empty()
+            && matches!(
+                byte,
+                b'7' | b'8' | b'D' | b'E' | b'H' | b'M' | b'c' | b'=' | b'>'
+            );
+        // Character sets: ASCII, British, and line drawing.
+        let is_charset = matches!(intermediates, b"(" | b")") && matches!(byte, b'0' | b'A' | b'B');
+        self.end((is_cursor || is_charset) && !ignore);
     }
 }
 

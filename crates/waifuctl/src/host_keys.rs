@@ -1,15 +1,15 @@
-//! A guest's SSH host keys, as it shows them on its console: cloud-init prints them there, and the console reaches us
-//! through the node and waifud, not through the network that the keys are there to check.
+//! SSH host keys of a guest from its console. cloud-init prints them there, and the console is read through the node
+//! and waifud instead of the network that the keys protect.
 //!
-//! What this trusts: whoever can write to the console inside the guest, which is root and whoever root lets. They have the
-//! host keys anyway. So the last complete block counts, and what is no key of a known type is passed over.
+//! This trusts users who can write to the console inside the guest, usually root, who has access to the host keys
+//! anyway. The last complete block is used; lines that are not keys of a known type are ignored.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 const BEGIN: &str = "-----BEGIN SSH HOST KEY KEYS-----";
 const END: &str = "-----END SSH HOST KEY KEYS-----";
-/// The types of OpenSSH's host keys that are not obsolete.
+/// Types of host keys of OpenSSH that are not obsolete.
 const TYPES: [&str; 5] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -17,12 +17,12 @@ const TYPES: [&str; 5] = [
     "ecdsa-sha2-nistp521",
     "ssh-rsa",
 ];
-/// A key of 16384 bits in base64, with a comment, is shorter.
+/// Maximum length of a line; a key of 16384 bits with a comment is shorter.
 const LINE_MAX: usize = 8 << 10;
-/// cloud-init prints a key of each type; other messages may come between.
+/// Maximum number of lines of a block: one key per type, and messages in between.
 const BLOCK_MAX: usize = 64;
 
-/// Looks for host keys in a console's log, which may come in any pieces.
+/// Finds host keys in a console log that is read in chunks.
 #[derive(Default)]
 pub struct Scanner {
     line: Vec<u8>,
@@ -37,7 +37,7 @@ struct Block {
 }
 
 impl Scanner {
-    /// Takes the next piece.
+    /// Processes the next chunk.
     pub fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
@@ -49,7 +49,7 @@ impl Scanner {
         }
     }
 
-    /// The keys of the last block that has an end, each as `TYPE BASE64`.
+    /// Returns the keys of the last complete block, each as `TYPE BASE64`.
     pub fn finish(mut self) -> Vec<String> {
         let line = std::mem::take(&mut self.line);
         self.end_of_line(&line);
@@ -60,7 +60,7 @@ impl Scanner {
         let short = line.len() <= LINE_MAX;
         let text = std::str::from_utf8(line).ok().filter(|_| short);
         match text.unwrap_or_default().trim() {
-            // A login prompt may stand before it; keys and the end are whole lines.
+            // A login prompt can precede it; keys and the end are complete lines.
             text if text.ends_with(BEGIN) => self.block = Some(Block::default()),
             END => {
                 if let Some(block) = self.block.take() {
@@ -84,7 +84,8 @@ impl Scanner {
     }
 }
 
-/// A public key without its comment: the type must be known, and the key itself must say the same (RFC 4253, section 6.6).
+/// Parses a public key and removes its comment. The type must be known and match the one in the key (RFC 4253, section
+/// 6.6).
 pub fn key(text: &str) -> Option<String> {
     let mut words = text.split_ascii_whitespace();
     let kind = words.next().filter(|kind| TYPES.contains(kind))?;
@@ -92,8 +93,8 @@ pub fn key(text: &str) -> Option<String> {
     let blob = STANDARD.decode(base64).ok()?;
     let (length, rest) = blob.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-    let (said, rest) = rest.split_at_checked(length)?;
-    (said == kind.as_bytes() && rest.len() > 4).then(|| format!("{kind} {base64}"))
+    let (inner, rest) = rest.split_at_checked(length)?;
+    (inner == kind.as_bytes() && rest.len() > 4).then(|| format!("{kind} {base64}"))
 }
 
 #[cfg(test)]
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_found_among_what_else_a_console_says() {
+    fn keys_are_found_in_other_console_output() {
         let ed = a_key("ssh-ed25519", 1);
         let rsa = a_key("ssh-rsa", 2);
         let text = format!(
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_complete_block_counts() {
+    fn the_last_complete_block_is_used() {
         let (one, two, three) = (
             a_key("ssh-ed25519", 1),
             a_key("ssh-ed25519", 2),
@@ -137,7 +138,7 @@ mod tests {
             scan(&format!("{}{}", whole(&one), whole(&two))),
             [two.as_str()]
         );
-        // A block that never ends counts for nothing, and one that begins anew begins anew.
+        // A block without an end is ignored, and a new beginning starts a new block.
         assert_eq!(
             scan(&format!("{}{BEGIN}\n{three}\n", whole(&one))),
             [one.as_str()]
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_key_of_a_known_type_is_passed_over() {
+    fn lines_other_than_known_host_keys_are_ignored() {
         let good = a_key("ssh-ed25519", 1);
         let base64 = good.split(' ').nth(1).unwrap();
         for bad in [
@@ -187,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(
+        fn the_result_does_not_depend_on_chunks(
             noise in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..400,
         ) {
             let mut text = noise.clone();

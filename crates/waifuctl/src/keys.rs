@@ -1,18 +1,18 @@
-//! Which public SSH keys go into a guest.
+//! Public SSH keys for a guest.
 
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
-/// A key file larger than this is none.
+/// Maximum size of a file with keys in bytes.
 const KEY_FILE_MAX: u64 = 64 << 10;
 
-/// The keys named by `--ssh-key`: each a file or the key itself.
+/// Reads the arguments of `--ssh-key`: each is a file or a key.
 pub fn named(arguments: &[String]) -> Result<Vec<String>, Failure> {
     named_from(Path::new(""), "--ssh-key", arguments)
 }
 
-/// Keys, or files that hold some; a relative path starts from `base`. `field` is named in errors.
+/// Reads keys, or files with keys; relative paths start at `base`. Errors name `field`.
 pub fn named_from(base: &Path, field: &str, arguments: &[String]) -> Result<Vec<String>, Failure> {
     let mut keys = Vec::new();
     for argument in arguments {
@@ -23,24 +23,25 @@ pub fn named_from(base: &Path, field: &str, arguments: &[String]) -> Result<Vec<
         let found = read(&base.join(argument)).map_err(|e| {
             Failure::input(
                 "ssh-key-unreadable",
-                format!("SSH key {argument:?} can't be read"),
+                format!("cannot read SSH key {argument:?}"),
             )
             .field(field)
             .cause(&e)
-            .hint("name a .pub file, or give the key itself in quotes")
+            .hint("name a .pub file, or give the key in quotes")
         })?;
         if found.is_empty() {
-            return Err(
-                Failure::input("ssh-key-empty", format!("{argument:?} holds no key")).field(field),
-            );
+            return Err(Failure::input(
+                "ssh-key-empty",
+                format!("{argument:?} does not contain a key"),
+            )
+            .field(field));
         }
         keys.extend(found);
     }
     Ok(keys)
 }
 
-/// The types that waifud takes. What else lies in `~/.ssh` (a DSA key of old, a key of another program) is nobody's
-/// mistake and keeps nobody from creating.
+/// Key types that waifud accepts. Other files in `~/.ssh` (an old DSA key, a key of another program) are ignored.
 const TYPES: [&str; 7] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -51,7 +52,7 @@ const TYPES: [&str; 7] = [
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
-/// The caller's own: every `~/.ssh/*.pub`, in the order of their names. Unreadable and unusable ones are passed over.
+/// The user's own keys: every `~/.ssh/*.pub`, ordered by name. Unreadable and unusable files are ignored.
 pub fn own() -> Vec<String> {
     std::env::var_os("HOME").map_or_else(Vec::new, |home| usable(&PathBuf::from(home).join(".ssh")))
 }
@@ -80,17 +81,17 @@ fn usable(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The lines of a file of keys, without comments. A private key's text never leaves this function.
+/// The lines of a file with keys, without comments. The text of a private key never leaves this function.
 fn read(path: &Path) -> std::io::Result<Vec<String>> {
     if std::fs::metadata(path)?.len() > KEY_FILE_MAX {
         return Err(std::io::Error::other(
-            "it is too large for a file of public keys",
+            "the file is too large for public keys",
         ));
     }
     let text = std::fs::read_to_string(path)?;
     if text.contains("PRIVATE KEY") {
         return Err(std::io::Error::other(
-            "it is a private key; the public one ends in .pub",
+            "this is a private key; public keys end in .pub",
         ));
     }
     Ok(text

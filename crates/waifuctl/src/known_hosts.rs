@@ -1,31 +1,32 @@
-//! The host keys of each instance in a file of its own, below `$XDG_STATE_HOME/waifud` (`~/.local/state/waifud`), for its
-//! owner alone. `~/.ssh/known_hosts` is left alone.
+//! Host keys of instances, one private file per instance below `$XDG_STATE_HOME/waifud` (`~/.local/state/waifud`).
+//! `~/.ssh/known_hosts` is not used.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use waifud_api::Instance;
 use waifud_api::stream::LOG_LINES_MAX;
+use waifud_kit::durable::Replacement;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host_keys::{self, Scanner};
 
-/// Where ssh finds an instance's host keys.
+/// The host keys of an instance for ssh.
 #[derive(Debug)]
 pub struct KnownHosts {
-    /// The file.
+    /// The known_hosts file.
     pub path: PathBuf,
-    /// The name in it: made of the id, which is never given twice.
+    /// The host name in the file, derived from the unique id.
     pub alias: String,
-    /// Whether keys are in it; without, ssh believes the first one.
+    /// Whether the file contains keys; otherwise ssh accepts the first one.
     pub pinned: bool,
 }
 
-/// Reads the keys off the instance's console and keeps them. Without any, those that were kept earlier count.
+/// Reads the keys from the instance's console and stores them. Without any, previously stored keys are used.
 pub async fn learn(
     context: &Context,
     instance: &Instance,
@@ -52,15 +53,15 @@ pub async fn learn(
     if !pinned && !accept_new {
         return Err(Failure::input(
             "no-host-key",
-            format!("the console of {} shows no SSH host keys", instance.name),
+            format!("the console of {} does not show SSH host keys", instance.name),
         )
         .hint(
-            "it may still be booting: waifuctl wait NAME --for ready; for a guest that never prints them, --accept-new-key \
-             trusts the first key that answers",
+            "it may still be booting: waifuctl wait NAME --for ready; for a guest that does not print them, --accept-new-key \
+             trusts the first key that the guest presents",
         ));
     }
     if !pinned {
-        // ssh adds to it, and must not make a file that others can read.
+        // ssh adds the key to the file, which must be private from the beginning.
         write(&path, &alias, &[]).map_err(|e| broken(&path, &e))?;
     }
     Ok(KnownHosts {
@@ -99,7 +100,7 @@ fn directory() -> Result<PathBuf, Failure> {
         .or_else(|| dir("HOME").map(|home| home.join(".local/state")))
         .map(|state| state.join("waifud").join("known_hosts"))
         .ok_or_else(|| {
-            Failure::input("no-home", "there is no directory to keep host keys in")
+            Failure::input("no-home", "cannot find a directory for host keys")
                 .hint("set HOME or XDG_STATE_HOME")
         })
 }
@@ -107,12 +108,12 @@ fn directory() -> Result<PathBuf, Failure> {
 fn broken(path: &Path, error: &std::io::Error) -> Failure {
     Failure::input(
         "known-hosts-unusable",
-        format!("{} can't be read or written", path.display()),
+        format!("cannot read or write {}", path.display()),
     )
     .cause(error)
 }
 
-/// The keys under that name, as they stand there.
+/// Reads the keys of a host name.
 fn read(path: &Path, alias: &str) -> std::io::Result<Vec<String>> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -125,28 +126,16 @@ fn read(path: &Path, alias: &str) -> std::io::Result<Vec<String>> {
     Ok(keys.collect())
 }
 
-/// Whole or not at all.
+/// Replaces the file atomically. The draft is named after the process, since several can write at the same time.
 fn write(path: &Path, alias: &str, keys: &[String]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let draft = path.with_extension(std::process::id().to_string());
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
     let text: String = keys
         .iter()
         .flat_map(|key| [alias, " ", key.as_str(), "\n"])
         .collect();
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| std::fs::rename(&draft, path));
-    if written.is_err() {
-        let _may_be_absent = std::fs::remove_file(&draft);
-    }
-    written
+    let draft = path.with_extension(std::process::id().to_string());
+    Replacement::of(path).draft(draft).write(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -158,7 +147,7 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
 
     #[test]
-    fn keys_survive_their_file_which_is_for_its_owner_alone() {
+    fn keys_round_trip_through_their_private_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("waifud/known_hosts/0198");
         assert!(read(&path, "waifud-0198").unwrap().is_empty());

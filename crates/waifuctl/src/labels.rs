@@ -1,20 +1,21 @@
-//! Labels as they are typed: `key=value`, and `key-` to remove one.
+//! Parses labels: `key=value`, and `key-` to remove one.
 
 use std::collections::BTreeMap;
 
 use crate::failure::Failure;
+use crate::text::escape;
 
-/// Labels to be: `KEY=VALUE` each. `argument` is named in errors.
+/// Parses `KEY=VALUE` arguments. Errors name `argument`.
 pub fn pairs(argument: &str, typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     typed
         .iter()
         .map(|text| {
-            pair(text).ok_or_else(|| bad(argument, text, "write KEY=VALUE, such as tier=web"))
+            pair(text).ok_or_else(|| bad(argument, text, "write KEY=VALUE, for example tier=web"))
         })
         .collect()
 }
 
-/// Changes of labels: a value sets, none removes. The same key twice is a mistake.
+/// Parses changes of labels: `Some` sets, `None` removes. A repeated key is an error.
 pub fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let mut changes = BTreeMap::new();
     for text in typed {
@@ -28,13 +29,26 @@ pub fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Fai
         };
         if changes.insert(key.clone(), value).is_some() {
             return Err(
-                Failure::input("invalid-label", format!("label {key:?} is there twice"))
+                Failure::input("invalid-label", format!("label {key:?} is repeated"))
                     .field("labels")
                     .hint("name each label once"),
             );
         }
     }
     Ok(changes)
+}
+
+/// One line with the name and labels of an object.
+pub fn summary(name: &str, labels: &BTreeMap<String, String>) -> String {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| escape(&format!("{key}={value}")))
+        .collect();
+    if labels.is_empty() {
+        format!("{name}: no labels")
+    } else {
+        format!("{name}: {}", labels.join(" "))
+    }
 }
 
 fn pair(text: &str) -> Option<(String, String)> {
@@ -67,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dash_at_the_end_removes_and_one_in_a_value_does_not() {
+    fn a_trailing_dash_removes_a_label_but_not_in_a_value() {
         let changes = changes(&typed(&["a-", "b=c-", "d-e-"])).unwrap();
         assert_eq!(changes.get("a"), Some(&None));
         assert_eq!(changes.get("b"), Some(&Some("c-".to_owned())));
@@ -75,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_and_what_is_there_twice_is_refused() {
+    fn malformed_and_repeated_labels_are_refused() {
         for bad in [&["a"][..], &["-"], &["=b"], &["a=b", "a-"]] {
             assert_eq!(changes(&typed(bad)).unwrap_err().exit_code(), 1, "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! Ports and nics as they are typed: `8080:80/udp`, `default,address=10.144.1.50`.
+//! Parses ports and nics: `8080:80/udp`, `default,address=10.144.1.50`.
 
 use std::net::IpAddr;
 
@@ -8,13 +8,13 @@ use waifud_types::spec::{Protocol, PublishSpec};
 
 use crate::failure::Failure;
 
-const PORT_HINT: &str = "write PORT, PORT:GUESTPORT or PORT/udp, such as 80, 8080:80 or 53/udp";
+const PORT_HINT: &str = "write PORT, PORT:GUESTPORT or PORT/udp, for example 80, 8080:80 or 53/udp";
 const NETWORK_HINT: &str =
     "write NAME, NAME,address=10.144.1.50 or NAME,address=192.168.1.50/24,gateway=192.168.1.1";
 
-/// Reads `PORT[:GUESTPORT][/PROTOCOL]`.
+/// Parses `PORT[:GUESTPORT][/PROTOCOL]`.
 pub fn port(text: &str) -> Result<Publish, String> {
-    let error = || format!("{text:?} is no port: {PORT_HINT}");
+    let error = || format!("{text:?} is not a port: {PORT_HINT}");
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let number: u16 = text.parse().ok().filter(|_| digits)?;
@@ -36,7 +36,7 @@ pub fn port(text: &str) -> Result<Publish, String> {
     })
 }
 
-/// The port as it is typed: what [`port`] reads back.
+/// Formats a port so that [`port`] parses it.
 pub fn port_text(port: &Publish) -> String {
     let spec = PublishSpec {
         port: port.port,
@@ -46,7 +46,7 @@ pub fn port_text(port: &Publish) -> String {
     spec.to_string()
 }
 
-/// Reads `NAME[,KEY=VALUE]…`.
+/// Parses `NAME[,KEY=VALUE]…`.
 pub fn network(text: &str) -> Result<CreateNic, String> {
     let mut parts = text.split(',');
     let name = parts
@@ -54,7 +54,7 @@ pub fn network(text: &str) -> Result<CreateNic, String> {
         .filter(|name| !name.is_empty() && !name.contains('='));
     let mut nic = CreateNic {
         network: Some(
-            name.ok_or_else(|| format!("{text:?} names no network: {NETWORK_HINT}"))?
+            name.ok_or_else(|| format!("{text:?} does not name a network: {NETWORK_HINT}"))?
                 .to_owned(),
         ),
         ..CreateNic::default()
@@ -68,13 +68,13 @@ pub fn network(text: &str) -> Result<CreateNic, String> {
             "mac" if nic.mac.is_none() => {
                 let mac = value.parse();
                 nic.mac =
-                    Some(mac.map_err(|error| format!("{value:?} is no MAC address: {error}"))?);
+                    Some(mac.map_err(|error: waifud_types::mac::MacAddrError| error.to_string())?);
             }
             "gateway" if nic.gateway.is_none() => nic.gateway = Some(value.to_owned()),
-            "address" | "gateway" | "mac" => return Err(format!("{key} is given twice")),
+            "address" | "gateway" | "mac" => return Err(format!("{key} is repeated")),
             _ => {
                 return Err(format!(
-                    "{key:?} is not known: address, gateway and mac are"
+                    "unknown key {key:?}: the keys are address, gateway and mac"
                 ));
             }
         }
@@ -82,14 +82,14 @@ pub fn network(text: &str) -> Result<CreateNic, String> {
     Ok(nic)
 }
 
-/// Gives further addresses to the nics that they are for: `ADDRESS` to the first, `NAME:ADDRESS` to the one on that
-/// network. Whether it is an address at all, waifud says.
+/// Adds allowed addresses to nics: `ADDRESS` to the first, `NAME:ADDRESS` to the one on that network. waifud validates
+/// the addresses.
 pub fn allow(mut nics: Vec<CreateNic>, allowed: &[String]) -> Result<Vec<CreateNic>, Failure> {
     if nics.is_empty() && !allowed.is_empty() {
         nics.push(CreateNic::default());
     }
     for text in allowed {
-        // An IPv6 address has colons too, but is one.
+        // An IPv6 address contains colons too.
         let plain = text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
         let (network, address) = match text.split_once(':').filter(|_| !plain) {
             Some((network, address)) => (Some(network), address),
@@ -101,17 +101,17 @@ pub fn allow(mut nics: Vec<CreateNic>, allowed: &[String]) -> Result<Vec<CreateN
         let Some(nic) = nics.iter_mut().find(on) else {
             return Err(Failure::input(
                 "unknown-network",
-                format!("{text:?} is for a network that the instance is not on"),
+                format!("{text:?} names a network that the instance is not on"),
             )
             .field("--allow-address")
-            .hint("name it with --network too; without NAME: the address is for the first one"));
+            .hint("add the network with --network, or leave out NAME: for the first one"));
         };
         nic.allow_addresses.push(address.to_owned());
     }
     Ok(nics)
 }
 
-/// The port as it is typed to unpublish it.
+/// Formats a port as an argument of `unpublish`.
 pub fn outside(spec: &PublishSpec) -> String {
     match spec.protocol {
         Protocol::Tcp => spec.port.to_string(),

@@ -1,4 +1,4 @@
-//! Whole lists, however many pages waifud gives them in.
+//! Reads complete lists, page by page.
 
 use waifud_api::client::{ClientError, ListQuery};
 use waifud_api::{Node, Page};
@@ -6,25 +6,25 @@ use waifud_api::{Node, Page};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Every page of a list as one.
+/// Reads all pages of a list.
 pub async fn list<T>(
     mut ask: impl AsyncFnMut(&ListQuery) -> Result<Page<T>, ClientError>,
 ) -> Result<Page<T>, Failure> {
     let mut query = ListQuery::all();
-    let mut whole = ask(&query).await?;
-    while let Some(cursor) = whole.next.take() {
+    let mut all = ask(&query).await?;
+    while let Some(cursor) = all.next.take() {
         query.cursor = Some(cursor);
         let page = ask(&query).await?;
-        whole.items.extend(page.items);
-        whole.next = page.next;
+        all.items.extend(page.items);
+        all.next = page.next;
     }
-    Ok(whole)
+    Ok(all)
 }
 
-/// Every node.
+/// Reads all nodes.
 pub async fn all_nodes(context: &Context) -> Result<Vec<Node>, Failure> {
-    let whole = list(async |query| context.client.nodes(query).await).await?;
-    Ok(whole.items)
+    let all = list(async |query| context.client.nodes(query).await).await?;
+    Ok(all.items)
 }
 
 #[cfg(test)]
@@ -32,9 +32,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_page_is_asked_for_once_and_in_order() {
+    async fn every_page_is_requested_once_and_in_order() {
         let mut asked = Vec::new();
-        let whole = list(async |query: &ListQuery| {
+        let all = list(async |query: &ListQuery| {
             asked.push(query.cursor.clone());
             let number = asked.len();
             Ok(Page {
@@ -48,7 +48,7 @@ mod tests {
         })
         .await
         .unwrap();
-        assert_eq!((whole.items, whole.next), (vec![1, 2, 3], None));
+        assert_eq!((all.items, all.next), (vec![1, 2, 3], None));
         let after = |number: u8| Some(format!("after {number}"));
         assert_eq!(asked, [None, after(1), after(2)]);
     }

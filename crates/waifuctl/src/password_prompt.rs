@@ -1,4 +1,4 @@
-//! Reading a secret from the person's terminal without showing it.
+//! Reads a secret from the terminal without echo.
 
 use std::io::IsTerminal;
 
@@ -8,7 +8,7 @@ use waifud_types::Secret;
 use crate::failure::Failure;
 use crate::terminal::typed;
 
-/// A terminal that does not show what is typed. Dropping it brings the old mode back.
+/// A terminal without echo. Dropping it restores the previous mode.
 struct Silent {
     before: Termios,
 }
@@ -31,19 +31,19 @@ impl Drop for Silent {
     }
 }
 
-/// The line that is typed after `prompt`; nothing where nobody can type.
+/// Reads a line after `prompt`; `None` without a terminal.
 pub async fn ask(prompt: &str) -> Result<Option<Secret<String>>, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(None);
     }
     let silent = Silent::enter().map_err(|e| {
-        Failure::internal("terminal", "the terminal can't be made silent").cause(&e)
+        Failure::internal("terminal", "cannot disable the terminal's echo").cause(&e)
     })?;
     eprint!("{prompt}");
     let mut keys = typed();
     let mut bytes = Vec::new();
     while !bytes.contains(&b'\n') {
-        // Ctrl-C must not leave the terminal silent.
+        // Ctrl-C must not leave the terminal without echo.
         tokio::select! {
             more = keys.recv() => match more {
                 Some(more) => bytes.extend(more),

@@ -29,7 +29,7 @@ pub fn pools_of(nodes: Vec<Node>) -> Vec<NodePool> {
         .collect()
 }
 
-/// Hundredths in use.
+/// Usage in percent.
 pub fn percent(pool: &PoolFacts) -> u64 {
     let size = pool.size_bytes.bytes().max(1);
     pool.used_bytes.bytes().saturating_mul(100) / size

@@ -1,4 +1,4 @@
-//! Data to stdout, notes to stderr, colour only on a terminal.
+//! Output: data to stdout, notes to stderr, color only on a terminal.
 
 use std::io::{IsTerminal, Write};
 
@@ -6,9 +6,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::text::{tame, tame_json};
+use crate::text::{escape_json, escape_lines};
 
-/// Where output goes, and in which form.
+/// The output format.
 #[derive(Clone, Copy, Debug)]
 pub struct Printer {
     json: bool,
@@ -17,7 +17,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// JSON or text; colour as the terminal and `NO_COLOR` say.
+    /// JSON or text; color depends on the terminal and `NO_COLOR`.
     pub fn new(json: bool, quiet: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Self {
@@ -32,17 +32,17 @@ impl Printer {
         self.json
     }
 
-    /// The same, as JSON.
+    /// A printer with JSON output.
     pub fn as_json(self) -> Self {
         Self { json: true, ..self }
     }
 
-    /// Whether bars and spinners are wanted; they also need a terminal.
+    /// Whether progress is shown; this also needs a terminal.
     pub fn shows_progress(self) -> bool {
         !self.json && !self.quiet
     }
 
-    /// Prints a value as JSON, or as text by `text`.
+    /// Prints a value as JSON, or as the result of `text`.
     pub fn print<T: Serialize>(
         self,
         value: &T,
@@ -51,14 +51,14 @@ impl Printer {
         let out = if self.json {
             let json = serde_json::to_string_pretty(value)
                 .map_err(|e| Failure::internal("output", e.to_string()))?;
-            tame_json(&json)
+            escape_json(&json)
         } else {
-            tame(&text())
+            escape_lines(&text())
         };
         line(&out)
     }
 
-    /// Prints one JSON value on one line (streams).
+    /// Prints one item of a stream, as JSON on one line.
     pub fn print_line<T: Serialize>(
         self,
         value: &T,
@@ -67,9 +67,9 @@ impl Printer {
         let out = if self.json {
             let json = serde_json::to_string(value)
                 .map_err(|e| Failure::internal("output", e.to_string()))?;
-            tame_json(&json)
+            escape_json(&json)
         } else {
-            tame(&text())
+            escape_lines(&text())
         };
         line(&out)
     }
@@ -90,7 +90,7 @@ impl Printer {
             std::io::stderr(),
             "{} {}",
             self.yellow("warning:"),
-            tame(text)
+            escape_lines(text)
         );
     }
 
@@ -127,9 +127,7 @@ fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => {
-            other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e))
-        }
+        other => other.map_err(|e| Failure::internal("output", "cannot write to stdout").cause(&e)),
     }
 }
 

@@ -1,10 +1,10 @@
-//! A bar for what takes longer than a second, on a terminal only.
+//! Progress bars and spinners, on a terminal only.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar over bytes. Silent when stderr is no terminal or `quiet` is set.
+/// A bar for bytes. Hidden if stderr is not a terminal or `quiet` is set.
 pub fn bytes(total: u64, what: &str, quiet: bool) -> ProgressBar {
     let bar = ProgressBar::new(total);
     if quiet || !std::io::stderr().is_terminal() {
@@ -19,7 +19,7 @@ pub fn bytes(total: u64, what: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
-/// Shows a download on a bar: how far it is where that is known, and else what it waits for.
+/// Updates the bar of a download with its progress or with what it waits for.
 pub fn show_download(
     bar: &ProgressBar,
     name: &str,
@@ -43,7 +43,7 @@ pub fn show_download(
     bar.set_message(waiting.map_or_else(|| name.to_owned(), |why| format!("{name}: {why}")));
 }
 
-/// A spinner with a changing text and the seconds since it began. It goes away when it is dropped.
+/// A spinner with a message and the elapsed time, which disappears when it is dropped.
 pub fn spinner(quiet: bool) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {

@@ -12,29 +12,29 @@ use waifud_types::InstanceState;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// How often a change that somebody else overtook is tried.
+/// Maximum number of attempts if other clients change the instance concurrently.
 const TRIES: u32 = 5;
 
-/// A node that is at work takes up a change in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the node, which normally applies a change within milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two looks: the first is soon, later ones are rarer.
+/// The first and the longest pause between two reads.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// What came of a change.
+/// The result of a change.
 pub struct Changed {
     pub instance: Instance,
-    /// What the port was before it.
+    /// The previous entry of the port.
     pub before: Option<Publish>,
 }
 
-/// Takes the port out of the list, and says what it led to.
+/// Removes the port from the list and returns it.
 pub fn take(ports: &mut Vec<Publish>, wanted: &Publish) -> Option<Publish> {
     let index = ports.iter().position(|port| key(port) == key(wanted))?;
     Some(ports.remove(index))
 }
 
-/// What makes a port one port.
+/// The identity of a published port.
 pub fn key(port: &Publish) -> (u16, waifud_types::spec::Protocol) {
     (port.port, port.protocol)
 }
@@ -82,11 +82,11 @@ pub async fn change(
     }
 }
 
-/// Waits until the node has taken up what the instance's ports are, or is not there to do it.
+/// Waits until the node has applied the ports or is unreachable.
 pub async fn until_applied(context: &Context, mut instance: Instance) -> Result<Instance, Failure> {
     let generation = instance.generation;
     let id = instance.id.to_string();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut pause = PAUSES.0;
     loop {
         let status = &instance.status;
@@ -101,7 +101,7 @@ pub async fn until_applied(context: &Context, mut instance: Instance) -> Result<
     }
 }
 
-/// Whether the node has put the ports in force as far as it could.
+/// Whether the node has applied the ports as far as possible.
 pub fn is_applied(instance: &Instance) -> bool {
     let mut conditions = instance.status.conditions.iter();
     let decided = conditions
@@ -124,7 +124,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_port_is_taken_by_number_and_protocol_and_what_it_led_to_is_known() {
+    fn a_port_is_removed_by_number_and_protocol() {
         let mut ports = vec![
             port(2222, 22, Protocol::Tcp),
             port(53, 53, Protocol::Udp),

@@ -1,4 +1,4 @@
-//! Joins a guest's stream with a connection or a pipe of this machine, and listens for such connections.
+//! Connects a stream to a guest with a local connection or pipe, and listens for local connections.
 
 use std::net::Ipv4Addr;
 
@@ -11,33 +11,35 @@ use waifud_api::client::{ClientStream, StreamEnd, StreamSink, StreamSource};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Bytes sent at once.
+/// Maximum size of a message in bytes.
 const CHUNK: usize = 32 << 10;
 
-/// What a connection leads to.
+/// The target of a forwarded connection.
 #[derive(Clone, Debug)]
 pub struct StreamTarget {
-    /// The instance's id or name, for waifud.
+    /// Id or name of the instance.
     pub instance: String,
     /// `ssh`, `screen` or `forward`.
-    pub what: &'static str,
-    /// With `forward`.
+    pub service: &'static str,
+    /// The guest's port, for `forward`.
     pub port: Option<u16>,
 }
 
-/// How a stream that was joined ended.
+/// How a relayed stream ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// In order, by both sides or by waifud.
+    /// By both sides or by waifud, without an error.
     Done,
     /// One side reset its connection.
     Reset,
-    /// waifud ended it, and why.
+    /// waifud ended the stream, with a reason.
     Closed(String),
+    /// The connection to waifud was lost.
+    Lost(String),
 }
 
-/// Copies both ways until both sides have ended; the end of one direction is passed on while the other goes on. A
-/// connection that breaks off here resets the guest's.
+/// Copies in both directions until both have ended. The end of one direction is passed on while the other continues.
+/// If the local connection breaks, the guest's connection is reset.
 pub async fn join(
     stream: ClientStream,
     mut read: impl AsyncRead + Unpin,
@@ -53,7 +55,7 @@ pub async fn join(
             tokio::select! {
                 end = &mut down => break end,
                 sent = &mut up, if sending => match sent {
-                    // Where not all was taken, the other direction knows why.
+                    // If not everything was accepted, the other direction returns the reason.
                     Sent::All | Sent::NotTaken => sending = false,
                     Sent::Broken => break None,
                 },
@@ -72,16 +74,17 @@ pub async fn join(
         StreamEnd::Done | StreamEnd::Finished => Ended::Done,
         StreamEnd::Reset => Ended::Reset,
         StreamEnd::Closed(reason) => Ended::Closed(reason),
+        StreamEnd::Lost(reason) => Ended::Lost(reason),
     }
 }
 
 /// How sending ended.
 enum Sent {
-    /// With the end of what is read here.
+    /// At the end of the local input.
     All,
-    /// waifud takes no more.
+    /// waifud does not accept more.
     NotTaken,
-    /// What is read here broke off.
+    /// Reading the local input failed.
     Broken,
 }
 
@@ -105,7 +108,7 @@ async fn send_all(read: &mut (impl AsyncRead + Unpin), to: &mut StreamSink) -> S
     }
 }
 
-/// Goes on until the stream is over; nothing when what is received can't be written here any more.
+/// Receives until the stream ends; `None` if the data cannot be written locally.
 async fn receive_all(
     from: &mut StreamSource,
     write: &mut (impl AsyncWrite + Unpin),
@@ -125,27 +128,27 @@ async fn receive_all(
     }
 }
 
-/// Listens on this machine's loopback only.
+/// Listens on loopback only.
 pub async fn bind(port: u16) -> Result<TcpListener, Failure> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .map_err(|e| {
             Failure::input(
                 "port-unusable",
-                format!("port {port} of 127.0.0.1 can't be used"),
+                format!("cannot listen on port {port} of 127.0.0.1"),
             )
             .cause(&e)
-            .hint("another one, or 0 for any that is free")
+            .hint("use another port, or 0 for a free one")
         })
 }
 
-/// Opens a stream for each connection. Goes on until it can't listen any more; a connection that fails is told about.
+/// Opens a stream for each connection until accepting fails. Failures of single connections are printed.
 pub async fn listen(context: &Context, listener: TcpListener, target: StreamTarget) -> Failure {
     loop {
         let connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
-                return Failure::internal("accept", "no connections can be accepted").cause(&error);
+                return Failure::internal("accept", "cannot accept connections").cause(&error);
             }
         };
         let (client, target, json) = (
@@ -166,40 +169,37 @@ async fn forward_connection(
     mut connection: TcpStream,
     target: &StreamTarget,
 ) -> Result<(), Failure> {
-    // Keys typed into a screen or a shell must not wait for more.
+    // Typed keys must be sent immediately.
     let _slower_without = connection.set_nodelay(true);
     let stream = client
-        .open_stream(&target.instance, target.what, target.port)
+        .open_stream(&target.instance, target.service, target.port)
         .await?;
     let (read, write) = connection.split();
     match join(stream, read, write).await {
         Ended::Done => Ok(()),
         Ended::Reset => {
-            // Closed, it sends a reset (RFC 9293, section 3.10.4).
+            // Closing it then sends a reset (RFC 9293, section 3.10.4).
             let _as_an_end_otherwise = connection.set_zero_linger();
             Ok(())
         }
-        Ended::Closed(reason) => Err(stream_failure(&target.instance, &reason)),
+        Ended::Closed(reason) => Err(stream_closed(&target.instance, &reason)),
+        Ended::Lost(reason) => Err(stream_lost(&target.instance, &reason)),
     }
 }
 
-/// The failure of a stream that waifud ended.
-pub fn stream_failure(name: &str, reason: &str) -> Failure {
-    let failure = if reason.starts_with("the connection") {
-        Failure::internal(
-            "stream-cut",
-            format!("the stream to {name} ended: {reason}"),
-        )
-    } else {
-        Failure::input(
-            "stream-cut",
-            format!("the stream to {name} ended: {reason}"),
-        )
-    };
-    failure.hint(format!("waifuctl show {name}"))
+/// The failure of a stream that waifud or the guest ended.
+pub fn stream_closed(name: &str, reason: &str) -> Failure {
+    let text = format!("the stream to {name} was closed: {reason}");
+    Failure::input("stream-closed", text).hint(format!("waifuctl show {name}"))
 }
 
-/// Returns at Ctrl-C, or when the process is asked to end.
+/// The failure of a stream whose connection to waifud broke.
+pub fn stream_lost(name: &str, reason: &str) -> Failure {
+    let text = format!("lost the connection to waifud during a stream to {name}: {reason}");
+    Failure::internal("stream-lost", text).hint(format!("waifuctl show {name}"))
+}
+
+/// Returns at SIGINT (Ctrl-C) or SIGTERM.
 pub async fn shutdown_signal() -> Result<(), Failure> {
     let wait = async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -210,7 +210,7 @@ pub async fn shutdown_signal() -> Result<(), Failure> {
         }
     };
     wait.await.map_err(|e: std::io::Error| {
-        Failure::internal("signals", "signals can't be waited for").cause(&e)
+        Failure::internal("signals", "cannot wait for signals").cause(&e)
     })
 }
 
@@ -230,7 +230,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_mins(1);
 
-    /// A stream, and waifud's end of it.
+    /// A stream and waifud's end of it.
     async fn stream() -> (ClientStream, WebSocket) {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("user.sock");
@@ -248,7 +248,7 @@ mod tests {
         (stream, receiver.await.unwrap())
     }
 
-    /// The next message that is not of the protocol's own.
+    /// The next message other than ping and pong.
     async fn next(socket: &mut WebSocket) -> Option<Message> {
         tokio::time::timeout(DEADLINE, async {
             loop {
@@ -270,19 +270,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_after_the_guests_end_arrives_and_the_end_is_passed_on_at_once() {
+    async fn data_sent_after_the_guests_end_arrives_and_the_end_is_passed_on_immediately() {
         let (stream, mut waifud) = stream().await;
-        let (mut local, ours) = duplex(1024);
-        let (read, write) = tokio::io::split(ours);
+        let (mut local, remote) = duplex(1024);
+        let (read, write) = tokio::io::split(remote);
         let joined = tokio::spawn(join(stream, read, write));
         waifud.send(Message::Binary("bye".into())).await.unwrap();
         waifud.send(Message::Binary(Bytes::new())).await.unwrap();
-        let mut said = String::new();
-        let read = tokio::time::timeout(DEADLINE, local.read_to_string(&mut said));
+        let mut received = String::new();
+        let read = tokio::time::timeout(DEADLINE, local.read_to_string(&mut received));
         read.await
-            .expect("the guest's end was not passed on")
+            .expect("the end of the guest's direction was not passed on")
             .unwrap();
-        assert_eq!(said, "bye");
+        assert_eq!(received, "bye");
         local.write_all(b"late").await.unwrap();
         assert_eq!(
             next(&mut waifud).await,
@@ -301,8 +301,8 @@ mod tests {
     #[tokio::test]
     async fn a_reset_is_passed_on_in_both_directions() {
         let (stream, mut waifud) = stream().await;
-        let (_local, ours) = duplex(1024);
-        let (read, write) = tokio::io::split(ours);
+        let (_local, remote) = duplex(1024);
+        let (read, write) = tokio::io::split(remote);
         let joined = tokio::spawn(join(stream, read, write));
         let close = CloseFrame {
             code: RESET_CODE,
@@ -312,9 +312,9 @@ mod tests {
         assert_eq!(ended(joined).await, Ended::Reset);
 
         let (stream, mut waifud) = self::stream().await;
-        let (local, ours) = duplex(1024);
-        let (_read, write) = tokio::io::split(ours);
-        // Whoever is here is gone, and what it is sent can't be written. Nothing is read, as of one that only receives.
+        let (local, remote) = duplex(1024);
+        let (_read, write) = tokio::io::split(remote);
+        // The local peer is gone, so received data cannot be written. There is no local input.
         drop(local);
         let (_silent, read) = duplex(1);
         let joined = tokio::spawn(join(stream, read, write));

@@ -1,4 +1,4 @@
-//! The instances that a verb is about, looked up before the first is touched.
+//! Looks up the instances of a command before the first one is changed.
 
 use waifud_api::Instance;
 use waifud_api::client::ClientError;
@@ -8,7 +8,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination;
 
-/// Those that were named or selected, each once. Names that nothing has are an error, or left out with a note.
+/// Returns the named or selected instances, each once. Unknown names are an error or, with `ignore_missing`, skipped
+/// with a note.
 pub async fn instances(
     context: &Context,
     wanted: &SelectArgs,
@@ -20,7 +21,7 @@ pub async fn instances(
             .items;
         found.retain(|instance| wanted.selector.iter().all(|s| s.fits(&instance.labels)));
         if found.is_empty() {
-            context.printer.note("no instance matches");
+            context.printer.note("no instances match");
         }
         return Ok(found);
     }
@@ -30,7 +31,7 @@ pub async fn instances(
             Ok(instance) if found.iter().any(|known| known.id == instance.id) => {}
             Ok(instance) => found.push(instance),
             Err(ClientError::Problem(problem)) if ignore_missing && problem.status == 404 => {
-                context.printer.note(&format!("{name}: not there"));
+                context.printer.note(&format!("{name}: does not exist"));
             }
             Err(error) => return Err(error.into()),
         }
@@ -38,7 +39,7 @@ pub async fn instances(
     Ok(found)
 }
 
-/// Their names, for messages.
+/// The names, for messages.
 pub fn names(instances: &[Instance]) -> String {
     let names: Vec<_> = instances.iter().map(|i| i.name.as_str()).collect();
     names.join(", ")

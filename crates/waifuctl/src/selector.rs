@@ -1,9 +1,9 @@
-//! Label selectors, as Kubernetes has them: `tier=web,owner!=ana,!temporary`. Pure.
+//! Label selectors as in Kubernetes: `tier=web,owner!=ana,!temporary`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// What labels must be like; all of it has to fit.
+/// Requirements on labels, all of which must match.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selector(Vec<Requirement>);
 
@@ -29,7 +29,7 @@ fn requirement(text: &str) -> Result<Requirement, String> {
     let requirement = if let Some((key, value)) = text.split_once("!=") {
         Requirement::IsNot(key.trim().to_owned(), value.trim().to_owned())
     } else if let Some((key, value)) = text.split_once('=') {
-        // `==` means the same.
+        // `==` is equivalent.
         let value = value.strip_prefix('=').unwrap_or(value);
         Requirement::Is(key.trim().to_owned(), value.trim().to_owned())
     } else if let Some(key) = text.strip_prefix('!') {
@@ -43,14 +43,14 @@ fn requirement(text: &str) -> Result<Requirement, String> {
     | Requirement::HasNot(key)) = &requirement;
     if key.is_empty() || key.contains(['!', ' ']) {
         return Err(format!(
-            "{text:?} selects nothing: write KEY=VALUE, KEY!=VALUE, KEY or !KEY, such as tier=web"
+            "{text:?} is not a selector: write KEY=VALUE, KEY!=VALUE, KEY or !KEY, for example tier=web"
         ));
     }
     Ok(requirement)
 }
 
 impl Selector {
-    /// Whether these labels fit.
+    /// Whether the labels match.
     pub fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|requirement| match requirement {
             Requirement::Is(key, value) => labels.get(key) == Some(value),

@@ -1,15 +1,15 @@
-//! Options of ssh among the words of `waifuctl ssh`, before clap reads them. Pure.
+//! Marks the options of ssh among the arguments of `waifuctl ssh`, before clap parses them.
 //!
-//! ssh's letters are many and change; clap gets each word of theirs as `--ssh-option=WORD` and knows all the others.
+//! ssh has many options, which change. clap gets each of them as `--ssh-option=WORD`, and parses the others.
 
 use std::ffi::{OsStr, OsString};
 
-/// Letters of ssh that take a value, as its own `getopt` reads them. Not `i` and `l`, which are waifuctl's too.
+/// Options of ssh with a value, except `i` and `l`, which waifuctl defines too.
 const WITH_VALUE: &str = "BbcDEeFIJLmOoPpQRSWw";
-/// Options of waifuctl that take a value and may come before the verb.
+/// Options of waifuctl with a value that can precede the command.
 const OURS_WITH_VALUE: [&str; 2] = ["--context", "--socket"];
 
-/// The same command line, with ssh's options marked. Another verb's is given back as it is.
+/// Marks ssh's options. The arguments of other commands are returned unchanged.
 pub fn mark(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut words = words.into_iter();
     let mut marked: Vec<_> = words.next().into_iter().collect();
@@ -50,7 +50,7 @@ pub fn mark(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     marked
 }
 
-/// The letters of a word that is ssh's and not ours.
+/// The letters of an option of ssh that waifuctl does not define.
 fn of_ssh(word: &OsStr) -> Option<String> {
     let letters = word.to_str()?.strip_prefix('-')?;
     let ours =
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_or_the_programs_stays_as_it_is() {
+    fn options_of_waifuctl_and_of_the_program_are_unchanged() {
         for line in [
             "w ssh -i key -l ana -q -h --accept-new-key --json web",
             "w ssh web -- ls -la -t",

@@ -1,24 +1,24 @@
-//! Why ssh may have ended with 255, and what to do: from what the instance was created with. Pure.
+//! Hints for a failed ssh (exit code 255), based on how the instance was created.
 
 use std::collections::BTreeSet;
 
-/// What is known of a login that failed.
+/// A failed login.
 pub struct Login<'a> {
-    /// The instance's name.
+    /// Name of the instance.
     pub name: &'a str,
-    /// The user that ssh was told.
+    /// The user passed to ssh.
     pub user: Option<&'a str>,
-    /// Whether that is the template's default user and was not typed.
+    /// Whether that is the template's default user, not chosen on the command line.
     pub is_default: bool,
-    /// The public keys that the guest was given.
+    /// The public keys of the instance.
     pub given: &'a [String],
     /// The public keys in `~/.ssh`.
     pub own: &'a [String],
-    /// User-data, where the caller may read it.
+    /// User-data, if the caller is allowed to read it.
     pub user_data: Option<&'a str>,
 }
 
-/// One sentence each, the likeliest first.
+/// One sentence each, most likely first.
 pub fn hints(login: &Login<'_>) -> Vec<String> {
     let name = login.name;
     let mut hints = Vec::new();
@@ -30,7 +30,7 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
         let others: Vec<_> = users.iter().cloned().collect();
         let other = others.first().map_or("USER", String::as_str);
         hints.push(format!(
-            "user-data has `users:` without `default`, so the guest has no user {user}: waifuctl ssh {other}@{name}"
+            "user-data has `users:` without `default`, so the guest does not have a user {user}: waifuctl ssh {other}@{name}"
         ));
     }
     let bare = |key: &String| {
@@ -48,15 +48,15 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
         .is_some_and(|text| text.contains("ssh_authorized_keys") || text.contains("ssh_import_id"));
     if !has_one && !in_user_data {
         hints.push(format!(
-            "none of the keys in ~/.ssh was given to {name} when it was created: --identity FILE names another, or set a \
-             password with waifuctl passwd {name} and use waifuctl console {name}"
+            "none of the keys in ~/.ssh was added to {name} when it was created: use another key with --identity FILE, or set a \
+             password with waifuctl passwd {name} and log in with waifuctl console {name}"
         ));
     }
     if hints.is_empty() {
-        let user = login.user.unwrap_or("its user");
+        let user = login.user.unwrap_or("the user");
         hints.push(format!(
-            "if ssh said \"Permission denied\": is {user} a user of the guest (waifuctl ssh USER@{name}), and was your key \
-             given when it was created? If it said that the connection was closed or timed out: waifuctl why {name}"
+            "if ssh printed \"Permission denied\": check that {user} is a user of the guest (waifuctl ssh USER@{name}) and that \
+             your key was added when it was created. If the connection was closed or timed out: waifuctl why {name}"
         ));
     }
     hints
@@ -98,7 +98,7 @@ mod tests {
         let key = ["ssh-ed25519 AAAA other-comment"];
         let said = of(Some("#cloud-config\nusers:\n  - name: ana\n"), &key);
         assert!(
-            said.contains("no user debian") && said.contains("ssh ana@web"),
+            said.contains("not have a user debian") && said.contains("ssh ana@web"),
             "{said}"
         );
         for fine in [
@@ -107,7 +107,7 @@ mod tests {
             "#cloud-config\npackages: []\n",
             "#!/bin/sh\n",
         ] {
-            assert!(!of(Some(fine), &key).contains("no user"), "{fine}");
+            assert!(!of(Some(fine), &key).contains("not have a user"), "{fine}");
         }
     }
 

@@ -22,7 +22,7 @@ pub async fn host(
     let program = std::env::current_exe()
         .ok()
         .and_then(|path| path.into_os_string().into_string().ok())
-        .ok_or_else(|| Failure::internal("own-path", "this program's own path is unknown"))?;
+        .ok_or_else(|| Failure::internal("own-path", "cannot determine the path of waifuctl"))?;
     let mut words = vec![program];
     if let Endpoint::Options(options) = &context.endpoint {
         words.extend(options.iter().cloned());
@@ -36,7 +36,7 @@ pub async fn host(
     })
 }
 
-/// The template's. `None` where it says none or is gone: ssh then takes its own default.
+/// The default user of the template. `None` if it has none or does not exist any more: then ssh uses its own default.
 async fn default_user(context: &Context, instance: &Instance) -> Result<Option<String>, Failure> {
     match context
         .client

@@ -1,4 +1,4 @@
-//! What the system's ssh is told about a guest: as arguments, and as a file for `ssh -F`. Pure.
+//! ssh options for a guest, as arguments and as a file for `ssh -F`.
 
 use std::path::Path;
 
@@ -7,31 +7,31 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::known_hosts::KnownHosts;
 
-/// One guest, as ssh knows it.
+/// A guest as an ssh host.
 #[derive(Debug, Serialize)]
 pub struct SshHost {
-    /// The name to type.
+    /// The host name.
     pub host: String,
     /// Keywords of `ssh_config`(5) and their values, in its syntax.
     pub options: Vec<(&'static str, String)>,
 }
 
-/// Everything that decides them.
+/// The inputs for the options.
 pub struct Parts<'a> {
-    /// The instance's name.
+    /// Name of the instance.
     pub name: &'a str,
-    /// Its id, which the proxy asks for.
+    /// Id of the instance, for the proxy command.
     pub id: &'a str,
-    /// Without, ssh's own default.
+    /// The user; `None` for ssh's default.
     pub user: Option<&'a str>,
-    /// Where the host keys are.
+    /// The host keys.
     pub known: &'a KnownHosts,
-    /// This program, and the options that lead to the same waifud.
+    /// This program with the options that select the same waifud.
     pub program: &'a [String],
 }
 
 impl SshHost {
-    /// Puts it together; fails when a path can't be written in ssh's syntax.
+    /// Builds the options; fails if a path cannot be written in ssh's syntax.
     pub fn new(parts: &Parts) -> Result<Self, Failure> {
         let proxy: Vec<String> = parts
             .program
@@ -46,7 +46,7 @@ impl SshHost {
             "accept-new"
         };
         let mut options = vec![
-            // Never what a name server says about the name, nor a shared connection to a host of that name.
+            // Do not use DNS or a shared connection for the name.
             ("HostName", parts.known.alias.clone()),
             ("HostKeyAlias", parts.known.alias.clone()),
             ("ProxyCommand", proxy.join(" ")),
@@ -75,14 +75,14 @@ impl SshHost {
         })
     }
 
-    /// The user that ssh is told; `None` is ssh's own default.
+    /// The user; `None` for ssh's default.
     pub fn user(&self) -> Option<&str> {
         let user = self.options.iter().find(|(keyword, _)| *keyword == "User");
         user.map(|(_, user)| user.as_str())
     }
 
-    /// For ssh's command line. They come first: ssh takes the first value that it is given, and no option of the caller
-    /// changes whose keys are trusted.
+    /// Arguments for ssh. They come first: ssh uses the first value of an option, so the user's options cannot change
+    /// which keys are trusted.
     pub fn options(&self, identity: Option<&Path>) -> Vec<std::ffi::OsString> {
         let mut arguments = Vec::new();
         for (keyword, value) in &self.options {
@@ -94,7 +94,7 @@ impl SshHost {
         arguments
     }
 
-    /// For `ssh -F`.
+    /// A section for `ssh -F`.
     pub fn section(&self) -> String {
         let lines = self.options.iter();
         let lines = lines.map(|(keyword, value)| format!("  {keyword} {value}\n"));
@@ -104,7 +104,7 @@ impl SshHost {
     }
 }
 
-/// One word of a `ProxyCommand`, which ssh expands (`%`) and gives to the user's shell.
+/// Quotes a word of `ProxyCommand`, which ssh expands (`%`) and passes to the user's shell.
 fn word(text: &str) -> Result<String, Failure> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(unusable(text));
@@ -117,7 +117,7 @@ fn word(text: &str) -> Result<String, Failure> {
     })
 }
 
-/// A path as a value of ssh's configuration, which expands `%` and `${…}` in it.
+/// Quotes a path for ssh's configuration, which expands `%` and `${…}`.
 fn quoted(path: &Path) -> Result<String, Failure> {
     let text = path
         .to_str()
@@ -131,9 +131,9 @@ fn quoted(path: &Path) -> Result<String, Failure> {
 fn unusable(text: &str) -> Failure {
     Failure::input(
         "invalid-path",
-        format!("{text:?} can't be written into ssh's configuration"),
+        format!("{text:?} cannot be written to an ssh configuration"),
     )
-    .hint("a path without quotes, backslashes, dollars and control characters")
+    .hint("use a path without quotes, backslashes, dollar signs and control characters")
 }
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_but_the_keys_in_the_file() {
+    fn only_the_keys_in_the_file_are_trusted() {
         let program = ["/usr/bin/waifuctl", "--context", "home"];
         let host = host(true, "/home/ana/known", &program).unwrap();
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_key_is_taken_only_when_that_was_asked_for() {
+    fn a_new_key_is_accepted_only_on_request() {
         let host = host(false, "/known", &["waifuctl"]).unwrap();
         assert!(
             host.section()
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_and_ssh_get_words_back_as_they_were() {
+    fn quoted_words_reach_the_shell_and_ssh_unchanged() {
         let section = host(true, "/a b/50%", &["/o'neil/100% $HOME/w"])
             .unwrap()
             .section();

@@ -1,4 +1,4 @@
-//! Standard output as a pipe that can be closed: its reader sees the end while this process goes on.
+//! Standard output that can be closed, so that the reader sees its end while this process continues.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncWrite, Stdout};
 
-/// Standard output. Shutting it down closes it: in its place comes /dev/null, so that the descriptor stays taken.
+/// Standard output. Shutting it down replaces it with /dev/null, so that the descriptor stays in use.
 #[derive(Debug)]
 pub struct ClosingStdout(Stdout);
 

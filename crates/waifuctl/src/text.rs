@@ -1,10 +1,11 @@
-//! Texts for people: escaping what guests wrote, ages, yes and no.
+//! Text output: escaping of text from guests, ages and times.
+
+use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
+pub use waifud_kit::terminal::{escape, escape_json, escape_lines};
 
-pub use waifud_kit::terminal::{escape, escape_json as tame_json, escape_lines as tame, is_unsafe};
-
-/// Fields as the API calls them, in the words of the options that set them.
+/// Converts field names of the API to names of options.
 pub fn fields(of_the_api: &[String]) -> Vec<String> {
     let fields = of_the_api.iter();
     fields
@@ -12,7 +13,16 @@ pub fn fields(of_the_api: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// `3d`, `4h`, `12m`, `5s`: the largest unit only. A moment in the future (clocks differ) is `0s`.
+/// Formats lines with a label and a value each. `write` calls its argument for every line.
+pub fn field_list(write: impl FnOnce(&mut dyn FnMut(&str, &str))) -> String {
+    let mut out = String::new();
+    write(&mut |label, value| {
+        let _infallible = writeln!(out, "{label:<12} {value}");
+    });
+    out
+}
+
+/// Formats an age with one unit: `3d`, `4h`, `12m`, `5s`. A time in the future (clocks differ) is `0s`.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     let seconds = now
         .duration_since(since)
@@ -26,14 +36,14 @@ pub fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// The wall clock of a moment in the caller's time zone.
+/// Formats a time in the user's time zone.
 pub fn clock(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }
 
-/// The wall clock of a moment: hours and minutes of today, else the date as well.
+/// Formats a time in the user's time zone: only hours and minutes if it is today.
 pub fn since(at: Timestamp, now: Timestamp) -> String {
     let zone = jiff::tz::TimeZone::system();
     let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
@@ -47,10 +57,12 @@ pub fn since(at: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use waifud_kit::terminal::is_unsafe;
+
     use super::*;
 
     #[test]
-    fn escape_sequences_are_shown_and_not_obeyed() {
+    fn escape_sequences_are_escaped() {
         assert_eq!(
             escape("a\x1b[31mb\u{202e}c\nd"),
             "a\\u{1b}[31mb\\u{202e}c d"
@@ -58,7 +70,7 @@ mod tests {
         assert_eq!(escape("plain — ü"), "plain — ü");
     }
 
-    /// What a hostile guest would write: any characters, the worst of them often.
+    /// Text of a hostile guest: any characters, with frequent control sequences.
     pub fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
         use proptest::prelude::*;
         let worst = proptest::sample::select(vec![
@@ -86,18 +98,18 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_that_a_terminal_obeys_gets_through(text in hostile()) {
+        fn no_unsafe_character_remains(text in hostile()) {
             proptest::prop_assert!(!escape(&text).chars().any(is_unsafe));
-            proptest::prop_assert!(!tame(&text).chars().any(|c| !matches!(c, '\n' | '\t') && is_unsafe(c)));
+            proptest::prop_assert!(!escape_lines(&text).chars().any(|c| !matches!(c, '\n' | '\t') && is_unsafe(c)));
             let json = serde_json::to_string(&text).unwrap();
-            let tamed = tame_json(&json);
-            proptest::prop_assert!(!tamed.chars().any(is_unsafe));
-            proptest::prop_assert_eq!(serde_json::from_str::<String>(&tamed).unwrap(), text);
+            let escaped = escape_json(&json);
+            proptest::prop_assert!(!escaped.chars().any(is_unsafe));
+            proptest::prop_assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
         }
     }
 
     #[test]
-    fn fields_have_the_words_of_the_command_line() {
+    fn fields_are_named_like_their_options() {
         let fields_of = |text: &str| fields(&[text.to_owned()]).concat();
         assert_eq!(fields_of("memory_bytes"), "memory");
         assert_eq!(fields_of("user_data"), "user-data");

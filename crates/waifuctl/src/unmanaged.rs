@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::pagination::all_nodes;
 use crate::text::escape;
 
-/// The node that has an unmanaged instance of this name or id, and its id.
+/// Finds an unmanaged instance by name or id, and its node.
 pub async fn find(
     context: &Context,
     wanted: &str,
@@ -33,15 +33,12 @@ pub async fn find(
     match found.pop() {
         None => Err(Failure::input(
             "not-found",
-            format!("nothing unmanaged is called {}", escape(wanted)),
+            format!("no unmanaged instance is named {}", escape(wanted)),
         )
-        .hint("waifuctl node show NODE lists what is unmanaged on it")),
+        .hint("waifuctl node show NODE lists unmanaged instances")),
         Some(_) if !found.is_empty() => Err(Failure::input(
             "ambiguous-name",
-            format!(
-                "more than one unmanaged instance is called {}",
-                escape(wanted)
-            ),
+            format!("several unmanaged instances are named {}", escape(wanted)),
         )
         .hint("add --node NODE, or use the id")),
         Some(one) => Ok(one),

@@ -10,14 +10,14 @@ use crate::failure::Failure;
 use crate::select;
 use crate::wait::{or_detach, until_applied, until_ready_again};
 
-/// An instance before and after its change.
+/// An instance before and after a change.
 pub struct Change {
     pub before: Instance,
     pub after: Instance,
 }
 
-/// Changes each. All names are looked up before the first is touched, and all are ordered before the first is waited
-/// for. What was done is printed also when the rest fails.
+/// Changes all selected instances. All names are looked up before the first change, and all changes are requested
+/// before the first wait. Completed changes are printed even if others fail.
 pub async fn update_many(
     context: &Context,
     selected: &SelectArgs,
@@ -27,7 +27,7 @@ pub async fn update_many(
 ) -> Result<(), Failure> {
     let mut found = select::instances(context, selected, false).await?;
     if selected.names.is_empty() {
-        // Those that are being destroyed take no orders, and were not named.
+        // Instances that are being deleted cannot be changed, and they were not named.
         found.retain(|instance| instance.status.state != InstanceState::Deleting);
     }
     let all = select::names(&found);
@@ -72,7 +72,7 @@ pub async fn update_many(
     outcome
 }
 
-/// Its state, and whether it is ready where that says more.
+/// The state, including readiness.
 pub fn state(instance: &Instance) -> String {
     let status = &instance.status;
     match (status.state, status.ready) {

@@ -1,4 +1,4 @@
-//! Reads user-data from a file or standard input. What it means is checked by waifud.
+//! Reads user-data from a file or standard input. waifud validates it.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,28 +8,28 @@ use waifud_types::spec::limits::USER_DATA_MAX;
 
 use crate::failure::Failure;
 
-/// What gzip files begin with (RFC 1952).
+/// The magic bytes of gzip (RFC 1952).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// The text of `path`; `-` is standard input. gzip, as `cloud-init devel make-mime | gzip` and Terraform's
-/// `cloudinit_config` make it, is unpacked.
+/// Reads `path`; `-` is standard input. gzip, as produced by `cloud-init devel make-mime | gzip` and Terraform's
+/// `cloudinit_config`, is decompressed.
 pub fn read(path: &Path) -> Result<Secret<String>, Failure> {
     read_as(path, "--user-data")
 }
 
-/// The same, for the field or argument that errors name.
+/// As [`read`]; errors name `field`.
 pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
     let failure = |code, title: String| Failure::input(code, title).field(field);
     let unreadable = |e: std::io::Error| {
         failure(
             "user-data-unreadable",
-            format!("user-data file {} can't be read", path.display()),
+            format!("cannot read user-data file {}", path.display()),
         )
         .cause(&e)
         .hint("check the path; - reads standard input")
     };
     let mut bytes = Vec::new();
-    // One byte more than allowed tells that it is too large without reading all of it.
+    // One byte more than allowed is read to detect a file that is too large.
     if path == Path::new("-") {
         std::io::stdin()
             .take(USER_DATA_MAX + 1)
@@ -44,7 +44,7 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
     if bytes.len() as u64 > USER_DATA_MAX {
         return Err(failure(
             "user-data-too-large",
-            "user-data is larger than 1 MiB".to_owned(),
+            "user-data exceeds the limit of 1 MiB".to_owned(),
         )
         .hint("let the guest fetch large files itself, for example in runcmd"));
     }
@@ -58,13 +58,13 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
         Ok(text) if !text.contains('\0') => Ok(Secret::new(without_mark(text))),
         _ => Err(failure(
             "user-data-binary",
-            "user-data is not text (UTF-8)".to_owned(),
+            "user-data is not valid UTF-8".to_owned(),
         )
         .hint("give #cloud-config, a script or a MIME message, plain or compressed with gzip")),
     }
 }
 
-/// A byte order mark, which editors on Windows write and cloud-init does not expect, is removed.
+/// Removes a byte order mark, which editors on Windows write and cloud-init does not expect.
 fn without_mark(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),

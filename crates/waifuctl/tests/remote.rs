@@ -1,15 +1,16 @@
-//! The real waifuctl against a waifud behind HTTPS: tokens, login, contexts, and whom it believes.
+//! waifuctl against a waifud behind HTTPS: tokens, login, contexts, and trust.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test's helpers may stop at the first surprise"
 )]
 
+mod common;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 
 use axum::extract::ConnectInfo;
 use hyper::service::service_fn;
@@ -17,13 +18,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
-use waifud_control::env::{SystemClock, SystemEntropy};
-use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_control::{Peer, http};
 use waifud_pki::Authority;
-use waifud_store::{Mode, Store};
-use waifud_types::Incarnation;
 
-/// A waifud in this process, behind a socket and HTTPS, and somebody's home directory.
+/// A waifud in this process, behind a socket and HTTPS, and the home directory of a user.
 struct World {
     dir: tempfile::TempDir,
     port: u16,
@@ -33,17 +31,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let threads = Mode::Threads { readers: 2 };
-        let store = Store::open(&dir.path().join("waifud.db"), threads, Incarnation(1)).unwrap();
-        let config = ControlConfig::new(dir.path().to_owned());
-        let control = Control::new(
-            store,
-            config,
-            Arc::new(SystemClock),
-            Arc::new(SystemEntropy),
-        )
-        .await
-        .unwrap();
+        let control = common::control(dir.path()).await;
 
         let socket = UnixListener::bind(dir.path().join("u.sock")).unwrap();
         let users = http::user_router(control.clone());
@@ -146,13 +134,13 @@ fn fails(output: &Output, code: i32, word: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_made_at_the_socket_lets_in_from_elsewhere_until_it_is_revoked() {
+async fn a_token_created_at_the_socket_works_remotely_until_it_is_revoked() {
     let world = World::start().await;
     let token = world.token("laptop", "viewer").await;
     let fingerprint = world.ca.fingerprint().to_string();
     let url = world.url();
 
-    // Nobody is believed without a word from the user, and without one nothing is kept.
+    // Without a confirmation by the user, no server is trusted and nothing is stored.
     let login = ["login", &url, "--name", "home", "--token-file", "-"];
     fails(&world.run(&[], &login, &token).await, 1, "--fingerprint");
     let other = Authority::generate().unwrap();

@@ -1,4 +1,4 @@
-//! The program itself against a real control server: files of descriptions, edits, waits and labels.
+//! waifuctl against a real control server: files of descriptions, edits, waits and labels.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,11 +6,12 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
+mod common;
+mod fake;
 mod habits;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -18,10 +19,8 @@ use tokio::net::UnixListener;
 use tokio::process::Command;
 use waifud_api::CreateTemplate;
 use waifud_api::client::{Client, ListQuery};
-use waifud_control::env::{SystemClock, SystemEntropy};
-use waifud_control::{Control, ControlConfig, Peer, http};
-use waifud_store::{Mode, Store};
-use waifud_types::{Digest, Incarnation, Secret};
+use waifud_control::{Peer, http};
+use waifud_types::{Digest, Secret};
 
 struct Server {
     dir: tempfile::TempDir,
@@ -30,19 +29,10 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let threads = Mode::Threads { readers: 2 };
-        let store = Store::open(&dir.path().join("waifud.db"), threads, Incarnation(1)).unwrap();
-        let config = ControlConfig::new(dir.path().to_owned());
-        let control = Control::new(
-            store,
-            config,
-            Arc::new(SystemClock),
-            Arc::new(SystemEntropy),
-        );
-        let control = control.await.unwrap();
+        let control = common::control(dir.path()).await;
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
         let router = http::user_router(control);
-        // The same waifud, with instances that look as if they ran and had said nothing yet.
+        // The same waifud, with instances that are running and have no console output yet.
         let quiet = UnixListener::bind(dir.path().join("quiet")).unwrap();
         let no_log = async || {
             let problem = waifud_api::Problem::new(404, "no-log", "no log");
@@ -73,7 +63,7 @@ impl Server {
         Client::unix(&self.path("sock")).unwrap()
     }
 
-    /// The head of an empty qcow2 image of 2 GiB: waifud looks at no more.
+    /// The header of an empty qcow2 image of 2 GiB; waifud reads only that.
     async fn template(&self) {
         let mut bytes = vec![0_u8; 4096];
         bytes.splice(..4, *b"QFI\xfb");
@@ -161,7 +151,7 @@ const TWO: &str = "name: web\ntemplate: debian-12\nmemory: 2G\nlabels: {tier: fr
                    placement: {node: alder}\ncloud_config:\n  packages: [postgresql]\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_descriptions_is_carried_out_whole_once_and_printed_back() {
+async fn a_file_of_descriptions_is_created_once_and_printed_back() {
     let server = Server::start().await;
     server.file("web.sh", "#!/bin/sh\ntrue\n");
     let two = server.file("two.yaml", TWO);
@@ -176,7 +166,7 @@ async fn a_file_of_descriptions_is_carried_out_whole_once_and_printed_back() {
     let other = TWO.replace("2G", "3G").replace("name: db", "name: new");
     let other = server.file("other.yaml", &other);
     let refused = read(&server.run(&["create", "-f", &other, "--json"], 1).await);
-    assert_eq!(refused["code"], "exists-otherwise");
+    assert_eq!(refused["code"], "exists-with-differences");
     assert_eq!(refused["field"], "memory");
     assert_eq!(
         server.names().await,
@@ -220,7 +210,7 @@ async fn every_description_is_checked_before_the_first_is_created() {
             "disk-too-small",
             "document 2",
         ),
-        ("name: a\ntemplate: debian-12\n", "name-twice", "a is"),
+        ("name: a\ntemplate: debian-12\n", "duplicate-name", "a is"),
     ] {
         let text = format!("name: a\ntemplate: debian-12\n\n---\n{second}");
         let file = server.file("two.yaml", &text);
@@ -233,7 +223,7 @@ async fn every_description_is_checked_before_the_first_is_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flags_win_over_one_description_and_are_refused_with_several() {
+async fn options_override_one_description_and_are_refused_with_several() {
     let server = Server::start().await;
     let typed = "create -f - --memory 3G --disk 30G -l a=b --no-start --priority -4 --spread g,strict \
                  --restart never --require disk=ssd --protect --json";
@@ -281,22 +271,22 @@ async fn user_data_is_edited_checked_and_saved_and_nothing_is_lost() {
     let broken = "printf 'a: [\\n' >> \"$1\"";
     let bad = server.edit(&["edit", "web"], broken, 1).await;
     assert!(bad.contains("line "), "{bad}");
-    let kept = bad.split("kept in ").nth(1).unwrap();
+    let kept = bad.split("saved in ").nth(1).unwrap();
     let kept = std::fs::read_to_string(kept.lines().next().unwrap()).unwrap();
     assert_eq!(kept, format!("{text}a: [\n"));
     let failed = server.edit(&["edit", "web"], "exit 3", 1).await;
     assert!(failed.contains("editor"), "{failed}");
-    // Nothing was typed: no copy of what may be a secret stays.
-    assert!(!failed.contains("kept in"), "{failed}");
+    // The text was not changed: no copy of a possible secret is kept.
+    assert!(!failed.contains("saved in"), "{failed}");
     let left = std::fs::read_dir(server.dir.path()).unwrap();
     let left = left.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         name.to_string_lossy().starts_with("waifuctl-")
     });
-    assert_eq!(left.count(), 1, "what was kept above, and no more");
+    assert_eq!(left.count(), 1, "only the text saved above");
     assert_eq!(server.generation("web").await, 3);
 
-    // Somebody else is faster: this editor's own person.
+    // Another client changes the instance during the edit: the editor script itself.
     let program = env!("CARGO_BIN_EXE_waifuctl");
     let theirs = server.file("theirs.sh", "#!/bin/sh\n# theirs\n");
     let script = format!(
@@ -305,12 +295,12 @@ async fn user_data_is_edited_checked_and_saved_and_nothing_is_lost() {
     let refused = server.edit(&["edit", "web", "--json"], &script, 1).await;
     let problem = read(&refused);
     assert_eq!(problem["code"], "stale-generation");
-    assert!(problem["detail"].as_str().unwrap().contains("kept in"));
+    assert!(problem["detail"].as_str().unwrap().contains("saved in"));
     assert_eq!(server.user_data("web").await, "#!/bin/sh\n# theirs\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_description_is_edited_and_what_is_fixed_is_refused() {
+async fn a_description_is_edited_and_changes_of_fixed_fields_are_refused() {
     let server = Server::start().await;
     let create = "create web -t debian-12 --no-ssh-key -l a=1 -l b=2";
     let create: Vec<_> = create.split_whitespace().collect();
@@ -345,7 +335,7 @@ async fn a_wait_ends_with_3_at_its_deadline_and_with_0_when_it_is_reached() {
     ];
     assert_eq!(read(&server.run(&late, 3).await)["code"], "deadline");
     server.run(&["wait", "nobody", "--for", "running"], 1).await;
-    // A typing error is no deletion.
+    // A misspelled name is not a deletion.
     server.run(&["wait", "nobody", "--for", "deleted"], 1).await;
     let mut waiting = server.command(&["wait", "web", "--for", "deleted", "--json"]);
     let waiting = waiting.stdout(Stdio::piped()).spawn().unwrap();

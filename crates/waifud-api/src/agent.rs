@@ -1,6 +1,6 @@
-//! What waifud and a node's agent say to each other, under `/v1/agent`.
+//! The protocol between waifud and node agents, under `/v1/agent`.
 //!
-//! The agent dials out, and everything it needs comes back on its own requests:
+//! The agent opens all connections; waifud sends everything in answers to requests of the agent:
 //!
 //! | request | answer |
 //! |---|---|
@@ -12,16 +12,16 @@
 //! | `GET /v1/agent/streams/{id}` with `Upgrade` | a stream's bytes, both ways ([`crate::stream`]) |
 //! | `POST /v1/agent/streams/{id}/refuse` [`StreamRefusal`](crate::stream::StreamRefusal) | 204 |
 //!
-//! A watch begins with a `put` for everything in the node's slice that changed after `since` (everything, without
-//! it), then one `sync`, then changes as they are committed, and a `ping` at least every 10 seconds. `delete` means
-//! "no longer yours to look after", never "destroy": only a `tombstone` orders destruction. 410 Gone says that the
-//! history after `since` was trimmed, or is of another incarnation: ask again without `since`.
+//! A watch begins with a `put` for every object in the node's slice that changed after `since` (all objects without
+//! it). Then it sends one `sync`, changes as they are committed, and a `ping` at least every 10 seconds. `delete`
+//! means that the node stops managing the instance; only a `tombstone` orders its destruction. 410 Gone means that the
+//! history after `since` was trimmed or belongs to another incarnation: repeat the request without `since`.
 //!
-//! Who asks is said by the client's certificate; [`crate::join`] tells how a node gets one. A report, even an empty
-//! one, at least every 10 seconds is the heartbeat.
+//! The client's certificate identifies the node; [`crate::join`] describes how a node gets one. Reports are the
+//! heartbeat: the agent sends one, possibly empty, at least every 10 seconds.
 //!
-//! What a node says is bounded ([`bounds`]): 422 names the field that is out of bounds. 429 says that a node changes
-//! faster than waifud writes down; the same report is taken a little later.
+//! Messages of a node are bounded ([`bounds`]): 422 names the field that is out of bounds. 429 means that the node
+//! reports changes faster than waifud can store them; the agent sends the same report again later.
 
 pub mod bounds;
 
@@ -45,30 +45,31 @@ use waifud_types::{
 
 use crate::stream::StreamOrder;
 
-/// The agent introduces itself.
+/// The first request of an agent.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Hello {
-    /// What the node calls itself: its host name's first label unless configured. Its name is the one that it was let in
-    /// by, or that an administrator gave it since.
+    /// The name in the agent's configuration; by default the first label of the hostname. waifud uses the name from
+    /// the join, or the one that an administrator has set since.
     pub name: Name,
-    /// What the node has.
+    /// Hardware and software of the node.
     pub facts: NodeFacts,
-    /// The agent's clock, so that skew can be shown.
+    /// The agent's clock, for showing clock skew.
     #[schema(value_type = String)]
     pub now: Timestamp,
-    /// Which boot of its machine the agent runs in; null where the kernel has none to tell.
+    /// The boot id of the agent's machine; null if the kernel does not provide one.
     #[serde(default)]
     pub boot_id: Option<BootId>,
 }
 
-/// waifud knows the node.
+/// The answer to a known node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Welcome {
-    /// The node's id, as its certificate names it.
+    /// Id of the node, as in its certificate.
     pub node: NodeId,
-    /// The life of waifud's database. When it changes, agents destroy nothing until an operator has confirmed.
+    /// The incarnation of waifud's database. After it changes, agents do not destroy anything until an operator has
+    /// confirmed the node.
     pub incarnation: Incarnation,
-    /// Where waifud is, `https://HOST:PORT`; the agent keeps them. Empty: as before.
+    /// Addresses of waifud, `https://HOST:PORT`, which the agent stores. Empty if unchanged.
     #[serde(default)]
     pub addresses: Vec<String>,
 }
@@ -77,35 +78,36 @@ pub struct Welcome {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum WatchFrame {
-    /// The object is as given from this revision on.
+    /// The object was created or changed.
     Put {
-        /// Where in the history.
+        /// The revision of the change.
         revision: Revision,
-        /// The whole object.
+        /// The complete object.
         object: SliceObject,
     },
-    /// The instance left this node's slice. What is on the node stays as it is.
+    /// The instance left this node's slice. Its domain and volumes on the node are not changed.
     Delete {
-        /// Where in the history.
+        /// The revision of the change.
         revision: Revision,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
     },
-    /// Destroy this instance, and confirm.
+    /// Destroy this instance and confirm it.
     Tombstone {
-        /// Where in the history.
+        /// The revision of the change.
         revision: Revision,
         /// The order.
         tombstone: Tombstone,
     },
     /// Everything up to this revision has been sent.
     Sync {
-        /// Resume from here.
+        /// The revision to resume from.
         revision: Revision,
     },
-    /// Somebody wants a stream: open it and come back with its id. Has no revision, and is not sent again.
+    /// A client requested a stream: the agent opens it and connects with its id. Has no revision and is not sent
+    /// again.
     Stream(StreamOrder),
-    /// The connection lives.
+    /// Keeps the connection alive.
     Ping,
 }
 
@@ -113,179 +115,179 @@ pub enum WatchFrame {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum SliceObject {
-    /// What the node itself is given.
+    /// The node's own configuration.
     Node(NodeSlice),
-    /// An instance placed on it.
+    /// An instance that is placed on the node.
     Instance(Box<AgentInstance>),
 }
 
-/// What a node is given by waifud.
+/// The configuration of a node by waifud.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NodeSlice {
-    /// The node.
+    /// Id of the node.
     pub id: NodeId,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The guests' subnet on it, such as 10.144.1.0/24.
+    /// The subnet of guests on the node, for example 10.144.1.0/24.
     #[schema(value_type = String)]
     pub subnet: Ipv4Net,
-    /// The gateway's address in the subnet: its first host address.
+    /// Address of the gateway: the first host address of the subnet.
     #[schema(value_type = String)]
     pub gateway: Ipv4Addr,
     /// The gateway's MAC address, the same on every node.
     pub gateway_mac: MacAddr,
-    /// The life of the database that an operator has confirmed for this node: what waifud orders in it is carried out.
-    /// Null after a restore, until somebody has.
+    /// The incarnation of the database that an operator has confirmed for this node; the node executes deletions
+    /// ordered in it. Null after a restore until the node is confirmed.
     #[serde(default)]
     pub confirmed: Option<Incarnation>,
 }
 
-/// Everything that a node has to know to run one instance.
+/// Everything that a node needs to run one instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AgentInstance {
-    /// Its id.
+    /// The id.
     pub id: InstanceId,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The count of its owners; a tombstone of another epoch is not for this copy.
+    /// Counts changes of owner; a tombstone of another epoch does not apply to this copy.
     pub epoch: Epoch,
-    /// Which spec this is.
+    /// Generation of the spec.
     pub generation: Generation,
-    /// The spec, addresses filled in.
+    /// The spec, including assigned addresses.
     pub spec: InstanceSpec,
-    /// Bytes of the image's file, for progress.
+    /// Size of the image file in bytes, for progress.
     pub image_size_bytes: ByteSize,
-    /// The size that the image's header claims.
+    /// The virtual size in the header of the image.
     pub image_virtual_size_bytes: ByteSize,
-    /// The image of `spec.rescue`, while there is one.
+    /// The image of `spec.rescue`; null without a rescue.
     #[serde(default)]
     pub rescue_image: Option<RescueImage>,
-    /// How the guest finds its documents.
+    /// How the guest finds its metadata and user-data.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
-    /// The documents; the guest is not started before metadatad holds them.
+    /// The metadata documents; the guest is started only after metadatad has stored them.
     pub bundle: BundleRef,
-    /// It was in the database before that was restored from a backup, and nobody has confirmed it for this node yet:
-    /// if nothing of it is here, it may have been deleted since the backup, and is not made anew.
+    /// True if the instance comes from a restored backup and the node is not confirmed. If no part of the instance
+    /// exists on the node, it may have been deleted after the backup, so the node does not create it again.
     #[serde(default)]
     pub restored: bool,
-    /// The bridge on the node of each named network that its nics are on; `default` is not among them. It never changes
-    /// while an instance uses the network.
+    /// The node's bridge for each named network of its nics, except `default`. It does not change while an instance
+    /// uses the network.
     #[serde(default)]
     pub bridges: BTreeMap<Name, String>,
 }
 
-/// The image that an instance boots while it is being mended.
+/// The image that an instance boots during a rescue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RescueImage {
-    /// Its name.
+    /// The name.
     pub digest: Digest,
-    /// Bytes of the file.
+    /// Size of the image file in bytes.
     pub size_bytes: ByteSize,
-    /// Bytes of the disk in it.
+    /// Virtual size of the image in bytes.
     pub virtual_size_bytes: ByteSize,
 }
 
-/// Names a bundle and opens it.
+/// A bundle and the key to decrypt it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct BundleRef {
-    /// The digest of the encrypted bytes.
+    /// Digest of the encrypted bundle.
     pub digest: Digest,
     /// The key, 32 bytes in base64 (RFC 4648, section 4).
     pub key: Secret<String>,
-    /// Bytes of the encrypted form.
+    /// Size of the encrypted bundle in bytes.
     pub size_bytes: u64,
 }
 
-/// The order to destroy one copy of one instance.
+/// An order to destroy one copy of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Tombstone {
     /// The instance.
     pub instance: InstanceId,
-    /// Its name, for people who read logs.
+    /// Name of the instance, for logs.
     pub name: Name,
-    /// Copies of this epoch or older.
+    /// Applies to copies of this epoch or older.
     pub epoch: Epoch,
 }
 
-/// What an agent has to say: every part may be empty.
+/// A report of an agent; every part can be empty.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AgentReport {
-    /// What the node has now; null when nothing changed.
+    /// Current hardware and software of the node; null if unchanged.
     pub facts: Option<NodeFacts>,
     /// The agent's clock.
     #[schema(value_type = Option<String>)]
     pub now: Option<Timestamp>,
     /// Instances whose status changed.
     pub instances: Vec<InstanceReport>,
-    /// Tombstones that were carried out: nothing of these is on the node any more.
+    /// Executed tombstones: no part of these instances is left on the node.
     pub destroyed: Vec<Tombstone>,
-    /// The whole list of what is on the node and in nobody's list; null when it did not change.
+    /// The complete list of unmanaged objects on the node; null if unchanged.
     pub unmanaged: Option<Vec<Unmanaged>>,
 }
 
-/// One instance as its node sees it.
+/// The status of one instance on its node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InstanceReport {
-    /// Which instance.
+    /// The instance.
     pub id: InstanceId,
-    /// Which copy.
+    /// Epoch of the copy.
     pub epoch: Epoch,
-    /// The generation that the driver was working towards.
+    /// The generation that the status was observed for.
     pub observed_generation: Generation,
-    /// What it is doing.
+    /// The state.
     pub state: InstanceState,
-    /// Why, in a sentence.
+    /// Reason for the state, as a sentence.
     pub reason: Option<String>,
-    /// When it was last started; null unless it is on.
+    /// Time of the last start; null if the instance is off.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
-    /// Who stopped it, when stopped.
+    /// What stopped the instance; null if it is not stopped.
     pub stopped_by: Option<StoppedBy>,
-    /// What runs it.
+    /// The hypervisor that runs it.
     pub hypervisor: Option<HypervisorKind>,
-    /// Whether cloud-init is done.
+    /// Whether cloud-init has finished.
     pub ready: bool,
-    /// How that was proven.
+    /// How readiness was detected.
     pub ready_by: Option<ReadyBy>,
-    /// Addresses seen at the guest.
+    /// Addresses observed at the guest.
     pub addresses: Vec<InstanceAddress>,
-    /// The step at work.
+    /// The current step; null if there is none.
     pub step: Option<StepStatus>,
-    /// Fields that count only after the next start.
+    /// Changed fields that take effect at the next start.
     pub restart_needed: Vec<String>,
-    /// What cloud-init says.
+    /// The state of cloud-init.
     pub cloud_init: CloudInitStatus,
-    /// Further conditions.
+    /// Conditions.
     pub conditions: Vec<Condition>,
-    /// What the guest was seen to do since its start; null when that is as it was told before.
+    /// Observations of the guest since its start; null if unchanged.
     #[serde(default)]
     pub evidence: Option<GuestEvidence>,
 }
 
-/// Something on a node that no list of waifud's names.
+/// A domain or volume on a node that is not in waifud's database.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Unmanaged {
     /// `domain` or `volume`.
     pub kind: String,
-    /// Its instance, as its own record says.
+    /// The instance that it belongs to, according to its own metadata.
     pub instance: InstanceId,
-    /// Its name, where it has one.
+    /// The name; null if it has none.
     pub name: Option<String>,
-    /// The volume, when it is one.
+    /// Id of the volume; null for a domain.
     pub volume: Option<VolumeId>,
-    /// Whether it runs.
+    /// Whether it is running.
     pub running: bool,
-    /// Addresses that it has, as far as known: nobody else is given them.
+    /// Its known addresses, which are not assigned to other instances.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<Ipv4Addr>,
-    /// What the node was once given of the instance; on one entry of each instance. Null when the node has forgotten.
+    /// The node's copy of the instance, on one entry per instance. Null if the node has no copy.
     #[serde(default)]
     pub record: Option<Box<AgentInstance>>,
-    /// The encrypted bytes of its documents in base64, so that it can be adopted with its user-data.
+    /// Its encrypted bundle in base64, so that it can be adopted with its user-data.
     #[serde(default)]
     pub bundle: Option<String>,
 }

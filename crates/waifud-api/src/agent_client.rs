@@ -1,9 +1,8 @@
-//! The typed client of the agents' routes: the wire of [`crate::agent`], one method per route, over TLS.
+//! The typed client of the agent routes ([`crate::agent`]): one method per route, over TLS.
 //!
-//! A connection that has carried a small answer is kept for the next small request, as a handshake costs more than the
-//! request; one that broke meanwhile is replaced. Bodies that go on (a watch, an image) have a connection of their own
-//! and are read piece by piece; a silent peer ends them, so nothing here can wait for ever. Dropping such a body closes
-//! its connection.
+//! A connection is reused for small requests, since a handshake costs more than a request; a broken one is replaced.
+//! Long bodies (a watch, an image) use their own connection and are read in chunks. A silent peer ends them, so every
+//! method ends. Dropping such a body closes its connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, path::PathBuf, time::Duration};
@@ -35,65 +34,65 @@ mod dial;
 
 use dial::{Endpoint, Stream};
 
-/// How long waifud may take until it answers, and to send a small body.
+/// Timeout for a response with a small body.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a watch or an image may be silent. waifud pings a watch every 10 seconds.
+/// Maximum silence of a watch or an image. waifud pings a watch every 10 seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(35);
-/// Bytes of a small answer at most.
+/// Maximum size of a small response in bytes.
 const ANSWER_MAX: usize = 1 << 20;
-/// Bytes of an encrypted bundle at most: 1 MiB of user-data, rendered in a few formats.
+/// Maximum size of an encrypted bundle in bytes: 1 MiB of user-data, rendered in several formats.
 const BUNDLE_MAX: usize = 16 << 20;
-/// Bytes of one line of a watch at most.
+/// Maximum length of a line of a watch in bytes.
 const LINE_MAX: usize = 4 << 20;
 
 /// Why a request to waifud failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentClientError {
-    /// Nothing answers there, or the connection broke. Try again.
-    #[error("waifud can't be reached at {at}")]
+    /// No connection could be made, or it broke. Can be retried.
+    #[error("waifud is unreachable at {at}")]
     Unreachable {
-        /// The addresses that were tried.
+        /// The addresses tried.
         at: String,
-        /// What the system said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It took the request and fell silent. Try again.
-    #[error("waifud said nothing for {} s", after.as_secs())]
+    /// No response arrived in time. Can be retried.
+    #[error("no data from waifud for {} s", after.as_secs())]
     Timeout {
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
-    /// It refused, and says why.
-    #[error("waifud refused: {0}")]
+    /// waifud answered with a problem.
+    #[error("waifud refused the request: {0}")]
     Problem(#[source] Box<Problem>),
-    /// It answered something that is not of this contract.
-    #[error("waifud gave an answer that can't be understood (HTTP {status})")]
+    /// The response does not conform to the protocol.
+    #[error("unexpected response from waifud (HTTP {status})")]
     Unexpected {
         /// The HTTP status.
         status: u16,
-        /// Why it could not be read, if it was JSON at all.
+        /// Why the body could not be parsed, if it is JSON.
         #[source]
         source: Option<serde_json::Error>,
     },
-    /// More than anybody sends.
-    #[error("waifud sent more than {limit} bytes where less was expected")]
+    /// The response is too large.
+    #[error("the response of waifud exceeds the limit of {limit} bytes")]
     TooLarge {
         /// The limit.
         limit: usize,
     },
-    /// The bundle does not have the digest that it was asked for by.
-    #[error("the bundle {expected} arrived with other bytes ({actual})")]
+    /// The bundle does not have the requested digest.
+    #[error("the bundle {expected} was received with digest {actual}")]
     DigestMismatch {
-        /// What was asked for.
+        /// The requested digest.
         expected: Digest,
-        /// What arrived.
+        /// The digest of the received bytes.
         actual: Digest,
     },
 }
 
 impl AgentClientError {
-    /// The HTTP status of a refusal.
+    /// The HTTP status of a problem.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Problem(problem) => Some(problem.status),
@@ -102,13 +101,13 @@ impl AgentClientError {
         }
     }
 
-    /// Whether the history after `since` is gone (410): watch again without it.
+    /// Whether the history after `since` was trimmed (410): watch again without it.
     pub fn is_gone(&self) -> bool {
         self.status() == Some(410)
     }
 }
 
-/// A client of waifud's agent routes. Cheap to clone; clones share what they know of addresses, and the kept connection.
+/// A client of waifud's agent routes. Cheap to clone; clones share the addresses and the connection.
 #[derive(Clone, Debug)]
 pub struct AgentClient {
     way: Endpoint,
@@ -117,8 +116,8 @@ pub struct AgentClient {
 }
 
 impl AgentClient {
-    /// A client for the waifud at one of these URLs (`https://HOST:PORT`), which has to prove that it is `name`. Does no
-    /// I/O.
+    /// A client for waifud at one of these URLs (`https://HOST:PORT`), whose certificate must be valid for `name`.
+    /// Does no I/O.
     pub fn tls(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -131,7 +130,7 @@ impl AgentClient {
         })
     }
 
-    /// A client for what listens on a unix socket: waifud does not, tests do. Does no I/O.
+    /// A client for a unix socket, for tests. Does no I/O.
     pub fn unix(socket: PathBuf) -> Self {
         Self::by(Endpoint::Unix(socket))
     }
@@ -144,24 +143,24 @@ impl AgentClient {
         }
     }
 
-    /// Where waifud is, the address that answered last first.
+    /// Addresses of waifud, beginning with the one that answered last.
     pub fn addresses(&self) -> Vec<String> {
         self.way.addresses()
     }
 
-    /// waifud is at these addresses now. Those known before are tried after them.
+    /// Sets new addresses of waifud. Previous ones are tried after them.
     pub fn set_addresses(&self, addresses: &[String]) {
         self.way.set_addresses(addresses);
     }
 
-    /// The same client with another timeout per answer (30 s by default).
+    /// Sets the timeout of a response (30 s by default).
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Asks to be let in. The one request that needs no certificate.
+    /// Joins as a node. The only request without a client certificate.
     pub async fn join(&self, request: &JoinRequest) -> Result<Joined, AgentClientError> {
         let open = self
             .open(
@@ -177,7 +176,7 @@ impl AgentClient {
         self.json(open).await
     }
 
-    /// Introduces the node.
+    /// Sends the node's hello.
     pub async fn hello(&self, hello: &Hello) -> Result<Welcome, AgentClientError> {
         let open = self
             .open(Method::POST, "/v1/agent/hello", body(hello)?, None)
@@ -185,7 +184,7 @@ impl AgentClient {
         self.json(open).await
     }
 
-    /// Watches the node's slice, from after `since` or from the beginning.
+    /// Watches the node's slice, after `since` or from the beginning.
     pub async fn watch(&self, since: Option<Revision>) -> Result<WatchStream, AgentClientError> {
         let path = since.map_or_else(
             || "/v1/agent/watch".to_owned(),
@@ -198,7 +197,7 @@ impl AgentClient {
         })
     }
 
-    /// Delivers a report; `Ok` once it is durable.
+    /// Sends a report; returns `Ok` once it is durable.
     pub async fn report(&self, report: &AgentReport) -> Result<(), AgentClientError> {
         let open = self
             .open(Method::POST, "/v1/agent/report", body(report)?, None)
@@ -206,8 +205,8 @@ impl AgentClient {
         self.collect(open, ANSWER_MAX).await.map(drop)
     }
 
-    /// The bytes of an image, from byte `from` on where waifud can do that, else from the beginning:
-    /// [`ImageBody::from`] says which. 416 when the image has no such byte.
+    /// Downloads an image, beginning at byte `from` if waifud supports it, otherwise at the start; see
+    /// [`ImageBody::from`]. 416 if the image has no such byte.
     pub async fn image(&self, image: Digest, from: u64) -> Result<ImageBody, AgentClientError> {
         let path = format!("/v1/agent/images/{image}");
         let range = (from > 0).then(|| (header::RANGE, format!("bytes={from}-")));
@@ -219,7 +218,7 @@ impl AgentClient {
         })
     }
 
-    /// The encrypted bytes of a bundle, verified against its digest.
+    /// Downloads an encrypted bundle and verifies its digest.
     pub async fn bundle(&self, digest: Digest) -> Result<Bytes, AgentClientError> {
         let path = format!("/v1/agent/bundles/{digest}");
         let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
@@ -242,7 +241,7 @@ impl AgentClient {
         }
     }
 
-    /// Sends a request and waits for the head of a successful answer; reads the problem of another.
+    /// Sends a request and waits for the head of a successful response; otherwise reads the problem.
     async fn open(
         &self,
         method: Method,
@@ -347,7 +346,7 @@ impl AgentClient {
     }
 }
 
-/// A connection; it ends with whoever holds this.
+/// A connection, which is closed when this is dropped.
 #[derive(Debug)]
 struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -370,7 +369,7 @@ impl Connection {
     }
 }
 
-/// An answer whose body is still to be read, and the connection that it comes over.
+/// A response with an unread body, and its connection.
 #[derive(Debug)]
 struct OpenBody {
     status: StatusCode,
@@ -380,7 +379,7 @@ struct OpenBody {
 }
 
 impl OpenBody {
-    /// The next piece; `None` at the end. May be dropped and called again without losing bytes.
+    /// Receives the next chunk; `None` at the end. Cancel-safe: no bytes are lost if the future is dropped.
     async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
         loop {
             let frame = timeout(SILENCE_MAX, self.body.frame())
@@ -404,18 +403,18 @@ impl OpenBody {
     }
 }
 
-/// A watch that is open.
+/// An open watch.
 #[derive(Debug)]
 pub struct WatchStream {
     body: OpenBody,
     buffer: BytesMut,
-    /// Bytes of the buffer that are known to hold no end of a line.
+    /// Bytes of the buffer that contain no newline.
     searched: usize,
 }
 
 impl WatchStream {
-    /// The next frame; `None` when waifud ended the watch. Frames of kinds that this version does not know are
-    /// skipped. May be dropped and called again without losing a frame.
+    /// Receives the next frame; `None` if waifud ended the watch. Unknown kinds of frames are skipped. Cancel-safe: no
+    /// frame is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Option<WatchFrame>, AgentClientError> {
         loop {
             if let Some(line) = self.line()? {
@@ -457,7 +456,7 @@ impl WatchStream {
     }
 }
 
-/// Whether the line is a frame of a newer waifud's, which may be skipped.
+/// Whether the line is a frame of a newer version of waifud, which can be skipped.
 fn is_unknown_kind(line: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Kinds {
@@ -479,7 +478,7 @@ fn is_unknown_kind(line: &[u8]) -> bool {
     })
 }
 
-/// An image's bytes on their way.
+/// A download of an image.
 #[derive(Debug)]
 pub struct ImageBody {
     from: u64,
@@ -487,12 +486,12 @@ pub struct ImageBody {
 }
 
 impl ImageBody {
-    /// The offset of the first byte that comes.
+    /// Offset of the first byte.
     pub fn from(&self) -> u64 {
         self.from
     }
 
-    /// The next piece; `None` at the end.
+    /// Receives the next chunk; `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
         self.body.chunk().await
     }

@@ -1,4 +1,4 @@
-//! The typed client of the user's API: one method per route, over the unix socket or over HTTPS with a token.
+//! The typed client of the user API: one method per route, over the unix socket or over HTTPS with a token.
 
 mod guest_command;
 mod members;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventsource_stream::{EventStreamError, Eventsource};
 use futures::{Stream, StreamExt};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
@@ -18,57 +19,57 @@ use waifud_types::event::Event;
 use waifud_types::template::Template;
 use waifud_types::{Digest, Generation, Revision, Secret};
 
+pub use eventsource_stream::Event as SseEvent;
 pub use stream::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::server_url::ServerUrl;
-use crate::sse::{SseEvent, SseParser};
 use crate::{
-    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance, Node,
-    Page, Problem, UpdateInstance, Why,
+    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance,
+    InstanceDescription, Node, Page, Problem, UpdateInstance, Why,
 };
 
-/// How long an ordinary request may take beyond the wait that it asks for.
+/// Timeout of a request, in addition to a requested wait.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection may take to be made.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What went wrong with a request.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// waifud answered with a problem.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// No connection to waifud.
-    #[error("waifud can't be reached at {at}")]
+    /// The connection to waifud failed.
+    #[error("waifud is unreachable at {at}")]
     Unreachable {
-        /// The socket.
+        /// The socket path or URL.
         at: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: reqwest::Error,
     },
     /// waifud did not answer in time.
     #[error("waifud at {at} did not answer in time")]
     TimedOut {
-        /// The socket.
+        /// The socket path or URL.
         at: String,
     },
-    /// The answer was not what this client understands.
-    #[error("waifud's answer could not be understood: {0}")]
+    /// The response could not be parsed.
+    #[error("cannot parse the response of waifud: {0}")]
     Malformed(String),
     /// A local file could not be read.
-    #[error("{path:?} can't be read")]
+    #[error("cannot read {path:?}")]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl ClientError {
-    /// The problem, when waifud answered with one.
+    /// The problem, if waifud answered with one.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Problem(problem) => Some(problem),
@@ -77,40 +78,40 @@ impl ClientError {
     }
 }
 
-/// What an answer to a change or a wait says beside its body.
+/// Whether a change is complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// What was asked for is reached.
+    /// The change is complete.
     Done,
-    /// Accepted, or the wait passed; the work goes on.
+    /// The change was accepted and continues.
     Accepted,
 }
 
-/// Which items of a list.
+/// Filters and paging of a list.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ListQuery {
-    /// Items a page; the server's default without.
+    /// Items per page; the server's default if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// Only this state.
+    /// Only items in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Only on this node.
+    /// Only items on this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Only from this template.
+    /// Only instances of this template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
-    /// Only with this label, `key` or `key=value`.
+    /// Only items with this label, `key` or `key=value`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
 
 impl ListQuery {
-    /// For reading a whole list: in pages as large as the server gives.
+    /// For reading a complete list: with the largest pages that the server allows.
     pub fn all() -> Self {
         Self {
             limit: Some(1000),
@@ -119,46 +120,46 @@ impl ListQuery {
     }
 }
 
-/// Which events.
+/// Filters for events.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EventQuery {
-    /// Only after this revision.
+    /// Only events after this revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Revision>,
-    /// Only about this object: an id, or a name.
+    /// Only events of this object, by id or name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// At most so many, the newest ones.
+    /// Maximum number of events; the newest are returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
 
-/// A connection to waifud; cheap to clone.
+/// A client of waifud; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
     at: String,
-    /// The scheme, host and port of every request.
+    /// Scheme, host and port of all requests.
     base: String,
     token: Option<Arc<Secret<String>>>,
 }
 
-/// Which servers a client believes.
+/// Which servers a client trusts.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Those that the system trusts.
+    /// Servers with a certificate that the system trusts.
     System,
-    /// What this configuration says: a private CA, usually.
+    /// Servers that this configuration trusts, usually by a private CA.
     Only(Arc<rustls::ClientConfig>),
 }
 
 impl Client {
-    /// Talks to the unix socket at `path`. Nothing is sent before the first request.
+    /// Creates a client for the unix socket at `path`. Does no I/O.
     pub fn unix(path: &Path) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
             .unix_socket(path)
-            // Nothing here is TLS: the system's certificates need not be read.
-            .tls_backend_preconfigured(trusts_nobody()?)
+            // No TLS is used, so the system's certificates are not loaded.
+            .tls_backend_preconfigured(trusts_no_server()?)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -166,14 +167,14 @@ impl Client {
         Ok(Self {
             http,
             at: path.display().to_string(),
-            // The host is for form: the socket decides.
+            // The host is a placeholder: the socket is used.
             base: "http://waifud".to_owned(),
             token: None,
         })
     }
 
-    /// Talks HTTPS to this server, and proves itself with a token. Redirections are not followed: a token goes where it
-    /// was meant to go, or nowhere.
+    /// Creates a client for an HTTPS server, authenticated with a token. Redirects are not followed, so that the token
+    /// is sent to this server only.
     pub fn https(
         server: &ServerUrl,
         trust: &Trust,
@@ -184,7 +185,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("waifuctl/", env!("CARGO_PKG_VERSION")));
-        // A proxy elsewhere can't reach this machine's loopback.
+        // A proxy elsewhere cannot reach this machine's loopback.
         let builder = if server.is_loopback() {
             builder.no_proxy()
         } else {
@@ -193,8 +194,7 @@ impl Client {
         let builder = match trust {
             Trust::Only(config) => builder.tls_backend_preconfigured((**config).clone()),
             Trust::System => {
-                let _somebody_was_faster =
-                    rustls::crypto::ring::default_provider().install_default();
+                let _already_installed = rustls::crypto::ring::default_provider().install_default();
                 builder.tls_backend_rustls()
             }
         };
@@ -209,22 +209,22 @@ impl Client {
         })
     }
 
-    /// Where it talks to, for messages.
+    /// The socket path or URL, for messages.
     pub fn at(&self) -> &str {
         &self.at
     }
 
-    /// One page of instances.
+    /// Lists instances.
     pub async fn instances(&self, query: &ListQuery) -> Result<Page<Instance>, ClientError> {
         self.json(self.get(&["instances"]).query(query)).await
     }
 
-    /// One instance by name or id.
+    /// Gets an instance by name or id.
     pub async fn instance(&self, name: &str) -> Result<Instance, ClientError> {
         self.json(self.get(&["instances", name])).await
     }
 
-    /// Creates an instance. The same key with the same request gives the same answer again.
+    /// Creates an instance. Repeating the request with the same key returns the same response.
     pub async fn create_instance(
         &self,
         request: &CreateInstance,
@@ -238,7 +238,7 @@ impl Client {
         .await
     }
 
-    /// Whether a request to create would be accepted now; nothing is done.
+    /// Validates a request to create an instance without creating it.
     pub async fn check_instance(&self, request: &CreateInstance) -> Result<(), ClientError> {
         let request = self
             .request(Method::POST, &["instances"])
@@ -247,7 +247,7 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
-    /// The request that would create this instance again, and the generation that it is of.
+    /// Gets the request that would create this instance again, and the generation it describes.
     pub async fn description(
         &self,
         name: &str,
@@ -260,14 +260,22 @@ impl Client {
             .get("etag")
             .and_then(|tag| tag.to_str().ok()?.trim_matches('"').parse().ok())
             .map(Generation)
-            .ok_or_else(|| ClientError::Malformed("a description without ETag".to_owned()))?;
+            .ok_or_else(|| ClientError::Malformed("a description without an ETag".to_owned()))?;
         let body = response.bytes().await.map_err(|e| self.transport(e))?;
         let description =
             serde_json::from_slice(&body).map_err(|e| ClientError::Malformed(e.to_string()))?;
         Ok((description, generation))
     }
 
-    /// Changes an instance, if it still is at this generation (or whatever it is, without one).
+    /// Lists descriptions of all instances; only paging is used of `query`.
+    pub async fn descriptions(
+        &self,
+        query: &ListQuery,
+    ) -> Result<Page<InstanceDescription>, ClientError> {
+        self.json(self.get(&["descriptions"]).query(query)).await
+    }
+
+    /// Changes an instance; with `only_at`, only if it still has this generation.
     pub async fn update_instance(
         &self,
         name: &str,
@@ -283,7 +291,7 @@ impl Client {
         self.json(request).await
     }
 
-    /// Orders an instance's deletion and waits up to `wait` for its end.
+    /// Deletes an instance and waits up to `wait` for its end.
     pub async fn delete_instance(
         &self,
         name: &str,
@@ -301,52 +309,52 @@ impl Client {
         })
     }
 
-    /// The story of one instance.
+    /// Gets the explanation of an instance's state.
     pub async fn why(&self, name: &str) -> Result<Why, ClientError> {
         self.json(self.get(&["instances", name, "why"])).await
     }
 
-    /// One page of templates.
+    /// Lists templates.
     pub async fn templates(&self, query: &ListQuery) -> Result<Page<Template>, ClientError> {
         self.json(self.get(&["templates"]).query(query)).await
     }
 
-    /// One template.
+    /// Gets a template.
     pub async fn template(&self, name: &str) -> Result<Template, ClientError> {
         self.json(self.get(&["templates", name])).await
     }
 
-    /// Names an uploaded image.
+    /// Creates a template from an uploaded image.
     pub async fn create_template(&self, request: &CreateTemplate) -> Result<Template, ClientError> {
         self.json(self.request(Method::POST, &["templates"]).json(request))
             .await
     }
 
-    /// Asks a template's source again.
+    /// Downloads the image of a template's source again.
     pub async fn refresh_template(&self, name: &str) -> Result<Download, ClientError> {
         self.json(self.request(Method::POST, &["templates", name, "refresh"]))
             .await
     }
 
-    /// Forgets a template.
+    /// Deletes a template.
     pub async fn delete_template(&self, name: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &["templates", name]))
             .await
             .map(drop)
     }
 
-    /// Has an image fetched that becomes a template.
+    /// Starts a download that becomes a template.
     pub async fn create_download(&self, request: &CreateDownload) -> Result<Download, ClientError> {
         self.json(self.request(Method::POST, &["downloads"]).json(request))
             .await
     }
 
-    /// Every template on its way.
+    /// Lists downloads.
     pub async fn downloads(&self) -> Result<Page<Download>, ClientError> {
         self.json(self.get(&["downloads"])).await
     }
 
-    /// One template on its way; `None` when it is not: it is there, or was given up.
+    /// Gets a download; `None` if it has ended.
     pub async fn download(&self, name: &str) -> Result<Option<Download>, ClientError> {
         match self.json(self.get(&["downloads", name])).await {
             Ok(download) => Ok(Some(download)),
@@ -355,22 +363,22 @@ impl Client {
         }
     }
 
-    /// The catalog of well-known images.
+    /// Gets the catalog.
     pub async fn catalog(&self) -> Result<Page<CatalogEntry>, ClientError> {
         self.json(self.get(&["catalog"])).await
     }
 
-    /// One page of images.
+    /// Lists images.
     pub async fn images(&self, query: &ListQuery) -> Result<Page<Image>, ClientError> {
         self.json(self.get(&["images"]).query(query)).await
     }
 
-    /// Which waifud answers: `version`, `api`, `schema`, `incarnation`.
+    /// Gets `version`, `api`, `schema` and `incarnation` of waifud.
     pub async fn version(&self) -> Result<serde_json::Value, ClientError> {
         self.json(self.get(&["version"])).await
     }
 
-    /// What is known of an image; `None` when waifud does not have it.
+    /// Gets an image; `None` if waifud does not have it.
     pub async fn image(&self, digest: Digest) -> Result<Option<Image>, ClientError> {
         match self.json(self.get(&["images", &digest.to_string()])).await {
             Ok(image) => Ok(Some(image)),
@@ -379,7 +387,7 @@ impl Client {
         }
     }
 
-    /// Uploads an image; `progress` is told the bytes that went out so far.
+    /// Uploads an image; calls `progress` with the number of bytes sent so far.
     pub async fn upload_image(
         &self,
         digest: Digest,
@@ -404,35 +412,35 @@ impl Client {
             .request(Method::PUT, &["images", &digest.to_string()])
             .header("content-length", size)
             .body(reqwest::Body::wrap_stream(body))
-            // A slow disk at 1 MiB/s should still get there.
+            // Allows for a slow disk at 1 MiB/s.
             .timeout(REQUEST_TIMEOUT + Duration::from_secs(size >> 20));
         self.json(request).await
     }
 
-    /// Removes an image that nothing needs.
+    /// Deletes an image that is not in use.
     pub async fn delete_image(&self, digest: Digest) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &["images", &digest.to_string()]))
             .await
             .map(drop)
     }
 
-    /// One page of nodes.
+    /// Lists nodes.
     pub async fn nodes(&self, query: &ListQuery) -> Result<Page<Node>, ClientError> {
         self.json(self.get(&["nodes"]).query(query)).await
     }
 
-    /// One node by name or id.
+    /// Gets a node by name or id.
     pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
         self.json(self.get(&["nodes", name])).await
     }
 
-    /// Events, oldest first.
+    /// Lists events, oldest first.
     pub async fn events(&self, query: &EventQuery) -> Result<Page<Event>, ClientError> {
         self.json(self.get(&["events"]).query(query)).await
     }
 
-    /// Events as they happen, after `query.since`. The stream ends when the connection does; resume from the last
-    /// event's id. Progress frames come with the event type `progress`.
+    /// Watches events after `query.since`. The stream ends with the connection; the id of the last event is the
+    /// revision to resume from. Progress frames have the event type `progress`.
     pub async fn watch_events(
         &self,
         query: &EventQuery,
@@ -443,16 +451,15 @@ impl Client {
             .header("accept", "text/event-stream");
         let response = self.send(request).await?;
         let at = self.at.clone();
-        let mut parser = SseParser::default();
-        Ok(response.bytes_stream().flat_map(move |chunk| {
-            let events: Vec<_> = match chunk {
-                Ok(bytes) => parser.push(&bytes).into_iter().map(Ok).collect(),
-                Err(source) => vec![Err(ClientError::Unreachable {
+        let events = response.bytes_stream().eventsource();
+        Ok(events.map(move |event| {
+            event.map_err(|error| match error {
+                EventStreamError::Transport(source) => ClientError::Unreachable {
                     at: at.clone(),
                     source,
-                })],
-            };
-            futures::stream::iter(events)
+                },
+                error => ClientError::Malformed(error.to_string()),
+            })
         }))
     }
 
@@ -464,11 +471,11 @@ impl Client {
         self.timeless(method, path).timeout(REQUEST_TIMEOUT)
     }
 
-    /// A request that may take as long as it likes.
+    /// A request without a timeout.
     fn timeless(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let request = self.http.request(method, url(&self.base, path));
         match &self.token {
-            // reqwest marks the header as sensitive: its own logs leave it out.
+            // reqwest marks the header as sensitive and does not log it.
             Some(token) => request.bearer_auth(token.expose()),
             None => request,
         }
@@ -489,7 +496,9 @@ impl Client {
         let body = response.bytes().await.map_err(|e| self.transport(e))?;
         Err(match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => ClientError::Problem(Box::new(problem)),
-            Err(_) => ClientError::Malformed(format!("status {status} without a problem body")),
+            Err(_) => {
+                ClientError::Malformed(format!("status {status} without a problem in the body"))
+            }
         })
     }
 
@@ -507,8 +516,8 @@ impl Client {
     }
 }
 
-/// A configuration that believes no server.
-fn trusts_nobody() -> Result<rustls::ClientConfig, ClientError> {
+/// A configuration that trusts no server.
+fn trusts_no_server() -> Result<rustls::ClientConfig, ClientError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -518,12 +527,12 @@ fn trusts_nobody() -> Result<rustls::ClientConfig, ClientError> {
         .with_no_client_auth())
 }
 
-/// The URL of a path below `/v1`, each segment escaped.
+/// The URL of a path below `/v1`, with each segment escaped.
 fn url(base: &str, path: &[&str]) -> reqwest::Url {
     let mut text = format!("{base}/v1");
     for segment in path {
         text.push('/');
-        // URL parsers take %2E%2E for `..` too; escaped twice it is only a name that nobody has.
+        // URL parsers treat %2E%2E as `..` too; escaped twice, it is an ordinary name that cannot exist.
         let dots = matches!(*segment, "." | "..");
         for byte in segment.bytes() {
             if byte.is_ascii_alphanumeric() || b"-_~:".contains(&byte) || (byte == b'.' && !dots) {
@@ -538,7 +547,7 @@ fn url(base: &str, path: &[&str]) -> reqwest::Url {
     reqwest::Url::parse(&text).unwrap_or_else(|_| unreachable_url())
 }
 
-/// Only for a URL that `url` built from a server's URL and escaped ASCII, and that can't fail to parse.
+/// A fallback for `url`, whose result of a server URL and escaped ASCII always parses.
 fn unreachable_url() -> reqwest::Url {
     #[expect(clippy::unwrap_used, reason = "a constant that parses")]
     reqwest::Url::parse("http://waifud.invalid/").unwrap()
@@ -559,6 +568,23 @@ mod tests {
             assert!(url.path().starts_with("/v1/instances/"), "{name}: {url}");
             assert_eq!(url.path_segments().unwrap().count(), 3, "{name}: {url}");
             assert_eq!(url.query(), None, "{name}");
+        }
+    }
+
+    const STREAM: &str = ": hello\n\nid: 0000000a.1\nevent: instance.created\ndata: {\"a\":1}\n\ndata: x\ndata: y\r\n\r\n";
+
+    proptest::proptest! {
+        #[test]
+        fn events_do_not_depend_on_where_the_stream_is_split(cut in 0_usize..STREAM.len()) {
+            let (head, tail) = STREAM.as_bytes().split_at(cut);
+            let chunks = [head, tail].map(|chunk| Ok::<_, std::io::Error>(chunk));
+            let events = futures::stream::iter(chunks).eventsource();
+            let events = futures::executor::block_on(events.collect::<Vec<_>>());
+            let fields: Vec<_> = events.iter().flatten().map(|it| (&*it.event, &*it.data, &*it.id)).collect();
+            proptest::prop_assert_eq!(fields, [
+                ("instance.created", "{\"a\":1}", "0000000a.1"),
+                ("message", "x\ny", "0000000a.1"),
+            ]);
         }
     }
 }

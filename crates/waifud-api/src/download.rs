@@ -1,4 +1,4 @@
-//! Images by URL, and the catalog of well-known ones, on the wire.
+//! Downloads of images, and the catalog of well-known images.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,106 +7,106 @@ use waifud_types::{ByteSize, Checksum, Name, Timestamp};
 
 use crate::Problem;
 
-/// `POST /v1/downloads`: waifud fetches an image and makes it a template.
+/// `POST /v1/downloads`: downloads an image and creates a template from it.
 ///
-/// With `url`, from there. Without it, from the catalog: the entry that `catalog` names, or else the one that is named
-/// like the template; what is given beside outranks the entry.
+/// The image comes from `url` or, without it, from the catalog: from the entry `catalog`, by default the one with the
+/// template's name. Other fields override those of the entry.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateDownload {
-    /// The template's name. One that exists points at the new image afterwards.
+    /// Name of the template. An existing template refers to the new image afterwards.
     pub name: String,
     /// An entry of the catalog.
     #[serde(default)]
     pub catalog: Option<String>,
-    /// Where the image is: https, or http together with a checksum.
+    /// URL of the image: https, or http with a checksum.
     #[serde(default)]
     pub url: Option<String>,
     /// The publisher's checksum of the image.
     #[serde(default)]
     pub checksum: Option<Checksum>,
-    /// Where the publisher's list of checksums is; https.
+    /// URL of the publisher's list of checksums; https.
     #[serde(default)]
     pub checksums_url: Option<String>,
-    /// What the image is called in that list; the last part of `url` by default.
+    /// File name of the image in that list; the last part of `url` by default.
     #[serde(default)]
     pub checksums_file: Option<String>,
-    /// Takes whatever https gives, without a checksum.
+    /// Downloads over https without verifying a checksum.
     #[serde(default)]
     pub insecure_no_checksum: bool,
     /// `x86_64` by default.
     #[serde(default)]
     pub arch: Option<String>,
-    /// How its guests find their documents.
+    /// How its guests find their metadata and user-data.
     #[serde(default)]
     pub datasource: Option<Datasource>,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     #[serde(default)]
     pub firmware: Option<Firmware>,
-    /// The user that cloud-init makes.
+    /// The user that cloud-init creates in guests.
     #[serde(default)]
     pub default_user: Option<String>,
 }
 
-/// A template on its way. When it is there, the template is and this is not.
+/// A download of an image for a template. It is removed once the template exists.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Download {
-    /// The template's name.
+    /// Name of the template.
     pub name: Name,
-    /// Whether it goes on.
+    /// State of the download.
     pub state: DownloadState,
-    /// Where from.
+    /// URL of the image.
     pub source_url: String,
-    /// The publisher's checksum; null until it is known, or without one.
+    /// The publisher's checksum; null until it is known, or if there is none.
     pub checksum: Option<Checksum>,
-    /// Bytes that are here.
+    /// Bytes downloaded so far.
     pub done_bytes: ByteSize,
-    /// Bytes of the whole; null until it is known.
+    /// Size of the image in bytes; null until it is known.
     pub total_bytes: Option<ByteSize>,
-    /// What keeps it, and that it will be tried again; null while bytes flow.
+    /// Why the download is interrupted and that it will be retried; null while it makes progress.
     pub waiting_for: Option<String>,
-    /// Why it failed; null unless it did.
+    /// Why the download failed; null unless it failed.
     pub error: Option<Problem>,
-    /// When somebody asked for it.
+    /// Time of the request.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
 }
 
-/// Whether a download goes on.
+/// State of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DownloadState {
-    /// It goes on by itself, also after a restart of waifud.
+    /// In progress; also continues after a restart of waifud.
     Running,
-    /// It will not go on until somebody asks again.
+    /// Failed; a new request starts it again.
     Failed,
 }
 
-/// An image that the catalog knows.
+/// An image in the catalog.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
-    /// What a template made from it is called by default.
+    /// Default name of a template created from it.
     pub name: Name,
-    /// What it is.
+    /// Title for users.
     pub title: String,
     /// `x86_64` or `aarch64`.
     pub arch: String,
-    /// Where it is.
+    /// URL of the image.
     pub url: String,
-    /// Where its publisher's checksums are.
+    /// URL of the publisher's list of checksums.
     pub checksums_url: String,
-    /// The user that cloud-init makes.
+    /// The user that cloud-init creates in guests.
     pub default_user: String,
-    /// A guest with less memory does not boot well.
+    /// Minimum memory that guests need to boot reliably.
     pub min_memory_bytes: ByteSize,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     #[serde(default)]
     pub firmware: Firmware,
-    /// How its guests find their documents.
+    /// How its guests find their metadata and user-data.
     #[serde(default)]
     pub datasource: Datasource,
-    /// What has to be known; null when nothing.
+    /// Notes for users; null if there are none.
     #[serde(default)]
     pub notes: Option<String>,
 }

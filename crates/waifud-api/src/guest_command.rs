@@ -1,7 +1,7 @@
-//! Commands that a person has the guest agent carry out: `exec` and `passwd`.
+//! Commands for the guest agent: `exec` and `passwd`.
 //!
 //! waifud opens a stream of kind `guest-command` to the node, writes one [`GuestCommand`] as a line of JSON, and reads
-//! one [`GuestAnswer`] until the end. The node carries out these commands in the stream's own instance and no others.
+//! one [`GuestAnswer`] until the end. The node runs these commands only in the instance of the stream.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,72 +9,72 @@ use waifud_types::Secret;
 
 use crate::stream::StreamRefusal;
 
-/// Bytes of one command on its stream at most: a program's input in base64, and its words.
+/// Maximum size of a command on its stream in bytes: the program's input in base64 and its arguments.
 pub const COMMAND_MAX: usize = 2 << 20;
-/// Bytes of a program and its arguments at most.
+/// Maximum size of a program and its arguments in bytes.
 pub const WORDS_MAX: usize = 120 << 10;
-/// Bytes of a program's standard input at most.
+/// Maximum size of standard input in bytes.
 pub const STDIN_MAX: usize = 1 << 20;
-/// Bytes of a program's standard output that are kept at most. libvirt carries 4 MiB of base64 for both outputs, and a
-/// guest agent whose answer is longer than 10 MiB can't be used again before it is restarted in the guest.
+/// Maximum size of captured standard output in bytes. libvirt transfers up to 4 MiB of base64 for both outputs, and a
+/// guest agent whose answer exceeds 10 MiB is unusable until it is restarted in the guest.
 pub const STDOUT_MAX: usize = 2 << 20;
-/// The same of its standard error.
+/// Maximum size of captured standard error in bytes.
 pub const STDERR_MAX: usize = 512 << 10;
-/// Bytes of one answer on its stream at most: both outputs in base64, and libvirt carries 4 MiB.
+/// Maximum size of an answer on its stream in bytes: both outputs in base64, of which libvirt transfers up to 4 MiB.
 pub const ANSWER_MAX: usize = 8 << 20;
-/// Seconds that a command in a guest may take when nobody says how many.
+/// Default timeout of a command in seconds.
 pub const EXEC_TIMEOUT_DEFAULT: u32 = 60;
-/// And at most.
+/// Maximum timeout of a command in seconds.
 pub const EXEC_TIMEOUT_MAX: u32 = 3600;
-/// Bytes of a password at most.
+/// Maximum length of a password in bytes.
 pub const PASSWORD_MAX: usize = 512;
 
-/// `POST /v1/instances/{name}/exec`: runs a program in the guest, as root, and waits for its end.
+/// `POST /v1/instances/{name}/exec`: runs a program in the guest as root and waits until it ends.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
-    /// The program, looked for in the guest agent's PATH, and its arguments.
+    /// The program, which is looked up in the guest agent's PATH, and its arguments.
     pub command: Vec<String>,
-    /// Seconds until nobody waits for it any more, 1 to 3600; 60 when null. The program is not ended then.
+    /// How long to wait for the program in seconds, 1 to 3600; 60 by default. The program keeps running after that.
     #[serde(default)]
     pub timeout_s: Option<u32>,
-    /// The program's standard input in base64 (RFC 4648, section 4), 1 MiB at most before encoding; none when null.
+    /// Standard input in base64 (RFC 4648, section 4), at most 1 MiB before encoding; null for no input.
     #[serde(default)]
     pub stdin_base64: Option<Secret<String>>,
 }
 
 impl std::fmt::Debug for ExecRequest {
-    /// Arguments may be secret.
+    /// Arguments can contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ExecRequest({} words)", self.command.len())
     }
 }
 
-/// How a program in the guest ended.
+/// The result of a program in the guest.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ExecResult {
-    /// Its exit code, as a shell tells it: 128 and the signal's number when a signal ended it, 127 when there is no such
-    /// program, 126 when it can't be executed.
+    /// The exit code as in a shell: 128 plus the signal number if a signal ended the program, 127 if the program does
+    /// not exist, 126 if it cannot be executed.
     pub exit_code: u8,
-    /// What it wrote to standard output, in base64 (RFC 4648, section 4).
+    /// Standard output in base64 (RFC 4648, section 4).
     pub stdout_base64: String,
-    /// And to standard error.
+    /// Standard error in base64.
     pub stderr_base64: String,
-    /// Only the beginning of an output was kept: 2 MiB of standard output, 512 KiB of standard error.
+    /// True if output was truncated: standard output to 2 MiB, standard error to 512 KiB.
     pub truncated: bool,
 }
 
-/// `PUT /v1/instances/{name}/password`: sets the password of one of the guest's users.
+/// `PUT /v1/instances/{name}/password`: sets the password of a user in the guest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetPassword {
-    /// The user, who exists in the guest.
+    /// An existing user in the guest.
     pub user: String,
     /// The password: one line of 1 to 512 bytes.
     pub password: Secret<String>,
 }
 
-/// What a node is asked for over a stream.
+/// A command on a stream to a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum GuestCommand {
@@ -84,7 +84,7 @@ pub enum GuestCommand {
     SetPassword(SetPassword),
 }
 
-/// What it answers.
+/// The answer to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum GuestAnswer {
@@ -92,9 +92,9 @@ pub enum GuestAnswer {
     Exec(ExecResult),
     /// The password is set.
     PasswordSet,
-    /// The program did not end in time, and goes on.
+    /// The program did not end before the timeout and keeps running.
     TimedOut,
-    /// It could not be done.
+    /// The command could not be run.
     Refused(StreamRefusal),
 }
 
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_survives_the_wire_and_shows_no_secret() {
+    fn a_command_round_trips_and_debug_output_contains_no_secret() {
         let command = GuestCommand::SetPassword(SetPassword {
             user: "debian".to_owned(),
             password: Secret::new("hunter2".to_owned()),

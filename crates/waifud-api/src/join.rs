@@ -1,7 +1,7 @@
-//! How a node gets in: join tokens, and the one request that a node makes before it has a certificate.
+//! Joining of nodes: join tokens, and the request that a node sends before it has a certificate.
 //!
-//! `POST /v1/agent/join` [`JoinRequest`] is answered with [`Joined`]. A token lets one key in once; the same key may ask
-//! again until the token expires, because an answer can be lost.
+//! `POST /v1/agent/join` [`JoinRequest`] is answered with [`Joined`]. A token admits one key. The same key can repeat
+//! the request until the token expires, since an answer can be lost.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,38 +9,38 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
-/// What every token's text begins with.
+/// The prefix of every token.
 const PREFIX: &str = "wfj_";
-/// The layout of what follows.
+/// The version of the token format.
 const VERSION: u8 = 1;
-/// A text that is longer was never one of ours.
+/// Maximum length of a token.
 const TEXT_MAX: usize = 4096;
-/// The header of a join request that repeats [`JoinRequest::secret`]: waifud looks at it before it reads the body.
+/// The header of a join request that repeats [`JoinRequest::secret`]: waifud checks it before it reads the body.
 pub const JOIN_TOKEN_HEADER: &str = "waifud-join-token";
-/// How long a token lives unless said otherwise: an hour.
-pub const DEFAULT_LIFE_S: u64 = 3600;
-/// How long a token may live: 30 days.
-pub const LIFE_MAX_S: u64 = 30 * 86_400;
+/// Default lifetime of a token: one hour.
+pub const DEFAULT_LIFETIME_S: u64 = 3600;
+/// Maximum lifetime of a token: 30 days.
+pub const LIFETIME_MAX_S: u64 = 30 * 86_400;
 
-/// What the text of a token says: `wfj_` and, in base64url without padding, one byte 1, the SHA-256 of waifud's CA
-/// certificate, 32 random bytes, and waifud's URLs, each on a line.
+/// The contents of a token. Its text is `wfj_` and, in base64url without padding, one byte 1, the SHA-256 of waifud's
+/// CA certificate, 32 random bytes, and waifud's URLs, separated by newlines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JoinToken {
-    /// The CA that waifud's certificate is of.
+    /// Fingerprint of the CA that issued waifud's certificate.
     pub ca: Digest,
-    /// What lets the node in.
+    /// The secret that admits the node.
     pub secret: Secret<[u8; 32]>,
-    /// Where waifud is, `https://HOST:PORT`.
+    /// Addresses of waifud, `https://HOST:PORT`.
     pub addresses: Vec<String>,
 }
 
-/// The text is no join token.
+/// The text is not a join token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("that is no join token: `waifuctl node token create` prints one, which begins with wfj_")]
-pub struct NotAJoinToken;
+#[error("invalid join token: `waifuctl node token create` prints one, which begins with wfj_")]
+pub struct InvalidJoinToken;
 
 impl JoinToken {
-    /// The text to paste on the node.
+    /// The token as text.
     pub fn to_text(&self) -> Secret<String> {
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(self.ca.bytes());
@@ -49,20 +49,22 @@ impl JoinToken {
         Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// Reads such a text; spaces and line ends around it do not matter.
-    pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
+    /// Parses a token; surrounding whitespace is ignored.
+    pub fn parse(text: &str) -> Result<Self, InvalidJoinToken> {
         let text = text.trim();
-        let coded = text.strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
+        let coded = text.strip_prefix(PREFIX).ok_or(InvalidJoinToken)?;
         if text.len() > TEXT_MAX {
-            return Err(NotAJoinToken);
+            return Err(InvalidJoinToken);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(coded).map_err(|_| NotAJoinToken)?;
-        let (version, rest) = bytes.split_first().ok_or(NotAJoinToken)?;
-        let (ca, rest) = rest.split_first_chunk::<32>().ok_or(NotAJoinToken)?;
-        let (secret, rest) = rest.split_first_chunk::<32>().ok_or(NotAJoinToken)?;
-        let addresses = std::str::from_utf8(rest).map_err(|_| NotAJoinToken)?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(coded)
+            .map_err(|_| InvalidJoinToken)?;
+        let (version, rest) = bytes.split_first().ok_or(InvalidJoinToken)?;
+        let (ca, rest) = rest.split_first_chunk::<32>().ok_or(InvalidJoinToken)?;
+        let (secret, rest) = rest.split_first_chunk::<32>().ok_or(InvalidJoinToken)?;
+        let addresses = std::str::from_utf8(rest).map_err(|_| InvalidJoinToken)?;
         if *version != VERSION {
-            return Err(NotAJoinToken);
+            return Err(InvalidJoinToken);
         }
         Ok(Self {
             ca: Digest::from_bytes(*ca),
@@ -72,14 +74,14 @@ impl JoinToken {
     }
 }
 
-/// A node asks to be let in.
+/// A request of a node to join.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JoinRequest {
     /// The token's secret: 32 bytes in base64url without padding.
     pub secret: Secret<String>,
-    /// The certificate signing request, as PEM. Only its key counts, an ECDSA key on P-256.
+    /// The certificate signing request, in PEM. Only its key is used, which must be an ECDSA key on P-256.
     pub csr: String,
-    /// The name that the node wants; the token's own, when it has one.
+    /// The requested name of the node; must be the name in the token if it has one.
     pub name: Name,
 }
 
@@ -94,59 +96,59 @@ impl JoinRequest {
     }
 
     /// The secret's bytes.
-    pub fn secret(&self) -> Result<[u8; 32], NotAJoinToken> {
+    pub fn secret(&self) -> Result<[u8; 32], InvalidJoinToken> {
         secret_bytes(self.secret.expose())
     }
 }
 
-/// The bytes of a secret as the wire has it.
-pub fn secret_bytes(text: &str) -> Result<[u8; 32], NotAJoinToken> {
+/// Decodes a secret.
+pub fn secret_bytes(text: &str) -> Result<[u8; 32], InvalidJoinToken> {
     URL_SAFE_NO_PAD
         .decode(text)
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(NotAJoinToken)
+        .ok_or(InvalidJoinToken)
 }
 
-/// The node is in.
+/// The answer to a join request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Joined {
-    /// Its id, which its certificate names too.
+    /// Id of the node, which is also in its certificate.
     pub node: NodeId,
-    /// Its name.
+    /// Name of the node.
     pub name: Name,
-    /// Its certificate, as PEM.
+    /// Certificate of the node, in PEM.
     pub certificate: String,
-    /// The CA's certificate, as PEM. The node checks it against the fingerprint that it came with.
+    /// Certificate of the CA, in PEM. The node verifies it against the fingerprint in the token.
     pub ca: String,
-    /// Where waifud is.
+    /// Addresses of waifud.
     pub addresses: Vec<String>,
 }
 
-/// An administrator wants a token.
+/// A request for a join token.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateJoinToken {
-    /// Only for the node of this name; also for one that is in and lost its key.
+    /// Admit only the node of this name, including a node that has joined before and lost its key.
     pub name: Option<Name>,
-    /// How many seconds it is good for: one hour unless said otherwise, 30 days at most.
+    /// Lifetime in seconds: one hour by default, at most 30 days.
     pub expires_in_s: Option<u64>,
 }
 
-/// Where a token is in its life.
+/// State of a join token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JoinTokenState {
-    /// It lets a node in.
+    /// The token can still admit a node.
     Unused,
-    /// A node came in by it; only that node's own key may still use it.
+    /// A node has joined with it; only the key of that node can still use it.
     Spent,
-    /// Its time is over.
+    /// The token has expired.
     Expired,
 }
 
 impl JoinTokenState {
-    /// The word on the wire.
+    /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unused => "unused",
@@ -156,34 +158,34 @@ impl JoinTokenState {
     }
 }
 
-/// A token, without what makes it one.
+/// A join token without its secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JoinTokenInfo {
-    /// Names it, for `revoke`.
+    /// Id of the token, for `revoke`.
     pub id: String,
-    /// The node that it is for, when for one only.
+    /// The node name that the token is limited to; null if it is not limited.
     pub name: Option<String>,
-    /// Where it is in its life.
+    /// State of the token.
     pub state: JoinTokenState,
-    /// Who made it.
+    /// The user that created it.
     pub created_by: String,
-    /// When.
+    /// Creation time.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
-    /// Until when it is good.
+    /// Expiry time.
     #[schema(value_type = String)]
     pub expires_at: Timestamp,
-    /// The node that came in by it.
+    /// The node that joined with it; null before.
     pub node: Option<String>,
 }
 
-/// A token, and its text: shown once and stored nowhere.
+/// A join token with its text, which is shown only once and not stored.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CreatedJoinToken {
-    /// What is known of it.
+    /// The token without its text.
     #[serde(flatten)]
     pub info: JoinTokenInfo,
-    /// What is pasted on the node: `waifud-agentd join --token TEXT`.
+    /// The text of the token, for `waifud-agentd join --token TEXT` on the node.
     pub token: Secret<String>,
 }
 
@@ -194,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_survives_its_text(ca: [u8; 32], secret: [u8; 32], hosts in proptest::collection::vec("[a-z]{1,20}", 0..5)) {
+        fn a_token_round_trips_as_text(ca: [u8; 32], secret: [u8; 32], hosts in proptest::collection::vec("[a-z]{1,20}", 0..5)) {
             let token = JoinToken {
                 ca: Digest::from_bytes(ca),
                 secret: Secret::new(secret),
@@ -209,21 +211,21 @@ mod tests {
         #[test]
         fn any_other_text_is_refused(text in ".{0,200}", short in proptest::collection::vec(any::<u8>(), 0..65), version in 0..u8::MAX) {
             let coded = |bytes: &[u8]| format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
-            // Without the prefix, not in the alphabet, with too few bytes, and of another version.
+            // Without the prefix, with an invalid character, too short, and of another version.
             let version = if version < VERSION { version } else { version + 1 };
             let other = [&[version][..], &[7; 80]].concat();
             for bad in [text.clone(), format!("{PREFIX}{text}!"), coded(&short), coded(&other)] {
-                prop_assert_eq!(JoinToken::parse(&bad), Err(NotAJoinToken), "{}", bad);
+                prop_assert_eq!(JoinToken::parse(&bad), Err(InvalidJoinToken), "{}", bad);
             }
             let good = [&[VERSION][..], &[7; 80]].concat();
             let as_such = coded(&good);
-            // The last part is addresses, in UTF-8: those bytes are.
+            // The rest is parsed as addresses in UTF-8, which these bytes are.
             prop_assert!(JoinToken::parse(&as_such).is_ok());
         }
     }
 
     #[test]
-    fn a_cut_token_is_none() {
+    fn a_truncated_token_is_refused() {
         let token = JoinToken {
             ca: Digest::from_bytes([1; 32]),
             secret: Secret::new([2; 32]),
@@ -232,9 +234,9 @@ mod tests {
         let text = token.to_text().into_inner();
         assert_eq!(
             JoinToken::parse(&text[..text.len() - 4]),
-            Err(NotAJoinToken)
+            Err(InvalidJoinToken)
         );
-        assert_eq!(JoinToken::parse(&text[4..]), Err(NotAJoinToken));
-        assert_eq!(JoinToken::parse(""), Err(NotAJoinToken));
+        assert_eq!(JoinToken::parse(&text[4..]), Err(InvalidJoinToken));
+        assert_eq!(JoinToken::parse(""), Err(InvalidJoinToken));
     }
 }

@@ -1,7 +1,7 @@
-//! The contract on the wire: requests, answers, problems, and the typed client.
+//! The HTTP API: requests, responses, problems, and the typed clients.
 //!
-//! Shapes that are also the domain's own (specs, states, events, templates) live in `waifud-types`; here is what
-//! only the wire knows. Paths are under `/v1`; `docs/reference/openapi.json` is generated from the server.
+//! Types that the core also uses (specs, states, events, templates) are in `waifud-types`. Paths are under `/v1`;
+//! `docs/reference/openapi.json` is generated from the server.
 
 pub mod agent;
 pub mod agent_client;
@@ -18,14 +18,14 @@ pub mod page;
 pub mod problem;
 pub mod server;
 pub mod server_url;
-pub mod sse;
 pub mod stream;
 pub mod template;
 pub mod token;
 
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use instance::{
-    CreateInstance, CreateNic, Instance, PlacementVerdict, Publish, UpdateInstance, Why,
+    CreateInstance, CreateNic, Instance, InstanceDescription, PlacementVerdict, Publish,
+    UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use network::{CreateNetwork, Network, NetworkNode};

@@ -1,4 +1,4 @@
-//! What a node's agent tells its metadata service, over a unix socket that only root may open.
+//! The protocol between a node agent and its metadata service, over a unix socket that only root can open.
 //!
 //! | request | answer |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | `DELETE /v1/instances/{id}` | 204: forgotten, also on disk |
 //! | `GET /v1/observations?after=N&wait=SECONDS` | [`Observations`]: what guests asked for and reported |
 //!
-//! The service keeps bundles and assignments on its own disk (0600), so that it answers after a restart before the
-//! agent has come back. When `Status::process` changes, the agent says everything again.
+//! The service stores bundles and assignments on disk (0600), so that after a restart it can answer before the agent
+//! has connected. When `Status::process` changes, the agent sends everything again.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -21,56 +21,56 @@ use waifud_types::{InstanceId, Name, Timestamp};
 
 use crate::agent::BundleRef;
 
-/// Which process answers, and what it holds.
+/// The running process and what it serves.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Random for each process: a change means that it was restarted.
+    /// Random for each process; a change means a restart.
     pub process: String,
-    /// Its WireGuard public key, base64; the same over restarts.
+    /// WireGuard public key of the service in base64; kept over restarts.
     pub public_key: String,
-    /// Where its end of the tunnel listens.
+    /// Address that its end of the tunnel listens on.
     pub endpoint: SocketAddr,
-    /// The node's public key that it accepts; null before the first `PUT /v1/tunnel`.
+    /// The accepted public key of the node; null before the first `PUT /v1/tunnel`.
     pub node_public_key: Option<String>,
-    /// What it serves.
+    /// The instances that it serves.
     pub instances: Vec<Held>,
-    /// Instances with an assignment on its disk that it can't serve, for want of their bundle.
+    /// Instances with a stored assignment that it cannot serve because their bundle is missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved: Vec<InstanceId>,
-    /// Bundles that it keeps and serves to no instance: to be assigned soon, or left over.
+    /// Stored bundles without an instance: not assigned yet, or left over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unused_bundles: Vec<waifud_types::Digest>,
 }
 
-/// One instance that it serves.
+/// A served instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Held {
     /// The instance.
     pub id: InstanceId,
-    /// The address that identifies it.
+    /// The source address that identifies it.
     pub address: Ipv4Addr,
-    /// The bundle that it gets.
+    /// Digest of its bundle.
     pub bundle: waifud_types::Digest,
 }
 
-/// The node's side of the tunnel.
+/// The node's end of the tunnel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// The node's WireGuard public key, base64.
+    /// WireGuard public key of the node in base64.
     pub node_public_key: String,
-    /// Where the node's end listens, so that a restarted service can greet it at once.
+    /// Address that the node's end listens on, so that a restarted service can connect immediately.
     pub node_endpoint: SocketAddr,
-    /// The guests' subnet: no inner address outside of it and of `identities` is believed.
+    /// The subnet of guests: inner addresses outside of it and of `identities` are rejected.
     pub subnet: ipnet::Ipv4Net,
-    /// Addresses that stand for guests whose own are not ours to give; believed too.
+    /// Additional accepted addresses, which identify guests whose own addresses waifud does not assign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identities: Option<ipnet::Ipv4Net>,
 }
 
-/// Who is served what.
+/// The bundle for one instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Assignment {
-    /// The instance's name, for logs.
+    /// Name of the instance, for logs.
     pub name: Name,
     /// The exact inner source address.
     pub address: Ipv4Addr,
@@ -78,39 +78,39 @@ pub struct Assignment {
     pub bundle: BundleRef,
 }
 
-/// A stretch of what guests did.
+/// A range of observations.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Observations {
-    /// Pass as `?after=` next time.
+    /// The `?after=` of the next request.
     pub last: u64,
-    /// Oldest first. Bounded: old ones are dropped, `last` shows the gap.
+    /// Oldest first. The list is bounded: old entries are dropped, and `last` reveals the gap.
     pub items: Vec<Observation>,
 }
 
-/// One thing that a guest did.
+/// One observation of a guest.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Observation {
-    /// Its number, counting up from 1 in one process.
+    /// Sequence number within one process, from 1.
     pub number: u64,
-    /// When.
+    /// Time of the observation.
     pub at: Timestamp,
-    /// Which instance.
+    /// The instance.
     pub instance: InstanceId,
-    /// What it did.
+    /// The observation.
     #[serde(flatten)]
     pub what: Observed,
 }
 
-/// One event of cloud-init's reporter: a stage or a module began or ended.
+/// An event of cloud-init's reporter: the start or end of a stage or a module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CloudInitEvent {
-    /// The stage, or stage and module, such as `modules-final/config-scripts-user`; text from a guest.
+    /// The stage, or stage and module, for example `modules-final/config-scripts-user`; text from the guest.
     pub name: String,
-    /// How it ended; null when it began.
+    /// The result at the end; null at the start.
     pub result: Option<ModuleResult>,
-    /// cloud-init's description; text from a guest.
+    /// cloud-init's description; text from the guest.
     pub description: String,
-    /// When, by the guest's clock, in microseconds since the epoch.
+    /// Time on the guest's clock, in microseconds since the epoch.
     pub guest_micros: Option<i64>,
 }
 
@@ -118,22 +118,22 @@ pub struct CloudInitEvent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Observed {
-    /// It asked for a document.
+    /// The guest requested a document.
     Request {
-        /// The path; text from a guest.
+        /// The path; text from the guest.
         path: String,
-        /// The answer's HTTP status.
+        /// HTTP status of the response.
         status: u16,
     },
-    /// Its cloud-init phoned home: it is done.
+    /// cloud-init phoned home: it has finished.
     PhoneHome {
-        /// The instance-id that it believes to have; text from a guest.
+        /// The instance-id according to the guest; text from the guest.
         instance_id: Option<String>,
-        /// Its host name; text from a guest.
+        /// Hostname; text from the guest.
         hostname: Option<String>,
-        /// Public host keys; text from a guest.
+        /// Public host keys; text from the guest.
         host_keys: Vec<String>,
     },
-    /// cloud-init's reporter told of a stage or a module.
+    /// cloud-init's reporter sent an event about a stage or a module.
     CloudInit(CloudInitEvent),
 }

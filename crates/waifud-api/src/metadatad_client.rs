@@ -1,7 +1,7 @@
-//! The agent's client of the node's metadata service: the wire of [`crate::metadatad`], one method per route.
+//! The typed client of the node's metadata service ([`crate::metadatad`]): one method per route.
 //!
-//! Each request uses a connection of its own: the socket is on this machine, so that costs microseconds, and a service
-//! that was restarted is found again without a pool that has to notice. Every method ends within its timeout.
+//! Each request opens a connection: on a local socket this takes microseconds, and a restarted service needs no
+//! special handling. Every method ends within its timeout.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -18,46 +18,46 @@ use crate::{
     metadatad::{Assignment, Observations, Status, Tunnel},
 };
 
-/// How long one request may take. The service answers from memory and, at most, after an fsync.
+/// Timeout of a request. The service answers from memory or after an fsync.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of an answer at most: thousands of instances fit.
+/// Maximum size of a response in bytes; enough for thousands of instances.
 const ANSWER_MAX: usize = 16 << 20;
 
 /// Why a request to the metadata service failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadatadError {
-    /// Nothing answers on the socket, or the connection broke: it is not running, or was just restarted. Try again.
-    #[error("the metadata service can't be reached on {}", socket.display())]
+    /// No connection could be made, or it broke: the service is not running or is being restarted. Can be retried.
+    #[error("the metadata service is unreachable at {}", socket.display())]
     Unreachable {
         /// The unix socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It took the request and did not answer in time. Try again.
+    /// The service did not answer in time. Can be retried.
     #[error("the metadata service did not answer within {} s", after.as_secs())]
     Timeout {
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
-    /// It refused, and says why. [`MetadatadError::is_bundle_missing`] tells the one that is expected.
-    #[error("the metadata service refused: {0}")]
+    /// The service answered with a problem. [`MetadatadError::is_bundle_missing`] identifies the expected one.
+    #[error("the metadata service refused the request: {0}")]
     Problem(#[source] Box<Problem>),
-    /// It answered something that is not of this contract: another version, or another program.
-    #[error("the metadata service gave an answer that can't be understood (HTTP {status})")]
+    /// The response does not conform to the protocol: another version or another program.
+    #[error("unexpected response from the metadata service (HTTP {status})")]
     Unexpected {
         /// The HTTP status.
         status: u16,
-        /// Why it could not be read, if it was JSON at all.
+        /// Why the body could not be parsed, if it is JSON.
         #[source]
         source: Option<serde_json::Error>,
     },
 }
 
 impl MetadatadError {
-    /// Whether the bundle has to be put before the assignment (409 `bundle-missing`).
+    /// Whether the bundle must be sent before the assignment (409 `bundle-missing`).
     pub fn is_bundle_missing(&self) -> bool {
         matches!(self, Self::Problem(problem) if problem.code == "bundle-missing")
     }
@@ -79,24 +79,24 @@ impl MetadatadClient {
         }
     }
 
-    /// The same client with another timeout per request (10 s by default).
+    /// Sets the timeout of a request (10 s by default).
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Which process answers, and what it holds.
+    /// Gets the running process and what it serves.
     pub async fn status(&self) -> Result<Status, MetadatadError> {
         self.json(Method::GET, "/v1/status", Bytes::new()).await
     }
 
-    /// Ensures that the node's side of the tunnel is accepted, and no other.
+    /// Ensures that this end of the tunnel is accepted and no other.
     pub async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadatadError> {
         self.json(Method::PUT, "/v1/tunnel", body(tunnel)?).await
     }
 
-    /// Ensures that it holds the bundle of this digest, on its disk. 400 `digest-mismatch` when the bytes have another.
+    /// Ensures that the service has stored the bundle. 400 `digest-mismatch` if the bytes have another digest.
     pub async fn put_bundle(
         &self,
         digest: Digest,
@@ -106,16 +106,16 @@ impl MetadatadClient {
         self.done(Method::PUT, &path, ciphertext.into()).await
     }
 
-    /// Ensures that it does not keep the bundle, unless it serves it to an instance.
+    /// Ensures that the service does not store the bundle unless an instance uses it.
     pub async fn drop_bundle(&self, digest: Digest) -> Result<(), MetadatadError> {
         let path = format!("/v1/bundles/{digest}");
         self.done(Method::DELETE, &path, Bytes::new()).await
     }
 
-    /// Ensures that it holds and serves this instance's documents: after `Ok` the guest may be started.
+    /// Ensures that the service serves the documents of this instance. After `Ok`, the guest can be started.
     ///
-    /// The assignment replaces an earlier one of the instance. Problems: 409 `bundle-missing` (put the bundle first),
-    /// 409 `address-taken` (another instance has the address), 400 `bundle-unreadable` (the key does not open it).
+    /// The assignment replaces an earlier one of the instance. Problems: 409 `bundle-missing` (send the bundle first),
+    /// 409 `address-taken` (another instance has the address), 400 `bundle-unreadable` (the key does not decrypt it).
     pub async fn put_instance(
         &self,
         instance: InstanceId,
@@ -125,14 +125,14 @@ impl MetadatadClient {
         self.done(Method::PUT, &path, body(assignment)?).await
     }
 
-    /// Ensures that nothing of the instance is held or served, also not on disk.
+    /// Ensures that the service neither stores nor serves anything of the instance.
     pub async fn delete_instance(&self, instance: InstanceId) -> Result<(), MetadatadError> {
         let path = format!("/v1/instances/{instance}");
         self.done(Method::DELETE, &path, Bytes::new()).await
     }
 
-    /// What guests did after observation number `after` (0 for all that is kept). Waits up to `wait`, in whole
-    /// seconds and at most 60, until there is something; then answers an empty list.
+    /// Gets observations after number `after` (0 for all stored ones). Waits up to `wait`, in whole seconds and at
+    /// most 60, for the first one; otherwise returns an empty list.
     pub async fn observations(
         &self,
         after: u64,
@@ -190,7 +190,7 @@ impl MetadatadClient {
         ))
     }
 
-    /// One connection, one request, one answer.
+    /// Opens a connection, sends a request and reads the response.
     async fn exchange(
         &self,
         method: Method,

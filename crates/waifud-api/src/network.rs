@@ -1,33 +1,33 @@
-//! Networks on the wire.
+//! Networks in the API.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Name, Timestamp};
 
-/// A network of guests, as `network list` and `network show` print it.
+/// A network for guests.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Network {
-    /// Its name.
+    /// Name of the network.
     pub name: Name,
-    /// The bridge that it means on every node; null for `default`, which each node routes by itself.
+    /// Name of the bridge on the nodes; null for `default`, which each node routes itself.
     pub bridge: Option<String>,
-    /// How many instances have a nic on it, those that are being destroyed included.
+    /// Number of instances with a nic on the network, including those being destroyed.
     pub used_by: u64,
-    /// When it was added; null for `default`.
+    /// Creation time; null for `default`.
     #[schema(value_type = Option<String>)]
     pub created_at: Option<Timestamp>,
-    /// What each node says of it, by name.
+    /// State of the network on each node.
     pub nodes: Vec<NetworkNode>,
 }
 
-/// Whether guests of one node can be on a network.
+/// State of a network on one node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NetworkNode {
-    /// The node.
+    /// Name of the node.
     pub node: Name,
-    /// Whether it has what the network needs, as it said last.
+    /// Whether guests on the node can use the network, according to the node's last report.
     pub usable: bool,
-    /// Why not; null when it is usable.
+    /// Why the network is not usable; null if it is.
     pub reason: Option<String>,
 }
 
@@ -35,8 +35,8 @@ pub struct NetworkNode {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateNetwork {
-    /// Its name, a DNS label.
+    /// Name of the network, a DNS label.
     pub name: String,
-    /// A bridge that nodes already have, such as `br0`. waifud never makes or changes it.
+    /// A bridge that nodes already have, for example `br0`. waifud does not create or change it.
     pub bridge: String,
 }

@@ -1,4 +1,4 @@
-//! Nodes on the wire.
+//! Nodes in the API.
 
 use std::collections::BTreeMap;
 
@@ -9,83 +9,84 @@ use waifud_types::node::{HypervisorFacts, NodeState, PoolFacts, Resources};
 use waifud_types::status::Condition;
 use waifud_types::{InstanceId, Name, NodeId, Timestamp, VolumeId};
 
-/// A node, as `node list` and `node show` print it.
+/// A node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Node {
-    /// Its id.
+    /// Id of the node.
     pub id: NodeId,
-    /// Its name.
+    /// Name of the node.
     pub name: Name,
-    /// Its state.
+    /// State of the node.
     pub state: NodeState,
-    /// Its labels.
+    /// Labels of the node.
     pub labels: BTreeMap<String, String>,
-    /// `x86_64` or `aarch64`; null before its agent has said so.
+    /// `x86_64` or `aarch64`; null before the first report of its agent.
     pub arch: Option<String>,
-    /// As the kernel names it.
+    /// CPU model, as reported by the kernel.
     pub cpu_model: Option<String>,
-    /// What runs guests there, and how that was found out.
+    /// The hypervisor, and how it was detected.
     pub hypervisor: Option<HypervisorFacts>,
-    /// The version of its agent.
+    /// Version of waifud-agentd on the node.
     pub agent_version: Option<String>,
-    /// What it has.
+    /// Total CPUs and memory.
     pub capacity: Resources,
-    /// What is promised to instances.
+    /// CPUs and memory reserved for instances.
     pub promised: Resources,
-    /// What is in use.
+    /// CPUs and memory in use.
     pub used: Resources,
-    /// The guests' subnets on it.
+    /// Subnets of guests on the node.
     #[schema(value_type = Vec<String>)]
     pub subnets: Vec<Ipv4Net>,
-    /// Bridges that it has.
+    /// Bridges on the node that networks can use.
     pub bridges: Vec<String>,
-    /// Links that may be taken for a bridge and that no network can be on, by name, with the reason.
+    /// Links that look like a bridge but that no network can use, by name, with the reason.
     #[serde(default)]
     pub unfit_bridges: BTreeMap<String, String>,
-    /// Its pools.
+    /// Storage pools of the node.
     pub pools: Vec<PoolFacts>,
-    /// When it last reported; null before it ever did.
+    /// Time of the last report; null before the first one.
     #[schema(value_type = Option<String>)]
     pub last_contact: Option<Timestamp>,
-    /// How far its clock is ahead of waifud's, in seconds.
+    /// How far the node's clock is ahead of waifud's, in seconds.
     pub clock_skew_s: Option<f64>,
-    /// Conditions that it reported.
+    /// Conditions that the node reported.
     pub conditions: Vec<Condition>,
-    /// What is on it and in nobody's list.
+    /// Unmanaged objects on the node: domains and volumes that are not in waifud's database.
     pub unmanaged: Vec<Unmanaged>,
-    /// False after a restore, until an operator has confirmed that the restored database is the right one: until then
-    /// the node destroys nothing, and makes nothing anew that was in the backup.
+    /// False after a restore until an operator has confirmed the node. Until then, the node does not destroy anything
+    /// and does not recreate instances from the backup that it does not have.
     pub confirmed: bool,
 }
 
-/// Something on a node that is in nobody's list: it stays as it is until somebody adopts or deletes it.
+/// An unmanaged domain or volume on a node. It is left unchanged until a user adopts or deletes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Unmanaged {
     /// `domain` or `volume`.
     pub kind: String,
-    /// The instance that it belonged to.
+    /// Id of the instance that it belongs to.
     pub instance: InstanceId,
-    /// Its name, where it has one.
+    /// Name; null if it has none.
     pub name: Option<String>,
-    /// The volume, when it is one.
+    /// Id of the volume; null for a domain.
     pub volume: Option<VolumeId>,
-    /// Whether it runs.
+    /// Whether it is running.
     pub running: bool,
-    /// Addresses that it has, as far as known.
+    /// Its known addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<std::net::Ipv4Addr>,
-    /// Whether the node knows enough of it for `waifuctl adopt`.
+    /// Whether the node has the data that `waifuctl adopt` needs.
     pub adoptable: bool,
 }
 
-/// `PATCH /v1/nodes/{name}`: what is absent stays as it is.
+/// `PATCH /v1/nodes/{name}`: absent fields are not changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNode {
-    /// Another name. What is pinned to the old one has to be pinned anew.
+    /// A new name. Instances pinned to the old name must be pinned again.
     #[serde(default)]
     pub name: Option<Name>,
-    /// Labels to set; null removes one that was set so. What a node tells of itself can be set otherwise, not removed.
+    /// Labels to set; null removes a label that was set this way. Labels that the node reports can be overridden but
+    /// not removed.
     #[serde(default)]
     pub labels: BTreeMap<String, Option<String>>,
 }
@@ -94,7 +95,7 @@ pub struct UpdateNode {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdoptInstance {
-    /// Another name than it had, when that is taken.
+    /// A new name, for example if the old one is taken.
     #[serde(default)]
     pub name: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Lists: pages with a cursor, and the revision that they show.
+//! Lists: pages with a cursor and a revision.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,8 +9,8 @@ use waifud_types::Revision;
 pub struct Page<T> {
     /// The items, in a stable order.
     pub items: Vec<T>,
-    /// Pass as `?cursor=` for the next page; null on the last.
+    /// The `?cursor=` of the next page; null on the last page.
     pub next: Option<String>,
-    /// The revision that the page was read at: watch from here to miss nothing.
+    /// The revision that the page was read at; a watch from this revision misses no change.
     pub revision: Revision,
 }

@@ -1,4 +1,4 @@
-//! Errors on the wire: RFC 9457 problem details with a code, a field and a hint.
+//! Errors in the API: RFC 9457 problem details with a code, a field and a hint.
 
 use std::fmt;
 
@@ -8,30 +8,30 @@ use utoipa::ToSchema;
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The body of every answer that is not a success.
+/// The body of every error response.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// A URI reference for the kind of problem: `/problems/CODE`.
+    /// A URI reference that identifies the problem type: `/problems/CODE`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// One sentence of facts, without a full stop.
+    /// One sentence about the problem, without a full stop.
     pub title: String,
-    /// The HTTP status.
+    /// The HTTP status code; 0 for errors of waifuctl itself.
     pub status: u16,
-    /// More, where one sentence is not enough.
+    /// Further explanation.
     pub detail: Option<String>,
-    /// A word for scripts, such as `disk-too-small`.
+    /// A stable code for programs, for example `disk-too-small`.
     pub code: String,
-    /// The field of the request that is wrong, such as `spec.disks[0].size_bytes`.
+    /// The field of the request that caused the problem, for example `spec.disks[0].size_bytes`.
     pub field: Option<String>,
-    /// What to do next.
+    /// The next step for the user.
     pub hint: Option<String>,
-    /// Names the request in waifud's log and events.
+    /// Id of the request in waifud's log and events.
     pub request_id: Option<String>,
 }
 
 impl Problem {
-    /// A problem with a code, a status and one sentence.
+    /// Creates a problem with a status, a code and one sentence.
     pub fn new(status: u16, code: &str, title: impl Into<String>) -> Self {
         Self {
             kind: format!("/problems/{code}"),
@@ -45,21 +45,21 @@ impl Problem {
         }
     }
 
-    /// Names the field that is wrong.
+    /// Sets the field.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says more.
+    /// Sets the detail.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

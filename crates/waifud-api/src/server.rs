@@ -1,55 +1,55 @@
-//! The control server itself on the wire.
+//! The state of waifud itself in the API.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{ByteSize, DiskSpaceState, Timestamp};
 
-/// `GET /v1/server`: how waifud itself is.
+/// `GET /v1/server`: the state of waifud itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Server {
-    /// The program's version.
+    /// Version of waifud.
     pub version: String,
-    /// Its clock.
+    /// Current time of waifud's clock.
     #[schema(value_type = String)]
     pub now: Timestamp,
-    /// Where its database, images and keys lie.
+    /// The directory with waifud's database, images and keys.
     pub state_dir: DirectorySpace,
-    /// Whether its database works.
+    /// State of the database.
     #[serde(default)]
     pub database: Database,
-    /// Its certificates.
+    /// waifud's certificates.
     pub certificates: Vec<Certificate>,
 }
 
-/// Whether waifud's database works.
+/// State of waifud's database.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Database {
-    /// Why changes can't be stored; null when they can.
+    /// Why changes cannot be stored; null if they can.
     pub trouble: Option<String>,
 }
 
-/// A certificate of waifud's own.
+/// A certificate of waifud.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Certificate {
-    /// `ca`, which nodes and contexts trust, or `server`, which waifud shows.
+    /// `ca`, which nodes and contexts trust, or `server`, which waifud presents to clients.
     pub name: String,
-    /// Until when it is valid.
+    /// End of its validity.
     #[schema(value_type = String)]
     pub not_after: Timestamp,
 }
 
-/// A directory, and the room on its filesystem.
+/// A directory and the space on its filesystem.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DirectorySpace {
-    /// Its path.
+    /// Path of the directory.
     pub path: String,
-    /// The filesystem's size.
+    /// Size of the filesystem in bytes.
     pub size_bytes: ByteSize,
-    /// What is free for who is not root.
+    /// Free space for unprivileged users in bytes.
     pub free_bytes: ByteSize,
-    /// Whether that is enough.
+    /// Whether the free space is sufficient.
     pub state: DiskSpaceState,
-    /// Since when it is in that state.
+    /// Time of the last change of the state.
     #[schema(value_type = String)]
     pub since: Timestamp,
 }

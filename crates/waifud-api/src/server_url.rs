@@ -1,43 +1,43 @@
-//! Where a waifud is, as people write it.
+//! The address of a waifud server, as users write it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// waifud's port.
+/// Default port of waifud.
 pub const DEFAULT_PORT: u16 = 7373;
 
 /// An `https` URL without path, user or query. Without a scheme, `HOST` is `https://HOST:7373`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ServerUrl {
-    /// A name or an address; IPv6 without brackets.
+    /// Hostname or IP address; IPv6 without brackets.
     host: String,
     port: u16,
 }
 
-/// Why a text is no such URL.
+/// Why a text is not a server URL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ServerUrlError {
-    /// A token would go over the wire for everybody to read.
-    #[error("waifud is only reached by https")]
+    /// Over http, the token would be readable on the network.
+    #[error("invalid server URL: the scheme must be https")]
     NotHttps,
-    /// A path, a query, a user.
-    #[error("a server's URL ends after its host and port")]
-    TooMuch,
-    /// No URL.
-    #[error("that is no server's URL; write https://HOST:PORT")]
+    /// The URL has a path, a query, a fragment or a user.
+    #[error("invalid server URL: only a host and a port are allowed")]
+    ExtraParts,
+    /// The text is not a URL.
+    #[error("invalid server URL: write https://HOST:PORT")]
     Malformed,
 }
 
 impl ServerUrl {
-    /// The name or address; IPv6 without brackets.
+    /// The hostname or IP address; IPv6 without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether it is this machine itself, which no proxy elsewhere can reach.
+    /// Whether the URL refers to this machine, which a proxy elsewhere cannot reach.
     pub fn is_loopback(&self) -> bool {
         let host = self.host.trim_end_matches('.').to_ascii_lowercase();
         let is_local = host == "localhost" || host.ends_with(".localhost");
@@ -70,12 +70,12 @@ impl FromStr for ServerUrl {
         }
         let rest = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
         if rest || !url.username().is_empty() || url.password().is_some() {
-            return Err(ServerUrlError::TooMuch);
+            return Err(ServerUrlError::ExtraParts);
         }
         let host = url.host_str().ok_or(ServerUrlError::Malformed)?;
         let port = match url.port() {
             Some(port) => port,
-            // `https://host` and `https://host:443` are the same, and mean what they say.
+            // `https://host` and `https://host:443` are equal and keep their port.
             None if bare && !text.ends_with(":443") => DEFAULT_PORT,
             None => 443,
         };
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_written_as_people_write_them_and_shown_in_one_way() {
+    fn a_server_url_can_be_abbreviated_and_is_printed_in_full() {
         for (written, shown) in [
             ("waifud.lan", "https://waifud.lan:7373"),
             ("waifud.lan:80", "https://waifud.lan:80"),
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leak_or_mislead_is_refused() {
-        use ServerUrlError::{Malformed, NotHttps, TooMuch};
+    fn a_url_that_could_leak_a_token_or_mislead_is_refused() {
+        use ServerUrlError::{ExtraParts, Malformed, NotHttps};
         for (bad, why) in [
             ("http://waifud.lan:7373", NotHttps),
             ("ftp://waifud.lan", NotHttps),
-            ("https://waifud.lan/v1", TooMuch),
-            ("https://me:secret@waifud.lan", TooMuch),
-            ("https://waifud.lan?x", TooMuch),
+            ("https://waifud.lan/v1", ExtraParts),
+            ("https://me:secret@waifud.lan", ExtraParts),
+            ("https://waifud.lan?x", ExtraParts),
             ("", Malformed),
             ("https://", Malformed),
             ("a b", Malformed),

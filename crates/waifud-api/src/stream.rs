@@ -1,13 +1,15 @@
-//! Streams: a person's bytes to and from a guest, joined in waifud.
+//! Streams between a client and a guest, connected by waifud.
 //!
-//! A person's request (`GET /v1/instances/{name}/console`, `/screen`, `/ssh`, `/forward?port=`) becomes a WebSocket
-//! (RFC 6455). Binary messages carry bytes; an empty one says that the sender has no more to send, and bytes still come
-//! the other way until that side has said so too. Close code 1000 is an orderly end, [`RESET_CODE`] a connection that
-//! was reset. Before that, waifud asks the node's agent over its watch, and the agent comes back with `GET /v1/agent/streams/{id}` and
-//! `Upgrade: waifud-stream` (RFC 9110, section 7.8); from then on that connection is bytes and nothing else.
-//! Each direction ends with the sender's `close_notify` (RFC 8446, section 6.1); a connection that ends without one was
-//! reset. An agent
-//! that can't do it says so with `POST /v1/agent/streams/{id}/refuse`, and the person gets a problem instead.
+//! A client's request (`GET /v1/instances/{name}/console`, `/screen`, `/ssh`, `/forward?port=`) is upgraded to a
+//! WebSocket (RFC 6455). Binary messages carry bytes. An empty message ends the sender's direction; the other
+//! direction stays open until its sender ends it too. Close code 1000 is an orderly end, [`RESET_CODE`] a reset
+//! connection.
+//!
+//! Before the upgrade, waifud sends an order over the agent's watch. The agent connects with `GET
+//! /v1/agent/streams/{id}` and `Upgrade: waifud-stream` (RFC 9110, section 7.8); after that, the connection carries
+//! raw bytes. Each direction ends with the sender's `close_notify` (RFC 8446, section 6.1); a connection that ends
+//! without one was reset. An agent that cannot open the stream sends `POST /v1/agent/streams/{id}/refuse`, and the
+//! client gets a problem.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,16 +18,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Epoch, InstanceId};
 
-/// The close code of a connection that was reset, by the guest or by the client (4000 to 4999 are for private use: RFC
-/// 6455, section 7.4.2).
+/// The close code of a connection that the guest or the client reset (4000 to 4999 are for private use: RFC 6455,
+/// section 7.4.2).
 pub const RESET_CODE: u16 = 4001;
-/// What an agent's request asks to become.
+/// The protocol that an agent upgrades to.
 pub const STREAM_PROTOCOL: &str = "waifud-stream";
-/// Lines of a console's log at most.
+/// Maximum number of lines of a console log.
 pub const LOG_LINES_MAX: u32 = 100_000;
 
-/// Names one stream, once: 256 random bits, 64 hexadecimal digits on the wire. Whoever knows it may take the stream,
-/// so `Debug` shows only its beginning.
+/// Identifies one stream: 256 random bits, 64 hexadecimal digits on the wire. It grants access to the stream, so
+/// `Debug` prints only its beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String)]
@@ -57,9 +59,9 @@ impl From<StreamId> for String {
     }
 }
 
-/// The text is no stream's id.
+/// The text is not a stream id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a stream's id has 64 hexadecimal digits")]
+#[error("invalid stream id: expected 64 hexadecimal digits")]
 pub struct StreamIdError;
 
 impl FromStr for StreamId {
@@ -93,25 +95,25 @@ impl TryFrom<String> for StreamId {
     }
 }
 
-/// What a stream leads to. Never a host that somebody names: always a part of one instance.
+/// The endpoint of a stream: always a part of one instance, never a host chosen by the client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum StreamKind {
-    /// The serial console, both ways.
+    /// The serial console, in both directions.
     Console,
-    /// What the serial console said, one way.
+    /// The log of the serial console, from the guest only.
     ConsoleLog {
-        /// So many of the last lines.
+        /// Number of past lines.
         lines: u32,
-        /// And then what is added.
+        /// Whether new lines follow.
         follow: bool,
     },
-    /// What cloud-init's stages printed in the guest, one way; read by the guest agent.
+    /// The output of cloud-init, read through the guest agent; from the guest only.
     CloudInitLog {
-        /// So many of the last lines.
+        /// Number of past lines.
         lines: u32,
     },
-    /// One command for the guest agent, and its answer ([`crate::guest_command`]).
+    /// One command for the guest agent and its answer ([`crate::guest_command`]).
     GuestCommand,
     /// TCP to port 22 of the instance's own address.
     Ssh,
@@ -120,12 +122,12 @@ pub enum StreamKind {
         /// The guest's port.
         port: u16,
     },
-    /// The screen, speaking RFB (RFC 6143).
+    /// The screen, over RFB (RFC 6143).
     Screen,
 }
 
 impl StreamKind {
-    /// A word for logs.
+    /// Name for logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Console => "console",
@@ -138,27 +140,27 @@ impl StreamKind {
         }
     }
 
-    /// Whether it is a TCP connection to the guest, whose directions end one by one.
+    /// Whether the stream is a TCP connection to the guest, whose directions end separately.
     pub const fn is_tcp(self) -> bool {
         matches!(self, Self::Ssh | Self::Forward { .. })
     }
 
-    /// Whether it is of what was, and needs no guest that runs.
+    /// Whether the stream also works for a guest that is off.
     pub const fn is_history(self) -> bool {
         matches!(self, Self::ConsoleLog { .. })
     }
 }
 
-/// What a node is asked for over its watch: never written down, asked once, good for 30 seconds.
+/// The order to open a stream. It is not stored, is sent once, and is valid for 30 seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StreamOrder {
-    /// To be named by the agent that comes.
+    /// The id that the agent connects with.
     pub id: StreamId,
-    /// Of which instance.
+    /// The instance.
     pub instance: InstanceId,
-    /// Of which copy.
+    /// Epoch of the copy.
     pub epoch: Epoch,
-    /// What of it.
+    /// The part of the instance.
     #[serde(flatten)]
     pub kind: StreamKind,
 }
@@ -166,37 +168,37 @@ pub struct StreamOrder {
 /// Why an agent does not open a stream: `POST /v1/agent/streams/{id}/refuse`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StreamRefusal {
-    /// In one word.
+    /// A reason for programs.
     pub reason: RefusalReason,
-    /// A sentence for people.
+    /// A message for users.
     pub message: String,
 }
 
-/// Kinds of refusals.
+/// Reasons for refusing a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalReason {
-    /// The node has no such instance, or another copy of it.
+    /// The node does not have this instance or has another copy of it.
     NotHere,
     /// The guest is off.
     NotRunning,
-    /// It has no address of its own that may be connected to.
+    /// The instance has no address of its own to connect to.
     NoAddress,
     /// The guest refuses connections at the port.
     NothingListens,
-    /// Nothing answers at the address or the port.
+    /// No answer from the address or port.
     NoAnswer,
-    /// The address can't be shown to be the guest's own.
+    /// It cannot be verified that the address belongs to the guest.
     NotTheGuest,
     /// The guest agent does not answer.
     NoGuestAgent,
-    /// The guest agent answers, and does not do it.
+    /// The guest agent refused the command.
     GuestRefused,
-    /// There is no such file (yet).
+    /// The log does not exist (yet).
     NoLog,
-    /// The node carries as many streams as it may.
+    /// The node has reached its limit of streams.
     TooMany,
-    /// Something else.
+    /// Any other reason.
     #[serde(other)]
     Other,
 }
@@ -207,7 +209,7 @@ mod tests {
     use crate::agent::WatchFrame;
 
     #[test]
-    fn ids_survive_text_and_show_little_of_themselves() {
+    fn an_id_round_trips_as_text_and_debug_output_is_shortened() {
         let id = StreamId::from_bytes([0xa5; 32]);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(format!("{id:?}"), "StreamId(a5a5…)");
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_one_flat_frame() {
+    fn an_order_is_serialized_as_one_flat_frame() {
         let order = StreamOrder {
             id: StreamId::from_bytes([1; 32]),
             instance: "0198c0de-0000-7000-8000-00000000abcd".parse().unwrap(),

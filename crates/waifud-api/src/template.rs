@@ -1,50 +1,52 @@
-//! Templates and images on the wire.
+//! Templates and images in the API.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, Timestamp};
 
-/// `POST /v1/templates`: names an image that was uploaded. The same name again points at the new image.
+/// `POST /v1/templates`: creates a template from an uploaded image. An existing template gets the image as a new
+/// revision.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTemplate {
-    /// Such as `debian-12`.
+    /// Name of the template, for example `debian-12`.
     pub name: String,
     /// The uploaded image.
     pub image: Digest,
     /// `x86_64` by default.
     #[serde(default)]
     pub arch: Option<String>,
-    /// How its guests find their documents.
+    /// How its guests find their metadata and user-data.
     #[serde(default)]
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     #[serde(default)]
     pub firmware: Firmware,
-    /// The user that cloud-init makes.
+    /// The user that cloud-init creates in guests.
     #[serde(default)]
     pub default_user: Option<String>,
 }
 
-/// `GET /v1/images/{digest}` (JSON), and the answer to an upload.
+/// An image in waifud's image store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Image {
-    /// The digest of its file.
+    /// Digest of the image file.
     pub digest: Digest,
-    /// Bytes of its file.
+    /// Size of the image file in bytes.
     pub size_bytes: ByteSize,
-    /// The size that a guest sees.
+    /// Virtual size of the image in bytes, as the guest sees it.
     pub virtual_size_bytes: ByteSize,
-    /// Whether waifud has the file. Without it, new nodes can't get the image until it is uploaded or downloaded again.
+    /// Whether waifud has the image file. Without it, nodes that do not have the image cannot get it until it is
+    /// uploaded or downloaded again.
     #[serde(default = "yes")]
     pub available: bool,
-    /// When it was uploaded.
+    /// Time of the upload or download.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
 }
 
-/// What a waifud that does not say so means.
+/// The value for a waifud that does not send the field.
 fn yes() -> bool {
     true
 }

@@ -1,21 +1,21 @@
-//! Tokens on the wire.
+//! Tokens in the API.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Name, Role, Secret, Timestamp};
 
-/// What every token begins with, so that scanners of source code find one that was committed by mistake.
+/// The prefix of every token, which secret scanners can recognize in source code.
 pub const TOKEN_PREFIX: &str = "waifud_";
 
 /// `POST /v1/tokens`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
-    /// Its name: who or what uses it, such as `laptop`.
+    /// Name of the token: the user or program that it is for, for example `laptop`.
     pub name: String,
-    /// What it may do.
+    /// Role of the token.
     pub role: Role,
-    /// After so many seconds it is worth nothing; null is never.
+    /// Lifetime of the token in seconds; unlimited if null.
     #[serde(default)]
     pub expires_in_s: Option<u64>,
 }
@@ -23,42 +23,42 @@ pub struct CreateToken {
 /// A token, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Token {
-    /// Its name.
+    /// Name of the token.
     pub name: Name,
-    /// The part of the token that is no secret: `waifud_` and 16 digits, then `_` and the secret.
+    /// The public part of the token: `waifud_` and 16 digits, which are followed by `_` and the secret.
     pub id: String,
-    /// What it may do.
+    /// Role of the token.
     pub role: Role,
-    /// When it was made.
+    /// Creation time.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
-    /// By whom.
+    /// The user that created it.
     pub created_by: String,
-    /// From when on it is worth nothing; null is never.
+    /// Expiry time; null if it does not expire.
     #[schema(value_type = Option<String>)]
     pub expires_at: Option<Timestamp>,
-    /// When it was last used, to the minute or so; null is never.
+    /// Time of the last use, accurate to about a minute; null if never used.
     #[schema(value_type = Option<String>)]
     pub last_used_at: Option<Timestamp>,
 }
 
-/// The answer to `POST /v1/tokens`: the only one that ever has the secret.
+/// The answer to `POST /v1/tokens`, the only one that contains the secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CreatedToken {
     /// The token.
     pub token: Token,
-    /// What proves it: send it as `Authorization: Bearer …`. It is shown this once.
+    /// The secret, to be sent as `Authorization: Bearer …`. It is shown only once.
     #[schema(value_type = String)]
     pub secret: Secret<String>,
 }
 
-/// `GET /v1/whoami`: who asks.
+/// `GET /v1/whoami`: the authenticated caller.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Whoami {
-    /// `uid=1000` at the unix socket, `token=laptop` with a token; as events name it.
+    /// The caller as named in events: `uid=1000` on the unix socket, `token=laptop` with a token.
     pub name: String,
-    /// What it may do.
+    /// Role of the caller.
     pub role: Role,
-    /// Where from, as waifud sees it.
+    /// The address that the request came from.
     pub from: String,
 }

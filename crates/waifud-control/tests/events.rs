@@ -13,9 +13,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Method, Request};
 use common::{DEADLINE, Server, report, step};
-use http_body_util::BodyExt;
+use eventsource_stream::Eventsource;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use serde_json::json;
-use waifud_api::sse::{SseEvent, SseParser};
+use waifud_api::client::SseEvent;
 use waifud_types::{ByteSize, InstanceState, Revision};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,11 +78,7 @@ async fn unreachability_is_measured_by_the_monotonic_clock() {
     assert_eq!(state().await, "unreachable");
 }
 
-struct Stream {
-    body: Body,
-    parser: SseParser,
-    ready: std::collections::VecDeque<SseEvent>,
-}
+struct Stream(BoxStream<'static, SseEvent>);
 
 impl Stream {
     async fn open(server: &Server, path: &str, last: Option<&str>) -> Self {
@@ -92,27 +90,15 @@ impl Stream {
         }
         let response = server.raw(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status().as_u16(), 200);
-        Self {
-            body: response.into_body(),
-            parser: SseParser::default(),
-            ready: std::collections::VecDeque::default(),
-        }
+        let events = response.into_body().into_data_stream().eventsource();
+        Self(events.map(|event| event.unwrap()).boxed())
     }
 
     /// The next event; `None` when the stream has ended.
     async fn next(&mut self) -> Option<SseEvent> {
-        tokio::time::timeout(DEADLINE, async {
-            loop {
-                if let Some(event) = self.ready.pop_front() {
-                    return Some(event);
-                }
-                let frame = self.body.frame().await?.unwrap();
-                self.ready
-                    .extend(self.parser.push(&frame.into_data().unwrap()));
-            }
-        })
-        .await
-        .unwrap()
+        tokio::time::timeout(DEADLINE, self.0.next())
+            .await
+            .unwrap()
     }
 }
 
@@ -168,7 +154,7 @@ async fn a_repeatedly_interrupted_stream_delivers_each_event_once() {
                 let mut stream = Stream::open(&server, "/v1/events", Some(&last)).await;
                 for _ in 0..length.min(400 - numbers.len()) {
                     let event = stream.next().await.unwrap();
-                    last = event.id.unwrap();
+                    last = event.id;
                     numbers.push(last.parse::<Revision>().unwrap().number);
                 }
             }

@@ -1,4 +1,4 @@
-//! Checksums as publishers of images give them: SHA-256 or SHA-512 (FIPS 180-4).
+//! Checksums of images by their publishers: SHA-256 or SHA-512 (FIPS 180-4).
 
 use std::{fmt, str::FromStr};
 
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 #[schema(value_type = String, pattern = "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
 pub struct Checksum(String);
 
-/// What a checksum was made with.
+/// The hash algorithm of a checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ChecksumAlgorithm {
     /// 32 bytes.
@@ -21,7 +21,7 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// The word before the colon.
+    /// The prefix before the colon.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -29,7 +29,7 @@ impl ChecksumAlgorithm {
         }
     }
 
-    /// Hexadecimal digits of a checksum.
+    /// Number of hexadecimal digits of a checksum.
     pub const fn digits(self) -> usize {
         match self {
             Self::Sha256 => 64,
@@ -40,13 +40,11 @@ impl ChecksumAlgorithm {
 
 /// The text is not a checksum.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a checksum: sha256: and 64, or sha512: and 128 hexadecimal digits are wanted"
-)]
+#[error("{0:?} is not a checksum: expected sha256: and 64, or sha512: and 128 hexadecimal digits")]
 pub struct ChecksumError(String);
 
 impl Checksum {
-    /// From hexadecimal digits alone: their number tells SHA-256 and SHA-512 apart. `None` for any other text.
+    /// Parses hexadecimal digits without a prefix; the algorithm follows from their number. `None` for any other text.
     pub fn from_hex(text: &str) -> Option<Self> {
         let algorithm = [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Sha512]
             .into_iter()
@@ -60,7 +58,7 @@ impl Checksum {
         })
     }
 
-    /// What it was made with.
+    /// The hash algorithm.
     pub fn algorithm(&self) -> ChecksumAlgorithm {
         if self.0.starts_with("sha512") {
             ChecksumAlgorithm::Sha512

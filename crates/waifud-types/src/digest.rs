@@ -1,4 +1,4 @@
-//! Digests: images and bundles are named by the SHA-256 (FIPS 180-4) of their bytes.
+//! Digests: images and bundles are identified by the SHA-256 (FIPS 180-4) of their bytes.
 
 use std::{fmt, str::FromStr};
 
@@ -13,7 +13,7 @@ pub struct Digest([u8; 32]);
 
 /// The text is not a digest.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a digest: sha256: and 64 hexadecimal digits are wanted")]
+#[error("{0:?} is not a digest: expected sha256: and 64 hexadecimal digits")]
 pub struct DigestError(String);
 
 impl Digest {
@@ -22,7 +22,7 @@ impl Digest {
         Self(waifud_kit::sha256::of(bytes))
     }
 
-    /// From the 32 bytes that SHA-256 gave.
+    /// From the 32 bytes of a SHA-256.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -32,12 +32,12 @@ impl Digest {
         &self.0
     }
 
-    /// The 64 hexadecimal digits without `sha256:`; fit for a file's name.
+    /// The 64 hexadecimal digits without `sha256:`; usable as a file name.
     pub fn hex(&self) -> String {
         waifud_kit::sha256::hex(&self.0)
     }
 
-    /// The first six digits, as people see it in tables.
+    /// The first six digits, for tables.
     pub fn short(&self) -> String {
         self.hex().chars().take(6).collect()
     }

@@ -1,16 +1,16 @@
-//! What a volume's bytes are, said to whoever opens it: formats are never guessed from contents that a guest writes.
+//! Volume formats. They are always given explicitly and never detected from contents, which guests can write.
 
 /// The format of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFormat {
     /// QEMU's copy-on-write format.
     Qcow2,
-    /// The guest's bytes as they are.
+    /// Raw bytes.
     Raw,
 }
 
 impl DiskFormat {
-    /// QEMU's and libvirt's word.
+    /// The name in QEMU and libvirt.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",

@@ -1,57 +1,57 @@
-//! Events: the history, from which audit, watch and `why` are read.
+//! Events: the history, which audit, watch and `why` are based on.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{Generation, Revision, Timestamp};
 
-/// One entry of the history. Revisions increase strictly in commit order.
+/// An entry of the history. Revisions increase strictly in commit order.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Its place in the history.
+    /// Position in the history.
     pub revision: Revision,
-    /// When it was committed.
+    /// Commit time.
     #[schema(value_type = String)]
     pub at: Timestamp,
-    /// `instance.created`, `instance.placed`, `instance.started`, `node.ready`, …
+    /// Type of the event: `instance.created`, `instance.placed`, `instance.started`, `node.ready` and others.
     pub kind: String,
-    /// What it is about.
+    /// The object of the event.
     pub object: ObjectRef,
-    /// Who caused it.
+    /// The cause of the event.
     pub actor: Actor,
-    /// The request that caused it; null when none did.
+    /// Id of the request that caused it; null if none did.
     pub request_id: Option<String>,
-    /// The spec's generation it belongs to; null for things without one.
+    /// Generation of the spec; null for objects without one.
     pub generation: Option<Generation>,
-    /// A word for scripts; null where the kind says it all.
+    /// A stable reason for programs; null if the kind is sufficient.
     pub reason: Option<String>,
-    /// A sentence for people. Never carries secrets.
+    /// A message for users. Never contains secrets.
     pub message: String,
-    /// More, by kind. Never carries secrets.
+    /// Further data, depending on the kind. Never contains secrets.
     #[schema(value_type = Object)]
     pub details: serde_json::Value,
 }
 
-/// What an event is about.
+/// The object of an event.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ObjectRef {
-    /// `instance`, `template`, `image`, `node`, `token`, `cluster`.
+    /// Type of the object: `instance`, `template`, `image`, `node`, `token`, `cluster` and others.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its id (a template's name, an image's digest, where there is no other).
+    /// Id of the object; the name of a template, the digest of an image.
     pub id: String,
-    /// Its name at that time.
+    /// Name of the object at that time.
     pub name: String,
 }
 
-/// Who caused an event.
+/// The cause of an event.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Actor {
     /// `user`, `node` or `system`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// A user's name, a node's name, or `waifud`.
+    /// Name of the user or of the node, or `waifud`.
     pub name: String,
-    /// Where the request came from: `unix:uid=0`, an address; null for the system.
+    /// Origin of the request: `unix:uid=0` or an IP address; null for the system.
     pub from: Option<String>,
 }

@@ -1,80 +1,81 @@
-//! What a running guest was seen to do since its start: evidence for whoever asks why it is not ready.
+//! Observations of a running guest since its start, which help explain why it is not ready.
 //!
-//! A node says it, waifud keeps it in memory, nobody decides by it. Paths and lines of the console are the guest's own
-//! text: bounded and without control characters, and still to be escaped before they reach a terminal.
+//! Nodes report them and waifud keeps them in memory; no decision depends on them. Paths and console lines are text
+//! from the guest: bounded and without control characters, but they must still be escaped for a terminal.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Timestamp;
 
-/// Different requests of one guest that are kept at most.
+/// Maximum number of different requests per guest.
 pub const REQUESTS_MAX: usize = 50;
-/// Modules of one boot that are kept at most; cloud-init 25.1 has 60.
+/// Maximum number of modules per boot; cloud-init 25.1 has 60.
 pub const MODULES_MAX: usize = 100;
 
-/// What one guest was seen to do since its start.
+/// Observations of a guest since its start.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct GuestEvidence {
-    /// Its requests to the metadata service, each kind once, in the order of their last time; at most 50.
+    /// Requests to the metadata service, one entry for each path and status, ordered by last occurrence; at most 50.
     pub requests: Vec<RequestSeen>,
-    /// When its lease was confirmed last (DHCPACK), as the lease file's expiry tells; null when not since its start.
+    /// Time of the last DHCPACK, derived from the expiry in the lease file; null if there was none since the start.
     #[schema(value_type = Option<String>)]
     pub dhcp_acknowledged_at: Option<Timestamp>,
-    /// Packets and frames of its that the node's rules dropped, all its nics together; null while nobody has counted.
+    /// Packets and frames dropped by the node's rules, summed over all nics; null until counted.
     pub dropped: Option<Dropped>,
-    /// cloud-init's modules in this boot, in the order in which they began; at most 100.
+    /// Modules of cloud-init in this boot, in the order of their start; at most 100.
     #[serde(default)]
     pub modules: Vec<ModuleSeen>,
-    /// Its last words on the serial console, at most three lines: those that tell of trouble, if there are any.
+    /// Up to three of the last console lines; lines about errors are preferred.
     pub console: Vec<String>,
 }
 
-/// One kind of request, counted.
+/// Equal requests, counted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RequestSeen {
-    /// The path, shortened.
+    /// The path, truncated if long.
     pub path: String,
-    /// The status of the answer.
+    /// HTTP status of the response.
     pub status: u16,
-    /// How often.
+    /// Number of requests.
     pub count: u64,
-    /// The last time.
+    /// Time of the last request.
     #[schema(value_type = String)]
     pub at: Timestamp,
 }
 
-/// One module of cloud-init, as cloud-init itself reported it.
+/// A module of cloud-init, as reported by cloud-init.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ModuleSeen {
-    /// Stage and module, such as `modules-final/scripts-user`.
+    /// Stage and module, for example `modules-final/scripts-user`.
     pub name: String,
-    /// When its start, or else its end, was reported.
+    /// Time of the report of its start or, without one, of its end.
     #[schema(value_type = String)]
     pub at: Timestamp,
-    /// How it ended; null while it runs.
+    /// The result; null while it is running.
     pub result: Option<ModuleResult>,
-    /// How long it took in milliseconds, by the guest's clock; null while it runs and when its start was not reported.
+    /// Duration in milliseconds, on the guest's clock; null while it is running or if its start was not reported.
     pub took_ms: Option<u64>,
 }
 
-/// How a module ended, in cloud-init's words.
+/// Result of a module, in cloud-init's terms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ModuleResult {
-    /// Without complaint.
+    /// Succeeded.
     Success,
-    /// With warnings.
+    /// Succeeded with warnings.
     Warn,
-    /// It failed.
+    /// Failed.
     Fail,
 }
 
-/// What the node's rules dropped since the guest's port was made: starts and stops do not reset it.
+/// Packets dropped by the node's rules since the port of the guest was created; starts and stops do not reset the
+/// counters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Dropped {
-    /// Because the source was not the guest's own: anti-spoofing.
+    /// Packets with a source address that does not belong to the guest.
     pub spoofed: u64,
-    /// Because guests may not send it to the host.
+    /// Packets to the host that guests must not send.
     pub to_host: u64,
 }

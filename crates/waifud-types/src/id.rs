@@ -1,4 +1,4 @@
-//! Typed ids: an instance's id can never be passed where a node's is wanted.
+//! Typed ids, so that the id of an instance cannot be passed as the id of a node.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::Name;
 
-/// The text was not an id of the kind that was asked for.
+/// The text is not an id of the expected kind.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not {what}")]
 pub struct ParseIdError {
@@ -24,17 +24,17 @@ macro_rules! typed_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Wraps a UUID that came from elsewhere (a row, a wire, a generator).
+            /// Wraps a UUID.
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// A new id, UUID version 7 (RFC 9562): ids made later sort later.
+            /// Generates a UUID version 7 (RFC 9562): later ids sort later.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The UUID inside.
+            /// The UUID.
             pub const fn as_uuid(&self) -> &Uuid {
                 &self.0
             }
@@ -65,29 +65,29 @@ macro_rules! typed_id {
 }
 
 typed_id!(
-    /// Names one instance for ever; its name may be reused after it is gone, its id never.
+    /// Identifies an instance. Unlike its name, the id is never reused.
     InstanceId,
     "an instance's id (a UUID)"
 );
 typed_id!(
-    /// Names one node.
+    /// Identifies a node.
     NodeId,
     "a node's id (a UUID)"
 );
 
 typed_id!(
-    /// Names one boot of a machine: what Linux says in `/proc/sys/kernel/random/boot_id`.
+    /// Identifies one boot of a machine: `/proc/sys/kernel/random/boot_id` of Linux.
     BootId,
     "a boot's id (a UUID)"
 );
 
-/// Names one volume: the instance that it belongs to and the disk's name there. Written `INSTANCE.DISK`.
+/// Identifies a volume by its instance and the name of the disk. Written `INSTANCE.DISK`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeId {
     /// The instance that owns the volume.
     pub instance: InstanceId,
-    /// The disk's name in the instance's spec, such as `root`.
+    /// Name of the disk in the spec of the instance, for example `root`.
     pub disk: Name,
 }
 
@@ -129,27 +129,27 @@ impl From<VolumeId> for String {
     }
 }
 
-/// The name of a guest's port on its node: `wf-` and eight hexadecimal digits (11 bytes; Linux allows 15).
+/// Name of a guest's port on its node: `wf-` and eight hexadecimal digits (11 bytes; Linux allows 15).
 ///
-/// It follows from the instance's id and the index of the nic, so that rules can be written before the port exists.
+/// It is derived from the id of the instance and the index of the nic, so that rules can be created before the port.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TapName(String);
 
 impl TapName {
-    /// The prefix of every port of ours. The firewall drops what comes from a port with it that it does not know.
+    /// Prefix of all ports of guests. The firewall drops packets from unknown ports with this prefix.
     pub const PREFIX: &'static str = "wf-";
 
     /// The port of nic number `index` of `instance`.
     pub fn of(instance: InstanceId, index: usize) -> Self {
         let bytes = instance.as_uuid().as_bytes();
-        // The last four bytes of a version 7 UUID are random; the first ones are a clock and nearly equal.
+        // The last four bytes of a version 7 UUID are random; the first ones are a timestamp and nearly equal.
         let tail = u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         Self(format!("{}{:08x}", Self::PREFIX, tail.wrapping_add(index)))
     }
 
-    /// The name as text.
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

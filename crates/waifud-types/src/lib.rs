@@ -1,7 +1,7 @@
 //! The core: ids, names, sizes, specs, states and their transitions. No I/O.
 //!
-//! Everything else in the workspace speaks in these types. They serialise to the shapes of the HTTP API as they
-//! stand: unknown is `null`, never absent; sizes are whole bytes; times are RFC 3339 in UTC.
+//! All other crates use these types. They are serialized as in the HTTP API: unknown values are `null`, never absent;
+//! sizes are integers in bytes; times are RFC 3339 in UTC.
 
 pub mod checksum;
 pub mod digest;
@@ -41,5 +41,5 @@ pub use secret::Secret;
 pub use size::ByteSize;
 pub use state::InstanceState;
 
-/// A moment, in UTC; RFC 3339 on the wire.
+/// A time in UTC; RFC 3339 in the API.
 pub type Timestamp = jiff::Timestamp;

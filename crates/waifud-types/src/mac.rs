@@ -1,11 +1,11 @@
-//! MAC addresses of guests' nics: fixed for life.
+//! MAC addresses of guests' nics.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A unicast MAC address, written in lower case with colons.
+/// A unicast MAC address in lower case with colons.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
 )]
@@ -13,9 +13,9 @@ use utoipa::ToSchema;
 #[schema(value_type = String)]
 pub struct MacAddr([u8; 6]);
 
-/// Why a text can't be a guest's MAC address.
+/// The text is not a unicast MAC address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a unicast MAC address such as 52:54:00:12:34:56")]
+#[error("{0:?} is not a unicast MAC address, for example 52:54:00:12:34:56")]
 pub struct MacAddrError(String);
 
 impl MacAddr {

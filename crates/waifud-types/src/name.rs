@@ -1,17 +1,17 @@
-//! Names that people give: DNS labels, because guests are found under them.
+//! Names given by users: DNS labels, since guests are resolved by name.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A DNS label (RFC 1123, section 2.1): 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
+/// A DNS label (RFC 1123, section 2.1): 1 to 63 characters of `a-z`, `0-9` and `-`, without a `-` at either end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 pub struct Name(String);
 
-/// Why a text can't be a name.
+/// The text is not a name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a name: {why}")]
 pub struct NameError {
@@ -20,7 +20,7 @@ pub struct NameError {
 }
 
 impl Name {
-    /// The name as text.
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -42,7 +42,7 @@ impl FromStr for Name {
         } else {
             return Ok(Self(text.to_owned()));
         };
-        // The text comes back in an error: keep it short whatever was sent.
+        // The text is part of an error message, so its length is limited.
         Err(NameError {
             text: text.chars().take(80).collect(),
             why,

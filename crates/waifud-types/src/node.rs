@@ -1,4 +1,4 @@
-//! Nodes: what they have, what is promised, what is used.
+//! Nodes: states, capacity and reported facts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,19 +10,19 @@ use utoipa::ToSchema;
 use crate::status::{Condition, HypervisorKind};
 use crate::{ByteSize, Name};
 
-/// A node's state.
+/// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Known, but not heard of yet.
+    /// Has joined but has not reported yet.
     Joining,
-    /// Takes instances.
+    /// Accepts new instances.
     Ready,
-    /// Keeps what it has and takes no more.
+    /// Keeps its instances but does not accept new ones.
     Cordoned,
-    /// Gives away what it has.
+    /// Its instances are being moved to other nodes.
     Draining,
-    /// Not heard of lately; perhaps switched off.
+    /// Has not reported lately; it may be off.
     Unreachable,
 }
 
@@ -38,28 +38,28 @@ impl fmt::Display for NodeState {
     }
 }
 
-/// CPUs and memory, as a capacity, a promise or a use.
+/// CPUs and memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Resources {
-    /// CPUs (threads of the host, or virtual CPUs promised).
+    /// Number of CPUs: hardware threads, or reserved virtual CPUs.
     pub cpus: u32,
-    /// Bytes of memory.
+    /// Memory in bytes.
     pub memory_bytes: ByteSize,
 }
 
-/// What runs guests on a node, and how that was found out.
+/// The hypervisor of a node, and how it was detected.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HypervisorFacts {
-    /// Hardware virtualisation or emulation.
+    /// Hardware virtualization or emulation.
     pub kind: HypervisorKind,
-    /// Why, in a sentence: what the probe saw.
+    /// Result of the detection, as a sentence.
     pub reason: String,
 }
 
-/// One storage pool of a node.
+/// A storage pool of a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolFacts {
-    /// Unique on the node.
+    /// Name, unique on the node.
     pub name: Name,
     /// `qcow2` or `reflink`, later `zfs`.
     pub kind: String,
@@ -67,41 +67,42 @@ pub struct PoolFacts {
     pub size_bytes: ByteSize,
     /// Bytes in use.
     pub used_bytes: ByteSize,
-    /// The sum of the sizes of its volumes; may exceed the size, as volumes are thin. Filled in by waifud.
+    /// Sum of the sizes of its volumes, computed by waifud. It can exceed the size of the pool, since volumes are
+    /// thin.
     pub promised_bytes: ByteSize,
-    /// `ok`, or what is wrong with it.
+    /// `ok`, or a description of the problem.
     pub health: String,
 }
 
-/// What a node tells of itself.
+/// Facts that a node reports about itself.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NodeFacts {
     /// `x86_64` or `aarch64`.
     pub arch: String,
-    /// As the kernel names it.
+    /// CPU model, as reported by the kernel.
     pub cpu_model: String,
-    /// What runs guests.
+    /// The hypervisor.
     pub hypervisor: HypervisorFacts,
-    /// The version of waifud-agentd.
+    /// Version of waifud-agentd.
     pub agent_version: String,
-    /// What it has.
+    /// Total CPUs and memory.
     pub capacity: Resources,
-    /// What is in use.
+    /// CPUs and memory in use.
     pub used: Resources,
-    /// Its pools.
+    /// Storage pools.
     pub pools: Vec<PoolFacts>,
-    /// Bridges that it has.
+    /// Bridges that networks can use.
     pub bridges: Vec<String>,
-    /// Links by name that no network of guests may be on though somebody may take them for a bridge, and why: one whose
-    /// only way out is wireless, for example.
+    /// Links that look like a bridge but that no network can use, by name, with the reason; for example one whose only
+    /// uplink is wireless.
     #[serde(default)]
     pub unfit_bridges: BTreeMap<String, String>,
-    /// Networks that it already has routes to: no guests' subnet may overlap them.
+    /// Networks that the node has routes to. Subnets of guests must not overlap them.
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<Ipv4Net>,
-    /// Conditions that it reports.
+    /// Conditions that the node reports.
     pub conditions: Vec<Condition>,
-    /// Its labels.
+    /// Labels that the node reports.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }

@@ -1,20 +1,20 @@
-//! Orders about an instance's power that go beyond "run" and "don't run", as desired state.
+//! Power-off and reboot orders as desired state.
 //!
-//! A reboot is a count: the node carries out each order at most once, whoever is killed in between, because it compares
-//! the count with the one that it remembers having carried out.
+//! Reboots are counted: the node compares the count with the last one that it has executed. So it executes each order
+//! at most once, even if a daemon is killed in between.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Orders about power.
+/// Power-off and reboot orders.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PowerSpec {
-    /// When it should not run: the plug is pulled at once, without asking the guest.
+    /// With `run` false: power off immediately, without shutting the guest down.
     pub force_off: bool,
-    /// How many reboots were ordered in its life.
+    /// Number of reboots ordered so far.
     pub reboots: u64,
-    /// The last of these pulls the plug rather than asks the guest.
+    /// Whether the last reboot powers off instead of shutting the guest down.
     pub force_reboot: bool,
 }
 
@@ -22,8 +22,8 @@ pub struct PowerSpec {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reboot {
-    /// The guest is asked to shut down first.
+    /// Shut the guest down first.
     Clean,
-    /// The plug is pulled.
+    /// Power off immediately.
     Force,
 }

@@ -1,73 +1,73 @@
-//! Reads the header of a qcow2 file, so that hostile images are refused before any tool opens them.
+//! Parses the header of a qcow2 file, so that hostile images are refused before any tool opens them.
 //!
-//! Format: QEMU's `docs/interop/qcow2.txt`. Only the header is read, in safe code; what it claims about other files
-//! (a backing file, an external data file) is a reason to refuse, never a path to open.
+//! Format: QEMU's `docs/interop/qcow2.txt`. Only the header is parsed, in safe code. A reference to another file (a
+//! backing file, an external data file) is a reason to refuse the image; the file is never opened.
 
 use crate::ByteSize;
 
-/// Bytes that `parse` needs at most: the fixed part of a version 3 header.
+/// Maximum number of bytes that `parse` needs: the fixed part of a version 3 header.
 pub const HEADER_BYTES: usize = 112;
 
-/// What the header says.
+/// The header of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Qcow2Header {
     /// 2 or 3.
     pub version: u32,
-    /// The size that a guest sees.
+    /// Virtual size of the image.
     pub virtual_size: ByteSize,
     /// log2 of the cluster size.
     pub cluster_bits: u32,
 }
 
-/// Why a file is refused.
+/// Why an image is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Qcow2Error {
     /// The magic `QFI\xfb` is missing.
-    #[error("it is not a qcow2 image")]
+    #[error("not a qcow2 image")]
     NotQcow2,
     /// The file ends within its header.
     #[error("the image ends within its header")]
     Truncated,
-    /// A version nobody wrote.
-    #[error("qcow2 version {0} is unknown (2 and 3 are known)")]
+    /// An unknown version.
+    #[error("qcow2 version {0} is not supported (only 2 and 3)")]
     UnknownVersion(u32),
-    /// It names another file to read from.
-    #[error("the image has a backing file; images must stand alone")]
+    /// The image has a backing file.
+    #[error("the image has a backing file, which is not allowed")]
     BackingFile,
-    /// Its data lies in another file.
-    #[error("the image keeps its data in an external file; images must stand alone")]
+    /// The image has an external data file.
+    #[error("the image has an external data file, which is not allowed")]
     ExternalData,
-    /// Encrypted images can't be cloned for somebody else.
+    /// Encrypted images cannot be cloned for other instances.
     #[error("the image is encrypted")]
     Encrypted,
-    /// Marked corrupt or dirty by whoever wrote it.
+    /// The image is marked corrupt or dirty.
     #[error("the image is marked corrupt or was not closed properly")]
     Damaged,
-    /// Features that we do not know can mean anything.
-    #[error("the image needs unknown features (bits {0:#x})")]
+    /// Unknown incompatible features.
+    #[error("the image requires unknown features (bits {0:#x})")]
     UnknownFeatures(u64),
     /// A cluster size outside of the format's limits (512 bytes to 2 MiB).
     #[error("the image's cluster size is out of range")]
     ClusterSize,
-    /// Internal snapshots carry data that a guest should not inherit.
+    /// Internal snapshots contain data that a guest should not inherit.
     #[error("the image has internal snapshots; flatten it first")]
     Snapshots,
-    /// Nothing, or more than anybody stores.
-    #[error("the image claims a size of {0}, which is absurd")]
+    /// The virtual size is zero or too large.
+    #[error("the virtual size of the image, {0}, is out of range")]
     AbsurdSize(ByteSize),
 }
 
-/// A format that images are compressed with for download; `qemu-img` reads none of them.
+/// A compression format of downloads, which `qemu-img` cannot read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packing {
-    /// Its name, such as `xz`.
+    /// Name of the format, for example `xz`.
     pub name: &'static str,
-    /// The program that unpacks it.
+    /// The program that decompresses it.
     pub tool: &'static str,
     magic: &'static [u8],
 }
 
-/// Every known compression format.
+/// Known compression formats.
 const PACKINGS: [Packing; 5] = [
     Packing {
         name: "xz",
@@ -96,7 +96,8 @@ const PACKINGS: [Packing; 5] = [
     },
 ];
 
-/// The compression format of a file that begins like this; `None` when it is not compressed, or with something else.
+/// Detects the compression format of a file by its first bytes; `None` if it is not compressed or the format is
+/// unknown.
 pub fn packing(head: &[u8]) -> Option<Packing> {
     PACKINGS
         .into_iter()
@@ -109,7 +110,7 @@ const INCOMPATIBLE_EXTERNAL_DATA: u64 = 1 << 2;
 const INCOMPATIBLE_COMPRESSION: u64 = 1 << 3;
 const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 
-/// Reads the first bytes of a file (112 or all that there are).
+/// Parses the first bytes of a file (112, or all if there are fewer).
 pub fn parse(head: &[u8]) -> Result<Qcow2Header, Qcow2Error> {
     let u32_at = |at: usize| -> Result<u32, Qcow2Error> {
         let bytes = head.get(at..at + 4).ok_or(Qcow2Error::Truncated)?;

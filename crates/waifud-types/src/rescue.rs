@@ -1,4 +1,4 @@
-//! Rescue: an instance that boots another image, with its own disks attached, so that somebody can mend them.
+//! Rescue: an instance boots another image with its own disks attached, so that they can be repaired.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,40 +6,40 @@ use utoipa::ToSchema;
 use crate::template::{Datasource, Firmware};
 use crate::{Digest, Name};
 
-/// What an instance boots in place of its own disk. A disk of its own is made of the image for it, called `rescue`, and
-/// thrown away at the end; the instance's own disks come after it, unchanged.
+/// The rescue system that an instance boots instead of its own disk. It gets a disk named `rescue`, which is created
+/// from the image and deleted at the end. The instance's own disks are attached after it, unchanged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RescueSpec {
-    /// The template that was asked for.
+    /// Name of the template.
     pub template: Name,
-    /// The image that it pointed at then.
+    /// The template's image at the time of the order.
     pub image: Digest,
-    /// How the system in it finds its documents.
+    /// How the rescue system finds its metadata.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
-    /// Public SSH keys that are let in beside the instance's own.
+    /// Public SSH keys for the rescue system, in addition to those of the instance.
     #[serde(default)]
     pub ssh_keys: Vec<String>,
 }
 
-/// An order to begin or to end it.
+/// An order to begin or end a rescue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum RescueOrder {
-    /// Boot this instead.
+    /// Boot the rescue system.
     Begin(RescueBegin),
-    /// Boot its own disk again.
+    /// Boot the instance's own disk again.
     End,
 }
 
-/// What to boot.
+/// The rescue system to boot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RescueBegin {
-    /// The template's name; a small one does.
+    /// Name of the template; a small one is sufficient.
     pub template: String,
-    /// Public SSH keys to let in beside the instance's own.
+    /// Public SSH keys for the rescue system, in addition to those of the instance.
     #[serde(default)]
     pub ssh_keys: Vec<String>,
 }

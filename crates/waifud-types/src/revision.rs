@@ -1,11 +1,11 @@
-//! Counters of change: revisions of the history, generations of a spec, epochs of an owner.
+//! Counters of changes: revisions of the history, generations of a spec, epochs of an owner.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The life of one database: new at init and at restore. Random, so that two lives never look alike.
+/// The lifetime of one database, which begins at init and at restore. A random number, so that two of them differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Incarnation(pub u32);
@@ -16,15 +16,15 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A place in the history. Written `INCARNATION.N`, the incarnation as eight hexadecimal digits.
+/// A position in the history. Written `INCARNATION.N`, with the incarnation as eight hexadecimal digits.
 ///
 /// Revisions of different incarnations have no order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Revision {
-    /// Which life of the database.
+    /// The incarnation of the database.
     pub incarnation: Incarnation,
-    /// The count of events in that life; 0 before the first.
+    /// Number of events in that incarnation; 0 before the first.
     pub number: u64,
 }
 
@@ -32,7 +32,7 @@ crate::schema::string_schema!(Revision, "Revision");
 
 /// The text is not a revision.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a revision: INCARNATION.NUMBER is wanted, as an earlier answer gave it")]
+#[error("{0:?} is not a revision: expected INCARNATION.NUMBER from an earlier response")]
 pub struct RevisionError(String);
 
 impl fmt::Display for Revision {
@@ -79,10 +79,10 @@ macro_rules! counter {
         pub struct $name(pub u64);
 
         impl $name {
-            /// Where counting starts.
+            /// The first value.
             pub const FIRST: Self = Self(1);
 
-            /// The one after; saturates.
+            /// The next value; saturates.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0.saturating_add(1))

@@ -1,26 +1,26 @@
-//! What a principal may do.
+//! Roles of principals.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A principal's role; each may do what the one before it may.
+/// The role of a principal; each includes the permissions of the previous one.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Sees everything but secrets: user-data as size and digest, no console.
+    /// Can read everything except secrets: user-data only as size and digest, no console.
     Viewer,
-    /// Makes, changes and destroys instances and templates; consoles, logs, SSH, forwards, user-data.
+    /// Can create, change and destroy instances and templates, and use consoles, logs, SSH, forwards and user-data.
     Operator,
-    /// Nodes, networks, tokens, backups.
+    /// Can manage nodes, networks, tokens and backups.
     Admin,
 }
 
 impl Role {
-    /// The word that the wire and tables use.
+    /// The name in the API and in tables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",

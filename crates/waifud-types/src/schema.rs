@@ -1,6 +1,6 @@
-//! OpenAPI schemas of types that are text on the wire but have fields here.
+//! OpenAPI schemas of types that are serialized as strings.
 
-/// Says that a type is a string in the API's schema.
+/// Declares a type as a string in the API schema.
 macro_rules! string_schema {
     ($type:ty, $name:literal) => {
         impl utoipa::PartialSchema for $type {

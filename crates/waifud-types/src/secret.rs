@@ -1,13 +1,13 @@
-//! Values that never show up in logs, errors or events.
+//! Values that must not appear in logs, errors or events.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Holds user-data, a key or a token. `Debug` prints only that something is there.
+/// Holds user-data, a key or a token. `Debug` does not print the value.
 ///
-/// It serialises as what it holds: the wire and the database need it.
+/// It is serialized as its value, which the API and the database need.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Secret<T>(T);
@@ -18,12 +18,12 @@ impl<T> Secret<T> {
         Self(value)
     }
 
-    /// The secret itself: only where it is used, never where it is shown.
+    /// The value, for use only; it must not be printed.
     pub const fn expose(&self) -> &T {
         &self.0
     }
 
-    /// Takes the secret out.
+    /// Unwraps the value.
     pub fn into_inner(self) -> T {
         self.0
     }

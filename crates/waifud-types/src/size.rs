@@ -1,4 +1,4 @@
-//! Sizes in bytes. People write them with a unit; `2G` means GiB everywhere.
+//! Sizes in bytes. Users write them with a unit; `2G` means 2 GiB.
 
 use std::{fmt, str::FromStr};
 
@@ -26,20 +26,20 @@ pub struct ByteSize(pub u64);
 /// Why a text is not a size.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ByteSizeError {
-    /// `20`: gigabytes or bytes? Nobody should have to guess.
-    #[error("{0:?} has no unit: write for example {hint}", hint = with_unit(.0))]
+    /// A number without a unit, for example `20`.
+    #[error("{0:?} has no unit: write {hint}", hint = with_unit(.0))]
     NoUnit(String),
     /// A minus sign.
-    #[error("{0:?} is negative: a size is at least 1M")]
+    #[error("{0:?} is negative")]
     Negative(String),
     /// Zero of anything.
-    #[error("a size can't be zero")]
+    #[error("the size is zero")]
     Zero,
     /// More than 8 EiB, the largest file offset.
-    #[error("{0:?} is larger than anything that can be stored")]
+    #[error("{0:?} exceeds the limit of 8E")]
     TooLarge(String),
     /// Not a number with a unit.
-    #[error("{0:?} is not a size: write a number and K, M, G or T, such as 512M or 20G")]
+    #[error("{0:?} is not a size: write a number and K, M, G or T, for example 512M or 20G")]
     Malformed(String),
 }
 
@@ -134,7 +134,7 @@ impl fmt::Display for ByteSize {
     /// `20G`, `1.5G`, `512M`: rounded to one decimal of the largest unit that leaves at least 1.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (shift, unit) in [(50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-            // What the next smaller unit would round to 1024 counts as 1 here.
+            // A value that the next smaller unit would round to 1024 is shown as 1 here.
             let rounding = (1_u64 << (shift - 10)) / 20;
             if self.0.saturating_add(rounding) >= 1 << shift {
                 let tenths = ((u128::from(self.0) * 10) + (1 << (shift - 1))) >> shift;
@@ -209,9 +209,9 @@ mod tests {
     #[test]
     fn a_number_without_a_unit_gets_the_unit_that_was_probably_meant() {
         let said = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
-        assert!(said("20").ends_with("write for example 20G or 20M"));
-        assert!(said("2048").ends_with("write for example 2048M"));
-        assert!(said("2147483648").ends_with("write for example 2147483648B"));
+        assert!(said("20").ends_with("write 20G or 20M"));
+        assert!(said("2048").ends_with("write 2048M"));
+        assert!(said("2147483648").ends_with("write 2147483648B"));
     }
 
     #[test]

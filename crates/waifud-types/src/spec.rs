@@ -1,4 +1,4 @@
-//! What people want: an instance's spec, as it is stored and as `show --json` prints it.
+//! The desired state of an instance, as it is stored and as `show --json` prints it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,100 +9,100 @@ use utoipa::ToSchema;
 
 use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec, RescueSpec};
 
-/// The desired state of one instance. Every change counts its generation up.
+/// The desired state of an instance. Every change increments its generation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InstanceSpec {
-    /// The template's name as the person gave it.
+    /// Name of the template.
     pub template: Name,
-    /// The image that the template pointed at when the instance was created; it never changes afterwards.
+    /// The template's image at creation; it does not change afterwards.
     pub image: Digest,
-    /// Virtual CPUs, 1 or more.
+    /// Number of virtual CPUs, at least 1.
     pub cpus: u32,
     /// Memory in bytes.
     pub memory_bytes: ByteSize,
-    /// Whether it should run.
+    /// Whether the instance should run.
     pub run: bool,
-    /// Orders about its power beyond `run`.
+    /// Power-off and reboot orders.
     #[serde(default)]
     pub power: PowerSpec,
-    /// What it boots in place of its own disk, while somebody mends that; null otherwise.
+    /// The rescue system that it boots instead of its own disk; null without a rescue.
     #[serde(default)]
     pub rescue: Option<RescueSpec>,
-    /// What happens when it stops by itself.
+    /// When to restart a guest that stops on its own.
     pub restart: RestartPolicy,
-    /// Higher starts earlier and stops later; 0 by default.
+    /// Instances with a higher priority start earlier and stop later; 0 by default.
     pub priority: i32,
-    /// Whether delete is refused.
+    /// Whether the instance is protected against deletion.
     pub protected: bool,
-    /// Disks; the first is the one that it boots from and is called `root`.
+    /// Disks; the instance boots from the first one, which is named `root`.
     pub disks: Vec<DiskSpec>,
-    /// Nics; the first has the default route.
+    /// Nics; the first one has the default route.
     pub nics: Vec<NicSpec>,
-    /// Ports of the node that lead to the guest.
+    /// Ports of the node that are published to the guest.
     pub publish: Vec<PublishSpec>,
-    /// Wishes about the node.
+    /// Requirements for the node.
     pub placement: PlacementSpec,
-    /// The user-data's size and digest; its text is read separately, by operators only. Null without any.
+    /// Size and digest of the user-data; null without user-data. Only operators can read the text, separately.
     pub user_data: Option<UserDataFacts>,
 }
 
-/// What happens when an instance stops by itself.
+/// When to restart a guest that stops on its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
-    /// Restarted after a crash and after its own power-off.
+    /// After a crash and after the guest powered itself off.
     Always,
-    /// Restarted after a crash; a guest that powers itself off stays off.
+    /// After a crash; a guest that powers itself off stays off.
     #[default]
     OnCrash,
-    /// Never restarted.
+    /// Never.
     Never,
 }
 
-/// One disk.
+/// A disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DiskSpec {
-    /// Unique in the instance.
+    /// Name, unique within the instance.
     pub name: Name,
     /// Size in bytes, as the guest sees it.
     pub size_bytes: ByteSize,
-    /// The pool on the node.
+    /// Name of the storage pool.
     pub pool: Name,
 }
 
-/// One nic.
+/// A nic.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NicSpec {
-    /// Unique in the instance.
+    /// Name, unique within the instance.
     pub name: Name,
-    /// The network's name; `default` is the node's routed subnet.
+    /// Name of the network; `default` is the routed subnet of the node.
     pub network: Name,
-    /// Fixed for life.
+    /// MAC address; it does not change.
     pub mac: MacAddr,
-    /// The assigned address. On `default` null until placed; on a named bridge set only where somebody gave one: null
-    /// means that the DHCP server there gives it, and that it is observed.
+    /// The assigned address. On `default`, null until the instance is placed. On a named bridge, null unless the user
+    /// gave one: then a DHCP server there assigns the address, and waifud observes it.
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
-    /// Bits of the address's network, 1 to 32; set exactly where an address was given on a named bridge.
+    /// Prefix length of the address, 1 to 32; set if and only if an address was given on a named bridge.
     #[serde(default)]
     pub prefix_len: Option<u8>,
-    /// The router of that network; only where an address was given on a named bridge.
+    /// Gateway of that network; only if an address was given on a named bridge.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
-    /// Further addresses that the guest may use as source.
+    /// Additional source addresses that the guest may use.
     #[schema(value_type = Vec<String>)]
     pub allow_addresses: Vec<IpNet>,
 }
 
-/// One published port.
+/// A published port.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PublishSpec {
-    /// On the node's addresses.
+    /// Port on the addresses of the node.
     pub port: u16,
-    /// In the guest.
+    /// Port of the guest.
     pub guest_port: u16,
-    /// Which transport.
+    /// Transport protocol.
     pub protocol: Protocol,
 }
 
@@ -131,7 +131,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The word that the wire, rules and people use.
+    /// The name in the API and in firewall rules.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -141,7 +141,7 @@ impl Protocol {
 }
 
 impl std::fmt::Display for PublishSpec {
-    /// As people write it: `80/tcp`, or `8080:80/tcp` where the guest's port is another.
+    /// `80/tcp`, or `8080:80/tcp` if the guest's port differs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.port)?;
         if self.guest_port != self.port {
@@ -151,41 +151,41 @@ impl std::fmt::Display for PublishSpec {
     }
 }
 
-/// Wishes about the node.
+/// Requirements for the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PlacementSpec {
-    /// Exactly this node, by name; null leaves the choice to waifud.
+    /// Name of the node; null if waifud chooses.
     pub node: Option<Name>,
     /// Labels that the node must have.
     #[serde(default)]
     pub require: BTreeMap<String, String>,
-    /// Spread over nodes with others of the same group.
+    /// Placement on different nodes than others of the same group.
     pub spread: Option<SpreadSpec>,
 }
 
-/// Keep instances of one group on different nodes.
+/// Placement of a group of instances on different nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SpreadSpec {
-    /// The group's name.
+    /// Name of the group.
     pub group: Name,
-    /// Whether to wait rather than share a node.
+    /// Whether the instance stays pending rather than share a node.
     pub strict: bool,
 }
 
-/// What may be said about user-data without showing it.
+/// Facts about user-data that do not reveal its text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct UserDataFacts {
-    /// Bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// Its digest.
+    /// Digest of the text.
     pub sha256: Digest,
-    /// What in it keeps cloud-init from reporting to waifud; absent when nothing does.
+    /// What prevents cloud-init from reporting to waifud; absent if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreported: Option<Unreported>,
 }
 
-/// What in user-data keeps cloud-init from reporting to waifud. Its end is then known from the guest agent only, or from
-/// its call at the end of the first boot where vendor-data is read.
+/// What in user-data prevents cloud-init from reporting to waifud. Its end is then detected only through the guest
+/// agent or, if vendor-data is read, through phone-home at the end of the first boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unreported {
@@ -193,7 +193,7 @@ pub enum Unreported {
     VendorDataDisabled,
     /// `reporting` replaces waifud's reporter.
     ReporterOverridden,
-    /// A part of it has one of these keys; cloud-init decides what comes of that.
+    /// A part of the user-data has one of these keys; the effect depends on how cloud-init merges the parts.
     PartMayOverride,
 }
 
@@ -214,17 +214,17 @@ impl Unreported {
     }
 }
 
-/// Limits that are checked at the border and by whoever builds a spec.
+/// Limits that are checked by the API and when a spec is built.
 pub mod limits {
     use crate::ByteSize;
 
-    /// User-data's size at most: 1 MiB.
+    /// Maximum size of user-data: 1 MiB.
     pub const USER_DATA_MAX: u64 = 1 << 20;
-    /// CPUs at most; what QEMU's q35 takes by default.
+    /// Maximum number of CPUs; the default limit of QEMU's q35.
     pub const CPUS_MAX: u32 = 255;
-    /// Less does not boot anything we know.
+    /// Minimum memory; no known guest boots with less.
     pub const MEMORY_MIN: ByteSize = ByteSize::mib(64);
-    /// More is surely a typing error: 16 TiB.
+    /// Maximum memory: 16 TiB; more is assumed to be a typing error.
     pub const MEMORY_MAX: ByteSize = ByteSize::gib(16 * 1024);
     /// The smallest disk: 1 MiB.
     pub const DISK_MIN: ByteSize = ByteSize::mib(1);

@@ -1,7 +1,7 @@
-//! The states of an instance and which may follow which.
+//! The states of an instance and their transitions.
 //!
 //! ```text
-//!            ┌────────────────────────── unknown ◄── (its node is not heard of; any state) ──┐
+//!            ┌────────────────────────── unknown ◄── (its node is unreachable; any state) ──┐
 //!            ▼                                                                               │
 //! pending ─► preparing ─► starting ─► running ◄─► paused                                     │
 //!    │           │            │          │ │         │                                       │
@@ -10,39 +10,39 @@
 //!    └───────────┴──────────────► deleting ◄────────────────┘ (from every state)
 //! ```
 //!
-//! `moving` is entered from running or stopped and left for either. A failed instance is retried by its
-//! node's driver, so it may go on to preparing or starting.
+//! `moving` is entered from running or stopped and left for either. The node retries a failed instance, so `failed`
+//! can be followed by preparing or starting.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What an instance is doing, as people see it.
+/// The state of an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InstanceState {
-    /// Waits for a node.
+    /// Waiting for a node.
     Pending,
-    /// Its node gets the image, the disk, the network and the documents ready.
+    /// The node prepares the image, the disk, the network and the metadata.
     Preparing,
-    /// The hypervisor starts it.
+    /// The hypervisor is starting the guest.
     Starting,
-    /// It runs.
+    /// Running.
     Running,
-    /// Halted in mid-air by the hypervisor: a full disk, or somebody's wish.
+    /// Paused by the hypervisor, for example because a disk is full, or by a user.
     Paused,
-    /// Asked to shut down.
+    /// Shutting down.
     Stopping,
     /// Off.
     Stopped,
-    /// Between two nodes.
+    /// Moving between two nodes.
     Moving,
-    /// Being destroyed; its name is free once this ends.
+    /// Being destroyed; its name is free afterwards.
     Deleting,
-    /// A step failed in a way that trying again will not mend by itself soon; the reason says which.
+    /// A step failed, and retries are not expected to succeed soon; see the reason.
     Failed,
-    /// Its node has not been heard of; `last_state` says what was true then.
+    /// The node is unreachable; `last_state` is the last reported state.
     Unknown,
 }
 
@@ -62,8 +62,7 @@ impl InstanceState {
         Self::Unknown,
     ];
 
-    /// Whether there may be somebody in the guest to talk to. While it goes down there still is: its last words are on
-    /// the console.
+    /// Whether the guest may be running. This includes shutting down, when it still writes to the console.
     pub const fn may_be_on(self) -> bool {
         match self {
             Self::Starting
@@ -78,7 +77,7 @@ impl InstanceState {
         }
     }
 
-    /// Whether `next` may follow. Staying is always allowed; nothing follows `deleting` but the end.
+    /// Whether `next` can follow. A state can always stay; `deleting` is final.
     pub const fn may_become(self, next: Self) -> bool {
         use InstanceState as S;
         match self {
@@ -178,7 +177,7 @@ impl InstanceState {
         }
     }
 
-    /// The word that the wire and tables use.
+    /// The name in the API and in tables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -207,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_may_stay_and_may_be_deleted() {
+    fn every_state_can_stay_and_can_be_deleted() {
         for state in InstanceState::ALL {
             assert!(state.may_become(state), "{state} may stay");
             assert!(
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_back_from_deleting_and_nothing_returns_to_pending() {
+    fn deleting_is_final_and_pending_is_never_entered_again() {
         for state in InstanceState::ALL {
             if state != InstanceState::Deleting {
                 assert!(!InstanceState::Deleting.may_become(state));
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_silent_makes_any_living_state_unknown() {
+    fn an_unreachable_node_makes_any_state_but_deleting_unknown() {
         for state in InstanceState::ALL {
             assert_eq!(
                 state.may_become(InstanceState::Unknown),

@@ -1,4 +1,4 @@
-//! What is: an instance's status, as its node reported it and waifud completed it.
+//! The observed state of an instance, reported by its node and completed by waifud.
 
 use std::net::IpAddr;
 
@@ -7,48 +7,48 @@ use utoipa::ToSchema;
 
 use crate::{Generation, InstanceState, Name, Timestamp};
 
-/// The observed state of one instance.
+/// The observed state of an instance.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InstanceStatus {
-    /// The generation of the spec that this status was observed for; null before any.
+    /// Generation of the spec that the status was observed for; null before the first report.
     pub observed_generation: Option<Generation>,
-    /// What it is doing.
+    /// The state.
     pub state: InstanceState,
-    /// Why, in a sentence, where it is not obvious: what is waited for, or what failed.
+    /// Reason for the state if it is not obvious, as a sentence: what it waits for, or what failed.
     pub reason: Option<String>,
-    /// Whether cloud-init is done, proven as `ready_by` says.
+    /// Whether cloud-init has finished, detected by the means in `ready_by`.
     pub ready: bool,
-    /// How readiness was proven.
+    /// How readiness was detected.
     pub ready_by: Option<ReadyBy>,
-    /// The node's name; null until placed.
+    /// Name of the node; null until placed.
     pub node: Option<Name>,
-    /// What runs it; null until started.
+    /// The hypervisor that runs it; null until started.
     pub hypervisor: Option<HypervisorKind>,
-    /// When it was last started, by its node's clock; null unless it is on.
+    /// Time of the last start, on the node's clock; null if the instance is off.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
-    /// Who stopped it, when stopped.
+    /// What stopped the instance; null if it is not stopped.
     pub stopped_by: Option<StoppedBy>,
-    /// What was true when the node was last heard of; null unless the state is unknown.
+    /// The last state that the node reported; null unless the state is unknown.
     pub last_state: Option<InstanceState>,
-    /// When the node last reported on it.
+    /// Time of the node's last report about the instance.
     #[schema(value_type = Option<String>)]
     pub last_seen: Option<Timestamp>,
     /// Assigned and observed addresses.
     pub addresses: Vec<InstanceAddress>,
-    /// The step at work; null when nothing is.
+    /// The current step; null if there is none.
     pub step: Option<StepStatus>,
-    /// Fields of the spec that count only after the next start.
+    /// Fields of the spec that take effect at the next start.
     pub restart_needed: Vec<String>,
-    /// What cloud-init says of itself.
+    /// The state of cloud-init.
     pub cloud_init: CloudInitStatus,
-    /// Further conditions.
+    /// Conditions.
     pub conditions: Vec<Condition>,
 }
 
 impl InstanceStatus {
-    /// The status of an instance that nothing was reported of yet.
+    /// The status of an instance before the first report.
     pub fn pending(reason: Option<String>) -> Self {
         Self {
             observed_generation: None,
@@ -71,30 +71,30 @@ impl InstanceStatus {
     }
 }
 
-/// How readiness was proven.
+/// How readiness was detected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadyBy {
-    /// The guest agent read cloud-init's result.
+    /// The guest agent read the result of cloud-init.
     GuestAgent,
-    /// cloud-init's own reporter told the metadata service that its last stage has ended.
+    /// cloud-init's reporter sent the end of its last stage to the metadata service.
     Reporter,
     /// cloud-init phoned home to the metadata service.
     PhoneHome,
 }
 
-/// How guests are run on a node.
+/// How a node runs guests.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HypervisorKind {
-    /// Hardware virtualisation.
+    /// Hardware virtualization.
     Kvm,
     /// QEMU's emulation.
     Tcg,
 }
 
 impl HypervisorKind {
-    /// The word that the wire and tables use.
+    /// The name in the API and in tables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -103,23 +103,23 @@ impl HypervisorKind {
     }
 }
 
-/// Who stopped an instance.
+/// What stopped an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StoppedBy {
-    /// Somebody asked waifud.
+    /// A user, through waifud.
     User,
-    /// The guest powered itself off; it stays off.
+    /// The guest powered itself off.
     Guest,
     /// The guest or its hypervisor crashed.
     Crash,
     /// The host shut down.
     Host,
-    /// Something outside waifud stopped it (virsh destroy, a kill).
+    /// Something outside waifud, for example `virsh destroy` or a signal.
     Outside,
 }
 
-/// One address of an instance.
+/// An address of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InstanceAddress {
     /// The address.
@@ -127,11 +127,11 @@ pub struct InstanceAddress {
     pub address: IpAddr,
     /// `ipv4` or `ipv6`.
     pub family: AddressFamily,
-    /// The network's name.
+    /// Name of the network.
     pub network: Name,
-    /// Given by waifud, or seen at the guest.
+    /// Whether waifud assigned the address or observed it.
     pub source: AddressSource,
-    /// The one that `waifuctl ip` prints.
+    /// Whether it is the address that `waifuctl ip` prints.
     pub primary: bool,
 }
 
@@ -145,54 +145,54 @@ pub enum AddressFamily {
     Ipv6,
 }
 
-/// Where knowledge of an address comes from.
+/// Origin of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressSource {
-    /// waifud chose it.
+    /// Assigned by waifud.
     Assigned,
-    /// It was seen in use.
+    /// Observed in use.
     Observed,
 }
 
-/// The step that a node's driver is working on.
+/// The step that the node is working on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StepStatus {
-    /// Such as `image`, `volume`, `network`, `bundle`, `define`, `start`, `ready`.
+    /// Name of the step: `image`, `volume`, `network`, `bundle`, `define`, `start`, `ready` or others.
     pub name: String,
-    /// 0 to 100; null where it can't be known.
+    /// Progress from 0 to 100; null if unknown.
     pub percent: Option<u8>,
-    /// When it began.
+    /// Start time of the step.
     #[schema(value_type = String)]
     pub since: Timestamp,
-    /// What it waits for, in words; null when it is at work.
+    /// What the step waits for; null while it makes progress.
     pub waiting_for: Option<String>,
 }
 
-/// What cloud-init says of itself.
+/// The state of cloud-init.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CloudInitStatus {
-    /// How far it is.
+    /// The state.
     pub state: CloudInitState,
-    /// The instance-id that it was given.
+    /// The instance-id that cloud-init received.
     pub instance_id: Option<String>,
-    /// The datasource that it found, such as `DataSourceOpenStackLocal`.
+    /// The datasource that cloud-init found, for example `DataSourceOpenStackLocal`.
     pub datasource: Option<String>,
-    /// What went wrong, in cloud-init's words; text from a guest: escape before printing.
+    /// Errors reported by cloud-init. This is text from the guest: escape it before printing.
     pub errors: Vec<String>,
-    /// Why the state cannot be known, as a clause; absent unless it is `unknown`.
+    /// Why the state cannot be known; absent unless it is `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_because: Option<String>,
 }
 
-/// How far cloud-init is. What can't be known is `unknown`.
+/// Progress and result of cloud-init.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CloudInitState {
-    /// Not started.
+    /// Not started yet.
     #[default]
     Pending,
-    /// At work.
+    /// Running.
     Running,
     /// Finished without errors.
     Done,
@@ -200,14 +200,14 @@ pub enum CloudInitState {
     Degraded,
     /// Finished with errors.
     Error,
-    /// Switched off in the guest.
+    /// Disabled in the guest.
     Disabled,
-    /// Nothing can be learned.
+    /// Cannot be known.
     Unknown,
 }
 
 impl CloudInitState {
-    /// Whether it will not change any more during this boot.
+    /// Whether the state is final for this boot.
     pub const fn is_final(self) -> bool {
         match self {
             Self::Done | Self::Degraded | Self::Error | Self::Disabled => true,
@@ -216,19 +216,19 @@ impl CloudInitState {
     }
 }
 
-/// One statement about a thing, true or not, with a reason.
+/// A condition of an object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
-    /// Its kind in kebab case, such as `metadata-served`.
+    /// Type of the condition in kebab case, for example `metadata-served`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Whether all is well in this respect.
+    /// Whether the condition is healthy.
     pub ok: bool,
-    /// A word for scripts.
+    /// A stable reason for programs.
     pub reason: String,
-    /// A sentence for people.
+    /// A message for users.
     pub message: String,
-    /// Since when.
+    /// Time of the last change.
     #[schema(value_type = String)]
     pub since: Timestamp,
 }

@@ -1,38 +1,38 @@
-//! Templates: the names people use for images, and what has to be known to boot one.
+//! Templates: names for images, and what is needed to boot them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{ByteSize, Checksum, Digest, Name, Timestamp};
 
-/// How the guest finds its documents.
+/// How a guest finds its metadata and user-data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Datasource {
-    /// OpenStack's, over HTTP at 169.254.169.254, announced by the DMI product name.
+    /// OpenStack, over HTTP at 169.254.169.254, announced by the DMI product name.
     #[default]
     Openstack,
-    /// EC2's, over HTTP at 169.254.169.254 with and without session tokens, announced by a DMI UUID that begins with
+    /// EC2, over HTTP at 169.254.169.254 with and without session tokens, announced by a DMI UUID that begins with
     /// `ec2`.
     Ec2,
-    /// NoCloud's, over HTTP at 169.254.169.254, announced by the DMI serial number.
+    /// NoCloud, over HTTP at 169.254.169.254, announced by the DMI serial number.
     Nocloud,
-    /// NoCloud's, from a small disk labelled `cidata`: needs no network.
+    /// NoCloud, from a small disk labeled `cidata`; does not need a network.
     Cidata,
 }
 
-/// What a DMI serial number says, so that cloud-init fetches its documents here: one text for all versions seen.
+/// The DMI serial number with which cloud-init fetches its documents from waifud, for all tested versions.
 ///
-/// 22.4 (Debian 12) takes `ds=nocloud` alone for a local source and stops at the address, unless `dsmode` says otherwise;
-/// 25.1 (Debian 13) goes by the address, and calls the older way out, `ds=nocloud-net`, deprecated, which ends in
-/// "degraded". Both need the slash at the end.
+/// 22.4 (Debian 12) treats `ds=nocloud` alone as a local source and ignores the URL unless `dsmode` is `net`. 25.1
+/// (Debian 13) uses the URL and reports the older form `ds=nocloud-net` as deprecated, which ends in "degraded". Both
+/// need the trailing slash.
 pub const NOCLOUD_SEED: &str = "ds=nocloud;dsmode=net;s=http://169.254.169.254/nocloud/";
 
 impl Datasource {
     /// Every datasource, in the order in which they are shown.
     pub const ALL: [Self; 4] = [Self::Openstack, Self::Ec2, Self::Nocloud, Self::Cidata];
 
-    /// As on the wire.
+    /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Openstack => "openstack",
@@ -42,20 +42,20 @@ impl Datasource {
         }
     }
 
-    /// Whether the guest can't find its documents without the metadata service.
+    /// Whether the guest needs the metadata service to find its documents.
     pub const fn needs_metadata(self) -> bool {
         !matches!(self, Self::Cidata)
     }
 }
 
-/// What starts the guest's boot loader.
+/// The firmware that starts the boot loader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
     /// SeaBIOS.
     #[default]
     Bios,
-    /// OVMF, without Secure Boot; its variables are kept beside the domain and go with it.
+    /// OVMF without Secure Boot; its variables are stored with the domain and deleted with it.
     Uefi,
 }
 
@@ -63,7 +63,7 @@ impl Firmware {
     /// Every firmware.
     pub const ALL: [Self; 2] = [Self::Bios, Self::Uefi];
 
-    /// As on the wire.
+    /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bios => "bios",
@@ -72,62 +72,62 @@ impl Firmware {
     }
 }
 
-/// A template as the API shows it.
+/// A template.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Template {
-    /// Such as `debian-12`.
+    /// Name of the template, for example `debian-12`.
     pub name: Name,
-    /// How its guests find their documents.
+    /// How its guests find their metadata and user-data.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
-    /// The user that cloud-init makes, such as `debian`.
+    /// The user that cloud-init creates in guests, for example `debian`.
     pub default_user: Option<String>,
-    /// No disk may be smaller: the image's virtual size.
+    /// Minimum size of a disk: the virtual size of the image.
     pub min_disk_bytes: ByteSize,
-    /// The image that new instances get.
+    /// The image of new instances.
     pub current: Digest,
-    /// How many living instances came from it.
+    /// Number of existing instances created from it.
     pub used_by: u64,
-    /// Where its image comes from; null when it was uploaded, or downloaded before waifud remembered that.
+    /// Source of the image; null if it was uploaded, or downloaded by a version of waifud that did not record it.
     #[serde(default)]
     pub source: Option<TemplateOrigin>,
-    /// Every image it ever pointed at, newest first.
+    /// All revisions, newest first.
     pub revisions: Vec<TemplateRevision>,
 }
 
-/// Where a template's image comes from, as it was asked for: what a refresh asks again.
+/// Source of a template's image, which a refresh uses again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TemplateOrigin {
-    /// The image.
+    /// URL of the image.
     pub url: String,
-    /// The entry of the catalog that gave the URL.
+    /// The catalog entry that the URL comes from; null if the user gave the URL.
     pub catalog: Option<String>,
-    /// The checksum that was given; null when the publisher's list is asked.
+    /// The checksum that the user gave; null if the publisher's list is used.
     pub checksum: Option<Checksum>,
-    /// The publisher's list of checksums.
+    /// URL of the publisher's list of checksums.
     pub checksums_url: Option<String>,
-    /// What the image is called in that list, if not like the URL's last part.
+    /// File name of the image in that list; null if it is the last part of the URL.
     pub checksums_file: Option<String>,
-    /// Whether https alone was to prove it.
+    /// Whether the image was downloaded over https without verifying a checksum.
     pub insecure_no_checksum: bool,
 }
 
-/// One image of a template.
+/// A revision of a template.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TemplateRevision {
-    /// The image.
+    /// Digest of the image.
     pub image: Digest,
     /// `x86_64` or `aarch64`.
     pub arch: String,
-    /// Where it came from; null when uploaded.
+    /// URL of the image; null if it was uploaded.
     pub source_url: Option<String>,
-    /// The checksum that its publisher named; null when uploaded.
+    /// The publisher's checksum; null if it was uploaded.
     pub checksum: Option<String>,
-    /// When it was added.
+    /// Time when the revision was added.
     #[schema(value_type = String)]
     pub seen_at: Timestamp,
-    /// Bytes of the image file.
+    /// Size of the image file in bytes.
     pub size_bytes: ByteSize,
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_are_those_on_the_wire() {
+    fn names_match_their_serialized_form() {
         for datasource in Datasource::ALL {
             assert_eq!(
                 serde_json::to_value(datasource).unwrap(),

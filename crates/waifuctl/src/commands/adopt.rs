@@ -7,11 +7,11 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::unmanaged;
 
-/// Takes unmanaged instances into the list.
+/// Adopts unmanaged instances.
 pub async fn run(context: &Context, args: AdoptArgs) -> Result<(), Failure> {
     if args.name.is_some() && args.instances.len() > 1 {
         return Err(
-            Failure::input("invalid-arguments", "--name is for one instance at a time")
+            Failure::input("invalid-arguments", "--name requires a single instance")
                 .field("--name")
                 .hint("adopt them one by one"),
         );

@@ -18,7 +18,7 @@ fn text(shell: clap_complete::Shell) -> Result<String, Failure> {
         .completer(&shell.to_string())
         .ok_or_else(|| Failure::input("usage", format!("no completions for {shell}")))?
         .write_registration("COMPLETE", "waifuctl", "waifuctl", "waifuctl", &mut script)
-        .map_err(|e| Failure::internal("output", "the completions can't be written").cause(&e))?;
+        .map_err(|e| Failure::internal("output", "cannot write the completions").cause(&e))?;
     Ok(String::from_utf8_lossy(&script).into_owned())
 }
 

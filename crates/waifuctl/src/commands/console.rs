@@ -9,13 +9,13 @@ use crate::cli::ConsoleArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::guest_text::Filter;
-use crate::relay::stream_failure;
+use crate::relay::{stream_closed, stream_lost};
 use crate::terminal::{Raw, typed, write};
 
 /// Ctrl-].
 const LEAVE: u8 = 0x1d;
 
-/// Shows the last lines of the console, then joins it with the terminal until Ctrl-] or its end.
+/// Shows the last lines of the console, then connects it to the terminal until Ctrl-] or its end.
 pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
     let name = &args.name;
     let stream = context.client.open_stream(name, "console", None).await?;
@@ -24,24 +24,25 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
         show_last(context, name, args.lines, &mut filter).await?;
     }
     context.printer.note(&format!(
-        "connected to the console of {name}; Ctrl-] leaves"
+        "connected to the console of {name}; Ctrl-] disconnects"
     ));
     let mut interrupted = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut hung_up = signal(SignalKind::hangup()).map_err(no_signals)?;
     let raw = Raw::enter()?;
     let ended = tokio::select! {
         ended = join(stream, &mut filter) => ended,
-        _ = interrupted.recv() => Ok(()),
-        _ = hung_up.recv() => Ok(()),
+        _ = interrupted.recv() => StreamEnd::Done,
+        _ = hung_up.recv() => StreamEnd::Done,
     };
-    // Before anything is printed: the message is for the terminal as it was.
+    // Restores the terminal before the message is printed.
     drop(raw);
     match ended {
-        Ok(()) => {
-            context.printer.note("\nleft the console");
+        StreamEnd::Done | StreamEnd::Finished | StreamEnd::Reset => {
+            context.printer.note("\ndisconnected from the console");
             Ok(())
         }
-        Err(reason) => Err(stream_failure(name, &reason)),
+        StreamEnd::Closed(reason) => Err(stream_closed(name, &reason)),
+        StreamEnd::Lost(reason) => Err(stream_lost(name, &reason)),
     }
 }
 
@@ -50,7 +51,7 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
     reason = "so that it fits into map_err"
 )]
 fn no_signals(error: std::io::Error) -> Failure {
-    Failure::internal("signals", "signals can't be waited for").cause(&error)
+    Failure::internal("signals", "cannot wait for signals").cause(&error)
 }
 
 async fn show_last(
@@ -73,8 +74,8 @@ fn shown(filter: &mut Option<Filter>, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Ends in order when the person leaves or the guest's side ends; else with waifud's reason.
-async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> Result<(), String> {
+/// Returns when the user disconnects or the stream ends.
+async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> StreamEnd {
     let ClientStream { mut to, mut from } = stream;
     let mut keys = typed();
     let mut at_end = false;
@@ -82,25 +83,24 @@ async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> Result<(), S
         tokio::select! {
             bytes = from.next() => match bytes {
                 Ok(bytes) => if !write(&shown(filter, &bytes)) {
-                    return Ok(());
+                    return StreamEnd::Done;
                 },
-                Err(StreamEnd::Done | StreamEnd::Finished | StreamEnd::Reset) => return Ok(()),
-                Err(StreamEnd::Closed(reason)) => return Err(reason),
+                Err(end) => return end,
             },
             typed = keys.recv(), if !at_end => {
-                // The end of stdin is no wish to leave: what the guest says is still shown.
+                // At the end of stdin, the output of the guest is still shown.
                 let Some(typed) = typed else {
                     at_end = true;
                     continue;
                 };
                 let leave = typed.iter().position(|byte| *byte == LEAVE);
                 let bytes = typed.get(..leave.unwrap_or(typed.len())).unwrap_or_default();
-                if let Err(StreamEnd::Closed(reason)) = to.send(Bytes::copy_from_slice(bytes)).await {
-                    return Err(reason);
+                if let Err(end) = to.send(Bytes::copy_from_slice(bytes)).await {
+                    return end;
                 }
                 if leave.is_some() {
                     to.close().await;
-                    return Ok(());
+                    return StreamEnd::Done;
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::contexts::{self, Contexts, LOCAL};
 use crate::failure::Failure;
 use crate::printer::{Printer, table};
 
-/// Runs one of the context verbs; none of them asks waifud.
+/// Runs one of the context commands, which do not contact waifud.
 pub fn run(printer: Printer, command: ContextCommand) -> Result<(), Failure> {
     let path = file()?;
     let mut contexts = Contexts::load(&path)?;
@@ -34,14 +34,14 @@ pub fn run(printer: Printer, command: ContextCommand) -> Result<(), Failure> {
         .as_ref()
         .map_or(LOCAL, |name| name.as_str());
     printer.print(&json!({"current": current}), || {
-        format!("in use: {current}")
+        format!("current context: {current}")
     })
 }
 
-/// Where contexts are kept.
+/// The path of the contexts file.
 pub fn file() -> Result<PathBuf, Failure> {
     contexts::path().ok_or_else(|| {
-        Failure::input("no-home", "there is no home directory to keep contexts in")
+        Failure::input("no-home", "cannot find a directory for contexts")
             .hint("set HOME, or XDG_CONFIG_HOME; or use WAIFUD_URL, WAIFUD_CA and WAIFUD_TOKEN")
     })
 }

@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
                 .problem()
                 .is_some_and(|p| p.code == "unknown-template") =>
         {
-            let undone = "the instance was not created; the same command again goes on from there";
+            let undone = "the instance was not created; run the same command again to continue";
             let name = download::missing(
                 context,
                 &request.template,
@@ -52,7 +52,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     };
     if request.ssh_keys.is_empty() && request.user_data.is_none() {
         context.printer.warning(
-            "no SSH key found (~/.ssh/*.pub) and no user-data: there may be no way to log in; see --ssh-key",
+            "no SSH key (~/.ssh/*.pub) and no user-data: you may be unable to log in; see --ssh-key",
         );
     }
     warn_of_silence(context, &instance);
@@ -68,7 +68,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     context.printer.print(&instance, || summary(&instance))
 }
 
-/// `--dry-run` for one.
+/// `--dry-run` for one instance.
 async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failure> {
     let mut checked = request.clone();
     let mut first = None;
@@ -76,7 +76,7 @@ async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failur
         let unknown = error
             .problem()
             .is_some_and(|p| p.code == "unknown-template");
-        // One of the catalog would be downloaded; what else the request says can't be checked before it is here.
+        // A template of the catalog would be downloaded; the rest of the request cannot be validated before that.
         let name = checked.template.replace('.', "-");
         if !(unknown && download::is_in_catalog(context, &name).await?) {
             return Err(error.into());
@@ -96,7 +96,7 @@ async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failur
     })
 }
 
-/// Says what can't be learned of a new instance, because its user-data turns off what would tell.
+/// Warns if the user-data prevents cloud-init from reporting to waifud.
 pub(super) fn warn_of_silence(context: &Context, instance: &Instance) {
     let user_data = instance.spec.user_data.as_ref();
     if let Some(unreported) = user_data.and_then(|facts| facts.unreported) {
@@ -116,7 +116,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
     };
     let options = args.options;
     let Some(template) = args.template else {
-        return Err(Failure::input("usage", "a template is needed").field("--template"));
+        return Err(Failure::input("usage", "a template is required").field("--template"));
     };
     Ok(CreateInstance {
         name: args.name,
@@ -139,7 +139,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
     })
 }
 
-/// Where it may run.
+/// Placement options.
 pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
     let bad = |field: &str, e: NameError, hint: &str| {
         Failure::input("invalid-name", e.to_string())
@@ -157,8 +157,7 @@ pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
             strict,
         })
     });
-    let hint =
-        "a group's name, a-z, 0-9 and -, such as db; db,strict rather waits than shares a node";
+    let hint = "write a group name (a-z, 0-9 and -), for example db, or db,strict to stay pending rather than share a node";
     Ok(PlacementSpec {
         node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
         require: labels::pairs("--require", &options.require)?,
@@ -166,7 +165,7 @@ pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
     })
 }
 
-/// One line: what it is called, where it is, and its address.
+/// One line with name, node and address.
 pub(super) fn summary(instance: &Instance) -> String {
     let status = &instance.status;
     let node = status

@@ -1,5 +1,5 @@
-//! `waifuctl create -f`: every description is checked before the first is carried out, and what is there already as it
-//! is described stays as it is.
+//! `waifuctl create -f`: all descriptions are validated before the first instance is created. Existing instances that
+//! match their description are not changed.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -18,24 +18,24 @@ use crate::failure::Failure;
 use crate::text::escape;
 use crate::{keys, labels, network_args, user_data, wait};
 
-/// A file of descriptions is no larger: user-data may have 1 MiB each.
+/// Maximum size of a file; user-data can have 1 MiB per instance.
 const FILE_MAX: u64 = 16 << 20;
 
-/// What is printed with `--json`.
+/// The output with `--json`.
 #[derive(Serialize)]
-struct Made {
+struct Created {
     items: Vec<Instance>,
 }
 
-/// One description that passed the checks.
+/// A validated description.
 struct Checked {
     called: String,
     request: CreateInstance,
-    /// It is there already, as described.
-    there: Option<Instance>,
+    /// The existing instance, if it matches the description.
+    existing: Option<Instance>,
 }
 
-/// Creates what a file describes.
+/// Creates the instances in a file.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     let Some(path) = args.file.clone() else {
         return Ok(());
@@ -61,31 +61,31 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     if args.dry_run {
         return print_checked(context, &wanted);
     }
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     let names: Vec<_> = wanted.iter().map(Checked::name).collect();
     for (index, one) in wanted.into_iter().enumerate() {
         let name = one.name();
         match create(context, one).await {
-            Ok(instance) => made.push(instance),
+            Ok(instance) => created.push(instance),
             Err(failure) => {
-                print(context, &made)?;
+                print(context, &created)?;
                 let left = names.get(index..).unwrap_or_default();
-                return Err(partly(failure.about(&name), &made, left));
+                return Err(partly(failure.about(&name), &created, left));
             }
         }
     }
     if wait {
-        made = wait_for_all(context, made, timeout).await?;
+        created = wait_for_all(context, created, timeout).await?;
     }
-    print(context, &made)
+    print(context, &created)
 }
 
-/// `--dry-run`: what would be done.
+/// `--dry-run`: prints what would be created.
 fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> {
     let items: Vec<_> = checked
         .iter()
         .map(|one| {
-            let action = if one.there.is_some() {
+            let action = if one.existing.is_some() {
                 "none"
             } else {
                 "create"
@@ -96,8 +96,8 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
         .collect();
     let shown = serde_json::json!({"dry_run": true, "download_first": null, "items": items});
     context.printer.print(&shown, || {
-        let line = |one: &Checked| match &one.there {
-            Some(_) => format!("{}: exists already, as described (dry run)", one.name()),
+        let line = |one: &Checked| match &one.existing {
+            Some(_) => format!("{}: already exists as described (dry run)", one.name()),
             None => format!(
                 "{}: would be created from {} (dry run)",
                 one.name(),
@@ -119,13 +119,10 @@ impl Checked {
 
 fn read(path: &Path) -> Result<String, Failure> {
     let unreadable = |e: std::io::Error| {
-        Failure::input(
-            "file-unreadable",
-            format!("{} can't be read", path.display()),
-        )
-        .field("--file")
-        .cause(&e)
-        .hint("check the path; - reads standard input")
+        Failure::input("file-unreadable", format!("cannot read {}", path.display()))
+            .field("--file")
+            .cause(&e)
+            .hint("check the path; - reads standard input")
     };
     let mut text = String::new();
     let stream: Box<dyn Read> = if path == Path::new("-") {
@@ -139,15 +136,15 @@ fn read(path: &Path) -> Result<String, Failure> {
         .map_err(unreadable)?;
     if text.len() as u64 > FILE_MAX {
         return Err(
-            Failure::input("file-too-long", "the file is larger than 16 MiB")
+            Failure::input("file-too-long", "the file exceeds the limit of 16 MiB")
                 .field("--file")
-                .hint("name large user-data with user_data_file"),
+                .hint("use user_data_file for large user-data"),
         );
     }
     Ok(text)
 }
 
-/// Flags win over a file with one description, and are refused with several.
+/// Options override a file with one description and are refused with several.
 fn overridden(mut documents: Vec<Document>, args: &CreateArgs) -> Result<Vec<Document>, Failure> {
     let several = documents.len() > 1;
     for document in &mut documents {
@@ -156,10 +153,10 @@ fn overridden(mut documents: Vec<Document>, args: &CreateArgs) -> Result<Vec<Doc
         if several && document.description != before {
             return Err(Failure::input(
                 "flags-and-several",
-                "flags change what a file with one description says; this file has several",
+                "options can override only a file with one description; this file has several",
             )
             .field("--file")
-            .hint("write it into the file"));
+            .hint("change the file instead"));
         }
     }
     Ok(documents)
@@ -226,7 +223,7 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Further addresses that were typed come to those that are described.
+/// Adds the addresses of `--allow-address` to those in the description.
 fn allow(to: &mut Description, typed: &[String]) -> Result<(), Failure> {
     if typed.is_empty() {
         return Ok(());
@@ -252,15 +249,15 @@ async fn check(
         description,
         called,
     } = document;
-    let said = description.clone();
+    let written = description.clone();
     let request =
         description::request(description, source).map_err(|failure| failure.about(&called))?;
-    let there = match context.client.check_instance(&request).await {
+    let existing = match context.client.check_instance(&request).await {
         Ok(()) => None,
         Err(error) => {
             let taken = error.problem().is_some_and(|p| p.code == "name-taken");
             match request.name.as_deref().filter(|_| taken) {
-                Some(name) => Some(as_described(context, name, &said, &request, &called).await?),
+                Some(name) => Some(as_described(context, name, &written, &request, &called).await?),
                 None => return Err(Failure::from(error).about(&called)),
             }
         }
@@ -268,25 +265,25 @@ async fn check(
     Ok(Checked {
         called,
         request,
-        there,
+        existing,
     })
 }
 
-/// The instance that has the name, when it is what is described.
+/// Returns the existing instance of that name if it matches the description.
 async fn as_described(
     context: &Context,
     name: &str,
-    said: &Description,
+    written: &Description,
     wanted: &CreateInstance,
     called: &str,
 ) -> Result<Instance, Failure> {
     let (have, _) = context.client.description(name).await?;
-    let differs = description::differs(said, wanted, &have);
+    let differs = description::differs(written, wanted, &have);
     if differs.is_empty() {
         return Ok(context.client.instance(name).await?);
     }
     Err(Failure::input(
-        "exists-otherwise",
+        "exists-with-differences",
         format!(
             "{called}: {name} exists and differs in {}",
             differs.join(", ")
@@ -305,9 +302,9 @@ fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
             && !seen.insert(name)
         {
             return Err(
-                Failure::input("name-twice", format!("{name} is described twice"))
+                Failure::input("duplicate-name", format!("the name {name} is used twice"))
                     .field("name")
-                    .hint("give each its own name"),
+                    .hint("use a different name for each"),
             );
         }
     }
@@ -315,10 +312,10 @@ fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
 }
 
 async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
-    if let Some(instance) = one.there {
+    if let Some(instance) = one.existing {
         context
             .printer
-            .note(&format!("{}: exists already, as described", instance.name));
+            .note(&format!("{}: already exists as described", instance.name));
         return Ok(instance);
     }
     let key = InstanceId::generate().to_string();
@@ -327,29 +324,32 @@ async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
     Ok(instance)
 }
 
-/// What was reached before it failed.
-fn partly(failure: Failure, made: &[Instance], left: &[String]) -> Failure {
-    let made: Vec<_> = made.iter().map(|i| i.name.to_string()).collect();
-    let made = if made.is_empty() {
+/// Adds the created and missing instances to a failure.
+fn partly(failure: Failure, created: &[Instance], left: &[String]) -> Failure {
+    let created: Vec<_> = created.iter().map(|i| i.name.to_string()).collect();
+    let created = if created.is_empty() {
         "none".to_owned()
     } else {
-        made.join(", ")
+        created.join(", ")
     };
-    failure.detail(format!("created: {made}; not created: {}", left.join(", ")))
+    failure.detail(format!(
+        "created: {created}; not created: {}",
+        left.join(", ")
+    ))
 }
 
-/// Waits for each in its turn, all until the same deadline.
+/// Waits for each instance in turn, with one deadline.
 async fn wait_for_all(
     context: &Context,
-    made: Vec<Instance>,
+    created: Vec<Instance>,
     timeout: std::time::Duration,
 ) -> Result<Vec<Instance>, Failure> {
     let deadline = Instant::now() + timeout;
-    let names: Vec<_> = made.iter().map(|i| i.name.to_string()).collect();
-    let several = made.len() > 1;
+    let names: Vec<_> = created.iter().map(|i| i.name.to_string()).collect();
+    let several = created.len() > 1;
     let waiting = async {
         let mut ready = Vec::new();
-        for instance in made {
+        for instance in created {
             if several {
                 context.printer.note(&format!("{}:", instance.name));
             }
@@ -365,15 +365,15 @@ async fn wait_for_all(
     Box::pin(wait::or_detach(waiting, &names.join(", "))).await
 }
 
-fn print(context: &Context, made: &[Instance]) -> Result<(), Failure> {
-    if made.is_empty() && !context.printer.is_json() {
+fn print(context: &Context, created: &[Instance]) -> Result<(), Failure> {
+    if created.is_empty() && !context.printer.is_json() {
         return Ok(());
     }
-    let made = Made {
-        items: made.to_vec(),
+    let created = Created {
+        items: created.to_vec(),
     };
-    context.printer.print(&made, || {
-        let lines: Vec<_> = made.items.iter().map(summary).collect();
+    context.printer.print(&created, || {
+        let lines: Vec<_> = created.items.iter().map(summary).collect();
         lines.join("\n")
     })
 }

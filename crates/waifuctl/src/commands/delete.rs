@@ -15,21 +15,21 @@ use crate::text::escape;
 use crate::wait::{or_detach, waiting_for};
 use crate::{progress, select};
 
-/// One request waits no longer than this: then what is shown of it is read again, and a restart of waifud is noticed.
-const WAIT_AT_ONCE: Duration = Duration::from_secs(10);
+/// Maximum wait of one request. Afterwards the progress is updated; this also detects a restart of waifud.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
 
-/// What became of one deletion.
+/// The result of a deletion.
 #[derive(Serialize)]
 struct Deleted<'a> {
     name: &'a str,
     /// `deleted` or `deleting`.
     state: &'static str,
-    /// The command that has to come first; null unless the deletion is held.
+    /// The command that must be run first; null unless the deletion is held.
     held_until: Option<String>,
 }
 
-/// Deletes instances. All names are checked and confirmed before the first is touched, and all are ordered before the
-/// first is waited for. What was done is printed also when the rest fails.
+/// Deletes instances. All names are checked and confirmed before the first deletion, and all deletions are requested
+/// before the first wait. Completed deletions are printed even if others fail.
 pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     if args.unmanaged {
         let names = &args.which.names;
@@ -69,13 +69,13 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
 impl Deleted<'_> {
     fn line(&self) -> String {
         match &self.held_until {
-            Some(command) => format!("{}: {}, held until {command}", self.name, self.state),
+            Some(command) => format!("{}: {}, pending until {command}", self.name, self.state),
             None => format!("{}: {}", self.name, self.state),
         }
     }
 }
 
-/// By name where they were named; those that were selected at once, by their number.
+/// Asks for each name, or for the number of instances if they were selected.
 fn confirm_all(instances: &[Instance], selected: bool) -> Result<(), Failure> {
     if !selected || instances.len() == 1 {
         for instance in instances {
@@ -94,7 +94,7 @@ fn confirm_all(instances: &[Instance], selected: bool) -> Result<(), Failure> {
     )
 }
 
-/// Orders each deletion, by id: it is the instance that was confirmed, whoever has its name by now.
+/// Requests each deletion by id, so that the confirmed instance is deleted even if another one has its name now.
 async fn order<'a>(
     context: &Context,
     instances: &'a [Instance],
@@ -114,7 +114,8 @@ async fn order<'a>(
     Ok(())
 }
 
-/// What has to be done before its node destroys it: a node destroys nothing for a restored database that was not confirmed.
+/// The command that must be run before the node deletes the instance: nodes delete nothing for an unconfirmed restored
+/// database.
 async fn held(context: &Context, instance: &Instance) -> Result<Option<String>, Failure> {
     let Some(node) = &instance.status.node else {
         return Ok(None);
@@ -122,7 +123,7 @@ async fn held(context: &Context, instance: &Instance) -> Result<Option<String>, 
     match context.client.node(node.as_str()).await {
         Ok(node) if !node.confirmed => Ok(Some(format!("waifuctl node confirm {}", node.name))),
         Ok(_) => Ok(None),
-        // Removed meanwhile, and its instances with it.
+        // The node was removed in the meantime, together with its instances.
         Err(ClientError::Problem(problem)) if problem.status == 404 => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -142,22 +143,19 @@ async fn await_all(
         }
         let spinner = progress::spinner(!context.printer.shows_progress());
         let node = instance.status.node.as_ref().map_or("-", |n| n.as_str());
-        spinner.set_message(format!(
-            "{}: waiting for {node} to destroy it",
-            instance.name
-        ));
+        spinner.set_message(format!("{}: waiting for {node}", instance.name));
         while result.state != "deleted" {
             let left = deadline.saturating_duration_since(Instant::now());
-            match delete(context, instance, left.min(WAIT_AT_ONCE)).await {
+            match delete(context, instance, left.min(REQUEST_WAIT)).await {
                 Ok(true) => result.state = "deleted",
                 Ok(false) if left.is_zero() => {
                     return Err(Failure::deadline(format!(
-                        "{} is not destroyed yet; the work continues",
+                        "{} is not deleted yet; the work continues",
                         instance.name
                     ))
                     .hint(format!("waifuctl why {}", instance.name)));
                 }
-                // A waifud that stops ends its waits; the next one is asked.
+                // A waifud that stops ends its waits; the request is repeated.
                 Err(ClientError::Unreachable { .. } | ClientError::TimedOut { .. }) | Ok(false)
                     if !left.is_zero() =>
                 {
@@ -176,13 +174,13 @@ async fn await_all(
         None => Ok(()),
         Some((name, command)) => Err(Failure::input(
             "deletion-held",
-            format!("{name} is not destroyed before its node is confirmed: the database was restored from a backup"),
+            format!("{name} is not deleted until its node is confirmed: the database was restored from a backup"),
         )
         .hint(command)),
     }
 }
 
-/// Whether nothing of it is left.
+/// Deletes an instance; returns whether the deletion is complete.
 async fn delete(
     context: &Context,
     instance: &Instance,

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::text::escape;
 use crate::unmanaged;
 
-/// Orders unmanaged instances to be destroyed, each after a look at what it is.
+/// Orders the destruction of unmanaged instances.
 pub async fn run(
     context: &Context,
     names: &[String],
@@ -21,13 +21,13 @@ pub async fn run(
         }
         found.push((name, node, id));
     }
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for (name, node, id) in found {
         context.client.delete_unmanaged(node.id, id).await?;
-        told.push(serde_json::json!({ "name": name, "node": node.name, "state": "deleting" }));
+        results.push(serde_json::json!({ "name": name, "node": node.name, "state": "deleting" }));
     }
-    context.printer.print(&told, || {
-        let line = |name: &String| format!("{}: its node is told to destroy it", escape(name));
+    context.printer.print(&results, || {
+        let line = |name: &String| format!("{}: deleting", escape(name));
         names.iter().map(line).collect::<Vec<_>>().join("\n")
     })
 }

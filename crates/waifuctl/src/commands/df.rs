@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::pagination;
 use crate::pools::{NodePool, pools_of, shown};
 
-/// What `df` prints.
+/// The output of `df`.
 #[derive(Debug, Serialize)]
 struct Usage {
     pools: Vec<NodePool>,
@@ -20,7 +20,7 @@ struct Usage {
     state_dir: Option<DirectorySpace>,
 }
 
-/// Pools and the image store, with what they hold.
+/// Prints the usage of pools and of the image store.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let images = images(context).await?;
     let usage = Usage {

@@ -1,4 +1,5 @@
-//! `waifuctl edit`: user-data or the whole description; checked, shown and sent only if nobody changed it in between.
+//! `waifuctl edit`: edits user-data or the description. Changes are validated, shown, and sent only if the instance
+//! has not changed in the meantime.
 
 use std::path::Path;
 
@@ -14,21 +15,21 @@ use crate::failure::Failure;
 use crate::text::escape;
 use crate::user_data;
 
-/// What an instance without user-data is edited from.
+/// The initial text for an instance without user-data.
 const EMPTY: &str = "#cloud-config\n";
 
-/// Edits, checks, shows, asks and saves.
+/// Edits, validates, shows, confirms and saves.
 pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
     let (have, generation) = context.client.description(&args.name).await?;
-    let given = args.user_data.as_deref().map(user_data::read).transpose()?;
+    let from_file = args.user_data.as_deref().map(user_data::read).transpose()?;
     let before = text_of(&have, args.spec)?;
-    let (after, draft) = if let Some(text) = given {
+    let (after, draft) = if let Some(text) = from_file {
         (text.into_inner(), None)
     } else {
         let shown = if before.is_empty() { EMPTY } else { &before };
         let draft = Draft::new(shown)?;
         match edited(&draft, &have, args.spec) {
-            // What was shown to begin with is no change.
+            // Unchanged text is not a change.
             Ok(text) if text == shown => (before.clone(), Some(draft)),
             Ok(text) => (text, Some(draft)),
             Err(failure) => return Err(draft.keep(failure)),
@@ -54,8 +55,11 @@ pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
     for line in shown.lines() {
         context.printer.note(&escape(line));
     }
-    if is_attended() && !args.yes && !ask(&format!("Change {}?", args.name)) {
-        return Err(kept(Failure::input("not-confirmed", "nothing was changed")));
+    if is_attended() && !args.yes && !ask(&format!("Apply these changes to {}?", args.name)) {
+        return Err(kept(Failure::input(
+            "not-confirmed",
+            "canceled: nothing was changed",
+        )));
     }
     let id = args.name.as_str();
     let saved = context
@@ -65,7 +69,7 @@ pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
     match saved {
         Ok(instance) => context
             .printer
-            .print(&instance, || said(&instance, &change)),
+            .print(&instance, || summary(&instance, &change)),
         Err(error) => Err(kept(Failure::from(error))),
     }
 }
@@ -79,7 +83,7 @@ fn text_of(have: &CreateInstance, spec: bool) -> Result<String, Failure> {
     }
 }
 
-/// Lets the editor run until the text is right; without a terminal, once.
+/// Runs the editor until the text is valid; without a terminal, once.
 fn edited(draft: &Draft, have: &CreateInstance, spec: bool) -> Result<String, Failure> {
     loop {
         let text = draft.edit()?;
@@ -96,7 +100,7 @@ fn edited(draft: &Draft, have: &CreateInstance, spec: bool) -> Result<String, Fa
     }
 }
 
-/// What a text asks to be changed.
+/// The change that the edited text describes.
 fn change(have: &CreateInstance, text: &str, spec: bool) -> Result<UpdateInstance, Failure> {
     if spec {
         let source = Source {
@@ -113,7 +117,7 @@ fn change(have: &CreateInstance, text: &str, spec: bool) -> Result<UpdateInstanc
     })
 }
 
-/// As waifud checks it, before anything is sent.
+/// Validates user-data like waifud does, before it is sent.
 pub(super) fn check_user_data(text: &str) -> Result<(), Failure> {
     use waifud_cloudinit::UserDataError as E;
     let Err(error) = waifud_cloudinit::validate_user_data(text) else {
@@ -130,23 +134,23 @@ pub(super) fn check_user_data(text: &str) -> Result<(), Failure> {
         .hint(error.hint()))
 }
 
-fn said(instance: &Instance, change: &UpdateInstance) -> String {
+fn summary(instance: &Instance, change: &UpdateInstance) -> String {
     let name = &instance.name;
-    let mut what = Vec::new();
+    let mut effects = Vec::new();
     if change.user_data.is_some() {
-        what.push(if change.re_run {
-            "its next start reads the new user-data"
+        effects.push(if change.re_run {
+            "the new user-data is read at the next start"
         } else {
-            "its next start reads the new user-data; what cloud-init runs once per instance (write_files, runcmd, \
-             packages) it does not run again without --re-run"
+            "the new user-data is read at the next start; modules that cloud-init runs once per instance (write_files, \
+             runcmd, packages) are not repeated without --re-run"
         });
     }
     if change.re_run {
-        what.push("its next start is a first boot for cloud-init, with new host keys");
+        effects.push("cloud-init treats the next start as the first boot, with new host keys");
     }
-    if what.is_empty() {
+    if effects.is_empty() {
         format!("{name}: saved")
     } else {
-        format!("{name}: {}", what.join(", and "))
+        format!("{name}: {}", effects.join(", and "))
     }
 }

@@ -1,4 +1,4 @@
-//! From an edited description to the change that it asks for.
+//! Converts an edited description into a change.
 
 use std::collections::BTreeMap;
 
@@ -8,53 +8,53 @@ use super::edit::check_user_data;
 use crate::description::{self, Source};
 use crate::failure::Failure;
 
-/// The change from `have` to the description in `source`. What an update can't change is refused by name.
+/// The change from `have` to the description in `source`. Changes of fields that an update cannot change are refused.
 pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstance, Failure> {
     let mut documents = description::parse("the description", source.text)?;
     if documents.len() > 1 {
         return Err(
-            Failure::input("several", "there is more than one description")
+            Failure::input("several", "the text contains several descriptions")
                 .field("---")
                 .hint("keep one document"),
         );
     }
-    let mut said = documents.pop().map(|d| d.description).unwrap_or_default();
-    // Left out here means: as it is. The caller's own keys are for new instances.
-    if said.ssh_keys.is_none() {
-        said.ssh_keys = Some(have.ssh_keys.clone());
+    let mut written = documents.pop().map(|d| d.description).unwrap_or_default();
+    // A missing field means unchanged; the user's own keys are for new instances only.
+    if written.ssh_keys.is_none() {
+        written.ssh_keys = Some(have.ssh_keys.clone());
     }
-    let nics = description::same_nics(&said.nics, have);
-    let wanted = description::request(said, source)?;
+    let nics = description::same_nics(&written.nics, have);
+    let wanted = description::request(written, source)?;
     if let Some(text) = &wanted.user_data {
         check_user_data(text.expose())?;
     }
-    let whole = whole(wanted, have);
-    fixed(have, &whole, nics)?;
+    let completed = completed(wanted, have);
+    fixed(have, &completed, nics)?;
     let set = |now: bool, before: bool, value| (now != before).then_some(value);
-    let (run, before) = (whole.run.unwrap_or(true), have.run.unwrap_or(true));
+    let (run, before) = (completed.run.unwrap_or(true), have.run.unwrap_or(true));
     Ok(UpdateInstance {
         run: set(run, before, run),
-        cpus: whole.cpus.filter(|_| whole.cpus != have.cpus),
+        cpus: completed.cpus.filter(|_| completed.cpus != have.cpus),
         memory_bytes: whole
             .memory_bytes
-            .filter(|_| whole.memory_bytes != have.memory_bytes),
+            .filter(|_| completed.memory_bytes != have.memory_bytes),
         disk_bytes: whole
             .disk_bytes
-            .filter(|_| whole.disk_bytes != have.disk_bytes),
-        publish: (whole.publish != have.publish).then(|| whole.publish.clone()),
-        protected: set(whole.protected, have.protected, whole.protected),
-        user_data: (whole.user_data != have.user_data)
-            .then(|| whole.user_data.clone().unwrap_or_default()),
-        labels: labels(&have.labels, &whole.labels),
-        restart: (whole.restart != have.restart).then_some(whole.restart),
-        priority: (whole.priority != have.priority).then_some(whole.priority),
-        placement: (whole.placement != have.placement).then_some(whole.placement),
+            .filter(|_| completed.disk_bytes != have.disk_bytes),
+        publish: (completed.publish != have.publish).then(|| completed.publish.clone()),
+        protected: set(completed.protected, have.protected, completed.protected),
+        user_data: (completed.user_data != have.user_data)
+            .then(|| completed.user_data.clone().unwrap_or_default()),
+        labels: labels(&have.labels, &completed.labels),
+        restart: (completed.restart != have.restart).then_some(completed.restart),
+        priority: (completed.priority != have.priority).then_some(completed.priority),
+        placement: (completed.placement != have.placement).then_some(completed.placement),
         ..UpdateInstance::default()
     })
 }
 
-/// What was taken out of the text and has no default of its own stays as it is.
-fn whole(wanted: CreateInstance, have: &CreateInstance) -> CreateInstance {
+/// Fields that were removed from the text and have no default are not changed.
+fn completed(wanted: CreateInstance, have: &CreateInstance) -> CreateInstance {
     CreateInstance {
         name: wanted.name.or_else(|| have.name.clone()),
         cpus: wanted.cpus.or(have.cpus),
@@ -65,7 +65,7 @@ fn whole(wanted: CreateInstance, have: &CreateInstance) -> CreateInstance {
     }
 }
 
-/// Refuses changes of what is fixed at creation or changed by another verb.
+/// Refuses changes of fields that are fixed at creation or changed by other commands.
 fn fixed(have: &CreateInstance, wanted: &CreateInstance, nics: bool) -> Result<(), Failure> {
     let parts = [
         ("name", wanted.name == have.name),
@@ -84,10 +84,10 @@ fn fixed(have: &CreateInstance, wanted: &CreateInstance, nics: bool) -> Result<(
     };
     Err(Failure::input(
         "fixed-field",
-        format!("edit does not change {}", changed.join(", ")),
+        format!("edit cannot change {}", changed.join(", ")),
     )
     .field(first)
-    .hint("put it back as it was; what can be changed: labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
+    .hint("revert it; edit can change labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
 }
 
 fn labels(

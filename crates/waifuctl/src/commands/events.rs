@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::{clock, escape};
 
-/// Prints what happened and, with `--follow`, what happens.
+/// Prints past events and, with `--follow`, new ones.
 pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     let since = args
         .since
@@ -42,7 +42,7 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     if !args.follow {
         return Ok(());
     }
-    // A page that ends early goes on where it ended; a whole one shows everything up to its revision.
+    // A truncated page continues after its last event; a complete one contains everything up to its revision.
     let seen = match (&page.next, page.items.last()) {
         (Some(_), Some(last)) => last.revision,
         _ => page.revision,
@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     loop {
         let mut stream = match context.client.watch_events(&query).await {
             Ok(stream) => Box::pin(stream),
-            // waifud restarts within a second; anything else is for the caller to see.
+            // waifud restarts within a second; other errors are reported.
             Err(ClientError::Unreachable { .. }) => {
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 continue;
@@ -69,12 +69,12 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
             query.since = Some(event.revision);
             context.printer.print_line(&event, || line(&event))?;
         }
-        // The stream ended: waifud stops, or history was trimmed under it. Not so fast that asking again is a load.
+        // The stream ended because waifud stops or the history was trimmed. The pause limits the load.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
 
-/// A name that nothing has and that the history does not know is a typing error.
+/// Fails if neither an object nor an event has the name.
 async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
     let (kind, name) = object.split_once('/').unwrap_or(("", object));
     let client = &context.client;
@@ -87,7 +87,7 @@ async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
                 || client.template(name).await.is_ok()
                 || client.node(name).await.is_ok()
         }
-        // Of these, whatever exists has an event that says so.
+        // Every object of other types has an event of its creation.
         _ => false,
     };
     if found {
@@ -95,15 +95,15 @@ async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
     }
     Err(Failure::input(
         "not-found",
-        format!("there are no events about {object:?}"),
+        format!("no object is named {object:?}, and there are no events of it"),
     )
     .field("OBJECT")
-    .hint("waifuctl events without a name shows all; TYPE/NAME also names the type, for example token/laptop"))
+    .hint("waifuctl events lists all events; TYPE/NAME selects a type, for example token/laptop"))
 }
 
-/// One event on one line.
+/// Formats an event on one line.
 pub fn line(event: &Event) -> String {
-    // What nodes and waifud do by themselves needs no name beside the object's.
+    // Only users are named; nodes and waifud are obvious.
     let by = if event.actor.kind == "user" {
         format!("  (by {})", escape(&event.actor.name))
     } else {

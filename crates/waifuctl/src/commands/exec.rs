@@ -13,10 +13,10 @@ use crate::cli::ExecArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// The exit code of what is not the program's end, as ssh has it.
+/// The exit code if the program was not run, as in ssh.
 const NOT_RUN: u8 = 255;
 
-/// Runs a program in a guest; its exit code becomes ours. Where it was not run, that is [`NOT_RUN`].
+/// Runs a program in a guest and exits with its exit code, or with [`NOT_RUN`].
 pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
     let ended = exec(context, args).await;
     match ended.map_err(|failure| failure.exits_with(NOT_RUN))? {
@@ -45,7 +45,7 @@ async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
         let decoded =
             decode(&result.stdout_base64).and_then(|out| Ok((out, decode(&result.stderr_base64)?)));
         let (out, err) = decoded.map_err(|e| {
-            Failure::internal("malformed", "waifud's answer can't be understood").cause(&e)
+            Failure::internal("malformed", "cannot decode the response of waifud").cause(&e)
         })?;
         put(&mut std::io::stdout().lock(), &out)?;
         put(&mut std::io::stderr().lock(), &err)?;
@@ -53,15 +53,15 @@ async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
     if result.truncated {
         context
             .printer
-            .note("only the beginning of the output was kept (2 MiB of it, 512 KiB of errors); write it to a file in the guest");
+            .note("note: the output was truncated (to 2 MiB of stdout, 512 KiB of stderr); write it to a file in the guest instead");
     }
     Ok(result.exit_code)
 }
 
-/// Standard input, where it is a file or a pipe.
+/// Reads standard input if it is a file or a pipe.
 async fn piped_input() -> Result<Option<Vec<u8>>, Failure> {
     let read = tokio::task::spawn_blocking(|| {
-        // A file of its own on the same descriptor, so that what it is can be asked.
+        // A `File` for the descriptor, to get its type.
         let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let kind = input.metadata()?.file_type();
         if !(kind.is_file() || kind.is_fifo() || kind.is_socket()) {
@@ -70,7 +70,7 @@ async fn piped_input() -> Result<Option<Vec<u8>>, Failure> {
         read_at_most(input, STDIN_MAX).map(Some)
     });
     let failed = |e: &dyn std::error::Error| {
-        Failure::input("stdin-unreadable", "standard input can't be read")
+        Failure::input("stdin-unreadable", "cannot read standard input")
             .field("stdin")
             .hint("--no-stdin runs the program without input")
             .cause(e)
@@ -79,17 +79,20 @@ async fn piped_input() -> Result<Option<Vec<u8>>, Failure> {
         Ok(Ok(Some(Some(bytes)))) => Ok((!bytes.is_empty()).then_some(bytes)),
         Ok(Ok(Some(None))) => Err(Failure::input(
             "stdin-too-large",
-            format!("standard input exceeds the limit of {} MiB", STDIN_MAX >> 20),
+            format!(
+                "standard input exceeds the limit of {} MiB",
+                STDIN_MAX >> 20
+            ),
         )
         .field("stdin")
-        .hint("copy a larger file with scp and waifuctl ssh-config, or run the program without input: --no-stdin")),
+        .hint("copy the file with scp and waifuctl ssh-config, or use --no-stdin")),
         Ok(Ok(None)) => Ok(None),
         Ok(Err(error)) => Err(failed(&error)),
         Err(error) => Err(failed(&error)),
     }
 }
 
-/// All there is to read; none when that is more than `limit` bytes.
+/// Reads everything; `None` if that exceeds `limit` bytes.
 fn read_at_most(from: impl Read, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
@@ -97,14 +100,14 @@ fn read_at_most(from: impl Read, limit: usize) -> std::io::Result<Option<Vec<u8>
     Ok((bytes.len() <= limit).then_some(bytes))
 }
 
-/// Bytes as the program wrote them: that is what exec is for, also to a terminal.
+/// Writes output unfiltered, also to a terminal, as `exec` documents.
 fn put(to: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
     let written = to.write_all(bytes).and_then(|()| to.flush());
     match written {
-        // Nobody reads any more.
+        // The reader has closed the pipe.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => {
-            other.map_err(|e| Failure::internal("output", "the output can't be written").cause(&e))
+            other.map_err(|e| Failure::internal("output", "cannot write the output").cause(&e))
         }
     }
 }
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn input_is_read_up_to_its_limit_and_no_further() {
+    fn input_is_read_up_to_its_limit() {
         assert_eq!(read_at_most(&b"12345"[..], 5).unwrap().unwrap(), b"12345");
         assert_eq!(read_at_most(&b"123456"[..], 5).unwrap(), None);
         assert_eq!(read_at_most(std::io::repeat(0), 5).unwrap(), None);

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::pagination;
 use crate::printer::table;
 
-/// Runs one of the image verbs.
+/// Runs one of the image commands.
 pub async fn run(context: &Context, command: ImageCommand) -> Result<(), Failure> {
     match command {
         ImageCommand::List => {
@@ -33,7 +33,7 @@ pub(super) async fn images(context: &Context) -> Result<Vec<Image>, Failure> {
     Ok(whole.items)
 }
 
-/// The image whose digest begins with these digits, as lists show six of them.
+/// Finds an image by the first digits of its digest.
 async fn find(context: &Context, text: &str) -> Result<Digest, Failure> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let found: Vec<_> = images(context)
@@ -44,14 +44,14 @@ async fn find(context: &Context, text: &str) -> Result<Digest, Failure> {
     match found.as_slice() {
         [one] => Ok(one.digest),
         [] => Err(
-            Failure::input("not-found", format!("there is no image {text:?}"))
+            Failure::input("not-found", format!("image {text:?} does not exist"))
                 .field("digest")
-                .hint("waifuctl image list shows what there is"),
+                .hint("waifuctl image list lists all images"),
         ),
         _ => Err(
-            Failure::input("ambiguous", format!("several images begin with {text:?}"))
+            Failure::input("ambiguous", format!("several digests begin with {text:?}"))
                 .field("digest")
-                .hint("give more of its digits"),
+                .hint("use more digits"),
         ),
     }
 }

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
 
-/// Prints the primary address, and nothing else, so that `$(waifuctl ip web)` works.
+/// Prints only the primary address, so that `$(waifuctl ip web)` works.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let instance = context.client.instance(name).await?;
     let address = primary_address(&instance.status).ok_or_else(|| none_yet(&instance))?;
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
         .print(&instance.status.addresses, || address)
 }
 
-/// Why it has none, and what to do: on a bridge somebody else gives it, once the guest has asked.
+/// Why the instance has no address. On a bridge, a DHCP server assigns it when the guest asks.
 fn none_yet(instance: &Instance) -> Failure {
     let Instance {
         name, spec, status, ..
@@ -31,13 +31,13 @@ fn none_yet(instance: &Instance) -> Failure {
     let (why, hint) = match bridge {
         Some(network) => (
             format!(
-                "it is {}, and no address of it was seen on {network}, where DHCP gives it one",
+                "the instance is {}, and no address was observed on {network}, where DHCP assigns addresses",
                 status.state
             ),
             format!("waifuctl wait {name} --for address, or waifuctl why {name}"),
         ),
         None => (
-            format!("it is {}", status.state),
+            format!("the instance is {}", status.state),
             format!("waifuctl why {name}"),
         ),
     };
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_asks_too_early_is_told_who_gives_the_address() {
+    fn the_error_for_a_missing_address_explains_who_assigns_it() {
         let instance: Instance = serde_json::from_value(serde_json::json!({
             "id": waifud_types::InstanceId::generate(), "name": "ha", "labels": {}, "generation": 1,
             "created_at": "2026-11-22T00:00:00Z",

@@ -6,9 +6,8 @@ use crate::cli::LabelArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::labels;
-use crate::text::escape;
 
-/// Sets and removes labels; those that are not named stay.
+/// Sets and removes labels; others are unchanged.
 pub async fn run(context: &Context, args: LabelArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
         labels: labels::changes(&args.labels.changes)?,
@@ -18,16 +17,6 @@ pub async fn run(context: &Context, args: LabelArgs) -> Result<(), Failure> {
         .client
         .update_instance(&args.name, &change, None)
         .await?;
-    context.printer.print(&instance, || {
-        let labels: Vec<_> = instance
-            .labels
-            .iter()
-            .map(|(key, value)| escape(&format!("{key}={value}")))
-            .collect();
-        if labels.is_empty() {
-            format!("{}: no labels", instance.name)
-        } else {
-            format!("{}: {}", instance.name, labels.join(" "))
-        }
-    })
+    let summary = labels::summary(instance.name.as_str(), &instance.labels);
+    context.printer.print(&instance, || summary)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use waifud_api::client::{EventQuery, ListQuery};
+use waifud_api::client::{ClientError, EventQuery, ListQuery};
 use waifud_api::{Instance, Page};
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{AddressSource, InstanceAddress};
@@ -20,30 +20,33 @@ use crate::printer::{Printer, print_text, table};
 use crate::text::{age, escape, fields, since};
 use crate::{description, pagination, select};
 
-/// Between two looks of `--watch`: events come in bursts.
+/// Pause between two reads of `--watch`, since events come in bursts.
 const GAP: Duration = Duration::from_millis(300);
-/// `--watch` looks at least this often: an event can be lost with a connection.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The longest pause between two reads of `--watch`: an event can be lost with a connection.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How the rows are written.
+/// The format of rows.
 struct Shape {
     columns: Vec<Column>,
     headers: bool,
 }
 
-/// What the rows are sorted by.
+/// The sort key.
 enum Key {
     Path(Path),
     Age,
 }
 
-/// Prints every instance that the arguments leave, and with `--watch` those that change.
+/// Prints the selected instances and, with `--watch`, changes.
 pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
     let sort = args.sort.as_deref().map(key).transpose()?;
     let shown = page(context, &args, sort.as_ref()).await?;
+    if shown.items.is_empty() {
+        check_filters(context, &args).await?;
+    }
     let format = args.output.clone().unwrap_or(ListFormat::Table);
     if format == ListFormat::Yaml {
-        return descriptions(context, &shown).await;
+        return descriptions(context, &args, &shown).await;
     }
     let printer = if format == ListFormat::Json {
         context.printer.as_json()
@@ -76,7 +79,7 @@ fn columns(format: ListFormat) -> Vec<Column> {
     }
 }
 
-/// What was asked for, whole and in order.
+/// The selected instances, sorted.
 async fn page(
     context: &Context,
     args: &ListArgs,
@@ -96,7 +99,7 @@ async fn page(
     } else {
         let wanted = SelectArgs::of(args.names.clone());
         let items = select::instances(context, &wanted, false).await?;
-        // The page says at which revision the list is; of single ones that is not known.
+        // Gets the revision, which responses for single instances do not contain.
         let query = ListQuery {
             limit: Some(1),
             ..ListQuery::default()
@@ -112,7 +115,7 @@ async fn page(
     if let Some((key, reversed)) = sort {
         all.items.sort_by(|a, b| {
             let order = match key {
-                // The youngest first, as the column reads.
+                // Newest first, in ascending order of the column.
                 Key::Age => b.created_at.cmp(&a.created_at),
                 Key::Path(path) => {
                     let value = |of| serde_json::to_value(of).unwrap_or_default();
@@ -125,7 +128,7 @@ async fn page(
     Ok(all)
 }
 
-/// Prints the rows that are new or differ, one JSON object a line with `--json`.
+/// Prints new and changed rows; with `--json`, one object per line.
 async fn watch(
     context: &Context,
     args: &ListArgs,
@@ -134,16 +137,19 @@ async fn watch(
     shown: Page<Instance>,
 ) -> Result<(), Failure> {
     shape.headers = false;
-    // Without what only time changes.
-    let timeless = |instance: &Instance| {
+    // Without fields that change with time.
+    let without_times = |instance: &Instance| {
         let mut instance = instance.clone();
         instance.status.last_seen = None;
         serde_json::to_value(instance).unwrap_or_default()
     };
-    let looks = |page: &Page<Instance>| -> BTreeMap<_, _> {
-        page.items.iter().map(|i| (i.id, timeless(i))).collect()
+    let snapshot = |page: &Page<Instance>| -> BTreeMap<_, _> {
+        page.items
+            .iter()
+            .map(|i| (i.id, without_times(i)))
+            .collect()
     };
-    let mut known = looks(&shown);
+    let mut known = snapshot(&shown);
     let query = EventQuery {
         since: Some(shown.revision),
         ..EventQuery::default()
@@ -151,22 +157,24 @@ async fn watch(
     let mut events = None;
     loop {
         if events.is_none() {
-            let asked = tokio::time::timeout(LOOK_AGAIN, context.client.watch_events(&query)).await;
+            let asked =
+                tokio::time::timeout(POLL_INTERVAL, context.client.watch_events(&query)).await;
             events = asked.ok().and_then(Result::ok).map(Box::pin);
         }
         if let Some(stream) = &mut events
-            && let Ok(Some(Err(_)) | None) = tokio::time::timeout(LOOK_AGAIN, stream.next()).await
+            && let Ok(Some(Err(_)) | None) =
+                tokio::time::timeout(POLL_INTERVAL, stream.next()).await
         {
             events = None;
         }
         tokio::time::sleep(GAP).await;
         let mut now = match page(context, args, None).await {
             Ok(page) => page,
-            // waifud restarts within a second; anything else is for the caller to see.
+            // waifud restarts within a second; other errors are reported.
             Err(failure) if failure.exit_code() == 2 => continue,
             Err(failure) => return Err(failure),
         };
-        let seen = looks(&now);
+        let seen = snapshot(&now);
         now.items
             .retain(|instance| known.get(&instance.id) != seen.get(&instance.id));
         known = seen;
@@ -181,7 +189,7 @@ async fn watch(
     }
 }
 
-/// `--sort`: a heading or a path, and whether it is reversed.
+/// Parses `--sort`: a heading or a path, and whether the order is reversed.
 fn key(text: &str) -> Result<(Key, bool), Failure> {
     let (word, reversed) = match text.strip_prefix('-') {
         Some(word) => (word, true),
@@ -209,25 +217,77 @@ fn key(text: &str) -> Result<(Key, bool), Failure> {
     Ok((Key::Path(path.parse().map_err(bad)?), reversed))
 }
 
-/// One document each, divided by `---`. What was deleted meanwhile is left out.
-async fn descriptions(context: &Context, page: &Page<Instance>) -> Result<(), Failure> {
-    let mut documents = Vec::new();
-    for instance in &page.items {
-        match context.client.description(&instance.id.to_string()).await {
-            Ok((request, _)) => {
-                documents.push(description::yaml(&description::from_request(request))?);
-            }
-            Err(error) if error.problem().is_some_and(|p| p.status == 404) => {}
-            Err(error) => return Err(error.into()),
+/// Prints descriptions as YAML documents. Instances that were deleted in the meantime are left out.
+async fn descriptions(
+    context: &Context,
+    args: &ListArgs,
+    page: &Page<Instance>,
+) -> Result<(), Failure> {
+    let mut by_id = BTreeMap::new();
+    if args.names.is_empty() && !page.items.is_empty() {
+        let all = pagination::list(async |query| context.client.descriptions(query).await).await?;
+        by_id.extend(all.items.into_iter().map(|one| (one.id, one.description)));
+    }
+    for name in &args.names {
+        if let Some(instance) = page.items.iter().find(|one| is_called(one, name)) {
+            let (request, _) = context.client.description(&instance.id.to_string()).await?;
+            by_id.insert(instance.id, request);
         }
     }
+    let found = page.items.iter().filter_map(|one| by_id.remove(&one.id));
+    let documents: Vec<_> = found
+        .map(|request| description::yaml(&description::from_request(request)))
+        .collect::<Result<_, _>>()?;
     if documents.is_empty() {
         return Ok(());
     }
     print_text(&documents.join("---\n"))
 }
 
-/// Columns of the table that is not wide.
+fn is_called(instance: &Instance, name: &str) -> bool {
+    instance.name.as_str() == name || instance.id.to_string() == name
+}
+
+/// Fails if a filter names a node or a template that does not exist: an empty list would hide the mistake.
+async fn check_filters(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+    if let Some(node) = &args.node
+        && is_missing(context.client.node(node).await)?
+    {
+        let nodes = pagination::all_nodes(context).await?;
+        let names = nodes.iter().map(|node| node.name.as_str());
+        return Err(not_found("node", node, names));
+    }
+    if let Some(template) = &args.template
+        && is_missing(context.client.template(template).await)?
+    {
+        let all = pagination::list(async |query| context.client.templates(query).await).await?;
+        let names = all.items.iter().map(|template| template.name.as_str());
+        return Err(not_found("template", template, names));
+    }
+    Ok(())
+}
+
+fn is_missing<T>(found: Result<T, ClientError>) -> Result<bool, Failure> {
+    match found {
+        Ok(_) => Ok(false),
+        Err(error) if error.problem().is_some_and(|p| p.status == 404) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn not_found<'a>(kind: &str, name: &str, existing: impl Iterator<Item = &'a str>) -> Failure {
+    let existing: Vec<_> = existing.collect();
+    let hint = if existing.is_empty() {
+        format!("there are no {kind}s; waifuctl {kind} list")
+    } else {
+        format!("existing {kind}s: {}", existing.join(", "))
+    };
+    Failure::input("not-found", format!("{kind} {name:?} does not exist"))
+        .field(&format!("--{kind}"))
+        .hint(hint)
+}
+
+/// Number of columns of the narrow table.
 const NARROW: usize = 9;
 
 fn text(page: &Page<Instance>, shape: &Shape) -> String {
@@ -243,7 +303,7 @@ fn text(page: &Page<Instance>, shape: &Shape) -> String {
         };
         shape.columns.iter().map(cell).collect()
     });
-    // `-o name` is for scripts.
+    // `-o name` has no heading, for scripts.
     let headers = match headers.as_slice() {
         ["NAME"] => &[],
         headers if shape.headers => headers,
@@ -252,7 +312,7 @@ fn text(page: &Page<Instance>, shape: &Shape) -> String {
     table(headers, rows.collect())
 }
 
-/// The further columns.
+/// The columns of the wide table.
 fn wider(instance: &Instance) -> [String; 4] {
     let Instance { spec, status, .. } = instance;
     let labels: Vec<_> = instance
@@ -285,7 +345,7 @@ fn wider(instance: &Instance) -> [String; 4] {
     ]
 }
 
-/// The address in the table: the primary one.
+/// The primary address.
 fn shown(instance: &Instance) -> Option<&InstanceAddress> {
     let addresses = &instance.status.addresses;
     addresses
@@ -337,10 +397,10 @@ fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
     ]
 }
 
-/// Guests of a node that is off are named one by one up to so many.
+/// Maximum number of named guests in a note about an unreachable node.
 const NAMED: usize = 3;
 
-/// What the table alone does not tell.
+/// Notes below the table.
 fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
     let mut off: BTreeMap<&Name, Vec<&Instance>> = BTreeMap::new();
     for instance in &page.items {

@@ -1,4 +1,4 @@
-//! `waifuctl login`: learns whom to believe, proves who one is, and keeps both as a context.
+//! `waifuctl login`: verifies the CA of a waifud, authenticates with a token, and stores both as a context.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::contexts::{Contexts, Entry, LOCAL};
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-/// A connection and its handshake take so long at most.
-const LOOK: Duration = Duration::from_secs(10);
-/// What prints the fingerprint on the server.
+/// Timeout of the connection and its handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The command that prints the fingerprint on the server.
 const SHOW_FINGERPRINT: &str =
     "openssl x509 -noout -fingerprint -sha256 -in /var/lib/waifud/pki/ca.crt";
-/// A token has less than 100 characters.
+/// Maximum length of a token; real ones have less than 100 characters.
 const TOKEN_MAX: u64 = 4096;
 
 /// Logs in.
@@ -38,12 +38,12 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
     check_name(&name, &args.server, &contexts)?;
     let ca = match (&args.ca, args.fingerprint) {
         (Some(file), _) => read_ca(file, "--ca")?,
-        (None, wanted) => meet(&args.server, wanted).await?,
+        (None, wanted) => verify_ca(&args.server, wanted).await?,
     };
     let trust = only(&ca)?;
     let token = token(args.token_file.as_deref())?;
     let client = Client::https(&args.server, &trust, Some(token.clone()))?;
-    // Nothing is kept that does not work.
+    // A context is stored only if it works.
     let me = client.whoami().await?;
     let entry = Entry {
         url: args.server,
@@ -65,7 +65,7 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
     })
 }
 
-/// The first label of the host's name; an address with its dots and colons as dashes.
+/// The first label of the hostname, or the IP address with dashes.
 fn name_of(server: &ServerUrl) -> Result<Name, Failure> {
     let host = server.host().to_ascii_lowercase();
     let name = if host.parse::<std::net::IpAddr>().is_ok() {
@@ -79,11 +79,11 @@ fn name_of(server: &ServerUrl) -> Result<Name, Failure> {
             format!("cannot derive a context name from {host}"),
         )
         .field("--name")
-        .hint("choose one: --name home")
+        .hint("choose a name, for example --name home")
     })
 }
 
-/// A context of that name is only replaced by one of the same server.
+/// A context is only replaced by one for the same server.
 fn check_name(name: &Name, server: &ServerUrl, contexts: &Contexts) -> Result<(), Failure> {
     let other = contexts
         .contexts
@@ -95,18 +95,19 @@ fn check_name(name: &Name, server: &ServerUrl, contexts: &Contexts) -> Result<()
     let held = other.map_or("the socket of this machine".to_owned(), |entry| {
         entry.url.to_string()
     });
-    Err(
-        Failure::input("context-taken", format!("the context {name} is {held}"))
-            .field("--name")
-            .hint(format!(
-                "choose another with --name, or waifuctl context remove {name}"
-            )),
+    Err(Failure::input(
+        "context-taken",
+        format!("context {name} already refers to {held}"),
     )
+    .field("--name")
+    .hint(format!(
+        "choose another with --name, or waifuctl context remove {name}"
+    )))
 }
 
-/// The CA that the server shows: the one with this fingerprint, or the one that a person at a terminal agrees to.
-async fn meet(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Failure> {
-    let chain = look(server).await?;
+/// The CA that the server presents, verified by its fingerprint or by the user.
+async fn verify_ca(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Failure> {
+    let chain = peek(server).await?;
     let found = if let Some(wanted) = wanted {
         chain
             .iter()
@@ -118,36 +119,39 @@ async fn meet(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Fail
                 )
                 .field("--fingerprint")
                 .hint(format!(
-                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is right, something between here and there intercepts the connection"
+                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is correct, the connection is being intercepted"
                 ))
             })?
     } else {
-        // Ours sends its own certificate, then its CA's.
+        // waifud sends its own certificate, then that of its CA.
         let ca = chain.last().ok_or_else(|| no_certificate(server))?;
-        agree(server, waifud_pki::fingerprint(ca))?;
+        confirm_fingerprint(server, waifud_pki::fingerprint(ca))?;
         ca
     };
     Ok(waifud_pki::to_pem(found))
 }
 
 fn no_certificate(server: &ServerUrl) -> Failure {
-    Failure::internal("no-certificate", format!("{server} shows no certificate"))
-        .hint("is it waifud that listens there? `listen` in its /etc/waifud/waifud.toml")
+    Failure::internal(
+        "no-certificate",
+        format!("{server} does not present a certificate"),
+    )
+    .hint("check that waifud listens there: `listen` in its /etc/waifud/waifud.toml")
 }
 
-/// Sees the server's certificates. Nothing is sent over that connection.
-async fn look(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
+/// Gets the server's certificates. No data is sent over that connection.
+async fn peek(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unreachable = |cause: &dyn std::error::Error| {
-        Failure::internal("unreachable", format!("waifud can't be reached at {server}"))
+        Failure::internal("unreachable", format!("waifud is unreachable at {server}"))
             .cause(cause)
-            .hint("does it listen there? `listen` in its /etc/waifud/waifud.toml; is a firewall in between?")
+            .hint("check `listen` in its /etc/waifud/waifud.toml, and firewalls in between")
     };
     let (config, shown) = waifud_pki::look_config()
-        .map_err(|e| Failure::internal("tls", "TLS can't be set up").cause(&e))?;
+        .map_err(|e| Failure::internal("tls", "cannot set up TLS").cause(&e))?;
     let name = ServerName::try_from(server.host().to_owned()).map_err(|e| unreachable(&e))?;
-    let connected = tokio::time::timeout(LOOK, async {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
         let stream = TcpStream::connect((server.host(), server.port())).await?;
-        // It always fails: a look is all it is for.
+        // The handshake always fails after the certificates were received.
         let _refused = TlsConnector::from(Arc::clone(&config))
             .connect(name, stream)
             .await;
@@ -166,25 +170,25 @@ async fn look(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failur
     Ok(chain)
 }
 
-/// As ssh asks at a first meeting. Without a terminal nobody is believed.
-fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
+/// Asks the user to confirm the fingerprint; fails without a terminal.
+fn confirm_fingerprint(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
     let refused = |title: String| {
         Failure::input("not-trusted", title)
             .field("--fingerprint")
             .hint(format!(
-                "give --fingerprint SHA256 or --ca FILE; on the server: {SHOW_FINGERPRINT}"
+                "pass --fingerprint SHA256 or --ca FILE; on the server: {SHOW_FINGERPRINT}"
             ))
     };
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(refused(format!(
-            "the CA of {server} is unknown, and without a terminal its fingerprint can't be confirmed"
+            "the CA of {server} is unknown and cannot be confirmed without a terminal"
         )));
     }
     let mut stderr = std::io::stderr();
     let _stderr_gone = write!(
         stderr,
-        "{server} is not known here. The fingerprint of its CA is\n  {fingerprint}\n\
-         Compare it with what this prints on the server:\n  {SHOW_FINGERPRINT}\n\
+        "{server} is not known yet. The fingerprint of its CA is\n  {fingerprint}\n\
+         Compare it with the output of this command on the server:\n  {SHOW_FINGERPRINT}\n\
          Is it the same [y/N]? ",
         fingerprint = as_openssl_prints(fingerprint)
     );
@@ -193,7 +197,7 @@ fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
     std::io::stdin()
         .lock()
         .read_line(&mut line)
-        .map_err(|e| refused("no answer could be read".to_owned()).cause(&e))?;
+        .map_err(|e| refused("cannot read the answer".to_owned()).cause(&e))?;
     if matches!(line.trim().to_lowercase().as_str(), "y" | "yes") {
         Ok(())
     } else {
@@ -203,7 +207,7 @@ fn agree(server: &ServerUrl, fingerprint: Digest) -> Result<(), Failure> {
     }
 }
 
-/// `3F:9C:…`, to be compared by eye with what openssl prints.
+/// `3F:9C:…`, the format of openssl.
 fn as_openssl_prints(fingerprint: Digest) -> String {
     let text = fingerprint.to_string().to_ascii_uppercase();
     let hex = text.rsplit(':').next().unwrap_or(&text);
@@ -211,10 +215,10 @@ fn as_openssl_prints(fingerprint: Digest) -> String {
     pairs.collect::<Vec<_>>().join(":")
 }
 
-/// The token: from the file, or typed without an echo.
+/// Reads the token from a file or, without echo, from the terminal.
 fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
     let unreadable = |e: std::io::Error| {
-        Failure::input("token-unreadable", "the token can't be read")
+        Failure::input("token-unreadable", "cannot read the token")
             .field("--token-file")
             .cause(&e)
     };
@@ -232,18 +236,16 @@ fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
             terminal.read_secure_line().map_err(unreadable)?
         }
         None => {
-            return Err(
-                Failure::input("no-token", "there is no token to log in with")
-                    .field("--token-file")
-                    .hint("--token-file FILE, or --token-file - for standard input"),
-            );
+            return Err(Failure::input("no-token", "no token given")
+                .field("--token-file")
+                .hint("--token-file FILE, or --token-file - for standard input"));
         }
     };
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Failure::input("invalid-token", "the token is malformed")
             .field("--token-file")
-            .hint("a token is one word that begins with waifud_"));
+            .hint("a token is a single word that begins with waifud_"));
     }
     Ok(Secret::new(text.to_owned()))
 }
@@ -259,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_host_gives_a_context_a_name() {
+    fn a_context_name_is_derived_from_any_host() {
         let name = |url: &str| name_of(&url.parse().unwrap()).unwrap().to_string();
         assert_eq!(name("https://Waifud.lan:7373"), "waifud");
         assert_eq!(name("https://127.0.0.1:7373"), "waifud-127-0-0-1");

@@ -14,22 +14,22 @@ use crate::failure::Failure;
 use crate::guest_text::line;
 use crate::terminal::write;
 
-/// Bytes of a line at most; a guest that never ends one must not fill memory.
+/// Maximum length of a line in bytes, since a guest may never end one.
 const LINE_MAX: usize = 64 << 10;
 
-/// One line, as JSON. Text of a guest, as it is.
+/// One line as JSON: unmodified text of the guest.
 #[derive(Serialize)]
 struct Line<'a> {
     line: &'a str,
 }
 
-/// Prints the console's log, or cloud-init's.
+/// Prints the log of the console or of cloud-init.
 pub async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure> {
     if args.raw && context.printer.is_json() {
         return Err(
-            Failure::input("usage", "--raw gives bytes, and --json lines")
+            Failure::input("usage", "--raw prints bytes, --json prints lines")
                 .field("--raw")
-                .hint("choose one of them"),
+                .hint("use only one of them"),
         );
     }
     let source = if args.cloud_init {
@@ -74,7 +74,7 @@ fn needs_an_agent(error: &ClientError) -> bool {
     problem.is_some_and(|problem| matches!(problem.code.as_str(), "no-guest-agent" | "no-log"))
 }
 
-/// Without an agent the log in the guest cannot be read; what cloud-init reported of its modules is known nevertheless.
+/// Without a guest agent, prints the modules that cloud-init reported.
 async fn modules(context: &Context, name: &str, error: ClientError) -> Result<(), Failure> {
     let evidence = context.client.why(name).await?.evidence;
     let seen = evidence.map(|it| it.modules).unwrap_or_default();
@@ -82,7 +82,7 @@ async fn modules(context: &Context, name: &str, error: ClientError) -> Result<()
         return Err(error.into());
     }
     context.printer.note(
-        "note: no guest agent reads cloud-init's log; these are the modules that cloud-init reported",
+        "note: without a guest agent, cloud-init's log cannot be read; these are the modules that cloud-init reported",
     );
     for module in &seen {
         let text = why_evidence::module(module);
@@ -110,8 +110,6 @@ fn print(context: &Context, bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", line(bytes)).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => {
-            other.map_err(|e| Failure::internal("output", "stdout can't be written").cause(&e))
-        }
+        other => other.map_err(|e| Failure::internal("output", "cannot write to stdout").cause(&e)),
     }
 }

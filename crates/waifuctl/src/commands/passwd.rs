@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::password_prompt;
 use crate::text::escape;
 
-/// Sets the password of one of a guest's users.
+/// Sets the password of a user in a guest.
 pub async fn run(context: &Context, args: PasswdArgs) -> Result<(), Failure> {
     let password = match &args.password_file {
         Some(path) => from_file(path)?,
@@ -23,10 +23,9 @@ pub async fn run(context: &Context, args: PasswdArgs) -> Result<(), Failure> {
         password,
     };
     context.client.set_password(&args.name, &request).await?;
-    context.printer.note(&format!(
-        "{}: the password of {} is set",
-        args.name, request.user
-    ));
+    context
+        .printer
+        .note(&format!("{}: password of {} set", args.name, request.user));
     Ok(())
 }
 
@@ -34,7 +33,7 @@ fn from_file(path: &Path) -> Result<Secret<String>, Failure> {
     let unreadable = |e: std::io::Error| {
         Failure::input(
             "password-unreadable",
-            format!("{} can't be read", path.display()),
+            format!("cannot read {}", path.display()),
         )
         .field("--password-file")
         .hint("check the path; - reads standard input")
@@ -49,12 +48,13 @@ fn from_file(path: &Path) -> Result<Secret<String>, Failure> {
     }
     .map_err(unreadable)?;
     let text = String::from_utf8(bytes).map_err(|_| {
-        Failure::input("password-binary", "the password is not text").field("--password-file")
+        Failure::input("password-binary", "the password is not valid UTF-8")
+            .field("--password-file")
     })?;
     Ok(line(text))
 }
 
-/// Without the line's end, which no editor leaves out.
+/// Removes the trailing newline that editors add.
 fn line(mut text: String) -> Secret<String> {
     if text.ends_with('\n') {
         text.pop();
@@ -70,7 +70,7 @@ async fn from_terminal(user: &str) -> Result<Secret<String>, Failure> {
     typed.ok_or_else(|| {
         Failure::input(
             "no-password",
-            "there is no terminal to type the password at",
+            "no password given, and there is no terminal to prompt for it",
         )
         .field("--password-file")
         .hint("--password-file FILE, or - for standard input")
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_end_is_not_part_of_the_password() {
+    fn a_trailing_newline_is_not_part_of_the_password() {
         for (text, password) in [("a\n", "a"), ("a\r\n", "a"), ("a \n\n", "a \n"), ("a", "a")] {
             assert_eq!(line(text.to_owned()).expose(), password);
         }

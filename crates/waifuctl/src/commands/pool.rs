@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::pagination;
 use crate::pools::{pools_of, shown};
 
-/// Runs one of the pool verbs.
+/// Runs one of the pool commands.
 pub async fn run(context: &Context, command: PoolCommand) -> Result<(), Failure> {
     let PoolCommand::List(args) = command;
     let pools = match args.node {

@@ -9,7 +9,7 @@ use crate::network_args::outside;
 use crate::published_ports::{Changed, change, is_applied, key, take, until_applied};
 use crate::text::escape;
 
-/// Adds a port, or changes where it leads.
+/// Publishes a port, or changes the guest port of a published one.
 pub async fn run(context: &Context, args: PublishArgs) -> Result<(), Failure> {
     let wanted = args.port;
     let Changed {
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, args: PublishArgs) -> Result<(), Failure> {
         return Err(Failure::input("port-taken", escape(&condition.message))
             .field("PORT")
             .hint(format!(
-                "stop that program, and the port is published by itself; or waifuctl unpublish {} {}",
+                "stop that program, and the port is then published automatically; or waifuctl unpublish {} {}",
                 instance.name,
                 shown.map_or_else(String::new, outside)
             )));
@@ -42,21 +42,21 @@ pub async fn run(context: &Context, args: PublishArgs) -> Result<(), Failure> {
     context.printer.print(&instance, || {
         let port = shown.map_or_else(String::new, ToString::to_string);
         let instead = replaced.map_or_else(String::new, |before| {
-            format!(", no longer to its port {}", guest_port(&before))
+            format!(", instead of its port {}", guest_port(&before))
         });
         match (&instance.status.node, is_applied(&instance)) {
             (Some(node), true) => format!(
-                "{}: {port} of {node} leads to it{instead}, at every address of {node}",
+                "{}: {port} is published on all addresses of {node}{instead}",
                 instance.name
             ),
             (Some(node), false) => {
                 format!(
-                    "{}: {port} will lead to it once {node} is there",
+                    "{}: {port} will be published when {node} is reachable",
                     instance.name
                 )
             }
             (None, _) => format!(
-                "{}: {port} will lead to it once it has a node",
+                "{}: {port} will be published when the instance is placed",
                 instance.name
             ),
         }

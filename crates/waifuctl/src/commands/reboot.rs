@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::update_many;
 
-/// Wants each to go off and come back, once.
+/// Reboots instances.
 pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
         reboot: Some(how(args.force)),
@@ -19,7 +19,7 @@ pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
         &args.which.select,
         args.which.wait,
         &change,
-        &|_| "told to reboot".to_owned(),
+        &|_| "rebooting".to_owned(),
     )
     .await
 }

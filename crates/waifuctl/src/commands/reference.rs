@@ -1,11 +1,11 @@
-//! `waifuctl reference`: the reference and the man pages, written from the definitions in `cli.rs`.
+//! `waifuctl reference`: generates the reference and the man pages from the definitions in `cli/`.
 
 use clap::CommandFactory;
 
 use crate::cli::{Cli, ReferenceCommand};
 use crate::failure::Failure;
 
-/// Writes what was asked for.
+/// Writes the reference.
 pub fn run(command: ReferenceCommand) -> Result<(), Failure> {
     match command {
         ReferenceCommand::Markdown => {
@@ -16,7 +16,7 @@ pub fn run(command: ReferenceCommand) -> Result<(), Failure> {
             clap_mangen::generate_to(Cli::command(), &dir).map_err(|e| {
                 Failure::input(
                     "unwritable",
-                    format!("man pages can't be written to {}", dir.display()),
+                    format!("cannot write man pages to {}", dir.display()),
                 )
                 .cause(&e)
             })
@@ -42,7 +42,7 @@ mod tests {
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
 
     #[test]
-    fn the_reference_in_the_docs_is_what_the_program_says() {
+    fn the_reference_in_the_docs_is_up_to_date() {
         let generated = markdown() + "\n";
         if std::env::var_os("WAIFUD_BLESS").is_some() {
             std::fs::write(FILE, &generated).unwrap();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_man_page_is_written_for_each_verb() {
+    fn a_man_page_is_written_for_each_command() {
         let dir = tempfile::tempdir().unwrap();
         run(ReferenceCommand::Man {
             dir: dir.path().to_owned(),

@@ -12,12 +12,12 @@ use crate::update_many::state;
 use crate::wait::{or_detach, until_applied, until_ready_again};
 use crate::{download, keys};
 
-/// The template that an operator keeps for it.
+/// The preferred template.
 const OWN: &str = "rescue";
-/// The entry of the catalog that is taken where there is none: small, and knows every filesystem.
+/// The fallback from the catalog: small, with support for common filesystems.
 const SMALL: &str = "alpine-";
 
-/// Boots another system with the instance's disks attached, or its own again.
+/// Boots a rescue system with the instance's disks attached, or the instance's own disk again.
 pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
     let deadline = Instant::now() + args.wait.timeout;
     let before = context.client.instance(&args.name).await?;
@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         let order = change(RescueOrder::Begin(begin.clone()));
         match context.client.update_instance(&id, &order, None).await {
             Err(error) if is_unknown(&error) => {
-                let undone = "nothing was changed; the same command again goes on from there";
+                let undone = "nothing was changed; run the same command again to continue";
                 begin.template = download::missing(
                     context,
                     &begin.template,
@@ -86,13 +86,13 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
 fn summary(instance: &Instance, waited: bool) -> String {
     let name = &instance.name;
     match (&instance.spec.rescue, waited) {
-        (None, false) => format!("{name}: ordered to boot its own disk again"),
+        (None, false) => format!("{name}: booting its own disk again"),
         (None, true) => format!("{name}: {}", state(instance)),
         (Some(rescue), waited) => {
             let state = if waited {
                 format!("{} with {}", instance.status.state, rescue.template)
             } else {
-                format!("ordered to boot {}", rescue.template)
+                format!("booting {}", rescue.template)
             };
             format!(
                 "{name}: {state}; its own disk is /dev/vdb there\n\
@@ -114,8 +114,8 @@ async fn template(context: &Context, wanted: Option<String>) -> Result<String, F
     let catalog = context.client.catalog().await?;
     let mut names = catalog.items.iter().map(|entry| entry.name.to_string());
     names.find(|name| name.starts_with(SMALL)).ok_or_else(|| {
-        Failure::input("no-rescue-template", "there is no template called rescue")
-            .hint("name one: --template NAME (waifuctl template list)")
+        Failure::input("no-rescue-template", "no template is named rescue")
+            .hint("choose one: --template NAME (waifuctl template list)")
     })
 }
 

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::{Change, update_many};
 
-/// Changes sizes, with `--restart` by a reboot in the same order.
+/// Changes sizes; with `--restart`, the same request orders a reboot.
 pub async fn run(context: &Context, args: ResizeArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
         cpus: args.cpus,
@@ -25,11 +25,11 @@ pub async fn run(context: &Context, args: ResizeArgs) -> Result<(), Failure> {
     .await
 }
 
-/// What a change of sizes did, and what it did not do yet.
+/// Describes what has changed and what takes effect later.
 fn resized(change: &Change, restarted: bool) -> String {
     let (before, after) = (&change.before, &change.after);
     if before.generation == after.generation {
-        return "nothing to change: it has these sizes already".to_owned();
+        return "unchanged: it already has these sizes".to_owned();
     }
     let sized =
         before.spec.cpus != after.spec.cpus || before.spec.memory_bytes != after.spec.memory_bytes;
@@ -39,7 +39,7 @@ fn resized(change: &Change, restarted: bool) -> String {
     );
     if sized && is_on && !restarted {
         format!(
-            "resized; CPUs and memory change at the next start (waifuctl reboot {})",
+            "resized; CPUs and memory take effect at the next start (waifuctl reboot {})",
             after.name
         )
     } else {
@@ -68,16 +68,16 @@ mod tests {
     }
 
     #[test]
-    fn a_resize_announces_a_restart_only_where_one_is_needed() {
-        let said = |cpus, generation, state, restarted| {
+    fn a_resize_mentions_a_restart_only_if_one_is_needed() {
+        let summary = |cpus, generation, state, restarted| {
             let before = instance(1, 1, state);
             let after = instance(cpus, generation, state);
             resized(&Change { before, after }, restarted)
         };
-        assert!(said(2, 2, "running", false).contains("waifuctl reboot web"));
-        assert_eq!(said(2, 2, "running", true), "resized");
-        assert_eq!(said(2, 2, "stopped", false), "resized");
-        assert_eq!(said(1, 2, "running", false), "resized", "a disk only");
-        assert!(said(1, 1, "running", false).starts_with("nothing to change"));
+        assert!(summary(2, 2, "running", false).contains("waifuctl reboot web"));
+        assert_eq!(summary(2, 2, "running", true), "resized");
+        assert_eq!(summary(2, 2, "stopped", false), "resized");
+        assert_eq!(summary(1, 2, "running", false), "resized", "a disk only");
+        assert!(summary(1, 1, "running", false).starts_with("unchanged"));
     }
 }

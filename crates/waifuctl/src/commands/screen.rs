@@ -11,19 +11,19 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::relay::{StreamTarget, bind, listen, shutdown_signal};
 
-/// Where a viewer finds the screen.
+/// The address of the screen.
 #[derive(Serialize)]
 struct Open {
     url: String,
 }
 
-/// Listens on loopback for viewers that speak RFB, until Ctrl-C or the end of the viewer.
+/// Listens on loopback for RFB viewers until Ctrl-C or the end of the viewer.
 pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.name).await?;
     let listener = bind(args.port).await?;
     let port = listener
         .local_addr()
-        .map_err(|e| Failure::internal("listen", "the port can't be told").cause(&e))?
+        .map_err(|e| Failure::internal("listen", "cannot get the local port").cause(&e))?
         .port();
     let open = Open {
         url: format!("vnc://127.0.0.1:{port}"),
@@ -31,7 +31,7 @@ pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
     context.printer.print_line(&open, || open.url.clone())?;
     let target = StreamTarget {
         instance: instance.id.to_string(),
-        what: "screen",
+        service: "screen",
         port: None,
     };
     let listening = listen(context, listener, target);
@@ -40,25 +40,25 @@ pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
         return tokio::select! {
             ended = viewer.wait() => ended
                 .map(drop)
-                .map_err(|e| Failure::internal("viewer", "the viewer can't be waited for").cause(&e)),
+                .map_err(|e| Failure::internal("viewer", "cannot wait for the viewer").cause(&e)),
             ended = shutdown_signal() => ended,
             failure = listening => Err(failure),
         };
     }
     context
         .printer
-        .note("Ctrl-C ends it; --viewer starts a viewer");
+        .note("press Ctrl-C to stop; --viewer starts a viewer");
     tokio::select! {
         ended = shutdown_signal() => ended,
         failure = listening => Err(failure),
     }
 }
 
-/// The first viewer that is installed.
+/// Starts the first installed viewer.
 fn view(port: u16) -> Result<Child, Failure> {
     let viewers = [
         ("remote-viewer", format!("vnc://127.0.0.1:{port}")),
-        // Two colons: a port, not a display's number.
+        // Two colons denote a port instead of a display number.
         ("vncviewer", format!("127.0.0.1::{port}")),
     ];
     for (program, argument) in viewers {
@@ -71,14 +71,15 @@ fn view(port: u16) -> Result<Child, Failure> {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             other => {
                 return other.map_err(|e| {
-                    Failure::input("viewer", format!("{program} can't be started")).cause(&e)
+                    Failure::input("viewer", format!("cannot start {program}")).cause(&e)
                 });
             }
         }
     }
-    Err(
-        Failure::input("no-viewer", "there is no remote-viewer and no vncviewer")
-            .field("--viewer")
-            .hint("install virt-viewer or tigervnc-viewer, or leave --viewer out and connect another program"),
+    Err(Failure::input(
+        "no-viewer",
+        "neither remote-viewer nor vncviewer is installed",
     )
+    .field("--viewer")
+    .hint("install virt-viewer or tigervnc-viewer, or connect another viewer without --viewer"))
 }

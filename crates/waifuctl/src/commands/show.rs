@@ -1,7 +1,5 @@
 //! `waifuctl show`
 
-use std::fmt::Write;
-
 use jiff::Timestamp;
 use serde::Serialize;
 use waifud_api::Instance;
@@ -10,16 +8,16 @@ use crate::cli::{SelectArgs, ShowArgs, ShowFormat};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::print_text;
-use crate::text::{age, escape};
+use crate::text::{age, escape, field_list};
 use crate::{description, select};
 
-/// What is printed with `--json` for several.
+/// The output with `--json` for several instances.
 #[derive(Serialize)]
 struct Several<'a> {
     items: &'a [Instance],
 }
 
-/// Prints each instance in full. All are looked up before the first is printed.
+/// Prints instances in full. All are looked up before the first one is printed.
 pub async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
     let printer = match args.output {
         Some(ShowFormat::Yaml) => {
@@ -46,140 +44,137 @@ pub async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
 
 fn to_text(instance: &Instance, now: Timestamp) -> String {
     let Instance { spec, status, .. } = instance;
-    let mut out = String::new();
-    let mut line = |label: &str, value: &str| {
-        let _infallible = writeln!(out, "{label:<12} {value}");
-    };
-    line("name", instance.name.as_str());
-    line("id", &instance.id.to_string());
-    let reason = status
-        .reason
-        .as_ref()
-        .map_or_else(String::new, |r| format!(" ({})", escape(r)));
-    line("state", &format!("{}{reason}", status.state));
-    if let Some(step) = &status.step {
-        let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
-        let waiting = step
-            .waiting_for
+    field_list(|line| {
+        line("name", instance.name.as_str());
+        line("id", &instance.id.to_string());
+        let reason = status
+            .reason
             .as_ref()
-            .map_or_else(String::new, |w| format!(", waiting for {}", escape(w)));
+            .map_or_else(String::new, |r| format!(" ({})", escape(r)));
+        line("state", &format!("{}{reason}", status.state));
+        if let Some(step) = &status.step {
+            let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
+            let waiting = step
+                .waiting_for
+                .as_ref()
+                .map_or_else(String::new, |w| format!(", waiting for {}", escape(w)));
+            line(
+                "step",
+                &format!("{}{percent}, {}{waiting}", step.name, age(step.since, now)),
+            );
+        }
+        let by = status.ready_by.map_or("", |by| match by {
+            waifud_types::status::ReadyBy::GuestAgent => " (by the guest agent)",
+            waifud_types::status::ReadyBy::Reporter => " (cloud-init reported it)",
+            waifud_types::status::ReadyBy::PhoneHome => " (cloud-init phoned home)",
+        });
         line(
-            "step",
-            &format!("{}{percent}, {}{waiting}", step.name, age(step.since, now)),
+            "ready",
+            &match (status.state, status.ready) {
+                (waifud_types::InstanceState::Unknown, _) => "-".to_owned(),
+                (_, true) => format!("yes{by}"),
+                (_, false) => "no".to_owned(),
+            },
         );
-    }
-    let by = status.ready_by.map_or("", |by| match by {
-        waifud_types::status::ReadyBy::GuestAgent => " (by the guest agent)",
-        waifud_types::status::ReadyBy::Reporter => " (cloud-init reported it)",
-        waifud_types::status::ReadyBy::PhoneHome => " (cloud-init phoned home)",
-    });
-    line(
-        "ready",
-        &match (status.state, status.ready) {
-            (waifud_types::InstanceState::Unknown, _) => "-".to_owned(),
-            (_, true) => format!("yes{by}"),
-            (_, false) => "no".to_owned(),
-        },
-    );
-    let cloud_init = &status.cloud_init;
-    let datasource = cloud_init
-        .datasource
-        .as_ref()
-        .map_or_else(String::new, |d| format!(", {}", escape(d)));
-    line(
-        "cloud-init",
-        &format!("{}{datasource}", state_word(cloud_init.state)),
-    );
-    if let Some(because) = &cloud_init.unknown_because {
-        line("", &escape(because));
-    }
-    for error in &cloud_init.errors {
-        line("", &escape(error));
-    }
-    line("node", status.node.as_ref().map_or("-", |n| n.as_str()));
-    line("hypervisor", status.hypervisor.map_or("-", |h| h.as_str()));
-    if let Some(at) = status.started_at {
-        line("started", &format!("{} ago", age(at, now)));
-    }
-    for address in &status.addresses {
-        let source = match address.source {
-            waifud_types::status::AddressSource::Assigned => "assigned",
-            waifud_types::status::AddressSource::Observed => "observed",
-        };
+        let cloud_init = &status.cloud_init;
+        let datasource = cloud_init
+            .datasource
+            .as_ref()
+            .map_or_else(String::new, |d| format!(", {}", escape(d)));
         line(
-            "address",
-            &format!("{} on {} ({source})", address.address, address.network),
+            "cloud-init",
+            &format!("{}{datasource}", state_word(cloud_init.state)),
         );
-    }
-    line("cpus", &spec.cpus.to_string());
-    line("memory", &spec.memory_bytes.to_string());
-    for disk in &spec.disks {
+        if let Some(because) = &cloud_init.unknown_because {
+            line("", &escape(because));
+        }
+        for error in &cloud_init.errors {
+            line("", &escape(error));
+        }
+        line("node", status.node.as_ref().map_or("-", |n| n.as_str()));
+        line("hypervisor", status.hypervisor.map_or("-", |h| h.as_str()));
+        if let Some(at) = status.started_at {
+            line("started", &format!("{} ago", age(at, now)));
+        }
+        for address in &status.addresses {
+            let source = match address.source {
+                waifud_types::status::AddressSource::Assigned => "assigned",
+                waifud_types::status::AddressSource::Observed => "observed",
+            };
+            line(
+                "address",
+                &format!("{} on {} ({source})", address.address, address.network),
+            );
+        }
+        line("cpus", &spec.cpus.to_string());
+        line("memory", &spec.memory_bytes.to_string());
+        for disk in &spec.disks {
+            line(
+                "disk",
+                &format!("{} {} on {}", disk.name, disk.size_bytes, disk.pool),
+            );
+        }
+        for nic in &spec.nics {
+            line(
+                "nic",
+                &format!("{} {} on {}", nic.name, nic.mac, nic.network),
+            );
+        }
+        for published in &spec.publish {
+            line("published", &published.to_string());
+        }
         line(
-            "disk",
-            &format!("{} {} on {}", disk.name, disk.size_bytes, disk.pool),
+            "template",
+            &format!("{}@{}", spec.template, spec.image.short()),
         );
-    }
-    for nic in &spec.nics {
-        line(
-            "nic",
-            &format!("{} {} on {}", nic.name, nic.mac, nic.network),
-        );
-    }
-    for published in &spec.publish {
-        line("published", &published.to_string());
-    }
-    line(
-        "template",
-        &format!("{}@{}", spec.template, spec.image.short()),
-    );
-    if let Some(rescue) = &spec.rescue {
-        line(
-            "rescue",
-            &format!("{}@{} in its place", rescue.template, rescue.image.short()),
-        );
-    }
-    if let Some(user_data) = &spec.user_data {
-        line(
-            "user-data",
-            &format!("{} bytes, {}", user_data.size_bytes, user_data.sha256),
-        );
-    }
-    if status.node.is_some() && status.observed_generation < Some(instance.generation) {
-        line(
-            "pending",
-            "the last change: its node has not acted on it yet",
-        );
-    }
-    if !status.restart_needed.is_empty() {
-        let fields: Vec<_> = crate::text::fields(&status.restart_needed);
-        line(
-            "pending",
-            &format!("{} at its next start", escape(&fields.join(", "))),
-        );
-    }
-    if spec.protected {
-        line("protected", "yes");
-    }
-    for (key, value) in &instance.labels {
-        line("label", &format!("{}={}", escape(key), escape(value)));
-    }
-    for condition in status.conditions.iter().filter(|c| !c.ok) {
-        line(
-            "condition",
-            &format!(
-                "{} for {}: {}",
-                escape(&condition.kind),
-                age(condition.since, now),
-                escape(&condition.message)
-            ),
-        );
-    }
-    line("generation", &instance.generation.to_string());
-    line("age", &age(instance.created_at, now));
-    out
+        if let Some(rescue) = &spec.rescue {
+            line(
+                "rescue",
+                &format!("booting {}@{}", rescue.template, rescue.image.short()),
+            );
+        }
+        if let Some(user_data) = &spec.user_data {
+            line(
+                "user-data",
+                &format!("{} bytes, {}", user_data.size_bytes, user_data.sha256),
+            );
+        }
+        if status.node.is_some() && status.observed_generation < Some(instance.generation) {
+            line(
+                "pending",
+                "the last change, which the node has not applied yet",
+            );
+        }
+        if !status.restart_needed.is_empty() {
+            let fields: Vec<_> = crate::text::fields(&status.restart_needed);
+            line(
+                "pending",
+                &format!("{} (at the next start)", escape(&fields.join(", "))),
+            );
+        }
+        if spec.protected {
+            line("protected", "yes");
+        }
+        for (key, value) in &instance.labels {
+            line("label", &format!("{}={}", escape(key), escape(value)));
+        }
+        for condition in status.conditions.iter().filter(|c| !c.ok) {
+            line(
+                "condition",
+                &format!(
+                    "{} for {}: {}",
+                    escape(&condition.kind),
+                    age(condition.since, now),
+                    escape(&condition.message)
+                ),
+            );
+        }
+        line("generation", &instance.generation.to_string());
+        line("age", &age(instance.created_at, now));
+    })
 }
 
-/// The word that the wire uses.
+/// The name in the API.
 fn state_word(state: waifud_types::status::CloudInitState) -> String {
     serde_json::to_value(state)
         .ok()

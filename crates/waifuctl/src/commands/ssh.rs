@@ -12,20 +12,20 @@ use crate::ssh_host::host;
 use crate::ssh_options::SshHost;
 use crate::{foreground, keys};
 
-/// The exit code of ssh's own failures.
+/// The exit code of failures of ssh itself.
 const OWN_FAILURE: u8 = 255;
 
-/// Runs the system's ssh on this terminal, and exits as it does.
+/// Runs the system's ssh and exits with its exit code.
 pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.login.name).await?;
-    // As ssh has it: -l outranks USER@.
+    // As in ssh, -l overrides USER@.
     let user = args.user.or(args.login.user);
     let is_default = user.is_none();
     let host = host(context, &instance, user, args.keys.accept_new_key).await?;
     let mut command = Command::new("ssh");
     command.args(host.options(args.identity.as_deref()));
     if !args.command.is_empty() {
-        // The user's own configuration may have one for every host: ssh refuses two.
+        // The user's configuration may set RemoteCommand; ssh refuses two commands.
         command.args(["-o", "RemoteCommand=none"]);
     }
     command.args(&args.ssh_option).arg(&host.host);
@@ -33,7 +33,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
         command.arg("--").args(&args.command);
     }
     let code = foreground::run(command).await.map_err(|error| {
-        Failure::input("no-ssh", "ssh can't be started")
+        Failure::input("no-ssh", "cannot start ssh")
             .cause(&error)
             .hint("install openssh-client")
     })?;
@@ -48,14 +48,14 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     }
 }
 
-/// What the instance was created with says more than ssh does.
+/// Hints based on how the instance was created.
 async fn hints(
     context: &Context,
     instance: &Instance,
     host: &SshHost,
     is_default: bool,
 ) -> Vec<String> {
-    // A viewer may not read it.
+    // Viewers cannot read the description.
     let description = context.client.description(&instance.id.to_string()).await;
     let Ok((description, _)) = description else {
         return Vec::new();

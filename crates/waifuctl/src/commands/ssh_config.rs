@@ -23,7 +23,7 @@ pub async fn run(context: &Context, args: SshConfigArgs) -> Result<(), Failure> 
             match host(context, &instance, None, accept).await {
                 Ok(host) => hosts.push(host),
                 Err(failure) => failure
-                    .about(&format!("{} is left out", instance.name))
+                    .about(&format!("{} was left out", instance.name))
                     .print(context.printer.is_json()),
             }
         }
@@ -31,7 +31,7 @@ pub async fn run(context: &Context, args: SshConfigArgs) -> Result<(), Failure> 
     if matches!(context.endpoint, Endpoint::Environment) {
         context
             .printer
-            .note("note: this works only where WAIFUD_URL, WAIFUD_CA and WAIFUD_TOKEN are set; `waifuctl login` makes a context");
+            .note("note: this works only if WAIFUD_URL, WAIFUD_CA and WAIFUD_TOKEN are set; `waifuctl login` creates a context");
     }
     context.printer.print(&hosts, || {
         let sections: Vec<String> = hosts.iter().map(SshHost::section).collect();

@@ -7,14 +7,14 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::update_many;
 
-/// Wants them to run.
+/// Starts instances.
 pub async fn run(context: &Context, args: StartArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
         run: Some(true),
         ..UpdateInstance::default()
     };
     update_many(context, &args.select, args.wait, &change, &|_| {
-        "told to start".to_owned()
+        "starting".to_owned()
     })
     .await
 }

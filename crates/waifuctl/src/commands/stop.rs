@@ -7,24 +7,24 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::update_many;
 
-/// Wants them to be off.
+/// Stops instances.
 pub async fn run(context: &Context, args: StopArgs) -> Result<(), Failure> {
     let change = UpdateInstance {
         run: Some(false),
         force: args.force,
         ..UpdateInstance::default()
     };
-    let told = if args.force {
-        "told to power off at once"
+    let text = if args.force {
+        "powering off"
     } else {
-        "told to shut down"
+        "shutting down"
     };
     update_many(
         context,
         &args.which.select,
         args.which.wait,
         &change,
-        &|_| told.to_owned(),
+        &|_| text.to_owned(),
     )
     .await
 }

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::printer::table;
 use crate::text::{age, clock, escape};
 
-/// Runs one of the token verbs.
+/// Runs one of the token commands.
 pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::Create(args) => {
@@ -20,12 +20,13 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
                 expires_in_s: args.expires,
             };
             let created = context.client.create_token(&request).await?;
-            // The secret alone on stdout: `waifuctl token create … > FILE` is what `login --token-file` reads.
+            // Only the secret is printed to stdout, so that `waifuctl token create … > FILE` writes a file for `login
+            // --token-file`.
             context
                 .printer
                 .print(&created, || created.secret.expose().clone())?;
             context.printer.note(&format!(
-                "note: {} is {}; its secret is shown this once. On the other machine: waifuctl login URL",
+                "note: {} is {}; its secret is shown only once. On the other machine: waifuctl login URL",
                 created.token.name,
                 created.token.role
             ));

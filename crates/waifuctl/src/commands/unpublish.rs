@@ -7,14 +7,14 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::published_ports::{Changed, change, take, until_applied};
 
-/// Takes a port away.
+/// Stops publishing a port.
 pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> {
     let wanted = args.port;
     let name = &args.name;
     let Changed { instance, .. } = change(context, name, |ports| {
         if wanted.guest_port.is_some() {
             return Err(
-                Failure::input("invalid-port", "only the node's port is wanted")
+                Failure::input("invalid-port", "only the node's port is allowed")
                     .field("PORT")
                     .hint("waifuctl unpublish NAME PORT, or PORT/udp"),
             );
@@ -29,18 +29,21 @@ pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> 
     context.printer.print(&instance, || {
         let port = wanted.port;
         let protocol = wanted.protocol.as_str();
-        format!("{}: {port}/{protocol} no longer leads to it", instance.name)
+        format!(
+            "{}: {port}/{protocol} is not published any more",
+            instance.name
+        )
     })
 }
 
-/// That there is nothing to take away, and what there is.
+/// An error that lists the published ports.
 fn not_published(name: &str, wanted: &Publish, ports: &[Publish]) -> Failure {
     let shown = |port: &Publish| format!("{}/{}", port.port, port.protocol.as_str());
     let published: Vec<_> = ports.iter().map(shown).collect();
     let hint = if published.is_empty() {
-        format!("it publishes no port; waifuctl show {name}")
+        format!("{name} publishes no ports")
     } else {
-        format!("it publishes {}", published.join(", "))
+        format!("published ports: {}", published.join(", "))
     };
     Failure::input(
         "not-published",
@@ -58,13 +61,16 @@ mod tests {
     use crate::published_ports::tests::port;
 
     #[test]
-    fn a_port_that_is_not_published_is_an_error_that_names_those_that_are() {
+    fn an_error_for_an_unpublished_port_lists_the_published_ones() {
         let wanted = port(99, 99, Protocol::Tcp);
         let ports = [port(2222, 22, Protocol::Tcp), port(53, 53, Protocol::Udp)];
         let shown = format!("{:?}", not_published("web", &wanted, &ports));
         assert!(shown.contains("web does not publish 99/tcp"), "{shown}");
-        assert!(shown.contains("it publishes 2222/tcp, 53/udp"), "{shown}");
+        assert!(
+            shown.contains("published ports: 2222/tcp, 53/udp"),
+            "{shown}"
+        );
         let shown = format!("{:?}", not_published("web", &wanted, &[]));
-        assert!(shown.contains("it publishes no port"), "{shown}");
+        assert!(shown.contains("web publishes no ports"), "{shown}");
     }
 }

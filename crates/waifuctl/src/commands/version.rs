@@ -1,4 +1,4 @@
-//! `waifuctl version`: this program's, and that of the waifud that it uses.
+//! `waifuctl version`: the versions of waifuctl and waifud.
 
 use serde::Serialize;
 
@@ -6,11 +6,11 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
 
-/// What is printed with `--json`.
+/// The output with `--json`.
 #[derive(Serialize)]
 struct Versions {
     client: Client,
-    /// As `GET /v1/version` answers; null when it can't be reached.
+    /// The response of `GET /v1/version`; null if waifud is unreachable.
     server: Option<serde_json::Value>,
 }
 
@@ -19,7 +19,7 @@ struct Client {
     version: &'static str,
 }
 
-/// Prints both. The own one is printed also when waifud can't be reached.
+/// Prints both versions; that of waifuctl also if waifud is unreachable.
 pub async fn run(context: &Context, client_only: bool) -> Result<(), Failure> {
     let answer = if client_only {
         Ok(None)

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::{escape, since};
 
-/// Tells why an instance is as it is.
+/// Explains the state of an instance.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let why = context.client.why(name).await?;
     context
@@ -21,9 +21,9 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
 
 fn to_text(why: &Why, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
-    // Of an instance that has its node this is how it was chosen, and not how the nodes are now.
+    // For a placed instance, these are the verdicts at placement, not the current ones.
     if why.instance.status.node.is_some() && !why.placement.is_empty() {
-        out.push_str("  when it was placed:\n");
+        out.push_str("  placement:\n");
     }
     for verdict in &why.placement {
         let score = verdict
@@ -47,15 +47,15 @@ fn to_text(why: &Why, now: Timestamp) -> String {
             why.instance.status.started_at,
             now,
         ));
-        out.push_str(why_evidence::mute_address(evidence, nics).unwrap_or_default());
-        // The console may still hold the words of the boot before: a rescue is under way.
+        out.push_str(why_evidence::unassigned_address(evidence, nics).unwrap_or_default());
+        // During a rescue, the console may still contain output of the previous boot.
         if why.instance.spec.rescue.is_none() {
             let name = why.instance.name.as_str();
             out.push_str(&why_evidence::emergency(evidence, name).unwrap_or_default());
         }
     }
     for condition in &why.instance.status.conditions {
-        // A rescue is asked for and no failure, whatever the condition says to scripts.
+        // A rescue is intended and not a failure.
         let mark = match (condition.ok, condition.kind.as_str()) {
             (_, "rescue") => "",
             (true, _) => "ok, ",

@@ -1,4 +1,4 @@
-//! What a guest was seen to do, in the few lines that `waifuctl why` has for it.
+//! Formats observations of a guest for `waifuctl why`.
 
 use std::fmt::Write;
 
@@ -9,9 +9,9 @@ use waifud_types::spec::NicSpec;
 
 use crate::text::escape;
 
-/// Requests that a line has room for; `--json` has them all.
+/// Maximum number of requests per line; `--json` has all.
 const SHOWN: usize = 6;
-/// The documents that tell how far a guest got; others are shown only when they were refused.
+/// Documents that show the progress of a guest; others are shown only if they were refused.
 const DOCUMENTS: [&str; 6] = [
     "meta_data.json",
     "network_data.json",
@@ -21,7 +21,7 @@ const DOCUMENTS: [&str; 6] = [
     "user-data",
 ];
 
-/// The lines, indented.
+/// The indented lines.
 pub fn lines(
     evidence: &GuestEvidence,
     nics: &[NicSpec],
@@ -41,7 +41,7 @@ pub fn lines(
     out
 }
 
-/// cloud-init's modules: how many, which failed, which took longest, which is at work.
+/// Summary of cloud-init's modules: number, failures, slowest, and the running one.
 fn modules(all: &[ModuleSeen]) -> String {
     let mut out = String::new();
     let ended = all.iter().filter(|module| module.result.is_some()).count();
@@ -50,13 +50,13 @@ fn modules(all: &[ModuleSeen]) -> String {
         let slowest = slowest
             .and_then(|module| Some((module, module.took_ms?)))
             .map_or_else(String::new, |(module, took)| {
-                format!("; the slowest: {} {}", escape(&module.name), seconds(took))
+                format!("; slowest: {} {}", escape(&module.name), seconds(took))
             });
-        let _infallible = writeln!(out, "  cloud-init: {ended} modules have ended{slowest}");
+        let _infallible = writeln!(out, "  cloud-init: {ended} modules have finished{slowest}");
     }
     for module in all {
         let what = match module.result {
-            // A search for a datasource that is not there fails by design.
+            // The search for a missing datasource fails by design.
             Some(ModuleResult::Fail) if !module.name.contains("/search-") => "failed",
             Some(ModuleResult::Warn) => "warned",
             _ => continue,
@@ -68,18 +68,18 @@ fn modules(all: &[ModuleSeen]) -> String {
     }
     let last = all.last().filter(|module| module.result.is_none());
     if let Some(module) = last {
-        let _infallible = writeln!(out, "  cloud-init: {} is at work", escape(&module.name));
+        let _infallible = writeln!(out, "  cloud-init: {} is running", escape(&module.name));
     }
     out
 }
 
-/// One module as a line of its own.
+/// Formats one module.
 pub fn module(module: &ModuleSeen) -> String {
     let how = match module.result {
         Some(ModuleResult::Success) => "ok",
         Some(ModuleResult::Warn) => "warned",
         Some(ModuleResult::Fail) => "failed",
-        None => "at work",
+        None => "running",
     };
     let took = module.took_ms.map_or_else(|| "-".to_owned(), seconds);
     format!("{:<48} {how:<8} {took:>8}", escape(&module.name))
@@ -89,18 +89,18 @@ fn seconds(milliseconds: u64) -> String {
     format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100)
 }
 
-/// What to do where a guest on a bridge of the host's own speaks from an address that nobody gave it: on `default` that is a
-/// guest's own mischief, there it is mostly an address that was set inside the guest.
-pub fn mute_address(evidence: &GuestEvidence, nics: &[NicSpec]) -> Option<&'static str> {
+/// A hint for a guest on a bridge that sends from an address that was not assigned; usually it was configured inside
+/// the guest. On `default`, this is spoofing.
+pub fn unassigned_address(evidence: &GuestEvidence, nics: &[NicSpec]) -> Option<&'static str> {
     let dropped = evidence.dropped.is_some_and(|dropped| dropped.spoofed > 0);
     let on_a_bridge = nics.iter().any(|nic| !is_ours(nic));
     (dropped && on_a_bridge).then_some(
-        "  an address that is set inside the guest has to be given with the instance: \
+        "  an address configured inside the guest must be assigned to the instance: \
          create --network NAME,address=CIDR, or --allow-address CIDR\n",
     )
 }
 
-/// What to do about a guest that stopped in systemd's emergency mode: nothing in it goes on by itself.
+/// A hint for a guest in systemd's emergency mode, which requires manual repair.
 pub fn emergency(evidence: &GuestEvidence, name: &str) -> Option<String> {
     let stopped = |line: &String| line.to_lowercase().contains("emergency mode");
     evidence.console.iter().any(stopped).then(|| {
@@ -122,13 +122,13 @@ fn dhcp(
     now: Timestamp,
 ) -> String {
     match evidence.dhcp_acknowledged_at {
-        // What was seen last may be of the boot before. The lease file knows whole seconds only.
+        // The last observation may be from the previous boot. The lease file has a resolution of one second.
         Some(at) if started.is_some_and(|start| at.as_second() < start.as_second()) => {
-            format!("no dhcp ack since its start (the last {})", moment(at, now))
+            format!("no dhcp ack since the start (the last {})", moment(at, now))
         }
         Some(at) => format!("dhcp ack {}", moment(at, now)),
-        None if nics.iter().any(is_ours) => "no dhcp ack since its start".to_owned(),
-        None => "dhcp is its network's own".to_owned(),
+        None if nics.iter().any(is_ours) => "no dhcp ack since the start".to_owned(),
+        None => "dhcp is provided by the network".to_owned(),
     }
 }
 
@@ -138,20 +138,20 @@ fn dropped(evidence: &GuestEvidence) -> String {
     };
     let mut out = format!("dropped by anti-spoof: {}", dropped.spoofed);
     if dropped.to_host > 0 {
-        let _infallible = write!(out, ", on their way to the host: {}", dropped.to_host);
+        let _infallible = write!(out, ", sent to the host: {}", dropped.to_host);
     }
     out
 }
 
 fn requests(all: &[RequestSeen], now: Timestamp) -> String {
     let Some(last) = all.last() else {
-        return "no metadata request since its start".to_owned();
+        return "no metadata request since the start".to_owned();
     };
     let (mut shown, mut named) = (Vec::new(), Vec::new());
     for seen in all.iter().rev() {
         let name = name_of(&seen.path);
         let good = (200..300).contains(&seen.status);
-        // The same document under several versions of the interface is one.
+        // The same document under several versions of the interface is shown once.
         if (DOCUMENTS.contains(&name) || !good) && !named.contains(&(name, seen.status)) {
             named.push((name, seen.status));
             if shown.len() < SHOWN {
@@ -169,7 +169,7 @@ fn requests(all: &[RequestSeen], now: Timestamp) -> String {
     format!("{} {}", shown.join(", "), moment(last.at, now))
 }
 
-/// To the second: who came before whom is the point.
+/// With seconds, to show the order.
 fn moment(at: Timestamp, now: Timestamp) -> String {
     let zone = TimeZone::system();
     let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
@@ -181,7 +181,7 @@ fn moment(at: Timestamp, now: Timestamp) -> String {
     at.strftime(format).to_string()
 }
 
-/// The last part of a path that says something.
+/// The last part of a path.
 fn name_of(path: &str) -> &str {
     let path = path.trim_end_matches('/');
     let name = path.rsplit('/').next().unwrap_or(path);
@@ -212,32 +212,32 @@ mod tests {
 
     #[test]
     fn emergency_mode_points_to_rescue() {
-        let said = |line: &str| {
+        let hint_for = |line: &str| {
             let evidence = GuestEvidence {
                 console: vec![line.to_owned()],
                 ..GuestEvidence::default()
             };
             emergency(&evidence, "web")
         };
-        let hint = said("You are in emergency mode. After logging in, type").unwrap();
+        let hint = hint_for("You are in emergency mode. After logging in, type").unwrap();
         assert!(hint.contains("waifuctl rescue web --force"));
-        assert_eq!(said("web login:"), None);
+        assert_eq!(hint_for("web login:"), None);
     }
 
     #[test]
-    fn a_lease_of_the_boot_before_is_not_taken_for_one_of_this() {
+    fn a_lease_of_the_previous_boot_is_not_shown_as_current() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let evidence = GuestEvidence {
             dhcp_acknowledged_at: Some(at(95)),
             ..GuestEvidence::default()
         };
-        let said = |start| dhcp(&evidence, &[nic("default")], Some(at(start)), at(200));
-        assert!(said(95).starts_with("dhcp ack "));
-        assert!(said(120).starts_with("no dhcp ack since its start"));
+        let text = |start| dhcp(&evidence, &[nic("default")], Some(at(start)), at(200));
+        assert!(text(95).starts_with("dhcp ack "));
+        assert!(text(120).starts_with("no dhcp ack since the start"));
     }
 
     #[test]
-    fn documents_and_refusals_are_shown_in_their_order() {
+    fn documents_and_refusals_are_shown_in_order() {
         let all = [
             seen("/openstack", 200),
             seen("/openstack/2018-08-27/meta_data.json", 200),
@@ -253,8 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_seen_is_said_as_such_and_a_guests_text_is_escaped() {
-        let told = |network| {
+    fn missing_observations_are_named_and_text_of_the_guest_is_escaped() {
+        let shown = |network| {
             lines(
                 &GuestEvidence::default(),
                 &[nic(network)],
@@ -262,10 +262,10 @@ mod tests {
                 Timestamp::UNIX_EPOCH,
             )
         };
-        assert!(told("lan").starts_with("  dhcp is its network's own · no metadata"));
+        assert!(shown("lan").starts_with("  dhcp is provided by the network · no metadata"));
         assert_eq!(
-            told("default"),
-            "  no dhcp ack since its start · no metadata request since its start · dropped packets: unknown\n"
+            shown("default"),
+            "  no dhcp ack since the start · no metadata request since the start · dropped packets: unknown\n"
         );
         let evil = GuestEvidence {
             requests: vec![seen("/a/\u{1b}]0;x\u{7}", 404)],
@@ -282,13 +282,13 @@ mod tests {
             "{text:?}"
         );
         assert!(
-            text.contains("anti-spoof: 3, on their way to the host: 4"),
+            text.contains("anti-spoof: 3, sent to the host: 4"),
             "{text}"
         );
     }
 
     #[test]
-    fn modules_are_told_in_a_few_lines_with_result_and_duration() {
+    fn modules_are_summarized_with_result_and_duration() {
         let module = |name: &str, result, took_ms| ModuleSeen {
             name: name.to_owned(),
             at: Timestamp::UNIX_EPOCH,
@@ -311,15 +311,15 @@ mod tests {
         ];
         assert_eq!(
             modules(&all).replace(&escape("\u{1b}[2J"), "ESC"),
-            "  cloud-init: 3 modules have ended; the slowest: modules-final/scripts-user 8.1s\n  \
+            "  cloud-init: 3 modules have finished; slowest: modules-final/scripts-user 8.1s\n  \
              cloud-init: modules-final/scripts-user failed after 8.1s\n  \
-             cloud-init: modules-final/phoneESC is at work\n"
+             cloud-init: modules-final/phoneESC is running\n"
         );
         assert_eq!(modules(&[]), "");
     }
 
     #[test]
-    fn an_address_that_nobody_gave_is_explained_on_a_bridge_only() {
+    fn an_unassigned_address_is_explained_only_on_a_bridge() {
         let dropped = |spoofed| GuestEvidence {
             dropped: Some(Dropped {
                 spoofed,
@@ -327,10 +327,10 @@ mod tests {
             }),
             ..GuestEvidence::default()
         };
-        let said = mute_address(&dropped(1), &[nic("default"), nic("lan")]);
-        assert!(said.unwrap().contains("--allow-address"));
-        assert_eq!(mute_address(&dropped(1), &[nic("default")]), None);
-        assert_eq!(mute_address(&dropped(0), &[nic("lan")]), None);
+        let hint = unassigned_address(&dropped(1), &[nic("default"), nic("lan")]);
+        assert!(hint.unwrap().contains("--allow-address"));
+        assert_eq!(unassigned_address(&dropped(1), &[nic("default")]), None);
+        assert_eq!(unassigned_address(&dropped(0), &[nic("lan")]), None);
     }
 
     #[test]

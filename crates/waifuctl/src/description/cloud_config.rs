@@ -1,21 +1,21 @@
-//! `cloud_config:` of a description: a mapping that becomes `#cloud-config`.
+//! `cloud_config` of a description: a mapping that is converted to `#cloud-config`.
 //!
-//! cloud-init reads YAML 1.1 and this program 1.2: `yes` and `0644` mean other things there. So the guest is given the
-//! text as it was written, where that can be cut out whole, and else JSON, which both read alike.
+//! cloud-init parses YAML 1.1, this program 1.2, which differ in the meaning of `yes` and `0644`. So the guest gets
+//! the original text if it can be extracted, and JSON otherwise, which both parse in the same way.
 
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
-/// The mapping, and where it begins in its file.
+/// The mapping and its location.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CloudConfig {
-    /// What it says.
+    /// The value.
     pub value: Value,
-    /// The line where it begins, from 1; 0 when unknown.
+    /// The first line, from 1; 0 if unknown.
     pub line: u64,
-    /// The column, from 1.
+    /// The first column, from 1.
     pub column: u64,
 }
 
@@ -37,7 +37,7 @@ impl Serialize for CloudConfig {
 }
 
 impl CloudConfig {
-    /// The user-data. `source` is the text that the description was read from.
+    /// Renders user-data. `source` is the text of the description.
     pub fn render(&self, source: &str) -> String {
         let body = self
             .cut_out(source)
@@ -51,7 +51,7 @@ impl CloudConfig {
         format!("#cloud-config\n{body}")
     }
 
-    /// The lines of a block mapping, moved to the left margin.
+    /// The lines of a block mapping without indentation.
     fn cut_out(&self, source: &str) -> Option<String> {
         let indent = usize::try_from(self.column).ok()?.checked_sub(1)?;
         let first = usize::try_from(self.line).ok()?.checked_sub(1)?;
@@ -62,7 +62,7 @@ impl CloudConfig {
             if depth < indent && !blank {
                 break;
             }
-            // What stands before the mapping on its first line is not of it.
+            // Text before the mapping on its first line is not part of it.
             if index == 0 && depth != indent {
                 return None;
             }

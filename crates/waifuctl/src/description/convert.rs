@@ -1,4 +1,4 @@
-//! Between a description and the request to create.
+//! Converts between descriptions and requests.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +10,23 @@ use super::{Description, DiskDescription, PlacementDescription, Size, SpreadDesc
 use crate::failure::Failure;
 use crate::{keys, network_args, user_data};
 
-/// Where a description comes from.
+/// The origin of a description.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// Its whole text.
+    /// The text.
     pub text: &'a str,
-    /// The directory that relative paths start from.
+    /// The directory that relative paths start at.
     pub base: &'a Path,
 }
 
-/// The request that a description asks for. Every field of a request has its place in it.
+/// Converts a description into a request. Every field of a request has a field in the description.
 pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance, Failure> {
     let user_data = user_data_of(&wanted, source)?;
     let Some(template) = wanted.template else {
         return Err(
-            Failure::input("no-template", "the description names no template")
+            Failure::input("no-template", "the description does not name a template")
                 .field("template")
-                .hint("write for example template: debian-12; waifuctl template list"),
+                .hint("write a template, for example template: debian-12; waifuctl template list"),
         );
     };
     let disk = only(wanted.disks, "disks")?;
@@ -36,9 +36,9 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         .is_some_and(|name| name.as_str() != "root")
     {
         return Err(
-            Failure::input("invalid-disk", "the first disk is called root")
+            Failure::input("invalid-disk", "the first disk must be named root")
                 .field("disks[0].name")
-                .hint("leave its name out"),
+                .hint("leave out the name"),
         );
     }
     let (mac, nics) = nics::to_request(wanted.nics);
@@ -75,14 +75,14 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
     })
 }
 
-/// Ports as `create --publish` reads them, in the order in which waifud keeps them.
+/// Parses ports like `create --publish`, sorted like in waifud.
 fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
     let mut ports = Vec::with_capacity(wanted.len());
     for (index, text) in wanted.iter().enumerate() {
         let port = network_args::port(text).map_err(|error| {
             Failure::input("invalid-port", error)
                 .field(&format!("publish[{index}]"))
-                .hint("write \"8080:80\" in quotes: YAML takes some of these for numbers")
+                .hint("write \"8080:80\" in quotes: YAML parses some of these as numbers")
         })?;
         ports.push(Publish {
             guest_port: port.guest_port.or(Some(port.port)),
@@ -95,11 +95,12 @@ fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
 
 fn only<T: Default>(mut all: Vec<T>, field: &str) -> Result<T, Failure> {
     if all.len() > 1 {
-        return Err(
-            Failure::input("too-many", format!("only one of {field} is taken for now"))
-                .field(&format!("{field}[1]"))
-                .hint("leave the others out"),
-        );
+        return Err(Failure::input(
+            "too-many",
+            format!("currently only one of {field} is supported"),
+        )
+        .field(&format!("{field}[1]"))
+        .hint("leave out the others"));
     }
     Ok(all.pop().unwrap_or_default())
 }
@@ -126,16 +127,16 @@ fn user_data_of(
             "cloud_config is not a mapping",
         )
         .field("cloud_config")
-        .hint("write its keys below it, or the whole text as user_data: |")),
+        .hint("write its keys below it, or the complete text as user_data: |")),
         _ => Err(
-            Failure::input("user-data-twice", "user-data is there more than once")
+            Failure::input("user-data-twice", "user-data is given more than once")
                 .field("user_data")
                 .hint("keep one of user_data, user_data_file and cloud_config"),
         ),
     }
 }
 
-/// The description of a request, with everything that it says.
+/// Converts a request into a description.
 pub fn from_request(request: CreateInstance) -> Description {
     let CreateInstance {
         name,

@@ -1,76 +1,67 @@
-//! Whether an instance is what a description says: only what the description says counts.
+//! Compares an instance with a description; fields that are absent from the description are ignored.
 
 use waifud_api::CreateInstance;
 
 use super::Description;
 
-/// The fields in which `have` is not what `said`, with `wanted` made of it, asks for.
+/// The fields in which `have` differs from the description `written`, whose request is `wanted`.
 pub fn differs(
-    said: &Description,
+    written: &Description,
     wanted: &CreateInstance,
     have: &CreateInstance,
 ) -> Vec<&'static str> {
-    let mut fields = Vec::new();
-    let mut compare = |field, said: bool, same: bool| {
-        if said && !same {
-            fields.push(field);
-        }
-    };
-    compare("template", true, wanted.template == have.template);
-    compare(
-        "labels",
-        !said.labels.is_empty(),
-        wanted.labels == have.labels,
-    );
-    compare("cpus", said.cpus.is_some(), wanted.cpus == have.cpus);
-    compare(
-        "memory",
-        said.memory.is_some(),
-        wanted.memory_bytes == have.memory_bytes,
-    );
-    let size = wanted.disk_bytes.is_some();
-    compare("disks[0].size", size, wanted.disk_bytes == have.disk_bytes);
-    compare(
-        "disks[0].pool",
-        wanted.pool.is_some(),
-        wanted.pool == have.pool,
-    );
-    compare("nics", true, super::same_nics(&said.nics, have));
-    compare(
-        "publish",
-        !said.publish.is_empty(),
-        wanted.publish == have.publish,
-    );
-    compare(
-        "ssh_keys",
-        said.ssh_keys.is_some(),
-        wanted.ssh_keys == have.ssh_keys,
-    );
-    compare(
-        "user_data",
-        wanted.user_data.is_some(),
-        wanted.user_data == have.user_data,
-    );
-    compare("run", said.run.is_some(), wanted.run == have.run);
-    compare(
-        "restart",
-        said.restart.is_some(),
-        wanted.restart == have.restart,
-    );
-    compare(
-        "priority",
-        said.priority.is_some(),
-        wanted.priority == have.priority,
-    );
-    compare(
-        "protected",
-        said.protected.is_some(),
-        wanted.protected == have.protected,
-    );
-    compare(
-        "placement",
-        said.placement.is_some(),
-        wanted.placement == have.placement,
-    );
-    fields
+    let (w, h) = (wanted, have);
+    let fields = [
+        ("template", true, w.template == h.template),
+        ("labels", !written.labels.is_empty(), w.labels == h.labels),
+        ("cpus", written.cpus.is_some(), w.cpus == h.cpus),
+        (
+            "memory",
+            written.memory.is_some(),
+            w.memory_bytes == h.memory_bytes,
+        ),
+        (
+            "disks[0].size",
+            w.disk_bytes.is_some(),
+            w.disk_bytes == h.disk_bytes,
+        ),
+        ("disks[0].pool", w.pool.is_some(), w.pool == h.pool),
+        ("nics", true, super::same_nics(&written.nics, have)),
+        (
+            "publish",
+            !written.publish.is_empty(),
+            w.publish == h.publish,
+        ),
+        (
+            "ssh_keys",
+            written.ssh_keys.is_some(),
+            w.ssh_keys == h.ssh_keys,
+        ),
+        (
+            "user_data",
+            w.user_data.is_some(),
+            w.user_data == h.user_data,
+        ),
+        ("run", written.run.is_some(), w.run == h.run),
+        ("restart", written.restart.is_some(), w.restart == h.restart),
+        (
+            "priority",
+            written.priority.is_some(),
+            w.priority == h.priority,
+        ),
+        (
+            "protected",
+            written.protected.is_some(),
+            w.protected == h.protected,
+        ),
+        (
+            "placement",
+            written.placement.is_some(),
+            w.placement == h.placement,
+        ),
+    ];
+    let differing = fields
+        .into_iter()
+        .filter(|(_, is_set, same)| *is_set && !same);
+    differing.map(|(field, _, _)| field).collect()
 }

@@ -1,4 +1,4 @@
-//! Nics of a description, of a request, and whether an instance has those that are described.
+//! Converts and compares nics of descriptions and requests.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use waifud_types::MacAddr;
 
 use super::NicDescription;
 
-/// The network of a nic that names none.
+/// The default network of a nic.
 const DEFAULT: &str = "default";
 
-/// A nic as it is typed after `--network`, for a description.
+/// Converts an argument of `--network` into a description.
 pub fn nic(typed: &CreateNic) -> NicDescription {
     NicDescription {
         network: typed.network.clone(),
@@ -22,7 +22,8 @@ pub fn nic(typed: &CreateNic) -> NicDescription {
     }
 }
 
-/// The parts of a request that say nics. One nic on `default` is said as it always was: its MAC address by itself.
+/// Converts nics into the fields of a request. For one nic on `default`, only its MAC address is set, for
+/// compatibility.
 pub(super) fn to_request(described: Vec<NicDescription>) -> (Option<MacAddr>, Vec<CreateNic>) {
     if let [nic] = described.as_slice()
         && is_plain(nic)
@@ -49,7 +50,7 @@ fn is_plain(nic: &NicDescription) -> bool {
         && nic.allow_addresses.is_empty()
 }
 
-/// The nics that a request says.
+/// Converts the nics of a request into descriptions.
 pub(super) fn of_request(nics: &[CreateNic], mac: Option<MacAddr>) -> Vec<NicDescription> {
     let mut described: Vec<_> = nics.iter().map(nic).collect();
     if described.is_empty() && mac.is_some() {
@@ -61,28 +62,28 @@ pub(super) fn of_request(nics: &[CreateNic], mac: Option<MacAddr>) -> Vec<NicDes
     described
 }
 
-/// Whether an instance that `have` describes has the nics that were `said`. An address on `default` is waifud's choice and
-/// does not count; nor does what was left out.
-pub fn same(said: &[NicDescription], have: &CreateInstance) -> bool {
-    if said.is_empty() {
+/// Whether the instance `have` has the nics in `written`. Addresses on `default`, which waifud chooses, and absent fields
+/// are ignored.
+pub fn same(written: &[NicDescription], have: &CreateInstance) -> bool {
+    if written.is_empty() {
         return true;
     }
     let have = of_request(&have.nics, have.mac);
     let network = |nic: &NicDescription| nic.network.clone().unwrap_or_else(|| DEFAULT.to_owned());
-    let all = said.iter().zip(&have);
-    said.len() == have.len()
-        && all.into_iter().all(|(said, have)| {
-            let chosen = network(said) == DEFAULT;
-            network(said) == network(have)
-                && (said.mac.is_none() || said.mac == have.mac)
-                && (chosen || said.address.is_none() || said.address == have.address)
-                && (said.gateway.is_none() || said.gateway == have.gateway)
-                && (said.allow_addresses.is_empty()
-                    || ranges(&said.allow_addresses) == ranges(&have.allow_addresses))
+    let all = written.iter().zip(&have);
+    written.len() == have.len()
+        && all.into_iter().all(|(written, have)| {
+            let chosen = network(written) == DEFAULT;
+            network(written) == network(have)
+                && (written.mac.is_none() || written.mac == have.mac)
+                && (chosen || written.address.is_none() || written.address == have.address)
+                && (written.gateway.is_none() || written.gateway == have.gateway)
+                && (written.allow_addresses.is_empty()
+                    || ranges(&written.allow_addresses) == ranges(&have.allow_addresses))
         })
 }
 
-/// Addresses and ranges, however they are written.
+/// Parses addresses and ranges into a canonical form.
 fn ranges(texts: &[String]) -> Vec<Option<IpNet>> {
     let range = |text: &String| {
         let net = text.parse::<IpNet>().ok();
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_has_the_nics_that_are_described_or_it_differs() {
+    fn nics_that_differ_from_the_description_are_detected() {
         let there = have(
             "[{network: lan, address: 192.168.1.50/24, gateway: 192.168.1.1, mac: '52:54:00:00:00:01', \
              allow_addresses: [192.168.1.200/32, 10.244.0.0/16]}, {network: default, mac: '52:54:00:00:00:02'}]",

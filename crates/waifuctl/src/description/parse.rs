@@ -1,4 +1,4 @@
-//! From YAML to descriptions: several documents, and errors that name the place.
+//! Parses YAML with one or several descriptions; errors name the location.
 
 use serde_saphyr::{Error, options};
 
@@ -6,27 +6,28 @@ use super::nearest::nearest;
 use super::{Description, schema};
 use crate::failure::Failure;
 
-/// A description, and how errors call it.
+/// A description and its name in errors.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Document {
-    /// What it says.
+    /// The description.
     pub description: Description,
     /// `web.yaml`, or `web.yaml, document 2`.
     pub called: String,
 }
 
-/// Reads every document of `text`, which `file` holds.
+/// Parses all documents of `text`, the content of `file`.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
-    // A snippet would show what may be a password.
+    // A snippet could contain a password.
     let options = options! { with_snippet: false };
     let all: Vec<Description> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| refuse(file, &error))?;
     if all.is_empty() {
-        return Err(
-            Failure::input("no-description", format!("{file} describes nothing"))
-                .field("--file")
-                .hint("write at least: template: debian-12"),
-        );
+        return Err(Failure::input(
+            "no-description",
+            format!("{file} does not contain a description"),
+        )
+        .field("--file")
+        .hint("write at least a template, for example template: debian-12"));
     }
     let several = all.len() > 1;
     Ok(all
@@ -54,7 +55,7 @@ fn refuse(file: &str, error: &Error) -> Failure {
     {
         let hint = match nearest(field, expected) {
             Some(name) => format!("did you mean {name}?"),
-            None => format!("known here: {}", expected.join(", ")),
+            None => format!("known fields: {}", expected.join(", ")),
         };
         let hint = match schema::elsewhere(field) {
             Some(place) => place.to_owned(),
@@ -69,10 +70,10 @@ fn refuse(file: &str, error: &Error) -> Failure {
     }
     let why = error.to_string();
     let why = why.lines().next().unwrap_or_default();
-    // The place is said before it.
+    // The location is printed before the message.
     let why = why.split(" at line ").next().unwrap_or(why);
     let why: String = why.chars().take(200).collect();
     Failure::input("invalid-description", format!("{file}{place}: {why}"))
         .field("--file")
-        .hint("waifuctl schema instance prints every field; waifuctl show NAME -o yaml an example")
+        .hint("waifuctl schema instance prints all fields; waifuctl show NAME -o yaml prints an example")
 }

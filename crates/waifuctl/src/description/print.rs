@@ -1,11 +1,11 @@
-//! A description as YAML that is read back as the same description.
+//! Prints a description as YAML that parses to the same description.
 
 use serde_saphyr::{options, ser_options, to_string_with_options};
 
 use super::Description;
 use crate::failure::Failure;
 
-/// One document. Texts of several lines are blocks where these hold them exactly.
+/// Prints one document. Multi-line strings are blocks if these preserve them exactly.
 pub fn yaml(description: &Description) -> Result<String, Failure> {
     let pretty = written(description, false)?;
     if reads_back(&pretty, description) {
@@ -15,7 +15,7 @@ pub fn yaml(description: &Description) -> Result<String, Failure> {
     if reads_back(&quoted, description) {
         return Ok(quoted);
     }
-    // JSON is YAML too, and holds every text.
+    // JSON is valid YAML and can represent any string.
     serde_json::to_string_pretty(description)
         .map(|json| json + "\n")
         .map_err(|e| Failure::internal("output", e.to_string()))

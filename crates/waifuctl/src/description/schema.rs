@@ -5,7 +5,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Description;
 
-/// JSON Schema 2020-12 of one document.
+/// JSON Schema 2020-12 of a document.
 pub fn schema() -> Value {
     let mut parts = Vec::new();
     Description::schemas(&mut parts);
@@ -24,7 +24,7 @@ pub fn schema() -> Value {
     root
 }
 
-/// References of OpenAPI become those of a schema that stands alone.
+/// Converts references of OpenAPI into those of a standalone schema.
 fn local(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.replace("#/components/schemas/", "#/$defs/")),
@@ -39,16 +39,16 @@ fn local(value: Value) -> Value {
     }
 }
 
-/// Names that people know from the API or from flags, and where they are here.
+/// Hints for names from the API or the command line.
 pub fn elsewhere(field: &str) -> Option<&'static str> {
     Some(match field {
         "disk" | "disk_bytes" | "disk_size" => "write disks: [{size: 20G}]",
         "pool" => "write disks: [{pool: NAME}]",
         "memory_bytes" => "write memory: 2G",
         "mac" => "write nics: [{mac: 52:54:00:…}]",
-        "node" | "require" | "spread" => "it belongs under placement:",
+        "node" | "require" | "spread" => "write it under placement:",
         "ssh_key" => "write ssh_keys: [KEY]",
-        "start" => "write run: false to leave it off",
+        "start" => "write run: false to create it without starting it",
         _ => return None,
     })
 }

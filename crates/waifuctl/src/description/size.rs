@@ -1,4 +1,4 @@
-//! Sizes in a description: text with a unit, and exactly the same bytes when it is read back.
+//! Sizes in a description: text with a unit that round-trips exactly.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 use waifud_types::ByteSize;
 
-/// A size, written `2G`.
+/// A size, for example `2G`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(pub ByteSize);
 
@@ -34,7 +34,7 @@ impl Visitor<'_> for SizeVisitor {
     type Value = Size;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a size with a unit, such as 2G")
+        f.write_str("a size with a unit, for example 2G")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {

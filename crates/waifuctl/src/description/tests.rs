@@ -50,7 +50,7 @@ fn every_field_has_its_place() {
 }
 
 #[test]
-fn null_is_the_same_as_left_out() {
+fn null_is_the_same_as_an_absent_field() {
     let nothing = "template: a\nssh_keys: []\n";
     let fields = [
         "name",
@@ -83,7 +83,7 @@ fn null_is_the_same_as_left_out() {
 }
 
 #[test]
-fn an_error_says_what_is_wrong_and_where() {
+fn an_error_names_the_problem_and_the_location() {
     for (text, what) in [
         ("template: a\ncpus: many\n", "u32"),
         ("template: a\nmemory: 2\n", "2G or 2M"),
@@ -119,7 +119,7 @@ fn several_documents_are_several_instances() {
 }
 
 #[test]
-fn a_mapping_for_cloud_init_keeps_its_text_as_it_was_written() {
+fn a_cloud_config_mapping_keeps_its_original_text() {
     let text = "template: a\nssh_keys: []\ncloud_config:\n  package_update: yes\n  write_files:\n    - path: /x\n      permissions: 0644\n      content: |\n        a\n\n        b\n\nname: web\n";
     assert_eq!(
         user_data(text),
@@ -144,7 +144,7 @@ fn a_mapping_for_cloud_init_keeps_its_text_as_it_was_written() {
 }
 
 #[test]
-fn mistakes_are_named_with_their_place_and_a_remedy() {
+fn errors_name_the_location_and_a_fix() {
     for (text, code, place, hint) in [
         (
             "template: a\nmemroy: 2G\n",
@@ -220,7 +220,7 @@ fn mistakes_are_named_with_their_place_and_a_remedy() {
 }
 
 #[test]
-fn an_error_shows_nothing_of_user_data() {
+fn an_error_does_not_contain_user_data() {
     for text in [
         "template: a\nuser_data: {password: hunter2}\n",
         "template: a\nuser_data: [hunter2]\n",
@@ -234,7 +234,7 @@ fn an_error_shows_nothing_of_user_data() {
 }
 
 #[test]
-fn what_a_description_does_not_say_makes_no_difference() {
+fn absent_fields_of_a_description_are_not_compared() {
     let said = parse("f", "template: a\ncpus: 2\nssh_keys: []\n")
         .unwrap()
         .remove(0)
@@ -351,7 +351,7 @@ const SCHEMA: &str = concat!(
 );
 
 #[test]
-fn the_schema_in_the_docs_is_what_the_program_says() {
+fn the_schema_in_the_docs_is_up_to_date() {
     let generated = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
     if std::env::var_os("WAIFUD_BLESS").is_some() {
         std::fs::write(SCHEMA, &generated).unwrap();
@@ -363,7 +363,7 @@ fn the_schema_in_the_docs_is_what_the_program_says() {
 }
 
 #[test]
-fn the_schema_stands_alone_and_knows_every_field_and_no_other() {
+fn the_schema_is_standalone_and_has_exactly_the_known_fields() {
     let schema = schema();
     assert!(!schema.to_string().contains("#/components"));
     assert_eq!(schema["additionalProperties"], false);
@@ -388,5 +388,32 @@ fn the_schema_stands_alone_and_knows_every_field_and_no_other() {
     for reference in schema.to_string().split("#/$defs/").skip(1) {
         let name = reference.split('"').next().unwrap();
         assert!(schema["$defs"].get(name).is_some(), "{name} is not defined");
+    }
+}
+
+#[test]
+fn null_is_absent_for_the_parser_and_allowed_by_the_schema() {
+    let schema = schema();
+    let allows_null = |schema: &serde_json::Value| {
+        let types = schema["type"].as_array().into_iter().flatten();
+        let one_of = schema["oneOf"].as_array().into_iter().flatten();
+        let mut types = types.chain(one_of.map(|part| &part["type"]));
+        types.any(|kind| kind == "null")
+    };
+    let fields = schema["properties"].as_object().unwrap();
+    for (name, field) in fields.iter().filter(|(name, _)| *name != "template") {
+        let text = format!("template: a\n{name}:\n");
+        let read = parse("f", &text).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let without = parse("f", "template: a\n").unwrap();
+        assert_eq!(read, without, "{name}");
+        assert!(allows_null(field), "{name}: {field}");
+    }
+    for (definition, field) in [
+        ("NicDescription", "allow_addresses"),
+        ("PlacementDescription", "require"),
+        ("SpreadDescription", "strict"),
+    ] {
+        let field = &schema["$defs"][definition]["properties"][field];
+        assert!(allows_null(field), "{definition}: {field}");
     }
 }

@@ -9,7 +9,7 @@ use waifud_types::InstanceState;
 use waifud_types::status::ReadyBy;
 
 use super::watch::{InstanceWatch, deleted};
-use super::{cloud_init_is_over, finished, waiting_for};
+use super::{check_cloud_init, cloud_init_is_over, waiting_for};
 use crate::cli::WaitFor;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -69,7 +69,7 @@ pub async fn until_condition(
         ));
         if is_reached(condition, &now) {
             return match condition {
-                WaitFor::Ready => finished(now).map(Some),
+                WaitFor::Ready => check_cloud_init(now).map(Some),
                 _ => Ok(Some(now)),
             };
         }

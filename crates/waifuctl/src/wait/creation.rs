@@ -8,7 +8,7 @@ use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{CloudInitState, InstanceStatus, ReadyBy, StoppedBy};
 
 use super::watch::{InstanceWatch, deleted};
-use super::{cloud_init_is_over, finished, waiting_for};
+use super::{check_cloud_init, cloud_init_is_over, waiting_for};
 use crate::address::primary_address;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -70,7 +70,7 @@ impl Milestone {
             Self::Started => {
                 let kind = status.hypervisor.map_or("-", |h| h.as_str());
                 let address =
-                    primary_address(status).unwrap_or_else(|| "no address seen yet".to_owned());
+                    primary_address(status).unwrap_or_else(|| "no address yet".to_owned());
                 format!("{kind}, {address}")
             }
             Self::CloudInit => cloud_init_end(status),
@@ -78,17 +78,17 @@ impl Milestone {
     }
 }
 
-/// How it ended, in a few words.
+/// The result of cloud-init in a few words.
 fn cloud_init_end(status: &InstanceStatus) -> String {
     let word = match status.cloud_init.state {
-        // The call at the end says that it ended, and not how.
+        // Phone-home reports the end but not the result.
         CloudInitState::Done if status.ready_by == Some(ReadyBy::PhoneHome) => {
             "finished; its result was not reported"
         }
         CloudInitState::Done => "done",
         CloudInitState::Degraded => "done, with recoverable errors",
         CloudInitState::Error => "finished with errors; the VM runs",
-        CloudInitState::Disabled => "switched off in the guest",
+        CloudInitState::Disabled => "disabled in the guest",
         CloudInitState::Pending | CloudInitState::Running | CloudInitState::Unknown => {
             "cannot be known; the VM runs"
         }
@@ -96,7 +96,7 @@ fn cloud_init_end(status: &InstanceStatus) -> String {
     word.to_owned()
 }
 
-/// Prints the steps of a new instance until cloud-init has finished. Returns the instance as it then is.
+/// Prints the steps of a new instance until cloud-init has finished. Returns the instance in that state.
 pub async fn until_ready(
     context: &Context,
     instance: Instance,
@@ -127,11 +127,11 @@ pub async fn until_ready(
         }
         if open.is_empty() {
             spinner.finish_and_clear();
-            return finished(now);
+            return check_cloud_init(now);
         }
         if let Some(end) = ended_early(&now) {
             spinner.finish_and_clear();
-            return end.and_then(|()| finished(now));
+            return end.and_then(|()| check_cloud_init(now));
         }
         if matches!(now.status.state, InstanceState::Deleting) {
             spinner.finish_and_clear();
@@ -142,7 +142,7 @@ pub async fn until_ready(
         if left.is_zero() {
             spinner.finish_and_clear();
             return Err(Failure::deadline(format!(
-                "{} is not ready after {}s ({}); the work goes on",
+                "{} is not ready after {}s ({}); the work continues",
                 now.name,
                 timeout.as_secs(),
                 escape(&waiting_for(&now.status))
@@ -153,7 +153,8 @@ pub async fn until_ready(
     }
 }
 
-/// A guest that is off by its own or somebody's will gets no readier: `power_state: poweroff` in user-data is such an end.
+/// A guest that was powered off by itself or by a user does not become ready; for example with `power_state: poweroff`
+/// in user-data.
 fn ended_early(instance: &Instance) -> Option<Result<(), Failure>> {
     let status = &instance.status;
     let stays_off = status.state == InstanceState::Stopped
@@ -166,7 +167,7 @@ fn ended_early(instance: &Instance) -> Option<Result<(), Failure>> {
         Err(Failure::input(
             "stopped",
             format!(
-                "{} was switched off before cloud-init was seen to finish",
+                "{} was stopped before cloud-init was reported as finished",
                 instance.name
             ),
         )
@@ -188,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_as_far_as_it_is_known() {
-        for (state, by, told) in [
+    fn the_result_of_cloud_init_is_described_as_far_as_it_is_known() {
+        for (state, by, text) in [
             (CloudInitState::Done, Some(ReadyBy::GuestAgent), "done"),
             (CloudInitState::Done, Some(ReadyBy::Reporter), "done"),
             (
@@ -205,7 +206,7 @@ mod tests {
         ] {
             let status = status(state, by);
             assert!(Milestone::CloudInit.reached(&status));
-            assert_eq!(cloud_init_end(&status), told);
+            assert_eq!(cloud_init_end(&status), text);
         }
         let mut unknown = status(CloudInitState::Unknown, None);
         assert!(!Milestone::CloudInit.reached(&unknown), "not yet");

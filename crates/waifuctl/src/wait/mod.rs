@@ -16,7 +16,7 @@ pub use creation::until_ready;
 use crate::failure::Failure;
 use crate::text::escape;
 
-/// Waits for `what`; Ctrl-C ends the waiting and not the work.
+/// Waits for `what`; Ctrl-C ends only the wait.
 pub async fn or_detach<T>(
     what: impl Future<Output = Result<T, Failure>>,
     names: &str,
@@ -24,19 +24,19 @@ pub async fn or_detach<T>(
     tokio::select! {
         done = what => done,
         Ok(()) = tokio::signal::ctrl_c() => Err(
-            Failure::interrupted(format!("no longer waiting for {names}; the work goes on"))
+            Failure::interrupted(format!("stopped waiting for {names}; the work continues"))
                 .hint("waifuctl list, or waifuctl why NAME"),
         ),
     }
 }
 
-/// Whether nothing more is to be waited for: it has finished, or that can't be learned.
+/// Whether a wait for cloud-init is over: it has finished, or its end cannot be known.
 pub fn cloud_init_is_over(status: &InstanceStatus) -> bool {
     let cloud_init = &status.cloud_init;
     status.ready || cloud_init.state.is_final() || cloud_init.unknown_because.is_some()
 }
 
-/// What keeps it, in a few words.
+/// What the instance is waiting for.
 pub fn waiting_for(status: &InstanceStatus) -> String {
     if let Some(step) = &status.step {
         let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
@@ -53,8 +53,8 @@ pub fn waiting_for(status: &InstanceStatus) -> String {
     }
 }
 
-/// The end of the wait: errors of cloud-init are the caller's to mend, and what can't be known is not claimed.
-pub fn finished(instance: Instance) -> Result<Instance, Failure> {
+/// Checks the result of cloud-init at the end of a wait. An unknown result is an error.
+pub fn check_cloud_init(instance: Instance) -> Result<Instance, Failure> {
     let cloud_init = &instance.status.cloud_init;
     if cloud_init.state == CloudInitState::Unknown
         && let Some(because) = &cloud_init.unknown_because

@@ -9,8 +9,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tokio::time::{sleep, timeout};
 use waifud_api::Instance;
-use waifud_api::client::{ClientError, EventQuery};
-use waifud_api::sse::SseEvent;
+use waifud_api::client::{ClientError, EventQuery, SseEvent};
 
 use crate::context::Context;
 use crate::failure::Failure;

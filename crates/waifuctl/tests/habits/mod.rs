@@ -23,7 +23,7 @@ impl Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_has_the_form_order_and_extent_that_were_asked_for() {
+async fn a_list_has_the_requested_format_order_and_filter() {
     let server = Server::start().await;
     server.three().await;
     assert_eq!(server.line("list -o name", 0).await, "db\nold\nweb\n");
@@ -75,7 +75,7 @@ async fn a_list_has_the_form_order_and_extent_that_were_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watched_list_prints_what_changes() {
+async fn a_watched_list_prints_changes() {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let server = Server::start().await;
     server.three().await;
@@ -96,11 +96,11 @@ async fn a_watched_list_prints_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verbs_take_those_that_labels_select_or_all() {
+async fn commands_accept_label_selectors_and_all() {
     let server = Server::start().await;
     server.three().await;
     let stopped = server.line("stop -l tier=back", 0).await;
-    assert_eq!(stopped, "db: told to shut down\nold: told to shut down\n");
+    assert_eq!(stopped, "db: shutting down\nold: shutting down\n");
     let runs = async |name: &str| server.client().instance(name).await.unwrap().spec.run;
     assert_eq!((runs("web").await, runs("db").await), (true, false));
     assert_eq!(server.line("start --all", 0).await.lines().count(), 3);
@@ -178,13 +178,13 @@ async fn versions_events_and_resizes_say_what_is_so() {
     server.line("version --socket /nonexistent", 2).await;
 
     let said = server.line("events nosuch", 1).await;
-    assert!(said.contains("no events about"), "{said}");
+    assert!(said.contains("no events of it"), "{said}");
     server.line("events template/nosuch", 1).await;
     server.line("events web", 0).await;
     server.line("events debian-12", 0).await;
 
     let said = server.line("resize web --cpus 1", 0).await;
-    assert!(said.contains("nothing to change"), "{said}");
+    assert!(said.contains("unchanged"), "{said}");
     let said = server.line("resize web --cpus 2", 0).await;
     assert_eq!(said, "web: resized\n", "it never ran: no restart is needed");
 
@@ -201,7 +201,7 @@ async fn versions_events_and_resizes_say_what_is_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_completes_verbs_and_names() {
+async fn a_shell_completes_commands_and_names() {
     let server = Server::start().await;
     server.three().await;
     let complete = async |line: &str| {
@@ -226,6 +226,9 @@ async fn a_shell_completes_verbs_and_names() {
     );
     assert_eq!(complete("waifuctl create -t d").await, "debian-12");
     assert_eq!(complete("waifuctl network show d").await, "default");
+    assert_eq!(complete("waifuctl exec w").await, "web");
+    assert_eq!(complete("waifuctl passwd w").await, "web");
+    assert_eq!(complete("waifuctl template show d").await, "debian-12");
     assert_eq!(complete("waifuctl resc").await, "rescue");
     // Hidden verbs stay hidden.
     assert_eq!(complete("waifuctl ssh").await, "ssh\nssh-config");

@@ -1,8 +1,8 @@
-//! How much a node may say: counts, lengths and numbers of [`Hello`] and [`AgentReport`].
+//! Limits on messages of nodes: counts, lengths and numbers in [`Hello`] and [`AgentReport`].
 //!
-//! One walk over a message serves both sides. waifud checks with it and refuses what is out of bounds, naming the
-//! field. The agent fits its own messages with it before it sends them: long texts and lists are cut, control
-//! characters become spaces, numbers are capped. What was fitted passes the check.
+//! Both sides walk over a message with the same code. waifud checks messages and refuses those out of bounds, with the
+//! name of the field. The agent fits its own messages before it sends them: long texts and lists are truncated,
+//! control characters replaced with spaces, numbers capped. A fitted message passes the check.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,77 +13,77 @@ use waifud_types::{ByteSize, Generation, evidence};
 
 use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unmanaged};
 
-/// Instances in one report at most.
+/// Maximum number of instances in a report.
 pub const INSTANCES_MAX: usize = 1024;
-/// Confirmed tombstones in one report at most.
+/// Maximum number of confirmed tombstones in a report.
 pub const DESTROYED_MAX: usize = 1024;
-/// Unmanaged things on a node at most.
+/// Maximum number of unmanaged objects on a node.
 pub const UNMANAGED_MAX: usize = 4096;
 
-/// A size in bytes at most: 1 EiB.
+/// Maximum size in bytes: 1 EiB.
 const BYTES_MAX: u64 = 1 << 60;
-/// A counter at most: what JSON numbers carry everywhere.
+/// Maximum value of a counter: the largest integer that all JSON implementations support.
 const COUNT_MAX: u64 = 1 << 53;
-/// CPUs at most.
+/// Maximum number of CPUs.
 const CPUS_MAX: u64 = 1 << 16;
-/// Characters of a word for scripts at most.
+/// Maximum length of a reason for programs in characters.
 const WORD: usize = 64;
-/// Characters of a name that something outside waifud has at most.
+/// Maximum length of a name from outside waifud in characters.
 const NAME: usize = 256;
-/// Characters of a sentence at most.
+/// Maximum length of a sentence in characters.
 const SENTENCE: usize = 2048;
-/// Characters of a label's key and value at most.
+/// Maximum length of a label's key and value in characters.
 const LABEL: (usize, usize) = (63, 255);
-/// Labels at most.
+/// Maximum number of labels.
 const LABELS: usize = 64;
-/// Items of a list of which there are few.
+/// Maximum length of a short list.
 const FEW: usize = 64;
-/// Items of a list of which there may be some.
+/// Maximum length of a medium list.
 const SOME: usize = 1024;
-/// Requests, and lines of a console, in what a guest was seen to do.
+/// Maximum number of requests and console lines of a guest.
 const REQUESTS: usize = evidence::REQUESTS_MAX;
-/// Modules of cloud-init in what a guest was seen to do.
+/// Maximum number of modules of cloud-init of a guest.
 const MODULES: usize = evidence::MODULES_MAX;
-/// Characters of a bundle in base64 at most.
+/// Maximum length of a bundle in base64.
 const BUNDLE: usize = 8 << 20;
 
 /// A field that is out of bounds.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{field}: {why}")]
 pub struct OutOfBounds {
-    /// Its path, such as `facts.pools[0].used_bytes`.
+    /// Path of the field, for example `facts.pools[0].used_bytes`.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem.
     pub why: String,
 }
 
 impl Hello {
-    /// Whether everything in it is within bounds. It stays as it is.
+    /// Checks that all fields are within bounds; does not change them.
     pub fn check(&mut self) -> Result<(), OutOfBounds> {
         let mut walk = Walk::checking();
         walk.at("facts", |walk| walk.facts(&mut self.facts));
         walk.outcome()
     }
 
-    /// Cuts what is out of bounds.
+    /// Truncates fields that are out of bounds.
     pub fn fit(&mut self) {
         Walk::fitting().facts(&mut self.facts);
     }
 }
 
 impl AgentReport {
-    /// Whether everything in it is within bounds, and nothing is said twice. It stays as it is.
+    /// Checks that all fields are within bounds and no instance occurs twice; does not change them.
     pub fn check(&mut self) -> Result<(), OutOfBounds> {
         let mut walk = Walk::checking();
         walk.report(self);
         let mut ids = HashSet::with_capacity(self.instances.len());
         if !self.instances.iter().all(|it| ids.insert(it.id)) {
-            walk.at("instances", |walk| walk.wrong("an instance comes twice"));
+            walk.at("instances", |walk| walk.wrong("an instance occurs twice"));
         }
         walk.outcome()
     }
 
-    /// Cuts what is out of bounds; of an instance that comes twice, the first counts.
+    /// Truncates fields that are out of bounds; of an instance that occurs twice, the first entry is kept.
     pub fn fit(&mut self) {
         Walk::fitting().report(self);
         let mut ids = HashSet::with_capacity(self.instances.len());
@@ -92,7 +92,7 @@ impl AgentReport {
 }
 
 impl AgentInstance {
-    /// Whether everything in it is within bounds. It stays as it is.
+    /// Checks that all fields are within bounds; does not change them.
     pub fn check(&mut self) -> Result<(), OutOfBounds> {
         let mut walk = Walk::checking();
         walk.record(self);
@@ -106,10 +106,10 @@ enum Step {
 }
 
 struct Walk {
-    /// Cut, rather than find fault.
+    /// Whether to truncate instead of checking.
     fit: bool,
     path: Vec<Step>,
-    /// The first fault.
+    /// The first error.
     found: Option<OutOfBounds>,
 }
 
@@ -329,30 +329,30 @@ impl Walk {
         }
     }
 
-    fn instance(&mut self, said: &mut InstanceReport) {
-        self.number("epoch", &mut said.epoch.0, COUNT_MAX);
-        self.generation("observed_generation", &mut said.observed_generation);
-        self.maybe_text("reason", &mut said.reason, SENTENCE);
+    fn instance(&mut self, report: &mut InstanceReport) {
+        self.number("epoch", &mut report.epoch.0, COUNT_MAX);
+        self.generation("observed_generation", &mut report.observed_generation);
+        self.maybe_text("reason", &mut report.reason, SENTENCE);
         self.list(
             "addresses",
-            &mut said.addresses,
+            &mut report.addresses,
             FEW,
             |_, _: &mut InstanceAddress| {},
         );
-        if let Some(step) = &mut said.step {
+        if let Some(step) = &mut report.step {
             self.at("step", |walk| walk.step(step));
         }
         self.list(
             "restart_needed",
-            &mut said.restart_needed,
+            &mut report.restart_needed,
             FEW,
             |walk, field| {
                 walk.bare_text(field, WORD);
             },
         );
-        self.at("cloud_init", |walk| walk.cloud_init(&mut said.cloud_init));
-        self.conditions(&mut said.conditions);
-        if let Some(seen) = &mut said.evidence {
+        self.at("cloud_init", |walk| walk.cloud_init(&mut report.cloud_init));
+        self.conditions(&mut report.conditions);
+        if let Some(seen) = &mut report.evidence {
             self.at("evidence", |walk| {
                 walk.list("requests", &mut seen.requests, REQUESTS, |walk, request| {
                     walk.text("path", &mut request.path, NAME);

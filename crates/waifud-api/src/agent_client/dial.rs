@@ -1,4 +1,4 @@
-//! How the agents' client reaches waifud: over TLS at one of the addresses that it knows.
+//! Connects to waifud: over TLS, at one of its known addresses.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// How long one address may take; the next is tried then.
+/// Timeout for one address, after which the next one is tried.
 const PER_ADDRESS: Duration = Duration::from_secs(5);
-/// HTTPS' own port.
+/// Default port of HTTPS.
 const PORT: u16 = 443;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The way to waifud.
+/// The endpoint of waifud.
 #[derive(Clone)]
 pub(super) enum Endpoint {
-    /// TLS. The addresses are shared by all clones; the one that answered last comes first.
+    /// TLS. All clones share the addresses, which begin with the one that answered last.
     Tls {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// For errors.
+    /// The endpoint in errors.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Tls { .. } => {
@@ -75,7 +75,7 @@ impl Endpoint {
         }
     }
 
-    /// A new connection, with its handshake done.
+    /// Opens a connection and completes the handshake.
     pub(super) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let (config, name, addresses) = match self {
             Self::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
@@ -119,7 +119,7 @@ fn host_and_port(url: &str) -> io::Result<String> {
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "that is no address such as https://waifud.lan:7373",
+                "invalid address: expected for example https://waifud.lan:7373",
             )
         })?;
     // After the last colon, unless that is inside an IPv6 address's brackets.

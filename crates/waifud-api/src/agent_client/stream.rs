@@ -1,4 +1,4 @@
-//! The agent's end of a stream: a request that becomes bytes in both directions.
+//! The agent's end of a stream: a request that is upgraded to raw bytes.
 
 use std::io;
 
@@ -12,11 +12,11 @@ use tokio::time::timeout;
 use super::{ANSWER_MAX, AgentClient, AgentClientError, body};
 use crate::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
-/// A stream's bytes, both ways. Shutting down its writing half says that no more will come.
+/// The bytes of a stream. Shutting down the writing half ends that direction.
 pub type AgentStream = TokioIo<Upgraded>;
 
 impl AgentClient {
-    /// Comes for a stream. From success on, what is written reaches the person who asked.
+    /// Opens a stream. After success, written bytes reach the client.
     pub async fn stream(&self, id: StreamId) -> Result<AgentStream, AgentClientError> {
         let after = self.timeout;
         timeout(after, self.upgrade(&format!("/v1/agent/streams/{id}")))
@@ -24,7 +24,7 @@ impl AgentClient {
             .map_err(|_| AgentClientError::Timeout { after })?
     }
 
-    /// Says why a stream can't be opened; whoever asked is told.
+    /// Refuses a stream; the client gets the reason.
     pub async fn refuse_stream(
         &self,
         id: StreamId,
@@ -46,7 +46,7 @@ impl AgentClient {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        // It ends by itself: with the upgrade, or with `sender`.
+        // The task ends with the upgrade or with `sender`.
         tokio::spawn(async move {
             let _seen_by_the_reader = connection.with_upgrades().await;
         });

@@ -1,4 +1,4 @@
-//! The agents' client against a waifud on a socket that says what each test wants.
+//! The agent client against a fake waifud whose responses each test sets.
 
 use super::*;
 use std::convert::Infallible;
@@ -14,7 +14,7 @@ use waifud_types::InstanceId;
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
 type Seen = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
-/// Pieces of a body, as they are sent; the body goes on after the last when `open`.
+/// Chunks of a body; the body does not end after the last one if `open`.
 fn pieces(pieces: Vec<&'static [u8]>, open: bool) -> Body {
     let frames =
         futures::stream::iter(pieces).map(|piece| Ok(Frame::data(Bytes::from_static(piece))));
@@ -22,7 +22,7 @@ fn pieces(pieces: Vec<&'static [u8]>, open: bool) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(frames.chain(rest)))
 }
 
-/// A waifud that gives one answer to everything, and notes path and range.
+/// A fake waifud that answers every request in the same way and records path and range.
 fn serve(
     answer: impl Fn(&str, Option<&str>) -> Response<Body> + Send + Sync + 'static,
 ) -> (AgentClient, Seen, tempfile::TempDir) {

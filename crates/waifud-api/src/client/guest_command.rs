@@ -1,4 +1,4 @@
-//! What a guest's agent does for a person.
+//! Routes for commands of the guest agent.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use reqwest::Method;
 use super::{Client, ClientError};
 use crate::guest_command::{EXEC_TIMEOUT_DEFAULT, ExecRequest, ExecResult, SetPassword};
 
-/// What waifud and the node may take beyond the program's own time.
+/// Time for waifud and the node in addition to the program's timeout.
 const SLACK: Duration = Duration::from_secs(90);
 
 impl Client {
-    /// Runs a program in a guest. Not repeated by itself when the connection breaks: it may have been carried out.
+    /// Runs a program in a guest. The request is not repeated if the connection breaks, since the program may have
+    /// run.
     pub async fn exec(&self, name: &str, request: &ExecRequest) -> Result<ExecResult, ClientError> {
         let seconds = request.timeout_s.unwrap_or(EXEC_TIMEOUT_DEFAULT);
         let call = self
@@ -21,7 +22,7 @@ impl Client {
         self.json(call).await
     }
 
-    /// Sets the password of one of a guest's users.
+    /// Sets the password of a user in a guest.
     pub async fn set_password(&self, name: &str, request: &SetPassword) -> Result<(), ClientError> {
         let call = self
             .timeless(Method::PUT, &["instances", name, "password"])

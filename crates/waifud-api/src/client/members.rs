@@ -1,4 +1,4 @@
-//! Who is in: tokens of people, join tokens of nodes, and what nodes have that is in nobody's list.
+//! Routes for tokens, join tokens, nodes and unmanaged instances.
 
 use reqwest::Method;
 use waifud_types::{InstanceId, NodeId};
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Client {
-    /// Takes an unmanaged instance into the list, under another name if one is given.
+    /// Adopts an unmanaged instance, under a new name if one is given.
     pub async fn adopt(
         &self,
         node: NodeId,
@@ -26,7 +26,7 @@ impl Client {
             .await
     }
 
-    /// Orders an unmanaged instance to be destroyed.
+    /// Orders the destruction of an unmanaged instance.
     pub async fn delete_unmanaged(
         &self,
         node: NodeId,
@@ -39,7 +39,7 @@ impl Client {
             .map(drop)
     }
 
-    /// Makes a token that lets one node in.
+    /// Creates a join token.
     pub async fn create_join_token(
         &self,
         request: &CreateJoinToken,
@@ -48,30 +48,30 @@ impl Client {
             .await
     }
 
-    /// All join tokens.
+    /// Lists all join tokens.
     pub async fn join_tokens(&self) -> Result<Page<JoinTokenInfo>, ClientError> {
         self.json(self.get(&["join-tokens"])).await
     }
 
-    /// Makes a join token worthless.
+    /// Revokes a join token.
     pub async fn revoke_join_token(&self, id: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &["join-tokens", id]))
             .await
             .map(drop)
     }
 
-    /// Who asks, as waifud sees it.
+    /// Returns the authenticated caller.
     pub async fn whoami(&self) -> Result<Whoami, ClientError> {
         self.json(self.get(&["whoami"])).await
     }
 
-    /// Makes a token; the answer has its secret.
+    /// Creates a token; the response contains its secret.
     pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, ClientError> {
         self.json(self.request(Method::POST, &["tokens"]).json(request))
             .await
     }
 
-    /// One page of tokens.
+    /// Lists tokens.
     pub async fn tokens(&self, query: &ListQuery) -> Result<Page<Token>, ClientError> {
         self.json(self.get(&["tokens"]).query(query)).await
     }
@@ -89,7 +89,7 @@ impl Client {
         self.json(request).await
     }
 
-    /// Forgets a node; with `purge`, others may have its subnet.
+    /// Removes a node; with `purge`, its subnet is released.
     pub async fn remove_node(&self, name: &str, purge: bool) -> Result<(), ClientError> {
         let request = self
             .request(Method::DELETE, &["nodes", name])
@@ -97,7 +97,7 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
-    /// An operator's word that the restored database is the right one for a node.
+    /// Confirms a node after a restored backup.
     pub async fn confirm_node(&self, node: NodeId) -> Result<Node, ClientError> {
         let path = ["nodes", &node.to_string(), "confirm"];
         self.json(self.request(Method::POST, &path)).await

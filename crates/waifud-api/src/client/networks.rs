@@ -6,23 +6,23 @@ use super::{Client, ClientError, ListQuery};
 use crate::{CreateNetwork, Network, Page};
 
 impl Client {
-    /// Names a bridge that nodes already have.
+    /// Adds a network for a bridge that nodes already have.
     pub async fn create_network(&self, request: &CreateNetwork) -> Result<Network, ClientError> {
         self.json(self.request(Method::POST, &["networks"]).json(request))
             .await
     }
 
-    /// One page of networks.
+    /// Lists networks.
     pub async fn networks(&self, query: &ListQuery) -> Result<Page<Network>, ClientError> {
         self.json(self.get(&["networks"]).query(query)).await
     }
 
-    /// One network.
+    /// Gets a network.
     pub async fn network(&self, name: &str) -> Result<Network, ClientError> {
         self.json(self.get(&["networks", name])).await
     }
 
-    /// Forgets a network that no instance uses.
+    /// Deletes a network that no instance uses.
     pub async fn delete_network(&self, name: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &["networks", name]))
             .await

@@ -4,7 +4,7 @@ use super::{Client, ClientError};
 use crate::server::Server;
 
 impl Client {
-    /// How waifud itself is; `None` when it is too old to say.
+    /// Gets the state of waifud itself; `None` if its version does not support this.
     pub async fn server(&self) -> Result<Option<Server>, ClientError> {
         match self.json(self.get(&["server"])).await {
             Ok(server) => Ok(Some(server)),

@@ -1,4 +1,4 @@
-//! A person's end of a stream: a request that becomes a WebSocket.
+//! The client's end of a stream: a request that is upgraded to a WebSocket.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use super::{Client, ClientError};
 use crate::Problem;
 use crate::stream::RESET_CODE;
 
-/// How long waifud may take: the node's agent has 30 seconds to come.
+/// Timeout for opening a stream; the node's agent has 30 seconds to connect.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
 /// The close code of an orderly end (RFC 6455, section 7.4.1).
 const NORMAL: u16 = 1000;
 
-/// Bytes to and from a guest.
+/// A stream to a guest.
 #[derive(Debug)]
 pub struct ClientStream {
     /// To the guest.
@@ -40,18 +40,20 @@ pub struct StreamSource(SplitStream<WebSocketStream<Upgraded>>);
 /// How a stream ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamEnd {
-    /// The guest's side ended it.
+    /// The guest ended the stream.
     Done,
-    /// The guest has no more to send, and still takes what is sent. Ask again for how the stream ends.
+    /// The guest has ended its direction and still receives. The next call returns how the stream ends.
     Finished,
     /// The guest reset the connection.
     Reset,
-    /// waifud ended it, and why.
+    /// waifud ended the stream, with a reason.
     Closed(String),
+    /// The connection to waifud was lost.
+    Lost(String),
 }
 
 impl StreamSink {
-    /// Sends bytes; returns once the connection took them.
+    /// Sends bytes; returns once the connection has accepted them.
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
         if bytes.is_empty() {
             return Ok(());
@@ -59,7 +61,7 @@ impl StreamSink {
         self.0.send(Message::Binary(bytes)).await.map_err(broken)
     }
 
-    /// Says that no more will come.
+    /// Ends the direction to the guest.
     pub async fn finish(&mut self) -> Result<(), StreamEnd> {
         self.0
             .send(Message::Binary(Bytes::new()))
@@ -67,7 +69,7 @@ impl StreamSink {
             .map_err(broken)
     }
 
-    /// Says that the connection at this end was reset, and takes leave.
+    /// Closes the stream as reset by the client.
     pub async fn reset(&mut self) {
         let reset = CloseFrame {
             code: RESET_CODE.into(),
@@ -76,14 +78,14 @@ impl StreamSink {
         let _gone_already = self.0.send(Message::Close(Some(reset))).await;
     }
 
-    /// Takes leave.
+    /// Closes the stream.
     pub async fn close(&mut self) {
         let _gone_already = self.0.close().await;
     }
 }
 
 impl StreamSource {
-    /// The next bytes. May be dropped and called again without losing any.
+    /// Receives the next bytes. Cancel-safe: no bytes are lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Bytes, StreamEnd> {
         loop {
             match self.0.next().await {
@@ -102,7 +104,7 @@ impl StreamSource {
                 Some(Err(error)) => return Err(broken(error)),
                 None => {
                     return Err(StreamEnd::Closed(
-                        "the connection to waifud broke".to_owned(),
+                        "lost the connection to waifud".to_owned(),
                     ));
                 }
             }
@@ -115,7 +117,7 @@ impl StreamSource {
     reason = "so that it fits into map_err"
 )]
 fn broken(error: tokio_tungstenite::tungstenite::Error) -> StreamEnd {
-    StreamEnd::Closed(format!("the connection to waifud broke: {error}"))
+    StreamEnd::Lost(error.to_string())
 }
 
 impl Client {
@@ -168,7 +170,7 @@ impl Client {
         lines: u32,
         follow: bool,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
-        // No limit on the whole: a log that is followed goes on.
+        // No total timeout, since a followed log does not end.
         let request = self
             .timeless(Method::GET, &["instances", name, "log"])
             .query(&[("source", source), ("lines", &lines.to_string())])

@@ -41,6 +41,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/instances/{name}/ssh", AtLeast(Operator)),
     ("POST", "/v1/instances/{name}/exec", AtLeast(Operator)),
     ("PUT", "/v1/instances/{name}/password", AtLeast(Operator)),
+    ("GET", "/v1/descriptions", AtLeast(Operator)),
     ("GET", "/v1/templates", AtLeast(Viewer)),
     ("POST", "/v1/templates", AtLeast(Operator)),
     ("GET", "/v1/templates/{name}", AtLeast(Viewer)),

@@ -221,7 +221,7 @@ fn fields(schemas: &mut Value) {
         (
             "CreateJoinToken",
             "expires_in_s",
-            &json!({"minimum": 60, "maximum": join::LIFE_MAX_S}),
+            &json!({"minimum": 60, "maximum": join::LIFETIME_MAX_S}),
         ),
         ("CreateNetwork", "name", &name),
         (

@@ -68,6 +68,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))
+        .routes(routes!(descriptions::list))
         .routes(routes!(streams::console))
         .routes(routes!(streams::forward))
         .routes(routes!(streams::log))

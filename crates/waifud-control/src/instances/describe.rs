@@ -1,7 +1,7 @@
 //! Descriptions: the request that would create an instance again, and the check of such a request.
 
-use waifud_api::{CreateInstance, CreateNic, Publish};
-use waifud_store::{InstanceRow, ReadTx};
+use waifud_api::{CreateInstance, CreateNic, InstanceDescription, Page, Publish};
+use waifud_store::{InstanceFilter, InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
 use waifud_types::{Generation, MacAddr};
 
@@ -10,9 +10,39 @@ use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 use crate::network;
 use crate::network::problems as network_problems;
+use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError};
 
+/// Maximum number of descriptions per page: each can contain 1 MiB of user-data.
+const PAGE_MAX: u32 = 50;
+
 impl Control {
+    /// Describes a page of instances, ordered by name.
+    pub async fn descriptions(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<InstanceDescription>, ControlError> {
+        let limit = page.limit.min(PAGE_MAX);
+        self.store()
+            .read(move |tx| {
+                let rows = tx.instances(&InstanceFilter::default(), page.after(), limit + 1)?;
+                let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
+                let items = rows.into_iter().map(|row| {
+                    Ok(InstanceDescription {
+                        id: row.id,
+                        generation: row.generation,
+                        description: description(&tx, row)?,
+                    })
+                });
+                Ok::<_, ControlError>(Page {
+                    items: items.collect::<Result<_, ControlError>>()?,
+                    next,
+                    revision: tx.at(tx.newest_event()?),
+                })
+            })
+            .await
+    }
+
     /// The request that would create the instance again, including secrets, and its generation.
     pub async fn describe(
         &self,

@@ -2,8 +2,8 @@
 
 use waifud_api::Page;
 use waifud_api::join::{
-    self, CreateJoinToken, CreatedJoinToken, DEFAULT_LIFE_S, JoinRequest, JoinToken, JoinTokenInfo,
-    JoinTokenState, Joined, LIFE_MAX_S,
+    self, CreateJoinToken, CreatedJoinToken, DEFAULT_LIFETIME_S, JoinRequest, JoinToken,
+    JoinTokenInfo, JoinTokenState, Joined, LIFETIME_MAX_S,
 };
 use waifud_pki::{NodeRequest, fingerprint};
 use waifud_store::{JoinTokenRow, NodeKeyRow, ReadTx, StoreError, Taken, WriteTx};
@@ -26,10 +26,10 @@ impl Control {
         by: &str,
         cause: Cause,
     ) -> Result<CreatedJoinToken, ControlError> {
-        let life = wanted.expires_in_s.unwrap_or(DEFAULT_LIFE_S);
-        if !(60..=LIFE_MAX_S).contains(&life) {
+        let life = wanted.expires_in_s.unwrap_or(DEFAULT_LIFETIME_S);
+        if !(60..=LIFETIME_MAX_S).contains(&life) {
             let what = "the lifetime of the token";
-            return Err(problems::out_of_range("expires_in_s", what, 60, LIFE_MAX_S).into());
+            return Err(problems::out_of_range("expires_in_s", what, 60, LIFETIME_MAX_S).into());
         }
         let (now, mut secret, mut id) = (self.now(), [0; 32], [0; 4]);
         self.entropy().fill(&mut secret);

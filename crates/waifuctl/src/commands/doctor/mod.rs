@@ -1,4 +1,4 @@
-//! `waifuctl doctor`: looks at everything that can be seen from here, and says what to do about what is wrong.
+//! `waifuctl doctor`: checks the whole installation and suggests repairs.
 
 mod images;
 mod server;
@@ -16,14 +16,14 @@ use crate::pagination::all_nodes;
 use crate::pools::percent;
 use crate::text::escape;
 
-/// A clock that is so far off makes certificates and logs confusing.
+/// Clock skew in seconds that causes a warning, since it affects certificates and logs.
 const SKEW_S: f64 = 30.0;
-/// A pool that is so full, in hundredths, will soon stop guests.
+/// Usage of a pool in percent that causes a warning.
 const NEAR_FULL: u64 = 85;
-/// A pool that is so full stops guests at any moment.
+/// Usage of a pool in percent at which guests may stop at any time.
 const FULL: u64 = 97;
 
-/// How bad it is.
+/// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
@@ -32,7 +32,7 @@ pub(super) enum Verdict {
     Fail,
 }
 
-/// One thing that was looked at.
+/// A check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(super) struct Check {
     pub(super) subject: String,
@@ -58,7 +58,7 @@ impl Check {
     }
 }
 
-/// Prints every check; fails when one of them does.
+/// Prints all checks; fails if one of them fails.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let version = context.client.version().await?;
     let nodes = all_nodes(context).await?;
@@ -69,7 +69,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     if nodes.is_empty() {
         checks.push(ok("nodes", "no node has joined").but(
             Verdict::Fail,
-            "start waifud-agentd on the machine that is to run guests",
+            "start waifud-agentd on the machine that should run guests",
         ));
     }
     for one in &nodes {
@@ -81,15 +81,15 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         let why = download.error.map(|error| error.title);
         match (download.state, why.or(download.waiting_for)) {
             (DownloadState::Failed, why) => {
-                let why = why.unwrap_or_else(|| "it failed".to_owned());
-                let hint = "waifuctl template list says more; the same template add tries again";
+                let why = why.unwrap_or_else(|| "failed".to_owned());
+                let hint = "see waifuctl template list; run the same template add to retry";
                 checks.push(ok(name, why).but(Verdict::Warn, hint));
             }
             (DownloadState::Running, Some(why)) => {
-                let hint = "is the network there? it goes on by itself";
+                let hint = "check the network; the download is retried automatically";
                 checks.push(ok(name, why).but(Verdict::Warn, hint));
             }
-            (DownloadState::Running, None) => checks.push(ok(name, "under way")),
+            (DownloadState::Running, None) => checks.push(ok(name, "in progress")),
         }
     }
     let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
@@ -108,7 +108,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         "doctor",
         format!("{failed} of {} checks failed", checks.len()),
     )
-    .hint("each says above what to do next"))
+    .hint("see the hints above"))
 }
 
 fn waifud(version: &serde_json::Value, own: &str) -> Check {
@@ -126,7 +126,7 @@ fn waifud(version: &serde_json::Value, own: &str) -> Check {
     }
     check.but(
         Verdict::Warn,
-        format!("this waifuctl is {own}: install the same version of both"),
+        format!("this waifuctl has version {own}: install the same version of both"),
     )
 }
 
@@ -134,7 +134,7 @@ fn node(node: &Node) -> Vec<Check> {
     let name = |what: &str| format!("node {}{what}", node.name);
     let state = ok(name(""), node.state.to_string());
     let mut checks = vec![if node.state == NodeState::Unreachable {
-        let hint = "switch it on, or look at waifud-agentd there; its guests may well run";
+        let hint = "switch it on, or check waifud-agentd on it; its guests may be running";
         state.but(Verdict::Fail, hint)
     } else {
         state
@@ -153,7 +153,7 @@ fn node(node: &Node) -> Vec<Check> {
         checks.push(
             ok(name(" clock"), format!("{skew:+.0} s off waifud's clock")).but(
                 Verdict::Warn,
-                "let both keep time by NTP: timedatectl set-ntp true",
+                "enable NTP on both machines: timedatectl set-ntp true",
             ),
         );
     }
@@ -163,9 +163,9 @@ fn node(node: &Node) -> Vec<Check> {
             name(&format!(" pool {}", pool.name)),
             format!("{full}% of {} in use, {}", pool.size_bytes, pool.health),
         );
-        let hint = "free some space on its filesystem, or delete instances that nobody needs";
+        let hint = "free space on its filesystem, or delete unused instances";
         checks.push(if pool.health != "ok" {
-            check.but(Verdict::Fail, "mend its filesystem on the node")
+            check.but(Verdict::Fail, "repair its filesystem on the node")
         } else if full >= FULL {
             check.but(Verdict::Fail, hint)
         } else if full >= NEAR_FULL {
@@ -182,7 +182,7 @@ fn node(node: &Node) -> Vec<Check> {
         if condition.ok {
             return check;
         }
-        // What is low still works.
+        // Low space is only a warning.
         let verdict = if condition.reason == "low" {
             Verdict::Warn
         } else {
@@ -192,11 +192,11 @@ fn node(node: &Node) -> Vec<Check> {
     }));
     if !node.unmanaged.is_empty() {
         let message = format!(
-            "{} domains or volumes are in nobody's list",
+            "found {} unmanaged domains or volumes",
             node.unmanaged.len()
         );
         let hint = format!(
-            "waifuctl node show {} lists them; they are left as they are",
+            "waifuctl node show {} lists them; adopt or delete them",
             node.name
         );
         checks.push(ok(name(" unmanaged"), message).but(Verdict::Warn, hint));
@@ -204,16 +204,15 @@ fn node(node: &Node) -> Vec<Check> {
     checks
 }
 
-/// What to do about a node without KVM, as far as its reason says.
+/// A hint for a node without KVM, depending on the reason.
 fn without_kvm(reason: &str) -> &'static str {
     if reason.contains("PVM") {
-        "guests are emulated and slow: this machine is itself a guest of a kind that can't use KVM; run nodes on hardware, \
-         or in a VM with nested virtualisation"
+        "guests are emulated and slow: this machine is a guest that cannot use KVM; run nodes on hardware, or in a VM \
+         with nested virtualization"
     } else if reason.contains("vmx") {
-        "guests are emulated and slow: switch virtualisation on in the firmware, or in the hypervisor that this machine \
-         is a guest of"
+        "guests are emulated and slow: enable virtualization in the firmware, or in the hypervisor of this machine"
     } else if reason.contains("denied") {
-        "guests are emulated and slow: let libvirt's QEMU open /dev/kvm (group kvm)"
+        "guests are emulated and slow: allow libvirt's QEMU to open /dev/kvm (group kvm)"
     } else {
         "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
     }
@@ -260,23 +259,23 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_about_emulation_fits_its_reason() {
+    fn the_hint_about_emulation_depends_on_the_reason() {
         assert!(!without_kvm("this host's KVM is PVM").contains("firmware"));
         assert!(without_kvm("no virtualisation (neither vmx nor svm)").contains("firmware"));
         assert!(without_kvm("/dev/kvm: Permission denied").contains("group kvm"));
     }
 
-    type Ailment = fn(&mut Node);
+    type Defect = fn(&mut Node);
 
     #[test]
-    fn a_healthy_node_is_ok_and_each_ailment_has_its_next_step() {
+    fn a_healthy_node_is_ok_and_each_defect_has_a_hint() {
         assert_eq!(worst(&a_node()), (Verdict::Ok, true));
-        let with = |change: Ailment| {
+        let with = |change: Defect| {
             let mut node = a_node();
             change(&mut node);
             worst(&node)
         };
-        let ailments: [(Ailment, Verdict); 6] = [
+        let defects: [(Defect, Verdict); 6] = [
             (|n| n.state = NodeState::Unreachable, Verdict::Fail),
             (|n| n.clock_skew_s = Some(-90.0), Verdict::Warn),
             (|n| n.pools[0].used_bytes.0 = 900, Verdict::Warn),
@@ -287,13 +286,13 @@ mod tests {
                 Verdict::Warn,
             ),
         ];
-        for (ailment, verdict) in ailments {
-            assert_eq!(with(ailment), (verdict, true));
+        for (defect, verdict) in defects {
+            assert_eq!(with(defect), (verdict, true));
         }
     }
 
     #[test]
-    fn two_versions_are_a_warning() {
+    fn different_versions_are_a_warning() {
         let version = serde_json::json!({"version": "0.1.0", "incarnation": "0000000a"});
         assert_eq!(waifud(&version, "0.1.0").verdict, Verdict::Ok);
         assert_eq!(waifud(&version, "0.2.0").verdict, Verdict::Warn);

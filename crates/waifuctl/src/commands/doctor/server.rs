@@ -1,4 +1,4 @@
-//! waifud itself, as `doctor` and `df` show it.
+//! Checks of waifud itself.
 
 use jiff::Timestamp;
 use waifud_api::{Certificate, Database, DirectorySpace, Server};
@@ -7,12 +7,12 @@ use waifud_types::DiskSpaceState;
 use super::{Check, Verdict, ok};
 use crate::text::escape;
 
-/// Clocks that are so far apart, in seconds, make certificates and logs confusing.
+/// Clock skew in seconds that causes a warning.
 const SKEW_S: i64 = 30;
-/// A certificate that ends within so many days is told of.
+/// Days before the expiry of a certificate that cause a warning.
 const SOON_DAYS: i64 = 60;
 
-/// What there is to say of waifud itself.
+/// All checks of waifud itself.
 pub fn checks(server: &Server) -> Vec<Check> {
     let mut checks = vec![
         database(&server.database),
@@ -26,25 +26,25 @@ pub fn checks(server: &Server) -> Vec<Check> {
 
 fn database(database: &Database) -> Check {
     match &database.trouble {
-        None => ok("waifud database", "can be read and written"),
+        None => ok("waifud database", "readable and writable"),
         Some(trouble) => ok("waifud database", escape(trouble)).but(
             Verdict::Fail,
-            "look at waifud's log and at the permissions in its state_dir; where the database is lost, stop waifud and \
-             restore a backup: waifud restore FILE",
+            "check waifud's log and the permissions in its state_dir; if the database is lost, stop waifud and restore a \
+             backup: waifud restore FILE",
         ),
     }
 }
 
-/// This machine's clock beside waifud's: what expires is compared with both.
+/// Compares this machine's clock with waifud's.
 fn clock(waifud: Timestamp, own: Timestamp) -> Check {
     let skew = own.duration_since(waifud).as_secs();
     if skew.abs() < SKEW_S {
-        return ok("clock", "the same time as waifud's clock");
+        return ok("clock", "in sync with waifud's clock");
     }
     let check = ok("clock", format!("{skew:+} s off waifud's clock"));
     check.but(
         Verdict::Warn,
-        "let both machines keep time by NTP: timedatectl set-ntp true",
+        "enable NTP on both machines: timedatectl set-ntp true",
     )
 }
 
@@ -56,9 +56,9 @@ fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
     );
     let days = certificate.not_after.duration_since(now).as_hours() / 24;
     let remedy = match certificate.name.as_str() {
-        "server" => "restart waifud: it issues itself a new one",
+        "server" => "restart waifud, which issues a new one",
         _ => {
-            "move pki out of waifud's state_dir and restart waifud: it makes a new CA, and every node joins again"
+            "move pki out of waifud's state_dir and restart waifud, which creates a new CA; every node must join again"
         }
     };
     if days < 0 {
@@ -72,30 +72,30 @@ fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
 
 fn check_space(dir: &DirectorySpace) -> Check {
     let check = ok("waifud state_dir", free(dir));
-    let make_room = "make room on that filesystem: waifuctl df shows what images take, waifuctl template delete and \
+    let make_room = "free space on that filesystem: waifuctl df shows the size of images, waifuctl template delete and \
                      image delete remove them";
     match dir.state {
         DiskSpaceState::Ok => check,
         DiskSpaceState::Low => check.but(
             Verdict::Warn,
-            format!("{make_room}; when it is full, nothing new is taken"),
+            format!("{make_room}; when it is full, new data is refused"),
         ),
         DiskSpaceState::Full => check.but(
             Verdict::Fail,
-            format!("{make_room}; guests run on, and waifud goes on by itself"),
+            format!("{make_room}; guests keep running, and waifud continues automatically"),
         ),
     }
 }
 
-/// A directory's room in words.
+/// Describes the free space of a directory.
 pub fn free(dir: &DirectorySpace) -> String {
     let state = match dir.state {
         DiskSpaceState::Ok => "",
-        DiskSpaceState::Low => ", which is little",
-        DiskSpaceState::Full => ", which is too little: nothing new is taken",
+        DiskSpaceState::Low => " (low)",
+        DiskSpaceState::Full => " (full: new data is refused)",
     };
     format!(
-        "{} of {} is free in {}{state}",
+        "{} of {} free in {}{state}",
         dir.free_bytes,
         dir.size_bytes,
         escape(&dir.path)
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_expires_and_clocks_that_differ_are_told_in_time_with_a_next_step() {
+    fn expiring_certificates_and_clock_skew_are_reported_with_a_hint() {
         let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
         let verdict = |until: &str| {
             let one = Certificate {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn low_is_a_warning_full_a_failure_and_both_have_a_next_step() {
+    fn low_space_is_a_warning_full_space_a_failure_and_both_have_a_hint() {
         for (state, verdict) in [
             (DiskSpaceState::Ok, Verdict::Ok),
             (DiskSpaceState::Low, Verdict::Warn),
@@ -143,11 +143,7 @@ mod tests {
             let check = check_space(&dir);
             assert_eq!(check.verdict, verdict);
             assert_eq!(check.hint.is_some(), verdict != Verdict::Ok);
-            assert!(
-                check
-                    .message
-                    .contains("3M of 40G is free in /var/lib/waifud")
-            );
+            assert!(check.message.contains("3M of 40G free in /var/lib/waifud"));
         }
     }
 }

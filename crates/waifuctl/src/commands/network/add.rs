@@ -34,14 +34,14 @@ fn summary(network: &Network) -> String {
     )
 }
 
-/// A word to whoever named a bridge that no node has.
+/// A note if no node has the bridge.
 fn nowhere(network: &Network) -> Option<String> {
     let named = network.bridge.as_ref()?;
     if network.nodes.iter().any(|node| node.usable) {
         return None;
     }
     Some(format!(
-        "note: no node has told of a bridge {} yet; instances on {} wait for one. docs/guides/lan.md shows how to make it",
+        "note: no node has a bridge {} yet; instances on {} stay pending. docs/guides/lan.md describes how to create it",
         escape(named),
         network.name
     ))

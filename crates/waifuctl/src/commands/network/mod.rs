@@ -35,7 +35,7 @@ fn bridge(network: &Network) -> String {
         .map_or_else(|| "-".to_owned(), |bridge| escape(bridge))
 }
 
-/// Names of the nodes that can have guests on it.
+/// Names of the nodes where guests can use the network.
 fn usable(network: &Network) -> String {
     let names: Vec<_> = network
         .nodes

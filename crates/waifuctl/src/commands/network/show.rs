@@ -1,13 +1,11 @@
 //! `waifuctl network show`
 
-use std::fmt::Write;
-
 use jiff::Timestamp;
 use waifud_api::Network;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::text::{age, escape};
+use crate::text::{age, escape, field_list};
 
 /// Prints one network.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
@@ -18,31 +16,28 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
 }
 
 fn to_text(network: &Network, now: Timestamp) -> String {
-    let mut out = String::new();
-    let mut line = |label: &str, value: &str| {
-        let _infallible = writeln!(out, "{label:<12} {value}");
-    };
-    line("name", network.name.as_str());
-    line(
-        "bridge",
-        &match &network.bridge {
-            Some(bridge) => escape(bridge),
-            None => "- (each node routes it by itself)".to_owned(),
-        },
-    );
-    line("used by", &format!("{} instances", network.used_by));
-    for node in &network.nodes {
-        let said = match (&node.reason, node.usable) {
-            (Some(reason), _) => escape(reason),
-            (None, true) => "ready".to_owned(),
-            (None, false) => "can't be used".to_owned(),
-        };
-        line("node", &format!("{}: {said}", node.node));
-    }
-    if let Some(at) = network.created_at {
-        line("age", &age(at, now));
-    }
-    out
+    field_list(|line| {
+        line("name", network.name.as_str());
+        line(
+            "bridge",
+            &match &network.bridge {
+                Some(bridge) => escape(bridge),
+                None => "- (routed by each node)".to_owned(),
+            },
+        );
+        line("used by", &format!("{} instances", network.used_by));
+        for node in &network.nodes {
+            let state = match (&node.reason, node.usable) {
+                (Some(reason), _) => escape(reason),
+                (None, true) => "ready".to_owned(),
+                (None, false) => "not usable".to_owned(),
+            };
+            line("node", &format!("{}: {state}", node.node));
+        }
+        if let Some(at) = network.created_at {
+            line("age", &age(at, now));
+        }
+    })
 }
 
 #[cfg(test)]

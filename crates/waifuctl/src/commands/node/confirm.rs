@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination::all_nodes;
 
-/// Confirms for nodes that the restored database is the right one.
+/// Confirms nodes after a restored backup.
 pub async fn run(context: &Context, args: ConfirmArgs) -> Result<(), Failure> {
     let mut nodes = Vec::new();
     for name in &args.names {
@@ -22,8 +22,8 @@ pub async fn run(context: &Context, args: ConfirmArgs) -> Result<(), Failure> {
         for node in nodes.iter().filter(|node| !node.confirmed) {
             let name = node.name.as_str();
             ask(
-                &format!("letting the restored waifud destroy on {name}"),
-                "What waifud orders to be destroyed there will be, and what is missing there is made anew, empty.",
+                &format!("confirming the restored database for {name}"),
+                "The node will destroy what waifud orders, and create missing instances again with empty disks.",
                 name,
             )?;
         }
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, args: ConfirmArgs) -> Result<(), Failure> {
     }
     context.printer.print(&done, || {
         if done.is_empty() {
-            return "every node is confirmed".to_owned();
+            return "all nodes are confirmed".to_owned();
         }
         let line = |node: &Node| format!("{}: confirmed", node.name);
         done.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -14,7 +14,7 @@ use crate::text::{age, escape};
 /// Prints all nodes.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let nodes = pagination::list(async |query| context.client.nodes(query).await).await?;
-    // The guests' count is not part of a node: it is counted here, only for people.
+    // The number of guests is not part of a node; it is counted only for text output.
     let guests = if context.printer.is_json() {
         Vec::new()
     } else {
@@ -44,7 +44,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     })
 }
 
-/// What is not well on nodes.
+/// Conditions of the nodes that are not ok.
 fn notes(nodes: &[Node]) -> Vec<String> {
     let of_one = |node: &Node| {
         let bad = node.conditions.iter().filter(|condition| !condition.ok);

@@ -27,7 +27,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
     }
 }
 
-/// `0` reads better than `0B` in a fraction.
+/// Formats zero as `0` instead of `0B`.
 fn zero_or(size: ByteSize) -> String {
     if size.bytes() == 0 {
         "0".to_owned()

@@ -9,9 +9,9 @@ use crate::text::escape;
 pub async fn run(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure> {
     if !args.yes {
         context.printer.note(if args.purge {
-            "its key is forgotten, and others may have its subnet"
+            "the key of the node is revoked and its subnet is released"
         } else {
-            "its key is forgotten; its subnet is given to nobody"
+            "the key of the node is revoked; its subnet stays reserved"
         });
         confirm("node", &args.name)?;
     }

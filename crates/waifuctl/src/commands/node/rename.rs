@@ -14,6 +14,6 @@ pub async fn run(context: &Context, args: NodeRenameArgs) -> Result<(), Failure>
     };
     let node = context.client.update_node(&args.name, &change).await?;
     context.printer.print(&node, || {
-        format!("{} is now called {}", escape(&args.name), node.name)
+        format!("{}: renamed to {}", escape(&args.name), node.name)
     })
 }

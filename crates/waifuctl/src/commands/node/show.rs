@@ -1,14 +1,12 @@
 //! `waifuctl node show`
 
-use std::fmt::Write;
-
 use jiff::Timestamp;
 use waifud_api::Node;
 
 use super::zero_or;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::text::{age, escape};
+use crate::text::{age, escape, field_list};
 
 /// Prints one node.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
@@ -19,103 +17,100 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
 }
 
 fn to_text(node: &Node, now: Timestamp) -> String {
-    let mut out = String::new();
-    let mut line = |label: &str, value: &str| {
-        let _infallible = writeln!(out, "{label:<12} {value}");
-    };
-    line("name", node.name.as_str());
-    line("id", &node.id.to_string());
-    line("state", &node.state.to_string());
-    line(
-        "seen",
-        &node
-            .last_contact
-            .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now))),
-    );
-    if let Some(hypervisor) = &node.hypervisor {
+    field_list(|line| {
+        line("name", node.name.as_str());
+        line("id", &node.id.to_string());
+        line("state", &node.state.to_string());
         line(
-            "hypervisor",
+            "seen",
+            &node
+                .last_contact
+                .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now))),
+        );
+        if let Some(hypervisor) = &node.hypervisor {
+            line(
+                "hypervisor",
+                &format!(
+                    "{} ({})",
+                    hypervisor.kind.as_str(),
+                    escape(&hypervisor.reason)
+                ),
+            );
+        }
+        line(
+            "cpu",
+            &format!("{} reserved of {}", node.promised.cpus, node.capacity.cpus),
+        );
+        line(
+            "cpu model",
+            &escape(node.cpu_model.as_deref().unwrap_or("-")),
+        );
+        line("arch", node.arch.as_deref().unwrap_or("-"));
+        line(
+            "memory",
             &format!(
-                "{} ({})",
-                hypervisor.kind.as_str(),
-                escape(&hypervisor.reason)
+                "{} reserved of {}",
+                zero_or(node.promised.memory_bytes),
+                node.capacity.memory_bytes
             ),
         );
-    }
-    line(
-        "cpu",
-        &format!("{} promised of {}", node.promised.cpus, node.capacity.cpus),
-    );
-    line(
-        "cpu model",
-        &escape(node.cpu_model.as_deref().unwrap_or("-")),
-    );
-    line("arch", node.arch.as_deref().unwrap_or("-"));
-    line(
-        "memory",
-        &format!(
-            "{} promised of {}",
-            zero_or(node.promised.memory_bytes),
-            node.capacity.memory_bytes
-        ),
-    );
-    for pool in &node.pools {
-        let promised = zero_or(pool.promised_bytes);
-        line(
-            "pool",
-            &format!(
-                "{} ({}): {} used of {}, {promised} promised, {}",
-                pool.name,
-                pool.kind,
-                zero_or(pool.used_bytes),
-                pool.size_bytes,
-                escape(&pool.health)
-            ),
-        );
-    }
-    for subnet in &node.subnets {
-        line("subnet", &subnet.to_string());
-    }
-    line("bridges", &escape(&node.bridges.join(" ")));
-    for (name, why) in &node.unfit_bridges {
-        line("", &escape(&format!("{name} {why}")));
-    }
-    line("version", node.agent_version.as_deref().unwrap_or("-"));
-    if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
-        line("clock", &format!("{skew:+.0}s beside waifud's"));
-    }
-    if !node.confirmed {
-        line(
-            "restored",
-            "the database was restored from a backup; nothing is destroyed here before: waifuctl node confirm",
-        );
-    }
-    for unmanaged in &node.unmanaged {
-        let name = unmanaged.name.as_deref().map(escape).unwrap_or_default();
-        line(
-            "unmanaged",
-            &format!(
-                "{} {} {name}{}{}",
-                escape(&unmanaged.kind),
-                unmanaged.instance,
-                if unmanaged.running { ", running" } else { "" },
-                if unmanaged.adoptable {
-                    ", can be adopted"
-                } else {
-                    ""
-                }
-            ),
-        );
-    }
-    for condition in node.conditions.iter().filter(|c| !c.ok) {
-        line(
-            "condition",
-            &format!(
-                "{}: {}",
-                escape(&condition.kind),
-                escape(&condition.message)
-            ),
-        );
-    }
-    out
+        for pool in &node.pools {
+            let promised = zero_or(pool.promised_bytes);
+            line(
+                "pool",
+                &format!(
+                    "{} ({}): {} used of {}, {promised} reserved, {}",
+                    pool.name,
+                    pool.kind,
+                    zero_or(pool.used_bytes),
+                    pool.size_bytes,
+                    escape(&pool.health)
+                ),
+            );
+        }
+        for subnet in &node.subnets {
+            line("subnet", &subnet.to_string());
+        }
+        line("bridges", &escape(&node.bridges.join(" ")));
+        for (name, why) in &node.unfit_bridges {
+            line("", &escape(&format!("{name} {why}")));
+        }
+        line("version", node.agent_version.as_deref().unwrap_or("-"));
+        if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
+            line("clock", &format!("{skew:+.0}s relative to waifud's"));
+        }
+        if !node.confirmed {
+            line(
+                "restored",
+                "the database was restored from a backup; the node destroys nothing until confirmed: waifuctl node confirm",
+            );
+        }
+        for unmanaged in &node.unmanaged {
+            let name = unmanaged.name.as_deref().map(escape).unwrap_or_default();
+            line(
+                "unmanaged",
+                &format!(
+                    "{} {} {name}{}{}",
+                    escape(&unmanaged.kind),
+                    unmanaged.instance,
+                    if unmanaged.running { ", running" } else { "" },
+                    if unmanaged.adoptable {
+                        ", can be adopted"
+                    } else {
+                        ""
+                    }
+                ),
+            );
+        }
+        for condition in node.conditions.iter().filter(|c| !c.ok) {
+            line(
+                "condition",
+                &format!(
+                    "{}: {}",
+                    escape(&condition.kind),
+                    escape(&condition.message)
+                ),
+            );
+        }
+    })
 }

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::printer::table;
 use crate::text::{age, escape};
 
-/// Runs one of the verbs about join tokens.
+/// Runs one of the join token commands.
 pub async fn run(context: &Context, command: JoinTokenCommand) -> Result<(), Failure> {
     match command {
         JoinTokenCommand::Create(args) => create(context, args).await,
@@ -20,7 +20,7 @@ pub async fn run(context: &Context, command: JoinTokenCommand) -> Result<(), Fai
             context
                 .printer
                 .print(&json!({"id": args.id, "revoked": true}), || {
-                    format!("{} is revoked", escape(&args.id))
+                    format!("{}: revoked", escape(&args.id))
                 })
         }
     }
@@ -31,13 +31,15 @@ async fn create(context: &Context, args: CreateTokenArgs) -> Result<(), Failure>
         name: args.name,
         expires_in_s: Some(args.expires.as_secs()),
     };
-    let made = context.client.create_join_token(&request).await?;
-    // The token alone goes to stdout, so that it can be piped; what to do with it to stderr.
+    let created = context.client.create_join_token(&request).await?;
+    // Only the token is printed to stdout, so that it can be piped; instructions go to stderr.
     context.printer.note(&format!(
-        "good until {}; on the machine that is to join:\n  sudo waifud-agentd join --token-file - <<<TOKEN",
-        made.info.expires_at
+        "valid until {}; on the machine that should join:\n  sudo waifud-agentd join --token-file - <<<TOKEN",
+        created.info.expires_at
     ));
-    context.printer.print(&made, || made.token.expose().clone())
+    context
+        .printer
+        .print(&created, || created.token.expose().clone())
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {

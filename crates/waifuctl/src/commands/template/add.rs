@@ -15,11 +15,11 @@ use crate::{download, progress};
 /// Uploads an image file, or has waifud download an image.
 pub async fn run(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
     let quiet = context.printer.is_json();
-    // Before anything is read or sent: what is refused afterwards was uploaded for nothing.
+    // Checked before the upload.
     let name: Name = args.name.parse().map_err(|e: NameError| {
         Failure::input("invalid-name", e.to_string())
             .field("name")
-            .hint("such as debian-12")
+            .hint("use a name like debian-12")
     })?;
     let Some(file) = args.file else {
         return fetch(context, args).await;
@@ -52,7 +52,7 @@ pub async fn run(context: &Context, args: TemplateAddArgs) -> Result<(), Failure
         Ok(template) => template,
         Err(error) => {
             if uploaded {
-                // Nothing is left behind: an image that somebody uses by now is kept by waifud.
+                // Removes the upload again. waifud keeps an image that is in use.
                 let _kept_or_gone = context.client.delete_image(digest).await;
             }
             return Err(error.into());
@@ -63,7 +63,7 @@ pub async fn run(context: &Context, args: TemplateAddArgs) -> Result<(), Failure
         .print(&template, || summary(&template, before))
 }
 
-/// The image of a template before something is done to it; `None` when the template does not exist.
+/// The current image of a template; `None` if it does not exist.
 async fn current(context: &Context, name: &str) -> Result<Option<Digest>, Failure> {
     match context.client.template(name).await {
         Ok(template) => Ok(Some(template.current)),
@@ -72,7 +72,7 @@ async fn current(context: &Context, name: &str) -> Result<Option<Digest>, Failur
     }
 }
 
-/// Has waifud download it, and waits.
+/// Has waifud download an image, and waits.
 async fn fetch(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
     let request = CreateDownload {
         name: args.name.clone(),
@@ -94,7 +94,7 @@ async fn fetch(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> 
             format!("{}: downloading {}", begun.name, escape(&begun.source_url))
         });
     }
-    let template = download::until_there(context, begun).await?;
+    let template = download::until_downloaded(context, begun).await?;
     context
         .printer
         .print(&template, || summary(&template, before))

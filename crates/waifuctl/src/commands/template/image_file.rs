@@ -3,17 +3,18 @@
 use std::io::Read;
 use std::path::Path;
 
+use waifud_kit::sha256::Hasher;
 use waifud_types::{Digest, qcow2};
 
 use crate::failure::Failure;
 use crate::progress;
 
-/// The file's digest and length. What is no image is refused before anything is sent.
+/// Computes the digest and size of an image file. Invalid images are refused before the upload.
 pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
     let unreadable = |e: std::io::Error| {
         Failure::input(
             "file-unreadable",
-            format!("image file {} can't be read", path.display()),
+            format!("cannot read image file {}", path.display()),
         )
         .field("--file")
         .cause(&e)
@@ -27,7 +28,7 @@ pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
         );
     }
     let bar = progress::bytes(meta.len(), "reading", quiet);
-    let mut context = waifud_kit::sha256::Hasher::default();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0; 1 << 20];
     let mut head = Vec::with_capacity(qcow2::HEADER_BYTES);
     let mut length = 0;
@@ -40,7 +41,7 @@ pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
             head.extend(bytes.iter().take(qcow2::HEADER_BYTES));
             qcow2::parse(&head).map_err(|e| bad_image(path, &head, &e))?;
         }
-        context.update(bytes);
+        hasher.update(bytes);
         length += bytes.len() as u64;
         bar.set_position(length);
     }
@@ -48,8 +49,7 @@ pub fn inspect(path: &Path, quiet: bool) -> Result<(Digest, u64), Failure> {
     if length == 0 {
         return Err(bad_image(path, &[], &qcow2::Qcow2Error::NotQcow2));
     }
-    let bytes = context.finish();
-    Ok((Digest::from_bytes(bytes), length))
+    Ok((Digest::from_bytes(hasher.finish()), length))
 }
 
 fn bad_image(path: &Path, head: &[u8], error: &qcow2::Qcow2Error) -> Failure {
@@ -60,17 +60,17 @@ fn bad_image(path: &Path, head: &[u8], error: &qcow2::Qcow2Error) -> Failure {
         )
         .field("--file")
         .hint(format!(
-            "unpack it first: {} {}, then give the unpacked file",
+            "decompress it first: {} {}, then use the decompressed file",
             packed.tool,
             path.display()
         ));
     }
     Failure::input(
         "invalid-image",
-        format!("{} can't be used: {error}", path.display()),
+        format!("{} is not usable: {error}", path.display()),
     )
     .field("--file")
-    .hint("make one whole image: qemu-img convert -O qcow2 OLD NEW.qcow2")
+    .hint("convert it: qemu-img convert -O qcow2 OLD NEW.qcow2")
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_compressed_image_is_unpacked_and_not_converted() {
+    fn the_hint_for_a_compressed_image_is_to_decompress_it() {
         let path = Path::new("x.qcow2.xz");
         let failure = bad_image(path, b"\xfd7zXZ\0\0", &qcow2::Qcow2Error::NotQcow2);
         let text = failure.to_text();

@@ -27,13 +27,10 @@ pub async fn run(context: &Context, command: TemplateCommand) -> Result<(), Fail
     }
 }
 
-/// What became of a template, beside what it was.
+/// Describes the change of a template.
 fn summary(template: &Template, before: Option<Digest>) -> String {
     let (name, image) = (&template.name, template.current.short());
-    let disks = format!(
-        "disks made from it have at least {}",
-        template.min_disk_bytes
-    );
+    let disks = format!("disks need at least {}", template.min_disk_bytes);
     match before {
         None => format!("{name}: created with image {image}; {disks}"),
         Some(before) if before == template.current => format!("{name}: unchanged, image {image}"),
@@ -63,11 +60,11 @@ mod tests {
     }
 
     #[test]
-    fn the_outcome_says_whether_the_image_is_another_one() {
+    fn the_summary_tells_whether_the_image_has_changed() {
         let digest = |byte| Digest::from_bytes([byte; 32]);
         assert_eq!(
             summary(&template(0xcd), None),
-            "v: created with image cdcdcd; disks made from it have at least 128M"
+            "v: created with image cdcdcd; disks need at least 128M"
         );
         assert_eq!(
             summary(&template(0xcd), Some(digest(0xcd))),
@@ -75,7 +72,7 @@ mod tests {
         );
         assert_eq!(
             summary(&template(0xcd), Some(digest(0xab))),
-            "v: new revision, image cdcdcd instead of ababab; disks made from it have at least 128M"
+            "v: new revision, image cdcdcd instead of ababab; disks need at least 128M"
         );
     }
 }

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::text::escape;
 use crate::{download, pagination};
 
-/// What a refresh did to one template.
+/// The result of a refresh.
 #[derive(serde::Serialize)]
 struct Refreshed {
     name: String,
@@ -22,7 +22,7 @@ struct Refreshed {
     text: String,
 }
 
-/// Has waifud ask the sources again. One that fails keeps nobody from the others.
+/// Refreshes templates. A failure does not stop the others.
 pub async fn run(context: &Context, args: TemplateRefreshArgs) -> Result<(), Failure> {
     let mut templates = Vec::new();
     if args.all {
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, args: TemplateRefreshArgs) -> Result<(), Fai
             });
             continue;
         }
-        match download::until_there(context, download).await {
+        match download::until_downloaded(context, download).await {
             Ok(template) => refreshed.push(Refreshed {
                 text: summary(&template, Some(before.current)),
                 name,
@@ -83,12 +83,12 @@ pub async fn run(context: &Context, args: TemplateRefreshArgs) -> Result<(), Fai
     failed.map_or(Ok(()), Err)
 }
 
-/// Whether a template came from somewhere that can be asked again.
+/// Whether the template has a source to refresh from.
 fn has_source(template: &Template) -> bool {
     template.source.is_some()
 }
 
-/// The first failure decides how the command ends; later ones are told as they come.
+/// The first failure is the result of the command; later ones are printed.
 fn note_failure(context: &Context, first: &mut Option<Failure>, failure: Failure) {
     if first.is_none() {
         *first = Some(failure);

@@ -1,51 +1,46 @@
 //! `waifuctl template show`
 
-use std::fmt::Write;
-
 use waifud_types::template::Template;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::text::{clock, escape};
+use crate::text::{clock, escape, field_list};
 
 /// Prints one template.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     let template = context.client.template(name).await?;
     context.printer.print(&template, || {
-        let mut out = String::new();
-        let mut line = |label: &str, value: &str| {
-            let _infallible = writeln!(out, "{label:<12} {value}");
-        };
-        line("name", template.name.as_str());
-        line("image", &template.current.to_string());
-        line("min disk", &template.min_disk_bytes.to_string());
-        line(
-            "user",
-            &escape(template.default_user.as_deref().unwrap_or("-")),
-        );
-        line("datasource", template.datasource.as_str());
-        line("firmware", template.firmware.as_str());
-        line("used by", &template.used_by.to_string());
-        for (label, value) in source_lines(&template) {
-            line(label, &escape(&value));
-        }
-        for revision in &template.revisions {
+        field_list(|line| {
+            line("name", template.name.as_str());
+            line("image", &template.current.to_string());
+            line("min disk", &template.min_disk_bytes.to_string());
             line(
-                "revision",
-                &format!(
-                    "{} {} {} {}",
-                    revision.image.short(),
-                    escape(&revision.arch),
-                    revision.size_bytes,
-                    clock(revision.seen_at)
-                ),
+                "user",
+                &escape(template.default_user.as_deref().unwrap_or("-")),
             );
-        }
-        out
+            line("datasource", template.datasource.as_str());
+            line("firmware", template.firmware.as_str());
+            line("used by", &template.used_by.to_string());
+            for (label, value) in source_lines(&template) {
+                line(label, &escape(&value));
+            }
+            for revision in &template.revisions {
+                line(
+                    "revision",
+                    &format!(
+                        "{} {} {} {}",
+                        revision.image.short(),
+                        escape(&revision.arch),
+                        revision.size_bytes,
+                        clock(revision.seen_at)
+                    ),
+                );
+            }
+        })
     })
 }
 
-/// Where the image comes from, as a refresh asks for it.
+/// The source of the image, as a refresh uses it.
 fn source_lines(template: &Template) -> Vec<(&'static str, String)> {
     let Some(source) = &template.source else {
         return vec![("source", "uploaded file".to_owned())];
@@ -77,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_source_is_shown_as_a_refresh_asks_for_it() {
+    fn the_source_is_shown_as_a_refresh_uses_it() {
         let lines = source_lines(&template(1));
         assert_eq!(
             lines,

@@ -116,7 +116,7 @@ fn a_usual_report_is_within_bounds_and_stays_as_it_is() {
 
 #[test]
 fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
-    // Numbers whose type is their bound, or that a person chose.
+    // Numbers that are bounded by their type, or chosen by a user.
     let free = ["/status", "/priority", "/cpus"];
     let mut fields = Vec::new();
     leaves(&report(), "", &mut fields);
@@ -127,12 +127,12 @@ fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
         for bad in worse(&field, whole.pointer(&field).unwrap()) {
             let mut changed = whole.clone();
             *changed.pointer_mut(&field).unwrap() = bad;
-            let Ok(mut said) = serde_json::from_value::<AgentReport>(changed) else {
+            let Ok(mut report) = serde_json::from_value::<AgentReport>(changed) else {
                 // The type itself does not take it.
                 refused += 1;
                 continue;
             };
-            let Err(error) = said.clone().check() else {
+            let Err(error) = report.clone().check() else {
                 continue;
             };
             refused += 1;
@@ -144,8 +144,9 @@ fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
                 field.contains(&format!("/{}", named.unwrap())),
                 "{field}: {error}"
             );
-            said.fit();
-            said.check()
+            report.fit();
+            report
+                .check()
                 .unwrap_or_else(|e| panic!("{field} is not fitted: {e}"));
         }
         assert!(

@@ -1,0 +1,18 @@
+//! A waifud in the process of a test.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use waifud_control::env::{SystemClock, SystemEntropy};
+use waifud_control::{Control, ControlConfig};
+use waifud_store::{Mode, Store};
+use waifud_types::Incarnation;
+
+/// Starts the control server with its state in `dir`.
+pub async fn control(dir: &Path) -> Control {
+    let threads = Mode::Threads { readers: 2 };
+    let store = Store::open(&dir.join("waifud.db"), threads, Incarnation(1)).unwrap();
+    let config = ControlConfig::new(dir.to_owned());
+    let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    Control::new(store, config, clock, entropy).await.unwrap()
+}
