@@ -72,8 +72,7 @@ impl Server {
         bytes.splice(24..32, (2_u64 << 30).to_be_bytes());
         let path = self.path("image");
         std::fs::write(&path, &bytes).unwrap();
-        let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let digest = Digest::from_bytes(hash.as_ref().try_into().unwrap());
+        let digest = Digest::of(&bytes);
         let uploaded = self.client().upload_image(digest, &path, |_| {}).await;
         uploaded.unwrap();
         let request: CreateTemplate =

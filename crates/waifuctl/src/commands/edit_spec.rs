@@ -35,10 +35,10 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
     Ok(UpdateInstance {
         run: set(run, before, run),
         cpus: completed.cpus.filter(|_| completed.cpus != have.cpus),
-        memory_bytes: whole
+        memory_bytes: completed
             .memory_bytes
             .filter(|_| completed.memory_bytes != have.memory_bytes),
-        disk_bytes: whole
+        disk_bytes: completed
             .disk_bytes
             .filter(|_| completed.disk_bytes != have.disk_bytes),
         publish: (completed.publish != have.publish).then(|| completed.publish.clone()),
