@@ -96,9 +96,7 @@ impl Stream {
 
     /// The next event; `None` when the stream has ended.
     async fn next(&mut self) -> Option<SseEvent> {
-        tokio::time::timeout(DEADLINE, self.0.next())
-            .await
-            .unwrap()
+        tokio::time::timeout(DEADLINE, self.0.next()).await.unwrap()
     }
 }
 
