@@ -35,11 +35,14 @@ pub fn skip(reason: &str) {
 /// # Panics
 /// Where there is a reason and skipping is forbidden: the test fails.
 #[track_caller]
-pub fn skip_if(reason: Option<&str>) -> bool {
-    if let Some(reason) = reason {
-        skip(reason);
+pub fn skip_if<S: AsRef<str>>(reason: Option<S>) -> bool {
+    match reason {
+        Some(reason) => {
+            skip(reason.as_ref());
+            true
+        }
+        None => false,
     }
-    reason.is_some()
 }
 
 /// Prints the line of a skipped test. Not with `eprintln!`: the test harness captures it in tests that pass.
@@ -61,6 +64,6 @@ mod tests {
 
     #[test]
     fn a_test_without_a_reason_is_not_skipped() {
-        assert!(!skip_if(None));
+        assert!(!skip_if(None::<&str>));
     }
 }
