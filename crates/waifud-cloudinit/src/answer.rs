@@ -1,8 +1,8 @@
-//! What a guest's request is answered with: a pure function of its own documents.
+//! Answers a guest's request: a pure function of the guest's documents.
 //!
-//! Three trees are served: `/openstack/VERSION/…`, as EC2 has it `/VERSION/meta-data/…` (cloud-init's OpenStack source
-//! reads both), and `/nocloud/…`. Directories list their children, with and without a slash at the end. Paths are compared
-//! as they come: nothing is decoded and nothing resolved, so that there is no second spelling of a path.
+//! There are three trees: `/openstack/VERSION/…`, EC2's `/VERSION/meta-data/…` (cloud-init's OpenStack datasource reads
+//! both), and `/nocloud/…`. Directories list their children, with and without a slash at the end of the path. Paths are
+//! compared without decoding or normalising, so each document has one path only.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,8 +12,8 @@ use crate::{
     token::{TTL_MAX, Tokens},
 };
 
-/// OpenStack's versions that cloud-init knows (`OS_VERSIONS` there, in 22.4 as in 25.1), oldest first. It takes the
-/// newest that is listed, by exact comparison: a slash behind a version makes it fall back to `latest`.
+/// The OpenStack versions of cloud-init (`OS_VERSIONS`, in 22.4 and 25.1), oldest first. cloud-init selects the newest
+/// listed one by exact comparison: with a slash after a version it would fall back to `latest`.
 const OPENSTACK_VERSIONS: [&str; 9] = [
     "2012-08-10",
     "2013-04-04",
@@ -26,7 +26,7 @@ const OPENSTACK_VERSIONS: [&str; 9] = [
     LATEST,
 ];
 
-/// EC2's versions that the root lists. Any dated one is answered.
+/// The EC2 versions in the root's listing. All dated versions are served.
 const EC2_VERSIONS: &str = "1.0\n2009-04-04\n2021-03-23\nlatest";
 
 const LATEST: &str = "latest";
@@ -34,20 +34,20 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
-/// The methods that make a difference.
+/// The supported HTTP methods.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     /// Read a document.
     Get,
-    /// Read its head.
+    /// Read its headers.
     Head,
-    /// Only for EC2's session token.
+    /// Request EC2's session token.
     Put,
-    /// Anything else is refused.
+    /// Any other method, which is refused.
     Other,
 }
 
-/// The parts of a guest's request that an answer may depend on. Who asks is not among them: that is known already.
+/// The parts of a guest's request that an answer depends on, apart from the guest's identity.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestRequest<'a> {
     /// The method.
@@ -58,7 +58,7 @@ pub struct GuestRequest<'a> {
     pub token: Option<&'a str>,
     /// `X-aws-ec2-metadata-token-ttl-seconds`.
     pub token_ttl: Option<&'a str>,
-    /// Whether there is an `X-Forwarded-For`: somebody's open proxy asks, and must not get a token.
+    /// Whether the request has `X-Forwarded-For`: an open proxy must not get a token.
     pub forwarded: bool,
 }
 
@@ -75,18 +75,18 @@ impl<'a> GuestRequest<'a> {
     }
 }
 
-/// An answer. `Debug` does not show the body.
+/// An answer. `Debug` does not print the body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer<'a> {
     /// The HTTP status.
     pub status: u16,
     /// The media type of the body.
     pub content_type: &'static str,
-    /// The body; for HEAD too, so that the length is known. The server leaves it out then.
+    /// The body. Present for HEAD as well, so that the length is known; the server omits it then.
     pub body: Cow<'a, str>,
-    /// Seconds for `X-aws-ec2-metadata-token-ttl-seconds`, beside a token.
+    /// The value of `X-aws-ec2-metadata-token-ttl-seconds` with a token.
     pub token_ttl: Option<u32>,
-    /// For `Allow`, beside 405.
+    /// The value of `Allow` with status 405.
     pub allow: Option<&'static str>,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// An answer without anything of a guest's in it: a status and its usual phrase.
+    /// An answer with a status and its reason phrase, without data of a guest.
     pub fn refusal(status: u16) -> Self {
         let phrase = match status {
             400 => "Bad Request",
@@ -131,7 +131,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// 405, naming the methods that the path knows.
+    /// Status 405, with the methods that the path supports.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self {
             allow: Some(allow),
@@ -140,7 +140,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The path of a request target: without scheme and host, query and fragment.
+/// The path of a request target, without scheme, host, query and fragment.
 pub fn path_of(target: &str) -> &str {
     let scheme = ["http://", "https://"].into_iter().find(|scheme| {
         target
@@ -160,7 +160,7 @@ pub fn path_of(target: &str) -> &str {
 }
 
 impl Documents {
-    /// Answers one request of the guest that these documents are for. `now` is in Unix seconds.
+    /// Answers a request of the guest of these documents. `now` is in Unix seconds.
     pub fn answer(&self, request: &GuestRequest<'_>, tokens: &Tokens, now: u64) -> Answer<'_> {
         let path = path_of(request.target);
         if !path.starts_with('/') {
@@ -181,13 +181,13 @@ impl Documents {
         } else if first == LATEST && rest == ["api", "token"] {
             self.token(request, tokens, now)
         } else if is_ec2_version(first) {
-            // Tokens are EC2's: elsewhere the header means nothing.
+            // Only EC2's tree uses tokens.
             if let Some(token) = request.token
                 && !tokens.holds(token, self.instance, now)
             {
                 return Answer::refusal(401);
             }
-            // AWS' own SDKs write a slash behind a leaf (placement/availability-zone/), and AWS answers.
+            // AWS SDKs append a slash to a document (placement/availability-zone/), and AWS answers.
             read(request, || self.leaf_or_listing(&self.ec2, &rest, false))
         } else {
             read(request, || None)
@@ -213,19 +213,19 @@ impl Documents {
         let path = segments.join("/");
         match tree.get(&path) {
             Some(Leaf::Listing(text)) => Some(Answer::found(TEXT, text.expose().as_str())),
-            // A leaf with a slash behind it is another path, and nothing is there.
+            // A document with a slash at the end is another path, which does not exist.
             Some(_) if slash => None,
             Some(Leaf::Text(text)) => Some(Answer::found(TEXT, text.expose().as_str())),
             Some(Leaf::Json(text)) => Some(Answer::found(JSON, text.expose().as_str())),
             Some(Leaf::UserData) => {
-                // The trees that have the leaf only where there is user-data never come here without.
+                // Without user-data, only NoCloud's tree has this document.
                 Some(Answer::found(BYTES, self.user_data().unwrap_or_default()))
             }
             None => listing(tree, &path).map(|names| Answer::found(TEXT, names)),
         }
     }
 
-    /// EC2's session token (IMDSv2): `PUT /latest/api/token` with the seconds that it shall hold.
+    /// EC2's session token (IMDSv2): `PUT /latest/api/token` with its validity in seconds.
     fn token(&self, request: &GuestRequest<'_>, tokens: &Tokens, now: u64) -> Answer<'_> {
         if request.method != Method::Put {
             return Answer::method_not_allowed("PUT");
@@ -257,7 +257,7 @@ fn read<'a>(
     }
 }
 
-/// `latest`, `1.0`, or any date: EC2's clients ask for the version that they were written for.
+/// Whether a version is `latest`, `1.0` or a date: clients of EC2 request the version that they were written for.
 fn is_ec2_version(segment: &str) -> bool {
     let digits = |range| {
         segment
@@ -270,7 +270,7 @@ fn is_ec2_version(segment: &str) -> bool {
         || (segment.len() == 10 && dashes && digits(0..4) && digits(5..7) && digits(8..10))
 }
 
-/// The names below a directory, one a line, directories with a slash; none where nothing is below.
+/// The children of a directory, one per line, directories with a slash; `None` if it does not exist.
 fn listing(tree: &Tree, directory: &str) -> Option<String> {
     let mut names: Vec<String> = Vec::new();
     for (path, leaf) in tree {

@@ -1,13 +1,13 @@
-//! Bundles: an instance's documents, encrypted, named by the digest of what anybody may store.
+//! Bundles: an instance's documents, encrypted and named by the digest of the ciphertext.
 //!
 //! ```text
-//!  byte 0      the format, 1; also the associated data, so that it can't be changed
+//!  byte 0      the format, 1; also the associated data, so that changes are detected
 //!  bytes 1-12  the nonce
 //!  the rest    ChaCha20-Poly1305 (RFC 8439) of the documents as JSON, and its tag of 16 bytes
 //! ```
 //!
-//! Whoever stores a bundle is trusted for being there and for nothing else: without the key it can't be read, and with
-//! another byte in it, it has another digest and does not open.
+//! The storage of a bundle is trusted only for availability: without the key a bundle cannot be read, and a changed bundle
+//! has another digest and cannot be opened.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -15,59 +15,59 @@ use waifud_types::{Digest, Secret};
 
 use crate::Documents;
 
-/// Bytes of entropy that [`seal`] takes: a key of 32 and a nonce of 12.
+/// The number of random bytes for [`seal`]: a key of 32 and a nonce of 12.
 pub const SEAL_ENTROPY: usize = KEY_LEN + NONCE_LEN;
 
 const KEY_LEN: usize = 32;
 const FORMAT: u8 = 1;
 const HEAD_LEN: usize = 1 + NONCE_LEN;
 
-/// An encrypted bundle and what opens it.
+/// An encrypted bundle and its key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SealedBundle {
-    /// The SHA-256 of `ciphertext`: the bundle's name.
+    /// The SHA-256 of `ciphertext`, which is the bundle's name.
     pub digest: Digest,
     /// The key, 32 bytes in base64 (RFC 4648, section 4). Used for this bundle only.
     pub key: Secret<String>,
-    /// What may be stored anywhere.
+    /// The encrypted documents.
     pub ciphertext: Vec<u8>,
 }
 
-/// Why a bundle could not be sealed or opened. Says nothing of what is inside.
+/// Why a bundle could not be sealed or opened. Never contains its contents.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
-    /// Other bytes than were asked for: damaged, or somebody changed them.
+    /// The bytes are damaged, or were changed.
     #[error("the bundle's digest is {found}, not {wanted}")]
     WrongDigest {
-        /// What was asked for.
+        /// The expected digest.
         wanted: Digest,
-        /// What the bytes have.
+        /// The digest of the bytes.
         found: Digest,
     },
     /// The key is not 32 bytes in base64.
     #[error("the bundle's key is not 32 bytes in base64")]
     NotAKey,
-    /// Made by another version of waifud, or no bundle at all.
-    #[error("the bundle is of format {found:?}, and this version reads format {FORMAT} only")]
+    /// Created by another version of waifud, or not a bundle.
+    #[error("the bundle has format {found:?}; this version supports only format {FORMAT}")]
     Format {
-        /// Its first byte, if it has one.
+        /// The first byte; `None` if it is empty.
         found: Option<u8>,
     },
-    /// The key is not this bundle's.
-    #[error("the bundle does not open with its key")]
+    /// The key belongs to another bundle.
+    #[error("the key does not open the bundle")]
     Sealed,
-    /// It opened, and what is inside are no documents that this version knows.
-    #[error("the bundle's contents can't be understood")]
+    /// The decrypted contents are not documents of this version.
+    #[error("the bundle's contents are not valid documents")]
     Contents,
 }
 
-/// The digest of stored bytes: the name that [`seal`] would give them.
+/// The digest of a stored bundle, which is its name.
 pub fn digest_of(ciphertext: &[u8]) -> Digest {
     Digest::of(ciphertext)
 }
 
-/// Encrypts `documents`. `entropy` must be fresh from a good source for each call: it becomes the key and the nonce.
+/// Encrypts `documents`. `entropy` becomes the key and the nonce, so it must be new random bytes for each call.
 pub fn seal(
     documents: &Documents,
     entropy: &[u8; SEAL_ENTROPY],
@@ -91,7 +91,7 @@ pub fn seal(
     })
 }
 
-/// Opens a bundle, and believes nothing: neither the digest nor the contents.
+/// Opens a bundle, after verifying its digest and its contents.
 pub fn open(
     ciphertext: &[u8],
     wanted: Digest,

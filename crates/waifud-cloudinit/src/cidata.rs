@@ -1,14 +1,14 @@
-//! The disk labelled `cidata`: NoCloud's documents as a filesystem, for guests that can't ask a service.
+//! The disk labelled `cidata`: NoCloud's documents as a filesystem, for guests that do not use the metadata service.
 
 use crate::{Documents, documents::Leaf, iso9660};
 
-/// The label by which cloud-init finds the disk. In small letters, as everybody writes it, though ISO 9660 would have
-/// capitals: versions differ in what else they take.
+/// The label by which cloud-init finds the disk. It is in lower case, which all versions of cloud-init accept, although
+/// ISO 9660 requires upper case.
 const LABEL: &str = "cidata";
 
 impl Documents {
-    /// The whole disk: ISO 9660 with Joliet names. The same documents make the same bytes. They hold what the guest may
-    /// know and nobody else.
+    /// The image of the disk: ISO 9660 with Joliet names. The same documents give the same bytes. It contains secrets of
+    /// the guest.
     pub fn cidata(&self) -> Vec<u8> {
         let files: Vec<(&str, &[u8])> = self
             .nocloud

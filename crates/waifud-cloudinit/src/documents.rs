@@ -1,14 +1,14 @@
-//! All of one instance's documents, rendered and immutable: what a bundle holds.
+//! All documents of one instance, rendered and immutable: the contents of a bundle.
 //!
-//! They are kept as trees of finished texts, not as facts to render from. So a bundle says exactly what the guest
-//! reads, and a metadata service of another version than waifud changes nothing about it.
+//! A bundle contains finished texts instead of data to render. So it contains exactly what the guest reads, even if the
+//! metadata service has another version than waifud.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use waifud_types::{InstanceId, Secret};
 
-/// The documents of one instance. `Debug` shows whose they are and none of their text.
+/// The documents of one instance. `Debug` prints the instance but none of the texts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Documents {
@@ -16,19 +16,19 @@ pub struct Documents {
     pub(crate) instance: InstanceId,
     /// cloud-init's instance-id.
     pub(crate) instance_id: String,
-    /// What lies below `/openstack/VERSION/`.
+    /// The documents below `/openstack/VERSION/`.
     pub(crate) openstack: Tree,
-    /// What lies below `/VERSION/`, as EC2 has it.
+    /// The documents below `/VERSION/`, in EC2's format.
     pub(crate) ec2: Tree,
-    /// What lies below `/nocloud/`, and on a disk labelled `cidata`. User-data is in it whether there is any or not:
-    /// without that file cloud-init takes nothing of the others.
+    /// The documents below `/nocloud/` and on a disk labelled `cidata`. They always include user-data, even if it is empty:
+    /// without that file cloud-init ignores the others.
     #[serde(default)]
     pub(crate) nocloud: Tree,
-    /// Once only, though it is in each tree: it may be 1 MiB.
+    /// The user-data. Stored once although it is in each tree, because it may be 1 MiB.
     pub(crate) user_data: Option<Secret<String>>,
 }
 
-/// Leaves by their path, without a slash at either end.
+/// Documents by path, without slashes at the ends.
 pub(crate) type Tree = BTreeMap<String, Leaf>;
 
 /// One document.
@@ -39,7 +39,7 @@ pub(crate) enum Leaf {
     Text(Secret<String>),
     /// JSON, as text.
     Json(Secret<String>),
-    /// What a directory's listing says instead of the names of its children.
+    /// The listing of a directory, if it differs from the names of its children.
     Listing(Secret<String>),
     /// The user-data.
     UserData,
@@ -51,12 +51,12 @@ impl Documents {
         self.instance
     }
 
-    /// The user-data, if there is any. An answer with it borrows this very text.
+    /// The user-data, if there is any. Answers borrow this text.
     pub fn user_data(&self) -> Option<&str> {
         self.user_data.as_ref().map(|text| text.expose().as_str())
     }
 
-    /// Public SSH keys, one line each, as the guest is given them.
+    /// The public SSH keys of the guest, one line each.
     pub fn ssh_keys(&self) -> Vec<String> {
         let prefix = "meta-data/public-keys/";
         self.ec2
@@ -69,7 +69,7 @@ impl Documents {
             .collect()
     }
 
-    /// cloud-init's instance-id: what the guest says that it is when it phones home.
+    /// cloud-init's instance-id, which the guest reports when it phones home.
     pub fn instance_id(&self) -> &str {
         &self.instance_id
     }

@@ -6,22 +6,22 @@
 //!         18  end of the descriptors   25 ...  the files, shared by both
 //! ```
 //!
-//! Names are also in the primary directory, in capitals: Linux shows them in small letters to those who can't read
-//! Joliet. There is no time in it anywhere, so that equal files make equal bytes.
+//! The primary directory also has the names, in upper case; without Joliet, Linux shows them in lower case. The image
+//! contains no times, so equal files give equal bytes.
 
-/// Bytes of a sector (ECMA-119, 6.1.2); also the logical block here.
+/// The size of a sector in bytes (ECMA-119, 6.1.2), which is also the logical block size here.
 pub(crate) const SECTOR: usize = 2048;
 
 const PATHS: [u32; 2] = [19, 21];
 const ROOTS: [u32; 2] = [23, 24];
 const FIRST_FILE: u32 = 25;
-/// Bytes of a path table with the root only (9.4).
+/// The size of a path table with only the root in bytes (9.4).
 const PATH_TABLE_LEN: u32 = 10;
 /// Joliet's escape sequence for UCS-2, level 3.
 const JOLIET: &[u8] = b"%/E";
 const DIRECTORY: u8 = 2;
 
-/// Which of the two directories.
+/// One of the two directories.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Names {
     Primary,
@@ -41,7 +41,7 @@ impl Names {
         PATHS.get(self.index()).copied().unwrap_or_default()
     }
 
-    /// Text of exactly `len` bytes, filled with spaces.
+    /// Text padded with spaces to `len` bytes.
     fn text(self, text: &str, len: usize) -> Vec<u8> {
         let (mut bytes, space): (_, &[u8]) = match self {
             Self::Primary => (text.as_bytes().to_vec(), b" "),
@@ -65,8 +65,8 @@ fn ucs2(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_be_bytes).collect()
 }
 
-/// A volume with these files in its root. Their names are short ASCII, in alphabetical order, and few enough for one
-/// sector of directory, which a dozen are.
+/// A volume with these files in its root. Their names must be short ASCII names in alphabetical order, and few enough for
+/// a directory of one sector (about a dozen).
 pub(crate) fn volume(label: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut next = FIRST_FILE;
     let placed: Vec<(&str, &[u8], u32)> = files
@@ -105,7 +105,7 @@ fn sectors(len: usize) -> u32 {
     u32::try_from(len.div_ceil(SECTOR)).unwrap_or(u32::MAX)
 }
 
-/// Appends, and fills up to the next sector.
+/// Appends bytes and pads to the next sector.
 fn put(image: &mut Vec<u8>, bytes: &[u8]) {
     image.extend_from_slice(bytes);
     image.resize(image.len().next_multiple_of(SECTOR), 0);
@@ -125,7 +125,7 @@ fn descriptor(names: Names, label: &str, all: u32) -> Vec<u8> {
         }
     }
     out.extend(escapes);
-    // One volume, the first of it, and the block's size.
+    // The number of volumes, the number of this one, and the block size.
     out.extend(both16(1));
     out.extend(both16(1));
     out.extend([0, 8, 8, 0]);
@@ -135,12 +135,12 @@ fn descriptor(names: Names, label: &str, all: u32) -> Vec<u8> {
     out.extend((names.paths() + 1).to_be_bytes());
     out.extend([0; 4]);
     out.extend(record(&[0], names.root(), SECTOR, DIRECTORY));
-    // Volume set, publisher, preparer, application; three names of files.
+    // Volume set, publisher, preparer and application; three file names.
     for len in [128, 128, 128, 128, 37, 37, 37] {
         out.extend(names.text("", len));
     }
     for _ in 0..4 {
-        // A time that is not given (8.4.26.1).
+        // An unspecified time (8.4.26.1).
         out.extend_from_slice(b"0000000000000000\0");
     }
     out.push(1);
@@ -157,7 +157,7 @@ fn path_table(root: [u8; 4], parent: [u8; 2]) -> Vec<u8> {
 
 fn root(names: Names, files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut out = Vec::new();
-    // Itself, and its parent, which for the root is itself too.
+    // The directory itself and its parent, which for the root is the root.
     for name in [[0], [1]] {
         out.extend(record(&name, names.root(), SECTOR, DIRECTORY));
     }
@@ -174,7 +174,7 @@ fn record(name: &[u8], at: u32, len: usize, flags: u8) -> Vec<u8> {
     let mut out = vec![byte(size), 0];
     out.extend(both32(at));
     out.extend(both32(u32::try_from(len).unwrap_or(u32::MAX)));
-    // No time.
+    // An unspecified time.
     out.extend([0; 7]);
     out.extend([flags, 0, 0]);
     out.extend(both16(1));
@@ -193,7 +193,7 @@ fn both32(number: u32) -> Vec<u8> {
     [number.to_le_bytes(), number.to_be_bytes()].concat()
 }
 
-/// As [`both32`] (7.2.3).
+/// A 16-bit number in both byte orders (7.2.3).
 fn both16(number: u16) -> Vec<u8> {
     [number.to_le_bytes(), number.to_be_bytes()].concat()
 }
@@ -208,7 +208,7 @@ mod tests {
         u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize
     }
 
-    /// The names and contents that a reader finds below a descriptor.
+    /// The names and contents of the files below a descriptor.
     fn read(image: &[u8], descriptor: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         let root = number(image, descriptor * SECTOR + 156 + 2) * SECTOR;
         let mut at = root;

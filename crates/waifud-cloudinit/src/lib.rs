@@ -3,11 +3,10 @@
 //! ```text
 //!  Source ── render ──► Documents ── seal ──► SealedBundle        (waifud)
 //!                       Documents ◄── open ── ciphertext + key    (metadatad)
-//!                           └── answer(request) ──► Answer        (metadatad, for the one guest that they are for)
+//!                           └── answer(request) ──► Answer        (metadatad, only for the guest of the documents)
 //! ```
 //!
-//! Everything here is pure. What is refused is refused at the border, by [`validate_user_data`] and [`SshKey`], so that
-//! rendering can't fail.
+//! Everything here is pure. Input is validated by [`validate_user_data`] and [`SshKey`], so rendering cannot fail.
 
 mod answer;
 mod bundle;

@@ -1,17 +1,17 @@
-//! NoCloud's `network-config`, version 2: what each nic is called and how it gets its address.
+//! NoCloud's `network-config`, version 2: the names and addresses of network interfaces.
 //!
-//! Written only where a guest could not know by itself: with one nic that gets its address by DHCP, cloud-init does the
-//! right thing when it is told nothing. Nics are known by their MAC addresses and get the names that waifud shows.
+//! It is omitted for one interface with DHCP, which cloud-init configures by default. Interfaces are matched by MAC address
+//! and get the names that waifud shows.
 
 use serde_json::{Map, Value, json};
 
 use crate::{NicDoc, Source};
 
-/// Routes that a later nic learns all the same, where the guest's network program can't be told to leave them alone:
-/// behind those of the first, which have 100 (netplan and `NetworkManager`) or 1024 (networkd).
+/// The metric of routes that further interfaces learn by DHCP, for guests that cannot ignore them: lower priority than the
+/// first interface's routes with 100 (netplan and `NetworkManager`) or 1024 (networkd).
 const LATER_METRIC: u32 = 2048;
 
-/// The document; empty where cloud-init needs none. JSON, which is YAML too.
+/// The document; empty if it is not needed. JSON, which is valid YAML.
 pub(crate) fn document(source: &Source) -> String {
     if source.nics.len() < 2 && source.nics.iter().all(|nic| !nic.is_static) {
         return String::new();

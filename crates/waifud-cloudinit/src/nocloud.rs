@@ -10,8 +10,7 @@ use crate::{
     vendor,
 };
 
-/// The documents by their names. All four are always there: over HTTP, cloud-init asks ten times, a second apart, for
-/// one that is answered with 404.
+/// The documents by name. All four always exist: over HTTP, cloud-init requests a missing one ten times, a second apart.
 pub(crate) fn tree(source: &Source) -> Tree {
     let vendor_data = vendor::cloud_config(source).unwrap_or_default();
     Tree::from([
@@ -25,7 +24,7 @@ pub(crate) fn tree(source: &Source) -> Tree {
     ])
 }
 
-/// YAML, one key a line.
+/// YAML with one key per line.
 fn meta_data(source: &Source) -> String {
     let quoted = |value: &str| serde_json::Value::from(value).to_string();
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! From what is known of an instance to the documents that it reads.
+//! Renders the documents of an instance.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -25,7 +25,7 @@ pub fn render(source: &Source) -> Documents {
     }
 }
 
-/// The host name with its domain, where there is one.
+/// The host name with its domain, if there is one.
 pub(crate) fn fqdn(source: &Source) -> String {
     match source.domain.as_deref().filter(|domain| !domain.is_empty()) {
         Some(domain) => format!("{}.{domain}", source.hostname),
@@ -33,7 +33,7 @@ pub(crate) fn fqdn(source: &Source) -> String {
     }
 }
 
-/// What a public key is called in both trees.
+/// The name of a public key in both trees.
 fn key_name(index: usize) -> String {
     format!("key-{index}")
 }
@@ -54,7 +54,7 @@ fn openstack(source: &Source) -> Tree {
             "vendor_data.json".to_owned(),
             document(&vendor::openstack(source)),
         ),
-        // The dynamic kind, one entry per service; waifud has none.
+        // Dynamic vendor-data has one entry per service; waifud has none.
         ("vendor_data2.json".to_owned(), document(&json!({}))),
     ]);
     if source.user_data.is_some() {
@@ -63,7 +63,7 @@ fn openstack(source: &Source) -> Tree {
     tree
 }
 
-/// `meta_data.json`. cloud-init takes `uuid` for the instance-id and `hostname` for the host name with its domain.
+/// `meta_data.json`. cloud-init uses `uuid` as the instance-id and `hostname` as the host name with its domain.
 fn meta_data(source: &Source) -> Value {
     let keys = || source.ssh_keys.iter().enumerate();
     let public_keys: serde_json::Map<String, Value> = keys()
@@ -86,8 +86,8 @@ fn meta_data(source: &Source) -> Value {
     })
 }
 
-/// `network_data.json`: nics by DHCP, which gives them their fixed addresses (saying these twice could only disagree), but
-/// for those whose addresses nobody else gives.
+/// `network_data.json`: network interfaces use DHCP, which assigns their fixed addresses, so these cannot differ. Only
+/// interfaces on networks without DHCP have static addresses.
 fn network(source: &Source) -> Value {
     let nics = || source.nics.iter().enumerate();
     let links: Vec<Value> = nics()
@@ -131,13 +131,13 @@ fn network(source: &Source) -> Value {
     json!({ "links": links, "networks": networks, "services": services })
 }
 
-/// A prefix as OpenStack writes it: 24 is 255.255.255.0.
+/// A prefix length as a netmask: 24 is 255.255.255.0.
 fn netmask(prefix: u8) -> Ipv4Addr {
     ipnet::Ipv4Net::new(Ipv4Addr::UNSPECIFIED, prefix)
         .map_or(Ipv4Addr::BROADCAST, |net| net.netmask())
 }
 
-/// What lies below `/VERSION/`. Each leaf costs every boot one request, so there are few.
+/// The documents below `/VERSION/`. Each costs one request at every boot, so there are few.
 fn ec2(source: &Source) -> Tree {
     let fqdn = fqdn(source);
     let mut tree = Tree::new();
@@ -164,7 +164,7 @@ fn ec2(source: &Source) -> Tree {
     if source.user_data.is_some() {
         put("user-data", Leaf::UserData);
     }
-    // Here the directory lists numbers and names, not its children.
+    // This directory lists numbers and names instead of its children.
     let names: Vec<String> = (0..source.ssh_keys.len())
         .map(|index| format!("{index}={}", key_name(index)))
         .collect();
@@ -184,8 +184,8 @@ fn ec2(source: &Source) -> Tree {
     tree
 }
 
-/// `meta-data/network/interfaces/macs/MAC/…`: cloud-init's EC2 source makes its network configuration of these, and
-/// complains where there are none. OpenStack's source would only fetch them too, one by one.
+/// `meta-data/network/interfaces/macs/MAC/…`: cloud-init's EC2 datasource generates its network configuration from these,
+/// and warns without them. The OpenStack datasource would fetch each of them without using it.
 fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
     let mut put = |leaf: &str, value: String| {
         let path = format!("meta-data/network/interfaces/macs/{}/{leaf}", nic.mac);
@@ -202,7 +202,7 @@ fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
     }
 }
 
-/// `dynamic/instance-identity/document`, unsigned: without it cloud-init's token mode loses 5 s.
+/// `dynamic/instance-identity/document`, unsigned. Without it, cloud-init's token mode waits for 5 s.
 fn identity(source: &Source) -> Value {
     json!({
         "instanceId": source.instance_id,

@@ -1,7 +1,7 @@
-//! What user-data does to cloud-init's reports, and which of its keys a module carries out.
+//! Whether user-data disables cloud-init's reports, and which of its keys a module applies.
 //!
-//! cloud-init merges user-data over vendor-data: dictionaries key by key, everything else as a whole. So another reporter
-//! beside ours changes nothing, while `reporting: null` or `vendor_data: {enabled: false}` turn ours off.
+//! cloud-init merges user-data over vendor-data: dictionaries by key, everything else as a whole. So a further reporter does
+//! not affect ours, while `reporting: null` or `vendor_data: {enabled: false}` disable it.
 
 use waifud_types::spec::Unreported;
 
@@ -9,21 +9,20 @@ use crate::user_data::{UserDataKind, validate_user_data};
 use crate::vendor::REPORTER;
 use crate::yaml::{self, Node};
 
-/// A top-level key of a `#cloud-config`, or a script as a whole.
+/// A top-level key of a `#cloud-config`, or a whole script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserDataKey {
-    /// Such as `runcmd`.
+    /// The key, for example `runcmd`.
     pub key: String,
     /// Its line, from 1.
     pub line: usize,
 }
 
-/// What in the user-data keeps cloud-init from reporting to waifud; `None` when nothing does, as far as can be read from
-/// it.
+/// The part of the user-data that disables reports to waifud; `None` if none is found.
 pub fn unreported(user_data: &str) -> Option<Unreported> {
     match validate_user_data(user_data).ok()? {
         UserDataKind::CloudConfig => turned_off(user_data),
-        // Parts are merged by cloud-init itself: here only what may be in one of them is named.
+        // cloud-init merges the parts, so each part is searched separately.
         UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
             let mut lines = user_data.lines().map(str::trim_start);
             lines
@@ -48,14 +47,14 @@ fn turned_off(user_data: &str) -> Option<Unreported> {
     replaced.then_some(Unreported::ReporterOverridden)
 }
 
-/// What cloud-init takes for false (`cloudinit.util.is_false`).
+/// Whether cloud-init interprets a value as false (`cloudinit.util.is_false`).
 fn is_false(value: &Node) -> bool {
     let text = value.text().unwrap_or_default().trim().to_ascii_lowercase();
     ["off", "0", "no", "false"].contains(&text.as_str())
 }
 
-/// The key of the user-data that a module carries out, where that is certain: the module has it for its subject, and the
-/// user-data has it at the top level. `module` is its name, such as `scripts-user` or `package_update_upgrade_install`.
+/// The key of the user-data that a module applies, if the user-data has such a key at the top level. `module` is for
+/// example `scripts-user` or `package_update_upgrade_install`.
 pub fn key_of_module(user_data: &str, module: &str) -> Option<UserDataKey> {
     let module = module.replace('_', "-");
     match validate_user_data(user_data).ok()? {
@@ -77,10 +76,10 @@ pub fn key_of_module(user_data: &str, module: &str) -> Option<UserDataKey> {
     }
 }
 
-/// The keys that a module reads, the most telling first.
+/// The keys that a module reads, the most specific first.
 fn keys_of(module: &str) -> &'static [&'static str] {
     match module {
-        // `runcmd` becomes a script, which this module runs.
+        // cloud-init writes `runcmd` to a script that this module runs.
         "scripts-user" | "runcmd" => &["runcmd"],
         "package-update-upgrade-install" => &[
             "packages",
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_turns_the_reporter_off_counts() {
+    fn only_settings_that_disable_the_reporter_are_detected() {
         for reported in [
             "",
             "#!/bin/sh\nreporting: off\n",

@@ -1,43 +1,43 @@
-//! What is known of an instance before anything is rendered: the one source of all its documents.
+//! The data of an instance that all of its documents are rendered from.
 
 use std::net::Ipv4Addr;
 
 use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr, Name, Secret};
 
-/// Everything that an instance's documents are made of.
+/// The data of an instance's documents.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     /// The instance.
     pub instance: InstanceId,
-    /// cloud-init's instance-id, from [`instance_id`]. Never the SMBIOS UUID: cloud-init's OpenStack source keeps its
-    /// cache while the two are equal, and edited user-data would not be read at the next boot.
+    /// cloud-init's instance-id, from [`instance_id`]. Never the SMBIOS UUID: while both are equal, cloud-init's OpenStack
+    /// datasource keeps its cache and does not read edited user-data at the next boot.
     pub instance_id: String,
     /// The host name, without a domain.
     pub hostname: Name,
-    /// The domain that follows the host name, such as `waifu.internal`; none leaves the host name bare.
+    /// The domain after the host name, for example `waifu.internal`; `None` for a host name without a domain.
     pub domain: Option<String>,
-    /// Where it runs: the node's name, or `waifud`.
+    /// The availability zone: the node's name, or `waifud`.
     pub availability_zone: String,
     /// Public keys in OpenSSH's one-line form, checked by [`SshKey`](crate::SshKey).
     pub ssh_keys: Vec<String>,
-    /// The user-data as the person wrote it, checked by [`validate_user_data`](crate::validate_user_data).
+    /// The user-data as the user provided it, checked by [`validate_user_data`](crate::validate_user_data).
     pub user_data: Option<Secret<String>>,
-    /// What waifud itself asks of cloud-init.
+    /// What waifud adds as vendor-data.
     pub vendor_data: VendorOptions,
-    /// How the guest finds them. All are rendered whatever it is; but what only one of them needs and every boot would
-    /// ask for is left out of the others.
+    /// How the guest finds the documents. All formats are always rendered, but documents that only one datasource needs and
+    /// that would be requested at every boot are left out for the others.
     pub datasource: Datasource,
-    /// Its nics; the first has the default route.
+    /// Its network interfaces; the first has the default route.
     pub nics: Vec<NicDoc>,
-    /// A user that cloud-init creates instead of the image's own default; none leaves the image's.
+    /// The user that cloud-init creates instead of the image's default user; `None` for the image's.
     pub default_user: Option<Name>,
 }
 
-/// What waifud itself asks of cloud-init. User-data wins over it, by cloud-init's own merging.
+/// The contents of vendor-data. cloud-init merges both, and user-data takes precedence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VendorOptions {
-    /// Report to the metadata service when cloud-init is done.
+    /// Report to the metadata service once cloud-init has finished.
     pub phone_home: bool,
     /// Report each of cloud-init's modules to the metadata service, at every boot.
     pub reports: bool,
@@ -52,22 +52,22 @@ impl Default for VendorOptions {
     }
 }
 
-/// One nic, as the guest is told about it.
+/// A network interface in the documents.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NicDoc {
-    /// What the guest should call it, where it can be told, such as `eth0`.
+    /// The name that the guest should use, for example `eth0`. Not all formats support it.
     pub name: Name,
-    /// Whether the guest gives itself the address; else it asks by DHCP.
+    /// Whether the guest configures the address statically, instead of with DHCP.
     pub is_static: bool,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// Its fixed address; none on networks whose addresses are not ours to give.
+    /// Its address; `None` on networks where waifud does not assign addresses.
     pub address: Option<Ipv4Addr>,
-    /// Bits of the subnet's prefix, 0 to 32.
+    /// The prefix length of the subnet, 0 to 32.
     pub prefix: u8,
-    /// The default gateway, where it has one.
+    /// The default gateway, if there is one.
     pub gateway: Option<Ipv4Addr>,
-    /// Bytes of an IP packet at most; none leaves it to the guest.
+    /// The MTU in bytes; `None` if the guest decides.
     pub mtu: Option<u16>,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
@@ -75,13 +75,13 @@ pub struct NicDoc {
 
 /// cloud-init's instance-id of the `run`-th first boot of `instance`: `i-UUID-RUN`.
 ///
-/// A changed instance-id makes the next boot a first boot. So `run` counts up (from 1) when somebody asks for that,
-/// and at no other time.
+/// After a change of the instance-id, cloud-init treats the next boot as a first boot. So `run` (from 1) is incremented
+/// only when a user requests that.
 pub fn instance_id(instance: InstanceId, run: u64) -> String {
     format!("i-{instance}-{run}")
 }
 
-/// The instance-id that follows `current`: with it the next boot is a first boot once more.
+/// The instance-id after `current`, with which the next boot is a first boot again.
 pub fn next_instance_id(instance: InstanceId, current: &str) -> String {
     let run = current
         .rsplit('-')

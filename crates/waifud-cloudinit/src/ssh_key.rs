@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{fmt, str::FromStr};
 
-/// The types that OpenSSH makes and takes today (`PubkeyAcceptedAlgorithms` of 9.2, without certificates and DSA).
+/// The key types that OpenSSH creates and accepts today (`PubkeyAcceptedAlgorithms` of 9.2, without certificates and DSA).
 const TYPES: [&str; 7] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -14,41 +14,41 @@ const TYPES: [&str; 7] = [
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
-/// Bytes of a line at most: a key of RSA's 16,384 bits takes 2.8 KiB.
+/// The maximum length of a line in bytes. An RSA key of 16,384 bits has 2.8 KiB.
 const LINE_MAX: usize = 8 << 10;
 
-/// A public key that was checked.
+/// A valid public key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SshKey(String);
 
-/// Why a text is no public key. Never shows the text: people paste private keys by mistake.
+/// Why a text is not a valid public key. Never contains the text, which may be a private key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SshKeyError {
-    /// Nothing there.
+    /// Empty, or white space only.
     #[error("the SSH key is empty")]
     Empty,
     /// More than one line, or other control characters.
-    #[error("an SSH key is one line, such as ~/.ssh/id_ed25519.pub holds")]
+    #[error("an SSH key must be one line, as in ~/.ssh/id_ed25519.pub")]
     NotOneLine,
-    /// Longer than any key.
+    /// Too long for any key.
     #[error("the SSH key is longer than {LINE_MAX} bytes")]
     TooLong,
-    /// A secret was pasted.
+    /// A private key.
     #[error(
-        "this is a private key: keep it to yourself and give the line of its .pub file instead"
+        "this is a private key: keep it secret, and use the line of its .pub file instead"
     )]
     Private,
-    /// The first word is no type of key; options before it are not taken either.
+    /// The first word is not a supported key type. Options before it are not supported.
     #[error(
-        "an SSH key begins with its type: ssh-ed25519, ecdsa-sha2-nistp256 (384, 521), ssh-rsa, sk-ssh-ed25519@openssh.com or sk-ecdsa-sha2-nistp256@openssh.com"
+        "an SSH key must begin with its type: ssh-ed25519, ecdsa-sha2-nistp256 (384, 521), ssh-rsa, sk-ssh-ed25519@openssh.com or sk-ecdsa-sha2-nistp256@openssh.com"
     )]
     UnknownType,
-    /// The second word is not base64, or was cut off.
-    #[error("the SSH key's second word is damaged: copy the whole line again")]
+    /// The second word is not valid base64, or is truncated.
+    #[error("the SSH key is damaged or incomplete: copy the whole line again")]
     Damaged,
-    /// What is inside is of another type than the first word says.
-    #[error("the SSH key says one type and holds another")]
+    /// The type in the encoded key differs from the first word.
+    #[error("the SSH key's type does not match its content")]
     TypesDiffer,
 }
 
@@ -73,7 +73,7 @@ impl FromStr for SshKey {
         if line.is_empty() {
             return Err(SshKeyError::Empty);
         }
-        // "-----BEGIN OPENSSH PRIVATE KEY-----" and its cousins; PuTTY's own format.
+        // "-----BEGIN OPENSSH PRIVATE KEY-----" and similar headers, and PuTTY's format.
         if line.contains("PRIVATE KEY") || line.starts_with("PuTTY-User-Key-File") {
             return Err(SshKeyError::Private);
         }
@@ -93,7 +93,8 @@ impl FromStr for SshKey {
             .and_then(|word| STANDARD.decode(word).ok())
             .ok_or(SshKeyError::Damaged)?;
         let mut rest = blob.as_slice();
-        // RFC 4253, section 6.6: the type comes first inside, too; then fields, each with its length (RFC 4251, section 5).
+        // The encoded key begins with the type (RFC 4253, section 6.6); fields with their length follow (RFC 4251,
+        // section 5).
         let inner = field(&mut rest).ok_or(SshKeyError::Damaged)?;
         if inner != kind.as_bytes() {
             return Err(SshKeyError::TypesDiffer);

@@ -1,7 +1,7 @@
-//! EC2's session tokens (IMDSv2), without a table of them: a token carries its end and a seal over it.
+//! EC2's session tokens (IMDSv2). They are not stored: a token contains its expiry and a signature.
 //!
-//! 40 bytes in URL-safe base64: the Unix second at which it ends (8, big-endian) and an HMAC-SHA256 over the instance
-//! and that second (32). One instance's token is worth nothing to another.
+//! 40 bytes in URL-safe base64: the Unix second of its expiry (8 bytes, big-endian) and an HMAC-SHA256 of the instance and
+//! that second (32 bytes). A token is valid for one instance only.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
 use waifud_types::InstanceId;
 
-/// Seconds that a token may hold at most: six hours, as EC2 has it.
+/// The maximum validity of a token in seconds: six hours, as in EC2.
 pub const TTL_MAX: u32 = 21_600;
 
 /// Issues and checks tokens.
@@ -23,12 +23,12 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// With a key of 32 random bytes. Tokens hold as long as the key is the same.
+    /// Uses a key of 32 random bytes. Tokens stay valid as long as the key is the same.
     pub fn new(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// A token for `instance` that holds `ttl` seconds from `now`.
+    /// A token for `instance` that is valid for `ttl` seconds from `now`.
     pub fn issue(&self, instance: InstanceId, now: u64, ttl: u32) -> String {
         let end = now.saturating_add(u64::from(ttl)).to_be_bytes();
         let seal = hmac::sign(&self.0, &message(instance, end));
@@ -37,7 +37,7 @@ impl Tokens {
         URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// Whether the token is one for `instance` that still holds.
+    /// Whether a token is valid for `instance` and has not expired.
     pub fn holds(&self, token: &str, instance: InstanceId, now: u64) -> bool {
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(token.trim()) else {
             return false;

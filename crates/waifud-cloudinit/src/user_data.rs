@@ -1,17 +1,17 @@
-//! User-data: whether cloud-init would use all of it, checked before any guest boots.
+//! Checks user-data before a guest boots: whether cloud-init would use all of it.
 //!
-//! cloud-init drops what it cannot read with a line in the guest's log. So everything that it would drop is refused here,
-//! with the place and the reason. What depends on the guest (what a script does, what an address answers, what a
-//! template renders to) is not judged.
+//! cloud-init ignores user-data that it cannot read, with a line in the guest's log. So such user-data is refused here,
+//! with the place and the reason. Nothing is checked that depends on the guest: what a script does, what a URL returns, or
+//! what a template renders to.
 
 use waifud_types::spec::limits::USER_DATA_MAX;
 
 use crate::{user_data_kinds as kinds, user_data_parts as parts, yaml};
 
-/// What cloud-init will take it for, by its first line.
+/// The kind of user-data, which cloud-init recognises by the first line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UserDataKind {
-    /// Nothing in it.
+    /// No text, or white space only.
     Empty,
     /// `#cloud-config`: YAML.
     CloudConfig,
@@ -21,7 +21,7 @@ pub enum UserDataKind {
     CloudConfigPatch,
     /// `#!`: a script.
     Script,
-    /// `#include` or `#include-once`: addresses to fetch more from.
+    /// `#include` or `#include-once`: URLs of further user-data.
     Include,
     /// `#cloud-boothook`: a script that runs early at each boot.
     Boothook,
@@ -33,7 +33,7 @@ pub enum UserDataKind {
     Mime,
 }
 
-/// First lines, the longer before the shorter that they begin with (`INCLUSION_TYPES_MAP` in cloud-init).
+/// First lines, a longer one before its own prefix (`INCLUSION_TYPES_MAP` in cloud-init).
 const KINDS: [(&str, UserDataKind); 8] = [
     ("#cloud-config-archive", UserDataKind::CloudConfigArchive),
     ("#cloud-config-jsonp", UserDataKind::CloudConfigPatch),
@@ -45,40 +45,40 @@ const KINDS: [(&str, UserDataKind); 8] = [
     ("## template: jinja", UserDataKind::Jinja),
 ];
 
-/// cloud-init looks for `MIME-Version:` in that many bytes, and takes text without it for something else.
+/// cloud-init searches for `MIME-Version:` in this many bytes.
 const MIME_WINDOW: usize = 4096;
 
-/// Why it is refused. Never shows its text.
+/// Why user-data is refused. Never contains its text.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UserDataError {
-    /// Over 1 MiB.
+    /// More than 1 MiB.
     #[error("the user-data has {found} bytes; the limit is {USER_DATA_MAX}")]
     TooLong {
-        /// Its bytes.
+        /// Its size in bytes.
         found: u64,
     },
-    /// Not a text.
+    /// It contains control characters.
     #[error("the user-data is binary: line {line} has a control character")]
     Binary {
         /// The line, from 1.
         line: usize,
     },
-    /// UTF-8 with a signature, behind which cloud-init does not see the first line.
+    /// UTF-8 with a byte order mark, after which cloud-init does not recognise the first line.
     #[error(
         "the user-data begins with a byte order mark (BOM), so cloud-init would not recognise its first line"
     )]
     ByteOrderMark,
-    /// An encoding of user-data.
+    /// User-data encoded as base64.
     #[error("the user-data is {what}, encoded as base64; cloud-init would not decode it")]
     Base64 {
-        /// What it encodes.
+        /// What is encoded.
         what: &'static str,
     },
-    /// cloud-init would ignore it.
-    #[error("the user-data's first line is not one that cloud-init knows")]
+    /// cloud-init does not recognise the first line.
+    #[error("cloud-init does not recognise the first line of the user-data")]
     UnknownKind {
-        /// What to do about it.
+        /// How to correct it.
         hint: &'static str,
     },
     /// YAML that PyYAML does not load.
@@ -88,16 +88,16 @@ pub enum UserDataError {
         line: u64,
         /// The column, from 1.
         column: u64,
-        /// What is wrong there.
+        /// The error at that place.
         reason: &'static str,
     },
-    /// YAML, but a list or a single value.
+    /// Valid YAML of the wrong type: a list or a single value.
     #[error("the user-data is valid YAML, but not {wanted}")]
     WrongShape {
-        /// What its kind wants.
+        /// What this kind of user-data requires.
         wanted: &'static str,
     },
-    /// Of a kind that cloud-init knows, but cloud-init would not run it.
+    /// A supported kind of user-data that cloud-init would not use.
     #[error("cloud-init would not use the user-data: line {line}: {reason}")]
     NotUsed {
         /// The line, from 1.
@@ -105,32 +105,32 @@ pub enum UserDataError {
         /// Why.
         reason: &'static str,
     },
-    /// One part of several.
+    /// An error in one of several parts.
     #[error("part {number} of the user-data: {error}")]
     Part {
-        /// Its number, from 1, in the order of the text.
+        /// The number of the part, from 1.
         number: usize,
-        /// What is wrong with it; lines count from the part's first.
+        /// The error; its lines are counted from the beginning of the part.
         error: Box<UserDataError>,
     },
 }
 
 impl UserDataError {
-    /// What to do about it.
+    /// How to correct the user-data.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::TooLong { .. } => {
                 "keep it under 1 MiB: fetch large files from it, with #include or a script"
             }
-            Self::Binary { .. } => "give it as text; waifuctl unpacks gzip by itself",
+            Self::Binary { .. } => "provide it as text; waifuctl unpacks gzip automatically",
             Self::ByteOrderMark => "save it as UTF-8 without a BOM",
-            Self::Base64 { .. } => "give it decoded, for example with: base64 -d",
+            Self::Base64 { .. } => "decode it first, for example with: base64 -d",
             Self::UnknownKind { hint } => hint,
             Self::NotYaml { .. } => {
                 "check the indentation there; a value with ': ' or ' #' needs quotes, and tabs are not indentation"
             }
             Self::WrongShape { .. } => {
-                "#cloud-config is followed by lines such as: packages: [htop]"
+                "write keys and values after #cloud-config, for example: packages: [htop]"
             }
             Self::NotUsed { .. } => "see the user-data formats in cloud-init's documentation",
             Self::Part { error, .. } => error.hint(),
@@ -148,7 +148,7 @@ impl From<yaml::YamlError> for UserDataError {
     }
 }
 
-/// Checks user-data and says what it is.
+/// Checks user-data and returns its kind.
 pub fn validate_user_data(text: &str) -> Result<UserDataKind, UserDataError> {
     let found = text.len() as u64;
     if found > USER_DATA_MAX {
@@ -175,7 +175,7 @@ pub fn validate_user_data(text: &str) -> Result<UserDataKind, UserDataError> {
     Ok(kind)
 }
 
-/// Checks `text`, which cloud-init takes for a `kind`.
+/// Checks `text` as user-data of the given kind.
 pub(crate) fn check(kind: UserDataKind, text: &str) -> Result<(), UserDataError> {
     match kind {
         UserDataKind::Empty => Ok(()),
@@ -191,7 +191,7 @@ pub(crate) fn check(kind: UserDataKind, text: &str) -> Result<(), UserDataError>
     }
 }
 
-/// A mapping, or comments only, which ask for nothing.
+/// Checks that a text is a YAML mapping, or has comments only.
 pub(crate) fn cloud_config(text: &str) -> Result<(), UserDataError> {
     let document = yaml::load(text)?;
     match document.root() {
@@ -226,7 +226,7 @@ pub(crate) fn kind_of(text: &str) -> Result<UserDataKind, UserDataError> {
         Some((_, kind)) => Ok(kind),
         None if mime => Ok(UserDataKind::Mime),
         None if lower.starts_with("content-type:") => Err(UserDataError::UnknownKind {
-            hint: "MIME needs a line MIME-Version: 1.0 beside its Content-Type, or cloud-init does not see it",
+            hint: "add the line MIME-Version: 1.0; without it, cloud-init does not recognise MIME",
         }),
         None => Err(UserDataError::UnknownKind {
             hint: "begin with #cloud-config (YAML), #! (a script), #include, #cloud-boothook, #part-handler, \

@@ -1,5 +1,5 @@
-//! What each kind of user-data needs so that cloud-init runs it: `#!` scripts, boothooks, includes, part handlers,
-//! templates and JSON patches, as `cloudinit/handlers/` and `cloudinit/user_data.py` treat them.
+//! Checks for each kind of user-data: `#!` scripts, boothooks, includes, part handlers, templates and JSON patches. They
+//! follow `cloudinit/handlers/` and `cloudinit/user_data.py`.
 
 use crate::UserDataError;
 use crate::user_data::{UserDataKind, kind_of};
@@ -10,8 +10,8 @@ fn not_used(line: usize, reason: &'static str) -> UserDataError {
     UserDataError::NotUsed { line, reason }
 }
 
-/// A script is written to a file and executed, so the kernel must find `#!` and an interpreter in its first bytes.
-/// `line` is where it begins.
+/// cloud-init writes a script to a file and executes it, so the kernel must find `#!` and an interpreter at its beginning.
+/// `line` is the line of that beginning.
 pub(crate) fn script(text: &str, line: usize) -> Checked {
     let Some(rest) = text.strip_prefix("#!") else {
         let reason = "a script must begin with #! and an interpreter, with nothing before it";
@@ -23,12 +23,12 @@ pub(crate) fn script(text: &str, line: usize) -> Checked {
     } else {
         Err(not_used(
             line,
-            "#! takes the full path of an interpreter, such as #!/bin/sh",
+            "#! needs the full path of an interpreter, for example #!/bin/sh",
         ))
     }
 }
 
-/// A script, too, behind a first line that must be written in lower case and at the very start to be removed.
+/// A script after the first line. cloud-init removes that line only if it is in lower case and at the very beginning.
 pub(crate) fn boothook(text: &str) -> Checked {
     let Some(rest) = text.strip_prefix("#cloud-boothook") else {
         let reason = "#cloud-boothook must be the first line, in lower case";
@@ -43,7 +43,7 @@ pub(crate) fn boothook(text: &str) -> Checked {
     script(hook, line)
 }
 
-/// Addresses, one a line, also behind `#include` itself.
+/// URLs, one per line; the first may follow `#include` on its line.
 pub(crate) fn include(text: &str) -> Checked {
     let mut any = false;
     for (index, line) in text.lines().enumerate() {
@@ -60,7 +60,7 @@ pub(crate) fn include(text: &str) -> Checked {
         if !known.iter().any(|start| lower.starts_with(start)) {
             return Err(not_used(
                 index + 1,
-                "#include takes addresses that begin with http://, https:// or file://",
+                "#include needs URLs that begin with http://, https:// or file://",
             ));
         }
         any = true;
@@ -68,11 +68,11 @@ pub(crate) fn include(text: &str) -> Checked {
     if any {
         Ok(())
     } else {
-        Err(not_used(1, "#include names no address"))
+        Err(not_used(1, "#include has no URL"))
     }
 }
 
-/// Python with two functions that cloud-init calls.
+/// Python code with the two functions that cloud-init calls.
 pub(crate) fn part_handler(text: &str) -> Checked {
     for name in ["list_types", "handle_part"] {
         if !text.contains(name) {
@@ -83,7 +83,7 @@ pub(crate) fn part_handler(text: &str) -> Checked {
     Ok(())
 }
 
-/// A template, of a script or of cloud-config only.
+/// A template of a script or of cloud-config.
 pub(crate) fn jinja(text: &str) -> Checked {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     let engine = first
@@ -109,16 +109,16 @@ pub(crate) fn jinja(text: &str) -> Checked {
         Ok(UserDataKind::Script) if line == 2 && rest.starts_with("#!") => Ok(()),
         Ok(UserDataKind::Script) => Err(not_used(
             line,
-            "the script must follow the template's first line, with nothing between them",
+            "the script must directly follow the template's first line",
         )),
         _ => Err(not_used(
             line,
-            "a template must go on with #cloud-config or with #! and an interpreter",
+            "a template must continue with #cloud-config or with #! and an interpreter",
         )),
     }
 }
 
-/// RFC 6902: a list of operations.
+/// Checks a JSON patch (RFC 6902): a list of operations.
 pub(crate) fn json_patch(text: &str) -> Checked {
     let start = text.trim_start();
     let before = text.len() - start.len();

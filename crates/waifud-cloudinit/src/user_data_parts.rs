@@ -1,5 +1,5 @@
-//! User-data of several parts: MIME messages and `#cloud-config-archive`. Each part is checked as its type asks, and a
-//! part that cloud-init would ignore is refused.
+//! User-data of several parts: MIME messages and `#cloud-config-archive`. Each part is checked according to its type, and
+//! parts that cloud-init would ignore are refused.
 
 use std::io::Read;
 
@@ -12,10 +12,10 @@ use crate::user_data::{self, UserDataKind, kind_of};
 use crate::yaml::{self, Document, Node};
 use crate::{UserDataError, user_data_kinds as kinds};
 
-/// MIME within MIME.
+/// The maximum nesting of MIME messages.
 const MAX_LEVELS: usize = 8;
 
-/// Types of `DECOMP_TYPES` in `cloudinit/user_data.py`.
+/// The types in `DECOMP_TYPES` of `cloudinit/user_data.py`.
 const GZIP_TYPES: [&str; 8] = [
     "application/gzip",
     "application/gzip-compressed",
@@ -31,7 +31,7 @@ fn not_used(reason: &'static str) -> UserDataError {
     UserDataError::NotUsed { line: 1, reason }
 }
 
-/// What base64 text holds, where that is something that cloud-init would read if it were decoded.
+/// What a base64 text encodes, if cloud-init could use it once decoded.
 pub(crate) fn in_base64(text: &str) -> Option<&'static str> {
     let packed: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     let bytes = STANDARD.decode(packed).ok()?;
@@ -42,10 +42,10 @@ pub(crate) fn in_base64(text: &str) -> Option<&'static str> {
     matches!(kind_of(&text), Ok(kind) if kind != UserDataKind::Empty).then_some("user-data")
 }
 
-/// The text of gzip `bytes`: compressed user-data, as `make-mime | gzip` and Terraform's `cloudinit_config` make it.
+/// Decompresses user-data, for example from `make-mime | gzip` or Terraform's `cloudinit_config`.
 ///
 /// # Errors
-/// Damaged, not UTF-8, or over 1 MiB when unpacked. No more than that is unpacked.
+/// The data is damaged, not UTF-8, or more than 1 MiB once decompressed. No more than that is decompressed.
 pub fn unpack_user_data(bytes: &[u8]) -> Result<String, UserDataError> {
     let mut text = Vec::new();
     flate2::read::MultiGzDecoder::new(bytes)
@@ -59,32 +59,32 @@ pub fn unpack_user_data(bytes: &[u8]) -> Result<String, UserDataError> {
     String::from_utf8(text).map_err(|_| not_used("its gzip data does not hold UTF-8 text"))
 }
 
-/// A MIME message: each part that is not a container.
+/// Checks each part of a MIME message, except containers.
 pub(crate) fn mime(text: &str) -> Result<(), UserDataError> {
     let message = mailparse::parse_mail(text.as_bytes())
         .map_err(|_| not_used("it is not a valid MIME message"))?;
     let mut walk = Walk::default();
     walk.leaves(&message, 0)?;
     if !walk.any {
-        return Err(not_used("the MIME message has no part with text in it"));
+        return Err(not_used("no part of the MIME message contains text"));
     }
     Ok(())
 }
 
 #[derive(Default)]
 struct Walk {
-    /// Parts so far.
+    /// The number of parts so far.
     number: usize,
-    /// Whether one of them has text.
+    /// Whether a part has text.
     any: bool,
-    /// Whether one of them handles types that cloud-init does not know.
+    /// Whether a part is a handler for further types.
     own_handler: bool,
 }
 
 impl Walk {
     fn leaves(&mut self, message: &ParsedMail, level: usize) -> Result<(), UserDataError> {
         if level > MAX_LEVELS {
-            return Err(not_used("MIME messages are nested too deeply"));
+            return Err(not_used("the nesting of MIME messages is too deep"));
         }
         let of_type = message.ctype.mimetype.as_str();
         if of_type.starts_with("multipart/") {
@@ -105,7 +105,7 @@ impl Walk {
     fn leaf(&mut self, message: &ParsedMail, of_type: &str) -> Result<(), UserDataError> {
         let body = message
             .get_body_raw()
-            .map_err(|_| not_used("its Content-Transfer-Encoding does not fit its text"))?;
+            .map_err(|_| not_used("its content does not match its Content-Transfer-Encoding"))?;
         let (text, of_type) = if GZIP_TYPES.contains(&of_type) {
             (unpack_user_data(&body)?, "text/plain")
         } else if let Ok(text) = String::from_utf8(body) {
@@ -114,7 +114,7 @@ impl Walk {
             self.any = true;
             return Ok(());
         } else {
-            return Err(not_used("its type is a text's, but it is binary"));
+            return Err(not_used("its Content-Type is a text type, but its content is binary"));
         };
         if text.trim().is_empty() {
             return Ok(());
@@ -125,7 +125,7 @@ impl Walk {
     }
 }
 
-/// The kind that cloud-init takes a part of that type for; `None` where its first line decides, or where it has none.
+/// The kind of a part with this type; `None` if its first line decides, or if cloud-init does not support the type.
 fn kind_of_type(of_type: &str) -> Option<UserDataKind> {
     Some(match of_type {
         "text/cloud-config" => UserDataKind::CloudConfig,
@@ -142,8 +142,8 @@ fn kind_of_type(of_type: &str) -> Option<UserDataKind> {
     })
 }
 
-/// Whether a handler that the image brings (`/var/lib/cloud/handlers`) may be meant: cloud-init's own ones are all for
-/// texts.
+/// Whether the part may be for a handler of the image (`/var/lib/cloud/handlers`): all of cloud-init's own handlers are for
+/// text types.
 fn is_of_image(of_type: &str) -> bool {
     !of_type.starts_with("text/")
 }
@@ -153,7 +153,7 @@ fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataErr
         return user_data::check(kind, text);
     }
     match of_type {
-        // Its first line decides, and else it is executed.
+        // The first line decides; otherwise cloud-init executes it.
         "text/x-shellscript" => match kind_of(text) {
             Ok(kind) if kind != UserDataKind::Mime => user_data::check(kind, text),
             _ => kinds::script(text, 1),
@@ -161,18 +161,18 @@ fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataErr
         "text/plain" | "text/x-not-multipart" => {
             let kind = kind_of(text)?;
             if kind == UserDataKind::Mime {
-                return Err(not_used("its first line is not one that cloud-init knows"));
+                return Err(not_used("cloud-init does not recognise its first line"));
             }
             user_data::check(kind, text)
         }
         _ if own_handler || is_of_image(of_type) => Ok(()),
         _ => Err(not_used(
-            "cloud-init does not know its Content-Type, and ignores it",
+            "cloud-init does not support its Content-Type and would ignore it",
         )),
     }
 }
 
-/// `#cloud-config-archive`: a YAML list of texts, or of mappings with `content` and `type`.
+/// Checks a `#cloud-config-archive`: a YAML list of strings, or of mappings with `content` and `type`.
 pub(crate) fn archive(text: &str) -> Result<(), UserDataError> {
     let document = yaml::load(text)?;
     let Some(root) = document.root().filter(|root| !root.is("null")) else {
@@ -190,36 +190,36 @@ pub(crate) fn archive(text: &str) -> Result<(), UserDataError> {
     Ok(())
 }
 
-/// One entry of an archive.
+/// Checks one entry of an archive.
 fn entry(document: &Document, item: &Node) -> Result<(), UserDataError> {
     if item.is("str") {
         return of_archive(None, item.text().unwrap_or(""));
     }
     if !item.is("map") {
         return Err(not_used(
-            "an entry is a text or a mapping with content; others are ignored",
+            "an entry must be a string or a mapping with content",
         ));
     }
     let of_type = match document.get(item, "type") {
         Some(node) if node.is("str") => node.text().filter(|text| !text.is_empty()),
-        Some(node) if !node.is("null") => return Err(not_used("type must be a text")),
+        Some(node) if !node.is("null") => return Err(not_used("type must be a string")),
         _ => None,
     };
     if of_type.is_some_and(|of_type| !of_type.contains('/')) {
         return Err(not_used(
-            "type must be a MIME type, such as text/cloud-config",
+            "type must be a MIME type, for example text/cloud-config",
         ));
     }
     match document.get(item, "content") {
         None => Ok(()),
         Some(node) if node.is("str") => of_archive(of_type, node.text().unwrap_or("")),
-        // Bytes: they are for a handler of the guest's own.
+        // Binary data is for a handler of the guest.
         Some(node) if node.is("binary") => Ok(()),
-        Some(_) => Err(not_used("content must be a text")),
+        Some(_) => Err(not_used("content must be a string")),
     }
 }
 
-/// Entries are not looked through for further parts: what would be fetched or unpacked elsewhere is ignored.
+/// Checks the content of an archive's entry. cloud-init does not expand entries: it ignores includes and archives there.
 fn of_archive(of_type: Option<&str>, text: &str) -> Result<(), UserDataError> {
     if text.is_empty() {
         return Ok(());
@@ -236,12 +236,12 @@ fn of_archive(of_type: Option<&str>, text: &str) -> Result<(), UserDataError> {
     };
     match kind {
         Some(UserDataKind::Include | UserDataKind::CloudConfigArchive) => Err(not_used(
-            "#include and archives are ignored inside of an archive; use MIME",
+            "cloud-init ignores #include and archives inside an archive; use MIME",
         )),
         Some(kind) => user_data::check(kind, text),
         None if of_type.is_some_and(is_of_image) => Ok(()),
         None => Err(not_used(
-            "cloud-init does not know its type, and ignores it",
+            "cloud-init does not support its type and would ignore it",
         )),
     }
 }

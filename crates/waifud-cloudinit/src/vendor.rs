@@ -1,27 +1,27 @@
-//! Vendor-data: what waifud itself asks of cloud-init. Whatever user-data says wins, by cloud-init's own merging.
+//! Vendor-data: waifud's own configuration for cloud-init. cloud-init merges both, and user-data takes precedence.
 
 use serde_json::{Map, Value, json};
 
 use crate::Source;
 
-/// Where a guest reports that cloud-init is done: a POST of a form, answered for the caller's own instance only.
+/// The path of cloud-init's phone-home report: a POST of a form about the caller's own instance.
 pub const PHONE_HOME_PATH: &str = "/waifud/phone-home";
 
-/// Where cloud-init's reporter posts its events, one JSON object each: taken as the caller's own, whatever they say.
+/// The path of the events of cloud-init's reporter: one JSON object per POST, always about the caller's own instance.
 pub const REPORT_PATH: &str = "/waifud/cloud-init";
 
-/// The name of our reporter. cloud-init merges dictionaries, so user-data that adds reporters of its own leaves it be.
+/// The name of our reporter. cloud-init merges dictionaries, so user-data with further reporters does not replace it.
 pub(crate) const REPORTER: &str = "waifud";
 
-/// Seconds that cloud-init waits for the answer to an event. It posts them one after the other in a thread of its own,
-/// and waits for that thread at the end of each stage; after three failures in a row it drops the rest. There are no
-/// retries: each costs a second, and at a reboot the first events come before the network is up.
+/// How many seconds cloud-init waits for the answer to an event. It posts events one after the other in a separate thread,
+/// and waits for that thread at the end of each stage. After three failures in a row it drops the remaining events. There
+/// are no retries: each would take a second, and at a reboot the first events precede the network.
 const REPORT_TIMEOUT: u32 = 2;
 
-/// The service's address and port, as guests know it.
+/// The URL of the metadata service.
 const SERVICE: &str = "http://169.254.169.254";
 
-/// How often a guest tries to report; cloud-init waits 3 s between.
+/// How often a guest tries to report. cloud-init waits 3 s between two attempts.
 const PHONE_HOME_TRIES: u32 = 5;
 
 /// `vendor_data.json`: cloud-init reads the member `cloud-init` as it reads user-data.
@@ -32,12 +32,12 @@ pub(crate) fn openstack(source: &Source) -> Value {
     }
 }
 
-/// Vendor-data as cloud-config; none where waifud asks for nothing.
+/// Vendor-data as cloud-config; `None` if it would be empty.
 pub(crate) fn cloud_config(source: &Source) -> Option<String> {
     let mut config = Map::new();
     if source.vendor_data.phone_home {
-        // Only what the answer to "is it done, and is it that one?" needs. cloud-init replaces a key that is not there
-        // by "N/A", and complains in its log of host keys that a guest was told not to make.
+        // Only what is needed to know that this instance has finished. cloud-init replaces missing keys by "N/A", and logs
+        // a warning about host keys that a guest is configured not to create.
         config.insert(
             "phone_home".to_owned(),
             json!({
@@ -65,6 +65,6 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
     if config.is_empty() {
         return None;
     }
-    // JSON is YAML, and needs no quoting rules of our own.
+    // JSON is valid YAML, so YAML quoting is not needed.
     Some(format!("#cloud-config\n{:#}\n", Value::Object(config)))
 }

@@ -1,5 +1,5 @@
-//! What cloud-init's reporter posts: one JSON object for each start and end of a stage or module, believed in nothing but
-//! that it came, and made harmless for terminals.
+//! Events of cloud-init's reporter: one JSON object for each start and end of a stage or module. The contents are untrusted
+//! and made safe for terminals.
 
 use serde::Deserialize;
 use waifud_api::metadatad::CloudInitEvent;
@@ -7,14 +7,14 @@ use waifud_types::evidence::ModuleResult;
 
 use crate::phone_home::harmless;
 
-/// Bytes of an event. cloud-init's own have 200 to 400; one with files attached is not of our asking.
+/// The maximum size of an event in bytes. cloud-init's events have 200 to 400; our configuration attaches no files.
 pub(crate) const EVENT_MAX: usize = 4 << 10;
-/// Characters of a name that are kept.
+/// How many characters of a name are kept.
 const NAME_MAX: usize = 120;
-/// Characters of a description that are kept.
+/// How many characters of a description are kept.
 const DESCRIPTION_MAX: usize = 200;
 
-/// An event as `cloudinit/reporting/events.py` writes it, since 0.7.7.
+/// An event in the format of `cloudinit/reporting/events.py`, since 0.7.7.
 #[derive(Deserialize)]
 struct Posted {
     name: String,
@@ -42,7 +42,7 @@ enum PostedResult {
     Fail,
 }
 
-/// Reads an event; `None` when it is not one.
+/// Reads an event; `None` if it is not a valid one.
 pub(crate) fn parse(body: &[u8]) -> Option<CloudInitEvent> {
     let posted: Posted = serde_json::from_slice(body).ok()?;
     let name = harmless(&posted.name, NAME_MAX);
@@ -63,7 +63,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<CloudInitEvent> {
     })
 }
 
-/// Seconds as microseconds, where that is a time.
+/// Converts seconds to microseconds, if they are a valid time.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the range is checked, and parts of a microsecond do not count"
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cloud_init_posts_is_read() {
+    fn an_event_of_cloud_init_is_read() {
         let start = br#"{"name": "modules-final/config-scripts-user", "description": "running config-scripts-user with frequency once-per-instance", "event_type": "start", "origin": "cloudinit", "timestamp": 1700000000.25}"#;
         let event = parse(start).unwrap();
         assert_eq!(event.name, "modules-final/config-scripts-user");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_none() {
+    fn invalid_events_are_ignored() {
         for body in [
             "",
             "[]",

@@ -1,7 +1,6 @@
 //! The agent's side: the wire of `waifud_api::metadatad` on a unix socket.
 //!
-//! Three doors in a row: the socket's mode (0600), the peer's uid as the kernel tells it (root or our own), and the
-//! checks of each verb.
+//! Access is restricted by the socket's mode (0600), by the peer's uid (root or our own), and by the checks of each verb.
 
 use std::{
     fs::{self, Permissions},
@@ -30,22 +29,22 @@ use waifud_api::problem::{PROBLEM_JSON, Problem};
 
 use crate::{ControlError, MetadataService};
 
-/// Bytes of a request at most: user-data of 1 MiB, in JSON and encrypted, with room.
+/// The maximum size of a request in bytes: user-data of 1 MiB in encrypted JSON, and some more.
 const BODY_MAX: usize = 8 << 20;
 
-/// After an accept that failed for want of something (file descriptors), how long to leave others time to give it back.
+/// How long to wait after a failed accept, so that resources such as file descriptors become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the control socket {} could not be opened", path.display())]
+#[error("cannot open the control socket {}", path.display())]
 pub struct ControlSocketError {
     path: PathBuf,
     #[source]
     source: io::Error,
 }
 
-/// The socket, listening. Its file is removed when it is dropped.
+/// The listening socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -54,14 +53,14 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens on `path` with mode 0600, in place of what a former process left there. The caller makes sure, by a lock,
-    /// that there is no other living process. The directory must be there.
+    /// Listens on `path` with mode 0600, and replaces the socket of a former process. The caller must hold a lock that
+    /// excludes other running processes. The directory must exist.
     pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
         let failed = |source| ControlSocketError {
             path: path.to_owned(),
             source,
         };
-        // Under another name until its mode is right, so that there is no moment at which others could connect.
+        // Created under another name until its mode is set, so that others can never connect.
         let unfinished = path.with_extension("new");
         let remove = match fs::remove_file(&unfinished) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -78,7 +77,7 @@ impl ControlSocket {
         })
     }
 
-    /// Answers the agent until `stop` is cancelled; requests under way are finished.
+    /// Serves the agent until `stop` is cancelled. Running requests are completed.
     pub async fn serve(
         self,
         service: Arc<MetadataService>,
@@ -92,7 +91,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // If it is gone already, so much the better.
+        // It may be gone already.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -109,14 +108,14 @@ impl axum::serve::Listener for ControlSocket {
                         return (stream, address);
                     }
                     Ok(peer) => {
-                        tracing::warn!(uid = peer.uid(), "turned away at the control socket");
+                        tracing::warn!(uid = peer.uid(), "refused a connection to the control socket");
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a caller without credentials was turned away");
+                        tracing::warn!(%error, "refused a connection without credentials");
                     }
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "a caller could not be accepted");
+                    tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -196,22 +195,22 @@ async fn delete_instance(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Makes a change in a task of its own. The server drops a request's future when the client goes away; a change that
-/// ended there would be on disk and not in memory, or the other way round.
+/// Runs a change in a separate task. When a client disconnects, the server drops the request's future; a change that was
+/// dropped would be on disk but not in memory, or the reverse.
 async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
 ) -> Result<T, Refused> {
     match tokio::spawn(change).await {
         Ok(done) => Ok(done?),
         Err(error) => {
-            tracing::error!(%error, "a change broke, which is a bug");
+            tracing::error!(%error, "a change failed, which is a bug");
             let problem = Problem::new(500, "internal", "the change broke");
             Err(Refused::new(problem.hint("try again; please report it")))
         }
     }
 }
 
-/// What `GET /v1/observations` may say.
+/// The query of `GET /v1/observations`.
 #[derive(Deserialize)]
 struct After {
     #[serde(default)]
@@ -238,7 +237,7 @@ fn segment<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    // Keys travel in these bodies: the error says where, and never what.
+    // These bodies contain keys: the error has the place but not the text.
     serde_json::from_slice(body).map_err(|error| {
         malformed(format!(
             "the body is not the JSON that is wanted (line {}, column {})",
@@ -252,7 +251,7 @@ fn malformed(title: impl Into<String>) -> Refused {
     Refused::new(Problem::new(400, "malformed", title))
 }
 
-/// A problem as an answer.
+/// Converts a problem to a response.
 struct Refused(Box<Problem>);
 
 impl Refused {

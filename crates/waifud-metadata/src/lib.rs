@@ -1,4 +1,4 @@
-//! The metadata service: who asks, which document, and how much of it at once.
+//! The metadata service: identifies guests, serves their documents, and limits their requests.
 //!
 //! ```text
 //!  tunnel ── GuestListener ──► serve_guests ──► answer_guest ──► Registry: exact inner address ─► Documents
@@ -7,13 +7,13 @@
 //!                              (peer's uid)     (control verbs)      └── Store: bundles and assignments on disk
 //! ```
 //!
-//! A guest is known by the inner source address of its connection and by nothing else. That address can be believed
-//! because of the tunnel (see `waifud-wireguard`), and it is looked up for every request, so that a guest whose
-//! assignment went away reads nothing more. No header changes who somebody is.
+//! A guest is identified only by the source address of its connection inside the tunnel, which the tunnel guarantees (see
+//! `waifud-wireguard`). The address is looked up for every request, so a guest whose assignment was removed can read
+//! nothing more. No header affects the identity.
 //!
-//! Everything that is served was first made durable here: after a restart the service answers before the agent, let
-//! alone waifud, has come back. What the agent says is checked, not believed: a bundle must have its digest, must open
-//! with its key, and must be for the instance that it is assigned to.
+//! Everything is stored durably before it is served, so after a restart the service answers guests before the agent or
+//! waifud reconnects. Requests of the agent are verified: a bundle must have its digest, must open with its key, and must
+//! belong to the instance that it is assigned to.
 
 mod cloud_init_event;
 mod control;

@@ -1,4 +1,4 @@
-//! How much one guest may ask for, so that the others are served.
+//! Limits for each guest, so that one guest cannot keep others from being served.
 
 use std::{
     collections::HashMap,
@@ -9,29 +9,28 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Bounds of the guests' side. Connections are bounded below, in the tunnel's TCP stack.
+/// Limits for guests. The tunnel's TCP stack limits connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GuestLimits {
-    /// Requests per second and source address, on the long run.
+    /// Requests per second and source address on average.
     pub requests_per_second: u32,
-    /// Requests that a source may make at once after a pause.
+    /// Requests that a source may send at once after a pause.
     pub burst: u32,
-    /// From a connection's start, or its last answer, until the head of a request is there.
+    /// How long a request head may take, from the start of the connection or the last answer.
     pub head_timeout: Duration,
-    /// From the head of a request until its body is there.
+    /// How long a request body may take after the head.
     pub body_timeout: Duration,
-    /// How long a connection may last in all.
+    /// How long a connection may last in total.
     pub lifetime: Duration,
-    /// Bytes of a request's head.
+    /// The maximum size of a request head in bytes.
     pub head_bytes: usize,
-    /// Bytes of the body that `phone-home` takes; other requests have none.
+    /// The maximum size of a phone-home body in bytes.
     pub body_bytes: usize,
 }
 
 impl Default for GuestLimits {
-    /// 4,000 requests/s with bursts of 8,000: a boot needs about 30, and a client that asks for one document after the
-    /// other never comes near; a flood of many connections does. 10 s for a head, 10 s for a body, 5 min in all; 8 KiB of
-    /// head, 16 KiB of body.
+    /// 4,000 requests/s with bursts of 8,000: a boot needs about 30, and only many parallel connections reach the limit.
+    /// 10 s for a head, 10 s for a body, 5 min in total; 8 KiB of head, 16 KiB of body.
     fn default() -> Self {
         Self {
             requests_per_second: 4_000,
@@ -45,7 +44,7 @@ impl Default for GuestLimits {
     }
 }
 
-/// Sources that are remembered before full buckets are swept out.
+/// The number of sources at which full buckets are removed.
 const SWEEP_AT: usize = 1024;
 
 /// Token buckets, one per source address.
@@ -71,7 +70,7 @@ impl RateLimiter {
         }
     }
 
-    /// Whether `source` may make one more request now.
+    /// Whether `source` may send another request now.
     pub fn allows(&self, source: Ipv4Addr, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= SWEEP_AT && !buckets.contains_key(&source) {

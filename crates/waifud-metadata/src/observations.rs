@@ -1,7 +1,7 @@
-//! What guests did, kept for the agent to read: bounded per instance and in all, and watched by waiting.
+//! Requests and reports of guests, for the agent: limited per instance and in total. The agent can wait for new ones.
 //!
-//! A guest can fill its own part only. A report that it is done has a place of its own, so that a flood of requests
-//! does not push it out before the agent has read it.
+//! A guest can use up only its own limit. Reports have a separate limit, so many requests do not displace them before the
+//! agent has read them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,17 +16,17 @@ use tokio::{
 use waifud_api::metadatad::{Observation, Observations, Observed};
 use waifud_types::{InstanceId, Timestamp};
 
-/// Requests kept per instance: more than a boot makes.
+/// Requests kept per instance: more than during a boot.
 const REQUESTS_PER_INSTANCE: usize = 64;
 /// Reports kept per instance.
 const REPORTS_PER_INSTANCE: usize = 4;
 /// Events of cloud-init's reporter kept per instance: a boot has about 130.
 const EVENTS_PER_INSTANCE: usize = 500;
-/// Observations kept in all.
+/// Observations kept in total.
 const IN_ALL: usize = 8_192;
 /// Observations in one answer.
 const PER_ANSWER: usize = 1_024;
-/// After the first news, others may join the same answer: a boot asks for thirty documents in a row.
+/// How long to collect further observations after the first: a boot requests thirty documents in a row.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// The log of one process.
@@ -66,13 +66,13 @@ impl Default for ObservationLog {
 }
 
 impl ObservationLog {
-    /// Writes down what an instance did.
+    /// Records an observation of an instance.
     pub fn record(&self, instance: InstanceId, at: Timestamp, what: Observed) {
         let last = self.with(|inner| inner.record(instance, at, what));
         self.last.send_replace(last);
     }
 
-    /// Whether the instance has reported before, as far as kept.
+    /// Whether a report of the instance is kept.
     pub fn has_report(&self, instance: InstanceId) -> bool {
         self.with(|inner| {
             let kept = inner.instances.get(&instance);
@@ -80,7 +80,7 @@ impl ObservationLog {
         })
     }
 
-    /// Drops what is known of an instance.
+    /// Drops all observations of an instance.
     pub fn forget(&self, instance: InstanceId) {
         self.with(|inner| {
             if let Some(kept) = inner.instances.remove(&instance) {
@@ -89,7 +89,7 @@ impl ObservationLog {
         });
     }
 
-    /// What came after number `after`; waits until there is something, at most `wait`.
+    /// The observations after number `after`. Waits for the first one, at most `wait`.
     pub async fn after(&self, after: u64, wait: Duration) -> Observations {
         let found = self.with(|inner| inner.after(after));
         if !found.items.is_empty() || wait.is_zero() {
@@ -101,7 +101,7 @@ impl ObservationLog {
                 sleep(GATHER).await;
             }
         };
-        // Whether time ran out or news came shows in what is there now.
+        // Whether the time has elapsed or something was recorded shows in the log.
         let _ = timeout(wait, changed).await;
         self.with(|inner| inner.after(after))
     }
@@ -137,7 +137,7 @@ impl Inner {
         self.last
     }
 
-    /// Takes the oldest request or event of the instance that has most of them.
+    /// Removes the oldest request or event of the instance with the most of them.
     fn shrink(&mut self) {
         let most = self
             .instances
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_one_guest_loses_neither_its_report_nor_what_others_did() {
+    async fn a_flood_of_one_guest_displaces_neither_its_report_nor_other_guests() {
         let log = ObservationLog::default();
         let (flood, quiet) = (InstanceId::generate(), InstanceId::generate());
         log.record(quiet, Timestamp::UNIX_EPOCH, request("/quiet"));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_guests_together_stay_within_bounds_and_long_answers_come_in_parts() {
+    async fn many_guests_stay_within_the_limits_and_long_answers_are_split() {
         let log = ObservationLog::default();
         for _ in 0..400 {
             let instance = InstanceId::generate();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_forgotten_is_gone_and_leaves_no_hole_in_the_count() {
+    async fn forgotten_observations_are_removed_and_numbers_continue() {
         let log = ObservationLog::default();
         let instance = InstanceId::generate();
         assert!(!log.has_report(instance));

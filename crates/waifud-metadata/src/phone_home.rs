@@ -1,16 +1,16 @@
-//! What a guest says when its cloud-init is done: a form (`application/x-www-form-urlencoded`), believed in nothing but
-//! that it came, and made harmless for whoever prints it.
+//! The phone-home report of a guest: a form (`application/x-www-form-urlencoded`). Its contents are untrusted and made safe
+//! for terminals.
 
 use waifud_api::metadatad::Observed;
 use waifud_kit::terminal::is_unsafe;
 
-/// Characters of an instance-id or host name that are kept; DNS knows no longer names (RFC 1035, section 2.3.4).
+/// How many characters of an instance-id or host name are kept: the maximum of DNS (RFC 1035, section 2.3.4).
 const TEXT_MAX: usize = 255;
-/// Characters of a host key that are kept: RSA's 16,384 bits take 2.8 KiB.
+/// How many characters of a host key are kept: an RSA key of 16,384 bits has 2.8 KiB.
 const KEY_MAX: usize = 4 << 10;
-/// Host keys that are kept; OpenSSH knows five types.
+/// How many host keys are kept; OpenSSH has five types.
 const KEYS_MAX: usize = 8;
-/// What cloud-init sends for what it does not have.
+/// What cloud-init sends for missing values.
 const NOT_THERE: &str = "N/A";
 
 /// Reads the form.
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cloud_init_sends_is_read() {
+    fn a_form_of_cloud_init_is_read() {
         let body = b"instance_id=i-1&hostname=web&pub_key_ed25519=ssh-ed25519+AAAA%2B%2F+root%40web%0A&pub_key_rsa=N%2FA&x=y";
         let Observed::PhoneHome {
             instance_id,
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_turns_a_line_round_or_hides_in_it_is_shown_as_such() {
+    fn direction_marks_and_invisible_characters_are_replaced() {
         let text = harmless("web\u{202e}gnp.\u{200b}x\u{2028}y", TEXT_MAX);
         assert_eq!(text, "web\u{fffd}gnp.\u{fffd}x\u{fffd}y");
         assert_eq!(harmless("Grün 日本", TEXT_MAX), "Grün 日本");

@@ -1,4 +1,4 @@
-//! What is served to whom, in memory: by instance for the agent, by exact inner address for guests.
+//! Assignments in memory: by instance for the agent, by address inside the tunnel for guests.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use waifud_api::metadatad::{Assignment, Held};
 use waifud_cloudinit::Documents;
 use waifud_types::{Digest, InstanceId};
 
-/// One assignment with its opened documents.
+/// An assignment with its documents.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub instance: InstanceId,
@@ -18,7 +18,7 @@ pub(crate) struct Entry {
     pub documents: Documents,
 }
 
-/// All assignments. Reads never wait for the disk: changes are swapped in when they are durable.
+/// All assignments. Reads never wait for the disk: changes are added once they are durable.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(RwLock<Maps>);
 
@@ -29,7 +29,7 @@ struct Maps {
 }
 
 impl Registry {
-    /// Who has this exact address.
+    /// The assignment of an address.
     pub fn at(&self, address: Ipv4Addr) -> Option<Arc<Entry>> {
         self.read(|maps| maps.by_address.get(&address).cloned())
     }
@@ -47,7 +47,7 @@ impl Registry {
         })
     }
 
-    /// All of it, in the order of ids.
+    /// All assignments by id.
     pub fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> = self.read(|maps| {
             maps.by_instance
@@ -63,8 +63,7 @@ impl Registry {
         held
     }
 
-    /// Puts an entry in place of the instance's former one, at one moment for every reader. Refuses, with the holder, an
-    /// address that another instance has.
+    /// Replaces the instance's entry atomically. If another instance has the address, returns that instance as an error.
     pub fn put(&self, entry: Entry) -> Result<(), InstanceId> {
         let entry = Arc::new(entry);
         let address = entry.assignment.address;

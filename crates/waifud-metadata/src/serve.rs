@@ -1,4 +1,4 @@
-//! Guests' connections: each is served by a task of its own, for as long as it asks in time.
+//! Serves guests' connections, each in its own task and within time limits.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -10,8 +10,8 @@ use waifud_wireguard::{GuestListener, GuestStream};
 
 use crate::MetadataService;
 
-/// Serves connections until the listener ends or `stop` is cancelled; then lets answers that are under way finish. The
-/// caller bounds how long that may take.
+/// Serves connections until the listener ends or `stop` is cancelled, and then completes running answers. The caller must
+/// limit how long that takes.
 pub async fn serve_guests<L: GuestListener>(
     mut listener: L,
     service: Arc<MetadataService>,
@@ -30,7 +30,7 @@ pub async fn serve_guests<L: GuestListener>(
     connections.wait().await;
 }
 
-/// One connection. The source's address is read here, once, from the tunnel.
+/// Serves one connection. Its source address is read once, from the tunnel.
 async fn serve<S: GuestStream>(stream: S, service: Arc<MetadataService>, stop: CancellationToken) {
     let source = *stream.source().ip();
     let limits = service.limits.clone();
@@ -39,13 +39,13 @@ async fn serve<S: GuestStream>(stream: S, service: Arc<MetadataService>, stop: C
         async move { Ok::<_, Infallible>(service.answer_guest(source, request).await) }
     });
     let mut builder = http1::Builder::new();
-    // The timer for heads runs while a kept connection waits for its next request, too.
+    // The timeout for request heads includes the time between two requests of a connection.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(8 << 10))
-        // A client may close its sending side once it has asked (`nc -N`, small HTTP clients): it still reads.
+        // A client may close its sending side after its request (`nc -N`, small HTTP clients) and still read the answer.
         .half_close(true)
         .keep_alive(true);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));

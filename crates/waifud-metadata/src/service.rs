@@ -1,7 +1,7 @@
-//! The service as the agent sees it: verbs that make true what they are told, durably, and only then answer.
+//! The service as the agent uses it: each verb applies a change durably before it answers.
 //!
-//! Changes are taken one at a time. Each is checked, written to the store, and then swapped into the registry, so that a
-//! crash between leaves what was before or what was asked for. Guests' reads wait for none of it.
+//! Changes are applied one at a time. Each is checked, written to the store, and then put into the registry, so a crash
+//! leaves the state before or after the change. Guests' requests do not wait for changes.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -25,24 +25,24 @@ use crate::{
     registry::{Entry, Registry},
 };
 
-/// Seconds that somebody may wait for observations at most.
+/// The longest time that a caller may wait for observations.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 
-/// What the service is made of.
+/// The parts of the service.
 pub struct Parts {
-    /// Where bundles are.
+    /// The store of bundles.
     pub bundles: Arc<dyn BundleStore>,
-    /// Where assignments are.
+    /// The store of assignments.
     pub state: Arc<dyn StateStore>,
     /// This end of the tunnel.
     pub tunnel: Arc<dyn TunnelEnd>,
     /// Seals EC2's session tokens.
     pub tokens: Tokens,
-    /// Bounds of the guests' side.
+    /// Limits for guests.
     pub limits: GuestLimits,
-    /// Tells the time.
+    /// The clock.
     pub clock: fn() -> Timestamp,
-    /// Ends what waits.
+    /// Cancelled when the service stops; ends pending waits.
     pub stop: CancellationToken,
 }
 
@@ -51,26 +51,26 @@ pub fn system_clock() -> Timestamp {
     Timestamp::now()
 }
 
-/// Why something that the agent asked for was not done.
+/// Why a request of the agent failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// The bytes are not the ones that were announced.
+    /// The bytes do not have the announced digest.
     #[error("the bytes have the digest {found}, not {wanted}")]
     DigestMismatch {
-        /// As in the path.
+        /// The digest in the path.
         wanted: Digest,
-        /// As computed.
+        /// The digest of the bytes.
         found: Digest,
     },
-    /// The bundle has to be put first.
-    #[error("the bundle {digest} is not here")]
+    /// The bundle is not stored. It must be put first.
+    #[error("the bundle {digest} is not stored here")]
     BundleMissing {
         /// Which one.
         digest: Digest,
     },
-    /// The bundle does not open.
-    #[error("the bundle {digest} can't be read")]
+    /// The bundle cannot be opened.
+    #[error("the bundle {digest} cannot be opened")]
     BundleUnreadable {
         /// Which one.
         digest: Digest,
@@ -78,34 +78,34 @@ pub enum ControlError {
         #[source]
         source: BundleError,
     },
-    /// The bundle was made for somebody else.
-    #[error("the bundle {digest} is instance {owner}'s")]
+    /// The bundle belongs to another instance.
+    #[error("the bundle {digest} belongs to instance {owner}")]
     BundleOfAnother {
         /// Which one.
         digest: Digest,
-        /// Whose it is.
+        /// The instance that it belongs to.
         owner: InstanceId,
     },
-    /// One address, one owner.
-    #[error("the address {address} is instance {holder}'s")]
+    /// Another instance has the address.
+    #[error("the address {address} belongs to instance {holder}")]
     AddressTaken {
         /// The address.
         address: std::net::Ipv4Addr,
-        /// Who has it.
+        /// The instance that has it.
         holder: InstanceId,
     },
-    /// The node's key is no key.
-    #[error("the node's public key can't be read")]
+    /// The node's key is invalid.
+    #[error("the node's public key is not a valid WireGuard key")]
     NodeKey(#[source] KeyError),
-    /// The tunnel does not take the node.
-    #[error("the tunnel refused the node's end")]
+    /// The tunnel refused the node.
+    #[error("the tunnel refused the node's configuration")]
     Tunnel(#[source] WireguardError),
-    /// The disk failed.
-    #[error("it could not be made durable")]
+    /// The store failed.
+    #[error("the change could not be stored")]
     Store(#[from] StoreError),
 }
 
-/// One service, shared by its guests' and its agent's side.
+/// The service, which serves guests and the agent.
 pub struct MetadataService {
     pub(crate) registry: Registry,
     pub(crate) log: ObservationLog,
@@ -118,17 +118,17 @@ pub struct MetadataService {
     tunnel: Arc<dyn TunnelEnd>,
     process: String,
     stop: CancellationToken,
-    /// Bundles on disk that no assignment uses: to be assigned soon, or left over.
+    /// Bundles on disk without an assignment: to be assigned soon, or left over.
     unused: SyncMutex<BTreeSet<Digest>>,
     /// Assignments on disk that could not be loaded.
     unserved: SyncMutex<BTreeSet<InstanceId>>,
-    /// Held while something changes; the node's end, once said.
+    /// The node's end of the tunnel, once known. Locked during changes.
     changing: Mutex<Option<Tunnel>>,
 }
 
 impl MetadataService {
-    /// Starts with what the store has: guests are answered before the agent comes back. What can't be read is left out
-    /// and logged; only a store that can't be listed is an error.
+    /// Starts with the contents of the store, so guests are served before the agent reconnects. Unreadable entries are
+    /// logged and left out; only a store that cannot be listed is an error.
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StoreError> {
         let service = Self {
             registry: Registry::default(),
@@ -159,12 +159,12 @@ impl MetadataService {
                 Err(error) => Err(error),
             };
             if let Err(error) = loaded {
-                tracing::warn!(%instance, %error, "not served until the agent assigns it again");
+                tracing::warn!(%instance, %error, "an instance is not served until the agent assigns it again");
                 set(&self.unserved).insert(instance);
             }
         }
         for digest in self.bundles.bundles().await? {
-            // Also what could not be read just now stays: waifud, who has it too, may be away.
+            // Unreadable bundles are kept, because waifud may be unreachable.
             if !assigned.contains(&digest) {
                 self.drop_unused(digest).await;
             }
@@ -172,14 +172,14 @@ impl MetadataService {
         if let Some(tunnel) = self.state.tunnel().await? {
             match self.set_peer(&tunnel) {
                 Ok(()) => *self.changing.lock().await = Some(tunnel),
-                Err(error) => tracing::warn!(%error, "the stored tunnel is not used"),
+                Err(error) => tracing::warn!(%error, "cannot use the stored tunnel"),
             }
         }
         tracing::info!(instances = self.registry.held().len(), "loaded");
         Ok(())
     }
 
-    /// Which process answers, and what it holds.
+    /// The process and what it stores.
     pub async fn status(&self) -> Status {
         let tunnel = self.changing.lock().await.clone();
         self.status_with(tunnel.as_ref())
@@ -197,16 +197,16 @@ impl MetadataService {
         }
     }
 
-    /// Ensures that the node's end, and no other, is accepted.
+    /// Accepts this node's end of the tunnel and no other.
     pub async fn put_tunnel(&self, tunnel: Tunnel) -> Result<Status, ControlError> {
         let mut current = self.changing.lock().await;
-        // Also when nothing changed: the node may have been restarted, and waits for a greeting.
+        // Also without a change, because a restarted node waits for a handshake.
         self.set_peer(&tunnel)?;
         if current.as_ref() != Some(&tunnel) {
             failpoints::TUNNEL_SAVE
                 .around(self.state.put_tunnel(&tunnel))
                 .await?;
-            tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "the node's end is accepted");
+            tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "accepted the node's end of the tunnel");
             *current = Some(tunnel);
         }
         Ok(self.status_with(current.as_ref()))
@@ -229,7 +229,7 @@ impl MetadataService {
             .map_err(ControlError::Tunnel)
     }
 
-    /// Ensures that the bundle is held.
+    /// Stores the bundle.
     pub async fn put_bundle(&self, wanted: Digest, ciphertext: Bytes) -> Result<(), ControlError> {
         let found = digest_of(&ciphertext);
         if found != wanted {
@@ -245,7 +245,7 @@ impl MetadataService {
         Ok(())
     }
 
-    /// Ensures that the bundle is not kept, unless an instance is served it.
+    /// Removes the bundle, unless an assignment uses it.
     pub async fn delete_bundle(&self, digest: Digest) -> Result<(), ControlError> {
         let _changing = self.changing.lock().await;
         if !self.registry.uses(digest) {
@@ -257,7 +257,7 @@ impl MetadataService {
         Ok(())
     }
 
-    /// Ensures that the instance is served these documents at this address, and nothing else anywhere.
+    /// Serves these documents to the instance at this address, and at no other.
     pub async fn put_instance(
         &self,
         instance: InstanceId,
@@ -282,7 +282,7 @@ impl MetadataService {
         failpoints::ASSIGNMENT_SAVE
             .around(self.state.put_assignment(instance, &entry.assignment))
             .await?;
-        tracing::info!(%instance, name = %entry.assignment.name, %address, bundle = %entry.assignment.bundle.digest.short(), "served");
+        tracing::info!(%instance, name = %entry.assignment.name, %address, bundle = %entry.assignment.bundle.digest.short(), "assigned");
         self.registry_put(entry)?;
         set(&self.unserved).remove(&instance);
         if let Some(former) = former {
@@ -291,7 +291,7 @@ impl MetadataService {
         Ok(())
     }
 
-    /// Ensures that nothing of the instance is served or held.
+    /// Removes the assignment and the documents of the instance.
     pub async fn delete_instance(&self, instance: InstanceId) -> Result<(), ControlError> {
         let _changing = self.changing.lock().await;
         let former = self.registry.remove(instance);
@@ -301,13 +301,13 @@ impl MetadataService {
             .await?;
         set(&self.unserved).remove(&instance);
         if let Some(former) = former {
-            tracing::info!(%instance, name = %former.assignment.name, "forgotten");
+            tracing::info!(%instance, name = %former.assignment.name, "removed");
             self.drop_unused(former.assignment.bundle.digest).await;
         }
         Ok(())
     }
 
-    /// What guests did after number `after`; waits until there is something, at most `wait` and at most a minute.
+    /// Observations after number `after`. Waits for the first one, at most `wait` and at most a minute.
     pub async fn observations(&self, after: u64, wait: Duration) -> Observations {
         tokio::select! {
             found = self.log.after(after, wait.min(WAIT_MAX)) => found,
@@ -315,7 +315,7 @@ impl MetadataService {
         }
     }
 
-    /// The assignment with its documents, read from the store and checked.
+    /// Reads the documents of an assignment from the store and checks them.
     async fn opened(
         &self,
         instance: InstanceId,
@@ -328,7 +328,7 @@ impl MetadataService {
         };
         let documents = match open(&ciphertext, digest, &assignment.bundle.key) {
             Ok(documents) => documents,
-            // Damaged on the way or on disk: as good as not there, and mended by putting it again.
+            // A damaged bundle is treated as missing; putting it again repairs it.
             Err(BundleError::WrongDigest { .. }) => return Err(missing),
             Err(source) => return Err(ControlError::BundleUnreadable { digest, source }),
         };
@@ -353,14 +353,14 @@ impl MetadataService {
         Ok(())
     }
 
-    /// Garbage is no reason to fail: the agent is told of it, and it is tried again at the next start.
+    /// Removes a bundle that is not used. A failure is only logged: the agent sees the bundle, and the next start retries.
     async fn drop_unused(&self, digest: Digest) {
         if !self.registry.uses(digest)
             && let Err(error) = failpoints::BUNDLE_DROP
                 .around(self.bundles.delete_bundle(digest))
                 .await
         {
-            tracing::warn!(%error, "a bundle that no assignment uses stays on disk");
+            tracing::warn!(%error, "cannot remove an unused bundle");
             set(&self.unused).insert(digest);
         }
     }
@@ -370,10 +370,10 @@ fn set<T>(shared: &SyncMutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// 128 random bits as text.
+/// A random id of 128 bits as text.
 fn random_name() -> String {
     let mut bytes = [0; 16];
-    // Without randomness the agent would at worst not notice a restart; the process would not have come this far.
+    // Without randomness the agent could miss a restart, but the process would have failed earlier.
     let _ = SystemRandom::new().fill(&mut bytes);
     waifud_kit::sha256::hex(&bytes)
 }

@@ -1,4 +1,4 @@
-//! The interface to this end of the tunnel: the agent says which node's key is accepted, the service passes it on.
+//! The interface to this end of the tunnel, which accepts the node's key that the agent sets.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -7,19 +7,19 @@ use std::{
 
 use waifud_wireguard::{PeerConfig, PublicKey, TunnelServer, WireguardError};
 
-/// This end of the tunnel, as the control side needs it.
+/// This end of the tunnel.
 pub trait TunnelEnd: Send + Sync + 'static {
     /// This end's identity.
     fn public_key(&self) -> PublicKey;
 
-    /// Where sealed packets are expected.
+    /// The UDP address for sealed packets.
     fn endpoint(&self) -> SocketAddr;
 
-    /// Ensures that this is the one peer.
+    /// Sets the only peer.
     fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError>;
 }
 
-/// The real one.
+/// The real tunnel.
 #[derive(Debug)]
 pub struct WireguardEnd {
     server: TunnelServer,
@@ -47,7 +47,7 @@ impl TunnelEnd for WireguardEnd {
     }
 }
 
-/// Remembers who was set.
+/// A fake that records the peer.
 #[derive(Debug, Default)]
 pub struct FakeTunnel(Mutex<Option<PeerConfig>>);
 

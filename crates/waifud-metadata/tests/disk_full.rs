@@ -75,9 +75,9 @@ async fn full(at: &Path) {
 }
 
 #[test]
-fn a_full_disk_refuses_what_comes_and_keeps_what_is_there() {
+fn a_full_disk_refuses_new_data_and_keeps_the_old() {
     if !nix::unistd::geteuid().is_root() {
-        waifud_kit::testing::skip("needs root, to mount");
+        waifud_kit::testing::skip("needs root to mount a filesystem");
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The configuration: a TOML file in which everything has a default and nothing unknown is ignored.
+//! The configuration: a TOML file in which all keys are optional, and unknown keys are errors.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -8,20 +8,20 @@ use std::{
 use anyhow::Result;
 use serde::Deserialize;
 
-/// Where it is read from, unless told otherwise.
+/// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/waifud/metadatad.toml";
 
-/// All of it.
+/// The configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The unix socket on which the node's agent speaks to this service.
+    /// The unix socket for the node's agent.
     pub socket: PathBuf,
-    /// Keys, bundles and assignments; made with mode 0700 when it is missing.
+    /// The directory of keys, bundles and assignments. Created with mode 0700 if it is missing.
     pub state_dir: PathBuf,
     /// The UDP address for the tunnel's sealed packets; loopback only.
     pub wireguard_listen: SocketAddr,
-    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives of `tracing`.
+    /// The log level (`error`, `warn`, `info`, `debug`, `trace`), or `tracing` directives.
     pub log: String,
 }
 
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_counts_and_the_rest_keeps_its_default() {
+    fn configured_keys_are_used_and_others_have_their_default() {
         let config = read("wireguard_listen = \"127.0.0.1:7\"\nlog = \"debug\"\n").unwrap();
         assert_eq!(config.wireguard_listen.port(), 7);
         assert_eq!(config.log, "debug");

@@ -1,14 +1,14 @@
-//! Logs: one plain line each to stderr, as journald and supervisors want them; they know the time themselves.
+//! Logs plain lines to stderr, without a time, which journald and supervisors add.
 
 use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging with a level or with directives.
+/// Starts logging with a level or directives.
 pub fn start(directives: &str) -> Result<()> {
     let filter = EnvFilter::try_new(directives)
-        .with_context(|| format!("log = {directives:?} is neither a level nor directives"))?;
+        .with_context(|| format!("log = {directives:?} is neither a log level nor a valid tracing directive"))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)

@@ -1,7 +1,7 @@
-//! The daemon that faces guests: it ends their tunnel in this process and answers on 169.254.169.254:80 inside it.
+//! The daemon that serves guests: their tunnel ends in this process, which answers on 169.254.169.254:80 inside it.
 //!
-//! It needs no capability, opens no port but one UDP port on loopback, and holds no credential for waifud. What it
-//! serves, and to whom, the node's agent tells it over a unix socket.
+//! It needs no capabilities, opens only a UDP port on loopback, and has no credentials for waifud. The node's agent sends it
+//! documents and assignments over a unix socket.
 
 mod config;
 mod logging;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Perhaps before logging began: straight to where it would go.
+            // Logging may not be started yet, so this is printed directly.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }

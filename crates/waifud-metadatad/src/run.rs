@@ -1,4 +1,4 @@
-//! Puts the parts together, and takes them apart again when told to stop.
+//! Starts the parts of the daemon, and stops them on a signal.
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use waifud_wireguard::{ServerConfig, TunnelServer};
 
 use crate::{config::Config, state};
 
-/// How long answers that are under way may take after a signal to stop.
+/// How long running answers may take after a stop signal.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<()> {
-    // One thread: the tunnel, the stack and the documents all live in its caches, and it is far from busy.
+    // One thread is enough, and the tunnel, the stack and the documents stay in its caches.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -58,7 +58,7 @@ async fn serve(config: &Config) -> Result<()> {
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .with_context(|| format!("{} could not be made", directory.display()))?;
+            .with_context(|| format!("cannot create {}", directory.display()))?;
     }
     let socket = ControlSocket::bind(&config.socket)?;
     tracing::info!(%endpoint, %public_key, socket = %config.socket.display(), "ready");
@@ -75,13 +75,13 @@ async fn serve(config: &Config) -> Result<()> {
         .await
         .is_err()
     {
-        tracing::info!("answers that were still under way are cut");
+        tracing::info!("stopped answers that were still running");
     }
     Ok(())
 }
 
-/// Waits for the first side that ends though nobody asked it to. One side without the other is no service: the process
-/// ends with an error then, and whoever started it starts it anew.
+/// Waits until one side ends unexpectedly. The process then ends with an error, because one side alone is not useful, and
+/// is restarted by its supervisor.
 async fn ended(
     guests: &mut JoinHandle<()>,
     agent: &mut JoinHandle<std::io::Result<()>>,

@@ -1,4 +1,4 @@
-//! The state directory: locked by one process, and home of two secrets that are made on the first start.
+//! The state directory: locked by one process, with two secrets that are created at the first start.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -13,35 +13,35 @@ use ring::rand::{SecureRandom, SystemRandom};
 use waifud_cloudinit::Tokens;
 use waifud_wireguard::PrivateKey;
 
-/// Holds the directory for this process until it is dropped, or the process ends in any way.
+/// The lock of the directory, until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct StateLock(#[expect(dead_code, reason = "open is locked")] File);
 
-/// Takes the directory, making it (0700) when it is missing.
+/// Locks the directory. Creates it (0700) if it is missing.
 pub fn lock(directory: &Path) -> Result<StateLock> {
     let name = directory.display();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("{name} could not be made"))?;
+        .with_context(|| format!("cannot create {name}"))?;
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(directory.join("lock"))
-        .with_context(|| format!("{name}/lock could not be opened"))?;
+        .with_context(|| format!("cannot open {name}/lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(StateLock(file)),
         Err(TryLockError::WouldBlock) => bail!("another waifud-metadatad uses {name}"),
         Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("{name} could not be locked"))
+            Err(error).with_context(|| format!("cannot lock {name}"))
         }
     }
 }
 
-/// This service's identity in the tunnel: the same over restarts, so that the node need not be told again.
+/// The private key of this end of the tunnel. It survives restarts, so the node need not be configured again.
 pub fn wireguard_key(directory: &Path) -> Result<PrivateKey> {
     let text = secret(&directory.join("wireguard.key"), || {
         Ok(PrivateKey::generate().to_base64())
@@ -50,7 +50,7 @@ pub fn wireguard_key(directory: &Path) -> Result<PrivateKey> {
         .with_context(|| format!("{}/wireguard.key is damaged", directory.display()))
 }
 
-/// The key under EC2's session tokens: the same over restarts, so that a guest's token outlives them.
+/// The key of EC2's session tokens. It survives restarts, so guests' tokens stay valid.
 pub fn token_key(directory: &Path) -> Result<Tokens> {
     let path = directory.join("token.key");
     let text = secret(&path, || {
@@ -68,18 +68,18 @@ pub fn token_key(directory: &Path) -> Result<Tokens> {
         .with_context(|| format!("{} is damaged", path.display()))
 }
 
-/// The secret in the file, made and made durable (0600) when it is missing.
+/// The secret in the file. Created durably (0600) if it is missing.
 fn secret(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => return Ok(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(error).with_context(|| format!("{} can't be read", path.display()));
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
         }
     }
     let text = make()?;
     waifud_kit::durable::replace(path, format!("{text}\n").as_bytes(), 0o600)
-        .with_context(|| format!("{} can't be written", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(text)
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_made_once_and_for_nobody_else() {
+    fn secrets_are_created_once_and_readable_by_the_owner_only() {
         let directory = tempfile::tempdir().unwrap();
         let first = wireguard_key(directory.path()).unwrap().public_key();
         let again = wireguard_key(directory.path()).unwrap().public_key();

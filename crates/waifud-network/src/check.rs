@@ -1,8 +1,8 @@
-//! A state that contradicts itself is refused before anything is changed.
+//! Refuses a state that contradicts itself, before anything is changed.
 //!
-//! The firewall's promise is "one address, one owner". It can only be kept for a state in which that already holds,
-//! so both the real adapter and the fake ask [`check`] first. Names that end up in a ruleset or in dnsmasq's
-//! configuration are checked here too: whatever passes can be written there without quoting.
+//! The firewall guarantees that an address is used by one owner only. This requires a state in which no address has two
+//! owners, so the real adapter and the fake both call [`check`] first. Names that are written to a ruleset or to dnsmasq's
+//! configuration are checked here as well: those that pass need no quoting.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,13 +11,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{IDENTITIES, LanPort, NetworkError, NetworkState, Port};
 
-/// Longest name of an interface: `IFNAMSIZ` (16) less the closing zero.
+/// The maximum length of an interface name: `IFNAMSIZ` (16) without the final zero.
 const INTERFACE_NAME_MAX: usize = 15;
 
-/// An Ethernet interface carries at least this (RFC 791, "every internet module must forward 68 octets").
+/// The minimum MTU (RFC 791: "every internet module must be able to forward a datagram of 68 octets").
 const MTU_MIN: u16 = 68;
 
-/// Where no guest's address can be: link-local (RFC 3927), loopback, "this network", multicast and reserved.
+/// Ranges that no guest may have an address in: link-local (RFC 3927), loopback, "this network", multicast and reserved.
 const NEVER_GUESTS: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -31,7 +31,7 @@ const NEVER_GUESTS_V6: [(Ipv6Addr, u8); 2] = [
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
 ];
 
-/// Says yes to a state whose ports can all be served at once, else names the first contradiction.
+/// Checks that all ports of a state can be served together. The error describes the first contradiction.
 pub fn check(state: &NetworkState) -> Result<(), NetworkError> {
     check_names(state)?;
     check_subnet(state)?;
@@ -39,7 +39,7 @@ pub fn check(state: &NetworkState) -> Result<(), NetworkError> {
     check_lan(state)
 }
 
-/// IPv4 ranges that `port` may also use as source. Those of IPv6 are left out: there is no IPv6 on this network.
+/// Further IPv4 ranges that `port` may use as source. IPv6 ranges are left out: this network has no IPv6.
 pub(crate) fn further_ranges(port: &Port) -> impl Iterator<Item = Ipv4Net> {
     port.allow_addresses.iter().filter_map(|range| match range {
         IpNet::V4(range) => Some(range.trunc()),
@@ -64,14 +64,14 @@ fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
         .domain
         .split('.')
         .all(|label| label.parse::<waifud_types::Name>().is_ok());
-    // RFC 1035, 2.3.4: 255 octets; what a guest's own label needs is taken off.
+    // RFC 1035, section 2.3.4: at most 255 octets, including the guest's own label.
     if !labels_are_plain || state.domain.len() > 190 {
         let shown: String = state.domain.chars().take(40).collect();
-        return Err(contradiction(format!("{shown:?} is not a DNS domain")));
+        return Err(contradiction(format!("{shown:?} is not a valid DNS domain")));
     }
     if state.mtu < MTU_MIN {
         return Err(contradiction(format!(
-            "an MTU of {} is less than {MTU_MIN}",
+            "the MTU {} is less than the minimum of {MTU_MIN}",
             state.mtu
         )));
     }
@@ -84,12 +84,12 @@ fn check_interface_name(name: &str) -> Result<(), NetworkError> {
     if !leads || name.len() > INTERFACE_NAME_MAX || !name.chars().all(plain) {
         let shown: String = name.chars().take(40).collect();
         return Err(contradiction(format!(
-            "{shown:?} is not a name for an interface: 1 to {INTERFACE_NAME_MAX} of a-z, 0-9, -, _ and ."
+            "{shown:?} is not a valid interface name: 1 to {INTERFACE_NAME_MAX} of a-z, A-Z, 0-9, -, _ and ."
         )));
     }
     if name.starts_with(waifud_types::TapName::PREFIX) {
         return Err(contradiction(format!(
-            "interface {name} has a name that is kept for guests' ports"
+            "interface name {name} is reserved for guests' ports"
         )));
     }
     Ok(())
@@ -99,12 +99,12 @@ fn check_subnet(state: &NetworkState) -> Result<(), NetworkError> {
     let subnet = state.subnet;
     if subnet.prefix_len() > 30 || subnet.trunc() != subnet {
         return Err(contradiction(format!(
-            "{subnet} can't be a guests' subnet: it has host bits set, or no room for a gateway and a guest"
+            "{subnet} cannot be the guests' subnet: it has host bits set, or is too small for a gateway and a guest"
         )));
     }
     if let Some(range) = never_guests(subnet) {
         return Err(contradiction(format!(
-            "subnet {subnet} lies in {range}, which can't be routed"
+            "subnet {subnet} is in {range}, which cannot be routed"
         )));
     }
     if !is_host_of(subnet, state.gateway) {
@@ -133,13 +133,13 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
         }
         if let Some(other) = macs.insert(port.mac, who.clone()) {
             return Err(contradiction(format!(
-                "MAC address {} is given to {other} and to {who}",
+                "MAC address {} is assigned to both {other} and {who}",
                 port.mac
             )));
         }
         if let Some(other) = leases.insert(port.address, who.clone()) {
             return Err(contradiction(format!(
-                "address {} is given to {other} and to {who}",
+                "address {} is assigned to both {other} and {who}",
                 port.address
             )));
         }
@@ -151,7 +151,7 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
     check_published(state)
 }
 
-/// Ports on bridges of the host's own: nobody's tap, MAC or identity twice, and no source that has a meaning.
+/// Ports on bridges of the host: no tap, MAC address or identity twice, and no reserved source addresses.
 fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
     let mut taps: HashSet<_> = state.ports.iter().map(|port| &port.tap).collect();
     let mut macs: HashSet<_> = state.ports.iter().map(|port| port.mac).collect();
@@ -163,7 +163,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
         check_interface_name(&port.bridge)?;
         if port.bridge == state.bridge || port.bridge == state.metadata_interface {
             return Err(contradiction(format!(
-                "{who} can't be on {}, which is waifud's own",
+                "{who} cannot be on {}, which belongs to waifud",
                 port.bridge
             )));
         }
@@ -172,7 +172,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
         }
         if !macs.insert(port.mac) {
             return Err(contradiction(format!(
-                "MAC address {} is given to {who} and to another",
+                "MAC address {} is assigned to {who} and to another port",
                 port.mac
             )));
         }
@@ -180,7 +180,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
             && (!is_host_of(IDENTITIES, identity) || !identities.insert(identity))
         {
             return Err(contradiction(format!(
-                "{identity} can't stand for {who}: it is another's, or not in {IDENTITIES}"
+                "{identity} cannot stand for {who}: it stands for another port, or is not in {IDENTITIES}"
             )));
         }
         for range in fixed_v4(port) {
@@ -191,12 +191,12 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
             }
         }
         for range in fixed_v6(port) {
-            let has_meaning = NEVER_GUESTS_V6.iter().any(|(start, bits)| {
+            let reserved = NEVER_GUESTS_V6.iter().any(|(start, bits)| {
                 Ipv6Net::new(*start, *bits).is_ok_and(|r| overlap_v6(r, range))
             });
-            if has_meaning {
+            if reserved {
                 return Err(contradiction(format!(
-                    "{who} may not use {range}: it holds addresses that are no machine's own"
+                    "{who} may not use {range}: it contains reserved addresses"
                 )));
             }
         }
@@ -204,8 +204,8 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// An address that was given to a port is its own: no other port has it, on this bridge or by a route, and no range of
-/// another holds it. Single further addresses may be shared, as on `default`.
+/// Checks that a port's given address belongs to no other port of the bridge or of `default`, and to no range of another
+/// port. Single further addresses may be shared, as on `default`.
 fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
     let mut owners: HashMap<(&str, Ipv4Addr), &LanPort> = HashMap::new();
     for port in &state.lan {
@@ -213,7 +213,7 @@ fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
             && let Some(other) = owners.insert((&port.bridge, address), port)
         {
             return Err(contradiction(format!(
-                "address {address} is given to {} and to {} ({})",
+                "address {address} is assigned to both {} and {} ({})",
                 other.name, port.name, port.tap
             )));
         }
@@ -235,7 +235,7 @@ fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// IPv4 sources that a port on a bridge of the host's own need not learn.
+/// IPv4 sources that a port on a bridge of the host may use without learning them.
 pub(crate) fn fixed_v4(port: &LanPort) -> impl Iterator<Item = Ipv4Net> {
     port.fixed.iter().filter_map(|range| match range {
         IpNet::V4(range) => Some(range.trunc()),
@@ -243,7 +243,7 @@ pub(crate) fn fixed_v4(port: &LanPort) -> impl Iterator<Item = Ipv4Net> {
     })
 }
 
-/// The same of IPv6.
+/// The same for IPv6.
 pub(crate) fn fixed_v6(port: &LanPort) -> impl Iterator<Item = Ipv6Net> {
     port.fixed.iter().filter_map(|range| match range {
         IpNet::V4(_) => None,
@@ -255,7 +255,7 @@ fn overlap_v6(one: Ipv6Net, other: Ipv6Net) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
-/// A port of the node leads to one guest.
+/// Checks that each port of the node is published to one guest only.
 fn check_published(state: &NetworkState) -> Result<(), NetworkError> {
     let mut owners = HashMap::new();
     for port in &state.ports {
@@ -266,7 +266,7 @@ fn check_published(state: &NetworkState) -> Result<(), NetworkError> {
             let key = (published.protocol, published.port);
             if let Some(other) = owners.insert(key, &port.name) {
                 return Err(contradiction(format!(
-                    "port {}/{} of the node leads to {other} and to {}",
+                    "port {}/{} of the node is published to both {other} and {}",
                     published.port,
                     published.protocol.as_str(),
                     port.name
@@ -277,7 +277,7 @@ fn check_published(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Further addresses must leave alone what is somebody's own: leases, the gateway, and addresses with a meaning.
+/// Checks that further addresses contain no lease, no gateway and no reserved address.
 fn check_further_ranges(
     state: &NetworkState,
     port: &Port,
@@ -290,7 +290,7 @@ fn check_further_ranges(
                 port.name
             )));
         }
-        // Few ranges, many leases: asking each lease is still cheap, and needs no tree.
+        // There are few ranges, so comparing each with every lease is cheap.
         let taken = leases
             .iter()
             .find(|(address, _)| **address != port.address && range.contains(*address));
@@ -303,7 +303,7 @@ fn check_further_ranges(
         let edge = state.subnet.broadcast();
         if range.contains(&edge) || range.contains(&state.subnet.network()) {
             return Err(contradiction(format!(
-                "{} may not use {range}: it holds an edge of {}",
+                "{} may not use {range}: it contains the network or broadcast address of {}",
                 port.name, state.subnet
             )));
         }
@@ -311,15 +311,15 @@ fn check_further_ranges(
     Ok(())
 }
 
-/// A single further address may be shared (two guests that take it over from each other). A range is routed to one
-/// guest, so it can't be.
+/// Checks that no range belongs to two guests, because a range is routed to one guest. Single addresses may be shared, for
+/// example by two guests that take over an address from each other.
 fn check_shared_ranges(state: &NetworkState) -> Result<(), NetworkError> {
     let mut owners: HashMap<Ipv4Net, &Port> = HashMap::new();
     for port in &state.ports {
         for range in further_ranges(port).filter(|range| range.prefix_len() < 32) {
             if let Some(other) = owners.insert(range, port).filter(|o| o.tap != port.tap) {
                 return Err(contradiction(format!(
-                    "{range} is routed to {} and to {}",
+                    "{range} is routed to both {} and {}",
                     other.name, port.name
                 )));
             }
@@ -365,10 +365,10 @@ mod tests {
     fn one_mac_address_or_lease_on_two_ports_is_refused() {
         let mut twice = state(2);
         twice.ports[1].mac = twice.ports[0].mac;
-        refused(&twice, "MAC address 52:54:00:00:00:01 is given to");
+        refused(&twice, "MAC address 52:54:00:00:00:01 is assigned to both");
         let mut twice = state(2);
         twice.ports[1].address = twice.ports[0].address;
-        refused(&twice, "address 10.144.1.11 is given to");
+        refused(&twice, "address 10.144.1.11 is assigned to both");
         let mut twice = state(1);
         twice.ports.push(twice.ports[0].clone());
         refused(&twice, "is listed twice");
@@ -457,7 +457,7 @@ mod tests {
                 at([192, 168, 1, 50], &[], 0),
                 at([192, 168, 1, 50], &[], 1),
             ]),
-            "address 192.168.1.50 is given to lan-0 and to lan-1",
+            "address 192.168.1.50 is assigned to both lan-0 and lan-1",
         );
         let mut elsewhere = at([192, 168, 1, 50], &[], 1);
         elsewhere.bridge = "br1".to_owned();
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_break_out_of_a_file_are_refused() {
+    fn names_that_would_need_quoting_are_refused() {
         for bridge in [
             "",
             "waifu 0",

@@ -1,7 +1,7 @@
-//! What dnsmasq reads, as text: its configuration, the guests' leases and their names.
+//! The files of dnsmasq as text: its configuration, the guests' leases and their names.
 //!
-//! The configuration changes with the node; leases and names change with guests and are read again on a signal. Every
-//! guest has exactly one lease, chosen by waifud and bound to its MAC: dnsmasq hands out, it never picks.
+//! The configuration depends on the node. Leases and names depend on guests and are reloaded on a signal. Every guest has
+//! exactly one lease, which waifud chooses and binds to its MAC address; dnsmasq never chooses an address.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -12,38 +12,38 @@ use ipnet::Ipv4Net;
 
 use crate::NetworkState;
 
-/// The MTU that a client assumes when it is told none (Ethernet, RFC 894).
+/// The MTU that a client assumes without a DHCP option (Ethernet, RFC 894).
 const ETHERNET_MTU: u16 = 1500;
 
-/// Questions that wait for other servers at once, of all guests together. dnsmasq refuses every further one, whoever
-/// asks; with the rules' limit for each guest ([`crate::ruleset`]), eight that flood it leave room for the others. One
-/// takes a few hundred octets, and only while it waits.
+/// How many queries of all guests may wait for upstream servers at the same time. dnsmasq refuses further ones of any
+/// guest. With the rules' limit for each guest ([`crate::ruleset`]), eight guests that send too many leave slots for the
+/// others. A query uses a few hundred octets while it waits.
 pub(crate) const QUESTIONS_MAX: u32 = 10_000;
 
-/// What the configuration needs beside the state.
+/// The parts of the configuration that do not come from the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DhcpSettings {
     /// The guests' leases, by MAC address: [`leases`].
     pub(crate) leases_file: PathBuf,
     /// The guests' names: [`names`].
     pub(crate) names_file: PathBuf,
-    /// dnsmasq's own memory of what it handed out.
+    /// dnsmasq's lease database.
     pub(crate) memory_file: PathBuf,
     /// Where it writes its process id.
     pub(crate) pid_file: PathBuf,
     /// The host's list of name servers.
     pub(crate) resolv_conf: PathBuf,
-    /// Whom it becomes after its sockets are open, and that user's group.
+    /// The user and group that it switches to once its sockets are open.
     pub(crate) user: Option<(String, String)>,
-    /// How long a guest may use its lease without asking again.
+    /// How long a lease is valid.
     pub(crate) lease_time: Duration,
 }
 
 /// The configuration file.
 ///
-/// Notable choices: client ids are ignored and pings are not sent (a guest that changes DHCP clients while it boots
-/// would get a second address, and every offer would take 3 s); names of guests are never asked of other servers;
-/// `bind-dynamic` and one interface leave port 53 of the host's other addresses to whoever has it.
+/// Client ids are ignored, because a guest that changes its DHCP client during boot would get a second address. Pings are
+/// not sent, because each offer would take 3 s. Names of guests are never forwarded to other servers. With `bind-dynamic`
+/// and one interface, port 53 of the host's other addresses stays free.
 pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> String {
     let NetworkState {
         bridge,
@@ -92,12 +92,12 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         "dhcp-authoritative".to_owned(),
         "dhcp-ignore-clid".to_owned(),
         "no-ping".to_owned(),
-        // Two to four lines in the host's log for each question, and a guest may ask without end.
+        // Logging would write two to four lines for each query, and a guest can send any number of queries.
         "quiet-dhcp".to_owned(),
         format!("dhcp-option=option:router,{gateway}"),
         format!("dhcp-option=option:dns-server,{gateway}"),
         format!("dhcp-option=option:domain-search,{domain}"),
-        // RFC 3442: a client that takes this option ignores the router above, so the default route is in it too.
+        // RFC 3442: a client that uses this option ignores the router above, so it contains the default route as well.
         format!(
             "dhcp-option=option:classless-static-route,169.254.169.254/32,{gateway},0.0.0.0/0,{gateway}"
         ),
@@ -117,8 +117,8 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
     lines.join("\n") + "\n"
 }
 
-/// The zones in which a subnet's addresses have names (RFC 1035, section 3.5): they end at whole octets. A subnet that
-/// is part of the smallest one has none of its own.
+/// The reverse zones of a subnet (RFC 1035, section 3.5), which end at whole octets. A subnet smaller than the smallest
+/// zone has none.
 fn reverse_zones(subnet: Ipv4Net) -> Vec<String> {
     let Some(prefix) = [8, 16, 24].into_iter().find(|p| subnet.prefix_len() <= *p) else {
         return Vec::new();
@@ -133,7 +133,7 @@ fn reverse_zones(subnet: Ipv4Net) -> Vec<String> {
     parts.map(zone).collect()
 }
 
-/// The leases: `MAC,address,name`, one a line. An instance with several ports is known by its first one.
+/// The leases: one line `MAC,address,name` each. Only the first port of an instance has the name.
 pub(crate) fn leases(state: &NetworkState) -> String {
     let mut named = HashSet::new();
     let mut text = String::new();
@@ -148,8 +148,8 @@ pub(crate) fn leases(state: &NetworkState) -> String {
     text
 }
 
-/// The names, in the shape of `/etc/hosts`. The first line marks the `load`: who can resolve [`mark`] of it knows that
-/// dnsmasq has read this file.
+/// The names, in the format of `/etc/hosts`. The first line identifies the `load`: once [`mark`] of it resolves, dnsmasq
+/// has read this file.
 pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     let mut text = format!("0.0.0.0 {}\n", mark(load));
     for port in &state.ports {
@@ -160,7 +160,7 @@ pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     text
 }
 
-/// The name that exists from one load to the next. Guests' names have no dots, so none can be mistaken for it.
+/// The name of a load. Names of guests contain no dots, so no guest can have it.
 pub(crate) fn mark(load: u64) -> String {
     format!("load-{load}.waifud.invalid")
 }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn guests_that_flood_dns_leave_room_for_others() {
-        // dnsmasq gives a question up after ten seconds (`TIMEOUT` in its config.h).
+        // dnsmasq gives up a query after ten seconds (`TIMEOUT` in its config.h).
         let of_one = DNS_BURST + 10 * DNS_RATE;
         assert!(8 * of_one < QUESTIONS_MAX, "{of_one}");
     }

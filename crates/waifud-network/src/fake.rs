@@ -1,4 +1,4 @@
-//! A network in memory, with faults to inject: for the agent's tests and the simulation.
+//! A fake network in memory with fault injection, for the agent's tests and the simulation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::{
     PortCounters, PortObservation,
 };
 
-/// The calls that can be made to fail.
+/// The calls that tests can make fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Call {
     /// [`GuestNetwork::host_facts`].
@@ -29,11 +29,11 @@ pub enum Call {
     Listeners,
     /// [`GuestNetwork::counters`].
     Counters,
-    /// [`GuestNetwork::observations`].
+    /// [`GuestNetwork::observe_ports`].
     Sights,
 }
 
-/// The fake. It obeys the same conformance suite as the real adapter.
+/// The fake. It passes the same conformance tests as the real adapter.
 #[derive(Debug)]
 pub struct FakeNetwork {
     inner: Mutex<Inner>,
@@ -57,7 +57,7 @@ struct Inner {
 }
 
 impl FakeNetwork {
-    /// A host with nothing on it.
+    /// A host without bridges, routes or programs.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::default(),
@@ -65,49 +65,49 @@ impl FakeNetwork {
         })
     }
 
-    /// What was ensured last; `None` before the first time and after `ensure_absent`.
+    /// The state that was ensured last; `None` before the first `ensure` and after `ensure_absent`.
     pub fn state(&self) -> Option<NetworkState> {
         self.lock().state.clone()
     }
 
-    /// How many times `ensure` was called, failures included.
+    /// How many times `ensure` was called, including failures.
     pub fn ensured(&self) -> u64 {
         self.lock().ensured
     }
 
-    /// What the host has apart from ours.
+    /// Sets what `host_facts` returns.
     pub fn set_facts(&self, facts: HostNetworkFacts) {
         self.lock().facts = facts;
     }
 
-    /// What programs of the host listen on.
+    /// Sets the ports that programs of the host listen on.
     pub fn set_listeners(&self, listeners: impl IntoIterator<Item = (Protocol, u16)>) {
         self.lock().listeners = listeners.into_iter().collect();
     }
 
-    /// Makes the next `times` calls fail; they change nothing.
+    /// Makes the next `times` calls fail without a change.
     pub fn fail(&self, call: Call, times: u32) {
         self.lock().faults.insert(call, times);
     }
 
-    /// Whether calls of `ensure` that were carried out fail all the same, as when their answer comes too late.
+    /// Sets whether `ensure` returns an error after applying the state, as if its answer came too late.
     pub fn lose_answers(&self, lose: bool) {
         self.lock().loses_answers = lose;
     }
 
-    /// Sets what a port's rules have dropped. Nothing happens when the port is unknown.
+    /// Sets the counters of a port, if it is known.
     pub fn set_counters(&self, tap: &TapName, counters: PortCounters) {
         if let Some(held) = self.lock().counters.get_mut(tap) {
             *held = counters;
         }
     }
 
-    /// A guest's lease was confirmed. Forgotten with its port.
+    /// Records that a guest's lease was confirmed. Forgotten when its port is removed.
     pub fn acknowledge(&self, tap: &TapName, at: Timestamp) {
         self.lock().acknowledged.insert(tap.clone(), at);
     }
 
-    /// An address was learned at a port on a bridge of the host's own. Forgotten with its port.
+    /// Records an address learned at a port on a bridge of the host. Forgotten when its port is removed.
     pub fn learn(&self, tap: &TapName, address: IpAddr) {
         let mut inner = self.lock();
         inner
@@ -117,35 +117,35 @@ impl FakeNetwork {
             .insert(address);
     }
 
-    /// From now on the host has no such bridge for ports of [`NetworkState::lan`].
+    /// Removes a bridge of the host, for ports of [`NetworkState::lan`].
     pub fn lose_bridge(&self, name: &str) {
         self.lock().no_bridges.insert(name.to_owned());
     }
 
-    /// The host's own addresses and its routers', which no port gets.
+    /// Sets the addresses of the host and its routers, which no port gets.
     pub fn set_addresses(&self, addresses: HostAddresses) {
         self.lock().addresses = addresses;
     }
 
-    /// From now on nobody answers who listens, until it is said again.
+    /// Makes `listeners` hang until this is changed.
     pub fn set_listeners_silent(&self, silent: bool) {
         self.lock().silent_listeners = silent;
     }
 
-    /// Forgets everything, as a foreign `nft flush ruleset` would, and tells the listeners.
+    /// Drops the rules, as `nft flush ruleset` would, and reports the drift.
     pub fn cause_drift(&self, what: &str) {
         let mut inner = self.lock();
         inner.state = None;
         inner.counters.clear();
         drop(inner);
-        // Nobody listening is fine.
+        // There may be no subscriber.
         let _ = self.drift.send(NetworkDrift {
             what: what.to_owned(),
         });
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // The data are plain values: a panic elsewhere leaves them whole.
+        // The data are plain values, which stay valid after a panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,7 +167,7 @@ impl Inner {
                 *left -= 1;
                 Err(NetworkError::Tool {
                     tool: "fake",
-                    message: format!("{call:?} was told to fail"),
+                    message: format!("injected failure of {call:?}"),
                 })
             }
             _ => Ok(()),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fault_is_seen_as_often_as_asked_and_changes_nothing() {
+    async fn an_injected_failure_occurs_as_often_as_requested_and_changes_nothing() {
         let network = FakeNetwork::new();
         network.fail(Call::Ensure, 2);
         for _ in 0..2 {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drift_is_told_and_needs_an_ensure() {
+    async fn drift_is_reported_and_needs_an_ensure() {
         let network = FakeNetwork::new();
         let mut drift = network.drift();
         network.ensure(&state(1)).await.unwrap();

@@ -1,7 +1,7 @@
-//! Ports that want an address of the host's own, or of a router of its: what they want is left out, and is said.
+//! Ports with an address that the host or one of its routers has: their rules leave the address out, and report it.
 //!
-//! What the host has is not part of the state that it is asked for, and changes without us. So it is no contradiction
-//! that refuses the whole state; only the port that asks for it is in trouble, and its rules do not let it have it.
+//! The host's addresses are not part of the desired state and change independently of it. So such an address is not a
+//! contradiction that refuses the whole state. Only the port with that address is affected.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use waifud_types::TapName;
 use crate::check::{fixed_v4, further_ranges};
 use crate::{HostAddresses, NetworkState};
 
-/// The ports that want such an address, each with the reason in a sentence.
+/// The ports with such an address, each with the reason in a sentence.
 pub(crate) fn troubles(state: &NetworkState, host: &HostAddresses) -> BTreeMap<TapName, String> {
     let lan = state.lan.iter();
     let lan = lan.flat_map(|port| fixed_v4(port).map(move |range| (&port.tap, range)));
@@ -27,23 +27,23 @@ pub(crate) fn troubles(state: &NetworkState, host: &HostAddresses) -> BTreeMap<T
     troubles
 }
 
-/// The state without what the host has.
+/// The state without addresses of the host and its routers.
 pub(crate) fn without(state: &NetworkState, host: &HostAddresses) -> NetworkState {
     let mut rest = state.clone();
-    let may_stay = |range: &IpNet| match range {
+    let allowed = |range: &IpNet| match range {
         IpNet::V4(range) => owner(state, host, *range).is_none(),
         IpNet::V6(_) => true,
     };
     for port in &mut rest.lan {
-        port.fixed.retain(may_stay);
+        port.fixed.retain(allowed);
     }
     for port in &mut rest.ports {
-        port.allow_addresses.retain(may_stay);
+        port.allow_addresses.retain(allowed);
     }
     rest
 }
 
-/// Whose address is in the range, in a sentence.
+/// Which address of the host or of a router is in the range, in a sentence.
 fn owner(state: &NetworkState, host: &HostAddresses, range: Ipv4Net) -> Option<String> {
     let first = |of: &[Ipv4Addr]| of.iter().copied().find(|address| range.contains(address));
     let whose = match (first(&host.own), first(&host.routers)) {
@@ -54,9 +54,9 @@ fn owner(state: &NetworkState, host: &HostAddresses, range: Ipv4Net) -> Option<S
         _ => return None,
     };
     Some(if range.prefix_len() == 32 {
-        format!("{whose}: no guest can have it")
+        format!("{whose} and cannot be used by a guest")
     } else {
-        format!("{whose}: no guest can have {range}, which holds it")
+        format!("{whose}, so {range} cannot be used by a guest")
     })
 }
 
@@ -85,11 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_wants_what_the_host_or_its_router_has_is_in_trouble_and_does_not_get_it() {
+    fn an_address_of_the_host_or_a_router_is_left_out_and_reported() {
         for (range, words) in [
             ("192.168.1.2/32", "192.168.1.2 is this node's own address"),
             ("192.168.1.1/32", "192.168.1.1 is a router of this node"),
-            ("192.168.1.0/30", "192.168.1.0/30, which holds it"),
+            ("192.168.1.0/30", "192.168.1.0/30 cannot be used by a guest"),
             ("192.0.0.0/8", "this node's own address"),
         ] {
             let state = wanting(&["203.0.113.7/32", range, "fd00::/64"]);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_stays() {
+    fn other_addresses_stay() {
         let state = wanting(&["192.168.1.3/32", "192.168.1.64/26", "fd00::/64"]);
         assert!(troubles(&state, &host()).is_empty());
         assert_eq!(without(&state, &host()), state);

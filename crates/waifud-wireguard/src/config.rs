@@ -1,4 +1,4 @@
-//! What each end of the tunnel is told. Plain data: no file is read here.
+//! The configuration of each end of the tunnel. Plain data: no file is read here.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
@@ -9,22 +9,22 @@ use ipnet::Ipv4Net;
 
 use crate::{PrivateKey, PublicKey, WireguardError, wire::MAX_MTU};
 
-/// Room for WireGuard's 60 to 80 bytes of wrapping inside an Ethernet frame; what `wg-quick` and the kernel use too.
+/// The MTU that leaves space for WireGuard's 60 to 80 bytes in an Ethernet frame; `wg-quick` and the kernel use it too.
 pub const DEFAULT_MTU: u16 = 1420;
 
-/// Longest time that a limit may name; a connection to a small service that lives longer is a mistake.
+/// The maximum of timeouts; a longer connection to a small service is an error.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// The in-process end, as `waifud-metadatad` runs it.
+/// The server's end, which `waifud-metadatad` runs.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// UDP address for sealed packets. Loopback only, usually 127.0.0.1:51821; port 0 takes a free one.
+    /// The UDP address for encrypted packets. Loopback only, usually 127.0.0.1:51821. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// This end's identity.
+    /// The private key of this end.
     pub private_key: PrivateKey,
-    /// The one TCP address that is served inside the tunnel; other ports of it answer with a reset.
+    /// The TCP address that is served inside the tunnel. Other ports of it answer with a reset.
     pub service: SocketAddrV4,
-    /// Bounds that keep one guest from starving the others.
+    /// Limits that keep one guest from excluding others.
     pub limits: StackLimits,
 }
 
@@ -40,32 +40,33 @@ impl ServerConfig {
     }
 }
 
-/// Bounds of the TCP stack. Every connection is cut by one of the four timeouts, whatever its client does.
+/// Limits of the TCP stack. The four timeouts end every connection, regardless of its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackLimits {
-    /// Connections of all sources together, half-open ones included. When reached, a newcomer takes the place of the
-    /// laziest connection of the source that holds most, if that source holds at least two more than the newcomer's.
+    /// Connections of all sources, including half-open ones. At this limit, a new connection replaces the longest idle
+    /// connection of the source with the most, if that source has at least two more than the new one's.
     pub max_connections: usize,
-    /// Connections of one inner source address. A SYN beyond it is dropped in silence, so that the client tries again.
+    /// Connections of one inner source address. Further SYNs are dropped silently, so that the client tries again.
     pub max_per_source: usize,
-    /// From a SYN until the client has completed the handshake.
+    /// How long a handshake may take.
     pub handshake_timeout: Duration,
-    /// Without one byte of payload received, or of ours acknowledged.
+    /// How long a connection may last without payload received or acknowledged.
     pub idle_timeout: Duration,
-    /// From a SYN until the end, however busy.
+    /// How long a connection may last in total.
     pub lifetime: Duration,
-    /// From our side being done with the connection until the client has agreed.
+    /// How long the client may take to close after our side has closed.
     pub close_timeout: Duration,
-    /// Receive buffer of a connection in bytes: the largest window a client sees.
+    /// The receive buffer of a connection in bytes, which is the maximum window.
     pub rx_buffer: usize,
-    /// Send buffer of a connection in bytes: what can be in flight unacknowledged.
+    /// The send buffer of a connection in bytes, which is the maximum of unacknowledged data.
     pub tx_buffer: usize,
-    /// Largest IP packet inside the tunnel in bytes; both ends and the link must agree.
+    /// The MTU inside the tunnel in bytes. Both ends and the link must have the same.
     pub mtu: u16,
 }
 
 impl Default for StackLimits {
-    /// 512 connections, 64 per source; 5 s to shake hands, 30 s idle, 5 min in all, 10 s to close; 8 KiB in, 16 KiB out.
+    /// 512 connections, 64 per source; 5 s for the handshake, 30 s idle, 5 min in total, 10 s to close; buffers of 8 KiB for
+    /// receiving and 16 KiB for sending.
     fn default() -> Self {
         Self {
             max_connections: 512,
@@ -82,7 +83,7 @@ impl Default for StackLimits {
 }
 
 impl StackLimits {
-    /// Refuses limits under which nobody could be served.
+    /// Refuses limits that would make the server useless.
     pub(crate) fn check(&self) -> Result<(), WireguardError> {
         let time = |time: Duration| !time.is_zero() && time <= LONGEST;
         let buffer = |bytes: usize| (1 << 10..=1 << 20).contains(&bytes);
@@ -96,7 +97,7 @@ impl StackLimits {
             ("close_timeout", time(self.close_timeout), times),
             ("rx_buffer", buffer(self.rx_buffer), buffers),
             ("tx_buffer", buffer(self.tx_buffer), buffers),
-            // 576 is what every IPv4 host must take (RFC 791).
+            // Every IPv4 host must accept 576 bytes (RFC 791).
             ("mtu", (576..=MAX_MTU).contains(&self.mtu), "576 to 1920"),
         ];
         match rules.into_iter().find(|(_, holds, _)| !holds) {
@@ -106,15 +107,15 @@ impl StackLimits {
     }
 }
 
-/// The node, as the server knows it.
+/// The node as a peer of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// The node's identity.
+    /// The node's public key.
     pub public_key: PublicKey,
-    /// Where the node listens. Given one, the server shakes hands at once, so that its own restart strands nobody;
-    /// without, it waits for the node to notice.
+    /// The endpoint of the node. With it, the server starts a handshake immediately, so guests are served soon after its
+    /// restart. Without it, the server waits for the node.
     pub endpoint: Option<SocketAddr>,
-    /// Inner source addresses that may come from this node: the ranges of its guests.
+    /// The allowed inner source addresses: the ranges of the node's guests.
     pub allowed: Vec<Ipv4Net>,
 }
 
@@ -127,22 +128,22 @@ impl PeerConfig {
     }
 }
 
-/// The node's end, as `waifud-agentd` runs it.
+/// The node's end, which `waifud-agentd` runs.
 #[derive(Debug, Clone)]
 pub struct NodeTunnelConfig {
-    /// Name of the link that is made, usually `wfmeta0`.
+    /// The name of the created link, usually `wfmeta0`.
     pub interface: String,
     /// The node's identity.
     pub private_key: PrivateKey,
-    /// UDP address for sealed packets. Loopback only, usually 127.0.0.1:51822.
+    /// The UDP address for encrypted packets. Loopback only, usually 127.0.0.1:51822.
     pub listen: SocketAddr,
-    /// The server's identity.
+    /// The server's public key.
     pub server_public_key: PublicKey,
-    /// Where the server listens, usually 127.0.0.1:51821.
+    /// The endpoint of the server, usually 127.0.0.1:51821.
     pub server_endpoint: SocketAddr,
-    /// Inner addresses that lie behind the server, usually 169.254.169.254/32. Others are neither sent nor taken.
+    /// The inner addresses of the server, usually 169.254.169.254/32. Packets to or from others are dropped.
     pub allowed: Vec<Ipv4Net>,
-    /// Largest IP packet inside the tunnel in bytes; [`StackLimits::mtu`] must agree.
+    /// The MTU inside the tunnel in bytes, which must be equal to [`StackLimits::mtu`].
     pub mtu: u16,
 }
 
@@ -176,7 +177,7 @@ impl NodeTunnelConfig {
         let plain = name
             .bytes()
             .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%' && b != b':');
-        // IFNAMSIZ is 16 with the closing zero.
+        // IFNAMSIZ is 16 including the final zero.
         if plain && (1..=15).contains(&name.len()) && name != "." && name != ".." {
             Ok(())
         } else {
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_strangers_reach_is_refused() {
+    fn an_address_other_than_loopback_is_refused() {
         for text in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1"] {
             let address = text.parse().unwrap();
             assert!(matches!(
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_serve_nobody_are_refused() {
+    fn limits_that_make_the_server_useless_are_refused() {
         StackLimits::default().check().unwrap();
         let limits = StackLimits {
             max_per_source: 0,

@@ -1,4 +1,4 @@
-//! What can go wrong when a tunnel is set up. A running tunnel reports by its statistics instead: it heals by itself.
+//! Errors of starting or changing a tunnel. A running tunnel recovers automatically and reports through its statistics.
 
 use std::{io, net::SocketAddr};
 
@@ -6,47 +6,48 @@ use std::{io, net::SocketAddr};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireguardError {
-    /// Sealed packets travel between two processes of one machine; any other address would open a port to strangers.
-    #[error("the tunnel may only use loopback addresses, not {address}")]
+    /// The address is not loopback. Sealed packets are exchanged between two processes of one machine; any other address
+    /// would be reachable by others.
+    #[error("the tunnel requires a loopback address, not {address}")]
     NotLoopback {
-        /// The address that was asked for.
+        /// The configured address.
         address: SocketAddr,
     },
-    /// The UDP socket could not be opened: most often the port is taken.
-    #[error("the tunnel's UDP socket could not be opened on {address}")]
+    /// The UDP socket could not be opened, usually because the port is in use.
+    #[error("cannot open the tunnel's UDP socket on {address}")]
     Bind {
-        /// Where it should have listened.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A limit that would make the server useless, zero connections for example.
+    /// A limit that would make the server useless, for example zero connections.
     #[error("the limit {name} is out of range: {why}")]
     Limit {
-        /// Field of [`StackLimits`](crate::StackLimits).
+        /// The field of [`StackLimits`](crate::StackLimits).
         name: &'static str,
-        /// What would be right.
+        /// The valid range.
         why: &'static str,
     },
-    /// A peer that may use no address can never be heard.
+    /// The peer has no allowed subnet, so all its packets would be dropped.
     #[error("a peer needs at least one allowed subnet")]
     NothingAllowed,
-    /// The node's link could not be made or configured.
+    /// The node's interface could not be created or configured.
     #[error("interface {interface}: {action} failed")]
     Link {
-        /// Name of the link.
+        /// The name of the interface.
         interface: String,
-        /// The step, in words.
+        /// The failed step.
         action: &'static str,
-        /// What the system said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A name that Linux does not take for an interface: 1 to 15 bytes, no slash, no space.
-    #[error("{interface:?} cannot be the name of an interface")]
+    /// An invalid interface name. Linux allows 1 to 15 bytes without slashes and spaces.
+    #[error("{interface:?} is not a valid interface name: 1 to 15 bytes without slashes and spaces")]
     InterfaceName {
-        /// The name that was asked for.
+        /// The configured name.
         interface: String,
     },
 }

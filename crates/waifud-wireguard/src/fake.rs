@@ -1,4 +1,4 @@
-//! Guests' connections without a tunnel, for tests of the services: same border, no packets, no privileges.
+//! Guests' connections without a tunnel, for tests of services: the same interface without packets and privileges.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use tokio::{
 
 use crate::{GuestListener, GuestStream};
 
-/// Bytes that fit into one direction of a fake connection before the writer waits.
+/// The buffer size of each direction of a fake connection.
 const BUFFER: usize = 64 << 10;
 
-/// A dialer and the listener that its connections come out of. Dropping every dialer ends the listener.
+/// A dialer and the listener of its connections. Dropping all dialers ends the listener.
 pub fn listener() -> (FakeDialer, FakeListener) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (FakeDialer(sender), FakeListener(receiver))
@@ -28,7 +28,7 @@ pub fn listener() -> (FakeDialer, FakeListener) {
 pub struct FakeDialer(mpsc::UnboundedSender<FakeConnection>);
 
 impl FakeDialer {
-    /// Connects as `source`. Fails with `ConnectionRefused` when the listener is gone.
+    /// Connects as `source`. Fails with `ConnectionRefused` once the listener is dropped.
     pub fn connect(&self, source: SocketAddrV4) -> io::Result<DuplexStream> {
         let (guest, service) = duplex(BUFFER);
         self.0
@@ -53,7 +53,7 @@ impl GuestListener for FakeListener {
     }
 }
 
-/// A connection of [`FakeDialer::connect`], seen from the service.
+/// The service's end of a connection of [`FakeDialer::connect`].
 #[derive(Debug)]
 pub struct FakeConnection {
     source: SocketAddrV4,

@@ -1,4 +1,4 @@
-//! The two halves of a WireGuard identity, as types that cannot be swapped and a secret that cannot be printed.
+//! WireGuard keys: separate types for private and public keys, and a private key that cannot be printed.
 
 use std::{fmt, str::FromStr};
 
@@ -7,9 +7,9 @@ use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use x25519_dalek::StaticSecret;
 
-/// Text that is not a key: WireGuard writes keys as 32 bytes in standard base64, 44 characters.
+/// An invalid key: WireGuard keys are 32 bytes in standard base64, which is 44 characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a WireGuard key is 32 bytes written in base64, 44 characters")]
+#[error("a WireGuard key must be 32 bytes in base64 (44 characters)")]
 pub struct KeyError;
 
 fn parse(text: &str) -> Result<[u8; 32], KeyError> {
@@ -17,24 +17,24 @@ fn parse(text: &str) -> Result<[u8; 32], KeyError> {
     bytes.try_into().map_err(|_| KeyError)
 }
 
-/// The secret half. Wiped from memory when dropped; `Debug` shows nothing of it.
+/// A private key. Erased from memory when dropped; `Debug` does not print it.
 #[derive(Clone)]
 pub struct PrivateKey(StaticSecret);
 
 impl PrivateKey {
-    /// A fresh key from the operating system's randomness.
+    /// A new random key.
     pub fn generate() -> Self {
         let mut bytes = [0; 32];
         rand::rng().fill_bytes(&mut bytes);
         Self(StaticSecret::from(bytes))
     }
 
-    /// The half that may be told to others.
+    /// The public key.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
     }
 
-    /// The secret as text, for a file of mode 0600 and nothing else.
+    /// The key as text, only for a file with mode 0600.
     pub fn to_base64(&self) -> String {
         STANDARD.encode(self.0.as_bytes())
     }
@@ -58,7 +58,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// The half that names a peer. Written as base64 wherever it is text, on the wire too.
+/// A public key. Its text and serialized form is base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; 32]);

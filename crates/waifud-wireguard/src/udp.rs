@@ -1,4 +1,4 @@
-//! The loopback socket that sealed packets travel over.
+//! The loopback socket for encrypted packets.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use crate::{
     wire::{DATAGRAM, Sealed},
 };
 
-/// Room for bursts on either side, in bytes. The kernel's default of 208 KiB loses packets as soon as some dozen guests
-/// fetch large documents at once, and each loss costs a retransmission timeout of a second.
+/// The size of the socket's buffers in bytes. With the kernel's default of 208 KiB, packets are lost as soon as a few dozen
+/// guests request large documents at once, and each loss costs a retransmission timeout of a second.
 const BUFFER: usize = 7 << 20;
-/// Datagrams taken from the socket before others get a turn.
+/// How many datagrams are received before other tasks run.
 const BATCH: usize = 64;
 
 /// A bound UDP socket and its reusable buffers.
@@ -27,7 +27,7 @@ pub(crate) struct LoopbackSocket {
 }
 
 impl LoopbackSocket {
-    /// Opens the socket; must be called inside a tokio runtime. Refuses addresses that are not loopback.
+    /// Opens the socket. Must be called inside a tokio runtime. Refuses addresses other than loopback.
     pub fn bind(address: SocketAddr) -> Result<Self, WireguardError> {
         crate::config::loopback(address)?;
         let open = || {
@@ -47,12 +47,12 @@ impl LoopbackSocket {
         self.socket.local_addr()
     }
 
-    /// Waits until there is something to receive.
+    /// Waits until a datagram can be received.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
     }
 
-    /// Takes what has arrived, at most [`BATCH`] datagrams, and hands each to `each`.
+    /// Receives at most [`BATCH`] datagrams and passes each to `each`.
     pub fn receive(&self, mut each: impl FnMut(Packet, SocketAddr)) {
         for _ in 0..BATCH {
             let mut packet = self.pool.get();
@@ -61,23 +61,23 @@ impl LoopbackSocket {
                     packet.truncate(length);
                     each(packet, from);
                 }
-                // WouldBlock, or an error that belongs to an earlier datagram: the next readiness tells.
+                // WouldBlock, or an error of an earlier datagram, which the next readiness resolves.
                 Err(_) => return,
             }
         }
     }
 
-    /// Sends what it can. A full socket loses packets like any network; TCP inside repeats them.
+    /// Sends packets. A full socket loses packets like any network; the inner TCP retransmits them.
     pub fn send(&self, sealed: &mut Vec<Sealed>) {
         for (packet, to) in sealed.drain(..) {
             if let Err(error) = self.socket.try_send_to(&packet, to) {
-                tracing::trace!(%error, "a sealed packet was lost");
+                tracing::trace!(%error, "lost an encrypted packet");
             }
         }
     }
 }
 
-/// Root may go beyond `net.core.rmem_max`; others get as much as it allows. Less than asked for is slower, not wrong.
+/// Sets the buffer sizes. Root may exceed `net.core.rmem_max`; others get at most that. Smaller buffers are only slower.
 fn enlarge(socket: &StdSocket) {
     if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &BUFFER);

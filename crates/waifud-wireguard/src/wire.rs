@@ -1,15 +1,15 @@
-//! One sealed link: WireGuard's handshake and cipher for exactly one peer, without any I/O.
+//! An encrypted link: WireGuard's handshake and cipher for one peer, without I/O.
 //!
-//! The protocol is gotatun's `Tunn`. What is added here is what a link between two processes of one machine needs:
+//! gotatun's `Tunn` implements the protocol. This adds what a link between two processes of one machine needs:
 //!
-//! * **Heal in about a second.** WireGuard waits 15 s in silence before it doubts a session, which strands guests when the
-//!   other end has restarted. Between neighbours nobody is silent for that long: an end that has received data answers
-//!   within [`SOON`], if only with a keepalive, and one that has sent data and heard nothing for three times as long
-//!   shakes hands again. WireGuard's rule that a handshake is tried for 90 s and then given up is undone as well.
-//! * **Speak first.** An end that knows where the other listens shakes hands at once, and again after [`QUIET`]: so
-//!   whichever end restarts, with whatever clock, the living one notices.
-//! * **Cryptokey routing.** An inner packet is taken only if its source is one that the peer may use, and sealed only if
-//!   its destination is.
+//! * **Recovery in about a second.** WireGuard waits 15 s without an answer before it replaces a session, during which
+//!   guests are not served after a restart of the other end. Here, an end that has received data answers within [`SOON`],
+//!   at least with a keepalive, and an end that has sent data without an answer for three times as long starts a new
+//!   handshake. Handshakes are also retried without WireGuard's limit of 90 s.
+//! * **Handshake without traffic.** An end that knows the other's endpoint starts a handshake immediately, and again after
+//!   [`QUIET`]. So a restart of either end is detected, regardless of clocks.
+//! * **Cryptokey routing.** An inner packet is accepted only if the peer may use its source, and encrypted only if the peer
+//!   may use its destination.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -30,25 +30,25 @@ use x25519_dalek::StaticSecret;
 
 use crate::{PrivateKey, PublicKey};
 
-/// How long an end that has received data may keep silent.
+/// How long an end that has received data may wait before it answers.
 const SOON: Duration = Duration::from_millis(500);
-/// Silence after which an end that knows the other's endpoint shakes hands again; longer than [`KEEPALIVE`].
+/// After this time without packets, an end that knows the other's endpoint starts a handshake. Longer than [`KEEPALIVE`].
 const QUIET: Duration = Duration::from_secs(30);
-/// Seconds between keepalives when nothing else is sent; WireGuard's customary value.
+/// Seconds between keepalives while nothing else is sent; WireGuard's usual value.
 const KEEPALIVE: u16 = 25;
 /// Handshakes per second and outer address before the other end must prove its address with a cookie.
 const HANDSHAKES_PER_SECOND: u64 = 100;
-/// How often [`Wire::tick`] wants to be called.
+/// How often [`Wire::tick`] must be called.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
-/// Bytes that a datagram buffer holds: the largest inner packet, WireGuard's 32 bytes around it, and padding.
+/// The size of a datagram buffer in bytes: the largest inner packet, 32 bytes of WireGuard, and padding.
 pub(crate) const DATAGRAM: usize = 2048;
-/// Largest inner MTU for which [`DATAGRAM`] suffices.
+/// The largest inner MTU for [`DATAGRAM`].
 pub(crate) const MAX_MTU: u16 = 1920;
 
-/// A datagram to send, and where to.
+/// A datagram and its destination.
 pub(crate) type Sealed = (Packet, SocketAddr);
 
-/// The one peer, as both ends describe it.
+/// The configuration of the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub key: PublicKey,
@@ -62,7 +62,7 @@ impl Peer {
     }
 }
 
-/// Counters of a link, of all peers that it has had.
+/// Counters of a link for all of its peers so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WireStats {
     pub handshake_age: Option<Duration>,
@@ -85,7 +85,7 @@ pub(crate) struct Wire {
 
 struct Link {
     peer: Peer,
-    /// Where the last genuine datagram came from; starts as the configured endpoint.
+    /// The source of the last valid datagram; initially the configured endpoint.
     roamed: Option<SocketAddr>,
     tunn: Tunn,
     heard: Option<Instant>,
@@ -111,7 +111,7 @@ impl Wire {
         self.link.as_ref().map(|link| &link.peer)
     }
 
-    /// Ensures the peer. A session with the same key survives; a handshake is sent unless the peer was heard just now.
+    /// Sets the peer. A session with the same key continues; a handshake is sent unless a packet was just received.
     pub fn set_peer(&mut self, peer: Peer, now: Instant, out: &mut Vec<Sealed>) {
         match &mut self.link {
             Some(link) if link.peer.key == peer.key => {
@@ -158,7 +158,7 @@ impl Wire {
         self.link = None;
     }
 
-    /// Opens one datagram. Gives an inner IPv4 packet whose source the peer may use; it may carry padding behind its end.
+    /// Decrypts a datagram. Returns an inner IPv4 packet with an allowed source, possibly with padding after its end.
     /// Answers, and packets that waited for a session, are appended to `out`; what is refused is counted.
     pub fn open(
         &mut self,

@@ -105,7 +105,7 @@ fn inner(from: [u8; 4], to: [u8; 4]) -> Packet {
 }
 
 #[test]
-fn a_packet_that_comes_before_the_handshake_waits_for_it() {
+fn a_packet_before_the_handshake_is_queued() {
     let (mut pair, _, _) = Pair::new(false);
     let mut to_server = Vec::new();
     pair.node.set_peer(
@@ -143,7 +143,7 @@ fn addresses_outside_the_allowed_ones_do_not_pass_in_any_direction() {
 }
 
 #[test]
-fn a_stranger_with_another_key_is_not_heard() {
+fn packets_with_another_key_are_dropped() {
     let (mut pair, _, _) = Pair::new(false);
     let mut stranger = Wire::new(&PrivateKey::generate(), 1420);
     let mut sealed = Vec::new();
@@ -159,7 +159,7 @@ fn a_stranger_with_another_key_is_not_heard() {
 }
 
 #[test]
-fn a_replayed_datagram_is_not_heard_twice() {
+fn a_replayed_datagram_is_dropped() {
     let (mut pair, to_node, to_server) = Pair::new(false);
     pair.carry(to_node, to_server);
     let mut to_server = Vec::new();
@@ -186,7 +186,7 @@ fn a_restarted_server_that_knows_the_endpoint_is_used_at_once() {
 }
 
 #[test]
-fn the_same_peer_again_sends_nothing_while_it_is_heard() {
+fn setting_an_active_peer_again_sends_nothing() {
     let (mut pair, to_node, to_server) = Pair::new(true);
     pair.carry(to_node, to_server);
     let mut to_node = Vec::new();
@@ -199,7 +199,7 @@ fn the_same_peer_again_sends_nothing_while_it_is_heard() {
 }
 
 #[test]
-fn an_end_that_hears_nothing_speaks_first_again() {
+fn an_end_without_answers_starts_a_new_handshake() {
     let (mut pair, to_node, to_server) = Pair::new(true);
     pair.carry(to_node, to_server);
     let mut to_node = Vec::new();
@@ -212,7 +212,7 @@ fn an_end_that_hears_nothing_speaks_first_again() {
 }
 
 #[test]
-fn without_a_peer_nothing_is_sent_or_heard() {
+fn without_a_peer_nothing_is_sent_or_received() {
     let (mut pair, _, to_server) = Pair::new(true);
     pair.server.remove_peer();
     let mut out = Vec::new();

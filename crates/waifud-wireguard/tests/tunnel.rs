@@ -100,9 +100,7 @@ fn a_guest_is_answered_through_the_kernel_s_wireguard_or_userspace() {
         TunnelBackend::Kernel
     } else {
         // Passes even with WAIFUD_TEST_NO_SKIP=1: no package can add the module to a running kernel.
-        waifud_kit::testing::report_skipped(
-            "the kernel's WireGuard: this kernel has no wireguard module",
-        );
+        waifud_kit::testing::report_skipped("the kernel's WireGuard: this kernel has no wireguard module");
         TunnelBackend::Userspace
     };
     assert_eq!(node.backend(), expected);
@@ -118,7 +116,7 @@ fn a_guest_is_answered_through_the_kernel_s_wireguard_or_userspace() {
 }
 
 #[test]
-fn a_link_that_somebody_removes_is_noticed_and_can_be_made_again() {
+fn a_removed_link_is_detected_and_can_be_created_again() {
     let Some(world) = World::new(1) else { return };
     let _server = world.start_server(StackLimits::default());
     let node = world.start_node();
@@ -137,7 +135,7 @@ fn a_link_that_somebody_removes_is_noticed_and_can_be_made_again() {
 }
 
 #[test]
-fn a_guest_with_an_address_outside_the_allowed_ones_is_not_heard() {
+fn packets_from_addresses_that_are_not_allowed_are_dropped() {
     let Some(world) = World::new(1) else { return };
     let server = world.start_server(StackLimits::default());
     let _node = world.start_node();
@@ -185,7 +183,7 @@ fn another_port_is_refused_at_once_and_a_ping_answered() {
             "{}",
             String::from_utf8_lossy(&output.stdout)
         ),
-        Err(error) => kit::skip(&format!("a part: no ping here: {error}")),
+        Err(error) => waifud_kit::testing::skip(&format!("a part: no ping here: {error}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! From libyaml's events to nodes: anchors, aliases, and one document at most.
+//! Builds nodes from libyaml's events: anchors, aliases, and at most one document.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -10,18 +10,18 @@ use super::node::{Document, Kind, Node, NodeId};
 use super::resolve::resolve;
 use super::{YamlError, node, strict};
 
-/// Levels of nesting. Python's recursion limit ends PyYAML at about twice as many; what merges configuration needs some
-/// of them, too.
+/// The maximum nesting. Python's recursion limit stops PyYAML at about twice this depth, and the code that merges
+/// configuration needs some of it as well.
 const MAX_DEPTH: usize = 200;
 
-/// Nodes of a document with its aliases written out. cloud-init copies what is shared.
+/// The maximum number of nodes with all aliases expanded, because cloud-init copies shared nodes.
 const MAX_EXPANDED: u64 = 1 << 20;
 
 pub(super) fn compose(text: &str) -> Result<Document, YamlError> {
     printable(text)?;
     let last = Cell::new(Mark::default());
-    // The parser is safe code, but it panics where a tag is followed by a comma, which PyYAML refuses too. Nothing
-    // that outlives the panic is used afterwards, except for the position.
+    // The parser is safe code, but it panics if a comma follows a tag, which PyYAML refuses as well. Of the state that
+    // outlives the panic, only the position is used.
     let composed = catch_unwind(AssertUnwindSafe(|| document(text, &last)));
     let document = composed.unwrap_or_else(|_| {
         Err(at(
@@ -34,7 +34,7 @@ pub(super) fn compose(text: &str) -> Result<Document, YamlError> {
 }
 
 fn document(text: &str, last: &Cell<Mark>) -> Result<Document, YamlError> {
-    // A block scalar at the end of a text without a last newline makes the parser panic. The newline changes no verdict.
+    // The parser panics at a block scalar that ends the text without a newline. A newline does not change the result.
     let text = &format!("{text}\n");
     strict::check(text)?;
     let mut bytes = text.as_bytes();
@@ -59,7 +59,7 @@ fn document(text: &str, last: &Cell<Mark>) -> Result<Document, YamlError> {
         if !matches!(after.data, EventData::StreamEnd) {
             return Err(at(
                 after.start_mark,
-                "a second document begins here, and cloud-init reads one",
+                "a second document begins here; cloud-init reads only one",
             ));
         }
     }
@@ -71,7 +71,7 @@ struct Composer<'r, 'b> {
     document: Document,
     /// `None` while the anchor's own node is being composed.
     anchors: HashMap<String, Option<NodeId>>,
-    /// Where the last event began.
+    /// The position of the last event.
     last: &'r Cell<Mark>,
 }
 
@@ -88,12 +88,12 @@ impl Composer<'_, '_> {
     fn node(&mut self, event: Event, depth: usize) -> Result<NodeId, YamlError> {
         let mark = event.start_mark;
         if depth > MAX_DEPTH {
-            return Err(at(mark, "it is nested too deeply"));
+            return Err(at(mark, "the nesting is too deep"));
         }
         match event.data {
             EventData::Alias { anchor } => match self.anchors.get(&anchor) {
                 Some(Some(id)) => Ok(*id),
-                Some(None) => Err(at(mark, "this alias lies inside of what it stands for")),
+                Some(None) => Err(at(mark, "this alias refers to a value that contains it")),
                 None => Err(at(mark, "this alias has no anchor before it")),
             },
             EventData::Scalar {
@@ -177,7 +177,7 @@ impl Composer<'_, '_> {
     }
 }
 
-/// `!` alone asks for the tag that the value would have without it.
+/// A tag; `None` for `!` alone, which means the tag that the value would have without it.
 fn specific(tag: Option<String>) -> Option<String> {
     tag.filter(|tag| tag != "!")
 }
@@ -190,8 +190,8 @@ fn at(mark: Mark, reason: &'static str) -> YamlError {
     }
 }
 
-/// PyYAML's reader refuses characters outside of YAML 1.1's `c-printable`. Of those, a byte order mark has a width for
-/// libyaml only, and is refused, too.
+/// PyYAML's reader refuses characters outside of YAML 1.1's `c-printable`. A byte order mark inside the text is refused as
+/// well, because only libyaml counts it as a column.
 fn printable(text: &str) -> Result<(), YamlError> {
     let allowed = |c: char| {
         matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}'

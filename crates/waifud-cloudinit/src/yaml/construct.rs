@@ -1,10 +1,10 @@
-//! Whether PyYAML's safe constructor makes Python values of a document's nodes (`yaml/constructor.py`).
+//! Checks that PyYAML's safe constructor can create Python values from a document's nodes (`yaml/constructor.py`).
 
 use super::YamlError;
 use super::node::{Document, Kind, Node, NodeId, YAML};
 use super::scalars::{is_base64, is_float, is_int, is_timestamp};
 
-/// Pairs that merge keys may add.
+/// The maximum number of pairs that merge keys may add.
 const MAX_MERGED: usize = 1 << 17;
 
 pub(super) fn check(document: &mut Document) -> Result<(), YamlError> {
@@ -16,7 +16,7 @@ pub(super) fn check(document: &mut Document) -> Result<(), YamlError> {
         nodes: &mut document.nodes,
         merged: 0,
     };
-    // A list of what is left to do rather than recursion, as PyYAML has it.
+    // A list of remaining nodes instead of recursion, as in PyYAML.
     let mut left = vec![root];
     while let Some(id) = left.pop() {
         checker.node(id, &mut left)?;
@@ -31,7 +31,7 @@ struct Checker<'d> {
 }
 
 impl Checker<'_> {
-    /// Checks one node; its children go to `left`.
+    /// Checks one node, and adds its children to `left`.
     fn node(&mut self, id: NodeId, left: &mut Vec<NodeId>) -> Result<(), YamlError> {
         match self.checked.get_mut(id) {
             None | Some(true) => return Ok(()),
@@ -98,7 +98,7 @@ impl Checker<'_> {
         }
     }
 
-    /// `construct_mapping`, with what its merge keys bring.
+    /// `construct_mapping`, with the pairs of its merge keys.
     fn mapping(&mut self, id: NodeId, left: &mut Vec<NodeId>) -> Result<(), YamlError> {
         self.flatten(id)?;
         let Some(node) = self.nodes.get(id) else {
@@ -120,7 +120,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// `flatten_mapping`: merge keys are replaced by what they bring, and a key `=` is a string.
+    /// `flatten_mapping`: replaces merge keys by their pairs, and makes a key `=` a string.
     fn flatten(&mut self, id: NodeId) -> Result<(), YamlError> {
         let Some(Kind::Mapping(pairs)) = self.nodes.get(id).map(|node| &node.kind) else {
             return Ok(());
@@ -152,7 +152,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// The pairs of what a merge key names: a mapping, or a list of mappings, the first of which counts most.
+    /// The pairs of a merge key: of a mapping, or of a list of mappings of which the first takes precedence.
     fn merge(
         &mut self,
         value: NodeId,
@@ -209,7 +209,7 @@ impl Checker<'_> {
     }
 }
 
-/// Where a node stands.
+/// The position of a node.
 #[derive(Clone, Copy)]
 struct Place {
     line: u64,

@@ -1,22 +1,22 @@
-//! The tree of a YAML document. Nodes lie in one list and name their children by index, so that an alias is its anchor's
-//! index, as in PyYAML.
+//! The tree of a YAML document. Nodes are in one list and refer to their children by index, so an alias is the index of its
+//! anchor, as in PyYAML.
 
-/// A node's place in [`Document::nodes`].
+/// An index in [`Document::nodes`].
 pub(crate) type NodeId = usize;
 
 /// A document, composed and checked.
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     pub(super) nodes: Vec<Node>,
-    /// Absent when the text has comments only.
+    /// `None` if the text has comments only.
     pub(super) root: Option<NodeId>,
 }
 
-/// One value.
+/// A value.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) kind: Kind,
-    /// In full, such as `tag:yaml.org,2002:str`.
+    /// The full tag, for example `tag:yaml.org,2002:str`.
     pub(crate) tag: String,
     /// From 1.
     pub(crate) line: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub(crate) column: u64,
 }
 
-/// What a node holds.
+/// The content of a node.
 #[derive(Debug)]
 pub(crate) enum Kind {
     Scalar(String),
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Mapping(Vec<(NodeId, NodeId)>),
 }
 
-/// The prefix of YAML's own tags.
+/// The prefix of the tags that YAML defines.
 pub(super) const YAML: &str = "tag:yaml.org,2002:";
 
 impl Document {
@@ -41,7 +41,7 @@ impl Document {
         self.root.and_then(|id| self.nodes.get(id))
     }
 
-    /// A sequence's children; nothing for other nodes.
+    /// The items of a sequence; none for other nodes.
     pub(crate) fn items<'d>(&'d self, node: &'d Node) -> impl Iterator<Item = &'d Node> {
         let ids: &[NodeId] = match &node.kind {
             Kind::Sequence(ids) => ids,
@@ -50,7 +50,7 @@ impl Document {
         ids.iter().filter_map(|id| self.nodes.get(*id))
     }
 
-    /// The value of a mapping's key; of a key that is there twice the last one counts, as in Python.
+    /// The value of a mapping's key. If a key occurs several times, the last value is used, as in Python.
     pub(crate) fn get<'d>(&'d self, node: &'d Node, key: &str) -> Option<&'d Node> {
         let Kind::Mapping(pairs) = &node.kind else {
             return None;
@@ -66,7 +66,7 @@ impl Document {
 }
 
 impl Node {
-    /// Whether its tag is YAML's `name`.
+    /// Whether its tag is the YAML tag `name`.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.tag.strip_prefix(YAML) == Some(name)
     }

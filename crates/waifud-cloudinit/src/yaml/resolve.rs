@@ -1,9 +1,9 @@
-//! The tag of a plain scalar, by YAML 1.1's rules as PyYAML has them (`yaml/resolver.py`): `yes` is a boolean, `0777` an
+//! The tag of a plain scalar, by the rules of YAML 1.1 as in PyYAML (`yaml/resolver.py`): `yes` is a boolean, `0777` an
 //! octal number, `1:30` a number to base 60, `2024-01-31` a date.
 
 use super::scalars::{Scan, timestamp};
 
-/// The last part of the tag of `value`, which stands unquoted.
+/// The last part of the tag of an unquoted value.
 pub(super) fn resolve(value: &str) -> &'static str {
     match value {
         "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "true" | "True" | "TRUE" | "false"

@@ -1,4 +1,4 @@
-//! Whether Python makes a value of a scalar's text: `int()`, `float()`, `base64` and `datetime` as PyYAML calls them.
+//! Checks that Python can convert a scalar's text: `int()`, `float()`, `base64` and `datetime` as PyYAML calls them.
 
 /// Reads ASCII from the left.
 pub(super) struct Scan<'t>(&'t [u8]);
@@ -32,7 +32,7 @@ impl<'t> Scan<'t> {
         self.one_of(b"0123456789").is_some()
     }
 
-    /// How many bytes it passed.
+    /// The number of bytes read.
     pub(super) fn while_in(&mut self, allowed: impl Fn(u8) -> bool) -> usize {
         let passed = self.0.iter().take_while(|b| allowed(**b)).count();
         self.0 = self.0.get(passed..).unwrap_or_default();
@@ -49,7 +49,7 @@ impl<'t> Scan<'t> {
         std::str::from_utf8(number).ok()?.parse().ok()
     }
 
-    /// `(:[0-5]?[0-9])+`; changes nothing where that does not follow.
+    /// Reads `(:[0-5]?[0-9])+`, if it follows.
     pub(super) fn base_60(&mut self) -> bool {
         let mut any = false;
         loop {
@@ -72,7 +72,7 @@ impl<'t> Scan<'t> {
         }
     }
 
-    /// `[eE][-+][0-9]+`; changes nothing where that does not follow.
+    /// Reads `[eE][-+][0-9]+`, if it follows.
     pub(super) fn exponent(&mut self) {
         let before = self.0;
         let complete = self.one_of(b"eE").is_some()
@@ -84,7 +84,7 @@ impl<'t> Scan<'t> {
     }
 }
 
-/// Decimal digits that `int()` takes (`sys.int_info.default_max_str_digits`).
+/// The maximum number of decimal digits for `int()` (`sys.int_info.default_max_str_digits`).
 const MAX_DECIMAL_DIGITS: usize = 4300;
 
 /// `construct_yaml_int`.
@@ -160,7 +160,7 @@ fn python_float(text: &str) -> bool {
     scan.is_at_end()
 }
 
-/// `base64.decodebytes`: passes over what is no base64, and wants whole groups of four.
+/// `base64.decodebytes`: skips characters that are not base64, and requires complete groups of four.
 pub(super) fn is_base64(text: &str) -> bool {
     // PyYAML encodes it as ASCII first.
     if !text.is_ascii() {
@@ -185,7 +185,7 @@ pub(super) fn is_base64(text: &str) -> bool {
     in_group == 0
 }
 
-/// What `construct_yaml_timestamp` reads out of a text.
+/// The fields that `construct_yaml_timestamp` reads from a text.
 pub(super) struct Timestamp {
     pub(super) has_time: bool,
     year: u32,
@@ -194,13 +194,13 @@ pub(super) struct Timestamp {
     hour: u32,
     minute: u32,
     second: u32,
-    /// Minutes, of either sign.
+    /// In minutes, positive or negative.
     offset: u32,
 }
 
-/// Reads a text of `timestamp_regexp`.
+/// Reads a text that matches `timestamp_regexp`.
 pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
-    // `$` of Python's expressions also matches before a last newline.
+    // `$` in Python's regular expressions also matches before a final newline.
     let mut scan = Scan::new(text.strip_suffix('\n').unwrap_or(text));
     let year = scan.number(4, 4)?;
     scan.eat(b'-').then_some(())?;
@@ -248,7 +248,7 @@ pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
     scan.is_at_end().then_some(stamp)
 }
 
-/// Whether Python's `datetime` has that moment.
+/// Whether Python's `datetime` can represent the time.
 pub(super) fn is_timestamp(text: &str) -> bool {
     timestamp(text).is_some_and(|stamp| {
         let leap = stamp.year % 4 == 0 && (stamp.year % 100 != 0 || stamp.year % 400 == 0);

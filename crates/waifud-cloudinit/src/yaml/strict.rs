@@ -1,11 +1,11 @@
-//! Where PyYAML's scanner is stricter than libyaml's: it does not skip tabs between tokens, ends a plain scalar at one,
-//! and wants a space before the comment behind `|` and `>`.
+//! Refuses what PyYAML's scanner refuses and libyaml's accepts: tabs between tokens and in plain scalars, and comments
+//! without a space before them after `|` and `>`.
 
 use libyaml_safer::{ScalarStyle, Scanner, Token, TokenData};
 
 use super::YamlError;
 
-/// Checks the text between and within tokens. What libyaml itself refuses is left to the parser.
+/// Checks the text between and within tokens. Errors of libyaml itself are left to the parser.
 pub(super) fn check(text: &str) -> Result<(), YamlError> {
     let mut bytes = text.as_bytes();
     let mut scanner = Scanner::new();
@@ -48,7 +48,7 @@ fn offset(index: u64) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
 
-/// White space and comments: a tab may only stand in a comment.
+/// Checks white space and comments: tabs are allowed only in comments.
 fn no_tab(text: &str, start: usize, between: &str) -> Result<(), YamlError> {
     let mut comment = false;
     for (at, c) in between.char_indices() {
@@ -79,7 +79,7 @@ fn token_itself(text: &str, start: usize, within: &str, token: &Token) -> Result
             Some(at) => Err(refused(
                 text,
                 start + at,
-                "a tab cannot stand in an unquoted value; use spaces or quotes",
+                "an unquoted value cannot contain a tab; use spaces or quotes",
             )),
             None => Ok(()),
         },
@@ -87,7 +87,7 @@ fn token_itself(text: &str, start: usize, within: &str, token: &Token) -> Result
             style: ScalarStyle::Literal | ScalarStyle::Folded,
             ..
         } => {
-            // The indicator, its two modifiers, and then spaces, a comment or the end of the line.
+            // The indicator and its two modifiers, followed by spaces, a comment or the end of the line.
             let line = within.lines().next().unwrap_or("");
             let rest = line.trim_start_matches(|c: char| "|>+-".contains(c) || c.is_ascii_digit());
             let blank = rest.trim_start_matches(' ');
@@ -105,8 +105,8 @@ fn token_itself(text: &str, start: usize, within: &str, token: &Token) -> Result
     }
 }
 
-/// Within `[]` and `{}`, a question mark ends an unquoted value for PyYAML, but not for libyaml. As the mark of a key it
-/// is read differently before a comma, and so rare there that it is refused.
+/// Inside `[]` and `{}`, a question mark ends an unquoted value in PyYAML but not in libyaml. As the indicator of a key,
+/// both read it differently before a comma; it is so rare there that it is refused.
 fn in_brackets(text: &str, start: usize, within: &str, token: &Token) -> Result<(), YamlError> {
     let at = match &token.data {
         TokenData::Scalar {
@@ -120,7 +120,7 @@ fn in_brackets(text: &str, start: usize, within: &str, token: &Token) -> Result<
         Some(at) => Err(refused(
             text,
             start + at,
-            "a question mark in brackets needs quotes",
+            "a question mark inside brackets needs quotes",
         )),
         None => Ok(()),
     }

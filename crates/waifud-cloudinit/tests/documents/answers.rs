@@ -75,7 +75,7 @@ fn directories_answer_with_and_without_a_slash_and_so_do_ec2_s_leaves() {
 }
 
 #[test]
-fn paths_that_nobody_knows_are_404() {
+fn unknown_paths_are_404() {
     let documents = documents();
     for path in [
         "/nothing",
@@ -113,7 +113,7 @@ fn without_user_data_there_is_none_in_either_tree() {
 }
 
 #[test]
-fn without_keys_and_wishes_nothing_is_made_up() {
+fn without_keys_and_user_data_documents_are_minimal() {
     let documents = render(&waifud_cloudinit::Source {
         ssh_keys: Vec::new(),
         vendor_data: VendorOptions {
@@ -156,7 +156,7 @@ fn absolute_form_and_queries_lead_to_the_same_document() {
 }
 
 #[test]
-fn head_says_what_get_would_and_writing_is_refused() {
+fn head_answers_like_get_and_writing_is_refused() {
     let documents = documents();
     let target = "/openstack/latest/user_data";
     let head = GuestRequest {

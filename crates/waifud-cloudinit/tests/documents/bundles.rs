@@ -53,7 +53,7 @@ fn nothing_of_the_documents_can_be_read_in_the_ciphertext_or_in_debug() {
 
 proptest! {
     #[test]
-    fn what_was_sealed_opens_unchanged(text in "#cloud-config\n.{0,200}", entropy: [u8; 32]) {
+    fn a_sealed_bundle_opens_unchanged(text in "#cloud-config\n.{0,200}", entropy: [u8; 32]) {
         let mut all = ENTROPY;
         all[..32].copy_from_slice(&entropy);
         let mut source = source();

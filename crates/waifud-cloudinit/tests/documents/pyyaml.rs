@@ -37,9 +37,9 @@ json.dump([judge(t) for t in json.load(sys.stdin)], sys.stdout)
 /// What we refuse and PyYAML loads, by the reason that we give.
 const MEANT: [&str; 10] = [
     // cloud-init merges and prints what it loaded; a value within itself ends that.
-    "this alias lies inside of what it stands for",
+    "this alias refers to a value that contains it",
     // Far below Python's limit, some of which cloud-init needs itself.
-    "it is nested too deeply",
+    "the nesting is too deep",
     // Shared in Python, but written out by cloud-init's merging.
     "its aliases stand for more than a million values",
     // YAML has two directives; another one is a mistake that changes what follows.
@@ -49,7 +49,7 @@ const MEANT: [&str; 10] = [
     // Invisible where it is, and then a part of a value or of a key.
     "a byte order mark can only begin a file",
     // PyYAML takes `[? a]` for a key; libyaml differs before commas. Nothing in cloud-init needs one.
-    "a question mark in brackets needs quotes",
+    "a question mark inside brackets needs quotes",
     // `[a:]`: a key without a value for PyYAML, an error for YAML 1.1.
     "found unexpected ':'",
     // Spaces and then tabs before a block's first line: how deep it is indented cannot be seen.
@@ -178,7 +178,7 @@ fn our_verdict_on_yaml_is_that_of_pyyaml() {
 }
 
 #[test]
-fn what_is_meant_to_differ_is_refused_with_its_reason() {
+fn listed_differences_are_refused_with_their_reason() {
     let nested = format!("#cloud-config\na: {}{}\n", "[".repeat(300), "]".repeat(300));
     let within = "#cloud-config\na: &x [*x]\n".to_owned();
     let mut grows = "#cloud-config\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -254,10 +254,7 @@ fn pyyaml_or_skip() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    if !there {
-        waifud_kit::testing::skip("the Debian package python3-yaml is not installed");
-    }
-    there
+    !waifud_kit::testing::skip_if((!there).then(|| "Debian's python3-yaml is not installed".to_owned()))
 }
 
 /// A small generator (Marsaglia's xorshift64), so that each run compares the same documents.

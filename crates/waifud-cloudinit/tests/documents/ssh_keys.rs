@@ -35,7 +35,7 @@ fn a_private_key_is_refused_by_name_and_not_shown() {
 }
 
 #[test]
-fn what_is_no_key_is_refused_for_its_reason() {
+fn invalid_keys_are_refused_with_a_reason() {
     assert_eq!(error(""), SshKeyError::Empty);
     assert_eq!(error("hello"), SshKeyError::UnknownType);
     assert_eq!(

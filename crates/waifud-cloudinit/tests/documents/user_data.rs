@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use waifud_cloudinit::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};
 
 #[test]
-fn each_kind_is_told_by_its_first_line() {
+fn each_kind_is_recognised_by_its_first_line() {
     use UserDataKind::{
         Boothook, CloudConfig, CloudConfigArchive, CloudConfigPatch, Empty, Include, Jinja, Mime,
         PartHandler, Script,
@@ -80,7 +80,7 @@ fn broken_yaml_is_refused_at_its_place_and_not_quoted() {
 }
 
 #[test]
-fn a_cloud_config_that_is_no_mapping_is_refused() {
+fn a_cloud_config_that_is_not_a_mapping_is_refused() {
     for text in [
         "#cloud-config\n- a\n",
         "#cloud-config\njust words\n",
@@ -169,7 +169,7 @@ fn a_byte_order_mark_and_base64_are_named() {
 }
 
 #[test]
-fn what_cloud_init_would_not_run_is_refused_with_its_line() {
+fn user_data_that_cloud_init_would_not_run_is_refused_with_its_line() {
     for (text, line, reason) in [
         ("\n#!/bin/sh\n", 1, "with nothing before it"),
         ("#!\n", 1, "full path"),
@@ -177,7 +177,7 @@ fn what_cloud_init_would_not_run_is_refused_with_its_line() {
         ("#cloud-boothook\necho hello\n", 2, "must begin with #!"),
         ("\n#cloud-boothook\n#!/bin/sh\n", 1, "first line"),
         ("#Cloud-Boothook\n#!/bin/sh\n", 1, "lower case"),
-        ("#include\n# nothing\n", 1, "names no address"),
+        ("#include\n# nothing\n", 1, "has no URL"),
         (
             "#include\nhttps://example.org/a\nexample.org/b\n",
             3,
@@ -197,14 +197,14 @@ fn what_cloud_init_would_not_run_is_refused_with_its_line() {
         (
             "## template: jinja\npackages: [htop]\n",
             2,
-            "must go on with",
+            "must continue with",
         ),
         (
             "## template: jinja\n#include\nhttps://example.org/\n",
             2,
-            "must go on with",
+            "must continue with",
         ),
-        ("## template: jinja\n\n#!/bin/sh\n", 3, "nothing between"),
+        ("## template: jinja\n\n#!/bin/sh\n", 3, "must directly follow"),
         ("#cloud-config-jsonp\n[{]\n", 2, "not a JSON list"),
         ("#cloud-config-jsonp\n{}\n", 2, "not a JSON list"),
         (

@@ -1,4 +1,4 @@
-//! The store on this node's disk: one file per thing, whole or not there, readable by the service's user only.
+//! The store on this node's disk: one file per object, complete or absent, readable only by the service's user.
 //!
 //! ```text
 //!  STATE/bundles/HEX               ciphertext, named by its digest
@@ -6,8 +6,8 @@
 //!  STATE/tunnel.json               the node's end of the tunnel
 //! ```
 //!
-//! A file is written under another name, synced, renamed, and its directory synced. So a crash at any instant leaves
-//! the old or the new one.
+//! A file is written under another name, synced, renamed, and its directory synced. So a crash leaves the old or the new
+//! file.
 
 use std::{
     fs, io,
@@ -25,18 +25,17 @@ use waifud_types::{Digest, InstanceId};
 
 use super::{BundleStore, StateStore, StoreError};
 
-/// Begins the name of a file that is being written.
+/// Prefix of the name of a file that is being written.
 const UNFINISHED: &str = ".new-";
 
-/// See the module. Cheap to clone.
+/// The store on disk. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DiskStore {
     root: Arc<Path>,
 }
 
 impl DiskStore {
-    /// Opens the store below `root`, making directories (0700) where they are missing, and sweeps out files whose
-    /// writing a crash cut short.
+    /// Opens the store below `root`. Creates missing directories (0700) and removes incomplete files of a crash.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { root: root.into() };
         for directory in [root.to_owned(), store.bundles_dir(), store.instances_dir()] {
@@ -71,7 +70,7 @@ impl DiskStore {
     }
 }
 
-/// Names the action of an error.
+/// Adds the action to an error.
 fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let action = format!("{verb} {}", path.display());
     |source| StoreError { action, source }
@@ -87,7 +86,7 @@ fn sweep(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Files are read and written where it may block.
+/// Reads and writes files on a thread that may block.
 async fn blocking<T: Send + 'static>(
     verb: &'static str,
     path: PathBuf,
@@ -120,19 +119,19 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write(path, &serde_json::to_vec(value)?)
 }
 
-/// What a file holds; none where it is missing, or damaged, which is logged without its contents.
+/// The contents of a file; `None` if it is missing, or damaged, which is logged without its contents.
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
     let value = serde_json::from_slice(&bytes);
     if value.is_err() {
-        tracing::warn!(file = %path.display(), "damaged, left aside until the agent says it again");
+        tracing::warn!(file = %path.display(), "a damaged file is ignored until the agent sends its contents again");
     }
     Ok(value.ok())
 }
 
-/// Names in a directory that mean something to us.
+/// The names in a directory that are valid for us.
 fn names<T>(directory: &Path, read: impl Fn(&str) -> Option<T>) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -145,7 +144,7 @@ fn names<T>(directory: &Path, read: impl Fn(&str) -> Option<T>) -> io::Result<Ve
 impl BundleStore for DiskStore {
     async fn put_bundle(&self, digest: Digest, ciphertext: Bytes) -> Result<(), StoreError> {
         blocking("write", self.bundle_file(digest), move |path| {
-            // Putting it again is common after a restart of the agent, and costs no write.
+            // The agent puts bundles again after its restart; that needs no write.
             if read(path)?.is_some_and(|bytes| bytes == ciphertext) {
                 return Ok(());
             }
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_else_may_read_a_file_or_list_a_directory() {
+    async fn other_users_cannot_read_files_or_list_directories() {
         let root = tempfile::tempdir().unwrap();
         let store = DiskStore::open(&root.path().join("state")).unwrap();
         let digest = Digest::from_bytes([1; 32]);

@@ -1,5 +1,5 @@
-//! What outlives the process. Two traits, because they part ways in a cluster: bundles may come out of Redis (their
-//! digest and key make any place as good as another), while who is served what stays on this node's disk.
+//! Durable storage. There are two traits because a cluster may separate them: bundles could be in Redis, because their
+//! digest and key make the place irrelevant, while assignments stay on this node's disk.
 
 mod disk;
 mod fake;
@@ -12,19 +12,19 @@ use waifud_types::{Digest, InstanceId};
 pub use disk::DiskStore;
 pub use fake::FakeStore;
 
-/// The store could not do it.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
-#[error("the metadata store can't {action}")]
+#[error("the metadata store cannot {action}")]
 pub struct StoreError {
-    /// What it tried, in words, with the file's name.
+    /// The action, as text with the name of the file.
     pub action: String,
-    /// What the system said.
+    /// The cause.
     #[source]
     pub source: std::io::Error,
 }
 
 impl StoreError {
-    /// Whether the filesystem has no room left.
+    /// Whether the filesystem is full.
     pub fn is_full(&self) -> bool {
         matches!(
             self.source.kind(),
@@ -33,46 +33,46 @@ impl StoreError {
     }
 }
 
-/// Encrypted bundles by digest. Trusted for being there and for nothing else.
+/// Encrypted bundles by digest. Trusted for availability only.
 #[async_trait]
 pub trait BundleStore: Send + Sync + 'static {
-    /// Ensures that the bundle is durable. The caller has checked the digest.
+    /// Stores the bundle durably. The caller has checked the digest.
     async fn put_bundle(&self, digest: Digest, ciphertext: Bytes) -> Result<(), StoreError>;
 
-    /// The bundle, if it is there. Its bytes are to be checked against the digest.
+    /// The bundle, if it is stored. The caller must verify the digest.
     async fn bundle(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
 
-    /// Ensures that the bundle is not there.
+    /// Removes the bundle, if it is stored.
     async fn delete_bundle(&self, digest: Digest) -> Result<(), StoreError>;
 
-    /// The bundles that are there.
+    /// All stored bundles.
     async fn bundles(&self) -> Result<Vec<Digest>, StoreError>;
 }
 
 /// Assignments with their keys, and the tunnel's other end.
 #[async_trait]
 pub trait StateStore: Send + Sync + 'static {
-    /// Ensures that the assignment is durable, in place of an earlier one.
+    /// Stores the assignment durably, and replaces an earlier one.
     async fn put_assignment(
         &self,
         instance: InstanceId,
         assignment: &Assignment,
     ) -> Result<(), StoreError>;
 
-    /// Ensures that there is none, durably.
+    /// Removes the assignment durably, if there is one.
     async fn delete_assignment(&self, instance: InstanceId) -> Result<(), StoreError>;
 
-    /// All that can be read. What can't is left out, and logged: the agent says it again.
+    /// All readable assignments. Others are logged and left out; the agent sends them again.
     async fn assignments(&self) -> Result<Vec<(InstanceId, Assignment)>, StoreError>;
 
-    /// Ensures that the tunnel's other end is durable.
+    /// Stores the node's end of the tunnel durably.
     async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<(), StoreError>;
 
-    /// The tunnel's other end, if it was ever said.
+    /// The node's end of the tunnel, if it was stored.
     async fn tunnel(&self) -> Result<Option<Tunnel>, StoreError>;
 }
 
-/// What every store must do: run against the fake and the real one, on an empty store.
+/// Tests that every store must pass, from an empty store.
 #[doc(hidden)]
 pub mod conformance {
     use waifud_api::agent::BundleRef;

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 use waifud_cloudinit::instance_id;
+use waifud_kit::testing::skip;
 use waifud_types::InstanceId;
 
-use crate::cloud_init::{command, guest_of, observed, python, skipped, with_the_service};
+use crate::cloud_init::{command, guest_of, observed, python, with_the_service};
 use crate::kit::{World, guest_address};
 use crate::tunnel::{furnish, start};
 
@@ -12,7 +13,7 @@ use crate::tunnel::{furnish, start};
 fn an_aws_sdk_gets_a_token_and_reads_with_it() {
     let Some(world) = World::new(1) else { return };
     if let Err(error) = command("/usr/bin/python3", &["-c", "import botocore"]) {
-        skipped(&error.context("apt-get install python3-botocore"));
+        skip(&format!("{error:#}: apt-get install python3-botocore"));
         return;
     }
     let root = tempfile::tempdir().unwrap();

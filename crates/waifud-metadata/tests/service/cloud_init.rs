@@ -22,6 +22,7 @@ use waifud_cloudinit::{
     NicDoc, SEAL_ENTROPY, Source, UserDataError, VendorOptions, instance_id, render, seal,
     validate_user_data,
 };
+use waifud_kit::testing::skip;
 use waifud_metadata::MetadataService;
 use waifud_types::{InstanceId, Secret};
 
@@ -337,15 +338,10 @@ fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
     match unpacked(suite, version) {
         Ok(directory) => Some(directory),
         Err(error) => {
-            skipped(&error);
+            skip(&format!("{error:#}"));
             None
         }
     }
-}
-
-/// Says loudly that a test was skipped, or fails it where none may be.
-pub(crate) fn skipped(why: &anyhow::Error) {
-    waifud_kit::testing::skip(&format!("{why:#}"));
 }
 
 /// Debian's package cloud-init, unpacked: from the cache, else out of the archive.

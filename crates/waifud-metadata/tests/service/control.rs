@@ -93,7 +93,7 @@ async fn an_instance_is_served_once_its_bundle_and_assignment_are_acknowledged()
 }
 
 #[tokio::test]
-async fn what_does_not_fit_together_is_refused_by_its_code_and_changes_nothing() {
+async fn inconsistent_requests_are_refused_with_their_code_and_change_nothing() {
     let agent = agent().await;
     let (a, b) = (Guest::new("a", A), Guest::new("b", B));
     agent.house.admit(&a).await;
@@ -224,7 +224,7 @@ async fn only_its_user_may_open_the_socket_and_one_left_by_a_dead_process_is_rep
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_from_somebody_who_does_not_answer() {
+async fn an_unused_address_and_a_silent_guest_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let client = MetadatadClient::new(path.clone()).with_timeout(Duration::from_millis(50));
@@ -239,7 +239,7 @@ async fn nobody_there_is_told_from_somebody_who_does_not_answer() {
 }
 
 #[tokio::test]
-async fn malformed_requests_are_problems_that_do_not_repeat_what_was_sent() {
+async fn problems_about_malformed_requests_do_not_quote_them() {
     let agent = agent().await;
     let key = Secret::new("hunter2".to_owned());
     let ask = |line: &'static str, body: String| {
@@ -288,10 +288,10 @@ async fn malformed_requests_are_problems_that_do_not_repeat_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_turned_away_although_the_mode_would_let_him_in() {
+async fn another_user_is_refused_even_if_the_mode_allows_it() {
     const NOBODY: u32 = 65_534;
     if !nix::unistd::Uid::effective().is_root() {
-        waifud_kit::testing::skip("needs root to act as another user");
+        waifud_kit::testing::skip("needs root to switch to another user");
         return;
     }
     let agent = agent().await;
@@ -347,7 +347,7 @@ impl StateStore for Slow {
 }
 
 #[tokio::test]
-async fn what_is_on_disk_is_listed_also_when_its_caller_went_away() {
+async fn a_change_is_complete_even_if_its_caller_disconnects() {
     let directory = tempfile::tempdir().unwrap();
     let disk = DiskStore::open(directory.path()).unwrap();
     let slow = Arc::new(Slow {

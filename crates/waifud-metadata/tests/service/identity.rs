@@ -22,7 +22,7 @@ async fn each_guest_reads_its_own_documents() {
 }
 
 #[tokio::test]
-async fn an_address_that_nobody_has_reads_nothing_at_all() {
+async fn an_unassigned_address_can_read_nothing() {
     let (house, ..) = House::new().await;
     for path in [
         "/",

@@ -48,7 +48,7 @@ async fn a_thousand_connections_that_never_finish_their_request_leave_others_ser
 }
 
 #[tokio::test]
-async fn a_head_that_comes_drop_by_drop_is_cut() {
+async fn a_slow_request_head_is_ended() {
     let house = house(impatient()).await;
     let mut stream = house.connect(A);
     let dripping = async {
@@ -97,7 +97,7 @@ async fn a_busy_connection_ends_with_its_lifetime() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_answered_408() {
+async fn a_missing_body_is_answered_408() {
     let house = house(impatient()).await;
     let request = "POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10\r\n\r\nhalf";
     assert_eq!(status(&house.raw(A, request.as_bytes()).await), 408);

@@ -13,7 +13,7 @@ fn post(form: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_report_is_the_callers_own_whatever_the_form_says() {
+async fn a_report_is_about_the_caller_regardless_of_the_form() {
     let (house, a, b) = House::new().await;
     let form = format!("instance_id=i-{}-1&hostname=b", b.id);
     assert_eq!(status(&house.raw(A, post(&form).as_bytes()).await), 200);
@@ -27,7 +27,7 @@ async fn a_report_is_the_callers_own_whatever_the_form_says() {
 }
 
 #[tokio::test]
-async fn requests_are_seen_with_path_and_status_and_without_control_characters() {
+async fn requests_are_recorded_with_path_and_status_and_without_control_characters() {
     let (house, _, b) = House::new().await;
     house.get(B, "/openstack/latest/user_data?x=y").await;
     house.get(B, "http://other/nothing").await;
@@ -44,7 +44,7 @@ async fn requests_are_seen_with_path_and_status_and_without_control_characters()
 }
 
 #[tokio::test]
-async fn what_is_no_form_or_no_post_is_refused() {
+async fn requests_that_are_not_a_posted_form_are_refused() {
     let (house, ..) = House::new().await;
     let json = post("{}").replace("application/x-www-form-urlencoded", "application/json");
     assert_eq!(status(&house.raw(A, json.as_bytes()).await), 415);
@@ -64,7 +64,7 @@ fn event(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_event_of_cloud_init_is_the_callers_own_and_what_is_none_leaves_no_trace() {
+async fn an_event_is_about_the_caller_and_invalid_events_are_dropped() {
     let (house, a, b) = House::new().await;
     let body = format!(
         r#"{{"name": "modules-final/config-scripts-user", "event_type": "finish", "result": "FAIL", "description": "instance {}", "origin": "cloudinit", "timestamp": 1.5}}"#,

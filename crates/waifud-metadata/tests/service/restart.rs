@@ -50,7 +50,7 @@ async fn a_restarted_service_serves_the_last_known_good() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_stays_deleted_and_unused_bundles_are_swept_out() {
+async fn deleted_instances_stay_deleted_and_unused_bundles_are_removed() {
     let store = FakeStore::default();
     let a = Guest::new("a", A);
     let before = House::on(store.clone(), GuestLimits::default()).await;
@@ -74,7 +74,7 @@ async fn what_was_deleted_stays_deleted_and_unused_bundles_are_swept_out() {
 }
 
 #[tokio::test]
-async fn edited_user_data_is_what_the_next_request_reads_and_the_old_bundle_goes() {
+async fn edited_user_data_is_served_at_the_next_request_and_the_old_bundle_removed() {
     let store = FakeStore::default();
     let house = House::on(store.clone(), GuestLimits::default()).await;
     let first = Guest::new("a", A);
@@ -101,7 +101,7 @@ async fn on_disk(root: &std::path::Path) -> Arc<MetadataService> {
 }
 
 #[tokio::test]
-async fn a_damaged_bundle_on_disk_is_not_served_and_mended_by_putting_it_again() {
+async fn a_damaged_bundle_is_not_served_and_putting_it_again_repairs_it() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (Guest::new("a", A), Guest::new("b", B));
     let service = on_disk(root.path()).await;

@@ -16,7 +16,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 10);
 const ANYWHERE: &str = "127.0.0.1:0";
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_a_crash() {
+async fn acknowledged_changes_survive_a_crash() {
     let home = Home::new(ANYWHERE);
     let (child, first) = home.start().await;
     assert!(first.instances.is_empty() && first.node_public_key.is_none());
@@ -39,7 +39,7 @@ async fn what_was_acknowledged_survives_a_crash() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_it_at_once_and_with_success_also_while_somebody_waits() {
+async fn sigterm_ends_it_successfully_even_while_a_caller_waits() {
     let home = Home::new(ANYWHERE);
     let (mut child, _) = home.start().await;
     let waiting = tokio::spawn({
@@ -64,7 +64,7 @@ async fn fails(home: &Home) -> String {
 }
 
 #[tokio::test]
-async fn a_second_one_on_the_same_directory_is_refused_and_disturbs_nobody() {
+async fn a_second_process_on_the_same_directory_is_refused() {
     let home = Home::new(ANYWHERE);
     let (_child, first) = home.start().await;
     let output = fails(&home).await;
@@ -73,7 +73,7 @@ async fn a_second_one_on_the_same_directory_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_or_an_address_for_strangers_is_refused_in_words() {
+async fn an_unknown_key_or_a_public_address_is_refused_with_a_reason() {
     let home = Home::new(ANYWHERE);
     let text = fs::read_to_string(home.config()).unwrap();
     fs::write(home.config(), text.clone() + "colour = \"blue\"\n").unwrap();
@@ -111,7 +111,7 @@ async fn logs_carry_no_secret_even_when_they_say_everything() {
         .path();
     child.kill().await.unwrap();
     let output = fs::read_to_string(log).unwrap();
-    assert!(output.contains("served"), "{output}");
+    assert!(output.contains("assigned"), "{output}");
     assert!(!output.contains("hunter2"));
     for secret in ["wireguard.key", "token.key"] {
         let secret = fs::read_to_string(home.state_dir().join(secret)).unwrap();
@@ -129,7 +129,7 @@ async fn logs_carry_no_secret_even_when_they_say_everything() {
 }
 
 #[tokio::test]
-async fn it_says_its_version() {
+async fn it_prints_its_version() {
     let output = Command::new(PROGRAM)
         .arg("--version")
         .output()

@@ -1,28 +1,27 @@
-//! Other programs' firewalls on this host, and the marked rules that let guests through them.
+//! Firewalls of other programs on this host, and our marked rules in them.
 //!
-//! Chains on the same hook all have their say: what another one drops, our accept can't bring back. So guests need an
-//! accept in the chain that drops, or where its maker wants additions to be (Docker's `DOCKER-USER`, ufw's
-//! `ufw-before-…`). From what is seen, the functions here say which rules are missing and which of ours are there in
-//! vain; they are pure. Ours are known by their comment alone, whoever wrote down what.
+//! All chains on a hook are evaluated: an accept in our table does not overrule a drop in another one. So guests need an
+//! accept in the chain that drops, or in the chain that its program provides for additions (Docker's `DOCKER-USER`, ufw's
+//! `ufw-before-…`). The functions here are pure: they compare listed rules with the wanted ones. Our rules are recognised
+//! by their comment alone.
 
 pub(crate) mod nftables;
 pub(crate) mod save;
 
-/// Whose packets are to get accepted.
+/// The interfaces whose packets other firewalls must accept.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct AcceptedInterfaces {
     /// The guests' bridge.
     pub(crate) bridge: String,
-    /// The interface to metadatad, where guests on the host's own bridges ask for it. What passes there is decided in our
-    /// own tables.
+    /// The interface to metadatad, if guests on bridges of the host use it. Our own tables restrict its traffic.
     pub(crate) metadata: Option<String>,
-    /// The host's own bridges with guests, where the kernel asks these firewalls about bridged frames too
-    /// (`br_netfilter`, which Docker switches on). Only frames that stay on the bridge.
+    /// Bridges of the host with guests, if bridged frames pass the IP chains as well (`br_netfilter`, which Docker
+    /// enables). Only frames that stay on the bridge are accepted.
     pub(crate) bridged: Vec<String>,
 }
 
 impl AcceptedInterfaces {
-    /// Pairs of an interface that packets come in by and one that they leave by; `None` is any.
+    /// Pairs of incoming and outgoing interface; `None` is any interface.
     pub(crate) fn forwarded(&self) -> Vec<(Option<&str>, Option<&str>)> {
         let any = [Some(self.bridge.as_str()), self.metadata.as_deref()];
         let any = any.into_iter().flatten();
@@ -45,5 +44,5 @@ impl From<&str> for AcceptedInterfaces {
     }
 }
 
-/// The comment of every rule of ours in others' chains.
+/// The comment of each of our rules in other firewalls.
 pub(crate) const MARK: &str = "waifud";

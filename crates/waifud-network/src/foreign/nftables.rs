@@ -1,4 +1,4 @@
-//! Chains in nftables' own tables that drop: firewalld's, and those written by hand.
+//! Dropping chains in nftables tables: firewalld's, and those written by hand.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{AcceptedInterfaces, MARK};
 use crate::ruleset::TABLE;
 
-/// What `nft -j` answers: a list of objects with one key each, of which we know some (libnftables-json(5)).
+/// The output of `nft -j`: a list of objects with one key each, of which we read some (libnftables-json(5)).
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Answer {
     nftables: Vec<Object>,
@@ -38,16 +38,16 @@ struct Rule {
     expr: Vec<Value>,
 }
 
-/// Which chains others have on the hooks that guests' packets pass.
+/// Chains of other programs on the hooks that guests' packets pass.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Seen {
-    /// iptables has some, in nftables' clothes.
+    /// iptables-nft has such chains.
     pub(crate) iptables: bool,
     /// Other tables: family and name.
     pub(crate) tables: Vec<(String, String)>,
 }
 
-/// A transaction for nft, empty when there is nothing to do, and where guests are let accepted, then.
+/// A transaction for nft, empty if nothing has to change, and the chains that accept guests after it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) transaction: String,
@@ -61,7 +61,7 @@ impl Chain {
             && self.table != TABLE
     }
 
-    /// iptables-nft(8) keeps to these names.
+    /// The names that iptables-nft(8) uses.
     fn is_of_iptables(&self) -> bool {
         self.family == "ip"
             && self.table == "filter"
@@ -81,7 +81,7 @@ impl Rule {
         self.expr.iter().any(verdict) && self.expr.iter().all(|e| verdict(e) || side(e))
     }
 
-    /// The interfaces that it asks for, the one that packets come in by first.
+    /// The interfaces in its conditions, incoming ones first.
     fn names(&self) -> Vec<&str> {
         let of = |key: &'static str| {
             self.expr.iter().filter(move |expression| {
@@ -113,9 +113,9 @@ pub(crate) fn seen(text: &str) -> serde_json::Result<Seen> {
     Ok(seen)
 }
 
-/// Chains on the forward hook that drop what nothing in them accepts, named by the product that made them where its
-/// other chains give it away. An `accept` in our table can't overrule them. firewalld's chain has the policy `accept`
-/// and rejects in its last rule.
+/// Chains on the forward hook that drop by default, each with the product that made it, if its other chains identify it.
+/// An `accept` in our table does not overrule them. firewalld's chain has the policy `accept` and rejects in its last
+/// rule.
 pub(crate) fn dropping_chains(text: &str) -> serde_json::Result<Vec<String>> {
     let answer: Answer = serde_json::from_str(text)?;
     let chains: Vec<_> = answer
@@ -151,7 +151,7 @@ pub(crate) fn dropping_chains(text: &str) -> serde_json::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Reads `nft -j list table …` of one table; where nobody is to get accepted, all of ours are outdated.
+/// Reads `nft -j list table …` of one table. With `None`, all our rules are removed.
 pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_json::Result<Plan> {
     let answer: Answer = serde_json::from_str(text)?;
     let (chains, rules): (Vec<_>, Vec<_>) = answer
@@ -190,8 +190,7 @@ pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_j
         let mut asked: Vec<_> = wanted.iter().map(|(names, _)| names.clone()).collect();
         there.sort_unstable();
         asked.sort_unstable();
-        let whole = there == asked;
-        if whole {
+        if there == asked {
             continue;
         }
         for rule in ours {
@@ -212,7 +211,7 @@ pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_j
     Ok(plan)
 }
 
-/// The interfaces that a rule asks for, and its conditions.
+/// The interfaces in a rule's conditions, and the conditions.
 type Wanted<'a> = (Vec<&'a str>, String);
 
 fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Wanted<'_>> {
@@ -231,7 +230,7 @@ fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Wanted<'_>> {
         .collect()
 }
 
-/// What the gateway serves: DHCP, DNS and ping.
+/// The gateway's services: DHCP, DNS and ping.
 fn to_host(bridge: &str) -> Vec<Wanted<'_>> {
     let rules = [
         format!("iifname \"{bridge}\" meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }}"),
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn iptables_chains_are_told_from_others_and_ours_are_none() {
+    fn iptables_chains_and_other_tables_are_distinguished_and_ours_left_out() {
         let text = answer(&[
             chain("filter", "FORWARD", Some("forward"), "drop"),
             chain("firewalld", "filter_INPUT", Some("input"), "accept"),
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_rejects_at_its_end_gets_marked_rules_at_its_head() {
+    fn a_chain_that_rejects_in_its_last_rule_gets_marked_rules_at_its_head() {
         let text = answer(&[
             chain("firewalld", "filter_FORWARD", Some("forward"), "accept"),
             chain("firewalld", "filter_INPUT", Some("input"), "accept"),
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_is_left_alone_and_another_bridge_or_none_is_not() {
+    fn complete_rules_are_kept_and_those_of_another_bridge_replaced() {
         let marked = |key: &str| {
             let of = json!({ "left": { "meta": { "key": key } }, "right": "waifu0" });
             let rule_of = json!([{ "match": of }, { "accept": null }]);
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_forward_chains_are_named_by_their_makers() {
+    fn dropping_forward_chains_are_listed_with_their_product() {
         let docker = [
             chain_of("filter", "FORWARD", Some("forward"), Some("drop")),
             chain_of("filter", "DOCKER-USER", None, None),
@@ -363,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn accepting_chains_and_our_own_are_no_obstacle() {
+    fn accepting_chains_and_our_own_are_not_listed() {
         assert!(
             dropping(&[chain_of(
                 "filter",

@@ -1,37 +1,37 @@
-//! Rules that iptables manages, as `iptables-save` shows them: Docker's, ufw's, and those written by hand.
+//! Rules of iptables, as `iptables-save` lists them: Docker's, ufw's, and those written by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AcceptedInterfaces, MARK};
 
-/// One rule: its chain, and its words as iptables takes them after the chain.
+/// One rule: its chain, and its arguments after the chain.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Rule {
     pub(crate) chain: String,
     pub(crate) words: Vec<String>,
 }
 
-/// What is to be done for guests to get accepted.
+/// The rules to remove and to insert.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
-    /// Ours, and no use any more.
+    /// Rules of ours that are not wanted.
     pub(crate) outdated: Vec<Rule>,
-    /// To be inserted at the head of their chains.
+    /// Rules to insert at the head of their chains.
     pub(crate) missing: Vec<Rule>,
-    /// Chains in which guests are let accepted, then.
+    /// Chains that accept guests after that.
     pub(crate) places: Vec<String>,
 }
 
 /// The table `filter`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Filter {
-    /// Chains; true where the policy drops.
+    /// Chains, and whether their policy is to drop.
     chains: BTreeMap<String, bool>,
     rules: Vec<Rule>,
 }
 
 impl Filter {
-    /// Reads what `iptables-save` wrote (iptables-save(8)); other tables and lines that are none of its are left out.
+    /// Reads the output of iptables-save(8). Other tables and unknown lines are ignored.
     pub(crate) fn parse(text: &str) -> Self {
         let mut filter = Self::default();
         let mut inside = false;
@@ -39,7 +39,7 @@ impl Filter {
             if let Some(table) = line.strip_prefix('*') {
                 inside = table.trim() == "filter";
             } else if !inside {
-                // Another table's.
+                // A line of another table.
             } else if let Some(chain) = line.strip_prefix(':') {
                 let mut words = chain.split_ascii_whitespace();
                 if let Some(name) = words.next() {
@@ -57,13 +57,13 @@ impl Filter {
         filter
     }
 
-    /// Ours.
+    /// All rules of ours.
     pub(crate) fn marked(&self) -> Vec<Rule> {
         let ours = self.rules.iter().filter(|rule| rule.is_marked());
         ours.cloned().collect()
     }
 
-    /// What guests need: nothing where nothing drops.
+    /// Compares with the rules that guests need. None are needed in chains that do not drop.
     pub(crate) fn plan(&self, accepted: &AcceptedInterfaces) -> Plan {
         let mut wanted = Vec::new();
         let mut places = Vec::new();
@@ -98,7 +98,7 @@ impl Filter {
         }
     }
 
-    /// Where an accept must stand so that `hook` does not drop what it accepts.
+    /// The chains in which an accept takes effect before `hook` drops.
     fn places<'a>(&self, hook: &'a str, known: &[&'a str]) -> Vec<&'a str> {
         if !self.drops(hook, &mut BTreeSet::new()) {
             return Vec::new();
@@ -113,7 +113,7 @@ impl Filter {
         places
     }
 
-    /// Whether what nothing accepts is dropped at the end of a chain.
+    /// Whether a chain drops packets that no rule accepts.
     fn drops<'a>(&'a self, chain: &'a str, seen: &mut BTreeSet<&'a str>) -> bool {
         if !seen.insert(chain) {
             return false;
@@ -146,13 +146,13 @@ impl Rule {
         pairs.any(|pair| pair == ["--comment", MARK])
     }
 
-    /// Where it leads to.
+    /// The target.
     fn target(&self) -> Option<&str> {
         let at = self.words.iter().position(|w| w == "-j" || w == "-g")?;
         self.words.get(at + 1).map(String::as_str)
     }
 
-    /// Where it leads every packet to.
+    /// The target, if the rule has no conditions.
     fn always(&self) -> Option<&str> {
         let mut words = self.words.iter().map(String::as_str);
         loop {
@@ -165,7 +165,7 @@ impl Rule {
         }
     }
 
-    /// The same chain and conditions, however versions of iptables order and load them.
+    /// Whether both have the same chain and conditions. Versions of iptables order them differently.
     fn is_like(&self, other: &Self) -> bool {
         let essence = |rule: &Self| {
             let mut words = rule.words.iter();
@@ -183,7 +183,7 @@ impl Rule {
     }
 }
 
-/// Both directions. What guests may reach is decided in our own tables, before.
+/// Rules for both directions. Our own tables restrict guests' traffic before.
 fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Vec<String>> {
     let rule = |(from, to): (Option<&str>, Option<&str>)| {
         let from = from.into_iter().flat_map(|name| ["-i", name]);
@@ -193,7 +193,7 @@ fn forwarded(accepted: &AcceptedInterfaces) -> Vec<Vec<String>> {
     accepted.forwarded().into_iter().map(rule).collect()
 }
 
-/// What the gateway serves: DHCP, DNS and ping.
+/// Rules for the gateway's services: DHCP, DNS and ping.
 fn to_host(bridge: &str) -> Vec<Vec<String>> {
     let serve = |protocol, option, what| accept(&["-i", bridge, "-p", protocol, option, what]);
     vec![
@@ -210,7 +210,7 @@ fn accept(conditions: &[&str]) -> Vec<String> {
     words.map(|word| (*word).to_owned()).collect()
 }
 
-/// Words are parted by blanks; those with blanks stand in double quotes, in which a backslash escapes.
+/// Splits a line at blanks. Words with blanks are in double quotes, in which a backslash escapes.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_gets_both_directions_where_it_wants_additions() {
+    fn docker_gets_both_directions_in_its_chain_for_additions() {
         let plan = Filter::parse(DOCKER).plan(&"waifu0".into());
         assert_eq!(
             shown(&plan.missing),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_on_the_hosts_own_bridge_get_their_metadata_and_their_frames() {
+    fn guests_on_a_bridge_of_the_host_reach_metadata_and_each_other() {
         let accepted = AcceptedInterfaces {
             metadata: Some("wgw0".to_owned()),
             bridged: vec!["br0".to_owned()],
@@ -279,12 +279,12 @@ mod tests {
         filter.rules.splice(0..0, plan.missing);
         let again = filter.plan(&accepted);
         assert!(again.missing.is_empty() && again.outdated.is_empty());
-        // Without such guests, only those of `default` are let accepted.
+        // Without such guests, only those of `default` are accepted.
         assert_eq!(filter.plan(&"waifu0".into()).outdated.len(), 3);
     }
 
     #[test]
-    fn ufw_gets_them_too_and_what_the_gateway_serves() {
+    fn ufw_gets_both_directions_and_the_gateways_services() {
         let ufw = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:ufw-before-input - [0:0]\n\
             :ufw-before-forward - [0:0]\n-A INPUT -j ufw-before-input\n-A FORWARD -j ufw-before-forward\nCOMMIT\n";
         let plan = Filter::parse(ufw).plan(&"waifu0".into());
@@ -293,13 +293,13 @@ mod tests {
     }
 
     #[test]
-    fn without_known_chains_the_head_of_the_dropping_one_is_the_place() {
+    fn without_known_chains_rules_go_to_the_head_of_the_dropping_chain() {
         let places = |text: &str| Filter::parse(text).plan(&"waifu0".into()).places;
         assert_eq!(places("*filter\n:FORWARD DROP [0:0]\n"), ["FORWARD"]);
         let rejects = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:end - [0:0]\n-A FORWARD -j end\n\
             -A end -m comment --comment \"the \\\"end\\\"\" -j REJECT --reject-with icmp-port-unreachable\n";
         assert_eq!(places(rejects), ["FORWARD"]);
-        // A chain that nothing leads to is no place.
+        // A chain that no rule jumps to is not used.
         assert_eq!(
             places("*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n"),
             ["FORWARD"]
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_drops_nothing_is_wanted_and_ours_go() {
+    fn without_dropping_chains_our_rules_are_removed() {
         let open = "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n\
             -A FORWARD -s 10.0.0.0/8 -j DROP\n\
             -A DOCKER-USER -i waifu0 -m comment --comment waifud -j ACCEPT\n";
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn another_bridges_rules_and_doubles_are_outdated() {
+    fn rules_of_another_bridge_and_duplicates_are_outdated() {
         let rule = "-A DOCKER-USER -i waifu1 -m comment --comment waifud -j ACCEPT\n";
         let text = DOCKER.replace("COMMIT", &format!("{rule}{rule}COMMIT"));
         assert_eq!(
@@ -332,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_lead_to_each_other_end() {
+    fn chains_that_jump_to_each_other_do_not_loop() {
         let text = "*filter\n:FORWARD ACCEPT\n:a -\n-A FORWARD -j a\n-A a -g FORWARD\n";
         assert!(Filter::parse(text).plan(&"waifu0".into()).places.is_empty());
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_and_what_was_planned_is_whole(noise in "[ -~\n]{0,200}") {
+        fn any_text_is_read_and_a_planned_change_is_complete(noise in "[ -~\n]{0,200}") {
             let filter = Filter::parse(&format!("{noise}\n{DOCKER}"));
             let plan = filter.plan(&"waifu0".into());
             let mut after = filter;

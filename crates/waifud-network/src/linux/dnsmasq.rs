@@ -1,9 +1,10 @@
-//! One dnsmasq for the guests: started detached, adopted after our own restart, reloaded, replaced.
+//! One dnsmasq for the guests: started as a daemon, adopted after our own restart, reloaded or restarted.
 //!
-//! It makes itself a daemon, so guests keep their leases and names while agentd restarts. (A service manager that
-//! kills whole control groups must be told to leave it: `KillMode=process`.) It is ours if id and start are those that
-//! we recorded, or if our pid file and its command line say so. It is started anew when its configuration changes, when the bridge that its socket is bound to was made
-//! anew, and when it died; everything else is a reload.
+//! It runs as a daemon, so guests keep their leases and names while agentd restarts. (With systemd this needs
+//! `KillMode=process`, because systemd otherwise kills the whole control group.) A process is ours if its id and start
+//! time are the recorded ones, or if our pid file names it and its command line has our configuration file. It is
+//! restarted when its configuration changes, when the bridge that its socket is bound to was created again, and when it
+//! has ended. All other changes are a reload.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,10 +22,10 @@ use super::{probe, release};
 use crate::dhcp::{self, DhcpSettings};
 use crate::{NetworkError, NetworkState};
 
-/// A reload takes milliseconds; a swapping machine is given more.
+/// A reload takes milliseconds; this is for machines that swap.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Users without rights that Debian knows, best first.
+/// Unprivileged users of Debian, in order of preference.
 const USERS: [&str; 2] = ["dnsmasq", "nobody"];
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Dnsmasq {
         }
     }
 
-    /// Makes it run for `state`, and returns what to remember of it. Leases and names are in force then.
+    /// Starts or reloads it for `state`, and returns its record. Leases and names are then in force.
     pub(super) async fn ensure(
         &self,
         before: Option<&DnsmasqRecord>,
@@ -99,7 +100,7 @@ impl Dnsmasq {
         Ok(())
     }
 
-    /// When each guest's lease was confirmed last, by MAC address.
+    /// When each guest's lease was last confirmed, by MAC address.
     pub(super) fn acknowledged(&self) -> Result<BTreeMap<MacAddr, Timestamp>, NetworkError> {
         let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
         Ok(release::acknowledged(&memory, self.settings.lease_time))
@@ -111,7 +112,7 @@ impl Dnsmasq {
         argument.into()
     }
 
-    /// One that was left without a record: its own pid file and command line tell.
+    /// A process without a record, found by its pid file and command line.
     fn left_over(&self) -> Option<Process> {
         let pid = files::read(&self.settings.pid_file).ok()??;
         let process = Process::find(pid.trim().parse().ok()?)?;
@@ -142,11 +143,11 @@ impl Dnsmasq {
         files::replace(&self.settings.names_file, &dhcp::names(state, load))?;
         files::replace(&self.config, config)?;
         files::remove(&self.settings.pid_file)?;
-        // It returns when the daemon has opened its sockets, or says why it could not.
+        // It returns once the daemon has opened its sockets, or with an error.
         self.tool.run(&[self.argument()], "").await?;
         let process = self
             .left_over()
-            .ok_or_else(|| self.tool.failed("it ended right after its start"))?;
+            .ok_or_else(|| self.tool.failed("it ended right after it was started"))?;
         let record = DnsmasqRecord {
             pid: process.pid,
             start_time: process.start_time,
@@ -164,7 +165,7 @@ impl Dnsmasq {
         }
     }
 
-    /// Brings leases and names up to date; `None` when it did not take them over.
+    /// Reloads leases and names; `None` if dnsmasq did not read them in time.
     async fn reload(
         &self,
         record: &DnsmasqRecord,
@@ -192,7 +193,7 @@ impl Dnsmasq {
         Ok(taken_over.then_some(record))
     }
 
-    /// Makes it forget leases of guests that are no more. False when it does not.
+    /// Releases leases of guests that no longer exist. False if dnsmasq does not release them.
     async fn forget_stale(&self, state: &NetworkState) -> Result<bool, NetworkError> {
         let read_stale = || {
             let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
@@ -216,7 +217,8 @@ impl Dnsmasq {
     }
 }
 
-/// The recorded one, if it still runs. Its command line is not asked: an ending process loses that before its sockets.
+/// The recorded process, if it still runs. Its command line is not compared, because a process that is ending loses it
+/// before it closes its sockets.
 pub(super) fn process(record: &DnsmasqRecord) -> Option<Process> {
     let process = Process {
         pid: record.pid,

@@ -1,4 +1,4 @@
-//! Small files of our own, replaced whole.
+//! Small files of ours, which are replaced as a whole.
 
 use std::fs::Permissions;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ pub(super) fn io(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Netw
     move |source| NetworkError::Io { what, source }
 }
 
-/// The text of a file; `None` when there is none.
+/// The text of a file; `None` if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>, NetworkError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -21,8 +21,8 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, NetworkError> {
     }
 }
 
-/// Replaces a file: readers see the old text or the new one, never half of it. Everybody may read it, whatever our
-/// umask: dnsmasq reads its files again as a user without rights, and nothing here is secret.
+/// Replaces a file: readers see the complete old text or the complete new text. The file is readable by all users,
+/// regardless of the umask, because dnsmasq reads its files as an unprivileged user. None of them is secret.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), NetworkError> {
     let draft = path.with_extension("new");
     std::fs::write(&draft, text).map_err(io("writing", &draft))?;
@@ -31,7 +31,7 @@ pub(super) fn replace(path: &Path, text: &str) -> Result<(), NetworkError> {
     std::fs::rename(&draft, path).map_err(io("replacing", path))
 }
 
-/// Removes a file; its absence is fine.
+/// Removes a file, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), NetworkError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io("removing", path)(error)),

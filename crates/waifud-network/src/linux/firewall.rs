@@ -47,6 +47,8 @@ pub(super) struct Firewall {
     /// The state that the rules were generated from.
     made_of: Option<(NetworkState, HostSide)>,
     memory: Memory,
+    /// The generations before and after the last commit of ours, if no other program committed in between.
+    own_commit: Option<(u32, u32)>,
 }
 
 impl Firewall {
@@ -60,6 +62,7 @@ impl Firewall {
             verified: false,
             made_of: None,
             memory: Memory::new(directory),
+            own_commit: None,
         }
     }
 
@@ -121,6 +124,7 @@ impl Firewall {
         self.ours_at = None;
         self.verified = false;
         self.made_of = None;
+        self.own_commit = None;
         let before = generation()?;
         match transaction {
             Transaction::Change(text) => self.apply_change(text, before).await?,
@@ -134,8 +138,14 @@ impl Firewall {
         let after = generation()?;
         if after == before.wrapping_add(1) {
             self.ours_at = Some(after);
+            self.own_commit = Some((before, after));
         }
         Ok(())
+    }
+
+    /// The generations before and after the last commit of ours, if no other program committed in between.
+    pub(super) const fn own_commit(&self) -> Option<(u32, u32)> {
+        self.own_commit
     }
 
     /// Applies a change through the session, or through a process of its own where the session cannot. `before` is the

@@ -1,7 +1,7 @@
-//! Keeps the marked rules in others' firewalls, and takes them away.
+//! Adds our marked rules to other firewalls and removes them.
 //!
-//! Nothing here makes tables or chains: tools are asked only about what is there already. What fails is remembered in
-//! words instead of returned, for guests' own rules and leases matter more than the way through somebody else's.
+//! No tables or chains are created, and existing ones are only read and extended. A failure is recorded as text instead of
+//! returned, because guests' own rules and leases must be in force even then.
 
 use std::path::PathBuf;
 
@@ -15,24 +15,24 @@ use crate::foreign::save::{Filter, Rule};
 /// How long iptables waits for its lock, in seconds.
 const LOCK_WAIT: &str = "5";
 
-/// The tables that legacy iptables has in this network namespace. Not `/proc/net`: that is the main thread's.
+/// The tables of legacy iptables in this network namespace. `/proc/net` would be the main thread's namespace.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
-/// Both ways in which iptables keeps rules; both may be in force at once.
+/// The two variants of iptables. Both may be in force at the same time.
 const FLAVOURS: [(&str, &str); 2] = [("iptables-nft", "-nft"), ("iptables-legacy", "-legacy")];
 
 #[derive(Debug)]
 pub(super) struct Foreign {
     nft: Tool,
-    /// Where iptables' programs are.
+    /// The directory of the iptables programs.
     directory: PathBuf,
-    /// Who and the generation at which all was as wanted, or could not be made so.
+    /// The interfaces and the generation at which all rules were present, or could not be added.
     checked_at: Option<(AcceptedInterfaces, u32)>,
     trouble: Option<String>,
     places: Vec<String>,
 }
 
-/// What is to be done.
+/// The rules to add and to remove.
 #[derive(Debug, Default)]
 pub(super) struct Change {
     iptables: Vec<(&'static str, crate::foreign::save::Plan)>,
@@ -50,7 +50,7 @@ impl Change {
 }
 
 impl Change {
-    /// Where guests get through once it is done.
+    /// The chains that accept guests once the change is applied.
     pub(super) fn into_places(self) -> Vec<String> {
         self.places
     }
@@ -67,12 +67,12 @@ impl Foreign {
         }
     }
 
-    /// Where guests are let accepted by us, and what is in their way still.
+    /// The chains with our rules, and why they could not be added.
     pub(super) fn outcome(&self) -> (Vec<String>, Option<String>) {
         (self.places.clone(), self.trouble.clone())
     }
 
-    /// What is missing for guests to get accepted; for nobody, all of ours is outdated.
+    /// The change after which other firewalls accept these interfaces. With `None`, it removes all our rules.
     pub(super) async fn change(
         &self,
         accepted: Option<&AcceptedInterfaces>,
@@ -134,7 +134,25 @@ impl Foreign {
         Ok(())
     }
 
-    /// Remembers how it went.
+    /// Records that the commit between two generations changed our own tables only.
+    pub(super) fn ignore_commit(&mut self, before: u32, after: u32) {
+        if let Some((_, generation)) = &mut self.checked_at
+            && *generation == before
+        {
+            *generation = after;
+        }
+    }
+
+    /// Whether nothing has changed since all rules were present, so that a further check is not necessary.
+    pub(super) fn is_current(&self, accepted: &AcceptedInterfaces) -> Result<bool, NetworkError> {
+        let now = generation()?;
+        let checked = self.checked_at.as_ref();
+        Ok(self.trouble.is_none()
+            && checked.is_some_and(|(at, generation)| at == accepted && *generation == now)
+            && !has_legacy_filter())
+    }
+
+    /// Records the outcome of a change.
     pub(super) fn record_outcome(
         &mut self,
         accepted: &AcceptedInterfaces,
@@ -147,15 +165,15 @@ impl Foreign {
                 self.trouble = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "others' firewalls may drop what guests send");
+                tracing::warn!(%error, "other firewalls may drop guests' packets");
                 self.places.clear();
                 self.trouble = Some(error.to_string());
             }
         }
     }
 
-    /// Whether guests get through as far as that is up to us. Legacy iptables tells nobody of changes: it is asked only
-    /// when `full`.
+    /// Whether all our rules are present, or could not be added. Legacy iptables does not change the generation, so it is
+    /// read only if `full`.
     pub(super) async fn is_intact(
         &self,
         accepted: &AcceptedInterfaces,
@@ -172,7 +190,7 @@ impl Foreign {
         Ok(self.change(Some(accepted)).await?.is_empty())
     }
 
-    /// Takes all marked rules away; says in whose chains they were.
+    /// Removes all marked rules and returns their number, as text.
     pub(super) async fn remove(&mut self) -> Result<Option<String>, NetworkError> {
         self.checked_at = None;
         self.places.clear();
@@ -183,7 +201,7 @@ impl Foreign {
         let by_iptables = outdated.count();
         let transactions = change.transactions.iter().flat_map(|text| text.lines());
         let count = by_iptables + transactions.count();
-        Ok((count > 0).then(|| format!("{count} marked rules in others' firewalls")))
+        Ok((count > 0).then(|| format!("{count} marked rules in other firewalls")))
     }
 }
 

@@ -1,7 +1,6 @@
-//! How often the kernel's firewall was changed: one number, asked for in microseconds.
+//! The generation of the kernel's firewall: the number of its commits, which is read in microseconds.
 //!
-//! The firewall counts its commits. If the number is what it was after our own last commit, nobody touched any rule, and
-//! there is no need to list and compare them.
+//! While the generation is that of our last commit, no rule has changed, so listing and comparing rules is not necessary.
 
 use std::os::fd::AsRawFd;
 
@@ -21,7 +20,7 @@ const FLAG_REQUEST: u16 = 1;
 /// `nlmsghdr`, then `nfgenmsg`.
 const HEADERS: usize = 16 + 4;
 
-/// The number of commits in this network namespace; it wraps.
+/// The number of commits in this network namespace. It wraps around.
 pub(super) fn generation() -> Result<u32, NetworkError> {
     let failed = |what: &str, message: String| NetworkError::Kernel {
         what: format!("{what} the firewall's generation"),
@@ -38,13 +37,13 @@ pub(super) fn generation() -> Result<u32, NetworkError> {
     let descriptor = socket.as_raw_fd();
     let kernel = NetlinkAddr::new(0, 0);
     sendto(descriptor, &request(), &kernel, MsgFlags::empty()).map_err(errno)?;
-    // The kernel answers before `sendto` returns, so there is nothing to wait for.
+    // The kernel answers before `sendto` returns, so the answer is already there.
     let mut answer = [0; 256];
     let length = recv(descriptor, &mut answer, MsgFlags::MSG_DONTWAIT).map_err(errno)?;
     answer
         .get(..length)
         .and_then(parse)
-        .ok_or_else(|| failed("reading", "an answer of unknown shape".to_owned()))
+        .ok_or_else(|| failed("reading", "the answer has an unknown format".to_owned()))
 }
 
 fn request() -> Vec<u8> {
@@ -66,7 +65,7 @@ fn parse(answer: &[u8]) -> Option<u32> {
     loop {
         let length = usize::from(u16_at(at)?);
         if u16_at(at + 2)? == ATTRIBUTE_ID {
-            // Attributes of nf_tables are in network order.
+            // Attributes of nf_tables are in network byte order.
             return Some(u32::from_be_bytes(
                 answer.get(at + 4..at + 8)?.try_into().ok()?,
             ));
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_id_is_found_behind_other_attributes() {
+    fn the_id_is_found_after_other_attributes() {
         let mut answer = request();
         answer[4..6].copy_from_slice(&((SUBSYSTEM_NFTABLES << 8) | MESSAGE_NEWGEN).to_ne_bytes());
         for (kind, value) in [(2_u16, [0, 0, 0, 9]), (ATTRIBUTE_ID, [0, 0, 1, 2])] {
@@ -95,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_foreign_answers_are_no_generation() {
+    fn truncated_and_other_answers_have_no_generation() {
         let mut answer = request();
         assert_eq!(parse(&answer), None);
         answer[4..6].copy_from_slice(&((SUBSYSTEM_NFTABLES << 8) | MESSAGE_NEWGEN).to_ne_bytes());
         for length in 0..answer.len() {
             assert_eq!(parse(&answer[..length]), None);
         }
-        // An attribute that claims no length must not loop for ever.
+        // An attribute of length 0 must not cause an endless loop.
         answer.extend([0, 0, 7, 0]);
         assert_eq!(parse(&answer), None);
     }

@@ -117,8 +117,13 @@ impl Inner {
         };
         self.firewall.ensure(state, &host).await?;
         let accepted = accepted_interfaces(state)?;
-        let outcome = self.accept_in_other_firewalls(&accepted).await;
-        self.foreign.record_outcome(&accepted, outcome);
+        if let Some((before, after)) = self.firewall.own_commit() {
+            self.foreign.ignore_commit(before, after);
+        }
+        if !self.foreign.is_current(&accepted)? {
+            let outcome = self.accept_in_other_firewalls(&accepted).await;
+            self.foreign.record_outcome(&accepted, outcome);
+        }
 
         let before = record.bridge.take();
         let ours = before.as_ref().map(|bridge| bridge.index);

@@ -1,7 +1,7 @@
-//! What the rules have learned, read from the kernel, and remembered for when somebody throws the rules away.
+//! Addresses that the rules have learned: read from the kernel, and saved in case the rules are deleted.
 //!
-//! Whoever restarts the host's firewall flushes all rules, ours with them, and a guest asks for its lease again only
-//! hours later. So what was seen last is put back, also after a restart of ours; after a reboot no guest runs.
+//! A restart of the host's firewall flushes all rules including ours, and a guest renews its lease only hours later. So
+//! the addresses of the last reading are loaded again, even after our own restart. After a reboot no guest is running.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use crate::ruleset::TABLE;
 use crate::ruleset::lan::{FILLED_BY_RULES, LEARNED, Learned};
 use crate::{NetworkError, NetworkState};
 
-/// What was learned, by the names of taps.
+/// Learned addresses by tap.
 type Found = BTreeMap<String, Kept>;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Memory {
         }
     }
 
-    /// What the last look found at this port: the IPv4 address in use first, the others sorted.
+    /// The addresses of this port in the last reading: the IPv4 address in use first, the others sorted.
     pub(super) fn learned_at(&self, tap: &TapName) -> Vec<IpAddr> {
         let all = self.known.as_ref().and_then(|known| known.get(tap));
         let first = self.in_use.get(tap).map(|address| IpAddr::V4(*address));
@@ -46,7 +46,7 @@ impl Memory {
         first.into_iter().chain(others).collect()
     }
 
-    /// What the rules in force have learned of the state's ports, and otherwise what is remembered.
+    /// Reads what the rules in force have learned at the state's ports. Without rules, the saved addresses.
     pub(super) async fn refresh(
         &mut self,
         nft: &Tool,
@@ -82,8 +82,8 @@ impl Memory {
 
     fn remembered(&self) -> Result<Found, NetworkError> {
         if let Some(known) = &self.known {
-            let unheard = |all: &BTreeSet<IpAddr>| all.iter().map(|a| (*a, 0)).collect();
-            let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), unheard(all));
+            let unused = |all: &BTreeSet<IpAddr>| all.iter().map(|a| (*a, 0)).collect();
+            let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), unused(all));
             return Ok(known.iter().map(named).collect());
         }
         let text = files::read(&self.file)?.unwrap_or_default();
@@ -97,7 +97,7 @@ impl Memory {
     }
 }
 
-/// `None` where there are no such sets.
+/// Reads the sets from the kernel; `None` if they do not exist.
 async fn in_force(nft: &Tool) -> Option<Found> {
     let mut learned = Found::new();
     for set in LEARNED {
@@ -127,8 +127,8 @@ struct Set {
     elem: Vec<serde_json::Value>,
 }
 
-/// Elements are pairs of an interface's name and a number: up to 64 bits as such, above in hexadecimal digits. Those of
-/// other shapes are left out. With each the seconds until it is forgotten.
+/// Reads the elements of a set, with the seconds until each expires. An element is an interface's name and a number, in
+/// hexadecimal digits if it has more than 64 bits. Elements of other types are left out.
 fn parse(text: &str) -> Option<Vec<(String, IpAddr, u64)>> {
     let answer: Answer = serde_json::from_str(text).ok()?;
     let mut set = answer.nftables.into_iter().filter_map(|object| object.set);
@@ -157,7 +157,7 @@ fn parse(text: &str) -> Option<Vec<(String, IpAddr, u64)>> {
     Some(set.elem.iter().filter_map(element).collect())
 }
 
-/// A line for each: tap and address.
+/// One line for each address: tap and address.
 fn written(learned: &Learned) -> String {
     let mut text = String::new();
     for (tap, addresses) in learned {
@@ -184,7 +184,7 @@ fn read(text: &str) -> Found {
     learned
 }
 
-/// A listed table without what its rules filled in: the rest is what was loaded.
+/// A listed table without the elements that rules have added, which leaves what was loaded.
 pub(super) fn without_filled(listed: &str) -> String {
     let mut kept = String::new();
     let mut filled = false;
@@ -221,7 +221,7 @@ mod tests {
     use crate::samples::lan_port;
 
     #[test]
-    fn elements_are_read_whatever_their_width() {
+    fn elements_of_all_widths_are_read() {
         let v4 = r#"{"nftables":[{"metainfo":{}},{"set":{"name":"learned4","elem":[
             {"elem":{"val":{"concat":["wf-2a","x"]},"expires":9}},
             {"elem":{"val":{"concat":["wf-12345678",3232235826]},"expires":9}}]}}]}"#;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_addresses_are_read_again() {
         let addresses = ["192.168.1.7", "fe80::1"];
         let learned = Learned::from([(
             lan_port(0).tap,
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_rules_filled_is_left_out() {
+    fn only_elements_added_by_rules_are_left_out() {
         let listed = "table bridge waifud {\n\tset macs {\n\t\telements = { \"a\",\n\t\t\t     \"b\" }\n\t}\n\n\
             \tset learned4 {\n\t\tsize 9\n\t\telements = { \"a\" . 0x1 expires 2s,\n\t\t\t     \"b\" . 0x2 }\n\t}\n\
             \tmap answers {\n\t\telements = { \"a\" : 192.0.2.1 }\n\t}\n}\n";

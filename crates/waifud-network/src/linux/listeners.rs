@@ -1,8 +1,8 @@
 //! Ports that programs of this host listen on, as the kernel lists its sockets.
 //!
-//! Reading the list rather than binding the port: a probe would be in the way of whoever starts at that moment, and
-//! needs a right that the agent may not have. A listener on a loopback address only is nobody's obstacle: published
-//! ports leave loopback alone.
+//! The list is read instead of trying to bind ports: a probe could disturb a program that starts at that moment, and needs
+//! a capability that the agent may not have. Listeners on loopback addresses are left out, because published ports do not
+//! use loopback.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,7 @@ use waifud_types::spec::Protocol;
 use super::files;
 use crate::NetworkError;
 
-/// Of the thread, not of the process: the namespace that we work in.
+/// The directory of the thread, not of the process, because the thread may be in another namespace.
 const DIRECTORY: &str = "/proc/thread-self/net";
 
 /// `TCP_LISTEN` and, for sockets without a peer, `TCP_CLOSE` (`linux/tcp_states.h`).
@@ -24,7 +24,7 @@ const LISTENS: [(&str, Protocol, &str); 4] = [
     ("udp6", Protocol::Udp, "07"),
 ];
 
-/// All of them. A kernel without IPv6 lacks two of the files.
+/// The files. A kernel without IPv6 lacks two of them.
 pub(super) fn read() -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {
     let mut found = BTreeSet::new();
     for (file, protocol, state) in LISTENS {
@@ -46,7 +46,7 @@ fn parse<'a>(text: &'a str, state: &'a str) -> impl Iterator<Item = u16> + 'a {
     })
 }
 
-/// Four octets each are one number of this machine's byte order.
+/// The kernel prints each four octets as one number in the machine's byte order.
 fn address_of(text: &str) -> Option<IpAddr> {
     let mut octets = Vec::with_capacity(16);
     for at in (0..text.len()).step_by(8) {

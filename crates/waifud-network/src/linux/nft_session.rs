@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_markers_error_is_no_refusal() {
+    fn the_markers_error_alone_is_not_a_refusal() {
         let missing = "Error: No such file or directory";
         assert_eq!(of(&[missing]), None);
         assert_eq!(of(&["                ^^^^^", missing]), None);

@@ -134,7 +134,7 @@ fn a_killed_session_is_lost_once_and_started_again_after_the_pause() {
 }
 
 #[test]
-fn a_hanging_session_is_killed_and_its_transaction_cannot_come_later() {
+fn a_hanging_session_is_killed_and_its_transaction_is_not_applied_later() {
     in_namespace(|| async {
         let mut session = with_set().await;
         let process = pid(&session);

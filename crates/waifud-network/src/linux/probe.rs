@@ -1,21 +1,21 @@
-//! Asking dnsmasq for one name, to know what it has read.
+//! Resolves a name with dnsmasq, to find out whether it has read its files.
 //!
-//! A signal says "read again" and answers nothing. So every load of leases carries a name of its own
-//! ([`crate::dhcp::mark`]): once that resolves, names and leases are in force, since dnsmasq reads them in one go.
+//! The reload signal has no confirmation. So every load of leases contains a name of its own ([`crate::dhcp::mark`]). Once
+//! that name resolves, leases and names are in force, because dnsmasq reads both files at once.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-/// It reads again within a millisecond; the pauses between questions grow from there.
+/// A reload takes about a millisecond. The pauses between queries grow from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
-/// An answer comes from the same host. A datagram may be dropped all the same.
+/// How long to wait for an answer of the same host; a datagram may be dropped.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Waits until `server` knows `name`, at most for `patience`.
+/// Waits until `server` resolves `name`, at most for `patience`.
 pub(super) async fn knows(server: Ipv4Addr, name: &str, patience: Duration) -> bool {
     let asking = async {
         let mut pause = FIRST_PAUSE;
@@ -29,7 +29,7 @@ pub(super) async fn knows(server: Ipv4Addr, name: &str, patience: Duration) -> b
 
 async fn ask(server: Ipv4Addr, name: &str) -> Option<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
-    // Connected: only that server's answers are received, and its absence is an error at once.
+    // A connected socket receives only answers of that server, and reports an error if nothing listens there.
     socket.connect((server, 53)).await.ok()?;
     socket.send(&question(name)).await.ok()?;
     let mut answer = [0; 512];
@@ -38,11 +38,11 @@ async fn ask(server: Ipv4Addr, name: &str) -> Option<bool> {
     answer.get(..length).map(is_positive)
 }
 
-/// RFC 1035, section 4.1: one question of type A, class IN, recursion not desired.
+/// A query of type A and class IN without recursion (RFC 1035, section 4.1).
 fn question(name: &str) -> Vec<u8> {
     let mut message = vec![0x77, 0x66, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
-        // Labels are at most 63 octets; the names asked for are our own.
+        // Labels have at most 63 octets; we generate all names.
         message.push(u8::try_from(label.len()).unwrap_or(0));
         message.extend(label.as_bytes());
     }
@@ -50,7 +50,7 @@ fn question(name: &str) -> Vec<u8> {
     message
 }
 
-/// RFC 1035, section 4.1.1: a response, code 0, with at least one answer.
+/// A response with code 0 and at least one answer (RFC 1035, section 4.1.1).
 fn is_positive(message: &[u8]) -> bool {
     matches!(message, [_, _, flags, code, _, _, high, low, ..]
         if flags & 0x80 != 0 && code % 16 == 0 && (*high, *low) != (0, 0))
@@ -61,13 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_as_the_standard_says() {
+    fn a_query_has_the_format_of_the_standard() {
         let message = question("a.bc");
         assert_eq!(message[12..], [1, b'a', 2, b'b', b'c', 0, 0, 1, 0, 1]);
     }
 
     #[test]
-    fn only_a_response_with_answers_is_a_yes() {
+    fn only_a_response_with_answers_is_positive() {
         let mut answer = question("a");
         assert!(!is_positive(&answer));
         answer[2] = 0x80;

@@ -1,4 +1,4 @@
-//! Whether a process is still the one that we started, and how to end it.
+//! Recognises a process that we started, and ends it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use nix::unistd::Pid;
 
 use crate::NetworkError;
 
-/// How long a polite request to end may take.
+/// How long a process may take to end after a signal.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A process by id and start: ids are used again, starts are not.
+/// A process, identified by id and start time, because ids are reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Process {
     pub(super) pid: i32,
@@ -21,7 +21,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The running process with this id; `None` when there is none, or only its remains.
+    /// The running process with this id; `None` if there is none, or only a zombie.
     pub(super) fn find(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Some(Self {
@@ -34,7 +34,7 @@ impl Process {
         Self::find(self.pid) == Some(self)
     }
 
-    /// Whether `argument` is one of its command line's.
+    /// Whether its command line contains `argument`.
     pub(super) fn was_started_with(self, argument: &Path) -> bool {
         let wanted = argument.as_os_str().as_encoded_bytes();
         std::fs::read(format!("/proc/{}/cmdline", self.pid))
@@ -54,7 +54,7 @@ impl Process {
         }
     }
 
-    /// Asks it to end, and makes it end when it does not.
+    /// Ends it with SIGTERM, or with SIGKILL if that takes too long.
     pub(super) async fn end(self) -> Result<(), NetworkError> {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             self.signal(signal)?;
@@ -69,13 +69,13 @@ impl Process {
         }
         Err(NetworkError::Kernel {
             what: format!("ending process {}", self.pid),
-            message: "it is still there".to_owned(),
+            message: "it still runs after SIGKILL".to_owned(),
         })
     }
 }
 
-/// Field 22 of proc(5)'s `stat`. The name in field 2 may hold blanks and parentheses, so counting begins behind it.
-/// Zombies (`Z`) and the dead (`X`) run no more.
+/// Field 22 of `stat` (proc(5)). Fields are counted after the name (field 2), which may contain blanks and parentheses.
+/// `None` for zombies (`Z`) and dead processes (`X`).
 fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_is_read_whatever_the_name() {
+    fn the_start_time_is_read_with_any_process_name() {
         let tail = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         assert_eq!(start_time(&format!("7 (a) b) S {tail}")), Some(4711));
         assert_eq!(start_time(&format!("7 (x) Z {tail}")), None);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn we_run_and_a_later_process_is_not_us() {
+    fn another_start_time_is_another_process() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let us = Process::find(pid).unwrap();
         assert!(us.runs());

@@ -1,7 +1,6 @@
-//! What we did to this machine, remembered across our own restarts: to take over what still runs, and to undo it.
+//! The record of our changes to this machine, which survives our restarts: used to adopt what still runs, and to undo it.
 //!
-//! The record is only as good as the network namespace it was written in, so it names that too: after a reboot, or in
-//! a namespace that was made anew, it counts for nothing.
+//! A record is valid only for the boot and the network namespace that it was written in, so it contains both.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -16,11 +15,11 @@ use crate::NetworkError;
 pub(super) struct Record {
     /// Where this was written: boot and namespace.
     place: String,
-    /// The bridge that we made.
+    /// The bridge that we created.
     pub(super) bridge: Option<BridgeRecord>,
     /// Interfaces whose forwarding was off before us.
     pub(super) switched: Vec<String>,
-    /// Bridges of the host's own on which we answer ARP for 169.254.169.254.
+    /// Bridges of the host on which we answer ARP for 169.254.169.254.
     #[serde(default)]
     pub(super) answering: Vec<String>,
     /// The dnsmasq that we started.
@@ -38,11 +37,11 @@ pub(super) struct BridgeRecord {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct DnsmasqRecord {
     pub(super) pid: i32,
-    /// Ticks since boot (proc(5), field 22 of `stat`): tells it from a later process with the same id.
+    /// Ticks since boot (proc(5), field 22 of `stat`), which distinguish it from a later process with the same id.
     pub(super) start_time: u64,
     /// The index of the bridge that its DHCP socket is bound to.
     pub(super) bridge_index: u32,
-    /// The last load of leases that it is known to have read.
+    /// The number of the last load of leases that it has read.
     pub(super) load: u64,
 }
 
@@ -55,14 +54,14 @@ pub(super) struct RecordFile {
 
 impl RecordFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        // Where these can't be read, the place is unknown and no record is ever believed.
+        // If these cannot be read, no record is valid.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = std::fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
         let place = format!("{} {}", boot.trim(), namespace.display());
         Self { path, place }
     }
 
-    /// What was recorded here; nothing when the file is absent, damaged or from another place.
+    /// The record; empty if the file is missing, damaged, or from another boot or namespace.
     pub(super) fn load(&self) -> Result<Record, NetworkError> {
         let record = files::read(&self.path)?
             .and_then(|text| serde_json::from_str::<Record>(&text).ok())
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_believed_only_where_it_was_written() {
+    fn a_record_is_valid_only_in_its_boot_and_namespace() {
         let dir = tempfile::tempdir().unwrap();
         let file = RecordFile::new(dir.path().join("record.json"));
         assert_eq!(file.load().unwrap(), Record::default());

@@ -1,8 +1,7 @@
-//! Giving a lease back in a guest's name, when the guest is no more.
+//! Releases the lease of a deleted guest.
 //!
-//! dnsmasq keeps a lease until it runs out, whatever its configuration says meanwhile, and would not hand the address
-//! to the next guest for hours. A DHCPRELEASE (RFC 2131, section 4.4.6) is the way to make it forget one without
-//! being restarted.
+//! dnsmasq keeps a lease until it expires, regardless of its configuration, and would not give the address to another guest
+//! for hours. A DHCPRELEASE (RFC 2131, section 4.4.6) removes a lease without a restart of dnsmasq.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -14,20 +13,20 @@ use waifud_types::{MacAddr, Timestamp};
 use super::files;
 use crate::{NetworkError, NetworkState};
 
-/// What dnsmasq remembers of one guest.
+/// A lease in dnsmasq's database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Held {
+pub(super) struct Lease {
     pub(super) mac: MacAddr,
     pub(super) address: Ipv4Addr,
 }
 
-/// Reads dnsmasq's memory: a line is `EXPIRY MAC ADDRESS NAME CLIENT-ID`. Other lines (the server's own id) are no
-/// leases.
-pub(super) fn held(memory: &str) -> Vec<Held> {
+/// Reads dnsmasq's lease database: a lease is a line `EXPIRY MAC ADDRESS NAME CLIENT-ID`. Other lines (the server's own
+/// id) are ignored.
+pub(super) fn leases(memory: &str) -> Vec<Lease> {
     let lines = memory.lines().map(str::split_ascii_whitespace);
     lines
         .filter_map(|mut words| {
-            Some(Held {
+            Some(Lease {
                 mac: words.nth(1)?.parse().ok()?,
                 address: words.next()?.parse().ok()?,
             })
@@ -35,8 +34,8 @@ pub(super) fn held(memory: &str) -> Vec<Held> {
         .collect()
 }
 
-/// When each lease was confirmed last: that renews it for the whole of its time, so its expiry tells. A lease that never
-/// ends (expiry 0) does not.
+/// When each lease was last confirmed: its expiry minus the lease time, because a confirmation renews it for the full
+/// time. Leases that never expire (expiry 0) are left out.
 pub(super) fn acknowledged(memory: &str, lease_time: Duration) -> BTreeMap<MacAddr, Timestamp> {
     let lines = memory.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -48,20 +47,20 @@ pub(super) fn acknowledged(memory: &str, lease_time: Duration) -> BTreeMap<MacAd
     lines.collect()
 }
 
-/// Leases that are in nobody's state.
-pub(super) fn stale(memory: &str, state: &NetworkState) -> Vec<Held> {
-    let is_known = |held: &Held| {
+/// Leases that no port of the state has.
+pub(super) fn stale(memory: &str, state: &NetworkState) -> Vec<Lease> {
+    let is_known = |lease: &Lease| {
         let mut ports = state.ports.iter();
-        ports.any(|port| (port.mac, port.address) == (held.mac, held.address))
+        ports.any(|port| (port.mac, port.address) == (lease.mac, lease.address))
     };
-    let mut held = held(memory);
-    held.retain(|lease| !is_known(lease));
-    held
+    let mut stale = leases(memory);
+    stale.retain(|lease| !is_known(lease));
+    stale
 }
 
-/// Sends the releases to dnsmasq. They never leave the host: the gateway's address is the host's own. They must come
-/// out of the bridge all the same, because that is where dnsmasq listens.
-pub(super) async fn send(leases: &[Held], state: &NetworkState) -> Result<(), NetworkError> {
+/// Sends the releases to dnsmasq. They never leave the host, because the gateway's address is the host's own, but the
+/// socket is bound to the bridge, because dnsmasq listens there.
+pub(super) async fn send(leases: &[Lease], state: &NetworkState) -> Result<(), NetworkError> {
     let io = |source| NetworkError::Io {
         what: "releasing a lease".to_owned(),
         source,
@@ -72,8 +71,8 @@ pub(super) async fn send(leases: &[Held], state: &NetworkState) -> Result<(), Ne
     socket
         .bind_device(Some(state.bridge.as_bytes()))
         .map_err(io)?;
-    for held in leases {
-        let message = message(*held, state.gateway);
+    for lease in leases {
+        let message = message(*lease, state.gateway);
         socket
             .send_to(&message, (state.gateway, 67))
             .await
@@ -82,7 +81,7 @@ pub(super) async fn send(leases: &[Held], state: &NetworkState) -> Result<(), Ne
     Ok(())
 }
 
-/// Forgets stale leases in dnsmasq's memory on disk, for when dnsmasq does not run.
+/// Removes stale leases from dnsmasq's database while dnsmasq is not running.
 pub(super) fn prune(path: &std::path::Path, state: &NetworkState) -> Result<(), NetworkError> {
     let Some(memory) = files::read(path)? else {
         return Ok(());
@@ -98,8 +97,8 @@ pub(super) fn prune(path: &std::path::Path, state: &NetworkState) -> Result<(), 
     files::replace(path, &kept)
 }
 
-/// RFC 2131, section 2 and table 5.
-fn message(held: Held, server: Ipv4Addr) -> Vec<u8> {
+/// A DHCPRELEASE (RFC 2131, section 2 and table 5).
+fn message(lease: Lease, server: Ipv4Addr) -> Vec<u8> {
     const BOOTREQUEST: u8 = 1;
     const ETHERNET: u8 = 1;
     const COOKIE: [u8; 4] = [99, 130, 83, 99];
@@ -110,10 +109,10 @@ fn message(held: Held, server: Ipv4Addr) -> Vec<u8> {
     let mut message = vec![BOOTREQUEST, ETHERNET, 6, 0];
     // xid, secs, flags
     message.resize(12, 0);
-    message.extend(held.address.octets());
+    message.extend(lease.address.octets());
     // yiaddr, siaddr, giaddr
     message.resize(28, 0);
-    message.extend(held.mac.bytes());
+    message.extend(lease.mac.bytes());
     // the rest of chaddr, sname, file
     message.resize(236, 0);
     message.extend(COOKIE);
@@ -121,7 +120,7 @@ fn message(held: Held, server: Ipv4Addr) -> Vec<u8> {
     message.extend(SERVER_ID);
     message.extend(server.octets());
     message.push(END);
-    // BOOTP's least length (RFC 951): some servers drop shorter ones.
+    // The minimum length of BOOTP messages (RFC 951); some servers drop shorter ones.
     message.resize(300, 0);
     message
 }
@@ -140,13 +139,13 @@ mod tests {
     fn a_lease_is_stale_unless_mac_and_address_belong_together() {
         let addresses: Vec<_> = stale(MEMORY, &state(2))
             .iter()
-            .map(|held| held.address.to_string())
+            .map(|lease| lease.address.to_string())
             .collect();
         assert_eq!(addresses, ["10.144.1.99", "10.144.1.12"]);
     }
 
     #[test]
-    fn an_expiry_tells_when_the_lease_was_confirmed() {
+    fn a_lease_was_confirmed_its_lease_time_before_its_expiry() {
         let memory = format!("{MEMORY}0 52:54:00:00:00:03 10.144.1.13 * *\n");
         let at = acknowledged(&memory, Duration::from_hours(12));
         assert_eq!(at.len(), 3);
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn pruning_keeps_what_is_known_and_what_is_no_lease() {
+    fn pruning_keeps_known_leases_and_other_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("memory");
         prune(&path, &state(2)).unwrap();
@@ -169,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn a_release_has_its_fields_where_the_standard_puts_them() {
-        let held = held(MEMORY)[0];
-        let message = message(held, Ipv4Addr::new(10, 144, 1, 1));
+    fn a_release_has_the_layout_of_the_standard() {
+        let lease = leases(MEMORY)[0];
+        let message = message(lease, Ipv4Addr::new(10, 144, 1, 1));
         assert_eq!(message.len(), 300);
         assert_eq!(message[12..16], [10, 144, 1, 11]);
         assert_eq!(message[28..34], [0x52, 0x54, 0, 0, 0, 1]);

@@ -1,4 +1,4 @@
-//! Taking away everything of ours, and saying what that was.
+//! Removes everything of ours and lists what was removed.
 
 use super::inner::{Inner, switch_back};
 use super::links::{self, Links};
@@ -6,8 +6,8 @@ use super::{dnsmasq, lan, routes};
 use crate::NetworkError;
 
 impl Inner {
-    /// Removes what we made, in the order opposite to that of making it, and `tunnel`, if a tunnel of that name
-    /// lingers. Returns what was there, in words.
+    /// Removes our objects in the opposite order of their creation, and the tunnel interface `tunnel`, if it exists.
+    /// Returns what was removed, as text.
     pub(super) async fn remove(
         &mut self,
         tunnel: Option<&str>,
@@ -55,7 +55,7 @@ impl Inner {
         Ok(removed)
     }
 
-    /// The ports of a bridge: guests that run, whoever else may know of them.
+    /// The ports of a bridge, sorted.
     pub(super) async fn ports_of(&mut self, bridge: &str) -> Result<Vec<String>, NetworkError> {
         let links = Links::read(&self.handle()?).await?;
         let bridge = links.named(bridge).filter(|link| link.is_bridge);

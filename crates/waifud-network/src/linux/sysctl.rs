@@ -1,4 +1,4 @@
-//! Kernel settings of one interface. The global ones are the administrator's: none is ever written here.
+//! Kernel settings of interfaces. Global settings belong to the administrator and are never written.
 
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,17 @@ use crate::NetworkError;
 pub(super) struct Setting(PathBuf);
 
 impl Setting {
-    /// `net.ipv4.conf.INTERFACE.forwarding`: whether packets that come in here may go on elsewhere.
+    /// `net.ipv4.conf.INTERFACE.forwarding`: whether packets that arrive on the interface are forwarded.
     pub(super) fn forwarding(interface: &str) -> Self {
         Self::of(&["ipv4", "conf", interface, "forwarding"])
     }
 
-    /// `net.ipv4.ip_forward`. Only read: it tells whether somebody else wants forwarding on the whole host.
+    /// `net.ipv4.ip_forward`, which is only read: whether the administrator enabled forwarding on the whole host.
     pub(super) fn forwarding_everywhere() -> Self {
         Self::of(&["ipv4", "ip_forward"])
     }
 
-    /// `net.bridge.bridge-nf-call-iptables`. Only read: it tells whether frames that a bridge switches are asked about in
-    /// the chains for packets.
+    /// `net.bridge.bridge-nf-call-iptables`, which is only read: whether bridged frames pass the IP chains.
     pub(super) fn bridged_frames_are_filtered() -> Self {
         Self::of(&["bridge", "bridge-nf-call-iptables"])
     }
@@ -32,7 +31,7 @@ impl Setting {
         Self(path)
     }
 
-    /// `None` when there is no such interface.
+    /// The value; `None` if the interface does not exist.
     pub(super) fn get(&self) -> Result<Option<String>, NetworkError> {
         Ok(files::read(&self.0)?.map(|text| text.trim().to_owned()))
     }
@@ -41,7 +40,7 @@ impl Setting {
         Ok(self.get()?.as_deref() == Some(value))
     }
 
-    /// Writes only what differs, so that nobody who watches the setting is woken in vain.
+    /// Writes the value only if it differs, to avoid needless notifications.
     pub(super) fn ensure(&self, value: &str) -> Result<(), NetworkError> {
         if self.is(value)? {
             return Ok(());
@@ -51,18 +50,18 @@ impl Setting {
     }
 }
 
-/// What the guests' bridge needs.
+/// The settings of the guests' bridge.
 pub(super) fn of_bridge(bridge: &str) -> Vec<(Setting, &'static str)> {
     let conf = |key| Setting::of(&["ipv4", "conf", bridge, key]);
     vec![
-        // No address of the host is reached through guests' IPv6.
+        // The host has no IPv6 address that guests could reach.
         (Setting::of(&["ipv6", "conf", bridge, "disable_ipv6"]), "1"),
         (Setting::forwarding(bridge), "1"),
-        // Isolated ports see nothing of each other: the gateway answers ARP for the neighbours and routes between them.
+        // Isolated ports do not see each other, so the gateway answers ARP for all guests and routes between them.
         (conf("proxy_arp_pvlan"), "1"),
-        // Such answers are delayed by up to 0.8 s otherwise.
+        // Otherwise the kernel delays these answers by up to 0.8 s.
         (Setting::of(&["ipv4", "neigh", bridge, "proxy_delay"]), "0"),
-        // A second lock behind the firewall's: sources must be routed back to this bridge.
+        // In addition to the firewall: the route to a packet's source must use this bridge.
         (conf("rp_filter"), "1"),
         (conf("accept_source_route"), "0"),
         (conf("accept_redirects"), "0"),

@@ -1,4 +1,4 @@
-//! Running a tool: argument vector, no shell, an end in any case.
+//! Runs a tool: with an argument vector, without a shell, and with a timeout.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::NetworkError;
 
-/// `nft` and dnsmasq's start take milliseconds; this is for machines that are swapping.
+/// `nft` and the start of dnsmasq take milliseconds; this is for machines that swap.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many characters of a tool's error message are kept.
@@ -43,7 +43,7 @@ impl Tool {
         }
     }
 
-    /// What it wrote to stdout. Anything but exit code 0 is an error with what it wrote to stderr.
+    /// Returns the stdout of the tool. An exit code other than 0 is an error with the stderr of the tool.
     pub(super) async fn run<A: AsRef<OsStr>>(
         &self,
         arguments: &[A],
@@ -60,7 +60,7 @@ impl Tool {
         input: &str,
     ) -> Result<String, NetworkError> {
         let io = |error: std::io::Error| {
-            self.failed(format!("{} can't be run: {error}", self.path.display()))
+            self.failed(format!("cannot run {}: {error}", self.path.display()))
         };
         let mut child = Command::new(&self.path)
             .args(arguments)
@@ -71,7 +71,7 @@ impl Tool {
             .kill_on_drop(true)
             .spawn()
             .map_err(io)?;
-        // A tool that refuses early closes its stdin: what it says then matters more than the broken pipe.
+        // A tool that fails early closes its stdin: its own message is more useful than the broken pipe.
         let feed = child.stdin.take().map(|mut stdin| async move {
             let _ = stdin.write_all(input.as_bytes()).await;
         });

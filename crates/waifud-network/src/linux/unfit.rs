@@ -1,17 +1,17 @@
-//! Which links people may take for a bridge that guests can be on, and why they can't be.
+//! Links that look like bridges for guests but cannot be used, and why.
 //!
-//! An access point takes frames of a wireless station with the station's own MAC address only (IEEE 802.11-2020, 9.3.2:
-//! a frame to the distribution system has room for one source), so guests behind a wireless uplink are never answered.
+//! An access point accepts only frames with the wireless station's own MAC address (IEEE 802.11-2020, 9.3.2: a frame to the
+//! distribution system has one source address), so guests behind a wireless uplink receive no answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::links::Links;
 
-/// Where the kernel shows links of this network namespace.
+/// The links of this network namespace.
 const LINKS: &str = "/sys/class/net";
 
-/// Why links can't carry a network of guests, by name. What can't be read is not claimed.
+/// Why links cannot carry guests, by name. Links that cannot be read are left out.
 pub(super) fn unfit(links: &Links) -> BTreeMap<String, String> {
     let wireless = |name: &str| is_wireless(Path::new(LINKS), name);
     let mut unfit = BTreeMap::new();
@@ -32,7 +32,7 @@ pub(super) fn unfit(links: &Links) -> BTreeMap<String, String> {
     unfit
 }
 
-/// A bridge whose ways out are all wireless is of no use to guests. Taps and veth pairs of others are no ways out.
+/// A bridge whose uplinks are all wireless cannot carry guests. Taps and veth pairs are not uplinks.
 fn judge(ports: &[String], wireless: impl Fn(&str) -> bool) -> Option<String> {
     let leads_out = |name: &&String| {
         let inner = ["tap", "veth", "vnet", waifud_types::TapName::PREFIX];
@@ -44,13 +44,13 @@ fn judge(ports: &[String], wireless: impl Fn(&str) -> bool) -> Option<String> {
     }
     let names: Vec<&str> = out.iter().map(|name| name.as_str()).collect();
     Some(format!(
-        "has no way out but {}, which is wireless and carries its own MAC address only",
+        "has no uplink except {}, which is wireless and accepts only its own MAC address",
         names.join(" and ")
     ))
 }
 
 fn is_wireless(links: &Path, name: &str) -> bool {
-    // A link's name has no slash in it; the kernel sees to that.
+    // The kernel does not allow slashes in link names.
     links.join(name).join("phy80211").exists() || links.join(name).join("wireless").exists()
 }
 
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bridge_with_wireless_ways_out_alone_is_unfit() {
+    fn a_bridge_with_only_wireless_uplinks_is_unfit() {
         assert!(of(&["wlan0"]).unwrap().contains("wlan0"));
         assert!(of(&["wlan0", "wf-00000001", "vnet3"]).is_some());
         for fine in [
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wireless_link_is_known_by_its_radio() {
+    fn a_wireless_link_has_a_radio_in_sysfs() {
         let dir = tempfile::tempdir().unwrap();
         for made in ["wlp3s0/phy80211", "ath0/wireless", "eth0/queues"] {
             std::fs::create_dir_all(dir.path().join(made)).unwrap();

@@ -1,8 +1,8 @@
-//! Noticing that somebody else changed what is ours.
+//! Detects changes of the guests' network by other programs.
 //!
-//! Two sources: the kernel tells about links, addresses, routes and rules; everything else (firewall, settings,
-//! dnsmasq) is looked at once a second, which costs a few reads of `/proc` and one netlink question. Nothing is
-//! repaired here: the owner of the desired state is told, and calls `ensure`.
+//! The kernel notifies of changed links, addresses, routes and routing rules. Everything else (firewall, settings,
+//! dnsmasq) is checked once a second, with a few reads of `/proc` and one netlink request. Nothing is repaired here: the
+//! owner of the desired state is notified and calls `ensure`.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -16,21 +16,20 @@ use super::LinuxNetwork;
 use super::netlink::socket_error;
 use crate::{NetworkDrift, NetworkError};
 
-/// How long rules may be gone before it is noticed. Meanwhile ports are isolated still, and nothing new is forwarded
-/// that was not before.
+/// How long deleted rules may go unnoticed. Meanwhile ports stay isolated, and no further interface forwards packets.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Everything is looked at this often even if the kernel told nothing, as its messages may be lost.
+/// A full check is made this often even without a notification, because the kernel's messages may be lost.
 const TICKS_PER_FULL_CHECK: u32 = 15;
 
-/// What a look at the machine found.
+/// The result of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Finding {
-    /// In words.
+    /// The difference, as text.
     pub(super) what: String,
-    /// Whether it may mend itself in a moment, such as a tap that the hypervisor is about to attach.
+    /// Whether it may be temporary, for example a tap that the hypervisor is about to attach.
     pub(super) may_pass: bool,
-    /// The number of the `ensure` before it: the same drift after a repair is a new one.
+    /// The number of the last `ensure`: the same drift after a repair is reported again.
     pub(super) since: u64,
 }
 
@@ -69,10 +68,10 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
                 || reporter.is_pending()
                 || tick.is_multiple_of(TICKS_PER_FULL_CHECK);
             links_changed = false;
-            // A look that fails tells nothing; the next one will.
+            // A check that fails has no result; it is repeated at the next tick.
             match network.find_drift(full).await {
                 Ok(finding) => reporter.report(finding, &network.drift),
-                Err(error) => tracing::debug!(%error, "looking for drift failed"),
+                Err(error) => tracing::debug!(%error, "the check for drift failed"),
             }
             network.checks.send_modify(|checks| *checks += 1);
         }
@@ -81,7 +80,7 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Tells each drift once, and again after a while if nobody mended it.
+/// Reports each drift once, and again after a while if it was not repaired.
 #[derive(Debug, Default)]
 struct Reporter {
     last: Option<Finding>,
@@ -89,7 +88,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// How many looks pass before the same drift is told again.
+    /// After how many checks the same drift is reported again.
     const REPORT_AGAIN: u32 = 30;
 
     fn is_pending(&self) -> bool {
@@ -114,7 +113,7 @@ impl Reporter {
             && due
         {
             tracing::warn!(what = finding.what, "the guests' network was changed");
-            // Nobody listening is fine.
+            // There may be no subscriber.
             let _ = drift.send(NetworkDrift {
                 what: finding.what.clone(),
             });
@@ -127,7 +126,7 @@ impl Reporter {
 mod tests {
     use super::*;
 
-    /// How many messages come of these looks.
+    /// How many reports these findings cause.
     fn reports(findings: &[Option<&Finding>]) -> usize {
         let drift = broadcast::Sender::new(100);
         let receiver = drift.subscribe();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn drift_is_told_once_and_again_after_a_while() {
+    fn drift_is_reported_once_and_again_after_a_while() {
         let gone = finding(false);
         assert_eq!(reports(&[Some(&gone)]), 1);
         assert_eq!(reports(&[Some(&gone); 5]), 1);
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_when_it_stays() {
+    fn temporary_drift_is_reported_when_it_persists() {
         let tap = finding(true);
         assert_eq!(reports(&[Some(&tap)]), 0);
         assert_eq!(reports(&[Some(&tap), None, Some(&tap), None]), 0);

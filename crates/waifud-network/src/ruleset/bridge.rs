@@ -1,10 +1,10 @@
-//! Frames at the guests' ports: what may be said there, and what may be heard.
+//! Rules for frames at the guests' ports, in both directions.
 //!
-//! From a port: IPv4 and ARP with the port's own MAC and addresses, as DHCP client but not as server. To a port:
-//! what is addressed to its MAC, ARP that asks for its addresses, and DHCP answers that are its own. The second half
-//! matters because a bridge floods frames whose receiver it has forgotten to all ports.
+//! A port may send IPv4 and ARP with its own MAC and IP addresses, and DHCP as a client but not as a server. It may receive
+//! frames to its MAC address, ARP requests for its addresses, and DHCP answers to it. The restriction on receiving matters
+//! because a bridge floods frames to all ports if it has not learned the destination.
 //!
-//! Ports on bridges of the host's own have chains of their own ([`super::lan`]).
+//! Ports on bridges of the host have separate chains ([`super::lan`]).
 
 use super::lan::{self, Learned};
 use super::{
@@ -13,8 +13,8 @@ use super::{
 use crate::NetworkState;
 use crate::check::further_ranges;
 
-/// 288 bits behind the UDP header's begin lies BOOTP's `chaddr` (8 octets of UDP, 28 of BOOTP: RFC 951, section 3):
-/// the MAC that a DHCP message speaks for. Without this, a guest could decline a neighbour's lease in its name.
+/// BOOTP's `chaddr`, the MAC address of the DHCP client, is 288 bits after the beginning of the UDP header (8 octets of
+/// UDP, 28 of BOOTP: RFC 951, section 3). Without this check, a guest could decline the lease of another guest.
 const RULES: &str = r#"
 	chain from_ports {
 		type filter hook prerouting priority -300; policy accept;
@@ -84,7 +84,7 @@ pub(super) fn table(
 ) -> String {
     let ports = || state.ports.iter();
     let lan = || state.lan.iter();
-    // What both kinds of ports have.
+    // Used for both kinds of ports.
     let both = || {
         let ports = ports().map(|p| (&p.tap, p.mac));
         ports.chain(lan().map(|p| (&p.tap, p.mac)))

@@ -1,21 +1,20 @@
-//! The difference between two states as a transaction, where guests came or went and nothing else changed.
+//! The difference between two states as a transaction, if only guests were added or removed.
 //!
-//! Replacing both tables costs the kernel five times as much as adding a guest's elements, and a guest that is being
-//! created waits for it. So the common case is written out here; for all others there is [`super::replacing`], which
-//! is always right.
+//! Replacing both tables costs the kernel five times as much as adding the elements of a guest, and the creation of a guest
+//! waits for it. So this covers the common case. For all others there is [`super::replacing`], which is always correct.
 
 use std::fmt::Write as _;
 
 use super::{NOT_IPV4, SPOOFED, TABLE, TO_HOST, as_number};
 use crate::{NetworkState, Port};
 
-/// Leads from the rules of `before` to those of `after`; `None` when that takes more than guests' elements.
+/// The transaction that changes the rules of `before` to those of `after`; `None` if more than guests' elements differ.
 pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<String> {
     if !same_node(before, after) {
         return None;
     }
     let mut text = String::new();
-    // Elements refer to counters, so they go first and come last.
+    // Elements refer to counters, so they are deleted before and added after them.
     for port in missing(before, after)? {
         for (place, element) in elements(port) {
             write(
@@ -38,11 +37,11 @@ pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<Stri
     Some(text)
 }
 
-/// Whether everything but the ports is the same to the rules.
+/// Whether the rules differ in ports only.
 fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     let bare = |state: &NetworkState| NetworkState {
         ports: Vec::new(),
-        // No rule speaks of these.
+        // No rule depends on these.
         mtu: 0,
         domain: String::new(),
         ..state.clone()
@@ -50,8 +49,8 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     bare(before) == bare(after)
 }
 
-/// Ports of `here` that are not `there`. `None` when one is there in another shape, publishes ports, or has further
-/// addresses: those are merged with the subnet.
+/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has further addresses, which are
+/// merged with the subnet.
 fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
     let mut missing = Vec::new();
     for port in &here.ports {
@@ -66,7 +65,7 @@ fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a P
     Some(missing)
 }
 
-/// Whether the rules of both are the same; the name is for DNS only.
+/// Whether both have the same rules. The name is used for DNS only.
 fn is_same(one: &Port, other: &Port) -> bool {
     (one.mac, one.address) == (other.mac, other.address)
         && one.allow_addresses == other.allow_addresses
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rules_do_not_speak_of_changes_no_rule() {
+    fn properties_that_no_rule_depends_on_change_no_rule() {
         let mut after = state(2);
         after.ports[0].name = "renamed".parse().unwrap();
         after.mtu = 1400;
@@ -140,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_takes_a_replacement() {
-        let spoils: [fn(&mut NetworkState); 7] = [
+    fn all_other_changes_need_a_replacement() {
+        let changes: [fn(&mut NetworkState); 7] = [
             |s| {
                 s.ports[0].publish = vec![PublishSpec {
                     port: 80,
@@ -156,9 +155,9 @@ mod tests {
             |s| s.metadata_interface = "wg1".to_owned(),
             |s| s.bridge = "waifu1".to_owned(),
         ];
-        for spoil in spoils {
+        for alter in changes {
             let mut after = state(2);
-            spoil(&mut after);
+            alter(&mut after);
             assert_eq!(change(&state(2), &after), None);
             assert_eq!(change(&after, &state(2)), None);
         }

@@ -1,8 +1,8 @@
-//! Packets behind the gateway: what guests reach of the host, and what is forwarded for them.
+//! Rules for routed packets: what guests may reach of the host, and what is forwarded for them.
 //!
-//! What may reach the host is asked before destination NAT, so that a port which Docker publishes on the host's
-//! address is the host too, and again at input. An `accept` here ends our table only: other tables on the same hook
-//! still have their say, and we do not override the administrator's rules.
+//! Access to the host is checked before destination NAT, so that ports that Docker publishes on the host's address count as
+//! the host, and again at input. An `accept` ends only our table: other tables on the same hook are still evaluated, so
+//! the administrator's rules are not overridden.
 
 use ipnet::Ipv4Net;
 
@@ -10,14 +10,14 @@ use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
 use crate::check::further_ranges;
 use crate::{IDENTITIES, NetworkState};
 
-/// Questions of one guest to dnsmasq, which answers all of them: so many a second, and so many at once. Each question
-/// that a server outside does not answer takes a place for ten seconds, and there are [`crate::dhcp::QUESTIONS_MAX`].
+/// Limits for the DNS queries of one guest: queries per second, and burst. Each query that no upstream server answers
+/// occupies one of [`crate::dhcp::QUESTIONS_MAX`] slots of dnsmasq for ten seconds.
 pub(crate) const DNS_RATE: u32 = 100;
 pub(crate) const DNS_BURST: u32 = 200;
-/// Connections of one guest to it: each takes one of its 20 processes, for minutes if the guest wants.
+/// TCP connections of one guest to dnsmasq. Each occupies one of its 20 processes, possibly for minutes.
 pub(crate) const DNS_CONNECTIONS: u32 = 4;
 
-/// Which guest has asked how much, by the MAC address, which is the port's own. Filled by rules.
+/// The number of queries by MAC address, which the bridge rules have verified. Filled by rules.
 const DNS_SETS: &str = "\tset dns_asked {
 \t\ttype ether_addr
 \t\tsize 65536
@@ -95,7 +95,7 @@ fn askers(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// The subnet and the further ranges, merged where they touch: interval sets hold no overlaps.
+/// The subnet and the further ranges, merged if they are adjacent, because interval sets allow no overlaps.
 fn guests(state: &NetworkState) -> Vec<Ipv4Net> {
     let mut ranges = vec![state.subnet];
     ranges.extend(state.ports.iter().flat_map(further_ranges));

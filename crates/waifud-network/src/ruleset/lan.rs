@@ -1,20 +1,20 @@
-//! Ports on bridges that the host already has: what may be said there, and how their addresses are learned.
+//! Ports on bridges that the host already has: which frames they may send, and how their addresses are learned.
 //!
-//! Nobody tells us what the network's own DHCP server gives, so the rules learn it in the kernel, where no process can
-//! be late: an IPv4 address from the server's answer to the port's MAC, an IPv6 address from the guest's own question
-//! whether somebody has it (RFC 4862, section 5.4; first come, first served, as in RFC 6620). What another port of this
-//! node on the same network holds is not learned, and of IPv6 addresses only so many in an hour. What is in no set is
-//! dropped, so forgetting opens nothing.
+//! The network's own DHCP server assigns addresses, so the rules learn them in the kernel, where no process can be late: an
+//! IPv4 address from the server's answer to the port's MAC address, an IPv6 address from the guest's duplicate address
+//! detection (RFC 4862, section 5.4; first come, first served, as in RFC 6620). An address that another port of this node
+//! holds on the same network is not learned, and the number of IPv6 addresses per hour is limited. Packets from addresses
+//! in no set are dropped, so a lost entry never allows more.
 //!
-//! A request for 169.254.169.254 gets the port's identity for its source before the host's own stack sees it, and the
-//! answer loses it again at the port. So nothing behind the bridge depends on a guest's own address: not the way back,
-//! not the filter of sources, not two networks that use the same range. Nobody else on any bridge speaks with an
-//! identity, or for 169.254.169.254 to a guest.
+//! The source address of a request to 169.254.169.254 is replaced by the port's identity before the host's stack receives
+//! it, and restored in the answer at the port. So neither the return route nor the source filter depends on the guest's own
+//! address, and two networks may use the same range. No other machine on a bridge may send from an identity, or from
+//! 169.254.169.254 to a guest.
 //!
-//! Raw payload: `@nh,96,32` is IPv4's source, `@nh,112,32` ARP's sender, `@nh,64,128` IPv6's source; behind the UDP
-//! header (8 octets) BOOTP's `op` is `@th,64,8`, `yiaddr` `@th,192,32` and `chaddr` `@th,288,48` (RFC 951, section 3);
-//! `@th,64,128` is the target of neighbour discovery (RFC 4861, section 4.3). A set holds only what has one type, and
-//! `nft` has a name for all of these but two.
+//! Raw payload: `@nh,96,32` is the source of IPv4, `@nh,112,32` the sender of ARP, `@nh,64,128` the source of IPv6. After
+//! the UDP header (8 octets), BOOTP's `op` is `@th,64,8`, `yiaddr` `@th,192,32` and `chaddr` `@th,288,48` (RFC 951,
+//! section 3). `@th,64,128` is the target of neighbour discovery (RFC 4861, section 4.3). The elements of a set have one
+//! type, so raw payload is used even for those that `nft` has a name for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -26,13 +26,13 @@ use super::{HostSide, TO_HOST, collection, counter};
 use crate::check::{fixed_v4, fixed_v6};
 use crate::{IDENTITIES, LanPort, NetworkState, PortCounters};
 
-/// What was learned at each port.
+/// The addresses learned at each port.
 pub(crate) type Learned = BTreeMap<TapName, BTreeSet<IpAddr>>;
 
-/// The sets that hold it.
+/// The sets of learned addresses.
 pub(crate) const LEARNED: [&str; 2] = ["learned4", "learned6"];
 
-/// Sets and maps that rules fill: listed without their elements when rules are compared.
+/// Sets and maps that rules fill. Comparisons of rules leave out their elements.
 pub(crate) const FILLED_BY_RULES: [&str; 9] = [
     "dns_asked",
     "dns_connected",
@@ -45,9 +45,9 @@ pub(crate) const FILLED_BY_RULES: [&str; 9] = [
     "answers",
 ];
 
-/// As long as a lease may be and a guest asleep. Every sign of life prolongs it.
+/// How long an unused address is kept: the longest expected lease or sleep of a guest. Each packet from it renews it.
 const KEPT: &str = "timeout 30d";
-/// More than a bridge has ports; what does not fit is not learned.
+/// More than the ports of a bridge; further addresses are not learned.
 const SIZE: &str = "size 65536";
 
 /// Objects of the bridge table.
@@ -91,7 +91,7 @@ pub(super) fn collections(state: &NetworkState, host: &HostSide, learned: &Learn
     text
 }
 
-/// What stands for each port, and where the host's own stack is.
+/// The identities of ports, and the MAC addresses of the host's bridges.
 fn identities(state: &NetworkState, host: &HostSide) -> String {
     let with = || state.lan.iter().filter_map(|p| Some((p, p.identity?)));
     let mut text = collection(
@@ -122,7 +122,7 @@ fn identities(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// Addresses that no port learns: those given to a port of the same network, and the host's own.
+/// Addresses that no port learns: those given to another port of the same network, and the host's own.
 fn taken(state: &NetworkState, host: &HostSide) -> String {
     let elements = |of: fn(&LanPort) -> Vec<IpAddr>| {
         let all: BTreeSet<String> = state
@@ -157,7 +157,7 @@ fn taken(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// What rules fill, with what they learned before the tables are replaced.
+/// The sets that rules fill, with the addresses learned before the tables are replaced.
 fn filled_by_rules(state: &NetworkState, learned: &Learned) -> String {
     let known = |wanted: fn(&IpAddr) -> bool| {
         let ports = state.lan.iter();
@@ -200,7 +200,7 @@ fn filled_by_rules(state: &NetworkState, learned: &Learned) -> String {
         let kind = format!("meta mark . {payload}");
         text.push_str(&set(held, &kind, KEPT, elements.into_iter().collect()));
     }
-    // RetransTimer is a second (RFC 4861, section 10); an owner answers within it.
+    // RetransTimer is one second (RFC 4861, section 10): the owner of an address answers within that time.
     text.push_str(&set(
         "tentative6",
         "iifname . @th,64,128",
@@ -218,8 +218,8 @@ pub(super) fn counters(port: &LanPort, before: &PortCounters) -> String {
     counter(&format!("{TO_HOST}{}", port.tap), before.to_host)
 }
 
-/// IPv6 addresses that a port need not learn: what every interface begins with (RFC 4291, appendix A), and what was
-/// given.
+/// IPv6 addresses that a port may use without learning: the interface's link-local address (RFC 4291, appendix A), and the
+/// given ones.
 fn given_v6(port: &LanPort) -> BTreeSet<Ipv6Addr> {
     let single = fixed_v6(port).filter(|range| range.prefix_len() == 128);
     let mut given: BTreeSet<_> = single.map(|range| range.network()).collect();
@@ -231,7 +231,7 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
     let [first, mac @ ..] = mac.bytes();
     let mut bytes = [0; 16];
     bytes[..2].copy_from_slice(&[0xfe, 0x80]);
-    // The universal bit is inverted, and two octets stand in the middle.
+    // The universal bit is inverted, and two octets are inserted in the middle.
     bytes[8] = first ^ 2;
     bytes[9..11].copy_from_slice(&mac[..2]);
     bytes[11..13].copy_from_slice(&[0xff, 0xfe]);
@@ -239,15 +239,15 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
     bytes.into()
 }
 
-/// A number for a bridge that stays the same whatever other bridges there are (FNV-1a). Were two to share one, an
-/// address in use on one network would not be learned on the other.
+/// A number for a bridge that does not depend on other bridges (FNV-1a). If two bridges had the same number, an address
+/// in use on one network would not be learned on the other.
 fn network(bridge: &str) -> u32 {
     bridge.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })
 }
 
-/// An address as raw payload is compared with it.
+/// An address as a number, for comparisons with raw payload.
 fn hex(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => format!("{:#010x}", u32::from(address)),
@@ -260,7 +260,7 @@ pub(super) fn ranges(port: &LanPort) -> Vec<Ipv4Net> {
     Ipv4Net::aggregate(&fixed_v4(port).collect::<Vec<_>>())
 }
 
-/// What every bridge's other ports may not say, in the chain of frames that come in.
+/// Rules for received frames of all other ports of bridges.
 pub(super) fn from_elsewhere() -> String {
     format!(
         "\t\tip saddr {IDENTITIES} drop\n\t\tip daddr {IDENTITIES} drop\n\
@@ -268,12 +268,13 @@ pub(super) fn from_elsewhere() -> String {
     )
 }
 
-/// What never leaves by any other port of a bridge: requests that missed the host, and answers that missed the guest.
+/// Rules against frames that must not leave through any other port of a bridge: metadata requests that did not reach the
+/// host, and answers that did not reach the guest.
 pub(super) fn to_elsewhere() -> String {
     from_elsewhere()
 }
 
-/// The chains of these ports. Those of `bridge.rs` go here for what is in `lan_ports`.
+/// The chains of these ports. The chains of `bridge.rs` jump here for ports in `lan_ports`.
 pub(super) fn chains() -> String {
     RULES
         .trim_start_matches('\n')

@@ -1,14 +1,13 @@
 //! The firewall as text for `nft -f`: two tables of our own, replaced in one transaction.
 //!
-//! `table bridge waifud` stands at the guests' ports and knows frames: who may speak there, and what may be heard
-//! there. `table inet waifud` stands behind the gateway and knows routes: what of the host a guest may reach, and
-//! what is forwarded.
+//! `table bridge waifud` filters frames at the guests' ports, in both directions. `table inet waifud` filters packets that
+//! are routed: what of the host a guest may reach, and what is forwarded.
 //!
-//! The rules are the same for every node and any number of guests; guests are elements of sets and maps. So the cost
-//! of a packet does not grow with guests, and a reader checks some thirty rules once. A port that is in no set is
-//! dropped: forgetting a guest closes its port, never opens it.
+//! The rules are the same for every node and any number of guests; guests are elements of sets and maps. So the cost of a
+//! packet does not grow with the number of guests, and there are only about thirty rules to review. Packets of a port that
+//! is in no set are dropped: a missing guest has a closed port, never an open one.
 //!
-//! Names from outside reach the text only after [`crate::check`], which lets nothing pass that would need quoting.
+//! Names of guests and interfaces are inserted only after [`crate::check`], which refuses all that would need quoting.
 
 mod bridge;
 mod change;
@@ -29,32 +28,32 @@ use crate::{NetworkState, PortCounters};
 /// The name of both tables.
 pub(crate) const TABLE: &str = "waifud";
 
-/// Names of a port's counters begin with these; the tap follows.
+/// Prefix of a counter's name; the tap follows.
 pub(crate) const SPOOFED: &str = "spoofed-";
 /// See [`SPOOFED`].
 pub(crate) const NOT_IPV4: &str = "not-ipv4-";
 /// See [`SPOOFED`].
 pub(crate) const TO_HOST: &str = "to-host-";
-/// Counts frames of ports that have our prefix and are in no state.
+/// The counter of frames from taps with our prefix that are not in the state.
 pub(crate) const UNKNOWN_PORT: &str = "unknown-port";
 
-/// What the rules need to know of the host beside the state.
+/// Properties of the host that the rules depend on, in addition to the state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct HostSide {
-    /// Interfaces whose forwarding we switched on for the guests' sake: they forward for nobody else.
+    /// Interfaces whose forwarding we enabled for guests. They forward no other packets.
     pub(crate) switched: Vec<String>,
-    /// Destinations that know the way back to guests: never masqueraded.
+    /// Destinations with a route back to guests, which are never masqueraded.
     pub(crate) routed: Vec<ipnet::Ipv4Net>,
-    /// The host's own bridges, with their MAC addresses.
+    /// Bridges of the host, with their MAC addresses.
     pub(crate) bridges: BTreeMap<String, MacAddr>,
-    /// The host's own addresses: no guest learns them.
+    /// The host's addresses, which no port learns.
     pub(crate) own: Vec<Ipv4Addr>,
 }
 
-/// What was counted before the tables are replaced; the new ones go on from there.
+/// Counters before the tables are replaced. The new counters continue from these.
 pub(crate) type Counted = BTreeMap<TapName, PortCounters>;
 
-/// The tables, without the transaction around them. The same state gives the same text.
+/// Both tables. The same state gives the same text.
 pub(crate) fn tables(
     state: &NetworkState,
     host: &HostSide,
@@ -66,15 +65,15 @@ pub(crate) fn tables(
     text
 }
 
-/// Puts `tables` in the place of whatever is there under our name. `nft` sends one file as one transaction: there is
-/// no moment without rules.
+/// A transaction that replaces our tables by `tables`. `nft` commits a file as one transaction, so rules are in force at
+/// any time.
 pub(crate) fn replacing(tables: &str) -> String {
     let mut text = removal();
     text.push_str(tables);
     text
 }
 
-/// Takes both tables away. Adding first makes it work when they are absent.
+/// Statements that delete both tables. They are added first, so that this succeeds if they do not exist.
 pub(crate) fn removal() -> String {
     let mut text = String::new();
     for family in ["bridge", "inet"] {
@@ -85,19 +84,19 @@ pub(crate) fn removal() -> String {
     text
 }
 
-/// A MAC address as raw payload is compared with it.
+/// A MAC address as a number, for comparisons with raw payload.
 fn as_number(mac: MacAddr) -> String {
     mac.bytes()
         .iter()
         .fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// A named counter that goes on from `packets`. Bytes are not kept: nobody asks for them.
+/// A named counter that starts at `packets`. Bytes are not used.
 fn counter(name: &str, packets: u64) -> String {
     format!("\tcounter {name} {{\n\t\tpackets {packets} bytes 0\n\t}}\n")
 }
 
-/// A set or map. `nft` refuses an empty list of elements, so none is written then.
+/// A set or map. The list of elements is left out if it is empty, because `nft` refuses an empty list.
 fn collection(head: &str, kind: &str, elements: impl Iterator<Item = String>) -> String {
     let mut text = format!("\t{head} {{\n\t\t{kind}\n");
     let elements: Vec<String> = elements.collect();
@@ -220,7 +219,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn every_port_and_nobody_else_is_an_element(present in proptest::collection::btree_set(0_u8..200, 0..40)) {
+        fn exactly_the_ports_of_the_state_are_elements(present in proptest::collection::btree_set(0_u8..200, 0..40)) {
             let mut state = state(0);
             state.ports = present.iter().map(|index| port(*index)).collect();
             let text = tables(&state, &host(), &Counted::new(), &Learned::new());

@@ -1,13 +1,13 @@
-//! Published ports: what arrives for one of the node's addresses and a published port goes to a guest.
+//! Published ports: packets to a published port of one of the node's addresses are forwarded to the guest.
 //!
-//! Only the destination is changed, so a guest sees who really asks. The one exception is a guest that asks for its
-//! own published port: it would take an answer from itself for a forgery, so it sees the gateway. Loopback and the
-//! gateway's address are left out: the first can't be routed, the second serves guests' DHCP and DNS.
+//! Only the destination is changed, so the guest sees the client's address. The exception is a guest that connects to its
+//! own published port: it would drop packets from its own address, so it sees the gateway's address. Loopback and the
+//! gateway's address are not published: loopback cannot be routed, and the gateway serves DHCP and DNS to guests.
 
 use super::collection;
 use crate::{NetworkState, Port};
 
-/// The map that the ports are in, the set of its keys, and the guests that may come back to themselves.
+/// The map of published ports, the set of its keys, and the guests that may connect to themselves.
 pub(super) fn collections(state: &NetworkState) -> String {
     let all = || {
         state
@@ -40,8 +40,8 @@ pub(super) fn collections(state: &NetworkState) -> String {
     text
 }
 
-/// What arrives, and what the host itself sends to its own addresses. -100 is `dstnat`, a word that `nft` knows for
-/// prerouting only.
+/// Destination NAT for received packets, and for packets of the host to its own addresses. -100 is `dstnat`, a name that
+/// `nft` accepts for prerouting only.
 pub(super) fn chains(state: &NetworkState) -> String {
     let NetworkState {
         metadata_interface: metadata,

@@ -62,7 +62,7 @@ fn is_not_the_guest(outcome: Result<tokio::net::TcpStream, ReachError>, words: &
 }
 
 #[test]
-fn a_guest_on_default_is_reached_and_a_closed_port_is_told_from_a_silent_guest() {
+fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_a_silent_guest() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;

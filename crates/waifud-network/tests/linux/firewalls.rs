@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
 use waifud_network::GuestNetwork;
+use waifud_kit::testing::skip_if;
 use waifud_types::spec::{Protocol, PublishSpec};
 
 use crate::lab::{GATEWAY, Guest, Lab, OUTSIDE, UPLINK, on_a_node};
@@ -40,17 +41,15 @@ fn load(tool: &str, rules: &str) {
         command.stdin(std::fs::File::open(&file).unwrap());
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool}: {said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool}: {error}");
 }
 
 fn has(tool: &str) -> bool {
     let found = std::path::Path::new("/usr/sbin").join(tool).exists();
-    if !found {
-        waifud_kit::testing::skip(&format!("{tool} is needed"));
-    }
-    found
+    !skip_if((!found).then(|| format!("{tool} is needed")))
 }
+
 
 fn publish(lab: &mut Lab) {
     lab.state.ports[0].publish = vec![PublishSpec {
@@ -170,7 +169,7 @@ fn guests_get_through_firewallds_rules() {
 }
 
 #[test]
-fn where_a_rule_cannot_be_added_guests_own_rules_are_in_force_and_the_trouble_is_told() {
+fn guests_rules_are_in_force_and_the_failure_reported_if_another_firewall_refuses_a_rule() {
     if !has("iptables-nft-restore") {
         return;
     }

@@ -65,7 +65,7 @@ fn own_ipv4(guest: &Guest, protocol: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_guest_speaks_with_its_own_mac_and_address() {
+fn a_guest_may_send_with_its_own_mac_and_address() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -322,7 +322,7 @@ fn other_protocols_are_dropped() {
 }
 
 #[test]
-fn a_guest_is_no_dhcp_server() {
+fn a_guest_cannot_act_as_a_dhcp_server() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -361,7 +361,7 @@ fn a_guest_asks_for_a_lease_in_its_own_name_only() {
 }
 
 #[test]
-fn an_unknown_port_is_dropped_whatever_it_says() {
+fn all_packets_of_an_unknown_port_are_dropped() {
     on_a_node(2, |mut lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;

@@ -132,6 +132,17 @@ pub fn forwards(lab: &Lab, port: &str) {
     });
 }
 
+/// A bridge `br0` with a home, and guest 0 on it with an address from the home's DHCP server. Metadata is connected.
+pub async fn guest_at_home(lab: &mut Lab, address: Ipv4Addr) -> (Home, LanGuest) {
+    lab.connect_metadata().await;
+    let home = Home::new(lab, "br0", true).await;
+    lab.state.lan = vec![lan_port(0, "br0")];
+    lab.ensure().await;
+    let guest = LanGuest::attach(lab, 0).await;
+    guest.is_given(lab, &home, address);
+    (home, guest)
+}
+
 /// Guest number `index` on `bridge`.
 pub fn lan_port(index: u8, bridge: &str) -> LanPort {
     LanPort {

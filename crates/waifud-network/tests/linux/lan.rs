@@ -75,7 +75,7 @@ fn the_real_network_conforms_with_ports_on_a_lan() {
 }
 
 #[test]
-fn the_homes_dhcp_serves_a_guest_and_the_address_is_seen() {
+fn the_lans_dhcp_server_serves_a_guest_and_its_address_is_learned() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 2).await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -174,7 +174,7 @@ fn an_answer_to_another_mac_teaches_nothing_and_no_strange_address_is_learned() 
 }
 
 #[test]
-fn a_given_address_needs_no_learning_and_nobody_else_learns_it() {
+fn a_given_address_needs_no_learning_and_no_other_port_learns_it() {
     on_a_node(0, |mut lab| async move {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
@@ -218,7 +218,7 @@ fn an_ipv6_address_is_the_first_ports_that_asks_for_it() {
 }
 
 #[test]
-fn an_ipv6_address_that_somebody_defends_is_given_up() {
+fn an_ipv6_address_that_another_machine_defends_is_given_up() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 1).await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -252,7 +252,7 @@ fn a_port_learns_only_so_many_ipv6_addresses() {
 }
 
 #[test]
-fn what_was_learned_survives_new_rules_a_restart_and_a_flush() {
+fn learned_addresses_survive_new_rules_a_restart_and_a_flush() {
     on_a_node(1, |mut lab| async move {
         let home = at_home(&mut lab, 2).await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -287,7 +287,7 @@ fn what_was_learned_survives_new_rules_a_restart_and_a_flush() {
 }
 
 #[test]
-fn a_missing_bridge_is_told_and_harms_nobody_else() {
+fn a_missing_bridge_is_reported_and_does_not_affect_other_guests() {
     on_a_node(1, |mut lab| async move {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br9")];
@@ -303,7 +303,7 @@ fn a_missing_bridge_is_told_and_harms_nobody_else() {
 }
 
 #[test]
-fn a_bridge_that_was_made_anew_gets_its_ports_back() {
+fn a_bridge_that_was_created_again_gets_its_ports_back() {
     on_a_node(0, |mut lab| async move {
         lab.connect_metadata().await;
         let home = at_home(&mut lab, 1).await;

@@ -271,7 +271,7 @@ fn on_a_lan_without_rules_every_forged_frame_passes() {
 }
 
 #[test]
-fn on_a_lan_an_unlisted_port_says_nothing() {
+fn on_a_lan_all_packets_of_an_unlisted_port_are_dropped() {
     on_a_node(0, |mut lab| async move {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0")];

@@ -7,7 +7,9 @@ use std::time::Duration;
 use waifud_network::GuestNetwork;
 
 use crate::frames::{ARP, BROADCAST, IPV4, arp, contains, echo, ethernet, ipv4, udp};
-use crate::home::{Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, lan_port};
+use crate::home::{
+    Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, guest_at_home, lan_port,
+};
 use crate::lab::{METADATA, on_a_node};
 use crate::lifecycle::drifts;
 use crate::reach::{accept, greeter, greets};
@@ -61,7 +63,7 @@ fn a_guest_on_a_lan_is_known_by_its_port() {
 }
 
 #[test]
-fn two_homes_with_one_range_are_told_apart_and_a_bridge_needs_no_address() {
+fn two_lans_with_the_same_range_are_separate_and_a_bridge_needs_no_address() {
     on_a_node(0, |mut lab| async move {
         lab.connect_metadata().await;
         for scope in ["all", "default"] {
@@ -92,12 +94,7 @@ fn two_homes_with_one_range_are_told_apart_and_a_bridge_needs_no_address() {
 #[test]
 fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
     on_a_node(0, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0")];
-        lab.ensure().await;
-        let guest = LanGuest::attach(&lab, 0).await;
-        guest.is_given(&lab, &home, OWN);
+        let (home, guest) = guest_at_home(&mut lab, OWN).await;
         ping(&guest.namespace, METADATA);
         let mut drift = lab.network.drift();
         lab.node.ip("link set br0 address 02:00:00:00:00:77");
@@ -117,12 +114,7 @@ fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
 #[test]
 fn a_guest_with_a_route_to_all_of_link_local_finds_metadata_too() {
     on_a_node(0, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0")];
-        lab.ensure().await;
-        let guest = LanGuest::attach(&lab, 0).await;
-        guest.is_given(&lab, &home, OWN);
+        let (home, guest) = guest_at_home(&mut lab, OWN).await;
         guest.namespace.ip("route add 169.254.0.0/16 dev eth0");
         home.wire.seen();
         let server = greeter(&lab.metadata, SERVICE);
@@ -205,14 +197,9 @@ fn nothing_but_metadata_is_asked_through_a_port_and_refusals_are_counted() {
 }
 
 #[test]
-fn nobody_at_home_takes_a_ports_identity_or_plays_metadata() {
+fn no_machine_on_the_lan_can_use_a_ports_identity_or_the_metadata_address() {
     on_a_node(0, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0")];
-        lab.ensure().await;
-        let guest = LanGuest::attach(&lab, 0).await;
-        guest.is_given(&lab, &home, OWN);
+        let (home, guest) = guest_at_home(&mut lab, OWN).await;
         ping(&guest.namespace, METADATA);
         let link = lab.node.ip("-o link show br0");
         let mac = link.split_once("link/ether ").unwrap().1;
@@ -275,12 +262,7 @@ fn nobody_at_home_takes_a_ports_identity_or_plays_metadata() {
 #[test]
 fn answers_go_to_the_port_even_when_its_mac_is_taken_for_another() {
     on_a_node(0, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0")];
-        lab.ensure().await;
-        let guest = LanGuest::attach(&lab, 0).await;
-        guest.is_given(&lab, &home, OWN);
+        let (home, guest) = guest_at_home(&mut lab, OWN).await;
         let server = greeter(&lab.metadata, SERVICE);
         let mut client = guest
             .namespace

@@ -218,7 +218,7 @@ fn flushed_rules_are_noticed_and_put_back() {
 }
 
 #[test]
-fn one_rule_taken_out_is_noticed_and_foreign_rules_are_none_of_our_business() {
+fn a_removed_rule_is_detected_and_foreign_rules_are_ignored() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
@@ -292,7 +292,7 @@ fn changes_of_the_bridge_and_the_routes_are_noticed_and_undone() {
 }
 
 #[test]
-fn a_metadata_interface_that_comes_later_is_noticed() {
+fn a_metadata_interface_that_appears_later_is_detected() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;

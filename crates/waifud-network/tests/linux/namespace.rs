@@ -6,6 +6,7 @@ use std::process::Command;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use waifud_kit::testing::skip_if;
 
 #[derive(Debug)]
 pub struct Namespace {
@@ -82,7 +83,7 @@ impl Namespace {
     }
 }
 
-/// Whether the tests of this file can run: root and the tools. Says loudly when not.
+/// Whether these tests can run, which needs root and some tools. Otherwise reports that the test is skipped.
 pub fn can_run() -> bool {
     let missing = if nix::unistd::geteuid().is_root() {
         ["/usr/sbin/nft", "/usr/sbin/dnsmasq", "/usr/sbin/ip"]
@@ -91,9 +92,5 @@ pub fn can_run() -> bool {
     } else {
         Some("root")
     };
-    let Some(missing) = missing else {
-        return true;
-    };
-    waifud_kit::testing::skip(&format!("{missing} is needed to make a node"));
-    false
+    !skip_if(missing.map(|missing| format!("{missing} is needed to make a node")))
 }

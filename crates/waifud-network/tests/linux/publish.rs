@@ -152,7 +152,7 @@ fn a_second_address_of_the_host_is_one_of_the_nodes_too() {
 }
 
 #[test]
-fn what_is_published_no_more_is_closed() {
+fn an_unpublished_port_is_closed() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
         lab.ensure().await;

@@ -184,7 +184,7 @@ fn the_host_reaches_its_guests() {
 }
 
 #[test]
-fn what_docker_publishes_on_the_host_is_the_host_too() {
+fn ports_that_docker_publishes_count_as_the_host() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -352,7 +352,7 @@ fn routed_destinations_see_the_guests_own_address() {
 }
 
 #[test]
-fn forwarding_serves_guests_and_nobody_else() {
+fn only_packets_of_guests_are_forwarded() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -475,7 +475,7 @@ fn a_guest_with_an_on_link_route_finds_metadata_too() {
 }
 
 #[test]
-fn metadatad_speaks_to_guests_only_when_asked() {
+fn metadatad_reaches_guests_only_in_answers() {
     on_a_node(1, |lab| async move {
         lab.connect_metadata().await;
         lab.ensure().await;

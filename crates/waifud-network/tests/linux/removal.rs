@@ -6,7 +6,7 @@ use crate::lab::on_a_node;
 use crate::lifecycle::host;
 
 #[test]
-fn removal_says_what_it_removed_and_leaves_the_host_as_it_was() {
+fn removal_lists_what_it_removed_and_restores_the_host() {
     on_a_node(1, |lab| async move {
         let before = host(&lab);
         let network = lab.restarted();
@@ -38,7 +38,7 @@ fn removal_says_what_it_removed_and_leaves_the_host_as_it_was() {
 }
 
 #[test]
-fn an_interface_that_is_no_tunnel_is_not_removed_for_its_name() {
+fn an_interface_with_the_tunnels_name_that_is_not_a_tunnel_is_kept() {
     on_a_node(0, |lab| async move {
         lab.connect_metadata().await;
         lab.ensure().await;

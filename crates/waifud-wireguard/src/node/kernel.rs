@@ -1,7 +1,7 @@
-//! The node's end in the kernel: a link of type WireGuard, told its keys by generic netlink.
+//! The node's end in the kernel: a WireGuard link, configured over generic netlink.
 //!
-//! The kernel binds its UDP port on every address, not on loopback alone; the firewall has to close it to guests, as it
-//! closes everything but what they need. Sealed packets of strangers are dropped by their keys either way.
+//! The kernel binds its UDP port on all addresses instead of loopback only, so the firewall must close it to guests, like
+//! all other ports that they do not need. WireGuard drops packets with unknown keys in any case.
 
 use std::{io, net::IpAddr, time::Duration};
 
@@ -28,25 +28,25 @@ use crate::{NodeTunnelConfig, WireguardError};
 
 /// `NETLINK_GENERIC` of linux/netlink.h.
 const GENERIC: isize = 16;
-/// Keepalives keep the server informed of where the node is, and the node of a session that has died.
+/// Keepalives tell the server the endpoint of the node, and let the node detect a dead session.
 const KEEPALIVE: u16 = 25;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Whether the host tells others of better ways. The kernel switches it off for the whole host when one of its WireGuard
-/// links comes up (`wg_open` in its drivers/net/wireguard/device.c).
+/// Whether the host sends ICMP redirects. The kernel disables it for the whole host when one of its WireGuard links comes
+/// up (`wg_open` in its drivers/net/wireguard/device.c).
 const SEND_REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/send_redirects";
 
-/// Whether this kernel can make such a link, found out by making one under a name that is free for it.
+/// Whether this kernel supports WireGuard: creates a link to find out, and keeps it under the given name.
 pub(super) async fn probe(interface: &str, links: &Links) -> bool {
     match links.add_wireguard(interface).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::debug!(interface, %error, "no WireGuard in this kernel");
+            tracing::debug!(interface, %error, "this kernel does not support WireGuard");
             false
         }
     }
 }
 
-/// Tells a link that [`probe`] has made its keys and its peer, and brings it up.
+/// Configures the keys and the peer of a link from [`probe`], and brings it up.
 pub(super) async fn configure(
     config: &NodeTunnelConfig,
     links: &Links,
@@ -63,7 +63,7 @@ pub(super) async fn configure(
     configured
         .await
         .map_err(failed(interface, "telling the kernel its keys"))?;
-    // What holds for the whole host is its administrator's; the link's own setting, which stays off, is enough for us.
+    // Settings of the whole host belong to the administrator; the link's own setting, which stays off, is sufficient.
     let before = tokio::fs::read_to_string(SEND_REDIRECTS).await.ok();
     links
         .bring_up(interface, config.mtu)
@@ -84,7 +84,7 @@ async fn put_back(setting: &str, before: &str) -> io::Result<()> {
     tokio::fs::write(setting, before).await
 }
 
-/// The device as the kernel is to know it.
+/// The configuration of the device.
 fn attributes(config: &NodeTunnelConfig) -> Vec<WireguardAttribute> {
     let allowed = config.allowed.iter().map(|net| {
         WireguardAllowedIp(vec![
@@ -107,7 +107,7 @@ fn attributes(config: &NodeTunnelConfig) -> Vec<WireguardAttribute> {
     ]
 }
 
-/// The number that the kernel has given to a family of messages.
+/// The id of a generic netlink family.
 async fn family(name: &str) -> io::Result<u16> {
     let question = GenlMessage::from_payload(GenlCtrl {
         cmd: GenlCtrlCmd::GetFamily,
@@ -132,7 +132,7 @@ fn with_family(
     message
 }
 
-/// Sends one request and collects its answers.
+/// Sends a request and collects its answers.
 async fn request<T>(message: T) -> io::Result<Vec<T>>
 where
     T: NetlinkSerializable
@@ -182,14 +182,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_kernel_answers_on_generic_netlink() {
-        // The family that tells about families has a fixed number (linux/genetlink.h).
+        // The control family has a fixed id (linux/genetlink.h).
         assert_eq!(family("nlctrl").await.unwrap(), 16);
         let unknown = family("waifud-has-none").await.unwrap_err();
         assert_eq!(unknown.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn the_kernel_is_told_what_the_configuration_says() {
+    fn the_configuration_is_complete_in_the_netlink_message() {
         let (own, server) = (PrivateKey::generate(), PrivateKey::generate().public_key());
         let set = attributes(&NodeTunnelConfig::new(own.clone(), server));
         assert!(set.contains(&WireguardAttribute::IfName("wfmeta0".into())));

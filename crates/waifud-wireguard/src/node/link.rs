@@ -1,4 +1,4 @@
-//! The few things that a link needs from the kernel, by rtnetlink.
+//! The rtnetlink requests for a link.
 
 use std::{future::Future, io, time::Duration};
 
@@ -6,17 +6,17 @@ use futures::TryStreamExt;
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard, packet_route::link::LinkMessage};
 use tokio::{task::JoinHandle, time::timeout};
 
-/// The kernel answers at once; a lost answer must not hang the caller.
+/// How long to wait for an answer of the kernel, which usually comes immediately.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// "No such device": what deleting what is not there answers.
+/// "No such device": the answer when a deleted link does not exist.
 const NO_SUCH_DEVICE: i32 = nix::libc::ENODEV;
 
-/// The number of the link of that name in the calling thread's network namespace; `None` where there is none.
+/// The index of a link in the calling thread's network namespace; `None` if it does not exist.
 pub(super) fn index_of(interface: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(interface).ok()
 }
 
-/// A conversation with the kernel about the links of the calling thread's network namespace.
+/// A netlink connection for the links of the calling thread's network namespace.
 pub(super) struct Links {
     handle: Handle,
     conversation: JoinHandle<()>,
@@ -31,7 +31,7 @@ impl Links {
         })
     }
 
-    /// Makes a link of the kernel's WireGuard. Where there is none, the kernel answers `EOPNOTSUPP`.
+    /// Creates a WireGuard link. A kernel without WireGuard answers `EOPNOTSUPP`.
     pub async fn add_wireguard(&self, interface: &str) -> io::Result<()> {
         within(
             self.handle
@@ -51,7 +51,7 @@ impl Links {
         within(self.handle.link().set(change).execute()).await
     }
 
-    /// Ensures that there is no such link.
+    /// Deletes a link, if it exists.
     pub async fn remove(&self, interface: &str) -> io::Result<()> {
         let index = match self.find(interface).await {
             Ok(Some(link)) => link.header.index,

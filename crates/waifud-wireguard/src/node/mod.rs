@@ -19,25 +19,25 @@ pub enum TunnelBackend {
     Userspace,
 }
 
-/// A running node's end. The link exists as long as this value; it is gone after [`stop`](Self::stop) or a drop. When the
-/// process dies a TUN device dies with it; a link of the kernel stays, and the next start replaces it.
+/// A running node's end. The link exists until [`stop`](Self::stop) or a drop. A TUN device ends with the process; a
+/// WireGuard link of the kernel remains, and the next start replaces it.
 ///
-/// It makes the link, sets its MTU and brings it up. Addresses, routes and rules are the network's business, and have to
-/// be ensured again after every start, since the kernel forgets routes of a link that goes away.
+/// This creates the link, sets its MTU and brings it up. Addresses, routes and rules belong to the network and must be
+/// ensured again after every start, because the kernel removes the routes of a deleted link.
 pub struct NodeTunnel {
     interface: String,
     links: Links,
-    /// `None` when the kernel carries the packets, and once stopped.
+    /// `None` with the kernel's WireGuard, and after a stop.
     userspace: Option<Userspace>,
     backend: TunnelBackend,
-    /// The number of the kernel's link, which no later link of that name has.
+    /// The index of the kernel's link, which a later link of that name does not have.
     index: Option<u32>,
 }
 
 impl NodeTunnel {
-    /// Makes the link and shakes hands with the server. Uses the kernel's WireGuard where there is one, else a TUN
-    /// device. Needs `CAP_NET_ADMIN`; must be called inside a tokio runtime, in the network namespace that gets the link.
-    /// A link of that name that a former run has left behind is replaced.
+    /// Creates the link and starts a handshake with the server. Uses the kernel's WireGuard if available, otherwise a TUN
+    /// device. Needs `CAP_NET_ADMIN`; must be called inside a tokio runtime, in the network namespace of the link. A link
+    /// of that name from a former run is replaced.
     pub async fn start(config: NodeTunnelConfig) -> Result<Self, WireguardError> {
         let links = Self::prepare(&config).await?;
         if !kernel::probe(&config.interface, &links).await {
@@ -53,7 +53,7 @@ impl NodeTunnel {
             }),
             Err(error) => {
                 let interface = &config.interface;
-                tracing::warn!(interface, %error, "the kernel's WireGuard fails, doing without");
+                tracing::warn!(interface, %error, "the kernel's WireGuard failed; using a TUN device");
                 links
                     .remove(interface)
                     .await
@@ -99,12 +99,12 @@ impl NodeTunnel {
         &self.interface
     }
 
-    /// Which way was taken.
+    /// How the link is provided.
     pub fn backend(&self) -> TunnelBackend {
         self.backend
     }
 
-    /// Whether packets are carried. False once somebody else has removed the link: start again.
+    /// Whether packets are transferred. False after another program has removed the link; then start again.
     pub fn is_running(&self) -> bool {
         match &self.userspace {
             Some(userspace) => userspace.is_running(),
@@ -112,7 +112,7 @@ impl NodeTunnel {
         }
     }
 
-    /// What has happened so far; `None` when the kernel carries the packets and counts for itself.
+    /// The current counters; `None` with the kernel's WireGuard, which has its own.
     pub fn stats(&self) -> Option<NodeTunnelStats> {
         self.userspace.as_ref().map(Userspace::stats)
     }
@@ -138,7 +138,7 @@ impl Drop for NodeTunnel {
         if let (Ok(runtime), Ok(links)) = (tokio::runtime::Handle::try_current(), Links::new()) {
             runtime.spawn(async move {
                 if let Err(error) = links.remove(&interface).await {
-                    tracing::warn!(interface, %error, "the link to the metadata service was left behind");
+                    tracing::warn!(interface, %error, "cannot remove the link to the metadata service");
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! A TUN device: packets that the kernel routes into the link are read here, and what is written arrives on the link.
+//! A TUN device: packets that the kernel routes to the link are read here, and written packets are received on the link.
 
 use std::{
     fs::File,
@@ -12,9 +12,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::wire::DATAGRAM;
 
-/// Packets taken from the device before others get a turn.
+/// How many packets are read before other tasks run.
 const BATCH: usize = 64;
-/// A link that somebody else removes is an error and nothing to read.
+/// Reported for a link that another program has removed.
 const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 nix::ioctl_write_ptr_bad!(
@@ -70,7 +70,7 @@ impl Tun {
         })
     }
 
-    /// Waits for packets and hands each to `each`, at most [`BATCH`] at a time. An error means that the link is gone.
+    /// Waits for packets and passes each to `each`, at most [`BATCH`] at a time. An error means that the link was removed.
     pub async fn receive(&self, mut each: impl FnMut(Packet)) -> io::Result<()> {
         let mut ready = self.device.ready(INTEREST).await?;
         for _ in 0..BATCH {
@@ -82,14 +82,14 @@ impl Tun {
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(error)) => return Err(error),
-                // No more for now; the readiness has been taken back.
+                // No more packets; the readiness was cleared.
                 Err(_) => break,
             }
         }
         Ok(())
     }
 
-    /// Lets one packet arrive on the link. A link that is down loses it.
+    /// Sends a packet to the link. It is lost if the link is down.
     pub fn send(&self, packet: &[u8]) {
         if let Err(error) = self.device.get_ref().write(packet) {
             tracing::trace!(%error, "a packet for the link was lost");

@@ -1,4 +1,4 @@
-//! The node's end in this process: one task carries packets between a TUN device and the loopback socket.
+//! The node's end in this process: a task transfers packets between a TUN device and the loopback socket.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     wire::{Peer, Sealed, TICK, Wire},
 };
 
-/// A running carrier. The link goes with it.
+/// The running task. The link is removed with it.
 pub(super) struct Userspace {
     wire: Arc<Mutex<Wire>>,
     carrier: JoinHandle<()>,
@@ -67,7 +67,7 @@ impl Userspace {
 
     pub async fn stop(mut self) {
         self.carrier.abort();
-        // An aborted task answers with an error that says so; by then it has dropped the device.
+        // An aborted task returns an error; it has then dropped the device.
         let _ = (&mut self.carrier).await;
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Userspace {
     }
 }
 
-/// Gives an I/O error its place.
+/// Adds the interface and the action to an I/O error.
 pub(super) fn failed(
     interface: &str,
     action: &'static str,
@@ -112,10 +112,10 @@ async fn carry(wire: Arc<Mutex<Wire>>, tun: Tun, socket: LoopbackSocket, interfa
             }
         };
         socket.send(&mut sealed);
-        // Under load there is always more to carry.
+        // Under load there is always another packet.
         yield_now().await;
         if let Err(error) = alive {
-            tracing::error!(interface, %error, "the link to the metadata service is gone");
+            tracing::error!(interface, %error, "the link to the metadata service was removed");
             return;
         }
     }

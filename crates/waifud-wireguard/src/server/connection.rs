@@ -62,9 +62,9 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// One guest's TCP connection. Dropping it closes it: what was written is still delivered, in the background.
+/// A guest's TCP connection. Dropping it closes it; written data is still delivered in the background.
 ///
-/// Reads give `ConnectionReset` once the guest, a limit, or the end of the tunnel has cut it.
+/// Reads return `ConnectionReset` after a reset by the guest, a timeout, or the end of the tunnel.
 pub struct Connection {
     /// Inner address and port; the address was in the peer's allowed list.
     pub source: SocketAddrV4,
@@ -108,12 +108,12 @@ impl AsyncWrite for Connection {
             .drive(|stack, now| stack.poll_write(self.id, cx, parts, now))
     }
 
-    /// So that a server hands over a large document as it is, and makes no copy of it for each connection.
+    /// Allows a server to write a large document without a copy for each connection.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// Written bytes are on their way at once; there is nothing to flush.
+    /// Written bytes are sent immediately, so there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,10 +1,11 @@
-//! The in-process end: sealed packets in on one UDP socket, guests' TCP connections out of [`Listener::accept`].
+//! The server's end of the tunnel: encrypted packets on one UDP socket, and guests' TCP connections from
+//! [`Listener::accept`].
 //!
-//! Two pieces without I/O do the work: [`Wire`] opens and seals, [`Stack`] speaks TCP. [`Shared`] joins them to the
-//! socket. One task receives and keeps the time; whoever reads or writes a [`Connection`] drives the stack and sends the
-//! outcome from where it stands, so that an answer needs no switch of tasks.
+//! [`Wire`] decrypts and encrypts, [`Stack`] implements TCP; both work without I/O. [`Shared`] connects them to the socket.
+//! One task receives packets and handles timers. Reads and writes of a [`Connection`] drive the stack and send the result
+//! directly, so an answer needs no task switch.
 //!
-//! Locks: the way out (wire and socket) before the stack, never the other way round, and neither across an await.
+//! Locks: first the output (wire and socket), then the stack, never in the opposite order, and never across an await.
 
 mod connection;
 mod shared;
@@ -35,7 +36,7 @@ pub struct TunnelServer {
 }
 
 impl TunnelServer {
-    /// Opens the UDP socket and starts the stack, without a peer: until [`set_peer`](Self::set_peer) nobody is heard.
+    /// Opens the UDP socket and starts the stack without a peer: all packets are dropped until [`set_peer`](Self::set_peer).
     /// Must be called inside a tokio runtime.
     pub fn start(config: ServerConfig) -> Result<(Self, Listener), WireguardError> {
         let ServerConfig {
@@ -67,14 +68,14 @@ impl TunnelServer {
         ))
     }
 
-    /// Where sealed packets are expected: the port that was taken if port 0 was asked for.
+    /// The address for encrypted packets, with the chosen port if port 0 was configured.
     pub fn local_address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ensures that this is the one peer. The same peer again changes nothing; another key ends the old peer's
-    /// connections; a narrower `allowed` ends those outside it. With an endpoint, a handshake is sent at once, unless the
-    /// peer was heard within the last two seconds.
+    /// Sets the only peer. The same peer again changes nothing. Another key resets the old peer's connections; a narrower
+    /// `allowed` resets those outside it. With an endpoint, a handshake is sent immediately, unless a packet of the peer
+    /// was received within the last two seconds.
     pub fn set_peer(&self, peer: PeerConfig) -> Result<(), WireguardError> {
         peer.check()?;
         let PeerConfig {
@@ -102,13 +103,13 @@ impl TunnelServer {
         Ok(())
     }
 
-    /// Ensures that there is no peer: its connections are reset and nobody is heard.
+    /// Removes the peer: its connections are reset, and all packets are dropped.
     pub fn remove_peer(&self) {
         self.shared.drive(|stack, now| stack.retain(|_| false, now));
         self.shared.outside(|wire, _| wire.remove_peer());
     }
 
-    /// What has happened so far.
+    /// The current counters.
     pub fn stats(&self) -> ServerStats {
         self.shared.stats()
     }
@@ -117,7 +118,7 @@ impl TunnelServer {
     pub async fn stop(mut self) {
         self.shared.close();
         self.receiver.abort();
-        // An aborted task answers with an error that says so.
+        // An aborted task returns an error.
         let _ = (&mut self.receiver).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Where wire, socket and stack meet.
+//! The state that the receiving task, the listener and the connections share: wire, socket and stack.
 
 use std::{
     fmt,
@@ -20,10 +20,10 @@ use crate::{
     wire::{Sealed, TICK, Wire},
 };
 
-/// Rounds of "advance, seal, send" in a row before others get a turn.
+/// How many rounds of "advance, encrypt, send" are made in a row before other tasks run.
 const ROUNDS: usize = 16;
 
-/// The way out: gone once the server is closed, so that lingering connections do not keep the port.
+/// The output. Dropped when the server is closed, so remaining connections do not keep the port in use.
 struct Outside {
     wire: Wire,
     socket: Arc<LoopbackSocket>,
@@ -37,11 +37,11 @@ impl Outside {
     }
 }
 
-/// Everything that the receiving task, the listener and the connections use together.
+/// The shared state.
 pub(crate) struct Shared {
     outside: Mutex<Option<Outside>>,
     stack: Mutex<Stack>,
-    /// Beginning of the stack's time. Monotonic, unlike smoltcp's own clock.
+    /// The origin of the stack's time. Monotonic, unlike smoltcp's own clock.
     epoch: Instant,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A panic while a lock was held is a bug elsewhere; packets are independent, so the others go on.
+/// Ignores poisoning: packets are independent, so the others are processed after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -75,7 +75,7 @@ impl Shared {
         StackInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 
-    /// Does something with the wire and sends what comes of it. `None` once the server is closed.
+    /// Changes the wire and sends the resulting packets. `None` if the server is closed.
     pub fn outside<R>(&self, change: impl FnOnce(&mut Wire, &mut Vec<Sealed>) -> R) -> Option<R> {
         let mut guard = lock(&self.outside);
         let outside = guard.as_mut()?;
@@ -84,7 +84,7 @@ impl Shared {
         Some(result)
     }
 
-    /// Does something with the stack and sends what comes of it.
+    /// Changes the stack and sends the resulting packets.
     pub fn drive<R>(&self, change: impl FnOnce(&mut Stack, StackInstant) -> R) -> R {
         let (result, pending) = {
             let mut stack = lock(&self.stack);
@@ -97,7 +97,7 @@ impl Shared {
         result
     }
 
-    /// Sends all that the stack has to say now. The way out stays locked, so that packets leave in order.
+    /// Sends all pending packets of the stack. The output stays locked, so that packets are sent in order.
     fn flush(&self) {
         let mut guard = lock(&self.outside);
         let Some(outside) = guard.as_mut() else {
@@ -120,7 +120,7 @@ impl Shared {
         }
     }
 
-    /// Takes what has arrived, from the socket to the stack, and sends the answers. False once the server is closed.
+    /// Passes received packets from the socket to the stack and sends the answers. False if the server is closed.
     fn receive(&self, packets: &mut Vec<Packet>) -> bool {
         {
             let mut guard = lock(&self.outside);
@@ -147,7 +147,7 @@ impl Shared {
         true
     }
 
-    /// Resets every connection, ends the listener and gives up the socket.
+    /// Resets every connection, ends the listener and closes the socket.
     pub fn close(&self) {
         self.drive(Stack::close);
         *lock(&self.outside) = None;
@@ -174,7 +174,7 @@ impl Shared {
         }
     }
 
-    /// When the stack wants attention, at the latest.
+    /// When the stack must be updated next.
     fn due(&self) -> Instant {
         let due = lock(&self.stack).due();
         let micros = due.map_or(u64::MAX, |due| {
@@ -186,8 +186,8 @@ impl Shared {
     }
 }
 
-/// Closes the server when the receiving task ends, in whatever way: whoever accepts connections then hears that there
-/// will be none any more, and does not wait for ever on a tunnel that nobody listens to.
+/// Closes the server when the receiving task ends for any reason, so that the listener ends as well instead of waiting
+/// forever.
 struct ClosesAtEnd(Arc<Shared>);
 
 impl Drop for ClosesAtEnd {
@@ -196,7 +196,7 @@ impl Drop for ClosesAtEnd {
     }
 }
 
-/// Receives and keeps the time until the server is closed.
+/// Receives packets and handles timers until the server is closed.
 pub(crate) fn receive(
     shared: Arc<Shared>,
     socket: Arc<LoopbackSocket>,
@@ -223,7 +223,7 @@ async fn receive_on(shared: &Shared, socket: &LoopbackSocket) {
                 if !shared.receive(&mut packets) {
                     return;
                 }
-                // Under load there is always more to receive; whoever is to answer needs a turn as well.
+                // Under load there is always more to receive; other tasks must run as well.
                 yield_now().await;
             }
             () = sleep_until(due.into()) => shared.drive(Stack::advance),

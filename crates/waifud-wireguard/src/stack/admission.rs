@@ -1,21 +1,21 @@
-//! Who may have one more connection. Pure counting; the rule is max-min fairness between sources.
+//! Decides which source may open another connection, by max-min fairness between sources. Only counts connections.
 //!
-//! Nobody gets more than the cap of a source. While there is room for all, that is the only rule. When there is none, a
-//! source with few connections takes the place of one of the source that has most, until they are even: so many slow
-//! connections of one guest, or of several in league, never shut out another.
+//! No source gets more than its limit. Below the total limit, that is the only rule. At the total limit, a source with few
+//! connections replaces one of the source with the most, until both have the same number. So many slow connections of one
+//! guest, or of several together, never exclude another guest.
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
-/// What to do with a request for one more connection.
+/// The decision about a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// There is room.
+    /// The limits allow it.
     Admit,
-    /// There is room once one connection of this source is gone.
+    /// A connection of this source must be ended first.
     EvictFrom(Ipv4Addr),
-    /// The source has all that it may have.
+    /// The source has reached its limit.
     RefuseSource,
-    /// There is no room, and nobody has clearly more.
+    /// The total limit is reached, and no source has at least two connections more.
     RefuseGlobal,
 }
 
@@ -38,7 +38,7 @@ impl Admission {
         }
     }
 
-    /// Decides, and changes nothing.
+    /// Decides without a change.
     pub fn decide(&self, source: Ipv4Addr) -> Decision {
         let own = self.counts.get(&source).copied().unwrap_or(0);
         if own >= self.per_source {
@@ -47,7 +47,7 @@ impl Admission {
         if self.sum < self.total {
             return Decision::Admit;
         }
-        // With one connection more, the newcomer must not hold more than the one that gives.
+        // With the new connection, the source must not have more than the one that loses a connection.
         match self
             .counts
             .iter()
@@ -58,13 +58,13 @@ impl Admission {
         }
     }
 
-    /// Counts one more.
+    /// Counts a new connection.
     pub fn add(&mut self, source: Ipv4Addr) {
         *self.counts.entry(source).or_default() += 1;
         self.sum += 1;
     }
 
-    /// Counts one less.
+    /// Counts the end of a connection.
     pub fn remove(&mut self, source: Ipv4Addr) {
         if let Some(count) = self.counts.get_mut(&source) {
             *count -= 1;
@@ -75,7 +75,7 @@ impl Admission {
         }
     }
 
-    /// Sources that have at least one.
+    /// The number of sources with a connection.
     pub fn sources(&self) -> usize {
         self.counts.len()
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_what_is_not_there_changes_nothing() {
+    fn removing_missing_objects_changes_nothing() {
         let mut admission = Admission::new(4, 4);
         admission.remove(source(1));
         assert_eq!((admission.sum, admission.sources()), (0, 0));

@@ -1,4 +1,4 @@
-//! The stack's network card: one packet in at a time, a queue out.
+//! The stack's network device: receives one packet at a time, and queues outgoing ones.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use smoltcp::{
     time::Instant,
 };
 
-/// Packets that may wait to be sealed. The stack stops producing at this point and goes on when they are gone.
+/// How many packets may wait to be encrypted. The stack pauses at this limit.
 const QUEUE: usize = 1024;
-/// WireGuard pads to 16 bytes; with room for it, padding does not copy.
+/// WireGuard pads to 16 bytes; with this spare capacity, padding does not copy.
 const PADDING: usize = 16;
 
 /// Outgoing packets in order.
@@ -60,7 +60,7 @@ impl Device for Card<'_> {
     }
 }
 
-/// The packet at hand.
+/// The received packet.
 pub(crate) struct Incoming<'a>(&'a [u8]);
 
 impl RxToken for Incoming<'_> {
@@ -69,7 +69,7 @@ impl RxToken for Incoming<'_> {
     }
 }
 
-/// A place at the end of the queue.
+/// The next entry of the queue.
 pub(crate) struct Slot<'a>(&'a mut Outgoing);
 
 impl TxToken for Slot<'_> {

@@ -1,4 +1,4 @@
-//! One connection: a TCP socket, who holds it, and how long it may go on.
+//! One connection: a TCP socket, its stage and its timeouts.
 
 use std::{
     io::{self, IoSlice},
@@ -16,39 +16,39 @@ use tokio::io::ReadBuf;
 use super::net::Net;
 use crate::StackLimits;
 
-/// How long an acknowledgement may wait for data to travel with. A service answers within it, which saves one packet in
-/// three; a client that sends its request in two parts is delayed by no more than this.
+/// How long an acknowledgement is delayed to be sent with data. A service answers within this time, which saves one packet
+/// of three. A client that sends its request in two parts is delayed by at most this time.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
-/// Who holds the connection.
+/// The stage of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Nobody yet: the client has not completed the handshake.
+    /// The client has not completed the handshake.
     Handshake,
-    /// The service, or the queue to it.
+    /// The service has the connection, or it is queued for the service.
     Held,
-    /// Nobody any more: what was written goes out, then it closes.
+    /// The service has dropped it: written data is sent, and then it closes.
     Released,
 }
 
-/// One connection. Owns a socket set of its own, so that no packet is ever compared with other connections.
+/// A connection with its own socket set, so that packets are not compared with other connections.
 pub(crate) struct Flow {
     pub serial: u64,
     pub stage: Stage,
     /// The flow is in the list of flows to update.
     pub dirty: bool,
-    /// Where it is in the timetable.
+    /// Its time in the timetable.
     pub scheduled: Option<Instant>,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     opened: Instant,
-    /// Last byte of payload received, or of ours acknowledged, or change of holder.
+    /// When payload was last received or acknowledged, or the stage changed.
     last_progress: Instant,
     aborted: bool,
 }
 
 impl Flow {
-    /// A flow that waits for its SYN. `None` if the stack cannot listen, which no valid service address causes.
+    /// A flow that waits for its SYN. `None` if the stack cannot listen, which does not happen with a valid address.
     pub fn listen(
         service: std::net::SocketAddrV4,
         limits: &StackLimits,
@@ -81,7 +81,7 @@ impl Flow {
         self.sockets.get_mut(self.handle)
     }
 
-    /// Takes one segment.
+    /// Processes a segment.
     pub fn receive(&mut self, packet: &[u8], net: &mut Net, now: Instant) {
         let before = (self.socket().recv_queue(), self.socket().send_queue());
         net.receive(packet, &mut self.sockets, now);
@@ -90,19 +90,19 @@ impl Flow {
         }
     }
 
-    /// Sends what is to be sent.
+    /// Sends pending segments.
     pub fn transmit(&mut self, net: &mut Net, now: Instant) {
         net.transmit(&mut self.sockets, now);
     }
 
-    /// When it wants attention next.
+    /// When it must be updated next.
     pub fn due(&mut self, net: &mut Net, limits: &StackLimits, now: Instant) -> Instant {
         let deadline = self.deadline(limits);
         net.due(&self.sockets, now)
             .map_or(deadline, |due| due.min(deadline))
     }
 
-    /// When it is cut, if nothing happens before.
+    /// When it times out without further progress.
     pub fn deadline(&self, limits: &StackLimits) -> Instant {
         let end = self.opened + limits.lifetime.into();
         let inactive = match self.stage {
@@ -117,13 +117,13 @@ impl Flow {
         self.last_progress
     }
 
-    /// Ends it at once: a reset for the client, an error for the holder.
+    /// Ends it immediately: the client receives a reset, the service an error.
     pub fn abort(&mut self) {
         self.aborted = true;
         self.socket().abort();
     }
 
-    /// The client has completed the handshake, just now.
+    /// Whether the client has completed the handshake since the last call. Then the stage is `Held`.
     pub fn complete_handshake(&mut self, now: Instant) -> bool {
         let complete = self.stage == Stage::Handshake
             && matches!(self.socket().state(), State::Established | State::CloseWait);
@@ -134,13 +134,13 @@ impl Flow {
         complete
     }
 
-    /// Both directions have ended, in peace or not.
+    /// Whether both directions have ended, regularly or with a reset.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.socket().state(), State::Closed | State::TimeWait)
     }
 
-    /// Nothing more will happen and nobody will ask. TIME-WAIT is not kept: it guards against old segments of a former
-    /// connection, which the tunnel's replay window already drops.
+    /// Whether it can be removed. TIME-WAIT is not kept: it protects against old segments of a former connection, which the
+    /// tunnel's replay window already drops.
     pub fn is_finished(&mut self) -> bool {
         self.aborted
             || match self.stage {
@@ -160,7 +160,7 @@ impl Flow {
             socket.register_recv_waker(cx.waker());
             return Poll::Pending;
         }
-        // No more than there is: clearing the rest of a large buffer would cost more than the copy.
+        // Only the available length, because clearing the rest of a large buffer would cost more than the copy.
         let wanted = socket.recv_queue().min(buf.remaining());
         match socket.recv_slice(buf.initialize_unfilled_to(wanted)) {
             Ok(length) => {
@@ -172,7 +172,7 @@ impl Flow {
         }
     }
 
-    /// Takes as much of the parts, one after the other, as there is room for.
+    /// Writes as much of the parts as fits into the send buffer.
     pub fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -198,12 +198,12 @@ impl Flow {
         Poll::Ready(Ok(taken))
     }
 
-    /// No more will be written.
+    /// Closes the sending side.
     pub fn shutdown(&mut self) {
         self.socket().close();
     }
 
-    /// The holder is gone.
+    /// Closes a connection that the service has dropped.
     pub fn release(&mut self, now: Instant) {
         self.stage = Stage::Released;
         self.last_progress = now;

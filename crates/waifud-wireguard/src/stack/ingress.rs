@@ -1,17 +1,17 @@
-//! What an inner packet is to us, decided before the TCP stack sees it: a pure function of its bytes.
+//! Classifies an inner packet by its bytes before the TCP stack processes it.
 
 use std::net::SocketAddrV4;
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpPacket};
 
-/// Where a packet goes.
+/// The class of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// A segment for the service.
     Segment {
-        /// The guest's end.
+        /// The guest's address and port.
         source: SocketAddrV4,
-        /// It asks for a new connection: SYN without ACK and RST.
+        /// Whether it requests a new connection: SYN without ACK and RST.
         opens: bool,
     },
     /// A segment for another port of the service's address.
@@ -25,13 +25,13 @@ pub(crate) enum Arrival {
 /// Why a packet is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// No whole, plain IPv4: broken, a fragment, another version.
+    /// Not a complete IPv4 packet: malformed, a fragment, or another version.
     Malformed,
-    /// Another destination, or a protocol that the service does not speak.
+    /// Another destination or protocol.
     NotForUs,
 }
 
-/// Looks at one packet. Trailing bytes behind the end of the IPv4 packet are padding and ignored.
+/// Classifies a packet. Bytes after the end of the IPv4 packet are padding and ignored.
 pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
     use Arrival::{Icmp, OtherPort, Refused, Segment};
     use Cause::{Malformed, NotForUs};
@@ -39,7 +39,7 @@ pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
     let Ok(ip) = Ipv4Packet::new_checked(packet) else {
         return Refused(Malformed);
     };
-    // Reassembly is memory that a guest could fill; no honest client of a small service fragments.
+    // Reassembly would need memory that a guest could fill, and ordinary clients of a small service do not fragment.
     if ip.version() != 4
         || ip.header_len() < 20
         || ip.more_frags()
@@ -58,7 +58,7 @@ pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
                 return Refused(Malformed);
             };
             let source = SocketAddrV4::new(ip.src_addr(), tcp.src_port());
-            // The stack cannot connect to either (RFC 1122 3.2.1.3, RFC 6335 6), and says so by panicking.
+            // The stack panics on both (RFC 1122, section 3.2.1.3; RFC 6335, section 6).
             if source.port() == 0 || !unicast(source) {
                 return Refused(Malformed);
             }
@@ -66,7 +66,7 @@ pub(crate) fn classify(packet: &[u8], service: SocketAddrV4) -> Arrival {
                 return OtherPort;
             }
             let opens = tcp.syn() && !tcp.ack() && !tcp.rst();
-            // A new connection may cost another guest its place, so its request is read to the end first.
+            // A new connection may end one of another guest, so the packet is verified completely first.
             if opens && !tcp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()) {
                 return Refused(Malformed);
             }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn another_port_or_address_is_told_apart() {
+    fn another_port_or_address_is_recognised() {
         let port = SocketAddrV4::new(*SERVICE.ip(), 81);
         let packet = segment(guest(7), port, TcpControl::Syn, 1, None, b"");
         assert_eq!(classify(&packet, SERVICE), Arrival::OtherPort);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_nobody_can_have_are_refused() {
+    fn impossible_source_addresses_are_refused() {
         for source in [
             "0.0.0.0:5",
             "224.0.0.1:5",

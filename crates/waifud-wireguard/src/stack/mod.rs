@@ -1,11 +1,11 @@
 //! A TCP server for one address and one port, without I/O and without a clock: packets and the time go in, packets come
 //! out, connections are read and written like sockets.
 //!
-//! The protocol is smoltcp's. Its interface keeps all sockets in one set and compares every packet with each of them, and
-//! it has no backlog: a SYN that finds no listening socket is refused. Both are turned round here. Every connection is a
-//! [`Flow`] with a socket set of its own, found by the guest's address and port; a SYN that [`Admission`] lets in gets a
-//! fresh listening socket, so there is no backlog to overflow. The cost of a packet does not depend on how many
-//! connections there are, which is what keeps a guest from slowing down the others by opening many.
+//! smoltcp implements TCP. Its interface keeps all sockets in one set and compares every packet with each of them, and it
+//! has no backlog: a SYN without a listening socket is refused. Here, every connection is a [`Flow`] with its own socket
+//! set, found by the guest's address and port. A SYN that [`Admission`] admits gets a new listening socket, so no backlog
+//! can overflow. The cost of a packet does not depend on the number of connections, so a guest cannot slow down others by
+//! opening many.
 //!
 //! ```text
 //!  ingress ─► classify ─┬─ refused ──────────────────► counted
@@ -14,8 +14,8 @@
 //!  advance ─► dirty flows and those due by the timetable: reset late ones, send, hand over, remove, reschedule
 //! ```
 //!
-//! A flow is with exactly one of three holders ([`Stage`]) and leaves the table as soon as nobody needs it; a
-//! [`Connection`](crate::Connection) whose flow is gone reads a reset.
+//! A flow is in one of three stages ([`Stage`]) and is removed once it is no longer needed. A
+//! [`Connection`](crate::Connection) without a flow reads a reset.
 
 mod admission;
 mod device;
@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{Refusals, StackLimits};
 
-/// Names one connection for ever: a later one from the same port has another serial.
+/// Identifies a connection: a later one from the same port has another serial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowId {
     pub source: SocketAddrV4,
@@ -60,16 +60,16 @@ pub(crate) struct Stack {
     net: Net,
     flows: HashMap<SocketAddrV4, Flow>,
     admission: Admission,
-    /// When which flow wants attention; an entry may be early, never late.
+    /// When each flow must be updated; an entry may be early but never late.
     timetable: BTreeSet<(Instant, SocketAddrV4)>,
     dirty: Vec<SocketAddrV4>,
-    /// Complete, and not yet accepted.
+    /// Established connections that are not accepted yet.
     ready: VecDeque<FlowId>,
     listener_waker: Option<Waker>,
     serial: u64,
     accepted: u64,
     refused: Refusals,
-    /// Whether somebody accepts connections.
+    /// Whether connections are accepted.
     listening: bool,
     closed: bool,
 }
@@ -94,7 +94,7 @@ impl Stack {
         }
     }
 
-    /// Takes one packet whose source is proven. Answers come out after [`advance`](Self::advance).
+    /// Processes a packet with a verified source. Answers are available after [`advance`](Self::advance).
     pub fn ingress(&mut self, packet: &[u8], now: Instant) {
         match classify(packet, self.service) {
             Arrival::Refused(Cause::Malformed) => self.refused.malformed += 1,
@@ -110,7 +110,7 @@ impl Stack {
 
     fn segment(&mut self, source: SocketAddrV4, opens: bool, packet: &[u8], now: Instant) {
         if opens && self.listening {
-            // A client may use a port again before the holder of the former connection has noticed its end.
+            // A client may reuse a port before the service has seen the end of the former connection.
             if self.flows.get_mut(&source).is_some_and(Flow::is_closed) {
                 self.remove(source);
             }
@@ -130,7 +130,7 @@ impl Stack {
         }
     }
 
-    /// Makes a flow for a new connection, unless there is no room for it.
+    /// Creates a flow for a new connection, if the limits allow it.
     fn admit(&mut self, source: SocketAddrV4, now: Instant) -> bool {
         match self.admission.decide(*source.ip()) {
             Decision::Admit => {}
@@ -163,7 +163,7 @@ impl Stack {
         true
     }
 
-    /// Does all that is due at `now`. Must follow every change, and happen no later than [`due`](Self::due).
+    /// Does everything that is due at `now`. Must be called after every change, and no later than [`due`](Self::due).
     pub fn advance(&mut self, now: Instant) {
         for source in std::mem::take(&mut self.dirty) {
             self.update(source, now);
@@ -182,7 +182,7 @@ impl Stack {
         }
     }
 
-    /// A flow that still wants attention now cannot go on until the queue of outgoing packets has been emptied.
+    /// Postpones a flow that is still due: it can continue only once the queue of outgoing packets is empty.
     fn defer(&mut self, source: SocketAddrV4, now: Instant) {
         if let Some(flow) = self.flows.get_mut(&source)
             && let Some(at) = flow.scheduled
@@ -195,7 +195,7 @@ impl Stack {
         }
     }
 
-    /// Brings one flow up to date.
+    /// Updates a flow: applies its timeouts, sends, accepts or removes it, and schedules the next update.
     fn update(&mut self, source: SocketAddrV4, now: Instant) {
         let Some(flow) = self.flows.get_mut(&source) else {
             return;
@@ -229,7 +229,7 @@ impl Stack {
         }
     }
 
-    /// Cuts one flow and forgets it.
+    /// Resets a flow and removes it.
     fn end(&mut self, source: SocketAddrV4, now: Instant) {
         if let Some(flow) = self.flows.get_mut(&source) {
             flow.abort();
@@ -247,7 +247,7 @@ impl Stack {
         }
     }
 
-    /// Ends the connections whose source does not satisfy `keep`.
+    /// Resets the connections whose source does not satisfy `keep`.
     pub fn retain(&mut self, keep: impl Fn(SocketAddrV4) -> bool, now: Instant) {
         let gone: Vec<_> = self
             .flows
@@ -260,7 +260,7 @@ impl Stack {
         }
     }
 
-    /// Nobody accepts connections any more: new ones are answered with a reset, those that wait are cut, the others go on.
+    /// Stops accepting connections: new and waiting ones are reset, accepted ones continue.
     pub fn stop_listening(&mut self, now: Instant) {
         self.listening = false;
         for id in std::mem::take(&mut self.ready) {
@@ -270,7 +270,7 @@ impl Stack {
         }
     }
 
-    /// Ends everything; nothing is admitted any more and the listener is told.
+    /// Resets all connections, admits no further ones, and wakes the listener.
     pub fn close(&mut self, now: Instant) {
         self.closed = true;
         self.listening = false;
@@ -280,12 +280,12 @@ impl Stack {
         }
     }
 
-    /// When [`advance`](Self::advance) is wanted next.
+    /// When [`advance`](Self::advance) must be called next.
     pub fn due(&self) -> Option<Instant> {
         self.timetable.first().map(|(at, _)| *at)
     }
 
-    /// Packets to seal, in order.
+    /// Outgoing packets to encrypt, in order.
     pub fn outgoing(&mut self) -> &mut Outgoing {
         self.net.outgoing()
     }
@@ -338,7 +338,7 @@ impl Stack {
         polled
     }
 
-    /// No more will be written to this connection.
+    /// Closes the sending side of a connection.
     pub fn shutdown(&mut self, id: FlowId, now: Instant) {
         if let Some(flow) = self.flow(id) {
             flow.shutdown();
@@ -346,7 +346,7 @@ impl Stack {
         }
     }
 
-    /// The holder of this connection is gone.
+    /// Closes a connection that the service has dropped.
     pub fn release(&mut self, id: FlowId, now: Instant) {
         if let Some(flow) = self.flow(id) {
             flow.release(now);

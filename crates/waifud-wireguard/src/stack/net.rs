@@ -1,4 +1,4 @@
-//! The interface that all connections share: addresses, routes, checksums, and the queue of what goes out.
+//! The interface that all connections share: addresses, routes, checksums, and the queue of outgoing packets.
 
 use std::net::Ipv4Addr;
 
@@ -10,17 +10,17 @@ use smoltcp::{
 
 use super::device::{Card, Outgoing};
 
-/// One address and a way out.
+/// The interface: one address, and the queue of outgoing packets.
 pub(crate) struct Net {
     interface: Interface,
     outgoing: Outgoing,
     mtu: u16,
-    /// For packets that belong to no connection: the interface answers them itself, with a reset or an echo.
+    /// For packets without a connection, which the interface answers with a reset or an echo reply.
     nobody: SocketSet<'static>,
 }
 
 impl Net {
-    /// `seed` makes sequence numbers hard to guess.
+    /// `seed` makes sequence numbers unpredictable.
     pub fn new(address: Ipv4Addr, mtu: u16, seed: u64) -> Self {
         let mut outgoing = Outgoing::new();
         let mut config = Config::new(HardwareAddress::Ip);
@@ -34,7 +34,7 @@ impl Net {
             // An empty list has room; it is a fixed array whose size is a build option of the library.
             let _ = addresses.push(IpCidr::new(address.into(), 32));
         });
-        // Everything is reached through the tunnel; the gateway is never spoken to on a link without neighbours.
+        // All destinations are behind the tunnel, so the gateway is never resolved.
         let _ = interface.routes_mut().add_default_ipv4_route(address);
         Self {
             interface,
@@ -44,20 +44,20 @@ impl Net {
         }
     }
 
-    /// Hands one packet to a connection.
+    /// Passes a packet to a connection.
     pub fn receive(&mut self, packet: &[u8], sockets: &mut SocketSet<'static>, now: Instant) {
         let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface.poll_ingress_single(now, &mut card, sockets);
     }
 
-    /// Answers one packet that belongs to no connection.
+    /// Answers a packet without a connection.
     pub fn answer(&mut self, packet: &[u8], now: Instant) {
         let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface
             .poll_ingress_single(now, &mut card, &mut self.nobody);
     }
 
-    /// Sends what a connection has to say now, as far as the queue has room.
+    /// Sends a connection's pending segments, as far as the queue has space.
     pub fn transmit(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
         let mut card = Card::new(None, &mut self.outgoing, self.mtu);
         while self.interface.poll_egress(now, &mut card, sockets) == PollResult::SocketStateChanged
@@ -65,7 +65,7 @@ impl Net {
         }
     }
 
-    /// When a connection's own timers want attention next.
+    /// When a connection's timers are due next.
     pub fn due(&mut self, sockets: &SocketSet<'static>, now: Instant) -> Option<Instant> {
         self.interface.poll_at(now, sockets)
     }

@@ -189,7 +189,7 @@ fn a_handshake_that_is_not_completed_is_repeated_and_then_given_up() {
 }
 
 #[test]
-fn an_idle_connection_is_cut_and_its_holder_told() {
+fn an_idle_connection_is_reset_for_client_and_service() {
     let (mut world, client, flow) = connected(StackLimits::default());
     world.pass(secs(29));
     assert!(world.read(flow).is_none());
@@ -203,7 +203,7 @@ fn an_idle_connection_is_cut_and_its_holder_told() {
 }
 
 #[test]
-fn a_client_that_sends_a_byte_now_and_then_lives_no_longer_than_the_lifetime() {
+fn a_slow_client_is_ended_after_the_lifetime() {
     let (mut world, client, flow) = connected(StackLimits::default());
     for _ in 0..14 {
         world.guests[0].socket(client).send_slice(b"x").unwrap();

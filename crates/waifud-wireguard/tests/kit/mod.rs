@@ -17,6 +17,7 @@ pub mod service;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+pub use waifud_kit::testing::skip;
 use waifud_wireguard::{
     NodeTunnel, NodeTunnelConfig, PeerConfig, PrivateKey, ServerConfig, StackLimits, TunnelServer,
 };
@@ -35,8 +36,6 @@ pub struct World {
     pub server_key: PrivateKey,
     pub node_key: PrivateKey,
 }
-
-pub use waifud_kit::testing::skip;
 
 impl World {
     /// `None` where the machine does not let us; the reason has been printed, or the test has failed if it must not skip.
