@@ -18,7 +18,7 @@ use crate::host_keys::{self, Scanner};
 /// The host keys of an instance for ssh.
 #[derive(Debug)]
 pub struct KnownHosts {
-    /// The known_hosts file.
+    /// The `known_hosts` file.
     pub path: PathBuf,
     /// The host name in the file, derived from the unique id.
     pub alias: String,

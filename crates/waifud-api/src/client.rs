@@ -577,7 +577,7 @@ mod tests {
         #[test]
         fn events_do_not_depend_on_where_the_stream_is_split(cut in 0_usize..STREAM.len()) {
             let (head, tail) = STREAM.as_bytes().split_at(cut);
-            let chunks = [head, tail].map(|chunk| Ok::<_, std::io::Error>(chunk));
+            let chunks = [head, tail].map(Ok::<_, std::io::Error>);
             let events = futures::stream::iter(chunks).eventsource();
             let events = futures::executor::block_on(events.collect::<Vec<_>>());
             let fields: Vec<_> = events.iter().flatten().map(|it| (&*it.event, &*it.data, &*it.id)).collect();

@@ -385,8 +385,8 @@ async fn revoking_a_token_closes_its_streams() {
         .await
         .unwrap()
         .unwrap();
-    let text = String::from_utf8_lossy(&received);
-    assert!(text.contains("the token was revoked"), "{text}");
+    let answer = String::from_utf8_lossy(&received);
+    assert!(answer.contains("the token was revoked"), "{answer}");
 }
 
 /// Opens a console with a token by hand-written HTTP and returns the upgraded connection.

@@ -134,7 +134,7 @@ impl Durable {
 
     pub fn save_node(&self, node: &NodeRecord) -> Result<(), DurableError> {
         failpoints::NODE_SAVE.before();
-        self.record_outcome(here(|| self.replace(&self.dir.join(NODE_FILE), node)))?;
+        self.record_outcome(here(|| Self::replace(&self.dir.join(NODE_FILE), node)))?;
         failpoints::NODE_SAVE.after();
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Durable {
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
         failpoints::RECORD_SAVE.before();
         self.record_outcome(here(|| {
-            self.replace(&self.instance_path(record.id), record)
+            Self::replace(&self.instance_path(record.id), record)
         }))?;
         failpoints::RECORD_SAVE.after();
         Ok(())
@@ -199,7 +199,7 @@ impl Durable {
         }
     }
 
-    fn replace(&self, path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
+    fn replace(path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
         let bytes = serde_json::to_vec(value).map_err(io::Error::other);
         let write = |bytes: Vec<u8>| {
             durable::Replacement::of(path)

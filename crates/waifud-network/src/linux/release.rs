@@ -53,9 +53,9 @@ pub(super) fn stale(memory: &str, state: &NetworkState) -> Vec<Lease> {
         let mut ports = state.ports.iter();
         ports.any(|port| (port.mac, port.address) == (lease.mac, lease.address))
     };
-    let mut stale = leases(memory);
-    stale.retain(|lease| !is_known(lease));
-    stale
+    let mut unknown = leases(memory);
+    unknown.retain(|lease| !is_known(lease));
+    unknown
 }
 
 /// Sends the releases to dnsmasq. They never leave the host, because the gateway's address is the host's own, but the
