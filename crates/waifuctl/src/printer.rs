@@ -55,6 +55,10 @@ impl Printer {
         } else {
             escape_lines(&text())
         };
+        // No rows are no lines: `for i in $(waifuctl list -o name)` and `wc -l` count on that.
+        if out.is_empty() {
+            return Ok(());
+        }
         line(&out)
     }
 

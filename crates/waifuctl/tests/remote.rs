@@ -194,7 +194,7 @@ async fn a_token_created_at_the_socket_works_remotely_until_it_is_revoked() {
     fails(
         &world.run(&[], &["--context", "nope", "list"], "").await,
         1,
-        "no context nope",
+        "context nope does not exist",
     );
 
     let events = world.admin(&["events", "token/laptop"]).await;
@@ -282,7 +282,7 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     let output = world
         .run(&both, &["--context", "phone", "token", "list"], "")
         .await;
-    fails(&output, 1, "token=phone is viewer");
+    fails(&output, 1, "token=phone has the role viewer");
     // Errors are problem bodies with --json, here too.
     let output = world.run(&env, &["token", "list", "--json"], "").await;
     let problem: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();

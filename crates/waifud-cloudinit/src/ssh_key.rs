@@ -35,9 +35,7 @@ pub enum SshKeyError {
     #[error("the SSH key is longer than {LINE_MAX} bytes")]
     TooLong,
     /// A private key.
-    #[error(
-        "this is a private key: keep it secret, and use the line of its .pub file instead"
-    )]
+    #[error("this is a private key: keep it secret, and use the line of its .pub file instead")]
     Private,
     /// The first word is not a supported key type. Options before it are not supported.
     #[error(

@@ -114,7 +114,9 @@ impl Walk {
             self.any = true;
             return Ok(());
         } else {
-            return Err(not_used("its Content-Type is a text type, but its content is binary"));
+            return Err(not_used(
+                "its Content-Type is a text type, but its content is binary",
+            ));
         };
         if text.trim().is_empty() {
             return Ok(());

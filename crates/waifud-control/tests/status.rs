@@ -183,7 +183,7 @@ async fn a_wait_is_not_ended_by_the_state_before_its_order() {
     let mut stopped = report(web.id, InstanceState::Stopped);
     stopped.observed_generation = Generation(2);
     let (answer, ()) = tokio::join!(
-        server.get("/v1/instances/web?wait=20s"),
+        server.patch("/v1/instances/web?wait=20s", &stop),
         agent.report_instance(stopped)
     );
     answer.expect(200);

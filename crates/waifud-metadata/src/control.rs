@@ -108,7 +108,10 @@ impl axum::serve::Listener for ControlSocket {
                         return (stream, address);
                     }
                     Ok(peer) => {
-                        tracing::warn!(uid = peer.uid(), "refused a connection to the control socket");
+                        tracing::warn!(
+                            uid = peer.uid(),
+                            "refused a connection to the control socket"
+                        );
                     }
                     Err(error) => {
                         tracing::warn!(%error, "refused a connection without credentials");

@@ -7,8 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging with a level or directives.
 pub fn start(directives: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(directives)
-        .with_context(|| format!("log = {directives:?} is neither a log level nor a valid tracing directive"))?;
+    let filter = EnvFilter::try_new(directives).with_context(|| {
+        format!("log = {directives:?} is neither a log level nor a valid tracing directive")
+    })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)

@@ -67,7 +67,9 @@ fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
     // RFC 1035, section 2.3.4: at most 255 octets, including the guest's own label.
     if !labels_are_plain || state.domain.len() > 190 {
         let shown: String = state.domain.chars().take(40).collect();
-        return Err(contradiction(format!("{shown:?} is not a valid DNS domain")));
+        return Err(contradiction(format!(
+            "{shown:?} is not a valid DNS domain"
+        )));
     }
     if state.mtu < MTU_MIN {
         return Err(contradiction(format!(

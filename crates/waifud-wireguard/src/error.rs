@@ -45,7 +45,9 @@ pub enum WireguardError {
         source: io::Error,
     },
     /// An invalid interface name. Linux allows 1 to 15 bytes without slashes and spaces.
-    #[error("{interface:?} is not a valid interface name: 1 to 15 bytes without slashes and spaces")]
+    #[error(
+        "{interface:?} is not a valid interface name: 1 to 15 bytes without slashes and spaces"
+    )]
     InterfaceName {
         /// The configured name.
         interface: String,

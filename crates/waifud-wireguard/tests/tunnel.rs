@@ -100,7 +100,9 @@ fn a_guest_is_answered_through_the_kernel_s_wireguard_or_userspace() {
         TunnelBackend::Kernel
     } else {
         // Passes even with WAIFUD_TEST_NO_SKIP=1: no package can add the module to a running kernel.
-        waifud_kit::testing::report_skipped("the kernel's WireGuard: this kernel has no wireguard module");
+        waifud_kit::testing::report_skipped(
+            "the kernel's WireGuard: this kernel has no wireguard module",
+        );
         TunnelBackend::Userspace
     };
     assert_eq!(node.backend(), expected);

@@ -66,7 +66,7 @@ mod tests {
         }))
         .unwrap();
         let shown = format!("{:?}", none_yet(&instance));
-        assert!(shown.contains("seen on lan"), "{shown}");
+        assert!(shown.contains("observed on lan"), "{shown}");
         assert!(shown.contains("--for address"), "{shown}");
     }
 }

@@ -254,7 +254,9 @@ fn pyyaml_or_skip() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    !waifud_kit::testing::skip_if((!there).then(|| "Debian's python3-yaml is not installed".to_owned()))
+    !waifud_kit::testing::skip_if(
+        (!there).then(|| "Debian's python3-yaml is not installed".to_owned()),
+    )
 }
 
 /// A small generator (Marsaglia's xorshift64), so that each run compares the same documents.

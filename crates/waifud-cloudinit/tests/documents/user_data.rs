@@ -204,7 +204,11 @@ fn user_data_that_cloud_init_would_not_run_is_refused_with_its_line() {
             2,
             "must continue with",
         ),
-        ("## template: jinja\n\n#!/bin/sh\n", 3, "must directly follow"),
+        (
+            "## template: jinja\n\n#!/bin/sh\n",
+            3,
+            "must directly follow",
+        ),
         ("#cloud-config-jsonp\n[{]\n", 2, "not a JSON list"),
         ("#cloud-config-jsonp\n{}\n", 2, "not a JSON list"),
         (

@@ -39,10 +39,11 @@ pub(super) fn forget(kept: &mut Kept, in_use: Ipv4Addr) {
 }
 
 fn ipv4(kept: &Kept) -> impl Iterator<Item = (Ipv4Addr, u64)> {
-    kept.iter().filter_map(|(address, last_used)| match address {
-        IpAddr::V4(address) => Some((*address, *last_used)),
-        IpAddr::V6(_) => None,
-    })
+    kept.iter()
+        .filter_map(|(address, last_used)| match address {
+            IpAddr::V4(address) => Some((*address, *last_used)),
+            IpAddr::V6(_) => None,
+        })
 }
 
 #[cfg(test)]
@@ -54,7 +55,9 @@ mod tests {
     const NEW: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 
     fn kept(all: &[(Ipv4Addr, u64)]) -> Kept {
-        all.iter().map(|(a, last_used)| ((*a).into(), *last_used)).collect()
+        all.iter()
+            .map(|(a, last_used)| ((*a).into(), *last_used))
+            .collect()
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
-use waifud_network::GuestNetwork;
 use waifud_kit::testing::skip_if;
+use waifud_network::GuestNetwork;
 use waifud_types::spec::{Protocol, PublishSpec};
 
 use crate::lab::{GATEWAY, Guest, Lab, OUTSIDE, UPLINK, on_a_node};
@@ -49,7 +49,6 @@ fn has(tool: &str) -> bool {
     let found = std::path::Path::new("/usr/sbin").join(tool).exists();
     !skip_if((!found).then(|| format!("{tool} is needed")))
 }
-
 
 fn publish(lab: &mut Lab) {
     lab.state.ports[0].publish = vec![PublishSpec {

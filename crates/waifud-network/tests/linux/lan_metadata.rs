@@ -7,9 +7,7 @@ use std::time::Duration;
 use waifud_network::GuestNetwork;
 
 use crate::frames::{ARP, BROADCAST, IPV4, arp, contains, echo, ethernet, ipv4, udp};
-use crate::home::{
-    Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, guest_at_home, lan_port,
-};
+use crate::home::{Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, guest_at_home, lan_port};
 use crate::lab::{METADATA, on_a_node};
 use crate::lifecycle::drifts;
 use crate::reach::{accept, greeter, greets};

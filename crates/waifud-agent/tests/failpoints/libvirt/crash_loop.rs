@@ -27,7 +27,8 @@ async fn until_web(cluster: &Cluster, what: &str, is_so: impl Fn(&Value) -> bool
 async fn until_put_off(cluster: &Cluster, crashes: u32) -> Timestamp {
     let when = |web: &Value| -> Option<Timestamp> {
         let reason = web["status"]["reason"].as_str()?;
-        let begin = format!("it crashed, {crashes} times in a row; the next start is tried at ");
+        let begin =
+            format!("it crashed, {crashes} times in a row; the next start is attempted at ");
         reason.strip_prefix(&begin)?.parse().ok()
     };
     until_web(cluster, "put off", |web| {
