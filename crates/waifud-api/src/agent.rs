@@ -223,7 +223,9 @@ pub struct AgentReport {
     pub instances: Vec<InstanceReport>,
     /// Executed tombstones: no part of these instances is left on the node.
     pub destroyed: Vec<Tombstone>,
-    /// The complete list of unmanaged objects on the node; null if unchanged.
+    /// The complete list of unmanaged objects on the node; null if unchanged. Agents of earlier versions call this
+    /// `unclaimed`.
+    #[serde(alias = "unclaimed")]
     pub unmanaged: Option<Vec<Unmanaged>>,
 }
 

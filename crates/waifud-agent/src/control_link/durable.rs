@@ -255,6 +255,21 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = InstanceRecord::new(InstanceId::generate());
+        record.managed = true;
+        record.memory.run = RunMemory::Started;
+        let present = serde_json::to_string(&record).unwrap();
+        let earlier = present.replace("\"managed\":", "\"claimed\":");
+        assert_ne!(earlier, present);
+        fs::write(dir.path().join(format!("{}.json", record.id)), earlier).unwrap();
+        let (_, loaded) = Durable::open(dir.path().to_owned()).unwrap();
+        assert!(loaded.damaged.is_empty(), "{:?}", loaded.damaged);
+        assert_eq!(loaded.instances.get(&record.id), Some(&record));
+    }
+
+    #[test]
     fn an_interrupted_write_is_dropped_and_a_damaged_file_is_moved_aside() {
         let dir = tempfile::tempdir().unwrap();
         let (copy, _) = Durable::open(dir.path().to_owned()).unwrap();

@@ -35,7 +35,9 @@ pub struct InstanceRecord {
     pub id: InstanceId,
     /// As waifud last sent it; `None` if only a tombstone is known.
     pub instance: Option<AgentInstance>,
-    /// Whether it is in the node's slice. An instance outside it is neither changed nor destroyed.
+    /// Whether it is in the node's slice. An instance outside it is neither changed nor destroyed. Files of earlier
+    /// versions call this `claimed`.
+    #[serde(alias = "claimed")]
     pub managed: bool,
     /// Set when the instance is to be deleted.
     pub tombstone: Option<Tombstone>,

@@ -133,12 +133,21 @@ impl Firewall {
                 self.session.start();
             }
         }
+        let after = generation()?;
+        if after == before {
+            let why = "nft confirmed the change, but nothing was committed";
+            return Err(self.nft.failed(why));
+        }
         files::replace(&self.loaded, tables)?;
         // After a commit of another program in between, only a listing can tell which rules are in force.
-        let after = generation()?;
         if after == before.wrapping_add(1) {
             self.ours_at = Some(after);
             self.own_commit = Some((before, after));
+        }
+        // Listed at once: a change of other rules before the next check must not look like a change of ours. A change
+        // of elements is listed by that check, because listing takes longer than the change itself.
+        if matches!(transaction, Transaction::Replacement(_)) {
+            self.compare().await?;
         }
         Ok(())
     }

@@ -156,11 +156,16 @@ impl Foreign {
     pub(super) fn record_outcome(
         &mut self,
         accepted: &AcceptedInterfaces,
-        outcome: Result<Vec<String>, NetworkError>,
+        outcome: Result<(Vec<String>, Option<u32>), NetworkError>,
     ) {
-        self.checked_at = generation().ok().map(|now| (accepted.clone(), now));
+        // Taken before the rules were read: a commit of another firewall during the reading is checked again.
+        let seen_at = match &outcome {
+            Ok((_, seen_at)) => *seen_at,
+            Err(_) => generation().ok(),
+        };
+        self.checked_at = seen_at.map(|generation| (accepted.clone(), generation));
         match outcome {
-            Ok(places) => {
+            Ok((places, _)) => {
                 self.places = places;
                 self.trouble = None;
             }

@@ -11,6 +11,7 @@ use super::config::LinuxNetworkConfig;
 use super::dnsmasq::{self, Dnsmasq};
 use super::firewall::Firewall;
 use super::foreign::Foreign;
+use super::generation::generation;
 use super::lan;
 use super::links::{self, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
@@ -183,19 +184,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Adds missing rules to other firewalls. Returns the chains with our rules. Our own tables are already in force.
+    /// Adds missing rules to other firewalls. Returns the chains with our rules, and the generation at which all of them
+    /// were seen; no generation if some were missing again. Our own tables are already in force.
     async fn accept_in_other_firewalls(
         &mut self,
         accepted: &AcceptedInterfaces,
-    ) -> Result<Vec<String>, NetworkError> {
-        let change = self.foreign.change(Some(accepted)).await?;
+    ) -> Result<(Vec<String>, Option<u32>), NetworkError> {
+        let mut read_at = generation()?;
+        let mut change = self.foreign.change(Some(accepted)).await?;
         if !change.is_empty() {
             // Our own rules are verified before and after, because the kernel counts any change as one of ours.
             self.firewall.is_intact().await?;
             self.foreign.apply(&change).await?;
             self.firewall.is_intact().await?;
+            // Another firewall may have been reloaded meanwhile, so only what is read after our commits is certain.
+            read_at = generation()?;
+            change = self.foreign.change(Some(accepted)).await?;
         }
-        Ok(change.into_places())
+        let seen_at = change.is_empty().then_some(read_at);
+        Ok((change.into_places(), seen_at))
     }
 
     pub(super) async fn host_facts(&mut self) -> Result<HostNetworkFacts, NetworkError> {
