@@ -232,3 +232,32 @@ async fn a_description_recreates_the_instance_and_a_dry_run_creates_nothing() {
 fn common_key() -> &'static str {
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me"
 }
+
+#[tokio::test]
+async fn a_page_of_descriptions_ends_when_its_user_data_reaches_4_mib() {
+    let server = Server::with_template().await;
+    let script = format!("#!/bin/sh\n{}", "# a comment\n".repeat(80_000));
+    for n in 0..7 {
+        let body = json!({"name": format!("vm-{n}"), "template": "debian-12", "user_data": script});
+        server.create(&body).await.expect(201);
+    }
+    let mut names = Vec::new();
+    let mut pages = Vec::new();
+    let mut path = "/v1/descriptions?limit=500".to_owned();
+    loop {
+        let page: Value = server.get(&path).await.expect(200).json();
+        let items = page["items"].as_array().unwrap();
+        pages.push(items.len());
+        for item in items {
+            assert_eq!(item["description"]["user_data"], script);
+            names.push(item["description"]["name"].as_str().unwrap().to_owned());
+        }
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        path = format!("/v1/descriptions?limit=500&cursor={next}");
+    }
+    assert_eq!(pages, [5, 2], "960,010 bytes each");
+    let expected: Vec<_> = (0..7).map(|n| format!("vm-{n}")).collect();
+    assert_eq!(names, expected);
+}

@@ -133,7 +133,7 @@ fn affected(files: &[&str], packages: &[Package], root: &Path) -> Selection {
         let runs = RUNS.iter().any(|(suite, programs)| {
             *suite == package.name && programs.iter().any(|program| changed.contains(*program))
         });
-        let starts_labs = uses(LAB) && changed.contains(XTASK);
+        let starts_labs = (package.name == LAB || uses(LAB)) && changed.contains(XTASK);
         if depends || runs || starts_labs {
             tested.insert(package.name.clone());
         }
@@ -261,7 +261,7 @@ mod tests {
     fn xtask_selects_every_suite_that_starts_labs_with_it() {
         assert_eq!(
             of(&["xtask/src/main.rs"]),
-            some(&["xtask", "waifud-agent", "waifud-tests"])
+            some(&["waifud-lab", "xtask", "waifud-agent", "waifud-tests"])
         );
     }
 

@@ -45,7 +45,9 @@ pub fn build() -> Result<Vec<Program>> {
     let mut command = cargo::cargo();
     command.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     command.arg("--message-format=json-render-diagnostics");
-    parse(&cargo::read(&mut command)?)
+    let programs = parse(&cargo::read(&mut command)?)?;
+    anyhow::ensure!(!programs.is_empty(), "cargo reported no test program");
+    Ok(programs)
 }
 
 /// The parts of cargo's messages that are used here.

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -25,6 +25,8 @@ use crate::{cargo, root};
 pub const GUESTS: &str = "waifud-tests";
 /// No suite may take longer. The longest takes five minutes.
 const LIMIT: Duration = Duration::from_mins(40);
+/// How long a suite that passed its limit may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(30);
 /// How often the jobs that are still running are listed.
 const REMINDER: Duration = Duration::from_mins(1);
 /// How many suites the table has.
@@ -97,8 +99,12 @@ fn run_in(target: &Path, programs: &[Program], others: Vec<Other<'_>>) -> Result
             scope.spawn(move || {
                 let _until_the_end = working;
                 while let Some(taken) = queues.take(preferred) {
-                    runner.run(taken.job);
+                    // A panic must not leave the other worker waiting; the scope reports it at the end.
+                    let run = catch_unwind(AssertUnwindSafe(|| runner.run(taken.job)));
                     queues.done(taken.kind);
+                    if let Err(panic) = run {
+                        resume_unwind(panic);
+                    }
                 }
             });
         }
@@ -233,11 +239,16 @@ impl Runner {
         let mut child = command.spawn().context("cannot start it")?;
         let status = wait::until("its end", LIMIT, || Ok(child.try_wait()?));
         if status.is_err() {
-            let _ended_already = child.kill();
-            child.wait()?;
+            end(&mut child)?;
         }
         let status = status?;
         ensure!(status.success(), "it ended with {status}");
+        // A test that ends the whole process with 0 would hide all tests after it.
+        let text = std::fs::read(log)?;
+        ensure!(
+            String::from_utf8_lossy(&text).contains("test result: ok"),
+            "it ended without the result of its tests"
+        );
         Ok(())
     }
 
@@ -258,7 +269,9 @@ impl Runner {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         finished.sort_by_key(|job| Reverse(job.time));
-        write_times(&self.times, &finished)?;
+        if let Err(error) = write_times(&self.times, &finished) {
+            eprintln!("warning: the next run cannot use the times of this one: {error:#}");
+        }
         let tests = finished.iter().flat_map(|job| {
             let name = job.name.as_str();
             job.summary.timed.iter().map(move |test| (name, test))
@@ -277,6 +290,20 @@ impl Runner {
         ensure!(failed.is_empty(), "{}", failed.join(", "));
         Ok(())
     }
+}
+
+/// Ends a suite that passed its limit. It may run as root through sudo, which passes SIGTERM on to it.
+fn end(child: &mut Child) -> Result<()> {
+    let pid = child.id().to_string();
+    for signal in ["-TERM", "-KILL"] {
+        let mut kill = root::program(Path::new("/bin/kill"));
+        let _ended_already = kill.args([signal, &pid]).status()?;
+        let ended = wait::until("its end", GRACE, || Ok(child.try_wait()?));
+        if ended.is_ok() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The longest jobs, and the number of all tests.

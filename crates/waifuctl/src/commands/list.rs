@@ -224,14 +224,19 @@ async fn descriptions(
     page: &Page<Instance>,
 ) -> Result<(), Failure> {
     let mut by_id = BTreeMap::new();
-    if args.names.is_empty() && !page.items.is_empty() {
+    if selects_all(args) && !page.items.is_empty() {
         let all = pagination::list(async |query| context.client.descriptions(query).await).await?;
         by_id.extend(all.items.into_iter().map(|one| (one.id, one.description)));
-    }
-    for name in &args.names {
-        if let Some(instance) = page.items.iter().find(|one| is_called(one, name)) {
-            let (request, _) = context.client.description(&instance.id.to_string()).await?;
-            by_id.insert(instance.id, request);
+    } else {
+        // A selection is usually small, and pages of all descriptions contain the user-data of all instances.
+        for instance in &page.items {
+            match context.client.description(&instance.id.to_string()).await {
+                Ok((request, _)) => {
+                    by_id.insert(instance.id, request);
+                }
+                Err(error) if error.problem().is_some_and(|it| it.code == "not-found") => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let found = page.items.iter().filter_map(|one| by_id.remove(&one.id));
@@ -244,8 +249,12 @@ async fn descriptions(
     print_text(&documents.join("---\n"))
 }
 
-fn is_called(instance: &Instance, name: &str) -> bool {
-    instance.name.as_str() == name || instance.id.to_string() == name
+fn selects_all(args: &ListArgs) -> bool {
+    args.names.is_empty()
+        && args.label.is_empty()
+        && args.state.is_none()
+        && args.node.is_none()
+        && args.template.is_none()
 }
 
 /// Fails if a filter names a node or a template that does not exist: an empty list would hide the mistake.

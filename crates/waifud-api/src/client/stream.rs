@@ -103,9 +103,7 @@ impl StreamSource {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broken(error)),
                 None => {
-                    return Err(StreamEnd::Closed(
-                        "lost the connection to waifud".to_owned(),
-                    ));
+                    return Err(StreamEnd::Lost("lost the connection to waifud".to_owned()));
                 }
             }
         }

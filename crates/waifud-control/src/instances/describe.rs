@@ -13,8 +13,25 @@ use crate::network::problems as network_problems;
 use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError};
 
-/// Maximum number of descriptions per page: each can contain 1 MiB of user-data.
+/// Maximum number of descriptions per page.
 const PAGE_MAX: u32 = 50;
+/// A page ends with the description in which its user-data reaches this size, so that a slow link and the server's
+/// memory bear it.
+const PAGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How many of the rows fit on one page: at least one, so that every page leads to the next.
+fn fitting(rows: &[InstanceRow], limit: u32) -> u32 {
+    let mut bytes = 0_u64;
+    let mut count = 0;
+    for row in rows.iter().take(limit as usize) {
+        count += 1;
+        bytes += row.spec.user_data.as_ref().map_or(0, |it| it.size_bytes);
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    count.max(1)
+}
 
 impl Control {
     /// Describes a page of instances, ordered by name.
@@ -26,7 +43,8 @@ impl Control {
         self.store()
             .read(move |tx| {
                 let rows = tx.instances(&InstanceFilter::default(), page.after(), limit + 1)?;
-                let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
+                let count = fitting(&rows, limit);
+                let (rows, next) = Cursor::cut(rows, count, |row| row.name.as_str());
                 let items = rows.into_iter().map(|row| {
                     Ok(InstanceDescription {
                         id: row.id,
