@@ -16,8 +16,8 @@ use crate::World;
 use crate::world::NODE;
 
 const TEMPLATE: &str = "debian-12-node";
-/// Limit of operations in an emulated machine.
-pub const SLOW: Duration = Duration::from_mins(5);
+/// Limit of operations in an emulated machine: a minute or two on a calm machine, much more on a busy one.
+pub const SLOW: Duration = Duration::from_mins(15);
 /// The socket in the lab of the SSH connection that all commands share. The handshake is slow in an emulated machine.
 const CONNECTION: &str = "/tmp/machine.ssh";
 

@@ -1,4 +1,4 @@
-//! `cargo xtask`: builds, tests and measures this repository. Each command has a file of its own.
+//! `cargo xtask`: builds, tests and measures this repository. Each command is in its own file.
 
 use clap::{Parser, Subcommand};
 

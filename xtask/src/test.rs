@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
         installed = true;
         Ok(())
     });
-    // Beside cargo's build: much of the time is spent waiting for mirrors.
+    // Concurrently with cargo's build: much of the time is spent waiting for mirrors.
     let preparation = installed.then(|| {
         thread::spawn(move || {
             packages::install_python();

@@ -148,7 +148,7 @@ mod tests {
             [two.as_str()]
         );
         assert_eq!(scan(&format!("{one}\n{END}\n")), [""; 0]);
-        // An empty one says that there are none.
+        // An empty block means that there are no keys.
         assert_eq!(scan(&format!("{}{BEGIN}\n{END}\n", whole(&one))), [""; 0]);
         // The last line needs no end.
         assert_eq!(scan(&format!("{BEGIN}\n{one}\n{END}")), [one.as_str()]);

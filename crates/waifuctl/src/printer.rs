@@ -55,7 +55,7 @@ impl Printer {
         } else {
             escape_lines(&text())
         };
-        // No rows are no lines: `for i in $(waifuctl list -o name)` and `wc -l` count on that.
+        // An empty table prints no line, on which `for i in $(waifuctl list -o name)` and `wc -l` rely.
         if out.is_empty() {
             return Ok(());
         }

@@ -296,7 +296,8 @@ impl AgentClient {
         {
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, connection)),
-                // It broke before anything went out: the request comes back, for a new connection.
+                // The connection broke before the request was sent, so the request is returned and sent on a new
+                // connection.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(io::Error::other(error.into_error())),
@@ -338,7 +339,7 @@ impl AgentClient {
                     self.unreachable(io::Error::other(error))
                 }
             })?;
-        // Read to its end: the connection is good for another request.
+        // The body was read completely, so the connection can be reused.
         if !open.connection.sender.is_closed() {
             *self.kept() = Some(open.connection);
         }
@@ -358,7 +359,7 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // Its errors reach the reader of the body too.
+        // The reader of the body receives the connection's errors too.
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let _seen_by_the_reader = connection.await;
         }));
@@ -473,7 +474,7 @@ fn is_unknown_kind(line: &[u8]) -> bool {
             .object
             .is_some_and(|object| !matches!(object.kind.as_str(), "node" | "instance")),
         "delete" | "tombstone" | "sync" | "ping" => false,
-        // Also a kind of stream that only a newer waifud knows.
+        // This also applies to a kind of stream that only a newer waifud knows.
         _ => true,
     })
 }

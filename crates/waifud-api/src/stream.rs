@@ -182,7 +182,7 @@ pub enum RefusalReason {
     NotHere,
     /// The guest is off.
     NotRunning,
-    /// The instance has no address of its own to connect to.
+    /// The instance does not have an address to connect to.
     NoAddress,
     /// The guest refuses connections at the port.
     NothingListens,

@@ -63,7 +63,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     #[test]
-    fn a_token_holds_until_its_end_for_its_instance_and_key_only() {
+    fn a_token_is_valid_until_it_expires_for_its_instance_and_key_only() {
         let (a, b) = (InstanceId::generate(), InstanceId::generate());
         let tokens = Tokens::new(&[1; 32]);
         let token = tokens.issue(a, NOW, 60);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_with_a_later_end_written_into_it_does_not_hold() {
+    fn a_token_with_a_changed_expiry_is_refused() {
         let instance = InstanceId::generate();
         let tokens = Tokens::new(&[1; 32]);
         let token = tokens.issue(instance, NOW, 60);

@@ -72,7 +72,7 @@ pub enum UserDataError {
     /// User-data encoded as base64.
     #[error("the user-data is {what}, encoded as base64; cloud-init would not decode it")]
     Base64 {
-        /// What is encoded.
+        /// The kind of the encoded data.
         what: &'static str,
     },
     /// cloud-init does not recognise the first line.

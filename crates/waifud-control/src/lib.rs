@@ -1,6 +1,6 @@
 //! The control server's logic: requests, placement, events, templates, and the watch that agents follow.
 //!
-//! [`Control`] holds the services. Each verb is a method in a file of its own; each change is one job of the database's
+//! [`Control`] holds the services. Each operation is a method in its own file; each change is one job of the database's
 //! writer (`waifud-store`), so that it is checked, decided, written and recorded as events in one transaction.
 //! [`http`] is the interface: [`http::user_router`] for users, [`http::tls_router`] for users and nodes.
 //!

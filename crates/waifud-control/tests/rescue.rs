@@ -1,4 +1,4 @@
-//! Rescue over the API: what the node is told to do, which documents the guest gets, and what is refused.
+//! Rescue over the API: the spec that the node receives, the documents of the guest, and refused requests.
 
 mod common;
 

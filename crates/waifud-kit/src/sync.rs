@@ -1,8 +1,8 @@
-//! Locking a mutex whatever happened to its last holder.
+//! Locks a mutex even if a thread panicked while it held the lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks the mutex, also if a thread panicked while it held the lock. Use it where every state of the data is valid.
+/// Locks the mutex, even if a thread panicked while it held the lock. Use it where every state of the data is valid.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

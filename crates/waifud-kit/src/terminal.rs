@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escape_sequences_are_shown_and_not_obeyed() {
+    fn escape_sequences_are_shown_and_not_executed() {
         let shown = escape("a\x1b[31mb\u{202e}c\nd");
         assert_eq!(shown, "a\\u{1b}[31mb\\u{202e}c d");
         assert_eq!(escape("plain — ü"), "plain — ü");
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(one_line("\r\n", 4), "");
     }
 
-    /// What a hostile guest would write: any characters, and often unsafe ones.
+    /// Text that a hostile guest may write: any characters, many of them unsafe.
     fn hostile() -> impl Strategy<Value = String> {
         let unsafe_pieces = prop::sample::select(vec![
             "\x1b[2J",

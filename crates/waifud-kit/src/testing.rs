@@ -17,7 +17,7 @@ fn allows_skipping(value: Option<&OsStr>) -> bool {
     value.is_none_or(|value| value != "1")
 }
 
-/// Reports on standard error that the calling test is skipped. The caller then returns.
+/// Reports on standard error that the calling test is skipped. The caller must then return.
 ///
 /// # Panics
 /// Where skipping is forbidden: the test fails.
@@ -30,7 +30,7 @@ pub fn skip(reason: &str) {
     report_skipped(reason);
 }
 
-/// [`skip`]s if there is a reason, and returns whether there is one.
+/// Calls [`skip`] if there is a reason, and returns whether there is one.
 ///
 /// # Panics
 /// Where there is a reason and skipping is forbidden: the test fails.

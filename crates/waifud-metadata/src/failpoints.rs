@@ -1,15 +1,15 @@
-//! metadatad's acts: what it makes durable before it answers. Tests let it die around each.
+//! The failpoints of metadatad: its durable changes. Tests kill it before and after each.
 
 waifud_kit::acts! {
     "metadatad":
-    /// The node's end of the tunnel becomes durable.
+    /// The configuration of the node's end of the tunnel becomes durable.
     TUNNEL_SAVE = "tunnel.save";
     /// A bundle becomes durable.
     BUNDLE_SAVE = "bundle.save";
-    /// A bundle that nobody uses goes.
+    /// An unused bundle is removed.
     BUNDLE_DROP = "bundle.drop";
-    /// Whom to serve what becomes durable.
+    /// An assignment becomes durable.
     ASSIGNMENT_SAVE = "assignment.save";
-    /// That an instance is served no more becomes durable.
+    /// The removal of an assignment becomes durable.
     ASSIGNMENT_DROP = "assignment.drop";
 }

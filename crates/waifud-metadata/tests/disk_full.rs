@@ -1,5 +1,6 @@
-//! The store on a real filesystem that fills up: what is there stays whole and is served, what comes is refused, and it
-//! goes on when there is room. The filesystem is a tmpfs in a mount namespace of the test's thread, which ends with it.
+//! The store on a real filesystem that fills up: existing data stays intact and is served, new data is refused, and the
+//! store continues once there is space. The filesystem is a tmpfs in a mount namespace of the test's thread and ends
+//! with it.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -27,7 +28,7 @@ fn assignment(last: u8) -> Assignment {
     }
 }
 
-/// A small filesystem that only this thread, and those that it starts, see.
+/// A small filesystem that is only visible to this thread and the threads that it starts.
 fn mounted(at: &Path) {
     const NONE: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -55,7 +56,7 @@ async fn full(at: &Path) {
     let large = Bytes::from(vec![7; 100_000]);
     let error = store.put_bundle(other, large.clone()).await.unwrap_err();
     assert!(error.is_full(), "{error:?}");
-    // As a process that is started on the full disk finds it, too.
+    // Also as seen by a process that is started on the full disk.
     for store in [store, DiskStore::open(&at.join("state")).unwrap()] {
         assert_eq!(store.assignments().await.unwrap(), [(web, assignment(1))]);
         assert_eq!(store.bundles().await.unwrap(), [digest]);

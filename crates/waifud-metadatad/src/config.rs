@@ -37,7 +37,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file; a missing one means defaults, one that can't be read or understood is an error.
+    /// Reads the file. A missing file means the defaults; a file that cannot be read or parsed is an error.
     pub fn read(path: &Path) -> Result<Self> {
         Ok(waifud_kit::config::load(path)?.unwrap_or_default())
     }
@@ -82,7 +82,7 @@ mod tests {
         }
     }
 
-    /// What people read. Its example is complete, so every key is in it, with its default.
+    /// The documentation. Its example is complete: it contains every key with its default.
     #[test]
     fn the_page_on_configuration_shows_every_key_with_its_default() {
         let page = include_str!("../../../docs/reference/config.md");
@@ -93,7 +93,7 @@ mod tests {
         let (_, example) = section.split_once("```toml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
         assert_eq!(read(example).unwrap(), Config::default());
-        // serde names all keys to whoever uses one that is none.
+        // serde lists all keys in the error about an unknown one.
         let error = toml::from_str::<Config>("no-key = 1").unwrap_err();
         let (_, keys) = error.message().split_once("expected one of ").unwrap();
         let keys: Vec<&str> = keys.split(", ").map(|key| key.trim_matches('`')).collect();
@@ -111,7 +111,7 @@ mod tests {
         for row in rows {
             let key = row[1].trim_matches('`');
             assert!(keys.contains(&key), "the table has {key}");
-            // A default that is a value is the example's.
+            // If the default is a value, the example contains the same value.
             if row[3].starts_with('`') {
                 assert_eq!(row[3].trim_matches('`'), set[key].to_string(), "{key}");
             }

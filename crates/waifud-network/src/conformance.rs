@@ -1,7 +1,7 @@
-//! One suite that every [`GuestNetwork`] passes, the real one and the fake.
+//! The conformance tests that every [`GuestNetwork`], real or fake, must pass.
 //!
-//! It is plain functions that panic on the first surprise, so that any test can call them with any adapter. The state
-//! handed in must have at least two ports, best some on a bridge of the host's own too, and fit the host that the adapter works on.
+//! The tests are functions that panic on a violation, so that any test can call them with any adapter. The given state
+//! must have at least two ports, preferably also some on a bridge of the host, and must be valid on the adapter's host.
 #![expect(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -13,10 +13,10 @@ use ipnet::IpNet;
 
 use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
-/// Makes a good state contradict itself.
+/// Makes a valid state contradict itself.
 type Spoil = fn(&mut NetworkState);
 
-/// Runs everything, and leaves nothing behind.
+/// Runs all tests, and leaves nothing behind.
 pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     nothing_is_known_before_the_first_ensure(network, state).await;
     ensuring_twice_changes_nothing(network, state).await;
@@ -27,7 +27,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     absence_can_be_ensured_at_any_time(network, state).await;
 }
 
-/// An adapter that was told nothing has no ports, and removing nothing is fine.
+/// An adapter without a state has no ports, and removing nothing succeeds.
 pub async fn nothing_is_known_before_the_first_ensure(
     network: &dyn GuestNetwork,
     state: &NetworkState,
@@ -49,7 +49,7 @@ pub async fn ensuring_twice_changes_nothing(network: &dyn GuestNetwork, state: &
     }
 }
 
-/// A port that is listed no more is unknown; one that comes back starts at zero.
+/// A port that was removed from the state is unknown; a port that is added again starts at zero.
 pub async fn ports_come_and_go(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     let mut fewer = state.clone();
@@ -68,7 +68,7 @@ pub async fn ports_come_and_go(network: &dyn GuestNetwork, state: &NetworkState)
     assert_eq!(counters, Some(PortCounters::default()));
 }
 
-/// Each contradiction is refused as one, and the state before it stays in force.
+/// Each contradiction is refused with that error, and the previous state stays in force.
 pub async fn contradictions_are_refused_and_change_nothing(
     network: &dyn GuestNetwork,
     state: &NetworkState,
@@ -133,7 +133,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
     network.ensure(state).await.unwrap();
 }
 
-/// One look shows all ports of the state that is in force, none of which has asked for its lease yet.
+/// One observation covers all ports of the state in force, none of which has requested its lease yet.
 pub async fn every_port_and_no_other_is_observed(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     let observations = network.observe_ports().await.unwrap();
@@ -155,7 +155,7 @@ pub async fn what_is_ours_is_no_fact_of_the_host(network: &dyn GuestNetwork, sta
     assert_eq!(network.bridges().await.unwrap(), facts.bridges);
 }
 
-/// Absence is idempotent too, and not the end: a later ensure begins anew.
+/// Removal is idempotent too, and a later ensure starts again.
 pub async fn absence_can_be_ensured_at_any_time(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     for _ in 0..2 {

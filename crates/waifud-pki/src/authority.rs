@@ -1,4 +1,4 @@
-//! The private CA, and what it issues.
+//! The private CA and the certificates that it issues.
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use crate::pem::{fingerprint, to_pem};
 use crate::tls::is_good;
 use crate::{Identity, NodeRequest, PkiError, SERVER_NAME, certificates, files, write_durably};
 
-/// The CA's key and certificate, in one file so that no crash can part them.
+/// The CA's key and certificate, in one file so that a crash cannot separate them.
 const FILE: &str = "ca.key";
-/// The certificate alone, for whoever has to trust it.
+/// The certificate alone, for clients that must trust it.
 const PUBLIC: &str = "ca.crt";
-/// waifud's own key and certificates.
+/// The key and certificates of waifud's server.
 const SERVER: &str = "server.key";
 
 /// The private CA.
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new CA.
+    /// Creates a new CA.
     pub fn generate() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Make)?;
         let mut params = common("waifud CA", 9999)?;
@@ -56,8 +56,8 @@ impl Authority {
         })
     }
 
-    /// The CA of a directory; made, 0600, when there is none. A file that can't be read is an error and never
-    /// replaced: all nodes trust the CA that they know.
+    /// Opens the CA in a directory, or creates it (0600) if there is none. A file that cannot be read is an error and
+    /// is never replaced, because all nodes trust the existing CA.
     pub fn open(dir: &Path) -> Result<Self, PkiError> {
         let path = dir.join(FILE);
         let authority = if let Some(text) = files::read(&path)? {
@@ -84,13 +84,13 @@ impl Authority {
             .map_err(|_| PkiError::Text("there is no private key in the text"))?;
         let certificate = certificates(text)?.swap_remove(0);
         let authority = Self::of(key, certificate)?;
-        // A key of another CA would issue what nobody accepts.
+        // Certificates issued with another CA's key would not be accepted.
         let own = authority.issue_server(&[])?;
         is_good(authority.certificate(), &own)?;
         Ok(authority)
     }
 
-    /// Where [`Authority::open`] keeps the certificate alone.
+    /// The path where [`Authority::open`] stores the certificate alone.
     pub fn public_file(dir: &Path) -> PathBuf {
         dir.join(PUBLIC)
     }
@@ -100,17 +100,17 @@ impl Authority {
         &self.certificate
     }
 
-    /// Its certificate as text.
+    /// Its certificate in PEM format.
     pub fn to_pem(&self) -> String {
         to_pem(&self.certificate)
     }
 
-    /// The SHA-256 of its certificate: how nodes know it before they trust it.
+    /// The SHA-256 of its certificate, by which nodes identify it before they trust it.
     pub fn fingerprint(&self) -> Digest {
         fingerprint(&self.certificate)
     }
 
-    /// A node's certificate, as text.
+    /// Issues a node's certificate, in PEM format.
     pub fn issue_node(&self, request: &NodeRequest, node: NodeId) -> Result<String, PkiError> {
         let mut params = common(&format!("node {node}"), end_of_issued())?;
         let name = Ia5String::try_from(uri(node)).map_err(PkiError::Make)?;
@@ -122,7 +122,7 @@ impl Authority {
         Ok(to_pem(certificate.der()))
     }
 
-    /// waifud's own key and certificates, for these names and addresses and [`SERVER_NAME`].
+    /// Issues the key and certificates of waifud's server, for these names and addresses and [`SERVER_NAME`].
     pub fn issue_server(&self, names: &[String]) -> Result<Identity, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Make)?;
         let mut params = common("waifud", end_of_issued())?;
@@ -140,11 +140,11 @@ impl Authority {
         Ok(Identity::new(&key, chain))
     }
 
-    /// waifud's own key and certificates from the directory; new ones when there are none, or they are for other names,
-    /// of another CA or broken: nobody but this CA has to trust them.
+    /// The key and certificates of waifud's server from the directory. They are replaced if they are missing, invalid,
+    /// for other names or of another CA; only clients of this CA use them.
     pub fn open_server(&self, dir: &Path, names: &[String]) -> Result<Identity, PkiError> {
         let path = dir.join(SERVER);
-        // PEM readers skip what stands before the first block.
+        // PEM parsers skip text before the first block.
         let head = format!("# {} for {}\n", self.fingerprint(), names.join(" "));
         if let Some(text) = files::read(&path)?
             && text.starts_with(&head)
@@ -159,7 +159,7 @@ impl Authority {
     }
 }
 
-/// waifud's own certificate, as [`Authority::open_server`] left it in the directory; none before it did.
+/// The server certificate that [`Authority::open_server`] stored in the directory, if any.
 pub fn server_certificate(dir: &Path) -> Result<Option<CertificateDer<'static>>, PkiError> {
     let Some(text) = files::read(&dir.join(SERVER))? else {
         return Ok(None);

@@ -1,49 +1,49 @@
-//! What can go wrong with keys and certificates. No error carries a key.
+//! Errors about keys and certificates. They never contain a key.
 
 use std::path::PathBuf;
 
-/// A failure of this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    /// A key or certificate could not be made.
+    /// A key or certificate could not be created.
     #[error("cannot create the certificate")]
     Make(#[source] rcgen::Error),
-    /// A certificate signing request is none, or is not signed by its own key.
+    /// The certificate signing request is invalid, or not signed with its own key.
     #[error("invalid certificate signing request: it must be signed with its own key")]
     Request(#[source] rcgen::Error),
-    /// The request is of a kind of key that is not taken.
+    /// The key in the request has an unsupported type.
     #[error("the request's key has an unsupported type; use ECDSA on P-256")]
     KeyKind,
-    /// The text holds no certificate, or not exactly the one that is wanted.
+    /// The text does not contain the expected certificate or key.
     #[error("{0}")]
     Text(&'static str),
-    /// A file can't be read or written.
+    /// A file could not be read or written.
     #[error("{path:?} cannot be {what}")]
     File {
         /// The file.
         path: PathBuf,
         /// `read` or `written`.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// A file holds something else than it should. It is left as it is.
+    /// A file has unexpected contents and was not changed.
     #[error("{path:?} has unexpected contents; restore it from a backup, or move it away")]
     BadFile {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<PkiError>,
     },
-    /// cannot set up TLS with these keys.
+    /// TLS cannot be set up with these keys.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
     /// The certificate does not name a node.
     #[error("the certificate does not name a node")]
     NoNode,
-    /// The system gives no random numbers.
+    /// The system provides no random numbers.
     #[error("the system provides no random numbers")]
     Random,
 }

@@ -1,11 +1,11 @@
-//! A private key with its certificates: what one end of a connection proves itself by.
+//! A private key with its certificates, by which one end of a connection authenticates.
 
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{PkiError, certificates, pem};
 
-/// A key and its chain: its own certificate first, then the CA's.
+/// A key and its chain: its own certificate first, then that of the CA.
 pub struct Identity {
     key: String,
     chain: Vec<CertificateDer<'static>>,
@@ -18,7 +18,7 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// From texts. That the key and the first certificate belong together is checked when TLS is set up with them.
+    /// From PEM texts. Whether the key belongs to the first certificate is checked when TLS is set up.
     pub fn from_pem(key: &str, chain: &str) -> Result<Self, PkiError> {
         pem::private_key(key)?;
         Ok(Self {
@@ -43,7 +43,7 @@ impl Identity {
         pem::private_key(&self.key)
     }
 
-    /// Key and certificates in one text, for one file.
+    /// Key and certificates as one PEM text, for a file.
     pub(crate) fn to_pem(&self) -> String {
         let mut text = self.key.clone();
         for certificate in &self.chain {

@@ -1,4 +1,4 @@
-//! A node's key, its request for a certificate, and what its certificate says.
+//! A node's key, its certificate signing request, and the contents of its certificate.
 
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKey,
@@ -10,9 +10,9 @@ use webpki::EndEntityCert;
 
 use crate::{PkiError, fingerprint};
 
-/// What a node's id is written behind, in the SAN.
+/// The prefix of a node's id in the SAN.
 const SCHEME: &str = "waifud:node:";
-/// A request of ours has about 500 bytes.
+/// The maximum size of a request in bytes; a node's request has about 500.
 const REQUEST_MAX: usize = 8 << 10;
 
 /// A node's private key.
@@ -27,25 +27,25 @@ impl std::fmt::Debug for NodeKey {
 }
 
 impl NodeKey {
-    /// A new key.
+    /// Generates a new key.
     pub fn generate() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Make)?;
         Ok(Self { key })
     }
 
-    /// The key of a text that [`NodeKey::to_pem`] made.
+    /// Parses the output of [`NodeKey::to_pem`].
     pub fn from_pem(text: &str) -> Result<Self, PkiError> {
         let key = KeyPair::from_pem(text)
             .map_err(|_| PkiError::Text("there is no private key in the text"))?;
         Ok(Self { key })
     }
 
-    /// As text, for a file that only root reads.
+    /// The key in PEM format, for a file that only root can read.
     pub fn to_pem(&self) -> String {
         self.key.serialize_pem()
     }
 
-    /// The request for a certificate (PKCS #10, RFC 2986), as text. It says nothing but the public key.
+    /// The certificate signing request (PKCS #10, RFC 2986), in PEM format. It contains only the public key.
     pub fn request(&self) -> Result<String, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -55,20 +55,20 @@ impl NodeKey {
             .map_err(PkiError::Make)
     }
 
-    /// The digest that the node's row will hold.
+    /// The digest of the public key, which the node's row contains.
     pub fn digest(&self) -> Digest {
         fingerprint(&self.key.subject_public_key_info())
     }
 }
 
-/// A node's request, checked: whoever made it has the private key.
+/// A verified request of a node: the sender has the private key.
 #[derive(Clone, Debug)]
 pub struct NodeRequest {
     key: PublicKey,
 }
 
 impl NodeRequest {
-    /// Reads a request. Whatever it says beside its public key is ignored.
+    /// Parses a request. Everything in it except the public key is ignored.
     pub fn parse(text: &str) -> Result<Self, PkiError> {
         if text.len() > REQUEST_MAX {
             return Err(PkiError::Text("the request is longer than any of ours"));
@@ -91,7 +91,7 @@ impl NodeRequest {
     }
 }
 
-/// What a certificate says that a handshake has proven.
+/// The identity in a certificate that a handshake has verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodePeer {
     /// The node.
@@ -101,7 +101,7 @@ pub struct NodePeer {
 }
 
 impl NodePeer {
-    /// Reads a certificate that the TLS layer has verified. Exactly one node must be named.
+    /// Parses a certificate that the TLS layer has verified. It must name exactly one node.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, PkiError> {
         let certificate = EndEntityCert::try_from(certificate).map_err(|_| PkiError::NoNode)?;
         let mut names = certificate.valid_uri_names();
@@ -116,7 +116,7 @@ impl NodePeer {
     }
 }
 
-/// How a node is named in its certificate.
+/// The name of a node in its certificate.
 pub(crate) fn uri(node: NodeId) -> String {
     format!("{SCHEME}{node}")
 }

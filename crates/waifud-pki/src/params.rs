@@ -1,4 +1,4 @@
-//! What every certificate of ours has in common.
+//! Parameters that all certificates share.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,14 +7,14 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::PkiError;
 
-/// What is issued is valid for so many years, and for what is left of the one at work.
+/// The validity of issued certificates in years, in addition to the rest of the current year.
 pub const YEARS: i32 = 20;
-/// A clock that says less was never set.
+/// An earlier time means that the clock was never set.
 const BUILT: i32 = 2026;
 /// The mean Gregorian year, in seconds: 365.2425 days.
 const YEAR_SECONDS: u64 = 31_556_952;
 
-/// A certificate that is called `name`, valid from 1970 until `until` (1 January).
+/// The parameters of a certificate with this name, valid from 1970 until `until` (1 January).
 pub(crate) fn common(name: &str, until: i32) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.remove(DnType::CommonName);
@@ -26,17 +26,17 @@ pub(crate) fn common(name: &str, until: i32) -> Result<CertificateParams, PkiErr
     Ok(params)
 }
 
-/// The year in which what is issued now ends.
+/// The year in which certificates issued now expire.
 pub(crate) fn end_of_issued() -> i32 {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let year = 1970 + i32::try_from(seconds / YEAR_SECONDS).unwrap_or(0);
-    // A clock in the far future must not make a date that can't be written.
+    // A clock in the far future must not lead to a date that cannot be encoded.
     year.clamp(BUILT, 9000) + YEARS + 1
 }
 
-/// Random, positive, at most 20 octets (RFC 5280, section 4.1.2.2).
+/// A random serial number: positive, at most 20 octets (RFC 5280, section 4.1.2.2).
 fn serial() -> Result<SerialNumber, PkiError> {
     let mut bytes = [0; 16];
     SystemRandom::new()

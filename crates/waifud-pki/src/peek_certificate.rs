@@ -1,7 +1,7 @@
-//! A look at the certificates that a server shows, before anybody trusts them.
+//! Reads a server's certificates before they are trusted.
 //!
-//! The handshake is always refused once they were seen, so nothing can be sent over a connection that nobody has
-//! verified. Whoever decides to trust the CA among them connects again, with [`client_config`](crate::client_config).
+//! The handshake is always refused after the certificates were received, so nothing can be sent over an unverified
+//! connection. A client that decides to trust the CA connects again, with [`client_config`](crate::client_config).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,12 +12,12 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 
 use crate::PkiError;
 
-/// What a server has shown.
+/// The certificates that a server presented.
 #[derive(Clone, Debug, Default)]
 pub struct Shown(Arc<Mutex<Vec<CertificateDer<'static>>>>);
 
 impl Shown {
-    /// Its certificates in order, its own first; empty when there was no handshake.
+    /// Its certificates in order, its own first; empty if there was no handshake.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.0
             .lock()
@@ -26,7 +26,7 @@ impl Shown {
     }
 }
 
-/// For one handshake, which fails after the look.
+/// For one handshake, which fails after the certificates were received.
 pub fn look_config() -> Result<(Arc<ClientConfig>, Shown), PkiError> {
     let provider = Arc::new(default_provider());
     let shown = Shown::default();

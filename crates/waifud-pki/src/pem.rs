@@ -1,4 +1,4 @@
-//! Certificates and keys as text (RFC 7468), and their digests.
+//! Certificates and keys in PEM format (RFC 7468), and their digests.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

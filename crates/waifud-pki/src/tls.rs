@@ -1,4 +1,4 @@
-//! TLS on both ends: 1.3 only, HTTP/1.1 inside, ring beneath.
+//! TLS for both ends: version 1.3 only, with HTTP/1.1 and ring.
 
 use std::sync::Arc;
 
@@ -15,20 +15,20 @@ use waifud_types::Digest;
 
 use crate::{Identity, PkiError, fingerprint};
 
-/// The name that waifud's certificate always has, and that agents ask for whatever address they dial.
+/// The name that is always in waifud's certificate, and that agents verify regardless of the address.
 pub const SERVER_NAME: &str = "waifud";
-/// What is spoken inside (RFC 7301).
+/// The application protocol (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// [`SERVER_NAME`] as rustls takes it.
+/// [`SERVER_NAME`] in the type of rustls.
 pub fn server_name() -> ServerName<'static> {
     ServerName::try_from(SERVER_NAME).unwrap_or(ServerName::IpAddress(
         std::net::Ipv4Addr::UNSPECIFIED.into(),
     ))
 }
 
-/// The server's side: whoever comes with a certificate must have one of this CA's for clients; whoever comes without
-/// one is let in and has to prove itself otherwise.
+/// The server's configuration. A client certificate must be issued by this CA for clients. A client without a
+/// certificate is accepted and must authenticate otherwise.
 pub fn server_config(
     ca: &CertificateDer<'static>,
     own: &Identity,
@@ -47,7 +47,8 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The client's side: the server must be this CA's. With an identity the client proves itself by it.
+/// The client's configuration: the server's certificate must be issued by this CA. With an identity, the client
+/// authenticates with it.
 pub fn client_config(
     ca: &CertificateDer<'static>,
     own: Option<&Identity>,
@@ -63,7 +64,8 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
-/// The client's side before it knows the CA: the server must bring, and be of, the CA with this fingerprint.
+/// The configuration of a client that does not have the CA yet: the server must send the CA with this fingerprint, and
+/// its certificate must be issued by it.
 pub fn join_config(ca: Digest) -> Result<Arc<ClientConfig>, PkiError> {
     let provider = Arc::new(default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -75,7 +77,7 @@ pub fn join_config(ca: Digest) -> Result<Arc<ClientConfig>, PkiError> {
     Ok(Arc::new(config))
 }
 
-/// Whether clients of this CA will accept waifud's identity: key and certificates fit, and the CA has issued them.
+/// Whether clients of this CA accept waifud's identity: the key matches the certificate, which the CA has issued.
 pub(crate) fn is_good(ca: &CertificateDer<'static>, own: &Identity) -> Result<(), PkiError> {
     server_config(ca, own)?;
     let provider = Arc::new(default_provider());
@@ -93,7 +95,7 @@ fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Trusts the CA with one fingerprint, which the server has to send along.
+/// Trusts the CA with one fingerprint, which the server must send.
 #[derive(Debug)]
 struct Pinned {
     ca: Digest,

@@ -1,4 +1,4 @@
-//! Until when a certificate is valid.
+//! The expiry of a certificate.
 
 use rustls::pki_types::CertificateDer;
 use waifud_types::Timestamp;

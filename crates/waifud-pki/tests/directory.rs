@@ -1,11 +1,11 @@
-//! The CA's directory: made once, closed to others, never replaced; waifud's certificate follows its names.
+//! The CA's directory: created once, private, never replaced; waifud's certificate is renewed when its names change.
 
 use std::os::unix::fs::PermissionsExt;
 
 use waifud_pki::{Authority, PkiError};
 
 #[test]
-fn the_ca_is_made_once_and_nobody_else_reads_its_key() {
+fn the_ca_is_created_once_and_its_key_is_private() {
     let dir = tempfile::tempdir().unwrap();
     let first = Authority::open(dir.path()).unwrap().fingerprint();
     assert_eq!(Authority::open(dir.path()).unwrap().fingerprint(), first);
@@ -16,7 +16,7 @@ fn the_ca_is_made_once_and_nobody_else_reads_its_key() {
     assert_eq!((mode("ca.key"), mode("ca.crt")), (0o600, 0o644));
     let public = std::fs::read_to_string(Authority::public_file(dir.path())).unwrap();
     assert!(!public.contains("PRIVATE"));
-    // The public half comes back by itself.
+    // The public file is created again.
     std::fs::remove_file(dir.path().join("ca.crt")).unwrap();
     Authority::open(dir.path()).unwrap();
     assert_eq!(
@@ -26,7 +26,7 @@ fn the_ca_is_made_once_and_nobody_else_reads_its_key() {
 }
 
 #[test]
-fn a_broken_ca_is_an_error_that_names_the_file_and_is_left_alone() {
+fn a_damaged_ca_is_an_error_that_names_the_file_and_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     Authority::open(dir.path()).unwrap();
     let path = dir.path().join("ca.key");

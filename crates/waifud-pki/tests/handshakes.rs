@@ -1,4 +1,4 @@
-//! Real handshakes, in memory: who is let in, who is not, and what the server learns of whom it lets in.
+//! Real handshakes in memory: which clients are accepted, and their identity as seen by the server.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ fn node_id() -> NodeId {
     NodeId::from_uuid(uuid::Uuid::now_v7())
 }
 
-/// Runs the handshake to its end on both sides; the error of whoever refuses.
+/// Completes the handshake on both sides, or returns the error of the side that refuses.
 fn shake(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -69,13 +69,13 @@ fn issued(ca: &Authority, key: &NodeKey, node: NodeId) -> String {
     ca.issue_node(&request, node).unwrap()
 }
 
-/// A client of `trusted` that shows this key and certificate.
+/// A client of `trusted` that presents this key and certificate.
 fn client(trusted: &Authority, key: &str, certificate: &str) -> Arc<ClientConfig> {
     let own = Identity::from_pem(key, certificate).unwrap();
     client_config(trusted.certificate(), Some(&own)).unwrap()
 }
 
-/// A certificate that our CA's key signs as the test wants it.
+/// A certificate that the CA's key signs with these parameters.
 fn signed_by_hand(
     dir: &Path,
     key: &KeyPair,
@@ -95,7 +95,7 @@ fn signed_by_hand(
 }
 
 #[test]
-fn a_node_is_let_in_and_its_certificate_says_which_node_and_key_it_is() {
+fn a_node_is_accepted_and_identified_by_its_certificate() {
     let (ca, key, node) = (
         Authority::generate().unwrap(),
         NodeKey::generate().unwrap(),
@@ -114,7 +114,7 @@ fn a_node_is_let_in_and_its_certificate_says_which_node_and_key_it_is() {
 }
 
 #[test]
-fn whoever_shows_no_certificate_is_let_in_as_nobody_and_may_check_the_address() {
+fn a_client_without_a_certificate_is_accepted_without_an_identity_and_can_verify_the_address() {
     let ca = Authority::generate().unwrap();
     let client = || client_config(ca.certificate(), None).unwrap();
     for name in ["127.0.0.1", "alder.lan", "waifud"] {
@@ -160,7 +160,7 @@ fn certificates_of_others_are_refused() {
 }
 
 #[test]
-fn a_certificate_without_its_key_is_of_no_use() {
+fn a_certificate_without_its_key_is_refused() {
     let ca = Authority::generate().unwrap();
     let certificate = issued(&ca, &NodeKey::generate().unwrap(), node_id());
     let other = NodeKey::generate().unwrap();
@@ -190,7 +190,7 @@ fn a_server_of_another_ca_is_refused_by_the_ca_and_by_the_fingerprint() {
     let pinned = || join_config(ours.fingerprint()).unwrap();
     shake(server(&theirs), pinned(), server_name()).unwrap_err();
     shake(server(&ours), pinned(), server_name()).unwrap();
-    // Sending the right CA along is not enough: the server's own certificate must be of it.
+    // Sending the correct CA is not sufficient: the server's own certificate must be issued by it.
     let key = NodeKey::generate().unwrap();
     let own_chain = format!("{}{}", issued(&theirs, &key, node_id()), ours.to_pem());
     let liar = Identity::from_pem(&key.to_pem(), &own_chain).unwrap();
@@ -213,7 +213,7 @@ fn requests_that_are_broken_changed_or_of_another_kind_are_refused() {
 }
 
 #[test]
-fn a_certificate_that_names_no_node_or_two_is_nobodys() {
+fn a_certificate_that_names_no_node_or_two_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let uri = |text: String| SanType::URI(Ia5String::try_from(text).unwrap());
@@ -235,7 +235,7 @@ proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(64))]
 
     #[test]
-    fn a_request_with_any_byte_changed_is_no_request_for_this_key(at in 0_usize..10_000, to in proptest::char::range('A', 'Z')) {
+    fn a_request_with_any_changed_byte_is_not_accepted_for_this_key(at in 0_usize..10_000, to in proptest::char::range('A', 'Z')) {
         let key = NodeKey::generate().unwrap();
         let text = key.request().unwrap();
         let at = at % text.len();
@@ -243,7 +243,7 @@ proptest::proptest! {
         changed[at] = u8::try_from(to).unwrap();
         let changed = String::from_utf8(changed).unwrap();
         if let Ok(parsed) = NodeRequest::parse(&changed) {
-            // Only what is no part of the request may differ: the same key is all that can come out.
+            // Only text outside of the request may differ, so an accepted request must be for the same key.
             proptest::prop_assert_eq!(parsed.digest(), key.digest());
         }
     }

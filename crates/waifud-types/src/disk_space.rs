@@ -56,8 +56,8 @@ impl DiskSpace {
         }
     }
 
-    /// What is free, as a limit that stays the same while it changes little: the next power of two. For texts that
-    /// are compared with what they were.
+    /// The next power of two above the free space, which rarely changes. For messages that are compared with earlier
+    /// ones to detect a change.
     pub fn less_than(self) -> ByteSize {
         let above = self.free.bytes().saturating_add(1);
         ByteSize(above.checked_next_power_of_two().unwrap_or(u64::MAX))
@@ -92,13 +92,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn less_room_is_never_a_better_state(size: u64, a: u64, b: u64) {
+        fn less_free_space_never_improves_the_state(size: u64, a: u64, b: u64) {
             let (less, more) = (a.min(b), a.max(b));
             prop_assert!(room(ByteSize(size), ByteSize(less)) >= room(ByteSize(size), ByteSize(more)));
         }
 
         #[test]
-        fn there_is_less_than_what_is_said(free in 0..u64::MAX / 4) {
+        fn the_free_space_is_below_the_reported_limit(free in 0..u64::MAX / 4) {
             let said = DiskSpace { size: ByteSize(u64::MAX), free: ByteSize(free) }.less_than().bytes();
             prop_assert!(free < said && said / 4 <= free);
         }

@@ -54,7 +54,7 @@ impl ByteSize {
         Self(n.saturating_mul(1 << 30))
     }
 
-    /// Exactly this size, with the largest unit that leaves a whole number: what a hint says and a file holds.
+    /// The exact size with the largest unit that gives a whole number, for hints and files.
     pub fn exact(self) -> String {
         for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
             if self.0 > 0 && self.0.trailing_zeros() >= shift {

@@ -1,6 +1,6 @@
-//! How fast the whole way is, as a guest sees it: veth, routing, TUN, sealed datagrams on loopback, the stack, a small
-//! HTTP service. Server, node and guests are processes of their own, in namespaces of their own; the server's memory is
-//! looked at from outside.
+//! The speed of the complete path as a guest sees it: veth, routing, TUN, encrypted datagrams on loopback, the stack,
+//! and a small HTTP service. Server, node and guests are separate processes in separate namespaces, and the memory of
+//! the server is measured from outside.
 //!
 //! `cargo bench -p waifud-wireguard` runs it; without `--bench` it is a short smoke test.
 
@@ -162,7 +162,8 @@ fn bench(real: bool) -> Result<()> {
     Ok(())
 }
 
-/// A part of the tunnel in a process of its own. Ends when its input does, so also when the bench dies.
+/// A part of the tunnel in a separate process. It exits when its input is closed, which also happens if the bench is
+/// killed.
 struct Part(Child);
 
 impl Part {
@@ -218,7 +219,7 @@ impl Drop for Part {
     }
 }
 
-/// Says that it is ready and waits for the end of its input.
+/// Reports that it is ready and waits for the end of its input.
 fn serve_until_told() {
     println!("ready");
     let _ = std::io::stdin().read_line(&mut String::new());

@@ -194,7 +194,7 @@ impl Wire {
             }
             _ => None,
         };
-        // Whatever was opened may have confirmed the session that these have waited for.
+        // The opened packet may have confirmed the session that queued packets wait for.
         for waiting in link.tunn.get_queued_packets(&mut self.mtu) {
             self.counted.sent_bytes += push(out, waiting, from);
         }
@@ -207,7 +207,7 @@ impl Wire {
         None
     }
 
-    /// Seals one inner packet, or keeps it until there is a session. Drops it when the peer may not have it.
+    /// Encrypts one inner packet, or queues it until there is a session. Drops it if the peer may not receive it.
     pub fn seal(&mut self, packet: Packet, out: &mut Vec<Sealed>) {
         let Some(link) = &mut self.link else { return };
         let Some(to) = link.roamed else { return };
@@ -225,7 +225,7 @@ impl Wire {
         }
     }
 
-    /// Lets the protocol's timers run; to be called every [`TICK`].
+    /// Processes the protocol's timers. Must be called every [`TICK`].
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Sealed>) {
         self.limiter.try_reset_count();
         let Some(link) = &mut self.link else { return };
@@ -237,7 +237,7 @@ impl Wire {
                 self.counted.sent_bytes += link.shake_hands(now, out);
             }
             Ok(None) => {}
-            // Given up after 90 s without an answer, or every key has expired: this link never gives up.
+            // After 90 s without an answer or when all keys have expired, WireGuard gives up; this link does not.
             Err(WireGuardError::ConnectionExpired) => {
                 link.tunn.reset();
                 self.counted.sent_bytes += link.shake_hands(now, out);
@@ -259,13 +259,14 @@ impl Wire {
 }
 
 impl Link {
-    /// Time since the peer was heard or, failing that, since it was last called; `None` if neither has ever happened.
+    /// The time since the last packet from the peer, or else since the last handshake message to it; `None` if there
+    /// was neither.
     fn silent_for(&self, now: Instant) -> Option<Duration> {
         let last = self.heard?.max(self.spoke_first);
         Some(now.saturating_duration_since(last))
     }
 
-    /// Sends a handshake's first message, if it is known where to. Gives the number of bytes.
+    /// Sends the first message of a handshake, if the endpoint is known. Returns the number of bytes.
     fn shake_hands(&mut self, now: Instant, out: &mut Vec<Sealed>) -> u64 {
         let Some(to) = self.roamed else { return 0 };
         self.spoke_first = now;

@@ -1,4 +1,4 @@
-//! Two ends of a link, face to face without sockets.
+//! Two ends of a link, connected without sockets.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -61,7 +61,8 @@ impl Pair {
         )
     }
 
-    /// Carries datagrams both ways until there are none; gives the inner packets that came out at the server and the node.
+    /// Transfers datagrams in both directions until there are none. Returns the inner packets that the server and the
+    /// node received.
     fn carry(
         &mut self,
         mut to_node: Vec<Sealed>,

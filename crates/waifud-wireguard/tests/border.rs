@@ -1,4 +1,4 @@
-//! What every source of guests' connections must do, whether real or fake: the services rely on it.
+//! The requirements for every source of guests' connections, real or fake, on which the services rely.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use tokio::{
 };
 use waifud_wireguard::{GuestListener, GuestStream, PeerConfig, ServerConfig, TunnelServer, fake};
 
-/// Connects as the guest with this number; gives the stream and, where it is known, the port.
+/// Connects as the guest with this number; returns the stream and, if it is known, the port.
 trait Dial {
     type Stream: AsyncRead + AsyncWrite + Unpin;
     fn dial(&self, number: u8) -> (SocketAddrV4, Self::Stream);
@@ -30,9 +30,9 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("took too long")
 }
 
-/// The rules. `listener` must end once `dial` is gone.
+/// The requirements. `listener` must end once `dial` is dropped.
 async fn conforms(dial: impl Dial, mut listener: impl GuestListener) {
-    // Every connection says where it came from, whatever the others do.
+    // Every connection has the address of its guest, regardless of the others.
     let guests: Vec<_> = (0..3).map(|number| dial.dial(number)).collect();
     let mut accepted = Vec::new();
     for _ in &guests {
@@ -49,7 +49,7 @@ async fn conforms(dial: impl Dial, mut listener: impl GuestListener) {
         let mut asked = [0; 8];
         soon(service.read_exact(&mut asked)).await.unwrap();
         assert_eq!(&asked, b"question");
-        // A guest that says no more can still be answered, with more than any buffer holds.
+        // A guest that has closed its sending side can still be answered, with more data than any buffer holds.
         soon(guest.shutdown()).await.unwrap();
         assert_eq!(soon(service.read(&mut asked)).await.unwrap(), 0);
         let answer: Vec<u8> = (0..300_000_u32)
@@ -58,14 +58,14 @@ async fn conforms(dial: impl Dial, mut listener: impl GuestListener) {
         let mut got = Vec::new();
         let writes = async {
             service.write_all(&answer).await.unwrap();
-            // What was written before a drop is delivered after it, and then comes the end.
+            // Data that was written before a drop is still delivered, followed by the end of the stream.
             drop(service);
         };
         let (read, ()) = soon(async { tokio::join!(guest.read_to_end(&mut got), writes) }).await;
         read.unwrap();
         assert!(got == answer, "{} bytes", got.len());
     }
-    // A wait that is given up loses nothing.
+    // Cancelling a wait loses no connection.
     assert!(
         timeout(Duration::from_millis(1), listener.accept())
             .await
@@ -89,7 +89,7 @@ impl Dial for Fake {
 }
 
 #[tokio::test]
-async fn the_fake_keeps_the_rules() {
+async fn the_fake_meets_the_requirements() {
     let (dialer, listener) = fake::listener();
     conforms(Fake(dialer), listener).await;
 }
@@ -119,7 +119,7 @@ impl Dial for Real<'_> {
 }
 
 #[test]
-fn the_tunnel_keeps_the_rules() {
+fn the_tunnel_meets_the_requirements() {
     let Some(world) = World::new(3) else { return };
     let (key, peer): (_, PeerConfig) = (world.server_key.clone(), world.peer());
     let (server, listener) = world.node.run(move || async move {
@@ -128,7 +128,7 @@ fn the_tunnel_keeps_the_rules() {
         (server, listener)
     });
     let _node = world.start_node();
-    // The streams work from any runtime; this one is in no namespace and opens nothing itself.
+    // The streams work in any runtime; this one is in no namespace and opens no sockets.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,4 +1,4 @@
-//! The link across the ages of its keys: WireGuard renews a session after 120 s and rejects it after 180 s.
+//! The tunnel over the lifetime of its keys: WireGuard renews a session after 120 s and rejects it after 180 s.
 //!
 //! `cargo test -p waifud-wireguard --test soak -- --ignored`
 //!
@@ -35,9 +35,9 @@ fn some_requests(world: &World) -> Outcome {
     outcome
 }
 
-// Not in CI: WireGuard's timers count real time (keys are renewed after 120 s and refused after 180 s), so five minutes
-// under load and a long silence can't be made shorter without replacing what is tested, and CI has no nine minutes for
-// one test. By hand, after a change of this crate: `cargo test -p waifud-wireguard --test soak -- --ignored`.
+// Not in CI: WireGuard's timers use real time (keys are renewed after 120 s and rejected after 180 s), so five minutes
+// under load and a long silence cannot be shortened without replacing the tested code. Run it after a change of this
+// crate: `cargo test -p waifud-wireguard --test soak -- --ignored`.
 #[test]
 #[ignore = "takes nine minutes of real time"]
 fn requests_are_answered_while_keys_are_renewed_and_after_long_silence() {

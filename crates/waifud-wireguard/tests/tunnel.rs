@@ -1,5 +1,5 @@
-//! The whole way, with real packets: a guest's kernel, a veth, routing, the TUN device, sealed datagrams on loopback, the
-//! stack in this process, and an HTTP service behind it.
+//! The complete path with real packets: a guest's kernel, a veth, routing, the TUN device, encrypted datagrams on
+//! loopback, the stack in this process, and an HTTP service.
 
 mod kit;
 #[path = "../benches/load/mod.rs"]
@@ -30,7 +30,7 @@ async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<Vec<u8>> {
     Ok(client.get(path, &[], false).await?.body)
 }
 
-/// What a guest is told about itself, asked for until `deadline`.
+/// The guest's answer from the service, requested until `deadline`.
 fn ask(world: &World, number: u8, deadline: Duration) -> Option<String> {
     let from = guest_address(number);
     world.guests.run(move || async move {
@@ -52,7 +52,7 @@ fn load(clients: usize, requests: usize, sources: u8, path: &str) -> Load {
     }
 }
 
-/// Waits until the server's numbers are as wanted.
+/// Waits until the server's counters meet a condition.
 fn eventually(
     server: &TunnelServer,
     what: &str,
@@ -89,7 +89,7 @@ fn each_guest_is_answered_by_its_own_address() {
 }
 
 #[test]
-fn a_guest_is_answered_through_the_kernel_s_wireguard_or_userspace() {
+fn a_guest_is_answered_through_the_kernels_wireguard_or_in_userspace() {
     let Some(world) = World::new(1) else { return };
     let _server = world.start_server(StackLimits::default());
     let config = NodeTunnelConfig::new(world.node_key.clone(), world.server_key.public_key());
@@ -190,7 +190,7 @@ fn another_port_is_refused_at_once_and_a_ping_answered() {
 }
 
 #[test]
-fn a_thousand_slow_connections_of_one_guest_do_not_keep_another_from_its_answer() {
+fn a_thousand_slow_connections_of_one_guest_do_not_block_another() {
     let Some(world) = World::new(2) else { return };
     let server = world.start_server(StackLimits::default());
     let _node = world.start_node();
@@ -224,7 +224,7 @@ fn a_thousand_slow_connections_of_one_guest_do_not_keep_another_from_its_answer(
 }
 
 #[test]
-fn slow_connections_are_cut_and_make_room_for_the_next() {
+fn slow_connections_are_reset_and_new_ones_accepted() {
     let Some(world) = World::new(1) else { return };
     let limits = StackLimits {
         max_per_source: 4,

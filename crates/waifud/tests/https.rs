@@ -27,7 +27,7 @@ use waifud_pki::{
 };
 use waifud_types::NodeId;
 
-/// Requests over TLS, each on a connection of its own.
+/// Requests over TLS, each on a new connection.
 trait Get {
     async fn get(&self, tls: Arc<ClientConfig>, path: &str) -> std::io::Result<String>;
 }

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_an_error() {
+    fn an_invalid_expression_is_an_error() {
         for bad in [
             "",
             "MIT OR",

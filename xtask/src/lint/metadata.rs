@@ -18,7 +18,7 @@ pub struct Package {
     pub version: String,
     /// An SPDX expression.
     pub license: Option<String>,
-    /// A file beside the manifest, for packages that name no expression.
+    /// A file next to the manifest, for packages without an expression.
     #[serde(default)]
     pub license_file: Option<PathBuf>,
     #[serde(default)]

@@ -9,7 +9,7 @@ use crate::cargo;
 const FILE: &str = "docs/reference/openapi.json";
 
 /// `built` takes waifud from the target directory. cargo could choose other features for waifud alone, build all of it
-/// again, and replace the program under the suites that run beside this check.
+/// again, and replace the program while suites run at the same time as this check.
 pub fn check(bless: bool, built: bool) -> Result<()> {
     let path = cargo::repository().join(FILE);
     if !bless && !path.exists() {

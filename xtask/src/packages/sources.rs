@@ -17,7 +17,7 @@ impl WithBackports {
     /// None of the machine's sources has the release's `main` component.
     pub fn new(codename: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("waifud-apt-").tempdir()?;
-        // apt reads sources as a user of its own.
+        // apt reads sources as its own unprivileged user.
         fs::set_permissions(
             dir.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),

@@ -33,16 +33,16 @@ pub struct Taken<T> {
     pub job: T,
 }
 
-/// The workers of a machine: those for guests take nothing else, the one for the rest helps them when no other job is
-/// left.
+/// The workers of a machine: those for guest suites take nothing else; the one for other jobs takes guest suites once
+/// no other job is left.
 ///
-/// On two processors, one guest suite runs beside one other job, and two guest suites at the end. More at once would
-/// slow emulated guests down so far that they miss deadlines. Two jobs of the rest never run at once: some compare the
-/// machine's network and mounts before and after.
+/// On two processors, all jobs run one after the other: beside another job, an emulated guest, and above all a guest
+/// inside an emulated machine, is slowed down so far that it misses deadlines. With more, guest suites run beside the
+/// rest. Two jobs of the rest never run at once: some compare the machine's network and mounts before and after.
 pub fn workers(processors: usize) -> &'static [Kind] {
     match processors {
-        0 | 1 => &[Kind::Rest],
-        2 => &[Kind::Guests, Kind::Rest],
+        0..=2 => &[Kind::Rest],
+        3 => &[Kind::Guests, Kind::Rest],
         _ => &[Kind::Guests, Kind::Guests, Kind::Rest],
     }
 }
@@ -65,8 +65,8 @@ impl<T> Queues<T> {
         }
     }
 
-    /// The next job for a worker that prefers one kind; waits while only guest suites are left that may not run yet.
-    /// `None` when no job is left.
+    /// The next job for a worker that prefers one kind. Waits while only guest suites are left and none may run yet.
+    /// `None` if no job is left.
     pub fn take(&self, preferred: Kind) -> Option<Taken<T>> {
         let mut state = self.lock();
         loop {
@@ -146,7 +146,7 @@ mod tests {
     fn a_guest_suite_waits_until_another_has_ended_where_only_one_may_run() {
         let queues = Queues::new(["one", "two"], ["rest"], 1);
         assert_eq!(queues.take(Kind::Guests), Some(taken(Kind::Guests, "one")));
-        // That keeps no worker from other jobs.
+        // This does not keep a worker from other jobs.
         assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "rest")));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| queues.take(Kind::Rest));
@@ -157,11 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn more_than_two_jobs_at_once_need_more_than_two_processors() {
-        assert_eq!(workers(1).len(), 1);
-        assert_eq!(workers(2), [Kind::Guests, Kind::Rest]);
-        for processors in [3, 4, 64] {
-            assert_eq!(workers(processors).len(), 3);
+    fn guest_suites_run_beside_other_jobs_only_on_more_than_two_processors() {
+        for processors in [0, 1, 2] {
+            assert_eq!(workers(processors), [Kind::Rest]);
+        }
+        assert_eq!(workers(3), [Kind::Guests, Kind::Rest]);
+        for processors in [4, 64] {
+            assert_eq!(
+                workers(processors),
+                [Kind::Guests, Kind::Guests, Kind::Rest]
+            );
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct WaitOptions {
     /// Wait until the change is complete: a started instance is ready, a stopped one is off, a deleted one is destroyed
     #[arg(short, long)]
     pub wait: bool,
-    /// How long --wait waits
+    /// Time limit of --wait
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     pub timeout: Duration,
 }

@@ -62,7 +62,7 @@ pub struct CreateArgs {
     /// Wait until cloud-init in the guest has finished, and show the steps
     #[arg(short, long)]
     pub wait: bool,
-    /// How long --wait waits, for example 90s, 10m or 1h
+    /// Time limit of --wait, for example 90s, 10m or 1h
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
     pub timeout: Duration,
     /// Makes a repeated call idempotent [default: random]
@@ -76,7 +76,7 @@ pub struct SpecArgs {
     /// Run the instance on this node
     #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::nodes))]
     pub node: Option<String>,
-    /// Only place the instance on a node with this label; repeatable
+    /// Place the instance only on a node with this label; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub require: Vec<String>,
     /// Place the instance on a different node than others of this group; with ,strict it stays pending rather than share

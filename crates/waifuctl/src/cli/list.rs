@@ -38,7 +38,7 @@ pub struct ListArgs {
     /// Sort by a heading of wide or a .path of the JSON; a leading - reverses the order [default: name]
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub sort: Option<String>,
-    /// Then print changes until Ctrl-C
+    /// After the list, print changes until Ctrl-C
     #[arg(short, long)]
     pub watch: bool,
 }

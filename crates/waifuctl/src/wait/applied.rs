@@ -63,7 +63,7 @@ fn is_applied(now: &Instance, ordered: &Instance) -> bool {
     status.observed_generation >= Some(ordered.generation) && status.state == wanted && is_idle
 }
 
-/// Why the instance will not reach its state soon without help.
+/// Why the instance cannot reach its state without intervention; `None` if it may.
 fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
     let status = &now.status;
     let name = &now.name;

@@ -153,7 +153,7 @@ pub async fn until_ready(
     }
 }
 
-/// A guest that was powered off by itself or by a user does not become ready; for example with `power_state: poweroff`
+/// A guest that was powered off by the guest itself or by a user does not become ready; for example with `power_state: poweroff`
 /// in user-data.
 fn ended_early(instance: &Instance) -> Option<Result<(), Failure>> {
     let status = &instance.status;

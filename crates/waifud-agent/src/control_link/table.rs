@@ -26,7 +26,7 @@ pub enum Affected {
     Synced,
 }
 
-/// See the module's text.
+/// The table; see the module documentation.
 #[derive(Debug)]
 pub struct Table {
     durable: Durable,

@@ -9,6 +9,7 @@ mod waifud;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waifud_api::agent::{AgentInstance, BundleRef};
@@ -55,12 +56,14 @@ pub fn sample_settings(state_dir: PathBuf, run_dir: PathBuf, timing: Timing) -> 
     }
 }
 
-/// An instance as waifud would send it: running, with one disk of 10 MiB on `main` and one nic on `default`. Its address
-/// in 10.144.1.0/24 is derived from its id.
+/// An instance as waifud would send it: running, with one disk of 10 MiB on `main` and one nic on `default`. Of 200
+/// instances in a row, each has an address of its own in 10.144.1.0/24.
 pub fn sample_instance(text: &str) -> AgentInstance {
+    static CREATED: AtomicU8 = AtomicU8::new(0);
+    let next = |created| Some((created + 1) % 200);
+    let created = CREATED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    let host = created.unwrap_or(0) + 10;
     let id = InstanceId::generate();
-    let tail = id.as_uuid().as_bytes()[15];
-    let host = tail % 200 + 10;
     AgentInstance {
         id,
         name: name(text),
@@ -85,7 +88,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
             nics: vec![NicSpec {
                 name: name("net0"),
                 network: name("default"),
-                mac: MacAddr::of_guest([tail, 1, 1]),
+                mac: MacAddr::of_guest([host, 1, 1]),
                 address: Some([10, 144, 1, host].into()),
                 prefix_len: None,
                 gateway: None,
@@ -101,7 +104,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
         datasource: Datasource::default(),
         firmware: Firmware::default(),
         bundle: BundleRef {
-            digest: Digest::from_bytes([tail; 32]),
+            digest: Digest::from_bytes([host; 32]),
             key: Secret::new("a2V5".to_owned()),
             size_bytes: 6,
         },

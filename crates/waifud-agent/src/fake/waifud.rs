@@ -1,4 +1,4 @@
-//! A waifud in memory: keeps one node's slice and a history, and remembers what it was told.
+//! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +40,7 @@ struct State {
     tombstones: BTreeMap<InstanceId, Tombstone>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
-    /// Downloads stop after so many bytes.
+    /// Downloads stop after this many bytes.
     stall_after: Option<usize>,
     fetches: u64,
     statuses: BTreeMap<InstanceId, Vec<InstanceReport>>,

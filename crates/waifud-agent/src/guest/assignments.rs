@@ -1,7 +1,7 @@
 //! What metadatad holds for each instance, as far as its answers confirm it.
 //!
 //! metadatad may process a request whose answer is not awaited any more, because the desired state changed or the answer
-//! came too late. Therefore each request runs in a task of its own, the next request for the same instance is sent after
+//! came too late. Therefore each request runs in its own task, the next request for the same instance is sent after
 //! it has ended, and nothing is assumed between sending a request and its confirmation. In particular, an instance
 //! counts as possibly held until metadatad has confirmed its release.
 
@@ -22,7 +22,7 @@ const TURNS: usize = 64;
 /// The address and the bundle of an assignment.
 pub(crate) type Served = (Ipv4Addr, Digest);
 
-/// See the module's text.
+/// The assignments; see the module documentation.
 pub(crate) struct Assignments {
     service: Arc<dyn MetadataService>,
     known: Arc<Mutex<Known>>,

@@ -21,7 +21,7 @@ const STAGES: [&str; 4] = [
 /// The shortest possible boot: a stage that begins again earlier is not another boot.
 const BOOT_MIN: SignedDuration = SignedDuration::from_secs(2);
 
-/// See the module's text.
+/// The report of one boot; see the module documentation.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BootReport {
     /// When the first event arrived.

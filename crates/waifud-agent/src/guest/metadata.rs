@@ -2,7 +2,7 @@
 //! [`crate::guest::assignments`] tracks what metadatad holds for each instance.
 //!
 //! A guest is started only after metadatad has confirmed that it holds the guest's bundle, and while the tunnel is up.
-//! After a restart of metadatad everything is sent again. Bundles come from waifud; encrypted copies are cached beside
+//! After a restart of metadatad everything is sent again. Bundles come from waifud; encrypted copies are cached next to
 //! the records, so that a node without waifud can send them to a metadatad that lost its own.
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ use crate::guest::evidence::{Evidence, EvidenceStore};
 use crate::interfaces::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::network::identity::identity;
 
-/// Keeps guests' documents served. See the module's text.
+/// Keeps guests' documents served; see the module documentation.
 pub struct Metadata {
     service: Arc<dyn MetadataService>,
     tunnel: Arc<dyn MetadataTunnel>,

@@ -8,7 +8,7 @@
 //! 3. `phone_home` at the end of a boot, which cloud-init sends once per instance-id and without the result. It is used if
 //!    neither of the others is available, or if the reporter's last event was lost.
 //!
-//! If none of them can be expected any more, the state is *unknown*, with the reason, so that no client waits in vain.
+//! If none of them can be expected any more, the state is *unknown*, with the reason, so that clients do not wait for it.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
     }
 }
 
-/// See the module's text.
+/// Derives the state; see the module documentation.
 pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     if let Some((found, at)) = seen.agent {
         let ended_since = seen.report.finished.is_some_and(|(end, _)| end > at);

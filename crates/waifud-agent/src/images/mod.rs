@@ -33,7 +33,7 @@ struct Job {
     percent: watch::Receiver<u8>,
 }
 
-/// See the module's text.
+/// The images of a node; see the module documentation.
 pub struct Images {
     link: Arc<dyn ControlLink>,
     jobs: Mutex<BTreeMap<(Name, Digest), Job>>,

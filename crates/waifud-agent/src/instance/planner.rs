@@ -172,7 +172,7 @@ impl Observed {
     }
 }
 
-/// The next step. See the module's text.
+/// The next step; see the module documentation.
 pub fn next(desired: &DesiredState, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
     match desired {
         DesiredState::LeaveAlone => Step::Idle,

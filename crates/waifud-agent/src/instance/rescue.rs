@@ -1,6 +1,6 @@
 //! The image, firmware and datasource that an instance boots with now: its own, or those of a rescue.
 //!
-//! The rescue disk is a clone of the rescue image beside the instance's own disks. It is not part of the spec: a missing
+//! The rescue disk is a clone of the rescue image in addition to the instance's own disks. It is not part of the spec: a missing
 //! rescue disk is created again, and it is deleted when the rescue ends.
 
 use waifud_api::agent::AgentInstance;

@@ -34,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// The time limit for listing the ports that programs listen on, which reads four files.
 const LISTENERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module's text.
+/// The network of a node; see the module documentation.
 pub struct Network {
     adapter: Arc<dyn GuestNetwork>,
     settings: Settings,
@@ -167,7 +167,7 @@ impl Network {
         self.apply(table, false).await.map(drop)
     }
 
-    /// Has the whole state applied again: what is applied is not known any more.
+    /// Has the whole state applied again, because the applied state is unknown.
     pub fn invalidate(&self) {
         let mut inner = self.inner();
         inner.applied = None;

@@ -301,7 +301,8 @@ async fn directories_of_an_older_version_are_secured_without_following_links() {
     node.secret_is_intact("at the end");
 }
 
-/// Does not need root: whoever owns the directory, a pipe or a link in it only affects the log of its own guest.
+/// Does not need root: a pipe or a link in the directory only affects the log of its own guest, regardless of the
+/// owner.
 #[tokio::test]
 async fn a_pipe_in_place_of_a_log_blocks_no_other_guest() {
     let inner = TestNode::started();

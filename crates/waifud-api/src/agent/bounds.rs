@@ -287,7 +287,7 @@ impl Walk {
         let unfit = &mut facts.unfit_bridges;
         self.map("unfit_bridges", unfit, SOME, (WORD, SENTENCE));
         if self.fit && facts.routes.len() > SOME {
-            // The widest say most in few.
+            // Keeps the largest networks, which cover most addresses.
             facts.routes = ipnet::Ipv4Net::aggregate(&facts.routes);
             facts.routes.sort_by_key(ipnet::Ipv4Net::prefix_len);
         }
@@ -404,7 +404,7 @@ impl Walk {
         if let Some(record) = &mut entry.record {
             let its_own = record.id == entry.instance;
             if self.fit {
-                // It is what waifud gave: a part of it would be something else.
+                // The record must be exactly what waifud sent, so a truncated one is dropped.
                 if !its_own || record.check().is_err() {
                     entry.record = None;
                 }

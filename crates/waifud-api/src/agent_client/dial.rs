@@ -68,7 +68,8 @@ impl Endpoint {
     pub(super) fn set_addresses(&self, new: &[String]) {
         if let Self::Tls { addresses, .. } = self {
             let mut all = addresses.write().unwrap_or_else(PoisonError::into_inner);
-            // Those that were known stay behind the new ones for this run, in case none of these is reached.
+            // The previous addresses stay after the new ones until this process ends, in case none of the new ones is
+            // reachable.
             let old = std::mem::take(&mut *all);
             all.extend_from_slice(new);
             all.extend(old.into_iter().filter(|old| !new.contains(old)));
@@ -122,7 +123,7 @@ fn host_and_port(url: &str) -> io::Result<String> {
                 "invalid address: expected for example https://waifud.lan:7373",
             )
         })?;
-    // After the last colon, unless that is inside an IPv6 address's brackets.
+    // The port follows the last colon, unless that is inside the brackets of an IPv6 address.
     let has_port = rest
         .rsplit_once(':')
         .is_some_and(|(_, port)| !port.contains(']'));

@@ -133,7 +133,7 @@ async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() 
 }
 
 #[tokio::test]
-async fn trimmed_history_is_told_from_other_problems() {
+async fn a_trimmed_history_is_distinguished_from_other_problems() {
     let (client, _, _dir) = serve(|_, _| {
         let problem = Problem::new(410, "history-trimmed", "gone");
         let text = serde_json::to_vec(&problem).unwrap();
@@ -191,7 +191,7 @@ async fn a_waifud_that_is_not_there_or_silent_is_an_error_in_time() {
 }
 
 #[test]
-fn frames_of_a_newer_waifud_are_told_from_broken_ones() {
+fn frames_of_a_newer_waifud_are_distinguished_from_invalid_ones() {
     assert!(is_unknown_kind(br#"{"type":"stream","id":1}"#));
     assert!(is_unknown_kind(
         br#"{"type":"put","revision":"000000ab.1","object":{"kind":"peer"}}"#

@@ -1,4 +1,4 @@
-//! What a guest reads, path by path.
+//! The answers to a guest's requests, path by path.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use crate::common::{KEY, ask, documents, get, source, tokens};
 use proptest::prelude::*;
 use waifud_cloudinit::{GuestRequest, Method, VendorOptions, path_of, render};
 
-/// Follows every listing from `path` on, as cloud-init does.
+/// Follows every listing below `path`, as cloud-init does.
 fn crawl(path: &str, into: &mut String) {
     let (status, body) = get(&documents(), path);
     writeln!(into, "{path} {status}").unwrap();
@@ -27,7 +27,7 @@ fn crawl(path: &str, into: &mut String) {
 }
 
 #[test]
-fn both_trees_are_complete_and_every_name_that_is_listed_is_there() {
+fn every_listed_name_in_both_trees_exists() {
     let mut seen = String::new();
     for root in ["/openstack/latest/", "/latest/"] {
         crawl(root, &mut seen);
@@ -96,7 +96,7 @@ fn unknown_paths_are_404() {
 }
 
 #[test]
-fn without_user_data_there_is_none_in_either_tree() {
+fn without_user_data_both_trees_lack_the_document() {
     let documents = render(&waifud_cloudinit::Source {
         user_data: None,
         ..source()
@@ -211,7 +211,7 @@ fn a_token_is_given_for_1_to_21600_seconds_and_to_no_proxy() {
 }
 
 #[test]
-fn a_wrong_token_is_refused_a_right_one_and_none_are_not() {
+fn only_an_invalid_token_is_refused() {
     let documents = documents();
     let get = |token| {
         let request = GuestRequest {
@@ -229,7 +229,7 @@ fn a_wrong_token_is_refused_a_right_one_and_none_are_not() {
 }
 
 #[test]
-fn debug_shows_nothing_that_was_written() {
+fn debug_output_contains_no_document() {
     let documents = documents();
     let answer = ask(&documents, &GuestRequest::get("/latest/user-data"));
     let shown = format!("{documents:?} {answer:?} {:?}", source());

@@ -1,4 +1,4 @@
-//! Bundles keep what they hold, from everybody without the key and against everybody who can write.
+//! Bundles keep their contents secret from readers without the key, and detect changes by writers.
 
 use crate::common::{documents, source};
 use proptest::prelude::*;
@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_bit_anywhere_is_noticed_even_under_its_own_digest(at: prop::sample::Index, bit in 0..8) {
+    fn any_changed_bit_is_detected_even_with_a_matching_digest(at: prop::sample::Index, bit in 0..8) {
         let sealed = seal(&documents(), &ENTROPY).unwrap();
         let mut bytes = sealed.ciphertext.clone();
         let at = at.index(bytes.len());

@@ -1,4 +1,4 @@
-//! What each datasource finds beyond OpenStack's tree, and the disk.
+//! The documents of each datasource besides OpenStack's, and the disk.
 
 use proptest::prelude::*;
 use waifud_cloudinit::{GuestRequest, Method, Source, path_of, render};
@@ -9,7 +9,7 @@ use crate::common::{ask, documents, get, source};
 
 const NAMES: [&str; 4] = ["meta-data", "network-config", "user-data", "vendor-data"];
 
-/// The directory that a DMI serial number tells cloud-init to fetch from.
+/// The directory from which cloud-init fetches according to the DMI serial number.
 fn seed() -> &'static str {
     let (_, url) = NOCLOUD_SEED.split_once(";s=").unwrap();
     assert!(url.ends_with('/'), "both versions of cloud-init need it");
@@ -17,7 +17,7 @@ fn seed() -> &'static str {
 }
 
 #[test]
-fn nocloud_answers_all_four_documents_whatever_there_is_to_say() {
+fn nocloud_always_has_all_four_documents() {
     let documents = documents();
     let seen: Vec<String> = NAMES
         .iter()
@@ -55,7 +55,7 @@ fn nocloud_answers_all_four_documents_whatever_there_is_to_say() {
 }
 
 #[test]
-fn ec2_has_its_nics_where_its_network_configuration_is_made_of_them_and_others_do_not() {
+fn only_ec2_has_the_documents_of_its_network_configuration() {
     let path = "/2021-03-23/meta-data/network/interfaces/macs/52:54:00:12:34:56/";
     assert_eq!(get(&documents(), path).0, 404);
     let ec2 = render(&Source {
@@ -116,7 +116,7 @@ proptest! {
     }
 }
 
-/// The usual guest with further nics: one on a bridge whose DHCP server is not ours, and one with an address of its own.
+/// The usual guest with further nics: one on a bridge with another DHCP server, and one with a fixed address.
 fn several(first_is_static: bool) -> Source {
     let mut source = source();
     let usual = source.nics.remove(0);

@@ -1,4 +1,4 @@
-//! Everything that guests read, through the public functions only.
+//! All documents that guests read, through the public functions only.
 #![expect(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
 mod answers;

@@ -1,5 +1,5 @@
-//! Our verdict on YAML beside that of the loader that cloud-init uses, PyYAML's safe loader, over documents written by
-//! hand and several thousand made from them. Differences that are meant are in [`MEANT`].
+//! Compares our checks of YAML with PyYAML's safe loader, which cloud-init uses, for handwritten documents and several
+//! thousand generated ones. Intended differences are in [`MEANT`].
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,11 +10,12 @@ use waifud_cloudinit::{UserDataError, validate_user_data};
 /// Debian's Python, which finds Debian's PyYAML.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Made documents. With those by hand, well over a thousand are compared.
+/// Generated documents. With the handwritten ones, well over a thousand are compared.
 const MADE: usize = 6000;
 
-/// Reads a JSON list of documents, and prints for each `null` (loaded), or the line of the problem (0 when unknown).
-/// cloud-init's loader is the safe loader and one tag more (`cloudinit/safeyaml.py`); any exception loses the document.
+/// Reads a JSON list of documents, and prints for each `null` (loaded) or the line of the error (0 if unknown).
+/// cloud-init's loader is the safe loader with one more tag (`cloudinit/safeyaml.py`); after any exception the document
+/// is ignored.
 const JUDGE: &str = r#"
 import json, sys, yaml
 class Loader(yaml.SafeLoader):
@@ -34,19 +35,19 @@ def judge(text):
 json.dump([judge(t) for t in json.load(sys.stdin)], sys.stdout)
 "#;
 
-/// What we refuse and PyYAML loads, by the reason that we give.
+/// Documents that we refuse and PyYAML loads, by our reason.
 const MEANT: [&str; 10] = [
-    // cloud-init merges and prints what it loaded; a value within itself ends that.
+    // cloud-init merges and prints the loaded value, which fails for a value that contains itself.
     "this alias refers to a value that contains it",
-    // Far below Python's limit, some of which cloud-init needs itself.
+    // Far below Python's limit, part of which cloud-init needs itself.
     "the nesting is too deep",
-    // Shared in Python, but written out by cloud-init's merging.
+    // Shared in Python, but expanded when cloud-init merges them.
     "its aliases stand for more than a million values",
-    // YAML has two directives; another one is a mistake that changes what follows.
+    // YAML has two directives; another one is probably a mistake that changes the meaning of the rest.
     "found unknown directive name",
     // A lone surrogate: Python loads it, and fails when cloud-init writes it to a file.
     "found invalid Unicode character escape code",
-    // Invisible where it is, and then a part of a value or of a key.
+    // The mark is invisible and would become part of a value or of a key.
     "a byte order mark can only begin a file",
     // PyYAML takes `[? a]` for a key; libyaml differs before commas. Nothing in cloud-init needs one.
     "a question mark inside brackets needs quotes",
@@ -165,7 +166,7 @@ fn our_verdict_on_yaml_is_that_of_pyyaml() {
             .collect::<Vec<_>>()
             .join("\n")
     );
-    // A corpus that one side refused or took as a whole would compare nothing.
+    // If one side refused or accepted all documents, nothing would be compared.
     let loaded = judged.iter().filter(|verdict| verdict.is_null()).count();
     assert!(
         loaded > 500 && refused > 500,
@@ -259,7 +260,7 @@ fn pyyaml_or_skip() -> bool {
     )
 }
 
-/// A small generator (Marsaglia's xorshift64), so that each run compares the same documents.
+/// A small generator (Marsaglia's xorshift64), so that every run compares the same documents.
 struct Random(u64);
 
 impl Random {
@@ -274,8 +275,8 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// One to three changes: a piece put in, characters taken out or exchanged, a line indented, joined with another
-    /// document.
+    /// One to three changes: a piece inserted, characters removed or swapped, a line indented, or another document
+    /// appended.
     fn changed(&mut self, text: &str) -> String {
         const PIECES: [&str; 40] = [
             " ",

@@ -1,4 +1,4 @@
-//! Public keys: real ones are taken, everything else is refused without being shown.
+//! Public keys: real ones are accepted, everything else is refused without being shown.
 
 use waifud_cloudinit::{SshKey, SshKeyError};
 
@@ -10,7 +10,7 @@ fn error(text: &str) -> SshKeyError {
 }
 
 #[test]
-fn every_type_that_openssh_makes_is_taken() {
+fn every_type_that_openssh_creates_is_accepted() {
     for line in include_str!("keys.pub").lines() {
         let key: SshKey = format!("  {line}\n").parse().unwrap();
         assert_eq!(key.as_str(), line);

@@ -1,4 +1,4 @@
-//! User-data: what is taken for what, and what is refused with which words.
+//! User-data: which kind is recognised, and what is refused with which error.
 
 use proptest::prelude::*;
 use waifud_cloudinit::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};
@@ -255,7 +255,7 @@ fn mime(of_type: &str, encoding: &str, body: &str) -> String {
 }
 
 #[test]
-fn each_part_of_a_mime_message_is_checked_as_its_type_asks() {
+fn each_part_of_a_mime_message_is_checked_according_to_its_type() {
     for (of_type, encoding, body) in [
         ("application/json", "7bit", "{}"),
         ("text/cloud-config", "7bit", "packages: [htop]"),

@@ -86,7 +86,7 @@ impl Control {
             row.cloud_id = waifud_cloudinit::next_instance_id(row.id, &row.cloud_id);
             changes.push("the next boot repeats the first-boot steps".to_owned());
         }
-        // An instance that stopped by itself is started by a new generation, although its spec already says run.
+        // An instance whose guest powered itself off is started by a new generation, although its spec already says run.
         let start_again = change.run == Some(true) && row.spec == before && stays_off(&row);
         if start_again {
             changes.push("start requested again".to_owned());

@@ -44,7 +44,7 @@ pub use scenarios::node_name;
 /// Longer than any step of these tests takes. A test that reaches it has failed.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A control server in a directory of its own.
+/// A control server in a temporary directory.
 pub struct Server {
     pub dir: tempfile::TempDir,
     pub control: Control,
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// Starts again as after a kill: with what is on the disk and nothing of what was in memory.
+    /// Restarts as after a kill: with the data on disk, and without any state in memory.
     pub async fn restart(self, change: impl FnOnce(&mut ControlConfig)) -> Self {
         self.control.stop_token().cancel();
         let Self { dir, control, .. } = self;

@@ -1,4 +1,4 @@
-//! A store in memory, for tests. Clones share what they hold, as a restarted process shares its disk.
+//! An in-memory store for tests. Clones share their contents, as a restarted process shares its disk.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use waifud_types::{Digest, InstanceId};
 
 use super::{BundleStore, StateStore, StoreError};
 
-/// See the module.
+/// The fake store; see the module documentation.
 #[derive(Clone, Debug, Default)]
 pub struct FakeStore(Arc<Mutex<Held>>);
 

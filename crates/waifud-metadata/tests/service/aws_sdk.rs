@@ -34,7 +34,7 @@ fn an_aws_sdk_gets_a_token_and_reads_with_it() {
             "without a token": iid,
             "local-ipv4": guest_address(0),
             "a wrong token is refused": true,
-            // A region is its zone without the last letter: so the SDK reckons, and a node's name is the zone.
+            // The SDK derives the region from the zone by removing its last letter; the zone is the node's name.
             "region": "alde",
             "credentials": {},
         })
@@ -43,7 +43,7 @@ fn an_aws_sdk_gets_a_token_and_reads_with_it() {
     assert_eq!(asked, REQUESTS, "\n{}", asked.join("\n"));
 }
 
-/// None repeated; only credentials, which there are none of, are asked for in vain.
+/// No request is repeated. The only failed ones are for credentials, which do not exist.
 const REQUESTS: [&str; 9] = [
     "200 /latest/api/token",
     "200 /latest/meta-data/instance-id",

@@ -1,7 +1,7 @@
-//! cloud-init's own client, of both Debian releases, in a guest's namespace, through the real tunnel, at the real address.
+//! cloud-init's own client, of both Debian releases, in a guest's namespace, through the real tunnel.
 //!
-//! It comes from Debian's packages, by way of the machine's own apt sources, and is kept in the cache directory. Each
-//! request that it makes is compared with what it should make: one that was repeated, or not found, costs guests time.
+//! The client comes from Debian's packages through the machine's apt sources, and is kept in the cache directory. Each
+//! of its requests is compared with the expected ones, because repeated and failed requests delay guests.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ use crate::{
     tunnel::{furnish, start},
 };
 
-/// Debian's Python, which finds Debian's modules.
+/// Debian's Python, which can import Debian's modules.
 const PYTHON: &str = "/usr/bin/python3";
 const MODULES: &str = "requests, yaml, jinja2, configobj, jsonpatch, jsonschema, oauthlib";
 const MAC: &str = "52:54:00:12:34:56";
@@ -50,9 +50,9 @@ fn cloud_init_25_1_of_trixie_understands_everything_at_once() {
     check("trixie", "25.1.");
 }
 
-/// cloud-init's own examples are what people copy.
+/// Users copy cloud-init's own examples.
 #[test]
-fn every_example_of_user_data_that_cloud_init_ships_is_taken() {
+fn every_example_of_user_data_in_cloud_init_is_accepted() {
     let Some(unpacked) = unpacked_or_skip("trixie", "25.1.") else {
         return;
     };
@@ -140,7 +140,7 @@ fn check(suite: &str, version: &str) {
     ];
     assert_eq!(reported(&world, &service), expected);
 
-    // Without user-data the same requests are made, once each: not found is an answer, not a failure to be retried.
+    // Without user-data, the requests are the same and none is repeated: 404 is an answer, not a failure to retry.
     furnish(&world, &service, &[guest_of(guest.id, None)]);
     let seen = run(&world, &cloud_init);
     assert_eq!(
@@ -161,7 +161,7 @@ fn check(suite: &str, version: &str) {
     assert_eq!(asked[REQUESTS.len()..], wanted);
 }
 
-/// The guests' namespace knows the way to the service, and none to any name server: looking for one fails at once.
+/// The guests' namespace has a route to the service and none to a name server, so lookups fail at once.
 pub(crate) fn with_the_service(world: &World) {
     world.guests.ip("route del default");
     world
@@ -171,7 +171,7 @@ pub(crate) fn with_the_service(world: &World) {
 
 type Reports = Vec<(Option<String>, Option<String>)>;
 
-/// What the service saw: requests with their status, and reports.
+/// The observations of the service: requests with their status, and reports.
 pub(crate) fn observed(world: &World, service: &Arc<MetadataService>) -> (Vec<String>, Reports) {
     let service = Arc::clone(service);
     let observed = world
@@ -211,8 +211,8 @@ fn reported(world: &World, service: &Arc<MetadataService>) -> Vec<String> {
     events.collect()
 }
 
-/// Every request of a boot, in order: none repeated (the list of versions is read once to find the service and once to
-/// choose), none in vain. The last three are EC2's, which the OpenStack source does not make.
+/// Every request of a boot, in order. None is repeated (the list of versions is read once to find the service and once
+/// to select a version), and none fails. The last three are those of EC2, which the OpenStack datasource does not send.
 const REQUESTS: [&str; 22] = [
     "200 /openstack",
     "200 /openstack",
@@ -238,7 +238,7 @@ const REQUESTS: [&str; 22] = [
     "200 /latest/user-data",
 ];
 
-/// What `convert_net_json` should make of one nic with DHCP.
+/// The expected output of `convert_net_json` for one nic with DHCP.
 fn network() -> Value {
     json!({
         "version": 1,
@@ -333,7 +333,7 @@ pub(crate) fn python(
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output_text}"))
 }
 
-/// The unpacked package, or a loud word about what is missing.
+/// The unpacked package, or an error that names what is missing.
 fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
     match unpacked(suite, version) {
         Ok(directory) => Some(directory),
@@ -344,7 +344,7 @@ fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
     }
 }
 
-/// Debian's package cloud-init, unpacked: from the cache, else out of the archive.
+/// Debian's package cloud-init, unpacked: from the cache, or else from the archive.
 fn unpacked(suite: &str, version: &str) -> Result<PathBuf> {
     let modules = command(PYTHON, &["-c", &format!("import {MODULES}")]);
     modules.context("Debian's Python modules are missing: apt-get install python3-requests python3-yaml python3-jinja2 python3-configobj python3-jsonpatch python3-jsonschema python3-oauthlib")?;
@@ -367,7 +367,7 @@ fn unpacked(suite: &str, version: &str) -> Result<PathBuf> {
     let unpacked = work.path().join("unpacked");
     command("dpkg-deb", &["-x", text(&deb)?, text(&unpacked)?])?;
     let kept = cache.join(format!("cloud-init-{found}"));
-    // If another test program was quicker, its directory is as good.
+    // If another test program was faster, its directory is equivalent.
     if let Err(error) = fs::rename(&unpacked, &kept) {
         ensure!(kept.exists(), "{}: {error}", kept.display());
     }

@@ -1,4 +1,4 @@
-//! The agent's side: its typed client against the real socket.
+//! The agent's side: its typed client with the real socket.
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -133,7 +133,7 @@ async fn inconsistent_requests_are_refused_with_their_code_and_change_nothing() 
 }
 
 #[tokio::test]
-async fn an_instance_may_get_another_address_and_leaves_the_old_one() {
+async fn an_instance_can_change_its_address_and_releases_the_old_one() {
     let agent = agent().await;
     let guest = Guest::new("a", A);
     agent.house.admit(&guest).await;
@@ -145,7 +145,7 @@ async fn an_instance_may_get_another_address_and_leaves_the_old_one() {
 }
 
 #[tokio::test]
-async fn the_tunnels_other_end_is_set_and_a_key_that_is_none_is_refused() {
+async fn the_nodes_end_of_the_tunnel_is_set_and_an_invalid_key_is_refused() {
     let agent = agent().await;
     let mut tunnel = Tunnel {
         node_public_key: PrivateKey::generate().public_key().to_string(),
@@ -198,7 +198,7 @@ async fn a_wait_ends_at_once_when_the_service_stops() {
         .unwrap()
         .unwrap()
         .unwrap();
-    // It got an answer, or had not been heard yet.
+    // It got an answer, or its request had not been read yet.
     let _ = tokio::time::timeout(PATIENCE, waiting)
         .await
         .unwrap()
@@ -309,7 +309,8 @@ async fn another_user_is_refused_even_if_the_mode_allows_it() {
     assert!(!ask(0).await.unwrap().is_empty());
 }
 
-/// A store on disk that takes its time over assignments: it has written, and does not say so before it is let.
+/// A store on disk that delays the answer to an assignment: the data is written, but the call returns only when
+/// allowed.
 struct Slow {
     disk: DiskStore,
     written: Notify,
@@ -413,7 +414,7 @@ async fn a_bundle_that_no_instance_is_served_is_listed_until_it_is_dropped() {
     let status = agent.client.status().await.unwrap();
     assert_eq!(status.unused_bundles, []);
     assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 200);
-    // Dropped indeed: it has to be put again before it can be assigned.
+    // It was really dropped: it must be put again before it can be assigned.
     let assign = || agent.client.put_instance(unused.id, &unused.assignment);
     assert!(assign().await.unwrap_err().is_bundle_missing());
     assert_eq!(put().await, [digest]);

@@ -1,4 +1,4 @@
-//! A service with two guests, and the shortest ways to speak to it.
+//! A service with two guests, and helpers to send requests to it.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -25,14 +25,14 @@ use waifud_metadata::{
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::fake::{FakeDialer, listener};
 
-/// Nothing here takes longer, on any machine, unless it hangs.
+/// Longer than every step takes on any machine, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const A: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 10);
 pub const B: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 11);
 pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 12);
 
-/// An instance that was never seen before, its name in every document.
+/// A new instance, with its name in every document.
 pub struct Guest {
     pub id: InstanceId,
     pub name: String,
@@ -85,7 +85,7 @@ impl Guest {
         }
     }
 
-    /// What nobody else may read.
+    /// The secret in a guest's documents, which no other guest may read.
     pub fn secret(&self) -> String {
         format!("secret-of-{}", self.name)
     }
@@ -153,12 +153,12 @@ impl House {
             .unwrap()
     }
 
-    /// Sends bytes as they are and reads until the service closes.
+    /// Sends bytes unchanged and reads until the service closes the connection.
     pub async fn raw(&self, from: Ipv4Addr, bytes: &[u8]) -> String {
         let mut stream = self.connect(from);
         let mut answer = Vec::new();
         let exchange = async {
-            // The service may refuse before it has read everything.
+            // The service may refuse the request before it has read all of it.
             let _ = stream.write_all(bytes).await;
             let _ = stream.read_to_end(&mut answer).await;
         };
@@ -166,7 +166,7 @@ impl House {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// A GET with extra lines in its head; status and the whole answer.
+    /// A GET with additional header lines; returns the status and the complete answer.
     pub async fn get_with(&self, from: Ipv4Addr, target: &str, lines: &str) -> (u16, String) {
         let request = format!("GET {target} HTTP/1.1\r\nConnection: close\r\n{lines}\r\n");
         let answer = self.raw(from, request.as_bytes()).await;
@@ -183,7 +183,7 @@ impl House {
     }
 }
 
-/// The status of an answer; 0 for none.
+/// The status of an answer; 0 if there is none.
 pub fn status(answer: &str) -> u16 {
     answer
         .split(' ')

@@ -1,4 +1,4 @@
-//! A guest reads its own documents and nobody else's, whatever it says.
+//! A guest can read only its own documents, whatever it sends.
 
 use std::sync::LazyLock;
 
@@ -39,7 +39,7 @@ async fn an_unassigned_address_can_read_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_of_one_guest_is_worth_nothing_to_another() {
+async fn a_token_of_one_guest_is_refused_for_another() {
     let (house, ..) = House::new().await;
     let put = "PUT /latest/api/token HTTP/1.1\r\nConnection: close\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n";
     let answer = house.raw(A, put.as_bytes()).await;
@@ -103,7 +103,7 @@ static WORLD: LazyLock<(Runtime, House, Guest, Guest)> = LazyLock::new(|| {
     (runtime, house, a, b)
 });
 
-/// Everything that has ever told a proxy's server who its client is, and what a liar would put there.
+/// All headers by which proxies pass on the client's address, with values that an attacker would send.
 fn lie() -> impl Strategy<Value = String> {
     let name = prop::sample::select(vec![
         "Host",
@@ -178,17 +178,17 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_http_get_no_document(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
+    fn invalid_http_gets_no_document(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
         let (runtime, house, ..) = &*WORLD;
         let mut bytes = bytes;
-        // An end, so that nobody waits for more of a head.
+        // Ends the head, so that no side waits for more of it.
         bytes.extend_from_slice(b"\r\n\r\n");
         let answer = runtime.block_on(house.raw(A, &bytes));
         prop_assert!(!answer.contains("secret-of-"));
     }
 
     #[test]
-    fn two_requests_glued_together_stay_with_the_same_guest(
+    fn two_requests_in_one_packet_belong_to_the_same_guest(
         length in 0usize..200, chunked: bool, lies in prop::collection::vec(lie(), 0..3),
     ) {
         let (runtime, house, _, b) = &*WORLD;

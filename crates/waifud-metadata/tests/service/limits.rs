@@ -1,4 +1,4 @@
-//! One guest's greed or slowness is its own affair.
+//! A guest that is slow or sends too much affects only itself.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_slow_request_head_is_ended() {
     let mut stream = house.connect(A);
     let dripping = async {
         loop {
-            // Each byte comes well within the time for a head; together they take longer.
+            // Each byte arrives within the time limit of the head, but all together take longer.
             if stream.write_all(b"G").await.is_err() {
                 break;
             }

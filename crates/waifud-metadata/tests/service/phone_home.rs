@@ -1,4 +1,4 @@
-//! What a guest reports, and of whom.
+//! Reports of guests, and the instance that they are about.
 
 use waifud_api::metadatad::Observed;
 use waifud_types::evidence::ModuleResult;
@@ -56,7 +56,7 @@ async fn requests_that_are_not_a_posted_form_are_refused() {
 }
 
 fn event(body: &str) -> String {
-    // cloud-init names no media type.
+    // cloud-init sends no media type.
     format!(
         "POST /waifud/cloud-init HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -75,7 +75,7 @@ async fn an_event_is_about_the_caller_and_invalid_events_are_dropped() {
         "X-Forwarded-For: 10.0.0.2\r\nContent-Length",
     );
     assert_eq!(status(&house.raw(A, forged.as_bytes()).await), 200);
-    // Dropped, and not refused: cloud-init would complain of a refusal in the guest's log.
+    // Dropped instead of refused, because cloud-init would log a refusal in the guest.
     assert_eq!(status(&house.raw(A, event("{}").as_bytes()).await), 200);
     let get = event("").replace("POST", "GET");
     assert_eq!(status(&house.raw(A, get.as_bytes()).await), 405);

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after a restart, before the agent has said anything.
+//! Acknowledged data is available after a restart, before the agent has connected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ async fn a_restarted_service_serves_the_last_known_good() {
         status.node_public_key.as_ref(),
         Some(&tunnel.node_public_key)
     );
-    // It greets the node by itself, so that nobody waits for a timer.
+    // The server starts the handshake with the node immediately instead of waiting for a timer.
     let peer = after.tunnel.peer().unwrap();
     assert_eq!(peer.endpoint, Some(tunnel.node_endpoint));
     assert_eq!(peer.allowed, [tunnel.subnet]);
@@ -140,7 +140,7 @@ async fn a_damaged_bundle_is_not_served_and_putting_it_again_repairs_it() {
     assert!(seen.items.is_empty());
 }
 
-/// A store whose disk gives no bundle at the moment.
+/// A store whose disk temporarily cannot read bundles.
 struct Unreadable(FakeStore);
 
 #[async_trait]
@@ -166,7 +166,7 @@ impl BundleStore for Unreadable {
 }
 
 #[tokio::test]
-async fn a_bundle_that_could_not_be_read_at_a_start_is_there_at_the_next() {
+async fn a_bundle_that_was_unreadable_at_one_start_is_served_after_the_next() {
     let store = FakeStore::default();
     let a = Guest::new("a", A);
     let before = House::on(store.clone(), GuestLimits::default()).await;

@@ -1,4 +1,4 @@
-//! The whole way: a guest's kernel, routing, the TUN device, sealed datagrams, the TCP stack, the service.
+//! The complete path: a guest's kernel, routing, the TUN device, encrypted datagrams, the TCP stack, the service.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -34,7 +34,7 @@ const USER_DATA: &str = "/openstack/latest/user_data";
 /// Far below the 19.5 s for which a plain WireGuard stays silent after its other end was restarted.
 const PROMPT: Duration = Duration::from_secs(10);
 
-/// A service with a store on disk, on the node, as the program puts it together.
+/// A service with a store on disk, on the node, assembled like the program does.
 pub fn start(world: &World, root: &Path) -> (Arc<MetadataService>, CancellationToken) {
     let (root, key) = (root.to_owned(), world.server_key.clone());
     world.node.run(move || async move {
@@ -58,7 +58,7 @@ pub fn start(world: &World, root: &Path) -> (Arc<MetadataService>, CancellationT
     })
 }
 
-/// Says what the agent says.
+/// Sends the agent's requests.
 pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) {
     let tunnel = Tunnel {
         node_public_key: world.node_key.public_key().to_string(),
@@ -129,11 +129,11 @@ fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() 
             let answer = read(&world, number);
             assert!(answer.contains(&guest.secret()), "{answer}");
         }
-        // In the subnet, and nobody's.
+        // An address in the subnet that no guest has.
         assert_eq!(status(&read(&world, 2)), 404);
     };
     check();
-    // Gone without a word to the node; then another one on the same disk, before any agent has spoken.
+    // The service ends without notifying the node. Another one starts on the same disk, before an agent has connected.
     stop.cancel();
     drop(service);
     world.node.run(|| async {
@@ -148,7 +148,7 @@ fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() 
     check();
 }
 
-/// A request of guest 0 that never ends, as far as it is let in.
+/// A request of guest 0 that never ends, as far as connections are admitted.
 async fn drip(open: Arc<AtomicUsize>) {
     let Ok(mut stream) = connect(guest_address(0)).await else {
         return;

@@ -1,14 +1,14 @@
-//! How fast guests get their documents, with everything real but the guests themselves: requests of cloud-init's mix
-//! leave a guests' namespace through a veth, an `ip rule` leads them into the node's TUN device, sealed datagrams carry
-//! them over loopback to the program `waifud-metadatad`, which holds sixteen guests' sealed bundles.
+//! How fast guests get their documents. Everything is real except the guests: requests with cloud-init's mix leave a
+//! guests' namespace through a veth, an `ip rule` routes them to the node's TUN device, and encrypted datagrams carry
+//! them over loopback to the program `waifud-metadatad`, which serves sixteen guests.
 //!
 //! ```text
 //!  this process: load        this program again: "node"          waifud-metadatad
 //!  guests' namespace ═ veth ═ node's namespace ─ wfmeta0 ═ UDP ═ its own process, all defaults
 //! ```
 //!
-//! `cargo xtask bench metadata` runs it in release mode; without `--bench` it is a short smoke test. It fails when a
-//! single request does. A promise that is missed is said to be missed.
+//! `cargo xtask bench metadata` runs it in release mode; without `--bench`, it is a short smoke test. It fails if a
+//! request fails. A missed target is printed.
 
 #[path = "../../../waifud-wireguard/tests/kit/mod.rs"]
 mod kit;
@@ -25,11 +25,11 @@ use load::{Load, Outcome, client::Client};
 use parts::{Home, Part};
 use tokio::time::timeout;
 
-/// Guests, each with an address and a bundle of its own.
+/// Guests, each with its own address and bundle.
 const GUESTS: u8 = 16;
 
-/// What a boot asks for, in order, as the tests of `waifud-metadata` see it from cloud-init of both Debian releases. The
-/// last three are those of its EC2 source.
+/// The requests of a boot, in order, as the tests of `waifud-metadata` observe them from cloud-init of both Debian
+/// releases. The last three are those of its EC2 datasource.
 const REQUESTS: [&str; 22] = [
     "/openstack",
     "/openstack",
@@ -62,9 +62,9 @@ const HEADERS: [&str; 3] = [
     "accept: */*",
 ];
 
-/// Longest that one request may take before it counts as failed.
+/// The time limit of a request, after which it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest that one load may take in all.
+/// The time limit of a load.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// One load.
@@ -77,11 +77,11 @@ struct Round {
     promise: Option<Promise>,
 }
 
-/// What SPECIFICATION.md says of a load.
+/// The target in SPECIFICATION.md.
 enum Promise {
-    /// At least so many requests per second.
+    /// The minimum number of requests per second.
     PerSecond(u32),
-    /// 99 of 100 requests are answered in less.
+    /// The maximum time of 99 of 100 requests.
     P99(Duration),
 }
 
@@ -90,8 +90,8 @@ const ROUNDS: [Round; 4] = [
         name: "1 kept connection",
         clients: 1,
         keep: true,
-        // No more than the burst that the service allows one guest: faster than 4,000/s is more than it may have on the
-        // long run, and this is faster.
+        // No more than the burst that the service allows for one guest: this load exceeds 4,000/s, which is the limit
+        // in the long run.
         requests: 7_500,
         promise: None,
     },
@@ -192,7 +192,7 @@ fn run(world: &World, clients: usize, keep: bool, requests: usize) -> Result<Out
         .context("the load did not end in time")
 }
 
-/// Fast would be worth nothing if it were another's.
+/// Also checks that each guest gets its own documents.
 fn everybody_gets_its_own(world: &World) -> Result<()> {
     let mut seen = HashSet::new();
     for number in 0..GUESTS {

@@ -1,5 +1,5 @@
-//! The part of the node's agent: it gives the program its bundles over the control socket, has the node's end of the
-//! tunnel, and reads what guests did, as `waifud-agentd` does all the time.
+//! The role of the node's agent: sends bundles to the program over the control socket, runs the node's end of the
+//! tunnel, and reads observations of guests, as `waifud-agentd` does all the time.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -29,7 +29,8 @@ pub fn name(number: u8) -> String {
     format!("web-{number:02}")
 }
 
-/// Until its input ends, so also when the bench dies. A task among others in a process with threads, like the agent.
+/// Runs until its input is closed, which also happens if the bench is killed. One task of several in a process with
+/// threads, like the agent.
 pub fn run(socket: &str) -> Result<()> {
     let client = MetadatadClient::new(PathBuf::from(socket));
     Builder::new_multi_thread()
@@ -68,7 +69,7 @@ async fn furnish(client: &MetadatadClient) -> Result<NodeTunnel> {
     Ok(NodeTunnel::start_in_userspace(config).await?)
 }
 
-/// Makes the program serve one guest.
+/// Configures the program to serve one guest.
 async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
     let id = InstanceId::generate();
     let (name, address) = (name(number), guest_address(number));
@@ -117,7 +118,7 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
     Ok(())
 }
 
-/// Reads what guests did, for ever.
+/// Reads observations of guests, forever.
 async fn follow(client: MetadatadClient) {
     let mut after = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The two programs that are measured, as processes in the node's namespace. Both end with this process, however it ends.
+//! The two measured programs, as processes in the node's namespace. Both end with this process, however it ends.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::kit::World;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the program keeps its things; removed at the end, also when somebody interrupts.
+/// The program's directory, which is removed at the end, even after an interrupt.
 pub struct Home(tempfile::TempDir);
 
 impl Home {
@@ -49,7 +49,8 @@ impl Home {
     }
 }
 
-/// A signal would end this process without any destructor. Processes and namespaces need none, a directory does.
+/// A signal ends this process without running destructors. Processes and namespaces end anyway, but the directory must
+/// be removed.
 fn remove_when_interrupted(path: PathBuf) {
     std::thread::spawn(move || {
         let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
@@ -75,7 +76,7 @@ fn remove_when_interrupted(path: PathBuf) {
 pub struct Part(Child);
 
 impl Part {
-    /// The program that faces guests, answering on its socket.
+    /// waifud-metadatad, once it answers on its socket.
     pub fn metadatad(world: &World, home: &Home) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command
@@ -99,7 +100,7 @@ impl Part {
         Ok(part)
     }
 
-    /// This program in the part of the node's agent.
+    /// This program in the role of the node's agent.
     pub fn node(world: &World, home: &Home) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -149,7 +150,7 @@ impl Drop for Part {
     }
 }
 
-/// Of the last 1, 5 and 15 minutes.
+/// The load averages of the last 1, 5 and 15 minutes.
 pub fn load_average() -> Result<String> {
     let text = fs::read_to_string("/proc/loadavg")?;
     Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))

@@ -1,4 +1,4 @@
-//! Starting, stopping, crashing, and being misconfigured.
+//! Start, stop, crash, and invalid configuration.
 
 use std::{fs, net::Ipv4Addr, process::Stdio};
 
@@ -52,7 +52,7 @@ async fn sigterm_ends_it_successfully_even_while_a_caller_waits() {
     let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
     assert!(!home.socket().exists());
-    // An answer, or a connection that broke: no hanging.
+    // The caller gets an answer or a closed connection; it does not hang.
     let _ = timeout(PATIENCE, waiting).await.unwrap().unwrap();
 }
 
@@ -85,7 +85,7 @@ async fn an_unknown_key_or_a_public_address_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn logs_carry_no_secret_even_when_they_say_everything() {
+async fn logs_contain_no_secret_even_at_the_most_verbose_level() {
     let home = Home::new(ANYWHERE);
     let text = fs::read_to_string(home.config()).unwrap();
     fs::write(home.config(), text.replace("debug", "trace")).unwrap();

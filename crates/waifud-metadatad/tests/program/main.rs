@@ -1,4 +1,4 @@
-//! The real program, as a process: started, told, asked by guests through the tunnel, killed, stopped.
+//! The real program as a process: started, configured, queried by guests through the tunnel, killed, stopped.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

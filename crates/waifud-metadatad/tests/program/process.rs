@@ -1,4 +1,4 @@
-//! One running program in a directory of its own, killed when the test is over.
+//! A running program in its own directory, killed when the test ends.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use waifud_wireguard::PublicKey;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_waifud-metadatad");
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a program keeps its things.
+/// The program's directory.
 pub struct Home(tempfile::TempDir);
 
 impl Home {
@@ -77,7 +77,7 @@ pub fn command(config: &Path) -> Command {
     command
 }
 
-/// Ends it as a crash does, and waits until it is gone.
+/// Kills it and waits until it has exited.
 pub async fn crash(mut child: Child) {
     child.kill().await.unwrap();
 }
@@ -91,7 +91,7 @@ pub fn tunnel(node: PublicKey) -> Tunnel {
     }
 }
 
-/// Makes the program serve an instance whose user-data has these words in it.
+/// Configures the program to serve an instance whose user-data contains this text.
 pub async fn serve(client: &MetadatadClient, id: InstanceId, address: Ipv4Addr, words: &str) {
     let documents = render(&Source {
         instance: id,

@@ -157,7 +157,7 @@ impl Firewall {
         self.own_commit
     }
 
-    /// Applies a change through the session, or through a process of its own where the session cannot. `before` is the
+    /// Applies a change through the session, or with a separate process if the session cannot be used. `before` is the
     /// generation before the change.
     async fn apply_change(&mut self, text: &str, before: u32) -> Result<(), NetworkError> {
         match self.session.run(text).await {

@@ -1,6 +1,6 @@
 //! Resolves a name with dnsmasq, to find out whether it has read its files.
 //!
-//! The reload signal has no confirmation. So every load of leases contains a name of its own ([`crate::dhcp::mark`]). Once
+//! The reload signal has no confirmation. So every load of leases contains a unique name ([`crate::dhcp::mark`]). Once
 //! that name resolves, leases and names are in force, because dnsmasq reads both files at once.
 
 use std::net::Ipv4Addr;

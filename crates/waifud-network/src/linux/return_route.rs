@@ -1,4 +1,4 @@
-//! The way of answers from metadatad back to a port on a bridge of the host: a route of our table and a neighbour.
+//! The return path from metadatad to a port on a bridge of the host: a route in our table and a neighbour.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use waifud_types::MacAddr;
 use super::links::Links;
 use crate::{LanPort, NetworkState};
 
-/// Where answers to one port go.
+/// The destination of the answers to one port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ReturnRoute {
     /// The address that stands for the port ([`crate::IDENTITIES`]).

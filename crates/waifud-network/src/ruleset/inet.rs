@@ -1,4 +1,4 @@
-//! Rules for routed packets: what guests may reach of the host, and what is forwarded for them.
+//! Rules for routed packets: which services of the host guests may reach, and which packets are forwarded for them.
 //!
 //! Access to the host is checked before destination NAT, so that ports that Docker publishes on the host's address count as
 //! the host, and again at input. An `accept` ends only our table: other tables on the same hook are still evaluated, so
@@ -71,8 +71,8 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
     text
 }
 
-/// Where each identity comes from, and the host's own bridges: what they switch passes our chains too where somebody
-/// has the kernel ask `iptables` about bridged frames (`br_netfilter`), and is none of our business here.
+/// The source of each identity, and the host's own bridges: with `br_netfilter`, packets that these bridges switch also
+/// pass our chains, and must not be affected.
 fn askers(state: &NetworkState, host: &HostSide) -> String {
     let with = state.lan.iter().filter_map(|p| Some((p, p.identity?)));
     let mut text = collection(

@@ -1,4 +1,4 @@
-//! Leases from the real dnsmasq, asked for as a guest's firmware or operating system would.
+//! Leases from the real dnsmasq, requested as the firmware or the operating system of a guest would.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
 const ACK: u8 = 5;
 
-/// What a server said: its message type, the address, and options by number.
+/// An answer of a server: its message type, the address, and options by number.
 struct Answer {
     kind: u8,
     address: Ipv4Addr,
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-/// Asks as `chaddr` and waits for an answer of that kind.
+/// Sends a request as `chaddr` and waits for an answer of that kind.
 fn ask(wire: &Wire, mac: Mac, kind: u8, options: &[u8], wanted: u8) -> Answer {
     // The parameters that clients ask for: mask, router, DNS, host name, domain, MTU, static routes.
     let options = [options, &[55, 7, 1, 3, 6, 12, 15, 26, 121]].concat();
@@ -71,12 +71,12 @@ fn ask(wire: &Wire, mac: Mac, kind: u8, options: &[u8], wanted: u8) -> Answer {
     Answer::of(seen.last().unwrap(), mac).unwrap()
 }
 
-/// Discovers and requests, with a client id, as RFC 2131's figure 3 has it.
+/// Discovers and requests with a client id, as in figure 3 of RFC 2131.
 fn lease(guest: &Guest, client_id: &[u8]) -> Answer {
     lease_of(&guest.wire, guest.mac(), client_id, GATEWAY)
 }
 
-/// What a home's server gives to a guest that is switched into it.
+/// The answer of a home's DHCP server to a guest on its bridge.
 pub fn lease_on_a_lan(wire: &Wire, mac: Mac, server: Ipv4Addr) -> Ipv4Addr {
     lease_of(wire, mac, b"\x01lan", server).address
 }
@@ -95,7 +95,7 @@ fn lease_of(wire: &Wire, mac: Mac, client_id: &[u8], server: Ipv4Addr) -> Answer
     ask(wire, mac, REQUEST, &request, ACK)
 }
 
-/// A home router's DHCP server: dnsmasq in its namespace, ended with this.
+/// A home router's DHCP server: a dnsmasq in its namespace, stopped when this is dropped.
 pub struct Server {
     process: std::process::Child,
     _leases: tempfile::TempDir,
@@ -120,7 +120,7 @@ impl Server {
         ];
         let mut dnsmasq = std::process::Command::new("/usr/sbin/dnsmasq");
         let process = home.run(|| dnsmasq.args(arguments).spawn().unwrap());
-        // Its pid file is written when its sockets are open.
+        // dnsmasq writes its pid file after opening its sockets.
         let pid = dir.path().join("pid");
         crate::wire::eventually("the home's DHCP server", || pid.exists());
         Self {
@@ -154,7 +154,7 @@ fn a_guest_gets_its_address_and_the_way_to_metadata() {
         assert_eq!(ack.option(26), Some([5, 0x8c].as_slice()));
         let routes = [&[32, 169, 254, 169, 254], &gateway[..], &[0], &gateway].concat();
         assert_eq!(ack.option(121), Some(routes.as_slice()));
-        // A guest sees the gateway's MAC, whatever node it is on.
+        // Guests see the same MAC address of the gateway on every node.
         let seen = guest.namespace.run(|| guest.mac());
         assert_ne!(seen, GATEWAY_MAC);
     });
@@ -185,7 +185,7 @@ fn a_new_guest_is_served_without_a_restart_and_gets_a_former_ones_address() {
         let held = |what: &str| std::fs::read_to_string(&memory).unwrap().contains(what);
         assert!(held("52:54:00:00:00:01 10.144.1.11"));
 
-        // It is deleted, and its address goes to another guest while the lease would run for hours.
+        // The guest is deleted, and its address is given to another guest although the lease is valid for hours.
         let mut heir = port(1);
         heir.address = former.address();
         lab.state.ports = vec![heir.clone()];
@@ -203,7 +203,7 @@ fn a_new_guest_is_served_without_a_restart_and_gets_a_former_ones_address() {
 }
 
 #[test]
-fn stale_leases_are_forgotten_though_dnsmasq_died_meanwhile() {
+fn stale_leases_are_removed_even_after_a_crash_of_dnsmasq() {
     on_a_node(1, |mut lab| async move {
         lab.ensure().await;
         let former = lab.attach_as(&lab.state.ports[0].clone()).await;

@@ -1,4 +1,4 @@
-//! Connections to guests: through their own ports, and to nobody else's machine.
+//! Connections to guests: through their own ports, and never to another machine.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,7 +18,7 @@ use crate::namespace::Namespace;
 const PORT: u16 = 8080;
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
 
-/// A service that counts whoever connects and says hello.
+/// A service that counts its connections and sends a greeting.
 struct Service(Arc<AtomicUsize>);
 
 impl Service {
@@ -89,7 +89,7 @@ fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_a_silent_guest()
     });
 }
 
-/// A home with a guest that has `OWN`, and services on the guest and on the router.
+/// A home with a guest that has `OWN`, and with services on the guest and on the router.
 async fn at_home(lab: &mut Lab) -> (Home, LanGuest, Service, Service) {
     let home = Home::new(lab, "br0", true).await;
     lab.state.lan = vec![lan_port(0, "br0")];
@@ -104,7 +104,7 @@ async fn at_home(lab: &mut Lab) -> (Home, LanGuest, Service, Service) {
 }
 
 #[test]
-fn a_guest_on_a_bridge_is_reached_and_another_machine_of_that_network_is_not_even_asked() {
+fn only_the_guest_on_a_bridge_receives_packets_and_no_other_machine() {
     on_a_node(0, |mut lab| async move {
         let (home, guest, service, routers) = at_home(&mut lab).await;
         drop(connect(&nic(&guest, OWN), PORT).await.unwrap());
@@ -117,7 +117,7 @@ fn a_guest_on_a_bridge_is_reached_and_another_machine_of_that_network_is_not_eve
             connect(&nic(&guest, ROUTER), PORT).await,
             "belongs to another machine",
         );
-        // The router's own MAC address in the spec makes it no guest: it is not behind the guest's port.
+        // The router's MAC address in the spec does not help, because it is not behind the guest's port.
         let forged = GuestNic {
             mac: MacAddr::new(ROUTER_MAC),
             ..nic(&guest, ROUTER)
@@ -147,7 +147,7 @@ fn neither_the_nodes_own_address_nor_one_behind_a_router_is_dialled() {
         }
         assert_eq!(nodes.connections(), 0);
         let outside = Service::start(&lab.outside);
-        // On another link than the guest's: its router answers, not the guest.
+        // An address behind a router: the router would answer instead of the guest.
         is_not_the_guest(
             connect(&nic(&guest, OUTSIDE), PORT).await,
             "belongs to another machine",
@@ -196,7 +196,7 @@ fn a_guest_gets_neither_the_nodes_own_address_nor_its_routers() {
         assert!(trouble(0).unwrap().contains("this node's own address"));
         assert!(trouble(1).unwrap().contains("a router of this node"));
         assert_eq!(trouble(2), None);
-        // What it says for the router does not leave its port.
+        // Packets from the guest with the router's address do not leave its port.
         let guest = LanGuest::attach(&lab, 1).await;
         let honest = LanGuest::attach(&lab, 2).await;
         honest.takes(OWN);

@@ -1,4 +1,4 @@
-//! Names from the real dnsmasq, asked for as a guest's resolver would.
+//! Names from the real dnsmasq, requested as a guest's resolver would.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
@@ -33,7 +33,7 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
     question
 }
 
-/// What the gateway answers: its code and the data of the first answer, as text.
+/// The gateway's answer: its code and the data of the first record, as text.
 fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
     let question = question(name, kind);
     let socket = guest
@@ -78,7 +78,7 @@ fn found(text: &str) -> (u8, Option<String>) {
 }
 
 #[test]
-fn guests_have_names_and_addresses_have_names_too() {
+fn names_of_guests_resolve_in_both_directions() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -114,7 +114,7 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
         ] {
             assert_eq!(ask(&guest, name, kind), (NO_SUCH_NAME, None), "{name}");
         }
-        // The name may be another guest's from now on.
+        // Another guest may have the name from now on.
         let mut again = port(2);
         again.name = "guest-1".parse().unwrap();
         lab.state.ports.push(again);
@@ -124,11 +124,11 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
 }
 
 #[test]
-fn names_and_addresses_of_guests_are_never_asked_of_other_servers() {
+fn queries_about_guests_are_never_forwarded() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // Ours to deny, without asking anybody.
+        // Names in the guests' domain are denied without a query to another server.
         for (name, kind) in [
             ("nobody", A),
             ("nobody.waifu.internal", A),
@@ -136,14 +136,14 @@ fn names_and_addresses_of_guests_are_never_asked_of_other_servers() {
         ] {
             assert_eq!(ask(&guest, name, kind), (NO_SUCH_NAME, None), "{name}");
         }
-        // Others' are asked of the host's servers, of which this node has none.
+        // Other names are forwarded to the host's name servers; this node has none.
         for (name, kind) in [("example.org", A), ("7.0.168.192.in-addr.arpa", PTR)] {
             assert_eq!(ask(&guest, name, kind), (REFUSED, None), "{name}");
         }
     });
 }
 
-/// A name server outside that answers names that begin with `good` and keeps silent otherwise.
+/// An outside name server that answers for names that begin with `good` and ignores other queries.
 struct Server {
     silent: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -178,7 +178,7 @@ fn serve(socket: &UdpSocket, silent: &AtomicUsize, stop: &AtomicBool) {
             continue;
         }
         let mut answer = question[..length].to_vec();
-        // A response to a question that wants recursion, which is available; one answer, nothing further.
+        // A response to a recursive query, with recursion available, one answer and no further records.
         answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
         answer.truncate(end);
@@ -212,7 +212,7 @@ fn a_guest_that_floods_dns_does_not_starve_its_neighbour() {
             let name = format!("n{number}.example.org");
             let mut question = question(&name, A);
             question[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
-            // A queue that is full for the moment is a flood, too.
+            // A full queue shows a flood, too.
             let _dropped = socket.send_to(&question, (GATEWAY, 53));
         }
         eventually("the flood arrives", || {

@@ -1,4 +1,4 @@
-//! Docker, ufw and firewalld on the node, played by the rules that they make.
+//! Docker, ufw and firewalld on the node, simulated by the rules that they create.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
@@ -12,12 +12,12 @@ use crate::lifecycle::{drifts, host};
 use crate::reach::{greeter, greets, is_greeted};
 use crate::wire::ping;
 
-/// What Docker makes with an empty network, on a host that did not forward.
+/// The rules of Docker with an empty network, on a host that did not forward.
 const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\
     :DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n\
     -A DOCKER-USER -j RETURN\nCOMMIT\n";
 
-/// The skeleton of `ufw enable`.
+/// The basic rules of `ufw enable`.
 const UFW: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before-input - [0:0]\n\
     :ufw-before-forward - [0:0]\n-A INPUT -j ufw-before-input\n-A FORWARD -j ufw-before-forward\n\
     -A ufw-before-input -i lo -j ACCEPT\n\
@@ -29,7 +29,7 @@ const FIREWALLD: &str = "table inet firewalld {\n\
     chain filter_FORWARD { type filter hook forward priority 10; policy accept;\n\
     ct state { established, related } accept\nreject with icmpx admin-prohibited\n}\n}\n";
 
-/// Loads rules as their maker does, anew each time.
+/// Loads rules as their program does, replacing its previous ones.
 fn load(tool: &str, rules: &str) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rules");
@@ -58,7 +58,7 @@ fn publish(lab: &mut Lab) {
     }];
 }
 
-/// Out, in by a published port, and to what the gateway serves.
+/// Checks connections to the outside, through a published port, and to the gateway's services.
 fn gets_through(lab: &Lab, guest: &Guest) {
     let outside = greeter(&lab.outside, (OUTSIDE, 8000));
     let seen = is_greeted(guest, SocketAddrV4::new(OUTSIDE, 8000), &outside);
@@ -69,7 +69,7 @@ fn gets_through(lab: &Lab, guest: &Guest) {
     ping(&guest.namespace, GATEWAY);
 }
 
-/// The same with any maker of rules: through, restarted, repaired, removed.
+/// The same checks with the rules of another firewall: loaded, reloaded, repaired and removed.
 fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'static str]) {
     if tool != "nft" && !has(tool) {
         return;
@@ -86,7 +86,7 @@ fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'sta
             };
             assert!(!text.contains("incompatible"), "{text}");
             let lines = text.lines().filter(|line| !line.starts_with('#'));
-            // Packets that policies have counted.
+            // The packets that the policies have counted.
             let lines = lines.map(|line| line.split('[').next().unwrap_or_default());
             lines.collect::<Vec<_>>().join("\n")
         };
@@ -102,13 +102,13 @@ fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'sta
         lab.ensure().await;
         assert_eq!(host(&lab) + &saved(&lab), there);
 
-        // It restarts: its chains are made anew, ours in them are gone.
+        // The firewall restarts: its chains are created again without our rules.
         if tool == "nft" {
             lab.node
                 .tool("nft", &["delete", "table", "inet", "firewalld"]);
         }
         load(tool, rules);
-        // Legacy iptables tells nobody; it is looked at every 15 seconds.
+        // Legacy iptables sends no notifications, so its rules are checked every 15 seconds.
         if tool != "iptables-legacy-restore" {
             drifts(&mut drift, "firewall").await;
         }
@@ -117,7 +117,7 @@ fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'sta
 
         drop(guest);
         lab.network.ensure_absent().await.unwrap();
-        // The guest's end takes its tap along, a moment later.
+        // Removing the guest's end also removes its tap, a moment later.
         crate::wire::eventually("the tap is gone", || {
             !lab.node.ip("-o link").contains("wf-")
         });
@@ -193,7 +193,7 @@ fn docker_lets_guests_on_the_hosts_own_bridge_through_too() {
     }
     on_a_node(0, |mut lab| async move {
         lab.connect_metadata().await;
-        // What Docker switches on; not in every kernel.
+        // Docker enables this; some kernels do not have it.
         let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         let _not_there = std::fs::write(filtered, "1");
         load("iptables-nft-restore", DOCKER);

@@ -1,8 +1,7 @@
-//! One test for each line of the rules at guests' ports: the forged frame is dropped and counted, the honest one
-//! passes.
+//! One test for each rule of guests' ports: a forged frame is dropped and counted, and an honest one passes.
 //!
-//! "Dropped" is shown without waiting: an honest frame is sent after the forged one through the same port, and when
-//! it is seen behind the bridge, the forged one would have been seen before it.
+//! The tests need no timeouts to show that a frame is dropped. They send an honest frame after the forged one through
+//! the same port. When the honest frame arrives behind the bridge, the forged one would have arrived before it.
 
 use std::net::Ipv4Addr;
 
@@ -80,7 +79,7 @@ fn a_guest_may_send_with_its_own_mac_and_address() {
     });
 }
 
-/// What the other tests of this file prove is the rules' doing, and not that of a frame which never arrives.
+/// Shows that the rules drop the frames in the other tests: without rules, they arrive.
 #[test]
 fn without_rules_the_forged_frames_would_pass() {
     on_a_node(2, |lab| async move {
@@ -114,10 +113,10 @@ fn without_rules_the_forged_frames_would_pass() {
     });
 }
 
-/// Every kernel says which groups it is in before it has an address (RFC 3376, section 4.2.13): nobody is deceived by it,
-/// and a count of it would be a false alarm.
+/// Every kernel reports its multicast groups before it has an address (RFC 3376, section 4.2.13). These reports deceive
+/// no other machine, and counting them would cause false alarms.
 #[test]
-fn group_reports_from_no_address_are_dropped_and_not_called_spoofed() {
+fn group_reports_without_an_address_are_dropped_and_not_counted_as_spoofed() {
     forged_frame_is_dropped(Counted::AsNothing, |guest| {
         let all_routers = [224, 0, 0, 22].into();
         let packet = ipv4(Ipv4Addr::UNSPECIFIED, all_routers, 2, FORGED);
@@ -178,7 +177,7 @@ fn the_gateways_address_is_dropped() {
 }
 
 #[test]
-fn no_address_is_dropped_unless_it_asks_for_one() {
+fn packets_without_an_address_are_dropped_unless_they_are_dhcp_requests() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
         let packet = ipv4(
             Ipv4Addr::UNSPECIFIED,
@@ -252,7 +251,7 @@ fn a_probe_for_an_address_in_use_passes() {
         lab.ensure().await;
         let guest = lab.attach(0).await;
         let behind = Wire::new(&lab.node, &lab.state.bridge);
-        // RFC 5227, section 2.1.1: from no address.
+        // An ARP probe has no sender address (RFC 5227, section 2.1.1).
         let probe = arp(
             1,
             (guest.mac(), Ipv4Addr::UNSPECIFIED),
@@ -262,7 +261,7 @@ fn a_probe_for_an_address_in_use_passes() {
             .wire
             .send(&ethernet(BROADCAST, guest.mac(), ARP, &probe));
         behind.until("the probe", |frame| contains(frame, &probe));
-        // An answer from no address is none.
+        // A reply without a sender address is not a probe.
         let answer = arp(
             2,
             (guest.mac(), Ipv4Addr::UNSPECIFIED),
@@ -274,7 +273,7 @@ fn a_probe_for_an_address_in_use_passes() {
 }
 
 #[test]
-fn ipv6_is_dropped_and_not_called_spoofed() {
+fn ipv6_is_dropped_and_not_counted_as_spoofed() {
     forged_frame_is_dropped(Counted::AsNotIpv4, |guest| {
         let mut packet = vec![0x60, 0, 0, 0, 0, 14, 59, 64];
         packet.resize(40, 0xfe);
@@ -344,7 +343,7 @@ fn a_guest_asks_for_a_lease_in_its_own_name_only() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // Declines, releases and discovers, each for the neighbour: from no address and from its own.
+        // Decline, release and discover messages in the neighbour's name: without an address and from the own address.
         for kind in [1, 4, 7] {
             for from in [Ipv4Addr::UNSPECIFIED, guest.address()] {
                 let message = dhcp(kind, NEIGHBOUR_MAC, FORGED);
@@ -353,7 +352,7 @@ fn a_guest_asks_for_a_lease_in_its_own_name_only() {
                 is_dropped(&lab, &guest, &frame, FORGED, Counted::AsSpoofed).await;
             }
         }
-        // Cut off before the MAC that it speaks for.
+        // Truncated before the MAC address that it claims.
         let packet = ipv4(guest.address(), GATEWAY, 17, &udp(68, 67, FORGED));
         let frame = ethernet(BROADCAST, guest.mac(), IPV4, &packet);
         is_dropped(&lab, &guest, &frame, FORGED, Counted::AsSpoofed).await;
@@ -365,7 +364,7 @@ fn all_packets_of_an_unknown_port_are_dropped() {
     on_a_node(2, |mut lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // In nobody's state, though its name is one of ours and its MAC and address would be fine.
+        // In no state, although its name has our prefix and its MAC address and IP address would be valid.
         let stranger = lab.attach_as(&port(9)).await;
         lab.state.ports.push(port(9));
         let behind = Wire::new(&lab.node, &lab.state.bridge);
@@ -381,7 +380,7 @@ fn all_packets_of_an_unknown_port_are_dropped() {
             let list = ["list", "counter", "bridge", "waifud", "unknown-port"];
             lab.node.tool("nft", &list)
         };
-        // Another port has another queue: wait for the counter, not for the other port's frame.
+        // Another port has another queue, so the test waits for the counter instead of the other port's frame.
         crate::wire::eventually("two frames of an unknown port", || {
             unknown().contains("packets 2 ")
         });
@@ -389,7 +388,7 @@ fn all_packets_of_an_unknown_port_are_dropped() {
         let seen = behind.until("the honest frame", |frame| contains(frame, HONEST));
         assert!(!seen.iter().any(|frame| contains(frame, FORGED)));
         assert!(!seen.iter().any(|frame| contains(frame, &question)));
-        // Known from now on.
+        // The port is known from now on.
         lab.ensure().await;
         stranger.wire.send(&honest(&stranger));
         behind.until("the honest frame", |frame| {
@@ -399,7 +398,7 @@ fn all_packets_of_an_unknown_port_are_dropped() {
 }
 
 #[test]
-fn further_addresses_pass_for_the_guest_that_has_them() {
+fn packets_from_additional_addresses_of_a_guest_pass() {
     on_a_node(2, |mut lab| async move {
         lab.state.ports[0].allow_addresses = vec![
             "10.99.0.0/24".parse().unwrap(),
@@ -427,7 +426,7 @@ fn further_addresses_pass_for_the_guest_that_has_them() {
             let frame = ethernet(GATEWAY_MAC, neighbour.mac(), IPV4, &packet);
             is_dropped(&lab, &neighbour, &frame, FORGED, Counted::AsSpoofed).await;
         }
-        // Replies find the way: the range through the guest.
+        // Replies are routed: the range leads to the guest.
         let route = lab.node.ip("route get 10.99.0.77");
         assert!(route.contains("via 10.144.1.11 dev waifu0"), "{route}");
     });

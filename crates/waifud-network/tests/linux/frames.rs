@@ -1,4 +1,4 @@
-//! Frames, octet by octet.
+//! Frames, built byte by byte.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,7 +19,7 @@ pub fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// RFC 826. `operation`: 1 asks, 2 answers.
+/// An ARP packet (RFC 826). `operation`: 1 is a request, 2 a reply.
 pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4];
     packet.extend(operation.to_be_bytes());
@@ -30,7 +30,7 @@ pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> 
     packet
 }
 
-/// RFC 791, without options.
+/// An IPv4 packet without options (RFC 791).
 pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + payload.len()).unwrap();
     let mut packet = vec![0x45, 0];
@@ -44,7 +44,7 @@ pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u
     packet
 }
 
-/// RFC 768; no checksum, which IPv4 allows.
+/// A UDP datagram (RFC 768) without a checksum, which IPv4 allows.
 pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).unwrap();
     let mut packet = Vec::new();
@@ -55,7 +55,7 @@ pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// RFC 792: an echo request that carries `payload`.
+/// An ICMP echo request with `payload` (RFC 792).
 pub fn echo(payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![8, 0, 0, 0, 0x77, 0x66, 0, 1];
     packet.extend(payload);
@@ -64,7 +64,7 @@ pub fn echo(payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// RFC 2131: a request of `mac`, with further options behind the message type.
+/// A DHCP request of `mac` (RFC 2131), with further options after the message type.
 pub fn dhcp(kind: u8, mac: Mac, options: &[u8]) -> Vec<u8> {
     let mut message = vec![1, 1, 6, 0, 0x77, 0x61, 0x69, 0x66];
     message.resize(28, 0);
@@ -76,7 +76,7 @@ pub fn dhcp(kind: u8, mac: Mac, options: &[u8]) -> Vec<u8> {
     message
 }
 
-/// RFC 951 and 2131: a server's answer that gives `address` to `mac`.
+/// A DHCP server's answer that assigns `address` to `mac` (RFC 951 and 2131).
 pub fn dhcp_answer(kind: u8, mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     let mut message = dhcp(kind, mac, &[]);
     message[0] = 2;
@@ -84,7 +84,7 @@ pub fn dhcp_answer(kind: u8, mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     message
 }
 
-/// RFC 8200, section 3.
+/// An IPv6 packet (RFC 8200, section 3).
 pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];
     packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
@@ -95,24 +95,25 @@ pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// RFC 4861, sections 4.2 to 4.5: type, and what follows the checksum. Nobody here looks at the checksum.
+/// A neighbour discovery message (RFC 4861, sections 4.2 to 4.5): type, and the bytes after the checksum. No test
+/// verifies the checksum.
 pub fn icmpv6(kind: u8, rest: &[u8]) -> Vec<u8> {
     [&[kind, 0, 0, 0], rest].concat()
 }
 
-/// The same of a question or an answer about `target`.
+/// A solicitation or an advertisement for `target`.
 pub fn neighbour(kind: u8, target: Ipv6Addr) -> Vec<u8> {
     icmpv6(kind, &[&[0; 4], &target.octets()[..]].concat())
 }
 
-/// RFC 793, section 3.1: the checksum covers a pseudo header.
+/// The TCP checksum, which covers a pseudo header (RFC 793, section 3.1).
 pub fn tcp_checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> [u8; 2] {
     let length = u16::try_from(segment.len()).unwrap().to_be_bytes();
     let pseudo = [&from.octets()[..], &to.octets(), &[0, 6], &length, segment].concat();
     checksum(&pseudo)
 }
 
-/// RFC 1035: asks for the addresses of a name.
+/// A query for the addresses of a name (RFC 1035).
 pub fn question(name: &str) -> Vec<u8> {
     let mut message = vec![0x77, 0x66, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -127,7 +128,7 @@ pub fn contains(frame: &[u8], needle: &[u8]) -> bool {
     frame.windows(needle.len()).any(|window| window == needle)
 }
 
-/// RFC 1071.
+/// The internet checksum (RFC 1071).
 fn checksum(octets: &[u8]) -> [u8; 2] {
     let mut sum: u32 = octets
         .chunks(2)

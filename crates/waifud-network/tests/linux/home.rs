@@ -1,4 +1,4 @@
-//! A bridge of the host's own with a home behind it, and guests that are switched into it.
+//! A bridge of the host with a simulated home network behind it, and guests on that bridge.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -17,7 +17,7 @@ pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 
 pub struct Home {
     pub namespace: Namespace,
-    /// The router's end of its cable.
+    /// The router's end of its link.
     pub wire: Wire,
 }
 
@@ -28,12 +28,12 @@ pub struct LanGuest {
 }
 
 impl Home {
-    /// A bridge as `ifupdown` would make it, with an address unless it is to have none, and a router behind it.
+    /// Creates a bridge as `ifupdown` would, with an address if one is given, and a router behind it.
     pub async fn new(lab: &Lab, bridge: &str, with_address: bool) -> Self {
-        // Without a look of its own at groups, it forwards frames whose checksums are wrong, as tests' are.
+        // Without multicast snooping, the bridge forwards frames with wrong checksums, which these tests send.
         lab.node
             .ip(&format!("link add {bridge} type bridge mcast_snooping 0"));
-        // As long as nobody says otherwise, a bridge takes the lowest address of its ports.
+        // Without a configured address, a bridge takes the lowest MAC address of its ports.
         lab.node.ip(&format!("link set {bridge} up"));
         let namespace = Namespace::new();
         let cable = format!("c{bridge}");
@@ -76,7 +76,7 @@ impl LanGuest {
         self.port.mac.bytes()
     }
 
-    /// As its DHCP client would, with the router for its way out.
+    /// Configures the guest like its DHCP client would, with the router as its gateway.
     pub fn takes(&self, address: Ipv4Addr) {
         self.namespace
             .ip(&format!("addr add {address}/24 dev eth0"));
@@ -84,7 +84,7 @@ impl LanGuest {
             .ip(&format!("route replace default via {ROUTER}"));
     }
 
-    /// Has what the router gives learned, and takes it.
+    /// Sends a DHCP answer of the router, waits until the address is learned, and configures it.
     pub fn is_given(&self, lab: &Lab, home: &Home, address: Ipv4Addr) {
         home.gives(self.mac(), address);
         eventually("the address is learned", || {
@@ -94,7 +94,7 @@ impl LanGuest {
     }
 }
 
-/// What the rules have learned at a port, asked for as the agent does.
+/// The addresses that the rules have learned at a port, read as the agent does.
 pub async fn learned(lab: &Lab, tap: &TapName) -> Vec<IpAddr> {
     let mut observations = lab.network.observe_ports().await.unwrap();
     observations.remove(tap).unwrap().learned
@@ -104,7 +104,7 @@ pub async fn counters(lab: &Lab, tap: &TapName) -> PortCounters {
     lab.network.counters(tap).await.unwrap().unwrap()
 }
 
-/// The same, asked for without the adapter.
+/// The same, read without the adapter.
 pub fn learned_by_kernel(lab: &Lab, tap: &TapName) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for set in ["learned4", "learned6"] {

@@ -1,4 +1,4 @@
-//! A node with its guests, an outside and a metadata service.
+//! A node with guests, an outside network and a metadata service.
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -65,7 +65,7 @@ pub fn on_a_node<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab) -> F
     });
 }
 
-/// Ends the dnsmasq of a test that did not get to its end, or did not care to.
+/// Stops the dnsmasq of a test that did not stop it.
 impl Drop for Lab {
     fn drop(&mut self) {
         for pid in self.dnsmasqs() {
@@ -92,10 +92,10 @@ impl Lab {
     async fn new(guests: u8) -> Self {
         let node = Namespace::current();
         node.ip("link set lo up");
-        // Addresses that come by themselves after a while would only disturb comparisons.
+        // Addresses that the kernel adds after a while would affect comparisons.
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         let dir = tempfile::tempdir().unwrap();
-        // dnsmasq's user reads its files again while it runs.
+        // dnsmasq's unprivileged user reads its files again while it runs.
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).unwrap();
         let lab = Self {
@@ -119,7 +119,7 @@ impl Lab {
         }
     }
 
-    /// An adapter that knows nothing, as after a restart of its process.
+    /// An adapter without state, as after a restart of its process.
     pub fn restarted(&self) -> Arc<LinuxNetwork> {
         LinuxNetwork::new(Self::config(&self.dir))
     }
@@ -146,7 +146,7 @@ impl Lab {
         self.network.ensure(&self.state).await.unwrap();
     }
 
-    /// The uplink: `up0` here, `eth0` there. Nothing is behind it.
+    /// The uplink: `up0` in the node, `eth0` outside. Nothing is behind it.
     async fn connect_outside(&self) {
         veth(("up0", None), "eth0", &self.outside).await;
         self.node.ip(&format!("addr add {UPLINK}/24 dev up0"));
@@ -157,7 +157,8 @@ impl Lab {
         self.node.ip(&format!("route add default via {OUTSIDE}"));
     }
 
-    /// The metadata interface: `wgw0` here, `eth0` there, with the address and the way back to guests.
+    /// The metadata interface: `wgw0` in the node, `eth0` in the metadata namespace, with the address and the route
+    /// back to guests.
     pub async fn connect_metadata(&self) {
         veth(
             (&self.state.metadata_interface, None),
@@ -172,14 +173,14 @@ impl Lab {
         self.metadata
             .ip(&format!("route add {IDENTITIES} dev eth0"));
         let name = &self.state.metadata_interface;
-        // A tunnel needs no neighbours; a veth pair does, and answers ARP for what is behind the node.
+        // A tunnel needs no neighbours. A veth pair does, and must answer ARP for the addresses behind the node.
         self.node.ip(&format!("link set {name} up"));
         self.comes_up(name);
         let file = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");
         std::fs::write(file, "1").unwrap();
     }
 
-    /// A link with an address at both ends: `name` here, `eth0` there.
+    /// A link with an address at both ends: `name` in the node, `eth0` in the other namespace.
     pub async fn add_link(&self, name: &str, here: Ipv4Addr, there: &Namespace, address: Ipv4Addr) {
         veth((name, None), "eth0", there).await;
         self.node.ip(&format!("addr add {here}/24 dev {name}"));
@@ -197,7 +198,7 @@ impl Lab {
         });
     }
 
-    /// Attaches guest `index` as the hypervisor would, with its address and routes as DHCP would set them.
+    /// Attaches guest `index` as the hypervisor would, with the address and routes that DHCP would set.
     pub async fn attach(&self, index: usize) -> Guest {
         let port = self.state.ports[index].clone();
         let guest = self.attach_as(&port).await;
@@ -219,7 +220,7 @@ impl Lab {
         }
     }
 
-    /// What is behind a new tap at a bridge, and the wire there.
+    /// Attaches a tap to a bridge, and returns the namespace behind it and its interface.
     pub async fn attach_tap(
         &self,
         tap: &TapName,
@@ -233,7 +234,8 @@ impl Lab {
             std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap();
         });
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1").unwrap();
-        // As the hypervisor does, so that no bridge takes it for its own: it takes the lowest of its ports' addresses.
+        // As the hypervisor does, so that no bridge adopts this MAC address: a bridge takes the lowest one of its
+        // ports.
         let mac = "fe:54:00:00:77:77";
         self.node
             .ip(&format!("link set {tap} address {mac} master {bridge}"));
@@ -242,7 +244,7 @@ impl Lab {
         ));
         self.node.ip(&format!("link set {tap} up"));
         namespace.ip("link set eth0 up");
-        // The bridge lets frames in once the kernel has told it of the carrier, a moment later.
+        // The bridge forwards frames a moment later, once the kernel has reported the carrier.
         eventually("the port forwards", || {
             let link = self.node.ip(&format!("-d link show {tap}"));
             link.contains("state forwarding")
@@ -264,7 +266,7 @@ impl Lab {
         list("bridge") + &list("inet")
     }
 
-    /// The same without the elements of sets, of which rules fill some.
+    /// The same without the elements of sets that rules fill.
     pub fn ruleset_without_elements(&self) -> String {
         let list = |family| {
             let arguments = ["-s", "-a", "-t", "list", "table", family, "waifud"];
@@ -305,7 +307,7 @@ pub async fn veth(here: (&str, Option<MacAddr>), there: &str, namespace: &Namesp
     let (connection, handle, _) = new_connection().unwrap();
     let connection = tokio::spawn(connection);
     let (name, mac) = here;
-    // Unique in the node for the moment that both ends are in it.
+    // The name must be unique while both ends are in the node.
     let passing = format!("p{name}");
     let pair = LinkVeth::new(name, &passing).build();
     handle.link().add(pair).execute().await.unwrap();

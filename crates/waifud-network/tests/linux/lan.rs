@@ -1,4 +1,4 @@
-//! Guests on a bridge of the host's own: what they learn, what they keep, and what becomes of the bridge.
+//! Guests on a bridge of the host: learned addresses, their persistence, and changes of the bridge.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +18,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const SOLICIT: u8 = 135;
 const ADVERT: u8 = 136;
 
-/// A home behind `br0` and a node with so many guests' ports on it, none attached.
+/// A home behind `br0`, and a node with this number of ports on it, none of them attached.
 async fn at_home(lab: &mut Lab, guests: u8) -> Home {
     let home = Home::new(lab, "br0", true).await;
     lab.state.lan = (0..guests).map(|index| lan_port(index, "br0")).collect();
@@ -40,7 +40,7 @@ fn send6(wire: &crate::wire::Wire, from: Mac, packet: &[u8]) {
     wire.send(&ethernet([0x33, 0x33, 0, 0, 0, 1], from, IPV6, packet));
 }
 
-/// A frame of the guest's that passes says that all before it were looked at.
+/// A frame from the guest that passes shows that all frames before it were processed.
 fn is_through(home: &Home, guest: &LanGuest) {
     let packet = ipv6(
         Ipv6Addr::UNSPECIFIED,
@@ -87,7 +87,7 @@ fn the_lans_dhcp_server_serves_a_guest_and_its_address_is_learned() {
         guest.takes(given);
         ping(&guest.namespace, ROUTER);
         ping(&home.namespace, given);
-        // The host too: what it says to machines of its network is its own firewall's business.
+        // The host is reachable too: its own firewall decides about packets from its network.
         ping(&guest.namespace, NODE);
         assert_eq!(
             lab.counters(&guest.port.tap).await,
@@ -97,7 +97,7 @@ fn the_lans_dhcp_server_serves_a_guest_and_its_address_is_learned() {
 }
 
 #[test]
-fn of_two_leases_the_later_one_is_in_use_and_the_earlier_one_is_over_after_an_hour() {
+fn the_later_of_two_leases_is_in_use_and_the_earlier_one_ends_after_an_hour() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 1).await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -114,7 +114,7 @@ fn of_two_leases_the_later_one_is_in_use_and_the_earlier_one_is_over_after_an_ho
         }
         let expected = [later, hour].map(|address| IpAddr::V4(address.into()));
         assert_eq!(learned(&lab, &guest.port.tap).await, expected);
-        // Rules that are loaded anew say the same, and have nothing of what is over.
+        // Reloaded rules contain the same addresses and no expired ones.
         lab.node.tool("nft", &["flush", "ruleset"]);
         lab.ensure().await;
         assert_eq!(learned(&lab, &guest.port.tap).await, expected);
@@ -125,7 +125,7 @@ fn of_two_leases_the_later_one_is_in_use_and_the_earlier_one_is_over_after_an_ho
 #[test]
 fn guests_on_one_lan_reach_each_other_and_with_filtered_bridges_too() {
     on_a_node(0, |mut lab| async move {
-        // As Docker has it.
+        // As configured by Docker.
         let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         let _not_in_every_kernel = std::fs::write(filtered, "1");
         let home = at_home(&mut lab, 2).await;
@@ -141,7 +141,7 @@ fn guests_on_one_lan_reach_each_other_and_with_filtered_bridges_too() {
 }
 
 #[test]
-fn an_answer_to_another_mac_teaches_nothing_and_no_strange_address_is_learned() {
+fn answers_to_other_mac_addresses_and_reserved_addresses_are_not_learned() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 2).await;
         let (one, other) = (
@@ -151,7 +151,7 @@ fn an_answer_to_another_mac_teaches_nothing_and_no_strange_address_is_learned() 
         let second = Ipv4Addr::new(192, 168, 1, 41);
         one.is_given(&lab, &home, OWN);
         home.gives([0x52, 0x54, 0, 9, 9, 9], [192, 168, 1, 99].into());
-        // Another port's, the host's, and addresses with a meaning.
+        // Addresses of another port and of the host, and addresses with a special meaning.
         for taken in [
             OWN,
             NODE,
@@ -166,7 +166,7 @@ fn an_answer_to_another_mac_teaches_nothing_and_no_strange_address_is_learned() 
         other.is_given(&lab, &home, second);
         assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V4(OWN)]);
         assert_eq!(learned(&lab, &other.port.tap).await, [IpAddr::V4(second)]);
-        // The first one keeps what it has when it asks again.
+        // The first port keeps its address when it requests it again.
         home.gives(one.mac(), OWN);
         has_arrived(&home, &one);
         assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V4(OWN)]);
@@ -206,7 +206,7 @@ fn an_ipv6_address_is_the_first_ports_that_asks_for_it() {
         is_through(&home, &other);
         assert_eq!(learned(&lab, &one.port.tap).await, [IpAddr::V6(OWN6)]);
         assert!(learned(&lab, &other.port.tap).await.is_empty());
-        // With it, and with the link-local address that its MAC makes, it may speak.
+        // It may send from this address and from the link-local address derived from its MAC address.
         for from in [OWN6, "fe80::5054:ff:fe00:101".parse().unwrap()] {
             let packet = ipv6(from, ALL_NODES, 58, &neighbour(ADVERT, from));
             home.wire.seen();
@@ -265,19 +265,19 @@ fn learned_addresses_survive_new_rules_a_restart_and_a_flush() {
         lab.state.ports[0].allow_addresses = vec!["10.99.0.1/32".parse().unwrap()];
         lab.ensure().await;
         assert_eq!(learned_by_kernel(&lab, &guest.port.tap), all);
-        // Learning changes no rule: nothing is loaded again, by us or by our heir.
+        // Learning changes no rule, so neither this adapter nor its successor loads rules again.
         let rules = lab.ruleset_without_elements();
         lab.ensure().await;
         let heir = lab.restarted();
         heir.ensure(&lab.state).await.unwrap();
         assert_eq!(lab.ruleset_without_elements(), rules);
-        // Somebody restarts the host's firewall.
+        // An administrator restarts the host's firewall.
         lab.node.tool("nft", &["flush", "ruleset"]);
         let heir = lab.restarted();
         heir.ensure(&lab.state).await.unwrap();
         assert_eq!(learned_by_kernel(&lab, &guest.port.tap), all);
         ping(&guest.namespace, ROUTER);
-        // A port that goes takes what it learned with it.
+        // When a port is removed, its learned addresses are removed too.
         let port = lab.state.lan.remove(0);
         heir.ensure(&lab.state).await.unwrap();
         lab.state.lan.insert(0, port);
@@ -332,7 +332,7 @@ fn a_bridge_that_was_created_again_gets_its_ports_back() {
 }
 
 #[test]
-fn a_host_with_a_lan_is_as_before_when_we_are_gone() {
+fn removal_restores_a_host_with_a_lan() {
     on_a_node(1, |mut lab| async move {
         lab.connect_metadata().await;
         let _home = Home::new(&lab, "br0", true).await;
@@ -345,7 +345,7 @@ fn a_host_with_a_lan_is_as_before_when_we_are_gone() {
         lab.state.lan = vec![lan_port(0, "br0")];
         lab.ensure().await;
         assert_ne!(look(&lab), before);
-        // Without its last such port, the bridge is nobody's business.
+        // Without ports of guests, the bridge is not monitored.
         let with_default_only = {
             lab.state.lan.clear();
             lab.ensure().await;

@@ -1,4 +1,4 @@
-//! Ports on a bridge of the host's own: one forged frame for each line of their rules is dropped and counted.
+//! Ports on a bridge of the host: for each rule, a forged frame is dropped and counted.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -53,7 +53,7 @@ fn honest(guest: &LanGuest) -> Vec<u8> {
     ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet)
 }
 
-/// Forged IPv4 and ARP of the guest that was given [`OWN`].
+/// Forged IPv4 and ARP packets of the guest whose assigned address is [`OWN`].
 fn of_ipv4(mac: Mac) -> Vec<Forged> {
     let to_router =
         |from, payload: &[u8]| ethernet(ROUTER_MAC, mac, IPV4, &ipv4(from, ROUTER, 1, payload));
@@ -129,20 +129,20 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
     ]
 }
 
-/// Forged IPv6 of the guest that has [`OWN6`], and frames of other protocols.
+/// Forged IPv6 packets of the guest with [`OWN6`], and frames of other protocols.
 fn of_others(mac: Mac) -> Vec<Forged> {
     let says = |from, message: &[u8]| {
         multicast(&ipv6(from, ALL_NODES, 58, &[message, FORGED].concat()), mac)
     };
     let dhcp6 = ipv6(OWN6, ALL_NODES, 17, &udp(547, 546, FORGED));
-    // A fragment's header (RFC 8200, section 4.5) before options for the receiver, where an advertisement may hide.
+    // A fragment header (RFC 8200, section 4.5) before destination options, which may hide an advertisement.
     let hidden = ipv6(
         OWN6,
         ALL_NODES,
         44,
         &[&[60, 0, 0, 1, 0, 0, 0, 1], FORGED].concat(),
     );
-    // An advertisement behind options for every hop.
+    // An advertisement after hop-by-hop options.
     let advert = icmpv6(ADVERT_OF_ROUTER, FORGED);
     let behind = ipv6(
         OWN6,
@@ -252,7 +252,7 @@ fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
     });
 }
 
-/// What the test above proves is the rules' doing, and not that of frames which never arrive.
+/// Shows that the rules drop the frames in the test above: without rules, they arrive.
 #[test]
 fn on_a_lan_without_rules_every_forged_frame_passes() {
     on_a_node(0, |mut lab| async move {
@@ -262,7 +262,7 @@ fn on_a_lan_without_rules_every_forged_frame_passes() {
             .into_iter()
             .chain(of_others(guest.mac()))
         {
-            // What goes to the sender's own group of bridges is no forwarded frame (IEEE 802.1D, table 7-10).
+            // Frames to the bridges' own multicast group are not forwarded (IEEE 802.1D, table 7-10).
             home.wire.seen();
             guest.wire.send(&frame);
             home.wire.until(what, |f| contains(f, FORGED));

@@ -1,4 +1,4 @@
-//! The way of guests on a bridge of the host's own to metadata: by the port's identity, and nobody else's.
+//! Metadata requests of guests on a bridge of the host: identified by the port, and by nothing else.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -36,14 +36,14 @@ fn a_guest_on_a_lan_is_known_by_its_port() {
             let seen = greets(&guest.namespace, SERVICE, &server);
             assert_eq!(Some(seen), guest.port.identity);
             ping(&guest.namespace, METADATA);
-            // Nothing of it was heard at home, where the guest's router is.
+            // No frame of it reached the home network, where the guest's router is.
             let heard = home.wire.seen();
             assert!(
                 !heard
                     .iter()
                     .any(|frame| contains(frame, &METADATA.octets()))
             );
-            // Nor has the guest's next address another identity.
+            // With another address, the guest has the same identity.
             guest.namespace.ip("addr flush dev eth0");
             guest.is_given(&lab, &home, next);
             assert_eq!(
@@ -51,7 +51,7 @@ fn a_guest_on_a_lan_is_known_by_its_port() {
                 guest.port.identity
             );
         }
-        // A guest on `default` beside them is known by its address, as ever.
+        // A guest on `default` is still identified by its address.
         let routed = lab.attach(0).await;
         assert_eq!(
             greets(&routed.namespace, SERVICE, &server),
@@ -97,7 +97,7 @@ fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
         let mut drift = lab.network.drift();
         lab.node.ip("link set br0 address 02:00:00:00:00:77");
         drifts(&mut drift, "").await;
-        // Until then, what missed the host did not go to the home instead.
+        // Until then, packets that did not reach the host did not go to the home network instead.
         let packet = ipv4(OWN, METADATA, 1, &echo(FORGED));
         guest
             .wire
@@ -126,7 +126,7 @@ fn a_guest_with_a_route_to_all_of_link_local_finds_metadata_too() {
                 .iter()
                 .any(|frame| contains(frame, &METADATA.octets()))
         );
-        // The home's machines are not answered.
+        // Machines in the home network get no answer.
         let question = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], METADATA));
         home.wire
             .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &question));
@@ -144,12 +144,12 @@ fn a_guest_with_a_route_to_all_of_link_local_finds_metadata_too() {
 }
 
 #[test]
-fn nothing_but_metadata_is_asked_through_a_port_and_refusals_are_counted() {
+fn only_metadata_requests_are_accepted_at_a_port_and_refusals_are_counted() {
     on_a_node(0, |mut lab| async move {
         lab.connect_metadata().await;
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
-        // Its documents come another way.
+        // Its documents come from a disk.
         lab.state.lan[1].identity = None;
         lab.ensure().await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -168,13 +168,13 @@ fn nothing_but_metadata_is_asked_through_a_port_and_refusals_are_counted() {
                 .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet));
             refused += 1;
         }
-        // A fragment hides the port that it is for.
+        // A fragment does not contain the destination port.
         let mut fragment = ipv4(OWN, METADATA, 6, FORGED);
         fragment[6] = 0x20;
         guest
             .wire
             .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &fragment));
-        // What stands for a port is nobody's address.
+        // The address that stands for a port is not the address of any machine.
         let packet = ipv4(OWN, [240, 119, 0, 2].into(), 1, &echo(FORGED));
         guest
             .wire
@@ -246,7 +246,7 @@ fn no_machine_on_the_lan_can_use_a_ports_identity_or_the_metadata_address() {
         ] {
             home.wire.send(&frame);
         }
-        // Honest frames the same ways, to know that all others were looked at.
+        // Honest frames on the same paths, to ensure that all others were processed.
         ping(&home.namespace, OWN);
         ping(&home.namespace, NODE);
         ping(&guest.namespace, METADATA);
@@ -258,7 +258,7 @@ fn no_machine_on_the_lan_can_use_a_ports_identity_or_the_metadata_address() {
 }
 
 #[test]
-fn answers_go_to_the_port_even_when_its_mac_is_taken_for_another() {
+fn answers_reach_the_port_even_if_the_bridge_learned_its_mac_address_elsewhere() {
     on_a_node(0, |mut lab| async move {
         let (home, guest) = guest_at_home(&mut lab, OWN).await;
         let server = greeter(&lab.metadata, SERVICE);
@@ -267,7 +267,7 @@ fn answers_go_to_the_port_even_when_its_mac_is_taken_for_another() {
             .run(|| TcpStream::connect_timeout(&SERVICE.into(), PATIENCE).unwrap());
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let (mut answering, _) = accept(&server);
-        // Somebody at home speaks with the guest's MAC: the bridge believes it and sends its frames there.
+        // A machine in the home network sends with the guest's MAC address, so the bridge sends its frames there.
         let learns = |port: &str| {
             eventually("the bridge believes it", || {
                 let known = lab.node.tool("bridge", &["fdb", "show", "br", "br0"]);
@@ -292,7 +292,7 @@ fn answers_go_to_the_port_even_when_its_mac_is_taken_for_another() {
                 .iter()
                 .any(|frame| contains(frame, b"a secret document"))
         );
-        // Once the guest says something, it gets what was sent.
+        // Once the guest sends a frame, it receives the answer.
         let word = arp(1, (guest.mac(), OWN), ([0; 6], ROUTER));
         guest
             .wire

@@ -1,4 +1,4 @@
-//! Ensured twice, restarted, broken by others, and removed.
+//! Repeated ensure, restarts, changes by others, and removal.
 
 use std::net::Ipv4Addr;
 
@@ -36,13 +36,13 @@ fn is_served(guest: &Guest) {
     });
 }
 
-/// Everything of a host that must be as before when we are gone.
+/// The part of the host's configuration that removal must restore.
 pub fn host(lab: &Lab) -> String {
     let mut text = String::new();
     for arguments in ["rule", "-o addr", "neigh show proxy"] {
         text.push_str(&lab.node.ip(arguments));
     }
-    // Carriers come and go a moment after what causes them.
+    // Carriers change a moment after their cause.
     let routes = lab.node.ip("route show table all");
     text.push_str(&routes.replace("linkdown ", ""));
     for link in lab.node.ip("-o link").lines() {
@@ -86,7 +86,7 @@ fn ensuring_again_changes_nothing() {
         let (rules, pid, there) = (lab.ruleset(), lab.dnsmasq_pid(), host(&lab));
         for _ in 0..2 {
             lab.ensure().await;
-            // Handles are given anew to everything that is loaded again.
+            // Everything that is loaded again gets new handles.
             assert_eq!(lab.ruleset(), rules);
             assert_eq!(lab.dnsmasq_pid(), pid);
             assert_eq!(host(&lab), there);
@@ -95,11 +95,11 @@ fn ensuring_again_changes_nothing() {
 }
 
 #[test]
-fn a_restart_of_ours_adopts_everything_and_stops_nothing() {
+fn a_restarted_adapter_adopts_everything_and_stops_nothing() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // The second ensure looks at what the first one loaded.
+        // The second ensure compares with the rules that the first one loaded.
         lab.ensure().await;
         let (rules, pid) = (lab.ruleset(), lab.dnsmasq_pid());
         let heir = lab.restarted();
@@ -162,7 +162,7 @@ fn counters_survive_a_change_of_ports() {
 }
 
 #[test]
-fn rules_that_were_changed_step_by_step_are_those_that_are_loaded_at_once() {
+fn incremental_changes_lead_to_the_same_rules_as_a_complete_load() {
     on_a_node(3, |mut lab| async move {
         let listed = |lab: &Lab| {
             let list = |family| {
@@ -178,10 +178,10 @@ fn rules_that_were_changed_step_by_step_are_those_that_are_loaded_at_once() {
             lab.state.ports.push(port(step));
             lab.ensure().await;
             let stepwise = listed(&lab);
-            // Chains that are loaded anew have other handles.
+            // Chains that are loaded again have other handles.
             let same = lab.node.tool("nft", &["-a", "list", "chains", "bridge"]);
             assert_eq!(same, chain);
-            // Another node of the same state, from nothing.
+            // Another node loads the same state from the beginning.
             let other = Namespace::new();
             let rules = std::fs::read_to_string(lab.run_dir().join("rules.nft")).unwrap();
             let file = lab.run_dir().join("copy.nft");
@@ -282,7 +282,7 @@ fn changes_of_the_bridge_and_the_routes_are_noticed_and_undone() {
         }
         std::fs::write("/proc/sys/net/ipv4/conf/up0/forwarding", "0").unwrap();
         std::fs::write("/proc/sys/net/ipv4/conf/waifu0/forwarding", "0").unwrap();
-        // Nothing tells of these; they are looked at with the rest.
+        // There are no notifications about these; they are checked with the rest.
         lab.node.ip("link set lo down");
         lab.node.ip("link set lo up");
         drifts(&mut drift, "setting of waifu0").await;
@@ -319,18 +319,18 @@ fn a_killed_dnsmasq_is_noticed_and_started_again() {
 }
 
 #[test]
-fn a_quiet_network_drifts_nowhere() {
+fn unrelated_changes_are_not_drift() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
         let guest = lab.attach(0).await;
         let mut checks = lab.network.checks();
-        // Links come and go and foreign rules change: several looks, and nothing to tell.
+        // Links come and go and foreign rules change: there are several checks, and no drift.
         for round in 0..3 {
             lab.node.ip(&format!("link add d{round} type bridge"));
             lab.node
                 .tool("nft", &["add", "table", "ip", &format!("t{round}")]);
-            // One may have begun before the change.
+            // A check may have begun before the change.
             let enough = *checks.borrow() + 2;
             let checked = checks.wait_for(|checks| *checks >= enough);
             tokio::time::timeout(PATIENCE, checked)
@@ -341,14 +341,14 @@ fn a_quiet_network_drifts_nowhere() {
         let reported = drift.try_recv();
         assert!(reported.is_err(), "{reported:?}");
         is_served(&guest);
-        // It would have been told of something.
+        // Drift would have been reported by now.
         lab.kill_dnsmasq();
         drifts(&mut drift, "dnsmasq").await;
     });
 }
 
 #[test]
-fn nothing_is_left_when_all_is_removed() {
+fn removal_leaves_nothing() {
     on_a_node(2, |lab| async move {
         lab.connect_metadata().await;
         let before = host(&lab);
@@ -386,7 +386,7 @@ fn forwarding_that_was_on_stays_on() {
 }
 
 #[test]
-fn another_subnet_takes_the_place_of_the_former_one() {
+fn a_changed_subnet_replaces_the_former_one() {
     on_a_node(1, |mut lab| async move {
         lab.ensure().await;
         lab.state.subnet = "10.144.9.0/24".parse().unwrap();
@@ -403,7 +403,7 @@ fn another_subnet_takes_the_place_of_the_former_one() {
 }
 
 #[test]
-fn another_bridge_takes_the_place_of_the_former_one() {
+fn a_renamed_bridge_replaces_the_former_one() {
     on_a_node(1, |mut lab| async move {
         lab.ensure().await;
         lab.state.bridge = "waifu1".to_owned();

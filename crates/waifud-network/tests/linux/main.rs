@@ -1,9 +1,9 @@
-//! The real network against real packets, in network namespaces without a name and without a way out.
+//! The real network with real packets, in network namespaces without names and without a route to the outside.
 //!
-//! A *node* namespace holds the bridge and the adapter. *Guest* namespaces hang on it by veth pairs whose node end has
-//! a tap's name. An *outside* namespace stands behind the node's uplink, and a *metadata* namespace behind its
-//! metadata interface. All of them go when the test's descriptors close; the one thing that would stay, dnsmasq, is
-//! ended by the node's guard.
+//! A *node* namespace contains the bridge and the adapter. *Guest* namespaces are connected by veth pairs whose node
+//! end has the name of a tap. An *outside* namespace is behind the node's uplink, and a *metadata* namespace behind its
+//! metadata interface. All of them end when the test's descriptors are closed. Only dnsmasq would remain; the node's
+//! guard stops it.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Network namespaces without names: entered by threads, gone with their last descriptor.
+//! Network namespaces without names: threads enter them, and they end with their last descriptor.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new one, with its loopback up.
+    /// Creates a namespace with its loopback interface up.
     pub fn new() -> Self {
         let file = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -27,7 +27,7 @@ impl Namespace {
         namespace
     }
 
-    /// The one that the calling thread is in.
+    /// The namespace of the calling thread.
     pub fn current() -> Self {
         let file = File::open("/proc/thread-self/ns/net").unwrap();
         Self { file }
@@ -37,12 +37,12 @@ impl Namespace {
         &self.file
     }
 
-    /// Moves the calling thread into it, for good.
+    /// Moves the calling thread into the namespace, permanently.
     pub fn enter(&self) {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    /// Runs `work` inside, on a thread of its own.
+    /// Runs `work` in the namespace, on a separate thread.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             scope
@@ -55,7 +55,7 @@ impl Namespace {
         })
     }
 
-    /// `ip ARGUMENTS` inside; words are parted by blanks.
+    /// Runs `ip ARGUMENTS` in the namespace; arguments are separated by spaces.
     pub fn ip(&self, arguments: &str) -> String {
         self.tool(
             "ip",
@@ -63,7 +63,7 @@ impl Namespace {
         )
     }
 
-    /// A tool inside, which must succeed; its stdout.
+    /// Runs a program in the namespace, which must succeed, and returns its stdout.
     pub fn tool(&self, tool: &str, arguments: &[&str]) -> String {
         let output = self.run(|| Command::new(tool).args(arguments).output());
         let output = output.unwrap_or_else(|error| panic!("{tool}: {error}"));
@@ -75,7 +75,7 @@ impl Namespace {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A value below `/proc/sys/net`, as seen inside; empty when there is none.
+    /// A value below `/proc/sys/net` in the namespace; empty if it does not exist.
     pub fn sysctl(&self, path: &str) -> String {
         let path = format!("/proc/sys/net/{path}");
         let read = || std::fs::read_to_string(&path).unwrap_or_default();

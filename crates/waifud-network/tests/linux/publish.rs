@@ -1,4 +1,4 @@
-//! Published ports, asked for from the outside, from the host and from guests.
+//! Published ports, accessed from the outside, from the host and from guests.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -21,7 +21,7 @@ fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
     }
 }
 
-/// Guest 0 publishes 80 as 8080, and 5353/udp.
+/// Guest 0 publishes its port 80 as 8080, and 5353/udp.
 fn publish(lab: &mut Lab) {
     lab.state.ports[0].publish = vec![
         published(80, 8080, Protocol::Tcp),
@@ -33,7 +33,7 @@ fn server(guest: &Guest) -> TcpListener {
     greeter(&guest.namespace, (Ipv4Addr::UNSPECIFIED, 8080))
 }
 
-/// Nobody is there, and that is told at once.
+/// Nothing listens there, and the connection is refused at once.
 fn is_closed(from: &Namespace, to: SocketAddrV4) {
     let error = from.run(|| TcpStream::connect_timeout(&SocketAddr::V4(to), PATIENCE));
     let kind = error.unwrap_err().kind();
@@ -41,7 +41,7 @@ fn is_closed(from: &Namespace, to: SocketAddrV4) {
 }
 
 #[test]
-fn the_outside_reaches_a_published_port_and_the_guest_sees_who_asks() {
+fn the_outside_reaches_a_published_port_and_the_guest_sees_its_address() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
         lab.ensure().await;
@@ -55,7 +55,7 @@ fn the_outside_reaches_a_published_port_and_the_guest_sees_who_asks() {
 }
 
 #[test]
-fn udp_is_published_and_answered_from_the_address_that_was_asked() {
+fn published_udp_ports_answer_from_the_requested_address() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
         lab.ensure().await;
@@ -102,8 +102,8 @@ fn the_host_reaches_it_by_its_own_address() {
 #[test]
 fn guests_reach_it_by_the_nodes_address_the_publisher_too() {
     on_a_node(2, |mut lab| async move {
-        // Where bridges ask iptables, a packet whose new receiver is on the same bridge is switched, not routed; and
-        // isolated ports switch nothing. See docs/guides/docker-and-firewalls.md.
+        // Where bridged packets pass iptables, a packet whose new destination is on the same bridge is switched instead
+        // of routed, and isolated ports do not switch. See docs/guides/docker-and-firewalls.md.
         let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         if std::path::Path::new(switch).exists() {
             std::fs::write(switch, "0").unwrap();
@@ -114,7 +114,7 @@ fn guests_reach_it_by_the_nodes_address_the_publisher_too() {
         let server = server(&guest);
         assert_eq!(is_greeted(&other, WEB, &server), other.address());
         assert_eq!(is_greeted(&guest, WEB, &server), GATEWAY);
-        // What is not published stays closed to guests: the packet is dropped, and counted.
+        // Unpublished ports stay closed to guests: the packet is dropped and counted.
         let before = lab.counters(&other.port.tap).await.to_host;
         let socket = other
             .namespace
@@ -131,7 +131,7 @@ fn guests_reach_it_by_the_nodes_address_the_publisher_too() {
 fn a_second_address_of_the_host_is_one_of_the_nodes_too() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
-        // An interface with an address and no default route, as of a second network card.
+        // An interface with an address and without a default route, like a second network card.
         let far = Namespace::new();
         lab.add_link(
             "lan0",
@@ -162,7 +162,7 @@ fn an_unpublished_port_is_closed() {
         lab.state.ports[0].publish.clear();
         lab.ensure().await;
         is_closed(&lab.outside, WEB);
-        // And open again, by a change of rules that are in force.
+        // It is published again by a change of the rules in force.
         publish(&mut lab);
         lab.ensure().await;
         assert_eq!(greets(&lab.outside, WEB, &server), OUTSIDE);

@@ -1,4 +1,4 @@
-//! What guests reach: of the host, of each other, of the outside, and of the metadata service.
+//! What guests can reach: of the host, of each other, of the outside, and of the metadata service.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -15,7 +15,7 @@ fn pings(from: &Guest, to: Ipv4Addr) {
     ping(&from.namespace, to);
 }
 
-/// A server that greets whoever connects and tells who that was.
+/// A server that greets each client and returns its address.
 pub fn greeter(namespace: &Namespace, address: impl Into<SocketAddr>) -> TcpListener {
     let address = address.into();
     namespace.run(|| TcpListener::bind(address).unwrap())
@@ -34,7 +34,7 @@ pub fn accept(server: &TcpListener) -> (TcpStream, SocketAddr) {
     (stream, peer)
 }
 
-/// Connects from the guest; what the server saw as its address.
+/// Connects from the guest, and returns the client address that the server saw.
 pub fn is_greeted(guest: &Guest, to: SocketAddrV4, server: &TcpListener) -> Ipv4Addr {
     greets(&guest.namespace, to, server)
 }
@@ -79,7 +79,7 @@ fn syn(guest: &Guest, to: Ipv4Addr, port: u16) -> Vec<u8> {
     )
 }
 
-/// Sends a frame that must be refused, then an honest ping: the ping is answered, the frame is not.
+/// Sends a frame that must be refused, then a valid ping: only the ping is answered.
 async fn is_refused(lab: &Lab, guest: &Guest, frame: &[u8], from: Ipv4Addr) {
     let before = lab.counters(&guest.port.tap).await;
     guest.wire.seen();
@@ -143,12 +143,12 @@ fn a_guest_reaches_no_service_on_any_address_of_its_host() {
         lab.ensure().await;
         let guest = lab.attach(0).await;
         let sshd = greeter(&lab.node, (Ipv4Addr::UNSPECIFIED, 22));
-        // It is there, for the host itself.
+        // The host itself reaches the service.
         lab.node.run(|| TcpStream::connect((UPLINK, 22)).unwrap());
         accept(&sshd);
         for address in [GATEWAY, UPLINK] {
             is_refused(&lab, &guest, &syn(&guest, address, 22), address).await;
-            // Names and pings of the gateway only, and nothing else of UDP.
+            // Of UDP and ICMP, only DNS queries and pings to the gateway are allowed.
             let question = |to: u16| {
                 let packet = udp(40_000, to, b"\0\0\0\0");
                 let packet = ipv4(guest.address(), address, 17, &packet);
@@ -188,14 +188,14 @@ fn ports_that_docker_publishes_count_as_the_host() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // As Docker does it: the host's address and port lead to somebody else.
+        // As Docker does: the host's address and port lead to another machine.
         let publish = "add table ip nat; add chain ip nat p { type nat hook prerouting priority dstnat; }; \
                        add rule ip nat p tcp dport 8080 dnat to 192.0.2.1:80";
         lab.node.tool("nft", &[publish]);
         let there = Wire::new(&lab.outside, "eth0");
         is_refused(&lab, &guest, &syn(&guest, UPLINK, 8080), UPLINK).await;
         pings(&guest, OUTSIDE);
-        // Elsewhere than in IPv4 that byte may be anything, such as a part of a MAC address.
+        // In other protocols than IPv4, that byte can be anything, for example a part of a MAC address.
         let tcp = |frame: &Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 6;
         let passed = there.seen().iter().any(tcp);
         assert!(!passed, "it was forwarded");
@@ -203,7 +203,7 @@ fn ports_that_docker_publishes_count_as_the_host() {
 }
 
 #[test]
-fn multicast_to_the_host_is_dropped_and_not_held_against_the_guest() {
+fn multicast_to_the_host_is_dropped_and_not_counted() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -238,7 +238,7 @@ fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac() {
         );
         pings(&one, other.address());
         pings(&other, one.address());
-        // The bridge forgets where a guest is: frames to it are flooded, and must stay unseen by others.
+        // The bridge forgets the guest's port and floods its frames, which other guests must not receive.
         let tap = other.port.tap.to_string();
         lab.node
             .ip(&format!("link set {tap} type bridge_slave fdb_flush"));
@@ -256,7 +256,7 @@ fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac() {
                 for stranger in strangers {
                     assert!(!contains(&frame, &stranger), "{frame:x?}");
                 }
-                // No ICMP redirect (type 5) either: there is no shorter way.
+                // There is no ICMP redirect (type 5) either, because there is no shorter route.
                 let redirect =
                     frame[12..14] == IPV4.to_be_bytes() && frame[23] == 1 && frame[34] == 5;
                 assert!(!redirect, "{frame:x?}");
@@ -268,11 +268,11 @@ fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac() {
 }
 
 #[test]
-fn the_host_floods_nothing_to_guests_that_is_not_theirs() {
+fn guests_do_not_receive_broadcasts_for_others() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let (one, other) = (lab.attach(0).await, lab.attach(1).await);
-        // A DHCP answer that is broadcast shows whom it is for; so does ARP for somebody else.
+        // A broadcast DHCP answer contains the address of its receiver, and so does ARP for another guest.
         let bridge = Wire::new(&lab.node, &lab.state.bridge);
         let mut answer = frames::dhcp(5, other.mac(), &[]);
         answer[0] = 2;
@@ -317,7 +317,7 @@ fn the_outside_sees_the_hosts_address_and_answers_find_back() {
 }
 
 #[test]
-fn segments_are_made_to_fit_a_narrow_uplink() {
+fn the_segment_size_is_reduced_for_an_uplink_with_a_small_mtu() {
     on_a_node(1, |lab| async move {
         lab.node.ip("link set up0 mtu 1400");
         lab.ensure().await;
@@ -328,7 +328,7 @@ fn segments_are_made_to_fit_a_narrow_uplink() {
             frame.get(23) == Some(&6) && frame.get(47) == Some(&2)
         });
         let frame = seen.last().unwrap();
-        // 1400 less IPv4's and TCP's headers.
+        // 1400 minus the headers of IPv4 and TCP.
         assert_eq!(frame[54..58], [2, 4, 5, 0x50]);
     });
 }
@@ -346,7 +346,7 @@ fn routed_destinations_see_the_guests_own_address() {
         let server = greeter(&lab.outside, (OUTSIDE, 80));
         let seen = is_greeted(&guest, SocketAddrV4::new(OUTSIDE, 80), &server);
         assert_eq!(seen, guest.address());
-        // And who knows the way reaches the guest.
+        // A machine with a route to the guest reaches it.
         ping(&lab.outside, guest.address());
     });
 }

@@ -75,7 +75,7 @@ fn sessions(lab: &Lab) -> Vec<Pid> {
         .collect()
 }
 
-/// A real session that can be told from those of other tests.
+/// A real session that can be distinguished from those of other tests.
 fn real(lab: &Lab) -> String {
     format!("exec /usr/sbin/nft -I \"{}\" -i", lab.state_dir().display())
 }

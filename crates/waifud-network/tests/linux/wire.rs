@@ -1,4 +1,4 @@
-//! Raw frames on one interface: what a guest with bad intentions sends, and what is seen on the wire.
+//! Raw frames on one interface: sends what a malicious guest would send, and receives what arrives.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};

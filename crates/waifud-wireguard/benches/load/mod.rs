@@ -1,5 +1,5 @@
-//! A bounded load of HTTP requests from many source addresses, with nothing but tokio: for benches of whatever answers
-//! on 169.254.169.254, in whatever namespace the caller is in.
+//! A bounded load of HTTP requests from many source addresses, with tokio only. For benches of any service on
+//! 169.254.169.254, in the caller's network namespace.
 
 #![allow(dead_code, reason = "tests and benches use different parts")]
 
@@ -16,33 +16,33 @@ use std::{
 
 use self::client::Client;
 
-/// What to ask, from where, and how often.
+/// The requests, their sources and their number.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Where the service is.
+    /// The address of the service.
     pub target: SocketAddr,
     /// Addresses that clients connect from, in turn. They must be the machine's own.
     pub sources: Vec<Ipv4Addr>,
-    /// Clients that ask at the same time.
+    /// Concurrent clients.
     pub clients: usize,
     /// Requests of all clients together; the load ends after them.
     pub requests: usize,
-    /// Paths, asked for in turn.
+    /// Paths, requested in turn.
     pub paths: Vec<String>,
     /// Headers for every request, without line ends.
     pub headers: Vec<String>,
     /// Whether a client keeps its connection or opens one for each request.
     pub keep: bool,
-    /// Longest that one request may take before it counts as failed.
+    /// The time limit of a request, after which it counts as failed.
     pub patience: Duration,
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Requests answered with 200 and a whole body.
+    /// Requests with status 200 and a complete body.
     pub answered: usize,
-    /// All others, with the first error in words.
+    /// All other requests, with the first error.
     pub failed: usize,
     pub first_error: Option<String>,
     /// From the first request to the last answer.
@@ -85,7 +85,7 @@ impl std::fmt::Display for Outcome {
 }
 
 impl Load {
-    /// Runs to its end.
+    /// Runs the load to its end.
     pub async fn run(self) -> Outcome {
         let load = Arc::new(self);
         let next = Arc::new(AtomicUsize::new(0));
@@ -115,7 +115,7 @@ impl Load {
     }
 }
 
-/// Asks until the requests are used up.
+/// Sends requests until all have been sent.
 async fn one_client(
     load: Arc<Load>,
     next: Arc<AtomicUsize>,

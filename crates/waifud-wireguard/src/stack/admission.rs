@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_takes_from_the_richest_until_even() {
+    fn a_new_source_replaces_connections_of_the_largest_one_until_both_are_equal() {
         let mut admission = Admission::new(4, 4);
         for _ in 0..4 {
             ask(&mut admission, source(1));
@@ -139,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_asked_before_a_source_without_connections_gets_one(
+        fn a_source_without_connections_always_gets_one(
             requests in proptest::collection::vec((1_u8..8, any::<bool>()), 0..300),
         ) {
             let mut admission = Admission::new(12, 5);
@@ -153,7 +153,7 @@ mod tests {
                 prop_assert!(admission.counts.values().all(|count| (1..=5).contains(count)));
                 prop_assert_eq!(admission.counts.values().sum::<usize>(), admission.sum);
             }
-            // Seven others share twelve places, so somebody has two or there is room.
+            // Seven other sources share twelve connections, so one of them has two or there is space.
             let decision = ask(&mut admission, source(100));
             prop_assert!(matches!(decision, Decision::Admit | Decision::EvictFrom(_)));
         }

@@ -74,7 +74,7 @@ impl Net {
         &mut self.outgoing
     }
 
-    /// For guests made of the same parts.
+    /// For guests in tests, which use the same parts.
     #[cfg(test)]
     pub fn interface(&mut self) -> &mut Interface {
         &mut self.interface

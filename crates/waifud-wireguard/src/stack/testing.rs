@@ -1,5 +1,5 @@
-//! A world without sockets and clocks for tests of the stack: guests made of smoltcp's client side, packets that may be
-//! lost, and time that passes when the test says so.
+//! A world without sockets and clocks for tests of the stack: guests that use the client side of smoltcp, packets that
+//! may be lost, and time that advances when the test does so.
 
 use std::{
     io,
@@ -74,7 +74,7 @@ pub fn segment(
     bytes
 }
 
-/// Flags of a segment that came out of the stack.
+/// The flags of a segment that the stack sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     pub port: u16,
@@ -107,7 +107,7 @@ impl Guest {
         self.sockets.get_mut(handle)
     }
 
-    /// Everything that has arrived.
+    /// All received data.
     pub fn read(&mut self, handle: SocketHandle) -> Vec<u8> {
         let socket = self.socket(handle);
         let mut all = vec![0; socket.recv_queue()];
@@ -123,7 +123,7 @@ impl Guest {
     }
 }
 
-/// The stack, its guests, the time, and the bad luck of packets.
+/// The stack, its guests, the time, and the lost packets.
 pub struct World {
     pub stack: Stack,
     pub guests: Vec<Guest>,
@@ -153,7 +153,7 @@ impl World {
         }
     }
 
-    /// Begins to connect; the handshake happens when time passes.
+    /// Starts to connect; the handshake happens when time advances.
     pub fn connect(&mut self, guest: usize) -> SocketHandle {
         let guest = &mut self.guests[guest];
         let buffer = || SocketBuffer::new(vec![0; 16 << 10]);
@@ -175,7 +175,7 @@ impl World {
         !(self.lost)(self.count)
     }
 
-    /// Carries packets until nobody has more to say at this instant.
+    /// Transfers packets until no side has more to send at this instant.
     pub fn exchange(&mut self) {
         loop {
             let mut moved = false;
@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    /// Lets time pass, with everything that falls into it.
+    /// Advances the time, and processes all timers that expire meanwhile.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time.into();
         loop {
@@ -216,7 +216,7 @@ impl World {
                 .iter_mut()
                 .filter_map(|guest| guest.net.due(&guest.sockets, now));
             let next = theirs.chain(self.stack.due()).min().unwrap_or(end);
-            // A timer that is due and yet not gone waits for the next millisecond, as in life.
+            // A timer that is due but was not processed waits for the next millisecond, as in real use.
             let next = next.max(now + smoltcp::time::Duration::from_millis(1));
             if next > end {
                 break;

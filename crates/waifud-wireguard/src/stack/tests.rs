@@ -1,4 +1,4 @@
-//! The stack as its guests and its holder see it, under a clock that the tests move.
+//! Tests of the stack from the view of its guests and its service, with a clock that the tests advance.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -17,7 +17,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A world with one connection of its first guest, accepted.
+/// A world with one accepted connection of its first guest.
 fn connected(limits: StackLimits) -> (World, smoltcp::iface::SocketHandle, FlowId) {
     let mut world = World::new(limits, 2);
     let client = world.connect(0);
@@ -26,7 +26,7 @@ fn connected(limits: StackLimits) -> (World, smoltcp::iface::SocketHandle, FlowI
     (world, client, flow)
 }
 
-/// Everything went as far as the table is concerned: no flow, no timer, no count.
+/// Asserts that no flow, timer or counted connection is left.
 fn assert_forgotten(world: &World) {
     assert_eq!(
         (
@@ -39,7 +39,7 @@ fn assert_forgotten(world: &World) {
 }
 
 #[test]
-fn a_request_is_answered_and_the_connection_forgotten_at_once() {
+fn a_request_is_answered_and_the_connection_is_removed_at_once() {
     let (mut world, client, flow) = connected(StackLimits::default());
     assert_eq!(flow.source.ip(), guest(1).ip());
     world.guests[0]
@@ -106,7 +106,7 @@ fn a_body_arrives_intact_although_every_seventh_packet_is_lost() {
 }
 
 #[test]
-fn one_source_has_no_more_than_its_share_and_another_is_served() {
+fn a_source_at_its_limit_does_not_prevent_another_from_being_served() {
     let limits = StackLimits {
         max_per_source: 8,
         ..StackLimits::default()
@@ -125,7 +125,7 @@ fn one_source_has_no_more_than_its_share_and_another_is_served() {
 }
 
 #[test]
-fn when_all_places_are_taken_the_richest_source_gives_its_laziest_one() {
+fn at_the_total_limit_the_source_with_the_most_connections_loses_its_longest_idle_one() {
     let limits = StackLimits {
         max_connections: 4,
         max_per_source: 4,
@@ -135,7 +135,7 @@ fn when_all_places_are_taken_the_richest_source_gives_its_laziest_one() {
     let clients: Vec<_> = (0..4).map(|_| world.connect(0)).collect();
     world.pass(MOMENT);
     let flows: Vec<_> = (0..4).map(|_| world.accept().unwrap()).collect();
-    // All but the third have been busy since.
+    // All but the third connection were active since then.
     world.pass(secs(1));
     for index in [0, 1, 3] {
         world.guests[0]
@@ -163,7 +163,7 @@ fn when_all_places_are_taken_the_richest_source_gives_its_laziest_one() {
 }
 
 #[test]
-fn a_handshake_that_is_not_completed_is_repeated_and_then_given_up() {
+fn an_incomplete_handshake_is_retransmitted_and_then_times_out() {
     let mut world = World::new(StackLimits::default(), 0);
     world.stack.ingress(
         &segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b""),
@@ -203,7 +203,7 @@ fn an_idle_connection_is_reset_for_client_and_service() {
 }
 
 #[test]
-fn a_slow_client_is_ended_after_the_lifetime() {
+fn a_slow_connection_is_reset_after_the_lifetime() {
     let (mut world, client, flow) = connected(StackLimits::default());
     for _ in 0..14 {
         world.guests[0].socket(client).send_slice(b"x").unwrap();
@@ -216,7 +216,7 @@ fn a_slow_client_is_ended_after_the_lifetime() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_as_idle() {
+fn a_client_that_never_reads_is_reset_after_the_idle_timeout() {
     let (mut world, _client, flow) = connected(StackLimits::default());
     while world.write(flow, &[0; 1024]).is_some() {
         world.pass(MOMENT);
@@ -237,7 +237,7 @@ fn a_client_that_never_closes_is_reset_after_the_close_timeout() {
 }
 
 #[test]
-fn a_reset_reaches_the_holder_and_the_port_can_be_used_again() {
+fn a_reset_reaches_the_service_and_the_port_can_be_reused() {
     let (mut world, client, flow) = connected(StackLimits::default());
     world.guests[0].socket(client).abort();
     world.pass(MOMENT);
@@ -252,13 +252,13 @@ fn a_reset_reaches_the_holder_and_the_port_can_be_used_again() {
     world.stack.advance(world.now);
     let answer = seen(&world.stack.outgoing().pop_front().unwrap()).unwrap();
     assert!(answer.syn && answer.ack);
-    // The former holder has nothing to do with the new connection.
+    // The former connection does not affect the new one.
     world.stack.release(flow, world.now);
     assert_eq!(world.stack.connections(), 1);
 }
 
 #[test]
-fn other_ports_and_strays_are_reset_and_pings_answered() {
+fn other_ports_and_unexpected_segments_are_reset_and_pings_answered() {
     let mut world = World::new(StackLimits::default(), 0);
     let other = std::net::SocketAddrV4::new(*SERVICE.ip(), 81);
     world.stack.ingress(
@@ -279,7 +279,7 @@ fn other_ports_and_strays_are_reset_and_pings_answered() {
             .unwrap()
             .rst
     );
-    // Nobody answers a reset with a reset.
+    // A reset is never answered with a reset.
     world.stack.ingress(
         &segment(guest(1), SERVICE, TcpControl::Rst, 1, Some(1), b""),
         world.now,
@@ -302,7 +302,7 @@ fn other_ports_and_strays_are_reset_and_pings_answered() {
 }
 
 #[test]
-fn without_a_listener_newcomers_are_refused_and_the_others_go_on() {
+fn without_a_listener_new_connections_are_refused_and_others_continue() {
     let (mut world, client, flow) = connected(StackLimits::default());
     let waiting = world.connect(0);
     world.pass(MOMENT);
@@ -339,10 +339,10 @@ fn closing_resets_all_and_ends_the_listener() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Packets of a real conversation, with bytes changed, dropped, repeated and out of order, and the checksums made right
-    /// again so that they get past them: nothing panics, the limits hold, and an honest guest is served afterwards.
+    /// Packets of a real connection with bytes changed, dropped, repeated and reordered, and with corrected checksums,
+    /// so that they are processed: nothing panics, the limits hold, and another guest is served afterwards.
     #[test]
-    fn hostile_packets_break_nothing(
+    fn modified_packets_do_not_affect_other_guests(
         script in proptest::collection::vec(
             (0_u8..6, any::<i32>(), any::<Option<i32>>(), 0_usize..64, any::<[(u8, u8); 3]>(), any::<bool>()), 1..60),
     ) {
@@ -352,7 +352,7 @@ proptest! {
         for (kind, seq, ack, length, changes, checksums) in script {
             let control = [TcpControl::Syn, TcpControl::None, TcpControl::Psh, TcpControl::Fin, TcpControl::Rst]
                 [usize::from(kind.min(4))];
-            // Few sources, so that packets meet the same connection; sequence numbers mostly near each other.
+            // Few sources, so that packets reach the same connection; sequence numbers are mostly close to each other.
             let from = guest(3 + kind % 3);
             let near = |number: i32| if checksums { number % 16 } else { number };
             let mut packet = segment(from, SERVICE, control, near(seq), ack.map(near), &vec![1; length]);
@@ -384,11 +384,11 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_break_nothing(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..40)) {
+    fn arbitrary_bytes_do_not_affect_other_guests(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..40)) {
         let mut world = World::new(StackLimits::default(), 1);
         for mut packet in packets {
             world.stack.ingress(&packet, world.now);
-            // Once more with a header that gets further.
+            // Again with a valid header, so that more code is reached.
             if packet.len() >= 20 {
                 packet[0] = 0x45;
                 packet[6..8].fill(0);
@@ -404,7 +404,7 @@ proptest! {
     }
 }
 
-/// Makes length and checksums right as far as the headers can be read at all.
+/// Corrects lengths and checksums, as far as the headers can be parsed.
 fn repair(packet: &mut [u8]) {
     use smoltcp::wire::{Ipv4Packet, TcpPacket};
     let length = packet.len();

@@ -1,4 +1,4 @@
-//! A node and its guests in network namespaces of their own, without names and without a way to anything real.
+//! A node and its guests in separate network namespaces, without names and without a connection to a real network.
 //!
 //! ```text
 //!  guest namespace                     node namespace
@@ -29,7 +29,7 @@ pub fn guest_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 1, 10 + number)
 }
 
-/// Both namespaces, connected; the tunnel is started by the test.
+/// Both namespaces, connected; the test starts the tunnel.
 pub struct World {
     pub node: Namespace,
     pub guests: Namespace,
@@ -38,7 +38,8 @@ pub struct World {
 }
 
 impl World {
-    /// `None` where the machine does not let us; the reason has been printed, or the test has failed if it must not skip.
+    /// `None` if the machine does not allow namespaces; the skip is reported, and fails the test where skips are not
+    /// allowed.
     pub fn new(addresses: u8) -> Option<Self> {
         if let Err(why) = namespace::available() {
             skip(&why);
@@ -64,7 +65,7 @@ impl World {
         }
         guests.ip("link set eth0 up");
         guests.ip("route add default via 10.77.1.1");
-        // Fast tests open more connections than there are ports in a minute.
+        // Fast tests use more connections per minute than there are ports.
         guests.sysctl("ipv4/tcp_tw_reuse", "1");
         guests.sysctl("ipv4/ip_local_port_range", "1024 65000");
         Some(Self {
@@ -90,7 +91,7 @@ impl World {
         })
     }
 
-    /// The node as the server knows it.
+    /// The node as a peer of the server.
     pub fn peer(&self) -> PeerConfig {
         PeerConfig {
             public_key: self.node_key.public_key(),

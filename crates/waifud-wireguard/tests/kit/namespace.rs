@@ -1,4 +1,4 @@
-//! A network namespace without a name: it belongs to a thread and is gone with it.
+//! A network namespace without a name, which ends with its thread.
 
 use std::{fs, os::linux::fs::MetadataExt, process::Command, sync::mpsc, thread};
 
@@ -10,14 +10,14 @@ use tokio::runtime::{Builder, Runtime};
 
 type Job = Box<dyn FnOnce(&Runtime) + Send>;
 
-/// A thread in a namespace of its own, with a runtime whose workers are in it too.
+/// A thread in its own namespace, with a runtime whose workers are in it too.
 pub struct Namespace {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     id: i32,
 }
 
-/// Whether namespaces can be made and furnished here.
+/// Whether namespaces can be created and configured here.
 pub fn available() -> Result<(), String> {
     if !Uid::effective().is_root() {
         return Err("needs root for network namespaces".into());
@@ -32,7 +32,7 @@ pub fn available() -> Result<(), String> {
         .map_err(|error| format!("needs the ip tool: {error}"))
 }
 
-/// Which namespace the calling thread is in.
+/// Identifies the namespace of the calling thread.
 fn identity() -> u64 {
     fs::metadata("/proc/thread-self/ns/net").unwrap().st_ino()
 }
@@ -65,12 +65,12 @@ impl Namespace {
         namespace
     }
 
-    /// What `ip link … netns` takes.
+    /// The argument for `ip link … netns`.
     pub fn thread_id(&self) -> i32 {
         self.id
     }
 
-    /// Does something in the namespace and waits for it. What it spawns goes on.
+    /// Runs a future in the namespace and waits for it. Tasks that it spawns continue.
     pub fn run<F, R>(&self, task: impl FnOnce() -> F + Send + 'static) -> R
     where
         F: Future<Output = R>,
@@ -118,7 +118,7 @@ impl Namespace {
         })
     }
 
-    /// Whether there is such a link.
+    /// Whether the link exists.
     pub fn has_link(&self, name: &str) -> bool {
         let name = name.to_owned();
         self.run(move || async move {
@@ -131,7 +131,7 @@ impl Namespace {
         })
     }
 
-    /// Sets a value below `/proc/sys/net`, which shows the namespace of whoever looks.
+    /// Sets a value below `/proc/sys/net`, which shows the namespace of the calling thread.
     pub fn sysctl(&self, path: &str, value: &str) {
         let (path, value) = (format!("/proc/sys/net/{path}"), value.to_owned());
         self.run(move || async move {

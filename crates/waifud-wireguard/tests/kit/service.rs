@@ -1,4 +1,4 @@
-//! The smallest honest HTTP service: says who asks, serves bodies of any size, takes uploads.
+//! A minimal HTTP service: returns the client's address, serves bodies of any size, and accepts uploads.
 
 use std::{convert::Infallible, fmt::Write, time::Duration};
 
@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::digest::{SHA256, digest};
 use waifud_wireguard::{GuestListener, GuestStream};
 
-/// A body that is the same for everybody who names the same length.
+/// A body that depends only on its length.
 pub fn body(length: usize) -> Bytes {
     (0..length)
         .map(|n| u8::try_from(n % 251).unwrap())

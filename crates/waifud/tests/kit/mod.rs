@@ -73,7 +73,7 @@ impl Drop for Process {
     }
 }
 
-/// A running waifud with a state directory of its own, listening on a free port.
+/// A running waifud with its own state directory, listening on a free port.
 pub struct Waifud {
     pub process: Process,
     pub at: SocketAddr,

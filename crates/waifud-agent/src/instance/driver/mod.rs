@@ -63,7 +63,7 @@ enum Outcome {
     Cancelled,
 }
 
-/// The driver. See the module's text.
+/// The driver; see the module documentation.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     id: InstanceId,

@@ -1,4 +1,4 @@
-//! What is out of bounds is refused by its field, and can be fitted.
+//! Fields that are out of bounds are refused with their names, and can be truncated.
 
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// What a hostile node might put there, as far as the field's type takes it at all.
+/// The values that a hostile node might send, as far as the type of the field allows them.
 fn worse(field: &str, value: &Value) -> Vec<Value> {
     let long = if field.ends_with("/bundle") {
         BUNDLE
@@ -128,7 +128,7 @@ fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
             let mut changed = whole.clone();
             *changed.pointer_mut(&field).unwrap() = bad;
             let Ok(mut report) = serde_json::from_value::<AgentReport>(changed) else {
-                // The type itself does not take it.
+                // The type refuses the value.
                 refused += 1;
                 continue;
             };
@@ -157,7 +157,7 @@ fn every_field_of_a_report_is_bounded_and_named_and_can_be_fitted() {
 }
 
 #[test]
-fn an_instance_is_told_of_once_and_a_record_is_its_own_entry_s() {
+fn duplicate_instances_and_records_of_other_instances_are_refused() {
     let mut twice = report();
     let one = twice["instances"][0].clone();
     twice["instances"].as_array_mut().unwrap().push(one);
@@ -172,7 +172,7 @@ fn an_instance_is_told_of_once_and_a_record_is_its_own_entry_s() {
 }
 
 #[test]
-fn routes_that_are_cut_are_joined_first() {
+fn truncated_routes_are_aggregated_first() {
     let mut many = parsed(report());
     let facts = many.facts.as_mut().unwrap();
     facts.routes = (0..2048_u32)
