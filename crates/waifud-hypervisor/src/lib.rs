@@ -127,7 +127,7 @@ pub enum OffReason {
     StartFailed,
 }
 
-/// A domain of ours as observed.
+/// An observed domain of waifud.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ObservedDomain {
     /// The instance, from the domain's UUID.
@@ -257,10 +257,10 @@ pub trait Hypervisor: Send + Sync {
     /// What this host can do. The first call probes KVM by running something; the answer is remembered.
     async fn host(&self) -> Result<HostFacts, HypervisorError>;
 
-    /// Every domain of ours (those that carry our metadata), running or not.
+    /// Every domain of waifud (those that carry our metadata), running or not.
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError>;
 
-    /// Every domain of ours but these. Of those nothing is read, so that looking for what is unknown costs the same with
+    /// Every domain of waifud but these. Of those nothing is read, so that looking for what is unknown costs the same with
     /// any number of known ones.
     async fn list_except(
         &self,

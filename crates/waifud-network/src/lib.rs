@@ -10,7 +10,7 @@
 //!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host: only DHCP, DNS and ping of the gateway
 //!             │            │              ├─ published ports of the host: forwarded to their guest
 //!             │            │              ├─ other guests: through the gateway, which answers ARP for them
-//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by a routing table of ours
+//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by our own routing table
 //!             │            │              └─ the outside: with the host's address, over the uplink
 //!             │            └─ table inet waifud: what may reach the host and what is forwarded
 //!             └─ table bridge waifud: own MAC and addresses, only IPv4 and ARP; drops unknown taps
@@ -132,7 +132,7 @@ pub struct HostNetworkFacts {
     pub routes: Vec<Ipv4Net>,
     /// Chains of other firewalls that drop forwarded packets (Docker, ufw, firewalld), as text.
     pub foreign_firewalls: Vec<String>,
-    /// Chains of other firewalls in which a marked rule of ours accepts guests' packets.
+    /// Chains of other firewalls in which our marked rule accepts guests' packets.
     pub let_through: Vec<String>,
     /// Why those rules could not be added. The guests' own rules are in force even then.
     pub firewall_trouble: Option<String>,
@@ -234,7 +234,7 @@ pub trait GuestNetwork: Send + Sync {
     /// Applies the state. Rules and leases are in force when it returns.
     async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError>;
 
-    /// Removes everything of ours: firewall tables, routing rules, routes, dnsmasq and the bridge.
+    /// Removes everything that waifud added: firewall tables, routing rules, routes, dnsmasq and the bridge.
     async fn ensure_absent(&self) -> Result<(), NetworkError>;
 
     /// Ports that programs of the host listen on, except on loopback addresses.

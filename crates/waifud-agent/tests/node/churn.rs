@@ -115,11 +115,14 @@ async fn churn(seed: u64, restarts: bool) {
         assert!(node.metadata.would_serve(*id));
     }
     let kept: BTreeSet<InstanceId> = next.iter().copied().collect();
-    node.until("nobody else's documents are held", async || {
-        let held = node.metadata.held();
-        held.keys().copied().collect::<BTreeSet<_>>() == kept
-            && node.metadata.bundles().len() == kept.len()
-    })
+    node.until(
+        "only the documents of the remaining instances are held",
+        async || {
+            let held = node.metadata.held();
+            held.keys().copied().collect::<BTreeSet<_>>() == kept
+                && node.metadata.bundles().len() == kept.len()
+        },
+    )
     .await;
     for id in &next {
         node.waifud.delete(*id);

@@ -257,7 +257,7 @@ fn hint(
             if !status.ready && instance.spec.rescue.is_none() && unchanged_for > PATIENCE =>
         {
             Some(format!(
-                "check its console: waifuctl console {name}; if nobody can log in, repair the guest with waifuctl rescue {name}"
+                "check its console: waifuctl console {name}; if you cannot log in, repair the guest with waifuctl rescue {name}"
             ))
         }
         InstanceState::Stopped if instance.spec.run => {

@@ -14,7 +14,7 @@ pub(crate) struct Rule {
 /// The rules to remove and to insert.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
-    /// Rules of ours that are not wanted.
+    /// Our rules that are not wanted.
     pub(crate) outdated: Vec<Rule>,
     /// Rules to insert at the head of their chains.
     pub(crate) missing: Vec<Rule>,
@@ -57,7 +57,7 @@ impl Filter {
         filter
     }
 
-    /// All rules of ours.
+    /// All our rules.
     pub(crate) fn marked(&self) -> Vec<Rule> {
         let ours = self.rules.iter().filter(|rule| rule.is_marked());
         ours.cloned().collect()

@@ -1,4 +1,4 @@
-//! Small files of ours, which are replaced as a whole.
+//! Our small files, which are replaced as a whole.
 
 use std::fs::Permissions;
 use std::io::ErrorKind;

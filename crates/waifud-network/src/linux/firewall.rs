@@ -47,7 +47,7 @@ pub(super) struct Firewall {
     /// The state that the rules were generated from.
     made_of: Option<(NetworkState, HostSide)>,
     memory: Memory,
-    /// The generations before and after the last commit of ours, if no other program committed in between.
+    /// The generations before and after our last commit, if no other program committed in between.
     own_commit: Option<(u32, u32)>,
 }
 
@@ -144,7 +144,7 @@ impl Firewall {
             self.ours_at = Some(after);
             self.own_commit = Some((before, after));
         }
-        // Listed at once: a change of other rules before the next check must not look like a change of ours. A change
+        // Listed at once: a change of other rules before the next check must not look like a change of our own rules. A change
         // of elements is listed by that check, because listing takes longer than the change itself.
         if matches!(transaction, Transaction::Replacement(_)) {
             self.compare().await?;
@@ -152,7 +152,7 @@ impl Firewall {
         Ok(())
     }
 
-    /// The generations before and after the last commit of ours, if no other program committed in between.
+    /// The generations before and after our last commit, if no other program committed in between.
     pub(super) const fn own_commit(&self) -> Option<(u32, u32)> {
         self.own_commit
     }
@@ -261,7 +261,7 @@ impl Firewall {
         dropping_chains(&text).map_err(|e| self.nft.failed(e.to_string()))
     }
 
-    /// Whether a table of ours exists.
+    /// Whether one of our tables exists.
     pub(super) async fn is_there(&self) -> Result<bool, NetworkError> {
         let tables = self.nft.run(&["list", "tables"], "").await?;
         let is_ours = |line: &str| line.split_ascii_whitespace().nth(2) == Some(TABLE);

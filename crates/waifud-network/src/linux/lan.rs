@@ -77,7 +77,7 @@ pub(super) async fn ensure(
     stop_answering(handle, links, former.into_iter()).await
 }
 
-/// Whether every return route has its neighbour, and no other neighbour of ours exists.
+/// Whether every return route has its neighbour, and none of our other neighbour entries exists.
 pub(super) async fn is_intact(
     handle: &Handle,
     links: &Links,

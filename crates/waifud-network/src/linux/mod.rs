@@ -74,7 +74,7 @@ impl LinuxNetwork {
         })
     }
 
-    /// Removes everything of ours from this host, and the tunnel interface `tunnel` if a killed process has left it
+    /// Removes from this host everything that waifud added, and the tunnel interface `tunnel` if a killed process has left it
     /// behind. Returns what was removed, as text.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Removes everything of ours and lists what was removed.
+//! Removes everything that waifud added and lists what was removed.
 
 use super::inner::{Inner, switch_back};
 use super::links::{self, Links};

@@ -1,6 +1,6 @@
 //! Routes, and the routing rules that select a table.
 //!
-//! The host may use 169.254.169.254 itself, for example in a cloud. So guests' route to metadatad is in a table of ours,
+//! The host may use 169.254.169.254 itself, for example in a cloud. So guests' route to metadatad is in our own table,
 //! and routing rules select that table only for guests' packets and the answers to them. Without metadatad the table has
 //! an unreachable route, so a guest's request never leaves through the host's uplink.
 
@@ -26,7 +26,7 @@ const FROM_SUBNET: u32 = 1691;
 const FROM_IDENTITY: u32 = 1692;
 const TO_IDENTITY: u32 = 1693;
 
-/// Marks routes of ours in the main table (`RTA_PROTOCOL`; 0 to 4 are the kernel's, well-known daemons end at 192).
+/// Marks our routes in the main table (`RTA_PROTOCOL`; 0 to 4 are the kernel's, well-known daemons end at 192).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(215);
 
 /// The kernel's table of its own addresses.
