@@ -40,7 +40,7 @@ pub fn shown(pools: &[NodePool]) -> String {
         vec![
             node.to_string(),
             pool.name.to_string(),
-            escape(&pool.kind),
+            escape(pool.kind.as_str()),
             pool.size_bytes.to_string(),
             pool.used_bytes.to_string(),
             format!("{}%", percent(pool)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use waifud_agent::BootAlone;
-use waifud_types::Name;
+use waifud_types::{Name, PoolKind};
 
 /// `agentd.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -52,21 +52,14 @@ pub struct PoolConfig {
     /// Unique on the node.
     pub name: Name,
     /// How volumes are stored.
-    #[serde(default)]
+    #[serde(default = "default_kind")]
     pub kind: PoolKind,
     /// The directory of the pool.
     pub path: PathBuf,
 }
 
-/// How a pool stores volumes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PoolKind {
-    /// Overlays on any filesystem.
-    #[default]
-    Qcow2,
-    /// Cloned files on a filesystem with reflinks.
-    Reflink,
+fn default_kind() -> PoolKind {
+    PoolKind::Qcow2
 }
 
 impl Default for Config {
@@ -117,6 +110,14 @@ impl Config {
         names.sort();
         if names.windows(2).any(|pair| pair.first() == pair.last()) {
             bail!("two pools have the same name");
+        }
+        for pool in &config.pools {
+            if let PoolKind::Other(kind) = &pool.kind {
+                bail!(
+                    "pool {}: unknown kind {kind:?}; use qcow2 or reflink",
+                    pool.name
+                );
+            }
         }
         if !config.wireguard_listen.ip().is_loopback() {
             bail!("wireguard_listen must be a loopback address");

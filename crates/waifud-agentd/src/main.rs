@@ -31,9 +31,9 @@ use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
 use waifud_storage::reflink::ReflinkPool;
-use waifud_types::Incarnation;
+use waifud_types::{Incarnation, PoolKind};
 
-use crate::config::{Config, PoolKind};
+use crate::config::Config;
 use crate::join::JoinArguments;
 use crate::power::NodePower;
 use crate::tunnel::Tunnel;
@@ -200,6 +200,7 @@ fn assemble(
         let opened: Result<Arc<dyn StoragePool>, _> = match pool.kind {
             PoolKind::Qcow2 => Qcow2Pool::open(settings).map(|pool| Arc::new(pool) as _),
             PoolKind::Reflink => ReflinkPool::open(settings).map(|pool| Arc::new(pool) as _),
+            PoolKind::Other(ref kind) => anyhow::bail!("pool {}: unknown kind {kind:?}", pool.name),
         };
         pools.push(opened.with_context(|| format!("cannot open pool {}", pool.name))?);
     }

@@ -100,6 +100,9 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     let absent = hypervisor.ensure_disk_size(id, &disk, large).await;
     not_found("ensure_disk_size", id, &absent)?;
     done("ensure_defined", hypervisor.ensure_defined(spec)).await?;
+    let seen = found(hypervisor, id).await?;
+    let right = seen.disks == spec.disk_sources();
+    expect(right, "a domain's disks are observed as defined", &seen)?;
     let off = hypervisor.ensure_disk_size(id, &disk, large).await;
     expect(
         off.is_err(),
@@ -173,6 +176,7 @@ async fn defining_is_idempotent_and_takes_changes(
         && seen.epoch == Some(spec.epoch)
         && seen.kind == spec.kind
         && seen.spec_digest == Some(spec.digest())
+        && seen.disks == spec.disk_sources()
         && seen.drift.is_empty()
         && matches!(seen.state, DomainState::Off(_));
     expect(right, "a defined domain looks like its spec", &seen)?;

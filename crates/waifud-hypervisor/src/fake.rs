@@ -89,6 +89,7 @@ impl FakeDomain {
             state: self.state,
             kind: self.spec.kind,
             spec_digest: Some(self.spec.digest()),
+            disks: self.spec.disk_sources(),
             drift: self.by_hand.drift(self.spec.memory),
         }
     }
@@ -514,7 +515,7 @@ mod tests {
         let mut spec = conformance::diskless_spec(InstanceId::generate(), "conform-disk");
         spec.disks.push(crate::DomainDisk {
             name: "root".parse().unwrap(),
-            path: "/pool/root.qcow2".into(),
+            source: waifud_types::VolumeSource::File("/pool/root.qcow2".into()),
             format: waifud_types::DiskFormat::Qcow2,
             backing: None,
         });

@@ -12,7 +12,7 @@ pub mod xml;
 
 pub use device::{ByteStream, Device};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +21,9 @@ use tokio::sync::broadcast;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Digest, DiskFormat, Epoch, InstanceId, MacAddr, Name, TapName};
+use waifud_types::{
+    ByteSize, Digest, DiskFormat, Epoch, InstanceId, MacAddr, Name, TapName, VolumeSource,
+};
 
 /// Everything that defines a domain. Equal specs define equal domains.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +59,15 @@ pub struct DomainSpec {
 }
 
 impl DomainSpec {
-    /// A digest in 64 hexadecimal digits. Equal specs have equal digests, and different specs have different ones.
+    /// What its disks are, by name, as [`ObservedDomain::disks`] shows them.
+    pub fn disk_sources(&self) -> BTreeMap<Name, VolumeSource> {
+        let disks = self.disks.iter();
+        disks
+            .map(|disk| (disk.name.clone(), disk.source.clone()))
+            .collect()
+    }
+
+    /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
     pub fn digest(&self) -> String {
         // The digest of the XML, so that it also changes when domains are rendered differently.
         let text = xml::render(self, xml::RenderOptions::default(), "");
@@ -65,14 +75,14 @@ impl DomainSpec {
     }
 }
 
-/// A disk of a domain: a file.
+/// A disk of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainDisk {
     /// The disk's name in the spec, such as `root`.
     pub name: Name,
-    /// The volume's file.
-    pub path: PathBuf,
-    /// The format of its data.
+    /// The volume's file or block device.
+    pub source: VolumeSource,
+    /// What its bytes are.
     pub format: DiskFormat,
     /// The qcow2 image that it is an overlay on; `None` if it needs no other file. It is never read from the overlay's
     /// header, which QEMU can write.
@@ -142,8 +152,11 @@ pub struct ObservedDomain {
     pub kind: HypervisorKind,
     /// A digest over the `DomainSpec` it was defined from, from the domain's metadata; null when absent.
     pub spec_digest: Option<String>,
-    /// Manual changes, effective at the next start at the latest: devices that waifud did not add, and settings that
-    /// differ from the spec. At most sixteen short sentences, escaped.
+    /// What its own disks are, by the disk's name, from its definition for the next start. Without disks that a user
+    /// added by hand.
+    pub disks: BTreeMap<Name, VolumeSource>,
+    /// What somebody changed by hand in it, for its next start at the latest: devices that waifud did not add, settings
+    /// other than the spec's. Short sentences, escaped, sixteen at most.
     pub drift: Vec<String>,
 }
 

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use waifud_kit::fault_injection::Faults;
 use waifud_kit::sync::lock;
-use waifud_types::{ByteSize, Digest, Name, VolumeId, qcow2};
+use waifud_types::{
+    ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource, qcow2,
+};
 
 use crate::format::empty_image;
 use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool};
@@ -34,6 +36,8 @@ pub enum Op {
 pub struct FakePool {
     name: Name,
     directory: PathBuf,
+    /// Whether volumes are block devices.
+    block: bool,
     world: Arc<Mutex<World>>,
     faults: Faults<Op, StorageError>,
 }
@@ -61,8 +65,24 @@ impl FakePool {
         Self {
             name,
             directory: directory.into(),
+            block: false,
             world: Arc::default(),
             faults: Faults::default(),
+        }
+    }
+
+    /// The same pool with block devices as volumes, as a pool of logical volumes has them. The devices do not exist.
+    #[must_use]
+    pub fn with_block_devices(mut self) -> Self {
+        self.block = true;
+        self
+    }
+
+    fn source(&self, id: &VolumeId) -> VolumeSource {
+        if self.block {
+            VolumeSource::Block(self.directory.join(format!("dev/{id}")))
+        } else {
+            VolumeSource::File(self.directory.join(format!("{id}.qcow2")))
         }
     }
 
@@ -140,8 +160,16 @@ impl StoragePool for FakePool {
         &self.name
     }
 
-    fn kind(&self) -> &'static str {
-        "fake"
+    fn kind(&self) -> PoolKind {
+        PoolKind::Other("fake".to_owned())
+    }
+
+    fn format(&self) -> DiskFormat {
+        if self.block {
+            DiskFormat::Raw
+        } else {
+            DiskFormat::Qcow2
+        }
     }
 
     async fn usage(&self) -> Result<PoolUsage, StorageError> {
@@ -205,9 +233,9 @@ impl StoragePool for FakePool {
         id: &VolumeId,
         image: Digest,
         size: ByteSize,
-    ) -> Result<PathBuf, StorageError> {
+    ) -> Result<VolumeSource, StorageError> {
         self.faults.pass(Op::EnsureVolume).await?;
-        let path = self.directory.join(format!("{id}.qcow2"));
+        let source = self.source(id);
         let existing = self.world().volumes.get(id).copied();
         match existing {
             Some((_, now)) if now >= size => {}
@@ -229,7 +257,7 @@ impl StoragePool for FakePool {
                 self.world().volumes.insert(id.clone(), (image, size));
             }
         }
-        Ok(path)
+        Ok(source)
     }
 
     async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {
@@ -239,6 +267,9 @@ impl StoragePool for FakePool {
                 volume: id.clone(),
                 image,
             });
+        }
+        if self.block {
+            return Ok(None);
         }
         Ok(of.map(|of| self.directory.join(format!("{}.qcow2", of.hex()))))
     }
@@ -270,6 +301,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path());
         conformance::everything(&pool).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_fake_of_block_devices_conforms_and_its_volumes_are_raw_devices() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = FakePool::new("main".parse().unwrap(), directory.path()).with_block_devices();
+        conformance::everything(&pool).await.unwrap();
+        let (_, image) = image_bytes(ByteSize::mib(1), 1);
+        pool.add_image(image, ByteSize::mib(1));
+        let id = conformance::volume_id("root");
+        let source = pool
+            .ensure_volume(&id, image, ByteSize::mib(2))
+            .await
+            .unwrap();
+        assert!(matches!(source, VolumeSource::Block(_)), "{source:?}");
+        assert_eq!(pool.format(), DiskFormat::Raw);
+        assert_eq!(pool.backing(&id, image).await.unwrap(), None);
     }
 
     #[tokio::test]

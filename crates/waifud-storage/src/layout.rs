@@ -29,7 +29,7 @@ const STALE: Duration = Duration::from_hours(7 * 24);
 
 /// The directories of one pool.
 #[derive(Clone, Debug)]
-pub(crate) struct Layout {
+pub struct Layout {
     pub(crate) pool: Name,
     root: PathBuf,
     /// The suffix of the names of images and volumes.

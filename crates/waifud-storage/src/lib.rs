@@ -6,6 +6,7 @@
 mod config;
 pub mod conformance;
 pub mod fake;
+mod file_pool;
 mod format;
 mod import;
 mod layout;
@@ -18,7 +19,7 @@ pub use config::FilePoolConfig;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use waifud_types::{ByteSize, Digest, DiskFormat, Name, VolumeId};
+use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource};
 
 /// A volume as observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,8 +147,8 @@ pub trait StoragePool: Send + Sync {
     /// The pool's name, such as `main`.
     fn name(&self) -> &Name;
 
-    /// `qcow2`, or what else it is made of.
-    fn kind(&self) -> &'static str;
+    /// The kind of pool.
+    fn kind(&self) -> PoolKind;
 
     /// What its volumes' bytes are.
     fn format(&self) -> DiskFormat {
@@ -183,7 +184,7 @@ pub trait StoragePool: Send + Sync {
         id: &VolumeId,
         image: Digest,
         size: ByteSize,
-    ) -> Result<PathBuf, StorageError>;
+    ) -> Result<VolumeSource, StorageError>;
 
     /// The qcow2 file that the volume, made from `image`, is an overlay on; null where it stands for itself.
     async fn backing(

@@ -1,7 +1,7 @@
-//! Runs `qemu-img` on files that nobody vouches for: as another user, without network, with limits, for a while.
+//! Runs `qemu-img` on untrusted files: as another user, without network, with limits on resources and time.
 //!
-//! The file is opened by us and handed over as descriptor 0, so the tool needs no right to any path. What it prints
-//! is read up to a limit. It is killed when it takes too long, and when the caller goes away.
+//! We open the file and pass it as descriptor 0, so the tool needs no access to any path. Its output is read up to a
+//! limit. It is killed when it exceeds its time limit and when the caller is dropped.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use crate::StorageError;
+use crate::layout::Layout;
 
 /// The name that errors give the tool.
 const NAME: &str = "qemu-img";
@@ -34,35 +35,50 @@ const OPEN_FILES: u64 = 64;
 
 /// How the tool is run.
 #[derive(Clone, Debug)]
-pub(crate) struct Tool {
+pub struct Tool {
     /// `qemu-img`, by path or to be found in `PATH`.
     pub(crate) program: PathBuf,
-    /// The user and group that it becomes, when we are root.
+    /// The user and group that it runs as, if we are root.
     pub(crate) user: Option<(u32, u32)>,
-    /// Wall-clock limit; the same number limits its CPU time.
+    /// The limit on its wall-clock time and on its CPU time.
     pub(crate) timeout: Duration,
-    /// The largest file that it may write, in bytes; 0 for one that only reads.
+    /// The largest file that it may write, in bytes; 0 if it only reads.
     pub(crate) write_limit: u64,
 }
 
-/// What it said.
+/// What a run of the tool produced.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// Its exit code; `None` when a signal ended it.
+pub struct ToolOutput {
+    /// The exit code; `None` if a signal ended the tool.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
 }
 
-impl Answer {
-    /// The first of its complaints, shortened and without control characters: it may quote the image.
+impl ToolOutput {
+    /// Fails unless the tool exited with code 0. A full disk is [`StorageError::NoRoom`].
+    pub(crate) fn success(&self, layout: &Layout) -> Result<(), StorageError> {
+        if self.code == Some(0) {
+            return Ok(());
+        }
+        let message = self.complaint();
+        if message.contains("No space left on device") {
+            return Err(layout.no_room());
+        }
+        Err(StorageError::Tool {
+            tool: NAME,
+            message,
+        })
+    }
+
+    /// The first line of its error output, shortened and without control characters: it may quote the image.
     pub(crate) fn complaint(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
         let line = text.lines().find(|line| !line.trim().is_empty());
         let line = line.map_or_else(
             || match self.code {
-                Some(code) => format!("it exited with code {code} and said nothing"),
-                None => "it was killed, perhaps by a limit on memory or time".to_owned(),
+                Some(code) => format!("it exited with code {code} and printed no error"),
+                None => "it was killed, probably by a limit on memory or time".to_owned(),
             },
             str::to_owned,
         );
@@ -72,22 +88,22 @@ impl Answer {
 }
 
 impl Tool {
-    /// Runs it to its end, with `file` as descriptor 0.
+    /// Runs the tool with `file` as descriptor 0.
     pub(crate) async fn run(
         &self,
         arguments: &[&OsStr],
         file: Option<File>,
-    ) -> Result<Answer, StorageError> {
+    ) -> Result<ToolOutput, StorageError> {
         self.run_with(arguments, file, None).await
     }
 
-    /// Runs it to its end, with files as descriptors 0 and 1.
+    /// Runs the tool with files as descriptors 0 and 1.
     pub(crate) async fn run_into(
         &self,
         arguments: &[&OsStr],
         from: File,
         to: File,
-    ) -> Result<Answer, StorageError> {
+    ) -> Result<ToolOutput, StorageError> {
         self.run_with(arguments, Some(from), Some(to)).await
     }
 
@@ -96,7 +112,7 @@ impl Tool {
         arguments: &[&OsStr],
         file: Option<File>,
         output: Option<File>,
-    ) -> Result<Answer, StorageError> {
+    ) -> Result<ToolOutput, StorageError> {
         let failed = |message: String| StorageError::Tool {
             tool: NAME,
             message,
@@ -120,7 +136,7 @@ impl Tool {
         }
         let mut child = command.spawn().map_err(|error| {
             failed(format!(
-                "{} can't be run: {error}; is qemu-utils installed?",
+                "cannot run {}: {error}; is qemu-utils installed?",
                 self.program.display()
             ))
         })?;
@@ -128,20 +144,20 @@ impl Tool {
         let talk = async {
             let (stdout, stderr) = tokio::join!(read_some(out), read_some(err));
             let status = child.wait().await?;
-            Ok::<_, io::Error>(Answer {
+            Ok::<_, io::Error>(ToolOutput {
                 code: status.code(),
                 stdout,
                 stderr,
             })
         };
         match tokio::time::timeout(self.timeout, talk).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(failed(format!("its end could not be awaited: {error}"))),
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(failed(format!("waiting for it failed: {error}"))),
             Err(_late) => {
                 // Reaped here rather than by `kill_on_drop`, so that the file is closed when we return.
                 let _gone = child.kill().await;
                 Err(failed(format!(
-                    "it took longer than {:?} and was ended",
+                    "it exceeded its time limit of {:?} and was killed",
                     self.timeout
                 )))
             }
@@ -177,7 +193,7 @@ impl Tool {
 async fn read_some(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
-        // What could not be read is missing from a complaint; the exit code decides.
+        // Unread output only shortens an error message; the exit code decides.
         let _read = pipe.take(OUTPUT_MAX).read_to_end(&mut bytes).await;
     }
     bytes

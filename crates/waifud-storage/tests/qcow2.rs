@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use common::{NOBODY, skip};
 use waifud_storage::FilePoolConfig;
@@ -97,8 +97,8 @@ async fn qemu_finds_no_fault_in_volumes_of_any_size() {
     ];
     for size in sizes {
         let id = volume_id("root");
-        let path = pool.ensure_volume(&id, image, size).await.unwrap();
-        let path = path.to_str().unwrap();
+        let source = pool.ensure_volume(&id, image, size).await.unwrap();
+        let path = source.path().to_str().unwrap();
         qemu_img(&["check", "-q", "-f", "qcow2", path]);
         let info = qemu_img(&["info", "--output=json", "--backing-chain", path]);
         let info: serde_json::Value = serde_json::from_str(&info).unwrap();
@@ -133,11 +133,11 @@ async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
     import(&pool, &bytes, image).await.unwrap();
 
     let id = volume_id("root");
-    let path = pool
+    let source = pool
         .ensure_volume(&id, image, ByteSize::mib(4))
         .await
         .unwrap();
-    let file = path.to_str().unwrap();
+    let file = source.path().to_str().unwrap();
     // What QEMU does for a guest: write into the overlay.
     let wrote = Command::new("qemu-io")
         .args(["-f", "qcow2", "-c", "write -P 9 2M 64k", file])
@@ -145,7 +145,7 @@ async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
         .unwrap();
     assert!(wrote.status.success(), "{wrote:?}");
     let again = pool.ensure_volume(&id, image, ByteSize::mib(64)).await;
-    assert_eq!(again.unwrap(), path);
+    assert_eq!(again.unwrap(), source);
     qemu_img(&["check", "-q", "-f", "qcow2", file]);
     let read = Command::new("qemu-io")
         .args([
@@ -398,10 +398,11 @@ async fn a_volume_lies_on_its_own_image_or_on_none() {
     let (bytes, image) = image_bytes(ByteSize::mib(1), 1);
     import(&pool, &bytes, image).await.unwrap();
     let id = volume_id("root");
-    let path = pool
+    let source = pool
         .ensure_volume(&id, image, ByteSize::mib(1))
         .await
         .unwrap();
+    let path = source.path().to_owned();
     let backing = pool.backing(&id, image).await.unwrap().unwrap();
     assert_eq!(fs::read(&backing).unwrap(), bytes);
 
@@ -524,11 +525,12 @@ async fn volumes_belong_to_qemus_user() {
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     import(&pool, &bytes, image).await.unwrap();
     let id = volume_id("root");
-    let path = pool
+    let source = pool
         .ensure_volume(&id, image, ByteSize::mib(8))
         .await
         .unwrap();
-    let facts = fs::metadata(&path).unwrap();
+    let path = source.path();
+    let facts = fs::metadata(path).unwrap();
     assert_eq!((facts.uid(), facts.gid()), (4321, 4322));
     // Written to, so that growing takes the tool, which runs as that user.
     let file = path.to_str().unwrap();

@@ -1,20 +1,40 @@
-//! Volume formats. They are always given explicitly and never detected from contents, which guests can write.
+//! Where a volume's data is, and in which format. Formats are never detected from contents that a guest writes.
+
+use std::path::{Path, PathBuf};
 
 /// The format of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFormat {
     /// QEMU's copy-on-write format.
     Qcow2,
-    /// Raw bytes.
+    /// The guest's data without a header.
     Raw,
 }
 
 impl DiskFormat {
-    /// The name in QEMU and libvirt.
+    /// The name that QEMU and libvirt use.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
+        }
+    }
+}
+
+/// What the hypervisor opens for a volume.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum VolumeSource {
+    /// A file.
+    File(PathBuf),
+    /// A block device.
+    Block(PathBuf),
+}
+
+impl VolumeSource {
+    /// The path of the file or device.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Block(path) => path,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::status::{Condition, HypervisorKind};
-use crate::{ByteSize, Name};
+use crate::{ByteSize, Name, PoolKind};
 
 /// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -61,8 +61,8 @@ pub struct HypervisorFacts {
 pub struct PoolFacts {
     /// Name, unique on the node.
     pub name: Name,
-    /// `qcow2` or `reflink`, later `zfs`.
-    pub kind: String,
+    /// `qcow2` or `reflink`; newer nodes may report others.
+    pub kind: PoolKind,
     /// Size in bytes.
     pub size_bytes: ByteSize,
     /// Bytes in use.

@@ -1,12 +1,11 @@
 //! An instance's disks on the node: images, volumes and the rescue disk. Each function ensures a state and may be repeated.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainDisk;
 use waifud_storage::StorageError;
-use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
+use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId, VolumeSource};
 
 use crate::control_link::record::Memory;
 use crate::failpoints;
@@ -14,8 +13,8 @@ use crate::instance::failure::Failure;
 use crate::instance::rescue;
 use crate::shared::Shared;
 
-/// The paths of the ensured disks.
-pub(crate) type Disks = BTreeMap<Name, PathBuf>;
+/// The files or block devices of the ensured disks.
+pub(crate) type Disks = BTreeMap<Name, VolumeSource>;
 
 /// Imports the image into every pool that a disk uses. May be dropped at any point.
 pub(crate) async fn ensure_image(
@@ -49,10 +48,10 @@ pub(crate) async fn ensure_volumes(
             instance: want.id,
             disk: disk.name.clone(),
         };
-        let path = failpoints::VOLUME
+        let source = failpoints::VOLUME
             .around(pool.ensure_volume(&id, want.spec.image, disk.size_bytes))
             .await?;
-        disks.insert(disk.name.clone(), path);
+        disks.insert(disk.name.clone(), source);
     }
     shared.table.remember(want.id, |memory| {
         memory
@@ -94,8 +93,8 @@ async fn domain_disk(
     image: Digest,
     disks: &Disks,
 ) -> Result<DomainDisk, Failure> {
-    let path = disks.get(name).cloned();
-    let path = path.ok_or_else(|| Failure::passing(format!("disk {name} is not ready yet")))?;
+    let source = disks.get(name).cloned();
+    let source = source.ok_or_else(|| Failure::passing(format!("disk {name} is not ready yet")))?;
     let pool = shared
         .pool(pool)
         .ok_or_else(|| Failure::lasting(format!("this node has no pool {pool}")))?;
@@ -105,7 +104,7 @@ async fn domain_disk(
     };
     Ok(DomainDisk {
         name: name.clone(),
-        path,
+        source,
         format: pool.format(),
         backing: pool.backing(&volume, image).await?,
     })
@@ -144,13 +143,13 @@ async fn ensure_rescue_disk(
         memory.disks.insert(disk.clone());
     })?;
     let size = image.virtual_size_bytes.max(rescue::MIN_SIZE);
-    let mut path = pool.ensure_volume(&id, image.digest, size).await?;
+    let mut source = pool.ensure_volume(&id, image.digest, size).await?;
     if let Err(StorageError::OtherImage { .. }) = pool.backing(&id, image.digest).await {
         // It belongs to an earlier rescue with another image.
         pool.ensure_volume_absent(&id).await?;
-        path = pool.ensure_volume(&id, image.digest, size).await?;
+        source = pool.ensure_volume(&id, image.digest, size).await?;
     }
-    disks.insert(disk, path);
+    disks.insert(disk, source);
     Ok(())
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         };
         facts.pools.push(PoolFacts {
             name: pool.name().clone(),
-            kind: pool.kind().to_owned(),
+            kind: pool.kind(),
             size_bytes: size,
             used_bytes: used,
             promised_bytes: ByteSize(0),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use waifud_types::node::{NodeFacts, PoolFacts};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::{CloudInitStatus, Condition, InstanceAddress, StepStatus};
-use waifud_types::{ByteSize, Generation, evidence};
+use waifud_types::{ByteSize, Generation, PoolKind, evidence};
 
 use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unmanaged};
 
@@ -297,7 +297,9 @@ impl Walk {
     }
 
     fn pool(&mut self, pool: &mut PoolFacts) {
-        self.text("kind", &mut pool.kind, WORD);
+        if let PoolKind::Other(kind) = &mut pool.kind {
+            self.text("kind", kind, WORD);
+        }
         self.bytes("size_bytes", &mut pool.size_bytes);
         self.bytes("used_bytes", &mut pool.used_bytes);
         self.bytes("promised_bytes", &mut pool.promised_bytes);

@@ -36,7 +36,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         used: Resources::default(),
         pools: vec![PoolFacts {
             name: "main".parse().unwrap(),
-            kind: "qcow2".into(),
+            kind: waifud_types::PoolKind::Qcow2,
             size_bytes: ByteSize::gib(500),
             used_bytes: ByteSize(0),
             promised_bytes: ByteSize(0),

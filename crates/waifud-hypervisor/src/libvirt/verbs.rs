@@ -232,7 +232,12 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
     let (Some(xml), Some(state)) = (xml.unless_gone("get xml")?, state_of(domain)?) else {
         return Ok(None);
     };
-    let Described { kind, ours, drift } = described(&xml)?;
+    let Described {
+        kind,
+        ours,
+        disks,
+        drift,
+    } = described(&xml)?;
     let (epoch, spec_digest) = ours.unzip();
     Ok(Some(ObservedDomain {
         id: InstanceId::from_uuid(domain.get_uuid().at("get uuid")?),
@@ -241,6 +246,7 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
         state,
         kind,
         spec_digest,
+        disks,
         drift,
     }))
 }

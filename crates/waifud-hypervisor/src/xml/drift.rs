@@ -7,8 +7,7 @@
 
 use waifud_types::ByteSize;
 
-use super::merge::is_replaced;
-use super::observe::our_mark;
+use super::ownership::{is_our_device, our_metadata};
 use super::tree::Element;
 
 /// At most so many sentences; the last one counts the rest.
@@ -31,7 +30,7 @@ const SECTIONS: [&str; 9] = [
 /// What differs between a domain's inactive XML and what waifud made of it, the settings first; empty for a domain that
 /// is not ours.
 pub(super) fn drift(domain: &Element) -> Vec<String> {
-    let Some(mark) = our_mark(domain) else {
+    let Some(mark) = our_metadata(domain) else {
         return Vec::new();
     };
     let mut found: Vec<String> = cpus(domain, mark)
@@ -44,7 +43,7 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
     let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
     let theirs = devices
         .iter()
-        .filter(|device| !is_replaced(device) && !is_libvirts(device));
+        .filter(|device| !is_our_device(device) && !is_libvirts(device));
     found.extend(theirs.map(sentence));
     let rest = found.len().saturating_sub(SENTENCES_MAX);
     if rest > 0 {

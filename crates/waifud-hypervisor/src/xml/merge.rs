@@ -5,11 +5,11 @@
 //! addresses that they have, whole sections such as `cputune`, other programs' metadata. Our own devices keep the bus
 //! address that libvirt once gave them, so that a guest finds its nic under the same name after a change.
 
-use super::observe::is_ours;
+use super::ownership::{alias_of, has_our_alias, is_our_device, is_our_metadata};
 use super::render::{domain, letters};
 use super::smbios;
 use super::tree::{Element, XmlError};
-use super::{ALIAS, RenderOptions};
+use super::RenderOptions;
 use crate::DomainSpec;
 
 /// The XML that makes `existing` (a domain's inactive, complete XML) into what the spec asks for.
@@ -29,7 +29,7 @@ pub fn merge(
         }
     }
     if let (Some(metadata), Some(theirs)) = (merged.get_mut("metadata"), existing.get("metadata")) {
-        let others = theirs.children.iter().filter(|child| !is_ours(child));
+        let others = theirs.children.iter().filter(|child| !is_our_metadata(child));
         metadata.children.extend(others.cloned());
     }
     if let (Some(arguments), Some(theirs)) = (
@@ -45,7 +45,7 @@ pub fn merge(
     let nothing = Element::new("devices");
     let theirs = existing.get("devices").unwrap_or(&nothing);
     if let Some(devices) = merged.get_mut("devices") {
-        let kept = theirs.children.iter().filter(|device| !is_replaced(device));
+        let kept = theirs.children.iter().filter(|device| !is_our_device(device));
         let kept: Vec<_> = kept.cloned().collect();
         give_way(&mut devices.children, &kept);
         for device in &mut devices.children {
@@ -64,22 +64,6 @@ pub fn merge(
         .collect();
     merged.children.extend(kept);
     Ok(merged.write())
-}
-
-/// Whether a device of the existing domain is one that the spec speaks for.
-pub(super) fn is_replaced(device: &Element) -> bool {
-    match device.name.as_str() {
-        // Graphics have no alias: the VNC server is ours, another kind of screen is not.
-        "graphics" => device.attribute("type") == Some("vnc"),
-        // libvirt mirrors the first serial port as a console, anew each time.
-        "console" => device
-            .get("target")
-            .is_some_and(|t| t.attribute("type") == Some("serial") && port(t) == "0"),
-        // There can be only one balloon, and libvirt adds one where none is asked for. It finds the emulator by itself; a
-        // path from an older QEMU would not go away.
-        "memballoon" | "emulator" => true,
-        _ => alias(device).is_some_and(|name| name.starts_with(ALIAS)),
-    }
 }
 
 /// Moves our disks off target names that a kept disk has: `vdb`, say, of a disk that somebody attached before the spec
@@ -114,24 +98,15 @@ fn target(disk: &Element) -> Option<String> {
     target.attribute("dev").map(str::to_owned)
 }
 
-fn alias(device: &Element) -> Option<&str> {
-    device.get("alias")?.attribute("name")
-}
-
-fn port(target: &Element) -> &str {
-    target.attribute("port").unwrap_or("0")
-}
-
 /// A disk has the address of the disk of ours that was in its place: guests number disks by their addresses, so the first
 /// one stays the first when another takes its place, as for a rescue. Other devices have the address that they had.
 fn keep_address(device: &mut Element, existing: &Element) {
-    let is_ours = |other: &Element| alias(other).is_some_and(|name| name.starts_with(ALIAS));
     let same = |other: &&Element| {
         other.name == device.name
             && match device.name.as_str() {
                 "memballoon" => true,
-                "disk" => is_ours(other) && target(other) == target(device),
-                _ => alias(other) == alias(device) && alias(other).is_some(),
+                "disk" => has_our_alias(other) && target(other) == target(device),
+                _ => alias_of(other) == alias_of(device) && alias_of(other).is_some(),
             }
     };
     let address = existing.children.iter().find(same);
@@ -222,8 +197,8 @@ mod tests {
         let address_of = |xml: &str, disk: &str| {
             let domain = Element::parse(xml).unwrap();
             let devices = domain.get("devices").unwrap();
-            let name = format!("{ALIAS}disk-{disk}");
-            let disk = devices.children.iter().find(|d| alias(d) == Some(&name));
+            let name = format!("ua-waifud-disk-{disk}");
+            let disk = devices.children.iter().find(|d| alias_of(d) == Some(&name));
             disk.unwrap().get("address").cloned()
         };
         let mut own = spec();

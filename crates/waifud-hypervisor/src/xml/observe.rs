@@ -1,23 +1,26 @@
-//! Reads what a domain's XML says about it: which of ours it is, and what runs it.
+//! Reads a domain's XML: its metadata, its hypervisor, its disks and its sockets.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use waifud_types::status::HypervisorKind;
-use waifud_types::{Epoch, Name};
+use waifud_types::{Epoch, Name, VolumeSource};
 
 use super::drift::drift;
+use super::ownership::{epoch_and_digest, our_disk};
 use super::tree::{Element, XmlError};
-use super::{ALIAS, NAMESPACE};
 use crate::Device;
 
-/// What there is to know from a domain's XML.
+/// What a domain's XML contains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Described {
     /// KVM or emulation.
     pub kind: HypervisorKind,
-    /// Our metadata: epoch and digest of the spec; `None` in a domain that is not ours.
+    /// The epoch and the digest of the spec, from our metadata; `None` in a domain that is not ours.
     pub ours: Option<(Epoch, String)>,
-    /// What somebody changed by hand, in sentences; empty in a domain that is not ours.
+    /// Our disks, by name.
+    pub disks: BTreeMap<Name, VolumeSource>,
+    /// Changes that a user made by hand, one sentence each; empty in a domain that is not ours.
     pub drift: Vec<String>,
 }
 
@@ -30,12 +33,15 @@ pub fn describe(xml: &str) -> Result<Described, XmlError> {
     };
     Ok(Described {
         kind,
-        ours: ours(&domain),
+        ours: epoch_and_digest(&domain),
+        disks: our_disks(&domain)
+            .filter_map(|(name, disk)| Some((name, source(disk)?)))
+            .collect(),
         drift: drift(&domain),
     })
 }
 
-/// The unix socket that a running domain's device listens at; null where the device is of another kind.
+/// The unix socket that a running domain's device listens on; `None` if the device is of another type.
 pub fn socket(xml: &str, device: Device) -> Result<Option<PathBuf>, XmlError> {
     let domain = Element::parse(xml)?;
     let Some(devices) = domain.get("devices") else {
@@ -56,17 +62,30 @@ pub fn socket(xml: &str, device: Device) -> Result<Option<PathBuf>, XmlError> {
     Ok(path.map(PathBuf::from))
 }
 
-/// The target's name (`vda`) of our disk in a domain's XML.
+/// The target (`vda`) of our disk in a domain's XML.
 pub fn disk_target(xml: &str, disk: &Name) -> Result<Option<String>, XmlError> {
     let domain = Element::parse(xml)?;
-    let alias = format!("{ALIAS}disk-{disk}");
-    let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
-    let ours = devices.iter().find(|device| {
-        let name = device.get("alias").and_then(|a| a.attribute("name"));
-        device.name == "disk" && name == Some(&alias)
-    });
-    let target = ours.and_then(|device| device.get("target")?.attribute("dev"));
+    let mut disks = our_disks(&domain);
+    let device = disks.find(|(name, _)| name == disk).map(|(_, device)| device);
+    let target = device.and_then(|device| device.get("target")?.attribute("dev"));
     Ok(target.map(str::to_owned))
+}
+
+fn our_disks(domain: &Element) -> impl Iterator<Item = (Name, &Element)> {
+    let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
+    devices
+        .iter()
+        .filter_map(|device| Some((our_disk(device)?, device)))
+}
+
+/// What a disk's data is on; `None` if that is neither a file nor a block device.
+fn source(disk: &Element) -> Option<VolumeSource> {
+    let source = disk.get("source")?;
+    match disk.attribute("type")? {
+        "file" => Some(VolumeSource::File(source.attribute("file")?.into())),
+        "block" => Some(VolumeSource::Block(source.attribute("dev")?.into())),
+        _ => None,
+    }
 }
 
 /// The path of the QEMU that runs guests of this architecture, from libvirt's capabilities.
@@ -77,28 +96,6 @@ pub fn emulator(capabilities: &str, arch: &str) -> Result<Option<String>, XmlErr
     let fits = |element: &&Element| element.attribute("name") == Some(arch);
     let path = arches.filter(fits).find_map(|arch| arch.get("emulator"));
     Ok(path.map(|emulator| emulator.text.trim().to_owned()))
-}
-
-/// Whether an element of a domain's metadata is ours, whatever prefix it is written with.
-pub(super) fn is_ours(element: &Element) -> bool {
-    let prefix = match element.name.split_once(':') {
-        Some((prefix, "domain")) => format!("xmlns:{prefix}"),
-        None if element.name == "domain" => "xmlns".to_owned(),
-        _ => return false,
-    };
-    element.attribute(&prefix) == Some(NAMESPACE)
-}
-
-/// Our element of a domain's metadata.
-pub(super) fn our_mark(domain: &Element) -> Option<&Element> {
-    let metadata = domain.get("metadata")?;
-    metadata.children.iter().find(|child| is_ours(child))
-}
-
-fn ours(domain: &Element) -> Option<(Epoch, String)> {
-    let ours = our_mark(domain)?;
-    let epoch = ours.attribute("epoch")?.parse().ok()?;
-    Some((Epoch(epoch), ours.attribute("spec")?.to_owned()))
 }
 
 #[cfg(test)]

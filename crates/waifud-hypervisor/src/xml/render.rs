@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use waifud_types::VolumeSource;
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::Firmware;
 
+use super::ownership::{NAMESPACE, alias, disk_alias};
 use super::smbios;
 use super::tree::Element;
-use super::{ALIAS, NAMESPACE};
 use crate::{DomainDisk, DomainNic, DomainSpec};
 
 /// QEMU's cache of translated code under emulation, in MiB. Its own default is a quarter of the guest's memory or
@@ -168,16 +169,16 @@ fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
         )
 }
 
-fn alias(name: impl std::fmt::Display) -> Element {
-    Element::new("alias").with("name", format!("{ALIAS}{name}"))
-}
-
 fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
 fn source(file: &Path, options: RenderOptions) -> Element {
-    let source = Element::new("source").with("file", path(file));
+    labelled("file", file, options)
+}
+
+fn labelled(attribute: &str, file: &Path, options: RenderOptions) -> Element {
+    let source = Element::new("source").with(attribute, path(file));
     if options.keep_owners {
         return source.child(
             Element::new("seclabel")
@@ -211,8 +212,12 @@ fn seed_disk(index: usize, path: &Path, options: RenderOptions) -> Element {
 
 fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
     let serial: String = disk.name.as_str().chars().take(SERIAL_MAX).collect();
+    let (kind, source) = match &disk.source {
+        VolumeSource::File(path) => ("file", source(path, options)),
+        VolumeSource::Block(path) => ("block", labelled("dev", path, options)),
+    };
     let mut element = Element::new("disk")
-        .with("type", "file")
+        .with("type", kind)
         .with("device", "disk")
         .child(
             // No `io`: `native` blocks where a write allocates, as it does in an overlay most of the time.
@@ -226,7 +231,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
                 .with("error_policy", "enospace")
                 .with("rerror_policy", "report"),
         )
-        .child(source(&disk.path, options))
+        .child(source)
         .child(backing(disk.backing.as_deref(), options))
         .child(
             Element::new("target")
@@ -237,7 +242,7 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
     if index == 0 {
         element = element.child(Element::new("boot").with("order", 1));
     }
-    element.child(alias(format_args!("disk-{}", disk.name)))
+    element.child(disk_alias(&disk.name))
 }
 
 /// The whole chain below a disk. Where it is not said, libvirt reads it out of the disk's header, which QEMU can write,
@@ -333,13 +338,13 @@ pub(super) mod tests {
             disks: vec![
                 DomainDisk {
                     name: "root".parse().unwrap(),
-                    path: format!("/pool/volumes/{id}.root.qcow2").into(),
+                    source: VolumeSource::File(format!("/pool/volumes/{id}.root.qcow2").into()),
                     format: waifud_types::DiskFormat::Qcow2,
                     backing: Some("/pool/images/00ff.qcow2".into()),
                 },
                 DomainDisk {
                     name: "a-name-of-more-than-twenty-bytes".parse().unwrap(),
-                    path: "/pool/volumes/it's <odd> & \"legal\"".into(),
+                    source: VolumeSource::File("/pool/volumes/it's <odd> & \"legal\"".into()),
                     format: waifud_types::DiskFormat::Qcow2,
                     backing: None,
                 },
@@ -381,6 +386,26 @@ pub(super) mod tests {
         spec.disks.truncate(1);
         let options = RenderOptions { keep_owners: true };
         insta::assert_snapshot!(render(&spec, options, "DIGEST"));
+    }
+
+    #[test]
+    fn a_disk_on_a_block_device_is_rendered_as_one_and_observed_as_one() {
+        let mut spec = spec();
+        spec.disks.truncate(1);
+        spec.disks[0].source = VolumeSource::Block("/dev/zvol/tank/waifud/web.root".into());
+        spec.disks[0].format = waifud_types::DiskFormat::Raw;
+        spec.disks[0].backing = None;
+        let xml = render(&spec, RenderOptions { keep_owners: true }, "DIGEST");
+        for part in [
+            "<disk type='block' device='disk'>",
+            "type='raw'",
+            "<source dev='/dev/zvol/tank/waifud/web.root'><seclabel model='dac' relabel='no'/></source>",
+            "<backingStore/>",
+        ] {
+            assert!(xml.contains(part), "{part} is missing in {xml}");
+        }
+        let seen = super::super::describe(&xml).unwrap().disks;
+        assert_eq!(seen.into_values().collect::<Vec<_>>(), [spec.disks[0].source.clone()]);
     }
 
     #[test]

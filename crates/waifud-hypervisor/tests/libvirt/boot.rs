@@ -15,7 +15,7 @@ use waifud_lab::testing;
 use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
-use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
+use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId, VolumeSource};
 
 use crate::node::{Node, QEMU, hear, until};
 
@@ -65,10 +65,11 @@ impl Tiny {
             disk: disk.clone(),
         };
         let begin = Instant::now();
-        let path = pool
+        let source = pool
             .ensure_volume(&volume, image, ByteSize::gib(1))
             .await
             .unwrap();
+        let path = source.path().to_owned();
         eprintln!("import {imported:?}, clone {:?}", begin.elapsed());
         let backing = pool.backing(&volume, image).await.unwrap().unwrap();
         // The same files as the node sees them.
@@ -80,7 +81,7 @@ impl Tiny {
         spec.memory = ByteSize::mib(192);
         spec.disks.push(DomainDisk {
             name: disk,
-            path: inside("volumes", &path),
+            source: VolumeSource::File(inside("volumes", &path)),
             format: waifud_types::DiskFormat::Qcow2,
             backing: Some(inside("images", &backing)),
         });
@@ -174,9 +175,9 @@ async fn a_full_pool_halts_the_guest_and_it_goes_on_once_there_is_room() {
     node.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", small])
         .unwrap();
     node.run(["cp", "-a", &format!("{POOL}/."), small]).unwrap();
-    tiny.spec.disks[0].path = Path::new(small)
-        .join("volumes")
-        .join(tiny.path.file_name().unwrap());
+    let volume = Path::new(small).join("volumes");
+    let volume = volume.join(tiny.path.file_name().unwrap());
+    tiny.spec.disks[0].source = VolumeSource::File(volume);
     tiny.boot(&node).await;
     let id = tiny.spec.id;
     let fill = json!({"execute": "guest-exec", "arguments": {"path": "/bin/dd",

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use waifud_hypervisor::{DomainDisk, DomainNic, Hypervisor, HypervisorError, conformance};
-use waifud_types::{ByteSize, InstanceId, Name, TapName};
+use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeSource};
 
 use crate::node::{NODE, Node, QEMU, until};
 
@@ -31,7 +31,7 @@ async fn libvirts_disks_conform() {
         node.run(["chown", &owner, &path]).unwrap();
         spec.disks.push(DomainDisk {
             name: name.parse().unwrap(),
-            path: path.into(),
+            source: VolumeSource::File(path.into()),
             format: waifud_types::DiskFormat::Qcow2,
             backing: None,
         });
@@ -72,7 +72,7 @@ async fn a_file_that_only_a_disks_header_names_is_not_opened() {
     let mut spec = Node::spec(InstanceId::generate(), "misled");
     spec.disks.push(DomainDisk {
         name: "root".parse().unwrap(),
-        path: disk.into(),
+        source: VolumeSource::File(disk.into()),
         format: waifud_types::DiskFormat::Qcow2,
         backing: None,
     });

@@ -61,7 +61,7 @@ fn to_text(node: &Node, now: Timestamp) -> String {
                 &format!(
                     "{} ({}): {} used of {}, {promised} reserved, {}",
                     pool.name,
-                    pool.kind,
+                    escape(pool.kind.as_str()),
                     zero_or(pool.used_bytes),
                     pool.size_bytes,
                     escape(&pool.health)

@@ -1,0 +1,113 @@
+//! What in a domain's XML is waifud's: the element in its metadata, and its devices.
+//!
+//! Each of our devices has an alias that begins with `ua-waifud-`. A domain that is redefined keeps everything else.
+
+use waifud_types::{Epoch, Name};
+
+use super::tree::Element;
+
+/// The namespace of our element in a domain's metadata. The number changes when its meaning does.
+pub(super) const NAMESPACE: &str = "urn:waifud:domain:1";
+
+/// The prefix of our devices' aliases; libvirt keeps aliases that begin with `ua-`.
+const ALIAS: &str = "ua-waifud-";
+/// The rest of the prefix of our disks' aliases.
+const DISK: &str = "disk-";
+
+/// The element that gives a device an alias of ours.
+pub(super) fn alias(name: impl std::fmt::Display) -> Element {
+    Element::new("alias").with("name", format!("{ALIAS}{name}"))
+}
+
+/// The element that gives a disk its alias.
+pub(super) fn disk_alias(disk: &Name) -> Element {
+    alias(format_args!("{DISK}{disk}"))
+}
+
+/// The alias of a device, ours or not.
+pub(super) fn alias_of(device: &Element) -> Option<&str> {
+    device.get("alias")?.attribute("name")
+}
+
+/// Whether a device has an alias of ours.
+pub(super) fn has_our_alias(device: &Element) -> bool {
+    alias_of(device).is_some_and(|alias| alias.starts_with(ALIAS))
+}
+
+/// The name of a disk of ours, by its alias. `None` for other devices.
+pub(super) fn our_disk(device: &Element) -> Option<Name> {
+    let name = alias_of(device)?.strip_prefix(ALIAS)?.strip_prefix(DISK)?;
+    name.parse().ok().filter(|_| device.name == "disk")
+}
+
+/// Whether a redefinition replaces or removes the device.
+pub(super) fn is_our_device(device: &Element) -> bool {
+    match device.name.as_str() {
+        // Graphics have no alias. The VNC server is ours; other kinds of graphics are not.
+        "graphics" => device.attribute("type") == Some("vnc"),
+        // libvirt mirrors the first serial port as a console each time it parses the XML.
+        "console" => device.get("target").is_some_and(|target| {
+            target.attribute("type") == Some("serial")
+                && target.attribute("port").unwrap_or("0") == "0"
+        }),
+        // A domain has one balloon; libvirt adds one if none is requested. It also finds the emulator: the path of an
+        // older QEMU would never be replaced.
+        "memballoon" | "emulator" => true,
+        _ => has_our_alias(device),
+    }
+}
+
+/// Whether an element of a domain's metadata is ours, whatever prefix it is written with.
+pub(super) fn is_our_metadata(element: &Element) -> bool {
+    let prefix = match element.name.split_once(':') {
+        Some((prefix, "domain")) => format!("xmlns:{prefix}"),
+        None if element.name == "domain" => "xmlns".to_owned(),
+        _ => return false,
+    };
+    element.attribute(&prefix) == Some(NAMESPACE)
+}
+
+/// Our element of a domain's metadata.
+pub(super) fn our_metadata(domain: &Element) -> Option<&Element> {
+    let metadata = domain.get("metadata")?;
+    metadata.children.iter().find(|child| is_our_metadata(child))
+}
+
+/// The epoch and the digest of the spec, from our metadata. `None` for a domain that is not ours.
+pub(super) fn epoch_and_digest(domain: &Element) -> Option<(Epoch, String)> {
+    let ours = our_metadata(domain)?;
+    let epoch = ours.attribute("epoch")?.parse().ok()?;
+    Some((Epoch(epoch), ours.attribute("spec")?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_devices_are_recognised_by_their_alias_and_those_without_one_by_their_kind() {
+        for (xml, ours) in [
+            ("<rng><alias name='ua-waifud-rng'/></rng>", true),
+            ("<rng><alias name='ua-other'/></rng>", false),
+            ("<rng/>", false),
+            ("<graphics type='vnc'/>", true),
+            ("<graphics type='spice'/>", false),
+            ("<console><target type='serial' port='0'/></console>", true),
+            ("<console><target type='virtio' port='1'/></console>", false),
+            ("<memballoon model='none'/>", true),
+        ] {
+            assert_eq!(is_our_device(&Element::parse(xml).unwrap()), ours, "{xml}");
+        }
+    }
+
+    #[test]
+    fn a_disk_of_ours_has_its_name_in_its_alias() {
+        let name: Name = "root".parse().unwrap();
+        let disk = Element::new("disk").child(disk_alias(&name));
+        assert_eq!(our_disk(&disk), Some(name.clone()));
+        let seed = Element::new("disk").child(alias("seed"));
+        assert_eq!(our_disk(&seed), None);
+        let nic = Element::new("interface").child(disk_alias(&name));
+        assert_eq!(our_disk(&nic), None);
+    }
+}

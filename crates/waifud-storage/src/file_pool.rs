@@ -1,0 +1,216 @@
+//! What all pools of files have in common: images that are imported once, volumes that are made from them, and the
+//! locks that keep the two apart. How a volume is made is the [`VolumeFormat`]'s part.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use nix::unistd::geteuid;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use waifud_types::qcow2::Qcow2Header;
+use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource};
+
+use crate::layout::{Layout, blocking};
+use crate::tool::Tool;
+use crate::{FilePoolConfig, ObservedVolume, PoolUsage, StorageError, StoragePool, import};
+
+/// How a kind of pool stores images and volumes.
+#[async_trait]
+pub trait VolumeFormat: Send + Sync + 'static {
+    /// The kind of pool.
+    const KIND: PoolKind;
+    /// The format of volumes, as the hypervisor opens them.
+    const FORMAT: DiskFormat;
+
+    /// Makes the verified file an image of the pool.
+    async fn keep_image(
+        &self,
+        layout: &Layout,
+        verified: File,
+        header: &Qcow2Header,
+        image: Digest,
+    ) -> Result<(), StorageError>;
+
+    /// Makes the volume, or grows it if it is smaller.
+    async fn ensure_volume(
+        &self,
+        volumes: &Volumes,
+        id: &VolumeId,
+        image: Digest,
+        size: ByteSize,
+    ) -> Result<PathBuf, StorageError>;
+
+    /// Fails while a volume needs the image. Blocks.
+    fn check_unused(layout: &Layout, image: Digest) -> Result<(), StorageError>;
+
+    /// The image file that the volume is an overlay on; `None` if the volume needs no other file. Blocks.
+    fn backing(
+        layout: &Layout,
+        id: VolumeId,
+        image: Digest,
+    ) -> Result<Option<PathBuf>, StorageError>;
+
+    /// The size that a guest sees; `None` if it cannot be read. Blocks.
+    fn volume_size(layout: &Layout, path: &std::path::Path) -> Option<ByteSize>;
+}
+
+/// The volumes of a pool and the lock on them.
+pub struct Volumes {
+    pub(crate) layout: Layout,
+    /// User and group that new volumes belong to, if they are not our own.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Held while volumes are made and removed, so that no image is removed while a volume on it is made.
+    lock: Arc<Mutex<()>>,
+}
+
+impl Volumes {
+    /// Waits until no other task makes or removes volumes.
+    pub(crate) async fn lock(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.lock).lock_owned().await
+    }
+}
+
+/// A pool of files. Cheap to share behind an `Arc`; only one process may use a directory.
+pub struct FilePool<F> {
+    volumes: Volumes,
+    inspector: Tool,
+    format: F,
+    /// Held while images are imported and removed. One import at a time bounds the load.
+    images: Arc<Mutex<()>>,
+}
+
+impl<F: VolumeFormat> FilePool<F> {
+    pub(crate) fn with(layout: Layout, config: &FilePoolConfig, format: F) -> Self {
+        Self {
+            volumes: Volumes {
+                layout,
+                owner: config.volume_owner.filter(|_| geteuid().is_root()),
+                lock: Arc::default(),
+            },
+            inspector: Tool {
+                program: config.qemu_img.clone(),
+                user: config.image_user,
+                timeout: config.tool_timeout,
+                write_limit: 0,
+            },
+            format,
+            images: Arc::default(),
+        }
+    }
+
+    fn layout(&self) -> Layout {
+        self.volumes.layout.clone()
+    }
+
+    /// Verifies and inspects the staged file, then makes it an image.
+    async fn import(&self, image: Digest) -> Result<(), StorageError> {
+        let layout = &self.volumes.layout;
+        let (file, header) = import::checked(layout, &self.inspector, image).await?;
+        self.format.keep_image(layout, file, &header, image).await
+    }
+}
+
+#[async_trait]
+impl<F: VolumeFormat> StoragePool for FilePool<F> {
+    fn name(&self) -> &Name {
+        &self.volumes.layout.pool
+    }
+
+    fn kind(&self) -> PoolKind {
+        F::KIND
+    }
+
+    fn format(&self) -> DiskFormat {
+        F::FORMAT
+    }
+
+    async fn usage(&self) -> Result<PoolUsage, StorageError> {
+        let layout = self.layout();
+        blocking(move || layout.usage()).await
+    }
+
+    async fn images(&self) -> Result<Vec<Digest>, StorageError> {
+        let layout = self.layout();
+        blocking(move || layout.image_files()).await
+    }
+
+    async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
+        let layout = self.layout();
+        blocking(move || layout.exists(&layout.image(image))).await
+    }
+
+    async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError> {
+        let layout = self.layout();
+        blocking(move || layout.writable_staged(image)).await
+    }
+
+    async fn import_image(&self, image: Digest) -> Result<(), StorageError> {
+        let _guard = self.images.lock().await;
+        let outcome = if self.has_image(image).await? {
+            Ok(())
+        } else {
+            self.import(image).await
+        };
+        let layout = self.layout();
+        if outcome
+            .as_ref()
+            .is_err_and(|error| layout.may_try_again(image, error))
+        {
+            return outcome;
+        }
+        let removed = blocking(move || layout.remove(&layout.staged(image))).await;
+        outcome.and(removed)
+    }
+
+    async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError> {
+        let images = Arc::clone(&self.images).lock_owned().await;
+        let volumes = self.volumes.lock().await;
+        let layout = self.layout();
+        blocking(move || {
+            let _guards = (images, volumes);
+            F::check_unused(&layout, image)?;
+            layout.remove(&layout.image(image))
+        })
+        .await
+    }
+
+    async fn ensure_volume(
+        &self,
+        id: &VolumeId,
+        image: Digest,
+        size: ByteSize,
+    ) -> Result<VolumeSource, StorageError> {
+        self.format
+            .ensure_volume(&self.volumes, id, image, size)
+            .await
+            .map(VolumeSource::File)
+    }
+
+    async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {
+        let (layout, id) = (self.layout(), id.clone());
+        blocking(move || F::backing(&layout, id, image)).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError> {
+        let layout = self.layout();
+        blocking(move || {
+            let observed = |(id, path): (VolumeId, PathBuf)| ObservedVolume {
+                id,
+                size: F::volume_size(&layout, &path),
+            };
+            Ok(layout.volume_files()?.into_iter().map(observed).collect())
+        })
+        .await
+    }
+
+    async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
+        let guard = self.volumes.lock().await;
+        let (layout, id) = (self.layout(), id.clone());
+        blocking(move || {
+            let _guard = guard;
+            layout.remove(&layout.volume(&id))
+        })
+        .await
+    }
+}
