@@ -12,7 +12,7 @@ use rusqlite::backup::Backup;
 use crate::StoreError;
 
 /// Every migration, in order; number 1 is the first.
-const MIGRATIONS: &[&str] = &[
+pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_downloads.sql"),
@@ -26,17 +26,18 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_node_boots.sql"),
     include_str!("migrations/0012_bounds.sql"),
     include_str!("migrations/0013_unmanaged.sql"),
+    include_str!("migrations/0014_ownership.sql"),
 ];
 
-/// The newest schema that this program supports.
-pub const SCHEMA: u32 = 13;
+/// The newest schema that this program knows.
+pub const SCHEMA: u32 = 14;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {
     run(conn, path, MIGRATIONS)
 }
 
-fn run(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<bool, StoreError> {
+pub(crate) fn run(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<bool, StoreError> {
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {

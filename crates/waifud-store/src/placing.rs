@@ -82,10 +82,14 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// What is promised to an instance; `None` until it is placed.
+    /// What the owner of an instance reserves for it; `None` until it is placed.
     pub fn reservation(&self, id: InstanceId) -> Result<Option<Resources>, StoreError> {
         self.conn
-            .prepare_cached("SELECT cpus, memory_bytes FROM reservations WHERE instance = ?1")?
+            .prepare_cached(
+                "SELECT r.cpus, r.memory_bytes FROM reservations r
+                   JOIN instances i ON i.id = r.instance AND i.node = r.node
+                  WHERE r.instance = ?1",
+            )?
             .query_and_then([id16(&id)], |row| {
                 Ok::<_, StoreError>(Resources {
                     cpus: u32::try_from(count(row, "cpus")?).unwrap_or(u32::MAX),
@@ -124,6 +128,11 @@ impl WriteTx<'_> {
                 to_json("verdicts", &choice.verdicts)?,
                 to_i64(revision.number),
             ))?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO ownership (instance, node, epoch, role) SELECT id, node, epoch, 'owner' FROM instances WHERE id = ?1",
+            )?
+            .execute([id])?;
         let promised = Resources {
             cpus: choice.spec.cpus,
             memory_bytes: choice.spec.memory_bytes,
@@ -160,8 +169,8 @@ impl WriteTx<'_> {
         }
         // Deleted and inserted again, so that the triggers update the sums.
         self.conn
-            .prepare_cached("DELETE FROM reservations WHERE instance = ?1")?
-            .execute([id16(&id)])?;
+            .prepare_cached("DELETE FROM reservations WHERE instance = ?1 AND node = ?2")?
+            .execute((id16(&id), node16(&node)))?;
         self.reserve(id, node, promised)?;
         Ok(true)
     }
@@ -185,14 +194,15 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Changes the sizes of a placed instance's volumes.
+    /// Changes the sizes of a placed instance's volumes on its owner.
     pub fn set_volume_sizes(
         &mut self,
         id: InstanceId,
         disks: &[DiskSpec],
     ) -> Result<(), StoreError> {
         let mut volume = self.conn.prepare_cached(
-            "UPDATE volumes SET size_bytes = ?3 WHERE instance = ?1 AND disk = ?2",
+            "UPDATE volumes SET size_bytes = ?3
+              WHERE instance = ?1 AND disk = ?2 AND node = (SELECT node FROM instances WHERE id = ?1)",
         )?;
         for disk in disks {
             volume.execute((
