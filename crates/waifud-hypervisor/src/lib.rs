@@ -67,7 +67,7 @@ impl DomainSpec {
             .collect()
     }
 
-    /// Names what the spec makes, in 64 hexadecimal digits: equal specs have equal digests, different ones differ.
+    /// A digest in 64 hexadecimal digits. Equal specs have equal digests, and different specs have different ones.
     pub fn digest(&self) -> String {
         // The digest of the XML, so that it also changes when domains are rendered differently.
         let text = xml::render(self, xml::RenderOptions::default(), "");
@@ -82,7 +82,7 @@ pub struct DomainDisk {
     pub name: Name,
     /// The volume's file or block device.
     pub source: VolumeSource,
-    /// What its bytes are.
+    /// The format of its data.
     pub format: DiskFormat,
     /// The qcow2 image that it is an overlay on; `None` if it needs no other file. It is never read from the overlay's
     /// header, which QEMU can write.
@@ -155,8 +155,8 @@ pub struct ObservedDomain {
     /// What its own disks are, by the disk's name, from its definition for the next start. Without disks that a user
     /// added by hand.
     pub disks: BTreeMap<Name, VolumeSource>,
-    /// What somebody changed by hand in it, for its next start at the latest: devices that waifud did not add, settings
-    /// other than the spec's. Short sentences, escaped, sixteen at most.
+    /// Manual changes, effective at the next start at the latest: devices that waifud did not add, and settings that
+    /// differ from the spec. At most sixteen short sentences, escaped.
     pub drift: Vec<String>,
 }
 

@@ -29,7 +29,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_ownership.sql"),
 ];
 
-/// The newest schema that this program knows.
+/// The newest schema that this program supports.
 pub const SCHEMA: u32 = 14;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
