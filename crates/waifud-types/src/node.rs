@@ -62,6 +62,7 @@ pub struct PoolFacts {
     /// Name, unique on the node.
     pub name: Name,
     /// `qcow2` or `reflink`; newer nodes may report others.
+    #[schema(value_type = String)]
     pub kind: PoolKind,
     /// Size in bytes.
     pub size_bytes: ByteSize,

@@ -3,15 +3,13 @@
 use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// The kind of a storage pool.
 ///
 /// Nodes report the kinds of their pools. A newer node may report a kind that this version does not know: it is kept and
 /// shown as it is.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-#[schema(value_type = String, example = "qcow2")]
 pub enum PoolKind {
     /// qcow2 overlays on any filesystem.
     Qcow2,

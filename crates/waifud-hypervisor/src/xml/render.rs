@@ -399,7 +399,8 @@ pub(super) mod tests {
         for part in [
             "<disk type='block' device='disk'>",
             "type='raw'",
-            "<source dev='/dev/zvol/tank/waifud/web.root'><seclabel model='dac' relabel='no'/></source>",
+            "<source dev='/dev/zvol/tank/waifud/web.root'>",
+            "<seclabel model='dac' relabel='no'/>",
             "<backingStore/>",
         ] {
             assert!(xml.contains(part), "{part} is missing in {xml}");
