@@ -8,6 +8,7 @@ mod files;
 mod licence;
 pub mod metadata;
 mod openapi;
+mod snapshots;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -20,6 +21,7 @@ use crate::phases::Phases;
 pub enum Part {
     Format,
     Files,
+    Snapshots,
     Architecture,
     Arrows,
     Circles,
@@ -70,6 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         cargo::run(cargo::cargo().args(["fmt", "--all", "--check", "--", "--files-with-diff"]))
     });
     part(Part::Files, "files", &files::check);
+    part(Part::Snapshots, "snapshots", &snapshots::check);
     part(Part::Architecture, "architecture", &architecture::check);
     part(Part::Arrows, "crate arrows", &arrows::check);
     part(Part::Circles, "circles of imports", &circles::check);
