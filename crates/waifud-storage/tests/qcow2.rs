@@ -171,7 +171,7 @@ async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
     let stored = files(&directory.path().join("images"));
     assert_eq!(Digest::of(&fs::read(&stored[0]).unwrap()), image);
     assert_eq!(fs::metadata(&stored[0]).unwrap().mode() & 0o7777, 0o444);
-    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(source.path()).unwrap().mode() & 0o7777, 0o600);
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_tool_that_hangs_is_ended_and_nothing_is_left() {
     let (refused, tools) =
         import_with_script("while :; do :; done", Duration::from_millis(500)).await;
     assert!(
-        matches!(&refused, StorageError::Tool { message, .. } if message.contains("took longer")),
+        matches!(&refused, StorageError::Tool { message, .. } if message.contains("exceeded its time limit")),
         "{refused}"
     );
     let name = tools.path().to_str().unwrap().as_bytes();
