@@ -10,6 +10,7 @@
 mod aws_sdk;
 mod cloud_init;
 mod control;
+mod disk_full;
 mod house;
 mod identity;
 #[path = "../../../waifud-wireguard/tests/kit/mod.rs"]

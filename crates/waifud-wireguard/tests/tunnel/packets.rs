@@ -1,18 +1,14 @@
 //! The complete path with real packets: a guest's kernel, a veth, routing, the TUN device, encrypted datagrams on
 //! loopback, the stack in this process, and an HTTP service.
 
-mod kit;
-#[path = "../benches/load/mod.rs"]
-mod load;
-
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use kit::{World, guest_address, service};
-use load::{Load, client::Client};
+use crate::kit::{World, guest_address, service};
+use crate::load::{Load, client::Client};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},

@@ -2,8 +2,6 @@
 //! store continues once there is space. The filesystem is a tmpfs in a mount namespace of the test's thread and ends
 //! with it.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;

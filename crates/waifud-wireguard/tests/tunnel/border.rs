@@ -1,16 +1,8 @@
 //! The requirements for every source of guests' connections, real or fake, on which the services rely.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests stop at the first surprise, in helpers too"
-)]
-
-mod kit;
-
 use std::{future::Future, net::SocketAddrV4, time::Duration};
 
-use kit::{World, guest_address};
+use crate::kit::{World, guest_address};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpSocket,

@@ -1,20 +1,16 @@
 //! The tunnel over the lifetime of its keys: WireGuard renews a session after 120 s and rejects it after 180 s.
 //!
-//! `cargo test -p waifud-wireguard --test soak -- --ignored`
+//! `cargo test -p waifud-wireguard --test tunnel soak -- --ignored`
 //!
 //! Ignored by default, and so not in CI: gotatun's timers are the protocol's own and run on the real clock, so nine
 //! minutes can't be made shorter. The state around them (admission, timeouts,
-//! retransmission, restarts) is tested on a fake clock and in `tunnel.rs`. Run it after a change of gotatun or of
+//! retransmission, restarts) is tested on a fake clock and in `packets.rs`. Run it after a change of gotatun or of
 //! `wire.rs`.
-
-mod kit;
-#[path = "../benches/load/mod.rs"]
-mod load;
 
 use std::time::Duration;
 
-use kit::{World, guest_address};
-use load::{Load, Outcome};
+use crate::kit::{World, guest_address};
+use crate::load::{Load, Outcome};
 use tokio::time::{Instant, sleep};
 use waifud_wireguard::StackLimits;
 
@@ -37,7 +33,7 @@ fn some_requests(world: &World) -> Outcome {
 
 // Not in CI: WireGuard's timers use real time (keys are renewed after 120 s and rejected after 180 s), so five minutes
 // under load and a long silence cannot be shortened without replacing the tested code. Run it after a change of this
-// crate: `cargo test -p waifud-wireguard --test soak -- --ignored`.
+// crate: `cargo test -p waifud-wireguard --test tunnel soak -- --ignored`.
 #[test]
 #[ignore = "takes nine minutes of real time"]
 fn requests_are_answered_while_keys_are_renewed_and_after_long_silence() {

@@ -1,0 +1,14 @@
+//! The tunnel through its public interface: in memory, with real packets between network namespaces, and over the lifetime of its keys.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests stop at the first surprise, in helpers too"
+)]
+
+mod border;
+#[path = "../kit/mod.rs"]
+mod kit;
+#[path = "../../benches/load/mod.rs"]
+mod load;
+mod packets;
+mod soak;
