@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use waifud_kit::fault_injection::Faults;
 use waifud_kit::sync::lock;
-use waifud_types::{
-    ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource, qcow2,
-};
+use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource, qcow2};
 
 use crate::format::empty_image;
 use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool};

@@ -199,7 +199,9 @@ impl WriteTx<'_> {
             .prepare_cached("UPDATE instances SET generation = ?2, epoch = ?3 WHERE id = ?1")?
             .execute((id16(&id), to_i64(generation.0), to_i64(epoch.0)))?;
         self.conn
-            .prepare_cached("UPDATE ownership SET epoch = ?2 WHERE instance = ?1 AND role = 'owner'")?
+            .prepare_cached(
+                "UPDATE ownership SET epoch = ?2 WHERE instance = ?1 AND role = 'owner'",
+            )?
             .execute((id16(&id), to_i64(epoch.0)))?;
         self.touch_instance(id)
     }

@@ -37,7 +37,11 @@ pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreE
     run(conn, path, MIGRATIONS)
 }
 
-pub(crate) fn run(conn: &mut Connection, path: &Path, migrations: &[&str]) -> Result<bool, StoreError> {
+pub(crate) fn run(
+    conn: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<bool, StoreError> {
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {

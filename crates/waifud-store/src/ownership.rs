@@ -209,8 +209,10 @@ mod tests {
         ))
         .unwrap();
         assert!(is_on(&conn, NEW));
-        conn.execute_batch(&format!("DELETE FROM ownership WHERE instance = {INSTANCE}"))
-            .unwrap();
+        conn.execute_batch(&format!(
+            "DELETE FROM ownership WHERE instance = {INSTANCE}"
+        ))
+        .unwrap();
         assert!(is_on(&conn, "NULL"));
     }
 }

@@ -5,11 +5,11 @@
 //! addresses that they have, whole sections such as `cputune`, other programs' metadata. Our own devices keep the bus
 //! address that libvirt once gave them, so that a guest finds its nic under the same name after a change.
 
+use super::RenderOptions;
 use super::ownership::{alias_of, has_our_alias, is_our_device, is_our_metadata};
 use super::render::{domain, letters};
 use super::smbios;
 use super::tree::{Element, XmlError};
-use super::RenderOptions;
 use crate::DomainSpec;
 
 /// The XML that makes `existing` (a domain's inactive, complete XML) into what the spec asks for.
@@ -29,7 +29,10 @@ pub fn merge(
         }
     }
     if let (Some(metadata), Some(theirs)) = (merged.get_mut("metadata"), existing.get("metadata")) {
-        let others = theirs.children.iter().filter(|child| !is_our_metadata(child));
+        let others = theirs
+            .children
+            .iter()
+            .filter(|child| !is_our_metadata(child));
         metadata.children.extend(others.cloned());
     }
     if let (Some(arguments), Some(theirs)) = (
@@ -45,7 +48,10 @@ pub fn merge(
     let nothing = Element::new("devices");
     let theirs = existing.get("devices").unwrap_or(&nothing);
     if let Some(devices) = merged.get_mut("devices") {
-        let kept = theirs.children.iter().filter(|device| !is_our_device(device));
+        let kept = theirs
+            .children
+            .iter()
+            .filter(|device| !is_our_device(device));
         let kept: Vec<_> = kept.cloned().collect();
         give_way(&mut devices.children, &kept);
         for device in &mut devices.children {

@@ -66,7 +66,9 @@ pub fn socket(xml: &str, device: Device) -> Result<Option<PathBuf>, XmlError> {
 pub fn disk_target(xml: &str, disk: &Name) -> Result<Option<String>, XmlError> {
     let domain = Element::parse(xml)?;
     let mut disks = our_disks(&domain);
-    let device = disks.find(|(name, _)| name == disk).map(|(_, device)| device);
+    let device = disks
+        .find(|(name, _)| name == disk)
+        .map(|(_, device)| device);
     let target = device.and_then(|device| device.get("target")?.attribute("dev"));
     Ok(target.map(str::to_owned))
 }

@@ -70,7 +70,10 @@ pub(super) fn is_our_metadata(element: &Element) -> bool {
 /// Our element of a domain's metadata.
 pub(super) fn our_metadata(domain: &Element) -> Option<&Element> {
     let metadata = domain.get("metadata")?;
-    metadata.children.iter().find(|child| is_our_metadata(child))
+    metadata
+        .children
+        .iter()
+        .find(|child| is_our_metadata(child))
 }
 
 /// The epoch and the digest of the spec, from our metadata. `None` for a domain that is not ours.

@@ -406,7 +406,10 @@ pub(super) mod tests {
             assert!(xml.contains(part), "{part} is missing in {xml}");
         }
         let seen = super::super::describe(&xml).unwrap().disks;
-        assert_eq!(seen.into_values().collect::<Vec<_>>(), [spec.disks[0].source.clone()]);
+        assert_eq!(
+            seen.into_values().collect::<Vec<_>>(),
+            [spec.disks[0].source.clone()]
+        );
     }
 
     #[test]
