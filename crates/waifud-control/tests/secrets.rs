@@ -1,11 +1,18 @@
 //! No secret appears in a log, an event, a list or a problem: requests with tokens and user-data, and a search through
-//! all that they produced.
+//! all that they produced. A program of its own, because it records the log of the whole process.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test's helpers may stop at the first surprise"
 )]
 
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "one test uses few of the helpers of the others"
+)]
+#[path = "api/common/mod.rs"]
 mod common;
 
 use std::io::Write;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::cargo;
 
 /// The pinned versions.
-const REQUIREMENTS: &str = "crates/waifud/tests/https/requirements.txt";
+const REQUIREMENTS: &str = "crates/waifud/tests/program/https/requirements.txt";
 
 fn environment() -> PathBuf {
     cargo::target().join("schemathesis")

@@ -242,7 +242,7 @@ mod tests {
         );
         // The guest suites run waifuctl without depending on its package.
         assert_eq!(
-            of(&["crates/waifuctl/tests/spec.rs"]),
+            of(&["crates/waifuctl/tests/program/spec.rs"]),
             some(&["waifuctl", "waifud-tests"])
         );
         assert_eq!(of(&["tests/tests/life.rs"]), some(&["waifud-tests"]));

@@ -1,0 +1,31 @@
+//! The control server's API in one program: tests call its routers directly, as a user or as the agent of a node.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod access;
+mod addresses_and_ports;
+mod bad_input;
+mod bridged_networks;
+mod common;
+mod deterministic;
+mod disk_space;
+mod downloads;
+mod events;
+mod instance_updates;
+mod joining;
+mod lifecycle;
+mod mirror;
+mod node_admin;
+mod node_capacities;
+mod placement;
+mod power;
+mod rescue;
+mod routes;
+mod status;
+mod streams;
+mod subnet_conflicts;
+mod unmanaged;

@@ -1,0 +1,368 @@
+//! The status that instances show: while they are deleted, after their node was renamed or rebooted, and when it was
+//! last heard of.
+
+use std::time::{Duration, Instant};
+
+use axum::http::Method;
+use crate::common::{Answer, DEADLINE, Server, hello, ready_report, report, step};
+use serde_json::json;
+use waifud_api::agent::Hello;
+use waifud_types::evidence::{GuestEvidence, RequestSeen};
+use waifud_types::status::{CloudInitState, StoppedBy};
+use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_create_that_waits_reports_that_the_instance_was_deleted() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let body = json!({"name": "web", "template": "debian-12"}).to_string();
+    let headers = [("idempotency-key", "k")];
+    let create = |path| server.call(Method::POST, path, &headers, body.clone());
+    create("/v1/instances").await.expect(201);
+    agent.put().await;
+    server.delete("/v1/instances/web").await.expect(202);
+    agent.confirm_deletion().await;
+    // The repeated request finds the answer of the first one and waits for an instance that is gone.
+    let problem = create("/v1/instances?wait=30s").await.expect(409).problem();
+    assert_eq!(problem.code, "deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleting_instance_shows_what_delays_it_and_nothing_from_before() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
+    agent.put().await;
+    let mut before = ready_report(id);
+    before.step = Some(step("watch", None));
+    agent.report_instance(before.clone()).await;
+    server.delete("/v1/instances/web").await.expect(202);
+    // This report was sent before the agent received the order.
+    before.reason = Some("a reason from before".to_owned());
+    agent.report_instance(before).await;
+    let shown = server.instance("web").await.status;
+    assert_eq!(
+        (shown.state, shown.ready, shown.ready_by, shown.step),
+        (InstanceState::Deleting, false, None, None)
+    );
+    assert_eq!(shown.reason.unwrap(), "waiting for alder to destroy it");
+
+    let mut struggling = report(id, InstanceState::Deleting);
+    struggling.reason = Some("its disk is busy".to_owned());
+    struggling.step = Some(step("remove-disk", None));
+    agent.report_instance(struggling).await;
+    let shown = server.instance("web").await.status;
+    assert_eq!(
+        shown.reason.unwrap(),
+        "waiting for alder to destroy it: its disk is busy"
+    );
+    assert_eq!(shown.step.unwrap().name, "remove-disk");
+    assert_eq!(
+        server.kinds(&id.to_string()).await.last().unwrap(),
+        "instance.deleting"
+    );
+    agent.confirm_deletion().await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ready_instance_does_not_show_the_step_that_waits_for_readiness() {
+    let (server, agent, web) = Server::with_placed_instance().await;
+    let mut waiting = report(web.id, InstanceState::Running);
+    waiting.step = Some(step("ready", None));
+    agent.report_instance(waiting).await;
+    let shown = server.instance("web").await.status;
+    assert_eq!(shown.step.unwrap().name, "ready");
+    let mut ready = ready_report(web.id);
+    ready.step = Some(step("ready", None));
+    agent.report_instance(ready).await;
+    let shown = server.instance("web").await.status;
+    assert_eq!((shown.ready, shown.step), (true, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_host_reboot_its_instances_are_stopped_until_the_agent_reports_them() {
+    let server = Server::with_template().await;
+    let memory = ByteSize::gib(8);
+    let boots = [(); 4].map(|()| BootId::generate());
+    let [here, there, ..] = boots;
+    let hello_in = |name: &str, boot| Hello {
+        boot_id: Some(boot),
+        ..hello(name, memory)
+    };
+    // waifud and alder run on the same machine.
+    let (alder, birch) = (
+        server.join("alder", memory).await,
+        server.join("birch", memory).await,
+    );
+    alder.hello(&hello_in("alder", here)).await.expect(200);
+    birch.hello(&hello_in("birch", there)).await.expect(200);
+    server.control.note_boot(here).await.unwrap();
+    let create = async |name: &str, node: &str| {
+        let body = json!({"name": name, "template": "debian-12", "placement": {"node": node}});
+        server.created(&body).await.id
+    };
+    let web = create("web", "alder").await;
+    let (off, db) = (create("off", "alder").await, create("db", "birch").await);
+    alder.report_instance(ready_report(web)).await;
+    birch.report_instance(ready_report(db)).await;
+    let mut stopped = report(off, InstanceState::Stopped);
+    stopped.stopped_by = Some(StoppedBy::Guest);
+    alder.report_instance(stopped).await;
+    let shown = async |name: &str| {
+        let status = server.instance(name).await.status;
+        (status.state, status.ready, status.stopped_by)
+    };
+    let (running, stopped_by_host) = (
+        (InstanceState::Running, true, None),
+        (InstanceState::Stopped, false, Some(StoppedBy::Host)),
+    );
+    // Restarted daemons with the same boot IDs change nothing.
+    server.control.note_boot(here).await.unwrap();
+    alder.hello(&hello_in("alder", here)).await.expect(200);
+    birch.hello(&hello("birch", memory)).await.expect(200);
+    assert_eq!((shown("web").await, shown("db").await), (running, running));
+
+    // waifud notices the reboot of its own machine before the agent of that machine reconnects.
+    server.control.note_boot(boots[2]).await.unwrap();
+    assert_eq!(
+        (shown("web").await, shown("db").await),
+        (stopped_by_host, running)
+    );
+    let stopped_by_guest = (InstanceState::Stopped, false, Some(StoppedBy::Guest));
+    assert_eq!(
+        shown("off").await,
+        stopped_by_guest,
+        "it was stopped before the reboot"
+    );
+    alder.report_instance(ready_report(web)).await;
+    alder.hello(&hello_in("alder", boots[2])).await.expect(200);
+    assert_eq!(
+        shown("web").await,
+        running,
+        "the same boot was reported twice"
+    );
+    let kinds = server.kinds(&web.to_string()).await;
+    let tail = &kinds[kinds.len() - 3..];
+    assert_eq!(
+        tail,
+        ["instance.stopped", "instance.started", "instance.ready"]
+    );
+
+    // The reboot of another machine is noticed when its agent reconnects.
+    birch.hello(&hello_in("birch", boots[3])).await.expect(200);
+    assert_eq!(
+        (shown("web").await, shown("db").await),
+        (running, stopped_by_host)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_is_not_ended_by_the_state_before_its_order() {
+    let (server, agent, web) = Server::with_placed_instance().await;
+    // cloud-init failed in the boot before, which says nothing about the next one.
+    let mut off = report(web.id, InstanceState::Stopped);
+    off.cloud_init.state = CloudInitState::Error;
+    agent.report_instance(off).await;
+    let ready = "/v1/instances/web?wait=300ms&for=ready";
+    lasts_its_whole_wait(server.get(ready)).await;
+    let (answer, ()) = tokio::join!(server.get("/v1/instances/web?wait=20s&for=ready"), async {
+        agent
+            .report_instance(report(web.id, InstanceState::Running))
+            .await;
+        agent.report_instance(ready_report(web.id)).await;
+    });
+    answer.expect(200);
+
+    // The instance failed before the node received the order.
+    agent
+        .report_instance(report(web.id, InstanceState::Failed))
+        .await;
+    let stop = json!({"run": false});
+    lasts_its_whole_wait(server.patch("/v1/instances/web?wait=300ms", &stop)).await;
+    let mut stopped = report(web.id, InstanceState::Stopped);
+    stopped.observed_generation = Generation(2);
+    let (answer, ()) = tokio::join!(
+        server.patch("/v1/instances/web?wait=20s", &stop),
+        agent.report_instance(stopped)
+    );
+    answer.expect(200);
+}
+
+/// Asserts that a request with `wait=300ms` is answered with 202, and not before that time has passed.
+async fn lasts_its_whole_wait(request: impl Future<Output = Answer>) {
+    let begun = Instant::now();
+    request.await.expect(202);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_show_and_are_filtered_by_the_new_name_of_their_node() {
+    let (server, agent, _web) = Server::with_placed_instance().await;
+    agent
+        .hello(&hello("birch", ByteSize::gib(8)))
+        .await
+        .expect(200);
+    let rename = json!({"name": "birch"});
+    server.patch("/v1/nodes/alder", &rename).await.expect(200);
+    let page = server.get("/v1/instances?node=birch").await.json();
+    assert_eq!(page["items"][0]["status"]["node"], "birch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setting_run_starts_a_guest_that_powered_itself_off() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
+    agent.put().await;
+    let run = json!({"run": true});
+    let running = server.patch_instance("web", &run).await.instance();
+    assert_eq!(running.generation, Generation(1), "it is set already");
+    let mut off = report(id, InstanceState::Stopped);
+    off.stopped_by = Some(StoppedBy::Guest);
+    agent.report_instance(off).await;
+    let why = server.why("web").await;
+    assert!(
+        why["hint"].as_str().unwrap().contains("waifuctl start web"),
+        "{why}"
+    );
+    for _ in 0..2 {
+        let ordered = server.patch_instance("web", &run).await.instance();
+        assert_eq!(
+            ordered.generation,
+            Generation(2),
+            "a repeated order changes nothing"
+        );
+    }
+    let put = agent.put().await;
+    assert_eq!((put.generation, put.spec.run), (Generation(2), true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_free_addresses_is_not_chosen() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(1024)).await;
+    let small = |node: Option<&str>| json!({"template": "debian-12", "memory_bytes": 128u64 << 20, "placement": {"node": node}});
+    for _ in 0..253 {
+        server.create(&small(Some("alder"))).await.expect(201);
+    }
+    let waiting = server.created(&small(None)).await;
+    assert_eq!(
+        waiting.status.reason.as_deref(),
+        Some("waiting for: a free address in 10.144.1.0/24")
+    );
+    let id = waiting.id.to_string();
+    let why = server.why(&id).await;
+    let full = "no free address in 10.144.1.0/24";
+    assert_eq!(why["placement"][0]["reason"], full);
+    // birch has memory for one instance. alder has more, and would be preferred.
+    server.join("birch", ByteSize::mib(130)).await;
+    assert_eq!(server.node_of(&id).await.as_deref(), Some("birch"));
+    let why = server.why(&id).await;
+    assert_eq!(why["placement"][1]["reason"], full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_with_too_many_terms_is_refused() {
+    let server = Server::start().await;
+    let labels = "label=a&".repeat(2000);
+    let path = format!("/v1/instances?{labels}");
+    let problem = server.get(&path).await.expect(422).problem();
+    assert_eq!(problem.code, "too-many");
+    let states = "state=running,stopped&".repeat(2000);
+    server
+        .get(&format!("/v1/instances?{states}limit=1"))
+        .await
+        .expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_instance_keeps_last_seen_and_loses_readiness_and_step() {
+    let server = Server::with(|config| {
+        config.unreachable_after = Duration::from_millis(200);
+    })
+    .await;
+    server.template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let id = server.create_instance("web").await.id;
+    let mut ready = ready_report(id);
+    ready.step = Some(step("watch", None));
+    agent.report_instance(ready).await;
+    let last_seen = server.instance("web").await.status.last_seen;
+    assert!(last_seen.is_some());
+    tokio::time::timeout(DEADLINE, async {
+        loop {
+            server.control.check_contacts().await.unwrap();
+            let shown = server.instance("web").await.status;
+            if shown.state == InstanceState::Unknown {
+                assert_eq!(
+                    (shown.ready, shown.ready_by, shown.step),
+                    (false, None, None)
+                );
+                assert_eq!(shown.last_state, Some(InstanceState::Running));
+                assert_eq!(shown.last_seen, last_seen);
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    agent.report_instance(ready_report(id)).await;
+    let shown = server.instance("web").await.status;
+    assert_eq!(
+        (shown.state, shown.ready),
+        (InstanceState::Running, true),
+        "it is known again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guest_diagnostics_are_shown_by_why_and_not_stored() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
+    agent.put().await;
+    agent
+        .report_instance(report(id, InstanceState::Running))
+        .await;
+    let why = server.why("web").await;
+    assert!(why["evidence"].is_null(), "{why}");
+
+    let before = server.control.store().revision();
+    let mut observed = report(id, InstanceState::Running);
+    observed.evidence = Some(GuestEvidence::default());
+    agent.report_instance(observed.clone()).await;
+    let why = server.why("web").await;
+    assert!(
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .ends_with("(no DHCP acknowledgement yet)"),
+        "{why}"
+    );
+    let request = RequestSeen {
+        path: "/openstack/latest/user_data".to_owned(),
+        status: 200,
+        count: 2,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    observed.evidence.as_mut().unwrap().requests.push(request);
+    agent.report_instance(observed).await;
+    // A report without evidence keeps the evidence of the last one.
+    agent
+        .report_instance(report(id, InstanceState::Running))
+        .await;
+    let why = server.why("web").await;
+    assert_eq!(why["evidence"]["requests"][0]["count"], 2, "{why}");
+    assert!(
+        why["summary"]
+            .as_str()
+            .unwrap()
+            .ends_with("(it has requested its user-data)"),
+        "{why}"
+    );
+    assert_eq!(
+        server.control.store().revision(),
+        before,
+        "evidence is not stored"
+    );
+    let server = server.restart(|_| {}).await;
+    let why = server.why("web").await;
+    assert!(why["evidence"].is_null(), "{why}");
+}

@@ -1,0 +1,215 @@
+//! Unmanaged instances, for example after an old backup was restored: they can be adopted or deleted, and none is lost.
+
+use crate::common::{Agent, Server};
+use serde_json::json;
+use waifud_api::agent::{SliceObject, Unmanaged, WatchFrame};
+use waifud_control::ControlConfig;
+use waifud_store::backup;
+use waifud_types::{ByteSize, Incarnation, InstanceState};
+
+const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
+
+/// A server whose database was restored from a backup of `of`, with a new incarnation.
+async fn restored(of: &Server) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("waifud.db");
+    backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
+    let before = backup::begin_again(&db, Incarnation(0xb)).unwrap();
+    assert_eq!(before.revision.incarnation, Incarnation(0xa));
+    let config = ControlConfig::new(dir.path().to_owned());
+    Server::with_config(dir, config).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    let today = restored(&yesterday).await;
+
+    yesterday
+        .create(&json!({"name": "web", "template": "debian-12", "user_data": USER_DATA, "ssh_keys": [KEY],
+                        "memory_bytes": 512 << 20}))
+        .await
+        .expect(201);
+    let record = agent.put().await;
+    let report = agent.unmanaged(&record).await;
+
+    // The restored waifud does not know the instance. It places nothing on the node before the node has reported its
+    // instances.
+    let agent = today.agent_again(&agent).await;
+    let other = today.create_instance("other").await;
+    assert_eq!(other.status.state, InstanceState::Pending);
+    assert!(other.status.reason.unwrap().contains("after the restore"));
+    agent.report_unmanaged(vec![report]).await;
+    let other = today.instance("other").await;
+    let address = record.spec.nics[0].address.unwrap();
+    assert!(
+        other.spec.nics[0].address.is_some_and(|a| a != address),
+        "the address of the unmanaged instance is not given to another"
+    );
+
+    let node = today.node("alder").await;
+    assert_eq!(node["unmanaged"][0]["adoptable"], true);
+    assert_eq!(node["unmanaged"][0]["addresses"][0], address.to_string());
+    assert!(
+        !node
+            .to_string()
+            .contains(record.bundle.key.expose().as_str()),
+        "the key of the bundle is not shown"
+    );
+
+    let path = "/v1/nodes/alder/unmanaged/web/adopt";
+    let adopted = today.post(path, &json!({})).await.expect(201).instance();
+    assert_eq!(adopted.id, record.id);
+    // Only the database was restored, so the file of the image is missing.
+    let image = format!("/v1/images/{}", adopted.spec.image);
+    let shown = today.get(&image).await.expect(200).json();
+    assert_eq!(shown["available"], false);
+    let body = json!({"name": "from-it", "image": adopted.spec.image});
+    today.post("/v1/templates", &body).await.expect(422);
+    agent
+        .get(&format!("/v1/agent/images/{}", adopted.spec.image))
+        .await
+        .expect(503);
+    assert_eq!(adopted.spec.nics[0].address, Some(address));
+    assert_eq!(adopted.spec.memory_bytes, ByteSize::mib(512));
+    let text = today.get("/v1/instances/web/user-data").await.expect(200);
+    assert_eq!(String::from_utf8(text.bytes).unwrap(), USER_DATA);
+    today.post(path, &json!({})).await.expect(409);
+    let promised = today.node("alder").await;
+    assert_eq!(
+        promised["promised"]["memory_bytes"],
+        (512 << 20) + (1_u64 << 30)
+    );
+
+    // The node gets exactly the instance that it has, so it has nothing to do.
+    let mut agent = agent;
+    agent.watch(None).await;
+    let frames = agent.until_sync().await;
+    let given = frames.into_iter().find_map(|frame| match frame {
+        WatchFrame::Put {
+            object: SliceObject::Instance(i),
+            ..
+        } if i.id == record.id => Some(*i),
+        _ => None,
+    });
+    assert_eq!(given, Some(record));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_instances_are_marked_until_an_operator_confirms_the_node() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    yesterday.create_instance("web").await;
+    assert!(!agent.put().await.restored);
+    let today = restored(&yesterday).await;
+    let mut agent = today.agent_again(&agent).await;
+    assert_eq!(marks(&mut agent).await, (None, Some(true)));
+    confirm(&today).await;
+    assert_eq!(
+        marks(&mut agent).await,
+        (Some(Incarnation(0xb)), Some(false))
+    );
+    assert!(
+        today
+            .kinds("alder")
+            .await
+            .contains(&"node.confirmed".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_on_an_unconfirmed_node_names_the_confirm_command() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    yesterday.create_instance("web").await;
+    agent.put().await;
+    let today = restored(&yesterday).await;
+    let _agent = today.agent_again(&agent).await;
+    today.delete("/v1/instances/web").await.expect(202);
+    let hint = async || today.why("web").await["hint"].clone();
+    let held = hint().await;
+    assert!(
+        held.as_str()
+            .unwrap()
+            .contains("waifuctl node confirm alder"),
+        "{held}"
+    );
+    confirm(&today).await;
+    assert!(hint().await.is_null());
+}
+
+async fn confirm(server: &Server) {
+    let path = "/v1/nodes/alder/confirm";
+    server.post(path, &json!({})).await.expect(200);
+}
+
+/// For which incarnation the node is confirmed, and whether its instance is marked as restored.
+async fn marks(agent: &mut Agent) -> (Option<Incarnation>, Option<bool>) {
+    let mut found = (None, None);
+    agent.watch(None).await;
+    for frame in agent.until_sync().await {
+        match frame {
+            WatchFrame::Put {
+                object: SliceObject::Node(node),
+                ..
+            } => found.0 = node.confirmed,
+            WatchFrame::Put {
+                object: SliceObject::Instance(i),
+                ..
+            } => found.1 = Some(i.restored),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unmanaged_instances_can_be_deleted_and_conflicting_adoptions_are_refused() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    server.create_instance("web").await;
+    let mut record = agent.put().await;
+    let mut report = agent.unmanaged(&record).await;
+    record.id = waifud_types::InstanceId::generate();
+    report.instance = record.id;
+    report.record = Some(Box::new(record.clone()));
+    let forgotten = Unmanaged {
+        instance: waifud_types::InstanceId::generate(),
+        name: Some("old".to_owned()),
+        record: None,
+        bundle: None,
+        ..report.clone()
+    };
+    agent.report_unmanaged(vec![report, forgotten]).await;
+    // Its name is taken, and under another name its MAC is.
+    let path = format!("/v1/nodes/alder/unmanaged/{}/adopt", record.id);
+    let refused = async |path: &str, body: serde_json::Value| {
+        let problem = server.post(path, &body).await.problem();
+        (problem.status, problem.code)
+    };
+    let named = async |name: &str| refused(&path, json!({"name": name})).await;
+    let conflict = |code: &str| (409, code.to_owned());
+    assert_eq!(refused(&path, json!({})).await, conflict("name-taken"));
+    assert_eq!(named("web-2").await, conflict("adopt-conflict"));
+    server.get("/v1/instances/web-2").await.expect(404);
+    let old = "/v1/nodes/alder/unmanaged/old/adopt";
+    assert_eq!(refused(old, json!({})).await, conflict("not-adoptable"));
+    server
+        .post("/v1/nodes/alder/unmanaged/nothing/adopt", &json!({}))
+        .await
+        .expect(404);
+    // A name in the form of an ID could be mistaken for another instance.
+    let other = waifud_types::InstanceId::generate().to_string();
+    assert_eq!(named(&other).await, (422, "invalid-name".to_owned()));
+    // An object that does not exist cannot be deleted.
+    server
+        .delete("/v1/nodes/alder/unmanaged/nothing")
+        .await
+        .expect(404);
+    server
+        .delete(&format!("/v1/nodes/alder/unmanaged/{}", record.id))
+        .await
+        .expect(202);
+    let order = agent.tombstone().await;
+    assert_eq!((order.instance, order.epoch), (record.id, record.epoch));
+    agent.destroyed(order).await;
+}

@@ -1,0 +1,146 @@
+//! A machine joins the real waifud over TLS, also after interruptions, and then acts as its node.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::kit::{DEADLINE, Waifud};
+use waifud_agent::interfaces::{ControlLink, HttpLink};
+use waifud_agent::{Membership, MembershipError};
+use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame};
+use waifud_api::client::ListQuery;
+use waifud_api::join::{CreateJoinToken, JoinToken};
+use waifud_pki::{Authority, NodeKey};
+use waifud_types::node::{HypervisorFacts, NodeFacts, Resources};
+use waifud_types::status::HypervisorKind;
+use waifud_types::{Name, Timestamp};
+
+fn name() -> Name {
+    "alder".parse().unwrap()
+}
+
+fn hello() -> Hello {
+    Hello {
+        name: "alder".parse().unwrap(),
+        facts: NodeFacts {
+            arch: "x86_64".into(),
+            cpu_model: "a CPU".into(),
+            hypervisor: HypervisorFacts {
+                kind: HypervisorKind::Tcg,
+                reason: "no /dev/kvm".into(),
+            },
+            agent_version: "0.1.0".into(),
+            capacity: Resources::default(),
+            used: Resources::default(),
+            pools: Vec::new(),
+            bridges: Vec::new(),
+            unfit_bridges: std::collections::BTreeMap::new(),
+            routes: Vec::new(),
+            conditions: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+        },
+        now: Timestamp::now(),
+        boot_id: None,
+    }
+}
+
+async fn token(waifud: &Waifud) -> JoinToken {
+    let made = waifud
+        .client()
+        .create_join_token(&CreateJoinToken::default())
+        .await
+        .unwrap();
+    JoinToken::parse(made.token.expose()).unwrap()
+}
+
+fn key_in(dir: &Path) -> NodeKey {
+    NodeKey::from_pem(&std::fs::read_to_string(dir.join("joining.key")).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn an_interrupted_join_continues_with_the_same_key() {
+    let waifud = Waifud::start();
+    let token = token(&waifud).await;
+    let home = tempfile::tempdir().unwrap();
+    // Without a connection to waifud, the key is stored and the machine is not a node.
+    let nowhere = ["https://127.0.0.1:1".to_owned()];
+    let error = Membership::join(home.path(), &token, &nowhere, name())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MembershipError::Refused(_)), "{error:?}");
+    assert!(Membership::open(home.path()).unwrap().is_none());
+    let key = key_in(home.path());
+    let member = Membership::join(home.path(), &token, &[], name())
+        .await
+        .unwrap();
+    // The answer was received and lost, as by a power failure: the same key can join again.
+    std::fs::remove_file(home.path().join("identity.json")).unwrap();
+    waifud_pki::write_durably(&home.path().join("joining.key"), &key.to_pem(), 0o600).unwrap();
+    let again = Membership::join(home.path(), &token, &[], name())
+        .await
+        .unwrap();
+    assert_eq!(again.node(), member.node());
+    assert!(!home.path().join("joining.key").exists());
+    let file = std::fs::metadata(home.path().join("identity.json")).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    // Another machine cannot use the token.
+    let other = tempfile::tempdir().unwrap();
+    let error = Membership::join(other.path(), &token, &[], "birch".parse().unwrap())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, MembershipError::Refused(cause) if cause.status() == Some(401)),
+        "{error:?}"
+    );
+    assert!(Membership::open(other.path()).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_join_to_a_waifud_of_another_ca_is_refused() {
+    let waifud = Waifud::start();
+    let mut token = token(&waifud).await;
+    assert_eq!(token.ca, waifud.authority().fingerprint());
+    token.ca = Authority::generate().unwrap().fingerprint();
+    let home = tempfile::tempdir().unwrap();
+    let error = Membership::join(home.path(), &token, &[], name())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, MembershipError::Refused(_)), "{error:?}");
+    assert!(Membership::open(home.path()).unwrap().is_none());
+    let nodes = waifud.client().nodes(&ListQuery::default()).await.unwrap();
+    assert!(nodes.items.is_empty(), "no node was admitted");
+}
+
+#[tokio::test]
+async fn a_node_sends_hello_watches_reports_and_stores_the_announced_addresses() {
+    let waifud = Waifud::start();
+    let token = token(&waifud).await;
+    let home = tempfile::tempdir().unwrap();
+    // An unreachable first address is skipped.
+    let here = format!("https://localhost:{}", waifud.at.port());
+    let servers = ["https://127.0.0.1:1".to_owned(), here];
+    let member = Membership::join(home.path(), &token, &servers, name())
+        .await
+        .unwrap();
+    let node = member.node();
+    let link = HttpLink::of(member).unwrap();
+    let welcome = link.hello(&hello()).await.unwrap();
+    assert_eq!(welcome.node, node);
+    assert_eq!(welcome.addresses, [format!("https://{}", waifud.at)]);
+    let kept = Membership::open(home.path()).unwrap().unwrap().addresses();
+    assert!(kept.contains(&welcome.addresses[0]), "{kept:?}");
+    let mut watch = link.watch(None).await.unwrap();
+    let mut next = async || {
+        tokio::time::timeout(DEADLINE, watch.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+    };
+    let first = next().await;
+    assert!(
+        matches!(&first, WatchFrame::Put { object: SliceObject::Node(slice), .. } if slice.id == node),
+        "{first:?}"
+    );
+    assert!(matches!(next().await, WatchFrame::Sync { .. }));
+    link.report(&AgentReport::default()).await.unwrap();
+}

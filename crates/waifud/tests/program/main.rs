@@ -1,0 +1,13 @@
+//! The real waifud as a program: its process, its sockets, HTTPS, tokens and joining.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers may stop at the first surprise"
+)]
+
+mod https;
+mod joining;
+mod kit;
+mod process;
+mod tokens;
