@@ -9,10 +9,7 @@
     reason = "a test's helpers may stop at the first surprise"
 )]
 
-#[allow(
-    dead_code,
-    reason = "one test uses few of the helpers of the others"
-)]
+#[allow(dead_code, reason = "one test uses few of the helpers of the others")]
 #[path = "program/kit.rs"]
 mod kit;
 

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::common::{ManualClock, Server, collect};
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use crate::common::{ManualClock, Server, collect};
 use http_body_util::BodyExt;
 use serde_json::json;
 use waifud_control::Peer;
@@ -282,7 +282,9 @@ async fn revoking_a_token_ends_its_waits() {
         server.delete("/v1/tokens/laptop").await.expect(204);
     };
     let both = async { tokio::join!(wait, revoke).0 };
-    let answer = tokio::time::timeout(crate::common::DEADLINE, both).await.unwrap();
+    let answer = tokio::time::timeout(crate::common::DEADLINE, both)
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 401);
     assert_eq!(collect(answer).await.problem().code, "invalid-credential");
 }

@@ -1,7 +1,7 @@
 //! Invalid requests: the problem names the field and the next step, and nothing is left behind.
 
-use axum::http::Method;
 use crate::common::{Server, digest, image, tombstone};
+use axum::http::Method;
 use serde_json::json;
 
 #[tokio::test]

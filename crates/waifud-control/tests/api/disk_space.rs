@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::http::Method;
 use crate::common::{DEADLINE, Server, image};
 use crate::mirror::Mirror;
+use axum::http::Method;
 use serde_json::json;
 use waifud_control::env::Disk;
 use waifud_types::{ByteSize, DiskSpace};

@@ -7,9 +7,9 @@ mod slow_sources;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Method;
 use crate::common::{DEADLINE, Server, digest, image};
 use crate::mirror::{Mirror, Reply};
+use axum::http::Method;
 use serde_json::{Value, json};
 use waifud_control::{ControlConfig, Pace};
 use waifud_types::{ByteSize, Checksum, Digest};

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::common::{DEADLINE, Server, report, step};
 use axum::body::Body;
 use axum::http::{Method, Request};
-use crate::common::{DEADLINE, Server, report, step};
 use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use futures::stream::BoxStream;

@@ -1,7 +1,7 @@
 //! Changes of an instance: labels, restart policy, placement, user-data and re-runs of cloud-init; and descriptions.
 
-use axum::http::Method;
 use crate::common::Server;
+use axum::http::Method;
 use serde_json::{Value, json};
 use waifud_types::{ByteSize, Generation};
 

@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use crate::common::{Server, anonymous, collect, hello, report};
 use axum::body::Body;
 use axum::http::Method;
-use crate::common::{Server, anonymous, collect, hello, report};
 use serde_json::json;
 use waifud_api::agent::WatchFrame;
 use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};

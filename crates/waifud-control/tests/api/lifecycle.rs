@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::http::Method;
 use crate::common::{DEADLINE, Server, ready_report, report, step, tombstone};
+use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
 use waifud_types::{ByteSize, Generation, InstanceState};

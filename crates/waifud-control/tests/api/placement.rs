@@ -267,7 +267,10 @@ async fn concurrent_creates_never_overcommit_a_node_or_share_an_address() {
     }
     let body = json!({"template": "debian-12", "memory_bytes": 1u64 << 30});
     let answers = futures::future::join_all((0..40).map(|_| server.create(&body))).await;
-    let instances: Vec<_> = answers.iter().map(crate::common::Answer::instance).collect();
+    let instances: Vec<_> = answers
+        .iter()
+        .map(crate::common::Answer::instance)
+        .collect();
     let placed: Vec<_> = instances
         .iter()
         .filter(|i| i.status.node.is_some())

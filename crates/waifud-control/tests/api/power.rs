@@ -5,7 +5,11 @@ use serde_json::json;
 use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, Generation, InstanceState};
 
-async fn running(server: &Server, agent: &crate::common::Agent, name: &str) -> waifud_api::Instance {
+async fn running(
+    server: &Server,
+    agent: &crate::common::Agent,
+    name: &str,
+) -> waifud_api::Instance {
     let body = json!({"name": name, "template": "debian-12", "memory_bytes": 2_u64 << 30});
     let created = server.created(&body).await;
     agent

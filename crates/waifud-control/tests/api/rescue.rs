@@ -1,7 +1,7 @@
 //! Rescue over the API: the spec that the node receives, the documents of the guest, and refused requests.
 
-use axum::http::Method;
 use crate::common::{Server, digest, image, report};
+use axum::http::Method;
 use serde_json::{Value, json};
 use waifud_types::{ByteSize, Digest, InstanceState};
 

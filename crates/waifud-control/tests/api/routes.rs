@@ -1,9 +1,9 @@
 //! Every route of the API answers unsupported methods, unknown objects and unknown callers with a problem; lists, waits
 //! and the OpenAPI document.
 
+use crate::common::{Server, collect};
 use axum::body::Body;
 use axum::http::{Method, Request};
-use crate::common::{Server, collect};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -242,7 +242,10 @@ async fn a_wait_is_answered_with_200_at_its_goal_and_with_202_before() {
     let id = answer.instance().id;
     let (answer, ()) = tokio::join!(
         server.get("/v1/instances/web?wait=20s"),
-        agent.report_instance(crate::common::report(id, waifud_types::InstanceState::Running))
+        agent.report_instance(crate::common::report(
+            id,
+            waifud_types::InstanceState::Running
+        ))
     );
     assert_eq!(
         answer.expect(200).instance().status.state.as_str(),

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use axum::http::Method;
 use crate::common::{Answer, DEADLINE, Server, hello, ready_report, report, step};
+use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::Hello;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::common::{Agent, DEADLINE, Server, report};
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
-use crate::common::{Agent, DEADLINE, Server, report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use waifud_api::agent::WatchFrame;

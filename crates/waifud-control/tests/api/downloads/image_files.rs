@@ -6,9 +6,9 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use waifud_types::{ByteSize, Digest};
 
+use super::{begin, end, large_image, settings};
 use crate::common::{Answer, Server, digest, image};
 use crate::mirror::Mirror;
-use super::{begin, end, large_image, settings};
 
 fn file(server: &Server, image: Digest) -> PathBuf {
     server.dir.path().join("images").join(image.hex())

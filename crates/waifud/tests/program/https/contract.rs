@@ -70,7 +70,8 @@ async fn the_api_conforms_to_its_openapi_document() {
 
 /// Whether it exited with success, and what it printed.
 async fn schemathesis(python: &Path, waifud: &Waifud, token: &str, seed: &str) -> (bool, String) {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/https/schemathesis.toml");
+    let config =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/https/schemathesis.toml");
     let output = waifud.dir.path().join("schemathesis.txt");
     let mut child = Command::new(python)
         .args(["-c", RUN, "--config-file"])
