@@ -207,7 +207,7 @@ async fn to_its_end<T: Send + 'static>(
         Ok(done) => Ok(done?),
         Err(error) => {
             tracing::error!(%error, "a change failed, which is a bug");
-            let problem = Problem::new(500, "internal", "the change broke");
+            let problem = Problem::new(500, "internal", "the change failed unexpectedly");
             Err(Refused::new(problem.hint("try again; please report it")))
         }
     }
@@ -243,7 +243,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     // These bodies contain keys: the error has the place but not the text.
     serde_json::from_slice(body).map_err(|error| {
         malformed(format!(
-            "the body is not the JSON that is wanted (line {}, column {})",
+            "the body is not valid JSON for this request (line {}, column {})",
             error.line(),
             error.column()
         ))
@@ -291,14 +291,14 @@ impl From<ControlError> for Refused {
             ControlError::Store(error) if error.is_full() => (
                 507,
                 "no-space",
-                "its filesystem is full; what was served before still is, and this is taken once there is room",
+                "its filesystem is full; existing documents are still served, and new ones are accepted once there is space",
             ),
             ControlError::Store(_) => (500, "store-failed", "is the disk read-only, or broken?"),
         };
         if status >= 500 {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "a change was not made"
+                "a change failed"
             );
         }
         let mut problem = Problem::new(status, code, error.to_string()).hint(hint);

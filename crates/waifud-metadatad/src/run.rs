@@ -87,13 +87,13 @@ async fn ended(
     agent: &mut JoinHandle<std::io::Result<()>>,
 ) -> Result<()> {
     let side = tokio::select! {
-        ended = guests => ended.map(|()| "guests'").context("the guests' side broke")?,
+        ended = guests => ended.map(|()| "guests'").context("the guests' side panicked")?,
         ended = agent => {
-            ended.context("the agent's side broke")?.context("the agent's side failed")?;
+            ended.context("the agent's side panicked")?.context("the agent's side failed")?;
             "agent's"
         }
     };
-    anyhow::bail!("the {side} side of the service ended by itself")
+    anyhow::bail!("the {side} side of the service ended unexpectedly")
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub fn token_key(directory: &Path) -> Result<Tokens> {
     let text = secret(&path, || {
         let mut bytes = [0; 32];
         if SystemRandom::new().fill(&mut bytes).is_err() {
-            bail!("the system gives no randomness");
+            bail!("the system provides no random numbers");
         }
         Ok(STANDARD.encode(bytes))
     })?;

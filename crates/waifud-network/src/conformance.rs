@@ -112,7 +112,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
             other.mac = waifud_types::MacAddr::of_guest([9, 9, 9]);
             s.lan.push(other);
         }),
-        ("an identity that is somebody's address", |s| {
+        ("an identity that is a port's address", |s| {
             s.lan[0].identity = Some(s.ports[0].address);
         }),
         ("everything as a source", |s| {

@@ -71,7 +71,7 @@ impl NodeRequest {
     /// Parses a request. Everything in it except the public key is ignored.
     pub fn parse(text: &str) -> Result<Self, PkiError> {
         if text.len() > REQUEST_MAX {
-            return Err(PkiError::Text("the request is longer than any of ours"));
+            return Err(PkiError::Text("the request is too long"));
         }
         let request = CertificateSigningRequestParams::from_pem(text).map_err(PkiError::Request)?;
         let key = request.public_key;

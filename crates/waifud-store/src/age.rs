@@ -1,4 +1,4 @@
-//! How old the history is: by the time that waifud ran, never by the time of day, which may be wrong by years.
+//! The age of the history, in running time of waifud: the system clock may be wrong by years.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use rusqlite::OptionalExtension;
 use crate::codec::to_i64;
 use crate::{ReadTx, StoreError, WriteTx};
 
-/// Seconds between two marks at least: ages are known to the hour.
+/// The minimum number of seconds between two marks, so ages are accurate to the hour.
 const MARK_EVERY_S: i64 = 3600;
 
 impl ReadTx<'_> {
-    /// Everything up to this revision is older than that; 0 when nothing is known to be.
+    /// The newest revision that is known to be older than `age`; 0 if there is none.
     pub fn older_than(&self, age: Duration) -> Result<u64, StoreError> {
         let before = running(self)?.saturating_sub(to_i64(age.as_secs()));
         let revision: Option<i64> = self
@@ -23,7 +23,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// waifud ran for so much longer. Marks are kept for `age`.
+    /// Adds to the running time of waifud. Marks are kept for `age`.
     pub fn grow_older(&mut self, by: Duration, age: Duration) -> Result<(), StoreError> {
         let now = running(self)?.saturating_add(to_i64(by.as_secs()));
         self.conn
@@ -42,7 +42,7 @@ impl WriteTx<'_> {
                 "INSERT OR REPLACE INTO history_marks (running_s, revision) VALUES (?1, ?2)",
             )?
             .execute((now, newest))?;
-        // The newest of those that are older than anybody asks for stands for all of them.
+        // Of the marks that are older than every age in use, only the newest is needed.
         let oldest = now.saturating_sub(to_i64(age.as_secs()));
         self.conn
             .prepare_cached(
@@ -54,7 +54,7 @@ impl WriteTx<'_> {
     }
 }
 
-/// Seconds that waifud ran, over all its runs.
+/// The total running time of waifud in seconds.
 fn running(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
     let text: Option<String> = tx
         .conn

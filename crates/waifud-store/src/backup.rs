@@ -1,7 +1,7 @@
-//! A whole copy of the database while it is in use, and what has to change in a copy before it may take over.
+//! Copies the database while it is in use, and prepares a copy to replace it.
 //!
-//! Neither needs a running [`Store`](crate::Store): a copy is made from outside of the process that writes, in one read
-//! transaction, so it is the state of one instant and holds nobody up.
+//! Neither needs a running [`Store`](crate::Store). A copy is made by another process in one read transaction, so it is
+//! a consistent snapshot and does not block writes.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use waifud_types::{Incarnation, Revision};
 
 use crate::{StoreError, events, migrate};
 
-/// Which state a copy has.
+/// The state that a copy contains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Snapshot {
-    /// The newest revision in it.
+    /// The newest revision.
     pub revision: Revision,
-    /// Its schema.
+    /// The schema version.
     pub schema: u32,
 }
 
@@ -26,14 +26,14 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
         source: source.into(),
     };
     let conn = open(from)?;
-    // SQLite writes into the empty file that is there, with the mode that it has.
+    // SQLite writes to the existing empty file and keeps its mode.
     private(to).map_err(|error| StoreError::Backup {
         path: to.to_owned(),
         source: error.into(),
     })?;
     let target = to.to_str().ok_or_else(|| StoreError::Backup {
         path: to.to_owned(),
-        source: "its name is no UTF-8".into(),
+        source: "its path is not valid UTF-8".into(),
     })?;
     conn.execute("VACUUM INTO ?1", [target]).map_err(failed)?;
     drop(conn);
@@ -49,10 +49,10 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
     Ok(snapshot)
 }
 
-/// Makes the copy at `path` ready to take over: checks it, brings it to the newest schema, and begins another life.
+/// Prepares the copy at `path` to replace the database: checks it, migrates it, and gives it a new incarnation.
 ///
-/// What happened since the copy was made is not in it, so from then on nothing is taken for granted: nodes are given
-/// no instance before they have said what runs on them, and destroy nothing before an operator has confirmed.
+/// The copy does not contain what happened since it was made. So no node is given an instance before it has reported
+/// what runs on it, and no node destroys anything before an operator has confirmed it.
 pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreError> {
     let mut conn = open(path)?;
     let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
@@ -69,7 +69,7 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
         "UPDATE meta SET value = ?1 WHERE key = 'incarnation'",
         [fresh.to_string()],
     )?;
-    // The machine that takes over need not be the one that the copy was made on.
+    // The new machine may be another than the one on which the copy was made.
     tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
         "UPDATE nodes SET swept = 0, confirmed = 0, unmanaged_count = 0, unmanaged_addresses = '[]'",

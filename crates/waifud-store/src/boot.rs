@@ -1,4 +1,4 @@
-//! Which boots waifud's own machine and the nodes were last seen in.
+//! The last known boot ids of waifud's machine and of the nodes.
 
 use rusqlite::OptionalExtension;
 use waifud_types::{BootId, NodeId};
@@ -7,7 +7,7 @@ use crate::codec::node16;
 use crate::{StoreError, WriteTx};
 
 impl WriteTx<'_> {
-    /// Notes the present boot of waifud's machine and returns the one that was noted before, if any.
+    /// Stores the current boot id of waifud's machine and returns the previous one, if any.
     pub fn note_boot(&mut self, boot: BootId) -> Result<Option<BootId>, StoreError> {
         let before: Option<String> = self
             .conn
@@ -16,7 +16,7 @@ impl WriteTx<'_> {
             })
             .optional()?;
         let before = before.and_then(|text| text.parse().ok());
-        // The usual restart of the daemon writes nothing.
+        // If only the daemon was restarted, nothing is written.
         if before != Some(boot) {
             self.conn.execute(
                 "INSERT OR REPLACE INTO meta (key, value) VALUES ('boot', ?1)",
@@ -26,7 +26,7 @@ impl WriteTx<'_> {
         Ok(before)
     }
 
-    /// Notes the present boot of a node's machine.
+    /// Stores the current boot id of a node.
     pub fn set_node_boot(&mut self, node: NodeId, boot: BootId) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE nodes SET boot_id = ?2 WHERE id = ?1")?

@@ -1,4 +1,4 @@
-//! Bundles: the encrypted documents of instances, and the keys that open them.
+//! Bundles: the encrypted documents of instances, and their keys.
 
 use waifud_types::{Digest, InstanceId, NodeId, Secret, Timestamp};
 
@@ -36,8 +36,8 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Gives the instance its documents. The ones before stay until the next change, for a node that is fetching them;
-    /// older ones go.
+    /// Stores the documents of an instance. The previous ones are kept until the next change, for a node that is still
+    /// fetching them; older ones are deleted.
     pub fn put_bundle(
         &mut self,
         instance: InstanceId,

@@ -1,4 +1,4 @@
-//! How values of ours become columns and come back.
+//! Converts values to columns and back.
 
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -28,7 +28,7 @@ pub(crate) fn json<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| corrupt(column)(e.into()))
 }
 
-/// A value whose JSON form is a bare word, such as `kvm`.
+/// A value whose JSON form is a single word, for example `kvm`.
 pub(crate) fn word<T: DeserializeOwned>(
     row: &Row<'_>,
     column: &'static str,
@@ -37,7 +37,7 @@ pub(crate) fn word<T: DeserializeOwned>(
     serde_json::from_value(serde_json::Value::String(text)).map_err(|e| corrupt(column)(e.into()))
 }
 
-/// The bare word of a value whose JSON form is one.
+/// The word of such a value.
 pub(crate) fn to_word<T: Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
     let quoted = to_json(what, value)?;
     Ok(quoted.trim_matches('"').to_owned())
@@ -87,7 +87,7 @@ pub(crate) fn digest(row: &Row<'_>, column: &'static str) -> Result<Digest, Stor
     Ok(Digest::from_bytes(bytes))
 }
 
-/// Whole numbers are signed in `SQLite`; ours are not, and stay below 2^63.
+/// SQLite's integers are signed. waifud's are unsigned and below 2^63.
 pub(crate) fn count(row: &Row<'_>, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|e| corrupt(column)(e.into()))

@@ -1,4 +1,4 @@
-//! How every connection is set, and statements that have neither values nor rows.
+//! The settings of every connection, and statements without values and rows.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::StoreError;
 /// How long a connection waits for another process's lock (a backup by hand, the `sqlite3` shell).
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
 
-/// What every connection needs. `statements` are kept prepared.
+/// Applies the settings of every connection. `statements` is the number of cached statements.
 pub(crate) fn settle(conn: &Connection, statements: usize) -> Result<(), StoreError> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(statements);
-    // Else a kept statement with a join is planned anew at each use, because its values are others than before: that
-    // was an eighth of a create. No plan here hangs on values, there being no statistics.
+    // Otherwise SQLite plans a cached statement with a join again whenever its values change, which took an eighth of a
+    // create. No plan here depends on values, because there are no statistics.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 
-/// Runs a statement that has neither values nor rows, kept prepared.
+/// Runs and caches a statement without values and rows.
 pub(crate) fn run(conn: &Connection, statement: &str) -> Result<(), StoreError> {
     conn.prepare_cached(statement)?.execute([])?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What lets somebody in, in a database that is no longer or not yet in use: what a backup would bring back.
+//! The credentials in a database that is not in use: those that a restored backup would bring back.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,33 +10,33 @@ use crate::StoreError;
 use crate::backup::open;
 use crate::codec::{digest, name, node_id, node16};
 
-/// Everything in a database that lets somebody in.
+/// All credentials in a database.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Credentials {
-    /// API tokens: the name, and the part that is no secret.
+    /// API tokens: the name and the public part.
     pub tokens: Vec<(Name, [u8; 8])>,
-    /// Nodes, and the key that each is known by.
+    /// Nodes and their keys.
     pub nodes: Vec<(NodeId, Name, Digest)>,
-    /// Join tokens that no node has used.
+    /// Join tokens that have not been used.
     pub join_tokens: Vec<String>,
 }
 
-/// What became of the credentials of a copy.
+/// The result for the credentials of a copy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Voided {
-    /// API tokens that work no more.
+    /// Deleted API tokens.
     pub tokens: Vec<Name>,
-    /// API tokens that work again.
+    /// Valid API tokens.
     pub tokens_kept: Vec<Name>,
-    /// Join tokens that work no more.
+    /// Deleted join tokens.
     pub join_tokens: Vec<String>,
-    /// Nodes that are not let in any more.
+    /// Nodes without access.
     pub nodes: Vec<Name>,
-    /// Nodes that are let in.
+    /// Nodes with access.
     pub nodes_kept: Vec<Name>,
 }
 
-/// Reads what lets somebody in by the database at `path`.
+/// Reads the credentials in the database at `path`.
 pub fn read(path: &Path) -> Result<Credentials, StoreError> {
     let conn = open(path)?;
     let credentials = of(&conn)?;
@@ -44,11 +44,11 @@ pub fn read(path: &Path) -> Result<Credentials, StoreError> {
     Ok(credentials)
 }
 
-/// Makes worthless what the copy at `path` would bring back: join tokens and, unless `keep_tokens`, API tokens.
+/// Deletes credentials from the copy at `path`: join tokens and, unless `keep_tokens` is set, API tokens.
 ///
-/// `today` is what the database knows in whose place the copy comes, where it can be read: API tokens and nodes that it
-/// does not know were revoked or removed since the copy was made, and a node's key of today takes the place of an older
-/// one.
+/// `today` has the credentials of the database that the copy replaces, if it is readable. API tokens and nodes that it
+/// does not contain were revoked or removed after the copy was made, and are deleted too. Its key of a node replaces an
+/// older key in the copy.
 pub fn void(
     path: &Path,
     today: Option<&Credentials>,

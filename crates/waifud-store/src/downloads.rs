@@ -1,4 +1,4 @@
-//! Templates on their way: what was asked for, and what has to be known to go on after a restart.
+//! Downloads of template images: the request, and what is needed to continue after a restart.
 
 use rusqlite::{OptionalExtension, Row};
 use waifud_api::{CreateDownload, Problem};
@@ -7,20 +7,20 @@ use waifud_types::{Digest, Name, Timestamp};
 use crate::codec::{corrupt, digest, json, name, time, to_json};
 use crate::{ReadTx, StoreError, WriteTx};
 
-/// One template on its way.
+/// One download.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DownloadRow {
-    /// The template to be.
+    /// The template that the download creates.
     pub template: Name,
-    /// Names the source: rows with the same one share a file.
+    /// Identifies the source. Downloads with the same source share one file.
     pub source: Digest,
-    /// What was asked for, filled in from the catalog.
+    /// The request, completed from the catalog.
     pub request: CreateDownload,
-    /// Why it failed; `None` while it goes on.
+    /// Why it failed; `None` while it is running.
     pub error: Option<Problem>,
-    /// What the server named the version whose beginning is here.
+    /// The server's validator (an ETag or a date) of the partial file.
     pub validator: Option<String>,
-    /// When somebody asked.
+    /// The time of the request.
     pub created_at: Timestamp,
 }
 
@@ -42,7 +42,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// How many downloads go on.
+    /// The number of running downloads.
     pub fn downloads_running(&self) -> Result<u64, StoreError> {
         self.conn
             .prepare_cached("SELECT count(*) AS running FROM downloads WHERE error IS NULL")?
@@ -51,7 +51,7 @@ impl ReadTx<'_> {
             .map_err(Into::into)
     }
 
-    /// The downloads that share a source and go on.
+    /// The running downloads of a source.
     pub fn downloads_from(&self, source: Digest) -> Result<Vec<DownloadRow>, StoreError> {
         self.conn
             .prepare_cached(
@@ -61,7 +61,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// The image that came from a publisher's checksum before, if it is still here.
+    /// The image with this publisher's checksum, if it is stored.
     pub fn image_with_checksum(&self, checksum: &str) -> Result<Option<Digest>, StoreError> {
         let found: Option<[u8; 32]> = self
             .conn
@@ -100,7 +100,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Remembers which version of the source has its beginning here.
+    /// Stores the validator of the partial file of a source.
     pub fn set_download_validator(
         &mut self,
         source: Digest,
@@ -112,7 +112,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Ends the downloads that share a source: they failed, all for the same reason.
+    /// Ends all downloads of a source with the same error.
     pub fn fail_downloads(&mut self, source: Digest, error: &Problem) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
@@ -122,7 +122,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Forgets the download of a template; `None` when there was none.
+    /// Deletes the download of a template; `None` if there was none.
     pub fn remove_download(&mut self, template: &str) -> Result<Option<DownloadRow>, StoreError> {
         let row = self.download(template)?;
         self.conn

@@ -44,7 +44,7 @@ pub enum StoreError {
     ReadOnly {
         /// The file.
         path: PathBuf,
-        /// What `SQLite` said, where it was asked to write.
+        /// The error of `SQLite`, if it was asked to write.
         #[source]
         source: Option<rusqlite::Error>,
     },
@@ -56,7 +56,7 @@ pub enum StoreError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What `SQLite` found.
+        /// The result of `SQLite`'s check.
         verdict: String,
     },
     /// A migration failed and was rolled back.
@@ -95,7 +95,7 @@ pub enum StoreError {
     /// The group of changes was not made durable, and none of them is stored.
     #[error("the change could not be made durable: {why}")]
     Commit {
-        /// What `SQLite` said; its error can't be shared among the jobs of the group.
+        /// The error of `SQLite` as text, because it cannot be shared among the jobs of the group.
         why: String,
         /// Whether the filesystem is full.
         full: bool,
@@ -122,7 +122,7 @@ impl StoreError {
     }
 }
 
-/// What must be unique and is not.
+/// The kind of value that is already in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Taken {
     /// An instance's name.
@@ -141,7 +141,7 @@ pub enum Taken {
     Port,
     /// A network's name.
     NetworkName,
-    /// A bridge: it is another network.
+    /// A bridge, which another network uses.
     Bridge,
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::SqliteFailure(code, _) = error else {
         return false;
     };
-    // The file that readers and the writer share can't grow: SQLite has another code for that.
+    // The file that readers and the writer share cannot grow, for which SQLite has another code.
     code.code == rusqlite::ErrorCode::DiskFull
         || code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
 }

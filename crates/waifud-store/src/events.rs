@@ -1,4 +1,4 @@
-//! The history: appended to in every change, read by lists and watches, trimmed by count and age.
+//! The history: extended by every change, read by lists and watches, trimmed by number and age.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use waifud_types::event::{Actor, Event, ObjectRef};
@@ -7,40 +7,40 @@ use waifud_types::{Generation, Revision, Timestamp};
 use crate::codec::{count, json, maybe_count, time, to_i64, to_json};
 use crate::{ReadTx, StoreError, WriteTx};
 
-/// An event to be; the revision is given by the commit order.
+/// A new event. Its revision follows from the commit order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewEvent {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// Such as `instance.created`.
+    /// The kind, for example `instance.created`.
     pub kind: &'static str,
-    /// What it is about.
+    /// The object.
     pub object: ObjectRef,
-    /// Who caused it.
+    /// The user or program that caused it.
     pub actor: Actor,
     /// The request that caused it.
     pub request_id: Option<String>,
     /// The spec's generation.
     pub generation: Option<Generation>,
-    /// A word for scripts.
+    /// A code for scripts.
     pub reason: Option<String>,
-    /// A sentence for people, without secrets.
+    /// A message for users, without secrets.
     pub message: String,
-    /// More, without secrets.
+    /// Further data, without secrets.
     pub details: serde_json::Value,
 }
 
-/// Which events are wanted.
+/// A filter for events.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EventFilter {
-    /// About the thing with this id or name.
+    /// About the object with this id or name.
     pub object: Option<String>,
-    /// About things of this type, such as `instance`.
+    /// About objects of this type, for example `instance`.
     pub object_type: Option<String>,
 }
 
 impl EventFilter {
-    /// Without an object it is a walk along the history; with one, of its own events only, by the indexes.
+    /// Without an object, reads the history in order; with one, only that object's events, through the indexes.
     fn condition(&self) -> &'static str {
         if self.object.is_some() {
             "(object_id = :object OR object_name = :object) AND (:type IS NULL OR object_type = :type)"
@@ -90,8 +90,8 @@ impl WriteTx<'_> {
         Ok(self.at(number))
     }
 
-    /// Removes all but the newest `keep` events, and those up to number `old`; at most `limit` at once. Returns how many
-    /// went.
+    /// Deletes all but the newest `keep` events, and those up to number `old`, at most `limit` at once. Returns how
+    /// many were deleted.
     pub fn trim_events(&mut self, keep: u64, old: u64, limit: u64) -> Result<usize, StoreError> {
         let last_by_count = to_i64(self.newest()).saturating_sub(to_i64(keep));
         let removed = self
@@ -153,7 +153,7 @@ impl ReadTx<'_> {
         Ok(events)
     }
 
-    /// The newest `limit` events about the thing with this id, oldest first.
+    /// The newest `limit` events about the object with this id, oldest first.
     pub fn newest_events_of(&self, object_id: &str, limit: u32) -> Result<Vec<Event>, StoreError> {
         let mut statement = self.conn.prepare_cached(
             "SELECT * FROM events WHERE object_id = ?1 ORDER BY revision DESC LIMIT ?2",
@@ -172,7 +172,7 @@ impl ReadTx<'_> {
         newest(self.conn)
     }
 
-    /// The number before the oldest event that is still there: nothing after it is missing.
+    /// The number before the oldest stored event: after it, the history is complete.
     pub fn oldest_resumable(&self) -> Result<u64, StoreError> {
         let oldest: Option<i64> = self
             .conn

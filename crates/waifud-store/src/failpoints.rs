@@ -1,7 +1,7 @@
-//! The store's acts. Tests let waifud die around each.
+//! The failpoints of the store. Tests kill waifud before and after each.
 
 waifud_kit::acts! {
     "waifud":
-    /// A group of changes becomes durable. Nobody is answered before.
+    /// A group of changes becomes durable. Only then are they acknowledged.
     COMMIT = "commit";
 }

@@ -1,4 +1,4 @@
-//! Answers that were given, remembered so that a repeated request gets the same one.
+//! Remembered answers, so that a repeated request gets the same one.
 
 use rusqlite::OptionalExtension;
 use waifud_types::{Digest, Timestamp};
@@ -6,7 +6,7 @@ use waifud_types::{Digest, Timestamp};
 use crate::codec::to_i64;
 use crate::{ReadTx, StoreError, WriteTx};
 
-/// What was answered.
+/// A remembered answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredAnswer {
     /// The HTTP status.
@@ -15,20 +15,20 @@ pub struct StoredAnswer {
     pub body: Vec<u8>,
 }
 
-/// Whether a request was seen before.
+/// Whether a request is a repetition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Remembered {
-    /// Never.
+    /// The key is new.
     New,
-    /// With the same body: this was the answer.
+    /// The request is the same, and this was its answer.
     Same(StoredAnswer),
-    /// With another body.
+    /// The key was used for another request.
     Different,
 }
 
 impl ReadTx<'_> {
-    /// Looks up the principal's key; `request` is the digest of the whole request. What is there counts, whatever the
-    /// time of day.
+    /// Looks up the principal's key. `request` is the digest of the whole request. Stored answers are valid regardless
+    /// of the system clock.
     pub fn remembered(
         &self,
         principal: &str,
@@ -56,7 +56,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Remembers an answer, in the transaction of the change it tells of.
+    /// Stores an answer, in the transaction of the change that it reports.
     pub fn remember(
         &mut self,
         principal: &str,
@@ -83,8 +83,8 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Forgets answers given up to revision `old`, and all but the newest `keep`; at most `limit` at once. Returns how
-    /// many went.
+    /// Deletes the answers given up to revision `old`, and all but the newest `keep`, at most `limit` at once. Returns
+    /// how many were deleted.
     pub fn forget_answers(&mut self, old: u64, keep: u64, limit: u64) -> Result<usize, StoreError> {
         let count: i64 = self
             .conn

@@ -1,4 +1,4 @@
-//! Images: which files the image store holds, and who still needs them.
+//! Images: the files in the image store, and what uses them.
 
 use rusqlite::{OptionalExtension, Row};
 use waifud_types::{ByteSize, Digest, Name, NodeId, Timestamp};
@@ -11,16 +11,16 @@ use crate::{ReadTx, StoreError, WriteTx};
 pub struct ImageRow {
     /// The digest of its file.
     pub digest: Digest,
-    /// Bytes of its file.
+    /// The size of the file.
     pub size: ByteSize,
-    /// The size that a guest sees.
+    /// The virtual size.
     pub virtual_size: ByteSize,
     /// When it was uploaded.
     pub created_at: Timestamp,
 }
 
 impl ReadTx<'_> {
-    /// Whether an instance on that node is made from the image.
+    /// Whether an instance on that node uses the image.
     pub fn image_is_on(&self, wanted: Digest, node: NodeId) -> Result<bool, StoreError> {
         Ok(self
             .conn
@@ -37,7 +37,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// Images in the order of their digests, after `after`.
+    /// Images sorted by digest, after `after`.
     pub fn images(&self, after: Option<Digest>, limit: u32) -> Result<Vec<ImageRow>, StoreError> {
         let after = after.map_or_else(Vec::new, |d| d.bytes().to_vec());
         self.conn
@@ -46,7 +46,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// The templates that have the image among their revisions, by name.
+    /// The templates with a revision that has the image, by name.
     pub fn templates_with_image(&self, wanted: Digest) -> Result<Vec<Name>, StoreError> {
         self.conn
             .prepare_cached(
@@ -56,7 +56,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// Whether a template's revision or a living instance needs the image.
+    /// Whether a template's revision or an instance uses the image.
     pub fn image_is_used(&self, wanted: Digest) -> Result<bool, StoreError> {
         Ok(self
             .conn
@@ -73,7 +73,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Adds an image. Succeeds, and says false, when it was there.
+    /// Adds an image. Returns false if it exists already.
     pub fn insert_image(&mut self, image: &ImageRow) -> Result<bool, StoreError> {
         let added = self
             .conn
@@ -87,8 +87,8 @@ impl WriteTx<'_> {
         Ok(added > 0)
     }
 
-    /// Adds an image whose file was verified, or corrects the sizes of the row that is there: an adoption knows them only
-    /// from a node's record. Says whether the row is new.
+    /// Adds an image whose file was verified, or corrects the sizes in its row: an adoption knows them only from a
+    /// node's record. Returns whether the row is new.
     pub fn put_image(&mut self, image: &ImageRow) -> Result<bool, StoreError> {
         if self.insert_image(image)? {
             return Ok(true);
@@ -105,7 +105,7 @@ impl WriteTx<'_> {
         Ok(false)
     }
 
-    /// Forgets an image that nothing needs; false when it was absent or is needed.
+    /// Deletes an unused image; false if it is absent or in use.
     pub fn remove_unused_image(&mut self, unwanted: Digest) -> Result<bool, StoreError> {
         if self.image_is_used(unwanted)? {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Join tokens, and the one key that each node is known by.
+//! Join tokens, and the key of each node.
 
 use rusqlite::{Row, named_params};
 use waifud_types::{Digest, Name, NodeId, Timestamp};
@@ -7,24 +7,24 @@ use crate::codec::{digest, maybe_name, maybe_node_id, name, node_id, node16, tim
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
 
-/// A token, as it is stored: what makes it one is not.
+/// A stored join token, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JoinTokenRow {
-    /// Names it.
+    /// The token's id.
     pub id: String,
-    /// The node that it is for, when for one only.
+    /// The name of the only node that it admits; `None` for any node.
     pub name: Option<Name>,
-    /// Who made it.
+    /// Who created it.
     pub created_by: String,
-    /// When.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// The node that came in by it, and with which key.
+    /// The node that joined with it, and that node's key.
     pub spent: Option<(NodeId, Digest)>,
 }
 
-/// Which key a node is known by.
+/// The key of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeKeyRow {
     /// The node.
@@ -45,7 +45,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// All tokens, the oldest first, each with the name of the node that came in by it, where that node is still known.
+    /// All tokens, oldest first, each with the name of the node that joined with it, if that node exists.
     pub fn join_tokens(&self) -> Result<Vec<(JoinTokenRow, Option<Name>)>, StoreError> {
         self.conn
             .prepare_cached(
@@ -56,7 +56,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// The key that a node is known by; none when it never joined.
+    /// The key of a node; `None` if it has not joined.
     pub fn node_key(&self, node: NodeId) -> Result<Option<NodeKeyRow>, StoreError> {
         self.conn
             .prepare_cached("SELECT * FROM node_keys WHERE node = ?1")?
@@ -65,7 +65,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// The id of the node with this name, whether it only joined or was heard of too.
+    /// The id of the node with this name, even if it has joined and not reported yet.
     pub fn node_id_named(&self, wanted: &Name) -> Result<Option<NodeId>, StoreError> {
         self.conn
             .prepare_cached(
@@ -79,7 +79,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Stores a token under its secret's digest. Tokens that expired before `forget` go.
+    /// Stores a token under its secret's digest. Deletes tokens that expired before `forget`.
     pub fn insert_join_token(
         &mut self,
         row: &JoinTokenRow,
@@ -105,7 +105,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// The node has come in by the token.
+    /// Records that the node has joined with the token.
     pub fn spend_join_token(
         &mut self,
         id: &str,
@@ -118,7 +118,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Forgets a token; false when there is none.
+    /// Deletes a token; false if it does not exist.
     pub fn delete_join_token(&mut self, id: &str) -> Result<bool, StoreError> {
         let gone = self
             .conn
@@ -127,7 +127,7 @@ impl WriteTx<'_> {
         Ok(gone > 0)
     }
 
-    /// The node is known by this key from now on, and by no other.
+    /// Sets the only key of the node.
     pub fn put_node_key(&mut self, row: &NodeKeyRow, at: Timestamp) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
@@ -142,12 +142,12 @@ impl WriteTx<'_> {
                 at.as_microsecond(),
             ))
             .map_err(|e| taken(e, &[("node_keys.name", Taken::NodeName)]))?;
-        // Its watches end when their key is no longer the one.
+        // Watches that use a former key end.
         self.touch(Topic::Node(row.node));
         Ok(())
     }
 
-    /// The node has another name.
+    /// Renames the node.
     pub fn rename_node_key(&mut self, node: NodeId, name: &Name) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE node_keys SET name = ?2 WHERE node = ?1")?

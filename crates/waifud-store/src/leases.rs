@@ -1,4 +1,5 @@
-//! Leases: the MAC of a nic, for life, and its address, until the node has confirmed that the guest is gone.
+//! Leases: the permanent MAC address of a nic, and its IP address, which is kept until the node has confirmed that the
+//! guest is destroyed.
 
 use std::net::Ipv4Addr;
 
@@ -16,12 +17,12 @@ pub struct LeaseRow {
     pub nic: u32,
     /// Its MAC.
     pub mac: MacAddr,
-    /// Its address, once placed.
+    /// Its address; `None` until it is placed.
     pub address: Option<Ipv4Addr>,
 }
 
 impl ReadTx<'_> {
-    /// The addresses of the subnet that have an owner, ascending.
+    /// The assigned addresses of the subnet, ascending.
     pub fn taken_addresses(&self, subnet: Ipv4Net) -> Result<Vec<Ipv4Addr>, StoreError> {
         let addresses = self
             .conn
@@ -36,7 +37,7 @@ impl ReadTx<'_> {
         Ok(addresses)
     }
 
-    /// The first address of a range that has an owner, and the owner.
+    /// The first assigned address of a range, and its instance.
     pub fn owner_in(&self, range: Ipv4Net) -> Result<Option<(Ipv4Addr, InstanceId)>, StoreError> {
         self.conn
             .prepare_cached(
@@ -54,7 +55,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// Whether a nic has the MAC.
+    /// Whether a nic has the MAC address.
     pub fn mac_is_taken(&self, mac: MacAddr) -> Result<bool, StoreError> {
         Ok(self
             .conn
@@ -62,7 +63,7 @@ impl ReadTx<'_> {
             .exists([mac.bytes()])?)
     }
 
-    /// Who has the address.
+    /// The instance with the address.
     pub fn address_owner(&self, address: Ipv4Addr) -> Result<Option<InstanceId>, StoreError> {
         self.conn
             .prepare_cached("SELECT instance FROM leases WHERE address = ?1")?
@@ -75,7 +76,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Gives a nic its MAC.
+    /// Assigns a MAC address to a nic.
     pub fn insert_lease(
         &mut self,
         instance: InstanceId,
@@ -95,7 +96,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives a nic its address.
+    /// Assigns an address to a nic.
     pub fn set_lease_address(
         &mut self,
         instance: InstanceId,

@@ -1,13 +1,13 @@
-//! The only place with SQL: one SQLite file, one writer with group commit, readers beside it.
+//! The only crate with SQL: one SQLite file, one writer with group commit, and concurrent readers.
 //!
-//! [`Store::write`] takes a closure that gets a [`WriteTx`] and calls typed functions on it; it is queued for the one
-//! writer and answered once its changes are on the disk (WAL, `synchronous=FULL`). [`Store::read`] does the same with
-//! a [`ReadTx`] on a connection of its own. Nothing above this crate sees a statement, a row or a lock.
+//! [`Store::write`] takes a closure that gets a [`WriteTx`] and calls its typed functions. The closure is queued for
+//! the only writer and acknowledged once its changes are on disk (WAL, `synchronous=FULL`). [`Store::read`] does the
+//! same with a [`ReadTx`] on a separate connection. No other crate uses statements, rows or locks.
 //!
-//! Whatever changes what people may want to know of calls [`WriteTx::emit`] in the same transaction: the event's
-//! number is the revision of the change, and after the commit [`Store::subscribe`] wakes everybody who waits.
-//! Rows that a node's watch carries remember the revision that changed them last, so a watch resumes by asking for
-//! what is newer, however much of the history was trimmed in between.
+//! A change that is visible to users calls [`WriteTx::emit`] in the same transaction. The number of the event is the
+//! revision of the change, and after the commit [`Store::subscribe`] wakes all waiting callers. Rows that a node's
+//! watch sends contain the revision of their last change. So a watch resumes by requesting newer rows, even if the
+//! history in between was trimmed.
 
 mod age;
 pub mod backup;
@@ -80,15 +80,15 @@ use readers::Readers;
 use wakeups::Wakeups;
 use writer::{Core, Queue, TypedJob};
 
-/// How the store runs.
+/// How the store executes jobs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// A writer thread and this many reading connections.
     Threads {
-        /// Reads at once.
+        /// The number of concurrent reads.
         readers: usize,
     },
-    /// Everything at once on the caller's thread, for deterministic simulations.
+    /// Every job at once on the caller's thread, for deterministic simulations.
     Inline,
 }
 
@@ -108,7 +108,7 @@ struct Inner {
     wakeups: Arc<Wakeups>,
 }
 
-/// The database. Cheap to clone; the last one dropped waits for the queue to empty.
+/// The database. Cheap to clone. Dropping the last clone waits until the queue is empty.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -121,8 +121,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database, makes it when it is absent (0600), and migrates it. `fresh` becomes the incarnation of a new
-    /// database.
+    /// Opens the database, creates it if it does not exist (0600), and migrates it. `fresh` becomes the incarnation of
+    /// a new database.
     pub fn open(path: &Path, mode: Mode, fresh: Incarnation) -> Result<Self, StoreError> {
         let open_error = |source| StoreError::Open {
             path: path.to_owned(),
@@ -141,7 +141,7 @@ impl Store {
         health::must_be_writable(&conn, path)?;
         let newest = events::newest(&conn)?;
         let wakeups = Arc::new(Wakeups::new(newest));
-        // What a savepoint may have to put back is kept in memory, a job's worth at a time: in a file, its writes were
+        // What a rollback of a savepoint needs, at most one job's data, is kept in memory. In a file, writing it took
         // an eighth of a create.
         conn.execute_batch("PRAGMA temp_store = MEMORY")
             .map_err(open_error)?;
@@ -178,8 +178,8 @@ impl Store {
         })
     }
 
-    /// Queues a change and waits until it is durable. When the job returns an error, everything it did is undone.
-    /// Once queued it happens, also when the caller stops waiting.
+    /// Queues a change and waits until it is durable. If the job returns an error, its changes are rolled back. Once
+    /// queued, it is executed even if the caller stops waiting.
     pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
@@ -202,7 +202,7 @@ impl Store {
             .unwrap_or_else(|_| Err(StoreError::Closed.into()))
     }
 
-    /// Reads in one consistent view. A write that was acknowledged before is seen.
+    /// Reads a consistent snapshot that includes every acknowledged write.
     pub async fn read<T, E, F>(&self, job: F) -> Result<T, E>
     where
         F: FnOnce(ReadTx<'_>) -> Result<T, E> + Send + 'static,
@@ -225,13 +225,13 @@ impl Store {
             .unwrap_or_else(|_| Err(StoreError::Panicked.into()))
     }
 
-    /// Why changes can't be stored, in a sentence; `None` when they can, as far as that shows without a write. Blocks on
-    /// the filesystem for a moment.
+    /// Why changes cannot be stored, in a sentence; `None` if they can, as far as that is known without a write.
+    /// Briefly blocks on the filesystem.
     pub fn trouble(&self) -> Option<String> {
         self.inner.health.trouble()
     }
 
-    /// The life of this database.
+    /// The incarnation of this database.
     pub fn incarnation(&self) -> Incarnation {
         self.inner.incarnation
     }
@@ -249,7 +249,7 @@ impl Store {
         self.inner.wakeups.subscribe()
     }
 
-    /// Wakes whenever something about the topic was committed. Subscribe first, then read.
+    /// Wakes whenever a change of the topic is committed. Subscribe first, then read.
     pub fn subscribe_topic(&self, topic: Topic) -> watch::Receiver<u64> {
         self.inner.wakeups.subscribe_topic(topic)
     }
@@ -267,11 +267,12 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The writer's connection goes last: only one that may write can fold the log back into the file.
+        // The writer's connection is closed last, because only a connection that can write merges the log into the
+        // file.
         self.readers.close();
         if let Engine::Thread { queue, thread } = &mut self.engine {
             drop(queue.take());
-            // A job may hold the last handle: a thread can't wait for itself.
+            // A job may drop the last handle, and a thread cannot wait for itself.
             let own = std::thread::current().id();
             if let Some(thread) = thread.take_if(|thread| thread.thread().id() != own) {
                 let _ended_one_way_or_another = thread.join();
@@ -280,7 +281,7 @@ impl Drop for Inner {
     }
 }
 
-/// The database holds user-data: nobody else reads it. Best effort, as the directory is closed too.
+/// Only the owner may read the database, because it contains user-data. Best effort: the directory is private, too.
 fn restrict(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {

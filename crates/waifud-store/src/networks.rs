@@ -1,4 +1,4 @@
-//! Networks: their names, the bridge that each means on nodes, and who uses them.
+//! Networks: their names, their bridges on the nodes, and the instances that use them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use crate::codec::{count, id16, json, maybe_time, name};
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, WriteTx};
 
-/// A network as it is stored.
+/// A stored network.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkRow {
     /// Its name.
     pub name: Name,
-    /// The bridge on nodes; null for `default`, which each node routes by itself.
+    /// The bridge on nodes; `None` for `default`, which every node routes.
     pub bridge: Option<String>,
-    /// When somebody added it; null for `default`.
+    /// When it was added; `None` for `default`.
     pub created_at: Option<Timestamp>,
     /// How many instances have a nic on it.
     pub used_by: u64,
@@ -32,7 +32,7 @@ pub struct NicRow {
     pub owner: Name,
     /// The nic.
     pub nic: NicSpec,
-    /// Addresses that were seen at the instance on that network.
+    /// Addresses observed at the instance on that network.
     pub seen: Vec<IpAddr>,
 }
 
@@ -50,7 +50,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// Whether there is such a network.
+    /// Whether the network exists.
     pub fn is_network(&self, wanted: &str) -> Result<bool, StoreError> {
         Ok(self
             .conn
@@ -74,7 +74,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// Everything that instances have or may have on a network: their nics there, and addresses that were seen at them.
+    /// All addresses that instances have or may have on a network: their nics there, and the observed addresses.
     pub fn nics_on(&self, network: &Name) -> Result<Vec<NicRow>, StoreError> {
         let mut nics = Vec::new();
         let mut statement = self.conn.prepare_cached(
@@ -114,7 +114,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Adds a network. `Taken` when another has its name or its bridge.
+    /// Adds a network. `Taken` if another network has its name or its bridge.
     pub fn insert_network(
         &mut self,
         name: &Name,
@@ -136,7 +136,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Removes a network that nobody uses; the database refuses to remove another.
+    /// Deletes an unused network; the database refuses to delete others.
     pub fn remove_network(&mut self, name: &Name) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("DELETE FROM networks WHERE name = ?1")?
@@ -144,7 +144,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// An instance has a nic on the network, until it is gone.
+    /// Records that an instance has a nic on the network, until the instance is removed.
     pub fn use_network(&mut self, network: &Name, instance: InstanceId) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(

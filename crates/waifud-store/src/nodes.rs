@@ -1,4 +1,4 @@
-//! Nodes: what they told of themselves, their subnet, and whether they are heard of.
+//! Nodes: their reported facts, their subnets, and whether they are reachable.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,15 +22,15 @@ pub struct NewNode {
     pub id: NodeId,
     /// Its name.
     pub name: Name,
-    /// What it told of itself.
+    /// The reported facts.
     pub facts: NodeFacts,
     /// The guests' subnet on it.
     pub subnet: Ipv4Net,
-    /// Now.
+    /// The current time.
     pub at: Timestamp,
 }
 
-/// A node as it is stored.
+/// A stored node.
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub struct NodeRow {
@@ -38,38 +38,38 @@ pub struct NodeRow {
     pub id: NodeId,
     /// Its name.
     pub name: Name,
-    /// What it told of itself last.
+    /// The facts in its last report.
     pub facts: NodeFacts,
-    /// Labels that operators gave it.
+    /// Labels that operators set.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is heard of.
+    /// Whether it is reachable.
     pub reachable: bool,
-    /// Whether it takes no more instances.
+    /// Whether it does not accept new instances.
     pub cordoned: bool,
     /// The guests' subnet on it.
     pub subnet: Ipv4Net,
     /// When it joined.
     pub joined_at: Timestamp,
-    /// When it was last heard of; written only when that ended, null before.
+    /// The last contact; written only when the node becomes unreachable, `None` before.
     pub last_contact: Option<Timestamp>,
-    /// How many things are on it and in nobody's list; [`ReadTx::unmanaged_on`] reads them.
+    /// The number of unmanaged objects on it; [`ReadTx::unmanaged_on`] reads them.
     pub unmanaged_count: u32,
     /// Their addresses.
     pub unmanaged_addresses: Vec<Ipv4Addr>,
-    /// Whether it has said, since the database was restored, what is on it and in nobody's list.
+    /// Whether it has reported its unmanaged objects since the database was restored.
     pub swept: bool,
     /// Whether an operator has confirmed the database for it; false only after a restore.
     pub confirmed: bool,
-    /// Which boot of its machine it was last heard of in; null until it has said so.
+    /// The boot id at its last contact; `None` until it was reported.
     pub boot_id: Option<BootId>,
-    /// What is promised to instances.
+    /// The capacity that is reserved for instances.
     pub promised: Resources,
-    /// The revision that changed what the node itself is given.
+    /// The revision of the last change of the node's own configuration.
     pub slice_revision: u64,
 }
 
 impl NodeRow {
-    /// The value of one of its labels: an operator's word, else the node's own.
+    /// The value of one of its labels; an operator's label overrides a reported one.
     pub fn label(&self, key: &str) -> Option<&String> {
         self.labels.get(key).or_else(|| self.facts.labels.get(key))
     }
@@ -102,7 +102,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// What is on the node and in nobody's list. It may be megabytes: read where it is asked for, and only there.
+    /// The unmanaged objects on the node. They may be megabytes, so they are read only here.
     pub fn unmanaged_on(&self, id: NodeId) -> Result<Vec<Unmanaged>, StoreError> {
         self.conn
             .prepare_cached("SELECT things FROM unmanaged WHERE node = ?1")?
@@ -121,7 +121,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Adds a node. `revision` is that of the event that tells of it.
+    /// Adds a node. `revision` is that of the event about this change.
     pub fn insert_node(&mut self, new: &NewNode, revision: Revision) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
@@ -149,7 +149,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Replaces what the node told of itself.
+    /// Replaces the reported facts of the node.
     pub fn set_node_facts(&mut self, id: NodeId, facts: &NodeFacts) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE nodes SET facts = ?2 WHERE id = ?1")?
@@ -157,7 +157,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives the node another name. `revision` is that of the event that tells of it.
+    /// Renames the node. `revision` is that of the event about this change.
     pub fn rename_node(
         &mut self,
         id: NodeId,
@@ -172,7 +172,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Gives the node another subnet. `revision` is that of the event that tells of it.
+    /// Changes the subnet of the node. `revision` is that of the event about this change.
     pub fn set_node_subnet(
         &mut self,
         id: NodeId,
@@ -187,7 +187,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Notes that the node is heard of again, or no longer.
+    /// Records whether the node is reachable.
     pub fn set_node_reachable(
         &mut self,
         id: NodeId,
@@ -204,7 +204,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Replaces the list of what is on the node and in nobody's list.
+    /// Replaces the list of unmanaged objects on the node.
     pub fn set_node_unmanaged(
         &mut self,
         id: NodeId,
@@ -234,8 +234,8 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// An operator's word that the restored database is the right one for this node. `revision` is that of the event
-    /// that tells of it. The node and its instances hear of it.
+    /// Records an operator's confirmation that the restored database is the right one for this node. `revision` is that
+    /// of the event about this change. The node and its instances are sent again.
     pub fn confirm_node(&mut self, id: NodeId, revision: Revision) -> Result<(), StoreError> {
         let revision = to_i64(revision.number);
         self.conn

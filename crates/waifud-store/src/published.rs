@@ -1,4 +1,4 @@
-//! Published ports: each port of a node leads to one instance.
+//! Published ports: each port of a node belongs to one instance.
 
 use waifud_types::spec::{Protocol, PublishSpec};
 use waifud_types::{InstanceId, Name, NodeId};
@@ -8,7 +8,7 @@ use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, WriteTx};
 
 impl ReadTx<'_> {
-    /// Whom a port of a node leads to, one that is being destroyed included.
+    /// The instance that a port of a node is published to, even while the instance is being deleted.
     pub fn publisher(
         &self,
         node: NodeId,
@@ -29,7 +29,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Makes these the ports of the node that lead to the instance. `Taken` when one leads to another.
+    /// Sets the ports of the node that are published to the instance. `Taken` if another instance has one of them.
     pub fn set_published(
         &mut self,
         instance: InstanceId,

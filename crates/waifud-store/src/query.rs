@@ -6,18 +6,18 @@ use waifud_types::InstanceState;
 use crate::instances::{SELECT, instance};
 use crate::{InstanceRow, ReadTx, StoreError};
 
-/// Which instances are wanted; everything must hold.
+/// A filter for instances; all conditions must hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InstanceFilter {
-    /// In one of these states; empty is any.
+    /// In one of these states; if empty, in any state.
     pub states: Vec<InstanceState>,
-    /// On the node of that name.
+    /// On the node with this name.
     pub node: Option<String>,
-    /// From the template of that name.
+    /// Of the template with this name.
     pub template: Option<String>,
-    /// With exactly that name.
+    /// With exactly this name.
     pub name: Option<String>,
-    /// With these labels; without a value, whatever the value.
+    /// With these labels; a label without a value matches any value.
     pub labels: Vec<(String, Option<String>)>,
 }
 
@@ -76,7 +76,7 @@ fn has_label(condition: &str) -> String {
     )
 }
 
-/// `unknown` is never stored: it is what a silent node makes of its instances.
+/// `unknown` is never stored: it is the state of the instances of an unreachable node.
 fn state_condition(state: InstanceState) -> String {
     match state {
         InstanceState::Unknown => "(n.reachable = 0 AND i.deleting = 0)".to_owned(),

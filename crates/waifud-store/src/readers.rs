@@ -1,4 +1,4 @@
-//! Connections that only read: in WAL mode they never wait for the writer, nor it for them.
+//! Connections that only read. In WAL mode, readers and the writer do not wait for each other.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::{StoreError, connection};
 pub(crate) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    /// As many reads at once as there are connections; more would only wait for the CPU.
+    /// One concurrent read per connection; more reads would only compete for the CPU.
     pub(crate) permits: Semaphore,
 }
 
@@ -34,7 +34,7 @@ impl Readers {
             .clear();
     }
 
-    /// Lends a connection for one read; opens it when none is idle.
+    /// Lends a connection for one read; opens it if none is idle.
     pub(crate) fn with<T, E: From<StoreError>>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, E>,
@@ -48,7 +48,7 @@ impl Readers {
             Some(conn) => conn,
             None => open(&self.path)?,
         };
-        // One transaction, so that everything a job reads is of one moment.
+        // One transaction, so that a job reads a consistent state.
         connection::run(&conn, "BEGIN")?;
         let answer = read(&conn);
         connection::run(&conn, "COMMIT")?;

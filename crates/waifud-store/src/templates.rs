@@ -1,4 +1,4 @@
-//! Templates and the images they ever pointed at.
+//! Templates and all images that they have referred to.
 
 use rusqlite::Row;
 use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
@@ -7,26 +7,26 @@ use waifud_types::{ByteSize, Digest, Name, Timestamp};
 use crate::codec::{corrupt, count, digest, name, size, time, to_json, to_word, word};
 use crate::{ReadTx, StoreError, WriteTx};
 
-/// A template to be, or its new image.
+/// A new template, or a new image of an existing one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewTemplate {
     /// Its name.
     pub name: Name,
     /// The architecture of its image.
     pub arch: String,
-    /// How its guests find their documents.
+    /// How its guests find their metadata.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
-    /// The user that cloud-init makes.
+    /// The user that cloud-init creates.
     pub default_user: Option<String>,
     /// The image.
     pub image: Digest,
-    /// The publisher's checksum of this image; null when uploaded.
+    /// The publisher's checksum of this image; `None` if it was uploaded.
     pub checksum: Option<String>,
-    /// Where it came from; null when uploaded.
+    /// The source of the image; `None` if it was uploaded.
     pub origin: Option<TemplateOrigin>,
-    /// Now.
+    /// The current time.
     pub at: Timestamp,
 }
 
@@ -39,26 +39,26 @@ pub struct TemplateRow {
     pub arch: String,
 }
 
-/// What instances are made from: a template as a create needs it. Who uses it and what it pointed at before is left
-/// out: counting the users costs as much as there are.
+/// The part of a template that a create needs. Its users and former images are left out, because counting users takes
+/// time in proportion to their number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TemplateSource {
     /// Its name.
     pub name: Name,
     /// The architecture of its image.
     pub arch: String,
-    /// How its guests find their documents.
+    /// How its guests find their metadata.
     pub datasource: Datasource,
-    /// What starts its boot loader.
+    /// The firmware that starts the boot loader.
     pub firmware: Firmware,
     /// The image.
     pub image: Digest,
-    /// The image's virtual size: no disk made from it is smaller.
+    /// The image's virtual size, which is the minimum size of a disk.
     pub min_disk_bytes: ByteSize,
 }
 
 impl ReadTx<'_> {
-    /// What instances of this template are made from.
+    /// The part of this template that a create needs.
     pub fn template_source(&self, wanted: &str) -> Result<Option<TemplateSource>, StoreError> {
         self.conn
             .prepare_cached(
@@ -147,7 +147,7 @@ fn revision(row: &Row<'_>) -> Result<TemplateRevision, StoreError> {
 }
 
 impl WriteTx<'_> {
-    /// Adds the template, or points it at another image; the image must be there.
+    /// Adds the template, or changes its image. The image must exist.
     pub fn put_template(&mut self, new: &NewTemplate) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
@@ -189,7 +189,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Removes a template; instances that came from it live on. False when it was absent.
+    /// Deletes a template; its instances are kept. False if it does not exist.
     pub fn remove_template(&mut self, name: &str) -> Result<bool, StoreError> {
         let removed = self
             .conn

@@ -1,4 +1,4 @@
-//! Tokens: who may come in over the network, and until when.
+//! API tokens: who has access over the network, and until when.
 
 use rusqlite::Row;
 use waifud_types::{Digest, Name, Role, Timestamp};
@@ -7,24 +7,24 @@ use crate::codec::{digest, maybe_time, name, time, to_word, word};
 use crate::error::taken;
 use crate::{ReadTx, StoreError, Taken, WriteTx};
 
-/// A token as it is stored.
+/// A stored token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenRow {
     /// Its name, unique.
     pub name: Name,
-    /// The part that is no secret.
+    /// The public part.
     pub id: [u8; 8],
     /// The SHA-256 of the whole token.
     pub secret: Digest,
-    /// What it may do.
+    /// Its role.
     pub role: Role,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// By whom.
+    /// Who created it.
     pub created_by: String,
-    /// From when on it is worth nothing; `None` is never.
+    /// When it expires; `None` for never.
     pub expires_at: Option<Timestamp>,
-    /// When it was last used, to the minute or so; `None` is never.
+    /// When it was last used, accurate to about a minute; `None` for never.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -78,7 +78,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Notes that the token was used.
+    /// Records that the token was used.
     pub fn set_token_used(&mut self, id: [u8; 8], at: Timestamp) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
@@ -88,7 +88,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Removes a token. False when there was none.
+    /// Deletes a token. False if it does not exist.
     pub fn remove_token(&mut self, name: &str) -> Result<bool, StoreError> {
         let removed = self
             .conn

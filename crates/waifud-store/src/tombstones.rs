@@ -7,12 +7,12 @@ use waifud_types::{Epoch, InstanceId, NodeId, Revision, Timestamp};
 use crate::codec::{count, id16, instance_id, name, node16, to_i64};
 use crate::{ReadTx, StoreError, Topic, WriteTx};
 
-/// A tombstone and the revision that made it.
+/// A tombstone and its revision.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TombstoneRow {
     /// The order.
     pub tombstone: Tombstone,
-    /// Where in the history.
+    /// The revision.
     pub slice_revision: u64,
 }
 
@@ -43,7 +43,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Orders the destruction of an instance's copy on a node. Says again: only the epoch grows.
+    /// Orders the destruction of an instance's copy on a node. Repeating the order only increases the epoch.
     pub fn put_tombstone(
         &mut self,
         node: NodeId,
@@ -69,7 +69,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// The node has confirmed; false when there was no such tombstone of that epoch or an older one.
+    /// Deletes a confirmed tombstone; false if there was none of that epoch or an older one.
     pub fn confirm_tombstone(
         &mut self,
         node: NodeId,

@@ -1,6 +1,6 @@
-//! What a job works with: a view to read from, and a transaction to write in.
+//! The arguments of a job: a view to read from, and a transaction to write in.
 //!
-//! The typed functions of both are spread over one file per noun.
+//! Their typed functions are in one file per kind of object.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl<'c> ReadTx<'c> {
         Self { conn, incarnation }
     }
 
-    /// A number of the history as a revision of this database's life.
+    /// The revision in this incarnation for a number of the history.
     pub fn at(&self, number: u64) -> Revision {
         Revision {
             incarnation: self.incarnation,
@@ -33,7 +33,7 @@ impl<'c> ReadTx<'c> {
     }
 }
 
-/// A job's own part of the writer's transaction. Everything in it is undone when the job returns an error.
+/// A job's own part of the writer's transaction. It is rolled back if the job returns an error.
 pub struct WriteTx<'c> {
     read: ReadTx<'c>,
     newest: u64,
@@ -56,18 +56,18 @@ impl<'c> WriteTx<'c> {
         }
     }
 
-    /// Every node with its room, by name, from memory where that is known to be true. For jobs that change rooms by
-    /// [`WriteTx::place`] and in no other way; others read [`ReadTx::node_capacities`].
+    /// Every node with its capacity, by name, from memory if that copy is valid. For jobs that change capacities by
+    /// [`WriteTx::place`] only; others use [`ReadTx::node_capacities`].
     pub fn capacities_for_placement(&mut self) -> Result<Arc<Vec<NodeCapacity>>, StoreError> {
         self.capacities.get(self.read)
     }
 
-    /// The number of the newest event, this job's own included.
+    /// The number of the newest event, including those of this job.
     pub fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Whoever waits for this is woken once the group is committed.
+    /// Wakes the subscribers of this topic once the group is committed.
     pub fn touch(&mut self, topic: Topic) {
         if !self.touched.contains(&topic) {
             self.touched.push(topic);

@@ -1,5 +1,5 @@
-//! Instances that wait for a node, in classes that need the same: where one of a class can't be placed, the others
-//! need not be looked at, so that a hundred thousand that wait cost little.
+//! Instances that wait for a node, in classes with equal requirements: if one of a class cannot be placed, the others
+//! need not be examined. So even a hundred thousand waiting instances cost little.
 
 use rusqlite::OptionalExtension;
 use waifud_types::spec::InstanceSpec;
@@ -8,26 +8,26 @@ use waifud_types::{Digest, InstanceId, Name, NodeId};
 use crate::codec::{id16, instance_id, node_id, to_json};
 use crate::{ReadTx, StoreError};
 
-/// Where a walk over those that wait is: behind one of them. The default is the beginning.
+/// A position in the list of waiting instances. The default is the beginning.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WaitingPlace {
     created_at: i64,
     id: Option<InstanceId>,
 }
 
-/// One that waits.
+/// A waiting instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waiting {
     /// Its id.
     pub id: InstanceId,
-    /// What it needs of a node, in short: equal for those that need the same.
+    /// A digest of its requirements, which is equal for equal requirements.
     pub class: String,
-    /// Behind it.
+    /// The position after it.
     pub place: WaitingPlace,
 }
 
 impl ReadTx<'_> {
-    /// Those that wait behind `after`, the ones that asked first coming first.
+    /// The waiting instances after `after`, oldest first.
     pub fn waiting(&self, after: &WaitingPlace, limit: u32) -> Result<Vec<Waiting>, StoreError> {
         let id = after.id.as_ref().map_or(&[0; 16], id16);
         let begin = if after.id.is_some() {
@@ -55,7 +55,7 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// Whether anything waits for a node.
+    /// Whether any instance waits for a node.
     pub fn is_anything_waiting(&self) -> Result<bool, StoreError> {
         let found: Option<i64> = self
             .conn
@@ -65,7 +65,7 @@ impl ReadTx<'_> {
         Ok(found.is_some())
     }
 
-    /// How many instances of a group each node has, those that are being destroyed included.
+    /// How many instances of a group each node has, including those being deleted.
     pub fn members_of(&self, group: &Name) -> Result<Vec<(NodeId, u32)>, StoreError> {
         self.conn
             .prepare_cached(
@@ -79,7 +79,7 @@ impl ReadTx<'_> {
     }
 }
 
-/// The class of an instance: a digest of everything that decides which nodes can take it.
+/// The class of an instance: a digest of everything that decides which nodes are suitable for it.
 pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreError> {
     let nics: Vec<_> = spec
         .nics

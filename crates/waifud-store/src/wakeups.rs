@@ -1,7 +1,7 @@
-//! Who is told after a commit: everybody who waits for the history to grow, and those who wait for one thing.
+//! Notifications after a commit: for callers that wait for any event, and for those that wait for one object.
 //!
-//! A wake-up carries only the newest revision. Whoever is woken reads the database: nothing is lost when wake-ups
-//! are merged, and a slow listener costs nothing.
+//! A notification contains only the newest revision. The receiver reads the database, so nothing is lost if
+//! notifications are merged, and a slow receiver costs nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 use waifud_types::{InstanceId, NodeId};
 
-/// One thing that can be waited for.
+/// An object that callers can wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Topic {
     /// The slice of a node: its instances and tombstones.
@@ -49,7 +49,7 @@ impl Wakeups {
             .subscribe()
     }
 
-    /// Tells the newest revision, and wakes whoever waits for the history to grow.
+    /// Publishes the newest revision, and wakes callers that wait for events.
     pub(crate) fn grown(&self, newest: u64) {
         self.newest.send_if_modified(|seen| {
             let grew = newest > *seen;
@@ -73,7 +73,7 @@ impl Wakeups {
                 }
             }
         }
-        // Listeners that left without another commit on their topic: swept when they become many.
+        // Topics without listeners are removed here once there are many, even if they are not committed to again.
         if topics.len() > 1024 {
             topics.retain(|_, sender| sender.receiver_count() > 0);
         }

@@ -1,4 +1,4 @@
-//! The one writer: jobs in a queue, many of them in one durable transaction.
+//! The only writer: queued jobs, many of them in one durable transaction.
 //!
 //! ```text
 //!  job ─┐            BEGIN ─ SAVEPOINT job RELEASE ─ SAVEPOINT job ROLLBACK TO ─ … ─ COMMIT (one fsync)
@@ -6,9 +6,9 @@
 //!  job ─┘                                                    answers, then wake-ups ◄─┘
 //! ```
 //!
-//! Jobs that arrive while a commit is at work make the next group: under load one fsync carries many changes, at rest
-//! a change waits for nobody. A job that fails takes back its own changes only. Nobody is answered before the commit.
-//! The same function runs one job at once without a thread, for the simulation.
+//! Jobs that arrive during a commit form the next group. Under load, one fsync covers many changes; otherwise a change
+//! does not wait. A job that fails rolls back its own changes only. Jobs are acknowledged after the commit. For the
+//! simulation, the same function runs one job at once without a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,21 +26,21 @@ use crate::tx::WriteTx;
 use crate::wakeups::Wakeups;
 use crate::{StoreError, Topic, connection};
 
-/// Jobs in one transaction at most: bounds how long the first of them waits.
+/// The maximum number of jobs in one transaction, which bounds how long the first one waits.
 const GROUP_MAX: usize = 256;
 
-/// Bytes of a page of the database.
+/// The size of a database page in bytes.
 const PAGE: u64 = 4096;
 
 /// A queued change.
 pub(crate) trait Job: Send {
-    /// Does the work. False: take it back.
+    /// Runs the job. Returns false if its changes must be rolled back.
     fn run(&mut self, tx: &mut WriteTx<'_>) -> bool;
-    /// Answers, after the commit or its failure.
+    /// Sends the answer, after the commit or its failure.
     fn finish(self: Box<Self>, commit: Result<(), &StoreError>);
 }
 
-/// A job with its answer's channel.
+/// A job with the channel for its answer.
 pub(crate) struct TypedJob<F, T, E> {
     work: Option<F>,
     outcome: Option<Result<T, E>>,
@@ -77,7 +77,7 @@ where
 
     fn finish(self: Box<Self>, commit: Result<(), &StoreError>) {
         let answer = match (self.outcome, commit) {
-            // Its changes went with the group, or the group never got to it.
+            // Its changes were rolled back with the group, or it was not run.
             (Some(Ok(_)) | None, Err(error)) => {
                 let commit = StoreError::Commit {
                     why: match error {
@@ -91,25 +91,25 @@ where
             (Some(outcome), _) => outcome,
             (None, Ok(())) => Err(StoreError::Panicked.into()),
         };
-        // The asker may have gone away; the change stands all the same.
+        // The caller may have gone; the change is kept.
         let _nobody_waits = self.reply.send(answer);
     }
 }
 
-/// Where jobs are queued.
+/// The queue of jobs.
 pub(crate) type Queue = Sender<Box<dyn Job>>;
 
-/// The writing connection and who is told.
+/// The writing connection and the subscribers.
 pub(crate) struct Core {
     pub(crate) conn: Connection,
     pub(crate) incarnation: Incarnation,
     pub(crate) wakeups: Arc<Wakeups>,
     pub(crate) capacities: NodeCapacities,
-    /// Where the database is, to look for room there.
+    /// The path of the database, for checking its free space.
     pub(crate) dir: PathBuf,
-    /// Whether the last group failed: said once, however often it happens.
+    /// Whether the last group failed, so that a lasting failure is logged once.
     pub(crate) failing: bool,
-    /// Why it failed, for whoever asks whether the database works.
+    /// Why the last group failed, for health checks.
     pub(crate) last_failure: LastFailure,
 }
 
@@ -122,8 +122,8 @@ impl Core {
                     self.note_failure(None);
                     tracing::info!("changes can be committed again");
                 }
-                // Before the answers, so that nobody has one of a revision that is still to come; and whoever asked goes
-                // before those who watch.
+                // Before the answers, so that no caller gets a revision that is not published yet. Callers are answered
+                // before watchers are woken.
                 self.wakeups.grown(newest);
                 for job in jobs {
                     job.finish(Ok(()));
@@ -134,7 +134,7 @@ impl Core {
                 self.capacities.forget();
                 let error = self.failure(&error);
                 let why = match &error {
-                    // Told of as missing room, not as a database that is broken.
+                    // Reported as missing space, not as a damaged database.
                     StoreError::Commit { full: true, .. } => None,
                     StoreError::Commit { why, .. } => Some(why.clone()),
                     other => Some(other.to_string()),
@@ -143,7 +143,7 @@ impl Core {
                 if std::mem::replace(&mut self.failing, true) {
                     tracing::debug!(%error, "a group of changes could not be committed");
                 } else {
-                    tracing::error!(%error, "a group of changes could not be committed; those after it are tried all the same");
+                    tracing::error!(%error, "a group of changes could not be committed; later groups are still tried");
                 }
                 for job in jobs {
                     job.finish(Err(&error));
@@ -159,8 +159,8 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// What happened to a group. A statement that finds no room may take the whole transaction back, and the error
-    /// that is seen is then that of the next statement: the filesystem knows better.
+    /// The error of a failed group. A statement that finds no space may roll back the whole transaction, and the
+    /// visible error is then that of the next statement. So the free space of the filesystem is checked.
     fn failure(&self, error: &StoreError) -> StoreError {
         StoreError::Commit {
             why: std::error::Error::source(error)
@@ -197,7 +197,7 @@ impl Core {
     }
 }
 
-/// Whether not even a page of the database would fit.
+/// Whether the filesystem has no space for a single page.
 fn nothing_free(dir: &Path) -> bool {
     waifud_kit::filesystem::usage(dir).is_ok_and(|usage| usage.available < PAGE)
 }

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after the process was killed, at whatever instant.
+//! Acknowledged changes survive a kill of the process at any instant.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use waifud_store::{EventFilter, StoreError};
 
 const CHILD: &str = "WAIFUD_STORE_TEST_CHILD";
 
-/// Not a test by itself: the process that the test below kills. It says on stdout what was acknowledged.
+/// Not a test: the process that the test below kills. It prints acknowledged changes on stdout.
 #[test]
 fn child_that_writes_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD) else {

@@ -1,4 +1,4 @@
-//! Many changes in one transaction: each keeps to itself, and the history has one order.
+//! Several changes in one transaction: they do not affect each other, and the history has one order.
 
 #![expect(
     clippy::unwrap_used,
@@ -83,7 +83,7 @@ async fn listeners_are_woken_with_the_newest_revision_after_the_commit() {
         .unwrap_err();
     assert!(
         !listener.has_changed().unwrap(),
-        "nothing happened, nobody is woken"
+        "a listener was woken without a change"
     );
 }
 

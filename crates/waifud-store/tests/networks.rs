@@ -1,4 +1,4 @@
-//! Networks: one name and one bridge each, and no way to lose one that is in use.
+//! Networks: unique names and bridges, and no deletion while in use.
 
 #![expect(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ async fn a_name_and_a_bridge_are_one_networks_only() {
 async fn the_database_itself_keeps_what_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
-    // Of an instance that is not there, and of a network that is not.
+    // For an instance that does not exist, and for a network that does not exist.
     for network in ["default", "nowhere"] {
         let network = name(network);
         let used = store

@@ -1,5 +1,5 @@
-//! Rooms that the writer keeps in memory are those of the rows, whatever jobs did in between, and are read anew only
-//! when such rows changed.
+//! The capacities in the writer's memory equal those in the rows after any jobs, and are read again only after a change
+//! of those rows.
 
 #![expect(
     clippy::unwrap_used,
@@ -52,26 +52,26 @@ fn spec(gib: u64, pool: &str) -> InstanceSpec {
 /// One job.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Nodes learn, leave or come to life.
+    /// The facts of a node change, or it is removed or becomes reachable.
     Facts(u8, u64),
     Silent(u8, bool),
-    /// Looks at the rooms, and places on a node.
+    /// Reads the capacities, and places on a node.
     Place {
         node: u8,
         gib: u64,
         pool: bool,
     },
-    /// Places without having looked.
+    /// Places without reading the capacities.
     PlaceUnseen {
         node: u8,
         gib: u64,
     },
-    /// Of one of those that are there.
+    /// The index of an existing instance.
     Resize {
         which: usize,
         gib: u64,
     },
-    /// Its disk.
+    /// The size of its disk.
     Grow {
         which: usize,
         gib: u64,
@@ -79,7 +79,7 @@ enum Step {
     Remove {
         which: usize,
     },
-    /// What does not touch rooms.
+    /// A change that does not affect capacities.
     Tell,
 }
 
@@ -101,7 +101,7 @@ fn step() -> impl Strategy<Value = (Step, bool)> {
     (step, prop::bool::weighted(0.2))
 }
 
-/// The instances that are there, by number, with their node.
+/// The existing instances, by number, with their node.
 type There = Vec<(usize, u8)>;
 
 fn place(
@@ -219,7 +219,7 @@ async fn store(dir: &std::path::Path) -> Store {
     store
 }
 
-/// Rooms as the writer has them, and as the rows have them.
+/// The capacities in the writer's memory, and those in the rows.
 async fn both(store: &Store) -> (Arc<Vec<NodeCapacity>>, Vec<NodeCapacity>) {
     store
         .write(|tx| Ok::<_, StoreError>((tx.capacities_for_placement()?, tx.node_capacities()?)))
@@ -277,7 +277,7 @@ async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
         .unwrap();
     let (again, _) = both(&store).await;
     assert!(Arc::ptr_eq(&first, &again));
-    // One that places and fails leaves the copy that there was before, or none.
+    // A failed placement leaves the previous copy, or none.
     let failed = store.write(|tx| {
         tx.capacities_for_placement()?;
         place(tx, 1, 0, &spec(1, "main"))?;

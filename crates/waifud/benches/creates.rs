@@ -59,7 +59,7 @@ async fn run() -> Result<()> {
     while told.load(Ordering::Relaxed) < all {
         ensure!(
             begun.elapsed() < TOLD_LIMIT,
-            "nodes were told of {told:?} of {all} objects"
+            "nodes received {told:?} of {all} objects"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -57,7 +57,7 @@ impl Checker<'_> {
             "timestamp" => {
                 // PyYAML looks at the node itself there.
                 let own = node.text().is_some_and(is_timestamp);
-                place.ensure(own, "there is no such date or time")?;
+                place.ensure(own, "this date or time does not exist")?;
             }
             "seq" => match &node.kind {
                 Kind::Sequence(items) => left.extend(items),

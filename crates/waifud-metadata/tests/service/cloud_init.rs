@@ -422,7 +422,7 @@ fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
 }
 
 fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is no text")
+    path.to_str().context("the path is not valid UTF-8")
 }
 
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<()> {

@@ -63,7 +63,7 @@ async fn full(at: &Path) {
     }
     for directory in ["state/instances", "state/bundles"] {
         let files = fs::read_dir(at.join(directory)).unwrap().count();
-        assert_eq!(files, 1, "something half is left in {directory}");
+        assert_eq!(files, 1, "a partial file is left in {directory}");
     }
 
     fs::remove_file(at.join("filler")).unwrap();

@@ -219,7 +219,7 @@ fn everybody_gets_its_own(world: &World) -> Result<()> {
         }
         seen.insert(answers);
     }
-    ensure!(seen.len() == usize::from(GUESTS), "two guests are the same");
+    ensure!(seen.len() == usize::from(GUESTS), "two guests got the same documents");
     Ok(())
 }
 

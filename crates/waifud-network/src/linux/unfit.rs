@@ -24,7 +24,7 @@ pub(super) fn unfit(links: &Links) -> BTreeMap<String, String> {
         if wireless(&name) {
             unfit.insert(
                 name,
-                "is no bridge but a wireless interface, which carries its own MAC address only"
+                "is a wireless interface, not a bridge, and can only use its own MAC address"
                     .to_owned(),
             );
         }

@@ -213,7 +213,7 @@ fn a_guest_gets_neither_the_nodes_own_address_nor_its_routers() {
             !seen
                 .iter()
                 .any(|frame| frame[6..12] == guest.mac() && contains(frame, &ROUTER.octets())),
-            "it spoke as the router"
+            "a packet with the router's address was forwarded"
         );
         let counted = lab.counters(&guest.port.tap).await;
         assert_eq!(counted.spoofed, 1);

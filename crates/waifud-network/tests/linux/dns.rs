@@ -242,7 +242,7 @@ fn a_guest_that_holds_connections_to_dns_does_not_starve_its_neighbour() {
             let held = connecting.into_iter().map(|thread| thread.join().unwrap());
             held.filter_map(Result::ok).collect()
         });
-        assert!(!held.is_empty(), "nobody may ask over TCP");
+        assert!(!held.is_empty(), "no connection over TCP was accepted");
         let mut stream = neighbour
             .namespace
             .run(|| TcpStream::connect_timeout(&(GATEWAY, 53).into(), PATIENCE).unwrap());

@@ -86,7 +86,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
             ),
         ),
         spoofed(
-            "an address that nobody gave",
+            "an unassigned address",
             to_router([192, 168, 1, 99].into(), &echo(FORGED)),
         ),
         spoofed("a neighbour's address", to_router(NEIGHBOUR, &echo(FORGED))),
@@ -109,7 +109,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
         spoofed("ARP for a neighbour", says(1, (mac, NEIGHBOUR))),
         spoofed("ARP with a foreign MAC", says(2, (STRANGER_MAC, OWN))),
         spoofed(
-            "an answer from no address",
+            "a reply without a sender address",
             says(2, (mac, Ipv4Addr::UNSPECIFIED)),
         ),
         spoofed("a DHCP server", datagram(OWN, (67, 68), FORGED)),
@@ -123,7 +123,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
             datagram(NEIGHBOUR, (68, 67), &dhcp(7, mac, FORGED)),
         ),
         spoofed(
-            "no address that asks for no lease",
+            "a packet without an address that is not a DHCP request",
             datagram(Ipv4Addr::UNSPECIFIED, (68, 69), FORGED),
         ),
     ]
@@ -164,7 +164,7 @@ fn of_others(mac: Mac) -> Vec<Forged> {
     };
     vec![
         spoofed(
-            "an IPv6 address that nobody has",
+            "an unused IPv6 address",
             says(FOREIGN6, &icmpv6(128, &[])),
         ),
         spoofed(
@@ -181,16 +181,16 @@ fn of_others(mac: Mac) -> Vec<Forged> {
             says(OWN6, &neighbour(ADVERT, FOREIGN6)),
         ),
         spoofed(
-            "an echo from no IPv6 address",
+            "an echo request without an IPv6 address",
             says(Ipv6Addr::UNSPECIFIED, &icmpv6(128, &[])),
         ),
         spoofed(
-            "a question after a multicast address",
+            "a solicitation for a multicast address",
             says(Ipv6Addr::UNSPECIFIED, &neighbour(SOLICIT, ALL_NODES)),
         ),
         spoofed("a DHCPv6 server", multicast(&dhcp6, mac)),
         spoofed(
-            "a fragment of what may be anything",
+            "a fragment with unknown contents",
             multicast(&hidden, mac),
         ),
         spoofed("an IPv6 router behind options", multicast(&behind, mac)),

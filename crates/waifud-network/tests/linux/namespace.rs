@@ -92,5 +92,5 @@ pub fn can_run() -> bool {
     } else {
         Some("root")
     };
-    !skip_if(missing.map(|missing| format!("{missing} is needed to make a node")))
+    !skip_if(missing.map(|missing| format!("a node needs {missing}")))
 }

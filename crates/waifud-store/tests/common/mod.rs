@@ -1,4 +1,4 @@
-//! A store in a directory of its own, and the smallest things to put into it.
+//! A store in a temporary directory, and minimal objects to store in it.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub fn event(name: &str) -> NewEvent {
     }
 }
 
-/// A job that writes one event and then fails, or not.
+/// A job that writes one event and then optionally fails.
 pub fn note(
     name: String,
     fail: bool,

@@ -400,7 +400,7 @@ proptest! {
         }
         world.connect(0);
         world.pass(MOMENT);
-        prop_assert!(world.accept().is_some(), "a guest is still let in");
+        prop_assert!(world.accept().is_some(), "a guest can still connect");
     }
 }
 
