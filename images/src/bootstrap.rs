@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxies_and_date_checks_are_handed_over_and_nothing_else() {
+    fn only_proxies_and_date_checks_are_passed_on() {
         let dump = r#"APT "";
 APT::Architecture "amd64";
 Acquire "";

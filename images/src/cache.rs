@@ -137,11 +137,11 @@ mod tests {
     fn a_second_builder_waits_for_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let held = lock(Guest::Tiny, dir.path(), &|_| ()).unwrap();
-        let (told, waits) = std::sync::mpsc::channel();
+        let (progress, waits) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
                 lock(Guest::Tiny, dir.path(), &|line| {
-                    told.send(line.to_owned()).unwrap();
+                    progress.send(line.to_owned()).unwrap();
                 })
             });
             assert!(waits.recv().unwrap().contains("another build of tiny"));

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_texts_name_the_file_systems_of_their_own_recipe() {
+    fn the_guests_files_refer_to_the_file_systems_of_its_recipe() {
         let names = FileSystems {
             root: Uuid::from_u128(7),
             esp: 0x12ab_0034,

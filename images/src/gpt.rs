@@ -46,7 +46,7 @@ impl Extent {
 /// The layout of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    /// Sectors of the whole disk.
+    /// Sectors of the disk.
     pub sectors: u64,
     /// Partition 14.
     pub bios: Extent,
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_room_is_refused() {
+    fn a_disk_that_is_too_small_is_refused() {
         assert!(Layout::new(0).is_err());
         assert!(Layout::new(17 << 20).is_err());
         assert!(Layout::new(18 << 20).is_ok());
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn sfdisk_reads_the_table_and_finds_nothing_wrong() {
+    fn sfdisk_reads_the_table_without_errors() {
         let layout = Layout::new(64 << 20).unwrap();
         let mut disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(64 << 20).unwrap();

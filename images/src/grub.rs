@@ -81,7 +81,7 @@ fn patch_boot_sector(boot: &[u8], core_sector: u64) -> Result<Vec<u8>> {
     Ok(code)
 }
 
-/// The core image, padded to whole sectors, with the position of its own rest.
+/// The core image, padded to complete sectors, with the position of its own rest.
 fn patch_core(mut core: Vec<u8>, core_sector: u64) -> Result<Vec<u8>> {
     core.resize(core.len().next_multiple_of(512), 0);
     let rest = u16::try_from(core.len().saturating_sub(1) / 512)

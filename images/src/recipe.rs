@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_stable_and_tells_guests_apart() {
+    fn the_digest_is_stable_and_differs_between_guests() {
         let digests = Guest::ALL.map(digest);
         assert_eq!(digests, Guest::ALL.map(digest));
         for (i, one) in digests.iter().enumerate() {

@@ -125,8 +125,8 @@ fn text(mut file: File) -> Result<String> {
 }
 
 /// The last lines of a tool's output, which usually contain the reason.
-fn tail(said: &str) -> String {
-    let lines: Vec<&str> = said
+fn tail(output: &str) -> String {
+    let lines: Vec<&str> = output
         .lines()
         .filter(|line| !line.trim().is_empty())
         .collect();

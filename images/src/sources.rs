@@ -111,7 +111,7 @@ fn derive(
     }
     ensure!(
         !stanzas.is_empty(),
-        "no source in /etc/apt/sources.list(.d) is a Debian archive (suites such as {suite}, component main), so there is no mirror to build from"
+        "no source in /etc/apt/sources.list(.d) is a Debian archive (for example suite {suite}, component main); add one to build images"
     );
     Ok(stanzas.join("\n"))
 }
@@ -301,7 +301,7 @@ deb http://vendor.example/apt sdk-bookworm main
 ";
         let error = derive(parse_one_line(list), "bookworm", &no_lists).unwrap_err();
         assert!(
-            error.to_string().contains("no mirror to build from"),
+            error.to_string().contains("add one to build images"),
             "{error}"
         );
     }
@@ -322,7 +322,7 @@ deb http://vendor.example/apt sdk-bookworm main
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parsers_panic(text in "([ -~]|\n){0,400}") {
+        fn arbitrary_text_does_not_cause_a_panic(text in "([ -~]|\n){0,400}") {
             let mut sources = parse_one_line(&text);
             sources.extend(parse_deb822(&text));
             let _ = derive(sources, "trixie", &no_lists);

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_climb_or_leave_are_refused() {
+    fn paths_outside_the_tree_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         assert!(tree.file("../x", 0o644, "").is_err());

@@ -12,7 +12,7 @@ use waifud_types::{InstanceId, Secret};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Documents {
-    /// Whose they are.
+    /// The instance that they belong to.
     pub(crate) instance: InstanceId,
     /// cloud-init's instance-id.
     pub(crate) instance_id: String,
@@ -45,8 +45,14 @@ pub(crate) enum Leaf {
     UserData,
 }
 
+impl Leaf {
+    pub(crate) fn text(value: impl Into<String>) -> Self {
+        Self::Text(Secret::new(value.into()))
+    }
+}
+
 impl Documents {
-    /// Whose documents they are.
+    /// The instance that the documents belong to.
     pub fn instance(&self) -> InstanceId {
         self.instance
     }

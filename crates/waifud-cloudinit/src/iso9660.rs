@@ -240,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_in_the_files_is_read_back_under_both_names(
+        fn file_contents_are_read_back_under_both_names(
             a in proptest::collection::vec(any::<u8>(), 0..5000),
             b in proptest::collection::vec(any::<u8>(), 0..5000),
         ) {

@@ -21,8 +21,6 @@ mod source;
 mod ssh_key;
 mod token;
 mod user_data;
-mod user_data_kinds;
-mod user_data_parts;
 mod vendor;
 mod yaml;
 
@@ -34,6 +32,5 @@ pub use reporting::{UserDataKey, key_of_module, unreported};
 pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
 pub use ssh_key::{SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};
-pub use user_data::{UserDataError, UserDataKind, validate_user_data};
-pub use user_data_parts::unpack_user_data;
+pub use user_data::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};
 pub use vendor::{PHONE_HOME_PATH, REPORT_PATH};

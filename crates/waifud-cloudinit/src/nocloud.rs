@@ -5,22 +5,20 @@ use std::fmt::Write;
 use crate::{
     Source,
     documents::{Leaf, Tree},
-    network_config,
-    render::{fqdn, text},
-    vendor,
+    network_config, vendor,
 };
 
 /// The documents by name. All four always exist: over HTTP, cloud-init requests a missing one ten times, a second apart.
 pub(crate) fn tree(source: &Source) -> Tree {
     let vendor_data = vendor::cloud_config(source).unwrap_or_default();
     Tree::from([
-        ("meta-data".to_owned(), text(meta_data(source))),
+        ("meta-data".to_owned(), Leaf::text(meta_data(source))),
         (
             "network-config".to_owned(),
-            text(network_config::document(source)),
+            Leaf::text(network_config::document(source)),
         ),
         ("user-data".to_owned(), Leaf::UserData),
-        ("vendor-data".to_owned(), text(vendor_data)),
+        ("vendor-data".to_owned(), Leaf::text(vendor_data)),
     ])
 }
 
@@ -32,7 +30,7 @@ fn meta_data(source: &Source) -> String {
         let _infallible = writeln!(out, "{key}: {}", quoted(value));
     };
     line("instance-id", &source.instance_id);
-    line("local-hostname", &fqdn(source));
+    line("local-hostname", &source.fqdn());
     line("availability-zone", &source.availability_zone);
     if !source.ssh_keys.is_empty() {
         out.push_str("public-keys:\n");

@@ -25,21 +25,9 @@ pub fn render(source: &Source) -> Documents {
     }
 }
 
-/// The host name with its domain, if there is one.
-pub(crate) fn fqdn(source: &Source) -> String {
-    match source.domain.as_deref().filter(|domain| !domain.is_empty()) {
-        Some(domain) => format!("{}.{domain}", source.hostname),
-        None => source.hostname.to_string(),
-    }
-}
-
-/// The name of a public key in both trees.
+/// The name of a public key in the OpenStack and EC2 documents.
 fn key_name(index: usize) -> String {
     format!("key-{index}")
-}
-
-pub(crate) fn text(value: impl Into<String>) -> Leaf {
-    Leaf::Text(Secret::new(value.into()))
 }
 
 fn document(value: &Value) -> Leaf {
@@ -75,7 +63,7 @@ fn meta_data(source: &Source) -> Value {
     json!({
         "uuid": source.instance_id,
         "name": source.hostname,
-        "hostname": fqdn(source),
+        "hostname": source.fqdn(),
         "availability_zone": source.availability_zone,
         "launch_index": 0,
         "project_id": "waifud",
@@ -139,26 +127,29 @@ fn netmask(prefix: u8) -> Ipv4Addr {
 
 /// The documents below `/VERSION/`. Each costs one request at every boot, so there are few.
 fn ec2(source: &Source) -> Tree {
-    let fqdn = fqdn(source);
+    let fqdn = source.fqdn();
     let mut tree = Tree::new();
     let mut put = |path: &str, leaf| tree.insert(path.to_owned(), leaf);
-    put("meta-data/ami-id", text("ami-waifud"));
-    put("meta-data/hostname", text(fqdn.as_str()));
-    put("meta-data/instance-id", text(source.instance_id.as_str()));
-    put("meta-data/instance-type", text("waifud"));
-    put("meta-data/local-hostname", text(fqdn.as_str()));
+    put("meta-data/ami-id", Leaf::text("ami-waifud"));
+    put("meta-data/hostname", Leaf::text(fqdn.as_str()));
+    put(
+        "meta-data/instance-id",
+        Leaf::text(source.instance_id.as_str()),
+    );
+    put("meta-data/instance-type", Leaf::text("waifud"));
+    put("meta-data/local-hostname", Leaf::text(fqdn.as_str()));
     put(
         "meta-data/placement/availability-zone",
-        text(source.availability_zone.as_str()),
+        Leaf::text(source.availability_zone.as_str()),
     );
     put(
         "dynamic/instance-identity/document",
         document(&identity(source)),
     );
     if let Some(nic) = source.nics.first() {
-        put("meta-data/mac", text(nic.mac.to_string()));
+        put("meta-data/mac", Leaf::text(nic.mac.to_string()));
         if let Some(address) = nic.address {
-            put("meta-data/local-ipv4", text(address.to_string()));
+            put("meta-data/local-ipv4", Leaf::text(address.to_string()));
         }
     }
     if source.user_data.is_some() {
@@ -174,7 +165,7 @@ fn ec2(source: &Source) -> Tree {
     }
     for (index, key) in source.ssh_keys.iter().enumerate() {
         let path = format!("meta-data/public-keys/{index}/openssh-key");
-        put(&path, text(key.as_str()));
+        put(&path, Leaf::text(key.as_str()));
     }
     if source.datasource == Datasource::Ec2 {
         for (index, nic) in source.nics.iter().enumerate() {
@@ -189,7 +180,7 @@ fn ec2(source: &Source) -> Tree {
 fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
     let mut put = |leaf: &str, value: String| {
         let path = format!("meta-data/network/interfaces/macs/{}/{leaf}", nic.mac);
-        tree.insert(path, text(value));
+        tree.insert(path, Leaf::text(value));
     };
     put("device-number", index.to_string());
     put("interface-id", format!("eni-{index}"));

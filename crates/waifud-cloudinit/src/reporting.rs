@@ -1,6 +1,6 @@
 //! Whether user-data disables cloud-init's reports, and which of its keys a module applies.
 //!
-//! cloud-init merges user-data over vendor-data: dictionaries by key, everything else as a whole. So a further reporter does
+//! cloud-init merges user-data over vendor-data: dictionaries by key; other values are replaced. So a further reporter does
 //! not affect ours, while `reporting: null` or `vendor_data: {enabled: false}` disable it.
 
 use waifud_types::spec::Unreported;
@@ -9,7 +9,7 @@ use crate::user_data::{UserDataKind, validate_user_data};
 use crate::vendor::REPORTER;
 use crate::yaml::{self, Node};
 
-/// A top-level key of a `#cloud-config`, or a whole script.
+/// A top-level key of a `#cloud-config`, or a complete script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserDataKey {
     /// The key, for example `runcmd`.

@@ -34,6 +34,16 @@ pub struct Source {
     pub default_user: Option<Name>,
 }
 
+impl Source {
+    /// The host name with its domain, if there is one.
+    pub(crate) fn fqdn(&self) -> String {
+        match self.domain.as_deref().filter(|domain| !domain.is_empty()) {
+            Some(domain) => format!("{}.{domain}", self.hostname),
+            None => self.hostname.to_string(),
+        }
+    }
+}
+
 /// The contents of vendor-data. cloud-init merges both, and user-data takes precedence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VendorOptions {

@@ -43,7 +43,7 @@ pub enum SshKeyError {
     )]
     UnknownType,
     /// The second word is not valid base64, or is truncated.
-    #[error("the SSH key is damaged or incomplete: copy the whole line again")]
+    #[error("the SSH key is damaged or incomplete: copy the complete line again")]
     Damaged,
     /// The type in the encoded key differs from the first word.
     #[error("the SSH key's type does not match its content")]

@@ -36,7 +36,7 @@ pub(crate) fn openstack(source: &Source) -> Value {
 pub(crate) fn cloud_config(source: &Source) -> Option<String> {
     let mut config = Map::new();
     if source.vendor_data.phone_home {
-        // Only what is needed to know that this instance has finished. cloud-init replaces missing keys by "N/A", and logs
+        // Only the values that are needed to detect that this instance has finished. cloud-init replaces missing keys by "N/A", and logs
         // a warning about host keys that a guest is configured not to create.
         config.insert(
             "phone_home".to_owned(),

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_are_not_more_than_the_whole() {
+    fn used_and_available_space_do_not_exceed_the_size() {
         let usage = usage(&std::env::temp_dir()).unwrap();
         assert!(usage.size > 0 && !usage.read_only, "{usage:?}");
         assert!(usage.used + usage.available <= usage.size, "{usage:?}");

@@ -66,7 +66,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<CloudInitEvent> {
 /// Converts seconds to microseconds, if they are a valid time.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the range is checked, and parts of a microsecond do not count"
+    reason = "the range is checked, and fractions of a microsecond are dropped"
 )]
 fn micros(seconds: f64) -> Option<i64> {
     let micros = seconds * 1e6;
@@ -118,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_into_something_short_or_nothing(
+        fn arbitrary_bytes_give_a_bounded_event_or_none(
             name in ".{0,300}", description in ".{0,600}", time in any::<f64>(),
         ) {
             let body = serde_json::json!({"name": name, "event_type": "start", "description": description, "timestamp": time});

@@ -32,7 +32,7 @@ use crate::{ControlError, MetadataService};
 /// The maximum size of a request in bytes: user-data of 1 MiB in encrypted JSON, and some more.
 const BODY_MAX: usize = 8 << 20;
 
-/// How long to wait after a failed accept, so that resources such as file descriptors become free.
+/// How long to wait after a failed accept, so that file descriptors and other resources become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket could not be opened.
@@ -145,7 +145,7 @@ fn router(service: Arc<MetadataService>) -> Router {
             put(put_instance).delete(delete_instance),
         )
         .route("/v1/observations", get(observations))
-        .fallback(async || Refused::new(Problem::new(404, "not-found", "there is no such route")))
+        .fallback(async || Refused::new(Problem::new(404, "not-found", "unknown route")))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(service)
 }
@@ -268,12 +268,12 @@ impl From<ControlError> for Refused {
         let (status, code, hint) = match &error {
             ControlError::DigestMismatch { .. } => (400, "digest-mismatch", "send the bytes again"),
             ControlError::BundleMissing { .. } => {
-                (409, "bundle-missing", "put the bundle, then the assignment")
+                (409, "bundle-missing", "put the bundle first, then the assignment")
             }
             ControlError::BundleUnreadable { .. } => (
                 400,
                 "bundle-unreadable",
-                "the key is another bundle's, or waifud is newer than this service",
+                "the key belongs to another bundle, or waifud is newer than this service",
             ),
             ControlError::BundleOfAnother { .. } => (
                 409,
@@ -283,7 +283,7 @@ impl From<ControlError> for Refused {
             ControlError::AddressTaken { .. } => (
                 409,
                 "address-taken",
-                "delete the instance that has it first",
+                "delete the assignment of the instance with this address first",
             ),
             ControlError::NodeKey(_) | ControlError::Tunnel(_) => {
                 (400, "tunnel-refused", "check the node's key and endpoint")
@@ -293,13 +293,10 @@ impl From<ControlError> for Refused {
                 "no-space",
                 "its filesystem is full; existing documents are still served, and new ones are accepted once there is space",
             ),
-            ControlError::Store(_) => (500, "store-failed", "is the disk read-only, or broken?"),
+            ControlError::Store(_) => (500, "store-failed", "check whether the disk is read-only or damaged"),
         };
         if status >= 500 {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a change failed"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, "a change failed");
         }
         let mut problem = Problem::new(status, code, error.to_string()).hint(hint);
         if let Some(cause) = std::error::Error::source(&error) {

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn user_data_is_the_same_bytes_for_every_connection_that_asks() {
+    fn user_data_is_shared_between_connections() {
         let (entry, tokens) = (entry(), Tokens::new(&[1; 32]));
         for path in ["/openstack/latest/user_data", "/latest/user-data"] {
             let answer = entry.documents.answer(&GuestRequest::get(path), &tokens, 0);

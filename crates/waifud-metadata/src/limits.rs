@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_passes_then_the_rate_and_others_are_not_touched() {
+    fn requests_beyond_the_burst_are_refused_for_that_source_only() {
         let limiter = limiter(10, 5);
         let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let now = Instant::now();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_sources_is_not_remembered_for_ever() {
+    fn full_buckets_of_many_sources_are_removed() {
         let limiter = limiter(10, 5);
         let mut now = Instant::now();
         for n in 0..20_000 {
@@ -133,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_burst_and_the_rate_together(
+        fn no_source_exceeds_its_burst_plus_its_rate(
             rate in 1u32..100, burst in 1u32..100, steps in prop::collection::vec(0u64..200, 1..400),
         ) {
             let limiter = limiter(rate, burst);

@@ -101,7 +101,7 @@ impl ObservationLog {
                 sleep(GATHER).await;
             }
         };
-        // Whether the time has elapsed or something was recorded shows in the log.
+        // In both cases (timeout or a new entry), the log is read again.
         let _ = timeout(wait, changed).await;
         self.with(|inner| inner.after(after))
     }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_500_events_of_a_guest_are_kept_beside_its_requests() {
+    async fn the_last_500_events_of_a_guest_are_kept_separately_from_its_requests() {
         let log = ObservationLog::default();
         let (flood, quiet) = (InstanceId::generate(), InstanceId::generate());
         let event = |n: usize| {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_ends_with_news_or_with_time() {
+    async fn a_wait_ends_with_a_new_observation_or_at_its_deadline() {
         let log = ObservationLog::default();
         let empty = log.after(0, Duration::from_millis(5)).await;
         assert!(empty.items.is_empty());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forgotten_observations_are_removed_and_numbers_continue() {
+    async fn dropped_observations_are_removed_and_numbers_continue() {
         let log = ObservationLog::default();
         let instance = InstanceId::generate();
         assert!(!log.has_report(instance));

@@ -36,7 +36,7 @@ pub(crate) fn parse(body: &[u8]) -> Observed {
     }
 }
 
-/// Text of a guest, for logs and terminals: printable characters only, and not many.
+/// Text of a guest, for logs and terminals: printable characters only, with a limited length.
 pub(crate) fn harmless(text: &str, most: usize) -> String {
     text.trim()
         .chars()
@@ -76,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_into_something_short_and_printable(body in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fn arbitrary_bytes_give_bounded_printable_text(body in prop::collection::vec(any::<u8>(), 0..2000)) {
             let Observed::PhoneHome { instance_id, hostname, host_keys } = parse(&body) else {
                 panic!("not a report");
             };

@@ -101,11 +101,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_side_that_breaks_or_ends_is_enough_to_end_the_service() {
+    async fn the_service_ends_when_one_side_panics_or_ends() {
         let forever = || tokio::spawn(std::future::pending::<std::io::Result<()>>());
         for (mut guests, word) in [
             (
-                tokio::spawn(async { panic!("this one is part of the test") }),
+                tokio::spawn(async { panic!("a panic as part of the test") }),
                 "broke",
             ),
             (tokio::spawn(async {}), "by itself"),

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_kept_out() {
+    fn a_second_process_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let held = lock(directory.path()).unwrap();
         let error = lock(directory.path()).unwrap_err();

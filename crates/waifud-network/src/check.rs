@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_states_are_fine() {
+    fn ordinary_states_are_accepted() {
         check(&state(0)).unwrap();
         check(&state(200)).unwrap();
     }
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_no_guests_are_refused() {
+    fn addresses_that_guests_cannot_have_are_refused() {
         for (address, words) in [
             ([10, 144, 1, 1], "the gateway"),
             ([10, 144, 2, 9], "not an address of"),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn further_addresses_must_leave_others_alone() {
+    fn further_addresses_that_belong_to_others_are_refused() {
         for (range, words) in [
             ("10.144.1.12/32", "belongs to"),
             ("10.144.1.0/28", "may not use"),
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_states_ports_differ() {
+    fn the_ports_of_the_test_state_differ() {
         assert_ne!(port(0), port(1));
     }
 }

@@ -6,14 +6,14 @@
     clippy::missing_panics_doc,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test suite: it panics at the first surprise"
+    reason = "a test suite: it panics on a violation"
 )]
 
 use ipnet::IpNet;
 
 use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
-/// Makes a valid state contradict itself.
+/// Introduces a contradiction into a valid state.
 type Spoil = fn(&mut NetworkState);
 
 /// Runs all tests, and leaves nothing behind.
@@ -92,7 +92,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
             s.ports[1].address = [192, 0, 2, 1].into();
         }),
         ("a gateway outside", |s| s.gateway = [192, 0, 2, 1].into()),
-        ("another's lease as further address", |s| {
+        ("the lease of another port as a further address", |s| {
             s.ports[1].allow_addresses =
                 vec![IpNet::from(std::net::IpAddr::V4(s.ports[0].address))];
         }),
@@ -105,8 +105,8 @@ pub async fn contradictions_are_refused_and_change_nothing(
         ("a bridge of waifud's own", |s| {
             s.lan[0].bridge.clone_from(&s.bridge);
         }),
-        ("no name of a bridge", |s| s.lan[0].bridge = "br 0".into()),
-        ("one identity for two", |s| {
+        ("an invalid bridge name", |s| s.lan[0].bridge = "br 0".into()),
+        ("one identity for two ports", |s| {
             let mut other = s.lan[0].clone();
             other.tap = waifud_types::TapName::of(other.instance, 7);
             other.mac = waifud_types::MacAddr::of_guest([9, 9, 9]);
@@ -115,7 +115,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
         ("an identity that is a port's address", |s| {
             s.lan[0].identity = Some(s.ports[0].address);
         }),
-        ("everything as a source", |s| {
+        ("all addresses as a source", |s| {
             s.lan[0].fixed = vec!["0.0.0.0/0".parse().unwrap()];
         }),
     ];
@@ -155,7 +155,7 @@ pub async fn what_is_ours_is_no_fact_of_the_host(network: &dyn GuestNetwork, sta
     assert_eq!(network.bridges().await.unwrap(), facts.bridges);
 }
 
-/// Removal is idempotent too, and a later ensure starts again.
+/// Removal is idempotent as well, and a later `ensure` starts from the beginning.
 pub async fn absence_can_be_ensured_at_any_time(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     for _ in 0..2 {

@@ -138,7 +138,7 @@ pub(crate) fn leases(state: &NetworkState) -> String {
     let mut named = HashSet::new();
     let mut text = String::new();
     for port in &state.ports {
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{},{}", port.mac, port.address);
         if named.insert(&port.name) {
             let _ = write!(text, ",{}", port.name);
@@ -154,7 +154,7 @@ pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     let mut text = format!("0.0.0.0 {}\n", mark(load));
     for port in &state.ports {
         let (name, domain) = (&port.name, &state.domain);
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {name}.{domain} {name}", port.address);
     }
     text
@@ -172,7 +172,7 @@ mod tests {
     use crate::samples::{port, state};
 
     #[test]
-    fn guests_that_flood_dns_leave_room_for_others() {
+    fn query_slots_remain_for_others_while_guests_flood_dns() {
         // dnsmasq gives up a query after ten seconds (`TIMEOUT` in its config.h).
         let of_one = DNS_BURST + 10 * DNS_RATE;
         assert!(8 * of_one < QUESTIONS_MAX, "{of_one}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_gives_this_configuration() {
+    fn the_configuration_matches_its_snapshot() {
         let mut state = state(2);
         state.mtu = 1420;
         insta::assert_snapshot!(configuration(&state, &settings()));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_and_names_have_a_line_per_port() {
+    fn leases_and_names_have_one_line_per_port() {
         let mut state = state(2);
         let mut second = port(7);
         second.name = state.ports[0].name.clone();

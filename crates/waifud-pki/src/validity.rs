@@ -8,7 +8,7 @@ use crate::PkiError;
 
 /// The certificate's `notAfter` (RFC 5280, section 4.1.2.5).
 pub fn valid_until(certificate: &CertificateDer<'_>) -> Result<Timestamp, PkiError> {
-    let unreadable = || PkiError::Text("the certificate's dates can't be read");
+    let unreadable = || PkiError::Text("the certificate's dates cannot be read");
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| unreadable())?;
     Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|_| unreadable())
 }
@@ -19,7 +19,7 @@ mod tests {
     use crate::{Authority, NodeKey, NodeRequest, certificates};
 
     #[test]
-    fn the_ends_of_what_is_issued_are_read() {
+    fn expiry_dates_of_issued_certificates_are_read() {
         let authority = Authority::generate().unwrap();
         let end = valid_until(authority.certificate()).unwrap();
         assert_eq!(end.to_string(), "9999-01-01T00:00:00Z");

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 use std::path::Path;
@@ -169,7 +169,7 @@ fn a_certificate_without_its_key_is_refused() {
 }
 
 #[test]
-fn a_node_can_not_pretend_to_be_waifud() {
+fn a_node_cannot_impersonate_waifud() {
     let ca = Authority::generate().unwrap();
     let key = NodeKey::generate().unwrap();
     let certificate = issued(&ca, &key, node_id());

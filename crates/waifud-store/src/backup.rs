@@ -69,7 +69,7 @@ pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreErr
         "UPDATE meta SET value = ?1 WHERE key = 'incarnation'",
         [fresh.to_string()],
     )?;
-    // The new machine may be another than the one on which the copy was made.
+    // The copy may be restored on another machine.
     tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
         "UPDATE nodes SET swept = 0, confirmed = 0, unmanaged_count = 0, unmanaged_addresses = '[]'",

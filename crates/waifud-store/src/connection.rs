@@ -11,7 +11,7 @@ use crate::StoreError;
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
 
 /// Applies the settings of every connection. `statements` is the number of cached statements.
-pub(crate) fn settle(conn: &Connection, statements: usize) -> Result<(), StoreError> {
+pub(crate) fn configure(conn: &Connection, statements: usize) -> Result<(), StoreError> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(statements);
     // Otherwise SQLite plans a cached statement with a join again whenever its values change, which took an eighth of a
@@ -33,9 +33,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_statement_with_a_join_is_planned_once() -> Result<(), StoreError> {
+    fn a_cached_statement_with_a_join_is_planned_once() -> Result<(), StoreError> {
         let conn = Connection::open_in_memory()?;
-        settle(&conn, 8)?;
+        configure(&conn, 8)?;
         conn.execute_batch("CREATE TABLE a (id, b, c); CREATE TABLE b (id, d)")?;
         let join = "SELECT * FROM a JOIN b ON b.id = a.b WHERE a.id = ?1";
         for value in ["one", "two", "three"] {

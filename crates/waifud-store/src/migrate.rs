@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_migration_leaves_the_database_as_it_was() {
+    fn a_failed_migration_leaves_the_database_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("waifud.db");
         run(&mut open(&path), &path, &[FIRST]).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_refused_in_words_that_say_what_to_do() {
+    fn a_newer_schema_is_refused_with_the_next_step() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("waifud.db");
         run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap();

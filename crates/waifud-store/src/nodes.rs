@@ -229,7 +229,7 @@ impl WriteTx<'_> {
         } else {
             self.conn
                 .prepare_cached("INSERT OR REPLACE INTO unmanaged (node, things) VALUES (?1, ?2)")?
-                .execute((node16(&id), to_json("unmanaged things", &unmanaged)?))?;
+                .execute((node16(&id), to_json("unmanaged objects", &unmanaged)?))?;
         }
         Ok(())
     }

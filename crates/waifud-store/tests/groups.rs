@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 mod common;
@@ -23,7 +23,7 @@ async fn history(store: &Store) -> Vec<(u64, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_job_takes_back_its_own_changes_only() {
+async fn a_failed_job_rolls_back_its_own_changes_only() {
     let dir = tempfile::tempdir().unwrap();
     let store = common::open(dir.path());
     let jobs = (0..500).map(|n| store.write(common::note(format!("n{n}"), n % 3 == 0)));
@@ -49,7 +49,7 @@ async fn a_failing_job_takes_back_its_own_changes_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panicking_job_is_undone_and_the_writer_lives_on() {
+async fn a_panicking_job_is_rolled_back_and_the_writer_continues() {
     let dir = tempfile::tempdir().unwrap();
     let store = common::open(dir.path());
     let answer: Result<(), StoreError> = store
@@ -88,7 +88,7 @@ async fn listeners_are_woken_with_the_newest_revision_after_the_commit() {
 }
 
 #[tokio::test]
-async fn the_incarnation_and_the_count_go_on_when_the_database_is_opened_again() {
+async fn the_incarnation_and_the_event_numbers_continue_after_the_database_is_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waifud.db");
     let first = Store::open(&path, Mode::Inline, Incarnation(1)).unwrap();

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 use waifud_store::{Mode, Store, StoreError, Taken};
@@ -18,7 +18,7 @@ fn store(dir: &tempfile::TempDir) -> Store {
 }
 
 #[tokio::test]
-async fn a_name_and_a_bridge_are_one_networks_only() {
+async fn names_and_bridges_are_unique() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let add = async |network: &str, bridge: &str| {
@@ -49,7 +49,7 @@ async fn a_name_and_a_bridge_are_one_networks_only() {
 }
 
 #[tokio::test]
-async fn the_database_itself_keeps_what_is_used() {
+async fn the_database_refuses_to_delete_used_networks() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     // For an instance that does not exist, and for a network that does not exist.

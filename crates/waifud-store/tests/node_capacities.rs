@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 mod common;
@@ -230,7 +230,7 @@ async fn both(store: &Store) -> (Arc<Vec<NodeCapacity>>, Vec<NodeCapacity>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn rooms_in_memory_are_those_of_the_rows(steps in prop::collection::vec(step(), 1..40)) {
+    fn capacities_in_memory_equal_those_of_the_rows(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
@@ -254,7 +254,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
+async fn other_changes_do_not_cause_capacities_to_be_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path()).await;
     store
@@ -290,7 +290,7 @@ async fn what_does_not_change_rooms_does_not_have_them_read_anew() {
 }
 
 #[tokio::test]
-async fn what_is_in_nobodys_list_is_read_where_it_is_asked_for_and_nowhere_else() {
+async fn unmanaged_objects_are_read_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let store = common::open(dir.path());
     let things: Vec<waifud_api::agent::Unmanaged> = serde_json::from_value(json!([

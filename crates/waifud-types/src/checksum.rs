@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checksum_survives_its_text() {
+    fn a_checksum_is_unchanged_by_formatting_and_parsing() {
         for text in [
             format!("sha256:{}", "ab".repeat(32)),
             format!("sha512:{}", "0f".repeat(64)),

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_survives_its_text_with_and_without_prefix() {
+    fn a_digest_is_parsed_with_and_without_its_prefix() {
         let digest = Digest::from_bytes([0xab; 32]);
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert_eq!(digest.hex().parse(), Ok(digest));

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_id_survives_its_text() {
+    fn a_volume_id_is_unchanged_by_formatting_and_parsing() {
         let id = VolumeId {
             instance: InstanceId::generate(),
             disk: "root".parse().unwrap(),

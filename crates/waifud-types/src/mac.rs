@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mac_survives_its_text() {
+    fn a_mac_address_is_unchanged_by_formatting_and_parsing() {
         let mac = MacAddr::of_guest([1, 0xab, 3]);
         assert_eq!(mac.to_string(), "52:54:00:01:ab:03");
         assert_eq!(mac.to_string().parse(), Ok(mac));

@@ -188,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_header_gives_its_size() {
+    fn a_valid_header_gives_its_size() {
         assert_eq!(parse(&header()).unwrap().virtual_size, ByteSize::gib(2));
     }
 
     #[test]
-    fn hostile_headers_are_refused_each_with_its_reason() {
+    fn each_hostile_header_is_refused_with_its_reason() {
         assert_eq!(parse(b"PNG"), Err(Qcow2Error::NotQcow2));
         assert_eq!(parse(b"QFI\xfb\0\0"), Err(Qcow2Error::Truncated));
         assert_eq!(with(7, 9), Err(Qcow2Error::UnknownVersion(9)));
@@ -210,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {
+        fn arbitrary_bytes_do_not_cause_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {
             if magic && bytes.len() > 8 {
                 bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
             }

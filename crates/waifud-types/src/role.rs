@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_are_ordered_by_what_they_may() {
+    fn roles_are_ordered_by_their_permissions() {
         assert!(Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
     }
 }

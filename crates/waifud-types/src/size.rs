@@ -165,7 +165,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn people_write_units_in_many_ways() {
+    fn units_are_parsed_in_all_common_forms() {
         for (text, bytes) in [
             ("2G", 2 << 30),
             ("2GiB", 2 << 30),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_sizes_say_what_is_wrong() {
+    fn invalid_sizes_are_refused_with_the_reason() {
         assert!(matches!(
             "20".parse::<ByteSize>(),
             Err(ByteSizeError::NoUnit(_))
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_without_a_unit_gets_the_unit_that_was_probably_meant() {
+    fn a_number_without_a_unit_gets_a_hint_with_the_probable_unit() {
         let said = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
         assert!(said("20").ends_with("write 20G or 20M"));
         assert!(said("2048").ends_with("write 2048M"));
@@ -228,17 +228,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,40}") {
+        fn arbitrary_text_does_not_cause_a_panic(text in ".{0,40}") {
             let _ = text.parse::<ByteSize>();
         }
 
         #[test]
-        fn an_exact_size_is_read_back_as_the_same_bytes(n in 1_u64..=i64::MAX.unsigned_abs()) {
+        fn an_exact_size_is_parsed_to_the_same_number_of_bytes(n in 1_u64..=i64::MAX.unsigned_abs()) {
             prop_assert_eq!(ByteSize(n).exact().parse::<ByteSize>(), Ok(ByteSize(n)));
         }
 
         #[test]
-        fn whole_mebibytes_survive_their_text(n in 1_u64..1024) {
+        fn whole_mebibytes_are_unchanged_by_formatting_and_parsing(n in 1_u64..1024) {
             prop_assert_eq!(ByteSize::mib(n).to_string().parse::<ByteSize>(), Ok(ByteSize::mib(n)));
         }
     }

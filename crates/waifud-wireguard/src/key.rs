@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_being_written_and_read() {
+    fn a_key_is_unchanged_after_being_written_and_read() {
         let private = PrivateKey::generate();
         let again: PrivateKey = private.to_base64().parse().unwrap();
         assert_eq!(private.public_key(), again.public_key());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing_of_the_secret() {
+    fn debug_does_not_print_the_private_key() {
         let private = PrivateKey::generate();
         let shown = format!("{private:?}");
         assert_eq!(shown, "PrivateKey(redacted)");

@@ -122,7 +122,7 @@ fn a_packet_before_the_handshake_is_queued() {
 }
 
 #[test]
-fn both_ends_may_speak_first_at_once() {
+fn both_ends_can_start_a_handshake_at_the_same_time() {
     let (mut pair, to_node, to_server) = Pair::new(true);
     assert_eq!((to_node.len(), to_server.len()), (1, 1));
     pair.carry(to_node, to_server);
@@ -242,7 +242,7 @@ fn a_full_packet_fits_into_a_datagram() {
 }
 
 #[test]
-fn addresses_are_read_from_whole_ipv4_headers_only() {
+fn addresses_are_read_from_complete_ipv4_headers_only() {
     assert_eq!(
         super::source(&inner(GUEST, SERVICE)),
         Some(Ipv4Addr::from(GUEST))
@@ -257,12 +257,12 @@ fn addresses_are_read_from_whole_ipv4_headers_only() {
 
 proptest! {
     #[test]
-    fn arbitrary_datagrams_break_nothing(datagrams in proptest::collection::vec((0_u8..5, proptest::collection::vec(any::<u8>(), 0..200)), 0..20)) {
+    fn arbitrary_datagrams_do_not_end_a_session(datagrams in proptest::collection::vec((0_u8..5, proptest::collection::vec(any::<u8>(), 0..200)), 0..20)) {
         let (mut pair, to_node, to_server) = Pair::new(true);
         pair.carry(to_node, to_server);
         let mut out = Vec::new();
         for (kind, mut bytes) in datagrams {
-            // Message types 1 to 4 with zeroes behind look most genuine.
+            // Message types 1 to 4 followed by zeroes pass the first checks.
             if let Some(head) = bytes.first_chunk_mut::<4>() {
                 *head = [kind, 0, 0, 0];
             }

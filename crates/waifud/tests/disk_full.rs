@@ -6,7 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 #[allow(dead_code, reason = "one test uses few of the helpers of the others")]

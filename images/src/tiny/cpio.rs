@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn busybox_or_cpio_would_read_what_is_written() {
+    fn the_archive_has_the_format_that_busybox_and_cpio_read() {
         let mut archive = Archive::default();
         archive.directory("bin");
         archive.file("bin/hello", 0o755, b"hello");

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loaders_listing_is_understood() {
+    fn the_loaders_listing_is_parsed() {
         let listing = "\tlinux-vdso.so.1 (0x00007f08)\n\
             \tlibz.so.1 => /p/lib/x86_64-linux-gnu/libz.so.1 (0x00007f09)\n\
             \tlibodd.so.1 => not found\n\

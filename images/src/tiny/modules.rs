@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_are_read_from_a_modules_own_words() {
+    fn dependencies_are_read_from_a_modules_modinfo() {
         assert_eq!(
             depends(b"ELF..\0license=GPL\0depends=virtio,virtio-ring\0name=x\0"),
             Some(vec!["virtio".to_owned(), "virtio_ring".to_owned()])
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_comes_first_and_only_once() {
+    fn dependencies_come_first_and_only_once() {
         let graph = |name: &str| -> Result<Option<Vec<String>>> {
             Ok(match name {
                 "blk" | "net" => Some(vec!["virtio".to_owned(), "core".to_owned()]),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_need_each_other_do_not_loop() {
+    fn circular_dependencies_of_modules_do_not_loop() {
         let graph = |name: &str| -> Result<Option<Vec<String>>> {
             Ok(Some(vec![if name == "a" { "b" } else { "a" }.to_owned()]))
         };

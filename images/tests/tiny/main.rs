@@ -3,7 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic, like tests"
+    reason = "test helpers may panic"
 )]
 
 mod boot;

@@ -14,8 +14,6 @@ use crate::cargo;
 const KNOWN: &[&str] = &[
     "waifuctl: commands::create, commands::create_file",
     "waifuctl: commands::edit, commands::edit_spec",
-    "waifud-cloudinit: nocloud, render",
-    "waifud-cloudinit: user_data, user_data_kinds, user_data_parts",
     "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
 ];
 

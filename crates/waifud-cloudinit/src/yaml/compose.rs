@@ -26,7 +26,7 @@ pub(super) fn compose(text: &str) -> Result<Document, YamlError> {
     let document = composed.unwrap_or_else(|_| {
         Err(at(
             last.get(),
-            "what follows cannot be read; a tag (!) needs a space after it",
+            "a tag (!) needs a space after it",
         ))
     })?;
     not_too_large(&document)?;
@@ -238,7 +238,7 @@ fn not_too_large(document: &Document) -> Result<(), YamlError> {
             return Err(YamlError {
                 line: node.line,
                 column: node.column,
-                reason: "its aliases stand for more than a million values",
+                reason: "its aliases expand to more than a million values",
             });
         }
         sizes.push(size);

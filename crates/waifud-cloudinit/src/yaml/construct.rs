@@ -55,7 +55,7 @@ impl Checker<'_> {
             "float" => place.ensure(is_float(self.scalar(id)?), "this is not a number")?,
             "binary" => place.ensure(is_base64(self.scalar(id)?), "this is not base64")?,
             "timestamp" => {
-                // PyYAML looks at the node itself there.
+                // PyYAML examines the node itself there.
                 let own = node.text().is_some_and(is_timestamp);
                 place.ensure(own, "this date or time does not exist")?;
             }
@@ -65,9 +65,9 @@ impl Checker<'_> {
             },
             "map" | "set" => self.mapping(id, left)?,
             "omap" | "pairs" => self.pairs(id, left)?,
-            "merge" => place.ensure(false, "<< merges mappings, and is a key; quote it")?,
+            "merge" => place.ensure(false, "<< is the merge key; as a value, it needs quotes")?,
             "value" => place.ensure(false, "= needs quotes")?,
-            _ => place.ensure(false, "cloud-init does not know this tag")?,
+            _ => place.ensure(false, "cloud-init does not support this tag")?,
         }
         Ok(())
     }
@@ -83,13 +83,13 @@ impl Checker<'_> {
                 Kind::Scalar(text) => return Ok(text),
                 Kind::Sequence(_) => {
                     return Err(
-                        Place::of(node).refused("this is a list, and its tag wants a scalar")
+                        Place::of(node).refused("this is a list, but its tag requires a scalar")
                     );
                 }
                 Kind::Mapping(pairs) => {
                     let value = pairs.iter().find(|(key, _)| self.is(*key, "value"));
                     let Some((_, value)) = value else {
-                        let reason = "this is a mapping, and its tag wants a scalar";
+                        let reason = "this is a mapping, but its tag requires a scalar";
                         return Err(Place::of(node).refused(reason));
                     };
                     at = *value;
@@ -166,19 +166,19 @@ impl Checker<'_> {
             Kind::Mapping(_) => vec![value],
             Kind::Sequence(items) => items.iter().rev().copied().collect(),
             Kind::Scalar(_) => {
-                return Err(place.refused("<< takes a mapping or a list of mappings"));
+                return Err(place.refused("<< requires a mapping or a list of mappings"));
             }
         };
         for source in sources {
             self.flatten(source)?;
             match self.nodes.get(source).map(|node| &node.kind) {
                 Some(Kind::Mapping(pairs)) => merged.extend(pairs),
-                _ => return Err(place.refused("<< takes a mapping or a list of mappings")),
+                _ => return Err(place.refused("<< requires a mapping or a list of mappings")),
             }
             self.merged += merged.len();
             place.ensure(
                 self.merged <= MAX_MERGED,
-                "its merge keys bring more than a hundred thousand values",
+                "its merge keys add more than a hundred thousand values",
             )?;
         }
         Ok(())
@@ -189,7 +189,7 @@ impl Checker<'_> {
         let Some(node) = self.nodes.get(id) else {
             return Ok(());
         };
-        let reason = "its tag wants a list of mappings with one key each";
+        let reason = "its tag requires a list of mappings with one key each";
         let Kind::Sequence(items) = &node.kind else {
             return Err(Place::of(node).refused(reason));
         };

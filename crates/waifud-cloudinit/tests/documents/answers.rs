@@ -178,7 +178,7 @@ fn head_answers_like_get_and_writing_is_refused() {
 }
 
 #[test]
-fn a_token_is_given_for_1_to_21600_seconds_and_to_no_proxy() {
+fn tokens_are_valid_for_1_to_21600_seconds_and_refused_to_proxies() {
     let documents = documents();
     let put = |ttl, forwarded| {
         let request = GuestRequest {
@@ -211,7 +211,7 @@ fn a_token_is_given_for_1_to_21600_seconds_and_to_no_proxy() {
 }
 
 #[test]
-fn only_an_invalid_token_is_refused() {
+fn requests_with_an_invalid_token_are_refused_and_without_one_answered() {
     let documents = documents();
     let get = |token| {
         let request = GuestRequest {
@@ -238,7 +238,7 @@ fn debug_output_contains_no_document() {
 
 proptest! {
     #[test]
-    fn any_target_is_answered_and_only_200_carries_documents(
+    fn every_target_is_answered_and_only_200_contains_documents(
         target in ".{0,80}|(/(latest|openstack|2009-04-04|meta-data|user-data|public-keys|0|\\.\\.|)){0,6}/?",
     ) {
         let documents = documents();

@@ -15,7 +15,7 @@ fn another_key_does_not_open_it() {
         open(&sealed.ciphertext, sealed.digest, &other.key),
         Err(BundleError::Sealed)
     ));
-    for key in ["", "AAAA", "no base64"] {
+    for key in ["", "AAAA", "not base64"] {
         let key = Secret::new(key.to_owned());
         assert!(matches!(
             open(&sealed.ciphertext, sealed.digest, &key),
@@ -45,7 +45,7 @@ fn another_digest_or_format_is_refused_before_the_key_is_used() {
 }
 
 #[test]
-fn nothing_of_the_documents_can_be_read_in_the_ciphertext_or_in_debug() {
+fn neither_ciphertext_nor_debug_output_contains_documents() {
     let sealed = seal(&documents(), &ENTROPY).unwrap();
     assert!(!sealed.ciphertext.windows(4).any(|w| w == b"htop"));
     assert!(!format!("{sealed:?}").contains(sealed.key.expose().as_str()));
@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn a_shortened_bundle_is_noticed(length: prop::sample::Index) {
+    fn a_truncated_bundle_is_detected(length: prop::sample::Index) {
         let sealed = seal(&documents(), &ENTROPY).unwrap();
         let bytes = &sealed.ciphertext[..length.index(sealed.ciphertext.len())];
         prop_assert!(open(bytes, digest_of(bytes), &sealed.key).is_err());

@@ -1,4 +1,4 @@
-//! A source to render from, and short ways to ask for documents.
+//! A source to render from, and helpers to request documents.
 
 use waifud_cloudinit::{
     Answer, Documents, GuestRequest, NicDoc, Source, Tokens, VendorOptions, instance_id, render,

@@ -80,7 +80,7 @@ fn only_ec2_has_the_documents_of_its_network_configuration() {
 }
 
 #[test]
-fn the_disk_is_the_same_for_the_same_documents_and_holds_each_of_them() {
+fn equal_documents_give_an_equal_disk_with_all_of_them() {
     let disk = documents().cidata();
     assert_eq!(disk, documents().cidata());
     assert_eq!(disk.len() % 2048, 0);
@@ -96,7 +96,7 @@ fn the_disk_is_the_same_for_the_same_documents_and_holds_each_of_them() {
 
 proptest! {
     #[test]
-    fn user_data_is_the_same_text_in_every_tree_and_meta_data_stays_one_key_a_line(
+    fn user_data_is_equal_in_every_tree_and_meta_data_has_one_key_per_line(
         user_data in "[ -~\n]{1,200}", comment in "[ -~]{0,40}",
     ) {
         let key = format!("{} {comment}", crate::common::KEY);

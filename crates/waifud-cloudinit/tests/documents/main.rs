@@ -1,5 +1,5 @@
 //! All documents that guests read, through the public functions only.
-#![expect(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod answers;
 mod bundles;

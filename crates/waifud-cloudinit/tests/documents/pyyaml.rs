@@ -1,5 +1,5 @@
 //! Compares our checks of YAML with PyYAML's safe loader, which cloud-init uses, for handwritten documents and several
-//! thousand generated ones. Intended differences are in [`MEANT`].
+//! thousand generated ones. Intended differences are in [`INTENDED`].
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -36,26 +36,26 @@ json.dump([judge(t) for t in json.load(sys.stdin)], sys.stdout)
 "#;
 
 /// Documents that we refuse and PyYAML loads, by our reason.
-const MEANT: [&str; 10] = [
+const INTENDED: [&str; 10] = [
     // cloud-init merges and prints the loaded value, which fails for a value that contains itself.
     "this alias refers to a value that contains it",
     // Far below Python's limit, part of which cloud-init needs itself.
     "the nesting is too deep",
     // Shared in Python, but expanded when cloud-init merges them.
-    "its aliases stand for more than a million values",
+    "its aliases expand to more than a million values",
     // YAML has two directives; another one is probably a mistake that changes the meaning of the rest.
     "found unknown directive name",
     // A lone surrogate: Python loads it, and fails when cloud-init writes it to a file.
     "found invalid Unicode character escape code",
     // The mark is invisible and would become part of a value or of a key.
     "a byte order mark can only begin a file",
-    // PyYAML takes `[? a]` for a key; libyaml differs before commas. Nothing in cloud-init needs one.
+    // PyYAML reads `[? a]` as a key; libyaml differs before commas. cloud-init does not need it.
     "a question mark inside brackets needs quotes",
     // `[a:]`: a key without a value for PyYAML, an error for YAML 1.1.
     "found unexpected ':'",
-    // Spaces and then tabs before a block's first line: how deep it is indented cannot be seen.
+    // Spaces and then tabs before a block's first line: the indentation is ambiguous.
     "found a tab character where an indentation space is expected",
-    // Brackets and commas in a tag, which PyYAML allows, and does not know then.
+    // Brackets and commas in a tag: PyYAML parses it, but has no constructor for it.
     "did not find expected whitespace or line break",
 ];
 
@@ -118,7 +118,7 @@ const BY_HAND: &[&str] = &[
 ];
 
 #[test]
-fn our_verdict_on_yaml_is_that_of_pyyaml() {
+fn yaml_is_accepted_exactly_if_pyyaml_accepts_it() {
     if !pyyaml_or_skip() {
         return;
     }
@@ -150,7 +150,7 @@ fn our_verdict_on_yaml_is_that_of_pyyaml() {
             }
             _ => None,
         };
-        let meant = reason.is_some_and(|reason| MEANT.contains(&reason));
+        let meant = reason.is_some_and(|reason| INTENDED.contains(&reason));
         if reason.is_some() == theirs.is_null() && !meant {
             differing.push(format!("{text:?}\n  ours: {ours:?}\n  PyYAML: {theirs}"));
         }
@@ -174,7 +174,7 @@ fn our_verdict_on_yaml_is_that_of_pyyaml() {
     );
     assert!(
         same_line * 100 >= refused * 85,
-        "{same_line} of {refused} name the same line"
+        "{same_line} of {refused} report the same line"
     );
 }
 
@@ -198,7 +198,7 @@ fn listed_differences_are_refused_with_their_reason() {
     let texts = [
         within, nested, grows, directive, surrogate, mark, question, colon, tab, tag,
     ];
-    for (text, wanted) in texts.iter().zip(MEANT) {
+    for (text, wanted) in texts.iter().zip(INTENDED) {
         let error = validate_user_data(text).unwrap_err();
         assert!(
             matches!(error, UserDataError::NotYaml { reason, .. } if reason == wanted),
@@ -215,7 +215,7 @@ fn corpus() -> Vec<String> {
         let seed = random.pick(BY_HAND);
         documents.push(random.changed(seed));
     }
-    // Control characters are refused before YAML is looked at.
+    // Control characters are refused before YAML is parsed.
     documents.retain(|text| {
         !text
             .chars()

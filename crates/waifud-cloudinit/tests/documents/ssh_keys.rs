@@ -1,4 +1,4 @@
-//! Public keys: real ones are accepted, everything else is refused without being shown.
+//! Public keys: real ones are accepted, everything else is refused without printing it.
 
 use waifud_cloudinit::{SshKey, SshKeyError};
 

@@ -57,7 +57,7 @@ fn each_kind_is_recognised_by_its_first_line() {
 }
 
 #[test]
-fn broken_yaml_is_refused_at_its_place_and_not_quoted() {
+fn invalid_yaml_is_refused_with_its_position_and_not_quoted() {
     let text = "#cloud-config\npassword: hunter2\nusers: [a, b\nx: y\n";
     let error = validate_user_data(text).unwrap_err();
     let UserDataError::NotYaml { line, column, .. } = error else {
@@ -129,7 +129,7 @@ fn binary_and_oversized_texts_are_refused() {
 }
 
 #[test]
-fn aliases_that_would_grow_without_end_are_refused_quickly() {
+fn exponentially_growing_aliases_are_refused_quickly() {
     let mut text = String::from("#cloud-config\na0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {
         let line = format!(
@@ -143,13 +143,13 @@ fn aliases_that_would_grow_without_end_are_refused_quickly() {
 
 proptest! {
     #[test]
-    fn any_text_gets_a_verdict(text in "(#cloud-config\n|#!)?\\PC{0,100}") {
+    fn arbitrary_text_is_accepted_or_refused_without_a_panic(text in "(#cloud-config\n|#!)?\\PC{0,100}") {
         let _verdict = validate_user_data(&text);
     }
 }
 
 #[test]
-fn a_byte_order_mark_and_base64_are_named() {
+fn a_byte_order_mark_and_base64_are_refused_by_name() {
     assert_eq!(
         validate_user_data("\u{feff}#cloud-config\n"),
         Err(UserDataError::ByteOrderMark)
@@ -347,7 +347,7 @@ fn each_entry_of_an_archive_is_checked() {
 }
 
 #[test]
-fn gzip_is_unpacked_and_bounded() {
+fn gzip_is_decompressed_up_to_the_limit() {
     use std::io::Write;
     let packed = |bytes: &[u8]| {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -225,7 +225,7 @@ mod tests {
     use crate::store::conformance;
 
     #[tokio::test]
-    async fn the_disk_conforms_also_when_opened_again() {
+    async fn the_disk_store_conforms_also_after_reopening() {
         let root = tempfile::tempdir().unwrap();
         let store = DiskStore::open(&root.path().join("state")).unwrap();
         conformance::bundles(&store).await.unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_and_unfinished_files_do_not_keep_the_rest_from_being_read() {
+    async fn damaged_and_incomplete_files_do_not_prevent_reading_others() {
         let root = tempfile::tempdir().unwrap();
         let store = DiskStore::open(root.path()).unwrap();
         conformance::state(&store).await.unwrap();

@@ -27,7 +27,7 @@ use waifud_metadata::MetadataService;
 use waifud_types::{InstanceId, Secret};
 
 use crate::{
-    house::Guest,
+    fixture::Guest,
     kit::{World, guest_address},
     tunnel::{furnish, start},
 };
@@ -41,12 +41,12 @@ const KEY: &str =
 const USER_DATA: &str = "#cloud-config\npackages: [htop]\n# ünïcode\n";
 
 #[test]
-fn cloud_init_22_4_of_bookworm_understands_everything_at_once() {
+fn cloud_init_22_4_of_bookworm_reads_all_documents_without_a_retry() {
     check("bookworm", "22.4.");
 }
 
 #[test]
-fn cloud_init_25_1_of_trixie_understands_everything_at_once() {
+fn cloud_init_25_1_of_trixie_reads_all_documents_without_a_retry() {
     check("trixie", "25.1.");
 }
 

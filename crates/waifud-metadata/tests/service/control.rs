@@ -21,10 +21,10 @@ use waifud_metadata::{
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PrivateKey;
 
-use crate::house::{A, B, Guest, House, PATIENCE};
+use crate::fixture::{A, B, Guest, Fixture, PATIENCE};
 
 struct Agent {
-    house: House,
+    fixture: Fixture,
     client: MetadatadClient,
     socket: PathBuf,
     serving: JoinHandle<std::io::Result<()>>,
@@ -32,13 +32,13 @@ struct Agent {
 }
 
 async fn agent() -> Agent {
-    let house = House::on(FakeStore::default(), GuestLimits::default()).await;
+    let fixture = Fixture::on(FakeStore::default(), GuestLimits::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let socket = ControlSocket::bind(&path).unwrap();
-    let serving = tokio::spawn(socket.serve(Arc::clone(&house.service), house.stop.clone()));
+    let serving = tokio::spawn(socket.serve(Arc::clone(&fixture.service), fixture.stop.clone()));
     Agent {
-        house,
+        fixture,
         client: MetadatadClient::new(path.clone()),
         socket: path,
         serving,
@@ -76,7 +76,7 @@ async fn an_instance_is_served_once_its_bundle_and_assignment_are_acknowledged()
             .await
             .unwrap();
     }
-    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 200);
+    assert_eq!(agent.fixture.get(A, "/latest/user-data").await.0, 200);
     let status = agent.client.status().await.unwrap();
     let held = Held {
         id: guest.id,
@@ -88,7 +88,7 @@ async fn an_instance_is_served_once_its_bundle_and_assignment_are_acknowledged()
     for _ in 0..2 {
         agent.client.delete_instance(guest.id).await.unwrap();
     }
-    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 404);
+    assert_eq!(agent.fixture.get(A, "/latest/user-data").await.0, 404);
     assert!(agent.client.status().await.unwrap().instances.is_empty());
 }
 
@@ -96,8 +96,8 @@ async fn an_instance_is_served_once_its_bundle_and_assignment_are_acknowledged()
 async fn inconsistent_requests_are_refused_with_their_code_and_change_nothing() {
     let agent = agent().await;
     let (a, b) = (Guest::new("a", A), Guest::new("b", B));
-    agent.house.admit(&a).await;
-    agent.house.admit(&b).await;
+    agent.fixture.admit(&a).await;
+    agent.fixture.admit(&b).await;
     let put = |id, assignment| {
         let client = agent.client.clone();
         async move { code(client.put_instance(id, &assignment).await) }
@@ -127,7 +127,7 @@ async fn inconsistent_requests_are_refused_with_their_code_and_change_nothing() 
     );
 
     for (address, guest) in [(A, &a), (B, &b)] {
-        let (_, answer) = agent.house.get(address, "/latest/user-data").await;
+        let (_, answer) = agent.fixture.get(address, "/latest/user-data").await;
         assert!(answer.contains(&guest.secret()));
     }
 }
@@ -136,12 +136,12 @@ async fn inconsistent_requests_are_refused_with_their_code_and_change_nothing() 
 async fn an_instance_can_change_its_address_and_releases_the_old_one() {
     let agent = agent().await;
     let guest = Guest::new("a", A);
-    agent.house.admit(&guest).await;
+    agent.fixture.admit(&guest).await;
     let mut moved = guest.assignment.clone();
     moved.address = B;
     agent.client.put_instance(guest.id, &moved).await.unwrap();
-    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 404);
-    assert_eq!(agent.house.get(B, "/latest/user-data").await.0, 200);
+    assert_eq!(agent.fixture.get(A, "/latest/user-data").await.0, 404);
+    assert_eq!(agent.fixture.get(B, "/latest/user-data").await.0, 200);
 }
 
 #[tokio::test]
@@ -160,22 +160,22 @@ async fn the_nodes_end_of_the_tunnel_is_set_and_an_invalid_key_is_refused() {
             Some(&tunnel.node_public_key)
         );
     }
-    assert_eq!(agent.house.tunnel.peer().unwrap().allowed, [tunnel.subnet]);
+    assert_eq!(agent.fixture.tunnel.peer().unwrap().allowed, [tunnel.subnet]);
     tunnel.node_public_key = "AAAA".to_owned();
     let refused = agent.client.put_tunnel(&tunnel).await.map(drop);
     assert_eq!(code(refused), (400, "tunnel-refused".to_owned()));
 }
 
 #[tokio::test]
-async fn observations_wait_for_news() {
+async fn observations_wait_for_new_ones() {
     let agent = agent().await;
     let guest = Guest::new("a", A);
-    agent.house.admit(&guest).await;
+    agent.fixture.admit(&guest).await;
     let none = agent.client.observations(0, Duration::ZERO).await.unwrap();
     assert_eq!((none.last, none.items.len()), (0, 0));
     let (seen, _) = tokio::join!(
         agent.client.observations(0, Duration::from_mins(1)),
-        agent.house.get(A, "/openstack"),
+        agent.fixture.get(A, "/openstack"),
     );
     let seen = seen.unwrap();
     assert_eq!(seen.last, 1);
@@ -192,7 +192,7 @@ async fn a_wait_ends_at_once_when_the_service_stops() {
         async move { client.observations(0, Duration::from_mins(1)).await }
     });
     agent.client.status().await.unwrap();
-    agent.house.stop.cancel();
+    agent.fixture.stop.cancel();
     tokio::time::timeout(PATIENCE, agent.serving)
         .await
         .unwrap()
@@ -207,7 +207,7 @@ async fn a_wait_ends_at_once_when_the_service_stops() {
 }
 
 #[tokio::test]
-async fn only_its_user_may_open_the_socket_and_one_left_by_a_dead_process_is_replaced() {
+async fn only_its_user_can_open_the_socket_and_a_stale_socket_is_replaced() {
     let agent = agent().await;
     let mode = std::fs::metadata(&agent.socket)
         .unwrap()
@@ -219,12 +219,12 @@ async fn only_its_user_may_open_the_socket_and_one_left_by_a_dead_process_is_rep
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let socket = ControlSocket::bind(&path).unwrap();
-    tokio::spawn(socket.serve(Arc::clone(&agent.house.service), agent.house.stop.clone()));
+    tokio::spawn(socket.serve(Arc::clone(&agent.fixture.service), agent.fixture.stop.clone()));
     MetadatadClient::new(path).status().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_unused_address_and_a_silent_guest_are_reported() {
+async fn a_missing_socket_and_a_service_that_does_not_answer_are_distinguished() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let client = MetadatadClient::new(path.clone()).with_timeout(Duration::from_millis(50));
@@ -265,7 +265,7 @@ async fn problems_about_malformed_requests_do_not_quote_them() {
             "PUT /v1/instances/0198d2a8-1111-7000-8000-00000000000a",
             "400",
         ),
-        ("PUT /v1/instances/nobody", "400"),
+        ("PUT /v1/instances/not-a-uuid", "400"),
         ("PUT /v1/bundles/nothing", "400"),
         ("GET /v1/observations?after=x", "400"),
         ("GET /v1/other", "404"),
@@ -397,10 +397,10 @@ async fn a_change_is_complete_even_if_its_caller_disconnects() {
 }
 
 #[tokio::test]
-async fn a_bundle_that_no_instance_is_served_is_listed_until_it_is_dropped() {
+async fn an_unused_bundle_is_listed_until_it_is_deleted() {
     let agent = agent().await;
     let (used, unused) = (Guest::new("a", A), Guest::new("b", B));
-    agent.house.admit(&used).await;
+    agent.fixture.admit(&used).await;
     let digest = unused.sealed.digest;
     let put = async || {
         let ciphertext = unused.sealed.ciphertext.clone();
@@ -413,7 +413,7 @@ async fn a_bundle_that_no_instance_is_served_is_listed_until_it_is_dropped() {
     }
     let status = agent.client.status().await.unwrap();
     assert_eq!(status.unused_bundles, []);
-    assert_eq!(agent.house.get(A, "/latest/user-data").await.0, 200);
+    assert_eq!(agent.fixture.get(A, "/latest/user-data").await.0, 200);
     // It was really dropped: it must be put again before it can be assigned.
     let assign = || agent.client.put_instance(unused.id, &unused.assignment);
     assert!(assign().await.unwrap_err().is_bundle_missing());
@@ -423,20 +423,20 @@ async fn a_bundle_that_no_instance_is_served_is_listed_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_assignment_that_can_not_be_loaded_is_listed_and_can_be_deleted() {
+async fn an_unreadable_assignment_is_listed_and_can_be_deleted() {
     let store = FakeStore::default();
     let guest = Guest::new("a", A);
     store
         .put_assignment(guest.id, &guest.assignment)
         .await
         .unwrap();
-    let house = House::on(store.clone(), GuestLimits::default()).await;
-    let status = house.service.status().await;
+    let fixture = Fixture::on(store.clone(), GuestLimits::default()).await;
+    let status = fixture.service.status().await;
     assert_eq!(
         (status.instances, status.unserved),
         (vec![], vec![guest.id])
     );
-    house.service.delete_instance(guest.id).await.unwrap();
-    assert_eq!(house.service.status().await.unserved, []);
+    fixture.service.delete_instance(guest.id).await.unwrap();
+    assert_eq!(fixture.service.status().await.unserved, []);
     assert_eq!(store.assignments().await.unwrap(), []);
 }

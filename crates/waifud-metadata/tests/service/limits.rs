@@ -8,15 +8,15 @@ use tokio::{
 };
 use waifud_metadata::{FakeStore, GuestLimits};
 
-use crate::house::{A, B, Guest, House, PATIENCE, status};
+use crate::fixture::{A, B, Guest, Fixture, PATIENCE, status};
 
 const PATH: &str = "/openstack/latest/meta_data.json";
 
-async fn house(limits: GuestLimits) -> House {
-    let house = House::on(FakeStore::default(), limits).await;
-    house.admit(&Guest::new("a", A)).await;
-    house.admit(&Guest::new("b", B)).await;
-    house
+async fn fixture(limits: GuestLimits) -> Fixture {
+    let fixture = Fixture::on(FakeStore::default(), limits).await;
+    fixture.admit(&Guest::new("a", A)).await;
+    fixture.admit(&Guest::new("b", B)).await;
+    fixture
 }
 
 fn impatient() -> GuestLimits {
@@ -28,11 +28,11 @@ fn impatient() -> GuestLimits {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_that_never_finish_their_request_leave_others_served() {
-    let house = house(GuestLimits::default()).await;
+async fn others_are_served_during_a_thousand_connections_with_incomplete_requests() {
+    let fixture = fixture(GuestLimits::default()).await;
     let mut slow = Vec::new();
     for _ in 0..1000 {
-        let mut stream = house.connect(A);
+        let mut stream = fixture.connect(A);
         stream
             .write_all(b"GET /openstack HTTP/1.1\r\nX-Slow: ")
             .await
@@ -43,14 +43,14 @@ async fn a_thousand_connections_that_never_finish_their_request_leave_others_ser
         for stream in &mut slow {
             stream.write_all(b"x").await.unwrap();
         }
-        assert_eq!(house.get(B, PATH).await.0, 200);
+        assert_eq!(fixture.get(B, PATH).await.0, 200);
     }
 }
 
 #[tokio::test]
-async fn a_slow_request_head_is_ended() {
-    let house = house(impatient()).await;
-    let mut stream = house.connect(A);
+async fn a_connection_with_a_slow_request_head_is_closed() {
+    let fixture = fixture(impatient()).await;
+    let mut stream = fixture.connect(A);
     let dripping = async {
         loop {
             // Each byte arrives within the time limit of the head, but all together take longer.
@@ -64,10 +64,10 @@ async fn a_slow_request_head_is_ended() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_cut_before_and_after_its_first_request() {
-    let house = house(impatient()).await;
+async fn an_idle_connection_is_closed_before_and_after_its_first_request() {
+    let fixture = fixture(impatient()).await;
     for request in [String::new(), format!("GET {PATH} HTTP/1.1\r\n\r\n")] {
-        let mut stream = house.connect(A);
+        let mut stream = fixture.connect(A);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
@@ -78,12 +78,12 @@ async fn an_idle_connection_is_cut_before_and_after_its_first_request() {
 
 #[tokio::test]
 async fn a_busy_connection_ends_with_its_lifetime() {
-    let house = house(GuestLimits {
+    let fixture = fixture(GuestLimits {
         lifetime: Duration::from_millis(300),
         ..GuestLimits::default()
     })
     .await;
-    let mut stream = house.connect(A);
+    let mut stream = fixture.connect(A);
     let mut buffer = vec![0; 4096];
     let asking = async {
         let request = format!("GET {PATH} HTTP/1.1\r\n\r\n");
@@ -98,16 +98,16 @@ async fn a_busy_connection_ends_with_its_lifetime() {
 
 #[tokio::test]
 async fn a_missing_body_is_answered_408() {
-    let house = house(impatient()).await;
+    let fixture = fixture(impatient()).await;
     let request = "POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10\r\n\r\nhalf";
-    assert_eq!(status(&house.raw(A, request.as_bytes()).await), 408);
+    assert_eq!(status(&fixture.raw(A, request.as_bytes()).await), 408);
 }
 
 #[tokio::test]
-async fn heads_and_bodies_beyond_their_bounds_are_refused() {
-    let house = house(GuestLimits::default()).await;
+async fn heads_and_bodies_beyond_their_limits_are_refused() {
+    let fixture = fixture(GuestLimits::default()).await;
     let line = format!("X-Long: {}\r\n", "x".repeat(9000));
-    assert_eq!(house.get_with(A, PATH, &line).await.0, 431);
+    assert_eq!(fixture.get_with(A, PATH, &line).await.0, 431);
     let body = "x".repeat((16 << 10) + 1);
     for framing in [
         format!("Content-Length: {}\r\n\r\n{body}", body.len()),
@@ -119,13 +119,13 @@ async fn heads_and_bodies_beyond_their_bounds_are_refused() {
         let request = format!(
             "POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\n{framing}"
         );
-        assert_eq!(status(&house.raw(A, request.as_bytes()).await), 413);
+        assert_eq!(status(&fixture.raw(A, request.as_bytes()).await), 413);
     }
 }
 
 #[tokio::test]
-async fn more_requests_than_allowed_get_429_and_other_guests_do_not_notice() {
-    let house = house(GuestLimits {
+async fn requests_beyond_the_rate_get_429_and_other_guests_are_not_affected() {
+    let fixture = fixture(GuestLimits {
         requests_per_second: 1,
         burst: 5,
         ..GuestLimits::default()
@@ -133,7 +133,7 @@ async fn more_requests_than_allowed_get_429_and_other_guests_do_not_notice() {
     .await;
     let mut refused = 0;
     for _ in 0..20 {
-        let (status, answer) = house.get(A, PATH).await;
+        let (status, answer) = fixture.get(A, PATH).await;
         if status == 429 {
             assert!(answer.contains("retry-after: 1"), "{answer}");
             refused += 1;
@@ -142,25 +142,25 @@ async fn more_requests_than_allowed_get_429_and_other_guests_do_not_notice() {
         }
     }
     assert!(refused >= 10, "{refused}");
-    assert_eq!(house.get(B, PATH).await.0, 200);
+    assert_eq!(fixture.get(B, PATH).await.0, 200);
 }
 
 #[tokio::test]
 async fn a_boot_stays_far_below_the_limits() {
-    let house = house(GuestLimits::default()).await;
+    let fixture = fixture(GuestLimits::default()).await;
     for _ in 0..200 {
-        assert_eq!(house.get(A, PATH).await.0, 200);
+        assert_eq!(fixture.get(A, PATH).await.0, 200);
     }
 }
 
 #[tokio::test]
-async fn requests_under_way_are_finished_when_the_service_stops() {
-    let house = house(GuestLimits::default()).await;
-    let mut stream = house.connect(A);
+async fn running_requests_are_completed_when_the_service_stops() {
+    let fixture = fixture(GuestLimits::default()).await;
+    let mut stream = fixture.connect(A);
     stream.write_all(b"POST /waifud/phone-home HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na").await.unwrap();
     // Once another request was answered, the head above has been read.
-    house.get(B, PATH).await;
-    house.stop.cancel();
+    fixture.get(B, PATH).await;
+    fixture.stop.cancel();
     stream.write_all(b"=b").await.unwrap();
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer))
@@ -168,12 +168,12 @@ async fn requests_under_way_are_finished_when_the_service_stops() {
         .unwrap()
         .unwrap();
     assert_eq!(status(&answer), 200);
-    timeout(PATIENCE, house.serving).await.unwrap().unwrap();
+    timeout(PATIENCE, fixture.serving).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_closes_its_sending_side_before_the_answer_is_answered() {
-    let house = house(GuestLimits::default()).await;
+    let fixture = fixture(GuestLimits::default()).await;
     let head = "Host: 169.254.169.254\r\n";
     let token = format!(
         "PUT /latest/api/token HTTP/1.1\r\n{head}X-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n"
@@ -186,7 +186,7 @@ async fn a_client_that_closes_its_sending_side_before_the_answer_is_answered() {
     let get = format!("GET {PATH} HTTP/1.1\r\n{head}\r\n");
     for round in 0..50 {
         for request in [&get, &token, &home] {
-            let mut stream = house.connect(A);
+            let mut stream = fixture.connect(A);
             stream.write_all(request.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
             let mut answer = String::new();

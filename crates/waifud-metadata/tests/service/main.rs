@@ -4,14 +4,14 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "tests may stop at the first surprise"
+    reason = "tests may panic"
 )]
 
 mod aws_sdk;
 mod cloud_init;
 mod control;
 mod disk_full;
-mod house;
+mod fixture;
 mod identity;
 #[path = "../../../waifud-wireguard/tests/kit/mod.rs"]
 mod kit;

@@ -14,15 +14,15 @@ use waifud_metadata::{
 use waifud_types::Digest;
 use waifud_wireguard::PrivateKey;
 
-use crate::house::{A, B, Guest, House};
+use crate::fixture::{A, B, Guest, Fixture};
 
 const USER_DATA: &str = "/openstack/latest/user_data";
 
 #[tokio::test]
-async fn a_restarted_service_serves_the_last_known_good() {
+async fn a_restarted_service_serves_the_stored_assignments() {
     let store = FakeStore::default();
     let (a, b) = (Guest::new("a", A), Guest::new("b", B));
-    let before = House::on(store.clone(), GuestLimits::default()).await;
+    let before = Fixture::on(store.clone(), GuestLimits::default()).await;
     before.admit(&a).await;
     before.admit(&b).await;
     let tunnel = Tunnel {
@@ -33,7 +33,7 @@ async fn a_restarted_service_serves_the_last_known_good() {
     };
     let reported = before.service.put_tunnel(tunnel.clone()).await.unwrap();
     drop(before);
-    let after = House::on(store, GuestLimits::default()).await;
+    let after = Fixture::on(store, GuestLimits::default()).await;
     assert!(after.get(A, USER_DATA).await.1.contains(&a.secret()));
     assert!(after.get(B, USER_DATA).await.1.contains(&b.secret()));
     let status = after.service.status().await;
@@ -53,7 +53,7 @@ async fn a_restarted_service_serves_the_last_known_good() {
 async fn deleted_instances_stay_deleted_and_unused_bundles_are_removed() {
     let store = FakeStore::default();
     let a = Guest::new("a", A);
-    let before = House::on(store.clone(), GuestLimits::default()).await;
+    let before = Fixture::on(store.clone(), GuestLimits::default()).await;
     before.admit(&a).await;
     let stray = Guest::new("stray", B);
     let ciphertext = stray.sealed.ciphertext.clone().into();
@@ -64,24 +64,24 @@ async fn deleted_instances_stay_deleted_and_unused_bundles_are_removed() {
         .unwrap();
     assert_eq!(store.bundles().await.unwrap().len(), 2);
     drop(before);
-    let after = House::on(store.clone(), GuestLimits::default()).await;
+    let after = Fixture::on(store.clone(), GuestLimits::default()).await;
     assert_eq!(store.bundles().await.unwrap(), [a.sealed.digest]);
     after.service.delete_instance(a.id).await.unwrap();
     assert!(store.bundles().await.unwrap().is_empty());
     drop(after);
-    let last = House::on(store, GuestLimits::default()).await;
+    let last = Fixture::on(store, GuestLimits::default()).await;
     assert_eq!(last.get(A, USER_DATA).await.0, 404);
 }
 
 #[tokio::test]
 async fn edited_user_data_is_served_at_the_next_request_and_the_old_bundle_removed() {
     let store = FakeStore::default();
-    let house = House::on(store.clone(), GuestLimits::default()).await;
+    let fixture = Fixture::on(store.clone(), GuestLimits::default()).await;
     let first = Guest::new("a", A);
-    house.admit(&first).await;
+    fixture.admit(&first).await;
     let second = Guest::with_user_data(first.id, "a", A, "second");
-    house.admit(&second).await;
-    assert!(house.get(A, USER_DATA).await.1.contains("second"));
+    fixture.admit(&second).await;
+    assert!(fixture.get(A, USER_DATA).await.1.contains("second"));
     assert_eq!(store.bundles().await.unwrap(), [second.sealed.digest]);
 }
 
@@ -169,7 +169,7 @@ impl BundleStore for Unreadable {
 async fn a_bundle_that_was_unreadable_at_one_start_is_served_after_the_next() {
     let store = FakeStore::default();
     let a = Guest::new("a", A);
-    let before = House::on(store.clone(), GuestLimits::default()).await;
+    let before = Fixture::on(store.clone(), GuestLimits::default()).await;
     before.admit(&a).await;
     drop(before);
     let parts = Parts {
@@ -184,6 +184,6 @@ async fn a_bundle_that_was_unreadable_at_one_start_is_served_after_the_next() {
     let blind = MetadataService::start(parts).await.unwrap();
     assert!(blind.status().await.instances.is_empty());
     drop(blind);
-    let after = House::on(store, GuestLimits::default()).await;
+    let after = Fixture::on(store, GuestLimits::default()).await;
     assert!(after.get(A, USER_DATA).await.1.contains(&a.secret()));
 }

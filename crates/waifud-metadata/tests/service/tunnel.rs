@@ -24,14 +24,14 @@ use waifud_metadata::{
 use waifud_wireguard::{ServerConfig, StackLimits, TunnelServer};
 
 use crate::{
-    house::{Guest, status},
+    fixture::{Guest, status},
     kit::{World, guest_address},
 };
 
 const SERVICE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 const USER_DATA: &str = "/openstack/latest/user_data";
-/// Far below the 19.5 s for which a plain WireGuard stays silent after its other end was restarted.
+/// Far below the 19.5 s for which a plain WireGuard does not answer after its other end was restarted.
 const PROMPT: Duration = Duration::from_secs(10);
 
 /// A service with a store on disk, on the node, assembled like the program does.
@@ -163,7 +163,7 @@ async fn drip(open: Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_thousand_slow_connections_of_one_guest_leave_the_others_served() {
+fn others_are_served_during_a_thousand_slow_connections_of_one_guest() {
     let Some(world) = World::new(4) else { return };
     let root = tempfile::tempdir().unwrap();
     let guests = guests(4);

@@ -171,7 +171,7 @@ fn bench(real: bool) -> Result<()> {
         metadatad.memory("VmRSS")?,
         metadatad.memory("VmHWM")?
     );
-    ensure!(failed == 0, "{failed} requests failed; none may");
+    ensure!(failed == 0, "{failed} requests failed");
     Ok(())
 }
 
@@ -214,12 +214,15 @@ fn everybody_gets_its_own(world: &World) -> Result<()> {
         for part in ["meta_data.json", "/hostname", "user_data"] {
             let answer = REQUESTS.iter().zip(&answers);
             let mut answer = answer.filter(|(path, _)| path.ends_with(part));
-            let (path, answer) = answer.next().context("no such path")?;
-            ensure!(answer.contains(&name), "{path} is not that of {name}");
+            let (path, answer) = answer.next().context("unknown path")?;
+            ensure!(answer.contains(&name), "{path} is not the document of {name}");
         }
         seen.insert(answers);
     }
-    ensure!(seen.len() == usize::from(GUESTS), "two guests got the same documents");
+    ensure!(
+        seen.len() == usize::from(GUESTS),
+        "two guests got the same documents"
+    );
     Ok(())
 }
 
@@ -240,6 +243,6 @@ impl Promise {
         } else {
             "MISSED"
         };
-        format!("promised: {words}, none failing: {verdict}")
+        format!("target: {words}, no failures: {verdict}")
     }
 }

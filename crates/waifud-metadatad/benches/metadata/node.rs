@@ -39,7 +39,7 @@ pub fn run(socket: &str) -> Result<()> {
         .build()?
         .block_on(async {
             let furnished = timeout(PATIENCE, furnish(&client)).await;
-            let _tunnel = furnished.context("the node's end took too long")??;
+            let _tunnel = furnished.context("the node's end did not start in time")??;
             tokio::spawn(follow(client));
             spawn_blocking(|| {
                 println!("ready");
@@ -75,7 +75,7 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
     let (name, address) = (name(number), guest_address(number));
     let user_data = format!(
         "#cloud-config\npackages: [htop]\nwrite_files:\n- path: /etc/motd\n  content: |\n    {name}\n{}",
-        "    A line as long as the ones that people write into files like this one.\n".repeat(20)
+        "    A line of about the usual length in such files.\n".repeat(20)
     );
     let documents = render(&Source {
         instance: id,

@@ -1,4 +1,4 @@
-//! The two measured programs, as processes in the node's namespace. Both end with this process, however it ends.
+//! The two measured programs, as processes in the node's namespace. Both end with this process, even if it is killed.
 
 use std::{
     fs,

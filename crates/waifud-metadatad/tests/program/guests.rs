@@ -14,7 +14,7 @@ use crate::{
     process::{Home, crash, serve, tunnel},
 };
 
-/// Far below the 19.5 s for which a plain WireGuard stays silent after its other end was restarted.
+/// Far below the 19.5 s for which a plain WireGuard does not answer after its other end was restarted.
 const PROMPT: Duration = Duration::from_secs(10);
 
 async fn get(from: Ipv4Addr) -> std::io::Result<String> {

@@ -2,7 +2,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "tests may stop at the first surprise"
+    reason = "tests may panic"
 )]
 
 mod guests;

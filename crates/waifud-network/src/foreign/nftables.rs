@@ -194,7 +194,7 @@ pub(crate) fn plan(text: &str, accepted: Option<&AcceptedInterfaces>) -> serde_j
             continue;
         }
         for rule in ours {
-            // Writing to a String can't fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(
                 plan.transaction,
                 "delete rule {family} {table} {name} handle {}",

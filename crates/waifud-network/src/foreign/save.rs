@@ -339,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_and_a_planned_change_is_complete(noise in "[ -~\n]{0,200}") {
+        fn arbitrary_text_is_parsed_and_a_planned_change_is_complete(noise in "[ -~\n]{0,200}") {
             let filter = Filter::parse(&format!("{noise}\n{DOCKER}"));
             let plan = filter.plan(&"waifu0".into());
             let mut after = filter;

@@ -1,4 +1,4 @@
-//! Our small files, which are replaced as a whole.
+//! Our small files, which are replaced atomically.
 
 use std::fs::Permissions;
 use std::io::ErrorKind;

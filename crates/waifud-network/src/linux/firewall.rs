@@ -25,7 +25,7 @@ const ATTEMPTS: usize = 5;
 /// What is sent to `nft`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Transaction<'a> {
-    /// Some elements; refused as a whole when the rules in force are not the expected ones.
+    /// Some elements; refused completely if the rules in force are not the expected ones.
     Change(&'a str),
     /// Both tables, in place of those in force.
     Replacement(&'a str),
@@ -139,7 +139,7 @@ impl Firewall {
             return Err(self.nft.failed(why));
         }
         files::replace(&self.loaded, tables)?;
-        // After a commit of another program in between, only a listing can tell which rules are in force.
+        // After a commit of another program in between, only a listing shows which rules are in force.
         if after == before.wrapping_add(1) {
             self.ours_at = Some(after);
             self.own_commit = Some((before, after));

@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_one_in_use_is_kept(all in proptest::collection::btree_map(any::<u32>(), 0_u64..10_000, 0..5), before in any::<u32>()) {
+        fn the_address_in_use_is_kept(all in proptest::collection::btree_map(any::<u32>(), 0_u64..10_000, 0..5), before in any::<u32>()) {
             let mut all: Kept = all.into_iter().map(|(a, last_used)| (IpAddr::V4(a.into()), last_used)).collect();
             let before = all.keys().next().copied().filter(|_| before % 2 == 0);
             let before = before.and_then(|a| match a { IpAddr::V4(a) => Some(a), IpAddr::V6(_) => None });

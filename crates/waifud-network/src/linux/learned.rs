@@ -162,7 +162,7 @@ fn written(learned: &Learned) -> String {
     let mut text = String::new();
     for (tap, addresses) in learned {
         for address in addresses {
-            // Writing to a String can't fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "{tap} {address}");
         }
     }

@@ -68,7 +68,7 @@ pub(super) async fn answer_for_metadata(handle: &Handle, link: u32) -> Result<()
     replace(request, "answering ARP for 169.254.169.254").await
 }
 
-/// Makes the kernel ask by ARP who has the address, if it does not know.
+/// Makes the kernel resolve the address by ARP, if it has no entry for it.
 pub(super) async fn resolve(
     handle: &Handle,
     link: u32,
@@ -78,7 +78,7 @@ pub(super) async fn resolve(
     let request = request
         .flags(NeighbourFlags::Use)
         .state(NeighbourState::None);
-    replace(request, "asking for a neighbour").await
+    replace(request, "resolving a neighbour").await
 }
 
 async fn replace(request: NeighbourAddRequest, what: &str) -> Result<(), NetworkError> {

@@ -1,17 +1,17 @@
-//! The connection to the kernel's routing netlink, and its errors in words.
+//! The connection to the kernel's routing netlink, and its errors as text.
 
 use rtnetlink::{Handle, new_connection};
 
 use crate::NetworkError;
 
-/// A handle to ask the kernel with. Its connection ends with the last clone.
+/// A handle for requests to the kernel. Its connection ends with the last clone.
 pub(super) fn connect(purpose: &str) -> Result<Handle, NetworkError> {
     let (connection, handle, _) = new_connection().map_err(socket_error(purpose))?;
     tokio::spawn(connection);
     Ok(handle)
 }
 
-/// An error of the kernel about links, addresses, routes or rules. `what` names the change or the question.
+/// An error of the kernel about links, addresses, routes or rules. `what` names the change or the request.
 pub(super) fn kernel_error(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let what = what.to_owned();
     move |error| NetworkError::Kernel {

@@ -1,11 +1,11 @@
 //! One long-lived `nft -i` that applies short transactions, one per line (docs/adr/0016).
 //!
 //! Starting `nft` takes longer than a change of some elements. The session keeps one process and sends it each
-//! transaction as one line, which `nft` commits as a whole or not at all. `nft -i` does not confirm a line, so a question
-//! about a table that does not exist follows it: its error message on stderr ends the answer. All text before it is the
+//! transaction as one line, which `nft` commits completely or not. `nft -i` does not confirm a line, so a request
+//! for a table that does not exist follows it: its error message on stderr ends the answer. All text before it is the
 //! refusal of the transaction.
 //!
-//! A session that ends, does not answer in time, or gives an answer to another question is killed. Its last transaction
+//! A session that ends, does not answer in time, or answers another request is killed. Its last transaction
 //! is then in an unknown state, and the caller decides with the kernel's generation. For a while after that no session
 //! is started, so that a broken `nft -i` does not delay every change.
 

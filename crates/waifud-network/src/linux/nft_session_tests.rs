@@ -1,4 +1,4 @@
-//! The session with a real `nft` in a network namespace, and with programs that misbehave in its place.
+//! The session with a real `nft` in a network namespace, and with scripts in its place that fail in different ways.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -116,7 +116,7 @@ fn a_refused_transaction_changes_nothing_and_the_next_one_is_applied() {
 }
 
 #[test]
-fn a_killed_session_is_lost_once_and_started_again_after_the_pause() {
+fn a_killed_session_fails_one_request_and_is_started_again_after_the_pause() {
     in_namespace(|| async {
         let mut session = with_set().await;
         kill(pid(&session), Signal::SIGKILL).unwrap();
@@ -147,14 +147,14 @@ fn a_hanging_session_is_killed_and_its_transaction_is_not_applied_later() {
             Err(SessionError::Lost("no answer in time".to_owned()))
         );
         assert!(started.elapsed() < 3 * TIMEOUT);
-        // Reaped already, so that no process has this number.
+        // The process was reaped, so its id is free.
         assert!(kill(process, None).is_err());
         assert!(!listed().await.contains("10.0.0.1"));
     });
 }
 
 #[test]
-fn a_session_that_answers_out_of_step_ends_or_floods_is_lost() {
+fn a_session_that_ends_floods_or_answers_another_request_is_dropped() {
     in_namespace(|| async {
         for (body, words) in [
             (
@@ -184,11 +184,11 @@ fn a_session_that_answers_out_of_step_ends_or_floods_is_lost() {
 }
 
 #[test]
-fn lines_are_taken_up_to_the_length_of_an_atomic_write() {
+fn lines_are_accepted_up_to_the_length_of_an_atomic_write() {
     in_namespace(|| async {
         let mut session = with_set().await;
         let statement = |index: u32| format!("add element inet t s {{ 10.0.1.{index} }}\n");
-        // 36 bytes at least each: this fits, and as many again do not.
+        // Each has at least 36 bytes: these fit, and twice as many do not.
         let fits: String = (100..200).map(statement).collect();
         assert!(fits.len() > LINE_MAX * 3 / 4);
         assert_eq!(session.run(&fits).await, Ok(()));

@@ -32,7 +32,7 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(215);
 /// The kernel's table of its own addresses.
 const TABLE_LOCAL: u32 = 255;
 
-/// The metric of the dead ends: any other route is preferred.
+/// The metric of the unreachable routes: any other route is preferred.
 const LAST_RESORT: u32 = u32::MAX - 1;
 
 /// An IPv4 route, reduced to what is used here.
@@ -105,7 +105,7 @@ impl Routes {
         indexes
     }
 
-    /// Whether our table has exactly these return routes, and a dead end for all other identities. Without return routes
+    /// Whether our table has exactly these return routes, and an unreachable route for all other identities. Without return routes
     /// it must have no route to an identity.
     pub(super) fn match_return_routes(&self, wanted: &[ReturnRoute]) -> bool {
         let there: Vec<_> = self.to_identities().collect();
@@ -153,8 +153,8 @@ impl Routes {
             .collect()
     }
 
-    /// Whether our table has the route to metadatad through `interface`, and the dead end behind it. Without an interface,
-    /// only the dead end.
+    /// Whether our table has the route to metadatad through `interface`, and the unreachable route as a fallback. Without
+    /// an interface, only the unreachable route.
     pub(super) fn has_metadata_route(&self, interface: Option<u32>) -> bool {
         let to_it = |route: &&Route| route.table == TABLE && route.destination.addr() == METADATA;
         let in_table = || self.0.iter().filter(to_it);

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// How many characters of a tool's error message are kept.
 const COMPLAINT_MAX: usize = 600;
 
-/// A tool's error message, bounded.
+/// A tool's error message, with a limited length.
 pub(super) fn shorten(message: &str) -> String {
     message.trim().chars().take(COMPLAINT_MAX).collect()
 }

@@ -110,7 +110,7 @@ fn elements(port: &Port) -> [(String, String); 6] {
 }
 
 fn write(text: &mut String, line: &str) {
-    // Writing to a String can't fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(text, "{line}");
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use crate::samples::{port, state};
 
     #[test]
-    fn one_guest_goes_and_one_comes() {
+    fn one_guest_is_removed_and_one_added() {
         let mut after = state(2);
         after.ports[0] = port(7);
         insta::assert_snapshot!(change(&state(2), &after).unwrap());

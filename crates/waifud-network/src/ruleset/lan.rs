@@ -1,6 +1,6 @@
 //! Ports on bridges that the host already has: which frames they may send, and how their addresses are learned.
 //!
-//! The network's own DHCP server assigns addresses, so the rules learn them in the kernel, where no process can be late: an
+//! The network's own DHCP server assigns addresses, so the rules learn them in the kernel, so no process can be too slow: an
 //! IPv4 address from the server's answer to the port's MAC address, an IPv6 address from the guest's duplicate address
 //! detection (RFC 4862, section 5.4; first come, first served, as in RFC 6620). An address that another port of this node
 //! holds on the same network is not learned, and the number of IPv6 addresses per hour is limited. Packets from addresses

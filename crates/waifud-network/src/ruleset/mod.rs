@@ -1,7 +1,7 @@
 //! The firewall as text for `nft -f`: two tables of our own, replaced in one transaction.
 //!
-//! `table bridge waifud` filters frames at the guests' ports, in both directions. `table inet waifud` filters packets that
-//! are routed: what of the host a guest may reach, and what is forwarded.
+//! `table bridge waifud` filters frames at the guests' ports, in both directions. `table inet waifud` filters routed
+//! packets: access of guests to the host, and forwarding.
 //!
 //! The rules are the same for every node and any number of guests; guests are elements of sets and maps. So the cost of a
 //! packet does not grow with the number of guests, and there are only about thirty rules to review. Packets of a port that
@@ -77,7 +77,7 @@ pub(crate) fn replacing(tables: &str) -> String {
 pub(crate) fn removal() -> String {
     let mut text = String::new();
     for family in ["bridge", "inet"] {
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "add table {family} {TABLE}");
         let _ = writeln!(text, "delete table {family} {TABLE}");
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn two_guests_give_this_ruleset() {
+    fn the_ruleset_for_two_guests_matches_its_snapshot() {
         let mut state = state(2);
         state.ports[1].allow_addresses = vec![
             "10.99.0.0/24".parse().unwrap(),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_on_a_bridge_of_the_hosts_own_give_this_ruleset() {
+    fn the_ruleset_for_guests_on_a_host_bridge_matches_its_snapshot() {
         let mut state = state(0);
         state.lan = vec![lan_port(0), lan_port(1)];
         state.lan[1].identity = None;
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn no_guests_give_no_empty_element_lists() {
+    fn a_ruleset_without_guests_has_no_empty_element_lists() {
         let text = tables(
             &state(0),
             &HostSide::default(),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_costs_elements_and_no_rules() {
+    fn a_port_adds_elements_and_no_rules() {
         let rules = |guests: u8| {
             let mut state = state(guests);
             state.lan = (0..guests).map(lan_port).collect();

@@ -1,4 +1,4 @@
-//! Leases from the real dnsmasq, requested as the firmware or the operating system of a guest would.
+//! Leases from the real dnsmasq, requested like the firmware or the operating system of a guest does.
 
 use std::net::Ipv4Addr;
 
@@ -138,7 +138,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn a_guest_gets_its_address_and_the_way_to_metadata() {
+fn a_guest_gets_its_address_and_the_route_to_metadata() {
     on_a_node(2, |mut lab| async move {
         lab.state.mtu = 1420;
         lab.ensure().await;
@@ -161,7 +161,7 @@ fn a_guest_gets_its_address_and_the_way_to_metadata() {
 }
 
 #[test]
-fn one_mac_has_one_address_whatever_client_asks() {
+fn a_mac_address_has_one_address_regardless_of_the_client_id() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach_as(&lab.state.ports[0].clone()).await;
@@ -175,7 +175,7 @@ fn one_mac_has_one_address_whatever_client_asks() {
 }
 
 #[test]
-fn a_new_guest_is_served_without_a_restart_and_gets_a_former_ones_address() {
+fn a_new_guest_is_served_without_a_restart_and_can_get_the_address_of_a_deleted_one() {
     on_a_node(1, |mut lab| async move {
         lab.ensure().await;
         let pid = lab.dnsmasq_pid();

@@ -62,7 +62,7 @@ fn is_not_the_guest(outcome: Result<tokio::net::TcpStream, ReachError>, words: &
 }
 
 #[test]
-fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_a_silent_guest() {
+fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_no_answer() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -75,7 +75,7 @@ fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_a_silent_guest()
         };
         let mut connection = connect(&nic, PORT).await.unwrap();
         connection.write_all(b"hello").await.unwrap();
-        crate::wire::eventually("the guest takes the connection", || {
+        crate::wire::eventually("the guest accepts the connection", || {
             service.connections() == 1
         });
         assert!(matches!(
@@ -108,10 +108,10 @@ fn only_the_guest_on_a_bridge_receives_packets_and_no_other_machine() {
     on_a_node(0, |mut lab| async move {
         let (home, guest, service, routers) = at_home(&mut lab).await;
         drop(connect(&nic(&guest, OWN), PORT).await.unwrap());
-        crate::wire::eventually("the guest takes the connection", || {
+        crate::wire::eventually("the guest accepts the connection", || {
             service.connections() == 1
         });
-        // The spec says that the guest has the router's address.
+        // The spec sets the router's address for the guest.
         home.wire.seen();
         is_not_the_guest(
             connect(&nic(&guest, ROUTER), PORT).await,
@@ -135,7 +135,7 @@ fn only_the_guest_on_a_bridge_receives_packets_and_no_other_machine() {
 }
 
 #[test]
-fn neither_the_nodes_own_address_nor_one_behind_a_router_is_dialled() {
+fn connections_to_the_nodes_own_address_or_behind_a_router_are_refused() {
     on_a_node(0, |mut lab| async move {
         let (_home, guest, _service, _routers) = at_home(&mut lab).await;
         let nodes = Service::start(&lab.node);
@@ -169,7 +169,7 @@ fn a_stale_neighbour_does_not_hide_the_guest() {
         let entry = format!("neigh replace {OWN} lladdr 02:00:00:00:00:99 dev br0 nud stale");
         lab.node.ip(&entry);
         drop(connect(&nic(&guest, OWN), PORT).await.unwrap());
-        crate::wire::eventually("the guest takes the connection", || {
+        crate::wire::eventually("the guest accepts the connection", || {
             service.connections() == 1
         });
     });

@@ -126,7 +126,7 @@ fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'sta
 }
 
 #[test]
-fn guests_get_through_dockers_rules() {
+fn dockers_rules_accept_guests() {
     lives_beside(
         "iptables-nft-restore",
         DOCKER,
@@ -135,7 +135,7 @@ fn guests_get_through_dockers_rules() {
 }
 
 #[test]
-fn guests_get_through_ufws_rules() {
+fn ufws_rules_accept_guests() {
     lives_beside(
         "iptables-nft-restore",
         UFW,
@@ -147,7 +147,7 @@ fn guests_get_through_ufws_rules() {
 }
 
 #[test]
-fn guests_get_through_rules_of_legacy_iptables() {
+fn rules_of_legacy_iptables_accept_guests() {
     lives_beside(
         "iptables-legacy-restore",
         DOCKER,
@@ -156,7 +156,7 @@ fn guests_get_through_rules_of_legacy_iptables() {
 }
 
 #[test]
-fn guests_get_through_firewallds_rules() {
+fn firewallds_rules_accept_guests() {
     lives_beside(
         "nft",
         FIREWALLD,
@@ -187,7 +187,7 @@ fn guests_rules_are_in_force_and_the_failure_reported_if_another_firewall_refuse
 }
 
 #[test]
-fn docker_lets_guests_on_the_hosts_own_bridge_through_too() {
+fn dockers_rules_accept_guests_on_a_host_bridge() {
     if !has("iptables-nft") {
         return;
     }

@@ -1,7 +1,7 @@
-//! One test for each rule of guests' ports: a forged frame is dropped and counted, and an honest one passes.
+//! One test for each rule of guests' ports: a forged frame is dropped and counted, and a valid one passes.
 //!
-//! The tests need no timeouts to show that a frame is dropped. They send an honest frame after the forged one through
-//! the same port. When the honest frame arrives behind the bridge, the forged one would have arrived before it.
+//! The tests need no timeouts to show that a frame is dropped. They send a valid frame after the forged one through the
+//! same port. When the valid frame arrives behind the bridge, the forged one would have arrived before it.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,7 @@ use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
 use crate::wire::Wire;
 
 const FORGED: &[u8] = b"a forged frame";
-const HONEST: &[u8] = b"an honest frame";
+const HONEST: &[u8] = b"a valid frame";
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 12);
 const NEIGHBOUR_MAC: Mac = [0x52, 0x54, 0, 0, 0, 2];
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
@@ -37,7 +37,7 @@ async fn is_dropped(lab: &Lab, guest: &Guest, forged: &[u8], marker: &[u8], how:
     let before = lab.counters(&guest.port.tap).await;
     guest.wire.send(forged);
     guest.wire.send(&honest(guest));
-    let seen = behind.until("the honest frame", |frame| contains(frame, HONEST));
+    let seen = behind.until("the valid frame", |frame| contains(frame, HONEST));
     assert!(
         !seen.iter().any(|frame| contains(frame, marker)),
         "the forged frame passed"
@@ -70,8 +70,8 @@ fn a_guest_may_send_with_its_own_mac_and_address() {
         let guest = lab.attach(0).await;
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         guest.wire.send(&honest(&guest));
-        behind.until("the honest frame", |frame| contains(frame, HONEST));
-        // And is answered: the gateway asks for its MAC first.
+        behind.until("the valid frame", |frame| contains(frame, HONEST));
+        // It is answered, after the gateway has resolved the MAC address.
         guest.wire.until("the answer", |frame| {
             contains(frame, HONEST) && frame[..6] == guest.mac()
         });
@@ -106,15 +106,15 @@ fn without_rules_the_forged_frames_would_pass() {
             (guest.mac(), IPV6, &FORGED.to_vec()),
         ] {
             guest.wire.send(&ethernet(GATEWAY_MAC, from, kind, payload));
-            // The kernel takes tags off before packet sockets see them.
+            // The kernel removes tags before packet sockets receive the frame.
             let tail = &payload[payload.len().saturating_sub(14)..];
             behind.until("the forged frame", |frame| contains(frame, tail));
         }
     });
 }
 
-/// Every kernel reports its multicast groups before it has an address (RFC 3376, section 4.2.13). These reports deceive
-/// no other machine, and counting them would cause false alarms.
+/// Every kernel reports its multicast groups before it has an address (RFC 3376, section 4.2.13). These reports do not
+/// affect other machines, and counting them would cause false alarms.
 #[test]
 fn group_reports_without_an_address_are_dropped_and_not_counted_as_spoofed() {
     forged_frame_is_dropped(Counted::AsNothing, |guest| {
@@ -129,7 +129,7 @@ fn group_reports_without_an_address_are_dropped_and_not_counted_as_spoofed() {
 }
 
 #[test]
-fn a_foreign_mac_is_dropped() {
+fn an_unassigned_mac_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
         ethernet(
             GATEWAY_MAC,
@@ -153,7 +153,7 @@ fn a_neighbours_mac_is_dropped() {
 }
 
 #[test]
-fn a_foreign_address_is_dropped() {
+fn an_unassigned_ip_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
         let packet = ipv4([203, 0, 113, 9].into(), GATEWAY, 1, &echo(FORGED));
         ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
@@ -225,7 +225,7 @@ fn arp_with_a_wrong_senders_mac_is_dropped() {
 }
 
 #[test]
-fn arp_of_odd_shape_is_dropped() {
+fn arp_with_unusual_header_fields_is_dropped() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -241,7 +241,7 @@ fn arp_of_odd_shape_is_dropped() {
         guest
             .wire
             .send(&ethernet(BROADCAST, guest.mac(), ARP, &honest));
-        behind.until("honest ARP", |frame| contains(frame, &honest));
+        behind.until("valid ARP", |frame| contains(frame, &honest));
     });
 }
 
@@ -283,7 +283,7 @@ fn ipv6_is_dropped_and_not_counted_as_spoofed() {
 }
 
 #[test]
-fn a_vlan_tag_is_dropped_whatever_it_wraps() {
+fn frames_with_a_vlan_tag_are_dropped_regardless_of_their_contents() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -339,7 +339,7 @@ fn a_guest_cannot_act_as_a_dhcp_server() {
 }
 
 #[test]
-fn a_guest_asks_for_a_lease_in_its_own_name_only() {
+fn dhcp_requests_with_another_clients_mac_address_are_dropped() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -385,13 +385,13 @@ fn all_packets_of_an_unknown_port_are_dropped() {
             unknown().contains("packets 2 ")
         });
         guest.wire.send(&honest(&guest));
-        let seen = behind.until("the honest frame", |frame| contains(frame, HONEST));
+        let seen = behind.until("the valid frame", |frame| contains(frame, HONEST));
         assert!(!seen.iter().any(|frame| contains(frame, FORGED)));
         assert!(!seen.iter().any(|frame| contains(frame, &question)));
         // The port is known from now on.
         lab.ensure().await;
         stranger.wire.send(&honest(&stranger));
-        behind.until("the honest frame", |frame| {
+        behind.until("the valid frame", |frame| {
             contains(frame, HONEST) && frame[6..12] == stranger.mac()
         });
     });

@@ -76,7 +76,7 @@ impl LanGuest {
         self.port.mac.bytes()
     }
 
-    /// Configures the guest like its DHCP client would, with the router as its gateway.
+    /// Configures the guest like its DHCP client does, with the router as its gateway.
     pub fn takes(&self, address: Ipv4Addr) {
         self.namespace
             .ip(&format!("addr add {address}/24 dev eth0"));

@@ -146,7 +146,7 @@ impl Lab {
         self.network.ensure(&self.state).await.unwrap();
     }
 
-    /// The uplink: `up0` in the node, `eth0` outside. Nothing is behind it.
+    /// The uplink: `up0` in the node, `eth0` outside, without another network behind it.
     async fn connect_outside(&self) {
         veth(("up0", None), "eth0", &self.outside).await;
         self.node.ip(&format!("addr add {UPLINK}/24 dev up0"));

@@ -40,7 +40,7 @@ fn send6(wire: &crate::wire::Wire, from: Mac, packet: &[u8]) {
     wire.send(&ethernet([0x33, 0x33, 0, 0, 0, 1], from, IPV6, packet));
 }
 
-/// A frame from the guest that passes shows that all frames before it were processed.
+/// Sends a valid frame from the guest; its arrival shows that all frames before it were processed.
 fn is_through(home: &Home, guest: &LanGuest) {
     let packet = ipv6(
         Ipv6Addr::UNSPECIFIED,
@@ -174,7 +174,7 @@ fn answers_to_other_mac_addresses_and_reserved_addresses_are_not_learned() {
 }
 
 #[test]
-fn a_given_address_needs_no_learning_and_no_other_port_learns_it() {
+fn a_configured_address_is_allowed_without_learning_and_never_learned_elsewhere() {
     on_a_node(0, |mut lab| async move {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
@@ -193,7 +193,7 @@ fn a_given_address_needs_no_learning_and_no_other_port_learns_it() {
 }
 
 #[test]
-fn an_ipv6_address_is_the_first_ports_that_asks_for_it() {
+fn an_ipv6_address_belongs_to_the_first_port_that_claims_it() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 2).await;
         let (one, other) = (
@@ -218,7 +218,7 @@ fn an_ipv6_address_is_the_first_ports_that_asks_for_it() {
 }
 
 #[test]
-fn an_ipv6_address_that_another_machine_defends_is_given_up() {
+fn an_ipv6_address_that_another_machine_defends_is_not_learned() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 1).await;
         let guest = LanGuest::attach(&lab, 0).await;
@@ -232,7 +232,7 @@ fn an_ipv6_address_that_another_machine_defends_is_given_up() {
 }
 
 #[test]
-fn a_port_learns_only_so_many_ipv6_addresses() {
+fn the_number_of_ipv6_addresses_learned_at_a_port_is_limited() {
     on_a_node(0, |mut lab| async move {
         let home = at_home(&mut lab, 2).await;
         let (greedy, other) = (

@@ -13,7 +13,7 @@ use crate::lab::{Lab, on_a_node};
 use crate::wire::eventually;
 
 const FORGED: &[u8] = b"a forged frame";
-const HONEST: &[u8] = b"an honest frame";
+const HONEST: &[u8] = b"a valid frame";
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 41);
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
@@ -77,7 +77,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
     let redirect = |kind: u8| [&[kind, 1, 0, 0, 192, 168, 1, 40], FORGED].concat();
     vec![
         spoofed(
-            "a foreign MAC",
+            "an unassigned MAC address",
             ethernet(
                 ROUTER_MAC,
                 STRANGER_MAC,
@@ -100,14 +100,14 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
             to_router([169, 254, 169, 254].into(), &echo(FORGED)),
         ),
         spoofed(
-            "no address",
+            "the unspecified address",
             to_router(Ipv4Addr::UNSPECIFIED, &echo(FORGED)),
         ),
         spoofed("a redirect", to_router(OWN, &redirect(5))),
         spoofed("a router's advertisement", to_router(OWN, &redirect(9))),
         spoofed("ARP for the router", says(2, (mac, ROUTER))),
         spoofed("ARP for a neighbour", says(1, (mac, NEIGHBOUR))),
-        spoofed("ARP with a foreign MAC", says(2, (STRANGER_MAC, OWN))),
+        spoofed("ARP with an unassigned MAC address", says(2, (STRANGER_MAC, OWN))),
         spoofed(
             "a reply without a sender address",
             says(2, (mac, Ipv4Addr::UNSPECIFIED)),
@@ -115,11 +115,11 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
         spoofed("a DHCP server", datagram(OWN, (67, 68), FORGED)),
         spoofed("a DHCP relay", datagram(OWN, (67, 67), FORGED)),
         spoofed(
-            "DHCP in another's name",
+            "DHCP with another client's MAC address",
             datagram(OWN, (68, 67), &dhcp(7, STRANGER_MAC, FORGED)),
         ),
         spoofed(
-            "DHCP from another's address",
+            "DHCP from another guest's address",
             datagram(NEIGHBOUR, (68, 67), &dhcp(7, mac, FORGED)),
         ),
         spoofed(
@@ -163,12 +163,9 @@ fn of_others(mac: Mac) -> Vec<Forged> {
         }
     };
     vec![
+        spoofed("an unused IPv6 address", says(FOREIGN6, &icmpv6(128, &[]))),
         spoofed(
-            "an unused IPv6 address",
-            says(FOREIGN6, &icmpv6(128, &[])),
-        ),
-        spoofed(
-            "another's link-local address",
+            "another guest's link-local address",
             says("fe80::1".parse().unwrap(), &icmpv6(128, &[])),
         ),
         spoofed(
@@ -177,7 +174,7 @@ fn of_others(mac: Mac) -> Vec<Forged> {
         ),
         spoofed("an IPv6 redirect", says(OWN6, &icmpv6(REDIRECT, &[0; 36]))),
         spoofed(
-            "an advertised foreign address",
+            "an advertisement of an unassigned address",
             says(OWN6, &neighbour(ADVERT, FOREIGN6)),
         ),
         spoofed(
@@ -189,10 +186,7 @@ fn of_others(mac: Mac) -> Vec<Forged> {
             says(Ipv6Addr::UNSPECIFIED, &neighbour(SOLICIT, ALL_NODES)),
         ),
         spoofed("a DHCPv6 server", multicast(&dhcp6, mac)),
-        spoofed(
-            "a fragment with unknown contents",
-            multicast(&hidden, mac),
-        ),
+        spoofed("a fragment with unknown contents", multicast(&hidden, mac)),
         spoofed("an IPv6 router behind options", multicast(&behind, mac)),
         other("a VLAN tag", VLAN),
         other("a provider's tag", 0x88a8),
@@ -239,7 +233,7 @@ fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
             home.wire.seen();
             guest.wire.send(&frame);
             guest.wire.send(&honest(&guest));
-            let seen = home.wire.until("the honest frame", |f| contains(f, HONEST));
+            let seen = home.wire.until("the valid frame", |f| contains(f, HONEST));
             assert!(!seen.iter().any(|f| contains(f, FORGED)), "{what} passed");
             let after = counters(&lab, &guest.port.tap).await;
             let grown = PortCounters {

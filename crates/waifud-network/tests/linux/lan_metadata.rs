@@ -1,4 +1,4 @@
-//! Metadata requests of guests on a bridge of the host: identified by the port, and by nothing else.
+//! Metadata requests of guests on a bridge of the host: identified by the port only.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -19,7 +19,7 @@ const FORGED: &[u8] = b"a forged frame";
 const IDENTITY: Ipv4Addr = Ipv4Addr::new(240, 119, 0, 1);
 
 #[test]
-fn a_guest_on_a_lan_is_known_by_its_port() {
+fn a_guest_on_a_lan_is_identified_by_its_port() {
     on_a_node(1, |mut lab| async move {
         lab.connect_metadata().await;
         let home = Home::new(&lab, "br0", true).await;
@@ -90,7 +90,7 @@ fn two_lans_with_the_same_range_are_separate_and_a_bridge_needs_no_address() {
 }
 
 #[test]
-fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
+fn metadata_is_reachable_again_after_a_bridge_gets_another_mac_address() {
     on_a_node(0, |mut lab| async move {
         let (home, guest) = guest_at_home(&mut lab, OWN).await;
         ping(&guest.namespace, METADATA);
@@ -110,7 +110,7 @@ fn a_bridge_that_gets_another_mac_leads_to_metadata_again() {
 }
 
 #[test]
-fn a_guest_with_a_route_to_all_of_link_local_finds_metadata_too() {
+fn a_guest_with_an_on_link_route_to_169_254_0_0_16_reaches_metadata() {
     on_a_node(0, |mut lab| async move {
         let (home, guest) = guest_at_home(&mut lab, OWN).await;
         guest.namespace.ip("route add 169.254.0.0/16 dev eth0");
@@ -246,7 +246,7 @@ fn no_machine_on_the_lan_can_use_a_ports_identity_or_the_metadata_address() {
         ] {
             home.wire.send(&frame);
         }
-        // Honest frames on the same paths, to ensure that all others were processed.
+        // Valid frames on the same paths, to ensure that all others were processed.
         ping(&home.namespace, OWN);
         ping(&home.namespace, NODE);
         ping(&guest.namespace, METADATA);
@@ -269,7 +269,7 @@ fn answers_reach_the_port_even_if_the_bridge_learned_its_mac_address_elsewhere()
         let (mut answering, _) = accept(&server);
         // A machine in the home network sends with the guest's MAC address, so the bridge sends its frames there.
         let learns = |port: &str| {
-            eventually("the bridge believes it", || {
+            eventually("the bridge has learned the address there", || {
                 let known = lab.node.tool("bridge", &["fdb", "show", "br", "br0"]);
                 known.lines().any(|line| {
                     line.starts_with(&guest.port.mac.to_string()) && line.contains(port)

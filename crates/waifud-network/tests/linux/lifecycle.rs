@@ -114,7 +114,7 @@ fn a_restarted_adapter_adopts_everything_and_stops_nothing() {
 }
 
 #[test]
-fn dnsmasq_is_a_daemon_of_its_own_and_runs_without_rights() {
+fn dnsmasq_runs_as_a_separate_daemon_without_privileges() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let pid = nix::unistd::Pid::from_raw(lab.dnsmasq_pid());
@@ -197,7 +197,7 @@ fn incremental_changes_lead_to_the_same_rules_as_a_complete_load() {
 }
 
 #[test]
-fn flushed_rules_are_noticed_and_put_back() {
+fn flushed_rules_are_detected_and_loaded_again() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
@@ -218,7 +218,7 @@ fn flushed_rules_are_noticed_and_put_back() {
 }
 
 #[test]
-fn a_removed_rule_is_detected_and_foreign_rules_are_ignored() {
+fn a_removed_rule_is_detected_and_rules_of_others_are_ignored() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
@@ -242,7 +242,7 @@ fn a_removed_rule_is_detected_and_foreign_rules_are_ignored() {
 }
 
 #[test]
-fn a_deleted_bridge_is_noticed_and_gets_its_ports_back() {
+fn a_deleted_bridge_is_detected_and_gets_its_ports_back() {
     on_a_node(2, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
@@ -259,7 +259,7 @@ fn a_deleted_bridge_is_noticed_and_gets_its_ports_back() {
 }
 
 #[test]
-fn changes_of_the_bridge_and_the_routes_are_noticed_and_undone() {
+fn changes_of_the_bridge_and_the_routes_are_detected_and_reverted() {
     on_a_node(1, |lab| async move {
         lab.connect_metadata().await;
         let mut drift = lab.network.drift();
@@ -305,7 +305,7 @@ fn a_metadata_interface_that_appears_later_is_detected() {
 }
 
 #[test]
-fn a_killed_dnsmasq_is_noticed_and_started_again() {
+fn a_killed_dnsmasq_is_detected_and_started_again() {
     on_a_node(1, |lab| async move {
         let mut drift = lab.network.drift();
         lab.ensure().await;
@@ -371,7 +371,7 @@ fn removal_leaves_nothing() {
 }
 
 #[test]
-fn forwarding_that_was_on_stays_on() {
+fn forwarding_that_was_enabled_before_stays_enabled() {
     on_a_node(1, |lab| async move {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         let before = host(&lab);
@@ -417,7 +417,7 @@ fn a_renamed_bridge_replaces_the_former_one() {
 }
 
 #[test]
-fn a_bridge_that_is_not_ours_is_left_alone() {
+fn a_bridge_that_waifud_did_not_create_is_not_changed() {
     on_a_node(1, |lab| async move {
         lab.node.ip("link add waifu0 type bridge");
         lab.node.ip("link set waifu0 address 02:00:00:00:00:07");
@@ -444,7 +444,7 @@ fn a_subnet_that_the_host_already_routes_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn firewalls_that_drop_forwarded_packets_are_named() {
+fn firewalls_that_drop_forwarded_packets_are_listed() {
     on_a_node(0, |lab| async move {
         let docker = "add table ip filter; \
                       add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
@@ -461,7 +461,7 @@ fn firewalls_that_drop_forwarded_packets_are_named() {
 }
 
 #[test]
-fn a_tool_that_is_missing_is_named() {
+fn a_missing_tool_is_named() {
     on_a_node(0, |lab| async move {
         let network = lab.restarted_with(|config| config.nft = "/nonexistent/nft".into());
         let error = network.ensure(&lab.state).await.unwrap_err();

@@ -9,7 +9,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests stop at the first surprise"
+    reason = "tests may panic"
 )]
 
 mod dhcp;

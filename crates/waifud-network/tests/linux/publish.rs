@@ -33,7 +33,7 @@ fn server(guest: &Guest) -> TcpListener {
     greeter(&guest.namespace, (Ipv4Addr::UNSPECIFIED, 8080))
 }
 
-/// Nothing listens there, and the connection is refused at once.
+/// Asserts that the connection is refused immediately.
 fn is_closed(from: &Namespace, to: SocketAddrV4) {
     let error = from.run(|| TcpStream::connect_timeout(&SocketAddr::V4(to), PATIENCE));
     let kind = error.unwrap_err().kind();
@@ -85,7 +85,7 @@ fn published_udp_ports_answer_from_the_requested_address() {
 }
 
 #[test]
-fn the_host_reaches_it_by_its_own_address() {
+fn the_host_reaches_a_published_port_at_its_own_address() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
         lab.ensure().await;
@@ -100,7 +100,7 @@ fn the_host_reaches_it_by_its_own_address() {
 }
 
 #[test]
-fn guests_reach_it_by_the_nodes_address_the_publisher_too() {
+fn guests_and_the_publisher_reach_a_published_port_at_the_nodes_address() {
     on_a_node(2, |mut lab| async move {
         // Where bridged packets pass iptables, a packet whose new destination is on the same bridge is switched instead
         // of routed, and isolated ports do not switch. See docs/guides/docker-and-firewalls.md.
@@ -128,7 +128,7 @@ fn guests_reach_it_by_the_nodes_address_the_publisher_too() {
 }
 
 #[test]
-fn a_second_address_of_the_host_is_one_of_the_nodes_too() {
+fn ports_are_published_on_a_second_address_of_the_host() {
     on_a_node(1, |mut lab| async move {
         publish(&mut lab);
         // An interface with an address and without a default route, like a second network card.
@@ -170,7 +170,7 @@ fn an_unpublished_port_is_closed() {
 }
 
 #[test]
-fn listeners_of_the_host_are_known_unless_they_are_on_loopback() {
+fn listeners_of_the_host_are_listed_except_on_loopback() {
     on_a_node(0, |lab| async move {
         let _web = greeter(&lab.node, (Ipv4Addr::UNSPECIFIED, 80));
         let _here = greeter(&lab.node, (Ipv4Addr::LOCALHOST, 81));

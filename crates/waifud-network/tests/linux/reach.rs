@@ -1,4 +1,4 @@
-//! What guests can reach: of the host, of each other, of the outside, and of the metadata service.
+//! What guests can reach: the host, each other, the outside, and the metadata service.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -61,7 +61,7 @@ pub fn greets(from: &Namespace, to: SocketAddrV4, server: &TcpListener) -> Ipv4A
     })
 }
 
-/// A TCP segment that opens a connection, as a whole frame to the gateway.
+/// A TCP segment that opens a connection, as a complete frame to the gateway.
 fn syn(guest: &Guest, to: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut segment = vec![0x9c, 0x40];
     segment.extend(port.to_be_bytes());
@@ -100,7 +100,7 @@ async fn is_refused(lab: &Lab, guest: &Guest, frame: &[u8], from: Ipv4Addr) {
 }
 
 #[test]
-fn a_guest_pings_its_gateway_and_asks_it_for_names() {
+fn a_guest_can_ping_its_gateway_and_resolve_names() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -228,7 +228,7 @@ fn multicast_to_the_host_is_dropped_and_not_counted() {
 }
 
 #[test]
-fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac() {
+fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac_address() {
     on_a_node(3, |lab| async move {
         lab.ensure().await;
         let (one, other, third) = (
@@ -303,7 +303,7 @@ fn guests_do_not_receive_broadcasts_for_others() {
 }
 
 #[test]
-fn the_outside_sees_the_hosts_address_and_answers_find_back() {
+fn the_outside_sees_the_hosts_address_and_its_answers_arrive() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -356,14 +356,14 @@ fn only_packets_of_guests_are_forwarded() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        // A network behind the node that is not guests': the outside must not get there through us.
+        // A network behind the node that is not guests': the outside must not reach it through this node.
         lab.node.ip("link add lan0 type veth peer name lan1");
         lab.node.ip("link set lan1 up");
         lab.node.ip("addr add 198.51.100.1/24 dev lan0");
         lab.node.ip("link set lan0 up");
         lab.outside
             .ip(&format!("route add 198.51.100.0/24 via {UPLINK}"));
-        // Its receiver is known, so that whatever is forwarded is seen at once.
+        // The receiver's MAC address is known, so a forwarded packet arrives immediately.
         lab.node
             .ip("neigh add 198.51.100.77 lladdr 02:00:00:00:00:77 dev lan0");
         let lan = Wire::new(&lab.node, "lan0");
@@ -373,14 +373,14 @@ fn only_packets_of_guests_are_forwarded() {
                 socket.send_to(text, "198.51.100.77:9").unwrap();
             });
         };
-        send(&lab.outside, b"a stranger's");
-        // It has arrived at the node when what was sent after it is answered.
+        send(&lab.outside, b"from outside");
+        // Once a later packet is answered, the node has processed this one.
         ping(&lab.outside, UPLINK);
         send(&guest.namespace, b"the guest's");
         let seen = lan.until("the guest's packet", |frame| {
             contains(frame, b"the guest's")
         });
-        assert!(!seen.iter().any(|frame| contains(frame, b"a stranger's")));
+        assert!(!seen.iter().any(|frame| contains(frame, b"from outside")));
     });
 }
 
@@ -388,7 +388,7 @@ fn only_packets_of_guests_are_forwarded() {
 fn metadata_goes_to_its_interface_and_never_to_the_uplink() {
     on_a_node(2, |lab| async move {
         lab.connect_metadata().await;
-        // An outside that has the address too, as clouds do.
+        // The outside has the address as well, as in clouds.
         lab.outside.ip(&format!("addr add {METADATA}/32 dev lo"));
         let clouds = greeter(&lab.outside, (METADATA, 80));
         lab.ensure().await;
@@ -400,7 +400,7 @@ fn metadata_goes_to_its_interface_and_never_to_the_uplink() {
             assert_eq!(seen, guest.address());
             pings(guest, METADATA);
         }
-        // Nothing but port 80, and no other link-local address.
+        // Only port 80, and no other link-local address.
         let there = Wire::new(&lab.metadata, "eth0");
         is_refused(&lab, &guest, &syn(&guest, METADATA, 81), METADATA).await;
         let question = udp(40_000, 80, b"udp");
@@ -423,14 +423,14 @@ fn metadata_goes_to_its_interface_and_never_to_the_uplink() {
         }
         clouds.set_nonblocking(true).unwrap();
         assert!(clouds.accept().is_err());
-        // The host's own way to that address is what it was.
+        // The host's own route to that address is unchanged.
         let route = lab.node.ip(&format!("route get {METADATA}"));
         assert!(route.contains("dev up0"), "{route}");
     });
 }
 
 #[test]
-fn metadata_works_where_the_host_filters_by_reverse_path() {
+fn metadata_is_reachable_with_reverse_path_filtering() {
     on_a_node(1, |lab| async move {
         std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
         lab.connect_metadata().await;
@@ -443,7 +443,7 @@ fn metadata_works_where_the_host_filters_by_reverse_path() {
 }
 
 #[test]
-fn without_a_metadata_interface_the_request_goes_nowhere() {
+fn without_a_metadata_interface_requests_are_rejected() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
@@ -452,7 +452,7 @@ fn without_a_metadata_interface_the_request_goes_nowhere() {
             let to = SocketAddr::from((METADATA, 80));
             TcpStream::connect_timeout(&to, Duration::from_secs(30)).unwrap_err()
         });
-        // Told at once, not after a timeout.
+        // The error arrives immediately, not after a timeout.
         assert_eq!(failed.kind(), std::io::ErrorKind::HostUnreachable);
         pings(&guest, OUTSIDE);
         for frame in uplink.seen() {
@@ -462,7 +462,7 @@ fn without_a_metadata_interface_the_request_goes_nowhere() {
 }
 
 #[test]
-fn a_guest_with_an_on_link_route_finds_metadata_too() {
+fn a_guest_with_an_on_link_route_reaches_metadata() {
     on_a_node(1, |lab| async move {
         lab.connect_metadata().await;
         lab.ensure().await;

@@ -1,4 +1,4 @@
-//! A host that stops being a node is as it was before.
+//! Removal restores the host to its state before it became a node.
 
 use waifud_network::GuestNetwork;
 
@@ -19,7 +19,7 @@ fn removal_lists_what_it_removed_and_restores_the_host() {
             [guest.port.tap.to_string()]
         );
         lab.node.ip(&format!("link del {}", guest.port.tap));
-        // By a process that knows nothing but the record.
+        // By a process that only has the record.
         let removed = lab.restarted().remove("wgw0").await.unwrap();
         assert_eq!(
             removed,

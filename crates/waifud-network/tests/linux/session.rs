@@ -1,4 +1,4 @@
-//! Rules that are changed through the nft session: the same as by a process, whatever happens to the session.
+//! Rules that are changed through the nft session: the result equals that of separate processes, even if the session fails.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ fn listed(namespace: &Namespace) -> String {
         .concat()
 }
 
-/// The rules in force are those that a process loads from nothing.
+/// Asserts that the rules in force equal those that a process loads from the beginning.
 fn is_as_loaded(lab: &Lab) {
     let other = Namespace::new();
     let rules = std::fs::read_to_string(lab.run_dir().join("rules.nft")).unwrap();
@@ -157,7 +157,7 @@ fn a_session_that_ends_after_the_change_and_before_the_answer_leaves_the_right_r
 }
 
 #[test]
-fn a_refused_change_is_replaced_by_the_whole_ruleset_and_the_session_stays() {
+fn a_refused_change_is_replaced_by_a_complete_ruleset_and_the_session_stays() {
     on_a_node(1, |mut lab| async move {
         // The first line asks for a set that does not exist.
         let nft = real(&lab).replace("exec ", "");

@@ -1,4 +1,4 @@
-//! Raw frames on one interface: sends what a malicious guest would send, and receives what arrives.
+//! Raw frames on one interface: sends forged frames like a malicious guest, and receives all frames.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,10 +14,10 @@ use nix::sys::socket::{
 use crate::frames;
 use crate::namespace::Namespace;
 
-/// Long enough for a machine that does much else; only a failing test waits for it.
+/// Long enough for a busy machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A packet socket on one interface: sends whole frames and sees all that pass, both ways.
+/// A packet socket on one interface: sends complete frames and receives the frames of both directions.
 pub struct Wire {
     socket: OwnedFd,
 }
@@ -36,7 +36,7 @@ impl Wire {
             socket
         });
         let wire = Self { socket };
-        // Between the two calls above, the socket heard all interfaces.
+        // Between the two calls above, the socket received frames of all interfaces.
         wire.seen();
         wire
     }
@@ -46,7 +46,7 @@ impl Wire {
         assert_eq!(sent, frame.len());
     }
 
-    /// Frames seen since the last call, at once.
+    /// The frames received since the last call, without waiting.
     pub fn seen(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = [0; 4096];
@@ -59,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Frames seen until one is `wanted`, that one last.
+    /// Waits for a frame that satisfies `wanted`, and returns all frames up to it.
     pub fn until(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let end = Instant::now() + PATIENCE;
         let mut frames = Vec::new();
@@ -74,7 +74,7 @@ impl Wire {
                 }
                 Err(Errno::EAGAIN) => {
                     let left = end.saturating_duration_since(Instant::now());
-                    assert!(!left.is_zero(), "{what} was not seen in time");
+                    assert!(!left.is_zero(), "{what} did not arrive in time");
                     wait_readable(&self.socket, left);
                 }
                 Err(error) => panic!("{error}"),
@@ -85,7 +85,7 @@ impl Wire {
 
 /// Sends an echo request through the namespace's own stack and waits for its answer.
 pub fn ping(namespace: &Namespace, to: Ipv4Addr) {
-    let payload = b"is anybody there";
+    let payload = b"an echo request";
     let request = frames::echo(payload);
     let socket = namespace.run(|| {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -100,7 +100,7 @@ pub fn ping(namespace: &Namespace, to: Ipv4Addr) {
         sendto(socket.as_raw_fd(), &request, &address, MsgFlags::empty()).unwrap();
         socket
     });
-    // The kernel hands over whole packets: a header of 20 octets, then type 0 for an answer.
+    // The kernel passes complete packets: a header of 20 octets, then type 0 for an answer.
     Wire { socket }.until("the echo reply", |packet| {
         packet[12..16] == to.octets() && packet[20] == 0 && frames::contains(packet, payload)
     });
@@ -121,11 +121,11 @@ fn address(interface: &str) -> LinkAddr {
         .unwrap_or_else(|| panic!("no link {interface}"))
 }
 
-/// Asks until the answer is yes.
+/// Waits until the condition holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < end, "{what} did not come true in time");
+        assert!(Instant::now() < end, "condition not met in time: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection from a chosen source address. Knows as much of HTTP as the load needs: GET and PUT, bodies with
-//! a length.
+//! One HTTP/1.1 connection from a chosen source address. Supports only what the load needs: GET and PUT, and bodies
+//! with a length.
 
 use std::{
     io::{self, ErrorKind},
@@ -11,10 +11,10 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// Most that an answer's head may have, in bytes.
+/// The maximum size of an answer's head in bytes.
 const HEAD: usize = 16 << 10;
 
-/// An answer that has arrived whole.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -25,7 +25,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
-    /// Received and not yet used.
+    /// Received bytes that are not parsed yet.
     buffer: Vec<u8>,
 }
 
@@ -43,12 +43,12 @@ impl Client {
         })
     }
 
-    /// Asks for a path and reads the whole answer.
+    /// Requests a path and reads the complete answer.
     pub async fn get(&mut self, path: &str, headers: &[String], keep: bool) -> io::Result<Answer> {
         self.request("GET", path, headers, keep, b"").await
     }
 
-    /// Sends one request and reads the whole answer.
+    /// Sends one request and reads the complete answer.
     pub async fn request(
         &mut self,
         method: &str,

@@ -62,7 +62,7 @@ pub(super) async fn configure(
     };
     configured
         .await
-        .map_err(failed(interface, "telling the kernel its keys"))?;
+        .map_err(failed(interface, "configuring the keys"))?;
     // Settings of the whole host belong to the administrator; the link's own setting, which stays off, is sufficient.
     let before = tokio::fs::read_to_string(SEND_REDIRECTS).await.ok();
     links
@@ -72,7 +72,7 @@ pub(super) async fn configure(
     if let Some(before) = before {
         put_back(SEND_REDIRECTS, &before)
             .await
-            .map_err(failed(interface, "leaving send_redirects as it was"))?;
+            .map_err(failed(interface, "restoring send_redirects"))?;
     }
     Ok(())
 }

@@ -98,8 +98,8 @@ mod tests {
     use super::index_of;
 
     #[test]
-    fn a_link_that_is_gone_has_no_number() {
-        // Loopback has the first number in every namespace.
+    fn a_missing_link_has_no_index() {
+        // Loopback has index 1 in every namespace.
         assert_eq!(index_of("lo"), Some(1));
         assert_eq!(index_of("wf-none"), None);
     }

@@ -72,7 +72,7 @@ impl NodeTunnel {
     async fn prepare(config: &NodeTunnelConfig) -> Result<Links, WireguardError> {
         config.check()?;
         let interface = &config.interface;
-        let links = Links::new().map_err(userspace::failed(interface, "talking to the kernel"))?;
+        let links = Links::new().map_err(userspace::failed(interface, "opening a netlink socket"))?;
         links
             .remove(interface)
             .await

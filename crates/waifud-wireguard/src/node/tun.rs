@@ -31,7 +31,7 @@ pub(super) struct Tun {
 }
 
 impl Tun {
-    /// Makes the link, down and without addresses, in the network namespace of the calling thread. Fails with
+    /// Creates the link, down and without addresses, in the network namespace of the calling thread. Fails with
     /// `ResourceBusy` if there is a link of that name.
     pub fn create(interface: &str) -> io::Result<Self> {
         let device = File::options()
@@ -51,7 +51,7 @@ impl Tun {
         // The three flags are the bits 0x9001; the kernel's field is a signed 16-bit one.
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "the bits are what matters, and they fit"
+            reason = "only the bits matter, and they fit"
         )]
         let request = libc::ifreq {
             ifr_name: name,
@@ -59,10 +59,10 @@ impl Tun {
                 ifru_flags: flags as libc::c_short,
             },
         };
-        // SAFETY: the descriptor is open, and the request is a whole, initialised structure of the type that this call
+        // SAFETY: the descriptor is open, and the request is a complete, initialised structure of the type that this call
         // reads; the kernel keeps no pointer to it.
         unsafe { tunsetiff(device.as_raw_fd(), &raw const request)? };
-        // SAFETY: a `File` keeps its one descriptor open for as long as it lives, and the `AsyncFd` owns it from here on.
+        // SAFETY: a `File` keeps its descriptor open until it is dropped, and the `AsyncFd` owns it from here on.
         let device = unsafe { AsyncFd::register_with_interest(device, INTEREST)? };
         Ok(Self {
             device,

@@ -32,7 +32,7 @@ impl Userspace {
     pub async fn start(config: &NodeTunnelConfig, links: &Links) -> Result<Self, WireguardError> {
         let interface = &config.interface;
         let socket = LoopbackSocket::bind(config.listen)?;
-        let tun = Tun::create(interface).map_err(failed(interface, "making the TUN device"))?;
+        let tun = Tun::create(interface).map_err(failed(interface, "creating the TUN device"))?;
         links
             .bring_up(interface, config.mtu)
             .await

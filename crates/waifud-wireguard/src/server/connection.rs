@@ -1,4 +1,4 @@
-//! What a service holds: the source of connections, and each connection as a byte stream.
+//! The interface of a service: the listener, and each connection as a byte stream.
 
 use std::{
     fmt,
@@ -41,7 +41,7 @@ impl Listener {
     }
 }
 
-/// Guests that try to connect from now on are refused; accepted connections go on.
+/// Guests that try to connect from now on are refused; accepted connections continue.
 impl Drop for Listener {
     fn drop(&mut self) {
         self.shared.drive(Stack::stop_listening);

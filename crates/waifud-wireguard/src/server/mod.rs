@@ -140,7 +140,7 @@ mod tests {
     use crate::PrivateKey;
 
     #[tokio::test]
-    async fn when_the_receiving_task_breaks_the_listener_ends() {
+    async fn the_listener_ends_when_the_receiving_task_panics() {
         let config = ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             ..ServerConfig::new(PrivateKey::generate())

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_gets_no_more_than_its_cap() {
+    fn a_source_gets_no_more_connections_than_its_limit() {
         let mut admission = Admission::new(10, 3);
         for _ in 0..3 {
             assert_eq!(ask(&mut admission, source(1)), Decision::Admit);

@@ -172,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(packet in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_do_not_cause_a_panic(packet in proptest::collection::vec(any::<u8>(), 0..200)) {
             classify(&packet, SERVICE);
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct Net {
     outgoing: Outgoing,
     mtu: u16,
     /// For packets without a connection, which the interface answers with a reset or an echo reply.
-    nobody: SocketSet<'static>,
+    no_sockets: SocketSet<'static>,
 }
 
 impl Net {
@@ -31,7 +31,7 @@ impl Net {
             Instant::ZERO,
         );
         interface.update_ip_addrs(|addresses| {
-            // An empty list has room; it is a fixed array whose size is a build option of the library.
+            // An empty list has space: it is a fixed array whose size is a build option of the library.
             let _ = addresses.push(IpCidr::new(address.into(), 32));
         });
         // All destinations are behind the tunnel, so the gateway is never resolved.
@@ -40,7 +40,7 @@ impl Net {
             interface,
             outgoing,
             mtu,
-            nobody: SocketSet::new(Vec::new()),
+            no_sockets: SocketSet::new(Vec::new()),
         }
     }
 
@@ -54,7 +54,7 @@ impl Net {
     pub fn answer(&mut self, packet: &[u8], now: Instant) {
         let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface
-            .poll_ingress_single(now, &mut card, &mut self.nobody);
+            .poll_ingress_single(now, &mut card, &mut self.no_sockets);
     }
 
     /// Sends a connection's pending segments, as far as the queue has space.

@@ -27,7 +27,7 @@ pub fn guest(last: u8) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 77, 1, last), 40_000)
 }
 
-/// A whole IPv4 packet with one TCP segment.
+/// A complete IPv4 packet with one TCP segment.
 pub fn segment(
     from: SocketAddrV4,
     to: SocketAddrV4,
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// How many bytes were taken; `None` if there is no room.
+    /// How many bytes were taken; `None` if there is no space.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self.stack.poll_write(
             id,

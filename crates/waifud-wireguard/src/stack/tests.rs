@@ -27,7 +27,7 @@ fn connected(limits: StackLimits) -> (World, smoltcp::iface::SocketHandle, FlowI
 }
 
 /// Asserts that no flow, timer or counted connection is left.
-fn assert_forgotten(world: &World) {
+fn assert_nothing_is_left(world: &World) {
     assert_eq!(
         (
             world.stack.connections(),
@@ -55,7 +55,7 @@ fn a_request_is_answered_and_the_connection_is_removed_at_once() {
     assert_eq!(world.guests[0].state(client), State::CloseWait);
     world.guests[0].socket(client).close();
     world.pass(MOMENT);
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_client_that_closes_first_is_read_to_the_end() {
     assert_eq!(world.guests[0].read(client), b"bye");
     assert_eq!(world.read(flow).unwrap().unwrap(), b"");
     world.stack.release(flow, world.now);
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn an_incomplete_handshake_is_retransmitted_and_then_times_out() {
         }
     }
     assert!(answers >= 2, "{answers} SYN-ACKs");
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
     assert_eq!(world.stack.refused().timed_out, 1);
 }
 
@@ -199,7 +199,7 @@ fn an_idle_connection_is_reset_for_client_and_service() {
         ErrorKind::ConnectionReset
     );
     assert_eq!(world.guests[0].state(client), State::Closed);
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_slow_connection_is_reset_after_the_lifetime() {
     }
     world.guests[0].socket(client).send_slice(b"x").unwrap();
     world.pass(secs(21));
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_client_that_never_reads_is_reset_after_the_idle_timeout() {
         world.pass(MOMENT);
     }
     world.pass(secs(31));
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_client_that_never_closes_is_reset_after_the_close_timeout() {
     assert_eq!(world.guests[0].state(client), State::CloseWait);
     world.pass(secs(2));
     assert_eq!(world.guests[0].state(client), State::Closed);
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn other_ports_and_unexpected_segments_are_reset_and_pings_answered() {
         (echo[9], echo[20], &echo[12..16]),
         (1, 0, &SERVICE.ip().octets()[..])
     );
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn closing_resets_all_and_ends_the_listener() {
     );
     world.connect(0);
     world.pass(MOMENT);
-    assert_forgotten(&world);
+    assert_nothing_is_left(&world);
 }
 
 proptest! {
@@ -380,7 +380,7 @@ proptest! {
         prop_assert_eq!(world.guests[0].state(client), State::Established);
         world.guests[0].socket(client).abort();
         world.pass(secs(400));
-        assert_forgotten(&world);
+        assert_nothing_is_left(&world);
     }
 
     #[test]

@@ -9,7 +9,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "tests and benches use different parts, and stop at the first surprise"
+    reason = "tests and benches use different parts, and may panic"
 )]
 
 pub mod namespace;

@@ -99,7 +99,7 @@ impl Namespace {
         });
     }
 
-    /// Whether this kernel has WireGuard: tries to make a link of that kind. A kernel without it refuses with
+    /// Whether this kernel has WireGuard: tries to create a link of that kind. A kernel without it refuses with
     /// "Unknown device type" (`EOPNOTSUPP`); any other failure is an error of the test's environment.
     pub fn kernel_has_wireguard(&self) -> bool {
         self.run(|| async {
@@ -112,7 +112,7 @@ impl Namespace {
             let error = String::from_utf8_lossy(&added.stderr);
             assert!(
                 error.contains("Unknown device type") || error.contains("not supported"),
-                "cannot tell whether the kernel has WireGuard: {error}"
+                "unknown whether the kernel has WireGuard: {error}"
             );
             false
         })

@@ -18,7 +18,7 @@ use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, StackLimits, TunnelBackend,
 
 const TARGET: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
-/// Far below the 19.5 s for which a plain WireGuard stays silent after the other end has restarted.
+/// Far below the 19.5 s for which a plain WireGuard does not answer after the other end has restarted.
 const PROMPT: Duration = Duration::from_secs(5);
 
 async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<Vec<u8>> {
@@ -76,7 +76,7 @@ fn each_guest_is_answered_by_its_own_address() {
             Some(guest_address(number).to_string())
         );
     }
-    eventually(&server, "connections are forgotten", |stats| {
+    eventually(&server, "no connection is left", |stats| {
         stats.connections == 0
     });
     assert_eq!(server.stats().accepted, 3);
@@ -122,7 +122,7 @@ fn a_removed_link_is_detected_and_can_be_created_again() {
     world.node.ip("link delete wfmeta0");
     let start = Instant::now();
     while node.is_running() {
-        assert!(start.elapsed() < PROMPT, "the loss is not noticed");
+        assert!(start.elapsed() < PROMPT, "the loss is not detected");
     }
     world
         .node
@@ -190,7 +190,7 @@ fn a_thousand_slow_connections_of_one_guest_do_not_block_another() {
     let Some(world) = World::new(2) else { return };
     let server = world.start_server(StackLimits::default());
     let _node = world.start_node();
-    // Each sends half a request and then nothing; those beyond the cap are still trying to connect.
+    // Each sends half a request and then nothing; those beyond the limit are still trying to connect.
     let slow = world.guests.run(|| async {
         (0..1000)
             .map(|_| {
@@ -205,7 +205,7 @@ fn a_thousand_slow_connections_of_one_guest_do_not_block_another() {
             })
             .collect::<Vec<_>>()
     });
-    eventually(&server, "the cap is reached", |stats| {
+    eventually(&server, "the limit is reached", |stats| {
         stats.connections == 64 && stats.refused.per_source > 500
     });
     for _ in 0..20 {
@@ -287,12 +287,12 @@ fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
     });
     let start = Instant::now();
     while world.node.has_link("wfmeta0") {
-        assert!(start.elapsed() < PROMPT, "the link outlives the tunnel");
+        assert!(start.elapsed() < PROMPT, "the link exists after the tunnel was stopped");
     }
 }
 
 #[test]
-fn a_server_that_does_not_know_where_the_node_is_is_found_again() {
+fn a_restarted_server_without_the_nodes_endpoint_is_reached_again() {
     let Some(world) = World::new(1) else { return };
     let server = world.start_server(StackLimits::default());
     let _node = world.start_node();
@@ -352,7 +352,7 @@ fn a_peer_that_is_removed_narrowed_or_replaced_loses_its_connections() {
 }
 
 #[test]
-fn big_bodies_arrive_intact_in_both_directions() {
+fn large_bodies_arrive_intact_in_both_directions() {
     let Some(world) = World::new(1) else { return };
     let _server = world.start_server(StackLimits::default());
     let _node = world.start_node();
@@ -391,7 +391,7 @@ fn sixty_four_clients_at_once_are_all_answered() {
         let outcome = world.guests.run(move || load.run());
         assert_eq!(outcome.failed, 0, "{outcome}");
     }
-    eventually(&server, "connections are forgotten", |stats| {
+    eventually(&server, "no connection is left", |stats| {
         stats.connections == 0
     });
     assert_eq!(server.stats().accepted, 64 + 1600);

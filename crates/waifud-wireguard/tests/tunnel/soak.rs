@@ -2,10 +2,9 @@
 //!
 //! `cargo test -p waifud-wireguard --test tunnel soak -- --ignored`
 //!
-//! Ignored by default, and so not in CI: gotatun's timers are the protocol's own and run on the real clock, so nine
-//! minutes can't be made shorter. The state around them (admission, timeouts,
-//! retransmission, restarts) is tested on a fake clock and in `packets.rs`. Run it after a change of gotatun or of
-//! `wire.rs`.
+//! Ignored by default, because it takes nine minutes: gotatun's timers use the real clock. Admission, timeouts,
+//! retransmission and restarts are tested on a fake clock and in `packets.rs`. Run it after a change of gotatun or of this
+//! crate.
 
 use std::time::Duration;
 
@@ -31,9 +30,6 @@ fn some_requests(world: &World) -> Outcome {
     outcome
 }
 
-// Not in CI: WireGuard's timers use real time (keys are renewed after 120 s and rejected after 180 s), so five minutes
-// under load and a long silence cannot be shortened without replacing the tested code. Run it after a change of this
-// crate: `cargo test -p waifud-wireguard --test tunnel soak -- --ignored`.
 #[test]
 #[ignore = "takes nine minutes of real time"]
 fn requests_are_answered_while_keys_are_renewed_and_after_long_silence() {

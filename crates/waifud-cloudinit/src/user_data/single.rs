@@ -1,8 +1,9 @@
-//! Checks for each kind of user-data: `#!` scripts, boothooks, includes, part handlers, templates and JSON patches. They
+//! Checks for each kind of user-data without parts: cloud-config, `#!` scripts, boothooks, includes, part handlers, templates and JSON patches. They
 //! follow `cloudinit/handlers/` and `cloudinit/user_data.py`.
 
-use crate::UserDataError;
-use crate::user_data::{UserDataKind, kind_of};
+use super::error::UserDataError;
+use super::kind::{UserDataKind, kind_of};
+use crate::yaml;
 
 type Checked = Result<(), UserDataError>;
 
@@ -10,9 +11,38 @@ fn not_used(line: usize, reason: &'static str) -> UserDataError {
     UserDataError::NotUsed { line, reason }
 }
 
+/// Checks `text` as user-data of the given kind, which has no parts.
+pub(super) fn check(kind: UserDataKind, text: &str) -> Checked {
+    match kind {
+        UserDataKind::Empty => Ok(()),
+        UserDataKind::CloudConfig => cloud_config(text),
+        UserDataKind::CloudConfigPatch => json_patch(text),
+        UserDataKind::Script => script(text, 1),
+        UserDataKind::Include => include(text),
+        UserDataKind::Boothook => boothook(text),
+        UserDataKind::PartHandler => part_handler(text),
+        UserDataKind::Jinja => jinja(text),
+        UserDataKind::CloudConfigArchive | UserDataKind::Mime => {
+            Err(not_used(1, "cloud-init does not expand several parts here"))
+        }
+    }
+}
+
+/// Checks that a text is a YAML mapping, or has comments only.
+fn cloud_config(text: &str) -> Result<(), UserDataError> {
+    let document = yaml::load(text)?;
+    match document.root() {
+        None => Ok(()),
+        Some(root) if root.is("map") || root.is("null") => Ok(()),
+        Some(_) => Err(UserDataError::WrongShape {
+            wanted: "a mapping of keys to values",
+        }),
+    }
+}
+
 /// cloud-init writes a script to a file and executes it, so the kernel must find `#!` and an interpreter at its beginning.
 /// `line` is the line of that beginning.
-pub(crate) fn script(text: &str, line: usize) -> Checked {
+pub(super) fn script(text: &str, line: usize) -> Checked {
     let Some(rest) = text.strip_prefix("#!") else {
         let reason = "a script must begin with #! and an interpreter, with nothing before it";
         return Err(not_used(line, reason));
@@ -29,7 +59,7 @@ pub(crate) fn script(text: &str, line: usize) -> Checked {
 }
 
 /// A script after the first line. cloud-init removes that line only if it is in lower case and at the very beginning.
-pub(crate) fn boothook(text: &str) -> Checked {
+fn boothook(text: &str) -> Checked {
     let Some(rest) = text.strip_prefix("#cloud-boothook") else {
         let reason = "#cloud-boothook must be the first line, in lower case";
         return Err(not_used(1, reason));
@@ -44,7 +74,7 @@ pub(crate) fn boothook(text: &str) -> Checked {
 }
 
 /// URLs, one per line; the first may follow `#include` on its line.
-pub(crate) fn include(text: &str) -> Checked {
+fn include(text: &str) -> Checked {
     let mut any = false;
     for (index, line) in text.lines().enumerate() {
         let lower = line.to_ascii_lowercase();
@@ -73,7 +103,7 @@ pub(crate) fn include(text: &str) -> Checked {
 }
 
 /// Python code with the two functions that cloud-init calls.
-pub(crate) fn part_handler(text: &str) -> Checked {
+fn part_handler(text: &str) -> Checked {
     for name in ["list_types", "handle_part"] {
         if !text.contains(name) {
             let reason = "a part handler must define list_types() and handle_part()";
@@ -84,7 +114,7 @@ pub(crate) fn part_handler(text: &str) -> Checked {
 }
 
 /// A template of a script or of cloud-config.
-pub(crate) fn jinja(text: &str) -> Checked {
+fn jinja(text: &str) -> Checked {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     let engine = first
         .strip_prefix("##")
@@ -119,7 +149,7 @@ pub(crate) fn jinja(text: &str) -> Checked {
 }
 
 /// Checks a JSON patch (RFC 6902): a list of operations.
-pub(crate) fn json_patch(text: &str) -> Checked {
+fn json_patch(text: &str) -> Checked {
     let start = text.trim_start();
     let before = text.len() - start.len();
     let Some(json) = start.strip_prefix("#cloud-config-jsonp") else {

@@ -91,7 +91,7 @@ impl Guest {
     }
 }
 
-pub struct House {
+pub struct Fixture {
     pub service: Arc<MetadataService>,
     pub tunnel: Arc<FakeTunnel>,
     pub guests: FakeDialer,
@@ -99,7 +99,7 @@ pub struct House {
     pub serving: JoinHandle<()>,
 }
 
-impl House {
+impl Fixture {
     /// An empty service on a store.
     pub async fn on(store: FakeStore, limits: GuestLimits) -> Self {
         let stop = CancellationToken::new();
@@ -128,11 +128,11 @@ impl House {
 
     /// A service with the guests a and b.
     pub async fn new() -> (Self, Guest, Guest) {
-        let house = Self::on(FakeStore::default(), GuestLimits::default()).await;
+        let fixture = Self::on(FakeStore::default(), GuestLimits::default()).await;
         let (a, b) = (Guest::new("a", A), Guest::new("b", B));
-        house.admit(&a).await;
-        house.admit(&b).await;
-        (house, a, b)
+        fixture.admit(&a).await;
+        fixture.admit(&b).await;
+        (fixture, a, b)
     }
 
     pub async fn admit(&self, guest: &Guest) {
