@@ -267,9 +267,11 @@ impl From<ControlError> for Refused {
     fn from(error: ControlError) -> Self {
         let (status, code, hint) = match &error {
             ControlError::DigestMismatch { .. } => (400, "digest-mismatch", "send the bytes again"),
-            ControlError::BundleMissing { .. } => {
-                (409, "bundle-missing", "put the bundle first, then the assignment")
-            }
+            ControlError::BundleMissing { .. } => (
+                409,
+                "bundle-missing",
+                "put the bundle first, then the assignment",
+            ),
             ControlError::BundleUnreadable { .. } => (
                 400,
                 "bundle-unreadable",
@@ -293,7 +295,11 @@ impl From<ControlError> for Refused {
                 "no-space",
                 "its filesystem is full; existing documents are still served, and new ones are accepted once there is space",
             ),
-            ControlError::Store(_) => (500, "store-failed", "check whether the disk is read-only or damaged"),
+            ControlError::Store(_) => (
+                500,
+                "store-failed",
+                "check whether the disk is read-only or damaged",
+            ),
         };
         if status >= 500 {
             tracing::error!(error = &error as &dyn std::error::Error, "a change failed");

@@ -105,7 +105,9 @@ pub async fn contradictions_are_refused_and_change_nothing(
         ("a bridge of waifud's own", |s| {
             s.lan[0].bridge.clone_from(&s.bridge);
         }),
-        ("an invalid bridge name", |s| s.lan[0].bridge = "br 0".into()),
+        ("an invalid bridge name", |s| {
+            s.lan[0].bridge = "br 0".into()
+        }),
         ("one identity for two ports", |s| {
             let mut other = s.lan[0].clone();
             other.tap = waifud_types::TapName::of(other.instance, 7);

@@ -1,9 +1,6 @@
 //! Real handshakes in memory: which clients are accepted, and their identity as seen by the server.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 use std::path::Path;
 use std::sync::Arc;

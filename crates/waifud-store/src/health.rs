@@ -38,7 +38,11 @@ impl Health {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Some(format!("the database {path} was removed while waifud runs"));
             }
-            Err(error) => return Some(format!("cannot read the file status of the database {path}: {error}")),
+            Err(error) => {
+                return Some(format!(
+                    "cannot read the file status of the database {path}: {error}"
+                ));
+            }
             Ok(found) if self.opened.is_some_and(|opened| opened != found) => {
                 return Some(format!(
                     "the database {path} was replaced while waifud runs"

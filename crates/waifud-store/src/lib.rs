@@ -130,7 +130,7 @@ impl Store {
         };
         let mut conn = Connection::open(path).map_err(open_error)?;
         restrict(path);
-        connection::settle(&conn, 128)?;
+        connection::configure(&conn, 128)?;
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
              PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864;",

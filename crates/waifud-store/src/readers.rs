@@ -66,6 +66,6 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
         path: path.to_owned(),
         source,
     })?;
-    connection::settle(&conn, 64)?;
+    connection::configure(&conn, 64)?;
     Ok(conn)
 }

@@ -1,9 +1,6 @@
 //! Acknowledged changes survive a kill of the process at any instant.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 mod common;
 

@@ -1,9 +1,6 @@
 //! Several changes in one transaction: they do not affect each other, and the history has one order.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 mod common;
 

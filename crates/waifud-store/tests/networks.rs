@@ -1,9 +1,6 @@
 //! Networks: unique names and bridges, and no deletion while in use.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 use waifud_store::{Mode, Store, StoreError, Taken};
 use waifud_types::{Incarnation, InstanceId, Name, Timestamp};

@@ -1,10 +1,7 @@
 //! The capacities in the writer's memory equal those in the rows after any jobs, and are read again only after a change
 //! of those rows.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 mod common;
 

@@ -3,11 +3,7 @@
 //!
 //! The filesystem is ext4 on a loop device, in a mount namespace of the test that ends with it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "test helpers may panic"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test helpers may panic")]
 
 #[allow(dead_code, reason = "one test uses few of the helpers of the others")]
 #[path = "program/kit.rs"]

@@ -21,7 +21,7 @@ use waifud_metadata::{
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PrivateKey;
 
-use crate::fixture::{A, B, Guest, Fixture, PATIENCE};
+use crate::fixture::{A, B, Fixture, Guest, PATIENCE};
 
 struct Agent {
     fixture: Fixture,
@@ -160,7 +160,10 @@ async fn the_nodes_end_of_the_tunnel_is_set_and_an_invalid_key_is_refused() {
             Some(&tunnel.node_public_key)
         );
     }
-    assert_eq!(agent.fixture.tunnel.peer().unwrap().allowed, [tunnel.subnet]);
+    assert_eq!(
+        agent.fixture.tunnel.peer().unwrap().allowed,
+        [tunnel.subnet]
+    );
     tunnel.node_public_key = "AAAA".to_owned();
     let refused = agent.client.put_tunnel(&tunnel).await.map(drop);
     assert_eq!(code(refused), (400, "tunnel-refused".to_owned()));
@@ -219,7 +222,10 @@ async fn only_its_user_can_open_the_socket_and_a_stale_socket_is_replaced() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let socket = ControlSocket::bind(&path).unwrap();
-    tokio::spawn(socket.serve(Arc::clone(&agent.fixture.service), agent.fixture.stop.clone()));
+    tokio::spawn(socket.serve(
+        Arc::clone(&agent.fixture.service),
+        agent.fixture.stop.clone(),
+    ));
     MetadatadClient::new(path).status().await.unwrap();
 }
 
@@ -289,7 +295,7 @@ async fn problems_about_malformed_requests_do_not_quote_them() {
 
 #[tokio::test]
 async fn another_user_is_refused_even_if_the_mode_allows_it() {
-    const NOBODY: u32 = 65_534;
+    const UNASSIGNED: u32 = 65_534;
     if !nix::unistd::Uid::effective().is_root() {
         waifud_kit::testing::skip("needs root to switch to another user");
         return;
@@ -305,7 +311,7 @@ async fn another_user_is_refused_even_if_the_mode_allows_it() {
         std::os::unix::process::CommandExt::uid(&mut curl, uid);
         tokio::task::spawn_blocking(move || curl.output().unwrap().stdout)
     };
-    assert!(ask(NOBODY).await.unwrap().is_empty());
+    assert!(ask(UNASSIGNED).await.unwrap().is_empty());
     assert!(!ask(0).await.unwrap().is_empty());
 }
 

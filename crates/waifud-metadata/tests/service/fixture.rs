@@ -30,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const A: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 10);
 pub const B: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 11);
-pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 12);
+pub const UNASSIGNED: Ipv4Addr = Ipv4Addr::new(10, 144, 3, 12);
 
 /// A new instance, with its name in every document.
 pub struct Guest {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use crate::fixture::{A, B, Guest, Fixture, UNASSIGNED, status};
+use crate::fixture::{A, B, Fixture, Guest, UNASSIGNED, status};
 
 const USER_DATA: &str = "/openstack/latest/user_data";
 
@@ -161,11 +161,11 @@ proptest! {
     fn guest_a_never_reads_guest_bs_documents(
         method in prop::sample::select(vec!["GET", "HEAD", "PUT", "POST", "OPTIONS", "TRACE", "CONNECT"]),
         target in target(),
-        lies in prop::collection::vec(lie(), 0..6),
+        forged in prop::collection::vec(lie(), 0..6),
         body in "[ -~]{0,40}",
     ) {
         let (runtime, fixture, _, b) = &*WORLD;
-        let lies = lies.concat();
+        let forged = forged.concat();
         let request = format!(
             "{method} {target} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n{forged}\r\n{body}",
             body.len(),
@@ -189,11 +189,11 @@ proptest! {
 
     #[test]
     fn two_requests_in_one_packet_belong_to_the_same_guest(
-        length in 0usize..200, chunked: bool, lies in prop::collection::vec(lie(), 0..3),
+        length in 0usize..200, chunked: bool, forged in prop::collection::vec(lie(), 0..3),
     ) {
         let (runtime, fixture, _, b) = &*WORLD;
         let encoding = if chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
-        let lies = lies.concat();
+        let forged = forged.concat();
         let request = format!(
             "POST {USER_DATA} HTTP/1.1\r\nContent-Length: {length}\r\n{encoding}\r\n0\r\n\r\nGET {USER_DATA} HTTP/1.1\r\nConnection: close\r\n{forged}\r\n",
         );

@@ -8,7 +8,7 @@ use tokio::{
 };
 use waifud_metadata::{FakeStore, GuestLimits};
 
-use crate::fixture::{A, B, Guest, Fixture, PATIENCE, status};
+use crate::fixture::{A, B, Fixture, Guest, PATIENCE, status};
 
 const PATH: &str = "/openstack/latest/meta_data.json";
 

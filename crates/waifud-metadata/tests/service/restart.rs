@@ -14,7 +14,7 @@ use waifud_metadata::{
 use waifud_types::Digest;
 use waifud_wireguard::PrivateKey;
 
-use crate::fixture::{A, B, Guest, Fixture};
+use crate::fixture::{A, B, Fixture, Guest};
 
 const USER_DATA: &str = "/openstack/latest/user_data";
 

@@ -215,7 +215,10 @@ fn everybody_gets_its_own(world: &World) -> Result<()> {
             let answer = REQUESTS.iter().zip(&answers);
             let mut answer = answer.filter(|(path, _)| path.ends_with(part));
             let (path, answer) = answer.next().context("unknown path")?;
-            ensure!(answer.contains(&name), "{path} is not the document of {name}");
+            ensure!(
+                answer.contains(&name),
+                "{path} is not the document of {name}"
+            );
         }
         seen.insert(answers);
     }

@@ -107,7 +107,10 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
         spoofed("a router's advertisement", to_router(OWN, &redirect(9))),
         spoofed("ARP for the router", says(2, (mac, ROUTER))),
         spoofed("ARP for a neighbour", says(1, (mac, NEIGHBOUR))),
-        spoofed("ARP with an unassigned MAC address", says(2, (STRANGER_MAC, OWN))),
+        spoofed(
+            "ARP with an unassigned MAC address",
+            says(2, (STRANGER_MAC, OWN)),
+        ),
         spoofed(
             "a reply without a sender address",
             says(2, (mac, Ipv4Addr::UNSPECIFIED)),

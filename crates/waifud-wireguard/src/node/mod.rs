@@ -72,7 +72,8 @@ impl NodeTunnel {
     async fn prepare(config: &NodeTunnelConfig) -> Result<Links, WireguardError> {
         config.check()?;
         let interface = &config.interface;
-        let links = Links::new().map_err(userspace::failed(interface, "opening a netlink socket"))?;
+        let links =
+            Links::new().map_err(userspace::failed(interface, "opening a netlink socket"))?;
         links
             .remove(interface)
             .await

@@ -1,11 +1,12 @@
-//! The tunnel through its public interface: in memory, with real packets between network namespaces, and over the lifetime of its keys.
+//! The tunnel through its public interface: in memory, with real packets between network namespaces, and over the lifetime
+//! of its keys.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "tests stop at the first surprise, in helpers too"
+    reason = "test helpers may panic"
 )]
 
-mod border;
+mod guest_listener;
 #[path = "../kit/mod.rs"]
 mod kit;
 #[path = "../../benches/load/mod.rs"]

@@ -287,7 +287,10 @@ fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
     });
     let start = Instant::now();
     while world.node.has_link("wfmeta0") {
-        assert!(start.elapsed() < PROMPT, "the link exists after the tunnel was stopped");
+        assert!(
+            start.elapsed() < PROMPT,
+            "the link exists after the tunnel was stopped"
+        );
     }
 }
 
