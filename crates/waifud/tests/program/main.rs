@@ -3,7 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test's helpers may stop at the first surprise"
+    reason = "test helpers may panic"
 )]
 
 mod https;
