@@ -11,6 +11,7 @@ use waifud_types::template::Template;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::progress;
 use crate::text::escape;
 
@@ -188,12 +189,12 @@ async fn ended(context: &Context, name: &str) -> Result<Template, Failure> {
 /// A note below a list of templates.
 pub fn remark(running: &Download) -> String {
     if let Some(error) = &running.error {
-        let hint = error.hint.as_deref().unwrap_or_default();
+        let hint = hint::line(&error.hints).or_else(|| error.hint.clone());
         return format!(
             "note: the download of {} failed: {} ({})",
             running.name,
             escape(&error.title),
-            escape(hint)
+            escape(&hint.unwrap_or_default())
         );
     }
     let done = match running.total_bytes {

@@ -7,6 +7,7 @@ use waifud_api::Problem;
 use waifud_api::client::ClientError;
 use waifud_kit::error::{find, root_cause};
 
+use crate::hint;
 use crate::text::{escape, escape_json};
 
 /// Why a command failed.
@@ -88,9 +89,11 @@ impl Failure {
         self
     }
 
-    /// Sets the hint.
+    /// Sets the hint, which replaces those of the server.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.problem.hint = Some(hint.into());
+        let hint = hint.into();
+        self.problem.hint = Some(hint.clone());
+        self.problem.hints = vec![hint.into()];
         self
     }
 
@@ -147,6 +150,7 @@ impl Failure {
             field,
             detail,
             hint,
+            hints,
             request_id,
             ..
         } = &*self.problem;
@@ -155,6 +159,8 @@ impl Failure {
             Some(option) => format!("{option} ({field})"),
             None => field.to_owned(),
         });
+        // Older servers send only the text.
+        let hint = &hint::line(hints).or_else(|| hint.clone());
         let lines = [
             ("field", field),
             ("detail", detail),
@@ -256,6 +262,7 @@ pub fn option_of(field: &str) -> Option<&'static str> {
         "placement.require" | "spec.placement.require" => "--require",
         "placement.spread" | "spec.placement.spread" => "--spread",
         "labels" => "--label",
+        "timeout_s" => "--timeout",
         "url" => "--url",
         "checksum" => "--checksum",
         "checksums_url" => "--checksums-url",

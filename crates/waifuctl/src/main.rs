@@ -18,6 +18,7 @@ mod editor;
 mod failure;
 mod foreground;
 mod guest_text;
+mod hint;
 mod host_keys;
 mod keys;
 mod known_hosts;

@@ -211,8 +211,11 @@ pub struct Why {
     pub placement: Vec<PlacementVerdict>,
     /// Events of the instance, oldest first, at most 100.
     pub timeline: Vec<waifud_types::event::Event>,
-    /// The next step for the user; null if none is needed.
+    /// The next steps for the user, in English: the texts of `hints`; null if none is needed.
     pub hint: Option<String>,
+    /// The next steps for the user, which each client words itself.
+    #[serde(default)]
+    pub hints: Vec<crate::Hint>,
     /// Observations of the guest since its start; null if its node has not reported since waifud started.
     #[serde(default)]
     pub evidence: Option<waifud_types::evidence::GuestEvidence>,

@@ -8,6 +8,7 @@ pub mod agent_client;
 pub mod client;
 pub mod download;
 pub mod guest_command;
+pub mod hint;
 pub mod instance;
 pub mod join;
 pub mod metadatad;
@@ -23,6 +24,7 @@ pub mod template;
 pub mod token;
 
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
+pub use hint::Hint;
 pub use instance::{
     CreateInstance, CreateNic, Instance, InstanceDescription, PlacementVerdict, Publish,
     UpdateInstance, Why,

@@ -1,9 +1,11 @@
-//! Errors in the API: RFC 9457 problem details with a code, a field and a hint.
+//! Errors in the API: RFC 9457 problem details with a code, a field and hints.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::hint::{self, Hint};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -24,8 +26,11 @@ pub struct Problem {
     pub code: String,
     /// The field of the request that caused the problem, for example `spec.disks[0].size_bytes`.
     pub field: Option<String>,
-    /// The next step for the user.
+    /// The next steps for the user, in English: the texts of `hints`.
     pub hint: Option<String>,
+    /// The next steps for the user, which each client words itself.
+    #[serde(default)]
+    pub hints: Vec<Hint>,
     /// Id of the request in waifud's log and events.
     pub request_id: Option<String>,
 }
@@ -41,6 +46,7 @@ impl Problem {
             code: code.to_owned(),
             field: None,
             hint: None,
+            hints: Vec::new(),
             request_id: None,
         }
     }
@@ -52,10 +58,11 @@ impl Problem {
         self
     }
 
-    /// Sets the hint.
+    /// Adds a hint.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
+        self.hints.push(hint.into());
+        self.hint = hint::in_english(&self.hints);
         self
     }
 

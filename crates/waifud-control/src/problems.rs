@@ -2,19 +2,17 @@
 //! are in the folders of their nouns: `instances/problems.rs`, `images/problems.rs` and so on. Codes are for scripts and are stable.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::Name;
 
 /// The named object does not exist.
 pub fn not_found(kind: &str, name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
-    Problem::new(404, "not-found", format!("there is no {kind} {shown:?}")).hint(match kind {
-        "instance" => "waifuctl list shows the instances".to_owned(),
-        "download" => "waifuctl template list also shows running downloads".to_owned(),
-        "template" | "node" | "network" | "token" => {
-            format!("waifuctl {kind} list shows the {kind}s")
-        }
-        _ => format!("list them: GET /v1/{kind}s"),
-    })
+    let problem = Problem::new(404, "not-found", format!("there is no {kind} {shown:?}"));
+    match HintKind::named(kind) {
+        Some(kind) => problem.hint(Hint::on_kind(&HintAction::List, kind)),
+        None => problem.hint(format!("list them: GET /v1/{kind}s")),
+    }
 }
 
 /// Some of `count` names, and how many more there are: `web, db and 3 more`.
@@ -66,14 +64,14 @@ pub fn too_many(field: &str, most: usize) -> Problem {
 }
 
 /// A query parameter is invalid.
-pub fn bad_query(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
+pub fn bad_query(field: &str, why: impl Into<String>, hint: impl Into<Hint>) -> Problem {
     Problem::new(400, "invalid-query", why)
         .field(field)
         .hint(hint)
 }
 
 /// A header is invalid.
-pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<String>) -> Problem {
+pub fn bad_header(field: &str, why: impl Into<String>, hint: impl Into<Hint>) -> Problem {
     Problem::new(400, "invalid-header", why)
         .field(field)
         .hint(hint)

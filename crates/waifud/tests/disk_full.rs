@@ -184,7 +184,7 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
         problem.title.contains("/at/state") && problem.title.contains("is free"),
         "{problem:?}"
     );
-    assert!(problem.hint.as_deref().unwrap().contains("waifuctl df"));
+    assert_eq!(problem.hints[0].action, "free-space");
     *problem
 }
 

@@ -9,6 +9,7 @@ use super::events::line;
 use super::why_evidence;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::text::{escape, since};
 
 /// Explains the state of an instance.
@@ -69,8 +70,9 @@ fn to_text(why: &Why, now: Timestamp) -> String {
             escape(&condition.message)
         );
     }
-    if let Some(hint) = &why.hint {
-        let _infallible = writeln!(out, "  hint: {}", escape(hint));
+    // Older servers send only the text.
+    if let Some(hint) = hint::line(&why.hints).or_else(|| why.hint.clone()) {
+        let _infallible = writeln!(out, "  hint: {}", escape(&hint));
     }
     out
 }

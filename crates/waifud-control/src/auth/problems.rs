@@ -1,7 +1,17 @@
 //! Problems with credentials, roles and the limits of one token.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
 use waifud_types::{Name, Role};
+
+fn as_administrator(hint: Hint) -> Hint {
+    hint.when(HintWhen::Administrator)
+}
+
+fn create_token(role: Option<Role>) -> Hint {
+    let action = HintAction::CreateToken { role };
+    as_administrator(Hint::on_kind(&action, HintKind::Token))
+}
 
 /// The caller is not allowed to do that.
 pub fn forbidden(hint: &str) -> Problem {
@@ -10,16 +20,17 @@ pub fn forbidden(hint: &str) -> Problem {
 
 /// The request has no credential.
 pub fn no_credential() -> Problem {
-    Problem::new(401, "missing-credential", "the request has no credential").hint(
-        "send a token as Authorization: Bearer …; an administrator creates one with waifuctl token create NAME --role ROLE",
-    )
+    Problem::new(401, "missing-credential", "the request has no credential").hint("send a token as Authorization: Bearer …")
+        .hint(create_token(None))
 }
 
 /// The token is not valid. The answer is the same for every reason, so that guessing reveals nothing.
 pub fn bad_credential() -> Problem {
-    Problem::new(401, "invalid-credential", "the token is unknown, revoked or expired").hint(
-        "an administrator lists tokens with waifuctl token list and creates one with waifuctl token create NAME --role ROLE",
-    )
+    Problem::new(401, "invalid-credential", "the token is unknown, revoked or expired").hint(create_token(None))
+        .hint(as_administrator(Hint::on_kind(
+            &HintAction::List,
+            HintKind::Token,
+        )))
 }
 
 /// Too many invalid tokens came from the caller's address.
@@ -35,7 +46,8 @@ pub fn too_many_attempts() -> Problem {
 /// The caller's role is not sufficient.
 pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
     Problem::new(403, "insufficient-role", format!("this requires the role {needed}; {who} has the role {own}"))
-        .hint(format!("ask an administrator, or use a token with the role {needed}: waifuctl token create NAME --role {needed}"))
+        .hint(format!("ask an administrator, or use a token with the role {needed}"))
+        .hint(create_token(Some(needed)))
 }
 
 /// A node's certificate was used on a user route.
@@ -56,7 +68,8 @@ pub fn token_name_taken(name: &Name) -> Problem {
         format!("a token named {name} already exists"),
     )
     .field("name")
-    .hint("choose another name, or revoke that token first: waifuctl token revoke NAME")
+    .hint("choose another name, or revoke that token first")
+    .hint(Hint::on(&HintAction::Revoke, HintKind::Token, name.as_str()))
 }
 
 /// The token has too many open requests or streams.
@@ -76,5 +89,5 @@ pub fn token_ended() -> Problem {
         "invalid-credential",
         "the token was revoked or expired while the request waited",
     )
-    .hint("an administrator creates a token with waifuctl token create NAME --role ROLE")
+    .hint(create_token(None))
 }

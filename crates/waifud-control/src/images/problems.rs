@@ -1,6 +1,7 @@
 //! Problems with images: uploads, missing files, images in use.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
 use waifud_types::{ByteSize, Digest, Name};
 
 /// The upload is not an acceptable image.
@@ -25,24 +26,21 @@ pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Proble
 
 /// The file of a known image is missing or damaged.
 pub fn image_missing(digest: Digest, templates: &[Name]) -> Problem {
-    let of = templates.first().map_or_else(
-        || "upload it again: waifuctl template add NAME --file FILE".to_owned(),
-        |name| {
-            format!(
-                "download it again with waifuctl template refresh {name}; if it was uploaded, upload it again with waifuctl \
-                 template add {name} --file FILE"
-            )
-        },
-    );
-    Problem::new(
+    let problem = Problem::new(
         503,
         "image-missing",
         format!(
             "the file of image {} in waifud's image store is missing or damaged",
             digest.short()
         ),
-    )
-    .hint(of)
+    );
+    let upload = HintAction::Upload;
+    match templates.first().map(Name::as_str) {
+        None => problem.hint(Hint::on_kind(&upload, HintKind::Template)),
+        Some(name) => problem
+            .hint(Hint::on(&HintAction::Refresh, HintKind::Template, name))
+            .hint(Hint::on(&upload, HintKind::Template, name).when(HintWhen::Uploaded)),
+    }
 }
 
 /// The upload has a different digest.

@@ -2,11 +2,12 @@
 
 use crate::instances::problems as instance_problems;
 use waifud_api::{Problem, UpdateInstance};
-use waifud_types::Reboot;
+use waifud_types::{Name, Reboot};
 use waifud_types::spec::InstanceSpec;
 
 /// Applies a request to the spec, and describes the change for the event.
 pub(super) fn apply(
+    name: &Name,
     spec: &mut InstanceSpec,
     change: &UpdateInstance,
     changes: &mut Vec<String>,
@@ -33,7 +34,7 @@ pub(super) fn apply(
     }
     if let Some(how) = change.reboot {
         if !spec.run {
-            return Err(instance_problems::reboot_of_what_is_off());
+            return Err(instance_problems::reboot_of_what_is_off(name));
         }
         spec.power.reboots += 1;
         spec.power.force_reboot = how == Reboot::Force;
@@ -49,6 +50,10 @@ pub(super) fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn web() -> Name {
+        "web".parse().unwrap()
+    }
     use waifud_types::PowerSpec;
 
     fn spec(run: bool) -> InstanceSpec {
@@ -75,18 +80,18 @@ mod tests {
             ..UpdateInstance::default()
         };
         let mut changes = Vec::new();
-        apply(&mut spec, &stop(false), &mut changes).unwrap();
+        apply(&web(), &mut spec, &stop(false), &mut changes).unwrap();
         assert!(!spec.run && !spec.power.force_off);
-        apply(&mut spec, &stop(true), &mut changes).unwrap();
+        apply(&web(), &mut spec, &stop(true), &mut changes).unwrap();
         assert!(!spec.run && spec.power.force_off);
         let before = spec.clone();
-        apply(&mut spec, &stop(true), &mut changes).unwrap();
+        apply(&web(), &mut spec, &stop(true), &mut changes).unwrap();
         assert_eq!(spec, before, "repeating the request changes nothing");
         let start = UpdateInstance {
             run: Some(true),
             ..UpdateInstance::default()
         };
-        apply(&mut spec, &start, &mut changes).unwrap();
+        apply(&web(), &mut spec, &start, &mut changes).unwrap();
         assert!(spec.run && !spec.power.force_off);
         assert_eq!(changes.len(), 3);
     }
@@ -99,16 +104,16 @@ mod tests {
             ..UpdateInstance::default()
         };
         let mut changes = Vec::new();
-        apply(&mut running, &reboot(Reboot::Clean), &mut changes).unwrap();
-        apply(&mut running, &reboot(Reboot::Force), &mut changes).unwrap();
+        apply(&web(), &mut running, &reboot(Reboot::Clean), &mut changes).unwrap();
+        apply(&web(), &mut running, &reboot(Reboot::Force), &mut changes).unwrap();
         assert_eq!(running.power.reboots, 2);
         assert!(running.power.force_reboot);
-        let refused = apply(&mut spec(false), &reboot(Reboot::Clean), &mut changes).unwrap_err();
+        let refused = apply(&web(), &mut spec(false), &reboot(Reboot::Clean), &mut changes).unwrap_err();
         assert_eq!(refused.code, "not-running");
         let force = UpdateInstance {
             force: true,
             ..UpdateInstance::default()
         };
-        assert!(apply(&mut running, &force, &mut changes).is_err());
+        assert!(apply(&web(), &mut running, &force, &mut changes).is_err());
     }
 }

@@ -1,9 +1,18 @@
 //! Problems with instances: their names, sizes, user-data and power, and changes that conflict.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::{ByteSize, Generation, Name};
 
 const RESCUE_TEMPLATE: &str = "rescue.template";
+const DISK_SIZE: &str = "spec.disks[0].size_bytes";
+
+fn disk_minimum(bytes: ByteSize) -> Hint {
+    Hint::action(&HintAction::SetMinimum {
+        field: DISK_SIZE.to_owned(),
+        bytes,
+    })
+}
 
 /// The name has the form of an id.
 pub fn name_like_id() -> Problem {
@@ -32,33 +41,34 @@ pub fn unknown_template(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(422, "unknown-template", format!("there is no template {shown:?}"))
         .field("spec.template")
-        .hint("waifuctl template list shows the templates; waifuctl template catalog shows the images that waifuctl template add NAME can download")
+        .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
+        .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
+        .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// The disk is smaller than the image.
 pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Problem {
-    let (size, least) = (size.exact(), least.exact());
+    let (size, needs) = (size.exact(), least.exact());
     Problem::new(
         422,
         "disk-too-small",
-        format!("a disk of {size} is too small for template {template}, which needs {least}"),
+        format!("a disk of {size} is too small for template {template}, which needs {needs}"),
     )
-    .field("spec.disks[0].size_bytes")
-    .hint(format!("use --disk {least} or more"))
+    .field(DISK_SIZE)
+    .hint(disk_minimum(least))
 }
 
 /// A disk cannot be shrunk.
 pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
-    let (is, wanted) = (is.exact(), wanted.exact());
+    let (has, wanted) = (is.exact(), wanted.exact());
     Problem::new(
         422,
         "disk-shrink-unsupported",
-        format!("the disk has {is} and cannot be shrunk to {wanted} without losing data"),
+        format!("the disk has {has} and cannot be shrunk to {wanted} without losing data"),
     )
-    .field("spec.disks[0].size_bytes")
-    .hint(format!(
-        "use --disk {is} or more; for a smaller disk, create another instance"
-    ))
+    .field(DISK_SIZE)
+    .hint(disk_minimum(is))
+    .hint("for a smaller disk, create another instance")
 }
 
 /// The instance's node does not have enough capacity.
@@ -80,14 +90,18 @@ pub fn nothing_to_force() -> Problem {
 }
 
 /// An instance that should be off cannot be rebooted.
-pub fn reboot_of_what_is_off() -> Problem {
+pub fn reboot_of_what_is_off(name: &Name) -> Problem {
     Problem::new(
         409,
         "not-running",
         "the instance is stopped and cannot be rebooted",
     )
     .field("reboot")
-    .hint("start it instead: waifuctl start NAME")
+    .hint(Hint::on(
+        &HintAction::Start,
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// cloud-init would not accept the user-data.
@@ -141,7 +155,11 @@ pub fn protected(name: &Name) -> Problem {
         format!("instance {name} is protected against deletion"),
     )
     .field("spec.protected")
-    .hint("remove the protection first: waifuctl protect NAME --off")
+    .hint(Hint::on(
+        &HintAction::Unprotect,
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// The instance is being deleted.
@@ -181,9 +199,8 @@ pub fn rescue_other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
     let text = format!("template {template} is for {arch}, but the instance is for {wanted}");
     Problem::new(422, "architecture-mismatch", text)
         .field(RESCUE_TEMPLATE)
-        .hint(format!(
-            "choose a template for {wanted}: waifuctl template list"
-        ))
+        .hint(format!("choose a template for {wanted}"))
+        .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
 }
 
 /// Both disks would have the same filesystem UUIDs, so the rescue system could mount either as its root.
@@ -194,7 +211,9 @@ pub fn rescue_same_image(template: &Name) -> Problem {
     );
     Problem::new(422, "image-identical", text)
         .field(RESCUE_TEMPLATE)
-        .hint("choose another template, for example a small one: waifuctl template list, waifuctl template catalog")
+        .hint("choose another template, for example a small one")
+        .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
+        .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
 }
 
 /// A rescue cannot be combined with a stop.

@@ -53,7 +53,7 @@ impl Control {
         let before = row.spec.clone();
         let mut changes = Vec::new();
         rescue::allow_reboot(&mut row, change);
-        power::apply(&mut row.spec, change, &mut changes)?;
+        power::apply(&row.name, &mut row.spec, change, &mut changes)?;
         rescue::apply(tx, &mut row, change, &mut changes)?;
         resize::apply(&mut row.spec, change, &mut changes)?;
         if let Some(protected) = change.protected.filter(|p| *p != row.spec.protected) {

@@ -1,12 +1,13 @@
 //! `why`: what an instance waits for, how it got there, and what to do.
 
 use jiff::SignedDuration;
+use waifud_api::hint::{self, Hint, HintAction, HintKind, HintWhen};
 use waifud_api::{Instance, PlacementVerdict, Why};
 use waifud_store::NodeRow;
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::StoppedBy;
-use waifud_types::{ByteSize, InstanceState, Timestamp};
+use waifud_types::{ByteSize, InstanceState, Name, Timestamp};
 
 use super::find;
 use crate::network::networks::lacks_a_bridge;
@@ -63,19 +64,24 @@ impl Control {
         let evidence = self.instance_progress().evidence(instance.id);
         let now = self.now();
         let unchanged_for = now.duration_since(since);
+        let user_data = user_data.as_ref().map(|text| text.expose().as_str());
+        let mut hints = Vec::new();
+        if let Some(node) = node.as_ref().filter(|_| !instance.status.ready) {
+            hints = hints_after_restore(&instance, node);
+            if hints.is_empty() {
+                hints.extend(accepts_nothing_new(node));
+            }
+        }
+        if hints.is_empty() {
+            hints = super::why_cloud_init::hints(&instance, evidence.as_ref(), user_data);
+        }
+        if hints.is_empty() {
+            hints = general_hints(&instance, &placement, largest, unchanged_for);
+        }
         Ok(Why {
             summary: summary(&instance, evidence.as_ref(), since, now),
-            hint: node
-                .as_ref()
-                .filter(|_| !instance.status.ready)
-                .and_then(|node| {
-                    hint_after_restore(&instance, node).or_else(|| accepts_nothing_new(node))
-                })
-                .or_else(|| {
-                    let user_data = user_data.as_ref().map(|text| text.expose().as_str());
-                    super::why_cloud_init::hint(&instance, evidence.as_ref(), user_data)
-                })
-                .or_else(|| hint(&instance, &placement, largest, unchanged_for)),
+            hint: hint::in_english(&hints),
+            hints,
             instance,
             placement,
             timeline,
@@ -85,11 +91,11 @@ impl Control {
 }
 
 /// Why the node accepts nothing new, if it reported a reason.
-fn accepts_nothing_new(node: &NodeRow) -> Option<String> {
+fn accepts_nothing_new(node: &NodeRow) -> Option<Hint> {
     let conditions = node.facts.conditions.iter();
     conditions
         .filter(|it| it.kind == "state-dir" && !it.ok && it.reason != "low")
-        .map(|it| format!("{}: {}", node.name, it.message))
+        .map(|it| Hint::advice(format!("{}: {}", node.name, it.message)))
         .next()
 }
 
@@ -199,90 +205,99 @@ fn waiting(instance: &Instance, otherwise: &str) -> String {
     }
 }
 
-fn hint(
+fn general_hints(
     instance: &Instance,
     placement: &[PlacementVerdict],
     largest: Option<ByteSize>,
     unchanged_for: SignedDuration,
-) -> Option<String> {
-    let name = &instance.name;
+) -> Vec<Hint> {
     let status = &instance.status;
+    let on = |action: &HintAction| Hint::on(action, HintKind::Instance, instance.name.as_str());
     match status.state {
         InstanceState::Pending if status.node.is_none() => {
-            if placement.is_empty() {
-                return Some(
-                    "start waifud-agentd on a machine that should run instances".to_owned(),
-                );
-            }
-            let off = placement
-                .iter()
-                .find(|v| v.reason == "off, would fit")
-                .map(|v| &v.node);
-            let smaller = largest.filter(|free| {
-                *free < instance.spec.memory_bytes
-                    && *free >= waifud_types::spec::limits::MEMORY_MIN
-            });
-            let mut ways = Vec::new();
-            if let Some(free) = smaller {
-                let fits = ByteSize::mib(free.bytes() >> 20).exact();
-                ways.push(format!("create it with --memory {fits} or less"));
-            }
-            if let Some(node) = off {
-                ways.push(format!(
-                    "switch {node} on; the instance is then placed automatically"
-                ));
-            }
-            if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
-                ways.push(format!(
-                    "create the bridge on {} (docs/guides/lan.md); the instance is then placed automatically",
-                    verdict.node
-                ));
-            }
-            if ways.is_empty() {
-                ways.push(
-                    "request less, or add a node; the instance is then placed automatically"
-                        .to_owned(),
-                );
-            }
-            Some(ways.join(", or "))
+            hints_of_placement(instance, placement, largest)
         }
-        InstanceState::Unknown => Some(format!(
-            "switch its node on, or check it: waifuctl node show {}",
-            status.node.as_ref().map_or("NODE", |node| node.as_str())
-        )),
-        InstanceState::Failed => Some(format!(
-            "fix what the reason names; {name} is then retried automatically"
-        )),
+        InstanceState::Unknown => {
+            let on_node = |action: &HintAction| match &status.node {
+                Some(node) => Hint::on(action, HintKind::Node, node.as_str()),
+                None => Hint::on_kind(action, HintKind::Node),
+            };
+            vec![on_node(&HintAction::SwitchOn), on_node(&HintAction::Show)]
+        }
+        InstanceState::Failed => vec![Hint::advice(format!(
+            "fix what the reason names; {} is then retried automatically",
+            instance.name
+        ))],
         InstanceState::Running
             if !status.ready && instance.spec.rescue.is_none() && unchanged_for > PATIENCE =>
         {
-            Some(format!(
-                "check its console: waifuctl console {name}; if you cannot log in, repair the guest with waifuctl rescue {name}"
-            ))
+            vec![
+                on(&HintAction::OpenConsole),
+                on(&HintAction::Rescue).when(HintWhen::CannotLogIn),
+            ]
         }
-        InstanceState::Stopped if instance.spec.run => {
-            Some(format!("start it again: waifuctl start {name}"))
-        }
-        _ => None,
+        InstanceState::Stopped if instance.spec.run => vec![on(&HintAction::Start)],
+        _ => Vec::new(),
     }
 }
 
-/// What to do about an instance on a node that deletes nothing because the database was restored.
-fn hint_after_restore(instance: &Instance, node: &NodeRow) -> Option<String> {
-    if node.confirmed {
-        return None;
+/// What makes room for an instance without a node.
+fn hints_of_placement(
+    instance: &Instance,
+    placement: &[PlacementVerdict],
+    largest: Option<ByteSize>,
+) -> Vec<Hint> {
+    if placement.is_empty() {
+        return vec![Hint::action(&HintAction::AddNode)];
     }
-    let (name, node, status) = (&instance.name, &node.name, &instance.status);
+    let on_node =
+        |action: &HintAction, node: &Name| Hint::on(action, HintKind::Node, node.as_str());
+    let mut hints = Vec::new();
+    let smaller = largest.filter(|free| {
+        *free < instance.spec.memory_bytes && *free >= waifud_types::spec::limits::MEMORY_MIN
+    });
+    if let Some(free) = smaller {
+        let memory_bytes = ByteSize::mib(free.bytes() >> 20);
+        let action = HintAction::Resize { memory_bytes };
+        hints.push(Hint::on(
+            &action,
+            HintKind::Instance,
+            instance.name.as_str(),
+        ));
+    }
+    if let Some(verdict) = placement.iter().find(|v| v.reason == "off, would fit") {
+        hints.push(on_node(&HintAction::SwitchOn, &verdict.node));
+    }
+    if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
+        let bridge = verdict.reason.rsplit(' ').next().unwrap_or_default();
+        let bridge = bridge.to_owned();
+        hints.push(on_node(
+            &HintAction::CreateBridge { bridge },
+            &verdict.node,
+        ));
+    }
+    if hints.is_empty() {
+        hints.push("request less, or add a node".into());
+    }
+    hints.push("the instance is then placed automatically".into());
+    hints
+}
+
+/// What to do about an instance on a node that deletes nothing because the database was restored.
+fn hints_after_restore(instance: &Instance, node: &NodeRow) -> Vec<Hint> {
+    if node.confirmed {
+        return Vec::new();
+    }
+    let status = &instance.status;
+    let confirm = Hint::on(&HintAction::Confirm, HintKind::Node, node.name.as_str());
     let waits = status.step.as_ref().is_some_and(|step| step.name == "wait");
     match status.state {
-        InstanceState::Deleting => Some(format!(
-            "run waifuctl node confirm {node} to have it destroyed"
-        )),
-        InstanceState::Failed if waits => Some(format!(
-            "if it was deleted since the backup: waifuctl delete {name}; otherwise waifuctl node confirm {node} creates it again \
-             with an empty disk"
-        )),
-        _ => None,
+        InstanceState::Deleting => vec![confirm],
+        InstanceState::Failed if waits => vec![
+            Hint::delete(&instance.name).when(HintWhen::DeletedSinceBackup),
+            confirm.when(HintWhen::NotDeletedSinceBackup),
+        ],
+        _ => Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The part of `why` about cloud-init: its result, the line of the user-data that failed, and what a reboot runs again.
 
 use waifud_api::Instance;
+use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::InstanceState;
 use waifud_types::evidence::{GuestEvidence, ModuleResult};
 use waifud_types::status::{CloudInitState, InstanceStatus};
@@ -26,31 +27,32 @@ pub(super) fn summary(status: &InstanceStatus, long: &str) -> Option<String> {
     }
 }
 
-/// The hint for a running guest.
-pub(super) fn hint(
+/// The hints for a running guest.
+pub(super) fn hints(
     instance: &Instance,
     evidence: Option<&GuestEvidence>,
     user_data: Option<&str>,
-) -> Option<String> {
+) -> Vec<Hint> {
     let status = &instance.status;
     if status.state != InstanceState::Running {
-        return None;
+        return Vec::new();
     }
-    let name = &instance.name;
+    let on = |action: &HintAction| Hint::on(action, HintKind::Instance, instance.name.as_str());
     match status.cloud_init.state {
         CloudInitState::Error | CloudInitState::Degraded => {
-            let cause = evidence
-                .and_then(|evidence| failed_key(evidence, user_data?))
-                .map_or_else(String::new, |cause| format!("{cause}; "));
-            Some(format!(
-                "{cause}see its output: waifuctl logs {name} --cloud-init. A reboot repeats only bootcmd and per-boot scripts; \
-                 waifuctl edit {name} --re-run repeats everything"
-            ))
+            let cause = evidence.and_then(|evidence| failed_key(evidence, user_data?));
+            let mut hints: Vec<_> = cause.map(Hint::advice).into_iter().collect();
+            hints.extend([
+                on(&HintAction::ReadCloudInitLog),
+                on(&HintAction::ReRunCloudInit),
+            ]);
+            hints
         }
-        CloudInitState::Unknown => Some(format!(
-            "install qemu-guest-agent in the guest to find out; until then check its console: waifuctl console {name}"
-        )),
-        _ => None,
+        CloudInitState::Unknown => vec![
+            on(&HintAction::InstallGuestAgent),
+            on(&HintAction::OpenConsole),
+        ],
+        _ => Vec::new(),
     }
 }
 

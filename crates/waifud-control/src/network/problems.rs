@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::Name;
 use waifud_types::spec::PublishSpec;
 
@@ -29,24 +30,29 @@ fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+fn list() -> Hint {
+    Hint::on_kind(&HintAction::List, HintKind::Network)
+}
+
+fn add_network() -> Hint {
+    Hint::on_kind(&HintAction::AddNetwork { bridge: None }, HintKind::Network)
+}
+
 /// The network does not exist.
 pub fn unknown_network(index: usize, name: &str, known: &[Name]) -> Problem {
-    let known: Vec<_> = known.iter().map(Name::as_str).collect();
-    let hint = if known.is_empty() {
-        "waifuctl network list shows the networks".to_owned()
-    } else {
-        format!(
-            "existing networks: {}; add a bridge of the nodes with waifuctl network add",
-            known.join(", ")
-        )
-    };
-    Problem::new(
+    let problem = Problem::new(
         422,
         "unknown-network",
         format!("there is no network {:?}", shown(name)),
     )
-    .field(of(index, "network"))
-    .hint(hint)
+    .field(of(index, "network"));
+    if known.is_empty() {
+        return problem.hint(list());
+    }
+    let known: Vec<_> = known.iter().map(Name::as_str).collect();
+    problem
+        .hint(format!("existing networks: {}", known.join(", ")))
+        .hint(add_network())
 }
 
 /// The MAC address of the first nic is given in two fields.
@@ -82,7 +88,7 @@ pub fn two_nics_on_default(index: usize) -> Problem {
         "an instance can have only one nic on default: with two in one subnet, a guest answers from the wrong one",
     )
     .field(of(index, "network"))
-    .hint("use --allow-address for further addresses on default")
+    .hint(Hint::action(&HintAction::AllowAddresses))
 }
 
 /// The text is not an IPv4 address.
@@ -282,7 +288,8 @@ pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
         format!("{net} is IPv6, but default supports IPv4 only"),
     )
     .field(of(index, "allow_addresses"))
-    .hint("for IPv6, use a bridge of the nodes: waifuctl network add")
+    .hint("for IPv6, use a bridge of the nodes")
+    .hint(add_network())
 }
 
 /// Ports can only be published for instances whose first nic is on `default`.
@@ -331,8 +338,11 @@ pub fn address_elsewhere(
     )
     .field(address_of(index))
     .hint(format!(
-        "choose an address in {wanted}'s subnet, or omit --node to place the instance on {home}"
+        "choose an address in {wanted}'s subnet, or place the instance on {home}"
     ))
+    .hint(Hint::action(&HintAction::Omit {
+        field: "spec.placement.node".to_owned(),
+    }))
 }
 
 /// The address is reserved in its node's subnet.
@@ -395,18 +405,27 @@ pub fn duplicate_port(index: usize, port: u16) -> Problem {
 
 /// Another instance publishes the port.
 pub fn port_taken(to: &PublishSpec, node: &Name, owner: Option<&Name>) -> Problem {
-    let owner = owner.map_or("another instance", |name| name.as_str());
-    Problem::new(
+    let protocol = to.protocol.as_str();
+    let shown = owner.map_or("another instance", |name| name.as_str());
+    let problem = Problem::new(
         409,
         "port-taken",
         format!(
-            "port {}/{} of {node} is published by {owner}",
-            to.port,
-            to.protocol.as_str()
+            "port {}/{protocol} of {node} is published by {shown}",
+            to.port
         ),
     )
-    .field("spec.publish")
-    .hint("choose another node port (PORT:GUESTPORT), or unpublish the other one first with waifuctl unpublish")
+    .field("spec.publish");
+    let Some(owner) = owner else {
+        return problem.hint("choose another node port");
+    };
+    let unpublish = HintAction::Unpublish {
+        port: to.port,
+        protocol: protocol.to_owned(),
+    };
+    problem
+        .hint("choose another node port, or unpublish the other one first")
+        .hint(Hint::on(&unpublish, HintKind::Instance, owner.as_str()))
 }
 
 /// Another nic has the MAC address.
@@ -424,7 +443,8 @@ pub fn network_name_taken(name: &Name) -> Problem {
         format!("a network named {name} already exists"),
     )
     .field("name")
-    .hint("choose another name; waifuctl network list shows the networks")
+    .hint("choose another name")
+    .hint(list())
 }
 
 /// Another network uses the bridge.

@@ -1,22 +1,26 @@
 //! Problems with nodes: joining, reports, removal, unmanaged objects.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
 use waifud_types::Name;
+
+fn show(node: &Name) -> Hint {
+    Hint::on(&HintAction::Show, HintKind::Node, node.as_str())
+}
 
 /// The node has instances that are not deleted.
 pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
-    let names: Vec<_> = shown.iter().map(Name::as_str).collect();
     let listed = crate::problems::list_names(shown, count as u64);
-    Problem::new(
+    let problem = Problem::new(
         409,
         "node-in-use",
         format!("{node} still has instances: {listed}"),
     )
     .field("name")
-    .hint(format!(
-        "delete them first: waifuctl delete {}; for a node that is off, the order to delete them is enough",
-        names.join(" ")
-    ))
+    .hint("delete them first; for a node that is off, the order to delete them is enough");
+    shown
+        .iter()
+        .fold(problem, |problem, name| problem.hint(Hint::delete(name)))
 }
 
 /// A value that a node reported exceeds its bound.
@@ -44,7 +48,8 @@ pub fn name_taken(name: &Name) -> Problem {
         format!("a node named {name} already exists"),
     )
     .field("name")
-    .hint("choose another name; waifuctl node list shows the names in use")
+    .hint("choose another name")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Node))
 }
 
 /// The node is reachable and has unmanaged objects.
@@ -55,9 +60,8 @@ pub fn has_unmanaged(node: &Name, count: u32) -> Problem {
         format!("{node} has {count} unmanaged objects"),
     )
     .field("name")
-    .hint(format!(
-        "adopt or delete them (waifuctl node show {node} lists them), or switch the node off first"
-    ))
+    .hint("adopt or delete them, or switch the node off first")
+    .hint(show(node))
 }
 
 /// The node is not registered.
@@ -72,7 +76,8 @@ pub fn node_not_admitted() -> Problem {
         "not-admitted",
         "this certificate is not the node's current one",
     )
-    .hint("the node has joined again with another key, or waifud's database was replaced; join again with a token of waifuctl node token create --name NAME")
+    .hint("the node has joined again with another key, or waifud's database was replaced; join again with a token for its name")
+    .hint(Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node))
 }
 
 /// The join token is not valid.
@@ -83,7 +88,7 @@ pub fn join_token(why: &str) -> Problem {
         format!("the join token is not valid: {why}"),
     )
     .field("token")
-    .hint("create a new one: waifuctl node token create")
+    .hint(Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node))
 }
 
 /// The certificate signing request is invalid.
@@ -108,9 +113,11 @@ pub fn join_other_name(name: &Name) -> Problem {
 pub fn join_name_taken(name: &Name) -> Problem {
     Problem::new(409, "name-taken", format!("a node named {name} has already joined"))
         .field("name")
-        .hint(format!(
-            "if this is the same machine, use a token of waifuctl node token create --name {name}; otherwise set `node` in agentd.toml"
-        ))
+        .hint(
+            Hint::on(&HintAction::CreateJoinToken, HintKind::Node, name.as_str())
+                .when(HintWhen::SameMachine),
+        )
+        .hint("otherwise set `node` in agentd.toml")
 }
 
 /// Another node registered under the name first.
@@ -137,7 +144,11 @@ pub fn already_managed(name: &Name) -> Problem {
         "already-managed",
         format!("instance {name} is already managed"),
     )
-    .hint("use waifuctl show and waifuctl delete on it")
+    .hint(Hint::on(
+        &HintAction::Show,
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// The node has no record of the instance.
@@ -147,7 +158,12 @@ pub fn not_adoptable(name: &Name) -> Problem {
         "not-adoptable",
         format!("{name} cannot be adopted: the node has no record of its spec"),
     )
-    .hint("copy the data that you need from its disks on the node, then delete it with waifuctl delete --unmanaged")
+    .hint("copy the data that you need from its disks on the node before you delete it")
+    .hint(Hint::on(
+        &HintAction::Delete { unmanaged: true },
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// The node's record of the instance is not valid.
@@ -168,7 +184,11 @@ pub fn adopted_name_taken(name: &Name) -> Problem {
         format!("an instance named {name} already exists"),
     )
     .field("name")
-    .hint("adopt it under another name: --name NEWNAME")
+    .hint(Hint::on(
+        &HintAction::Adopt { rename: true },
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// Another instance uses an address or another property of the unmanaged one.
@@ -190,30 +210,37 @@ pub fn ambiguous_unmanaged(name: &str) -> Problem {
         format!("several unmanaged instances are named {shown:?}"),
     )
     .field("instance")
-    .hint("use the id; waifuctl node show lists the ids")
+    .hint("use the id, which is listed with the node")
+    .hint(Hint::on_kind(&HintAction::Show, HintKind::Node))
 }
 
 /// A network of the unmanaged instance does not exist, or has another bridge.
 pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: bool) -> Problem {
-    let bridge = bridge.unwrap_or("BRIDGE");
-    let (what, hint) = if known {
-        (
-            "now has another bridge",
-            "delete that network first if no instance uses it, or leave the instance unmanaged"
-                .to_owned(),
-        )
-    } else {
-        (
-            "does not exist",
-            format!(
-                "add it with waifuctl network add {network} --bridge {bridge}, then adopt the instance again"
-            ),
+    let problem = |what: &str| {
+        let bridge = bridge.unwrap_or("unknown");
+        Problem::new(
+            409,
+            "adopt-conflict",
+            format!("{name} cannot be adopted: its network {network} (bridge {bridge}) {what}"),
         )
     };
-    Problem::new(
-        409,
-        "adopt-conflict",
-        format!("{name} cannot be adopted: its network {network} (bridge {bridge}) {what}"),
-    )
-    .hint(hint)
+    if known {
+        return problem("now has another bridge")
+            .hint(
+                Hint::on(
+                    &HintAction::Delete { unmanaged: false },
+                    HintKind::Network,
+                    network.as_str(),
+                )
+                .when(HintWhen::Unused),
+            )
+            .hint("otherwise leave the instance unmanaged");
+    }
+    let add = HintAction::AddNetwork {
+        bridge: bridge.map(str::to_owned),
+    };
+    let adopt = HintAction::Adopt { rename: false };
+    problem("does not exist")
+        .hint(Hint::on(&add, HintKind::Network, network.as_str()))
+        .hint(Hint::on(&adopt, HintKind::Instance, name.as_str()))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction};
 use waifud_types::DiskSpace;
 
 /// The problem's code, for scripts.
@@ -17,10 +18,7 @@ pub fn no_space() -> Problem {
         "there is not enough free space in waifud's state_dir",
     )
     .field("state_dir")
-    .hint(
-        "free some space: waifuctl df shows the size of images, waifuctl template delete and waifuctl image delete remove \
-         them; nothing was changed, guests keep running, and waifud continues automatically when there is space",
-    )
+    .hint(Hint::action(&HintAction::FreeSpace))
 }
 
 /// Adds the directory and its free space.

@@ -167,7 +167,7 @@ fn check_password(request: &SetPassword) -> Result<(), Problem> {
     Ok(())
 }
 
-fn bad(field: &str, title: impl Into<String>, hint: impl Into<String>) -> Problem {
+fn bad(field: &str, title: impl Into<String>, hint: impl Into<waifud_api::Hint>) -> Problem {
     Problem::new(422, "invalid-field", title)
         .field(field)
         .hint(hint)
@@ -180,7 +180,7 @@ fn timed_out(seconds: u32) -> Problem {
         format!("the program did not exit within {seconds} s and keeps running in the guest"),
     )
     .field("timeout_s")
-    .hint("use a longer --timeout, or run the program in the background")
+    .hint("use a longer timeout, or run the program in the background")
 }
 
 fn interrupted(why: &str) -> Problem {

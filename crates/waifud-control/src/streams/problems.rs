@@ -1,6 +1,7 @@
 //! Problems with streams to instances.
 
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
 use waifud_types::Name;
 
 /// The instance is off and has no console, screen or ports.
@@ -10,9 +11,8 @@ pub fn not_running(name: &Name, state: waifud_types::InstanceState) -> Problem {
         "instance-not-running",
         format!("instance {name} is {state} and has nothing to connect to"),
     )
-    .hint(format!(
-        "start it with waifuctl start {name}; waifuctl why {name} shows details"
-    ))
+    .hint(Hint::on(&HintAction::Start, HintKind::Instance, name.as_str()))
+    .hint(Hint::on(&HintAction::Explain, HintKind::Instance, name.as_str()))
 }
 
 /// The instance's node is not connected.
@@ -22,7 +22,8 @@ pub fn node_unreachable() -> Problem {
         "node-unreachable",
         "the instance's node is not connected to waifud",
     )
-    .hint("waifuctl node list shows the last contact; guests keep running without waifud")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Node))
+    .hint("guests keep running without waifud")
 }
 
 /// The agent did not open the requested stream in time.
@@ -41,46 +42,58 @@ pub fn stream_refused(
     refusal: &waifud_api::stream::StreamRefusal,
 ) -> Problem {
     use waifud_api::stream::RefusalReason as R;
-    let (status, code, hint) = match refusal.reason {
+    let on = |action: &HintAction| Hint::on_kind(action, HintKind::Instance);
+    let (status, code, hints) = match refusal.reason {
         R::NotHere => (
             409,
             "instance-not-on-node",
-            "the node may not have received it yet: try again in a moment",
+            vec!["the node may not have received it yet: try again in a moment".into()],
         ),
-        R::NotRunning => (409, "instance-not-running", "start it: waifuctl start NAME"),
-        R::NoAddress => (409, "no-address", "check its addresses: waifuctl ip NAME"),
+        R::NotRunning => (409, "instance-not-running", vec![on(&HintAction::Start)]),
+        R::NoAddress => (409, "no-address", vec![on(&HintAction::ShowAddresses)]),
         R::NothingListens => (
             409,
             "connection-refused",
-            "check that the service runs in the guest and does not listen on its loopback address only, for example with waifuctl console NAME",
+            vec![
+                "check that the service runs in the guest and does not listen on its loopback address only".into(),
+                on(&HintAction::OpenConsole),
+            ],
         ),
         R::NoAnswer => (
             409,
             "guest-unreachable",
-            "check that the guest is running and that its firewall allows the port, for example with waifuctl console NAME",
+            vec![
+                "check that the guest is running and that its firewall allows the port".into(),
+                on(&HintAction::OpenConsole),
+            ],
         ),
         R::NotTheGuest => (
             409,
             "guest-identity-mismatch",
-            "another machine answers at the guest's address: see waifuctl why NAME, or choose another address",
+            vec![
+                "another machine answers at the guest's address: choose another address".into(),
+                on(&HintAction::Explain),
+            ],
         ),
         R::NoGuestAgent => (
             409,
             "no-guest-agent",
-            "if the guest is booting, wait: waifuctl wait NAME --for ready; otherwise install qemu-guest-agent in the guest, \
-             using waifuctl ssh or waifuctl console",
+            vec![
+                on(&HintAction::WaitUntilReady).when(HintWhen::Booting),
+                on(&HintAction::InstallGuestAgent),
+            ],
         ),
         R::GuestRefused => (
             409,
             "guest-refused",
-            "check that the user, and /bin/sh for exec, exist in the guest; some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent",
+            vec!["check that the user, and /bin/sh for exec, exist in the guest; some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent".into()],
         ),
-        R::NoLog => (404, "no-log", "the log is created at the first start"),
-        R::TooMany => (429, "too-many-streams", "close some streams and try again"),
+        R::NoLog => (404, "no-log", vec!["the log is created at the first start".into()]),
+        R::TooMany => (429, "too-many-streams", vec!["close some streams and try again".into()]),
         R::Other => (
             502,
             "stream-failed",
-            "see the log of waifud-agentd on the node",
+            vec!["see the log of waifud-agentd on the node".into()],
         ),
     };
     let shown: String = refusal
@@ -89,12 +102,12 @@ pub fn stream_refused(
         .filter(|c| !c.is_control())
         .take(300)
         .collect();
-    Problem::new(
+    let problem = Problem::new(
         status,
         code,
         format!("the node could not open the {}: {shown}", kind.as_str()),
-    )
-    .hint(hint)
+    );
+    hints.into_iter().fold(problem, Problem::hint)
 }
 
 /// Too many streams are open.

@@ -3,6 +3,8 @@
 use crate::common::{Server, digest, image, tombstone};
 use axum::http::Method;
 use serde_json::json;
+use waifud_api::hint::HintAction;
+use waifud_types::ByteSize;
 
 #[tokio::test]
 async fn an_unknown_template_is_refused() {
@@ -115,7 +117,14 @@ async fn a_disk_smaller_than_the_image_is_refused_with_the_required_size() {
         problem.title,
         "a disk of 1G is too small for template debian-12, which needs 2G"
     );
-    assert_eq!(problem.hint.as_deref(), Some("use --disk 2G or more"));
+    assert_eq!(problem.hint.as_deref(), Some("use 2G or more"));
+    assert_eq!(
+        problem.hints[0].known_action(),
+        Some(HintAction::SetMinimum {
+            field: "spec.disks[0].size_bytes".to_owned(),
+            bytes: ByteSize::gib(2),
+        })
+    );
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod address_owners;
 use crate::common::{Agent, Server};
 use serde_json::{Value, json};
 use waifud_api::agent::AgentInstance;
+use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState};
@@ -281,6 +282,10 @@ async fn an_instance_waits_for_a_node_with_its_bridge() {
         why["hint"].as_str().unwrap().contains("docs/guides/lan.md"),
         "{why}"
     );
+    let hint = &why["hints"][0];
+    assert_eq!(hint["action"], "create-bridge", "{why}");
+    assert_eq!(hint["arguments"], json!({"bridge": "br1"}));
+    assert_eq!(hint["object"], json!({"type": "node", "name": "alder"}));
     report_bridges(&birch, &["br1"], &[("br1", "has no way out but wlan0")]).await;
     assert_eq!(server.instance("web").await.status.node, None);
     report_bridges(&birch, &["br1"], &[]).await;
@@ -460,12 +465,9 @@ async fn an_unmanaged_instance_on_a_bridge_is_adopted_only_when_its_network_exis
         (problem.status, problem.code.as_str()),
         (409, "adopt-conflict")
     );
-    assert!(
-        problem
-            .hint
-            .unwrap()
-            .contains("waifuctl network add lan --bridge br0")
-    );
+    let bridge = Some("br0".to_owned());
+    let add_network = HintAction::AddNetwork { bridge };
+    assert!(problem.hints[0].is(&add_network, HintKind::Network, "lan"));
     add(&server, "lan", "br7").await.expect(201);
     let problem = adopt().await.problem();
     assert!(

@@ -81,7 +81,8 @@ async fn requests_that_need_space_are_refused_on_a_full_disk_and_accepted_later(
         assert_eq!(problem.field.as_deref(), Some("state_dir"));
         let dir = server.dir.path().display().to_string();
         assert!(problem.title.contains(&dir) && problem.title.contains("7M of 100G is free"));
-        assert!(problem.hint.unwrap().contains("waifuctl df"));
+        assert!(problem.hint.unwrap().contains("free some space"));
+        assert_eq!(problem.hints[0].action, "free-space");
     }
     disk.set_free(ByteSize::gib(50));
     let problem = server.post("/v1/templates", &template).await.expect(422);

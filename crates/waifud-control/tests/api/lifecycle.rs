@@ -181,10 +181,11 @@ async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capac
         "{why}"
     );
     assert_eq!(why["placement"][0]["reason"], "3G free of 4G");
-    assert!(
-        why["hint"].as_str().unwrap().contains("--memory 3G"),
-        "{why}"
-    );
+    let hint = &why["hints"][0];
+    assert_eq!(hint["action"], "resize", "{why}");
+    assert_eq!(hint["object"], json!({"type": "instance", "name": "big"}));
+    assert_eq!(hint["arguments"], json!({"memory_bytes": 3u64 << 30}));
+    assert!(why["hint"].as_str().unwrap().contains("3G memory"), "{why}");
 
     agent.watch_from_now().await;
     server.delete("/v1/instances/first").await.expect(202);

@@ -3,6 +3,7 @@
 use crate::common::{Server, hello, report, tombstone};
 use serde_json::{Value, json};
 use waifud_api::agent::AgentReport;
+use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::Condition;
@@ -74,7 +75,9 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
         (problem.code.as_str(), problem.title.as_str()),
         ("node-in-use", "alder still has instances: web")
     );
-    assert!(problem.hint.unwrap().contains("waifuctl delete web"));
+    let delete = HintAction::Delete { unmanaged: false };
+    let mut hints = problem.hints.iter();
+    assert!(hints.any(|hint| hint.is(&delete, HintKind::Instance, "web")));
     assert_eq!(
         server.footprint().await,
         before,

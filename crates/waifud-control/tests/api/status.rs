@@ -219,10 +219,10 @@ async fn setting_run_starts_a_guest_that_powered_itself_off() {
     off.stopped_by = Some(StoppedBy::Guest);
     agent.report_instance(off).await;
     let why = server.why("web").await;
-    assert!(
-        why["hint"].as_str().unwrap().contains("waifuctl start web"),
-        "{why}"
-    );
+    let hint = &why["hints"][0];
+    assert_eq!(hint["action"], "start", "{why}");
+    assert_eq!(hint["object"], json!({"type": "instance", "name": "web"}));
+    assert_eq!(why["hint"], "start instance web");
     for _ in 0..2 {
         let ordered = server.patch_instance("web", &run).await.instance();
         assert_eq!(

@@ -119,23 +119,25 @@ async fn restored_instances_are_marked_until_an_operator_confirms_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_on_an_unconfirmed_node_names_the_confirm_command() {
+async fn a_deletion_on_an_unconfirmed_node_has_the_hint_to_confirm_it() {
     let (yesterday, mut agent) = Server::with_watching_node().await;
     yesterday.create_instance("web").await;
     agent.put().await;
     let today = restored(&yesterday).await;
     let _agent = today.agent_again(&agent).await;
     today.delete("/v1/instances/web").await.expect(202);
-    let hint = async || today.why("web").await["hint"].clone();
-    let held = hint().await;
-    assert!(
-        held.as_str()
-            .unwrap()
-            .contains("waifuctl node confirm alder"),
-        "{held}"
-    );
+    let hint = async || {
+        let why = today.why("web").await;
+        (why["hint"].clone(), why["hints"].clone())
+    };
+    let (text, held) = hint().await;
+    assert_eq!(text, "confirm node alder");
+    assert_eq!(held[0]["action"], "confirm", "{held}");
+    let alder = json!({"type": "node", "name": "alder"});
+    assert_eq!(held[0]["object"], alder, "{held}");
     confirm(&today).await;
-    assert!(hint().await.is_null());
+    let (text, none) = hint().await;
+    assert!(text.is_null() && none == json!([]), "{none}");
 }
 
 async fn confirm(server: &Server) {

@@ -2,8 +2,13 @@
 
 use reqwest::Url;
 use waifud_api::Problem;
+use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::qcow2::{Qcow2Error, packing};
 use waifud_types::{ByteSize, Checksum, Name};
+
+fn upload() -> Hint {
+    Hint::on_kind(&HintAction::Upload, HintKind::Template)
+}
 
 pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
     match packing(head) {
@@ -14,9 +19,10 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
         )
         .field("url")
         .hint(format!(
-            "download it, decompress it with {}, then run waifuctl template add NAME --file FILE with the qcow2 image",
+            "download it and decompress it with {}",
             packed.tool
-        )),
+        ))
+        .hint(upload()),
         None => Problem::new(
             422,
             "invalid-image",
@@ -24,9 +30,10 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
         )
         .field("url")
         .hint(
-            "the URL must lead to a qcow2 image; for other formats, download the file, run qemu-img convert -O qcow2 OLD \
-             NEW.qcow2, then waifuctl template add NAME --file NEW.qcow2",
-        ),
+            "the URL must lead to a qcow2 image; for other formats, download the file and run qemu-img convert -O qcow2 OLD \
+             NEW.qcow2",
+        )
+        .hint(upload()),
     }
 }
 
@@ -60,7 +67,8 @@ pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
     )
     .field("checksums_url")
     .detail(shown(url))
-    .hint("check the list in a browser; set the image's name in it with --checksums-file NAME")
+    .hint("check the list in a browser")
+    .hint(Hint::action(&HintAction::NameInChecksums))
 }
 
 pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
@@ -87,7 +95,8 @@ pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
         format!("giving up after {attempts} attempts without progress: {why}"),
     )
     .field("url")
-    .hint("when the server or the network is available again, repeat waifuctl template add NAME with the same source")
+    .hint("when the server or the network is available again, repeat the download with the same source")
+    .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// Any failure at a private address. Users who may add templates must not learn whether and which services listen there.
@@ -99,9 +108,9 @@ pub(super) fn private() -> Problem {
     )
     .field("url")
     .hint(
-        "see waifud's log for the reason. Check the URL from another machine, then repeat waifuctl template add NAME with the \
-         same source",
+        "see waifud's log for the reason. Check the URL from another machine, then repeat the download with the same source",
     )
+    .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// The reason that is shown while a private address is tried again.
@@ -125,7 +134,8 @@ pub(super) fn not_in_catalog(name: &str) -> Problem {
         format!("there is no {shown:?} in the catalog"),
     )
     .field("catalog")
-    .hint("waifuctl template catalog lists its entries; for other images use --url and --checksum, or --file")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
+    .hint("for other images, give a URL and a checksum, or upload a file")
 }
 
 /// There is no checksum to verify the image with.
@@ -136,7 +146,7 @@ pub(super) fn no_checksum() -> Problem {
         "the publisher's checksum is missing",
     )
     .field("checksum")
-    .hint("use --checksum sha256:…, or --checksums-url URL of the publisher's list; --insecure-no-checksum skips the check")
+    .hint(Hint::action(&HintAction::GiveChecksum))
 }
 
 /// The template is being downloaded from another source.
@@ -147,8 +157,11 @@ pub(super) fn download_running(name: &Name) -> Problem {
         format!("template {name} is being downloaded from another source"),
     )
     .field("name")
-    .hint(format!(
-        "cancel that download with waifuctl template delete {name}, or choose another name"
+    .hint("choose another name, or cancel that download")
+    .hint(Hint::on(
+        &HintAction::Cancel,
+        HintKind::Download,
+        name.as_str(),
     ))
 }
 
@@ -159,7 +172,9 @@ pub(super) fn too_many_downloads(most: u64) -> Problem {
         "too-many-downloads",
         format!("{most} downloads are already running, which is the limit"),
     )
-    .hint("wait until one has finished, or cancel one with waifuctl template delete NAME; waifuctl template list shows them")
+    .hint("wait until one has finished, or cancel one")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Download))
+    .hint(Hint::on_kind(&HintAction::Cancel, HintKind::Download))
 }
 
 /// The template was not downloaded from a URL.
@@ -169,8 +184,10 @@ pub(super) fn no_source(name: &Name) -> Problem {
         "template-without-source",
         format!("template {name} was created from an uploaded file and has no URL to refresh from"),
     )
-    .hint(format!(
-        "upload the newer image: waifuctl template add {name} --file FILE"
+    .hint(Hint::on(
+        &HintAction::Upload,
+        HintKind::Template,
+        name.as_str(),
     ))
 }
 

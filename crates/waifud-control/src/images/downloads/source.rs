@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 use url_host::Host;
+use waifud_api::hint::{Hint, HintAction};
 use waifud_api::{CreateDownload, Problem};
 use waifud_store::TemplateRow;
 use waifud_types::{Checksum, Digest};
@@ -198,7 +199,7 @@ fn listed(request: &CreateDownload, image: &Url, reach: &Reach) -> Result<Proof,
             "the URL does not end with a file name to look up in the list",
         )
         .field("checksums_file")
-        .hint("set the name of the image in the list: --checksums-file NAME"));
+        .hint(Hint::action(&HintAction::NameInChecksums)));
     }
     // A URL encodes some characters, for example a plus sign as `%2B`.
     let name = decoded(&name);
@@ -227,7 +228,7 @@ fn parse(field: &str, text: &str, http_allowed: bool, reach: &Reach) -> Result<U
     let refused = |why: String| {
         Problem::new(422, "invalid-url", why).field(field).hint(
             if text.starts_with("http://") && !http_allowed {
-                "use https, or give the image's checksum: --checksum sha256:…"
+                "use https, or give the image's checksum (sha256:…)"
             } else {
                 "for example https://cloud.debian.org/images/…/debian-12-genericcloud-amd64.qcow2"
             },
