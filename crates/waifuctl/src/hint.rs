@@ -69,7 +69,9 @@ fn command(hint: &Hint) -> Option<String> {
         (A::Cancel, _) => format!("template delete {name}"),
         (A::Adopt { rename: false }, _) => format!("adopt {name}"),
         (A::Adopt { rename: true }, _) => format!("adopt {name} --name NEWNAME"),
-        (A::Resize { memory_bytes }, _) => format!("resize {name} --memory {}", memory_bytes.exact()),
+        (A::Resize { memory_bytes }, _) => {
+            format!("resize {name} --memory {}", memory_bytes.exact())
+        }
         (A::Unprotect, _) => format!("protect {name} --off"),
         (A::Unpublish { port, protocol }, _) => format!("unpublish {name} {port}/{protocol}"),
         (A::CreateToken { role }, _) => {
@@ -97,7 +99,9 @@ fn command(hint: &Hint) -> Option<String> {
         (A::WaitUntilReady, _) => format!("wait {name} --for ready"),
         (A::ShowAddresses, _) => format!("ip {name}"),
         (A::List | A::Show | A::Delete { .. }, _) => return None,
-        (A::SwitchOn | A::AddNode | A::CreateBridge { .. } | A::InstallGuestAgent, _) => return None,
+        (A::SwitchOn | A::AddNode | A::CreateBridge { .. } | A::InstallGuestAgent, _) => {
+            return None;
+        }
         (
             A::FreeSpace
             | A::GiveChecksum
@@ -128,57 +132,112 @@ mod tests {
         let field = |field: &str| field.to_owned();
         vec![
             (Hint::on_kind(&A::List, K::Instance), "waifuctl list"),
-            (Hint::on_kind(&A::List, K::Template), "waifuctl template list"),
+            (
+                Hint::on_kind(&A::List, K::Template),
+                "waifuctl template list",
+            ),
             (Hint::on_kind(&A::List, K::Image), "waifuctl image list"),
-            (Hint::on_kind(&A::List, K::Catalog), "waifuctl template catalog"),
-            (Hint::on_kind(&A::List, K::Download), "waifuctl template list"),
+            (
+                Hint::on_kind(&A::List, K::Catalog),
+                "waifuctl template catalog",
+            ),
+            (
+                Hint::on_kind(&A::List, K::Download),
+                "waifuctl template list",
+            ),
             (Hint::on_kind(&A::List, K::Network), "waifuctl network list"),
             (Hint::on_kind(&A::List, K::Node), "waifuctl node list"),
             (Hint::on_kind(&A::List, K::Token), "waifuctl token list"),
             (web(&A::Show), "waifuctl show web"),
             (node(&A::Show), "waifuctl node show alder"),
             (debian(&A::Show), "waifuctl template show debian-12"),
-            (Hint::on(&A::Show, K::Network, "lan"), "waifuctl network show lan"),
+            (
+                Hint::on(&A::Show, K::Network, "lan"),
+                "waifuctl network show lan",
+            ),
             (web(&A::Explain), "waifuctl why web"),
             (web(&A::Start), "waifuctl start web"),
             (web(&A::Delete { unmanaged: false }), "waifuctl delete web"),
-            (web(&A::Delete { unmanaged: true }), "waifuctl delete web --unmanaged"),
+            (
+                web(&A::Delete { unmanaged: true }),
+                "waifuctl delete web --unmanaged",
+            ),
             (
                 Hint::on(&A::Delete { unmanaged: false }, K::Network, "lan"),
                 "waifuctl network delete lan",
             ),
-            (debian(&A::Delete { unmanaged: false }), "waifuctl template delete debian-12"),
+            (
+                debian(&A::Delete { unmanaged: false }),
+                "waifuctl template delete debian-12",
+            ),
             (
                 Hint::on(&A::Delete { unmanaged: false }, K::Image, "3f9c21"),
                 "waifuctl image delete 3f9c21",
             ),
-            (Hint::on(&A::Cancel, K::Download, "debian-12"), "waifuctl template delete debian-12"),
+            (
+                Hint::on(&A::Cancel, K::Download, "debian-12"),
+                "waifuctl template delete debian-12",
+            ),
             (web(&A::Adopt { rename: false }), "waifuctl adopt web"),
-            (web(&A::Adopt { rename: true }), "waifuctl adopt web --name NEWNAME"),
-            (web(&A::Resize { memory_bytes: gib }), "waifuctl resize web --memory 3G"),
+            (
+                web(&A::Adopt { rename: true }),
+                "waifuctl adopt web --name NEWNAME",
+            ),
+            (
+                web(&A::Resize { memory_bytes: gib }),
+                "waifuctl resize web --memory 3G",
+            ),
             (web(&A::Unprotect), "waifuctl protect web --off"),
             (
-                web(&A::Unpublish { port: 53, protocol: field("udp") }),
+                web(&A::Unpublish {
+                    port: 53,
+                    protocol: field("udp"),
+                }),
                 "waifuctl unpublish web 53/udp",
             ),
             (
-                Hint::on_kind(&A::CreateToken { role: Some(Role::Admin) }, K::Token),
+                Hint::on_kind(
+                    &A::CreateToken {
+                        role: Some(Role::Admin),
+                    },
+                    K::Token,
+                ),
                 "waifuctl token create NAME --role admin",
             ),
             (
                 Hint::on_kind(&A::CreateToken { role: None }, K::Token),
                 "waifuctl token create NAME --role ROLE",
             ),
-            (Hint::on(&A::Revoke, K::Token, "ci"), "waifuctl token revoke ci"),
-            (node(&A::CreateJoinToken), "waifuctl node token create --name alder"),
-            (Hint::on_kind(&A::CreateJoinToken, K::Node), "waifuctl node token create"),
+            (
+                Hint::on(&A::Revoke, K::Token, "ci"),
+                "waifuctl token revoke ci",
+            ),
+            (
+                node(&A::CreateJoinToken),
+                "waifuctl node token create --name alder",
+            ),
+            (
+                Hint::on_kind(&A::CreateJoinToken, K::Node),
+                "waifuctl node token create",
+            ),
             (node(&A::Rename), "waifuctl node rename alder NEWNAME"),
             (node(&A::Confirm), "waifuctl node confirm alder"),
             (node(&A::SwitchOn), "switch node alder on"),
             (Hint::action(&A::AddNode), "waifud-agentd"),
-            (node(&A::CreateBridge { bridge: field("br0") }), "create bridge br0 on node alder"),
             (
-                Hint::on(&A::AddNetwork { bridge: Some(field("br0")) }, K::Network, "lan"),
+                node(&A::CreateBridge {
+                    bridge: field("br0"),
+                }),
+                "create bridge br0 on node alder",
+            ),
+            (
+                Hint::on(
+                    &A::AddNetwork {
+                        bridge: Some(field("br0")),
+                    },
+                    K::Network,
+                    "lan",
+                ),
                 "waifuctl network add lan --bridge br0",
             ),
             (
@@ -188,7 +247,10 @@ mod tests {
             (Hint::action(&A::FreeSpace), "waifuctl df"),
             (debian(&A::Download), "waifuctl template add debian-12"),
             (debian(&A::Refresh), "waifuctl template refresh debian-12"),
-            (debian(&A::Upload), "waifuctl template add debian-12 --file FILE"),
+            (
+                debian(&A::Upload),
+                "waifuctl template add debian-12 --file FILE",
+            ),
             (Hint::action(&A::GiveChecksum), "--checksums-url"),
             (Hint::action(&A::NameInChecksums), "--checksums-file"),
             (web(&A::OpenConsole), "waifuctl console web"),
@@ -199,10 +261,18 @@ mod tests {
             (web(&A::WaitUntilReady), "waifuctl wait web --for ready"),
             (web(&A::ShowAddresses), "waifuctl ip web"),
             (
-                Hint::action(&A::SetMinimum { field: field("spec.disks[0].size_bytes"), bytes: gib }),
+                Hint::action(&A::SetMinimum {
+                    field: field("spec.disks[0].size_bytes"),
+                    bytes: gib,
+                }),
                 "use --disk 3G or more",
             ),
-            (Hint::action(&A::Omit { field: field("spec.placement.node") }), "omit --node"),
+            (
+                Hint::action(&A::Omit {
+                    field: field("spec.placement.node"),
+                }),
+                "omit --node",
+            ),
             (Hint::action(&A::AllowAddresses), "--allow-address"),
         ]
     }
@@ -242,7 +312,10 @@ mod tests {
         let mut hint = Hint::on(&A::Start, K::Instance, "web");
         hint.when = Some("full-moon".to_owned());
         hint.text = "at full moon, start instance web".to_owned();
-        assert_eq!(words(&hint), "at full moon, start instance web: waifuctl start web");
+        assert_eq!(
+            words(&hint),
+            "at full moon, start instance web: waifuctl start web"
+        );
         assert_eq!(line(&["read this".into()]).unwrap(), "read this");
         assert_eq!(line(&[]), None);
     }

@@ -7,9 +7,7 @@ impl HintWhen {
     pub const fn english(self) -> &'static str {
         match self {
             Self::DeletedSinceBackup => "if it was deleted since the backup",
-            Self::NotDeletedSinceBackup => {
-                "otherwise, to have it created again with an empty disk"
-            }
+            Self::NotDeletedSinceBackup => "otherwise, to have it created again with an empty disk",
             Self::SameMachine => "if this is the same machine",
             Self::Booting => "if the guest is booting",
             Self::CannotLogIn => "if you cannot log in",

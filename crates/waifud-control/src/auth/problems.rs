@@ -20,17 +20,23 @@ pub fn forbidden(hint: &str) -> Problem {
 
 /// The request has no credential.
 pub fn no_credential() -> Problem {
-    Problem::new(401, "missing-credential", "the request has no credential").hint("send a token as Authorization: Bearer …")
+    Problem::new(401, "missing-credential", "the request has no credential")
+        .hint("send a token as Authorization: Bearer …")
         .hint(create_token(None))
 }
 
 /// The token is not valid. The answer is the same for every reason, so that guessing reveals nothing.
 pub fn bad_credential() -> Problem {
-    Problem::new(401, "invalid-credential", "the token is unknown, revoked or expired").hint(create_token(None))
-        .hint(as_administrator(Hint::on_kind(
-            &HintAction::List,
-            HintKind::Token,
-        )))
+    Problem::new(
+        401,
+        "invalid-credential",
+        "the token is unknown, revoked or expired",
+    )
+    .hint(create_token(None))
+    .hint(as_administrator(Hint::on_kind(
+        &HintAction::List,
+        HintKind::Token,
+    )))
 }
 
 /// Too many invalid tokens came from the caller's address.
@@ -45,9 +51,15 @@ pub fn too_many_attempts() -> Problem {
 
 /// The caller's role is not sufficient.
 pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
-    Problem::new(403, "insufficient-role", format!("this requires the role {needed}; {who} has the role {own}"))
-        .hint(format!("ask an administrator, or use a token with the role {needed}"))
-        .hint(create_token(Some(needed)))
+    Problem::new(
+        403,
+        "insufficient-role",
+        format!("this requires the role {needed}; {who} has the role {own}"),
+    )
+    .hint(format!(
+        "ask an administrator, or use a token with the role {needed}"
+    ))
+    .hint(create_token(Some(needed)))
 }
 
 /// A node's certificate was used on a user route.
@@ -69,7 +81,11 @@ pub fn token_name_taken(name: &Name) -> Problem {
     )
     .field("name")
     .hint("choose another name, or revoke that token first")
-    .hint(Hint::on(&HintAction::Revoke, HintKind::Token, name.as_str()))
+    .hint(Hint::on(
+        &HintAction::Revoke,
+        HintKind::Token,
+        name.as_str(),
+    ))
 }
 
 /// The token has too many open requests or streams.

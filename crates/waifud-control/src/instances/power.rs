@@ -2,8 +2,8 @@
 
 use crate::instances::problems as instance_problems;
 use waifud_api::{Problem, UpdateInstance};
-use waifud_types::{Name, Reboot};
 use waifud_types::spec::InstanceSpec;
+use waifud_types::{Name, Reboot};
 
 /// Applies a request to the spec, and describes the change for the event.
 pub(super) fn apply(
@@ -108,7 +108,13 @@ mod tests {
         apply(&web(), &mut running, &reboot(Reboot::Force), &mut changes).unwrap();
         assert_eq!(running.power.reboots, 2);
         assert!(running.power.force_reboot);
-        let refused = apply(&web(), &mut spec(false), &reboot(Reboot::Clean), &mut changes).unwrap_err();
+        let refused = apply(
+            &web(),
+            &mut spec(false),
+            &reboot(Reboot::Clean),
+            &mut changes,
+        )
+        .unwrap_err();
         assert_eq!(refused.code, "not-running");
         let force = UpdateInstance {
             force: true,

@@ -39,11 +39,15 @@ pub fn name_taken(name: &Name) -> Problem {
 /// The template does not exist.
 pub fn unknown_template(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
-    Problem::new(422, "unknown-template", format!("there is no template {shown:?}"))
-        .field("spec.template")
-        .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
-        .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
-        .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
+    Problem::new(
+        422,
+        "unknown-template",
+        format!("there is no template {shown:?}"),
+    )
+    .field("spec.template")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
+    .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// The disk is smaller than the image.

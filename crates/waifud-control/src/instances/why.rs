@@ -271,10 +271,7 @@ fn hints_of_placement(
     if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
         let bridge = verdict.reason.rsplit(' ').next().unwrap_or_default();
         let bridge = bridge.to_owned();
-        hints.push(on_node(
-            &HintAction::CreateBridge { bridge },
-            &verdict.node,
-        ));
+        hints.push(on_node(&HintAction::CreateBridge { bridge }, &verdict.node));
     }
     if hints.is_empty() {
         hints.push("request less, or add a node".into());

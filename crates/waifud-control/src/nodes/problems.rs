@@ -111,13 +111,17 @@ pub fn join_other_name(name: &Name) -> Problem {
 
 /// A node of that name has already joined.
 pub fn join_name_taken(name: &Name) -> Problem {
-    Problem::new(409, "name-taken", format!("a node named {name} has already joined"))
-        .field("name")
-        .hint(
-            Hint::on(&HintAction::CreateJoinToken, HintKind::Node, name.as_str())
-                .when(HintWhen::SameMachine),
-        )
-        .hint("otherwise set `node` in agentd.toml")
+    Problem::new(
+        409,
+        "name-taken",
+        format!("a node named {name} has already joined"),
+    )
+    .field("name")
+    .hint(
+        Hint::on(&HintAction::CreateJoinToken, HintKind::Node, name.as_str())
+            .when(HintWhen::SameMachine),
+    )
+    .hint("otherwise set `node` in agentd.toml")
 }
 
 /// Another node registered under the name first.

@@ -11,8 +11,16 @@ pub fn not_running(name: &Name, state: waifud_types::InstanceState) -> Problem {
         "instance-not-running",
         format!("instance {name} is {state} and has nothing to connect to"),
     )
-    .hint(Hint::on(&HintAction::Start, HintKind::Instance, name.as_str()))
-    .hint(Hint::on(&HintAction::Explain, HintKind::Instance, name.as_str()))
+    .hint(Hint::on(
+        &HintAction::Start,
+        HintKind::Instance,
+        name.as_str(),
+    ))
+    .hint(Hint::on(
+        &HintAction::Explain,
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// The instance's node is not connected.

@@ -140,13 +140,9 @@ pub(super) fn not_in_catalog(name: &str) -> Problem {
 
 /// There is no checksum to verify the image with.
 pub(super) fn no_checksum() -> Problem {
-    Problem::new(
-        422,
-        "no-checksum",
-        "the publisher's checksum is missing",
-    )
-    .field("checksum")
-    .hint(Hint::action(&HintAction::GiveChecksum))
+    Problem::new(422, "no-checksum", "the publisher's checksum is missing")
+        .field("checksum")
+        .hint(Hint::action(&HintAction::GiveChecksum))
 }
 
 /// The template is being downloaded from another source.
